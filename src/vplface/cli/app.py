@@ -1,0 +1,67 @@
+"""Which commands there are, and what becomes of an error that users can mend: a line on stderr, no traceback."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from vplface import __version__
+from vplface.cli.data_overlap import overlap
+from vplface.cli.data_synth import synth
+from vplface.cli.embed import embed
+from vplface.cli.evaluate import evaluate
+from vplface.cli.export import export
+from vplface.cli.plan import plan
+from vplface.cli.report import report
+from vplface.cli.study import study
+from vplface.cli.train import train
+from vplface.errors import UsageError, VplfaceError
+
+
+class _Commands(TyperGroup):
+    """Turns an error that the user can mend into its message and an exit status."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except UsageError as error:
+            _fail(error, 2)
+        except VplfaceError as error:
+            _fail(error, 1)
+        except KeyboardInterrupt:
+            print("stopped", file=sys.stderr)
+            raise SystemExit(130) from None
+
+
+app = typer.Typer(
+    cls=_Commands,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Variational Prototype Learning for deep face recognition: train, evaluate, explain, deploy.",
+    epilog="Start with:  vplface study quickstart   (generated faces, a few minutes on a laptop)",
+)
+data = typer.Typer(no_args_is_help=True, help="Make and look after picture sets.")
+app.add_typer(data, name="data")
+data.command()(synth)
+data.command()(overlap)
+for command in (train, study, plan, evaluate, report, export, embed):
+    app.command()(command)
+
+
+@app.callback(invoke_without_command=True)
+def options(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
+    """Variational Prototype Learning for deep face recognition: train, evaluate, explain, deploy."""
+    if version:
+        print(__version__)
+        raise typer.Exit
+
+
+def _fail(error: Exception, status: int) -> None:
+    print(f"vplface: {error}", file=sys.stderr)
+    raise SystemExit(status) from None

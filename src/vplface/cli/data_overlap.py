@@ -1,0 +1,189 @@
+"""``vplface data overlap``: which people of a training set are probably people of a test set."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from vplface.cli.preprocessing import COLOR, MEAN, STD, preprocessing_of
+from vplface.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from jaxtyping import UInt8
+
+    from vplface.data.pictures import PictureSet
+    from vplface.evaluation.overlap import Match, Overlap
+
+_LINES = 20
+_ROWS = 60
+_PICTURES = 4
+_SIDE, _GAP, _CAPTION = 112, 24, 22
+
+
+def overlap(
+    train: Annotated[Path, typer.Argument(help="The training pictures, TRAIN/IDENTITY/PICTURE.", show_default=False)],
+    against: Annotated[Path, typer.Option(help="The test pictures, a folder of the same layout.", show_default=False)],
+    model: Annotated[
+        Path,
+        typer.Option(
+            help="The model that compares the faces: an .onnx file or a run's folder. It should be a good one, and "
+            "not one trained on these training pictures.",
+            show_default=False,
+        ),
+    ],
+    people: Annotated[
+        Path | None,
+        typer.Option(help="A list of those people in the test folder who are tested on, such as peopleDevTest.txt."),
+    ] = None,
+    color: COLOR = None,
+    mean: MEAN = None,
+    std: STD = None,
+    threshold: Annotated[
+        float | None,
+        typer.Option(
+            help="Flag identities from this cosine similarity on. Without it, the threshold is set from the test "
+            "set, at --rate.",
+            show_default=False,
+        ),
+    ] = None,
+    rate: Annotated[
+        float,
+        typer.Option(
+            help="Share of the training identities that may be flagged wrongly, by the likeness of strangers."
+        ),
+    ] = 0.01,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            help="Write the flagged identities here, one a line: what a recipe's 'exclude' takes.",
+        ),
+    ] = None,
+    sheet: Annotated[
+        Path | None, typer.Option(help="Draw the matches into this .png or .jpg: training pictures left, test right.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="Where the model runs: cpu, cuda, ...")] = "cpu",
+    workers: Annotated[int, typer.Option(min=0, help="Processes that read pictures; 0 for none but this one.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, and nothing else.")] = False,
+) -> None:
+    """Find people of the test set in a training set, under whatever name: testing on them flatters a model.
+
+    All pictures are embedded, mirrored ones added, and every training identity is compared with every test identity by
+    the cosine of their mean embeddings. The threshold is where only a share --rate of the test people would be flagged
+    against other test people. So about that share of the training identities is flagged wrongly: look at the sheet, and
+    note the pairs near the threshold. Leaving a few strangers out costs nothing; training on the test's people does.
+
+    Example:  vplface data overlap celeba --against lfw --model judge.onnx --out exclude.txt --sheet matches.png
+    """
+    if not 0 < rate < 1:
+        raise UsageError(f"--rate {rate}: must lie between 0 and 1")
+    if threshold is not None and not -1 <= threshold <= 1:
+        raise UsageError(f"--threshold {threshold}: a cosine similarity lies between -1 and 1")
+    if sheet is not None and sheet.suffix.lower() not in (".png", ".jpg", ".jpeg"):
+        raise UsageError(f"--sheet {sheet}: the name must end in .png or .jpg")
+    preprocessing = preprocessing_of(color, mean, std)
+
+    from vplface.data.image_folder import ImageFolder  # torch and opencv take seconds to import
+    from vplface.data.pairs import read_people
+    from vplface.embedder import Embedder
+    from vplface.evaluation.overlap import find_overlap, write_exclude_list
+
+    tested = ImageFolder(against, None if people is None else read_people(people))
+    trained = ImageFolder(train)
+    embedder = Embedder.load(model, device, preprocessing)
+    found = find_overlap(trained, tested, embedder, threshold=threshold, false_flag_rate=rate, workers=workers)
+    if out is not None:
+        write_exclude_list(out, found.flagged)
+    if sheet is not None:
+        _write_sheet(sheet, found, trained, tested)
+    written = [path for path in (out, sheet) if path is not None]
+
+    if as_json:
+        report = {
+            "schema": 1,
+            "model": str(model),
+            "train": str(train),
+            "against": str(against),
+            "people": None if people is None else str(people),
+            "protocol": {
+                "similarity": "cosine of identity means",
+                "flip": "sum",
+                "threshold": "given" if threshold is not None else f"false flag rate {rate:g} on the test set",
+                "preprocessing": embedder.card.preprocessing.to_dict(),
+            },
+            **found.to_dict(),
+            "files": {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in written},
+        }
+        print(json.dumps(report))
+        return
+    _tell(found)
+    for path in written:
+        print(f"wrote {path}")
+
+
+def _tell(found: Overlap) -> None:
+    for match in found.matches[:_LINES]:
+        print(
+            f"{match.similarity:.3f}  {match.train} is probably {match.test}  "
+            f"({match.train_picture}, {match.test_picture}: {match.picture_similarity:.3f})"
+        )
+    if len(found.matches) > _LINES:
+        print(f"... and {len(found.matches) - _LINES} more pairs")
+    below = "" if found.nearest_below is None else f"; the next below it is {found.nearest_below:.3f}"
+    print(
+        f"{len(found.flagged)} of {found.train_identities} training identities flagged against {found.test_identities} "
+        f"people of the test set, at similarity {found.threshold:.3f}{below}"
+    )
+    print(f"by the likeness of strangers alone about {found.expected_false_flags:.1f} would be flagged")
+
+
+def _write_sheet(path: Path, found: Overlap, train: PictureSet, test: PictureSet) -> None:
+    import cv2
+    import numpy as np
+
+    from vplface.files import replacing
+
+    shown = found.matches
+    if len(shown) > _ROWS:  # evenly over the list, for the doubtful ones are at its end
+        shown = [shown[position] for position in np.linspace(0, len(shown) - 1, _ROWS).round().astype(int)]
+    width = 2 * _PICTURES * _SIDE + _GAP
+    note = np.full((_CAPTION + 4, width, 3), 255, np.uint8)
+    _write(
+        note,
+        f"{len(shown)} of {len(found.matches)} matches; training left, test right; threshold {found.threshold:.3f}",
+    )
+    rows = [note, *(_row(match, train, test) for match in shown)]
+    encoded, data = cv2.imencode(path.suffix, cv2.cvtColor(np.concatenate(rows), cv2.COLOR_RGB2BGR))
+    if not encoded:
+        raise DataError(f"{path}: the sheet could not be encoded")
+    with replacing(path) as temporary:
+        temporary.write_bytes(data.tobytes())
+
+
+def _row(match: Match, train: PictureSet, test: PictureSet) -> UInt8[np.ndarray, "height width 3"]:
+    """The most similar pictures first, then others of the two identities."""
+    import numpy as np
+
+    row = np.full((_CAPTION + _SIDE, 2 * _PICTURES * _SIDE + _GAP, 3), 255, np.uint8)
+    _write(row, f"{match.similarity:.3f}  {match.train} | {match.test}  ({match.picture_similarity:.3f})")
+    left = 0
+    for pictures, index in ((train, match.train_index), (test, match.test_index)):
+        others = np.flatnonzero(pictures.labels == pictures.labels[index])
+        chosen = [index, *others[others != index][: _PICTURES - 1].tolist()]
+        for position, chosen_index in enumerate(chosen):
+            x = left + position * _SIDE
+            row[_CAPTION:, x : x + _SIDE] = pictures.picture(chosen_index)
+        left = _PICTURES * _SIDE + _GAP
+    return row
+
+
+def _write(picture: UInt8[np.ndarray, "height width 3"], text: str) -> None:
+    import cv2
+
+    cv2.putText(picture, text, (4, 16), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (0, 0, 0), 1, cv2.LINE_AA)

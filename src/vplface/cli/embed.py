@@ -1,0 +1,144 @@
+"""``vplface embed``: the embeddings of picture files, as a file."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+import typer
+from jaxtyping import Float
+
+from vplface.cli.preprocessing import COLOR, MEAN, STD, preprocessing_of
+from vplface.errors import DataError, UsageError
+
+_FORMATS = (".npz", ".csv", ".npy")
+_BATCH_SIZE = 64
+
+
+def embed(
+    model: Annotated[
+        Path,
+        typer.Argument(
+            help="The model: a run's folder, RUN/best, or an .onnx file written by vplface export.",
+            show_default=False,
+        ),
+    ],
+    pictures: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Pictures of aligned faces, or folders of them, searched to any depth.", show_default=False
+        ),
+    ],
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out",
+            "-o",
+            help="The file to write. .npz: arrays 'names' and 'embeddings'. .csv: one line per picture. "
+            ".npy: one array with the fields 'name' and 'embedding'.",
+            show_default=False,
+        ),
+    ],
+    flip: Annotated[
+        Literal["none", "sum"],
+        typer.Option(help="sum: add the embedding of the mirrored picture; slower, a little more accurate."),
+    ] = "none",
+    color: COLOR = None,
+    mean: MEAN = None,
+    std: STD = None,
+    device: Annotated[str, typer.Option(help="Where the model runs: cpu, cuda, ...")] = "cpu",
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, and nothing else.")] = False,
+) -> None:
+    """Turn pictures of aligned faces into embeddings: float32, of unit norm, so that a dot product is a cosine.
+
+    Pictures that cannot be read are named, skipped and counted; it is an
+    error only if none can be read.
+
+    Example:  vplface embed runs/lfw/best photos/ --out embeddings.npz
+    """
+    if out.suffix not in _FORMATS:
+        raise UsageError(f"--out {out}: the name must end in one of {', '.join(_FORMATS)}")
+    from vplface.data.pictures import UnreadablePictureError  # torch and opencv take seconds to import
+    from vplface.embedder import Embedder, read_picture
+    from vplface.progress import progress
+
+    embedder = Embedder.load(model, device, preprocessing_of(color, mean, std))
+    files = _files(pictures)
+    names: list[str] = []
+    parts: list[Float[np.ndarray, "some dim"]] = []
+    unreadable: list[UnreadablePictureError] = []
+    with progress("embedding", len(files)) as advance:
+        for start in range(0, len(files), _BATCH_SIZE):
+            batch = {}
+            for path in files[start : start + _BATCH_SIZE]:
+                try:
+                    batch[str(path)] = read_picture(path, embedder.card.preprocessing.size)
+                except UnreadablePictureError as error:
+                    unreadable.append(error)
+            parts.append(embedder([*batch.values()], flip, names=[*batch]))
+            names += batch
+            advance(min(_BATCH_SIZE, len(files) - start))
+    for unread in unreadable:
+        print(f"skipped {unread}", file=sys.stderr)
+    if not names:
+        raise DataError(
+            f"none of the {len(files)} pictures can be read"
+            if files
+            else f"no pictures in {', '.join(map(str, pictures))}"
+        )
+    embeddings = np.concatenate(parts)
+    _write(out, names, embeddings, embedder.card.to_json())
+
+    if as_json:
+        report = {
+            "schema": 1,
+            "model": str(model),
+            "protocol": {"flip": flip},
+            "pictures": len(names),
+            "embedding_dim": embedder.dim,
+            "unreadable": [{"path": unread.where, "reason": unread.reason} for unread in unreadable],
+            "files": {str(out): hashlib.sha256(out.read_bytes()).hexdigest()},
+        }
+        print(json.dumps(report))
+    else:
+        skipped = f", skipped {len(unreadable)}" if unreadable else ""
+        print(f"wrote {out}: {len(names)} embeddings of {embedder.dim} numbers{skipped}")
+
+
+def _files(places: list[Path]) -> list[Path]:
+    """The files named, and the pictures below the folders named, each once, in order."""
+    from vplface.data.image_folder import PICTURE_TYPES
+
+    files: list[Path] = []
+    for place in places:
+        if place.is_dir():
+            below = (path for path in place.rglob("*") if path.suffix.lower() in PICTURE_TYPES)
+            files += sorted(path for path in below if not path.name.startswith(".") and path.is_file())
+        else:
+            files.append(place)
+    return list(dict.fromkeys(files))
+
+
+def _write(out: Path, names: list[str], embeddings: Float[np.ndarray, "n dim"], card: str) -> None:
+    from vplface.files import replacing
+
+    with replacing(out) as path:
+        if out.suffix == ".npz":
+            np.savez(path, names=np.array(names), embeddings=embeddings, model_card=np.array(card))
+        elif out.suffix == ".npy":
+            rows = np.empty(
+                len(names), [("name", np.array(names).dtype), ("embedding", np.float32, embeddings.shape[1])]
+            )
+            rows["name"], rows["embedding"] = names, embeddings
+            np.save(path, rows)
+        else:
+            with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+                writer = csv.writer(file)
+                writer.writerow(["name", *(f"e{index}" for index in range(embeddings.shape[1]))])
+                for name, embedding in zip(names, embeddings, strict=True):
+                    writer.writerow([name, *(format(value, ".9g") for value in embedding)])

@@ -1,0 +1,85 @@
+"""``vplface report``: what one run did, or how several compare, as one page."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from vplface.data.pictures import Picture
+    from vplface.report import RunRecord
+
+
+def report(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(help="Run folders, as vplface train writes them; the baseline first.", show_default=False),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The page to write.")] = Path("report.html"),
+    title: Annotated[
+        str | None, typer.Option(help="The headline; without it, the names of the runs.", show_default=False)
+    ] = None,
+    pictures: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="A folder of the evaluated pictures, for showing the most wrong pairs; may be given several times. "
+            "Without it, the folders that the runs' configurations name.",
+            show_default=False,
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, and nothing else.")] = False,
+) -> None:
+    """Write one self-contained page: results with intervals, curves, ROC, the most wrong pairs, configuration.
+
+    Several runs are compared on one page. A verdict needs paired differences, comparison.json in the folder
+    that holds the runs, as vplface study leaves it: the page never ranks runs by overlapping intervals.
+    Whatever a run folder lacks is left out; the page of a killed run shows what there is.
+
+    Example:  vplface report runs/quickstart/arcface runs/quickstart/vpl --out quickstart.html
+    """
+    from vplface.report import read_run, write_report
+
+    records = [read_run(folder) for folder in runs]
+    headline = title or ", ".join(record.name for record in records)
+    sentence = write_report(out, records, headline, picture_of=_pictures_of(records, pictures or []))
+    if as_json:
+        told = {"schema": 1, "report": str(out), "runs": [str(folder) for folder in runs], "verdict": sentence}
+        print(json.dumps(told, ensure_ascii=False))
+    else:
+        print(sentence)
+        print(f"wrote {out}")
+
+
+def _pictures_of(records: Sequence[RunRecord], given: Sequence[Path]) -> Callable[[str, str], Picture | None]:
+    """Looks pictures up in the folders given, else in those that a set, or the training data, is said to lie in."""
+    of_sets: dict[str, list[Path]] = {}
+    of_training: list[Path] = []
+    for record in records:
+        for entry in _entries(record.config, "evaluation", "sets"):
+            of_sets.setdefault(str(entry.get("name")), []).append(Path(str(entry.get("folder"))))
+        of_training += [Path(str(entry.get("folder"))) for entry in _entries(record.config, "data", "train")]
+
+    def picture_of(set_name: str, name: str) -> Picture | None:
+        from vplface.data.pictures import UnreadablePictureError, decode
+
+        for root in given or of_sets.get(set_name, of_training):
+            path = root / name
+            # A name comes from a file that may be anybody's: it must not lead out of the folder.
+            if path.resolve().is_relative_to(root.resolve()) and path.is_file():
+                try:
+                    return decode(path.read_bytes(), str(path))
+                except (OSError, UnreadablePictureError):
+                    return None
+        return None
+
+    return picture_of
+
+
+def _entries(config: Mapping[str, Any], section: str, key: str) -> list[Mapping[str, Any]]:
+    found = config.get(section)
+    entries = found.get(key) if isinstance(found, Mapping) else None
+    return [entry for entry in entries if isinstance(entry, Mapping)] if isinstance(entries, list) else []

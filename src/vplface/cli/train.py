@@ -1,0 +1,58 @@
+"""``vplface train``: a recipe in, a run folder out."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+CONFIG = Annotated[
+    str,
+    typer.Argument(
+        metavar="CONFIG",
+        help="A YAML file, the name of a shipped recipe (quickstart, lfw, folder), or a run folder.",
+        show_default=False,
+    ),
+]
+OVERRIDES = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[KEY=VALUE]...",
+        help="Changes to the recipe, e.g. optimizer.lr=0.05 data.train=my_faces schedule.length='30 epochs'.",
+        show_default=False,
+    ),
+]
+
+
+def train(
+    config: CONFIG,
+    overrides: OVERRIDES = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint of the run.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Start anew over an earlier run.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and do nothing.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, and nothing else.")] = False,
+) -> None:
+    r"""Train a face embedding, evaluate it and write its report.
+
+    The run is kept in runs/NAME: the model, its checkpoints, metrics.jsonl, TensorBoard files and report.html.
+    Ctrl-C saves before it stops; --resume goes on.
+
+    \b
+    vplface train folder data.train=my_faces name=mine     train on your own pictures (my_faces/PERSON/*.jpg)
+    vplface train lfw --dry-run                            see the plan: classes, steps, memory, expected loss
+    vplface train runs/lfw --resume                        go on with an interrupted run
+    """
+    from vplface.cli.plan import show_plan
+    from vplface.cli.tables import print_json, show_study
+    from vplface.study import run
+    from vplface.training.config import read_config
+
+    settings = read_config(config, overrides or [])
+    if dry_run:
+        show_plan(settings, json)
+        return
+    done = run(settings, resume=resume, overwrite=overwrite)
+    if json:
+        print_json({"schema": 1, **done.summary, "verdict": done.verdict, "report": str(done.report)})
+    else:
+        show_study(done)

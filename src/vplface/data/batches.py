@@ -1,0 +1,222 @@
+"""Which pictures make up the batch of a step, and worker processes that load them."""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Int64, UInt8
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from vplface.data.augment import Augmentation
+from vplface.data.pictures import PictureSet, UnreadablePictureError
+from vplface.errors import DataError, VplfaceError, import_extra
+
+cv2 = import_extra("cv2", "train")
+
+
+class ShuffledBatches:
+    """The batches of an endless shuffled run: every epoch is a permutation of all n pictures, cut into batches.
+
+    The batch of a step is a function of the step and the seed alone, so that resuming needs to know nothing else.
+    What is left over at an epoch's end is dropped; if n < batch_size, an epoch is one batch of n.
+    """
+
+    def __init__(self, n: int, batch_size: int, seed: int) -> None:
+        if n < 1 or batch_size < 1 or seed < 0:
+            raise ValueError(f"n and batch_size must be at least 1 and seed at least 0, got {n}, {batch_size}, {seed}")
+        self.n = n
+        self.batch_size = min(batch_size, n)
+        self.seed = seed
+        self._epoch = -1
+        self._order: Int64[np.ndarray, " n"] = np.zeros(0, np.int64)
+
+    def __len__(self) -> int:
+        """Batches in an epoch."""
+        return self.n // self.batch_size
+
+    def batch(self, step: int) -> tuple[int, Int64[np.ndarray, " b"]]:
+        """The epoch that a step (from 0) falls into, and the indices of its pictures."""
+        if step < 0:
+            raise ValueError(f"step must be at least 0, got {step}")
+        epoch, position = divmod(step, len(self))
+        if epoch != self._epoch:
+            self._order = np.random.default_rng((self.seed, epoch)).permutation(self.n)
+            self._epoch = epoch
+        return epoch, self._order[position * self.batch_size : (position + 1) * self.batch_size].copy()
+
+
+@dataclass
+class Batch:
+    """Pictures, their labels, and what could not be read: "path: reason" for each picture left out."""
+
+    pictures: UInt8[Tensor, "b 112 112 3"]
+    labels: Int64[Tensor, " b"]
+    unreadable: list[str]
+
+
+def load_batches(
+    pictures: PictureSet,
+    batches: ShuffledBatches,
+    augmentation: Augmentation | None,
+    seed: int,
+    first_step: int,
+    last_step: int,
+    workers: int,
+) -> Iterator[Batch]:
+    """Load the batches of the steps first_step, ..., last_step − 1, in that order.
+
+    A picture's augmentation is drawn from (seed, epoch, index of the picture), so that the content of a batch does
+    not depend on the number of workers. Unreadable pictures are left out of their batch and named in it.
+
+    Args:
+        pictures: what to load from.
+        batches: which pictures each step takes; made for ``len(pictures)`` pictures.
+        augmentation: the random changes; None for none.
+        seed: of the augmentation.
+        first_step: the first step to load.
+        last_step: the step to stop before.
+        workers: worker processes; 0 loads in this one.
+
+    Raises:
+        ValueError: if ``batches`` was made for another number of pictures.
+        DataError: if no picture of a batch can be read.
+        VplfaceError: if a worker process dies.
+    """
+    if batches.n != len(pictures):
+        raise ValueError(f"the batches are made for {batches.n} pictures, the set has {len(pictures)}")
+    steps = range(first_step, last_step)
+    return _load(_Steps(pictures, batches, augmentation, seed), steps, workers, tolerant=True)
+
+
+def load_all(
+    pictures: PictureSet, indices: Int64[np.ndarray, " n"] | Sequence[int], batch_size: int, workers: int
+) -> Iterator[Batch]:
+    """Load the pictures of the given indices in order, unchanged; the last batch may be smaller.
+
+    Raises:
+        ValueError: if ``batch_size`` is below 1.
+        DataError: if a picture cannot be read, for an evaluation on fewer pictures would be another evaluation.
+        VplfaceError: if a worker process dies.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    chosen = np.asarray(indices, dtype=np.int64).reshape(-1)
+    slices = _Slices(pictures, chosen, batch_size)
+    return _load(slices, range(-(-len(chosen) // batch_size)), workers, tolerant=False)
+
+
+@dataclass
+class _Steps(Dataset[Batch]):
+    """Item t is the batch of step t."""
+
+    pictures: PictureSet
+    batches: ShuffledBatches
+    augmentation: Augmentation | None
+    seed: int
+
+    def __getitem__(self, step: int) -> Batch:
+        epoch, indices = self.batches.batch(step)
+        return _collect(self.pictures, indices, self.augmentation, (self.seed, epoch))
+
+
+@dataclass
+class _Slices(Dataset[Batch]):
+    """Item k is the k-th slice of the indices."""
+
+    pictures: PictureSet
+    indices: Int64[np.ndarray, " n"]
+    batch_size: int
+
+    def __getitem__(self, position: int) -> Batch:
+        chosen = self.indices[position * self.batch_size : (position + 1) * self.batch_size]
+        return _collect(self.pictures, chosen, None, ())
+
+
+def _collect(
+    pictures: PictureSet,
+    indices: Int64[np.ndarray, " b"],
+    augmentation: Augmentation | None,
+    entropy: tuple[int, ...],
+) -> Batch:
+    read, labels, unreadable = [], [], []
+    for index, label in zip(indices.tolist(), pictures.labels[indices].tolist(), strict=True):
+        try:
+            picture = pictures.picture(index)
+        except UnreadablePictureError as error:
+            unreadable.append(str(error))
+            continue
+        if augmentation is not None:
+            picture = augmentation(picture, np.random.default_rng((*entropy, index)))
+        read.append(picture)
+        labels.append(label)
+    stacked = torch.from_numpy(np.stack(read)) if read else torch.zeros((0, 112, 112, 3), dtype=torch.uint8)
+    return Batch(stacked, torch.from_numpy(np.array(labels, dtype=np.int64)), unreadable)
+
+
+def _load(dataset: Dataset[Batch], items: range, workers: int, *, tolerant: bool) -> Iterator[Batch]:
+    workers = min(workers, len(items))
+    # A forked worker has everything imported and starts in milliseconds. Elsewhere the platform's own way is taken:
+    # macOS can fork, but its system libraries do not survive it.
+    fork = sys.platform == "linux" and "fork" in multiprocessing.get_all_start_methods()
+    loader = DataLoader(
+        dataset,
+        batch_size=None,  # an item is a whole batch, so that one tensor crosses to this process, not one per picture
+        sampler=items,
+        num_workers=workers,
+        collate_fn=_unchanged,
+        worker_init_fn=_start_worker,
+        multiprocessing_context="fork" if fork and workers else None,
+        prefetch_factor=3 if workers else None,
+        generator=torch.Generator(),  # else the loader would draw its seed from the global generator
+    )
+    iterator = iter(loader)
+    try:
+        while True:
+            try:
+                batch = next(iterator, None)
+            except RuntimeError as error:
+                if not str(error).startswith("DataLoader worker (pid"):
+                    raise
+                raise VplfaceError(
+                    "a process that loads pictures has died, most likely for want of memory: use fewer workers or "
+                    "smaller batches, and in a container allow more shared memory (docker run --shm-size=8g)"
+                ) from error
+            if batch is None:
+                return
+            if batch.unreadable and not (tolerant and len(batch.labels)):
+                raise DataError(_complaint(batch.unreadable, len(batch.labels)))
+            yield batch
+    finally:
+        del iterator  # ends the workers, also when the caller stops early
+
+
+def _complaint(unreadable: list[str], readable: int) -> str:
+    shown = "\n  ".join(unreadable[:5]) + ("\n  ..." if len(unreadable) > 5 else "")
+    return f"{len(unreadable)} of {len(unreadable) + readable} pictures of a batch cannot be read:\n  {shown}"
+
+
+def _unchanged(batch: Any) -> Any:
+    return batch
+
+
+def _start_worker(_: int) -> None:
+    # Ctrl-C is the main process's to answer; a worker ends when its queue is closed.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # The thread that hands tensors over reports a main process that stopped listening, which is no news by then.
+    sys.excepthook = _report_unless_hung_up
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)
+
+
+def _report_unless_hung_up(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    if not issubclass(kind, (ConnectionError, EOFError)):
+        sys.__excepthook__(kind, error, trace)

@@ -1,0 +1,228 @@
+"""Lists of pairs for face verification, and lists of people, in LFW's formats and as plain text.
+
+Three forms of a list of pairs are read; fields are separated by tabs, or by commas, or by blanks:
+
+- LFW View 2: a header "F N", then for each of F folds N pairs "NAME i j" of one person and N pairs
+  "NAME i OTHER j" of two;
+- LFW View 1: a header "N", then N pairs of one person and N of two, all in fold 0;
+- plain: "left right 1|0" with an optional fourth field, the fold (0 if absent); a first line naming the columns
+  is allowed, and :func:`write_pairs` writes one.
+
+In LFW's forms "NAME i" stands for the picture NAME/NAME_000i, whatever its file type.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool, Int64
+
+from vplface.data.pictures import PictureSet
+from vplface.errors import DataError
+from vplface.files import replacing
+
+COLUMNS = ("left", "right", "same", "fold")
+_NUMBER = re.compile(r"[0-9]{1,9}")
+
+
+@dataclass(frozen=True, eq=False)
+class Pairs:
+    """Pairs of pictures by name, whether the two show one person, and the fold that each pair belongs to."""
+
+    left: list[str]
+    right: list[str]
+    same: Bool[np.ndarray, " p"]
+    fold: Int64[np.ndarray, " p"]
+
+    def __post_init__(self) -> None:
+        lengths = [len(self.left), len(self.right), len(self.same), len(self.fold)]
+        if len(set(lengths)) != 1:
+            raise ValueError(f"left, right, same and fold must be of one length, got {lengths}")
+
+    def __len__(self) -> int:
+        return len(self.left)
+
+
+def read_pairs(path: Path | str) -> Pairs:
+    """Read a list of pairs in any of the module's three forms.
+
+    Raises:
+        DataError: if the file is missing, empty or malformed; the line is named.
+    """
+    rows = _rows(path)
+    if not rows:
+        raise DataError(f"{path}: holds no pairs")
+    _, header = rows[0]
+    if len(header) <= 2 and all(map(_NUMBER.fullmatch, header)):
+        folds, per_fold = (1, int(header[0])) if len(header) == 1 else (int(header[0]), int(header[1]))
+        return _lfw_pairs(path, rows[1:], folds, per_fold)
+    if tuple(field.lower() for field in header) in (COLUMNS[:3], COLUMNS):
+        rows = rows[1:]
+    return _plain_pairs(path, rows)
+
+
+def _lfw_pairs(path: Path | str, rows: list[tuple[int, list[str]]], folds: int, per_fold: int) -> Pairs:
+    if len(rows) != 2 * folds * per_fold or not rows:
+        raise DataError(f"{path}: line 1 announces {folds} x (2 x {per_fold}) pairs, but {len(rows)} lines follow")
+    left, right, same = [], [], []
+    for line, fields in rows:
+        if len(fields) == 3:
+            first, second = (fields[0], fields[1]), (fields[0], fields[2])
+        elif len(fields) == 4:
+            first, second = (fields[0], fields[1]), (fields[2], fields[3])
+        else:
+            raise DataError(f"{path}, line {line}: expected 'NAME i j' or 'NAME i OTHER j', got {fields}")
+        left.append(_lfw_name(path, line, *first))
+        right.append(_lfw_name(path, line, *second))
+        same.append(len(fields) == 3)
+    is_same = np.array(same)
+    genuine = is_same.reshape(folds, -1).sum(axis=1)
+    if (genuine != per_fold).any():
+        wrong = int(np.flatnonzero(genuine != per_fold)[0])
+        raise DataError(
+            f"{path}: fold {wrong + 1} has {genuine[wrong]} pairs of one person, line 1 announces {per_fold}"
+        )
+    return Pairs(left, right, is_same, np.repeat(np.arange(folds), 2 * per_fold))
+
+
+def _lfw_name(path: Path | str, line: int, name: str, number: str) -> str:
+    if not _NUMBER.fullmatch(number):
+        raise DataError(f"{path}, line {line}: {number!r} should be the number of a picture of {name!r}")
+    return f"{name}/{name}_{int(number):04d}"
+
+
+def _plain_pairs(path: Path | str, rows: list[tuple[int, list[str]]]) -> Pairs:
+    if not rows:
+        raise DataError(f"{path}: holds no pairs")
+    for line, fields in rows:
+        if len(fields) not in (3, 4) or "" in fields:
+            raise DataError(f"{path}, line {line}: expected 'left right 0|1', got {fields}")
+        if fields[2] not in ("0", "1"):
+            raise DataError(f"{path}, line {line}: the third field must be 0 or 1, got {fields[2]!r}")
+        if len(fields) != len(rows[0][1]):
+            raise DataError(f"{path}, line {line}: {len(fields)} fields where earlier lines have {len(rows[0][1])}")
+        if len(fields) == 4 and not _NUMBER.fullmatch(fields[3]):
+            raise DataError(f"{path}, line {line}: the fold must be a number, got {fields[3]!r}")
+    return Pairs(
+        [fields[0] for _, fields in rows],
+        [fields[1] for _, fields in rows],
+        np.array([fields[2] == "1" for _, fields in rows]),
+        np.array([int(fields[3]) if len(fields) == 4 else 0 for _, fields in rows], dtype=np.int64),
+    )
+
+
+def write_pairs(path: Path | str, pairs: Pairs) -> None:
+    """Write pairs in the plain form, with a line that names the columns.
+
+    Raises:
+        DataError: if a name cannot stand in such a file (empty, with a tab or a line break, or with blanks around
+            it), or if the file cannot be written.
+    """
+    for name in (*pairs.left, *pairs.right):
+        if not name or name != name.strip() or re.search(r"[\t\n\r\ud800-\udfff]", name):
+            raise DataError(f"{path}: the name {name!r} cannot be written into a list of pairs")
+    rows = zip(pairs.left, pairs.right, pairs.same.astype(int), pairs.fold, strict=True)
+    lines = ["\t".join(COLUMNS), *(f"{left}\t{right}\t{same}\t{fold}" for left, right, same, fold in rows)]
+    with replacing(Path(path)) as temporary:
+        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
+
+
+def read_people(path: Path | str) -> list[str]:
+    """Read a list of people.
+
+    Either LFW's form, "NAME<tab>count" lines under a header (the number of people; or the number of folds, each
+    with its own header), or plainly one name a line.
+
+    Raises:
+        DataError: if the file is missing, empty or malformed, or names somebody twice; the line is named.
+    """
+    rows = [(line, [field.strip() for field in text.split("\t")]) for line, text in _lines(path)]
+    if not rows:
+        raise DataError(f"{path}: names nobody")
+    if any(len(fields) > 1 for _, fields in rows):
+        rows = _without_headers(path, rows)
+    people: dict[str, int] = {}
+    for line, fields in rows:
+        if len(fields) > 2 or not fields[0] or (len(fields) == 2 and not _NUMBER.fullmatch(fields[1])):
+            raise DataError(f"{path}, line {line}: expected a name, or a name, a tab and a count, got {fields}")
+        if fields[0] in people:
+            raise DataError(f"{path}, line {line}: {fields[0]!r} is already on line {people[fields[0]]}")
+        people[fields[0]] = line
+    return list(people)
+
+
+def _without_headers(path: Path | str, rows: list[tuple[int, list[str]]]) -> list[tuple[int, list[str]]]:
+    headers = [(position, line, fields[0]) for position, (line, fields) in enumerate(rows) if len(fields) == 1]
+    for _, line, text in headers:
+        if not _NUMBER.fullmatch(text) or len(rows[0][1]) > 1:
+            raise DataError(f"{path}, line {line}: expected a name, a tab and a count, got {text!r}")
+    if len(headers) > 1:  # the first header counts the folds, the others the people of each
+        _, line, folds = headers.pop(0)
+        if int(folds) != len(headers):
+            raise DataError(f"{path}, line {line}: announces {folds} folds, but {len(headers)} follow")
+    ends = [position for position, _, _ in headers[1:]] + [len(rows)]
+    for (position, line, count), end in zip(headers, ends, strict=False):
+        if int(count) != end - position - 1:
+            raise DataError(f"{path}, line {line}: announces {count} people, but {end - position - 1} follow")
+    return [row for row in rows if len(row[1]) > 1]
+
+
+def resolve(pairs: Pairs, pictures: PictureSet) -> tuple[Int64[np.ndarray, " p"], Int64[np.ndarray, " p"]]:
+    """Indices of the left and of the right pictures of all pairs.
+
+    A pair may call a picture by its name or by its name without the file type.
+
+    Raises:
+        DataError: if names are missing from the set, or stand for several of its pictures.
+    """
+    wanted = set(pairs.left) | set(pairs.right)
+    exact: dict[str, list[int]] = {}
+    by_stem: dict[str, list[int]] = {}
+    for index in range(len(pictures)):
+        name = pictures.name(index)
+        if name in wanted:
+            exact.setdefault(name, []).append(index)
+        stem, _, kind = name.rpartition(".")
+        if stem in wanted and "/" not in kind:
+            by_stem.setdefault(stem, []).append(index)
+    found = by_stem | exact
+    missing = sorted(wanted - found.keys())
+    if missing:
+        example = f"; its names look like {pictures.name(0)!r}" if len(pictures) else ", which is empty"
+        raise DataError(
+            f"{len(missing)} of the {len(wanted)} pictures of the pairs are not in the set: {_few(missing)}{example}"
+        )
+    ambiguous = sorted(name for name, indices in found.items() if len(indices) > 1)
+    if ambiguous:
+        raise DataError(f"{len(ambiguous)} names of the pairs stand for several pictures: {_few(ambiguous)}")
+    return (
+        np.array([found[name][0] for name in pairs.left], dtype=np.int64),
+        np.array([found[name][0] for name in pairs.right], dtype=np.int64),
+    )
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+
+
+def _rows(path: Path | str) -> list[tuple[int, list[str]]]:
+    rows = []
+    for line, text in _lines(path):
+        separator = "\t" if "\t" in text else "," if "," in text else None
+        rows.append((line, [field.strip() for field in text.split(separator)]))
+    return rows
+
+
+def _lines(path: Path | str) -> list[tuple[int, str]]:
+    """Lines that are not blank, stripped, with their numbers from 1."""
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: is not text in UTF-8 (byte {error.start})") from error
+    return [(number, line.strip()) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]

@@ -1,0 +1,351 @@
+"""What a picture and a set of pictures are, and how bytes become a picture and a picture a network's input.
+
+A picture is uint8 RGB, 112 x 112. OpenCV decodes to BGR; :func:`decode` turns that round, and no other place
+in the package thinks about the order of colours except :class:`Preprocessing`, which is stored with a model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+import zlib
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal, Protocol, TypeAlias
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64, UInt8
+from torch import Tensor
+
+from vplface.errors import DataError, import_extra
+
+cv2 = import_extra("cv2", "train")
+
+SIZE = 112
+"""Side of a picture, in pixels."""
+
+SMALLEST_SIDE = 16
+"""A file with a shorter side than this many pixels holds no face worth enlarging."""
+
+Picture: TypeAlias = UInt8[np.ndarray, "112 112 3"]
+"""One aligned face: RGB."""
+
+
+class UnreadablePictureError(DataError):
+    """A picture that cannot be used; ``where`` is its path, ``reason`` what is wrong with it."""
+
+    def __init__(self, where: str, reason: str) -> None:
+        # Both arguments go to the base class, so that the error survives pickling in a worker process.
+        super().__init__(where, reason)
+        self.where = where
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.reason}"
+
+
+class PictureSet(Protocol):
+    """Labelled pictures: the only thing that training and evaluation know about where pictures come from."""
+
+    @property
+    def identities(self) -> Sequence[str]:
+        """Name of each identity; a label is a position in this list."""
+
+    @property
+    def labels(self) -> Int64[np.ndarray, " n"]:
+        """Label of each picture."""
+
+    def __len__(self) -> int: ...
+
+    def picture(self, index: int) -> Picture:
+        """The picture itself; raises UnreadablePictureError with its path and the reason."""
+
+    def name(self, index: int) -> str:
+        """The picture's name: its path below the set's root, with forward slashes."""
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What a network was trained on: (pixel/255 − mean)/std per channel, channels in the order of ``color``.
+
+    ``mean`` and ``std`` are of pixels in 0..1 and in the order of ``color``. The default is (x − 127.5)/127.5
+    on RGB, computed exactly so.
+    """
+
+    size: int = SIZE
+    color: Literal["rgb", "bgr"] = "rgb"
+    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+
+    def __post_init__(self) -> None:
+        if self.color not in ("rgb", "bgr"):
+            raise ValueError(f"color must be 'rgb' or 'bgr', got {self.color!r}")
+        if not isinstance(self.size, int) or self.size < 1:
+            raise ValueError(f"size must be a positive number of pixels, got {self.size!r}")
+        for key in ("mean", "std"):
+            values = tuple(float(value) for value in getattr(self, key))
+            if len(values) != 3 or not np.isfinite(values).all() or (key == "std" and min(values) <= 0):
+                raise ValueError(f"{key} must be three finite {'positive ' * (key == 'std')}numbers, got {values}")
+            object.__setattr__(self, key, values)
+
+    def __call__(self, pictures: UInt8[Tensor, "n h w 3"]) -> Float[Tensor, "n 3 h w"]:
+        """Turn RGB pictures into a network's float32 input, on their device, in channels_last memory format.
+
+        Raises:
+            TypeError: if the pictures are not uint8.
+            ValueError: if they are not [n, size, size, 3].
+        """
+        if pictures.dtype != torch.uint8:
+            raise TypeError(f"pictures must be uint8, got {pictures.dtype}")
+        if pictures.ndim != 4 or pictures.shape[1:] != (self.size, self.size, 3):
+            raise ValueError(f"pictures must be [n, {self.size}, {self.size}, 3] RGB, got {list(pictures.shape)}")
+        ordered = pictures if self.color == "rgb" else pictures.flip(-1)
+        mean = torch.tensor(self.mean, dtype=torch.float64, device=pictures.device) * 255
+        std = torch.tensor(self.std, dtype=torch.float64, device=pictures.device) * 255
+        # Channels stay innermost in memory: moving the axis afterwards is what channels_last means.
+        return ordered.to(torch.float32).sub_(mean.float()).div_(std.float()).permute(0, 3, 1, 2)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready values, the inverse of :meth:`from_dict`."""
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Preprocessing:
+        """Read back :meth:`to_dict`.
+
+        Raises:
+            DataError: if a key is missing, unknown or has an impossible value.
+        """
+        known = {field.name for field in fields(cls)}
+        if set(values) != known:
+            raise DataError(f"preprocessing must have the keys {sorted(known)}, got {sorted(values)}")
+        try:
+            return cls(**values)
+        except (TypeError, ValueError) as error:
+            raise DataError(f"preprocessing: {error}") from error
+
+
+def decode(data: bytes, where: str, size: int = SIZE) -> UInt8[np.ndarray, "size size 3"]:
+    """Decode a jpg, png, webp or bmp file into an RGB picture.
+
+    Grey becomes RGB, 16 bits become 8, an EXIF orientation is applied, transparency is composited on black (such
+    files are taken as stored, whatever their EXIF orientation). A picture of another size is resized to
+    ``size`` x ``size``, stretched if it is not square.
+
+    Args:
+        data: the bytes of the file.
+        where: path of the file, for the error.
+        size: side of the result, in pixels.
+
+    Raises:
+        UnreadablePictureError: if the bytes are of no known format, cut short or damaged, or if a side of the
+            picture is shorter than 16 pixels.
+    """
+    if not data:
+        raise UnreadablePictureError(where, "the file is empty")
+    # OpenCV fills what a cut JPEG lacks with grey and says nothing, so whether a file is whole is checked here.
+    maybe_transparent = False
+    if data.startswith(b"\xff\xd8\xff"):
+        whole = _jpeg_is_whole(data)
+    elif data.startswith(b"\x89PNG\r\n\x1a\n"):
+        chunks = _png_chunks(data)
+        whole = b"IEND" in chunks
+        maybe_transparent = b"tRNS" in chunks or data[25:26] in (b"\x04", b"\x06")
+    elif data.startswith(b"RIFF") and data[8:12] == b"WEBP":
+        whole = len(data) >= struct.unpack_from("<I", data, 4)[0] + 8
+        maybe_transparent = data[12:16] == b"VP8L" or (
+            data[12:16] == b"VP8X" and bool(int.from_bytes(data[20:21]) & 0x10)
+        )
+    elif data.startswith(b"BM"):
+        whole = len(data) >= 26 and len(data) >= struct.unpack_from("<I", data, 2)[0]
+    else:
+        raise UnreadablePictureError(where, "not a jpg, png, webp or bmp file")
+    if not whole:
+        raise UnreadablePictureError(where, "the file is cut short or damaged")
+
+    stored = np.frombuffer(data, np.uint8)
+    try:
+        bgr = cv2.imdecode(stored, cv2.IMREAD_UNCHANGED) if maybe_transparent else None
+        if bgr is not None and bgr.ndim == 3 and bgr.shape[2] == 4:
+            bgr = _on_black(bgr)
+        else:
+            bgr = cv2.imdecode(stored, cv2.IMREAD_COLOR)
+    except cv2.error as error:
+        raise UnreadablePictureError(where, f"cannot be decoded: {error.err}") from None
+    if bgr is None:
+        raise UnreadablePictureError(where, "cannot be decoded: the contents are damaged")
+    height, width = bgr.shape[:2]
+    if min(height, width) < SMALLEST_SIDE:
+        raise UnreadablePictureError(where, f"too small: {width}x{height}, needs {SMALLEST_SIDE} pixels a side")
+    if (height, width) != (size, size):
+        shrinks = height >= size and width >= size
+        bgr = cv2.resize(bgr, (size, size), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    rgb: UInt8[np.ndarray, "size size 3"] = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
+    return rgb
+
+
+def _jpeg_is_whole(data: bytes) -> bool:
+    """Whether the end-of-image marker is there: at the end, or reached by walking the segments."""
+    if data.endswith(b"\xff\xd9"):
+        return True
+    position = 2
+    while True:
+        position = data.find(b"\xff", position)
+        if position < 0 or position + 1 >= len(data):
+            return False
+        marker = data[position + 1]
+        if marker == 0xD9:
+            return True
+        if marker == 0xFF:  # a fill byte
+            position += 1
+        elif marker <= 0x01 or 0xD0 <= marker <= 0xD8:  # markers without a body, and bytes inside the scan
+            position += 2
+        elif position + 4 > len(data):
+            return False
+        else:
+            position += 2 + max(2, int(struct.unpack_from(">H", data, position + 2)[0]))
+
+
+def _png_chunks(data: bytes) -> set[bytes]:
+    """Types of the leading chunks that are complete and whose checksum is right."""
+    kinds: set[bytes] = set()
+    position = 8
+    while position + 12 <= len(data) and b"IEND" not in kinds:
+        length = int(struct.unpack_from(">I", data, position)[0])
+        end = position + 8 + length
+        if end + 4 > len(data) or zlib.crc32(data[position + 4 : end]) != struct.unpack_from(">I", data, end)[0]:
+            break
+        kinds.add(data[position + 4 : position + 8])
+        position = end + 4
+    return kinds
+
+
+def _on_black(bgra: np.ndarray) -> UInt8[np.ndarray, "h w 3"]:
+    full = np.iinfo(bgra.dtype).max
+    colour, opacity = bgra[..., :3].astype(np.float32), bgra[..., 3:].astype(np.float32) / full
+    return np.rint(colour * opacity * (255 / full)).astype(np.uint8)
+
+
+class Subset:
+    """Some pictures of a set, relabelled to the identities that remain, which keep their order."""
+
+    def __init__(self, pictures: PictureSet, indices: Int64[np.ndarray, " m"] | Sequence[int]) -> None:
+        """Choose pictures by index.
+
+        Raises:
+            IndexError: if an index is not a picture of the set.
+        """
+        self._pictures = pictures
+        self._indices = np.asarray(indices, dtype=np.int64).reshape(-1)
+        if self._indices.size and not 0 <= self._indices.min() <= self._indices.max() < len(pictures):
+            raise IndexError(f"indices must lie in 0..{len(pictures) - 1}")
+        remaining, self._labels = np.unique(pictures.labels[self._indices], return_inverse=True)
+        self._identities = [pictures.identities[label] for label in remaining]
+
+    @property
+    def identities(self) -> Sequence[str]:
+        """Name of each identity that remains."""
+        return self._identities
+
+    @property
+    def labels(self) -> Int64[np.ndarray, " m"]:
+        """Label of each picture among the identities that remain."""
+        return self._labels
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def picture(self, index: int) -> Picture:
+        """The picture itself; raises UnreadablePictureError with its path and the reason."""
+        return self._pictures.picture(int(self._indices[index]))
+
+    def name(self, index: int) -> str:
+        """The picture's name in the set it comes from."""
+        return self._pictures.name(int(self._indices[index]))
+
+
+class Joined:
+    """Several sets as one, their identities side by side.
+
+    An identity that two sets call by the same name stays two identities, for the name alone does not say that
+    they are one person; the later one is told apart by a suffix: "Al_Gore", "Al_Gore (2)". Pictures keep their
+    names, which may then occur more than once.
+    """
+
+    def __init__(self, sets: Sequence[PictureSet]) -> None:
+        self._sets = list(sets)
+        names: list[str] = [name for pictures in sets for name in pictures.identities]
+        self._identities = _made_unique(names)
+        offset = np.cumsum([0, *(len(pictures.identities) for pictures in sets)])
+        self._starts = np.cumsum([0, *(len(pictures) for pictures in sets)])
+        self._labels = np.concatenate(
+            [np.zeros(0, np.int64), *(pictures.labels + first for pictures, first in zip(sets, offset, strict=False))]
+        )
+
+    @property
+    def identities(self) -> Sequence[str]:
+        """Name of each identity, set by set."""
+        return self._identities
+
+    @property
+    def labels(self) -> Int64[np.ndarray, " n"]:
+        """Label of each picture, set by set."""
+        return self._labels
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    def picture(self, index: int) -> Picture:
+        """The picture itself; raises UnreadablePictureError with its path and the reason."""
+        pictures, inside = self._locate(index)
+        return pictures.picture(inside)
+
+    def name(self, index: int) -> str:
+        """The picture's name in the set it comes from."""
+        pictures, inside = self._locate(index)
+        return pictures.name(inside)
+
+    def _locate(self, index: int) -> tuple[PictureSet, int]:
+        if not 0 <= index < len(self):
+            raise IndexError(f"index must lie in 0..{len(self) - 1}, got {index}")
+        which = int(np.searchsorted(self._starts, index, side="right")) - 1
+        return self._sets[which], int(index - self._starts[which])
+
+
+def _made_unique(names: Iterable[str]) -> list[str]:
+    names = list(names)
+    taken = set(names)
+    seen: Counter[str] = Counter()
+    unique = []
+    for name in names:
+        seen[name] += 1
+        candidate = name
+        if seen[name] > 1:
+            while (candidate := f"{name} ({seen[name]})") in taken:
+                seen[name] += 1
+            taken.add(candidate)
+        unique.append(candidate)
+    return unique
+
+
+def split_identities(pictures: PictureSet, fraction: float, seed: int) -> tuple[Subset, Subset]:
+    """Hold out a fraction of the identities, with all their pictures: (the rest, the held-out).
+
+    Identities are ranked by a hash of the seed and their name, so that who is held out depends neither on their
+    order nor, up to the boundary, on who else is in the set.
+
+    Raises:
+        ValueError: if the fraction is not between 0 and 1.
+        DataError: if there are fewer than two identities to divide.
+    """
+    if not 0.0 < fraction < 1.0:
+        raise ValueError(f"fraction must lie between 0 and 1, got {fraction}")
+    count = len(pictures.identities)
+    if count < 2:
+        raise DataError(f"cannot hold out identities: the set has {count}, at least 2 are needed")
+    rank = [hashlib.sha256(f"{seed}/{name}".encode(errors="surrogateescape")).digest() for name in pictures.identities]
+    chosen = sorted(range(count), key=rank.__getitem__)[: min(count - 1, max(1, round(fraction * count)))]
+    held_out = np.isin(pictures.labels, chosen)
+    return Subset(pictures, np.flatnonzero(~held_out)), Subset(pictures, np.flatnonzero(held_out))

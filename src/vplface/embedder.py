@@ -1,0 +1,420 @@
+"""Any model, a folder or an ONNX file, behind one call: pictures in, embeddings of unit norm out.
+
+A model folder holds ``model.safetensors``, the weights, and ``model.json``, the card: which backbone they belong to and
+how a picture is prepared for it. Colour order, mean and scale travel with the model because a wrong one goes unnoticed:
+the embeddings are only worse.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from types import UnionType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import numpy as np
+import safetensors.torch
+import torch
+from jaxtyping import Float, Int64, UInt8
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from vplface.backbones import build
+from vplface.data.batches import load_all
+from vplface.data.pictures import SIZE, Picture, PictureSet, Preprocessing, UnreadablePictureError, decode
+from vplface.errors import DataError, VplfaceError, import_extra
+from vplface.files import replacing
+from vplface.progress import progress
+
+CARD_KEY = "model_card"
+"""The key of an ONNX file's metadata under which its card is kept, as JSON."""
+
+Flip = Literal["none", "sum"]
+"""``"sum"`` adds the raw embedding of the mirrored picture before the norm is taken."""
+
+_SCHEMA = 1
+_REQUIRED = ("backbone", "embedding_dim", "preprocessing")
+_BATCH_SIZE = 64
+
+_LIMITS = (
+    "Research use. Accuracy differs between groups of people, cameras and ages: measure on your own data before a "
+    "threshold decides anything about a person. The terms of the training data may restrict what the model is used for."
+)
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What a user of a model must know about it; ``model.json`` beside the weights.
+
+    Attributes:
+        backbone: name, for :func:`vplface.backbones.build`.
+        embedding_dim: d.
+        backbone_options: options, for the same.
+        preprocessing: size, colour order, mean and scale of the pictures that the backbone takes.
+        training_data: which pictures it was trained on.
+        identities: how many people these show.
+        pictures: how many they are.
+        step: training steps behind these weights.
+        margin: the loss, e.g. ``"ArcFace(scale=64, margin=0.5)"``.
+        variational: the prototypes' injection, or None for plain prototypes.
+        evaluation: figures of this very model, by set and metric.
+        limits: what it should not be used for.
+        vplface_version: the version that wrote it.
+    """
+
+    backbone: str
+    embedding_dim: int
+    backbone_options: dict[str, Any] = field(default_factory=dict)
+    preprocessing: Preprocessing = field(default_factory=Preprocessing)
+    training_data: str = "not recorded"
+    identities: int | None = None
+    pictures: int | None = None
+    step: int | None = None
+    margin: str | None = None
+    variational: str | None = None
+    evaluation: dict[str, Any] | None = None
+    limits: str = _LIMITS
+    vplface_version: str = field(default_factory=lambda: importlib.metadata.version("vplface"))
+
+    def to_json(self) -> str:
+        """The card as a JSON object."""
+        values = {
+            "schema": _SCHEMA,
+            **asdict(self),
+            "preprocessing": self.preprocessing.to_dict(),
+        }
+        return json.dumps(values, indent=2, ensure_ascii=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str, where: str) -> ModelCard:
+        """Read what :meth:`to_json` wrote; keys that are not known are ignored.
+
+        Args:
+            text: the JSON object.
+            where: the file it is from, for errors.
+
+        Raises:
+            DataError: no JSON, a missing key, a value of the wrong type, or a card of a later version.
+        """
+        try:
+            values = json.loads(text)
+        except ValueError as error:
+            raise DataError(f"{where}: the model card is not valid JSON: {error}") from error
+        if not isinstance(values, dict) or not isinstance(values.get("schema"), int):
+            raise DataError(f"{where}: not a model card of vplface: it has no 'schema' number")
+        if values["schema"] > _SCHEMA:
+            raise DataError(
+                f"{where}: the card has schema {values['schema']}, this vplface reads up to {_SCHEMA}; upgrade vplface"
+            )
+        hints = get_type_hints(cls)
+        known: dict[str, Any] = {}
+        for entry in fields(cls):
+            if entry.name not in values:
+                if entry.name in _REQUIRED:
+                    raise DataError(f"{where}: the model card lacks {entry.name!r}")
+                continue
+            value = values[entry.name]
+            hint = dict if entry.name == "preprocessing" else hints[entry.name]
+            if not isinstance(value, _classes(hint)):
+                raise DataError(f"{where}: {entry.name!r} of the model card has a wrong value: {value!r}")
+            known[entry.name] = value
+        try:
+            known["preprocessing"] = Preprocessing.from_dict(known["preprocessing"])
+        except DataError as error:
+            raise DataError(f"{where}: the model card: {error}") from error
+        return cls(**known)
+
+
+def _classes(hint: Any) -> tuple[type, ...]:
+    parts = get_args(hint) if isinstance(hint, UnionType) else (hint,)
+    return tuple(get_origin(part) or part for part in parts)
+
+
+def save_model(folder: str | Path, backbone: nn.Module, card: ModelCard) -> None:
+    """Write ``model.safetensors`` and ``model.json``, each atomically; the card last, so that a card has weights."""
+    folder = Path(folder)
+    state = {name: tensor.detach().contiguous().cpu() for name, tensor in backbone.state_dict().items()}
+    with replacing(folder / "model.safetensors") as path:
+        path.write_bytes(safetensors.torch.save(state))
+    with replacing(folder / "model.json") as path:
+        path.write_text(card.to_json(), encoding="utf-8")
+
+
+def load_model(folder: str | Path) -> tuple[nn.Module, ModelCard]:
+    """The backbone of a model folder, in eval mode on the CPU, and its card.
+
+    Raises:
+        DataError: no such folder, a file of it missing or damaged, or weights that do not fit the card.
+    """
+    folder = Path(folder)
+    card_path, weights_path = folder / "model.json", folder / "model.safetensors"
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder")
+    for path in (card_path, weights_path):
+        if not path.is_file():
+            best = " (there is one in its folder 'best')" if (folder / "best" / path.name).is_file() else ""
+            raise DataError(
+                f"{folder}: no {path.name} there{best}; a model folder is a run folder, its folder 'best', or any "
+                "other with model.json and model.safetensors"
+            )
+    try:
+        card = ModelCard.from_json(card_path.read_text(encoding="utf-8"), str(card_path))
+        state = safetensors.torch.load_file(weights_path)
+    except UnicodeDecodeError as error:
+        raise DataError(f"{card_path}: damaged: {error}") from error
+    except SafetensorError as error:
+        raise DataError(f"{weights_path}: damaged: {error}") from error
+    except OSError as error:
+        raise DataError(f"{folder}: the model there cannot be read: {error}") from error
+    try:
+        backbone = build(card.backbone, card.embedding_dim, **card.backbone_options)
+    except VplfaceError as error:
+        raise DataError(f"{card_path}: {error}") from error
+    try:
+        backbone.load_state_dict(state, strict=True)
+    except RuntimeError as error:
+        raise DataError(
+            f"{weights_path}: the weights do not fit {card.backbone} with embedding_dim {card.embedding_dim}, which "
+            f"{card_path.name} beside them names: {error}"
+        ) from error
+    return backbone.eval(), card
+
+
+def read_picture(path: str | Path, size: int = SIZE) -> Picture:
+    """The picture in a file; raises UnreadablePictureError with its path and the reason."""
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise UnreadablePictureError(str(path), error.strerror or str(error)) from error
+    return decode(data, str(path), size)
+
+
+class Embedder:
+    """f(x)/‖f(x)‖ of pictures x, or (f(x) + f(mirrored x))/‖·‖.
+
+    Args:
+        forward: prepared pictures [n, 3, size, size] on ``device`` → raw embeddings [n, d].
+        card: the card of the model behind ``forward``.
+        device: where ``forward`` wants its input.
+    """
+
+    def __init__(
+        self,
+        forward: Callable[[Float[Tensor, "n 3 size size"]], Float[Tensor, "n dim"]],
+        card: ModelCard,
+        device: str | torch.device = "cpu",
+    ) -> None:
+        self.card = card
+        self.dim = card.embedding_dim
+        self._forward = forward
+        self._device = torch.device(device)
+
+    @classmethod
+    def load(
+        cls, path: str | Path, device: str | torch.device = "cpu", preprocessing: Preprocessing | None = None
+    ) -> Embedder:
+        """The model at ``path``.
+
+        Args:
+            path: a model folder (a run, or its ``best``), or an ``.onnx`` file.
+            device: ``"cpu"``, ``"cuda"``, ...
+            preprocessing: overrides the card's; needed for an ONNX file that vplface did not export, which has no card.
+
+        Raises:
+            DataError: nothing usable at ``path``.
+            MissingExtraError: an ONNX file without the extra ``onnx``.
+            VplfaceError: the device is not there.
+        """
+        path, device = Path(path), torch.device(device)
+        if device.type == "cuda" and path.suffix != ".onnx" and not torch.cuda.is_available():
+            raise VplfaceError(f"device {device}: this torch sees no CUDA device; use device cpu")
+        if path.suffix == ".onnx":
+            forward, card = _load_onnx(path, device, preprocessing)
+            return cls(forward, card)
+        if path.is_file():
+            raise DataError(f"{path}: give the model's folder or an .onnx file, not a file of that folder")
+        backbone, card = load_model(path)
+        if preprocessing is not None:
+            card = replace(card, preprocessing=preprocessing)
+        return cls.from_backbone(backbone.to(device), card)
+
+    @classmethod
+    def from_backbone(cls, backbone: nn.Module, card: ModelCard) -> Embedder:
+        """A backbone as it is, also in the middle of its training: used in eval mode and put back after each batch."""
+
+        def forward(x: Tensor) -> Tensor:
+            training = backbone.training
+            backbone.eval()
+            try:
+                with torch.inference_mode():
+                    embeddings: Tensor = backbone(x)
+            finally:
+                backbone.train(training)
+            return embeddings
+
+        return cls(forward, card, next(backbone.parameters()).device)
+
+    def __call__(
+        self,
+        pictures: Picture | str | Path | Sequence[Picture | str | Path],
+        flip: Flip = "none",
+        names: Sequence[str] | None = None,
+    ) -> Float[np.ndarray, "n dim"]:
+        """Embeddings of one or several pictures, float32 of unit norm; one picture gives n = 1.
+
+        Args:
+            pictures: uint8 RGB arrays of the model's size (one [n, size, size, 3] array will do), or files of any size.
+            flip: see :data:`Flip`.
+            names: what to call the pictures in an error; None for their paths or positions.
+
+        Raises:
+            UnreadablePictureError: a file that is missing or no picture.
+            DataError: an embedding that is zero or not finite; the picture is named.
+            ValueError: an array of another shape or type.
+        """
+        if isinstance(pictures, str | Path) or (isinstance(pictures, np.ndarray) and pictures.ndim == 3):
+            pictures = [pictures]
+        items = list(pictures)
+        batches = (
+            torch.from_numpy(np.stack([self._read(item) for item in items[start : start + _BATCH_SIZE]]))
+            for start in range(0, len(items), _BATCH_SIZE)
+        )
+
+        def name(position: int) -> str:
+            if names is not None:
+                return names[position]
+            item = items[position]
+            return str(item) if isinstance(item, str | Path) else f"picture {position}"
+
+        return self._embed(batches, len(items), name, flip, "embedding")
+
+    def embed_set(
+        self,
+        pictures: PictureSet,
+        indices: Int64[np.ndarray, " n"] | None = None,
+        flip: Flip = "none",
+        batch_size: int = 128,
+        workers: int = 0,
+        description: str = "embedding",
+    ) -> Float[np.ndarray, "n dim"]:
+        """Embeddings of a picture set, or of some of it, in order; float32 of unit norm.
+
+        Args:
+            pictures: the set.
+            indices: which pictures; None for all.
+            flip: see :data:`Flip`.
+            batch_size: pictures per forward pass.
+            workers: processes that decode pictures; 0 for this one.
+            description: of the progress bar, which appears when the work takes over two seconds.
+
+        Raises:
+            DataError: a picture that cannot be read, or an embedding that is zero or not finite; it is named.
+        """
+        chosen = np.arange(len(pictures)) if indices is None else indices
+        batches = (batch.pictures for batch in load_all(pictures, chosen, batch_size, workers))
+        return self._embed(
+            batches, len(chosen), lambda position: pictures.name(int(chosen[position])), flip, description
+        )
+
+    def _read(self, item: Any) -> Picture:
+        size = self.card.preprocessing.size
+        if isinstance(item, str | Path):
+            return read_picture(item, size)
+        picture = np.asarray(item)
+        if picture.dtype != np.uint8 or picture.shape != (size, size, 3):
+            raise ValueError(
+                f"pictures given as arrays must be uint8 RGB of shape ({size}, {size}, 3), "
+                f"got {picture.dtype} {picture.shape}"
+            )
+        return picture
+
+    def _embed(
+        self,
+        batches: Iterable[UInt8[Tensor, "n size size 3"]],
+        total: int,
+        name: Callable[[int], str],
+        flip: Flip,
+        description: str,
+    ) -> Float[np.ndarray, "total dim"]:
+        if flip not in get_args(Flip):
+            raise ValueError(f"flip must be one of {', '.join(get_args(Flip))}, got {flip!r}")
+        embeddings = np.empty((total, self.dim), np.float32)
+        done = 0
+        with progress(description, total) as advance:
+            for pictures in batches:
+                raw = self._raw(pictures, flip)
+                norms = raw.norm(dim=1, keepdim=True)
+                wrong = (~(norms.isfinite() & (norms > 0))).flatten().nonzero().flatten().tolist()
+                if wrong:
+                    what = "zero" if norms[wrong[0]] == 0 else "not finite"
+                    raise DataError(
+                        f"{name(done + wrong[0])}: its embedding is {what}, one of {len(wrong)} such in a batch of "
+                        f"{len(raw)}; the weights are damaged, or the training that made them diverged"
+                    )
+                embeddings[done : done + len(raw)] = (raw / norms).numpy()
+                done += len(raw)
+                advance(len(raw))
+        return embeddings
+
+    def _raw(self, pictures: UInt8[Tensor, "n size size 3"], flip: Flip) -> Float[Tensor, "n dim"]:
+        x = self.card.preprocessing(pictures.to(self._device))
+        raw = self._forward(x)
+        if flip == "sum":
+            raw = raw + self._forward(x.flip(-1))
+        if raw.shape != (len(pictures), self.dim):
+            raise DataError(
+                f"the model gives embeddings of shape {tuple(raw.shape)}, its card says {(len(pictures), self.dim)}"
+            )
+        return raw.cpu().double()  # the norm of large float32 embeddings must not overflow
+
+
+def _load_onnx(
+    path: Path, device: torch.device, preprocessing: Preprocessing | None
+) -> tuple[Callable[[Tensor], Tensor], ModelCard]:
+    runtime = import_extra("onnxruntime", "onnx")
+    if not path.is_file():
+        raise DataError(f"{path}: no such file")
+    provider = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}.get(device.type)
+    if provider not in runtime.get_available_providers():
+        raise VplfaceError(f"device {device}: this onnxruntime does not support it; use device cpu")
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 3
+    try:
+        session = runtime.InferenceSession(path, options, providers=[provider])
+    except Exception as error:  # onnxruntime's errors share no base class of their own
+        raise DataError(f"{path}: onnxruntime cannot load it: {error}") from error
+
+    given, made = session.get_inputs()[0], session.get_outputs()[0]
+    metadata: Mapping[str, str] = session.get_modelmeta().custom_metadata_map
+    if CARD_KEY in metadata:
+        card = ModelCard.from_json(metadata[CARD_KEY], str(path))
+        if preprocessing is not None:
+            card = replace(card, preprocessing=preprocessing)
+    elif preprocessing is not None and len(made.shape) == 2 and isinstance(made.shape[1], int):
+        card = ModelCard("onnx", made.shape[1], preprocessing=preprocessing)
+    else:
+        raise DataError(
+            f"{path}: this ONNX file has no model card, vplface did not export it; say how its pictures are prepared "
+            "(colour order, mean, std), and it must give one embedding [batch, dim]"
+        )
+    if made.shape[1:] != [card.embedding_dim]:
+        raise DataError(f"{path}: gives embeddings of dimension {made.shape[1:]}, its card says {card.embedding_dim}")
+    size = card.preprocessing.size
+    fixed = isinstance(given.shape[0], int)
+    if given.shape[1:] != [3, size, size] or (fixed and given.shape[0] != 1):
+        raise DataError(f"{path}: takes pictures of shape {given.shape}; expected [batch or 1, 3, {size}, {size}]")
+
+    def forward(x: Tensor) -> Tensor:
+        array = np.ascontiguousarray(x.numpy())
+        step = 1 if fixed else len(array)
+        outputs = [
+            session.run([made.name], {given.name: array[start : start + step]})[0]
+            for start in range(0, len(array), step)
+        ]
+        return torch.from_numpy(np.concatenate(outputs))
+
+    return forward, card

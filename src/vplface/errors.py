@@ -1,0 +1,42 @@
+"""What can go wrong that the user can mend: one family of exceptions, shown without a traceback by the CLI."""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+
+
+class VplfaceError(Exception):
+    """Something the user can mend; the message says what was wrong, where, and what to do."""
+
+
+class DataError(VplfaceError):
+    """A file or a record is at fault: its path, and the key or line inside it, are in the message."""
+
+
+class ConfigError(VplfaceError):
+    """A configuration is at fault: the key is in the message."""
+
+
+class UsageError(VplfaceError):
+    """The command line is at fault, not a file."""
+
+
+class MissingExtraError(VplfaceError, ImportError):
+    """A feature needs a package of an optional extra that is not installed."""
+
+
+def import_extra(module: str, extra: str) -> ModuleType:
+    """Import ``module``, which the extra ``vplface[extra]`` provides.
+
+    Raises:
+        MissingExtraError: naming the extra to install, if the module is absent.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or not module.startswith(error.name):
+            raise
+        raise MissingExtraError(
+            f"this needs the package {module.split('.')[0]!r}; install it with: pip install 'vplface[{extra}]'"
+        ) from error

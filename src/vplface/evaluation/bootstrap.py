@@ -1,0 +1,150 @@
+"""How far a figure would move with other people: the bootstrap over identities.
+
+Pairs are not independent, for one person is in many of them; so it is people who are drawn, with replacement. With c_a
+the number of times that person a was drawn, a pair of the people a and b weighs c_a·c_b and a pair of one person c_a;
+a replicate of a figure is the figure of the weighted pairs. Two models put to the same pairs are compared on the same
+draws: the replicates of their difference are the differences of their replicates.
+
+A replicate of TAR@FAR chooses its own threshold, from the weighted impostors. A replicate of accuracy keeps the
+threshold, or the folds' thresholds, that were chosen, and the shares of genuine and impostor pairs that the list has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from jaxtyping import Bool, Float, Float64, Int, Int64
+
+from vplface.evaluation.scores import Scores
+from vplface.evaluation.tar_at_far import FarRule
+from vplface.progress import progress
+
+_AT_MOST = 250_000
+
+
+def tail_length(far: float, impostors: int) -> int:
+    """How many of the highest impostor scores the replicates at this false accept rate look at.
+
+    A draw may lack the people of the very highest, so it is four times what the rate needs, or less of slack where
+    that is millions of scores, of many people. A replicate that needed even more stops at the last; its TAR is then a
+    little too low.
+    """
+    needed = far * impostors
+    return min(impostors, int(np.ceil(max(1.25 * needed, min(4 * needed, 2_000_000), 20_000))))
+
+
+def tar_replicates(
+    scores: Scores, far: float, rule: FarRule, replicates: int, seed: int
+) -> Float64[np.ndarray, " replicates"]:
+    """TAR at a false accept rate, for each draw of people; NaN where a draw holds no genuine or no impostor pairs.
+
+    Where more than 250,000 impostor scores would be looked at, every k-th of them stands for k.
+    """
+    length = min(tail_length(far, scores.impostors), len(scores.impostor))
+    step = -(-length // _AT_MOST)
+    tail, tail_people = scores.impostor[:length:step], _People(scores.identity[scores.impostor_pairs[:length:step]])
+    genuine_people = _People(scores.identity[scores.genuine_pairs])
+    impostor_people = _People(scores.identity[scores.impostor_pairs]) if scores.complete else None
+    pictures = np.bincount(scores.identity[scores.identity >= 0], minlength=scores.identities)
+
+    # Accepted genuine scores if the impostor score at a position is rejected; past the end, if none of the tail is.
+    right = np.searchsorted(-scores.genuine, -tail, side="left")
+    right = np.append(right, len(scores.genuine) if length == scores.impostors else right[-1])
+
+    result = np.full(replicates, np.nan)
+    for number, counts in enumerate(_draws(scores.identities, replicates, seed)):
+        genuine = genuine_people.weights(counts)
+        accepted = np.cumsum(tail_people.weights(counts)) * step
+        if len(tail) == scores.impostors:
+            impostors = accepted[-1]
+        elif impostor_people is not None:
+            impostors = impostor_people.weights(counts).sum()
+        else:
+            drawn = counts * pictures
+            impostors = (drawn.sum() ** 2 - (drawn**2).sum()) // 2
+        if not impostors or not genuine.any():
+            continue
+        allowed = far * impostors * (1 + 1e-12)  # 29 of 100 are not more than .29, whatever .29 · 100 is in binary
+        rejected = np.searchsorted(accepted, allowed, side="right")
+        if rule == "nearest" and rejected < len(tail):
+            first, after = (np.searchsorted(-tail, -tail[rejected], side=side) for side in ("left", "right"))
+            if accepted[after - 1] - allowed <= allowed - (accepted[first - 1] if first else 0):
+                rejected = np.searchsorted(accepted, accepted[after - 1], side="right")
+        result[number] = genuine[: right[rejected]].sum() / genuine.sum()
+    return result
+
+
+def accuracy_replicates(
+    correct: Bool[np.ndarray, " p"],
+    same: Bool[np.ndarray, " p"],
+    share: Float[np.ndarray, " p"],
+    people: Int[np.ndarray, "p 2"],
+    replicates: int,
+    seed: int,
+) -> Float64[np.ndarray, " replicates"]:
+    """Accuracy for each draw of people; NaN where a draw holds no genuine or no impostor pairs.
+
+    Args:
+        correct: whether each pair was told rightly.
+        same: whether it shows one person.
+        share: what each pair contributes to the accuracy; sums to 1.
+        people: the people on it.
+        replicates: number of draws.
+        seed: of the draws.
+    """
+    kinds = [(share[kind], share[kind] * correct[kind], _People(people[kind])) for kind in (same, ~same) if kind.any()]
+    result = np.zeros(replicates)
+    with np.errstate(invalid="ignore"):
+        for number, counts in enumerate(_draws(int(people.max(initial=-1)) + 1, replicates, seed)):
+            for shares, correct_shares, shown in kinds:
+                weights = shown.weights(counts)
+                result[number] += shares.sum() * (correct_shares @ weights) / (shares @ weights)
+    return result.round(12)  # all right is 1, whatever sums of shares are in binary
+
+
+def interval(
+    replicates: Float64[np.ndarray, " replicates"], people: int, bounds: tuple[float, float] | None = (0.0, 1.0)
+) -> tuple[float, float] | None:
+    """The 95 % percentile interval; None if there is no telling.
+
+    There is none with fewer than two people, without replicates, or if most draws hold no pairs of a kind. If no draw
+    differs from another because a rate is at one of its ``bounds``, no error (or no success) was seen at all and the
+    bootstrap would claim certainty; the bound of Clopper and Pearson for so many independent people is given instead:
+    1 − .025^(1/people) away.
+    """
+    valid = replicates[np.isfinite(replicates)]
+    if people < 2 or not len(valid) or 2 * len(valid) < len(replicates):
+        return None
+    low, high = (float(end) for end in np.quantile(valid, [0.025, 0.975]))
+    if bounds is not None and valid.min() == valid.max() and low in bounds:
+        reach = (bounds[1] - bounds[0]) * (1 - 0.025 ** (1 / people))
+        low, high = (low, low + reach) if low == bounds[0] else (high - reach, high)
+    return low, high
+
+
+def _draws(identities: int, replicates: int, seed: int) -> Iterator[Int64[np.ndarray, " identities"]]:
+    """How often each person is drawn; a replicate has its own generator, so that its draw depends on nothing else."""
+    with progress("resampling people", replicates) as advance:
+        for number in range(replicates):
+            drawn = np.random.default_rng((seed, number)).integers(identities, size=identities)
+            yield np.bincount(drawn, minlength=identities)
+            advance(1)
+
+
+class _People:
+    """The people on some pairs, ready to be weighed many times."""
+
+    def __init__(self, people: Int[np.ndarray, "p 2"]) -> None:
+        self._left, self._right = np.ascontiguousarray(people.T)
+        self._one = np.flatnonzero(self._left == self._right)
+
+    def weights(self, counts: Int64[np.ndarray, " identities"]) -> Int64[np.ndarray, " p"]:
+        """c_a·c_b for a pair of a and b, c_a for a pair of one person."""
+        weights: Int64[np.ndarray, " p"] = counts[self._left]
+        if len(self._one) == len(weights):
+            return weights
+        right = counts[self._right]
+        right[self._one] = 1
+        weights *= right
+        return weights

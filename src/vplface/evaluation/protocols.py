@@ -1,0 +1,377 @@
+"""The questions that can be put to a model: a list of pairs, or all pairs of a set of people.
+
+Each comes in two forms: one embeds the pictures, the other takes embeddings that are there already, so that several
+questions can share them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Float64, Int64
+
+from vplface.data.pairs import Pairs, resolve
+from vplface.data.pictures import PictureSet
+from vplface.embedder import Embedder, Flip
+from vplface.errors import DataError
+from vplface.evaluation.all_pairs import score_all_pairs
+from vplface.evaluation.bootstrap import accuracy_replicates, interval, tail_length, tar_replicates
+from vplface.evaluation.result import Evaluation
+from vplface.evaluation.scores import Scores, cosine, scores_of_pairs
+from vplface.evaluation.tar_at_far import FarRule, TooFewImpostorsError, drawable, roc, tar_at_far
+from vplface.evaluation.verification import Protocol, accuracy_at, choose_threshold, kfold_accuracy
+
+FARS = (1e-2, 1e-3, 1e-4)
+WORST = 16
+"""How many of the most wrong pairs of each kind are named."""
+
+_KEEP_AT_LEAST = 1_000_000
+_HISTOGRAM_BINS = 100
+
+
+def evaluate_pairs(
+    embedder: Embedder,
+    pictures: PictureSet,
+    pairs: Pairs,
+    *,
+    name: str = "pairs",
+    threshold_pairs: Pairs | None = None,
+    flip: Flip = "sum",
+    fars: Sequence[float] = FARS,
+    protocol: Protocol = "exact",
+    far_rule: FarRule = "strict",
+    bootstrap: int = 500,
+    seed: int = 0,
+    workers: int = 0,
+) -> Evaluation:
+    """Verification on a list of pairs; only the pictures that the pairs name are embedded.
+
+    The accuracy is called ``"accuracy"`` only where the threshold was chosen on other pairs: on ``threshold_pairs``
+    if they are given (LFW View 1), or else on the other folds of the list. A list in one fold without
+    ``threshold_pairs`` gives ``"accuracy@best_threshold"``, which flatters.
+
+    Args:
+        embedder: the model.
+        pictures: where the pairs' pictures are.
+        pairs: the question.
+        name: of the evaluation.
+        threshold_pairs: pairs, of other people, to choose the threshold on.
+        flip: whether the embedding of the mirrored picture is added.
+        fars: false accept rates to give the true accept rate at, over all pairs together.
+        protocol: how thresholds are chosen, see :mod:`vplface.evaluation.verification`.
+        far_rule: see :data:`vplface.evaluation.tar_at_far.FarRule`.
+        bootstrap: resamples of the people for the intervals; 0 for none.
+        seed: of the resamples.
+        workers: processes that decode pictures.
+
+    Raises:
+        DataError: pictures that are missing or cannot be read, embeddings that are zero or not finite, or pairs all
+            of one kind.
+    """
+    lists = [pairs] if threshold_pairs is None else [pairs, threshold_pairs]
+    used = np.unique(np.concatenate([index for part in lists for index in resolve(part, pictures)]))
+    some = embedder.embed_set(pictures, used, flip=flip, workers=workers, description=f"embedding for {name}")
+    embeddings = np.full((len(pictures), some.shape[1]), np.nan, np.float32)
+    embeddings[used] = some
+    return evaluate_pairs_embedded(
+        embeddings,
+        pictures,
+        pairs,
+        name=name,
+        threshold_pairs=threshold_pairs,
+        flip=flip,
+        fars=fars,
+        protocol=protocol,
+        far_rule=far_rule,
+        bootstrap=bootstrap,
+        seed=seed,
+    )
+
+
+def evaluate_pairs_embedded(
+    embeddings: Float[np.ndarray, "n dim"],
+    pictures: PictureSet,
+    pairs: Pairs,
+    *,
+    name: str = "pairs",
+    threshold_pairs: Pairs | None = None,
+    flip: Flip,
+    fars: Sequence[float] = FARS,
+    protocol: Protocol = "exact",
+    far_rule: FarRule = "strict",
+    bootstrap: int = 500,
+    seed: int = 0,
+) -> Evaluation:
+    """:func:`evaluate_pairs` on embeddings of the whole set.
+
+    Rows of pictures that no pair names may hold anything; ``flip`` says how the embeddings were made.
+    """
+    left, right = resolve(pairs, pictures)
+    similarity = _similarity(embeddings, left, right, pictures)
+    same = pairs.same
+    if same.all() or not same.any():
+        raise DataError(f"{name}: all {len(same)} pairs show {'one person' if same.all() else 'two people'}; need both")
+    scores = scores_of_pairs(similarity, same, left, right, pictures.labels)
+    folds, fold = np.unique(pairs.fold, return_inverse=True)
+    metric = "accuracy"
+    figure: dict[str, Any]
+    threshold_from = "the other folds"
+    if threshold_pairs is not None:
+        threshold_from = f"{len(threshold_pairs):,} other pairs"
+        chosen_on = _similarity(embeddings, *resolve(threshold_pairs, pictures), pictures), threshold_pairs.same
+    elif len(folds) == 1:
+        metric, threshold_from = "accuracy@best_threshold", "the same pairs (flatters)"
+        chosen_on = similarity, same
+    if threshold_pairs is None and len(folds) > 1:
+        crossed = kfold_accuracy(similarity, same, fold, protocol)
+        thresholds = crossed.thresholds[fold]
+        share = 1.0 / (len(folds) * np.bincount(fold)[fold])
+        figure = {"value": crossed.mean, "std": crossed.std, "threshold": float(crossed.thresholds.mean())}
+        figure["per_fold"], figure["thresholds"] = crossed.per_fold.tolist(), crossed.thresholds.tolist()
+    else:
+        threshold = choose_threshold(*chosen_on, protocol)
+        thresholds = np.full(len(same), threshold)
+        share = np.full(len(same), 1.0 / len(same))
+        per_fold = [accuracy_at(threshold, similarity[fold == f], same[fold == f]) for f in range(len(folds))]
+        std = float(np.std(per_fold)) if len(folds) > 1 else None
+        figure = {"value": accuracy_at(threshold, similarity, same), "std": std, "threshold": threshold}
+
+    people = scores.identity[np.stack([left, right], axis=1)]
+    replicates = {}
+    if bootstrap:
+        correct = (similarity >= thresholds) == same
+        replicates[metric] = accuracy_replicates(correct, same, share, people, bootstrap, seed)
+        figure["ci95"] = interval(replicates[metric], scores.identities)
+    contradicted = int(((people[:, 0] == people[:, 1]) != same).sum())
+    told = {
+        "kind": "pair list",
+        "pairs": len(same),
+        "folds": len(folds),
+        "accuracy_rule": protocol,
+        "threshold_from": threshold_from,
+        "contradicted_by_folders": contradicted,
+    }
+    far, tar, _ = roc(scores.genuine, scores.impostor)
+    edges = np.linspace(-1.0, 1.0, _HISTOGRAM_BINS + 1)
+    asked = "\n".join(
+        f"{a}\t{b}\t{int(s)}\t{f}" for a, b, s, f in zip(pairs.left, pairs.right, same, pairs.fold, strict=True)
+    )
+    return _evaluation(
+        name,
+        {key: value for key, value in told.items() if key != "contradicted_by_folders" or value},
+        {metric: figure},
+        replicates,
+        scores,
+        (far, tar),
+        (edges, np.histogram(scores.genuine, edges)[0], np.histogram(scores.impostor, edges)[0]),
+        pictures,
+        asked,
+        flip=flip,
+        fars=fars,
+        far_rule=far_rule,
+        bootstrap=bootstrap,
+        seed=seed,
+    )
+
+
+def evaluate_all_pairs(
+    embedder: Embedder,
+    pictures: PictureSet,
+    *,
+    name: str = "all pairs",
+    flip: Flip = "sum",
+    fars: Sequence[float] = FARS,
+    far_rule: FarRule = "strict",
+    bootstrap: int = 500,
+    seed: int = 0,
+    workers: int = 0,
+) -> Evaluation:
+    """Every picture of a set against every other: TAR at low FAR, where a list of pairs has too few impostors.
+
+    Args:
+        embedder: the model.
+        pictures: the people.
+        name: of the evaluation.
+        flip: whether the embedding of the mirrored picture is added.
+        fars: false accept rates to give the true accept rate at.
+        far_rule: see :data:`vplface.evaluation.tar_at_far.FarRule`.
+        bootstrap: resamples of the people for the intervals; 0 for none.
+        seed: of the resamples.
+        workers: processes that decode pictures.
+
+    Raises:
+        DataError: pictures that cannot be read, embeddings that are zero or not finite, or no pairs of one kind.
+    """
+    embeddings = embedder.embed_set(pictures, flip=flip, workers=workers, description=f"embedding for {name}")
+    return evaluate_all_pairs_embedded(
+        embeddings,
+        pictures,
+        name=name,
+        flip=flip,
+        fars=fars,
+        far_rule=far_rule,
+        bootstrap=bootstrap,
+        seed=seed,
+    )
+
+
+def evaluate_all_pairs_embedded(
+    embeddings: Float[np.ndarray, "n dim"],
+    pictures: PictureSet,
+    *,
+    name: str = "all pairs",
+    flip: Flip,
+    fars: Sequence[float] = FARS,
+    far_rule: FarRule = "strict",
+    bootstrap: int = 500,
+    seed: int = 0,
+) -> Evaluation:
+    """:func:`evaluate_all_pairs` on embeddings of the whole set; ``flip`` says how they were made."""
+    n = len(pictures)
+    unit = _unit(embeddings, np.arange(n), pictures)
+    impostors = n * (n - 1) // 2  # or fewer
+    keep = max([_KEEP_AT_LEAST, *(tail_length(far, impostors) for far in fars)])
+    compared = score_all_pairs(unit, pictures.labels, keep)
+    scores = compared.scores
+    if not len(scores.genuine) or not scores.impostors:
+        missing = "two pictures of one person" if not len(scores.genuine) else "two people"
+        raise DataError(f"{name}: among these {n} pictures there are no {missing}")
+    merge = len(compared.genuine) // _HISTOGRAM_BINS
+    genuine, impostor = (counts.reshape(-1, merge).sum(axis=1) for counts in (compared.genuine, compared.impostor))
+    return _evaluation(
+        name,
+        {"kind": "all pairs", "pictures": n, "pairs": n * (n - 1) // 2},
+        {},
+        {},
+        scores,
+        compared.roc(),
+        (compared.edges[::merge], genuine, impostor),
+        pictures,
+        "\n".join(f"{pictures.name(index)}\t{scores.identity[index]}" for index in range(n)),
+        flip=flip,
+        fars=fars,
+        far_rule=far_rule,
+        bootstrap=bootstrap,
+        seed=seed,
+    )
+
+
+def far_name(far: float) -> str:
+    """``1e-3`` for .001, ``2.5e-4`` for .00025."""
+    mantissa, _, exponent = f"{far:.6e}".partition("e")
+    return f"{float(mantissa):g}e{int(exponent)}"
+
+
+def _evaluation(
+    name: str,
+    protocol: Mapping[str, Any],
+    metrics: Mapping[str, Mapping[str, Any]],
+    replicates: Mapping[str, Float[np.ndarray, " replicates"]],
+    scores: Scores,
+    curve: tuple[Float[np.ndarray, " t"], Float[np.ndarray, " t"]],
+    histogram: tuple[Float[np.ndarray, " bins+1"], Int64[np.ndarray, " bins"], Int64[np.ndarray, " bins"]],
+    pictures: PictureSet,
+    asked: str,
+    *,
+    flip: Flip,
+    fars: Sequence[float],
+    far_rule: FarRule,
+    bootstrap: int,
+    seed: int,
+) -> Evaluation:
+    """Add to the figures of one kind of question what all kinds share."""
+    figures = {metric: dict(figure) for metric, figure in metrics.items()}
+    resampled = dict(replicates)
+    with_genuine = len(np.unique(scores.identity[scores.genuine_pairs]))
+    for far in sorted(fars, reverse=True):
+        metric = f"tar@far={far_name(far)}"
+        try:
+            point = tar_at_far(scores.genuine, scores.impostor, far, far_rule, scores.impostors)
+        except TooFewImpostorsError as error:
+            figures[metric] = {"value": None, "ci95": None, "threshold": None, "actual_far": None, "reason": str(error)}
+            continue
+        figures[metric] = {"value": point.tar, "threshold": point.threshold, "actual_far": point.actual_far}
+        if bootstrap:
+            resampled[metric] = tar_replicates(scores, far, far_rule, bootstrap, seed)
+            figures[metric]["ci95"] = interval(resampled[metric], with_genuine)
+    far_points, tar_points = drawable(*curve)
+    edges, genuine, impostor = histogram
+    fingerprint = hashlib.sha256(f"{bootstrap}\t{seed}\n{asked}".encode("utf-8", "surrogateescape"))
+    return Evaluation(
+        name=name,
+        protocol={
+            **protocol,
+            "genuine": len(scores.genuine),
+            "impostors": scores.impostors,
+            "identities": scores.identities,
+            "accept": "similarity >= threshold",
+            "flip": flip,
+            "far_rule": far_rule,
+            "bootstrap": bootstrap,
+            "seed": seed,
+        },
+        metrics={metric: {"value": None, "ci95": None} | _listed(figure) for metric, figure in figures.items()},
+        curves={
+            "roc": {"far": far_points.tolist(), "tar": tar_points.tolist()},
+            "histogram": {"edges": edges.tolist(), "genuine": genuine.tolist(), "impostor": impostor.tolist()},
+        },
+        worst={
+            "genuine": _worst(scores.genuine[::-1], scores.genuine_pairs[::-1], pictures),
+            "impostor": _worst(scores.impostor, scores.impostor_pairs, pictures),
+        },
+        fingerprint=fingerprint.hexdigest()[:32],
+        replicates=resampled,
+    )
+
+
+def _listed(figure: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in figure.items()}
+
+
+def _worst(
+    similarity: Float[np.ndarray, " p"], pairs: Int64[np.ndarray, "p 2"], pictures: PictureSet
+) -> list[Mapping[str, Any]]:
+    """The first pairs, each picture once: one mislabelled picture would otherwise fill the list."""
+    chosen: list[Mapping[str, Any]] = []
+    seen: set[int] = set()
+    for score, (left, right) in zip(similarity, pairs, strict=True):
+        if len(chosen) == WORST:
+            break
+        if int(left) not in seen and int(right) not in seen:
+            seen |= {int(left), int(right)}
+            chosen.append(
+                {"left": pictures.name(int(left)), "right": pictures.name(int(right)), "similarity": float(score)}
+            )
+    return chosen
+
+
+def _similarity(
+    embeddings: Float[np.ndarray, "n dim"],
+    left: Int64[np.ndarray, " p"],
+    right: Int64[np.ndarray, " p"],
+    pictures: PictureSet,
+) -> Float[np.ndarray, " p"]:
+    used, positions = np.unique(np.concatenate([left, right]), return_inverse=True)
+    return cosine(_unit(embeddings, used, pictures), positions[: len(left)], positions[len(left) :])
+
+
+def _unit(
+    embeddings: Float[np.ndarray, "n dim"], used: Int64[np.ndarray, " m"], pictures: PictureSet
+) -> Float64[np.ndarray, "m dim"]:
+    """The rows that are used, at unit norm."""
+    if embeddings.ndim != 2 or len(embeddings) != len(pictures):
+        raise ValueError(f"embeddings must be [{len(pictures)}, dim], a row per picture, got {embeddings.shape}")
+    chosen: Float64[np.ndarray, "m dim"] = embeddings[used].astype(np.float64)
+    norms = np.linalg.norm(chosen, axis=1, keepdims=True)
+    wrong = np.flatnonzero(~np.isfinite(norms) | (norms == 0))
+    if len(wrong):
+        first = int(used[wrong[0]])
+        raise DataError(
+            f"{len(wrong)} of {len(used)} embeddings are zero or not finite, the first is that of "
+            f"{pictures.name(first)}; the model is damaged or its training diverged"
+        )
+    chosen /= norms
+    return chosen

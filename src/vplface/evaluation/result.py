@@ -1,0 +1,109 @@
+"""What an evaluation says: figures with their protocol and intervals, curves, the most wrong pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float64
+
+from vplface.errors import DataError
+from vplface.evaluation.bootstrap import interval
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """One model on one question. Rates are fractions, never percent.
+
+    Attributes:
+        name: of the question.
+        protocol: how the figures were made.
+        metrics: ``"accuracy"`` and ``"tar@far=1e-3"`` and so on, each with its ``"value"`` and ``"ci95"``. Where
+            there is no figure the value is None and ``"reason"`` says why.
+        curves: ``"roc"`` (far, tar) and ``"histogram"`` (edges, genuine, impostor).
+        worst: ``"genuine"`` and ``"impostor"`` pairs that the model is most wrong about.
+        fingerprint: of the pairs, their people and the draws of the bootstrap: two evaluations with the same can be
+            compared pair by pair.
+        replicates: the bootstrap's replicates of each metric.
+    """
+
+    name: str
+    protocol: Mapping[str, Any]
+    metrics: Mapping[str, Mapping[str, Any]]
+    curves: Mapping[str, Mapping[str, list[float]]] = field(default_factory=dict)
+    worst: Mapping[str, list[Mapping[str, Any]]] = field(default_factory=dict)
+    fingerprint: str = ""
+    replicates: Mapping[str, Float64[np.ndarray, " replicates"]] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready values, the inverse of :meth:`from_dict`; replicates are rounded to six digits."""
+        return {
+            "name": self.name,
+            "protocol": dict(self.protocol),
+            "metrics": {name: dict(figure) for name, figure in self.metrics.items()},
+            "curves": {name: dict(curve) for name, curve in self.curves.items()},
+            "worst": {kind: [dict(pair) for pair in pairs] for kind, pairs in self.worst.items()},
+            "fingerprint": self.fingerprint,
+            "replicates": {
+                name: [round(float(value), 6) if np.isfinite(value) else None for value in values]
+                for name, values in self.replicates.items()
+            },
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Evaluation:
+        """Read back :meth:`to_dict`.
+
+        Raises:
+            DataError: a part is missing or of the wrong kind.
+        """
+        kinds = {
+            "name": str,
+            "protocol": Mapping,
+            "metrics": Mapping,
+            "curves": Mapping,
+            "worst": Mapping,
+            "fingerprint": str,
+            "replicates": Mapping,
+        }
+        wrong = [key for key, kind in kinds.items() if not isinstance(values.get(key), kind)]
+        if wrong:
+            raise DataError(f"not an evaluation: {', '.join(map(repr, wrong))} missing or of the wrong kind")
+        replicates = {name: np.array(numbers, np.float64) for name, numbers in values["replicates"].items()}
+        return cls(**{key: values[key] for key in kinds if key != "replicates"}, replicates=replicates)
+
+
+def compare(first: Evaluation, second: Evaluation) -> dict[str, dict[str, Any]]:
+    """The paired difference, second minus first, of every metric that both have and resampled.
+
+    Both must have been put to the same pairs, with the same draws of people. Then a hard person weighs on both alike
+    and the interval of the difference is narrower than the two models' own intervals suggest.
+
+    Returns:
+        {metric: {"difference", "ci95", "distinguishable"}}; a difference is distinguishable if its 95 % interval
+        excludes 0.
+
+    Raises:
+        ValueError: the two were not put to the same pairs with the same draws.
+    """
+    if not first.fingerprint or first.fingerprint != second.fingerprint:
+        raise ValueError(
+            f"{first.name!r} and {second.name!r} cannot be compared pair by pair: they differ in their pairs, in the "
+            "number of resamples or in the seed"
+        )
+    differences = {}
+    for metric, of_first in first.replicates.items():
+        of_second = second.replicates.get(metric)
+        if of_second is None:
+            continue
+        difference = float(second.metrics[metric]["value"] - first.metrics[metric]["value"])
+        people = int(first.protocol["identities"])
+        ends = interval(of_second - of_first, people, bounds=None)
+        differences[metric] = {
+            "difference": difference,
+            "ci95": None if ends is None else list(ends),
+            "distinguishable": ends is not None and (ends[0] > 0 or ends[1] < 0),
+        }
+    return differences

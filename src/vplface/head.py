@@ -1,0 +1,287 @@
+"""PrototypeHead: prototypes, margin and softmax behind one ``nn.Module``, with the memory of variational prototypes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx
+from torch.nn.functional import normalize
+
+from vplface.margins import ArcFace, Margin
+from vplface.prototypes import Variational, coverage, remember
+from vplface.softmax import Injection, class_prototypes, margin_softmax
+
+_DRAW_BLOCK = 4096
+_INITIAL_STD = 0.01
+
+
+class PrototypeHead(nn.Module):
+    """Classifier over N classes that trains an embedding: margin softmax over (variational) prototypes.
+
+    A *step* is a forward in training mode with gradients enabled, or all the forwards inside one ``micro_batches()``.
+    The features of a step are remembered after its loss is formed and are to be seen after ``backward()``; they are
+    injected in the Δt steps that follow, so a sample never meets its own feature. In eval mode and under ``no_grad``
+    the prototypes are plain, and nothing is written or aged.
+
+    Args:
+        num_classes: N ≥ 2.
+        embedding_dim: d ≥ 1.
+        margin: cosine → logit; ArcFace(64, .5) unless given.
+        variational: how prototypes become distributions; None for plain prototypes.
+        backend: ``"reference"``, the definition; ``"auto"`` takes the fastest there is.
+        memory_dtype: type of the memory, kept whatever the module is cast to; None: that of the weight.
+        device: where to put the state.
+        dtype: type of the weight.
+        seed: W is drawn from it by class id, so a class starts the same however many classes there are.
+
+    Raises:
+        ValueError: for sizes, a backend or values that make no sense.
+
+    Examples:
+        >>> head = PrototypeHead(1000, 512, variational=Variational(lam=0.15, delta_t=100, start=2000))
+        >>> loss = head(backbone(pictures), labels)
+        >>> loss.backward()
+
+    Attributes:
+        weight: W, [N, d].
+        memory: M, [N, d], unit rows where the timer is positive; None until the step ``variational.start``.
+        timer: T, [N] int32; None until then.
+        step_count: steps taken.
+    """
+
+    weight: nn.Parameter
+    memory: Float[Tensor, "classes dim"] | None
+    timer: Int[Tensor, " classes"] | None
+
+    def __init__(
+        self,
+        num_classes: int,
+        embedding_dim: int,
+        *,
+        margin: Margin | None = None,
+        variational: Variational | None = None,
+        backend: Literal["auto", "reference"] = "auto",
+        memory_dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype = torch.float32,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if num_classes < 2:
+            raise ValueError(f"a softmax needs at least 2 classes, got num_classes={num_classes}")
+        if embedding_dim < 1:
+            raise ValueError(f"embedding_dim must be at least 1, got {embedding_dim}")
+        if backend not in ("auto", "reference"):
+            raise ValueError(f"backend must be 'auto' or 'reference', got {backend!r}")
+        self.num_classes = num_classes
+        self.embedding_dim = embedding_dim
+        self.margin: Margin = ArcFace() if margin is None else margin
+        self.variational = variational
+        self.memory_dtype = memory_dtype
+        self.step_count = 0
+        self.weight = nn.Parameter(_draw(num_classes, embedding_dim, seed).to(device=device, dtype=dtype))
+        self.register_buffer("memory", None)
+        self.register_buffer("timer", None)
+        self._pending: list[tuple[Tensor, Tensor]] = []
+        self._gathering = False
+
+    def forward(
+        self,
+        embeddings: Float[Tensor, "batch dim"],
+        labels: Int[Tensor, " batch"],
+        memory_embeddings: Float[Tensor, "batch dim"] | None = None,
+    ) -> Float[Tensor, ""]:
+        """Mean margin-softmax loss of a batch.
+
+        Args:
+            embeddings: of any length; normalised here.
+            labels: int64 class ids in [0, N).
+            memory_embeddings: what to remember instead of ``embeddings`` (those of a momentum encoder).
+
+        Raises:
+            TypeError: for a wrong dtype.
+            ValueError: for a wrong shape, a label out of range, and NaN, infinite or zero embeddings.
+        """
+        self._check(embeddings, labels, memory_embeddings)
+        features = self._unit(embeddings)
+        if not (self.training and torch.is_grad_enabled()):
+            return margin_softmax(features, labels, self.weight, self.margin)
+        if not self._gathering:
+            self._finish_step()
+        loss = margin_softmax(features, labels, self.weight, self.margin, self._injection())
+        remembered = features if memory_embeddings is None else self._unit(memory_embeddings)
+        self._pending.append((remembered.detach(), labels))
+        return loss if self._gathering else _finish_with_backward(loss, self._finish_step)
+
+    @contextmanager
+    def micro_batches(self) -> Iterator[None]:
+        """Make the forwards inside one step: all see the same memory, which is written and aged once, at the end.
+
+        Raises:
+            RuntimeError: if nested.
+        """
+        if self._gathering:
+            raise RuntimeError("micro_batches() is already active; it cannot be nested")
+        self._finish_step()
+        self._gathering = True
+        try:
+            yield
+        except BaseException:
+            self._pending.clear()
+            raise
+        finally:
+            self._gathering = False
+        self._finish_step()
+
+    def variational_prototypes(self) -> Float[Tensor, "classes dim"]:
+        """u, the prototypes of the step to come; v where no memory is alive. [N, d]"""
+        self._finish_step()
+        return class_prototypes(self.weight, self._injection(create=False))
+
+    def coverage(self) -> float:
+        """The share of classes whose memory is alive."""
+        self._finish_step()
+        return coverage(self.timer)
+
+    def extra_repr(self) -> str:
+        """Sizes and parts, for ``print(head)``."""
+        return f"{self.num_classes}, {self.embedding_dim}, margin={self.margin}, variational={self.variational}"
+
+    def _unit(self, embeddings: Tensor) -> Tensor:
+        widest = torch.promote_types(embeddings.dtype, self.weight.dtype)
+        return normalize(embeddings.to(widest), dim=1).to(self.weight.dtype)
+
+    def _injection(self, create: bool = True) -> Injection | None:
+        if self.variational is None:
+            return None
+        if create and self.memory is None and self.step_count >= self.variational.start:
+            self.memory = torch.zeros_like(self.weight, dtype=self.memory_dtype, requires_grad=False)
+            self.timer = torch.zeros(self.num_classes, dtype=torch.int32, device=self.weight.device)
+        if self.memory is None or self.timer is None:
+            return None
+        return Injection(self.memory, self.timer, self.variational.lam, self.variational.renormalise)
+
+    def _finish_step(self) -> None:
+        """Remember the features of the step whose loss was formed last, unless that is done or still gathering."""
+        if not self._pending or self._gathering:
+            return
+        features, labels = (torch.cat(parts) for parts in zip(*self._pending, strict=True))
+        self._pending.clear()
+        self.step_count += 1
+        if self.variational is not None and self.memory is not None and self.timer is not None:
+            remember(self.memory, self.timer, features, labels, self.variational.delta_t)
+
+    def _check(self, embeddings: Tensor, labels: Tensor, memory_embeddings: Tensor | None) -> None:
+        given = {"embeddings": embeddings, "memory_embeddings": memory_embeddings}
+        for name, tensor in given.items():
+            if tensor is None:
+                continue
+            if not tensor.is_floating_point():
+                raise TypeError(f"{name} must be of a floating-point type, got {tensor.dtype}")
+            if tensor.ndim != 2 or tensor.shape[1] != self.embedding_dim or len(tensor) == 0:
+                raise ValueError(f"{name} must be [batch ≥ 1, {self.embedding_dim}], got {list(tensor.shape)}")
+            if len(tensor) != len(embeddings):
+                raise ValueError(f"{name} holds {len(tensor)} rows, embeddings {len(embeddings)}")
+        if labels.dtype != torch.int64:
+            raise TypeError(f"labels must be int64 class ids, got {labels.dtype}; call labels.long()")
+        if labels.shape != embeddings.shape[:1]:
+            raise ValueError(f"labels must be [{len(embeddings)}] like embeddings, got {list(labels.shape)}")
+        lengths = {name: tensor.detach().norm(dim=1) for name, tensor in given.items() if tensor is not None}
+        wrong = (labels < 0) | (labels >= self.num_classes)
+        for length in lengths.values():
+            wrong = wrong | ~length.isfinite() | (length == 0)
+        if wrong.any():  # the one synchronisation of a step
+            raise ValueError(self._explain(lengths, labels))
+
+    def _explain(self, lengths: Mapping[str, Tensor], labels: Tensor) -> str:
+        outside = (labels < 0) | (labels >= self.num_classes)
+        if outside.any():
+            row = int(outside.nonzero()[0])
+            return f"label {int(labels[row])} of sample {row} is not a class id in [0, {self.num_classes})"
+        for name, length in lengths.items():
+            for fault, rows in (("NaN or infinite", ~length.isfinite()), ("zero", length == 0)):
+                if rows.any():
+                    return (
+                        f"{name} of sample {int(rows.nonzero()[0])} is {fault} ({int(rows.sum())} of {len(rows)}); the"
+                        " backbone has diverged or died: lower the learning rate, warm up, or look at its input"
+                    )
+        raise AssertionError("unreachable: the caller saw a fault")
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> PrototypeHead:
+        if self.memory_dtype is None or self.memory is None:
+            super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+            return self
+        memory, self.memory = self.memory, None
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self.memory = memory.to(self.weight.device)
+        return self
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        self._finish_step()
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        destination[prefix + "step_count"] = torch.tensor(self.step_count)
+
+    def _load_from_state_dict(
+        self,
+        state_dict: Mapping[str, Any],
+        prefix: str,
+        local_metadata: Mapping[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        self._pending.clear()
+        state = {key: value for key, value in state_dict.items() if key.startswith(prefix)}
+        step_count = state.pop(prefix + "step_count", None)
+        if step_count is not None:
+            self.step_count = int(step_count)
+        elif strict:
+            missing_keys.append(prefix + "step_count")
+        self.memory = self.timer = None
+        if prefix + "memory" in state and prefix + "timer" in state:
+            self.memory = torch.empty_like(self.weight, dtype=self.memory_dtype, requires_grad=False)
+            self.timer = torch.zeros(self.num_classes, dtype=torch.int32, device=self.weight.device)
+        super()._load_from_state_dict(state, prefix, local_metadata, False, missing_keys, unexpected_keys, error_msgs)
+        if strict:
+            known = {prefix + name for name in ("weight", "memory", "timer")}
+            unexpected_keys.extend(key for key in state if key not in known)
+            missing_keys.extend([prefix + "weight"] if prefix + "weight" not in state else [])
+
+
+def _draw(num_classes: int, embedding_dim: int, seed: int) -> Float[Tensor, "classes dim"]:
+    """W ~ N(0, .01²), drawn in fixed blocks of class ids so that a row depends on the seed and its id alone."""
+    weight = torch.empty(num_classes, embedding_dim)
+    for first in range(0, num_classes, _DRAW_BLOCK):
+        block = weight[first : first + _DRAW_BLOCK]
+        state = np.random.SeedSequence((seed, first)).generate_state(1, np.uint64)
+        generator = torch.Generator().manual_seed(int(state[0]))
+        # normal_ fills short tensors in another order than long ones: always draw a whole block
+        block.copy_(
+            torch.empty(_DRAW_BLOCK, embedding_dim).normal_(0.0, _INITIAL_STD, generator=generator)[: len(block)]
+        )
+    return weight
+
+
+class _FinishWithBackward(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: FunctionCtx, loss: Tensor, finish: Callable[[], None]) -> Tensor:
+        ctx.finish = finish  # type: ignore[attr-defined]
+        return loss.view_as(loss)
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor, None]:
+        ctx.finish()  # type: ignore[attr-defined]
+        return gradient, None
+
+
+def _finish_with_backward(loss: Tensor, finish: Callable[[], None]) -> Tensor:
+    """``loss``, whose backward pass also calls ``finish``."""
+    result: Tensor = _FinishWithBackward.apply(loss, finish)  # type: ignore[no-untyped-call]
+    return result

@@ -1,0 +1,101 @@
+"""Variational Prototype Learning: a class is a distribution, and its prototype in a step is a draw from it.
+
+Deng, Guo, Yang, Lattas, Zafeiriou, "Variational Prototype Learning for Deep Face Recognition", CVPR 2021.
+
+The prototype v_j = W_j/‖W_j‖ of a class is mixed with M_j, the feature of that class that was seen last, for as
+long as that memory is young (its timer T_j > 0):
+
+    Z_j = (1 − λ·1{T_j>0})·v_j + λ·1{T_j>0}·M_j        u_j = Z_j/‖Z_j‖
+
+so that the softmax compares each sample with every prototype and every remembered sample at no extra logit.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn.functional import normalize
+
+
+@dataclass(frozen=True)
+class Variational:
+    """The hyper-parameters of variational prototypes.
+
+    Attributes:
+        lam: λ in [0, 1], the share of the memory in a prototype whose memory is alive. λ = 0 is the plain softmax.
+            Near λ = .5 the mixture of opposite vectors (M = −v) vanishes and its direction is undefined.
+        delta_t: Δt ≥ 1, the lifetime of a memory: it is injected in exactly the Δt steps after the one it was seen in.
+        start: the step (≥ 0) at which memory comes into being; the steps before it are plain. Features have to hold
+            still before a remembered one is worth anything.
+        renormalise: whether the mixture is brought back to unit length, as the authors' code does; False is the
+            paper's formula to the letter.
+
+    Raises:
+        ValueError: if a value lies outside its range.
+    """
+
+    lam: float = 0.15
+    delta_t: int = 200
+    start: int = 8000
+    renormalise: bool = True
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.lam <= 1.0:
+            raise ValueError(f"lam must lie in [0, 1], got {self.lam}")
+        if self.delta_t < 1:
+            raise ValueError(f"delta_t must be at least 1 step, got {self.delta_t}")
+        if self.start < 0:
+            raise ValueError(f"start must be a step count of at least 0, got {self.start}")
+
+
+def inject(
+    prototypes: Float[Tensor, "classes dim"],
+    memory: Float[Tensor, "classes dim"],
+    timer: Int[Tensor, " classes"],
+    lam: float,
+    renormalise: bool = True,
+) -> Float[Tensor, "classes dim"]:
+    """Variational prototypes u from unit prototypes v; the memory is a constant, so gradients reach v alone.
+
+    Args:
+        prototypes: v, unit rows.
+        memory: M, unit rows where the timer is positive (other rows are not looked at).
+        timer: T, steps for which a memory will still be injected.
+        lam: λ.
+        renormalise: whether u has unit rows.
+    """
+    alive = (timer > 0).unsqueeze(1)
+    mixture = (1.0 - lam) * prototypes + lam * memory.detach().to(prototypes.dtype)
+    if renormalise:
+        mixture = normalize(mixture, dim=1)
+    return torch.where(alive, mixture, prototypes)
+
+
+def remember(
+    memory: Float[Tensor, "classes dim"],
+    timer: Int[Tensor, " classes"],
+    features: Float[Tensor, "batch dim"],
+    labels: Int[Tensor, " batch"],
+    delta_t: int,
+) -> None:
+    """End a step, in place: M_y ← x and T_y ← Δt for the classes seen, T ← max(T − 1, 0) for all others.
+
+    Where a class occurs several times in the batch its last sample wins, on every device: positions are reduced to
+    one per class before anything is written, because the order of colliding writes is undefined.
+
+    Args:
+        memory: M, overwritten at the rows in ``labels``.
+        timer: T.
+        features: x, unit rows, in the order of the global batch.
+        labels: y, row numbers of ``memory``.
+        delta_t: Δt.
+    """
+    timer.sub_(1).clamp_(min=0)
+    seen, position = torch.unique(labels, return_inverse=True)
+    order = torch.arange(len(labels), device=labels.device)
+    last = torch.zeros_like(seen).scatter_reduce_(0, position, order, reduce="amax", include_self=True)
+    memory[seen] = features.detach()[last].to(memory.dtype)
+    timer[seen] = delta_t

@@ -1,0 +1,203 @@
+"""What a run folder says about its run, read once and checked, whatever part of it is missing."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from jaxtyping import Float, Int
+
+from vplface.errors import DataError
+
+FILES = (
+    "config.yaml",
+    "environment.json",
+    "metrics.jsonl",
+    "evaluation.json",
+    "model.json",
+    "model.safetensors",
+    "best/model.json",
+    "best/model.safetensors",
+    "sphere.npz",
+)
+
+
+@dataclass(frozen=True)
+class Sphere:
+    """An embedding of three dimensions, whose classes can be drawn as they are: the picture of the method.
+
+    All points have unit norm. ``variational`` is u = normalise((1 − λ)v + λM) where the timer runs, else v.
+    """
+
+    embeddings: Float[np.ndarray, "n 3"]
+    labels: Int[np.ndarray, " n"]
+    prototypes: Float[np.ndarray, "c 3"]
+    memory: Float[np.ndarray, "c 3"]
+    timer: Int[np.ndarray, " c"]
+    variational: Float[np.ndarray, "c 3"]
+    lam: float
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """One run, as its folder tells it; what the folder lacks is empty here."""
+
+    folder: Path
+    name: str
+    config: Mapping[str, Any] = field(default_factory=dict)
+    environment: Mapping[str, Any] = field(default_factory=dict)
+    card: Mapping[str, Any] = field(default_factory=dict)
+    """``model.json``: backbone, embedding size, training data, preprocessing."""
+    training: Sequence[Mapping[str, Any]] = ()
+    """The training lines of ``metrics.jsonl``, by increasing step."""
+    validation: Sequence[Mapping[str, Any]] = ()
+    """Its validation lines: {"step", "validation": {set: {metric: value}}}."""
+    truncated: bool = False
+    """The last line of ``metrics.jsonl`` breaks off: the run was killed while it wrote."""
+    evaluations: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """{set name: ``Evaluation.to_dict()``}."""
+    sphere: Sphere | None = None
+    files: Mapping[str, str] = field(default_factory=dict)
+    """{path inside the folder: SHA-256}."""
+    seeds: Sequence[int] = ()
+    """The seeds whose figures are averaged in ``evaluations``; everything else is of the first."""
+
+    def series(self, key: str) -> tuple[Float[np.ndarray, " k"], Float[np.ndarray, " k"]]:
+        """Steps and values of one logged quantity; lines that lack it are left out, NaN stays as a gap."""
+        points = [(line["step"], line[key]) for line in self.training if _is_number(line.get(key))]
+        steps, values = zip(*points, strict=True) if points else ((), ())
+        return np.array(steps, dtype=np.float64), np.array(values, dtype=np.float64)
+
+    def last(self, key: str) -> float | None:
+        """The last finite value of one logged quantity."""
+        values = self.series(key)[1]
+        values = values[np.isfinite(values)]
+        return float(values[-1]) if len(values) else None
+
+
+def read_run(folder: str | Path) -> RunRecord:
+    """Read a run folder; every file in it is optional, but the folder must hold at least one of them.
+
+    Raises:
+        DataError: the folder is missing or holds nothing of a run, or a file in it is damaged (named with its
+            line). A last line of ``metrics.jsonl`` that breaks off is what a killed run leaves, and no error.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such run folder")
+    present = [name for name in FILES if (folder / name).is_file()]
+    if not present:
+        raise DataError(
+            f"{folder}: not a run folder: it holds none of {', '.join(FILES[:4])}; "
+            "give the folder that `vplface train` wrote"
+        )
+    training, validation, truncated = _read_metrics(folder / "metrics.jsonl")
+    return RunRecord(
+        folder=folder,
+        name=folder.resolve().name,
+        config=_read_mapping(folder / "config.yaml"),
+        environment=_read_mapping(folder / "environment.json"),
+        card=_read_mapping(folder / "model.json"),
+        training=training,
+        validation=validation,
+        truncated=truncated,
+        evaluations={
+            name: value for name, value in _read_mapping(folder / "evaluation.json").items() if isinstance(value, dict)
+        },
+        sphere=_read_sphere(folder / "sphere.npz"),
+        files={name: _sha256(folder / name) for name in present},
+    )
+
+
+def read_comparison(runs: Sequence[RunRecord]) -> Mapping[str, Mapping[str, Any]]:
+    """The paired differences that lie next to the arms, {set: {metric: {...}}}; empty if there are none."""
+    parents = {run.folder.resolve().parent for run in runs}
+    if len(parents) != 1 or len(runs) < 2:
+        return {}
+    entries = _read_mapping(parents.pop() / "comparison.json")
+    return {name: value for name, value in entries.items() if isinstance(value, dict)}
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _read_mapping(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        text = path.read_text(encoding="utf-8")
+        content = yaml.safe_load(text) if path.suffix == ".yaml" else json.loads(text)
+    except (UnicodeDecodeError, yaml.YAMLError, json.JSONDecodeError) as error:
+        raise DataError(f"{path}: damaged: {error}") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise DataError(f"{path}: expected a mapping at the top level, found {type(content).__name__}")
+    return {str(key): value for key, value in content.items()}
+
+
+def _read_metrics(path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]], bool]:
+    if not path.is_file():
+        return [], [], False
+    content = path.read_bytes()
+    lines = content.split(b"\n")
+    training: list[dict[str, Any]] = []
+    validation: list[dict[str, Any]] = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            entry = json.loads(line)
+            if not isinstance(entry, dict) or not _is_number(entry.get("step")):
+                raise ValueError('expected an object with a number under "step"')
+        except ValueError as error:
+            if number == len(lines):  # no newline after it: the writer was stopped within the line
+                return training, validation, True
+            raise DataError(f"{path}, line {number}: {error}; mend or delete this line") from error
+        kind = validation if "validation" in entry else training
+        # A resumed run repeats the steps after its checkpoint: what it says last holds.
+        while kind and kind[-1]["step"] >= entry["step"]:
+            kind.pop()
+        kind.append(entry)
+    return training, validation, False
+
+
+def _read_sphere(path: Path) -> Sphere | None:
+    if not path.is_file():
+        return None
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            found = {name: np.asarray(arrays[name]) for name in arrays.files}
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path}: damaged: {error}") from error
+    names = ("embeddings", "labels", "prototypes", "memory", "timer", "variational", "lam")
+    if missing := [name for name in names if name not in found]:
+        raise DataError(f"{path}: lacks the array {missing[0]!r}; it holds {', '.join(found) or 'nothing'}")
+    n, c = len(found["embeddings"]), len(found["prototypes"])
+    shapes = dict(zip(names, ((n, 3), (n,), (c, 3), (c, 3), (c,), (c, 3), ()), strict=True))
+    for name, shape in shapes.items():
+        if found[name].shape != shape:
+            raise DataError(f"{path}: {name!r} has shape {found[name].shape}, expected {shape}")
+    labels = found["labels"]
+    if n and not (labels.min() >= 0 and labels.max() < c):
+        raise DataError(f"{path}: 'labels' must lie in 0 … {c - 1}, the rows of 'prototypes'")
+    vectors = {name: _unit(found[name]) for name in ("embeddings", "prototypes", "memory", "variational")}
+    return Sphere(**vectors, labels=labels, timer=found["timer"], lam=float(found["lam"]))
+
+
+def _unit(points: Float[np.ndarray, "n 3"]) -> Float[np.ndarray, "n 3"]:
+    norms = np.linalg.norm(points, axis=1, keepdims=True)
+    return np.asarray(points / np.where(norms > 0, norms, 1.0), dtype=np.float64)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,204 @@
+"""Which arm is ahead, said in one sentence that claims no more than the paired intervals show."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from vplface.report.chart import SUPERSCRIPT
+from vplface.report.plots import interval, number, quoted_far
+from vplface.report.record import RunRecord
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A paired difference, second arm minus first, on the same pairs."""
+
+    set_name: str
+    metric: str
+    value: float
+    ci95: tuple[float, float]
+    distinguishable: bool
+
+
+def differences(
+    runs: Sequence[RunRecord], comparison: Mapping[str, Mapping[str, Any]]
+) -> tuple[list[Difference], list[str]]:
+    """The usable entries of a comparison of two arms, and why others are not used.
+
+    An entry is used only if it agrees with the two arms' own figures: a stale file, or one written for another
+    order of the arms, must not name the wrong winner. A difference counts as distinguishable only if its
+    interval excludes 0 and its author agrees.
+    """
+    if len(runs) != 2:
+        return [], ["comparison.json compares two arms and was not used for this page."] if comparison else []
+    used, notes = [], []
+    for set_name, entries in comparison.items():
+        for metric, entry in entries.items():
+            if not isinstance(entry, Mapping):
+                continue
+            value, ci95 = number(entry.get("difference")), interval(entry)
+            if value is None:
+                continue
+            if ci95 is None:
+                notes.append(f"The paired difference of {metric_name(metric)} on {set_name} has no interval.")
+                continue
+            first, second = (metric_value(run, set_name, metric) for run in runs)
+            slack = (ci95[1] - ci95[0]) / 2 + 1e-6
+            if first is None or second is None or abs((second - first) - value) > slack:
+                notes.append(
+                    f"The paired difference of {metric_name(metric)} on {set_name} in comparison.json does not "
+                    "belong to these two runs in this order, and was not used."
+                )
+                continue
+            excludes = ci95[0] > 0 or ci95[1] < 0
+            agreed = entry.get("distinguishable", True) is not False
+            used.append(Difference(set_name, metric, value, ci95, excludes and agreed))
+    used.sort(key=lambda d: (list(comparison).index(d.set_name), metric_order(d.metric)))
+    return used, notes
+
+
+def verdict(runs: Sequence[RunRecord], used: Sequence[Difference]) -> str:
+    """One sentence: the figure of a single run, or how two arms compare, or why that is not known."""
+    if len(runs) == 1:
+        return _single(runs[0])
+    if not used:
+        return (
+            f"No paired difference of these {len(runs)} runs with an interval is at hand, so this page does not say "
+            "which is better; whether the intervals of single runs overlap does not decide it."
+        )
+    first, second = (run.name for run in runs)
+    level = "95\N{NO-BREAK SPACE}%"
+    if not any(difference.distinguishable for difference in used):
+        if len(used) == 1:
+            return (
+                f"{first} and {second} cannot be told apart: the {level} interval of their difference, "
+                f"{_amount(used[0], second, first)}, contains 0."
+            )
+        return (
+            f"{first} and {second} cannot be told apart: the {level} intervals of all {len(used)} paired "
+            "differences contain 0."
+        )
+    set_names = list(dict.fromkeys(difference.set_name for difference in used))
+    clauses = [_on_set([d for d in used if d.set_name == name], first, second) for name in set_names]
+    if len(clauses) == 1:
+        return f"{clauses[0]}."
+    return " ".join(f"On {name}, {clause}." for name, clause in zip(set_names, clauses, strict=True))
+
+
+def cautions(runs: Sequence[RunRecord], used: Sequence[Difference]) -> list[str]:
+    """What a reader of the verdict must bear in mind."""
+    said = []
+    seeds = max((len(run.seeds) for run in runs), default=1)
+    if seeds > 1:
+        said.append(
+            f"Figures are means over {seeds} seeds, their intervals resample people and seeds; curves, histograms and "
+            f"pictures are those of seed {runs[0].seeds[0]}."
+        )
+    elif len(runs) > 1:
+        said.append(
+            "Each arm is one training run: the intervals say how the figures depend on the people tested, not how they "
+            "would change with another seed."
+        )
+    if len(used) > 1:
+        said.append(
+            f"{len(used)} differences are examined together; of twenty 95\N{NO-BREAK SPACE}% intervals, about one "
+            "excludes 0 by chance alone."
+        )
+    for run in runs:
+        reached, planned = run.training[-1]["step"] if run.training else None, number(run.environment.get("steps"))
+        if reached is not None and planned is not None and reached < planned:
+            said.append(f"{run.name} was stopped: its log ends at step {reached:,} of {planned:,.0f}.")
+        elif run.truncated:
+            said.append(f"The log of {run.name} breaks off within a line: the run was stopped while it wrote.")
+    return said
+
+
+def metric_value(run: RunRecord, set_name: str, metric: str) -> float | None:
+    """A metric of an arm on a set, if it was measured."""
+    metrics = run.evaluations.get(set_name, {}).get("metrics")
+    entry = metrics.get(metric) if isinstance(metrics, Mapping) else None
+    return number(entry.get("value")) if isinstance(entry, Mapping) else None
+
+
+def metric_name(metric: str) -> str:
+    """``tar@far=1e-3`` as a reader wants it."""
+    if metric == "accuracy@best_threshold":
+        return "accuracy at the best threshold"
+    if (far := quoted_far(metric)) is None:
+        return metric.replace("_", " ")
+    mantissa, _, exponent = f"{far:.0e}".partition("e")
+    if float(f"{mantissa}e{exponent}") != far:
+        return f"TAR at FAR {far:g}"
+    factor = "" if mantissa == "1" else f"{mantissa}·"
+    return f"TAR at FAR {factor}10{str(int(exponent)).translate(SUPERSCRIPT)}"
+
+
+def metric_order(metric: str) -> tuple[int, float, str]:
+    """Accuracy first, then TAR from the loosest FAR to the strictest, then the rest."""
+    far = quoted_far(metric)
+    return (0 if metric.startswith("accuracy") else 1 if far is not None else 2, -(far or 0.0), metric)
+
+
+def _single(run: RunRecord) -> str:
+    for set_name, evaluation in run.evaluations.items():
+        metrics = evaluation.get("metrics")
+        if not isinstance(metrics, Mapping):
+            continue
+        for metric in sorted(metrics, key=metric_order):
+            value = metric_value(run, set_name, metric)
+            if value is None:
+                continue
+            ci95 = interval(metrics[metric])
+            bounds = f" (95\N{NO-BREAK SPACE}% interval {100 * ci95[0]:.1f} to {100 * ci95[1]:.1f})" if ci95 else ""
+            sentence = f"{run.name} reaches {100 * value:.1f} % {metric_name(metric)}{bounds} on {set_name}"
+            if metric == "accuracy" and ci95 and ci95[0] <= 0.5 <= ci95[1]:
+                sentence += ", which cannot be told from guessing"
+            return sentence + "."
+    return f"{run.name} has not been evaluated."
+
+
+def _on_set(of_set: Sequence[Difference], first: str, second: str) -> str:
+    """Who is ahead in what: figures for the first metric of each side, the other metrics by name."""
+    clauses = []
+    for winner, sign in ((first, -1), (second, 1)):
+        ahead = [d for d in of_set if d.distinguishable and d.ci95[0] * sign > 0]
+        if ahead:
+            lead = ahead[0]
+            clause = (
+                f"{winner} is ahead by {_points(abs(lead.value))} of {metric_name(lead.metric)} {_bounds(lead, sign)}"
+            )
+            clauses.append(clause + (f", and in {_metrics(ahead[1:])}" if ahead[1:] else ""))
+    if unclear := [d for d in of_set if not d.distinguishable]:
+        where = f"in {_metrics(unclear)} " if clauses else ""
+        clauses.append(f"{where}the two cannot be told apart")
+    return "; ".join(clauses)
+
+
+def _metrics(differences_: Sequence[Difference]) -> str:
+    """Metrics by name, those at several FARs taken together."""
+    names = [metric_name(difference.metric) for difference in differences_]
+    prefix = "TAR at FAR "
+    at_far = [name for name in names if name.startswith(prefix)]
+    rates = [_listed([at_far[0], *(name.removeprefix(prefix) for name in at_far[1:])])] if at_far else []
+    return _listed([*(name for name in names if name not in at_far), *rates])
+
+
+def _points(value: float) -> str:
+    amount = f"{100 * value:.1f}"
+    return f"{amount} point" if amount == "1.0" else f"{amount} points"
+
+
+def _bounds(difference: Difference, sign: int) -> str:
+    low, high = (f"{end:.1f}".replace("-", "−") for end in sorted(100 * sign * end for end in difference.ci95))
+    return f"(95\N{NO-BREAK SPACE}% interval {low} to {high})"
+
+
+def _amount(difference: Difference, second: str, first: str) -> str:
+    points = f"{100 * difference.value:+.1f}".replace("-", "−")
+    return f"{points} points of {metric_name(difference.metric)} for {second} over {first} {_bounds(difference, 1)}"
+
+
+def _listed(words: Sequence[str]) -> str:
+    return words[0] if len(words) == 1 else ", ".join(words[:-1]) + " and " + words[-1]

@@ -1,0 +1,54 @@
+"""The margin softmax as it is defined, in plain autograd: every faster backend is tested against this file."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn.functional import cross_entropy, linear, normalize
+
+from vplface.margins import Margin
+from vplface.prototypes import inject
+
+
+class Injection(NamedTuple):
+    """What is mixed into the prototypes in a step: M, T and λ (see ``prototypes.variational``)."""
+
+    memory: Float[Tensor, "classes dim"]
+    timer: Int[Tensor, " classes"]
+    lam: float
+    renormalise: bool
+
+
+def class_prototypes(weight: Float[Tensor, "classes dim"], injection: Injection | None) -> Float[Tensor, "classes dim"]:
+    """v = W/‖W‖, or the variational u where there is an injection."""
+    prototypes = normalize(weight, dim=1)
+    return prototypes if injection is None else inject(prototypes, *injection)
+
+
+def margin_softmax(
+    features: Float[Tensor, "batch dim"],
+    labels: Int[Tensor, " batch"],
+    weight: Float[Tensor, "classes dim"],
+    margin: Margin,
+    injection: Injection | None = None,
+) -> Float[Tensor, ""]:
+    """Mean cross-entropy over N classes of the logits s·cosθ_ij, the target's after its margin.
+
+    cosθ_ij = u_j·x_i. Under autocast the product runs in autocast's type; margin and softmax never run below
+    float32.
+
+    Args:
+        features: x, unit rows.
+        labels: y, row numbers of ``weight``.
+        weight: W, rows of any length.
+        margin: changes the target cosine and gives the scale s.
+        injection: memory to mix into the prototypes; None for the plain softmax.
+    """
+    cosine = linear(features, class_prototypes(weight, injection))
+    cosine = cosine.to(torch.promote_types(cosine.dtype, torch.float32))
+    target = margin.target(cosine.gather(1, labels.unsqueeze(1)).squeeze(1))
+    logits = margin.scale * cosine.scatter(1, labels.unsqueeze(1), target.unsqueeze(1))
+    return cross_entropy(logits, labels)

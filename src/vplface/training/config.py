@@ -1,0 +1,394 @@
+"""What a training run is made of: one validated configuration, read from YAML and ``key=value`` overrides."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError, model_validator
+
+from vplface.data.augment import Augmentation
+from vplface.errors import ConfigError, UsageError
+from vplface.margins import ArcFace, CombinedMargin, CosFace, Margin, NormSoftmax
+from vplface.prototypes import Variational
+
+MARGINS: dict[str, type] = {
+    "arcface": ArcFace,
+    "combined": CombinedMargin,
+    "cosface": CosFace,
+    "normsoftmax": NormSoftmax,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Duration:
+    """A length of training, in optimiser steps or in epochs.
+
+    Attributes:
+        amount: how many.
+        unit: of what.
+    """
+
+    amount: float
+    unit: Literal["steps", "epochs"] = "steps"
+
+    def steps(self, steps_per_epoch: int) -> int:
+        """The length in steps, epochs rounded to whole steps."""
+        return round(self.amount * (steps_per_epoch if self.unit == "epochs" else 1))
+
+    def __str__(self) -> str:
+        return f"{self.amount:g} {self.unit}"
+
+
+def _read_duration(value: object) -> object:
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        return value
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(steps?|epochs?)?\s*", str(value))
+    if match is None:
+        raise ValueError(f"{value!r} is not a duration; write a number of steps (500) or of epochs (3 epochs)")
+    unit: Literal["steps", "epochs"] = "epochs" if (match[2] or "").startswith("epoch") else "steps"
+    return Duration(float(match[1]), unit)
+
+
+def _read_margin(value: object) -> object:
+    if not isinstance(value, Mapping):
+        return value
+    options = dict(value)
+    name = options.pop("name", "arcface")
+    if name not in MARGINS:
+        raise ValueError(f"margin.name {name!r} is unknown{_nearest(str(name), MARGINS)}")
+    known = [field.name for field in dataclasses.fields(MARGINS[name])]
+    for key in options:
+        if key not in known:
+            raise ValueError(f"margin.{key} is not an option of {name}{_nearest(str(key), known)}")
+    return MARGINS[name](**options)
+
+
+def _write_margin(margin: Margin) -> dict[str, Any]:
+    name = next(name for name, kind in MARGINS.items() if type(margin) is kind)
+    return {"name": name, **vars(margin)}
+
+
+Length = Annotated[Duration, BeforeValidator(_read_duration), PlainSerializer(str)]
+MarginField = Annotated[Any, BeforeValidator(_read_margin), PlainSerializer(_write_margin)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
+
+
+class Synthetic(_Section):
+    """Generated faces, written to the folder of the source that asks for them if they are not there yet."""
+
+    identities: int = Field(gt=0)
+    pictures: int = Field(gt=0)
+    seed: int = Field(default=0, ge=0)
+    first_identity: int = Field(default=0, ge=0)
+    tail: float = Field(default=0.0, ge=0.0)
+    fewest: int = Field(default=1, gt=0)
+    label_noise: float = Field(default=0.0, ge=0.0, le=1.0)
+    difficulty: float = Field(default=1.0, ge=0.0)
+
+
+class Source(_Section):
+    """A folder of pictures, identity/picture."""
+
+    folder: Path
+    people: Path | None = None
+    exclude: Path | None = None
+    min_pictures: int = Field(default=1, ge=1)
+    max_pictures: int | None = Field(default=None, ge=1)
+    synthetic: Synthetic | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_path(cls, value: object) -> object:
+        return {"folder": value} if isinstance(value, str | Path) else value
+
+
+class Data(_Section):
+    """What is trained on."""
+
+    train: list[Source] = Field(min_length=1)
+    holdout: float = Field(default=0.0, ge=0.0, lt=1.0)
+    augmentation: Augmentation = Augmentation()
+    workers: int | None = Field(default=None, ge=0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_one(cls, value: object) -> object:
+        if isinstance(value, Mapping) and isinstance(value.get("train"), str | Mapping):
+            return {**value, "train": [value["train"]]}
+        return value
+
+
+class Backbone(_Section):
+    """The network, picture → embedding."""
+
+    name: str = "tiny"
+    embedding_dim: int = Field(default=128, ge=1)
+    options: dict[str, Any] = {}
+    weights: Path | None = None
+
+
+class Injection(_Section):
+    """``vplface.Variational``, its lifetime and start in steps or epochs."""
+
+    lam: float = Field(default=0.15, ge=0.0, le=1.0)
+    delta_t: Length = Duration(1, "epochs")
+    start: Length = Duration(0)
+    renormalise: bool = True
+
+    def resolve(self, steps_per_epoch: int) -> Variational:
+        """The hyper-parameters in steps."""
+        delta_t, start = (length.steps(steps_per_epoch) for length in (self.delta_t, self.start))
+        return Variational(self.lam, max(delta_t, 1), start, self.renormalise)
+
+
+class Optimizer(_Section):
+    """How weights move."""
+
+    name: Literal["sgd", "adamw"] = "sgd"
+    lr: float = Field(default=0.1, gt=0.0)
+    momentum: float = Field(default=0.9, ge=0.0, lt=1.0)
+    weight_decay: float = Field(default=5e-4, ge=0.0)
+    head_lr_scale: float = Field(default=1.0, gt=0.0)
+    clip: float | None = Field(default=5.0, gt=0.0)
+
+
+class Schedule(_Section):
+    """How long, and how the learning rate goes there."""
+
+    name: Literal["cosine", "step", "polynomial", "constant"] = "cosine"
+    length: Length = Duration(20, "epochs")
+    warmup: Length = Duration(1, "epochs")
+    milestones: list[Length] = []
+    gamma: float = Field(default=0.1, gt=0.0, le=1.0)
+    power: float = Field(default=2.0, gt=0.0)
+
+
+class EvaluationSet(_Section):
+    """Pictures and the question asked about them: a list of pairs, pairs drawn in 10 folds, or all pairs of people."""
+
+    name: str
+    folder: Path
+    pairs: Path | None = None
+    threshold_pairs: Path | None = None
+    people: Path | None = None
+    balanced_pairs: int | None = Field(default=None, ge=20, multiple_of=20)
+    synthetic: Synthetic | None = None
+
+    @model_validator(mode="after")
+    def _one_question(self) -> EvaluationSet:
+        if sum(question is not None for question in (self.pairs, self.people, self.balanced_pairs)) > 1:
+            raise ValueError("give one of pairs (a list), balanced_pairs (drawn) and people (all their pairs)")
+        if self.threshold_pairs is not None and self.pairs is None:
+            raise ValueError("threshold_pairs needs pairs to apply the threshold to")
+        return self
+
+
+class Evaluation(_Section):
+    """What is measured, during training and at its end."""
+
+    sets: list[EvaluationSet] = []
+    flip: Literal["none", "sum"] = "sum"
+    fars: list[float] = [1e-2, 1e-3, 1e-4]
+    bootstrap: int = Field(default=500, ge=0)
+    seed: int = Field(default=0, ge=0)
+    every: Length | None = None
+    best: str | None = None
+
+
+class Config(_Section):
+    """A training run."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    output: Path = Path("runs")
+    seed: int = Field(default=0, ge=0)
+    data: Data
+    backbone: Backbone = Backbone()
+    margin: MarginField = ArcFace(32.0, 0.4)
+    variational: Injection | None = None
+    optimizer: Optimizer = Optimizer()
+    schedule: Schedule = Schedule()
+    batch_size: int = Field(default=128, ge=1)
+    accumulate: int = Field(default=1, ge=1)
+    ema: float | None = Field(default=None, gt=0.0, lt=1.0)
+    precision: Literal["float32", "bfloat16"] = "float32"
+    compile: bool = False
+    device: str = "auto"
+    threads: int | None = Field(default=None, ge=1)
+    evaluation: Evaluation = Evaluation()
+    log_every: Length = Duration(20)
+    drift_every: Length = Duration(1, "epochs")
+    checkpoint_every: Length = Duration(1, "epochs")
+    sphere: bool = False
+    arms: dict[str, dict[str, Any]] = {}
+
+    @property
+    def run_folder(self) -> Path:
+        """Where the run is kept."""
+        return self.output / self.name
+
+    def to_yaml(self) -> str:
+        """The whole configuration, defaults included, as read_config reads it."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def read_config(recipe: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """Read a recipe and apply ``key=value`` overrides (``optimizer.lr=0.05``, ``data.train.0.min_pictures=2``).
+
+    Args:
+        recipe: the path of a YAML file, a run folder, or the name of a recipe that is shipped (``lfw``).
+        overrides: dotted keys and YAML values.
+
+    Raises:
+        ConfigError: naming the file and the key, and the nearest known one where a key is unknown.
+        UsageError: the same, where the fault is in an override.
+    """
+    raw = read_recipe(recipe)
+    try:
+        return build_config(merge(raw, overrides), str(recipe))
+    except ConfigError as error:
+        if overrides and _is_valid(raw):
+            raise UsageError(str(error)) from error
+        raise
+
+
+def shipped_recipes() -> list[str]:
+    """The names of the recipes that come with the package."""
+    folder = files("vplface").joinpath("configs")
+    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+
+
+def read_recipe(recipe: str | Path) -> dict[str, Any]:
+    """The raw contents of a recipe; see ``read_config``."""
+    path = Path(recipe)
+    if path.joinpath("config.yaml").is_file():
+        path = path / "config.yaml"
+    if path.is_file():
+        text = path.read_text(encoding="utf-8")
+    elif path.stem in shipped_recipes() and str(path.parent) in (".", "configs"):
+        text = files("vplface").joinpath("configs", f"{path.stem}.yaml").read_text(encoding="utf-8")
+    else:
+        known = shipped_recipes()
+        raise ConfigError(
+            f"no configuration {str(recipe)!r}: neither a file nor a shipped recipe{_nearest(path.stem, known)}"
+            f" (shipped: {', '.join(known)})"
+        )
+    try:
+        raw = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{recipe} is not valid YAML: {error}") from error
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{recipe} must hold a mapping of keys to values")
+    return raw
+
+
+def merge(raw: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
+    """A copy of ``raw`` with ``key=value`` overrides applied.
+
+    Raises:
+        UsageError: if an override is not of the form key=value, or walks into something that is no mapping or list.
+    """
+    merged: dict[str, Any] = yaml.safe_load(yaml.safe_dump(dict(raw)))
+    for override in overrides:
+        key, separator, text = override.partition("=")
+        if not separator or not key:
+            raise UsageError(f"{override!r} is not of the form key=value, e.g. optimizer.lr=0.05")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise UsageError(f"the value of {key!r} is not valid YAML: {text!r}") from error
+        place: Any = merged
+        *parents, last = key.split(".")
+        for part in parents:
+            place = _enter(place, part, key)
+        if isinstance(place, list):
+            place[_index(place, last, key)] = value
+        else:
+            place[last] = value
+    return merged
+
+
+def overlay(raw: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """``raw`` with nested ``changes`` laid over it; a value that is not a mapping replaces what was there."""
+    result = dict(raw)
+    for key, value in changes.items():
+        below = result.get(key)
+        result[key] = overlay(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
+    return result
+
+
+def build_config(raw: Mapping[str, Any], origin: str) -> Config:
+    """Validate raw values; see ``read_config``."""
+    _refuse_unknown(Config, raw, (), origin)
+    try:
+        return Config.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        more = f" ({error.error_count() - 1} more)" if error.error_count() > 1 else ""
+        message = first["msg"].removeprefix("Value error, ")
+        given = "" if first["type"] == "missing" else f", got {first['input']!r}"
+        raise ConfigError(f"{origin}: {key}: {message}{given}{more}") from error
+
+
+def _is_valid(raw: Mapping[str, Any]) -> bool:
+    try:
+        build_config(raw, "")
+    except ConfigError:
+        return False
+    return True
+
+
+def _enter(place: Any, part: str, key: str) -> Any:
+    if isinstance(place, list):
+        return place[_index(place, part, key)]
+    if place.get(part) is None:
+        place[part] = {}
+    if not isinstance(place[part], dict | list):
+        raise UsageError(f"cannot set {key!r}: {part!r} holds the value {place[part]!r}")
+    return place[part]
+
+
+def _index(place: list[Any], part: str, key: str) -> int:
+    if not part.isdigit() or int(part) >= len(place):
+        raise UsageError(f"cannot set {key!r}: {part!r} is not an index in 0..{len(place) - 1}")
+    return int(part)
+
+
+def _refuse_unknown(kind: Any, raw: object, where: tuple[str, ...], origin: str) -> None:
+    """Walk raw values beside the types that will hold them, so that a typo is answered with the nearest key."""
+    if isinstance(raw, list):
+        for index, item in enumerate(raw):
+            _refuse_unknown(kind, item, (*where, str(index)), origin)
+    if not isinstance(raw, Mapping):
+        return
+    if issubclass(kind, BaseModel):
+        annotations: dict[str, Any] = {name: field.annotation for name, field in kind.model_fields.items()}
+    else:
+        annotations = {field.name: None for field in dataclasses.fields(kind)}
+    for key, value in raw.items():
+        if key not in annotations:
+            place = ".".join((*where, str(key)))
+            raise ConfigError(f"{origin}: unknown key {place!r}{_nearest(str(key), annotations)}")
+        for section in _sections(annotations[key]):
+            _refuse_unknown(section, value, (*where, key), origin)
+
+
+def _sections(annotation: Any) -> list[type]:
+    if isinstance(annotation, type) and (issubclass(annotation, BaseModel) or annotation is Augmentation):
+        return [annotation]
+    return [section for part in get_args(annotation) for section in _sections(part)]
+
+
+def _nearest(word: str, known: Iterable[str]) -> str:
+    matches = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {matches[0]!r}?" if matches else f"; known: {', '.join(known)}"

@@ -1,0 +1,120 @@
+"""What a run leaves to read: metrics.jsonl, TensorBoard, and the environment it ran in."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+
+from vplface.errors import DataError, import_extra
+from vplface.files import replacing
+
+PACKAGES = ("vplface", "torch", "numpy", "opencv-python-headless", "safetensors")
+
+
+class Journal:
+    """Appends a line of JSON a measurement to metrics.jsonl, and the same numbers to TensorBoard.
+
+    Args:
+        folder: the run folder.
+        first_step: lines of later steps are dropped: a resumed run takes those steps again.
+    """
+
+    def __init__(self, folder: Path, first_step: int) -> None:
+        self._path = folder / "metrics.jsonl"
+        kept = [line for line in self._lines() if _step(line) <= first_step] if first_step else []
+        with replacing(self._path) as temporary:
+            temporary.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+        self._file = self._path.open("a", encoding="utf-8")
+        tensorboard = import_extra("torch.utils.tensorboard", "train")
+        self._board = tensorboard.SummaryWriter(str(folder / "tensorboard"), purge_step=first_step)
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+        self._board.close()
+
+    def write(self, entry: Mapping[str, Any]) -> None:
+        """Append one measurement; ``entry["step"]`` says when it was taken.
+
+        Raises:
+            DataError: if the disk does not take it.
+        """
+        try:
+            self._file.write(json.dumps(entry) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise DataError(f"cannot write {self._path}: {error.strerror or error}") from error
+        for name, value in _numbers(entry, ""):
+            self._board.add_scalar(name, value, entry["step"])
+
+    def _lines(self) -> list[str]:
+        if not self._path.exists():
+            return []
+        return [line for line in self._path.read_text(encoding="utf-8").split("\n") if _step(line) >= 0]
+
+
+def environment() -> dict[str, Any]:
+    """What the run ran on: versions, processor, threads, devices, command line."""
+    return {
+        "command": " ".join(["vplface", *sys.argv[1:]]),
+        "python": platform.python_version(),
+        "platform": platform.platform(terse=True),
+        "processor": _processor(),
+        "cpus": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "packages": {name: _version(name) for name in PACKAGES},
+    }
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write ``value`` as readable JSON, atomically."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _step(line: str) -> int:
+    """The step of a line of metrics.jsonl; −1 for the torn last line of a killed run."""
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return -1
+
+
+def _numbers(value: Mapping[str, Any], prefix: str) -> list[tuple[str, float]]:
+    found: list[tuple[str, float]] = []
+    for key, item in value.items():
+        if isinstance(item, Mapping):
+            found += _numbers(item, f"{prefix}{key}/")
+        elif isinstance(item, int | float) and key != "step":
+            found.append((f"{prefix}{key}", item))
+    return found
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

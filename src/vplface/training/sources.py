@@ -1,0 +1,56 @@
+"""From the folders of a configuration to the sets of pictures that are trained on."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from vplface.data.image_folder import ImageFolder
+from vplface.data.pairs import read_people
+from vplface.data.pictures import Joined, PictureSet, Subset
+from vplface.data.synthetic import SyntheticFaces, write_synthetic
+from vplface.errors import ConfigError
+from vplface.training.config import Source, Synthetic
+
+
+def open_sources(sources: list[Source]) -> PictureSet:
+    """All pictures of the sources, their identities side by side.
+
+    Raises:
+        ConfigError: if fewer than two identities remain.
+        DataError: if a folder or a list is at fault.
+    """
+    sets = [open_source(source) for source in sources]
+    joined = sets[0] if len(sets) == 1 else Joined(sets)
+    if len(joined.identities) < 2:
+        folders = ", ".join(str(source.folder) for source in sources)
+        raise ConfigError(f"{folders}: {len(joined.identities)} identity remains; training needs at least two")
+    return joined
+
+
+def open_source(source: Source) -> PictureSet:
+    """The pictures of one source, generated first if it is synthetic."""
+    if source.synthetic is not None:
+        generate(source.folder, source.synthetic)
+    pictures = ImageFolder(
+        source.folder,
+        None if source.people is None else read_people(source.people),
+        source.min_pictures,
+        source.max_pictures,
+    )
+    if source.exclude is None:
+        return pictures
+    unwanted = _read_excluded(source.exclude)
+    return Subset(
+        pictures, [i for i, label in enumerate(pictures.labels) if pictures.identities[label] not in unwanted]
+    )
+
+
+def _read_excluded(path: Path) -> set[str]:
+    """The people on a list that an audit wrote: it may well have found nobody."""
+    return set(read_people(path)) if not path.is_file() or path.stat().st_size else set()
+
+
+def generate(folder: Path, synthetic: Synthetic) -> None:
+    """Write the generated faces of a source to its folder, unless they are there already."""
+    write_synthetic(folder, SyntheticFaces(**synthetic.model_dump()), workers=os.cpu_count() or 1)

@@ -1,0 +1,159 @@
+"""Everything a step of training depends on, built from a configuration."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from vplface.backbones import build, load_insightface
+from vplface.data.batches import ShuffledBatches
+from vplface.data.pictures import PictureSet, Preprocessing, split_identities
+from vplface.errors import ConfigError, VplfaceError
+from vplface.head import PrototypeHead
+from vplface.training.config import Config
+from vplface.training.drift import FeatureDrift
+from vplface.training.schedules import LearningRate
+from vplface.training.sources import open_sources
+
+PROBE_SIZE = 256
+
+
+@dataclass
+class Training:
+    """Everything a run consists of, before its first step or restored to a later one.
+
+    Attributes:
+        config: what was asked for.
+        device: where the networks are.
+        pictures: what is trained on.
+        heldout: identities kept aside for validation, if that was asked for.
+        batches: which pictures make up which step.
+        rate: learning rate over the run.
+        backbone: picture → embedding.
+        head: embedding → loss.
+        optimizer: of both; its last group is the head's, and biases and norms are not decayed.
+        average: the moving average of the backbone, if there is one.
+        drift: of the features of fixed pictures.
+        step: steps taken.
+        best: the best validation figure so far.
+        unreadable: pictures that could not be read so far, with the reason.
+    """
+
+    config: Config
+    device: torch.device
+    pictures: PictureSet
+    heldout: PictureSet | None
+    batches: ShuffledBatches
+    rate: LearningRate
+    backbone: nn.Module
+    head: PrototypeHead
+    optimizer: torch.optim.Optimizer
+    average: AveragedModel | None
+    drift: FeatureDrift
+    step: int = 0
+    best: float | None = None
+    unreadable: set[str] = field(default_factory=set)
+
+    @property
+    def model(self) -> nn.Module:
+        """The backbone to validate and to keep: the moving average where there is one."""
+        model: nn.Module = self.backbone if self.average is None else self.average.module
+        return model
+
+
+def prepare(config: Config) -> Training:
+    """Open the data and build networks, optimiser and schedule, all from ``config.seed``.
+
+    Raises:
+        ConfigError: if the configuration cannot be carried out.
+        DataError: if pictures or weights are at fault.
+    """
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    torch.manual_seed(config.seed)
+    device = _device(config.device)
+    pictures, heldout = open_sources(config.data.train), None
+    if config.data.holdout:
+        pictures, heldout = split_identities(pictures, config.data.holdout, config.evaluation.seed)
+    batches = ShuffledBatches(len(pictures), config.batch_size, config.seed)
+    per_epoch = len(batches)
+    steps = config.schedule.length.steps(per_epoch)
+    if steps < 1:
+        raise ConfigError(f"schedule.length: {config.schedule.length} is less than one step of {per_epoch} per epoch")
+    rate = LearningRate(
+        config.schedule.name,
+        steps,
+        config.schedule.warmup.steps(per_epoch),
+        [milestone.steps(per_epoch) for milestone in config.schedule.milestones],
+        config.schedule.gamma,
+        config.schedule.power,
+    )
+    backbone = build(config.backbone.name, config.backbone.embedding_dim, **config.backbone.options)
+    if config.backbone.weights is not None:
+        load_insightface(backbone, config.backbone.weights)
+    backbone = backbone.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    head = PrototypeHead(
+        len(pictures.identities),
+        config.backbone.embedding_dim,
+        margin=config.margin,
+        variational=None if config.variational is None else config.variational.resolve(per_epoch),
+        device=device,
+        seed=config.seed,
+    )
+    average = None
+    if config.ema is not None:
+        average = AveragedModel(backbone, multi_avg_fn=get_ema_multi_avg_fn(config.ema), use_buffers=True)  # type: ignore[no-untyped-call]
+    return Training(
+        config,
+        device,
+        pictures,
+        heldout,
+        batches,
+        rate,
+        backbone,
+        head,
+        _optimizer(config, backbone, head),
+        average,
+        FeatureDrift(Preprocessing()(_probe(pictures)).to(device)),
+    )
+
+
+def _probe(pictures: PictureSet) -> Tensor:
+    """The fixed pictures on which drift is measured: readable ones, evenly spaced over the set."""
+    probe = []
+    for index in torch.linspace(0, len(pictures) - 1, min(PROBE_SIZE, len(pictures))).long().tolist():
+        with contextlib.suppress(VplfaceError):
+            probe.append(torch.from_numpy(pictures.picture(index)))
+    if not probe:
+        raise ConfigError("none of the pictures can be read; look at one of them, and at the folder that was given")
+    return torch.stack(probe)
+
+
+def _optimizer(config: Config, backbone: nn.Module, head: PrototypeHead) -> torch.optim.Optimizer:
+    options = config.optimizer
+    trained = [p for p in backbone.parameters() if p.requires_grad]
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in trained if p.ndim > 1], "lr": options.lr},
+        {"params": [p for p in trained if p.ndim <= 1], "lr": options.lr, "weight_decay": 0.0},
+        {"params": list(head.parameters()), "lr": options.lr * options.head_lr_scale},
+    ]
+    groups = [{**group, "base_lr": group["lr"]} for group in groups]
+    if options.name == "sgd":
+        return torch.optim.SGD(groups, momentum=options.momentum, weight_decay=options.weight_decay)
+    return torch.optim.AdamW(groups, betas=(options.momentum, 0.999), weight_decay=options.weight_decay)
+
+
+def _device(name: str) -> torch.device:
+    if name != "auto":
+        try:
+            device = torch.device(name)
+            torch.empty(1, device=device)
+        except (RuntimeError, AssertionError) as error:
+            raise ConfigError(f"device {name!r} cannot be used: {str(error).splitlines()[0]}") from error
+        return device
+    return torch.device("cuda" if torch.cuda.is_available() else "mps" if torch.mps.is_available() else "cpu")

@@ -1,0 +1,162 @@
+"""The evaluation sets of a configuration, measured as often as training asks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, Int64
+
+from vplface.data.balanced import balanced_pairs
+from vplface.data.image_folder import ImageFolder
+from vplface.data.pairs import Pairs, read_pairs, read_people, resolve
+from vplface.data.pictures import Picture, PictureSet, Subset, split_identities
+from vplface.embedder import Embedder
+from vplface.errors import ConfigError
+from vplface.evaluation import Evaluation, evaluate_all_pairs_embedded, evaluate_pairs_embedded
+from vplface.training.config import Config, EvaluationSet
+from vplface.training.config import Evaluation as Settings
+from vplface.training.sources import generate, open_sources
+
+HOLDOUT = "holdout"
+PREFERRED = ("tar@far=1e-3", "tar@far=1e-2", "accuracy", "accuracy@best_threshold")
+
+
+@dataclass(frozen=True)
+class _Question:
+    """A set of pictures, which of them are used, and what is asked: pairs, or (None) all pairs of those used."""
+
+    source: str
+    pictures: PictureSet
+    used: Int64[np.ndarray, " m"]
+    pairs: Pairs | None
+    threshold_pairs: Pairs | None
+
+
+class Validation:
+    """Puts every question of a configuration to a model; a picture that several sets share is embedded once.
+
+    Args:
+        settings: the evaluation section of the configuration.
+        heldout: people kept out of training, asked about under the name ``holdout``; None for none.
+
+    Raises:
+        DataError: if pictures or lists are at fault, so that a run fails before its first step and not at its end.
+        ConfigError: if two sets have one name, or ``best`` names none of them.
+    """
+
+    def __init__(self, settings: Settings, heldout: PictureSet | None) -> None:
+        self.settings = settings
+        folders: dict[str, ImageFolder] = {}
+        self.questions = {entry.name: _open(entry, folders, settings.seed) for entry in settings.sets}
+        if len(self.questions) < len(settings.sets):
+            raise ConfigError("evaluation.sets: two sets have the same name")
+        if heldout is not None:
+            self.questions[HOLDOUT] = _Question(HOLDOUT, heldout, np.arange(len(heldout)), None, None)
+        if settings.best is not None and settings.best.rpartition("/")[0] not in self.questions:
+            raise ConfigError(
+                f"evaluation.best: {settings.best!r} must be SET/METRIC, with SET one of"
+                f" {', '.join(self.questions) or 'none'}"
+            )
+
+    def run(self, embedder: Embedder, bootstrap: int) -> dict[str, Evaluation]:
+        """Evaluate a model on every set.
+
+        Args:
+            embedder: the model.
+            bootstrap: resamples of the people for the intervals; 0 for none.
+        """
+        settings = self.settings
+        embedded = {source: self._embed(embedder, source) for source in {q.source for q in self.questions.values()}}
+        evaluations = {}
+        for name, question in self.questions.items():
+            embeddings = embedded[question.source]
+            if question.pairs is not None:
+                evaluations[name] = evaluate_pairs_embedded(
+                    embeddings,
+                    question.pictures,
+                    question.pairs,
+                    name=name,
+                    threshold_pairs=question.threshold_pairs,
+                    flip=settings.flip,
+                    fars=settings.fars,
+                    bootstrap=bootstrap,
+                    seed=settings.seed,
+                )
+            else:
+                evaluations[name] = evaluate_all_pairs_embedded(
+                    embeddings[question.used],
+                    Subset(question.pictures, question.used),
+                    name=name,
+                    flip=settings.flip,
+                    fars=settings.fars,
+                    bootstrap=bootstrap,
+                    seed=settings.seed,
+                )
+        return evaluations
+
+    def criterion(self, values: Mapping[str, Mapping[str, float | None]]) -> float | None:
+        """The figure by which the best model is kept: ``best`` of the settings, or the first telling one there is."""
+        if self.settings.best is not None:
+            name, _, metric = self.settings.best.rpartition("/")
+            if metric not in values[name]:
+                raise ConfigError(f"evaluation.best: {name!r} has no metric {metric!r}, only {', '.join(values[name])}")
+            return values[name][metric]
+        figures = [of_set.get(metric) for metric in PREFERRED for of_set in values.values()]
+        return next((figure for figure in figures if figure is not None), None)
+
+    def picture(self, set_name: str, name: str) -> Picture | None:
+        """A picture of an evaluation set by its name; None if there is none."""
+        question = self.questions.get(set_name)
+        if question is None:
+            return None
+        found = (index for index in question.used if question.pictures.name(int(index)) == name)
+        index = next(found, None)
+        return None if index is None else question.pictures.picture(int(index))
+
+    def _embed(self, embedder: Embedder, source: str) -> Float[np.ndarray, "n dim"]:
+        sharing = [question for question in self.questions.values() if question.source == source]
+        pictures = sharing[0].pictures
+        used = np.unique(np.concatenate([question.used for question in sharing]))
+        embeddings = np.full((len(pictures), embedder.dim), np.nan, np.float32)
+        embeddings[used] = embedder.embed_set(pictures, used, flip=self.settings.flip, description="evaluating")
+        return embeddings
+
+
+def validation_of(config: Config) -> Validation:
+    """The questions of a configuration, for a model whose training is over."""
+    heldout = None
+    if config.data.holdout:
+        heldout = split_identities(open_sources(config.data.train), config.data.holdout, config.evaluation.seed)[1]
+    return Validation(config.evaluation, heldout)
+
+
+def _open(entry: EvaluationSet, folders: dict[str, ImageFolder], seed: int) -> _Question:
+    source = str(entry.folder)
+    if source not in folders:
+        if entry.synthetic is not None:
+            generate(Path(source), entry.synthetic)
+        folders[source] = ImageFolder(source)
+    pictures = folders[source]
+    used = np.arange(len(pictures))
+    if entry.people is not None:
+        people = set(read_people(entry.people))
+        wanted = [label for label, name in enumerate(pictures.identities) if name in people]
+        if len(wanted) < len(people):
+            raise ConfigError(
+                f"evaluation set {entry.name!r}: {len(people) - len(wanted)} of the {len(people)} people in"
+                f" {entry.people} are not in {source}"
+            )
+        used = np.flatnonzero(np.isin(pictures.labels, wanted))
+    pairs = threshold_pairs = None
+    if entry.balanced_pairs is not None:
+        pairs = balanced_pairs(pictures, entry.balanced_pairs, seed)
+    elif entry.pairs is not None:
+        pairs = read_pairs(entry.pairs)
+        threshold_pairs = None if entry.threshold_pairs is None else read_pairs(entry.threshold_pairs)
+    if pairs is not None:
+        lists = [pairs] if threshold_pairs is None else [pairs, threshold_pairs]
+        used = np.unique(np.concatenate([index for part in lists for index in resolve(part, pictures)]))
+    return _Question(source, pictures, used, pairs, threshold_pairs)

@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from vplface.backbones import BACKBONES, build
+from vplface.errors import ConfigError
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_every_backbone_keeps_the_contract(name):
+    if name in ("iresnet34", "iresnet50", "iresnet100", "iresnet200"):
+        with torch.device("meta"):
+            backbone, x = build(name, 24), torch.empty(2, 3, 112, 112)
+    else:
+        backbone, x = build(name, 24), torch.rand(2, 3, 112, 112)
+    assert backbone.eval()(x).shape == (2, 24)
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"), [("iresnet5O", "iresnet50"), ("IResNet18", "iresnet18"), ("mobilenet", "mobilefacenet")]
+)
+def test_unknown_name_names_the_nearest(name, nearest):
+    with pytest.raises(ConfigError, match=f"did you mean '{nearest}'"):
+        build(name)
+
+
+def test_unknown_name_lists_all():
+    with pytest.raises(ConfigError) as raised:
+        build("q")
+    assert all(name in str(raised.value) for name in BACKBONES)
+    assert "did you mean" not in str(raised.value)
+
+
+def test_unknown_option_names_the_valid_ones():
+    with pytest.raises(ConfigError, match=r"iresnet18.*'dropuot'.*did you mean 'dropout'.*options are dropout"):
+        build("iresnet18", 8, dropuot=0.1)
+    with pytest.raises(ConfigError, match="mobilefacenet: unknown option 'width'; it has no options"):
+        build("mobilefacenet", 8, width=2)
+    with pytest.raises(ConfigError, match="unknown option 'blocks'"):
+        build("iresnet18", 8, blocks=(1, 1, 1, 1))
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [({"dropout": 1.5}, "iresnet18.*1.5"), ({"dropout": "much"}, "iresnet18"), ({"embedding_dim": 0}, "got 0")],
+)
+def test_refused_values(options, words):
+    with pytest.raises(ConfigError, match=words):
+        build("iresnet18", **options)

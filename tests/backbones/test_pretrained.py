@@ -1,0 +1,158 @@
+from __future__ import annotations
+
+import os
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+from torch import nn
+
+from vplface.backbones import build, load_insightface
+from vplface.errors import DataError
+
+
+@pytest.fixture(scope="module")
+def source():
+    torch.manual_seed(3)
+    return build("iresnet18", 4)
+
+
+def target():
+    torch.manual_seed(4)
+    return build("iresnet18", 4)
+
+
+def assert_loaded(backbone, source):
+    for name, tensor in source.state_dict().items():
+        assert backbone.state_dict()[name].equal(tensor), name
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "backbone.", "module.backbone.", "_orig_mod.module."])
+def test_state_dict_with_any_prefix(tmp_path, source, prefix):
+    path = tmp_path / "backbone.pth"
+    torch.save({prefix + name: tensor for name, tensor in source.state_dict().items()}, path)
+    backbone = target()
+    assert not backbone.fc.weight.equal(source.fc.weight)
+    load_insightface(backbone, path)
+    assert_loaded(backbone, source)
+    assert not backbone.features.weight.requires_grad
+
+
+def test_training_checkpoint(tmp_path, source):
+    path = tmp_path / "checkpoint_gpu_0.pt"
+    torch.save({"epoch": 3, "global_step": 9, "state_dict_backbone": source.state_dict()}, path)
+    backbone = target()
+    load_insightface(backbone, str(path))
+    assert_loaded(backbone, source)
+
+
+def test_safetensors(tmp_path, source):
+    save_file(source.state_dict(), tmp_path / "model.safetensors")
+    backbone = target()
+    load_insightface(backbone, tmp_path / "model.safetensors")
+    assert_loaded(backbone, source)
+
+
+def test_another_depth_is_named(tmp_path):
+    path = tmp_path / "r34.pth"
+    torch.save(build("iresnet34", 4).state_dict(), path)
+    backbone = target()
+    before = backbone.fc.weight.clone()
+    with pytest.raises(DataError) as raised:
+        load_insightface(backbone, path)
+    message = str(raised.value)
+    assert "r34.pth" in message
+    assert "unexpected in the file: layer1.2.bn1.weight" in message
+    assert "fits backbone iresnet34 with embedding_dim 4" in message
+    assert backbone.fc.weight.equal(before)
+
+
+def test_another_dimension_is_named(tmp_path):
+    path = tmp_path / "wide.pth"
+    torch.save(build("iresnet18", 6).state_dict(), path)
+    with pytest.raises(DataError, match=r"fc.weight \(6, 25088\) instead of \(4, 25088\).*embedding_dim 6"):
+        load_insightface(target(), path)
+
+
+def test_no_backbone_fits(tmp_path):
+    path = tmp_path / "other.pth"
+    torch.save({"stem.weight": torch.zeros(2)}, path)
+    with pytest.raises(DataError, match=r"missing in the file: conv1.weight.* more; unexpected.*fits none of"):
+        load_insightface(target(), path)
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(DataError, match=r"absent.pth: no such file"):
+        load_insightface(nn.Linear(1, 1), tmp_path / "absent.pth")
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+@pytest.mark.parametrize("content", [b"", b"\x80", b"not weights at all", b"PK\x03\x04" + bytes(100)])
+def test_damaged_file(tmp_path, suffix, content):
+    path = tmp_path / f"damaged{suffix}"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match="damaged"):
+        load_insightface(nn.Linear(1, 1), path)
+
+
+def test_unreadable_file(tmp_path):
+    (tmp_path / "folder.pth").mkdir()
+    with pytest.raises(DataError, match="no such file"):
+        load_insightface(nn.Linear(1, 1), tmp_path / "folder.pth")
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 40), st.booleans())
+def test_random_damage_never_escapes_as_another_error(tmp_path_factory, seed, bytes_changed, legacy):
+    rng = np.random.default_rng(seed)
+    path = tmp_path_factory.mktemp("damage") / "small.pth"
+    torch.save({"a": torch.ones(3), "b": torch.zeros(2)}, path, _use_new_zipfile_serialization=not legacy)
+    content = np.frombuffer(path.read_bytes(), np.uint8).copy()
+    content[rng.integers(0, len(content), bytes_changed)] = rng.integers(0, 256, bytes_changed)
+    path.write_bytes(content.tobytes())
+    with pytest.raises(DataError):  # at the latest because these two tensors are no IResNet
+        load_insightface(nn.Linear(1, 1), path)
+
+
+def test_truncated_file(tmp_path):
+    path = tmp_path / "backbone.pth"
+    torch.save({"conv1.weight": torch.ones(64, 3, 3, 3)}, path)
+    path.write_bytes(path.read_bytes()[:-500])
+    with pytest.raises(DataError, match="damaged"):
+        load_insightface(nn.Linear(1, 1), path)
+
+
+@pytest.mark.parametrize("content", [[torch.zeros(2)], {}, {"fc.weight": 3.0}, {0: torch.zeros(2)}])
+def test_not_a_dictionary_of_tensors(tmp_path, content):
+    torch.save(content, tmp_path / "odd.pth")
+    with pytest.raises(DataError, match="dictionary of tensors"):
+        load_insightface(nn.Linear(1, 1), tmp_path / "odd.pth")
+
+
+def test_safetensors_without_tensors(tmp_path):
+    save_file({}, tmp_path / "empty.safetensors")
+    with pytest.raises(DataError, match="dictionary of tensors"):
+        load_insightface(nn.Linear(1, 1), tmp_path / "empty.safetensors")
+
+
+class Hostile:
+    def __init__(self, marker):
+        self.marker = marker
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.marker),)
+
+
+@pytest.mark.parametrize("save", [torch.save, lambda value, path: path.write_bytes(pickle.dumps(value, protocol=2))])
+def test_hostile_pickle_runs_nothing(tmp_path, save):
+    path, marker = tmp_path / "hostile.pth", tmp_path / "ran"
+    save({"conv1.weight": Hostile(marker)}, path)
+    with pytest.raises(DataError) as raised:
+        load_insightface(nn.Linear(1, 1), path)
+    assert not marker.exists()
+    assert "weights_only" not in str(raised.value)
+    torch.load(path, weights_only=False) if save is torch.save else pickle.loads(path.read_bytes())
+    assert marker.exists()  # the pickle would have run

@@ -1,0 +1,155 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vplface.data.image_folder import ImageFolder, _natural
+from vplface.data.pictures import UnreadablePictureError
+from vplface.errors import DataError
+
+
+def fill(root: Path, *names: str) -> Path:
+    """Write a picture for each name; its red is the number of the name."""
+    for number, name in enumerate(names):
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        colour = np.full((20, 20, 3), (0, 0, number), np.uint8)  # OpenCV writes BGR
+        path.write_bytes(cv2.imencode(path.suffix.lower(), colour)[1].tobytes())
+    return root
+
+
+def names(pictures: ImageFolder) -> list[str]:
+    return [pictures.name(index) for index in range(len(pictures))]
+
+
+def test_order_is_natural_and_pictures_follow_their_names(tmp_path: Path) -> None:
+    fill(tmp_path, "p10/a.png", "p9/10.png", "p9/9.png", "p9/1/x.bmp", "P1/z.WEBP", "p9/09.png")
+    pictures = ImageFolder(tmp_path)
+    assert list(pictures.identities) == ["P1", "p9", "p10"]
+    assert names(pictures) == ["P1/z.WEBP", "p9/1/x.bmp", "p9/09.png", "p9/9.png", "p9/10.png", "p10/a.png"]
+    assert pictures.labels.tolist() == [0, 1, 1, 1, 1, 2]
+    assert pictures.labels.dtype == np.int64
+    assert [int(pictures.picture(i)[50, 50, 0]) for i in (1, 2, 3, 4, 5)] == [3, 5, 2, 1, 0]
+    assert pictures.picture(1).shape == (112, 112, 3)
+    assert pictures.path(1) == tmp_path / "p9/1/x.bmp"
+    for outside in (-1, 6):
+        with pytest.raises(IndexError):
+            pictures.name(outside)
+
+
+def test_order_does_not_come_from_the_file_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(tmp_path, *(f"p{i}/{j}.png" for i in range(5) for j in range(5)))
+    expected = names(ImageFolder(tmp_path))
+    scandir = os.scandir
+
+    class Reversed:
+        def __init__(self, path: Path) -> None:
+            self.entries = sorted(scandir(path), key=lambda entry: entry.name, reverse=True)
+
+        def __enter__(self):
+            return iter(self.entries)
+
+        def __exit__(self, *_: object) -> None: ...
+
+    monkeypatch.setattr(os, "scandir", Reversed)
+    assert names(ImageFolder(tmp_path)) == expected
+
+
+@given(st.permutations(["", "1", "01", "9", "10", "010", "a", "a1", "a1b", "a01b", "a10", "a9", "b2c3", "b2c10"]))
+def test_natural_order_is_total(words: list[str]) -> None:
+    expected = ["", "01", "1", "9", "010", "10", "a", "a1", "a01b", "a1b", "a9", "a10", "b2c3", "b2c10"]
+    assert sorted(words, key=_natural) == expected
+
+
+def test_hidden_and_other_files_are_passed_over(tmp_path: Path) -> None:
+    fill(tmp_path, "a/1.png", ".cache/1.png", "a/.2.png", "a/.thumbs/3.png")
+    (tmp_path / "a/notes.txt").write_text("x")
+    (tmp_path / "README").write_text("x")
+    (tmp_path / "a/folder.jpg").mkdir()
+    (tmp_path / "nobody").mkdir()
+    pictures = ImageFolder(tmp_path)
+    assert names(pictures) == ["a/1.png"]
+    assert list(pictures.identities) == ["a"]
+
+
+def test_counts_choose_identities_and_pictures(tmp_path: Path) -> None:
+    fill(tmp_path, "a/1.png", "b/1.png", "b/2.png", "c/10.png", "c/2.png", "c/1.png")
+    pictures = ImageFolder(tmp_path, min_pictures=2, max_pictures=2)
+    assert names(pictures) == ["b/1.png", "b/2.png", "c/1.png", "c/2.png"]
+    assert pictures.labels.tolist() == [0, 0, 1, 1]
+    with pytest.raises(DataError, match="no identity has 4 pictures, the most is 3"):
+        ImageFolder(tmp_path, min_pictures=4)
+    with pytest.raises(ValueError, match="min_pictures"):
+        ImageFolder(tmp_path, min_pictures=0)
+    with pytest.raises(ValueError, match="max_pictures"):
+        ImageFolder(tmp_path, max_pictures=0)
+
+
+def test_people_choose_identities(tmp_path: Path) -> None:
+    fill(tmp_path, "a/1.png", "b/1.png", "c/1.png", "c/2.png")
+    (tmp_path / "empty").mkdir()
+    assert names(ImageFolder(tmp_path, people=["c", "a"])) == ["a/1.png", "c/1.png", "c/2.png"]
+    assert names(ImageFolder(tmp_path, people={"c", "a"}, min_pictures=2)) == ["c/1.png", "c/2.png"]
+    strangers = ["a", "empty", "..", "./a", f"../{tmp_path.name}/a", "x0", "x1"]
+    with pytest.raises(DataError, match=r"6 of the 7 people asked for have no pictures: .*, empty, x0, \.\.\.$"):
+        ImageFolder(tmp_path, people=strangers)
+    with pytest.raises(TypeError, match="collection of names"):
+        ImageFolder(tmp_path, people="abc")
+
+
+def test_what_is_wrong_with_the_root_is_said_with_the_layout(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"nowhere: does not exist; expected ROOT/IDENTITY/PICTURE"):
+        ImageFolder(tmp_path / "nowhere")
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(DataError, match=r"file: is not a folder; expected"):
+        ImageFolder(tmp_path / "file")
+    (tmp_path / "root/.hidden").mkdir(parents=True)
+    with pytest.raises(DataError, match="holds no identity folders; expected"):
+        ImageFolder(tmp_path / "root")
+    (tmp_path / "root/a").mkdir()
+    with pytest.raises(DataError, match="holds no pictures; expected"):
+        ImageFolder(tmp_path / "root")
+    fill(tmp_path / "root", "2.jpg", "1.jpg")
+    with pytest.raises(DataError, match=r"2 pictures lie directly in the root, '1\.jpg' for one; expected"):
+        ImageFolder(tmp_path / "root")
+
+
+def test_linked_folders_are_followed_but_not_in_circles(tmp_path: Path) -> None:
+    fill(tmp_path, "elsewhere/x/1.png", "root/a/1.png")
+    try:
+        (tmp_path / "root/b").symlink_to(tmp_path / "elsewhere")
+        (tmp_path / "elsewhere/x/up").symlink_to(tmp_path / "elsewhere")
+        (tmp_path / "root/a/self").symlink_to(tmp_path / "root/a")
+    except OSError:
+        pytest.skip("this file system has no links")
+    assert names(ImageFolder(tmp_path / "root")) == ["a/1.png", "b/x/1.png"]
+
+
+def test_names_beyond_ascii_and_beyond_unicode(tmp_path: Path) -> None:
+    fill(tmp_path, "Жанна/№ 1.png", "Åsa/1.png")
+    undecodable = os.fsdecode(b"\xff.png")
+    try:
+        (tmp_path / "Åsa" / undecodable).write_bytes((tmp_path / "Åsa/1.png").read_bytes())
+    except OSError:
+        pytest.skip("this file system takes only Unicode names")
+    pictures = ImageFolder(tmp_path)
+    assert set(names(pictures)) == {"Жанна/№ 1.png", "Åsa/1.png", f"Åsa/{undecodable}"}
+    for index in range(3):
+        assert pictures.picture(index).shape == (112, 112, 3)
+
+
+def test_pictures_that_cannot_be_used_are_reported_by_path(tmp_path: Path) -> None:
+    fill(tmp_path, "a/1.png", "a/2.png")
+    (tmp_path / "a/2.png").write_bytes(b"")
+    pictures = ImageFolder(tmp_path)
+    (tmp_path / "a/1.png").unlink()
+    with pytest.raises(UnreadablePictureError, match=r"a/1\.png: No such file"):
+        pictures.picture(0)
+    with pytest.raises(UnreadablePictureError, match=r"a/2\.png: the file is empty"):
+        pictures.picture(1)

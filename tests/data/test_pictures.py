@@ -1,0 +1,300 @@
+from __future__ import annotations
+
+import io
+import pickle
+import struct
+from contextlib import suppress
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from vplface.data.pictures import (
+    Joined,
+    Picture,
+    Preprocessing,
+    Subset,
+    UnreadablePictureError,
+    decode,
+    split_identities,
+)
+from vplface.errors import DataError
+
+
+def smooth_picture(height: int = 112, width: int = 112) -> np.ndarray:
+    """RGB with red growing downwards, green rightwards and blue constant: no two orientations look alike."""
+    rows, columns = np.mgrid[0:height, 0:width]
+    return np.stack(
+        [rows * 255 // (height - 1), columns * 255 // (width - 1), np.full((height, width), 40)], -1
+    ).astype(np.uint8)
+
+
+def encoded(picture: np.ndarray, kind: str, **options: object) -> bytes:
+    """Encode with Pillow, which shares no code with the reader under test."""
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+LOSSLESS = {"PNG": {}, "BMP": {}, "WEBP": {"lossless": True}}
+
+
+@pytest.mark.parametrize("kind", LOSSLESS)
+def test_lossless_formats_come_back_exactly_and_in_rgb(kind: str) -> None:
+    picture = smooth_picture()
+    decoded = decode(encoded(picture, kind, **LOSSLESS[kind]), "x")
+    assert decoded.dtype == np.uint8
+    assert decoded.flags.c_contiguous
+    np.testing.assert_array_equal(decoded, picture)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"), [("JPEG", {"quality": 95}), ("JPEG", {"progressive": True}), ("WEBP", {"quality": 95})]
+)
+def test_lossy_formats_come_back_nearly_and_in_rgb(kind: str, options: dict[str, object]) -> None:
+    picture = smooth_picture()
+    error = np.abs(decode(encoded(picture, kind, **options), "x").astype(int) - picture)
+    assert error.mean() < 6
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "BMP"])
+def test_grey_becomes_three_equal_channels(kind: str) -> None:
+    grey = smooth_picture()[..., 0]
+    decoded = decode(encoded(grey, kind), "x").astype(int)
+    assert np.abs(decoded - grey[..., None]).max() <= (3 if kind == "JPEG" else 0)
+
+
+def test_one_bit_pictures_are_read() -> None:
+    drawing = np.zeros((112, 112), bool)
+    drawing[:, 50:] = True
+    np.testing.assert_array_equal(decode(encoded(drawing, "PNG"), "x")[:, :, 1], drawing * np.uint8(255))
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP"])
+def test_transparency_is_composited_on_black(kind: str) -> None:
+    opacity = np.full((112, 112, 1), 128, np.uint8)
+    opacity[:20] = 0
+    picture = np.concatenate([np.full((112, 112, 3), (200, 100, 50), np.uint8), opacity], -1)
+    decoded = decode(encoded(picture, kind, **LOSSLESS[kind]), "x")
+    assert decoded[5, 5].tolist() == [0, 0, 0]
+    assert decoded[60, 60].tolist() == [100, 50, 25]  # 200 x 128/255 = 100.4, ...
+
+
+def test_palette_with_transparency_and_grey_with_alpha() -> None:
+    grey_alpha = Image.merge("LA", [Image.new("L", (112, 112), 200), Image.new("L", (112, 112), 128)])
+    palette = Image.new("P", (112, 112), 1)
+    palette.putpalette([0, 0, 0, 10, 20, 30])
+    for picture, expected in ((grey_alpha, [100, 100, 100]), (palette, [0, 0, 0])):
+        buffer = io.BytesIO()
+        picture.save(buffer, "PNG", **({"transparency": 1} if picture is palette else {}))
+        assert decode(buffer.getvalue(), "x")[50, 50].tolist() == expected
+
+
+def test_sixteen_bits_become_eight() -> None:
+    deep = smooth_picture().astype(np.uint16) * 257
+    data = cv2.imencode(".png", deep[..., ::-1])[1].tobytes()
+    np.testing.assert_array_equal(decode(data, "x"), smooth_picture())
+    with_alpha = np.dstack([deep[..., ::-1], np.full((112, 112), 65535, np.uint16)])
+    np.testing.assert_array_equal(decode(cv2.imencode(".png", with_alpha)[1].tobytes(), "x"), smooth_picture())
+
+
+@pytest.mark.parametrize(
+    ("orientation", "turned"),
+    [
+        (3, lambda p: np.rot90(p, 2)),
+        (2, np.fliplr),
+        (6, lambda p: np.rot90(p, -1)),  # "rotate 90° clockwise to view"
+        (8, lambda p: np.rot90(p, 1)),
+    ],
+)
+def test_exif_orientation_is_applied(orientation: int, turned) -> None:
+    picture = smooth_picture()
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    decoded = decode(encoded(picture, "JPEG", quality=95, exif=exif), "x")
+    assert np.abs(decoded.astype(int) - turned(picture)).mean() < 4
+
+
+@pytest.mark.parametrize("side", [(224, 224), (50, 60), (300, 80)])
+def test_other_sizes_are_resized(side: tuple[int, int]) -> None:
+    decoded = decode(encoded(smooth_picture(*side), "PNG"), "x")
+    assert np.abs(decoded.astype(int) - smooth_picture()).mean() < 4
+    assert decode(encoded(smooth_picture(*side), "PNG"), "x", size=64).shape == (64, 64, 3)
+
+
+def test_too_small_is_an_error_that_gives_the_size() -> None:
+    with pytest.raises(UnreadablePictureError, match=r"a/b\.png: too small: 200x15, needs 16"):
+        decode(encoded(smooth_picture(15, 200), "PNG"), "a/b.png")
+    assert decode(encoded(smooth_picture(16, 16), "PNG"), "x").shape == (112, 112, 3)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"), [("JPEG", {}), ("JPEG", {"progressive": True}), ("PNG", {}), ("WEBP", {}), ("BMP", {})]
+)
+def test_every_cut_is_noticed(kind: str, options: dict[str, object]) -> None:
+    data = encoded(smooth_picture(), kind, **options)
+    for length in {*range(0, len(data), max(1, len(data) // 60)), len(data) - 1, len(data) - 2}:
+        with pytest.raises(UnreadablePictureError, match=r"^some/where: "):
+            decode(data[:length], "some/where")
+
+
+def test_a_jpeg_cut_behind_its_embedded_thumbnail_is_noticed() -> None:
+    thumbnail = encoded(smooth_picture(32, 32), "JPEG")
+    application = b"Exif\0\0" + thumbnail
+    whole = encoded(smooth_picture(), "JPEG")
+    data = whole[:2] + b"\xff\xe1" + struct.pack(">H", len(application) + 2) + application + whole[2:]
+    assert decode(data, "x").shape == (112, 112, 3)
+    with pytest.raises(UnreadablePictureError, match="cut short"):
+        decode(data[:-200], "x")
+
+
+@pytest.mark.parametrize("tail", [b"\0" * 100, b"\xff\xff\xff", b"after the picture"])
+def test_bytes_after_a_jpeg_do_no_harm(tail: bytes) -> None:
+    assert decode(encoded(smooth_picture(), "JPEG") + tail, "x").shape == (112, 112, 3)
+
+
+def test_a_jpeg_with_its_end_overwritten_by_zeros_is_noticed() -> None:
+    data = encoded(smooth_picture(), "JPEG", quality=95)
+    with pytest.raises(UnreadablePictureError, match="cut short"):
+        decode(data[:1000] + b"\0" * (len(data) - 1000), "x")
+
+
+def test_a_flipped_bit_in_a_png_is_noticed() -> None:
+    data = bytearray(encoded(smooth_picture(), "PNG"))
+    data[len(data) // 2] ^= 4
+    with pytest.raises(UnreadablePictureError, match="damaged"):
+        decode(bytes(data), "x")
+
+
+HEADS = [b"", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF\x10\0\0\0WEBP", b"RIFF\x10\0\0\0WEBPVP8X", b"BM", b"GIF89a"]
+
+
+@given(st.sampled_from(HEADS), st.binary(max_size=200), st.sampled_from([b"", b"\xff\xd9"]))
+def test_garbage_is_unreadable_and_nothing_worse(head: bytes, body: bytes, tail: bytes) -> None:
+    with pytest.raises(UnreadablePictureError):
+        decode(head + body + tail, "garbage")
+
+
+@given(st.sampled_from(["JPEG", "PNG", "WEBP", "BMP"]), st.integers(0, 10**6), st.binary(min_size=1, max_size=8))
+def test_damage_gives_a_picture_or_unreadable(kind: str, position: int, patch: bytes) -> None:
+    data = bytearray(encoded(smooth_picture(40, 40), kind))
+    position %= len(data)
+    data[position : position + len(patch)] = patch
+    with suppress(UnreadablePictureError):
+        assert decode(bytes(data), "x").shape == (112, 112, 3)
+
+
+def test_the_error_survives_pickling() -> None:
+    error = pickle.loads(pickle.dumps(UnreadablePictureError("a.jpg", "broken")))
+    assert (error.where, error.reason, str(error)) == ("a.jpg", "broken", "a.jpg: broken")
+
+
+def test_default_preprocessing_is_exact() -> None:
+    levels = torch.arange(256, dtype=torch.uint8).repeat(148)[: 112 * 112 * 3].reshape(1, 112, 112, 3)
+    output = Preprocessing()(levels)
+    assert output.shape == (1, 3, 112, 112)
+    assert output.dtype == torch.float32
+    assert output.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(output, (levels.permute(0, 3, 1, 2).float() - 127.5) / 127.5)
+
+
+def test_preprocessing_with_other_colours_and_moments() -> None:
+    preprocessing = Preprocessing(size=2, color="bgr", mean=(0.1, 0.2, 0.3), std=(1.0, 2.0, 4.0))
+    red_green_blue = torch.tensor([51, 102, 204], dtype=torch.uint8).expand(1, 2, 2, 3)
+    output = preprocessing(red_green_blue)[0, :, 0, 0]
+    np.testing.assert_allclose(output, [0.8 - 0.1, (0.4 - 0.2) / 2, (0.2 - 0.3) / 4], atol=1e-6)
+    assert Preprocessing.from_dict(preprocessing.to_dict()) == preprocessing
+
+
+def test_preprocessing_refuses_what_it_cannot_mean() -> None:
+    with pytest.raises(TypeError, match="uint8"):
+        Preprocessing()(torch.zeros(1, 112, 112, 3))
+    with pytest.raises(ValueError, match=r"\[n, 112, 112, 3\]"):
+        Preprocessing()(torch.zeros(1, 3, 112, 112, dtype=torch.uint8))
+    with pytest.raises(ValueError, match="color"):
+        Preprocessing(color="RGB")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="std"):
+        Preprocessing(std=(0.0, 1.0, 1.0))
+    with pytest.raises(DataError, match="keys"):
+        Preprocessing.from_dict({"size": 112})
+    with pytest.raises(DataError, match="mean"):
+        Preprocessing.from_dict(Preprocessing().to_dict() | {"mean": [1, 2]})
+    with pytest.raises(DataError, match="preprocessing"):
+        Preprocessing.from_dict(Preprocessing().to_dict() | {"std": "abc"})
+
+
+@dataclass
+class Plain:
+    """A set whose picture i is filled with the value i."""
+
+    identities: list[str]
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def picture(self, index: int) -> Picture:
+        return np.full((112, 112, 3), index, np.uint8)
+
+    def name(self, index: int) -> str:
+        return f"{self.identities[self.labels[index]]}/{index}.png"
+
+
+def test_subset_relabels_to_the_identities_that_remain() -> None:
+    subset = Subset(Plain(["a", "b", "c", "d"], np.array([0, 1, 1, 2, 3])), [4, 1, 2])
+    assert list(subset.identities) == ["b", "d"]
+    assert subset.labels.tolist() == [1, 0, 0]
+    assert subset.labels.dtype == np.int64
+    assert subset.name(0) == "d/4.png"
+    assert subset.picture(2)[0, 0, 0] == 2
+    with pytest.raises(IndexError, match=r"0\.\.4"):
+        Subset(Plain(["a"], np.zeros(5, int)), [5])
+    with pytest.raises(IndexError, match=r"0\.\.4"):
+        Subset(Plain(["a"], np.zeros(5, int)), [-1])
+
+
+def test_joined_keeps_identities_of_one_name_apart() -> None:
+    joined = Joined(
+        [
+            Plain(["x", "y"], np.array([0, 1, 1])),
+            Plain(["y", "x (2)", "x"], np.array([0, 1, 2])),
+            Plain(["x"], np.array([0])),
+        ]
+    )
+    assert list(joined.identities) == ["x", "y", "y (2)", "x (2)", "x (3)", "x (4)"]
+    assert joined.labels.tolist() == [0, 1, 1, 2, 3, 4, 5]
+    assert [int(joined.picture(i)[0, 0, 0]) for i in range(len(joined))] == [0, 1, 2, 0, 1, 2, 0]
+    assert joined.name(3) == "y/0.png"
+    with pytest.raises(IndexError):
+        joined.picture(7)
+
+
+@given(st.integers(2, 60), st.floats(0.01, 0.99), st.integers(0, 5))
+def test_held_out_identities_are_disjoint_and_together_everyone(count: int, fraction: float, seed: int) -> None:
+    pictures = Plain([f"p{i}" for i in range(count)], np.arange(3 * count) % count)
+    rest, held_out = split_identities(pictures, fraction, seed)
+    assert set(rest.identities).isdisjoint(held_out.identities)
+    assert set(rest.identities) | set(held_out.identities) == set(pictures.identities)
+    assert len(rest) + len(held_out) == len(pictures)
+    assert len(held_out) == 3 * len(held_out.identities)
+    assert len(held_out.identities) == min(count - 1, max(1, round(fraction * count)))
+    again = split_identities(pictures, fraction, seed)[1]
+    assert list(again.identities) == list(held_out.identities)
+
+
+def test_who_is_held_out_depends_on_the_seed_but_not_on_order_or_company() -> None:
+    names = [f"p{i}" for i in range(100)]
+    held_out = set(split_identities(Plain(names, np.arange(100)), 0.3, 1)[1].identities)
+    assert held_out != set(split_identities(Plain(names, np.arange(100)), 0.3, 2)[1].identities)
+    assert held_out == set(split_identities(Plain(names[::-1], np.arange(100)), 0.3, 1)[1].identities)
+    grown = set(split_identities(Plain([*names, "new"], np.arange(101)), 0.3, 1)[1].identities)
+    assert len(held_out - grown) <= 1
+    with pytest.raises(DataError, match="at least 2"):
+        split_identities(Plain(["a"], np.zeros(3, int)), 0.5, 0)
+    with pytest.raises(ValueError, match="fraction"):
+        split_identities(Plain(names, np.arange(100)), 1.0, 0)

@@ -1,0 +1,310 @@
+from __future__ import annotations
+
+import json
+import math
+
+import cv2
+import numpy as np
+import pytest
+import typer
+from hypothesis import given
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+from vplface.cli.data_overlap import overlap
+from vplface.data.image_folder import ImageFolder
+from vplface.data.pairs import read_people
+from vplface.data.pictures import Preprocessing
+from vplface.embedder import Embedder, ModelCard
+from vplface.errors import DataError, UsageError
+from vplface.evaluation import overlap as module
+from vplface.evaluation.overlap import choose_threshold, estimated_rate, find_overlap, write_exclude_list
+
+DIM = 64
+
+
+class Set:
+    """Pictures that are nothing but their embeddings."""
+
+    def __init__(self, prefix, embeddings, labels, identities=None):
+        self.embeddings = np.asarray(embeddings, np.float32)
+        self.embeddings /= np.linalg.norm(self.embeddings, axis=1, keepdims=True)
+        self.labels = np.asarray(labels, np.int64)
+        self.identities = [f"{prefix}{i}" for i in range(identities or self.labels.max() + 1)]
+
+    def __len__(self):
+        return len(self.labels)
+
+    def name(self, index):
+        return f"{self.identities[self.labels[index]]}/{index}.png"
+
+
+class Stored:
+    def embed_set(self, pictures, indices, flip, batch_size, workers, description):
+        assert indices is None
+        assert flip == "sum"
+        return pictures.embeddings
+
+
+def people(rng, directions, pictures, noise=0.05):
+    labels = rng.permutation(np.repeat(np.arange(len(directions)), pictures))
+    return directions[labels] + noise * rng.normal(size=(len(labels), DIM)), labels
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+def test_planted_people_are_found_and_nobody_else(rng):
+    who = rng.normal(size=(250, DIM))
+    train = Set("t", *people(rng, who[:120], 5))
+    test = Set("e", *people(rng, who[[7, 33, 118, *range(130, 250)]], 3))
+    planted = {("t7", "e0"), ("t33", "e1"), ("t118", "e2")}
+    by_default = find_overlap(train, test, Stored())
+    assert {(match.train, match.test) for match in by_default.matches[:3]} == planted
+    assert by_default.expected_false_flags == pytest.approx(120 * 2 / 124)
+    assert by_default.threshold < 0.65
+    found = find_overlap(train, test, Stored(), threshold=0.75)
+    assert {(match.train, match.test) for match in found.matches} == planted
+    assert found.flagged == [match.train for match in found.matches]
+    similarities = [match.similarity for match in found.matches]
+    assert similarities == sorted(similarities, reverse=True)
+    assert found.nearest_below < 0.65
+    assert similarities[-1] > 0.95
+    assert (found.train_identities, found.test_identities) == (120, 123)
+    for match in found.matches:
+        assert train.name(match.train_index) == match.train_picture
+        assert test.name(match.test_index) == match.test_picture
+        assert match.train_picture.startswith(match.train + "/")
+        alike = (
+            train.embeddings[train.labels == int(match.train[1:])]
+            @ test.embeddings[test.labels == int(match.test[1:])].T
+        )
+        assert match.picture_similarity == pytest.approx(alike.max())
+        pair = train.embeddings[match.train_index] @ test.embeddings[match.test_index]
+        assert pair == pytest.approx(match.picture_similarity)
+
+
+@pytest.mark.parametrize("elements", [1, 50, 1 << 22])
+def test_every_pair_against_a_loop_whatever_the_blocks(rng, monkeypatch, elements):
+    monkeypatch.setattr(module, "_BLOCK_ELEMENTS", elements)
+    train = Set("t", *people(rng, rng.normal(size=(9, DIM)), 3, noise=1.0))
+    test = Set("e", *people(rng, rng.normal(size=(13, DIM)), 2, noise=1.0))
+
+    def mean(pictures, label):
+        total = sum(
+            e.astype(float) for e, owner in zip(pictures.embeddings, pictures.labels, strict=True) if owner == label
+        )
+        return total / math.sqrt(total @ total)
+
+    expected = {(f"t{i}", f"e{j}"): mean(train, i) @ mean(test, j) for i in range(9) for j in range(13)}
+    everything = find_overlap(train, test, Stored(), threshold=-1.0)
+    assert {(m.train, m.test): m.similarity for m in everything.matches} == pytest.approx(expected)
+    assert everything.nearest_below is None
+    assert len(everything.flagged) == 9
+    chosen = find_overlap(train, test, Stored(), threshold=0.2)
+    assert len(chosen.matches) == sum(value >= 0.2 for value in expected.values()) > 0
+    assert chosen.nearest_below == pytest.approx(max(value for value in expected.values() if value < 0.2))
+    nearest = [max(mean(test, i) @ mean(test, j) for j in range(13) if j != i) for i in range(13)]
+    assert chosen.false_flag_rate == (sum(value >= 0.2 for value in nearest) + 2) / 14
+    assert find_overlap(train, test, Stored(), false_flag_rate=0.3).threshold == pytest.approx(
+        choose_threshold(np.array(nearest), 0.3)
+    )
+
+
+def test_one_stray_picture_flags_nobody(rng):
+    who = rng.normal(size=(60, DIM))
+    embeddings, labels = people(rng, who[:10], 10)
+    embeddings[np.flatnonzero(labels == 4)[0]] = who[20]  # one of the ten shows somebody of the test set
+    test = Set("e", *people(rng, who[20:], 2))
+    assert find_overlap(Set("t", embeddings, labels), test, Stored()).matches == []
+
+
+def test_an_identity_that_matches_two_is_flagged_once(rng):
+    who = rng.normal(size=(30, DIM))
+    train = Set("t", *people(rng, who[:5], 4))
+    test = Set("e", *people(rng, who[[2, 2, *range(10, 30)]], 4))
+    found = find_overlap(train, test, Stored(), threshold=0.8)
+    assert {match.test for match in found.matches} == {"e0", "e1"}
+    assert found.flagged == ["t2"]
+
+
+def test_strangers_are_flagged_at_the_rate_that_is_stated(rng):
+    train = Set("t", rng.normal(size=(4000, DIM)), np.arange(4000))
+    test = Set("e", rng.normal(size=(1000, DIM)), np.arange(1000))
+    found = find_overlap(train, test, Stored(), false_flag_rate=0.05)
+    assert found.expected_false_flags == pytest.approx(200, abs=5)
+    assert 140 < len(found.flagged) < 260
+
+
+def test_no_overlap_and_an_identity_without_pictures(rng):
+    train = Set("t", np.eye(DIM)[:3], [0, 1, 3])
+    test = Set("e", np.eye(DIM)[10:20], np.arange(10), identities=11)
+    found = find_overlap(train, test, Stored())
+    assert found.matches == found.flagged == []
+    assert found.nearest_below == 0.0
+    assert json.loads(json.dumps(found.to_dict()))["matches"] == []
+
+
+def test_what_cannot_be_audited(rng):
+    train = Set("t", np.eye(DIM)[:3], [0, 1, 2])
+    with pytest.raises(DataError, match="1 identity"):
+        find_overlap(train, Set("e", np.eye(DIM)[:1], [0]), Stored())
+    with pytest.raises(ValueError, match="rate"):
+        find_overlap(train, train, Stored(), false_flag_rate=0.0)
+
+
+NEAREST = np.array([0.5, 0.9, 0.2, 0.8, 0.4, 0.8, 0.3, 0.1, 0.05])
+
+
+@pytest.mark.parametrize(
+    ("rate", "threshold", "reached"),
+    [
+        (0.2, math.nextafter(0.9, 1), 0.2),  # nobody of nine: (0 + 2)/10
+        (0.01, math.nextafter(0.9, 1), 0.2),  # as strict as nine people can show
+        (0.3, 0.85, 0.3),
+        (0.4, 0.85, 0.3),  # two are equally alike: both or neither
+        (0.5, 0.65, 0.5),
+        (0.99, 0.15, 0.9),
+    ],
+)
+def test_threshold_by_hand(rate, threshold, reached):
+    assert choose_threshold(NEAREST, rate) == pytest.approx(threshold, abs=1e-15)
+    assert estimated_rate(NEAREST, choose_threshold(NEAREST, rate)) == pytest.approx(reached)
+
+
+def test_estimated_rate_by_hand():
+    assert estimated_rate(NEAREST, 0.8) == 0.5  # at the threshold counts
+    assert estimated_rate(NEAREST, 1.0) == 0.2
+    assert estimated_rate(NEAREST, -1.0) == 1.0
+
+
+@given(
+    st.lists(st.floats(-1, 1) | st.sampled_from([0.0, 0.5]), min_size=1, max_size=300),
+    st.floats(0.001, 0.999),
+)
+def test_threshold_keeps_the_rate_and_no_lower_one_does(nearest, rate):
+    nearest = np.array(nearest)
+    threshold = choose_threshold(nearest, rate)
+    smallest = min(1.0, 2 / (len(nearest) + 1))
+    assert estimated_rate(nearest, threshold) <= max(rate, smallest) + 1e-9
+    lower = nearest[nearest < threshold]
+    assert estimated_rate(nearest, lower.max()) > max(rate, smallest) - 1e-9
+
+
+def test_exclude_list_is_a_list_of_people(tmp_path):
+    path = tmp_path / "deep" / "exclude.txt"
+    write_exclude_list(path, ["2880", "Zoë, Ω", "a b"])
+    assert read_people(path) == ["2880", "Zoë, Ω", "a b"]
+    write_exclude_list(path, [])
+    assert path.read_bytes() == b""
+    for name in ("two\tfields", "two\nlines", " blank"):
+        with pytest.raises(DataError, match="rename"):
+            write_exclude_list(path, ["fine", name])
+    assert path.read_bytes() == b""
+
+
+app = typer.Typer()
+app.command()(overlap)
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments], catch_exceptions=False)
+
+
+def bands(x):
+    """An embedding that mirroring does not change: the mean colour of 16 bands."""
+    return x.reshape(len(x), 3, 16, 7, 112).mean((3, 4)).flatten(1)
+
+
+@pytest.fixture
+def folders(tmp_path, rng, monkeypatch):
+    """Two folders, in which train/c and test/Ann, and train/a and test/Bo, show the same people."""
+    who = rng.integers(0, 256, (20, 16, 1, 3))
+    for folder, identities in (
+        ("train", {"a": 0, "b": 1, "c": 2, "d": 3}),
+        ("test", {"Ann": 2, "Bo": 0} | {f"x{i}": i for i in range(4, 16)}),
+    ):
+        for name, person in identities.items():
+            (tmp_path / folder / name).mkdir(parents=True)
+            for number in range(6):
+                picture = (who[person] + rng.integers(-8, 9, (16, 112, 3))).clip(0, 255).astype(np.uint8).repeat(7, 0)
+                cv2.imwrite(str(tmp_path / folder / name / f"{number}.png"), picture)
+    asked = []
+
+    def load(path, device, preprocessing):
+        asked.append((path, device, preprocessing))
+        return Embedder(bands, ModelCard("bands", 48, preprocessing=preprocessing or Preprocessing()))
+
+    monkeypatch.setattr(Embedder, "load", load)
+    return tmp_path, asked
+
+
+def test_command_as_json(folders):
+    root, asked = folders
+    out, sheet = root / "exclude.txt", root / "sheet.png"
+    command = [root / "train", "--against", root / "test", "--model", "judge.onnx", "--out", out, "--sheet", sheet]
+    options = ["--color", "bgr", "--mean", ".485,.456,.406", "--std", ".2,.3,.4", "--json"]
+    result = run(*command, *options)
+    report = json.loads(result.stdout)
+    assert result.exit_code == 0
+    assert asked[0][2] == Preprocessing(112, "bgr", (0.485, 0.456, 0.406), (0.2, 0.3, 0.4))
+    assert {(match["train"], match["test"]) for match in report["matches"]} == {("c", "Ann"), ("a", "Bo")}
+    assert report["schema"] == 1
+    assert report["protocol"]["flip"] == "sum"
+    assert report["expected_false_flags"] == pytest.approx(4 * 2 / 15)
+    assert set(report["files"]) == {str(out), str(sheet)}
+    assert read_people(out) == report["flagged"]
+    drawn = cv2.cvtColor(cv2.imread(str(sheet)), cv2.COLOR_BGR2RGB)
+    first = report["matches"][0]
+    train, test = ImageFolder(root / "train"), ImageFolder(root / "test")
+    top = 26 + 22  # below the note and the caption of the first match
+    np.testing.assert_array_equal(drawn[top : top + 112, :112], train.picture(first["train_index"]))
+    np.testing.assert_array_equal(drawn[top : top + 112, 472:584], test.picture(first["test_index"]))
+    assert drawn.shape == (26 + 2 * 134, 8 * 112 + 24, 3)
+
+
+def test_command_in_words_and_for_some_people(folders):
+    root, asked = folders
+    (root / "people.txt").write_text("Ann\nx4\nx5\nx6\n")
+    command = [root / "train", "--against", root / "test", "--model", "judge.onnx", "--people", root / "people.txt"]
+    result = run(*command, "--sheet", root / "sheet.jpg", "--threshold", "0.9")
+    assert asked[0][2] is None
+    assert "c is probably Ann" in result.stdout
+    assert "1 of 4 training identities flagged against 4 people of the test set, at similarity 0.900" in result.stdout
+    nothing = run(*command, "--threshold", "1", "--out", root / "none.txt", "--sheet", root / "none.png")
+    assert "0 of 4 training identities flagged" in nothing.stdout
+    assert (root / "none.txt").read_bytes() == b""
+    assert cv2.imread(str(root / "none.png")).shape[0] == 26
+
+
+def test_a_long_list_is_drawn_in_part(folders, monkeypatch):
+    root, _ = folders
+    monkeypatch.setattr("vplface.cli.data_overlap._ROWS", 3)
+    run(root / "train", "--against", root / "test", "--model", "m", "--threshold", "-1", "--sheet", root / "sheet.png")
+    assert cv2.imread(str(root / "sheet.png")).shape[0] == 26 + 3 * 134
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ["--rate", "0"],
+        ["--threshold", "45"],
+        ["--sheet", "sheet.gif"],
+        ["--mean", "0.5"],
+        ["--mean", "a,b,c"],
+        ["--std", "0,1,1"],
+    ],
+)
+def test_a_wrong_command_line(folders, wrong):
+    root, _ = folders
+    with pytest.raises(UsageError, match=wrong[0]):
+        run(root / "train", "--against", root / "test", "--model", "judge.onnx", *wrong)
+
+
+def test_an_unreadable_picture_is_named(folders):
+    root, _ = folders
+    (root / "train" / "b" / "3.png").write_bytes(b"no picture")
+    with pytest.raises(DataError, match=r"b/3\.png"):
+        run(root / "train", "--against", root / "test", "--model", "judge.onnx")

@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vplface.report.record import RunRecord
+from vplface.report.verdict import cautions, differences, metric_name, metric_order, verdict
+
+
+def arm(name: str, **metrics: float) -> RunRecord:
+    measured = {metric: {"value": value} for metric, value in metrics.items()}
+    return RunRecord(Path(name), name, evaluations={"LFW": {"metrics": measured}})
+
+
+def judged(
+    comparison: dict[str, dict[str, Any]], first: dict[str, float], second: dict[str, float]
+) -> tuple[str, list[str]]:
+    runs = [arm("plain", **first), arm("vpl", **second)]
+    used, notes = differences(runs, {"LFW": comparison})
+    return verdict(runs, used).replace("\N{NO-BREAK SPACE}", " "), notes
+
+
+def test_an_interval_that_contains_0_tells_nobody_apart() -> None:
+    entry = {"difference": 0.004, "ci95": [-0.002, 0.010], "distinguishable": False}
+    sentence, _ = judged({"accuracy": entry}, {"accuracy": 0.90}, {"accuracy": 0.904})
+    assert sentence == (
+        "plain and vpl cannot be told apart: the 95 % interval of their difference, "
+        "+0.4 points of accuracy for vpl over plain (95 % interval −0.2 to 1.0), contains 0."
+    )
+
+
+def test_the_interval_decides_even_if_the_file_claims_more() -> None:
+    entry = {"difference": 0.004, "ci95": [-0.002, 0.010], "distinguishable": True}
+    assert "cannot be told apart" in judged({"accuracy": entry}, {"accuracy": 0.90}, {"accuracy": 0.904})[0]
+
+
+def test_a_file_that_claims_less_is_believed() -> None:
+    entry = {"difference": 0.02, "ci95": [0.01, 0.03], "distinguishable": False}
+    assert "cannot be told apart" in judged({"accuracy": entry}, {"accuracy": 0.90}, {"accuracy": 0.92})[0]
+
+
+@pytest.mark.parametrize(("sign", "winner"), [(1, "vpl"), (-1, "plain")])
+def test_the_arm_ahead_is_named(sign: int, winner: str) -> None:
+    ends = sorted([sign * 0.01, sign * 0.03])
+    entry = {"difference": sign * 0.02, "ci95": ends, "distinguishable": True}
+    sentence, _ = judged({"accuracy": entry}, {"accuracy": 0.90}, {"accuracy": 0.90 + sign * 0.02})
+    assert sentence == f"{winner} is ahead by 2.0 points of accuracy (95 % interval 1.0 to 3.0)."
+
+
+def test_arms_that_win_at_different_things_are_both_named_and_the_rest_left_open() -> None:
+    sentence, _ = judged(
+        {
+            "tar@far=1e-4": {"difference": 0.01, "ci95": [-0.05, 0.07]},
+            "tar@far=1e-3": {"difference": 0.05, "ci95": [0.02, 0.08]},
+            "accuracy": {"difference": -0.02, "ci95": [-0.03, -0.01]},
+        },
+        {"accuracy": 0.9, "tar@far=1e-3": 0.5, "tar@far=1e-4": 0.3},
+        {"accuracy": 0.88, "tar@far=1e-3": 0.55, "tar@far=1e-4": 0.31},
+    )
+    assert sentence == (
+        "plain is ahead by 2.0 points of accuracy (95 % interval 1.0 to 3.0); "
+        "vpl is ahead by 5.0 points of TAR at FAR 10⁻³ (95 % interval 2.0 to 8.0); "
+        "in TAR at FAR 10⁻⁴ the two cannot be told apart."
+    )
+
+
+def test_a_comparison_of_other_runs_or_another_order_names_no_winner() -> None:
+    entry = {"difference": 0.02, "ci95": [0.01, 0.03], "distinguishable": True}
+    sentence, notes = judged({"accuracy": entry}, {"accuracy": 0.92}, {"accuracy": 0.90})
+    assert "ahead" not in sentence
+    assert "does not belong" in notes[0]
+
+
+def test_without_a_comparison_nobody_is_ahead() -> None:
+    runs = [arm("plain", accuracy=0.5), arm("vpl", accuracy=0.99)]
+    sentence = verdict(runs, [])
+    assert "does not say which is better" in sentence
+    assert "ahead" not in sentence
+
+
+def test_two_sets_are_told_one_by_one() -> None:
+    runs = [arm("plain", accuracy=0.90), arm("vpl", accuracy=0.92)]
+    runs = [
+        RunRecord(run.folder, run.name, evaluations={"LFW": run.evaluations["LFW"], "AgeDB": run.evaluations["LFW"]})
+        for run in runs
+    ]
+    clear, unclear = {"difference": 0.02, "ci95": [0.01, 0.03]}, {"difference": 0.02, "ci95": [-0.01, 0.05]}
+    used, _ = differences(runs, {"LFW": {"accuracy": clear}, "AgeDB": {"accuracy": unclear}})
+    assert verdict(runs, used).replace("\N{NO-BREAK SPACE}", " ") == (
+        "On LFW, vpl is ahead by 2.0 points of accuracy (95 % interval 1.0 to 3.0). "
+        "On AgeDB, the two cannot be told apart."
+    )
+
+
+def test_a_single_run_at_chance_is_called_guessing() -> None:
+    guessing = RunRecord(
+        Path("run"), "run", evaluations={"LFW": {"metrics": {"accuracy": {"value": 0.51, "ci95": [0.48, 0.54]}}}}
+    )
+    assert verdict([guessing], []).endswith("which cannot be told from guessing.")
+    assert verdict([RunRecord(Path("run"), "run")], []) == "run has not been evaluated."
+
+
+@pytest.mark.parametrize("entry", [{}, {"difference": None, "ci95": [0, 1]}, {"difference": 0.1, "ci95": [0.1]}, 7])
+def test_half_an_entry_is_no_entry(entry: Any) -> None:
+    sentence, _ = judged({"accuracy": entry}, {"accuracy": 0.9}, {"accuracy": 0.9})
+    assert "does not say which is better" in sentence
+
+
+def test_cautions_name_the_run_that_was_stopped() -> None:
+    stopped = RunRecord(Path("a"), "a", environment={"steps": 3000}, training=[{"step": 1200}])
+    torn = RunRecord(Path("b"), "b", truncated=True)
+    finished = RunRecord(Path("c"), "c", environment={"steps": 3000}, training=[{"step": 3000}])
+    assert "a was stopped: its log ends at step 1,200 of 3,000." in cautions([stopped], [])
+    assert any("b breaks off" in said for said in cautions([torn], []))
+    assert cautions([finished], []) == []
+
+
+def test_metric_names_and_their_order() -> None:
+    names = ["eer", "tar@far=1e-4", "accuracy", "tar@far=1e-2", "tar@far=5e-3"]
+    assert [metric_name(name) for name in sorted(names, key=metric_order)] == [
+        "accuracy",
+        "TAR at FAR 10⁻²",
+        "TAR at FAR 5·10⁻³",
+        "TAR at FAR 10⁻⁴",
+        "eer",
+    ]

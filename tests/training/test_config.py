@@ -1,0 +1,138 @@
+import pytest
+import yaml
+
+from vplface import ArcFace, CosFace, Variational
+from vplface.errors import ConfigError, UsageError
+from vplface.training.config import Duration, build_config, merge, overlay, read_config, shipped_recipes
+
+MINIMAL = {"name": "x", "data": {"train": "faces"}}
+
+
+@pytest.mark.parametrize("recipe", shipped_recipes())
+def test_shipped_recipes_are_valid_and_survive_a_round_trip(recipe, tmp_path):
+    config = read_config(recipe)
+    stored = tmp_path / "config.yaml"
+    stored.write_text(config.to_yaml(), encoding="utf-8")
+    assert read_config(tmp_path) == config
+    for arm in config.arms.values():
+        build_config(overlay(config.model_dump(mode="json"), arm), recipe)
+
+
+def test_recipes_are_found_by_name_and_by_the_path_of_the_documentation():
+    assert read_config("quickstart") == read_config("configs/quickstart.yaml") == read_config("quickstart.yaml")
+
+
+def test_a_path_stands_for_a_source_and_one_source_for_a_list():
+    config = build_config(MINIMAL, "x")
+    assert str(config.data.train[0].folder) == "faces"
+    assert (
+        build_config({"name": "x", "data": {"train": {"folder": "f", "min_pictures": 2}}}, "x")
+        .data.train[0]
+        .min_pictures
+        == 2
+    )
+
+
+def test_overrides_reach_nested_keys_lists_and_new_sections():
+    merged = merge(
+        {"a": {"b": 1}, "l": [{"k": 1}, 2]}, ["a.b=2.5", "l.0.k=[1, 2]", "l.1=text", "new.section.key=null", "a.c=x=y"]
+    )
+    assert merged == {
+        "a": {"b": 2.5, "c": "x=y"},
+        "l": [{"k": [1, 2]}, "text"],
+        "new": {"section": {"key": None}},
+    }
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("optimizer", "key=value"),
+        ("=3", "key=value"),
+        ("l.5.k=1", "not an index in 0..0"),
+        ("a.b.c=1", "holds the value 1"),
+        ("a.b=[1", "not valid YAML"),
+    ],
+)
+def test_malformed_overrides_are_refused(override, message):
+    with pytest.raises(UsageError, match=message):
+        merge({"a": {"b": 1}, "l": [{"k": 1}]}, [override])
+
+
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        ({**MINIMAL, "optimiser": {}}, "unknown key 'optimiser'; did you mean 'optimizer'"),
+        ({**MINIMAL, "optimizer": {"learning_rate": 1}}, "unknown key 'optimizer.learning_rate'"),
+        ({**MINIMAL, "data": {"train": [{"foldr": "x"}]}}, "'data.train.0.foldr'; did you mean 'folder'"),
+        (
+            {**MINIMAL, "data": {"train": "x", "augmentation": {"flp": 1}}},
+            "'data.augmentation.flp'; did you mean 'flip'",
+        ),
+        ({**MINIMAL, "variational": {"lambda": 0.1}}, "'variational.lambda'; did you mean 'lam'"),
+        ({**MINIMAL, "margin": {"name": "arcfce"}}, "did you mean 'arcface'"),
+        ({**MINIMAL, "margin": {"name": "cosface", "m1": 1}}, "margin.m1 is not an option of cosface"),
+        ({**MINIMAL, "margin": {"name": "arcface", "scale": -1}}, "scale must be positive"),
+        ({**MINIMAL, "variational": {"lam": 2}}, "variational.lam.*less than or equal to 1"),
+        ({**MINIMAL, "schedule": {"length": "5 weeks"}}, "schedule.length.*not a duration"),
+        ({**MINIMAL, "batch_size": "many"}, "batch_size.*'many'"),
+        ({**MINIMAL, "name": "../up"}, "name"),
+        ({"name": "x"}, "data.*required"),
+        (
+            {**MINIMAL, "evaluation": {"sets": [{"name": "a", "folder": "f", "pairs": "p", "people": "q"}]}},
+            "give one of pairs",
+        ),
+    ],
+)
+def test_faults_are_named_with_their_key(raw, message):
+    with pytest.raises(ConfigError, match=message):
+        build_config(raw, "x")
+
+
+def test_the_command_line_is_blamed_for_its_own_faults_and_the_file_for_others(tmp_path):
+    with pytest.raises(UsageError, match="did you mean 'lr'"):
+        read_config("quickstart", ["optimizer.lrr=1"])
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("name: x\ndata: {trian: f}\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"broken.yaml: unknown key 'data.trian'"):
+        read_config(broken, ["seed=1"])
+
+
+@pytest.mark.parametrize(("text", "message"), [("a: [", "not valid YAML"), ("- 1", "mapping"), ("", "mapping")])
+def test_files_that_are_no_configuration(tmp_path, text, message):
+    path = tmp_path / "c.yaml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError, match=message):
+        read_config(path)
+
+
+def test_an_unknown_recipe_names_the_nearest():
+    with pytest.raises(ConfigError, match="did you mean 'quickstart'"):
+        read_config("quikstart")
+
+
+def test_durations():
+    assert Duration(1.5, "epochs").steps(10) == 15
+    assert Duration(7).steps(10) == 7
+    config = build_config({**MINIMAL, "schedule": {"length": 300, "warmup": "2 epochs"}}, "x")
+    assert config.schedule.length == Duration(300)
+    assert config.schedule.warmup == Duration(2, "epochs")
+
+
+def test_margins_and_injection_become_the_objects_of_the_head():
+    config = build_config(
+        {
+            **MINIMAL,
+            "margin": {"name": "cosface", "scale": 30},
+            "variational": {"lam": 0.2, "delta_t": "1 epoch", "start": 5},
+        },
+        "x",
+    )
+    assert config.margin == CosFace(30, 0.35)
+    assert config.variational.resolve(40) == Variational(0.2, 40, 5)
+    assert build_config(MINIMAL, "x").margin == ArcFace(32.0, 0.4)
+    assert yaml.safe_load(config.to_yaml())["margin"] == {"name": "cosface", "scale": 30.0, "margin": 0.35}
+
+
+def test_overlay_merges_sections_and_replaces_values():
+    assert overlay({"a": {"b": 1, "c": 2}, "d": 3}, {"a": {"b": 9}, "d": None}) == {"a": {"b": 9, "c": 2}, "d": None}

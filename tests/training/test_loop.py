@@ -1,0 +1,268 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+import torch
+
+from vplface.embedder import load_model
+from vplface.errors import ConfigError, DataError
+from vplface.training.config import build_config
+from vplface.training.loop import TrainingError, TrainingInterrupted, train
+from vplface.training.state import prepare
+
+CLOCKS = ("pictures_per_second", "time")
+
+
+def settings(faces, output, **changes):
+    raw = {
+        "name": "run",
+        "output": str(output),
+        "data": {"train": str(faces), "workers": 0, "augmentation": {"flip": 0.5, "shift": 0.05}},
+        "backbone": {"name": "tiny", "embedding_dim": 8, "options": {"width": 8, "dropout": 0.2}},
+        "margin": {"name": "arcface", "scale": 16, "margin": 0.2},
+        "variational": {"lam": 0.3, "delta_t": 3, "start": 4},
+        "optimizer": {"lr": 0.02},
+        "schedule": {"length": 12, "warmup": 2},
+        "batch_size": 16,
+        "ema": 0.9,
+        "evaluation": {"bootstrap": 20},
+        "log_every": 1,
+        "drift_every": 4,
+        "checkpoint_every": 5,
+    }
+    return build_config({**raw, **changes}, "test")
+
+
+def journal(folder):
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key not in CLOCKS} for line in lines]
+
+
+def test_a_run_leaves_its_journal_models_and_environment(faces, tmp_path):
+    config = settings(faces, tmp_path)
+    run = train(config)
+    folder = tmp_path / "run"
+    entries = journal(folder)
+    assert [entry["step"] for entry in entries] == list(range(1, 13))
+    assert [entry["coverage"] > 0 for entry in entries] == [step > 4 for step in range(1, 13)]
+    assert [entry["cos_memory"] is not None for entry in entries] == [step > 5 for step in range(1, 13)]
+    assert [("drift" in entry) for entry in entries] == [step % 4 == 0 for step in range(1, 13)]
+    assert entries[3]["drift"] is None
+    assert 0 < entries[7]["drift"] < 4
+    assert entries[0]["lr"] == pytest.approx(0.01)
+    assert entries[-1]["loss"] < entries[0]["loss"]
+    backbone, card = load_model(folder)
+    assert card.step == 12
+    assert card.identities == 12
+    assert card.pictures == 48
+    assert card.preprocessing.color == "rgb"
+    for kept, average in zip(backbone.state_dict().values(), run.average.module.state_dict().values(), strict=True):
+        assert torch.equal(kept, average)
+    environment = json.loads((folder / "environment.json").read_text())
+    assert environment["packages"]["torch"].startswith("2.")
+    assert environment["steps"] == 12
+    assert list((folder / "tensorboard").iterdir())
+
+
+def test_killed_and_resumed_is_the_run_that_was_never_killed(faces, tmp_path):
+    whole = train(settings(faces, tmp_path / "a"))
+    config = settings(faces, tmp_path / "b")
+    script = textwrap.dedent("""
+        import os, signal, sys
+        import vplface.training.loop as loop
+        from vplface.training.config import read_config
+        step = loop._step
+        def killed(run, *rest):
+            if run.step == 8:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return step(run, *rest)
+        loop._step = killed
+        import torch; torch.set_num_threads(1)
+        loop.train(read_config(sys.argv[1]))
+    """)
+    recipe = tmp_path / "c.yaml"
+    recipe.write_text(config.to_yaml(), encoding="utf-8")
+    killed = subprocess.run([sys.executable, "-c", script, str(recipe)], check=False, capture_output=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    assert journal(tmp_path / "b" / "run")[-1]["step"] == 8
+    resumed = train(config, resume=True)
+    assert journal(tmp_path / "b" / "run") == journal(tmp_path / "a" / "run")
+    for a, b in zip(whole.backbone.state_dict().values(), resumed.backbone.state_dict().values(), strict=True):
+        assert torch.equal(a, b)
+    for key, value in whole.head.state_dict().items():
+        assert torch.equal(value, resumed.head.state_dict()[key]), key
+
+
+def test_workers_do_not_change_the_run(faces, tmp_path):
+    config = settings(faces, tmp_path / "a", schedule={"length": 4, "warmup": 1})
+    train(config)
+    data = config.model_dump(mode="json")["data"] | {"workers": 2}
+    train(settings(faces, tmp_path / "b", schedule={"length": 4, "warmup": 1}, data=data))
+    assert journal(tmp_path / "a" / "run") == journal(tmp_path / "b" / "run")
+
+
+def test_accumulation_is_exact_without_batch_statistics(faces, tmp_path):
+    backbone = {"name": "tiny", "embedding_dim": 8, "options": {"width": 8, "norm": "none"}}
+    results = {}
+    for parts in (1, 3):
+        run = train(settings(faces, tmp_path / str(parts), backbone=backbone, accumulate=parts, ema=None))
+        results[parts] = run
+    for a, b in zip(results[1].backbone.parameters(), results[3].backbone.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
+    assert torch.equal(results[1].head.timer, results[3].head.timer)
+    losses = [[line["loss"] for line in journal(tmp_path / str(parts) / "run")] for parts in (1, 3)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"optimizer": {"name": "adamw", "lr": 1e-3, "clip": None}},
+        {"precision": "bfloat16"},
+        {"variational": None, "ema": None},
+        {"margin": {"name": "normsoftmax", "scale": 16}},
+        {"schedule": {"name": "step", "length": 6, "milestones": [2, 4], "warmup": 0}},
+    ],
+)
+def test_options_train(faces, tmp_path, changes):
+    run = train(settings(faces, tmp_path, **{"schedule": {"length": 6, "warmup": 1}, **changes}))
+    assert run.step == 6
+    assert all(np.isfinite(entry["loss"]) for entry in journal(tmp_path / "run"))
+
+
+def test_validation_keeps_the_best_model_beside_the_last(faces, tmp_path):
+    data = {"train": str(faces), "workers": 0, "holdout": 0.5}
+    train(settings(faces, tmp_path, data=data, evaluation={"every": 4, "fars": [0.1], "best": "holdout/tar@far=1e-1"}))
+    values = [
+        entry["validation"]["holdout"]["tar@far=1e-1"] for entry in journal(tmp_path / "run") if "validation" in entry
+    ]
+    assert len(values) == 3
+    _, card = load_model(tmp_path / "run" / "best")
+    assert card.step == 4 * (1 + int(np.argmax(values)))
+    assert card.identities == 6
+
+
+def test_a_run_is_not_overwritten_unasked(faces, tmp_path):
+    config = settings(faces, tmp_path, schedule={"length": 2, "warmup": 0})
+    with pytest.raises(ConfigError, match="no checkpoint to resume from"):
+        train(config, resume=True)
+    train(config)
+    with pytest.raises(ConfigError, match="already holds a run"):
+        train(config)
+    with pytest.raises(ConfigError, match="trained with another batch_size, seed"):
+        train(settings(faces, tmp_path, schedule={"length": 2, "warmup": 0}, seed=1, batch_size=8), resume=True)
+    train(settings(faces, tmp_path, schedule={"length": 3, "warmup": 0}), overwrite=True)
+    assert [entry["step"] for entry in journal(tmp_path / "run")] == [1, 2, 3]
+
+
+def test_divergence_stops_with_step_cause_and_checkpoint(faces, tmp_path, monkeypatch):
+    config = settings(faces, tmp_path)
+    original = torch.optim.SGD.step
+
+    def poisoned(self, *args):
+        original(self, *args)
+        poisoned.steps += 1
+        if poisoned.steps == 7:
+            next(iter(self.param_groups[0]["params"])).data.fill_(float("nan"))
+
+    poisoned.steps = 0
+    monkeypatch.setattr(torch.optim.SGD, "step", poisoned)
+    with pytest.raises(TrainingError, match=r"step 8: embeddings of sample 0 is NaN.*stem.*last\.safetensors.*lr"):
+        train(config)
+    monkeypatch.undo()
+    assert train(config, resume=True).step == 12
+
+
+def test_an_infinite_loss_is_told_from_broken_embeddings(faces, tmp_path, monkeypatch):
+    monkeypatch.setattr("vplface.head.margin_softmax", lambda features, *rest: features.sum() * float("inf"))
+    with pytest.raises(
+        TrainingError, match=r"step 1: the loss is .* although all embeddings are finite; no checkpoint"
+    ):
+        train(settings(faces, tmp_path))
+
+
+def test_running_out_of_memory_gives_advice(faces, tmp_path, monkeypatch):
+    def hungry(*args):
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr("vplface.training.loop._step", hungry)
+    with pytest.raises(TrainingError, match=r"batch of 16 in more parts \(accumulate=2"):
+        train(settings(faces, tmp_path))
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(faces, tmp_path, monkeypatch):
+    import vplface.training.loop as loop
+
+    step = loop._step
+
+    def interrupted(run, *rest):
+        if run.step == 6:
+            os.kill(os.getpid(), signal.SIGINT)
+        return step(run, *rest)
+
+    config = settings(faces, tmp_path / "b")
+    monkeypatch.setattr(loop, "_step", interrupted)
+    with pytest.raises(TrainingInterrupted, match=r"after step 7 of 12.*vplface train .*run --resume"):
+        train(config)
+    monkeypatch.undo()
+    train(settings(faces, tmp_path / "a"))
+    train(config, resume=True)
+    assert journal(tmp_path / "a" / "run") == journal(tmp_path / "b" / "run")
+
+
+def test_unreadable_pictures_are_counted_and_skipped(faces, tmp_path):
+    import shutil
+
+    broken = tmp_path / "broken"
+    shutil.copytree(faces, broken)
+    (broken / "p0" / "3.png").write_bytes(b"no picture")
+    train(settings(broken, tmp_path, schedule={"length": "2 epochs", "warmup": 0}))
+    assert journal(tmp_path / "run")[-1]["unreadable"] == 1
+
+
+def test_a_set_of_broken_pictures_is_refused(tmp_path):
+    for person in ("a", "b"):
+        (tmp_path / "faces" / person).mkdir(parents=True)
+        (tmp_path / "faces" / person / "1.jpg").write_bytes(b"")
+    with pytest.raises(ConfigError, match="none of the pictures can be read"):
+        train(settings(tmp_path / "faces", tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"data": {"train": "/nowhere"}}, DataError, "/nowhere"),
+        ({"device": "tpu9"}, ConfigError, "tpu9"),
+        ({"schedule": {"length": 0}}, ConfigError, "schedule.length"),
+        ({"backbone": {"name": "tinny"}}, ConfigError, "tiny"),
+    ],
+)
+def test_what_cannot_be_carried_out_is_refused_with_its_key(faces, tmp_path, changes, error, message):
+    with pytest.raises(error, match=message):
+        prepare(settings(faces, tmp_path, **changes))
+
+
+def test_one_identity_is_not_enough(faces, tmp_path):
+    people = tmp_path / "people.txt"
+    people.write_text("p1\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match="at least two"):
+        prepare(settings(faces, tmp_path, data={"train": {"folder": str(faces), "people": str(people)}}))
+
+
+def test_people_and_exclude_choose_identities(faces, tmp_path):
+    (tmp_path / "people.txt").write_text("p1\np2\np3\n", encoding="utf-8")
+    (tmp_path / "exclude.txt").write_text("p2\n", encoding="utf-8")
+    source = {"folder": str(faces), "people": str(tmp_path / "people.txt"), "exclude": str(tmp_path / "exclude.txt")}
+    assert list(prepare(settings(faces, tmp_path, data={"train": source})).pictures.identities) == ["p1", "p3"]
+    everyone = {"folder": str(faces), "exclude": str(tmp_path / "exclude.txt")}
+    assert len(prepare(settings(faces, tmp_path, data={"train": everyone})).pictures.identities) == 11
+    (tmp_path / "exclude.txt").write_text("", encoding="utf-8")
+    assert len(prepare(settings(faces, tmp_path, data={"train": everyone})).pictures.identities) == 12
+    (tmp_path / "exclude.txt").unlink()
+    with pytest.raises(DataError, match=r"exclude\.txt"):
+        prepare(settings(faces, tmp_path, data={"train": everyone}))

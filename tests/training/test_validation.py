@@ -1,0 +1,90 @@
+import cv2
+import numpy as np
+import pytest
+
+from vplface.backbones import build
+from vplface.data.image_folder import ImageFolder
+from vplface.data.pairs import read_pairs
+from vplface.embedder import Embedder, ModelCard
+from vplface.errors import ConfigError, DataError
+from vplface.evaluation import evaluate_all_pairs, evaluate_pairs
+from vplface.training.config import Evaluation
+from vplface.training.validation import Validation
+
+
+@pytest.fixture(scope="module")
+def embedder():
+    return Embedder.from_backbone(build("tiny", 8, width=8), ModelCard("tiny", 8, {"width": 8}))
+
+
+def settings(faces, *sets, **rest):
+    made = [{"folder": str(faces), **entry} for entry in sets]
+    return Evaluation.model_validate({"sets": made, "fars": [0.1], "flip": "sum", **rest})
+
+
+def test_sets_that_share_pictures_get_the_figures_of_each_asked_alone(faces, embedder, tmp_path):
+    people = tmp_path / "people.txt"
+    people.write_text("".join(f"p{k}\n" for k in range(6)), encoding="utf-8")
+    pairs = tmp_path / "pairs.txt"
+    rows = [f"p{a}/0 p{b}/1 {int(a == b)}" for a in range(8) for b in (a, (a + 1) % 8)]
+    pairs.write_text("\n".join(rows), encoding="utf-8")
+    asked = settings(
+        faces, {"name": "some", "people": str(people)}, {"name": "list", "pairs": str(pairs)}, {"name": "all"}
+    )
+    together = Validation(asked, None).run(embedder, bootstrap=20)
+    alone = {
+        "some": evaluate_all_pairs(embedder, ImageFolder(faces, [f"p{k}" for k in range(6)]), fars=[0.1], bootstrap=20),
+        "list": evaluate_pairs(embedder, ImageFolder(faces), read_pairs(pairs), fars=[0.1], bootstrap=20),
+        "all": evaluate_all_pairs(embedder, ImageFolder(faces), fars=[0.1], bootstrap=20),
+    }
+    for name, evaluation in alone.items():
+        for metric, figure in evaluation.metrics.items():
+            assert together[name].metrics[metric]["value"] == pytest.approx(figure["value"]), (name, metric)
+
+
+def test_pairs_are_drawn_alike_every_time(embedder, tmp_path):
+    rng = np.random.default_rng(1)
+    for person in range(20):
+        (tmp_path / f"p{person}").mkdir()
+        for picture in range(2):
+            pixels = rng.integers(0, 255, (112, 112, 3), np.uint8)
+            cv2.imwrite(str(tmp_path / f"p{person}" / f"{picture}.png"), pixels)
+    asked = settings(tmp_path, {"name": "drawn", "balanced_pairs": 20})
+    first, second = (Validation(asked, None).run(embedder, bootstrap=10)["drawn"] for _ in range(2))
+    assert first.fingerprint == second.fingerprint
+    assert first.protocol["pairs"] == 20
+    assert first.metrics["accuracy"]["value"] == second.metrics["accuracy"]["value"]
+
+
+def test_the_best_model_is_found_by_the_figure_that_was_asked_for(faces):
+    values = {"a": {"tar@far=1e-3": None, "accuracy": 0.7}, "b": {"tar@far=1e-3": 0.4}}
+    sets = ({"name": "a"}, {"name": "b"})
+    assert Validation(settings(faces, *sets), None).criterion(values) == 0.4
+    assert Validation(settings(faces, *sets, best="a/accuracy"), None).criterion(values) == 0.7
+    with pytest.raises(ConfigError, match="has no metric 'f1'"):
+        Validation(settings(faces, *sets, best="a/f1"), None).criterion(values)
+
+
+def test_a_picture_is_found_by_set_and_name(faces):
+    validation = Validation(settings(faces, {"name": "all"}), None)
+    assert np.array_equal(validation.picture("all", "p3/2.png"), ImageFolder(faces, ["p3"]).picture(2))
+    assert validation.picture("all", "p3/9.png") is None
+    assert validation.picture("other", "p3/2.png") is None
+
+
+@pytest.mark.parametrize(
+    ("sets", "rest", "error", "message"),
+    [
+        ([{"name": "a"}, {"name": "a"}], {}, ConfigError, "same name"),
+        ([{"name": "a"}], {"best": "b/accuracy"}, ConfigError, "SET one of a"),
+        ([{"name": "a", "people": "nobody.txt"}], {}, ConfigError, "1 of the 1 people"),
+        ([{"name": "a", "pairs": "nowhere.txt"}], {}, DataError, "nowhere.txt"),
+        ([{"name": "a", "folder": "/nowhere"}], {}, DataError, "/nowhere"),
+        ([{"name": "a", "balanced_pairs": 100_000}], {}, DataError, "too few"),
+    ],
+)
+def test_faults_are_found_before_training(faces, tmp_path, monkeypatch, sets, rest, error, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "nobody.txt").write_text("nobody\n", encoding="utf-8")
+    with pytest.raises(error, match=message):
+        Validation(settings(faces, *sets, **rest), None)
