@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
 import pytest
 
+from vplface.data.forking import work_alone, worker_processes
 from vplface.data.synthetic import SyntheticFaces, contact_sheet
 
 
@@ -44,7 +44,7 @@ def test_pictures_depend_neither_on_the_order_of_access_nor_on_the_process():
     order = list(range(24))
     here = _remote_digest(order)
     backwards = _remote_digest(order[::-1])
-    with ProcessPoolExecutor(2, multiprocessing.get_context("fork")) as pool:
+    with worker_processes() as context, ProcessPoolExecutor(2, context, initializer=work_alone) as pool:
         halves = list(pool.map(_remote_digest, [order[::2], order[1::2]]))
     assert here == backwards
     assert here == {**halves[0], **halves[1]}

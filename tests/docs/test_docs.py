@@ -81,7 +81,7 @@ def test_every_shipped_recipe_is_listed() -> None:
 
 def commands_in(page: Path) -> list[str]:
     """Command lines: indented lines that begin with vplface, and the same in backticks."""
-    text = page.read_text(encoding="utf-8")
+    text = page.read_text(encoding="utf-8").replace("\\\n", "")
     lines = re.findall(r"^ {4}(vplface .+)$", text, flags=re.MULTILINE) + re.findall(r"`(vplface [^`]+)`", text)
     return [line.split("#")[0].strip() for line in lines]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -17,10 +16,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from vplface.data.augment import Augmentation
+from vplface.data.forking import work_alone, worker_processes
 from vplface.data.pictures import PictureSet, UnreadablePictureError
-from vplface.errors import DataError, VplfaceError, import_extra
-
-cv2 = import_extra("cv2", "train")
+from vplface.errors import DataError, VplfaceError
 
 
 class ShuffledBatches:
@@ -164,21 +162,19 @@ def _collect(
 
 def _load(dataset: Dataset[Batch], items: range, workers: int, *, tolerant: bool) -> Iterator[Batch]:
     workers = min(workers, len(items))
-    # A forked worker has everything imported and starts in milliseconds. Elsewhere the platform's own way is taken:
-    # macOS can fork, but its system libraries do not survive it.
-    fork = sys.platform == "linux" and "fork" in multiprocessing.get_all_start_methods()
-    loader = DataLoader(
-        dataset,
-        batch_size=None,  # an item is a whole batch, so that one tensor crosses to this process, not one per picture
-        sampler=items,
-        num_workers=workers,
-        collate_fn=_unchanged,
-        worker_init_fn=_start_worker,
-        multiprocessing_context="fork" if fork and workers else None,
-        prefetch_factor=3 if workers else None,
-        generator=torch.Generator(),  # else the loader would draw its seed from the global generator
-    )
-    iterator = iter(loader)
+    with worker_processes() as context:
+        loader = DataLoader(
+            dataset,
+            batch_size=None,  # an item is a whole batch, so that one tensor crosses to this process, not one a picture
+            sampler=items,
+            num_workers=workers,
+            collate_fn=_unchanged,
+            worker_init_fn=_start_worker,
+            multiprocessing_context=context if workers else None,
+            prefetch_factor=3 if workers else None,
+            generator=torch.Generator(),  # else the loader would draw its seed from the global generator
+        )
+        iterator = iter(loader)
     try:
         while True:
             try:
@@ -213,7 +209,7 @@ def _start_worker(_: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # The thread that hands tensors over reports a main process that stopped listening, which is no news by then.
     sys.excepthook = _report_unless_hung_up
-    cv2.setNumThreads(0)
+    work_alone()
     torch.set_num_threads(1)
 
 

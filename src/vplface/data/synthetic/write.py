@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Literal
 
+from vplface.data.forking import work_alone, worker_processes
 from vplface.data.synthetic.faces import SyntheticFaces
 from vplface.errors import DataError, import_extra
 from vplface.progress import progress
@@ -56,10 +56,9 @@ def write_synthetic(
             for chunk in chunks:
                 advance(_write(faces, chunk))
         return len(missing)
-    method = "fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn"
-    with ProcessPoolExecutor(workers, multiprocessing.get_context(method)) as pool:
+    with worker_processes() as context, ProcessPoolExecutor(workers, context, initializer=work_alone) as pool:
         # Submitted before the progress bar starts its thread: a fork should find one thread only.
-        futures = [pool.submit(_write, faces, chunk, True) for chunk in chunks]
+        futures = [pool.submit(_write, faces, chunk) for chunk in chunks]
         try:
             with progress("generating faces", len(missing)) as advance:
                 for future in as_completed(futures):
@@ -70,9 +69,7 @@ def write_synthetic(
     return len(missing)
 
 
-def _write(faces: SyntheticFaces, chunk: list[tuple[int, str]], one_thread: bool = False) -> int:
-    if one_thread:
-        cv2.setNumThreads(1)
+def _write(faces: SyntheticFaces, chunk: list[tuple[int, str]]) -> int:
     for index, name in chunk:
         path = Path(name)
         coded = cv2.imencode(
