@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from vplface.embedder import Embedder
     from vplface.head import PrototypeHead
     from vplface.margins import ArcFace, CombinedMargin, CosFace, NormSoftmax
+    from vplface.optim import FusedSGD
     from vplface.prototypes import Variational
 
 __version__ = version("vplface")
@@ -19,6 +20,7 @@ __all__ = [
     "CombinedMargin",
     "CosFace",
     "Embedder",
+    "FusedSGD",
     "NormSoftmax",
     "PrototypeHead",
     "Variational",
@@ -30,6 +32,7 @@ _HOME = {
     "CombinedMargin": "margins",
     "CosFace": "margins",
     "Embedder": "embedder",
+    "FusedSGD": "optim",
     "NormSoftmax": "margins",
     "PrototypeHead": "head",
     "Variational": "prototypes",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -14,8 +16,12 @@ from torch.autograd.function import FunctionCtx
 from torch.nn.functional import normalize
 
 from vplface.margins import ArcFace, Margin
-from vplface.prototypes import Variational, coverage, remember
-from vplface.softmax import Injection, class_prototypes, margin_softmax
+from vplface.optim import FusedSGD, PrototypeSGD, hand_over_gradient
+from vplface.prototypes import Injection, Variational, coverage, remember
+from vplface.softmax import BACKENDS, Filter, Workspace, class_prototypes, reference, tiled
+
+FASTEST: Literal["reference", "tiled"] = "tiled"
+"""What ``backend="auto"`` stands for."""
 
 _DRAW_BLOCK = 4096
 _INITIAL_STD = 0.01
@@ -34,7 +40,14 @@ class PrototypeHead(nn.Module):
         embedding_dim: d ≥ 1.
         margin: cosine → logit; ArcFace(64, .5) unless given.
         variational: how prototypes become distributions; None for plain prototypes.
-        backend: ``"reference"``, the definition; ``"auto"`` takes the fastest there is.
+        backend: how the softmax is computed. ``"reference"``, the definition, in plain autograd; ``"tiled"``, a tile of
+            classes at a time without ever forming B×N logits, on any device; ``"auto"`` takes the fastest there is.
+        optimizer: ``FusedSGD`` moves W during ``backward()``, so that its gradient never exists as a whole;
+            ``head.optimizer`` is then the optimiser that schedules drive. None leaves an ordinary gradient.
+        workspace_mb: MiB that may be held from step to step to keep exponentials from forward to backward; what does
+            not fit is computed again.
+        filter_bound: ε in [0, 1). Classes to which no sample of a batch gives more than ε/N of its probability are
+            left out of the gradients, so that each sample loses at most ε; see ``skipped_mass``. None leaves out none.
         memory_dtype: type of the memory, kept whatever the module is cast to; None: that of the weight.
         device: where to put the state.
         dtype: type of the weight.
@@ -53,6 +66,7 @@ class PrototypeHead(nn.Module):
         memory: M, [N, d], unit rows where the timer is positive; None until the step ``variational.start``.
         timer: T, [N] int32; None until then.
         step_count: steps taken.
+        optimizer: of W, where ``FusedSGD`` was asked for.
     """
 
     weight: nn.Parameter
@@ -66,7 +80,10 @@ class PrototypeHead(nn.Module):
         *,
         margin: Margin | None = None,
         variational: Variational | None = None,
-        backend: Literal["auto", "reference"] = "auto",
+        backend: Literal["auto", "reference", "tiled"] = "auto",
+        optimizer: FusedSGD | None = None,
+        workspace_mb: float = 256,
+        filter_bound: float | None = None,
         memory_dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype = torch.float32,
@@ -77,8 +94,15 @@ class PrototypeHead(nn.Module):
             raise ValueError(f"a softmax needs at least 2 classes, got num_classes={num_classes}")
         if embedding_dim < 1:
             raise ValueError(f"embedding_dim must be at least 1, got {embedding_dim}")
-        if backend not in ("auto", "reference"):
-            raise ValueError(f"backend must be 'auto' or 'reference', got {backend!r}")
+        if backend not in ("auto", *BACKENDS):
+            raise ValueError(f"backend must be one of 'auto', {', '.join(map(repr, BACKENDS))}, got {backend!r}")
+        if not workspace_mb >= 0:
+            raise ValueError(f"workspace_mb must not be negative, got {workspace_mb}")
+        if filter_bound is not None and not 0.0 <= filter_bound < 1.0:
+            raise ValueError(f"filter_bound must lie in [0, 1), got {filter_bound}")
+        self.backend: Literal["reference", "tiled"] = FASTEST if backend == "auto" else backend
+        if filter_bound is not None and self.backend == "reference":
+            raise ValueError("filter_bound needs another backend than 'reference', which leaves nothing out")
         self.num_classes = num_classes
         self.embedding_dim = embedding_dim
         self.margin: Margin = ArcFace() if margin is None else margin
@@ -88,8 +112,12 @@ class PrototypeHead(nn.Module):
         self.weight = nn.Parameter(_draw(num_classes, embedding_dim, seed).to(device=device, dtype=dtype))
         self.register_buffer("memory", None)
         self.register_buffer("timer", None)
+        self.optimizer: PrototypeSGD | None = None if optimizer is None else optimizer.bind(self.weight)
+        self._workspace = Workspace(workspace_mb)
+        self._filter = None if filter_bound is None else Filter(filter_bound)
         self._pending: list[tuple[Tensor, Tensor]] = []
         self._gathering = False
+        self._injections: weakref.WeakSet[Injection] = weakref.WeakSet()
 
     def forward(
         self,
@@ -107,17 +135,24 @@ class PrototypeHead(nn.Module):
         Raises:
             TypeError: for a wrong dtype.
             ValueError: for a wrong shape, a label out of range, and NaN, infinite or zero embeddings.
+            RuntimeError: for a second micro-batch with ``FusedSGD``, which moves W in the backward pass of the first;
+                and from ``backward()``, if W has moved since the loss was formed.
         """
         self._check(embeddings, labels, memory_embeddings)
         features = self._unit(embeddings)
         if not (self.training and torch.is_grad_enabled()):
-            return margin_softmax(features, labels, self.weight, self.margin)
+            return self._loss(features, labels, self.weight if self.optimizer is None else self.weight.detach())
+        if self._gathering and self._pending and self.optimizer is not None:
+            raise RuntimeError(
+                "FusedSGD moves the prototypes in every backward pass, so a step cannot be taken in several"
+                " micro-batches; take the batch whole, or build the head with optimizer=None"
+            )
         if not self._gathering:
             self._finish_step()
-        loss = margin_softmax(features, labels, self.weight, self.margin, self._injection())
+        loss = self._loss(features, labels, self.weight, self._injection())
         remembered = features if memory_embeddings is None else self._unit(memory_embeddings)
         self._pending.append((remembered.detach(), labels))
-        return loss if self._gathering else _finish_with_backward(loss, self._finish_step)
+        return _before_backward(loss, partial(self._begin_backward, self.weight._version))
 
     @contextmanager
     def micro_batches(self) -> Iterator[None]:
@@ -149,9 +184,43 @@ class PrototypeHead(nn.Module):
         self._finish_step()
         return coverage(self.timer)
 
+    @property
+    def skipped_mass(self) -> float:
+        """The largest share of a sample's probability that the last backward pass left out; 0 without a filter."""
+        return 0.0 if self._filter is None else self._filter.skipped
+
     def extra_repr(self) -> str:
         """Sizes and parts, for ``print(head)``."""
         return f"{self.num_classes}, {self.embedding_dim}, margin={self.margin}, variational={self.variational}"
+
+    def _loss(
+        self, features: Tensor, labels: Tensor, weight: Tensor, injection: Injection | None = None
+    ) -> Float[Tensor, ""]:
+        update = None if self.optimizer is None else self.optimizer.update
+        if self.backend == "reference":
+            moving = weight if update is None else hand_over_gradient(weight, update)
+            return reference.margin_softmax(features, labels, moving, self.margin, injection)
+        return tiled.margin_softmax(
+            features,
+            labels,
+            weight,
+            self.margin,
+            injection,
+            workspace=self._workspace,
+            update=update,
+            filtering=self._filter,
+        )
+
+    def _begin_backward(self, version: int) -> None:
+        if self.optimizer is not None:
+            if self.weight._version != version:
+                raise RuntimeError(
+                    "W has moved since this loss was formed. With FusedSGD a loss takes one backward pass, which moves"
+                    " W, before the next loss is formed or W is changed otherwise; for anything else build the head"
+                    " with optimizer=None"
+                )
+            self.optimizer.consume()
+        self._finish_step()
 
     def _unit(self, embeddings: Tensor) -> Tensor:
         widest = torch.promote_types(embeddings.dtype, self.weight.dtype)
@@ -165,7 +234,9 @@ class PrototypeHead(nn.Module):
             self.timer = torch.zeros(self.num_classes, dtype=torch.int32, device=self.weight.device)
         if self.memory is None or self.timer is None:
             return None
-        return Injection(self.memory, self.timer, self.variational.lam, self.variational.renormalise)
+        injection = Injection(self.memory, self.timer, self.variational.lam, self.variational.renormalise)
+        self._injections.add(injection)
+        return injection
 
     def _finish_step(self) -> None:
         """Remember the features of the step whose loss was formed last, unless that is done or still gathering."""
@@ -175,6 +246,9 @@ class PrototypeHead(nn.Module):
         self._pending.clear()
         self.step_count += 1
         if self.variational is not None and self.memory is not None and self.timer is not None:
+            seen = labels.unique()
+            for injection in self._injections:
+                injection.preserve(seen)
             remember(self.memory, self.timer, features, labels, self.variational.delta_t)
 
     def _check(self, embeddings: Tensor, labels: Tensor, memory_embeddings: Tensor | None) -> None:
@@ -214,13 +288,21 @@ class PrototypeHead(nn.Module):
         raise AssertionError("unreachable: the caller saw a fault")
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> PrototypeHead:
-        if self.memory_dtype is None or self.memory is None:
-            super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-            return self
-        memory, self.memory = self.memory, None
+        memory = self.memory if self.memory_dtype is not None else None
+        if memory is not None:
+            self.memory = None
+        if self.optimizer is not None:
+            self.optimizer.zero_grad()
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        self.memory = memory.to(self.weight.device)
+        if memory is not None:
+            self.memory = memory.to(self.weight.device)
+        if self.optimizer is not None:
+            self.optimizer.follow(fn)
         return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        self._finish_step()
+        return {**self.__dict__, "_injections": weakref.WeakSet()}
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         self._finish_step()
@@ -269,19 +351,19 @@ def _draw(num_classes: int, embedding_dim: int, seed: int) -> Float[Tensor, "cla
     return weight
 
 
-class _FinishWithBackward(torch.autograd.Function):
+class _BeforeBackward(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: FunctionCtx, loss: Tensor, finish: Callable[[], None]) -> Tensor:
-        ctx.finish = finish  # type: ignore[attr-defined]
+    def forward(ctx: FunctionCtx, loss: Tensor, call: Callable[[], None]) -> Tensor:
+        ctx.call = call  # type: ignore[attr-defined]
         return loss.view_as(loss)
 
     @staticmethod
     def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor, None]:
-        ctx.finish()  # type: ignore[attr-defined]
+        ctx.call()  # type: ignore[attr-defined]
         return gradient, None
 
 
-def _finish_with_backward(loss: Tensor, finish: Callable[[], None]) -> Tensor:
-    """``loss``, whose backward pass also calls ``finish``."""
-    result: Tensor = _FinishWithBackward.apply(loss, finish)  # type: ignore[no-untyped-call]
+def _before_backward(loss: Tensor, call: Callable[[], None]) -> Tensor:
+    """``loss``, whose backward pass begins with ``call``."""
+    result: Tensor = _BeforeBackward.apply(loss, call)  # type: ignore[no-untyped-call]
     return result

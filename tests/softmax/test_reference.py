@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vplface import ArcFace, CombinedMargin, CosFace, NormSoftmax
-from vplface.softmax import Injection, margin_softmax
+from vplface.prototypes import Injection
+from vplface.softmax.reference import margin_softmax
 
 MARGINS = [
     NormSoftmax(16.0),

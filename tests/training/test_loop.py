@@ -179,7 +179,8 @@ def test_divergence_stops_with_step_cause_and_checkpoint(faces, tmp_path, monkey
 
 
 def test_an_infinite_loss_is_told_from_broken_embeddings(faces, tmp_path, monkeypatch):
-    monkeypatch.setattr("vplface.head.margin_softmax", lambda features, *rest: features.sum() * float("inf"))
+    infinite = lambda features, *rest, **options: features.sum() * float("inf")  # noqa: E731
+    monkeypatch.setattr("vplface.softmax.tiled.margin_softmax", infinite)
     with pytest.raises(
         TrainingError, match=r"step 1: the loss is .* although all embeddings are finite; no checkpoint"
     ):

@@ -1,6 +1,7 @@
 """What a class is: prototypes, and the memory that makes them variational."""
 
 from vplface.prototypes.coverage import coverage, expected_coverage
+from vplface.prototypes.injection import Injection
 from vplface.prototypes.variational import Variational, inject, remember
 
-__all__ = ["Variational", "coverage", "expected_coverage", "inject", "remember"]
+__all__ = ["Injection", "Variational", "coverage", "expected_coverage", "inject", "remember"]

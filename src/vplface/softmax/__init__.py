@@ -1,5 +1,10 @@
 """Logits → loss and gradients."""
 
-from vplface.softmax.reference import Injection, class_prototypes, margin_softmax
+from vplface.softmax import reference, tiled
+from vplface.softmax.reference import class_prototypes
+from vplface.softmax.tiled import Filter
+from vplface.softmax.workspace import Workspace
 
-__all__ = ["Injection", "class_prototypes", "margin_softmax"]
+BACKENDS = ("reference", "tiled")
+
+__all__ = ["BACKENDS", "Filter", "Workspace", "class_prototypes", "reference", "tiled"]

@@ -2,30 +2,19 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import cross_entropy, linear, normalize
 
 from vplface.margins import Margin
-from vplface.prototypes import inject
-
-
-class Injection(NamedTuple):
-    """What is mixed into the prototypes in a step: M, T and λ (see ``prototypes.variational``)."""
-
-    memory: Float[Tensor, "classes dim"]
-    timer: Int[Tensor, " classes"]
-    lam: float
-    renormalise: bool
+from vplface.prototypes import Injection
 
 
 def class_prototypes(weight: Float[Tensor, "classes dim"], injection: Injection | None) -> Float[Tensor, "classes dim"]:
     """v = W/‖W‖, or the variational u where there is an injection."""
     prototypes = normalize(weight, dim=1)
-    return prototypes if injection is None else inject(prototypes, *injection)
+    return prototypes if injection is None else injection(prototypes)
 
 
 def margin_softmax(

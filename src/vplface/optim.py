@@ -1,0 +1,165 @@
+"""FusedSGD: prototypes are moved while their gradient is formed, a tile of classes at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx
+from torch.optim.optimizer import ParamsT
+
+
+@dataclass(frozen=True)
+class FusedSGD:
+    """SGD with momentum for ``PrototypeHead(optimizer=...)``, carried out during backward.
+
+    For a tile of rows of W, with their gradient g:  m ← μ·m + g + ω·w,  w ← w − η·m.  This is torch.optim.SGD, but
+    no gradient of W ever exists as a whole. What needs one is refused: clipping by a norm over W, a GradScaler, a
+    second optimiser for W, several backward passes a step.
+
+    Attributes:
+        lr: η > 0.
+        momentum: μ in [0, 1).
+        weight_decay: ω ≥ 0.
+
+    Raises:
+        ValueError: if a value lies outside its range.
+    """
+
+    lr: float
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+
+    def __post_init__(self) -> None:
+        if not self.lr > 0.0:
+            raise ValueError(f"lr must be positive, got {self.lr}")
+        if not 0.0 <= self.momentum < 1.0:
+            raise ValueError(f"momentum must lie in [0, 1), got {self.momentum}")
+        if not self.weight_decay >= 0.0:
+            raise ValueError(f"weight_decay must not be negative, got {self.weight_decay}")
+
+    def bind(self, weight: nn.Parameter) -> PrototypeSGD:
+        """The optimiser of one head's W."""
+        return PrototypeSGD([weight], vars(self).copy())
+
+
+class PrototypeSGD(torch.optim.Optimizer):
+    """What ``head.optimizer`` is: schedules drive its learning rate, its state holds the momentum of W.
+
+    W has moved when ``backward()`` returns; ``step()`` only checks. Its state_dict has the form of torch.optim.SGD's.
+    """
+
+    def __init__(self, weight: ParamsT, defaults: dict[str, Any]) -> None:
+        super().__init__(weight, defaults)
+
+    @property
+    def _weight(self) -> nn.Parameter:
+        weight: nn.Parameter = self.param_groups[0]["params"][0]
+        return weight
+
+    def update(self, rows: slice, gradient: Float[Tensor, "rows dim"]) -> None:
+        """Move the given rows of W against their gradient, which may be overwritten."""
+        group, state = self.param_groups[0], self.state[self._weight]
+        if group["momentum"] and state.get("momentum_buffer") is None:
+            state["momentum_buffer"] = torch.zeros_like(self._weight, requires_grad=False)
+        momentum = [state["momentum_buffer"][rows]] if group["momentum"] else []
+        with torch.no_grad():  # what torch.optim.SGD(fused=True) does for each of its parameters
+            torch._fused_sgd_(
+                [self._weight[rows]],
+                [gradient],
+                momentum,
+                weight_decay=group["weight_decay"],
+                momentum=group["momentum"],
+                lr=group["lr"],
+                dampening=0.0,
+                nesterov=False,
+                maximize=False,
+                is_first_step=False,
+            )
+
+    def consume(self) -> None:
+        """Leave in place of W's gradient something that says what became of it to whoever reaches for it.
+
+        Raises:
+            RuntimeError: if W has a gradient, which would be ignored.
+        """
+        self._require_no_gradient()
+        self._weight.grad = _ConsumedGradient(self._weight)
+
+    def follow(self, move: Callable[[Tensor], Tensor]) -> None:
+        """Move the momentum where W went, to another device or type."""
+        state = self.state[self._weight]
+        if state.get("momentum_buffer") is not None:
+            state["momentum_buffer"] = move(state["momentum_buffer"])
+
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """Check that nobody else gave W a gradient; W itself has moved during backward.
+
+        Raises:
+            RuntimeError: if W has a gradient, which would be ignored.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        self._require_no_gradient()
+        return loss
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget that W has moved."""
+        self._weight.grad = None
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Refuse any parameter but W."""
+        if self.param_groups:
+            raise ValueError("FusedSGD moves the prototypes of its head and nothing else")
+        super().add_param_group(param_group)
+
+
+    def _require_no_gradient(self) -> None:
+        if self._weight.grad is not None and not isinstance(self._weight.grad, _ConsumedGradient):
+            raise RuntimeError(
+                "W has a gradient that did not come from the head's loss, and FusedSGD would ignore it; add such terms"
+                " with optimizer=None and torch.optim.SGD"
+            )
+
+
+class _ConsumedGradient(torch.Tensor):
+    """Stands where W's gradient would, takes no memory, and refuses every use of it."""
+
+    @staticmethod
+    def __new__(cls, weight: Tensor) -> _ConsumedGradient:
+        return torch.Tensor._make_wrapper_subclass(cls, weight.shape, dtype=weight.dtype, device=weight.device)  # type: ignore[attr-defined,no-any-return]
+
+    def __repr__(self, *, tensor_contents: object = None) -> str:
+        return "<W's gradient: used up by FusedSGD during backward>"
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        raise RuntimeError(
+            f"{func}: the prototypes have no gradient, FusedSGD used it up during backward. So it cannot be clipped,"
+            " scaled (GradScaler), accumulated, or given to another optimiser; build the head with optimizer=None for"
+            " that, or leave the prototypes out"
+        )
+
+
+class _HandOver(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: FunctionCtx, weight: Tensor, take: Callable[[slice, Tensor], None]) -> Tensor:
+        ctx.take = take  # type: ignore[attr-defined]
+        return weight.view_as(weight)
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[None, None]:
+        ctx.take(slice(0, len(gradient)), gradient)  # type: ignore[attr-defined]
+        return None, None
+
+
+def hand_over_gradient(weight: Tensor, take: Callable[[slice, Tensor], None]) -> Tensor:
+    """``weight``, whose gradient is given to ``take`` and goes no further."""
+    result: Tensor = _HandOver.apply(weight, take)  # type: ignore[no-untyped-call]
+    return result

@@ -1,0 +1,62 @@
+"""What one step mixes into its prototypes, kept as its forward pass saw it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from vplface.prototypes.variational import inject
+
+
+class Injection:
+    """M, T and λ of a step.
+
+    A backward pass has to see the memory that its forward pass saw, and may come after later steps have remembered
+    other features. T is copied. M is too large for that: who overwrites rows of it says so first (``preserve``), and
+    who reads it in a backward pass does so within ``as_seen``.
+
+    Attributes:
+        memory: M, [N, d]; shared with the head, which goes on writing to it.
+        timer: T, [N], as it was.
+        lam: λ.
+        renormalise: whether u is brought back to unit length.
+    """
+
+    def __init__(
+        self,
+        memory: Float[Tensor, "classes dim"],
+        timer: Int[Tensor, " classes"],
+        lam: float,
+        renormalise: bool = True,
+    ) -> None:
+        self.memory = memory
+        self.timer = timer.clone()
+        self.lam = lam
+        self.renormalise = renormalise
+        self._overwritten: list[tuple[Tensor, Tensor]] = []
+
+    def __call__(
+        self, prototypes: Float[Tensor, "rows dim"], rows: Int[Tensor, " rows"] | slice = slice(None)
+    ) -> Float[Tensor, "rows dim"]:
+        """Variational prototypes u of the classes ``rows`` from their unit prototypes v."""
+        return inject(prototypes, self.memory[rows], self.timer[rows], self.lam, self.renormalise)
+
+    def preserve(self, rows: Int[Tensor, " rows"]) -> None:
+        """Keep the given rows of M, all different, before they are overwritten."""
+        self._overwritten.append((rows, self.memory[rows]))
+
+    @contextmanager
+    def as_seen(self) -> Iterator[None]:
+        """While active, M holds what the forward pass saw."""
+        newer = []
+        for rows, older in reversed(self._overwritten):
+            newer.append((rows, self.memory[rows]))
+            self.memory[rows] = older
+        try:
+            yield
+        finally:
+            for rows, features in reversed(newer):
+                self.memory[rows] = features

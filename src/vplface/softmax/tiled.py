@@ -1,0 +1,284 @@
+"""The margin softmax, a tile of classes at a time: no B×N logits, no copy of W, no gradient of W as a whole.
+
+In the notation of ``reference``, with Z_j any multiple of u_j and ρ_j = u_j/Z_j, sample i and class j ≠ y_i:
+
+    first visit    e_ji = exp(s·ρ_j·Z_j·x_i)    rest_i = Σ_j e_ji    S_i = rest_i + exp(s·t_i)
+    loss           mean of log(S_i) − s·t_i,  t_i the cosine of sample i with its own class after the margin
+    second visit   f_i = s/(B·S_i), and −rest_i·dt_i/dcosθ_i in place of e_ji where j = y_i:
+                   dx_i = f_i·Σ_j e_ji·ρ_j·Z_j                  dL/dZ_j = ρ_j·Σ_i e_ji·f_i·x_i = h_j
+                   dW_j = h_j less its components along Z_j (u has unit length) and then along W_j (so has v)
+
+Between the visits as many ρ_j·e_ji are kept as the workspace holds; the others are computed again.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.linalg import vecdot, vector_norm
+from torch.nn.functional import normalize
+
+from vplface.margins import Margin
+from vplface.prototypes import Injection
+from vplface.softmax.product import operand_type, product
+from vplface.softmax.workspace import Workspace
+
+TILE = 2**20
+"""Elements of a tile of W: a few of them fit the cache of a core."""
+BOUNDED = 80.0
+"""Sums of exponentials up to e^±80 are within the range of float32, and products with them too."""
+_SHORTEST = 1e-12
+
+Update = Callable[[slice, Tensor], None]
+"""Takes rows of W and their gradient, which may be overwritten."""
+
+
+@dataclass
+class Filter:
+    """Leaves classes out of the gradients to which no sample of a batch gives any probability worth speaking of.
+
+    A class is left out where p_ij ≤ bound/N for every sample i, so no sample loses more than ``bound``.
+
+    Attributes:
+        bound: ε, of the probability of a sample that may be left out of its gradients.
+        skipped: the most that a sample lost in the last backward pass.
+    """
+
+    bound: float
+    skipped: float = 0.0
+
+
+def margin_softmax(
+    features: Float[Tensor, "batch dim"],
+    labels: Int[Tensor, " batch"],
+    weight: Float[Tensor, "classes dim"],
+    margin: Margin,
+    injection: Injection | None = None,
+    *,
+    workspace: Workspace,
+    update: Update | None = None,
+    filtering: Filter | None = None,
+) -> Float[Tensor, ""]:
+    """The same as ``reference.margin_softmax``.
+
+    Products run in bfloat16 under autocast to it or where W is of that type, else in the type of W, but not below
+    float32; nothing else ever runs below float32.
+
+    Args:
+        features: x, unit rows.
+        labels: y, row numbers of ``weight``.
+        weight: W, rows of any length.
+        margin: changes the target cosine and gives the scale s.
+        injection: memory to mix into the prototypes; None for the plain softmax.
+        workspace: where exponentials are kept between the visits.
+        update: what to do with the gradient of W, tile by tile, instead of leaving it in ``weight.grad``.
+        filtering: which classes may be left out of the gradients; None for none.
+    """
+    operands = operand_type(weight)
+    with torch.autocast(weight.device.type, enabled=False):
+        walk = _Walk(features, labels, weight, margin, injection, workspace, operands, filtering)
+        loss: Tensor = _MarginSoftmax.apply(features, weight, walk, update)  # type: ignore[no-untyped-call]
+    return loss
+
+
+class _MarginSoftmax(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: FunctionCtx, features: Tensor, weight: Tensor, walk: _Walk, update: Update | None) -> Tensor:
+        ctx.save_for_backward(features, weight)
+        ctx.walk, ctx.update = walk, update  # type: ignore[attr-defined]
+        return walk.loss()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        walk: _Walk = ctx.walk  # type: ignore[attr-defined]
+        update: Update | None = ctx.update  # type: ignore[attr-defined]
+        features, weight = ctx.saved_tensors  # type: ignore[attr-defined]
+        wanted = ctx.needs_input_grad  # type: ignore[attr-defined]
+        whole = torch.empty_like(weight) if wanted[1] and update is None else None
+        sink = whole.__setitem__ if whole is not None else update if wanted[1] else None
+        with nullcontext() if walk.injection is None else walk.injection.as_seen():
+            of_features = walk.gradients(gradient, wanted[0], sink)
+        return of_features.to(features.dtype) if wanted[0] else None, whole, None, None
+
+
+class _Tile(NamedTuple):
+    """Classes side by side; ``mixture`` and ``operand`` lie in buffers that the next tile overwrites."""
+
+    rows: slice
+    weight: Float[Tensor, "tile dim"]
+    mixture: Float[Tensor, "tile dim"]  # Z; W itself where no memory is alive
+    operand: Float[Tensor, "tile dim"]  # Z in the type of products
+    ratio: Float[Tensor, "tile 1"]  # ρ
+    own: tuple[Tensor, Tensor]  # classes of the tile and samples where j = y_i
+
+
+class _Walk:
+    """A batch on its two visits to every class."""
+
+    def __init__(
+        self,
+        features: Tensor,
+        labels: Tensor,
+        weight: Tensor,
+        margin: Margin,
+        injection: Injection | None,
+        workspace: Workspace,
+        operand_type: torch.dtype,
+        filtering: Filter | None,
+    ) -> None:
+        self.weight = weight.detach()
+        self.type = torch.promote_types(weight.dtype, torch.float32)
+        self.operand_type = operand_type
+        self.features = features.detach().to(self.type)
+        self.operand = self.features.to(operand_type)
+        self.scale = margin.scale
+        self.injection = injection
+        self.workspace = workspace
+        self.filtering = filtering
+        self.target, self.slope = _own_cosines(self.features, labels, self.weight, margin, injection)
+
+        (classes, dim), batch = weight.shape, len(labels)
+        size = max(TILE // max(dim, batch), 1)
+        self.tiles = [slice(first, min(first + size, classes)) for first in range(0, classes, size)]
+        order = labels.argsort()
+        starts = torch.tensor([rows.start for rows in self.tiles], device=order.device)
+        bounds = [*torch.searchsorted(labels[order], starts).tolist(), batch]
+        self.own = [
+            (labels[samples] - rows.start, samples)
+            for rows, samples in zip(self.tiles, (order[a:b] for a, b in itertools.pairwise(bounds)), strict=True)
+        ]
+        self.length, self.ratio = (torch.empty(classes, 1, dtype=self.type, device=weight.device) for _ in range(2))
+        self.share: Tensor | None = None  # 1−λ where a memory is alive, else 1
+        if injection is not None:
+            self.share = (1.0 - injection.lam * (injection.timer > 0).to(self.type)).unsqueeze(1)
+            self.share.clamp_min_(1e-15)  # λ = 1 leaves nothing of v, to rounding
+
+        # Logits lie in [−s, s]: most often the sum of their exponentials needs no maximum taken out first.
+        self.bounded = self.scale + math.log(classes) <= BOUNDED
+        self.top = self.features.new_full((batch,), 0.0 if self.bounded else -self.scale)
+        room = workspace.limit // (size * batch * operand_type.itemsize) * size
+        keep = min(room, classes) if self.bounded and torch.is_grad_enabled() else 0
+        self.kept = workspace.take("kept", (keep, batch), operand_type, weight.device)
+        workspace.user = self
+
+    def loss(self) -> Float[Tensor, ""]:
+        """The first visit."""
+        self.rest = torch.zeros_like(self.target)
+        for tile in self._visit(first=True):
+            logits = self._logits(tile)
+            if not self.bounded:
+                top = torch.maximum(self.top, logits.amax(0))
+                self.rest *= (self.top - top).exp_()
+                self.top = top
+                logits -= top
+            exponentials = logits.exp_()
+            self.rest += exponentials.sum(0)
+            if tile.rows.stop <= len(self.kept):
+                torch.mul(exponentials, tile.ratio, out=self.kept[tile.rows])
+        excess = self.rest.log() + self.top - self.scale * self.target
+        return torch.logaddexp(excess, torch.zeros_like(excess)).mean()
+
+    def gradients(self, gradient: Tensor, of_features: bool, sink: Update | None) -> Float[Tensor, "batch dim"]:
+        """The second visit. Returns dL/dx, 0 unless it is wanted; dL/dW goes to ``sink``, tile by tile."""
+        if self.workspace.user is not self:  # another forward pass has been here since
+            self.kept = self.kept[:0]
+        total = self.rest + (self.scale * self.target - self.top).exp_()
+        factor = (gradient * self.scale / len(total) / total).unsqueeze(1)
+        weighted = (factor * self.features).to(self.operand_type).t()
+        pull = -self.rest * self.slope
+        off_mixture, off_weight = -self.ratio.square(), -self.length.square().reciprocal_()
+        result, skipped = torch.zeros_like(self.features), torch.zeros_like(self.rest)
+        for tile in self._visit(first=False):
+            if tile.rows.stop <= len(self.kept):
+                push = self.kept[tile.rows]
+            else:
+                push = self._logits(tile).sub_(self.top).exp_().mul_(tile.ratio).to(self.operand_type)
+            classes, samples = tile.own
+            chosen: slice | Tensor = slice(None)
+            if self.filtering is not None:
+                share = push / tile.ratio / total
+                heavy = share.amax(1) > self.filtering.bound / len(self.weight)
+                heavy[classes] = True
+                skipped += share[~heavy].sum(0)
+                chosen = heavy.nonzero().squeeze(1)
+            push[tile.own] = (pull[samples] * tile.ratio[classes, 0]).to(push.dtype)
+            push = push[chosen]
+            if of_features:
+                result += product(push.t(), tile.operand[chosen].t())
+            if sink is None:
+                continue
+            pulled = product(push, weighted).to(self.type)  # h
+            if self.filtering is not None:
+                pulled = torch.zeros_like(tile.weight).index_copy_(0, chosen, pulled)
+            if tile.mixture is not tile.weight and self.injection is not None and self.injection.renormalise:
+                _remove(tile.mixture, pulled, off_mixture[tile.rows])
+            _remove(tile.weight, pulled, off_weight[tile.rows])
+            sink(tile.rows, pulled)
+        if self.filtering is not None:
+            self.filtering.skipped = float(skipped.max())
+        return result * factor
+
+    def _visit(self, first: bool) -> Iterator[_Tile]:
+        """Every tile, with ‖W‖ and ρ computed on the first visit and known on the second."""
+        for rows, own in zip(self.tiles, self.own, strict=True):
+            weight = self.weight[rows].to(self.type)
+            length, ratio = self.length[rows], self.ratio[rows]
+            if first:
+                vector_norm(weight, dim=1, keepdim=True, out=length).clamp_min_(_SHORTEST)
+                torch.reciprocal(length, out=ratio)
+            mixture = weight
+            if self.injection is not None and self.share is not None and (share := self.share[rows]).min() < 1:
+                # ((1−λ)·v + λ·M)·‖W‖/(1−λ)
+                memory = self.injection.memory[rows].to(self.type)
+                strength = (share.reciprocal() - 1).mul_(length)
+                mixture = torch.addcmul(weight, memory, strength, out=self._buffer("mixture", weight, self.type))
+                if first and self.injection.renormalise:
+                    vector_norm(mixture, dim=1, keepdim=True, out=ratio).clamp_min_(_SHORTEST).reciprocal_()
+                elif first:
+                    ratio *= share
+            operand = mixture
+            if mixture.dtype != self.operand_type:
+                operand = self._buffer("operand", mixture, self.operand_type).copy_(mixture)
+            yield _Tile(rows, weight, mixture, operand, ratio, own)
+
+    def _logits(self, tile: _Tile) -> Float[Tensor, "tile batch"]:
+        """s·cosθ_ij of a tile; −∞ where j = y_i, whose logit is another."""
+        logits = product(tile.operand, self.operand).to(self.type).mul_(self.scale * tile.ratio)
+        logits[tile.own] = -math.inf
+        return logits
+
+    def _buffer(self, name: str, like: Tensor, dtype: torch.dtype) -> Tensor:
+        return self.workspace.take(name, tuple(like.shape), dtype, like.device)
+
+
+def _remove(direction: Tensor, vectors: Tensor, coefficient: Tensor) -> None:
+    """Take from each vector, in place, its component along a direction; the coefficient is −1/‖direction‖²."""
+    vectors.addcmul_(direction, vecdot(vectors, direction).unsqueeze(1).mul_(coefficient))
+
+
+def _own_cosines(
+    features: Float[Tensor, "batch dim"],
+    labels: Int[Tensor, " batch"],
+    weight: Float[Tensor, "classes dim"],
+    margin: Margin,
+    injection: Injection | None,
+) -> tuple[Float[Tensor, " batch"], Float[Tensor, " batch"]]:
+    """t_i, the cosine of each sample with its own class after the margin, and dt_i/dcosθ_i."""
+    prototypes = normalize(weight[labels].to(features.dtype), dim=1)
+    if injection is not None:
+        prototypes = injection(prototypes, labels)
+    with torch.enable_grad():
+        cosine = (features * prototypes).sum(1).requires_grad_()
+        target = margin.target(cosine)
+        (slope,) = torch.autograd.grad(target.sum(), cosine)
+    return target.detach(), slope
