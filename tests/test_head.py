@@ -312,7 +312,7 @@ def test_training_separates_two_classes(margin):
         loss = head(x, y)
         loss.backward()
         optimizer.step()
-        losses.append(float(loss))
+        losses.append(loss.item())
     assert losses[-1] < 0.5 * losses[0]
     assert head.coverage() == 1.0
 

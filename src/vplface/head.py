@@ -246,7 +246,7 @@ class PrototypeHead(nn.Module):
         self._pending.clear()
         self.step_count += 1
         if self.variational is not None and self.memory is not None and self.timer is not None:
-            seen = labels.unique()
+            seen = torch.unique(labels)
             for injection in self._injections:
                 injection.preserve(seen)
             remember(self.memory, self.timer, features, labels, self.variational.delta_t)

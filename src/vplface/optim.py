@@ -80,6 +80,7 @@ class PrototypeSGD(torch.optim.Optimizer):
                 maximize=False,
                 is_first_step=False,
             )
+        torch.autograd.graph.increment_version(self._weight)
 
     def consume(self) -> None:
         """Leave in place of W's gradient something that says what became of it to whoever reaches for it.
@@ -119,7 +120,6 @@ class PrototypeSGD(torch.optim.Optimizer):
             raise ValueError("FusedSGD moves the prototypes of its head and nothing else")
         super().add_param_group(param_group)
 
-
     def _require_no_gradient(self) -> None:
         if self._weight.grad is not None and not isinstance(self._weight.grad, _ConsumedGradient):
             raise RuntimeError(
@@ -133,13 +133,13 @@ class _ConsumedGradient(torch.Tensor):
 
     @staticmethod
     def __new__(cls, weight: Tensor) -> _ConsumedGradient:
-        return torch.Tensor._make_wrapper_subclass(cls, weight.shape, dtype=weight.dtype, device=weight.device)  # type: ignore[attr-defined,no-any-return]
+        return torch.Tensor._make_wrapper_subclass(cls, weight.shape, dtype=weight.dtype, device=weight.device)
 
-    def __repr__(self, *, tensor_contents: object = None) -> str:
+    def __repr__(self, *, tensor_contents: Any = None) -> str:
         return "<W's gradient: used up by FusedSGD during backward>"
 
     @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type: ignore[override]
         raise RuntimeError(
             f"{func}: the prototypes have no gradient, FusedSGD used it up during backward. So it cannot be clipped,"
             " scaled (GradScaler), accumulated, or given to another optimiser; build the head with optimizer=None for"

@@ -14,7 +14,7 @@ def product(a: Float[Tensor, "rows inner"], b: Float[Tensor, "columns inner"]) -
     In float32 on a CPU torch asks MKL, which takes twice as long as oneDNN on processors that Intel did not make; so
     oneDNN is asked, as it is for bfloat16.
     """
-    if a.dtype == torch.float32 and a.device.type == "cpu" and torch.backends.mkldnn.is_available():
+    if a.dtype == torch.float32 and a.device.type == "cpu" and torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         result: Tensor = torch.ops.mkldnn._linear_pointwise(a, b, None, "none", [], "")
         return result
     return linear(a, b)

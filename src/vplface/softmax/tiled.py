@@ -203,29 +203,29 @@ class _Walk:
                 push = self.kept[tile.rows]
             else:
                 push = self._logits(tile).sub_(self.top).exp_().mul_(tile.ratio).to(self.operand_type)
-            classes, samples = tile.own
-            chosen: slice | Tensor = slice(None)
+            operand, chosen = tile.operand, None
             if self.filtering is not None:
                 share = push / tile.ratio / total
-                heavy = share.amax(1) > self.filtering.bound / len(self.weight)
-                heavy[classes] = True
-                skipped += share[~heavy].sum(0)
-                chosen = heavy.nonzero().squeeze(1)
+                chosen = self._worthwhile(share, tile.own[0], self.filtering.bound)
+                skipped += share.sum(0) - share[chosen].sum(0)
+                operand = operand[chosen]
+            classes, samples = tile.own
             push[tile.own] = (pull[samples] * tile.ratio[classes, 0]).to(push.dtype)
-            push = push[chosen]
+            if chosen is not None:
+                push = push[chosen]
             if of_features:
-                result += product(push.t(), tile.operand[chosen].t())
+                result += product(push.t(), operand.t())
             if sink is None:
                 continue
             pulled = product(push, weighted).to(self.type)  # h
-            if self.filtering is not None:
+            if chosen is not None:
                 pulled = torch.zeros_like(tile.weight).index_copy_(0, chosen, pulled)
             if tile.mixture is not tile.weight and self.injection is not None and self.injection.renormalise:
                 _remove(tile.mixture, pulled, off_mixture[tile.rows])
             _remove(tile.weight, pulled, off_weight[tile.rows])
             sink(tile.rows, pulled)
         if self.filtering is not None:
-            self.filtering.skipped = float(skipped.max())
+            self.filtering.skipped = max(float(skipped.max()), 0.0)
         return result * factor
 
     def _visit(self, first: bool) -> Iterator[_Tile]:
@@ -256,6 +256,12 @@ class _Walk:
         logits = product(tile.operand, self.operand).to(self.type).mul_(self.scale * tile.ratio)
         logits[tile.own] = -math.inf
         return logits
+
+    def _worthwhile(self, share: Tensor, own: Tensor, bound: float) -> Int[Tensor, " chosen"]:
+        """Classes of a tile with p_ij > ε/N for some sample i of another class, or with samples of their own."""
+        heavy = share.amax(1) > bound / len(self.weight)
+        heavy[own] = True
+        return heavy.nonzero().squeeze(1)
 
     def _buffer(self, name: str, like: Tensor, dtype: torch.dtype) -> Tensor:
         return self.workspace.take(name, tuple(like.shape), dtype, like.device)

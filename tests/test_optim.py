@@ -1,0 +1,172 @@
+"""FusedSGD: a real optimiser outside, and a clear refusal of all that needs a gradient of W."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+
+from vplface import CosFace, FusedSGD, PrototypeHead, Variational
+from vplface.softmax import BACKENDS
+
+
+def make(backend="tiled", optimizer=FusedSGD(0.1), seed=0, **settings):  # noqa: B008
+    variational = Variational(0.3, 2, 1)
+    return PrototypeHead(
+        9, 4, margin=CosFace(8.0), variational=variational, optimizer=optimizer, backend=backend, seed=seed, **settings
+    )
+
+
+def batch(seed=0, size=5):
+    g = torch.Generator().manual_seed(seed)
+    return torch.randn(size, 4, generator=g).requires_grad_(), torch.randint(9, (size,), generator=g)
+
+
+@pytest.fixture(params=BACKENDS)
+def head(request):
+    return make(request.param)
+
+
+def test_w_moves_in_backward_and_not_in_step(head):
+    before = head.weight.detach().clone()
+    loss = head(*batch())
+    assert torch.equal(head.weight, before)
+    loss.backward()
+    moved = head.weight.detach().clone()
+    assert not torch.equal(moved, before)
+    head.optimizer.step()
+    assert torch.equal(head.weight, moved)
+
+
+def test_it_is_an_optimizer_whose_schedule_and_state_are_torchs(head):
+    assert isinstance(head.optimizer, torch.optim.Optimizer)
+    schedule = torch.optim.lr_scheduler.StepLR(head.optimizer, 1, 0.0)
+    head(*batch()).backward()
+    head.optimizer.step()
+    schedule.step()
+    state = copy.deepcopy(head.optimizer.state_dict())
+    assert state["param_groups"][0]["lr"] == 0.0
+    assert state["state"][0]["momentum_buffer"].shape == head.weight.shape
+    before = head.weight.detach().clone()
+    head(*batch(1)).backward()
+    assert torch.equal(head.weight, before), "a learning rate of 0 moves nothing"
+
+
+def test_the_state_goes_on_in_another_head_and_in_torchs_sgd():
+    one = make()
+    for seed in range(4):
+        one(*batch(seed)).backward()
+    two, plain = make(seed=3), make(optimizer=None)
+    sgd = torch.optim.SGD(plain.parameters(), lr=1.0, momentum=0.5)
+    for head, optimizer in ((two, two.optimizer), (plain, sgd)):
+        head.load_state_dict(one.state_dict())
+        optimizer.load_state_dict(copy.deepcopy(one.optimizer.state_dict()))
+    sgd.param_groups[0].update(dampening=0)
+    for head in (one, two, plain):
+        head(*batch(9)).backward()
+    sgd.step()
+    torch.testing.assert_close(two.weight, one.weight)
+    torch.testing.assert_close(plain.weight, one.weight)
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_copies_and_casts_keep_weight_and_momentum_together(momentum):
+    head = make(optimizer=FusedSGD(0.1, momentum=momentum))
+    head(*batch()).backward()
+    twin = copy.deepcopy(head)
+    assert twin.optimizer.param_groups[0]["params"][0] is twin.weight
+    for each in (head, twin):
+        each(*batch(1)).backward()
+    torch.testing.assert_close(twin.weight, head.weight)
+    twin.double()
+    twin(batch(2)[0].double(), batch(2)[1]).backward()
+    head(*batch(2)).backward()
+    torch.testing.assert_close(twin.weight.float(), head.weight)
+
+
+def test_a_frozen_weight_stays():
+    head = make()
+    head.weight.requires_grad_(False)
+    before = head.weight.clone()
+    x, y = batch()
+    head(x, y).backward()
+    assert torch.equal(head.weight, before)
+    assert x.grad.abs().sum() > 0
+
+
+def test_eval_mode_passes_gradients_on_and_moves_nothing(head):
+    head.eval()
+    before = head.weight.detach().clone()
+    x, y = batch()
+    head(x, y).backward()
+    assert x.grad.abs().sum() > 0
+    assert torch.equal(head.weight, before)
+    assert head.weight.grad is None
+
+
+def test_a_second_backward_is_an_error(head):
+    loss = head(*batch())
+    loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="W has moved since this loss was formed"):
+        loss.backward()
+
+
+def test_a_loss_formed_before_w_moved_is_an_error(head):
+    first, second = head(*batch()), head(*batch(1))
+    first.backward()
+    with pytest.raises(RuntimeError, match="W has moved since this loss was formed"):
+        second.backward()
+
+
+def test_what_needs_the_gradient_of_w_is_refused(head):
+    head(*batch()).backward()
+    for use in (
+        lambda: torch.nn.utils.clip_grad_norm_(head.parameters(), 1.0),
+        lambda: torch.nn.utils.clip_grad_value_(head.parameters(), 1.0),
+        lambda: torch.optim.SGD(head.parameters(), lr=0.1).step(),
+        lambda: torch.optim.AdamW(head.parameters(), lr=0.1).step(),
+        lambda: head.weight.square().sum().backward(),
+        lambda: head.weight.grad + 1,
+    ):
+        with pytest.raises(RuntimeError, match=r"used it up during backward.*optimizer=None"):
+            use()
+    assert "FusedSGD" in repr(head.weight.grad)
+
+
+def test_a_grad_scaler_is_refused():
+    head = make()
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0)
+    scaler.scale(head(*batch())).backward()
+    with pytest.raises(RuntimeError, match="GradScaler"):
+        scaler.step(head.optimizer)
+
+
+def test_a_gradient_from_elsewhere_is_not_ignored(head):
+    head.weight.square().sum().backward()
+    with pytest.raises(RuntimeError, match="did not come from the head's loss"):
+        head(*batch()).backward()
+    with pytest.raises(RuntimeError, match="did not come from the head's loss"):
+        head.optimizer.step()
+    head.optimizer.zero_grad()
+    head(*batch()).backward()
+
+
+def test_one_micro_batch_is_a_step_and_a_second_is_refused(head):
+    whole = copy.deepcopy(head)
+    whole(*batch()).backward()
+    with head.micro_batches():
+        head(*batch()).backward()
+    torch.testing.assert_close(head.weight, whole.weight)
+    with head.micro_batches():
+        head(*batch()).backward()
+        with pytest.raises(RuntimeError, match="micro-batches"):
+            head(*batch())
+
+
+def test_no_other_parameter_and_no_senseless_value():
+    with pytest.raises(ValueError, match="nothing else"):
+        make().optimizer.add_param_group({"params": [torch.nn.Parameter(torch.zeros(1))]})
+    for wrong in ({"lr": 0.0}, {"lr": 0.1, "momentum": 1.0}, {"lr": 0.1, "weight_decay": -1.0}):
+        with pytest.raises(ValueError, match=next(reversed(wrong))):
+            FusedSGD(**wrong)
