@@ -135,7 +135,7 @@ class _ConsumedGradient(torch.Tensor):
     def __new__(cls, weight: Tensor) -> _ConsumedGradient:
         return torch.Tensor._make_wrapper_subclass(cls, weight.shape, dtype=weight.dtype, device=weight.device)
 
-    def __repr__(self, *, tensor_contents: Any = None) -> str:
+    def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
         return "<W's gradient: used up by FusedSGD during backward>"
 
     @classmethod
