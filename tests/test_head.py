@@ -16,7 +16,7 @@ from vplface.softmax.reference import margin_softmax
 @pytest.fixture(autouse=True, params=BACKENDS)
 def backend(request, monkeypatch):
     """Every test of the head holds for every backend."""
-    monkeypatch.setattr("vplface.head.FASTEST", request.param)
+    monkeypatch.setattr("vplface.head.fastest_backend", lambda device: request.param)
 
 
 def batch(head, size, seed=0, labels=None):

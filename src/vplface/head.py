@@ -18,10 +18,17 @@ from torch.nn.functional import normalize
 from vplface.margins import ArcFace, Margin
 from vplface.optim import FusedSGD, PrototypeSGD, hand_over_gradient
 from vplface.prototypes import Injection, Variational, coverage, remember
-from vplface.softmax import BACKENDS, Filter, Workspace, class_prototypes, reference, tiled
-
-FASTEST: Literal["reference", "tiled"] = "tiled"
-"""What ``backend="auto"`` stands for."""
+from vplface.softmax import (
+    BACKENDS,
+    Backend,
+    Filter,
+    Workspace,
+    class_prototypes,
+    fastest_backend,
+    reference,
+    tiled,
+    walk_of,
+)
 
 _DRAW_BLOCK = 4096
 _INITIAL_STD = 0.01
@@ -41,7 +48,8 @@ class PrototypeHead(nn.Module):
         margin: cosine → logit; ArcFace(64, .5) unless given.
         variational: how prototypes become distributions; None for plain prototypes.
         backend: how the softmax is computed. ``"reference"``, the definition, in plain autograd; ``"tiled"``, a tile of
-            classes at a time without ever forming B×N logits, on any device; ``"auto"`` takes the fastest there is.
+            classes at a time without ever forming B×N logits, on any device; ``"triton"``, the same with Triton kernels
+            inside a tile; ``"auto"`` takes the fastest for the device that the head is on.
         optimizer: ``FusedSGD`` moves W during ``backward()``, so that its gradient never exists as a whole;
             ``head.optimizer`` is then the optimiser that schedules drive. None leaves an ordinary gradient.
         workspace_mb: MiB that may be held from step to step to keep exponentials from forward to backward; what does
@@ -80,7 +88,7 @@ class PrototypeHead(nn.Module):
         *,
         margin: Margin | None = None,
         variational: Variational | None = None,
-        backend: Literal["auto", "reference", "tiled"] = "auto",
+        backend: Literal["auto"] | Backend = "auto",
         optimizer: FusedSGD | None = None,
         workspace_mb: float = 256,
         filter_bound: float | None = None,
@@ -100,13 +108,13 @@ class PrototypeHead(nn.Module):
             raise ValueError(f"workspace_mb must not be negative, got {workspace_mb}")
         if filter_bound is not None and not 0.0 <= filter_bound < 1.0:
             raise ValueError(f"filter_bound must lie in [0, 1), got {filter_bound}")
-        self.backend: Literal["reference", "tiled"] = FASTEST if backend == "auto" else backend
-        if filter_bound is not None and self.backend == "reference":
+        if filter_bound is not None and backend == "reference":
             raise ValueError("filter_bound needs another backend than 'reference', which leaves nothing out")
         self.num_classes = num_classes
         self.embedding_dim = embedding_dim
         self.margin: Margin = ArcFace() if margin is None else margin
         self.variational = variational
+        self.backend = backend
         self.memory_dtype = memory_dtype
         self.step_count = 0
         self.weight = nn.Parameter(_draw(num_classes, embedding_dim, seed).to(device=device, dtype=dtype))
@@ -197,7 +205,8 @@ class PrototypeHead(nn.Module):
         self, features: Tensor, labels: Tensor, weight: Tensor, injection: Injection | None = None
     ) -> Float[Tensor, ""]:
         update = None if self.optimizer is None else self.optimizer.update
-        if self.backend == "reference":
+        backend = fastest_backend(weight.device) if self.backend == "auto" else self.backend
+        if backend == "reference":
             moving = weight if update is None else hand_over_gradient(weight, update)
             return reference.margin_softmax(features, labels, moving, self.margin, injection)
         return tiled.margin_softmax(
@@ -209,6 +218,7 @@ class PrototypeHead(nn.Module):
             workspace=self._workspace,
             update=update,
             filtering=self._filter,
+            walk=walk_of(backend, weight.device),
         )
 
     def _begin_backward(self, version: int) -> None:

@@ -24,10 +24,20 @@ MARGINS = [
 KEEP_ALL, KEEP_NONE = 256.0, 0.0
 
 
+@pytest.fixture(autouse=True, params=["tiled", "triton"])
+def walk(request, monkeypatch):
+    """Every test holds for torch's own operations and for Triton's kernels, here in its interpreter."""
+    if request.param == "triton":
+        kernels = pytest.importorskip("vplface.softmax.kernels", reason="triton is not installed")
+        monkeypatch.setattr(tiled, "Walk", kernels.TritonWalk)
+    monkeypatch.setattr("vplface.head.fastest_backend", lambda device: request.param)
+    return request.param
+
+
 @pytest.fixture(autouse=True)
 def small_tiles(monkeypatch):
     """Tiles of a few classes, so that a handful of classes makes several and a partial last one."""
-    monkeypatch.setattr(tiled, "TILE", 24)
+    monkeypatch.setattr(tiled, "TILE", {"cpu": 24})
 
 
 def problem(batch, classes, dim, seed=0, alive=0.5, lam=0.3, renormalise=True, dtype=torch.float64):
@@ -193,7 +203,7 @@ def heads(delta_t=2, start=3, lam=0.3, clip=None, **settings):
     variational = Variational(lam, delta_t, start)
     make = {"num_classes": 23, "embedding_dim": 6, "variational": variational, "dtype": torch.float64, **settings}
     definition = PrototypeHead(**make, backend="reference")
-    fused = PrototypeHead(**make, backend="tiled", optimizer=FusedSGD(0.1, momentum=0.9, weight_decay=5e-4))
+    fused = PrototypeHead(**make, backend="auto", optimizer=FusedSGD(0.1, momentum=0.9, weight_decay=5e-4))
     optimizer = torch.optim.SGD(definition.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)
     return definition, optimizer, fused
 
@@ -276,7 +286,7 @@ def test_memory_is_as_the_forward_saw_it_however_late_the_backward():
     """Losses of three steps, differentiated in every order, each with the memory of its own step."""
     for order in itertools.permutations(range(3)):
         found = []
-        for backend in ("reference", "tiled"):
+        for backend in ("reference", "auto"):
             head = PrototypeHead(
                 5, 4, variational=Variational(0.4, 1, 0), margin=CosFace(8.0), dtype=torch.float64, backend=backend
             )

@@ -1,10 +1,50 @@
 """Logits → loss and gradients."""
 
+from __future__ import annotations
+
+import os
+from importlib.util import find_spec
+from typing import Literal, TypeAlias, get_args
+
+import torch
+
 from vplface.softmax import reference, tiled
 from vplface.softmax.reference import class_prototypes
-from vplface.softmax.tiled import Filter
+from vplface.softmax.tiled import Filter, Walk
 from vplface.softmax.workspace import Workspace
 
-BACKENDS = ("reference", "tiled")
+Backend: TypeAlias = Literal["reference", "tiled", "triton"]
+BACKENDS: tuple[Backend, ...] = get_args(Backend)
 
-__all__ = ["BACKENDS", "Filter", "Workspace", "class_prototypes", "reference", "tiled"]
+__all__ = [
+    "BACKENDS",
+    "Backend",
+    "Filter",
+    "Workspace",
+    "class_prototypes",
+    "fastest_backend",
+    "reference",
+    "tiled",
+    "walk_of",
+]
+
+
+def fastest_backend(device: torch.device) -> Backend:
+    """Triton's kernels on a CUDA device where Triton is installed, tiles by torch's own operations elsewhere."""
+    return "triton" if device.type == "cuda" and find_spec("triton") is not None else "tiled"
+
+
+def walk_of(backend: Backend, device: torch.device) -> type[Walk]:
+    """What carries out a tiled softmax.
+
+    Raises:
+        MissingExtraError: if Triton is asked for and not installed.
+        ValueError: if Triton is asked for on a CPU, and its interpreter is not.
+    """
+    if backend != "triton":
+        return Walk
+    if device.type == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
+        raise ValueError("backend='triton' needs the head on a GPU and it is on the CPU; backend='auto' fits either")
+    from vplface.softmax.kernels import TritonWalk
+
+    return TritonWalk

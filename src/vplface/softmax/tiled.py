@@ -32,11 +32,14 @@ from vplface.prototypes import Injection
 from vplface.softmax.product import operand_type, product
 from vplface.softmax.workspace import Workspace
 
-TILE = 2**20
-"""Elements of a tile of W: a few of them fit the cache of a core."""
+TILE = {"cpu": 2**20}
+"""Elements of a tile of W, by kind of device: on a CPU a few tiles should fit its cache."""
+LARGE_TILE = 2**25
+"""The same on every other device, which has to be kept busy."""
 BOUNDED = 80.0
 """Sums of exponentials up to e^±80 are within the range of float32, and products with them too."""
-_SHORTEST = 1e-12
+SHORTEST = 1e-12
+"""The length below which a vector has no direction (the ε of torch's normalize)."""
 
 Update = Callable[[slice, Tensor], None]
 """Takes rows of W and their gradient, which may be overwritten."""
@@ -67,6 +70,7 @@ def margin_softmax(
     workspace: Workspace,
     update: Update | None = None,
     filtering: Filter | None = None,
+    walk: type[Walk] | None = None,
 ) -> Float[Tensor, ""]:
     """The same as ``reference.margin_softmax``.
 
@@ -82,17 +86,18 @@ def margin_softmax(
         workspace: where exponentials are kept between the visits.
         update: what to do with the gradient of W, tile by tile, instead of leaving it in ``weight.grad``.
         filtering: which classes may be left out of the gradients; None for none.
+        walk: what carries out the visits; None for torch's own operations.
     """
     operands = operand_type(weight)
     with torch.autocast(weight.device.type, enabled=False):
-        walk = _Walk(features, labels, weight, margin, injection, workspace, operands, filtering)
-        loss: Tensor = _MarginSoftmax.apply(features, weight, walk, update)  # type: ignore[no-untyped-call]
+        visits = (walk or Walk)(features, labels, weight, margin, injection, workspace, operands, filtering)
+        loss: Tensor = _MarginSoftmax.apply(features, weight, visits, update)  # type: ignore[no-untyped-call]
     return loss
 
 
 class _MarginSoftmax(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: FunctionCtx, features: Tensor, weight: Tensor, walk: _Walk, update: Update | None) -> Tensor:
+    def forward(ctx: FunctionCtx, features: Tensor, weight: Tensor, walk: Walk, update: Update | None) -> Tensor:
         ctx.save_for_backward(features, weight)
         ctx.walk, ctx.update = walk, update  # type: ignore[attr-defined]
         return walk.loss()
@@ -100,7 +105,7 @@ class _MarginSoftmax(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
-        walk: _Walk = ctx.walk  # type: ignore[attr-defined]
+        walk: Walk = ctx.walk  # type: ignore[attr-defined]
         update: Update | None = ctx.update  # type: ignore[attr-defined]
         features, weight = ctx.saved_tensors  # type: ignore[attr-defined]
         wanted = ctx.needs_input_grad  # type: ignore[attr-defined]
@@ -111,7 +116,7 @@ class _MarginSoftmax(torch.autograd.Function):
         return of_features.to(features.dtype) if wanted[0] else None, whole, None, None
 
 
-class _Tile(NamedTuple):
+class Tile(NamedTuple):
     """Classes side by side; ``mixture`` and ``operand`` lie in buffers that the next tile overwrites."""
 
     rows: slice
@@ -122,8 +127,11 @@ class _Tile(NamedTuple):
     own: tuple[Tensor, Tensor]  # classes of the tile and samples where j = y_i
 
 
-class _Walk:
-    """A batch on its two visits to every class."""
+class Walk:
+    """A batch on its two visits to every class.
+
+    What is done inside a tile is in ``_mix``, ``_accumulate``, ``_push`` and ``_project``, which a subclass may do faster.
+    """
 
     def __init__(
         self,
@@ -140,6 +148,7 @@ class _Walk:
         self.type = torch.promote_types(weight.dtype, torch.float32)
         self.operand_type = operand_type
         self.features = features.detach().to(self.type)
+        self.labels = labels
         self.operand = self.features.to(operand_type)
         self.scale = margin.scale
         self.injection = injection
@@ -148,9 +157,9 @@ class _Walk:
         self.target, self.slope = _own_cosines(self.features, labels, self.weight, margin, injection)
 
         (classes, dim), batch = weight.shape, len(labels)
-        size = max(TILE // max(dim, batch), 1)
+        size = max(TILE.get(weight.device.type, LARGE_TILE) // max(dim, batch), 1)
         self.tiles = [slice(first, min(first + size, classes)) for first in range(0, classes, size)]
-        order = labels.argsort()
+        order = labels.argsort(stable=True)
         starts = torch.tensor([rows.start for rows in self.tiles], device=order.device)
         bounds = [*torch.searchsorted(labels[order], starts).tolist(), batch]
         self.own = [
@@ -175,16 +184,7 @@ class _Walk:
         """The first visit."""
         self.rest = torch.zeros_like(self.target)
         for tile in self._visit(first=True):
-            logits = self._logits(tile)
-            if not self.bounded:
-                top = torch.maximum(self.top, logits.amax(0))
-                self.rest *= (self.top - top).exp_()
-                self.top = top
-                logits -= top
-            exponentials = logits.exp_()
-            self.rest += exponentials.sum(0)
-            if tile.rows.stop <= len(self.kept):
-                torch.mul(exponentials, tile.ratio, out=self.kept[tile.rows])
+            self._accumulate(tile, self.kept[tile.rows] if tile.rows.stop <= len(self.kept) else None)
         excess = self.rest.log() + self.top - self.scale * self.target
         return torch.logaddexp(excess, torch.zeros_like(excess)).mean()
 
@@ -196,13 +196,10 @@ class _Walk:
         factor = (gradient * self.scale / len(total) / total).unsqueeze(1)
         weighted = (factor * self.features).to(self.operand_type).t()
         pull = -self.rest * self.slope
-        off_mixture, off_weight = -self.ratio.square(), -self.length.square().reciprocal_()
+        self.off_mixture, self.off_weight = -self.ratio.square(), -self.length.square().reciprocal_()
         result, skipped = torch.zeros_like(self.features), torch.zeros_like(self.rest)
         for tile in self._visit(first=False):
-            if tile.rows.stop <= len(self.kept):
-                push = self.kept[tile.rows]
-            else:
-                push = self._logits(tile).sub_(self.top).exp_().mul_(tile.ratio).to(self.operand_type)
+            push = self.kept[tile.rows] if tile.rows.stop <= len(self.kept) else self._push(tile)
             operand, chosen = tile.operand, None
             if self.filtering is not None:
                 share = push / tile.ratio / total
@@ -217,45 +214,70 @@ class _Walk:
                 result += product(push.t(), operand.t())
             if sink is None:
                 continue
-            pulled = product(push, weighted).to(self.type)  # h
+            pulled = product(push, weighted)
             if chosen is not None:
-                pulled = torch.zeros_like(tile.weight).index_copy_(0, chosen, pulled)
-            if tile.mixture is not tile.weight and self.injection is not None and self.injection.renormalise:
-                _remove(tile.mixture, pulled, off_mixture[tile.rows])
-            _remove(tile.weight, pulled, off_weight[tile.rows])
-            sink(tile.rows, pulled)
+                pulled = torch.zeros_like(tile.weight, dtype=pulled.dtype).index_copy_(0, chosen, pulled)
+            sink(tile.rows, self._project(tile, pulled))
         if self.filtering is not None:
             self.filtering.skipped = max(float(skipped.max()), 0.0)
         return result * factor
 
-    def _visit(self, first: bool) -> Iterator[_Tile]:
-        """Every tile, with ‖W‖ and ρ computed on the first visit and known on the second."""
+    def _visit(self, first: bool) -> Iterator[Tile]:
+        """Every tile; the first visit leaves ‖W‖ and ρ for the second."""
         for rows, own in zip(self.tiles, self.own, strict=True):
-            weight = self.weight[rows].to(self.type)
-            length, ratio = self.length[rows], self.ratio[rows]
-            if first:
-                vector_norm(weight, dim=1, keepdim=True, out=length).clamp_min_(_SHORTEST)
-                torch.reciprocal(length, out=ratio)
-            mixture = weight
-            if self.injection is not None and self.share is not None and (share := self.share[rows]).min() < 1:
-                # ((1−λ)·v + λ·M)·‖W‖/(1−λ)
-                memory = self.injection.memory[rows].to(self.type)
-                strength = (share.reciprocal() - 1).mul_(length)
-                mixture = torch.addcmul(weight, memory, strength, out=self._buffer("mixture", weight, self.type))
-                if first and self.injection.renormalise:
-                    vector_norm(mixture, dim=1, keepdim=True, out=ratio).clamp_min_(_SHORTEST).reciprocal_()
-                elif first:
-                    ratio *= share
-            operand = mixture
-            if mixture.dtype != self.operand_type:
-                operand = self._buffer("operand", mixture, self.operand_type).copy_(mixture)
-            yield _Tile(rows, weight, mixture, operand, ratio, own)
+            yield self._mix(rows, own, first)
 
-    def _logits(self, tile: _Tile) -> Float[Tensor, "tile batch"]:
+    def _mix(self, rows: slice, own: tuple[Tensor, Tensor], first: bool) -> Tile:
+        weight = self.weight[rows].to(self.type)
+        length, ratio = self.length[rows], self.ratio[rows]
+        if first:
+            vector_norm(weight, dim=1, keepdim=True, out=length).clamp_min_(SHORTEST)
+            torch.reciprocal(length, out=ratio)
+        mixture = weight
+        if self.injection is not None and self.share is not None and (share := self.share[rows]).min() < 1:
+            # ((1−λ)·v + λ·M)·‖W‖/(1−λ)
+            memory = self.injection.memory[rows].to(self.type)
+            strength = (share.reciprocal() - 1).mul_(length)
+            mixture = torch.addcmul(weight, memory, strength, out=self._buffer("mixture", weight, self.type))
+            if first and self.injection.renormalise:
+                vector_norm(mixture, dim=1, keepdim=True, out=ratio).clamp_min_(SHORTEST).reciprocal_()
+            elif first:
+                ratio *= share
+        operand = mixture
+        if mixture.dtype != self.operand_type:
+            operand = self._buffer("operand", mixture, self.operand_type).copy_(mixture)
+        return Tile(rows, weight, mixture, operand, ratio, own)
+
+    def _logits(self, tile: Tile) -> Float[Tensor, "tile batch"]:
         """s·cosθ_ij of a tile; −∞ where j = y_i, whose logit is another."""
         logits = product(tile.operand, self.operand).to(self.type).mul_(self.scale * tile.ratio)
         logits[tile.own] = -math.inf
         return logits
+
+    def _accumulate(self, tile: Tile, kept: Tensor | None) -> None:
+        """Add a tile to ``rest``; keep ρ_j·e_ji."""
+        logits = self._logits(tile)
+        if not self.bounded:
+            top = torch.maximum(self.top, logits.amax(0))
+            self.rest *= (self.top - top).exp_()
+            self.top = top
+            logits -= top
+        exponentials = logits.exp_()
+        self.rest += exponentials.sum(0)
+        if kept is not None:
+            torch.mul(exponentials, tile.ratio, out=kept)
+
+    def _push(self, tile: Tile) -> Float[Tensor, "tile batch"]:
+        """ρ_j·e_ji of a tile that was not kept."""
+        return self._logits(tile).sub_(self.top).exp_().mul_(tile.ratio).to(self.operand_type)
+
+    def _project(self, tile: Tile, pulled: Float[Tensor, "tile dim"]) -> Float[Tensor, "tile dim"]:
+        """From h to dL/dW."""
+        gradient = pulled.to(self.type)
+        if tile.mixture is not tile.weight and self.injection is not None and self.injection.renormalise:
+            _remove(tile.mixture, gradient, self.off_mixture[tile.rows])
+        _remove(tile.weight, gradient, self.off_weight[tile.rows])
+        return gradient
 
     def _worthwhile(self, share: Tensor, own: Tensor, bound: float) -> Int[Tensor, " chosen"]:
         """Classes of a tile with p_ij > ε/N for some sample i of another class, or with samples of their own."""

@@ -1,0 +1,175 @@
+"""The insides of a tile as Triton kernels: each reads and writes every number once, where torch needs several passes.
+
+The products of a tile are left to the vendor's library. Without a GPU the kernels run, slowly, in Triton's interpreter
+(TRITON_INTERPRET=1), which is how they are tested.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from vplface.errors import import_extra
+from vplface.softmax.product import product
+from vplface.softmax.tiled import SHORTEST, Tile, Walk
+
+triton: Any = import_extra("triton", "triton")
+tl: Any = import_extra("triton.language", "triton")
+
+_ELEMENTS = 4096
+"""Elements of a block: rows are taken together until they hold so many."""
+
+
+@triton.jit
+def _mix(weight, memory, share, mixture, length, ratio, classes, dim, shortest,  # type: ignore[no-untyped-def]
+         MIXED: tl.constexpr, RENORMALISE: tl.constexpr, TYPE: tl.constexpr, ROWS: tl.constexpr, DIM: tl.constexpr):  # fmt: skip
+    """Z, ‖W‖ and ρ of a block of classes."""
+    row, column = tl.program_id(0) * ROWS + tl.arange(0, ROWS), tl.arange(0, DIM)
+    there = row < classes
+    place, inside = row[:, None] * dim + column[None, :], there[:, None] & (column < dim)[None, :]
+    w = tl.load(weight + place, mask=inside, other=0.0).to(TYPE)
+    norm = tl.maximum(tl.sqrt(tl.sum(w * w, 1)), shortest)
+    z, rho = w, 1.0 / norm
+    if MIXED:
+        kept = tl.load(share + row, mask=there, other=1.0)
+        m = tl.load(memory + place, mask=inside, other=0.0).to(TYPE)
+        z = w + ((1.0 / kept - 1.0) * norm)[:, None] * m
+        if RENORMALISE:
+            rho = tl.where(kept < 1.0, 1.0 / tl.maximum(tl.sqrt(tl.sum(z * z, 1)), shortest), rho)
+        else:
+            rho = kept / norm
+    tl.store(mixture + place, z.to(mixture.dtype.element_ty), mask=inside)
+    tl.store(length + row, norm, mask=there)
+    tl.store(ratio + row, rho, mask=there)
+
+
+@triton.jit
+def _exponentiate(cosines, ratio, labels, push, sums, start, classes, batch, scale,  # type: ignore[no-untyped-def]
+                  KEEP: tl.constexpr, TYPE: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):  # fmt: skip
+    """e_ji, summed over a block of classes, and ρ_j·e_ji; 0 where j = y_i."""
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+    place, inside = row[:, None] * batch + column[None, :], (row < classes)[:, None] & (column < batch)[None, :]
+    rho = tl.load(ratio + row, mask=row < classes, other=0.0)
+    label = tl.load(labels + column, mask=column < batch, other=-1)
+    logit = tl.load(cosines + place, mask=inside, other=0.0).to(TYPE) * (scale * rho)[:, None]
+    e = tl.where(inside & (row[:, None] + start != label[None, :]), tl.exp(logit), 0.0)
+    tl.store(sums + tl.program_id(0) * batch + column, tl.sum(e, 0), mask=column < batch)
+    if KEEP:
+        tl.store(push + place, (e * rho[:, None]).to(push.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _project(pulled, weight, memory, share, gradient, length, ratio, classes, dim,  # type: ignore[no-untyped-def]
+             MIXED: tl.constexpr, TYPE: tl.constexpr, ROWS: tl.constexpr, DIM: tl.constexpr):  # fmt: skip
+    """dL/dW of a block of classes from h."""
+    row, column = tl.program_id(0) * ROWS + tl.arange(0, ROWS), tl.arange(0, DIM)
+    there = row < classes
+    place, inside = row[:, None] * dim + column[None, :], there[:, None] & (column < dim)[None, :]
+    h = tl.load(pulled + place, mask=inside, other=0.0).to(TYPE)
+    w = tl.load(weight + place, mask=inside, other=0.0).to(TYPE)
+    norm = tl.load(length + row, mask=there, other=1.0)
+    if MIXED:
+        kept = tl.load(share + row, mask=there, other=1.0)
+        m = tl.load(memory + place, mask=inside, other=0.0).to(TYPE)
+        rho = tl.load(ratio + row, mask=there, other=1.0)
+        z = w + ((1.0 / kept - 1.0) * norm)[:, None] * m
+        h -= (tl.sum(h * z, 1) * rho * rho)[:, None] * z
+    h -= (tl.sum(h * w, 1) / (norm * norm))[:, None] * w
+    tl.store(gradient + place, h, mask=inside)
+
+
+class TritonWalk(Walk):
+    """The same visits, with the insides of a tile in three kernels."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.kernel_type = tl.float64 if self.type == torch.float64 else tl.float32
+
+    def _mix(self, rows: slice, own: tuple[Tensor, Tensor], first: bool) -> Tile:
+        weight = self.weight[rows]
+        operand = self._buffer("operand", weight, self.operand_type)
+        block, columns = _block(weight)
+        _mix[(triton.cdiv(len(weight), block),)](
+            weight,
+            *self._memory(rows),
+            operand,
+            self.length[rows],
+            self.ratio[rows],
+            *weight.shape,
+            SHORTEST,
+            MIXED=self.injection is not None,
+            RENORMALISE=self.injection is not None and self.injection.renormalise,
+            TYPE=self.kernel_type,
+            ROWS=block,
+            DIM=columns,
+        )
+        return Tile(rows, weight, operand, operand, self.ratio[rows], own)
+
+    def _accumulate(self, tile: Tile, kept: Tensor | None) -> None:
+        if self.bounded:
+            self.rest += self._exponentials(tile, kept)
+        else:
+            super()._accumulate(tile, kept)
+
+    def _push(self, tile: Tile) -> Float[Tensor, "tile batch"]:
+        if not self.bounded:
+            return super()._push(tile)
+        push = self.weight.new_empty((len(tile.weight), len(self.target)), dtype=self.operand_type)
+        self._exponentials(tile, push)
+        return push
+
+    def _exponentials(self, tile: Tile, push: Tensor | None) -> Float[Tensor, " batch"]:
+        cosines = product(tile.operand, self.operand)
+        block, columns = _block(cosines, widest=256)
+        blocks = triton.cdiv(len(cosines), block)
+        sums = torch.empty(blocks, cosines.shape[1], dtype=self.type, device=cosines.device)
+        _exponentiate[(blocks, triton.cdiv(cosines.shape[1], columns))](
+            cosines,
+            tile.ratio,
+            self.labels,
+            cosines if push is None else push,
+            sums,
+            tile.rows.start,
+            *cosines.shape,
+            self.scale,
+            KEEP=push is not None,
+            TYPE=self.kernel_type,
+            ROWS=block,
+            COLUMNS=columns,
+        )
+        return sums.sum(0)
+
+    def _project(self, tile: Tile, pulled: Float[Tensor, "tile dim"]) -> Float[Tensor, "tile dim"]:
+        pulled = pulled.contiguous()
+        gradient = torch.empty_like(pulled, dtype=self.type)
+        block, columns = _block(pulled)
+        _project[(triton.cdiv(len(pulled), block),)](
+            pulled,
+            tile.weight,
+            *self._memory(tile.rows),
+            gradient,
+            self.length[tile.rows],
+            self.ratio[tile.rows],
+            *pulled.shape,
+            MIXED=self.injection is not None and self.injection.renormalise,
+            TYPE=self.kernel_type,
+            ROWS=block,
+            DIM=columns,
+        )
+        return gradient
+
+    def _memory(self, rows: slice) -> tuple[Tensor, Tensor]:
+        """M and the share of v; without memory something that is not looked at."""
+        if self.injection is None or self.share is None:
+            return self.weight, self.weight
+        return self.injection.memory[rows], self.share[rows]
+
+
+def _block(matrix: Tensor, widest: int = 2**20) -> tuple[int, int]:
+    """Rows and columns of a block: whole rows, unless they are wider than a block may be."""
+    columns = min(triton.next_power_of_2(matrix.shape[1]), widest)
+    return max(_ELEMENTS // columns, 1), columns
