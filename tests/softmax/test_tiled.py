@@ -240,9 +240,10 @@ def test_fifty_steps_of_a_fused_head_are_those_of_torchs_sgd(margin, lam, memory
 
 @pytest.mark.parametrize("stage", ["random", "half-way", "converged"])
 @pytest.mark.parametrize("bound", [1e-6, 1e-3, 1e-2, 0.2])
-def test_filtering_stays_under_its_bound_from_random_prototypes_to_convergence(stage, bound):
+def test_filtering_stays_under_its_bound_from_random_prototypes_to_convergence(stage, bound, monkeypatch):
     margin = ArcFace(32.0, 0.3)
     x, labels, weight, injection = problem(12, 200, 16)
+    monkeypatch.setattr(tiled, "TILE", {"cpu": 1600})
     share = {"random": 0.0, "half-way": 0.5, "converged": 0.97}[stage]
     for feature, label in zip(x, labels, strict=True):
         weight[label] = (1 - share) * weight[label] + share * 4 * feature

@@ -32,16 +32,16 @@ def train(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and do nothing.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, and nothing else.")] = False,
 ) -> None:
-    r"""Train a face embedding, evaluate it and write its report.
+    """Train a face embedding, evaluate it and write its report.
 
     The run is kept in runs/NAME: the model, its checkpoints, metrics.jsonl, TensorBoard files and report.html.
     Ctrl-C saves before it stops; --resume goes on.
 
     \b
-    vplface train folder data.train=my_faces name=mine     train on your own pictures (my_faces/PERSON/*.jpg)
-    vplface train lfw --dry-run                            see the plan: classes, steps, memory, expected loss
-    vplface train runs/lfw --resume                        go on with an interrupted run
-    """
+    vplface train folder data.train=my_faces name=mine   my_faces/PERSON/*.jpg
+    vplface train lfw --dry-run                          see the plan first
+    vplface train runs/lfw --resume                      go on where it stopped
+    """  # noqa: D301 (the mark before lines that stay as they are)
     from vplface.cli.plan import show_plan
     from vplface.cli.tables import print_json, show_study
     from vplface.study import run

@@ -24,8 +24,8 @@ _ELEMENTS = 4096
 
 
 @triton.jit
-def _mix(weight, memory, share, mixture, length, ratio, classes, dim, shortest,  # type: ignore[no-untyped-def]
-         MIXED: tl.constexpr, RENORMALISE: tl.constexpr, TYPE: tl.constexpr, ROWS: tl.constexpr, DIM: tl.constexpr):  # fmt: skip
+def _mix(weight, memory, share, mixture, length, ratio, classes, dim, shortest, MIXED: tl.constexpr,
+         RENORMALISE: tl.constexpr, TYPE: tl.constexpr, ROWS: tl.constexpr, DIM: tl.constexpr):  # fmt: skip
     """Z, ‖W‖ and ρ of a block of classes."""
     row, column = tl.program_id(0) * ROWS + tl.arange(0, ROWS), tl.arange(0, DIM)
     there = row < classes
@@ -47,7 +47,7 @@ def _mix(weight, memory, share, mixture, length, ratio, classes, dim, shortest, 
 
 
 @triton.jit
-def _exponentiate(cosines, ratio, labels, push, sums, start, classes, batch, scale,  # type: ignore[no-untyped-def]
+def _exponentiate(cosines, ratio, labels, push, sums, start, classes, batch, scale,
                   KEEP: tl.constexpr, TYPE: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):  # fmt: skip
     """e_ji, summed over a block of classes, and ρ_j·e_ji; 0 where j = y_i."""
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
@@ -63,7 +63,7 @@ def _exponentiate(cosines, ratio, labels, push, sums, start, classes, batch, sca
 
 
 @triton.jit
-def _project(pulled, weight, memory, share, gradient, length, ratio, classes, dim,  # type: ignore[no-untyped-def]
+def _project(pulled, weight, memory, share, gradient, length, ratio, classes, dim,
              MIXED: tl.constexpr, TYPE: tl.constexpr, ROWS: tl.constexpr, DIM: tl.constexpr):  # fmt: skip
     """dL/dW of a block of classes from h."""
     row, column = tl.program_id(0) * ROWS + tl.arange(0, ROWS), tl.arange(0, DIM)

@@ -32,7 +32,7 @@ from vplface.prototypes import Injection
 from vplface.softmax.product import operand_type, product
 from vplface.softmax.workspace import Workspace
 
-TILE = {"cpu": 2**20}
+TILE = {"cpu": 3 * 2**18}
 """Elements of a tile of W, by kind of device: on a CPU a few tiles should fit its cache."""
 LARGE_TILE = 2**25
 """The same on every other device, which has to be kept busy."""
@@ -130,7 +130,7 @@ class Tile(NamedTuple):
 class Walk:
     """A batch on its two visits to every class.
 
-    What is done inside a tile is in ``_mix``, ``_accumulate``, ``_push`` and ``_project``, which a subclass may do faster.
+    What is done inside a tile is in ``_mix``, ``_accumulate``, ``_push`` and ``_project``; a subclass may do it faster.
     """
 
     def __init__(

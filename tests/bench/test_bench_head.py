@@ -1,0 +1,103 @@
+"""The benchmark of the head: what it measures is what it says, and unequal work is not compared."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from vplface.bench import head as bench
+from vplface.bench.plot import draw
+from vplface.cli.app import app
+from vplface.errors import VplfaceError
+
+ARMS = ["eager", "vplface", "vplface (no VPL)", "normalised softmax"]
+SMALL = bench.Setting(classes=300, batch=8, dim=16)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_every_arm_of_one_loss_comes_to_it(dtype):
+    names = [name for name, arm in bench.ARMS.items() if arm.computes == "vpl" and name != "eager (compiled)"]
+    problem = bench._problem(replace(SMALL, dtype=dtype))
+    assert 0.4 < (problem.timer > 0).float().mean() < 0.6
+    for _ in range(3):
+        steps = {name: bench.ARMS[name].make(problem) for name in names}
+        losses = [[step() for step in steps.values()] for _ in range(3)]
+        for of_step in losses:
+            assert of_step == pytest.approx([of_step[0]] * len(names), rel=1e-4 if dtype == "float32" else 3e-2)
+        assert losses[-1][0] < losses[0][0]
+
+
+def test_figures_follow_from_each_other():
+    result = bench.measure(SMALL, ARMS, repeats=3, memory=False)
+    floor = result["floor"]
+    assert floor["seconds"] == pytest.approx(floor["products"] + floor["memory"])
+    assert list(result["arms"]) == ARMS
+    for arm in result["arms"].values():
+        least, most = arm["spread"]
+        assert 0 < least <= arm["seconds"] <= most
+        assert arm["over_floor"] == pytest.approx(arm["seconds"] / floor["seconds"])
+    assert result["arms"]["eager"]["speedup"] == 1.0
+
+
+def test_arms_that_skip_work_are_found_out(monkeypatch):
+    lazy = bench.Arm(lambda problem: lambda: 0.5, "vpl", 1, 0)
+    monkeypatch.setattr(bench, "ARMS", {**bench.ARMS, "lazy": lazy})
+    with pytest.raises(VplfaceError, match="eager and lazy come to different losses"):
+        bench.measure(SMALL, ["eager", "lazy"], repeats=1, memory=False)
+
+
+def test_an_arm_that_would_not_fit_is_left_out_with_the_reason(monkeypatch):
+    monkeypatch.setattr(bench, "_free_bytes", lambda device: 200_000.0)
+    arms = bench.measure(SMALL, ["eager", "vplface"], repeats=1, memory=False)["arms"]
+    assert "are free" in arms["eager"]["reason"]
+    assert "seconds" in arms["vplface"]
+
+
+def test_memory_beyond_the_state_is_that_of_the_workspace():
+    """At 40,000 classes the logits would take 40 MiB and every copy of W 20 MiB."""
+    setting = bench.Setting(classes=40_000, batch=256, dim=128, workspace_mb=8)
+    ours = bench.peak_memory(setting, "vplface")
+    assert ours < 8 + 64
+    assert ours < bench.peak_memory(setting, "normalised softmax")
+
+
+def test_command(tmp_path):
+    words = "bench head --classes 200,400 --batch 4 --dim 8 --dtype float32 --repeats 1 --no-memory".split()
+    picture = tmp_path / "plots" / "head.svg"
+    chosen = ["--arms", "eager,vplface", "--plot", str(picture)]
+    told = CliRunner().invoke(app, [*words, *chosen, "--json"])
+    assert told.exit_code == 0, told.output
+    report = json.loads(told.stdout)
+    assert report["schema"] == 1
+    assert report["machine"]["torch"] == torch.__version__
+    assert [result["classes"] for result in report["results"]] == [200, 400]
+    assert "<svg" in picture.read_text(encoding="utf-8")
+    shown = CliRunner().invoke(app, [*words, "--arms", "eager,vplface"])
+    assert "N 400, B 4, d 8, float32: floor" in shown.stdout
+    assert "× floor" in shown.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--arms", "eagre"], "no arm 'eagre'"),
+        (["--classes", "many"], "--classes takes whole numbers"),
+        (["--classes", "1"], "at least 2"),
+        (["--batch", "8,0"], "--batch takes whole numbers"),
+        (["--dtype", "float16"], "--dtype takes float32"),
+    ],
+)
+def test_wrong_options_are_refused_by_name(words, message):
+    result = CliRunner().invoke(app, ["bench", "head", *words])
+    assert result.exit_code == 2
+    assert message in result.stderr
+
+
+def test_bars_where_nothing_is_swept(tmp_path):
+    result = bench.measure(SMALL, ARMS[:2], repeats=1, memory=False)
+    draw(tmp_path / "bars.png", bench.machine(), [result, {**result, "dtype": "bfloat16"}])
+    assert (tmp_path / "bars.png").read_bytes().startswith(b"\x89PNG")

@@ -1,0 +1,34 @@
+from __future__ import annotations
+
+import sys
+
+import pytest
+import torch
+
+from vplface import PrototypeHead
+from vplface.errors import MissingExtraError
+from vplface.softmax import fastest_backend, tiled, walk_of
+
+
+def test_the_cpu_takes_tiles_and_a_gpu_triton_where_it_is_installed(monkeypatch):
+    assert fastest_backend(torch.device("cpu")) == "tiled"
+    assert fastest_backend(torch.device("mps")) == "tiled"
+    monkeypatch.setattr("vplface.softmax.find_spec", lambda name: None)
+    assert fastest_backend(torch.device("cuda")) == "tiled"
+    monkeypatch.setattr("vplface.softmax.find_spec", lambda name: object())
+    assert fastest_backend(torch.device("cuda")) == "triton"
+    assert walk_of("tiled", torch.device("cpu")) is tiled.Walk
+
+
+def test_triton_on_a_cpu_is_refused(monkeypatch):
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    head = PrototypeHead(5, 3, backend="triton")
+    with pytest.raises(ValueError, match="backend='triton' needs the head on a GPU"):
+        head(torch.ones(1, 3), torch.zeros(1, dtype=torch.int64))
+
+
+def test_missing_triton_is_an_error_that_names_the_extra(monkeypatch):
+    monkeypatch.delitem(sys.modules, "vplface.softmax.kernels", raising=False)
+    monkeypatch.setitem(sys.modules, "triton", None)
+    with pytest.raises(MissingExtraError, match=r"vplface\[triton\]"):
+        walk_of("triton", torch.device("cuda"))
