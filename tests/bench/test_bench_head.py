@@ -66,7 +66,21 @@ def test_memory_beyond_the_state_is_that_of_the_workspace():
 
 
 def test_command(tmp_path):
-    words = "bench head --classes 200,400 --batch 4 --dim 8 --dtype float32 --repeats 1 --no-memory".split()
+    words = [
+        "bench",
+        "head",
+        "--classes",
+        "200,400",
+        "--batch",
+        "4",
+        "--dim",
+        "8",
+        "--dtype",
+        "float32",
+        "--repeats",
+        "1",
+        "--no-memory",
+    ]
     picture = tmp_path / "plots" / "head.svg"
     chosen = ["--arms", "eager,vplface", "--plot", str(picture)]
     told = CliRunner().invoke(app, [*words, *chosen, "--json"])
