@@ -5,6 +5,7 @@ import torch
 
 from vplface import ArcFace, NormSoftmax, PrototypeHead
 from vplface.plan import expected_first_loss
+from vplface.softmax.tiled import tile_bytes
 
 
 def test_expected_first_loss_by_hand():
@@ -21,3 +22,11 @@ def test_an_untrained_head_has_the_expected_loss(margin):
     head = PrototypeHead(2000, 128, margin=margin).eval()
     loss = head(torch.randn(256, 128), torch.randint(2000, (256,))).item()
     assert loss == pytest.approx(expected_first_loss(margin, 2000, 128), rel=0.05)
+
+
+def test_what_the_softmax_takes_grows_with_the_logits_up_to_the_workspace():
+    cpu = torch.device("cpu")
+    head = PrototypeHead(4, 2, workspace_mb=3)
+    assert head.workspace_bytes == 3 * 2**20
+    assert tile_bytes(10, 16, cpu) == 10 * tile_bytes(1, 16, cpu)
+    assert tile_bytes(10**7, 512, cpu) == tile_bytes(10**6, 512, cpu) < 64 * 2**20

@@ -193,6 +193,11 @@ class PrototypeHead(nn.Module):
         return coverage(self.timer)
 
     @property
+    def workspace_bytes(self) -> int:
+        """What ``workspace_mb`` allows."""
+        return self._workspace.limit
+
+    @property
     def skipped_mass(self) -> float:
         """The largest share of a sample's probability that the last backward pass left out; 0 without a filter."""
         return 0.0 if self._filter is None else self._filter.skipped

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from vplface.margins import Margin
 from vplface.prototypes import expected_coverage
+from vplface.softmax.tiled import tile_bytes
 from vplface.training.config import Config
 from vplface.training.state import Training, prepare
 
@@ -28,7 +29,7 @@ class Plan:
         model_bytes: backbone with its gradient, optimiser state and moving average.
         head_bytes: prototypes with their gradient and optimiser state, and the memory.
         activation_bytes: what a forward pass keeps for the backward pass, for one part of a batch.
-        logit_bytes: logits and their gradients, for one part of a batch.
+        softmax_bytes: exponentials kept from forward to backward for one part of a batch, and the buffers of a tile.
         variational_start: step at which injection begins; None for plain prototypes.
         delta_t: lifetime of a memory in steps.
         coverage: share of classes whose memory will be alive; also for other lifetimes, in steps.
@@ -43,7 +44,7 @@ class Plan:
     model_bytes: int
     head_bytes: int
     activation_bytes: int
-    logit_bytes: int
+    softmax_bytes: int
     variational_start: int | None
     delta_t: int | None
     coverage: dict[int, float]
@@ -73,7 +74,8 @@ def plan(config: Config) -> Plan:
         model_bytes=4 * parameters * (2 + state + (run.average is not None)),
         head_bytes=4 * classes * dim * (2 + state + (variational is not None)),
         activation_bytes=_activation_bytes(run, part),
-        logit_bytes=4 * 4 * part * classes,
+        softmax_bytes=min(run.head.workspace_bytes, 4 * part * classes)
+        + tile_bytes(classes, max(part, dim), run.device),
         variational_start=None if variational is None else variational.start,
         delta_t=None if variational is None else variational.delta_t,
         coverage={

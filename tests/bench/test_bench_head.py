@@ -21,7 +21,7 @@ SMALL = bench.Setting(classes=300, batch=8, dim=16)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_every_arm_of_one_loss_comes_to_it(dtype):
     names = [name for name, arm in bench.ARMS.items() if arm.computes == "vpl" and name != "eager (compiled)"]
-    problem = bench._problem(replace(SMALL, dtype=dtype))
+    problem = bench.problem_of(replace(SMALL, dtype=dtype))
     assert 0.4 < (problem.timer > 0).float().mean() < 0.6
     for _ in range(3):
         steps = {name: bench.ARMS[name].make(problem) for name in names}
@@ -66,21 +66,8 @@ def test_memory_beyond_the_state_is_that_of_the_workspace():
 
 
 def test_command(tmp_path):
-    words = [
-        "bench",
-        "head",
-        "--classes",
-        "200,400",
-        "--batch",
-        "4",
-        "--dim",
-        "8",
-        "--dtype",
-        "float32",
-        "--repeats",
-        "1",
-        "--no-memory",
-    ]
+    size = ["--classes", "200,400", "--batch", "4", "--dim", "8", "--dtype", "float32"]
+    words = ["bench", "head", *size, "--repeats", "1", "--no-memory"]
     picture = tmp_path / "plots" / "head.svg"
     chosen = ["--arms", "eager,vplface", "--plot", str(picture)]
     told = CliRunner().invoke(app, [*words, *chosen, "--json"])

@@ -67,7 +67,9 @@ class Setting:
 
 
 @dataclass
-class _Problem:
+class Problem:
+    """What every arm is given: W, M, T, features of unit length, labels."""
+
     setting: Setting
     weight: Tensor
     memory: Tensor
@@ -76,15 +78,18 @@ class _Problem:
     labels: Tensor
 
     def autocast(self) -> torch.autocast:
+        """Products in the type of the setting."""
         return torch.autocast(
             self.weight.device.type, dtype=torch.bfloat16, enabled=self.setting.dtype == "bfloat16", cache_enabled=False
         )
 
     def leaf(self) -> Tensor:
+        """The features, as something to be differentiated by."""
         return self.features.clone().requires_grad_()
 
 
-def _problem(setting: Setting) -> _Problem:
+def problem_of(setting: Setting) -> Problem:
+    """Random numbers of the given size, half of the memory alive."""
     generator = torch.Generator().manual_seed(0)
     rows = setting.classes, setting.dim
     weight, memory = (torch.empty(rows).normal_(0, 0.05, generator=generator) for _ in range(2))
@@ -92,10 +97,10 @@ def _problem(setting: Setting) -> _Problem:
     features = F.normalize(torch.randn(setting.batch, setting.dim, generator=generator))
     labels = torch.randint(setting.classes, (setting.batch,), generator=generator)
     F.normalize(memory, out=memory)
-    return _Problem(setting, *(each.to(setting.device) for each in (weight, memory, timer, features, labels)))
+    return Problem(setting, *(each.to(setting.device) for each in (weight, memory, timer, features, labels)))
 
 
-def _eager(problem: _Problem, compiled: bool = False) -> Step:
+def _eager(problem: Problem, compiled: bool = False) -> Step:
     """What the authors' code does: dense normalisation, injection, all logits, one-hot, autograd, SGD."""
     weight = nn.Parameter(problem.weight.clone())
     memory, timer, labels = problem.memory.clone(), problem.timer.clone(), problem.labels
@@ -126,9 +131,7 @@ def _eager(problem: _Problem, compiled: bool = False) -> Step:
     return step
 
 
-def _head(
-    problem: _Problem, *, variational: bool = True, fused: bool = True, workspace_mb: float | None = None
-) -> Step:
+def _head(problem: Problem, *, variational: bool = True, fused: bool = True, workspace_mb: float | None = None) -> Step:
     setting = problem.setting
     head = PrototypeHead(
         setting.classes,
@@ -156,7 +159,7 @@ def _head(
     return step
 
 
-def _softmax(problem: _Problem, function: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Step:
+def _softmax(problem: Problem, function: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Step:
     """A softmax without margin and memory, as a point of reference."""
     weight = nn.Parameter(problem.weight.clone())
     optimizer = torch.optim.SGD([weight], lr=LR, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
@@ -187,7 +190,7 @@ class Arm:
         logits: of B×N numbers, likewise.
     """
 
-    make: Callable[[_Problem], Step]
+    make: Callable[[Problem], Step]
     computes: str
     matrices: int
     logits: int
@@ -224,7 +227,7 @@ def measure(setting: Setting, arms: Sequence[str], repeats: int, *, memory: bool
     Raises:
         VplfaceError: if two arms that should do not come to the same loss.
     """
-    problem = _problem(setting)
+    problem = problem_of(setting)
     found: dict[str, dict[str, Any]] = {}
     steps: dict[str, Step] = {}
     losses: dict[str, float] = {}
@@ -300,7 +303,7 @@ def _resident(setting: Setting, arm: str) -> float:
 
 
 def _peak_of(setting: Setting, arm: str) -> float:
-    problem = _problem(setting)
+    problem = problem_of(setting)
     step = ARMS[arm].make(problem)
     problem.weight, problem.memory = (torch.empty(0) for _ in range(2))
     gc.collect()
@@ -317,7 +320,7 @@ def _peak_of(setting: Setting, arm: str) -> float:
     return int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) / 1024
 
 
-def _floor(problem: _Problem, repeats: int = 5) -> dict[str, float]:
+def _floor(problem: Problem, repeats: int = 5) -> dict[str, float]:
     """Seconds for the three products over all classes, and for moving what has to be moved."""
     setting = problem.setting
     dtype = torch.bfloat16 if setting.dtype == "bfloat16" else torch.float32

@@ -11,7 +11,8 @@ from vplface.files import replacing
 
 Result = Mapping[str, Any]
 
-INK, OURS, OTHERS = "#1d2226", "#d55e00", ("#0072b2", "#00876a", "#a8568b", "#a87900", "#3b9bd1", "#7a7a1f", "#8b949b")
+INK, OURS = "#1d2226", "#d55e00"
+OTHERS = ("#0072b2", "#3b9bd1", "#a8568b", "#a87900", "#00876a", "#7a7a1f", "#8b949b", "#1d6f42")
 
 
 def draw(path: Path, machine: Mapping[str, Any], results: Sequence[Result]) -> None:
@@ -33,7 +34,12 @@ def draw(path: Path, machine: Mapping[str, Any], results: Sequence[Result]) -> N
     for result in results:
         panels.setdefault(tuple(result[key] for key in fixed), []).append(result)
     figure, axes = pyplot.subplots(
-        1, len(panels), figsize=(5.6 * len(panels), 4.4), squeeze=False, layout="constrained", sharey=over is not None
+        1,
+        len(panels),
+        figsize=(5.0 * len(panels) + 1.6 * (over is not None), 4.4),
+        squeeze=False,
+        layout="constrained",
+        sharey=over is not None,
     )
     for axis, (values, group) in zip(axes[0], panels.items(), strict=True):
         axis.set_title(", ".join(_say(key, value) for key, value in zip(fixed, values, strict=True)), loc="left")
@@ -44,7 +50,7 @@ def draw(path: Path, machine: Mapping[str, Any], results: Sequence[Result]) -> N
         axis.spines[["top", "right"]].set_visible(False)
     if over is not None:
         axes[0][0].set_ylabel("seconds a step")
-        axes[0][-1].legend(frameon=False, fontsize=8)
+        axes[0][-1].legend(frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1.02, 0.5))
     where = machine["gpu"] or f"{machine['processor']}, {machine['threads']} threads"
     figure.suptitle(
         f"Forward, backward and update of the head, half of the memory alive\n{where}, torch {machine['torch']}",

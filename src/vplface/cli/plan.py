@@ -54,7 +54,7 @@ def show_plan(config: Config, as_json: bool) -> None:
         ("memory: network", f"{_size(made.model_bytes)}  weights, gradients, optimiser, average"),
         ("memory: prototypes", f"{_size(made.head_bytes)}  W, gradient, momentum, M"),
         ("memory: activations", f"{_size(made.activation_bytes)}  kept from forward to backward"),
-        ("memory: logits", f"{_size(made.logit_bytes)}"),
+        ("memory: softmax", f"{_size(made.softmax_bytes)}  kept from forward to backward, and a tile of classes"),
         ("expected first loss", f"{made.first_loss:.2f}"),
     ]
     if config.variational is None or made.variational_start is None:

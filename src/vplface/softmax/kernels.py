@@ -89,7 +89,7 @@ class TritonWalk(Walk):
         super().__init__(*arguments)
         self.kernel_type = tl.float64 if self.type == torch.float64 else tl.float32
 
-    def _mix(self, rows: slice, own: tuple[Tensor, Tensor], first: bool) -> Tile:
+    def _mix(self, rows: slice, own: tuple[Tensor, Tensor], mixed: bool, first: bool) -> Tile:
         weight = self.weight[rows]
         operand = self._buffer("operand", weight, self.operand_type)
         block, columns = _block(weight)
@@ -101,7 +101,7 @@ class TritonWalk(Walk):
             self.ratio[rows],
             *weight.shape,
             SHORTEST,
-            MIXED=self.injection is not None,
+            MIXED=mixed,
             RENORMALISE=self.injection is not None and self.injection.renormalise,
             TYPE=self.kernel_type,
             ROWS=block,

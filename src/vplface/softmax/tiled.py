@@ -45,6 +45,18 @@ Update = Callable[[slice, Tensor], None]
 """Takes rows of W and their gradient, which may be overwritten."""
 
 
+_TILE_BUFFERS = 6
+
+
+def tile_bytes(classes: int, width: int, device: torch.device) -> int:
+    """What the temporary tensors of a tile take, about; ``width`` is the larger of d and B."""
+    return _TILE_BUFFERS * 4 * width * min(_tile_size(width, device), classes)
+
+
+def _tile_size(width: int, device: torch.device) -> int:
+    return max(TILE.get(device.type, LARGE_TILE) // width, 1)
+
+
 @dataclass
 class Filter:
     """Leaves classes out of the gradients to which no sample of a batch gives any probability worth speaking of.
@@ -157,7 +169,7 @@ class Walk:
         self.target, self.slope = _own_cosines(self.features, labels, self.weight, margin, injection)
 
         (classes, dim), batch = weight.shape, len(labels)
-        size = max(TILE.get(weight.device.type, LARGE_TILE) // max(dim, batch), 1)
+        size = _tile_size(max(dim, batch), weight.device)
         self.tiles = [slice(first, min(first + size, classes)) for first in range(0, classes, size)]
         order = labels.argsort(stable=True)
         starts = torch.tensor([rows.start for rows in self.tiles], device=order.device)
@@ -168,9 +180,12 @@ class Walk:
         ]
         self.length, self.ratio = (torch.empty(classes, 1, dtype=self.type, device=weight.device) for _ in range(2))
         self.share: Tensor | None = None  # 1−λ where a memory is alive, else 1
+        self.mixed = [False] * len(self.tiles)
         if injection is not None:
             self.share = (1.0 - injection.lam * (injection.timer > 0).to(self.type)).unsqueeze(1)
             self.share.clamp_min_(1e-15)  # λ = 1 leaves nothing of v, to rounding
+            self.strength = self.share.reciprocal().sub_(1.0)  # λ/(1−λ); ‖W‖·λ/(1−λ) once the first visit is over
+            self.mixed = torch.stack([part.any() for part in torch.split(self.strength, size)]).tolist()
 
         # Logits lie in [−s, s]: most often the sum of their exponentials needs no maximum taken out first.
         self.bounded = self.scale + math.log(classes) <= BOUNDED
@@ -224,25 +239,26 @@ class Walk:
 
     def _visit(self, first: bool) -> Iterator[Tile]:
         """Every tile; the first visit leaves ‖W‖ and ρ for the second."""
-        for rows, own in zip(self.tiles, self.own, strict=True):
-            yield self._mix(rows, own, first)
+        for rows, own, mixed in zip(self.tiles, self.own, self.mixed, strict=True):
+            yield self._mix(rows, own, mixed, first)
 
-    def _mix(self, rows: slice, own: tuple[Tensor, Tensor], first: bool) -> Tile:
+    def _mix(self, rows: slice, own: tuple[Tensor, Tensor], mixed: bool, first: bool) -> Tile:
         weight = self.weight[rows].to(self.type)
         length, ratio = self.length[rows], self.ratio[rows]
         if first:
             vector_norm(weight, dim=1, keepdim=True, out=length).clamp_min_(SHORTEST)
             torch.reciprocal(length, out=ratio)
         mixture = weight
-        if self.injection is not None and self.share is not None and (share := self.share[rows]).min() < 1:
+        if mixed and self.injection is not None and self.share is not None:
             # ((1−λ)·v + λ·M)·‖W‖/(1−λ)
-            memory = self.injection.memory[rows].to(self.type)
-            strength = (share.reciprocal() - 1).mul_(length)
+            memory, strength = self.injection.memory[rows].to(self.type), self.strength[rows]
+            if first:
+                strength *= length
             mixture = torch.addcmul(weight, memory, strength, out=self._buffer("mixture", weight, self.type))
             if first and self.injection.renormalise:
                 vector_norm(mixture, dim=1, keepdim=True, out=ratio).clamp_min_(SHORTEST).reciprocal_()
             elif first:
-                ratio *= share
+                ratio *= self.share[rows]
         operand = mixture
         if mixture.dtype != self.operand_type:
             operand = self._buffer("operand", mixture, self.operand_type).copy_(mixture)
