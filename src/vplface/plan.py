@@ -27,7 +27,7 @@ class Plan:
         steps: of the whole run.
         parameters: of the backbone.
         model_bytes: backbone with its gradient, optimiser state and moving average.
-        head_bytes: prototypes with their gradient and optimiser state, and the memory.
+        head_bytes: prototypes with their gradient, if there is one, and optimiser state, and the memory.
         activation_bytes: what a forward pass keeps for the backward pass, for one part of a batch.
         softmax_bytes: exponentials kept from forward to backward for one part of a batch, and the buffers of a tile.
         variational_start: step at which injection begins; None for plain prototypes.
@@ -72,7 +72,7 @@ def plan(config: Config) -> Plan:
         steps=run.rate.steps,
         parameters=parameters,
         model_bytes=4 * parameters * (2 + state + (run.average is not None)),
-        head_bytes=4 * classes * dim * (2 + state + (variational is not None)),
+        head_bytes=4 * classes * dim * (1 + (not config.optimizer.fused) + state + (variational is not None)),
         activation_bytes=_activation_bytes(run, part),
         softmax_bytes=min(run.head.workspace_bytes, 4 * part * classes)
         + tile_bytes(classes, max(part, dim), run.device),

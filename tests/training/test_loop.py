@@ -119,6 +119,49 @@ def test_accumulation_is_exact_without_batch_statistics(faces, tmp_path):
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
+def test_fused_prototypes_train_as_the_others_and_resume(faces, tmp_path, monkeypatch):
+    options = {"lr": 0.02, "clip": None}
+    plain = train(settings(faces, tmp_path / "plain", optimizer=options))
+    config = settings(faces, tmp_path / "fused", optimizer={**options, "fused": True})
+    whole = train(config)
+    assert whole.head.weight.grad is None or "used up" in repr(whole.head.weight.grad)
+    torch.testing.assert_close(whole.head.weight, plain.head.weight, rtol=1e-3, atol=1e-4)
+    losses = [[line["loss"] for line in journal(tmp_path / name / "run")] for name in ("plain", "fused")]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)
+    import vplface.training.loop as loop
+
+    step = loop._step
+
+    def stopped(run, *rest):
+        if run.step == 8:
+            raise KeyboardInterrupt
+        return step(run, *rest)
+
+    monkeypatch.setattr(loop, "_step", stopped)
+    again = settings(faces, tmp_path / "again", optimizer={**options, "fused": True})
+    with pytest.raises(KeyboardInterrupt):
+        train(again)
+    monkeypatch.undo()
+    resumed = train(again, resume=True)
+    for key, value in whole.head.state_dict().items():
+        assert torch.equal(value, resumed.head.state_dict()[key]), key
+    momentum = [run.head.optimizer.state_dict()["state"][0]["momentum_buffer"] for run in (whole, resumed)]
+    assert torch.equal(*momentum)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"optimizer": {"fused": True}}, "clip: null"),
+        ({"optimizer": {"fused": True, "clip": None, "name": "adamw"}}, "name: sgd"),
+        ({"optimizer": {"fused": True, "clip": None}, "accumulate": 2}, "accumulate: 1"),
+    ],
+)
+def test_what_fused_prototypes_cannot_do_is_refused(faces, tmp_path, changes, message):
+    with pytest.raises(ConfigError, match=message):
+        settings(faces, tmp_path, **changes)
+
+
 @pytest.mark.parametrize(
     "changes",
     [

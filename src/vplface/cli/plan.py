@@ -52,7 +52,10 @@ def show_plan(config: Config, as_json: bool) -> None:
         ),
         ("loss", f"{config.margin}"),
         ("memory: network", f"{_size(made.model_bytes)}  weights, gradients, optimiser, average"),
-        ("memory: prototypes", f"{_size(made.head_bytes)}  W, gradient, momentum, M"),
+        (
+            "memory: prototypes",
+            f"{_size(made.head_bytes)}  W, {'' if config.optimizer.fused else 'gradient, '}momentum, M",
+        ),
         ("memory: activations", f"{_size(made.activation_bytes)}  kept from forward to backward"),
         ("memory: softmax", f"{_size(made.softmax_bytes)}  kept from forward to backward, and a tile of classes"),
         ("expected first loss", f"{made.first_loss:.2f}"),

@@ -15,7 +15,7 @@ from vplface.errors import DataError
 from vplface.files import replacing
 from vplface.training.state import Training
 
-FORMAT = "1"
+FORMAT = "2"
 
 
 def save_checkpoint(path: Path, run: Training) -> None:
@@ -28,8 +28,9 @@ def save_checkpoint(path: Path, run: Training) -> None:
     tensors |= {f"head.{key}": value for key, value in run.head.state_dict().items()}
     if run.average is not None:
         tensors |= {f"average.{key}": value for key, value in run.average.state_dict().items()}
-    for index, state in run.optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{index}.{key}": torch.as_tensor(value) for key, value in state.items()}
+    for number, optimizer in enumerate(run.optimizers):
+        for index, state in optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer{number}.{index}.{key}": torch.as_tensor(value) for key, value in state.items()}
     if run.drift.last is not None:
         tensors["drift"] = run.drift.last
     tensors["rng.cpu"] = torch.get_rng_state()
@@ -63,7 +64,8 @@ def load_checkpoint(path: Path, run: Training) -> None:
         run.head.load_state_dict(_part(tensors, "head."))
         if run.average is not None:
             run.average.load_state_dict(_part(tensors, "average."))
-        run.optimizer.load_state_dict(_optimizer_state(tensors, run.optimizer))
+        for number, optimizer in enumerate(run.optimizers):
+            optimizer.load_state_dict(_optimizer_state(_part(tensors, f"optimizer{number}."), optimizer))
     except (RuntimeError, ValueError, KeyError) as error:
         raise DataError(
             f"checkpoint {path} does not fit this configuration ({error}); resume with the configuration of the run,"
@@ -84,7 +86,7 @@ def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 def _optimizer_state(tensors: dict[str, Tensor], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     whole = optimizer.state_dict()
     state: dict[int, dict[str, Tensor]] = {}
-    for name, value in _part(tensors, "optimizer.").items():
+    for name, value in tensors.items():
         index, key = name.split(".", 1)
         state.setdefault(int(index), {})[key] = value
     return {"state": state, "param_groups": whole["param_groups"]}

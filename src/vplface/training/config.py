@@ -160,6 +160,17 @@ class Optimizer(_Section):
     weight_decay: float = Field(default=5e-4, ge=0.0)
     head_lr_scale: float = Field(default=1.0, gt=0.0)
     clip: float | None = Field(default=5.0, gt=0.0)
+    fused: bool = False
+
+    @model_validator(mode="after")
+    def _one_pass(self) -> Optimizer:
+        if self.fused and self.name != "sgd":
+            raise ValueError("fused moves the prototypes by SGD; it needs name: sgd")
+        if self.fused and self.clip is not None:
+            raise ValueError(
+                "fused moves the prototypes before a norm over all gradients is known; it needs clip: null"
+            )
+        return self
 
 
 class Schedule(_Section):
@@ -230,6 +241,12 @@ class Config(_Section):
     checkpoint_every: Length = Duration(1, "epochs")
     sphere: bool = False
     arms: dict[str, dict[str, Any]] = {}
+
+    @model_validator(mode="after")
+    def _one_part(self) -> Config:
+        if self.optimizer.fused and self.accumulate > 1:
+            raise ValueError("optimizer.fused moves the prototypes in every backward pass; it needs accumulate: 1")
+        return self
 
     @property
     def run_folder(self) -> Path:

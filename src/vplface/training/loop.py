@@ -81,8 +81,9 @@ def _fit(run: Training, folder: Path, journal: Journal, validation: Validation, 
             epoch = run.step / per_epoch
             run.unreadable.update(batch.unreadable)
             factor = run.rate.factor(run.step)
-            for group in run.optimizer.param_groups:
-                group["lr"] = group["base_lr"] * factor
+            for optimizer in run.optimizers:
+                for group in optimizer.param_groups:
+                    group["lr"] = group["base_lr"] * factor
             logs = (run.step + 1) % log_every == 0 or run.step + 1 == run.rate.steps
             try:
                 loss, cosines = _step(run, network, prepare_input, batch, logs)
@@ -124,7 +125,8 @@ def _step(
     seen: list[tuple[Tensor, Tensor]] = []
     run.backbone.train()
     run.head.train()
-    run.optimizer.zero_grad(set_to_none=True)
+    for optimizer in run.optimizers:
+        optimizer.zero_grad(set_to_none=True)
     with run.head.micro_batches():
         for rows in torch.arange(size).chunk(run.config.accumulate):
             inputs = prepare_input(batch.pictures[rows].to(run.device, non_blocking=True))
@@ -147,7 +149,8 @@ def _step(
         norm = nn.utils.clip_grad_norm_(parameters, run.config.optimizer.clip)
         if not norm.isfinite():
             raise FloatingPointError(f"the norm of the gradient is {norm.item()}")
-    run.optimizer.step()
+    for optimizer in run.optimizers:
+        optimizer.step()
     if run.average is not None:
         run.average.update_parameters(run.backbone)
     return total, cosines

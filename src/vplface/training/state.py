@@ -15,6 +15,7 @@ from vplface.data.batches import ShuffledBatches
 from vplface.data.pictures import PictureSet, Preprocessing, split_identities
 from vplface.errors import ConfigError, VplfaceError
 from vplface.head import PrototypeHead
+from vplface.optim import FusedSGD
 from vplface.training.config import Config
 from vplface.training.drift import FeatureDrift
 from vplface.training.schedules import LearningRate
@@ -36,7 +37,7 @@ class Training:
         rate: learning rate over the run.
         backbone: picture → embedding.
         head: embedding → loss.
-        optimizer: of both; its last group is the head's, and biases and norms are not decayed.
+        optimizer: of both, or of the backbone alone if the head has its own; biases and norms are not decayed.
         average: the moving average of the backbone, if there is one.
         drift: of the features of fixed pictures.
         step: steps taken.
@@ -58,6 +59,11 @@ class Training:
     step: int = 0
     best: float | None = None
     unreadable: set[str] = field(default_factory=set)
+
+    @property
+    def optimizers(self) -> list[torch.optim.Optimizer]:
+        """The optimiser, and that of the head where it has its own."""
+        return [self.optimizer, *([self.head.optimizer] if self.head.optimizer is not None else [])]
 
     @property
     def model(self) -> nn.Module:
@@ -102,13 +108,14 @@ def prepare(config: Config) -> Training:
         config.backbone.embedding_dim,
         margin=config.margin,
         variational=None if config.variational is None else config.variational.resolve(per_epoch),
+        optimizer=_fused(config) if config.optimizer.fused else None,
         device=device,
         seed=config.seed,
     )
     average = None
     if config.ema is not None:
         average = AveragedModel(backbone, multi_avg_fn=get_ema_multi_avg_fn(config.ema), use_buffers=True)  # type: ignore[no-untyped-call]
-    return Training(
+    run = Training(
         config,
         device,
         pictures,
@@ -121,6 +128,10 @@ def prepare(config: Config) -> Training:
         average,
         FeatureDrift(Preprocessing()(_probe(pictures)).to(device)),
     )
+    for optimizer in run.optimizers:
+        for group in optimizer.param_groups:
+            group["base_lr"] = group["lr"]
+    return run
 
 
 def _probe(pictures: PictureSet) -> Tensor:
@@ -134,15 +145,20 @@ def _probe(pictures: PictureSet) -> Tensor:
     return torch.stack(probe)
 
 
+def _fused(config: Config) -> FusedSGD:
+    options = config.optimizer
+    return FusedSGD(options.lr * options.head_lr_scale, options.momentum, options.weight_decay)
+
+
 def _optimizer(config: Config, backbone: nn.Module, head: PrototypeHead) -> torch.optim.Optimizer:
     options = config.optimizer
     trained = [p for p in backbone.parameters() if p.requires_grad]
     groups: list[dict[str, Any]] = [
         {"params": [p for p in trained if p.ndim > 1], "lr": options.lr},
         {"params": [p for p in trained if p.ndim <= 1], "lr": options.lr, "weight_decay": 0.0},
-        {"params": list(head.parameters()), "lr": options.lr * options.head_lr_scale},
     ]
-    groups = [{**group, "base_lr": group["lr"]} for group in groups]
+    if head.optimizer is None:
+        groups.append({"params": list(head.parameters()), "lr": options.lr * options.head_lr_scale})
     if options.name == "sgd":
         return torch.optim.SGD(groups, momentum=options.momentum, weight_decay=options.weight_decay)
     return torch.optim.AdamW(groups, betas=(options.momentum, 0.999), weight_decay=options.weight_decay)
