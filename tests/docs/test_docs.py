@@ -95,7 +95,8 @@ def test_commands_and_their_options_exist(page: Path) -> None:
             command = group[words.pop(0)]
             group = getattr(command, "commands", {})
         assert not group, f"{page.name}: no such command: {line}"
-        known = {option for parameter in command.params for option in parameter.opts} | {"--help"}
+        options = [(*parameter.opts, *parameter.secondary_opts) for parameter in command.params]
+        known = {"--help", *(option for both in options for option in both)}
         for word in words:
             if word.startswith("--"):
                 assert word.split("=")[0] in known, f"{page.name}: {line}: no option {word}"
