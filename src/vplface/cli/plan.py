@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vplface.cli.train import CONFIG, OVERRIDES
+from vplface.cli.recipe import CONFIG, OVERRIDES
 
 if TYPE_CHECKING:
     from vplface.training.config import Config

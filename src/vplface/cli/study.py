@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from vplface.cli.train import CONFIG, OVERRIDES
+from vplface.cli.recipe import CONFIG, OVERRIDES
 
 
 def study(

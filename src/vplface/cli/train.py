@@ -6,22 +6,7 @@ from typing import Annotated
 
 import typer
 
-CONFIG = Annotated[
-    str,
-    typer.Argument(
-        metavar="CONFIG",
-        help="A YAML file, the name of a shipped recipe (quickstart, lfw, folder), or a run folder.",
-        show_default=False,
-    ),
-]
-OVERRIDES = Annotated[
-    list[str] | None,
-    typer.Argument(
-        metavar="[KEY=VALUE]...",
-        help="Changes to the recipe, e.g. optimizer.lr=0.05 data.train=my_faces schedule.length='30 epochs'.",
-        show_default=False,
-    ),
-]
+from vplface.cli.recipe import CONFIG, OVERRIDES
 
 
 def train(

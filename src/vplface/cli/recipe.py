@@ -1,0 +1,24 @@
+"""The arguments of every command that takes a recipe."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+CONFIG = Annotated[
+    str,
+    typer.Argument(
+        metavar="CONFIG",
+        help="A YAML file, the name of a shipped recipe (quickstart, lfw, folder), or a run folder.",
+        show_default=False,
+    ),
+]
+OVERRIDES = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[KEY=VALUE]...",
+        help="Changes to the recipe, e.g. optimizer.lr=0.05 data.train=my_faces schedule.length='30 epochs'.",
+        show_default=False,
+    ),
+]
