@@ -64,22 +64,31 @@ class PrototypeSGD(torch.optim.Optimizer):
     def update(self, rows: slice, gradient: Float[Tensor, "rows dim"]) -> None:
         """Move the given rows of W against their gradient, which may be overwritten."""
         group, state = self.param_groups[0], self.state[self._weight]
-        if group["momentum"] and state.get("momentum_buffer") is None:
+        lr, momentum, weight_decay = group["lr"], group["momentum"], group["weight_decay"]
+        if momentum and state.get("momentum_buffer") is None:
             state["momentum_buffer"] = torch.zeros_like(self._weight, requires_grad=False)
-        momentum = [state["momentum_buffer"][rows]] if group["momentum"] else []
-        with torch.no_grad():  # what torch.optim.SGD(fused=True) does for each of its parameters
-            torch._fused_sgd_(
-                [self._weight[rows]],
-                [gradient],
-                momentum,
-                weight_decay=group["weight_decay"],
-                momentum=group["momentum"],
-                lr=group["lr"],
-                dampening=0.0,
-                nesterov=False,
-                maximize=False,
-                is_first_step=False,
-            )
+        with torch.no_grad():
+            weight = self._weight[rows]
+            buffer = state["momentum_buffer"][rows] if momentum else None
+            # What torch.optim.SGD(fused=True) calls. On the CPU it garbles the momentum of 16-bit types (torch 2.13).
+            if weight.dtype in (torch.float32, torch.float64):
+                torch._fused_sgd_(
+                    [weight],
+                    [gradient],
+                    [] if buffer is None else [buffer],
+                    weight_decay=weight_decay,
+                    momentum=momentum,
+                    lr=lr,
+                    dampening=0.0,
+                    nesterov=False,
+                    maximize=False,
+                    is_first_step=False,
+                )
+            else:
+                step = gradient.to(weight.dtype).add_(weight, alpha=weight_decay)
+                if buffer is not None:
+                    step = buffer.mul_(momentum).add_(step)
+                weight.add_(step, alpha=-lr)
         torch.autograd.graph.increment_version(self._weight)
 
     def consume(self) -> None:

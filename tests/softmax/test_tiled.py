@@ -301,3 +301,46 @@ def test_memory_is_as_the_forward_saw_it_however_late_the_backward():
             found.append([head.weight.grad, head.memory, *(leaf.grad for leaf in leaves)])
         for ours, definition in zip(found[1], found[0], strict=True):
             torch.testing.assert_close(ours, definition, atol=1e-12, rtol=1e-10)
+
+
+@pytest.mark.parametrize("margin", MARGINS, ids=str)
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float64, 1e-11), (torch.float32, 2e-5), (torch.bfloat16, 0.15)]
+)
+@pytest.mark.parametrize(
+    ("delta_t", "start"),
+    [(2, None), (2, 9), (1, 1), (2, 0), (9, 0)],
+    ids=["plain", "before", "expired", "partly", "alive"],
+)
+@pytest.mark.parametrize(("batch", "classes", "dim"), [(1, 2, 3), (7, 13, 8), (5, 3, 16)])
+def test_steps_in_any_type_stay_close_to_the_definition(margin, dtype, tolerance, delta_t, start, batch, classes, dim):
+    """Loss, dL/dx, W, momentum, M and T after four steps; the last class is always in the batch."""
+    found = []
+    for kind in (torch.float64, dtype):
+        head = PrototypeHead(
+            classes,
+            dim,
+            margin=margin,
+            variational=None if start is None else Variational(0.3, delta_t, start),
+            backend="reference" if kind is torch.float64 and not found else "auto",
+            optimizer=FusedSGD(0.01),
+            dtype=kind,
+        )
+        with torch.no_grad():
+            generator = torch.Generator().manual_seed(3)
+            head.weight.copy_(torch.randn(classes, dim, generator=generator, dtype=torch.float64))
+        losses = []
+        for step in range(4):
+            x = torch.randn(batch, dim, generator=generator, dtype=torch.float64).to(kind).requires_grad_()
+            labels = torch.randint(classes, (batch,), generator=generator)
+            labels[-1] = classes - 1 if step % 2 == 0 else 0
+            loss = head(x, labels)
+            loss.backward()
+            losses.append(loss.detach())
+        momentum = head.optimizer.state[head.weight]["momentum_buffer"]
+        memory = torch.zeros(1) if head.memory is None else head.memory
+        found.append([torch.stack(losses), x.grad, head.weight.detach(), momentum, memory])
+        found[-1].append(None if head.timer is None else head.timer.tolist())
+    assert found[0].pop() == found[1].pop()
+    for ours, definition in zip(found[1], found[0], strict=True):
+        assert (ours.double() - definition).norm() <= tolerance * (definition.norm() + 0.1)
