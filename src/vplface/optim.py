@@ -10,7 +10,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
-from torch.optim.optimizer import ParamsT
 
 
 @dataclass(frozen=True)
@@ -52,9 +51,6 @@ class PrototypeSGD(torch.optim.Optimizer):
 
     W has moved when ``backward()`` returns; ``step()`` only checks. Its state_dict has the form of torch.optim.SGD's.
     """
-
-    def __init__(self, weight: ParamsT, defaults: dict[str, Any]) -> None:
-        super().__init__(weight, defaults)
 
     @property
     def _weight(self) -> nn.Parameter:
@@ -106,7 +102,7 @@ class PrototypeSGD(torch.optim.Optimizer):
         if state.get("momentum_buffer") is not None:
             state["momentum_buffer"] = move(state["momentum_buffer"])
 
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]  # torch's has two overloads
         """Check that nobody else gave W a gradient; W itself has moved during backward.
 
         Raises:

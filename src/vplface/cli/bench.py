@@ -59,7 +59,7 @@ def head(
     if not set(types) <= {"float32", "bfloat16"}:
         raise UsageError(f"--dtype takes float32, bfloat16, or both with a comma, got {dtype!r}")
     settings = [
-        Setting(n, b, dim, each, device, workspace_mb)  # type: ignore[arg-type]
+        Setting(n, b, dim, each, device, workspace_mb)  # type: ignore[arg-type]  # checked above
         for n in _numbers("--classes", classes, 2)
         for b in _numbers("--batch", batch, 1)
         for each in types
