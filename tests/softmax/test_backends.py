@@ -7,7 +7,7 @@ import torch
 
 from vplface import PrototypeHead
 from vplface.errors import MissingExtraError
-from vplface.softmax import fastest_backend, tiled, walk_of
+from vplface.softmax import compiled, fastest_backend, tiled, walk_of
 
 
 def test_the_cpu_takes_tiles_and_a_gpu_triton_where_it_is_installed(monkeypatch):
@@ -17,6 +17,9 @@ def test_the_cpu_takes_tiles_and_a_gpu_triton_where_it_is_installed(monkeypatch)
     assert fastest_backend(torch.device("cuda")) == "tiled"
     monkeypatch.setattr("vplface.softmax.find_spec", lambda name: object())
     assert fastest_backend(torch.device("cuda")) == "triton"
+    assert walk_of("tiled", torch.device("cpu")) is compiled.CompiledWalk
+    assert walk_of("tiled", torch.device("mps")) is tiled.Walk
+    monkeypatch.setattr("vplface.softmax.find_spec", lambda name: None)
     assert walk_of("tiled", torch.device("cpu")) is tiled.Walk
 
 

@@ -24,13 +24,13 @@ MARGINS = [
 KEEP_ALL, KEEP_NONE = 256.0, 0.0
 
 
-@pytest.fixture(autouse=True, params=["tiled", "triton"])
+@pytest.fixture(autouse=True, params=["Walk", "CompiledWalk", "TritonWalk"])
 def walk(request, monkeypatch):
-    """Every test holds for torch's own operations and for Triton's kernels, here in its interpreter."""
-    if request.param == "triton":
-        kernels = pytest.importorskip("vplface.softmax.kernels", reason="triton is not installed")
-        monkeypatch.setattr(tiled, "Walk", kernels.TritonWalk)
-    monkeypatch.setattr("vplface.head.fastest_backend", lambda device: request.param)
+    """Every test holds for torch's own operations, compiled, and for Triton's kernels, here in its interpreter."""
+    room = {"Walk": "tiled", "CompiledWalk": "compiled", "TritonWalk": "kernels"}[request.param]
+    kind = getattr(pytest.importorskip(f"vplface.softmax.{room}", reason="an extra is not installed"), request.param)
+    monkeypatch.setattr(tiled, "Walk", kind)
+    monkeypatch.setattr("vplface.head.walk_of", lambda backend, device: kind)
     return request.param
 
 

@@ -35,12 +35,16 @@ def fastest_backend(device: torch.device) -> Backend:
 
 
 def walk_of(backend: Backend, device: torch.device) -> type[Walk]:
-    """What carries out a tiled softmax.
+    """What carries out a tiled softmax: numba on a CPU where it is installed, Triton where asked for, else torch.
 
     Raises:
         MissingExtraError: if Triton is asked for and not installed.
         ValueError: if Triton is asked for on a CPU, and its interpreter is not.
     """
+    if backend == "tiled" and device.type == "cpu" and find_spec("numba") is not None:
+        from vplface.softmax.compiled import CompiledWalk
+
+        return CompiledWalk
     if backend != "triton":
         return Walk
     if device.type == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":

@@ -1,0 +1,147 @@
+"""The insides of a tile on a CPU, compiled: each row is read once and stays in the innermost cache until it is done.
+
+torch goes over a tile once for every operation. The products of a tile and its exponentials are left to torch.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from vplface.errors import import_extra
+from vplface.softmax.tiled import SHORTEST, Tile, Walk
+
+numba: Any = import_extra("numba", "train")
+extending: Any = import_extra("numba.extending", "train")
+
+_TYPES = (torch.float32, torch.float64, torch.bfloat16)
+"""What the kernels read and write; numpy has no bfloat16, so they get its bits. Of other types torch takes care."""
+
+
+def _wide(number: Any) -> Any:
+    """A number in a type that a processor calculates in."""
+    raise NotImplementedError  # numba takes what follows
+
+
+@extending.overload(_wide, inline="always")
+def _wide_of(number):
+    if number == numba.types.uint16:
+        return lambda number: np.uint32(np.uint32(number) << np.uint32(16)).view(np.float32)
+    return lambda number: number
+
+
+def _narrow(number: Any, array: Any) -> Any:
+    """A number as ``array`` holds it, rounded to the nearest."""
+    raise NotImplementedError
+
+
+@extending.overload(_narrow, inline="always")
+def _narrow_for(number, array):
+    if array.dtype != numba.types.uint16:
+        return lambda number, array: number
+
+    def narrow(number, array):
+        bits = np.float32(number).view(np.uint32)
+        even = (bits >> np.uint32(16)) & np.uint32(1)
+        return np.uint16(np.uint32(bits + np.uint32(0x7FFF) + even) >> np.uint32(16))
+
+    return narrow
+
+
+_compile = numba.njit(parallel=True, cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract"})
+"""Sums may be taken in any order, which vectors need; nothing else may change, NaN least of all."""
+
+
+@_compile
+def _mix(weight, memory, strength, length, ratio, operand, first, mixed, renormalise):
+    """Z in the type of products; on the first visit also ‖W‖, ρ and ‖W‖·λ/(1−λ)."""
+    for j in numba.prange(len(weight)):
+        squares = length.dtype.type(0)
+        if first:
+            for k in range(weight.shape[1]):
+                squares += _wide(weight[j, k]) * _wide(weight[j, k])
+            length[j, 0] = max(np.sqrt(squares), SHORTEST)
+            ratio[j, 0] = 1 / length[j, 0]
+        if mixed:
+            if first:
+                strength[j, 0] *= length[j, 0]
+            squares = length.dtype.type(0)
+            for k in range(weight.shape[1]):
+                z = _wide(weight[j, k]) + strength[j, 0] * _wide(memory[j, k])
+                squares += z * z
+                operand[j, k] = _narrow(z, operand)
+            if first and renormalise:
+                ratio[j, 0] = 1 / max(np.sqrt(squares), SHORTEST)
+        else:
+            for k in range(weight.shape[1]):
+                operand[j, k] = _narrow(_wide(weight[j, k]), operand)
+
+
+@_compile
+def _project(pulled, weight, memory, strength, off_mixture, off_weight, gradient, mixed):
+    """dL/dW from h: h less its component along Z and then along W."""
+    for j in numba.prange(len(weight)):
+        of_mixture = gradient.dtype.type(0)
+        if mixed:
+            for k in range(weight.shape[1]):
+                z = _wide(weight[j, k]) + strength[j, 0] * _wide(memory[j, k])
+                of_mixture += _wide(pulled[j, k]) * z
+            of_mixture *= off_mixture[j, 0]
+        of_weight = gradient.dtype.type(0)
+        for k in range(weight.shape[1]):
+            w = _wide(weight[j, k])
+            h = _wide(pulled[j, k])
+            if mixed:
+                h += of_mixture * (w + strength[j, 0] * _wide(memory[j, k]))
+            gradient[j, k] = h
+            of_weight += h * w
+        of_weight *= off_weight[j, 0]
+        for k in range(weight.shape[1]):
+            gradient[j, k] += of_weight * _wide(weight[j, k])
+
+
+class CompiledWalk(Walk):
+    """The same visits, with the insides of a tile compiled."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))
+        self.compiled = all(tensor.dtype in _TYPES for tensor in (*self._memory(slice(0)), self.weight))
+
+    def _mix(self, rows: slice, own: tuple[Tensor, Tensor], mixed: bool, first: bool) -> Tile:
+        weight, ratio = self.weight[rows], self.ratio[rows]
+        if not self.compiled or (not mixed and weight.dtype == self.operand_type):
+            return super()._mix(rows, own, mixed, first)
+        renormalise = self.injection is not None and self.injection.renormalise
+        operand = self._buffer("operand", weight, self.operand_type)
+        memory, strength = self._memory(rows)
+        arrays = map(_array, (weight, memory, strength, self.length[rows], ratio, operand))
+        _mix(*arrays, first, mixed, renormalise)
+        if first and self.share is not None and not renormalise:
+            ratio *= self.share[rows]
+        return Tile(rows, weight, operand, operand, ratio, own)
+
+    def _project(self, tile: Tile, pulled: Float[Tensor, "tile dim"]) -> Float[Tensor, "tile dim"]:
+        if not self.compiled:
+            return super()._project(tile, pulled)
+        rows = tile.rows
+        gradient = self._buffer("gradient", pulled, self.type)
+        memory, strength = self._memory(rows)
+        directions = tile.weight, memory, strength, self.off_mixture[rows], self.off_weight[rows]
+        mixed = tile.mixture is not tile.weight and self.injection is not None and self.injection.renormalise
+        _project(*map(_array, (pulled.contiguous(), *directions, gradient)), mixed)
+        return gradient
+
+    def _memory(self, rows: slice) -> tuple[Tensor, Tensor]:
+        """M and ‖W‖·λ/(1−λ); without memory something that is not looked at."""
+        if self.injection is None:
+            return self.weight[rows], self.length[rows]
+        return self.injection.memory[rows], self.strength[rows]
+
+
+def _array(tensor: Tensor) -> Any:
+    return (tensor.view(torch.uint16) if tensor.dtype == torch.bfloat16 else tensor).numpy()
