@@ -1,10 +1,11 @@
 """The insides of a tile on a CPU, compiled: each row is read once and stays in the innermost cache until it is done.
 
-torch goes over a tile once for every operation. The products of a tile and its exponentials are left to torch.
+torch goes over a tile once for every operation. The products of a tile are left to it.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vplface.errors import import_extra
+from vplface.softmax.product import product
 from vplface.softmax.tiled import SHORTEST, Tile, Walk
 
 numba: Any = import_extra("numba", "train")
@@ -52,23 +54,52 @@ def _narrow_for(number, array):
     return narrow
 
 
-_compile = numba.njit(parallel=True, cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract"})
+def _exp(x: Any) -> Any:
+    """e^x; 0 below −87, where float32 has no normal number left."""
+    raise NotImplementedError
+
+
+@extending.overload(_exp, inline="always")
+def _exp_of(x):
+    if x == numba.types.float64:
+        return lambda x: np.exp(x)
+
+    def exp(x):
+        # 2^n·e^r with |r| ≤ ln(2)/2, n·ln 2 taken off in two parts, and e^r by its polynomial (Cephes' expf): a loop
+        # over calls of the C library could not be made of vectors.
+        n = np.floor(x * np.float32(1.44269504) + np.float32(0.5))
+        r = x - n * np.float32(0.693359375) + n * np.float32(2.12194440e-4)
+        p = np.float32(1.9875691500e-4) * r + np.float32(1.3981999507e-3)
+        p = p * r + np.float32(8.3334519073e-3)
+        p = p * r + np.float32(4.1665795894e-2)
+        p = p * r + np.float32(1.6666665459e-1)
+        p = p * r + np.float32(5.0000001201e-1)
+        power = np.int32((np.int32(n) + np.int32(127)) << np.int32(23)).view(np.float32)
+        e = (p * r * r + r + np.float32(1)) * power
+        return np.float32(0) if x < np.float32(-87) else e
+
+    return exp
+
+
+_options = {"parallel": True, "cache": True, "nogil": True, "error_model": "numpy"}
+_compile = numba.njit(**_options, fastmath={"reassoc", "contract"})
 """Sums may be taken in any order, which vectors need; nothing else may change, NaN least of all."""
+_compile_in_order = numba.njit(**_options, fastmath={"contract"})
 
 
 @_compile
 def _mix(weight, memory, strength, length, ratio, operand, first, mixed, renormalise):
     """Z in the type of products; on the first visit also ‖W‖, ρ and ‖W‖·λ/(1−λ)."""
     for j in numba.prange(len(weight)):
-        squares = length.dtype.type(0)
         if first:
+            squares = length.dtype.type(0)
             for k in range(weight.shape[1]):
                 squares += _wide(weight[j, k]) * _wide(weight[j, k])
             length[j, 0] = max(np.sqrt(squares), SHORTEST)
             ratio[j, 0] = 1 / length[j, 0]
-        if mixed:
-            if first:
+            if mixed:
                 strength[j, 0] *= length[j, 0]
+        if mixed and strength[j, 0] != 0:
             squares = length.dtype.type(0)
             for k in range(weight.shape[1]):
                 z = _wide(weight[j, k]) + strength[j, 0] * _wide(memory[j, k])
@@ -83,25 +114,41 @@ def _mix(weight, memory, strength, length, ratio, operand, first, mixed, renorma
 
 @_compile
 def _project(pulled, weight, memory, strength, off_mixture, off_weight, gradient, mixed):
-    """dL/dW from h: h less its component along Z and then along W."""
+    """dL/dW from h: h less its component along Z, where that is not W, and then along W."""
     for j in numba.prange(len(weight)):
-        of_mixture = gradient.dtype.type(0)
-        if mixed:
+        along = gradient.dtype.type(0)
+        if mixed and strength[j, 0] != 0:
             for k in range(weight.shape[1]):
                 z = _wide(weight[j, k]) + strength[j, 0] * _wide(memory[j, k])
-                of_mixture += _wide(pulled[j, k]) * z
-            of_mixture *= off_mixture[j, 0]
-        of_weight = gradient.dtype.type(0)
-        for k in range(weight.shape[1]):
-            w = _wide(weight[j, k])
-            h = _wide(pulled[j, k])
-            if mixed:
-                h += of_mixture * (w + strength[j, 0] * _wide(memory[j, k]))
-            gradient[j, k] = h
-            of_weight += h * w
-        of_weight *= off_weight[j, 0]
+                along += _wide(pulled[j, k]) * z
+            of_mixture = along * off_mixture[j, 0]
+            along = gradient.dtype.type(0)
+            for k in range(weight.shape[1]):
+                w = _wide(weight[j, k])
+                h = _wide(pulled[j, k]) + of_mixture * (w + strength[j, 0] * _wide(memory[j, k]))
+                gradient[j, k] = h
+                along += h * w
+        else:
+            for k in range(weight.shape[1]):
+                gradient[j, k] = _wide(pulled[j, k])
+                along += _wide(pulled[j, k]) * _wide(weight[j, k])
+        of_weight = along * off_weight[j, 0]
         for k in range(weight.shape[1]):
             gradient[j, k] += of_weight * _wide(weight[j, k])
+
+
+@_compile_in_order
+def _exponentiate(cosines, ratio, scale, push, keep, sums):
+    """e_ji, summed over as many blocks of classes as ``sums`` has rows, and ρ_j·e_ji."""
+    size = -(-len(cosines) // len(sums))
+    for block in numba.prange(len(sums)):
+        sums[block] = 0
+        for j in range(block * size, min((block + 1) * size, len(cosines))):
+            for k in range(cosines.shape[1]):
+                e = _exp(_wide(cosines[j, k]) * (scale * ratio[j, 0]))
+                sums[block, k] += e
+                if keep:
+                    push[j, k] = _narrow(e * ratio[j, 0], push)
 
 
 class CompiledWalk(Walk):
@@ -124,6 +171,21 @@ class CompiledWalk(Walk):
         if first and self.share is not None and not renormalise:
             ratio *= self.share[rows]
         return Tile(rows, weight, operand, operand, ratio, own)
+
+    def _exponentials(self, tile: Tile, push: Tensor | None) -> Float[Tensor, " batch"]:
+        cosines = product(tile.operand, self.operand)
+        cosines[tile.own] = -math.inf
+        sums = tile.ratio.new_empty(numba.get_num_threads(), cosines.shape[1])
+        scale = np.float64(self.scale) if self.type == torch.float64 else np.float32(self.scale)
+        _exponentiate(
+            _array(cosines),
+            _array(tile.ratio),
+            scale,
+            _array(cosines if push is None else push),
+            push is not None,
+            _array(sums),
+        )
+        return sums.sum(0)
 
     def _project(self, tile: Tile, pulled: Float[Tensor, "tile dim"]) -> Float[Tensor, "tile dim"]:
         if not self.compiled:

@@ -109,19 +109,6 @@ class TritonWalk(Walk):
         )
         return Tile(rows, weight, operand, operand, self.ratio[rows], own)
 
-    def _accumulate(self, tile: Tile, kept: Tensor | None) -> None:
-        if self.bounded:
-            self.rest += self._exponentials(tile, kept)
-        else:
-            super()._accumulate(tile, kept)
-
-    def _push(self, tile: Tile) -> Float[Tensor, "tile batch"]:
-        if not self.bounded:
-            return super()._push(tile)
-        push = self.weight.new_empty((len(tile.weight), len(self.target)), dtype=self.operand_type)
-        self._exponentials(tile, push)
-        return push
-
     def _exponentials(self, tile: Tile, push: Tensor | None) -> Float[Tensor, " batch"]:
         cosines = product(tile.operand, self.operand)
         block, columns = _block(cosines, widest=256)

@@ -142,7 +142,7 @@ class Tile(NamedTuple):
 class Walk:
     """A batch on its two visits to every class.
 
-    What is done inside a tile is in ``_mix``, ``_accumulate``, ``_push`` and ``_project``; a subclass may do it faster.
+    What is done inside a tile is in ``_mix``, ``_exponentials`` and ``_project``; a subclass may do it faster.
     """
 
     def __init__(
@@ -272,20 +272,30 @@ class Walk:
 
     def _accumulate(self, tile: Tile, kept: Tensor | None) -> None:
         """Add a tile to ``rest``; keep ρ_j·e_ji."""
+        if self.bounded:
+            self.rest += self._exponentials(tile, kept)
+            return
         logits = self._logits(tile)
-        if not self.bounded:
-            top = torch.maximum(self.top, logits.amax(0))
-            self.rest *= (self.top - top).exp_()
-            self.top = top
-            logits -= top
-        exponentials = logits.exp_()
-        self.rest += exponentials.sum(0)
-        if kept is not None:
-            torch.mul(exponentials, tile.ratio, out=kept)
+        top = torch.maximum(self.top, logits.amax(0))
+        self.rest *= (self.top - top).exp_()
+        self.top = top
+        self.rest += logits.sub_(top).exp_().sum(0)
 
     def _push(self, tile: Tile) -> Float[Tensor, "tile batch"]:
         """ρ_j·e_ji of a tile that was not kept."""
-        return self._logits(tile).sub_(self.top).exp_().mul_(tile.ratio).to(self.operand_type)
+        if not self.bounded:
+            return self._logits(tile).sub_(self.top).exp_().mul_(tile.ratio).to(self.operand_type)
+        shape = len(tile.operand), len(self.target)
+        push = self.workspace.take("push", shape, self.operand_type, tile.operand.device)
+        self._exponentials(tile, push)
+        return push
+
+    def _exponentials(self, tile: Tile, push: Tensor | None) -> Float[Tensor, " batch"]:
+        """Σ_j e_ji of a tile where logits are bounded; ρ_j·e_ji goes to ``push``."""
+        exponentials = self._logits(tile).exp_()
+        if push is not None:
+            torch.mul(exponentials, tile.ratio, out=push)
+        return exponentials.sum(0)
 
     def _project(self, tile: Tile, pulled: Float[Tensor, "tile dim"]) -> Float[Tensor, "tile dim"]:
         """From h to dL/dW."""
