@@ -222,6 +222,7 @@ class PrototypeHead(nn.Module):
             injection,
             workspace=self._workspace,
             update=update,
+            momentum=None if self.optimizer is None else self.optimizer.rule,
             filtering=self._filter,
             walk=walk_of(backend, weight.device),
         )

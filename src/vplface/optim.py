@@ -11,6 +11,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
 
+from vplface.softmax.tiled import Momentum
+
 
 @dataclass(frozen=True)
 class FusedSGD:
@@ -86,6 +88,15 @@ class PrototypeSGD(torch.optim.Optimizer):
                     step = buffer.mul_(momentum).add_(step)
                 weight.add_(step, alpha=-lr)
         torch.autograd.graph.increment_version(self._weight)
+
+    def rule(self) -> Momentum | None:
+        """What ``update`` does to all rows in this step; None where only torch can do it."""
+        group, state = self.param_groups[0], self.state[self._weight]
+        if not group["momentum"] or self._weight.dtype not in (torch.float32, torch.float64):
+            return None
+        if state.get("momentum_buffer") is None:
+            state["momentum_buffer"] = torch.zeros_like(self._weight, requires_grad=False)
+        return Momentum(state["momentum_buffer"], group["lr"], group["momentum"], group["weight_decay"])
 
     def consume(self) -> None:
         """Leave in place of W's gradient something that says what became of it to whoever reaches for it.

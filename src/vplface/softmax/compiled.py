@@ -15,7 +15,7 @@ from torch import Tensor
 
 from vplface.errors import import_extra
 from vplface.softmax.product import product
-from vplface.softmax.tiled import SHORTEST, Tile, Walk
+from vplface.softmax.tiled import SHORTEST, Tile, Update, Walk
 
 numba: Any = import_extra("numba", "train")
 extending: Any = import_extra("numba.extending", "train")
@@ -82,7 +82,8 @@ def _exp_of(x):
 
 
 _options = {"parallel": True, "cache": True, "nogil": True, "error_model": "numpy"}
-_compile = numba.njit(**_options, fastmath={"reassoc", "contract"})
+_ANY_ORDER = {"reassoc", "contract"}
+_compile = numba.njit(**_options, fastmath=_ANY_ORDER)
 """Sums may be taken in any order, which vectors need; nothing else may change, NaN least of all."""
 _compile_in_order = numba.njit(**_options, fastmath={"contract"})
 
@@ -112,29 +113,49 @@ def _mix(weight, memory, strength, length, ratio, operand, first, mixed, renorma
                 operand[j, k] = _narrow(_wide(weight[j, k]), operand)
 
 
+@numba.njit(error_model="numpy", fastmath=_ANY_ORDER, inline="always")
+def _project_row(pulled, weight, memory, strength, off_mixture, off_weight, gradient, mixed, j, place):
+    """dL/dW from h of class j: h less its component along Z, where that is not W, and then along W."""
+    along = gradient.dtype.type(0)
+    if mixed and strength[j, 0] != 0:
+        for k in range(weight.shape[1]):
+            z = _wide(weight[j, k]) + strength[j, 0] * _wide(memory[j, k])
+            along += _wide(pulled[j, k]) * z
+        of_mixture = along * off_mixture[j, 0]
+        along = gradient.dtype.type(0)
+        for k in range(weight.shape[1]):
+            w = _wide(weight[j, k])
+            h = _wide(pulled[j, k]) + of_mixture * (w + strength[j, 0] * _wide(memory[j, k]))
+            gradient[place, k] = h
+            along += h * w
+    else:
+        for k in range(weight.shape[1]):
+            gradient[place, k] = _wide(pulled[j, k])
+            along += _wide(pulled[j, k]) * _wide(weight[j, k])
+    of_weight = along * off_weight[j, 0]
+    for k in range(weight.shape[1]):
+        gradient[place, k] += of_weight * _wide(weight[j, k])
+
+
 @_compile
 def _project(pulled, weight, memory, strength, off_mixture, off_weight, gradient, mixed):
-    """dL/dW from h: h less its component along Z, where that is not W, and then along W."""
+    """dL/dW from h."""
     for j in numba.prange(len(weight)):
-        along = gradient.dtype.type(0)
-        if mixed and strength[j, 0] != 0:
+        _project_row(pulled, weight, memory, strength, off_mixture, off_weight, gradient, mixed, j, j)
+
+
+@_compile
+def _project_and_move(
+    pulled, weight, memory, strength, off_mixture, off_weight, gradient, mixed, buffer, lr, momentum, weight_decay
+):
+    """The same, and m ← μ·m + dL/dW + ω·w, w ← w − η·m; of ``gradient`` a row a block is used."""
+    size = -(-len(weight) // len(gradient))
+    for block in numba.prange(len(gradient)):
+        for j in range(block * size, min((block + 1) * size, len(weight))):
+            _project_row(pulled, weight, memory, strength, off_mixture, off_weight, gradient, mixed, j, block)
             for k in range(weight.shape[1]):
-                z = _wide(weight[j, k]) + strength[j, 0] * _wide(memory[j, k])
-                along += _wide(pulled[j, k]) * z
-            of_mixture = along * off_mixture[j, 0]
-            along = gradient.dtype.type(0)
-            for k in range(weight.shape[1]):
-                w = _wide(weight[j, k])
-                h = _wide(pulled[j, k]) + of_mixture * (w + strength[j, 0] * _wide(memory[j, k]))
-                gradient[j, k] = h
-                along += h * w
-        else:
-            for k in range(weight.shape[1]):
-                gradient[j, k] = _wide(pulled[j, k])
-                along += _wide(pulled[j, k]) * _wide(weight[j, k])
-        of_weight = along * off_weight[j, 0]
-        for k in range(weight.shape[1]):
-            gradient[j, k] += of_weight * _wide(weight[j, k])
+                buffer[j, k] = momentum * buffer[j, k] + (gradient[block, k] + weight_decay * weight[j, k])
+                weight[j, k] -= lr * buffer[j, k]
 
 
 @_compile_in_order
@@ -190,13 +211,26 @@ class CompiledWalk(Walk):
     def _project(self, tile: Tile, pulled: Float[Tensor, "tile dim"]) -> Float[Tensor, "tile dim"]:
         if not self.compiled:
             return super()._project(tile, pulled)
-        rows = tile.rows
         gradient = self._buffer("gradient", pulled, self.type)
+        _project(*self._arrays_of_projection(tile, pulled, gradient))
+        return gradient
+
+    def _move(self, tile: Tile, pulled: Float[Tensor, "tile dim"], sink: Update) -> None:
+        sgd = self.momentum() if self.compiled and self.momentum is not None else None
+        if sgd is None:
+            super()._move(tile, pulled, sink)
+            return
+        gradient = self.workspace.take("gradient", (numba.get_num_threads(), pulled.shape[1]), self.type, pulled.device)
+        rates = (np.float64(rate).astype(_array(gradient).dtype) for rate in (sgd.lr, sgd.momentum, sgd.weight_decay))
+        _project_and_move(*self._arrays_of_projection(tile, pulled, gradient), _array(sgd.buffer[tile.rows]), *rates)
+        torch.autograd.graph.increment_version(self.weight)
+
+    def _arrays_of_projection(self, tile: Tile, pulled: Tensor, gradient: Tensor) -> tuple[Any, ...]:
+        rows = tile.rows
         memory, strength = self._memory(rows)
         directions = tile.weight, memory, strength, self.off_mixture[rows], self.off_weight[rows]
         mixed = tile.mixture is not tile.weight and self.injection is not None and self.injection.renormalise
-        _project(*map(_array, (pulled.contiguous(), *directions, gradient)), mixed)
-        return gradient
+        return *map(_array, (pulled.contiguous(), *directions, gradient)), mixed
 
     def _memory(self, rows: slice) -> tuple[Tensor, Tensor]:
         """M and ‖W‖·λ/(1−λ); without memory something that is not looked at."""

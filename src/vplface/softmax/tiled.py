@@ -45,6 +45,23 @@ Update = Callable[[slice, Tensor], None]
 """Takes rows of W and their gradient, which may be overwritten."""
 
 
+@dataclass(frozen=True)
+class Momentum:
+    """SGD with momentum in a form that the inside of a tile can carry out: m ← μ·m + g + ω·w,  w ← w − η·m.
+
+    Attributes:
+        buffer: m, [N, d].
+        lr: η.
+        momentum: μ.
+        weight_decay: ω.
+    """
+
+    buffer: Float[Tensor, "classes dim"]
+    lr: float
+    momentum: float
+    weight_decay: float
+
+
 _TILE_BUFFERS = 6
 
 
@@ -81,6 +98,7 @@ def margin_softmax(
     *,
     workspace: Workspace,
     update: Update | None = None,
+    momentum: Callable[[], Momentum | None] | None = None,
     filtering: Filter | None = None,
     walk: type[Walk] | None = None,
 ) -> Float[Tensor, ""]:
@@ -97,12 +115,14 @@ def margin_softmax(
         injection: memory to mix into the prototypes; None for the plain softmax.
         workspace: where exponentials are kept between the visits.
         update: what to do with the gradient of W, tile by tile, instead of leaving it in ``weight.grad``.
+        momentum: what ``update`` does, for a walk that can do it with the gradient; asked in the backward pass.
         filtering: which classes may be left out of the gradients; None for none.
         walk: what carries out the visits; None for torch's own operations.
     """
     operands = operand_type(weight)
     with torch.autocast(weight.device.type, enabled=False):
         visits = (walk or Walk)(features, labels, weight, margin, injection, workspace, operands, filtering)
+        visits.momentum = momentum
         loss: Tensor = _MarginSoftmax.apply(features, weight, visits, update)  # type: ignore[no-untyped-call]
     return loss
 
@@ -142,8 +162,10 @@ class Tile(NamedTuple):
 class Walk:
     """A batch on its two visits to every class.
 
-    What is done inside a tile is in ``_mix``, ``_exponentials`` and ``_project``; a subclass may do it faster.
+    What is done inside a tile is in ``_mix``, ``_exponentials``, ``_project`` and ``_move``; subclasses do it faster.
     """
+
+    momentum: Callable[[], Momentum | None] | None = None
 
     def __init__(
         self,
@@ -232,7 +254,7 @@ class Walk:
             pulled = product(push, weighted)
             if chosen is not None:
                 pulled = torch.zeros_like(tile.weight, dtype=pulled.dtype).index_copy_(0, chosen, pulled)
-            sink(tile.rows, self._project(tile, pulled))
+            self._move(tile, pulled, sink)
         if self.filtering is not None:
             self.filtering.skipped = max(float(skipped.max()), 0.0)
         return result * factor
@@ -296,6 +318,10 @@ class Walk:
         if push is not None:
             torch.mul(exponentials, tile.ratio, out=push)
         return exponentials.sum(0)
+
+    def _move(self, tile: Tile, pulled: Float[Tensor, "tile dim"], sink: Update) -> None:
+        """Hand over dL/dW of a tile."""
+        sink(tile.rows, self._project(tile, pulled))
 
     def _project(self, tile: Tile, pulled: Float[Tensor, "tile dim"]) -> Float[Tensor, "tile dim"]:
         """From h to dL/dW."""
