@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import subprocess
 import sys
 
 import pytest
@@ -35,3 +36,16 @@ def test_missing_triton_is_an_error_that_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "triton", None)
     with pytest.raises(MissingExtraError, match=r"vplface\[triton\]"):
         walk_of("triton", torch.device("cuda"))
+
+
+def test_the_number_of_torchs_threads_stays():
+    script = """
+import torch
+torch.set_num_threads(1)
+from vplface import PrototypeHead
+head = PrototypeHead(50, 8)
+head(torch.randn(4, 8), torch.arange(4)).backward()
+print(torch.get_num_threads())
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "1"

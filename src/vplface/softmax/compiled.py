@@ -20,6 +20,11 @@ from vplface.softmax.tiled import SHORTEST, Tile, Update, Walk
 numba: Any = import_extra("numba", "train")
 extending: Any = import_extra("numba.extending", "train")
 
+# numba starts its threads on this first call and may take torch's own, of which it then says how many there shall be.
+_threads = torch.get_num_threads()
+numba.set_num_threads(1)
+torch.set_num_threads(_threads)
+
 _TYPES = (torch.float32, torch.float64, torch.bfloat16)
 """What the kernels read and write; numpy has no bfloat16, so they get its bits. Of other types torch takes care."""
 
