@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import settings
+from processes import Processes
 
 torch.set_num_threads(1)
 settings.register_profile("ci", deadline=None, max_examples=50, derandomize=True)
@@ -28,3 +29,11 @@ def faces(tmp_path_factory):
             pixels = np.clip(colour + rng.normal(0, 40, (112, 112, 3)), 0, 255).astype(np.uint8)
             cv2.imwrite(str(root / f"p{person}" / f"{picture}.png"), pixels)
     return root
+
+
+@pytest.fixture(scope="session")
+def processes():
+    """Four processes that share classes."""
+    pool = Processes(4)
+    yield pool
+    pool.close()

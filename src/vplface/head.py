@@ -6,10 +6,11 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
@@ -22,8 +23,10 @@ from vplface.softmax import (
     BACKENDS,
     Backend,
     Filter,
+    Ranks,
     Workspace,
     class_prototypes,
+    drawn_classes,
     fastest_backend,
     reference,
     tiled,
@@ -32,6 +35,15 @@ from vplface.softmax import (
 
 _DRAW_BLOCK = 4096
 _INITIAL_STD = 0.01
+
+
+class _Batch(NamedTuple):
+    """What the ranks of a head have brought together."""
+
+    features: Float[Tensor, "batch dim"]
+    labels: Int[Tensor, " batch"]
+    remembered: Float[Tensor, "batch dim"]
+    counts: list[int]  # of each rank
 
 
 class PrototypeHead(nn.Module):
@@ -56,6 +68,13 @@ class PrototypeHead(nn.Module):
             not fit is computed again.
         filter_bound: ε in [0, 1). Classes to which no sample of a batch gives more than ε/N of its probability are
             left out of the gradients, so that each sample loses at most ε; see ``skipped_mass``. None leaves out none.
+        sample_rate: share of the classes, in (0, 1], that a step compares with: those of its batch, and of the others
+            each with this probability. The draw follows from ``seed`` and the step alone. Classes that are not drawn
+            get no gradient, and ``FusedSGD`` leaves their rows, momentum and decay alone; their memory ages.
+        process_group: the ranks that share the classes, contiguous in rank order, the first N mod world ranks one
+            more. Every rank calls the head with its part of the batch and with global class ids.  The loss is the mean
+            over the whole batch; the gradient of a rank's embeddings is world times that of the loss, so that
+            DistributedDataParallel's average over ranks is exact. None: all classes are here.
         memory_dtype: type of the memory, kept whatever the module is cast to; None: that of the weight.
         device: where to put the state.
         dtype: type of the weight.
@@ -70,10 +89,11 @@ class PrototypeHead(nn.Module):
         >>> loss.backward()
 
     Attributes:
-        weight: W, [N, d].
+        weight: W, [N, d]; with a process group the rows of this rank, as in memory and timer.
         memory: M, [N, d], unit rows where the timer is positive; None until the step ``variational.start``.
         timer: T, [N] int32; None until then.
         step_count: steps taken.
+        classes: the class ids of the rows.
         optimizer: of W, where ``FusedSGD`` was asked for.
     """
 
@@ -92,6 +112,8 @@ class PrototypeHead(nn.Module):
         optimizer: FusedSGD | None = None,
         workspace_mb: float = 256,
         filter_bound: float | None = None,
+        sample_rate: float = 1.0,
+        process_group: dist.ProcessGroup | None = None,
         memory_dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype = torch.float32,
@@ -110,20 +132,26 @@ class PrototypeHead(nn.Module):
             raise ValueError(f"filter_bound must lie in [0, 1), got {filter_bound}")
         if filter_bound is not None and backend == "reference":
             raise ValueError("filter_bound needs another backend than 'reference', which leaves nothing out")
+        if not 0.0 < sample_rate <= 1.0:
+            raise ValueError(f"sample_rate must lie in (0, 1], got {sample_rate}")
         self.num_classes = num_classes
         self.embedding_dim = embedding_dim
         self.margin: Margin = ArcFace() if margin is None else margin
         self.variational = variational
         self.backend = backend
         self.memory_dtype = memory_dtype
+        self.sample_rate = sample_rate
+        self.seed = seed
         self.step_count = 0
-        self.weight = nn.Parameter(_draw(num_classes, embedding_dim, seed).to(device=device, dtype=dtype))
+        self.ranks = None if process_group is None else Ranks(process_group, num_classes)
+        self.classes = range(num_classes) if self.ranks is None else self.ranks.own
+        self.weight = nn.Parameter(_draw(self.classes, embedding_dim, seed).to(device=device, dtype=dtype))
         self.register_buffer("memory", None)
         self.register_buffer("timer", None)
         self.optimizer: PrototypeSGD | None = None if optimizer is None else optimizer.bind(self.weight)
         self._workspace = Workspace(workspace_mb)
         self._filter = None if filter_bound is None else Filter(filter_bound)
-        self._pending: list[tuple[Tensor, Tensor]] = []
+        self._pending: list[_Batch] = []
         self._gathering = False
         self._injections: weakref.WeakSet[Injection] = weakref.WeakSet()
 
@@ -142,14 +170,15 @@ class PrototypeHead(nn.Module):
 
         Raises:
             TypeError: for a wrong dtype.
+            RuntimeError: naming another rank, if its batch is at fault.
             ValueError: for a wrong shape, a label out of range, and NaN, infinite or zero embeddings.
             RuntimeError: for a second micro-batch with ``FusedSGD``, which moves W in the backward pass of the first;
                 and from ``backward()``, if W has moved since the loss was formed.
         """
-        self._check(embeddings, labels, memory_embeddings)
-        features = self._unit(embeddings)
+        batch = self._batch(embeddings, labels, memory_embeddings)
         if not (self.training and torch.is_grad_enabled()):
-            return self._loss(features, labels, self.weight if self.optimizer is None else self.weight.detach())
+            weight = self.weight if self.optimizer is None else self.weight.detach()
+            return self._loss(batch.features, self._rows(batch.labels), weight)
         if self._gathering and self._pending and self.optimizer is not None:
             raise RuntimeError(
                 "FusedSGD moves the prototypes in every backward pass, so a step cannot be taken in several"
@@ -157,9 +186,8 @@ class PrototypeHead(nn.Module):
             )
         if not self._gathering:
             self._finish_step()
-        loss = self._loss(features, labels, self.weight, self._injection())
-        remembered = features if memory_embeddings is None else self._unit(memory_embeddings)
-        self._pending.append((remembered.detach(), labels))
+        loss = self._loss_of_step(batch.features, batch.labels, self._injection())
+        self._pending.append(batch._replace(features=batch.features.detach()))
         return _before_backward(loss, partial(self._begin_backward, self.weight._version))
 
     @contextmanager
@@ -183,14 +211,45 @@ class PrototypeHead(nn.Module):
         self._finish_step()
 
     def variational_prototypes(self) -> Float[Tensor, "classes dim"]:
-        """u, the prototypes of the step to come; v where no memory is alive. [N, d]"""
+        """u of the rows here, the prototypes of the step to come; v where no memory is alive. [N, d]"""
         self._finish_step()
         return class_prototypes(self.weight, self._injection(create=False))
 
     def coverage(self) -> float:
-        """The share of classes whose memory is alive."""
+        """The share of classes whose memory is alive, over all ranks, who have to ask together."""
         self._finish_step()
-        return coverage(self.timer)
+        if self.ranks is None:
+            return coverage(self.timer)
+        alive = self.weight.new_tensor(0, dtype=torch.int64) if self.timer is None else (self.timer > 0).sum()
+        return int(self.ranks.sum(alive)) / self.num_classes
+
+    @torch.no_grad()
+    def own_cosines(
+        self, embeddings: Float[Tensor, "batch dim"], labels: Int[Tensor, " batch"]
+    ) -> tuple[float, float | None]:
+        """Mean cosines of samples to the prototype and to the living memory of their class, over all ranks.
+
+        Args:
+            embeddings: as in ``forward``.
+            labels: as in ``forward``.
+
+        Returns:
+            The mean over samples, and that over samples whose class has a memory that is alive; None without such.
+        """
+        self._finish_step()
+        batch = self._batch(embeddings, labels, None)
+        rows = self._rows(batch.labels)
+        features, rows = batch.features[rows >= 0], rows[rows >= 0]
+        to_prototype = (features * normalize(self.weight[rows], dim=1)).sum()
+        figures = [to_prototype, to_prototype.new_tensor(len(rows))]
+        if self.memory is not None and self.timer is not None:
+            alive = self.timer[rows] > 0
+            figures += [(features[alive] * self.memory[rows[alive]].to(features.dtype)).sum(), alive.sum()]
+        else:
+            figures += [to_prototype.new_tensor(0.0)] * 2
+        summed = torch.stack([figure.double() for figure in figures])
+        prototype, samples, memory, remembered = (summed if self.ranks is None else self.ranks.sum(summed)).tolist()
+        return prototype / samples, memory / remembered if remembered else None
 
     @property
     def workspace_bytes(self) -> int:
@@ -206,14 +265,56 @@ class PrototypeHead(nn.Module):
         """Sizes and parts, for ``print(head)``."""
         return f"{self.num_classes}, {self.embedding_dim}, margin={self.margin}, variational={self.variational}"
 
+    def _batch(self, embeddings: Tensor, labels: Tensor, memory_embeddings: Tensor | None) -> _Batch:
+        """The batch of all ranks."""
+        if self.ranks is None:
+            self._check(embeddings, labels, memory_embeddings)
+            features = self._unit(embeddings)
+            remembered = features if memory_embeddings is None else self._unit(memory_embeddings)
+            return _Batch(features, labels, remembered.detach(), [len(labels)])
+        fault: Exception | None = None
+        try:
+            self._check(embeddings, labels, memory_embeddings)
+        except (TypeError, ValueError) as error:
+            fault = error
+        counts = self.ranks.agree(len(embeddings), fault, self.weight.device)
+        features = self.ranks.gather(self._unit(embeddings), counts)
+        labels = self.ranks.gather(labels, counts)
+        remembered = features.detach()
+        if memory_embeddings is not None:
+            remembered = self.ranks.gather(self._unit(memory_embeddings.detach()), counts)
+        return _Batch(features, labels, remembered, counts)
+
+    def _rows(self, labels: Tensor) -> Tensor:
+        """Row numbers from class ids, −1 for rows of other ranks."""
+        return labels if self.ranks is None else self.ranks.local(labels)
+
+    def _loss_of_step(self, features: Tensor, labels: Tensor, injection: Injection | None) -> Float[Tensor, ""]:
+        """The loss over the classes that this step draws."""
+        own = self._rows(labels)
+        if self.sample_rate == 1.0:
+            return self._loss(features, own, self.weight, injection)
+        drawn = drawn_classes(self.classes, self.sample_rate, self.seed, self.step_count).to(own.device)
+        drawn[own[own >= 0]] = True
+        rows = drawn.nonzero().squeeze(1)
+        places = torch.where(own >= 0, torch.searchsorted(rows, own), -1)
+        weight = self.weight[rows] if self.optimizer is None else self.weight.detach()[rows].requires_grad_()
+        return self._loss(features, places, weight, None if injection is None else injection.of(rows), rows)
+
     def _loss(
-        self, features: Tensor, labels: Tensor, weight: Tensor, injection: Injection | None = None
+        self,
+        features: Tensor,
+        labels: Tensor,
+        weight: Tensor,
+        injection: Injection | None = None,
+        rows: Tensor | None = None,
     ) -> Float[Tensor, ""]:
-        update = None if self.optimizer is None else self.optimizer.update
+        """The loss over rows of W, all unless ``rows`` are given; ``labels`` are positions among them."""
+        update = None if self.optimizer is None else partial(self.optimizer.update, among=rows)
         backend = fastest_backend(weight.device) if self.backend == "auto" else self.backend
         if backend == "reference":
             moving = weight if update is None else hand_over_gradient(weight, update)
-            return reference.margin_softmax(features, labels, moving, self.margin, injection)
+            return reference.margin_softmax(features, labels, moving, self.margin, injection, ranks=self.ranks)
         return tiled.margin_softmax(
             features,
             labels,
@@ -222,8 +323,9 @@ class PrototypeHead(nn.Module):
             injection,
             workspace=self._workspace,
             update=update,
-            momentum=None if self.optimizer is None else self.optimizer.rule,
+            momentum=None if self.optimizer is None or rows is not None else self.optimizer.rule,
             filtering=self._filter,
+            ranks=self.ranks,
             walk=walk_of(backend, weight.device),
         )
 
@@ -247,7 +349,7 @@ class PrototypeHead(nn.Module):
             return None
         if create and self.memory is None and self.step_count >= self.variational.start:
             self.memory = torch.zeros_like(self.weight, dtype=self.memory_dtype, requires_grad=False)
-            self.timer = torch.zeros(self.num_classes, dtype=torch.int32, device=self.weight.device)
+            self.timer = torch.zeros(len(self.classes), dtype=torch.int32, device=self.weight.device)
         if self.memory is None or self.timer is None:
             return None
         injection = Injection(self.memory, self.timer, self.variational.lam, self.variational.renormalise)
@@ -258,14 +360,22 @@ class PrototypeHead(nn.Module):
         """Remember the features of the step whose loss was formed last, unless that is done or still gathering."""
         if not self._pending or self._gathering:
             return
-        features, labels = (torch.cat(parts) for parts in zip(*self._pending, strict=True))
+        # In the order of the whole batch: of each rank all its micro-batches.
+        parts = [
+            list(zip(torch.split(batch.remembered, batch.counts), torch.split(batch.labels, batch.counts), strict=True))
+            for batch in self._pending
+        ]
+        ordered = [part for of_rank in zip(*parts, strict=True) for part in of_rank]
+        features, labels = (torch.cat(each) for each in zip(*ordered, strict=True))
         self._pending.clear()
         self.step_count += 1
         if self.variational is not None and self.memory is not None and self.timer is not None:
-            seen = torch.unique(labels)
+            rows = self._rows(labels)
+            features, rows = features[rows >= 0], rows[rows >= 0]
+            seen = torch.unique(rows)
             for injection in self._injections:
                 injection.preserve(seen)
-            remember(self.memory, self.timer, features, labels, self.variational.delta_t)
+            remember(self.memory, self.timer, features, rows, self.variational.delta_t)
 
     def _check(self, embeddings: Tensor, labels: Tensor, memory_embeddings: Tensor | None) -> None:
         given = {"embeddings": embeddings, "memory_embeddings": memory_embeddings}
@@ -345,7 +455,7 @@ class PrototypeHead(nn.Module):
         self.memory = self.timer = None
         if prefix + "memory" in state and prefix + "timer" in state:
             self.memory = torch.empty_like(self.weight, dtype=self.memory_dtype, requires_grad=False)
-            self.timer = torch.zeros(self.num_classes, dtype=torch.int32, device=self.weight.device)
+            self.timer = torch.zeros(len(self.classes), dtype=torch.int32, device=self.weight.device)
         super()._load_from_state_dict(state, prefix, local_metadata, False, missing_keys, unexpected_keys, error_msgs)
         if strict:
             known = {prefix + name for name in ("weight", "memory", "timer")}
@@ -353,17 +463,16 @@ class PrototypeHead(nn.Module):
             missing_keys.extend([prefix + "weight"] if prefix + "weight" not in state else [])
 
 
-def _draw(num_classes: int, embedding_dim: int, seed: int) -> Float[Tensor, "classes dim"]:
+def _draw(classes: range, embedding_dim: int, seed: int) -> Float[Tensor, "rows dim"]:
     """W ~ N(0, .01²), drawn in fixed blocks of class ids so that a row depends on the seed and its id alone."""
-    weight = torch.empty(num_classes, embedding_dim)
-    for first in range(0, num_classes, _DRAW_BLOCK):
-        block = weight[first : first + _DRAW_BLOCK]
+    weight = torch.empty(len(classes), embedding_dim)
+    for first in range(classes.start - classes.start % _DRAW_BLOCK, classes.stop, _DRAW_BLOCK):
         state = np.random.SeedSequence((seed, first)).generate_state(1, np.uint64)
         generator = torch.Generator().manual_seed(int(state[0]))
         # normal_ fills short tensors in another order than long ones: always draw a whole block
-        block.copy_(
-            torch.empty(_DRAW_BLOCK, embedding_dim).normal_(0.0, _INITIAL_STD, generator=generator)[: len(block)]
-        )
+        block = torch.empty(_DRAW_BLOCK, embedding_dim).normal_(0.0, _INITIAL_STD, generator=generator)
+        start, stop = max(first, classes.start), min(first + _DRAW_BLOCK, classes.stop)
+        weight[start - classes.start : stop - classes.start] = block[start - first : stop - first]
     return weight
 
 

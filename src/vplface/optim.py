@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
 
@@ -59,15 +59,24 @@ class PrototypeSGD(torch.optim.Optimizer):
         weight: nn.Parameter = self.param_groups[0]["params"][0]
         return weight
 
-    def update(self, rows: slice, gradient: Float[Tensor, "rows dim"]) -> None:
-        """Move the given rows of W against their gradient, which may be overwritten."""
+    def update(
+        self, rows: slice, gradient: Float[Tensor, "rows dim"], among: Int[Tensor, " drawn"] | None = None
+    ) -> None:
+        """Move rows of W against their gradient, which may be overwritten.
+
+        Args:
+            rows: of W, or of those numbered by ``among``.
+            gradient: of these rows.
+            among: the rows that take part in this step; None for all. The others keep their momentum and do not decay.
+        """
         group, state = self.param_groups[0], self.state[self._weight]
         lr, momentum, weight_decay = group["lr"], group["momentum"], group["weight_decay"]
         if momentum and state.get("momentum_buffer") is None:
             state["momentum_buffer"] = torch.zeros_like(self._weight, requires_grad=False)
         with torch.no_grad():
-            weight = self._weight[rows]
-            buffer = state["momentum_buffer"][rows] if momentum else None
+            chosen = rows if among is None else among[rows]
+            weight = self._weight[chosen]
+            buffer = state["momentum_buffer"][chosen] if momentum else None
             # What torch.optim.SGD(fused=True) calls. On the CPU it garbles the momentum of 16-bit types (torch 2.13).
             if weight.dtype in (torch.float32, torch.float64):
                 torch._fused_sgd_(
@@ -87,6 +96,10 @@ class PrototypeSGD(torch.optim.Optimizer):
                 if buffer is not None:
                     step = buffer.mul_(momentum).add_(step)
                 weight.add_(step, alpha=-lr)
+            if among is not None:  # what was moved are copies
+                self._weight[chosen] = weight
+                if buffer is not None:
+                    state["momentum_buffer"][chosen] = buffer
         torch.autograd.graph.increment_version(self._weight)
 
     def rule(self) -> Momentum | None:

@@ -44,6 +44,10 @@ class Injection:
         """Variational prototypes u of the classes ``rows`` from their unit prototypes v."""
         return inject(prototypes, self.memory[rows], self.timer[rows], self.lam, self.renormalise)
 
+    def of(self, rows: Int[Tensor, " rows"]) -> Injection:
+        """That of some classes, with a copy of their memory."""
+        return Injection(self.memory[rows], self.timer[rows], self.lam, self.renormalise)
+
     def preserve(self, rows: Int[Tensor, " rows"]) -> None:
         """Keep the given rows of M, all different, before they are overwritten."""
         self._overwritten.append((rows, self.memory[rows]))

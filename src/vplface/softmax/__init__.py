@@ -10,6 +10,8 @@ import torch
 
 from vplface.softmax import reference, tiled
 from vplface.softmax.reference import class_prototypes
+from vplface.softmax.sampling import drawn_classes
+from vplface.softmax.sharded import Ranks, shard
 from vplface.softmax.tiled import Filter, Walk
 from vplface.softmax.workspace import Workspace
 
@@ -20,10 +22,13 @@ __all__ = [
     "BACKENDS",
     "Backend",
     "Filter",
+    "Ranks",
     "Workspace",
     "class_prototypes",
+    "drawn_classes",
     "fastest_backend",
     "reference",
+    "shard",
     "tiled",
     "walk_of",
 ]

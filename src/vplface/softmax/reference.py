@@ -9,6 +9,7 @@ from torch.nn.functional import cross_entropy, linear, normalize
 
 from vplface.margins import Margin
 from vplface.prototypes import Injection
+from vplface.softmax.sharded import Ranks
 
 
 def class_prototypes(weight: Float[Tensor, "classes dim"], injection: Injection | None) -> Float[Tensor, "classes dim"]:
@@ -23,6 +24,8 @@ def margin_softmax(
     weight: Float[Tensor, "classes dim"],
     margin: Margin,
     injection: Injection | None = None,
+    *,
+    ranks: Ranks | None = None,
 ) -> Float[Tensor, ""]:
     """Mean cross-entropy over N classes of the logits s·cosθ_ij, the target's after its margin.
 
@@ -31,13 +34,15 @@ def margin_softmax(
 
     Args:
         features: x, unit rows.
-        labels: y, row numbers of ``weight``.
+        labels: y, row numbers of ``weight``; −1 where the class lives on another rank.
         weight: W, rows of any length.
         margin: changes the target cosine and gives the scale s.
         injection: memory to mix into the prototypes; None for the plain softmax.
+        ranks: who holds the other classes; None if there are none.
     """
     cosine = linear(features, class_prototypes(weight, injection))
     cosine = cosine.to(torch.promote_types(cosine.dtype, torch.float32))
-    target = margin.target(cosine.gather(1, labels.unsqueeze(1)).squeeze(1))
-    logits = margin.scale * cosine.scatter(1, labels.unsqueeze(1), target.unsqueeze(1))
-    return cross_entropy(logits, labels)
+    samples = (labels >= 0).nonzero().squeeze(1)
+    own = samples, labels[samples]
+    logits = margin.scale * cosine.index_put(own, margin.target(cosine[own]))
+    return cross_entropy(logits, labels) if ranks is None else ranks.cross_entropy(logits, *own)

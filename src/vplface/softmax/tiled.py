@@ -30,6 +30,7 @@ from torch.nn.functional import normalize
 from vplface.margins import Margin
 from vplface.prototypes import Injection
 from vplface.softmax.product import operand_type, product
+from vplface.softmax.sharded import Ranks
 from vplface.softmax.workspace import Workspace
 
 TILE = {"cpu": 3 * 2**18}
@@ -100,6 +101,7 @@ def margin_softmax(
     update: Update | None = None,
     momentum: Callable[[], Momentum | None] | None = None,
     filtering: Filter | None = None,
+    ranks: Ranks | None = None,
     walk: type[Walk] | None = None,
 ) -> Float[Tensor, ""]:
     """The same as ``reference.margin_softmax``.
@@ -109,7 +111,7 @@ def margin_softmax(
 
     Args:
         features: x, unit rows.
-        labels: y, row numbers of ``weight``.
+        labels: y, row numbers of ``weight``; −1 where the class lives on another rank.
         weight: W, rows of any length.
         margin: changes the target cosine and gives the scale s.
         injection: memory to mix into the prototypes; None for the plain softmax.
@@ -117,11 +119,12 @@ def margin_softmax(
         update: what to do with the gradient of W, tile by tile, instead of leaving it in ``weight.grad``.
         momentum: what ``update`` does, for a walk that can do it with the gradient; asked in the backward pass.
         filtering: which classes may be left out of the gradients; None for none.
+        ranks: who holds the other classes; None if there are none.
         walk: what carries out the visits; None for torch's own operations.
     """
     operands = operand_type(weight)
     with torch.autocast(weight.device.type, enabled=False):
-        visits = (walk or Walk)(features, labels, weight, margin, injection, workspace, operands, filtering)
+        visits = (walk or Walk)(features, labels, weight, margin, injection, workspace, operands, filtering, ranks)
         visits.momentum = momentum
         loss: Tensor = _MarginSoftmax.apply(features, weight, visits, update)  # type: ignore[no-untyped-call]
     return loss
@@ -177,6 +180,7 @@ class Walk:
         workspace: Workspace,
         operand_type: torch.dtype,
         filtering: Filter | None,
+        ranks: Ranks | None,
     ) -> None:
         self.weight = weight.detach()
         self.type = torch.promote_types(weight.dtype, torch.float32)
@@ -188,13 +192,17 @@ class Walk:
         self.injection = injection
         self.workspace = workspace
         self.filtering = filtering
+        self.ranks = ranks
+        self.classes = len(weight) if ranks is None else ranks.classes
         self.target, self.slope = _own_cosines(self.features, labels, self.weight, margin, injection)
+        if ranks is not None:
+            self.target = ranks.sum(self.target)
 
         (classes, dim), batch = weight.shape, len(labels)
         size = _tile_size(max(dim, batch), weight.device)
         self.tiles = [slice(first, min(first + size, classes)) for first in range(0, classes, size)]
         order = labels.argsort(stable=True)
-        starts = torch.tensor([rows.start for rows in self.tiles], device=order.device)
+        starts = torch.tensor([rows.start for rows in self.tiles], dtype=labels.dtype, device=labels.device)
         bounds = [*torch.searchsorted(labels[order], starts).tolist(), batch]
         self.own = [
             (labels[samples] - rows.start, samples)
@@ -207,10 +215,11 @@ class Walk:
             self.share = (1.0 - injection.lam * (injection.timer > 0).to(self.type)).unsqueeze(1)
             self.share.clamp_min_(1e-15)  # λ = 1 leaves nothing of v, to rounding
             self.strength = self.share.reciprocal().sub_(1.0)  # λ/(1−λ); ‖W‖·λ/(1−λ) once the first visit is over
-            self.mixed = torch.stack([part.any() for part in torch.split(self.strength, size)]).tolist()
+            alive = [part.any() for part in torch.split(self.strength, size)]
+            self.mixed = torch.stack(alive).tolist() if self.tiles else []
 
         # Logits lie in [−s, s]: most often the sum of their exponentials needs no maximum taken out first.
-        self.bounded = self.scale + math.log(classes) <= BOUNDED
+        self.bounded = self.scale + math.log(self.classes) <= BOUNDED
         self.top = self.features.new_full((batch,), 0.0 if self.bounded else -self.scale)
         room = workspace.limit // (size * batch * operand_type.itemsize) * size
         keep = min(room, classes) if self.bounded and torch.is_grad_enabled() else 0
@@ -222,6 +231,12 @@ class Walk:
         self.rest = torch.zeros_like(self.target)
         for tile in self._visit(first=True):
             self._accumulate(tile, self.kept[tile.rows] if tile.rows.stop <= len(self.kept) else None)
+        if self.ranks is not None:
+            if not self.bounded:
+                top = self.ranks.largest(self.top)
+                self.rest *= (self.top - top).exp_()
+                self.top = top
+            self.rest = self.ranks.sum(self.rest)
         excess = self.rest.log() + self.top - self.scale * self.target
         return torch.logaddexp(excess, torch.zeros_like(excess)).mean()
 
@@ -256,6 +271,7 @@ class Walk:
                 pulled = torch.zeros_like(tile.weight, dtype=pulled.dtype).index_copy_(0, chosen, pulled)
             self._move(tile, pulled, sink)
         if self.filtering is not None:
+            skipped = skipped if self.ranks is None else self.ranks.sum(skipped)
             self.filtering.skipped = max(float(skipped.max()), 0.0)
         return result * factor
 
@@ -333,7 +349,7 @@ class Walk:
 
     def _worthwhile(self, share: Tensor, own: Tensor, bound: float) -> Int[Tensor, " chosen"]:
         """Classes of a tile with p_ij > ε/N for some sample i of another class, or with samples of their own."""
-        heavy = share.amax(1) > bound / len(self.weight)
+        heavy = share.amax(1) > bound / self.classes
         heavy[own] = True
         return heavy.nonzero().squeeze(1)
 
@@ -353,12 +369,15 @@ def _own_cosines(
     margin: Margin,
     injection: Injection | None,
 ) -> tuple[Float[Tensor, " batch"], Float[Tensor, " batch"]]:
-    """t_i, the cosine of each sample with its own class after the margin, and dt_i/dcosθ_i."""
-    prototypes = normalize(weight[labels].to(features.dtype), dim=1)
+    """t_i, the cosine of each sample with its own class after the margin, and dt_i/dcosθ_i; 0 if that is elsewhere."""
+    samples = (labels >= 0).nonzero().squeeze(1)
+    rows = labels[samples]
+    prototypes = normalize(weight[rows].to(features.dtype), dim=1)
     if injection is not None:
-        prototypes = injection(prototypes, labels)
+        prototypes = injection(prototypes, rows)
     with torch.enable_grad():
-        cosine = (features * prototypes).sum(1).requires_grad_()
+        cosine = (features[samples] * prototypes).sum(1).requires_grad_()
         target = margin.target(cosine)
         (slope,) = torch.autograd.grad(target.sum(), cosine)
-    return target.detach(), slope
+    nothing = features.new_zeros(len(features))
+    return nothing.index_put((samples,), target.detach()), nothing.index_put((samples,), slope)

@@ -1,0 +1,138 @@
+"""Classes sharded over ranks: what they have to tell each other, and nothing of size B×N or N×d ever.
+
+In the forward pass every rank gets the features and labels of all (``gather``), works on its own classes, and adds its
+sums of exponentials to those of the others (``sum``). In the backward pass every rank holds, for all samples, the part
+of dL/dx that comes from its own classes; the parts are added and each rank gets those of its own samples.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.autograd.function import FunctionCtx
+
+
+def shard(classes: int, rank: int, world: int) -> range:
+    """The class ids of a rank: contiguous in rank order, the first N mod world ranks have one more."""
+    size, more = divmod(classes, world)
+    first = rank * size + min(rank, more)
+    return range(first, first + size + (rank < more))
+
+
+class Ranks:
+    """The processes that share N classes.
+
+    Args:
+        group: the process group.
+        classes: N.
+
+    Attributes:
+        rank: of this process in the group.
+        world: processes in the group.
+        classes: N.
+        own: class ids that live here.
+    """
+
+    def __init__(self, group: dist.ProcessGroup, classes: int) -> None:
+        self.group = group
+        self.rank = dist.get_rank(group)
+        self.world = dist.get_world_size(group)
+        self.classes = classes
+        self.own = shard(classes, self.rank, self.world)
+
+    def agree(self, count: int, fault: Exception | None, device: torch.device) -> list[int]:
+        """Exchange the sizes of the local batches, and whether one is at fault: then all ranks fail together.
+
+        Raises:
+            Exception: ``fault`` itself, where there is one.
+            RuntimeError: naming another rank whose batch is at fault.
+        """
+        own = torch.tensor([count, fault is not None], device=device)
+        every = own.new_empty(self.world, 2)
+        dist.all_gather(list(every), own, group=self.group)
+        counts, faults = every.t().tolist()
+        if fault is not None:
+            raise fault
+        if any(faults):
+            raise RuntimeError(f"the batch of rank {faults.index(1)} is at fault; that rank says why")
+        return list(counts)
+
+    def gather(self, rows: Tensor, counts: list[int]) -> Tensor:
+        """The rows of all ranks in rank order; a gradient goes back to whose rows they are, world times as large.
+
+        DistributedDataParallel divides by the number of ranks what the backbone makes of it.
+
+        Args:
+            rows: of this rank.
+            counts: how many each rank has.
+        """
+        gathered: Tensor = _Gather.apply(rows, counts, self)  # type: ignore[no-untyped-call]
+        return gathered
+
+    def sum(self, part: Tensor) -> Tensor:
+        """The sum over ranks; to each rank its gradient is that of its own part."""
+        total: Tensor = _Sum.apply(part, self)  # type: ignore[no-untyped-call]
+        return total
+
+    def largest(self, part: Tensor) -> Tensor:
+        """The largest over ranks, element by element; it has no gradient."""
+        result = part.detach().clone()
+        dist.all_reduce(result, dist.ReduceOp.MAX, group=self.group)
+        return result
+
+    def local(self, labels: Int[Tensor, " batch"]) -> Int[Tensor, " batch"]:
+        """Row numbers here from class ids; −1 for the classes of other ranks."""
+        return torch.where((labels >= self.own.start) & (labels < self.own.stop), labels - self.own.start, -1)
+
+    def cross_entropy(
+        self, logits: Float[Tensor, "batch rows"], samples: Int[Tensor, " own"], rows: Int[Tensor, " own"]
+    ) -> Float[Tensor, ""]:
+        """Mean cross-entropy over the logits of all ranks.
+
+        Args:
+            logits: of the classes here.
+            samples: whose own class is here.
+            rows: which class that is.
+        """
+        target = self.sum(logits.new_zeros(len(logits)).index_put((samples,), logits[samples, rows]))
+        lowest = logits.new_full((len(logits), 1), -torch.inf)
+        top = self.largest(torch.cat([logits, lowest], 1).amax(1))
+        total = self.sum((logits - top.unsqueeze(1)).exp().sum(1))
+        return (total.log() + top - target).mean()
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: FunctionCtx, rows: Tensor, counts: list[int], ranks: Ranks) -> Tensor:
+        ctx.counts, ctx.ranks = counts, ranks  # type: ignore[attr-defined]
+        padded = rows.new_zeros((max(counts), *rows.shape[1:]))
+        padded[: len(rows)] = rows
+        every = list(rows.new_empty((ranks.world, *padded.shape)))
+        dist.all_gather(every, padded, group=ranks.group)
+        return torch.cat([part[:count] for part, count in zip(every, counts, strict=True)])
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        counts, ranks = ctx.counts, ctx.ranks
+        every = gradient.new_zeros((ranks.world, max(counts), *gradient.shape[1:]))
+        for part, own in zip(every, torch.split(gradient, counts), strict=True):
+            part[: len(own)] = own
+        result = torch.empty_like(every[0])
+        dist.reduce_scatter(result, list(every), group=ranks.group)
+        return ranks.world * result[: counts[ranks.rank]], None, None
+
+
+class _Sum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: FunctionCtx, part: Tensor, ranks: Ranks) -> Tensor:
+        total = part.clone()
+        dist.all_reduce(total, group=ranks.group)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient, None
