@@ -22,6 +22,18 @@ class UsageError(VplfaceError):
     """The command line is at fault, not a file."""
 
 
+class TrainingInterrupted(VplfaceError):  # noqa: N818 - it is no error
+    """Training was told to stop; everything is saved.
+
+    Attributes:
+        preempted: whether a scheduler said so (SIGTERM, SIGUSR1) and not somebody at the keyboard.
+    """
+
+    def __init__(self, message: str, preempted: bool) -> None:
+        super().__init__(message)
+        self.preempted = preempted
+
+
 class MissingExtraError(VplfaceError, ImportError):
     """A feature needs a package of an optional extra that is not installed."""
 

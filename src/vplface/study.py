@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,11 +15,13 @@ from vplface.embedder import Embedder, load_model, save_model
 from vplface.errors import ConfigError
 from vplface.evaluation import Evaluation, compare
 from vplface.report import RunRecord, read_run, write_report
+from vplface.training.checkpoint import newest_checkpoint
 from vplface.training.config import Config, build_config, overlay, read_config
 from vplface.training.journal import write_json
 from vplface.training.loop import train
 from vplface.training.sources import open_sources
 from vplface.training.sphere import embed_on_sphere
+from vplface.training.start import CHECKPOINTS
 from vplface.training.validation import validation_of
 
 SPHERE_LAM = 0.3
@@ -43,7 +46,7 @@ class Study:
     report: Path
 
 
-def run(config: Config, *, resume: bool = False, overwrite: bool = False) -> Study:
+def run(config: Config, *, resume: bool = False, overwrite: bool = False) -> Study | None:
     """Train one model, evaluate it and write its report into the run folder.
 
     Args:
@@ -51,10 +54,14 @@ def run(config: Config, *, resume: bool = False, overwrite: bool = False) -> Stu
         resume: go on from the last checkpoint.
         overwrite: start anew over an earlier run.
 
+    Returns:
+        What there is to say of it; None in all processes but the first, where torchrun started several.
+
     Raises:
         VplfaceError: see ``training.loop.train``.
     """
-    train(config, resume=resume, overwrite=overwrite)
+    if train(config, resume=resume, overwrite=overwrite) is None:
+        return None
     measure(config)
     folder = config.run_folder
     record = read_run(folder)
@@ -79,6 +86,10 @@ def compare_arms(config: Config, seeds: Sequence[int], *, overwrite: bool = Fals
         ConfigError: if an arm is no valid configuration.
         VplfaceError: see ``training.loop.train``.
     """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ConfigError(
+            "a study trains its arms in one process each; for many processes train one run: vplface train"
+        )
     arms = config.arms or {"run": {}}
     folder = config.run_folder
     raw = config.model_dump(mode="json") | {"arms": {}, "output": str(folder)}
@@ -178,7 +189,8 @@ def _finish(config: Config, overwrite: bool) -> None:
     elif (folder / "evaluation.json").exists():
         return
     else:
-        train(config, resume=(folder / "checkpoints" / "last.safetensors").exists(), overwrite=True)
+        resume = newest_checkpoint(folder / CHECKPOINTS)[0] is not None
+        train(config, resume=resume, overwrite=True)
     measure(config)
 
 

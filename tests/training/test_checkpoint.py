@@ -1,14 +1,32 @@
+import contextlib
+import json
+import shutil
+
 import pytest
 import torch
-from safetensors.torch import save_file
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from vplface import PrototypeHead, Variational
 from vplface.errors import DataError
-from vplface.training.checkpoint import load_checkpoint, save_checkpoint
+from vplface.training.checkpoint import Checkpoints, load_checkpoint, newest_checkpoint, read_manifest
 from vplface.training.drift import FeatureDrift
 from vplface.training.state import Training
+from vplface.training.world import World
+
+ALONE = World()
+
+
+def save(folder, run, keep=2):
+    checkpoints = Checkpoints(folder, ALONE, keep)
+    checkpoints.save(run)
+    checkpoints.finish()
+    found, faults = newest_checkpoint(folder)
+    assert not faults
+    return found
 
 
 def made(seed, optimizer="sgd", average=True, classes=5):
@@ -55,50 +73,161 @@ def test_a_restored_run_goes_on_bit_for_bit(tmp_path, optimizer, average):
     run = made(0, optimizer, average)
     advance(run, 4)
     run.best, run.unreadable = 0.5, {"a.jpg: torn"}
-    path = tmp_path / "last.safetensors"
-    save_checkpoint(path, run)
+    path = save(tmp_path, run)
+    assert path.name == "step-00000004"
     expected = advance(run, 4)
     other = made(1, optimizer, average)
-    load_checkpoint(path, other)
+    load_checkpoint(path, other, ALONE)
     assert (other.step, other.best, other.unreadable) == (4, 0.5, {"a.jpg: torn"})
     assert advance(other, 4) == expected
     for a, b in zip(run.backbone.state_dict().values(), other.backbone.state_dict().values(), strict=True):
         assert torch.equal(a, b)
 
 
-def test_damaged_and_foreign_files_are_refused_by_name(tmp_path):
+def test_what_is_written_is_what_there_was_when_it_was_asked_for(tmp_path, monkeypatch):
+    import vplface.training.checkpoint as checkpoint
+
     run = made(0)
-    path = tmp_path / "last.safetensors"
-    save_checkpoint(path, run)
-    whole = path.read_bytes()
-    for damaged in (b"", whole[: len(whole) // 2], b"\x80\x04c__builtin__\neval\n", b"\xff" * 100):
-        path.write_bytes(damaged)
-        with pytest.raises(DataError, match=r"last\.safetensors cannot be read"):
-            load_checkpoint(path, run)
-    save_file({"a": torch.zeros(1)}, path)
-    with pytest.raises(DataError, match="not a checkpoint"):
-        load_checkpoint(path, run)
+    advance(run, 3)
+    real = checkpoint._write_file
+
+    def slow(path, tensors):
+        advanced.wait()
+        return real(path, tensors)
+
+    import threading
+
+    advanced = threading.Event()
+    monkeypatch.setattr(checkpoint, "_write_file", slow)
+    checkpoints = Checkpoints(tmp_path, ALONE, 2)
+    before = run.head.weight.detach().clone()
+    checkpoints.save(run)
+    advance(run, 3)
+    advanced.set()
+    checkpoints.finish()
+    other = made(1)
+    load_checkpoint(newest_checkpoint(tmp_path)[0], other, ALONE)
+    assert other.step == 3
+    assert torch.equal(other.head.weight, before)
+
+
+def test_the_newest_are_kept_and_a_step_may_be_saved_again(tmp_path):
+    run = made(0)
+    for _ in range(4):
+        advance(run, 1)
+        save(tmp_path, run)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000003", "step-00000004"]
+    assert save(tmp_path, run).name == "step-00000004.1"
+
+
+def test_what_a_killed_writer_left_is_cleared_away(tmp_path):
+    save(tmp_path, made(0))
+    shutil.copytree(tmp_path / "step-00000000", tmp_path / ".step-00000007.12-34")
+    assert newest_checkpoint(tmp_path)[0].name == "step-00000000"
+    Checkpoints(tmp_path, ALONE, 2)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000000"]
+
+
+DAMAGES = {
+    "truncated": lambda file: file.write_bytes(file.read_bytes()[:-1]),
+    "emptied": lambda file: file.write_bytes(b""),
+    "deleted": lambda file: file.unlink(),
+    "hostile": lambda file: file.write_bytes(b"\x80\x04cposix\nsystem\n(Vtouch /tmp/owned\ntR."),
+}
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "common.safetensors", "rows-00000-of-00001.safetensors"])
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_taken(tmp_path, name, damage):
+    run = made(0)
+    save(tmp_path, run)
+    advance(run, 1)
+    file = save(tmp_path, run) / name
+    DAMAGES[damage](file)
+    found, faults = newest_checkpoint(tmp_path)
+    assert found.name == "step-00000000"
+    ((path, fault),) = faults
+    assert path.name == "step-00000001"
+    assert name in fault
+    assert "step-00000001" in fault
+
+
+@given(st.data())
+@hypothesis_settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_flipped_bit_is_seen(tmp_path, data):
+    folder = tmp_path / "flips"
+    if not folder.exists():
+        save(folder, made(0))
+    path = folder / "step-00000000"
+    file = data.draw(st.sampled_from(sorted(path.glob("*.safetensors"))))
+    whole = file.read_bytes()
+    position, bit = data.draw(st.integers(0, len(whole) - 1)), data.draw(st.integers(0, 7))
+    try:
+        file.write_bytes(whole[:position] + bytes([whole[position] ^ (1 << bit)]) + whole[position + 1 :])
+        with pytest.raises(DataError, match=f"{file.name} is damaged"):
+            read_manifest(path)
+    finally:
+        file.write_bytes(whole)
+    read_manifest(path)
+
+
+MANGLED = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=4),
+    lambda inside: st.lists(inside, max_size=3) | st.dictionaries(st.text(max_size=4), inside, max_size=3),
+)
+
+
+@given(st.sampled_from(["format", "notes", "classes", "dim", "world", "files"]), MANGLED)
+@hypothesis_settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_mangled_manifest_is_an_error_and_nothing_else(tmp_path, key, value):
+    folder = tmp_path / "mangled"
+    if not folder.exists():
+        save(folder, made(0))
+    file = folder / "step-00000000" / "manifest.json"
+    whole = file.read_text()
+    try:
+        file.write_text(json.dumps(json.loads(whole) | {key: value}))
+        with contextlib.suppress(DataError):
+            read_manifest(file.parent)
+    finally:
+        file.write_text(whole)
+
+
+def test_a_manifest_cannot_point_outside(tmp_path):
+    path = save(tmp_path, made(0))
+    manifest = json.loads((path / "manifest.json").read_text())
+    manifest["files"]["../../etc/passwd"] = {"bytes": 1, "sha256": "", "first": 5, "stop": 5}
+    (path / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(DataError, match=r"elsewhere|damaged"):
+        read_manifest(path)
 
 
 def test_a_checkpoint_of_another_configuration_is_refused(tmp_path):
-    path = tmp_path / "last.safetensors"
-    save_checkpoint(path, made(0))
+    path = save(tmp_path, made(0))
+    with pytest.raises(DataError, match="5 classes of 4 dimensions, this configuration 6 of 4"):
+        load_checkpoint(path, made(0, classes=6), ALONE)
     with pytest.raises(DataError, match="does not fit this configuration"):
-        load_checkpoint(path, made(0, classes=6))
+        load_checkpoint(path, _another_network(), ALONE)
+
+
+def _another_network():
+    run = made(0)
+    run.backbone = nn.Linear(6, 4)
+    return run
 
 
 def test_a_full_disk_leaves_the_checkpoint_before(tmp_path, monkeypatch):
     run = made(0)
-    path = tmp_path / "last.safetensors"
-    save_checkpoint(path, run)
-    before = path.read_bytes()
+    save(tmp_path, run)
 
-    def full(tensors, name, metadata):
+    def full(tensors, name):
         name.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("vplface.training.checkpoint.save_file", full)
-    with pytest.raises(DataError, match="No space left"):
-        save_checkpoint(path, run)
-    assert path.read_bytes() == before
-    assert [p.name for p in tmp_path.iterdir()] == ["last.safetensors"]
+    checkpoints = Checkpoints(tmp_path, ALONE, 2)
+    checkpoints.save(run)
+    with pytest.raises(DataError, match=r"No space left on device.*the checkpoints before it are unharmed"):
+        checkpoints.finish()
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000000"]
+    assert newest_checkpoint(tmp_path) == (tmp_path / "step-00000000", [])

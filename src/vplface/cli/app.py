@@ -19,7 +19,7 @@ from vplface.cli.plan import plan
 from vplface.cli.report import report
 from vplface.cli.study import study
 from vplface.cli.train import train
-from vplface.errors import UsageError, VplfaceError
+from vplface.errors import TrainingInterrupted, UsageError, VplfaceError
 
 
 class _Commands(TyperGroup):
@@ -30,6 +30,9 @@ class _Commands(TyperGroup):
             return super().invoke(ctx)
         except UsageError as error:
             _fail(error, 2)
+        except TrainingInterrupted as error:
+            print(error, file=sys.stderr)
+            raise SystemExit(0 if error.preempted else 130) from None
         except VplfaceError as error:
             _fail(error, 1)
         except KeyboardInterrupt:

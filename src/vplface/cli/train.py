@@ -14,29 +14,42 @@ def train(
     overrides: OVERRIDES = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint of the run.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Start anew over an earlier run.")] = False,
+    init_from: Annotated[
+        str | None,
+        typer.Option(
+            "--init-from",
+            metavar="RUN",
+            help="Start from the network and prototypes of another run; identities are matched by name.",
+        ),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and do nothing.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, and nothing else.")] = False,
 ) -> None:
     """Train a face embedding, evaluate it and write its report.
 
     The run is kept in runs/NAME: the model, its checkpoints, metrics.jsonl, TensorBoard files and report.html.
-    Ctrl-C saves before it stops; --resume goes on.
+    Ctrl-C, SIGTERM and SIGUSR1 save before it stops; --resume goes on. Started by torchrun, each process takes a part
+    of every batch and of the classes.
 
     \b
     vplface train folder data.train=my_faces name=mine   my_faces/PERSON/*.jpg
     vplface train lfw --dry-run                          see the plan first
     vplface train runs/lfw --resume                      go on where it stopped
+    vplface train folder data.train=more name=second --init-from runs/mine
+    torchrun --nproc-per-node 8 -m vplface train folder data.train=my_faces name=mine
     """  # noqa: D301 (the mark before lines that stay as they are)
     from vplface.cli.plan import show_plan
     from vplface.cli.tables import print_json, show_study
     from vplface.study import run
     from vplface.training.config import read_config
 
-    settings = read_config(config, overrides or [])
+    settings = read_config(config, [*(overrides or []), *([f"init_from={init_from}"] if init_from else [])])
     if dry_run:
         show_plan(settings, json)
         return
     done = run(settings, resume=resume, overwrite=overwrite)
+    if done is None:
+        return
     if json:
         print_json({"schema": 1, **done.summary, "verdict": done.verdict, "report": str(done.report)})
     else:

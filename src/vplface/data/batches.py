@@ -69,6 +69,7 @@ def load_batches(
     first_step: int,
     last_step: int,
     workers: int,
+    part: tuple[int, int] = (0, 1),
 ) -> Iterator[Batch]:
     """Load the batches of the steps first_step, ..., last_step − 1, in that order.
 
@@ -83,6 +84,7 @@ def load_batches(
         first_step: the first step to load.
         last_step: the step to stop before.
         workers: worker processes; 0 loads in this one.
+        part: (r, R) loads the r-th of R contiguous slices of each batch, the first B mod R of which are one longer.
 
     Raises:
         ValueError: if ``batches`` was made for another number of pictures.
@@ -92,7 +94,7 @@ def load_batches(
     if batches.n != len(pictures):
         raise ValueError(f"the batches are made for {batches.n} pictures, the set has {len(pictures)}")
     steps = range(first_step, last_step)
-    return _load(_Steps(pictures, batches, augmentation, seed), steps, workers, tolerant=True)
+    return _load(_Steps(pictures, batches, augmentation, seed, part), steps, workers, tolerant=True)
 
 
 def load_all(
@@ -114,16 +116,18 @@ def load_all(
 
 @dataclass
 class _Steps(Dataset[Batch]):
-    """Item t is the batch of step t."""
+    """Item t is the part of the batch of step t."""
 
     pictures: PictureSet
     batches: ShuffledBatches
     augmentation: Augmentation | None
     seed: int
+    part: tuple[int, int]
 
     def __getitem__(self, step: int) -> Batch:
         epoch, indices = self.batches.batch(step)
-        return _collect(self.pictures, indices, self.augmentation, (self.seed, epoch))
+        rank, ranks = self.part
+        return _collect(self.pictures, np.array_split(indices, ranks)[rank], self.augmentation, (self.seed, epoch))
 
 
 @dataclass
@@ -205,8 +209,10 @@ def _unchanged(batch: Any) -> Any:
 
 
 def _start_worker(_: int) -> None:
-    # Ctrl-C is the main process's to answer; a worker ends when its queue is closed.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Signals to stop are the main process's to answer; a worker ends when its queue is closed.
+    for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
     # The thread that hands tensors over reports a main process that stopped listening, which is no news by then.
     sys.excepthook = _report_unless_hung_up
     work_alone()

@@ -1,8 +1,23 @@
-"""The state of a run in one safetensors file: everything that a step depends on, and nothing that can execute."""
+"""Checkpoints: everything a step depends on, in safetensors files with their checksums, and nothing that can execute.
+
+    step-00001200/
+        manifest.json            format, step, notes, which rows lie where, bytes and SHA-256 of every file
+        common.safetensors       backbone, moving average, their optimiser's state, drift
+        rows-00000-of-00004.safetensors    W, M, T and momentum of the classes of a rank, and its random state
+
+A folder takes its name when all of its files are on the disk, so a checkpoint is whole or not there. It can be loaded
+by any number of ranks.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
+import shutil
+import threading
+import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,71 +27,318 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from vplface.errors import DataError
-from vplface.files import replacing
 from vplface.training.state import Training
+from vplface.training.world import World
 
-FORMAT = "2"
+FORMAT = 3
+MANIFEST, COMMON = "manifest.json", "common.safetensors"
+PATIENCE = 600.0
+"""Seconds that the first rank waits for the files of the others."""
 
 
-def save_checkpoint(path: Path, run: Training) -> None:
-    """Write the state of a run, atomically: networks, prototypes, memory, optimiser, average, drift, random state.
+class Checkpoints:
+    """Writes checkpoints of a run in the background, a rank its own part, and keeps the newest.
 
-    Raises:
-        DataError: if the file cannot be written; the one before stays.
+    Args:
+        folder: of the run's checkpoints; all ranks see it.
+        world: who takes part.
+        keep: how many to keep.
     """
-    tensors = {f"backbone.{key}": value for key, value in run.backbone.state_dict().items()}
-    tensors |= {f"head.{key}": value for key, value in run.head.state_dict().items()}
-    if run.average is not None:
-        tensors |= {f"average.{key}": value for key, value in run.average.state_dict().items()}
-    for number, optimizer in enumerate(run.optimizers):
-        for index, state in optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer{number}.{index}.{key}": torch.as_tensor(value) for key, value in state.items()}
-    if run.drift.last is not None:
-        tensors["drift"] = run.drift.last
-    tensors["rng.cpu"] = torch.get_rng_state()
-    if run.device.type == "cuda":
-        tensors["rng.cuda"] = torch.cuda.get_rng_state(run.device)
-    owned = {key: value.detach().to("cpu", copy=True).contiguous() for key, value in tensors.items()}
-    notes = {"step": run.step, "best": run.best, "unreadable": sorted(run.unreadable)}
-    with replacing(path) as temporary:
+
+    def __init__(self, folder: Path, world: World, keep: int) -> None:
+        self.folder = folder
+        self._world = world
+        self._keep = keep
+        self._writer: threading.Thread | None = None
+        self._fault: Exception | None = None
+        if world.main:
+            for torn in folder.glob(".step-*"):
+                shutil.rmtree(torn, ignore_errors=True)
+
+    def save(self, run: Training) -> None:
+        """Copy the state of a run and write it while the run goes on; waits for the write before.
+
+        Raises:
+            DataError: if the write before this one failed.
+        """
+        self.finish()
+        unreadable = self._world.union(run.unreadable)
+        common, rows = _state(run)
+        # All ranks have to write into one folder, and none into what a killed run has left of the same step.
+        attempt = self._world.once(lambda: f"{os.getpid()}-{time.time_ns()}")
+        notes = {"step": run.step, "best": run.best, "unreadable": sorted(unreadable)}
+        manifest = {
+            "format": FORMAT,
+            "notes": notes,
+            "classes": run.head.num_classes,
+            "dim": run.head.embedding_dim,
+            "world": self._world.size,
+        }
+        part = self.folder / f".{name_of(run.step)}.{attempt}"
+        own = {"first": run.head.classes.start, "stop": run.head.classes.stop}
+        self._writer = threading.Thread(target=self._write, args=(part, run.step, manifest, own, common, rows))
+        self._writer.start()
+
+    def finish(self) -> None:
+        """Wait for the write under way.
+
+        Raises:
+            DataError: if it failed; the checkpoints before it are unharmed.
+        """
+        if self._writer is not None:
+            self._writer.join()
+            self._writer = None
+        self.check()
+
+    def check(self) -> None:
+        """Raise what went wrong in the background, if something did.
+
+        Raises:
+            DataError: if a write failed; the checkpoints before it are unharmed.
+        """
+        if self._fault is not None:
+            fault, self._fault = self._fault, None
+            raise DataError(
+                f"a checkpoint could not be written to {self.folder}: {fault}; the checkpoints before it are unharmed"
+            ) from fault
+
+    def _write(
+        self,
+        part: Path,
+        step: int,
+        manifest: dict[str, Any],
+        own: dict[str, int],
+        common: dict[str, Tensor],
+        rows: dict[str, Tensor],
+    ) -> None:
+        rank, world = self._world.rank, self._world.size
         try:
-            save_file(owned, temporary, metadata={"format": FORMAT, "notes": json.dumps(notes)})
-        except SafetensorError as error:
-            raise OSError(str(error)) from error
+            part.mkdir(parents=True, exist_ok=True)
+            receipts = {}
+            name = f"rows-{rank:05d}-of-{world:05d}.safetensors"
+            receipts[name] = _write_file(part / name, rows) | own
+            if self._world.main:
+                receipts[COMMON] = _write_file(part / COMMON, common)
+            receipt = part / f"receipt-{rank}.json"
+            receipt.with_suffix(".part").write_text(json.dumps(receipts), encoding="utf-8")
+            receipt.with_suffix(".part").rename(receipt)
+            if self._world.main:
+                self._complete(part, step, manifest)
+        except (OSError, SafetensorError) as error:
+            self._fault = error
+            shutil.rmtree(part, ignore_errors=True)
+
+    def _complete(self, part: Path, step: int, manifest: dict[str, Any]) -> None:
+        """Once all ranks have written: the manifest, the name, and away with the oldest."""
+        receipts = [part / f"receipt-{rank}.json" for rank in range(self._world.size)]
+        deadline = time.monotonic() + PATIENCE
+        while missing := [rank for rank, receipt in enumerate(receipts) if not receipt.exists()]:
+            if time.monotonic() > deadline or not part.exists():
+                raise OSError(f"rank {missing[0]} did not write its part; do all ranks see {self.folder}?")
+            time.sleep(0.02)
+        files: dict[str, Any] = {}
+        for receipt in receipts:
+            files |= json.loads(receipt.read_text(encoding="utf-8"))
+            receipt.unlink()
+        with (part / MANIFEST).open("w", encoding="utf-8") as file:
+            json.dump(manifest | {"files": files}, file, indent=1)
+            file.flush()
+            os.fsync(file.fileno())
+        whole, again = self.folder / name_of(step), 0
+        while whole.exists():  # since a run stopped at this step and went on from it
+            again += 1
+            whole = self.folder / f"{name_of(step)}.{again}"
+        part.rename(whole)
+        _sync_folder(self.folder)
+        for old in _newest_first(self.folder)[self._keep :]:
+            shutil.rmtree(old, ignore_errors=True)
 
 
-def load_checkpoint(path: Path, run: Training) -> None:
-    """Put a run that was prepared from the same configuration into the state that was saved.
+def name_of(step: int) -> str:
+    """The folder of a checkpoint."""
+    return f"step-{step:08d}"
+
+
+def newest_checkpoint(folder: Path) -> tuple[Path | None, list[tuple[Path, str]]]:
+    """The newest whole checkpoint of a run, and those that are newer, with what is wrong with them.
+
+    Every file is read and compared with its checksum.
+    """
+    faults = []
+    for path in _newest_first(folder):
+        try:
+            read_manifest(path)
+        except DataError as error:
+            faults.append((path, str(error)))
+            continue
+        return path, faults
+    return None, faults
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """The manifest of a checkpoint, all of whose files are as they were written.
 
     Raises:
-        DataError: if the file is damaged or belongs to another configuration.
+        DataError: naming the file that is missing, damaged, or of another format.
     """
     try:
-        with safe_open(path, framework="pt") as file:
-            meta: dict[str, str] = file.metadata() or {}
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
-    except (SafetensorError, OSError) as error:
-        raise DataError(f"checkpoint {path} cannot be read: {error}") from error
-    if meta.get("format") != FORMAT:
-        raise DataError(f"{path} is not a checkpoint of this program (format {meta.get('format')!r})")
+        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"checkpoint {path}: {MANIFEST} cannot be read: {error}") from error
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        found = manifest.get("format") if isinstance(manifest, dict) else None
+        raise DataError(f"{path} is not a checkpoint of this program (format {found!r}, not {FORMAT})")
     try:
-        run.backbone.load_state_dict(_part(tensors, "backbone."))
-        run.head.load_state_dict(_part(tensors, "head."))
+        expected = {str(name): (int(file["bytes"]), str(file["sha256"])) for name, file in manifest["files"].items()}
+        rows = [(int(file["first"]), int(file["stop"])) for _, file in _row_files(manifest)]
+        int(manifest["notes"]["step"]), int(manifest["classes"]), int(manifest["dim"])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise DataError(f"checkpoint {path}: {MANIFEST} is damaged: {error!r}") from error
+    ends = [0, *(stop for _, stop in rows)]
+    if COMMON not in expected or [first for first, _ in rows] != ends[:-1] or ends[-1] != manifest["classes"]:
+        raise DataError(f"checkpoint {path}: {MANIFEST} is damaged: it does not list all parts")
+    for name, (size, digest) in expected.items():
+        file = path / name
+        if Path(name).name != name:
+            raise DataError(f"checkpoint {path}: {MANIFEST} names a file elsewhere: {name!r}")
+        try:
+            found_size = file.stat().st_size
+            if found_size != size:
+                raise DataError(f"checkpoint {path}: {name} has {found_size:,} bytes instead of {size:,}")
+            if _sha256(file) != digest:
+                raise DataError(f"checkpoint {path}: {name} is damaged: its SHA-256 is not the one it was written with")
+        except OSError as error:
+            raise DataError(f"checkpoint {path}: {name} cannot be read: {error.strerror or error}") from error
+    return manifest
+
+
+def load_checkpoint(path: Path, run: Training, world: World) -> None:
+    """Put a run that was prepared from the same configuration into the state that was saved by any number of ranks.
+
+    Raises:
+        DataError: if a file cannot be read or the checkpoint belongs to another configuration.
+    """
+    manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+    head = run.head
+    if (manifest["classes"], manifest["dim"]) != (head.num_classes, head.embedding_dim):
+        raise DataError(
+            f"checkpoint {path} has {manifest['classes']:,} classes of {manifest['dim']} dimensions, this configuration"
+            f" {head.num_classes:,} of {head.embedding_dim}; resume with the configuration of the run, or start a new"
+            " run under another name from this one (--init-from)"
+        )
+    common = read_tensors(path / COMMON)
+    rows = read_rows(path, manifest, torch.arange(head.classes.start, head.classes.stop))
+    try:
+        run.backbone.load_state_dict(_part(common, "backbone."))
+        head.load_state_dict(_part(common, "head.") | _part(rows, "head."))
         if run.average is not None:
-            run.average.load_state_dict(_part(tensors, "average."))
+            run.average.load_state_dict(_part(common, "average."))
         for number, optimizer in enumerate(run.optimizers):
-            optimizer.load_state_dict(_optimizer_state(_part(tensors, f"optimizer{number}."), optimizer))
+            state = _part(common, f"optimizer{number}.") | _part(rows, f"optimizer{number}.")
+            optimizer.load_state_dict(_optimizer_state(state, optimizer))
     except (RuntimeError, ValueError, KeyError) as error:
         raise DataError(
             f"checkpoint {path} does not fit this configuration ({error}); resume with the configuration of the run,"
             " or start a new run under another name"
         ) from error
-    run.drift.last = tensors["drift"].to(run.device) if "drift" in tensors else None
-    torch.set_rng_state(tensors["rng.cpu"])
-    if "rng.cuda" in tensors and run.device.type == "cuda":
-        torch.cuda.set_rng_state(tensors["rng.cuda"], run.device)
-    notes = json.loads(meta["notes"])
+    run.drift.last = common["drift"].to(run.device) if "drift" in common else None
+    random = path / f"rows-{world.rank:05d}-of-{manifest['world']:05d}.safetensors"
+    if random.exists():
+        with safe_open(random, framework="pt") as file:
+            torch.set_rng_state(file.get_tensor("rng.cpu"))
+            if "rng.cuda" in file.keys() and run.device.type == "cuda":  # noqa: SIM118 - not a dict
+                torch.cuda.set_rng_state(file.get_tensor("rng.cuda"), run.device)
+    notes = manifest["notes"]
     run.step, run.best, run.unreadable = notes["step"], notes["best"], set(notes["unreadable"])
+
+
+def read_rows(path: Path, manifest: Mapping[str, Any], classes: Tensor) -> dict[str, Tensor]:
+    """The rows of W, M, T and the optimiser's state of some classes, given by ascending id, whoever saved them.
+
+    Raises:
+        DataError: if a file cannot be read.
+    """
+    parts: dict[str, list[Tensor]] = {}
+    for name, file in _row_files(manifest):
+        inside = classes[(classes >= file["first"]) & (classes < file["stop"])] - file["first"]
+        try:
+            with safe_open(path / name, framework="pt") as tensors:
+                for key in tensors.keys():  # noqa: SIM118 - not a dict
+                    if not key.startswith("rng."):
+                        whole = tensors.get_slice(key)
+                        if len(inside):
+                            first, last = int(inside[0]), int(inside[-1])
+                            parts.setdefault(key, []).append(whole[first : last + 1][inside - first])
+                        else:
+                            parts.setdefault(key, []).append(whole[:0])
+        except (SafetensorError, OSError) as error:
+            raise DataError(f"checkpoint {path / name} cannot be read: {error}") from error
+    return {key: torch.cat(each) for key, each in parts.items()}
+
+
+def _state(run: Training) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Copies, on the CPU, of what all ranks have in common and of what belongs to the classes of this one."""
+    common = {f"backbone.{key}": value for key, value in run.backbone.state_dict().items()}
+    rows = {f"head.{key}": value for key, value in run.head.state_dict().items()}
+    common["head.step_count"] = rows.pop("head.step_count")
+    if run.average is not None:
+        common |= {f"average.{key}": value for key, value in run.average.state_dict().items()}
+    for number, optimizer in enumerate(run.optimizers):
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        for index, state in optimizer.state_dict()["state"].items():
+            for key, value in state.items():
+                tensor = torch.as_tensor(value)
+                by_row = parameters[index] is run.head.weight and tensor.shape == run.head.weight.shape
+                (rows if by_row else common)[f"optimizer{number}.{index}.{key}"] = tensor
+    if run.drift.last is not None:
+        common["drift"] = run.drift.last
+    rows["rng.cpu"] = torch.get_rng_state()
+    if run.device.type == "cuda":
+        rows["rng.cuda"] = torch.cuda.get_rng_state(run.device)
+    copies = ({key: t.detach().to("cpu", copy=True).contiguous() for key, t in part.items()} for part in (common, rows))
+    return next(copies), next(copies)
+
+
+def _write_file(path: Path, tensors: dict[str, Tensor]) -> dict[str, Any]:
+    save_file(tensors, path)
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+    return {"bytes": path.stat().st_size, "sha256": _sha256(path)}
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync_folder(folder: Path) -> None:
+    if os.name == "posix":
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _newest_first(folder: Path) -> list[Path]:
+    return sorted(folder.glob("step-*"), reverse=True)
+
+
+def _row_files(manifest: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    return sorted((name, file) for name, file in manifest["files"].items() if name != COMMON)
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """All tensors of a file.
+
+    Raises:
+        DataError: if it cannot be read.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
+    except (SafetensorError, OSError) as error:
+        raise DataError(f"checkpoint {path} cannot be read: {error}") from error
 
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

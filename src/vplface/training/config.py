@@ -226,6 +226,7 @@ class Config(_Section):
     backbone: Backbone = Backbone()
     margin: MarginField = ArcFace(32.0, 0.4)
     variational: Injection | None = None
+    sample_rate: float = Field(default=1.0, gt=0.0, le=1.0)
     optimizer: Optimizer = Optimizer()
     schedule: Schedule = Schedule()
     batch_size: int = Field(default=128, ge=1)
@@ -239,6 +240,10 @@ class Config(_Section):
     log_every: Length = Duration(20)
     drift_every: Length = Duration(1, "epochs")
     checkpoint_every: Length = Duration(1, "epochs")
+    checkpoints_kept: int = Field(default=2, ge=1)
+    init_from: Path | None = None
+    init_new_classes: Literal["mean", "random"] = "mean"
+    timeout: float = Field(default=600.0, gt=0.0)
     sphere: bool = False
     arms: dict[str, dict[str, Any]] = {}
 

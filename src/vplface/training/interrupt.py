@@ -1,4 +1,4 @@
-"""Ctrl-C during training: the step under way is finished and saved; a second Ctrl-C stops at once."""
+"""Being told to stop: the step under way is finished and saved. Asked by Ctrl-C twice, it stops at once."""
 
 from __future__ import annotations
 
@@ -6,26 +6,37 @@ import signal
 import threading
 from types import FrameType, TracebackType
 
+PREEMPTION = [signal.SIGTERM, *([signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else [])]
+"""What schedulers send before they take a machine away."""
+
 
 class Interrupt:
-    """While active, the first SIGINT sets ``requested`` and the second raises KeyboardInterrupt."""
+    """While active, signals set ``requested`` and a second SIGINT raises KeyboardInterrupt.
+
+    Attributes:
+        requested: whether a signal has come.
+        preempted: whether it came from a scheduler.
+    """
 
     def __init__(self) -> None:
         self.requested = False
+        self.preempted = False
         self._in_main_thread = threading.current_thread() is threading.main_thread()
 
     def __enter__(self) -> Interrupt:
         if self._in_main_thread:
-            self._before = signal.signal(signal.SIGINT, self._on_signal)
+            self._before = {number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, *PREEMPTION)}
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._in_main_thread:
-            signal.signal(signal.SIGINT, self._before)
+            for number, before in self._before.items():
+                signal.signal(number, before)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if self.requested:
+        if number == signal.SIGINT and self.requested and not self.preempted:
             raise KeyboardInterrupt
         self.requested = True
+        self.preempted = number != signal.SIGINT

@@ -2,82 +2,127 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from vplface.data.batches import Batch, load_batches
 from vplface.data.pictures import Preprocessing
 from vplface.embedder import Embedder, ModelCard, save_model
-from vplface.errors import ConfigError, VplfaceError
-from vplface.head import PrototypeHead
+from vplface.errors import ConfigError, TrainingInterrupted, VplfaceError
 from vplface.progress import progress
-from vplface.training.checkpoint import load_checkpoint, save_checkpoint
+from vplface.training.checkpoint import Checkpoints, load_checkpoint, newest_checkpoint
 from vplface.training.config import Config, read_config
 from vplface.training.interrupt import Interrupt
 from vplface.training.journal import Journal, environment, write_json
+from vplface.training.start import CHECKPOINTS, IDENTITIES, start_from
 from vplface.training.state import Training, prepare
 from vplface.training.validation import Validation
+from vplface.training.world import World, join
 
-MAY_CHANGE_ON_RESUME = frozenset({"device", "threads", "log_every", "checkpoint_every", "compile"})
-
-
-class TrainingInterrupted(VplfaceError):  # noqa: N818 - it is no error
-    """Training was stopped by Ctrl-C; everything is saved."""
+MAY_CHANGE_ON_RESUME = frozenset(
+    {"device", "threads", "log_every", "checkpoint_every", "checkpoints_kept", "compile", "timeout"}
+)
 
 
 class TrainingError(VplfaceError):
     """Training cannot go on: a loss that is not finite, or no memory left."""
 
 
-def train(config: Config, *, resume: bool = False, overwrite: bool = False) -> Training:
+def train(config: Config, *, resume: bool = False, overwrite: bool = False) -> Training | None:
     """Carry out a run and leave its folder behind: journal, checkpoints, models.
+
+    Started by torchrun, each process trains with its part of every batch and holds its part of the classes. What
+    torchrun starts again after a failure goes on from the last checkpoint by itself.
 
     Args:
         config: the run.
-        resume: go on from the last checkpoint of the run folder.
+        resume: go on from the last whole checkpoint of the run folder.
         overwrite: start anew although the folder holds a run.
+
+    Returns:
+        The finished run; None in all processes but the first.
 
     Raises:
         ConfigError: if the configuration cannot be carried out, or the folder holds another run.
         DataError: if pictures, lists or checkpoints are at fault.
         TrainingError: if the loss is not finite or memory runs out; the last good checkpoint is named.
-        TrainingInterrupted: after Ctrl-C, when everything is saved.
+        TrainingInterrupted: after Ctrl-C, SIGTERM or SIGUSR1, when everything is saved.
+        RankError: if another process of the run has died or hangs.
     """
-    folder = _claim(config, resume, overwrite)
-    run = prepare(config)
-    last = folder / "checkpoints" / "last.safetensors"
-    if resume:
-        load_checkpoint(last, run)
-    validation = Validation(config.evaluation, run.heldout)
-    write_json(folder / "environment.json", environment() | _counts(run))
-    with Journal(folder, run.step) as journal, Interrupt() as interrupt:
+    with join(config.timeout) as world, world.blaming():
+        if world.restarts:
+            resume = newest_checkpoint(config.run_folder / CHECKPOINTS)[0] is not None
+            overwrite = not resume
+        chosen = world.once(lambda: _claim(config, resume, overwrite))
+        run = _prepare_in_turn(config, world)
+        if chosen is not None:
+            load_checkpoint(Path(chosen), run, world)
+        elif config.init_from is not None:
+            start_from(config.init_from, run)
+        return _carry_out(run, world)
+
+
+def _prepare_in_turn(config: Config, world: World) -> Training:
+    """Build the run, the first process before the others: it may have to write pictures that all read."""
+    made: list[Training] = []
+    world.once(lambda: made.append(prepare(config, world)))
+    return made[0] if made else prepare(config, world)
+
+
+def _carry_out(run: Training, world: World) -> Training | None:
+    config, folder = run.config, run.config.run_folder
+    checkpoints = Checkpoints(folder / CHECKPOINTS, world, config.checkpoints_kept)
+    with ExitStack() as stack:
+        validation = journal = None
+        if world.main:
+            validation = Validation(config.evaluation, run.heldout)
+            write_json(folder / "environment.json", environment() | _counts(run, world))
+            write_json(folder / IDENTITIES, list(run.pictures.identities))
+            journal = stack.enter_context(Journal(folder, run.step))
+        interrupt = stack.enter_context(Interrupt())
         try:
-            _fit(run, folder, journal, validation, interrupt)
+            _fit(run, world, checkpoints, journal, validation, interrupt)
+            checkpoints.finish()
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
             if _is_out_of_memory(error):
                 raise TrainingError(_memory_advice(config, error)) from error
             raise
-    return run
+    return run if world.main else None
 
 
-def _fit(run: Training, folder: Path, journal: Journal, validation: Validation, interrupt: Interrupt) -> None:
-    config, per_epoch = run.config, len(run.batches)
+def _fit(
+    run: Training,
+    world: World,
+    checkpoints: Checkpoints,
+    journal: Journal | None,
+    validation: Validation | None,
+    interrupt: Interrupt,
+) -> None:
+    config, folder, per_epoch = run.config, run.config.run_folder, len(run.batches)
     log_every, drift_every, save_every = (
         max(length.steps(per_epoch), 1) for length in (config.log_every, config.drift_every, config.checkpoint_every)
     )
     validate_every = None if config.evaluation.every is None else max(config.evaluation.every.steps(per_epoch), 1)
     prepare_input = Preprocessing()
-    network = torch.compile(run.backbone) if config.compile else run.backbone
+    network: Any = torch.compile(run.backbone) if config.compile else run.backbone
+    if world.group is not None:
+        # With batch statistics those of rank 0 are kept: of the first slice of every batch.
+        on = [run.device] if run.device.type == "cuda" else None
+        network = DistributedDataParallel(network, device_ids=on, process_group=world.group)
     taken, clock = 0, time.perf_counter()
 
-    with progress(config.name, run.rate.steps, done=run.step) as advance:
-        for batch in _batches(run):
+    with progress(config.name, run.rate.steps, done=run.step) if world.main else nullcontext(_silent) as advance:
+        for batch in _batches(run, world):
+            world.arrive(run.step)
             epoch = run.step / per_epoch
             run.unreadable.update(batch.unreadable)
             factor = run.rate.factor(run.step)
@@ -86,41 +131,58 @@ def _fit(run: Training, folder: Path, journal: Journal, validation: Validation, 
                     group["lr"] = group["base_lr"] * factor
             logs = (run.step + 1) % log_every == 0 or run.step + 1 == run.rate.steps
             try:
-                loss, cosines = _step(run, network, prepare_input, batch, logs)
+                loss, cosines = _step(run, world, network, prepare_input, batch, logs)
             except FloatingPointError as error:
+                checkpoints.finish()
                 raise TrainingError(_divergence(run, folder, str(error))) from error
             run.step += 1
             taken += len(batch.labels)
             entry: dict[str, Any] = {}
             if logs:
-                rate = taken / (time.perf_counter() - clock)
+                rate = world.sum([taken])[0] / (time.perf_counter() - clock)
                 entry = {"loss": loss, "lr": config.optimizer.lr * factor, "coverage": run.head.coverage(), **cosines}
-                entry |= {"pictures_per_second": round(rate, 1), "unreadable": len(run.unreadable)}
+                entry |= {"pictures_per_second": round(rate, 1), "unreadable": len(world.union(run.unreadable))}
                 advance(0, f"loss {loss:.3f}  {rate:.0f} pictures/s")
                 taken, clock = 0, time.perf_counter()
             advance(1, f"loss {loss:.3f}")
-            if run.step % drift_every == 0:
+            if run.step % drift_every == 0 and world.main:
                 entry["drift"] = run.drift.measure(run.backbone)
-            if entry:
+            if entry and journal is not None:
                 journal.write({"step": run.step, "epoch": round(epoch, 3), **entry, "time": round(time.time(), 3)})
             finished = run.step == run.rate.steps
-            if validate_every and (run.step % validate_every == 0 or finished) and validation.questions:
-                _validate(run, folder, journal, validation)
-            if run.step % save_every == 0 or finished or interrupt.requested:
-                _save(run, folder)
+            if validate_every and (run.step % validate_every == 0 or finished):
+                world.once(lambda: _validate(run, folder, journal, validation))
+            stop = world.any(interrupt.requested)
+            checkpoints.check()
+            if run.step % save_every == 0 or finished or stop:
+                checkpoints.save(run)
+                if world.main:
+                    save_model(folder, run.model, model_card(run))
                 clock = time.perf_counter()
-            if interrupt.requested and not finished:
+            if stop and not finished:
+                checkpoints.finish()
                 raise TrainingInterrupted(
                     f"stopped after step {run.step} of {run.rate.steps}; everything is saved."
-                    f" Go on with: vplface train {folder} --resume"
+                    f" Go on with: vplface train {folder} --resume",
+                    preempted=interrupt.preempted,
                 )
 
 
+def _silent(count: int, status: str = "") -> None:
+    pass
+
+
 def _step(
-    run: Training, network: Any, prepare_input: Preprocessing, batch: Batch, measure: bool
+    run: Training, world: World, network: Any, prepare_input: Preprocessing, batch: Batch, measure: bool
 ) -> tuple[float, dict[str, float | None]]:
     """One optimiser step over a batch, in ``config.accumulate`` parts; returns the loss of the whole batch."""
-    total, size = 0.0, len(batch.labels)
+    parts = _parts(run, world, batch)
+    # A part counts by its share of the batch, over all ranks.
+    shares = [1.0]
+    if len(parts) > 1:
+        sizes = world.sum([len(rows) for rows in parts])
+        shares = [size / sum(sizes) for size in sizes]
+    total = 0.0
     cosines: dict[str, float | None] = {}
     seen: list[tuple[Tensor, Tensor]] = []
     run.backbone.train()
@@ -128,27 +190,27 @@ def _step(
     for optimizer in run.optimizers:
         optimizer.zero_grad(set_to_none=True)
     with run.head.micro_batches():
-        for rows in torch.arange(size).chunk(run.config.accumulate):
+        for number, (rows, share) in enumerate(zip(parts, shares, strict=True)):
             inputs = prepare_input(batch.pictures[rows].to(run.device, non_blocking=True))
             labels = batch.labels[rows].to(run.device, non_blocking=True)
-            with _autocast(run):
-                embeddings = network(inputs)
-                try:
-                    loss = run.head(embeddings, labels) * (len(rows) / size)
-                except ValueError as error:
-                    raise FloatingPointError(str(error)) from error
-            if not loss.isfinite():
-                raise FloatingPointError(f"the loss is {loss.item()} although all embeddings are finite")
-            loss.backward()
+            last = number == len(parts) - 1
+            with nullcontext() if world.group is None or last else network.no_sync():
+                with _autocast(run):
+                    embeddings = network(inputs)
+                    try:
+                        loss = run.head(embeddings, labels) * share
+                    except ValueError as error:
+                        raise FloatingPointError(str(error)) from error
+                if not loss.isfinite():
+                    raise FloatingPointError(f"the loss is {loss.item()} although all embeddings are finite")
+                loss.backward()
             total += loss.item()
             seen.append((embeddings.detach(), labels))
         if measure:
-            cosines = _cosines(run.head, *(torch.cat(parts) for parts in zip(*seen, strict=True)))
+            own = run.head.own_cosines(*(torch.cat(each) for each in zip(*seen, strict=True)))
+            cosines = dict(zip(("cos_prototype", "cos_memory"), own, strict=True))
     if run.config.optimizer.clip is not None:
-        parameters = [p for group in run.optimizer.param_groups for p in group["params"]]
-        norm = nn.utils.clip_grad_norm_(parameters, run.config.optimizer.clip)
-        if not norm.isfinite():
-            raise FloatingPointError(f"the norm of the gradient is {norm.item()}")
+        _clip(run, world, run.config.optimizer.clip)
     for optimizer in run.optimizers:
         optimizer.step()
     if run.average is not None:
@@ -156,22 +218,37 @@ def _step(
     return total, cosines
 
 
-def _cosines(
-    head: PrototypeHead, embeddings: Float[Tensor, "batch dim"], labels: Int[Tensor, " batch"]
-) -> dict[str, float | None]:
-    """Mean cosine of samples to their own prototype, and to their own memory where that is alive."""
-    features = nn.functional.normalize(embeddings.float(), dim=1)
-    own = nn.functional.cosine_similarity(features, head.weight.detach()[labels])
-    result: dict[str, float | None] = {"cos_prototype": own.mean().item(), "cos_memory": None}
-    if head.memory is not None and head.timer is not None:
-        alive = head.timer[labels] > 0
-        if alive.any():
-            remembered = head.memory[labels[alive]].float()
-            result["cos_memory"] = nn.functional.cosine_similarity(features[alive], remembered).mean().item()
-    return result
+def _parts(run: Training, world: World, batch: Batch) -> list[Tensor]:
+    """Rows of the parts of a batch: as many on every rank."""
+    parts = list(torch.arange(len(batch.labels)).tensor_split(run.config.accumulate))
+    if world.group is None:
+        return [rows for rows in parts if len(rows)]
+    if any(len(rows) == 0 for rows in parts):
+        raise TrainingError(
+            f"rank {world.rank} has {len(batch.labels)} readable pictures of the batch of step {run.step + 1}, too few"
+            f" for accumulate={run.config.accumulate}; raise batch_size or lower accumulate"
+        )
+    return parts
 
 
-def _validate(run: Training, folder: Path, journal: Journal, validation: Validation) -> None:
+def _clip(run: Training, world: World, most: float) -> None:
+    """Scale the gradients of backbone and prototypes to a common norm of at most ``most``."""
+    parameters = [p for group in run.optimizer.param_groups for p in group["params"] if p.grad is not None]
+    gradients = [p.grad for p in parameters if p is not run.head.weight]
+    norm = nn.utils.get_total_norm(gradients)
+    if run.head.optimizer is None and run.head.weight.grad is not None:
+        squares = world.sum([float(run.head.weight.grad.square().sum())])[0]
+        norm = torch.hypot(norm, norm.new_tensor(squares).sqrt())
+    if not norm.isfinite():
+        raise FloatingPointError(f"the norm of the gradient is {norm.item()}")
+    nn.utils.clip_grads_with_norm_(parameters, most, norm)
+
+
+def _validate(run: Training, folder: Path, journal: Journal | None, validation: Validation | None) -> None:
+    assert journal is not None
+    assert validation is not None
+    if not validation.questions:
+        return
     card = model_card(run)
     evaluations = validation.run(Embedder.from_backbone(run.model, card), bootstrap=0)
     values = {
@@ -183,11 +260,6 @@ def _validate(run: Training, folder: Path, journal: Journal, validation: Validat
     if value is not None and (run.best is None or value > run.best):
         run.best = value
         save_model(folder / "best", run.model, card)
-
-
-def _save(run: Training, folder: Path) -> None:
-    save_checkpoint(folder / "checkpoints" / "last.safetensors", run)
-    save_model(folder, run.model, model_card(run))
 
 
 def model_card(run: Training) -> ModelCard:
@@ -208,24 +280,39 @@ def model_card(run: Training) -> ModelCard:
     )
 
 
-def _batches(run: Training) -> Iterator[Batch]:
+def _batches(run: Training, world: World) -> Iterator[Batch]:
     config = run.config
     workers = config.data.workers if config.data.workers is not None else min(4, max(torch.get_num_threads() // 2, 1))
-    augmentation = config.data.augmentation
-    return load_batches(run.pictures, run.batches, augmentation, config.seed, run.step, run.rate.steps, workers)
+    return load_batches(
+        run.pictures,
+        run.batches,
+        config.data.augmentation,
+        config.seed,
+        run.step,
+        run.rate.steps,
+        workers,
+        (world.rank, world.size),
+    )
 
 
 def _autocast(run: Training) -> torch.autocast:
     return torch.autocast(run.device.type, dtype=torch.bfloat16, enabled=run.config.precision == "bfloat16")
 
 
-def _claim(config: Config, resume: bool, overwrite: bool) -> Path:
-    """Make the run folder ours, or say why it cannot be."""
+def _claim(config: Config, resume: bool, overwrite: bool) -> str | None:
+    """Make the run folder ours, or say why it cannot be; returns the checkpoint to go on from."""
     folder = config.run_folder
-    stored, last = folder / "config.yaml", folder / "checkpoints" / "last.safetensors"
+    stored, checkpoints = folder / "config.yaml", folder / CHECKPOINTS
+    chosen = None
     if resume:
-        if not last.exists():
-            raise ConfigError(f"{folder} holds no checkpoint to resume from; train without --resume")
+        chosen, faults = newest_checkpoint(checkpoints)
+        for damaged, fault in faults:
+            print(f"{fault}; it is put aside", file=sys.stderr)
+            damaged.rename(damaged.with_name(f"damaged-{damaged.name}"))
+        if chosen is None:
+            raise ConfigError(f"{folder} holds no whole checkpoint to resume from; train without --resume")
+        if faults:
+            print(f"going on from {chosen}", file=sys.stderr)
         before = read_config(stored).model_dump(mode="json")
         now = config.model_dump(mode="json")
         changed = sorted(key for key in now if now[key] != before[key] and key not in MAY_CHANGE_ON_RESUME)
@@ -240,17 +327,18 @@ def _claim(config: Config, resume: bool, overwrite: bool) -> Path:
             " (name=...)"
         )
     elif stored.exists():
-        for old in (last, folder / "metrics.jsonl", folder / "evaluation.json"):
-            old.unlink(missing_ok=True)
+        shutil.rmtree(checkpoints, ignore_errors=True)
+        for old in ("metrics.jsonl", "evaluation.json"):
+            (folder / old).unlink(missing_ok=True)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         stored.write_text(config.to_yaml(), encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"cannot write the run folder {folder}: {error.strerror or error}") from error
-    return folder
+    return None if chosen is None else str(chosen)
 
 
-def _counts(run: Training) -> dict[str, Any]:
+def _counts(run: Training, world: World) -> dict[str, Any]:
     return {
         "identities": len(run.pictures.identities),
         "pictures": len(run.pictures),
@@ -258,14 +346,15 @@ def _counts(run: Training) -> dict[str, Any]:
         "steps": run.rate.steps,
         "parameters": sum(p.numel() for p in run.backbone.parameters()),
         "device": str(run.device),
+        "processes": world.size,
     }
 
 
 def _divergence(run: Training, folder: Path, fault: str) -> str:
     bad = [name for name, p in run.backbone.named_parameters() if not p.isfinite().all()]
     cause = f" (already in the weights: {bad[0]} and {len(bad) - 1} more)" if bad else ""
-    last = folder / "checkpoints" / "last.safetensors"
-    good = f"the last good checkpoint is {last}" if last.exists() else "no checkpoint had been written yet"
+    last, _ = newest_checkpoint(folder / CHECKPOINTS)
+    good = "no checkpoint had been written yet" if last is None else f"the last good checkpoint is {last}"
     return (
         f"training diverged at step {run.step + 1}: {fault}{cause}; {good}. Lower optimizer.lr, lengthen"
         " schedule.warmup, or set optimizer.clip"

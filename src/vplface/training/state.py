@@ -20,6 +20,7 @@ from vplface.training.config import Config
 from vplface.training.drift import FeatureDrift
 from vplface.training.schedules import LearningRate
 from vplface.training.sources import open_sources
+from vplface.training.world import World
 
 PROBE_SIZE = 256
 
@@ -72,8 +73,12 @@ class Training:
         return model
 
 
-def prepare(config: Config) -> Training:
+def prepare(config: Config, world: World | None = None) -> Training:
     """Open the data and build networks, optimiser and schedule, all from ``config.seed``.
+
+    Args:
+        config: what is asked for.
+        world: who takes part, each with classes of its own; None for this process alone.
 
     Raises:
         ConfigError: if the configuration cannot be carried out.
@@ -82,11 +87,16 @@ def prepare(config: Config) -> Training:
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
-    device = _device(config.device)
+    world = World() if world is None else world
+    device = _device(config.device, world.local_rank)
     pictures, heldout = open_sources(config.data.train), None
     if config.data.holdout:
         pictures, heldout = split_identities(pictures, config.data.holdout, config.evaluation.seed)
     batches = ShuffledBatches(len(pictures), config.batch_size, config.seed)
+    if batches.batch_size < world.size:
+        raise ConfigError(
+            f"a batch of {batches.batch_size} cannot be shared by {world.size} processes; raise batch_size"
+        )
     per_epoch = len(batches)
     steps = config.schedule.length.steps(per_epoch)
     if steps < 1:
@@ -109,9 +119,13 @@ def prepare(config: Config) -> Training:
         margin=config.margin,
         variational=None if config.variational is None else config.variational.resolve(per_epoch),
         optimizer=_fused(config) if config.optimizer.fused else None,
+        sample_rate=config.sample_rate,
+        process_group=world.group,
         device=device,
         seed=config.seed,
     )
+    if world.rank:
+        torch.manual_seed(config.seed + 1_000_003 * world.rank)  # ranks drop out different units
     average = None
     if config.ema is not None:
         average = AveragedModel(backbone, multi_avg_fn=get_ema_multi_avg_fn(config.ema), use_buffers=True)  # type: ignore[no-untyped-call]
@@ -164,7 +178,7 @@ def _optimizer(config: Config, backbone: nn.Module, head: PrototypeHead) -> torc
     return torch.optim.AdamW(groups, betas=(options.momentum, 0.999), weight_decay=options.weight_decay)
 
 
-def _device(name: str) -> torch.device:
+def _device(name: str, local_rank: int) -> torch.device:
     if name != "auto":
         try:
             device = torch.device(name)
@@ -172,4 +186,6 @@ def _device(name: str) -> torch.device:
         except (RuntimeError, AssertionError) as error:
             raise ConfigError(f"device {name!r} cannot be used: {str(error).splitlines()[0]}") from error
         return device
-    return torch.device("cuda" if torch.cuda.is_available() else "mps" if torch.mps.is_available() else "cpu")
+    if torch.cuda.is_available():
+        return torch.device("cuda", local_rank)
+    return torch.device("mps" if torch.mps.is_available() else "cpu")

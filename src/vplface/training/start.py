@@ -1,0 +1,129 @@
+"""Starting from another run: its backbone, and the prototypes of the identities that both have, by name."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from vplface.data.pictures import Preprocessing, UnreadablePictureError
+from vplface.errors import ConfigError, DataError
+from vplface.progress import progress
+from vplface.training.checkpoint import COMMON, newest_checkpoint, read_manifest, read_rows, read_tensors
+from vplface.training.state import Training
+
+CHECKPOINTS, IDENTITIES = "checkpoints", "identities.json"
+_BATCH = 64
+_STATE_OF = {"sgd": ("momentum_buffer",), "adamw": ("exp_avg", "exp_avg_sq")}
+
+
+def start_from(folder: Path, run: Training) -> None:
+    """Give a fresh run the backbone of another's newest checkpoint, and its prototypes with momentum and memory.
+
+    Classes are matched by the name of their identity. A class that the other run did not have starts, by
+    ``config.init_new_classes``, from the mean embedding of its pictures, with the mean length of the old rows of W, or
+    as drawn. Its memory is empty.
+
+    Raises:
+        ConfigError: if the embedding sizes differ or the backbone is another.
+        DataError: if the folder holds no whole checkpoint, or not the names of its identities.
+    """
+    path, faults = newest_checkpoint(folder / CHECKPOINTS)
+    if path is None:
+        damaged = f" ({faults[0][1]})" if faults else ""
+        raise DataError(
+            f"{folder} holds no whole checkpoint to start from{damaged}; give a run folder, or take its backbone alone:"
+            " backbone.weights=FILE"
+        )
+    manifest, head = read_manifest(path), run.head
+    if manifest["dim"] != head.embedding_dim:
+        raise ConfigError(
+            f"{folder} has embeddings of {manifest['dim']} dimensions, this run of {head.embedding_dim}; set"
+            f" backbone.embedding_dim={manifest['dim']}"
+        )
+    common = read_tensors(path / COMMON)
+    try:
+        run.backbone.load_state_dict(
+            {key.removeprefix("backbone."): value for key, value in common.items() if key.startswith("backbone.")}
+        )
+    except RuntimeError as error:
+        raise ConfigError(f"{folder} has another backbone: {str(error).splitlines()[-1].strip()}") from error
+    known = _identities(folder)
+    names = [run.pictures.identities[label] for label in head.classes]
+    pairs = sorted((known[name], row) for row, name in enumerate(names) if name in known)
+    old = torch.tensor([identity for identity, _ in pairs], dtype=torch.int64)
+    here = torch.tensor([row for _, row in pairs], dtype=torch.int64, device=run.device)
+    _take_over(run, here, read_rows(path, manifest, old), common)
+    new = np.setdiff1d(np.arange(len(names)), here.cpu().numpy())
+    if run.config.init_new_classes == "mean" and len(new):
+        length = float(head.weight.detach()[here].norm(dim=1).mean()) if len(here) else 1.0
+        means = _mean_embeddings(run, new + head.classes.start)
+        with torch.no_grad():
+            for row, mean in zip(new.tolist(), means, strict=True):
+                if mean.any():
+                    head.weight[row] = length * normalize(mean, dim=0)
+
+
+def _take_over(run: Training, here: Tensor, rows: dict[str, Tensor], common: dict[str, Tensor]) -> None:
+    """Write the rows of classes that were there before to where they are now."""
+    head, device = run.head, run.device
+
+    def placed(values: Tensor, like: Tensor) -> Tensor:
+        result = torch.zeros_like(like, dtype=values.dtype, requires_grad=False)
+        result[here] = values.to(device)
+        return result
+
+    with torch.no_grad():
+        head.weight[here] = rows["head.weight"].to(head.weight)
+    if head.variational is not None and "head.memory" in rows:
+        kind = head.memory_dtype or head.weight.dtype
+        head.memory = placed(rows["head.memory"].to(kind), head.weight)
+        head.timer = placed(rows["head.timer"], head.weight[:, 0])
+    state = {}
+    for name in _STATE_OF[run.config.optimizer.name]:
+        found = [value for key, value in rows.items() if key.endswith(f".{name}")]
+        if found:
+            state[name] = placed(found[0].to(head.weight.dtype), head.weight)
+    if state:
+        optimizer = head.optimizer or run.optimizer
+        steps = [value for key, value in common.items() if key.startswith("optimizer0.") and key.endswith(".step")]
+        optimizer.state[head.weight] = state | ({"step": steps[0].clone()} if steps else {})
+
+
+def _mean_embeddings(run: Training, classes: Int64[np.ndarray, " k"]) -> Float[Tensor, "k dim"]:
+    """The mean over the readable pictures of each class of their unit embeddings; 0 where there are none."""
+    chosen = np.flatnonzero(np.isin(run.pictures.labels, classes))
+    place = {int(label): row for row, label in enumerate(classes)}
+    sums = torch.zeros(len(classes), run.head.embedding_dim, device=run.device)
+    prepare_input = Preprocessing()
+    run.backbone.eval()
+    with torch.no_grad(), progress("new classes", len(chosen)) as advance:
+        for some in np.array_split(chosen, -(-len(chosen) // _BATCH)) if len(chosen) else []:
+            read, rows = [], []
+            for index in some.tolist():
+                try:
+                    read.append(torch.from_numpy(run.pictures.picture(index)))
+                except UnreadablePictureError as error:
+                    run.unreadable.add(str(error))
+                    continue
+                rows.append(place[int(run.pictures.labels[index])])
+            if read:
+                features = normalize(run.backbone(prepare_input(torch.stack(read)).to(run.device)).float(), dim=1)
+                sums.index_add_(0, torch.tensor(rows, device=run.device), features)
+            advance(len(some))
+    run.backbone.train()
+    return sums
+
+
+def _identities(folder: Path) -> dict[str, int]:
+    path = folder / IDENTITIES
+    try:
+        names = json.loads(path.read_text(encoding="utf-8"))
+        return {str(name): label for label, name in enumerate(names)}
+    except (OSError, ValueError, TypeError) as error:
+        raise DataError(f"{path}, the names of the identities of that run, cannot be read: {error}") from error

@@ -1,0 +1,156 @@
+"""The processes of a run, as torchrun started them; without torchrun there is one."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.distributed.distributed_c10d import PrefixStore
+
+from vplface.errors import VplfaceError
+
+
+class RankError(VplfaceError):
+    """The ranks of a run have lost each other; the message names who is missing."""
+
+
+@dataclass
+class World:
+    """Who takes part in a run.
+
+    Attributes:
+        rank: of this process.
+        size: how many there are.
+        local_rank: number of this process on its machine, and of its GPU.
+        restarts: how often torchrun has started this run again.
+        group: to talk within; None for a single process.
+    """
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+    restarts: int = 0
+    group: dist.ProcessGroup | None = None
+    _turn: int = 0
+    _store: Any = field(default=None, repr=False)
+
+    @property
+    def main(self) -> bool:
+        """Whether this process writes the journal, the models and the report."""
+        return self.rank == 0
+
+    def any(self, flag: bool) -> bool:
+        """Whether one process says so."""
+        return self.sum([float(flag)])[0] > 0
+
+    def sum(self, numbers: Sequence[float]) -> list[float]:
+        """The sums over processes."""
+        if self.group is None:
+            return list(numbers)
+        total = torch.tensor(numbers, dtype=torch.float64)
+        dist.all_reduce(total, group=self.group)
+        return list(total.tolist())
+
+    def union(self, items: set[str]) -> set[str]:
+        """What any process has."""
+        if self.group is None:
+            return items
+        every: list[Any] = [None] * self.size
+        dist.all_gather_object(every, sorted(items), group=self.group)
+        return set().union(*every)
+
+    def once(self, work: Callable[[], str | None]) -> str | None:
+        """Do something in the first process while the others wait, however long it takes; all get its result.
+
+        Raises:
+            Exception: in the first process what ``work`` raises.
+            RankError: the same in the others.
+        """
+        if self.group is None:
+            return work()
+        self._turn += 1
+        key = f"once/{self._turn}"
+        if self.main:
+            try:
+                result = work()
+            except BaseException as error:
+                self._store.set(key, json.dumps({"error": f"{type(error).__name__}: {error}"}))
+                raise
+            self._store.set(key, json.dumps({"result": result}))
+            return result
+        while not self._store.check([key]):
+            time.sleep(0.1)
+        told = json.loads(self._store.get(key))
+        if "error" in told:
+            raise RankError(f"rank 0 failed: {told['error']}")
+        return told["result"]  # type: ignore[no-any-return]
+
+    def arrive(self, step: int) -> None:
+        """Leave word that this process has come to a step."""
+        if self.group is not None:
+            self._store.set(f"arrived/{self.rank}", str(step))
+
+    @contextmanager
+    def blaming(self) -> Iterator[None]:
+        """Turn the failure of a collective into an error that names the ranks that did not come.
+
+        Raises:
+            RankError: naming them.
+        """
+        try:
+            yield
+        except RuntimeError as error:
+            if self.group is None or not _is_of_a_collective(error):
+                raise
+            raise RankError(self._blame(error)) from error
+
+    def _blame(self, error: RuntimeError) -> str:
+        came = {}
+        for rank in range(self.size):
+            key = f"arrived/{rank}"
+            came[rank] = int(self._store.get(key)) if self._store.check([key]) else -1
+        latest = max(came.values())
+        missing = [rank for rank, step in came.items() if step < latest]
+        reason = str(error).splitlines()[0]
+        if not missing:
+            return f"rank {self.rank} lost the others in step {latest + 1}, to which all had come ({reason})"
+        who = ", ".join(f"rank {rank} (last seen in step {came[rank] + 1})" for rank in missing)
+        return (
+            f"rank {self.rank} is in step {latest + 1} and waits in vain for {who}, which has died or hangs ({reason})."
+            " Look at its output; raise timeout=SECONDS if it is merely slow"
+        )
+
+
+def _is_of_a_collective(error: RuntimeError) -> bool:
+    return isinstance(error, dist.DistError) or "gloo" in str(error) or "ProcessGroup" in str(error)
+
+
+@contextmanager
+def join(timeout: float) -> Iterator[World]:
+    """The world that torchrun made, as its environment variables describe it; left again at the end.
+
+    Args:
+        timeout: seconds after which a process that does not come is given up.
+    """
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    restarts = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+    if size == 1 or "RANK" not in os.environ:
+        yield World(restarts=restarts)
+        return
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    if torch.cuda.is_available():
+        torch.cuda.set_device(local_rank)
+    dist.init_process_group(timeout=timedelta(seconds=timeout))
+    store = PrefixStore("vplface", dist.distributed_c10d._get_default_store())
+    try:
+        yield World(dist.get_rank(), size, local_rank, restarts, dist.group.WORLD, _store=store)
+    finally:
+        dist.destroy_process_group()

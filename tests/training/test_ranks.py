@@ -1,0 +1,164 @@
+"""Runs of several processes: the same as one, from any checkpoint, by any number of processes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from contextlib import nullcontext
+
+import pytest
+import torch.distributed as dist
+
+from vplface.training.config import build_config
+from vplface.training.loop import train
+from vplface.training.world import World
+
+CLOCKS = ("pictures_per_second", "time")
+
+
+def settings(faces, output, **changes):
+    raw = {
+        "name": "run",
+        "output": str(output),
+        "data": {"train": str(faces), "workers": 0, "augmentation": {"flip": 0.5, "shift": 0.05}},
+        "backbone": {"name": "tiny", "embedding_dim": 8, "options": {"width": 8, "norm": "none"}},
+        "margin": {"name": "arcface", "scale": 16, "margin": 0.2},
+        "variational": {"lam": 0.3, "delta_t": 3, "start": 2},
+        "optimizer": {"lr": 0.02},
+        "schedule": {"length": 8, "warmup": 2},
+        "batch_size": 14,
+        "evaluation": {"bootstrap": 20},
+        "log_every": 1,
+        "drift_every": 4,
+        "checkpoint_every": 4,
+    }
+    return build_config({**raw, **changes}, "test").to_yaml()
+
+
+def start(group, text, resume=False):
+    """Carry out a run as a rank of a group, which stands in for what torchrun would have made."""
+    import yaml
+
+    import vplface.training.loop as loop
+
+    turn = f"{hash_of(text)}-{resume}-{group.size()}"
+    store = dist.PrefixStore(turn, dist.distributed_c10d._get_default_store())
+    world = World(group.rank(), group.size(), group=group, _store=store)
+    loop.join = lambda timeout: nullcontext(world)
+    run = train(build_config(yaml.safe_load(text), "test"), resume=resume)
+    assert (run is None) == (group.rank() > 0)
+    return 0 if run is None else run.step
+
+
+def hash_of(text):
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def alone(text, resume=False):
+    import yaml
+
+    return train(build_config(yaml.safe_load(text), "test"), resume=resume)
+
+
+def journal(folder):
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key not in CLOCKS} for line in lines]
+
+
+def require_near(folder, other):
+    ours, theirs = journal(folder), journal(other)
+    assert [line["step"] for line in ours] == [line["step"] for line in theirs]
+    for a, b in zip(ours, theirs, strict=True):
+        assert a.keys() == b.keys()
+        for key, value in a.items():
+            assert value == (pytest.approx(b[key], rel=2e-3, abs=1e-4) if isinstance(value, float) else b[key]), key
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"optimizer": {"lr": 0.02, "clip": None, "fused": True}},
+        {"optimizer": {"name": "adamw", "lr": 0.001}, "accumulate": 3},
+        {"optimizer": {"lr": 0.02, "clip": 0.5}, "ema": 0.9, "evaluation": {"every": 4}},
+    ],
+    ids=["sgd", "fused", "adamw accumulated", "clipped"],
+)
+def test_two_processes_train_as_one(processes, faces, tmp_path, changes):
+    assert processes.run(start, 2, settings(faces, tmp_path / "two", **changes)) == [8, 0]
+    alone(settings(faces, tmp_path / "one", **changes))
+    require_near(tmp_path / "two" / "run", tmp_path / "one" / "run")
+
+
+@pytest.mark.parametrize(("before", "after"), [(4, 1), (1, 3), (3, 2), (2, 4)])
+def test_saved_by_some_and_resumed_by_others(processes, faces, tmp_path, before, after):
+    whole = settings(faces, tmp_path / "whole")
+    alone(whole)
+    text = settings(faces, tmp_path / "moved")
+    processes.run(stop_after, before, text, 4)
+    parts = sorted(path.name for path in (tmp_path / "moved/run/checkpoints/step-00000004").glob("rows-*"))
+    assert len(parts) == before
+    assert processes.run(start, after, text, True)[0] == 8
+    require_near(tmp_path / "moved" / "run", tmp_path / "whole" / "run")
+
+
+def stop_after(group, text, step):
+    """Carry out a run up to a step, as if a scheduler had taken the machine."""
+    import os
+    import signal
+
+    import vplface.training.loop as loop
+    from vplface.errors import TrainingInterrupted
+
+    real = loop._step
+
+    def stepping(run, *rest):
+        if run.step == step - 1 and group.rank() == group.size() - 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(run, *rest)
+
+    loop._step = stepping
+    try:
+        with pytest.raises(TrainingInterrupted) as caught:
+            start(group, text)
+    finally:
+        loop._step = real
+    assert caught.value.preempted == (group.rank() == group.size() - 1)
+
+
+def test_a_signal_to_one_rank_stops_all_and_the_run_goes_on_bit_for_bit(processes, faces, tmp_path):
+    norm = {"name": "tiny", "embedding_dim": 8, "options": {"width": 8, "dropout": 0.2}}
+    processes.run(start, 2, settings(faces, tmp_path / "whole", backbone=norm))
+    text = settings(faces, tmp_path / "stopped", backbone=norm)
+    processes.run(stop_after, 2, text, 3)
+    processes.run(start, 2, text, True)
+    assert journal(tmp_path / "stopped" / "run") == journal(tmp_path / "whole" / "run")
+
+
+def test_classes_without_a_row_on_some_rank(processes, faces, tmp_path):
+    (tmp_path / "people.txt").write_text("p1\np2\np3\n", encoding="utf-8")
+    data = {"train": {"folder": str(faces), "people": str(tmp_path / "people.txt")}, "workers": 0}
+    assert processes.run(start, 4, settings(faces, tmp_path, data=data, batch_size=6))[0] == 8
+
+
+def fail_at_preparing(group, text):
+    from vplface.errors import VplfaceError
+
+    try:
+        start(group, text)
+    except VplfaceError as error:
+        return str(error)
+    return None
+
+
+def test_what_rank_0_cannot_do_is_told_to_all(processes, faces, tmp_path):
+    text = settings(tmp_path / "nowhere", tmp_path)
+    first, second = processes.run(fail_at_preparing, 2, text)
+    assert "nowhere" in first
+    assert second.startswith("rank 0 failed: DataError")
+    assert "nowhere" in second
+
+
+def test_too_small_a_batch_is_refused(processes, faces, tmp_path):
+    first, *_ = processes.run(fail_at_preparing, 4, settings(faces, tmp_path, batch_size=3))
+    assert "a batch of 3 cannot be shared by 4 processes" in first
