@@ -51,6 +51,7 @@ class Checkpoints:
         self._keep = keep
         self._writer: threading.Thread | None = None
         self._fault: Exception | None = None
+        self._abandoned = threading.Event()
         if world.main:
             for torn in folder.glob(".step-*"):
                 shutil.rmtree(torn, ignore_errors=True)
@@ -89,6 +90,10 @@ class Checkpoints:
             self._writer.join()
             self._writer = None
         self.check()
+
+    def abandon(self) -> None:
+        """Wait no longer for the parts of other ranks, which will not come."""
+        self._abandoned.set()
 
     def check(self) -> None:
         """Raise what went wrong in the background, if something did.
@@ -133,9 +138,8 @@ class Checkpoints:
         receipts = [part / f"receipt-{rank}.json" for rank in range(self._world.size)]
         deadline = time.monotonic() + PATIENCE
         while missing := [rank for rank, receipt in enumerate(receipts) if not receipt.exists()]:
-            if time.monotonic() > deadline or not part.exists():
+            if time.monotonic() > deadline or not part.exists() or self._abandoned.wait(0.02):
                 raise OSError(f"rank {missing[0]} did not write its part; do all ranks see {self.folder}?")
-            time.sleep(0.02)
         files: dict[str, Any] = {}
         for receipt in receipts:
             files |= json.loads(receipt.read_text(encoding="utf-8"))

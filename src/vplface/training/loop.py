@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 import time
@@ -17,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 from vplface.data.batches import Batch, load_batches
 from vplface.data.pictures import Preprocessing
 from vplface.embedder import Embedder, ModelCard, save_model
-from vplface.errors import ConfigError, TrainingInterrupted, VplfaceError
+from vplface.errors import ConfigError, DataError, TrainingInterrupted, VplfaceError
 from vplface.progress import progress
 from vplface.training.checkpoint import Checkpoints, load_checkpoint, newest_checkpoint
 from vplface.training.config import Config, read_config
@@ -66,6 +67,7 @@ def train(config: Config, *, resume: bool = False, overwrite: bool = False) -> T
         run = _prepare_in_turn(config, world)
         if chosen is not None:
             load_checkpoint(Path(chosen), run, world)
+            world.once(lambda: _compare_data(run))
         elif config.init_from is not None:
             start_from(config.init_from, run)
         return _carry_out(run, world)
@@ -89,6 +91,7 @@ def _carry_out(run: Training, world: World) -> Training | None:
             write_json(folder / IDENTITIES, list(run.pictures.identities))
             journal = stack.enter_context(Journal(folder, run.step))
         interrupt = stack.enter_context(Interrupt())
+        stack.push(lambda kind, error, trace: checkpoints.abandon() if error is not None else None)
         try:
             _fit(run, world, checkpoints, journal, validation, interrupt)
             checkpoints.finish()
@@ -336,6 +339,30 @@ def _claim(config: Config, resume: bool, overwrite: bool) -> str | None:
     except OSError as error:
         raise ConfigError(f"cannot write the run folder {folder}: {error.strerror or error}") from error
     return None if chosen is None else str(chosen)
+
+
+def _compare_data(run: Training) -> None:
+    """Refuse to resume with other classes than the run has, and say so where pictures have come or gone."""
+    folder = run.config.run_folder
+    try:
+        before = json.loads((folder / IDENTITIES).read_text(encoding="utf-8"))
+        pictures = json.loads((folder / "environment.json").read_text(encoding="utf-8"))["pictures"]
+    except (OSError, ValueError, KeyError) as error:
+        raise DataError(f"{folder} does not say what it was trained on: {error}") from error
+    now = list(run.pictures.identities)
+    if now != before:
+        gone, new = sorted(set(before) - set(now)), sorted(set(now) - set(before))
+        examples = ", ".join([f"without {name}" for name in gone[:2]] + [f"with {name}" for name in new[:2]])
+        raise DataError(
+            f"the identities in the data are no longer those of {folder} ({len(now):,} instead of {len(before):,}:"
+            f" {examples or 'in another order'}); put them back, or start a new run from it (--init-from {folder})"
+        )
+    if len(run.pictures) != pictures:
+        print(
+            f"there are {len(run.pictures):,} pictures instead of the {pictures:,} that {folder} was trained on so far;"
+            " the run goes on, with other batches than it would have had",
+            file=sys.stderr,
+        )
 
 
 def _counts(run: Training, world: World) -> dict[str, Any]:

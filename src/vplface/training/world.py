@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -16,6 +18,9 @@ import torch.distributed as dist
 from torch.distributed.distributed_c10d import PrefixStore
 
 from vplface.errors import VplfaceError
+
+_BEAT = 1.0
+"""Seconds between two signs of life."""
 
 
 class RankError(VplfaceError):
@@ -113,20 +118,43 @@ class World:
             raise RankError(self._blame(error)) from error
 
     def _blame(self, error: RuntimeError) -> str:
-        came = {}
-        for rank in range(self.size):
-            key = f"arrived/{rank}"
-            came[rank] = int(self._store.get(key)) if self._store.check([key]) else -1
-        latest = max(came.values())
-        missing = [rank for rank, step in came.items() if step < latest]
-        reason = str(error).splitlines()[0]
-        if not missing:
-            return f"rank {self.rank} lost the others in step {latest + 1}, to which all had come ({reason})"
-        who = ", ".join(f"rank {rank} (last seen in step {came[rank] + 1})" for rank in missing)
-        return (
-            f"rank {self.rank} is in step {latest + 1} and waits in vain for {who}, which has died or hangs ({reason})."
-            " Look at its output; raise timeout=SECONDS if it is merely slow"
-        )
+        came, before = self._told("arrived"), self._told("alive")
+        time.sleep(3 * _BEAT)
+        alive = self._told("alive")
+        silent = [rank for rank in range(self.size) if rank != self.rank and alive[rank] == before[rank]]
+        late = [rank for rank in range(self.size) if rank not in silent and came[rank] < max(came)]
+        faults = [f"rank {rank} has died or was stopped (last seen in step {came[rank] + 1})" for rank in silent]
+        faults += [
+            f"rank {rank} lives but hangs in step {came[rank] + 1}; raise timeout=SECONDS if it is merely slow"
+            for rank in late
+        ]
+        what = ", ".join(faults) or "all ranks live and have come to it"
+        return f"rank {self.rank} waits in vain in step {max(came) + 1}: {what} ({str(error).splitlines()[0]})"
+
+    def _told(self, what: str) -> list[int]:
+        """What each rank has last said of itself; −1 if nothing."""
+        keys = [f"{what}/{rank}" for rank in range(self.size)]
+        return [int(self._store.get(key)) if self._store.check([key]) else -1 for key in keys]
+
+    @contextmanager
+    def beating(self) -> Iterator[None]:
+        """Let the others see that this process lives, whatever it is busy with."""
+        over = threading.Event()
+
+        def beat() -> None:
+            count = 0
+            with suppress(RuntimeError):  # the store is gone: so is the run
+                while not over.wait(_BEAT):
+                    count += 1
+                    self._store.set(f"alive/{self.rank}", str(count))
+
+        thread = threading.Thread(target=beat, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
 
 
 def _is_of_a_collective(error: RuntimeError) -> bool:
@@ -149,8 +177,13 @@ def join(timeout: float) -> Iterator[World]:
     if torch.cuda.is_available():
         torch.cuda.set_device(local_rank)
     dist.init_process_group(timeout=timedelta(seconds=timeout))
-    store = PrefixStore("vplface", dist.distributed_c10d._get_default_store())
+    # The store outlives a run that torchrun starts again; each has its own corner of it.
+    corner: list[Any] = [uuid.uuid4().hex]
+    dist.broadcast_object_list(corner)
+    store = PrefixStore(corner[0], dist.distributed_c10d._get_default_store())
+    world = World(dist.get_rank(), size, local_rank, restarts, dist.group.WORLD, _store=store)
     try:
-        yield World(dist.get_rank(), size, local_rank, restarts, dist.group.WORLD, _store=store)
+        with world.beating():
+            yield world
     finally:
         dist.destroy_process_group()
