@@ -155,7 +155,7 @@ def _fit(
             finished = run.step == run.rate.steps
             if validate_every and (run.step % validate_every == 0 or finished):
                 world.once(lambda: _validate(run, folder, journal, validation))
-            stop = world.any(interrupt.requested)
+            stop, preempted = (said > 0 for said in world.sum([interrupt.requested, interrupt.preempted]))
             checkpoints.check()
             if run.step % save_every == 0 or finished or stop:
                 checkpoints.save(run)
@@ -167,7 +167,7 @@ def _fit(
                 raise TrainingInterrupted(
                     f"stopped after step {run.step} of {run.rate.steps}; everything is saved."
                     f" Go on with: vplface train {folder} --resume",
-                    preempted=interrupt.preempted,
+                    preempted=preempted,
                 )
 
 

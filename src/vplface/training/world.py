@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import threading
 import time
-import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
+from types import FrameType
 from typing import Any
 
 import torch
@@ -51,10 +52,6 @@ class World:
     def main(self) -> bool:
         """Whether this process writes the journal, the models and the report."""
         return self.rank == 0
-
-    def any(self, flag: bool) -> bool:
-        """Whether one process says so."""
-        return self.sum([float(flag)])[0] > 0
 
     def sum(self, numbers: Sequence[float]) -> list[float]:
         """The sums over processes."""
@@ -118,35 +115,37 @@ class World:
             raise RankError(self._blame(error)) from error
 
     def _blame(self, error: RuntimeError) -> str:
-        came, before = self._told("arrived"), self._told("alive")
+        before = self._told("alive")
         time.sleep(3 * _BEAT)
-        alive = self._told("alive")
-        silent = [rank for rank in range(self.size) if rank != self.rank and alive[rank] == before[rank]]
-        late = [rank for rank in range(self.size) if rank not in silent and came[rank] < max(came)]
-        faults = [f"rank {rank} has died or was stopped (last seen in step {came[rank] + 1})" for rank in silent]
-        faults += [
-            f"rank {rank} lives but hangs in step {came[rank] + 1}; raise timeout=SECONDS if it is merely slow"
-            for rank in late
-        ]
-        what = ", ".join(faults) or "all ranks live and have come to it"
-        return f"rank {self.rank} waits in vain in step {max(came) + 1}: {what} ({str(error).splitlines()[0]})"
+        faults, steps = [], [step + 1 for step in self._told("arrived", 0)]
+        for rank, (earlier, now) in enumerate(zip(before, self._told("alive"), strict=True)):
+            if rank != self.rank and now == earlier:
+                faults.append(f"rank {rank} has died or was stopped (last seen in step {steps[rank]})")
+            elif rank != self.rank and not now["waits"]:
+                faults.append(f"rank {rank} lives but is late: in step {steps[rank]}, {now['place']}")
+        what = ", ".join(faults) or "all ranks live and wait as well"
+        return (
+            f"rank {self.rank} waits in vain in step {steps[self.rank]}: {what} ({str(error).splitlines()[0]});"
+            " if a rank is merely slow, raise timeout=SECONDS"
+        )
 
-    def _told(self, what: str) -> list[int]:
-        """What each rank has last said of itself; −1 if nothing."""
+    def _told(self, what: str, nothing: Any = None) -> list[Any]:
+        """What each rank has last said of itself."""
         keys = [f"{what}/{rank}" for rank in range(self.size)]
-        return [int(self._store.get(key)) if self._store.check([key]) else -1 for key in keys]
+        return [json.loads(self._store.get(key)) if self._store.check([key]) else nothing for key in keys]
 
     @contextmanager
     def beating(self) -> Iterator[None]:
-        """Let the others see that this process lives, whatever it is busy with."""
-        over = threading.Event()
+        """Let the others see that this process lives, and where it is."""
+        over, caller = threading.Event(), threading.get_ident()
 
         def beat() -> None:
-            count = 0
             with suppress(RuntimeError):  # the store is gone: so is the run
                 while not over.wait(_BEAT):
-                    count += 1
-                    self._store.set(f"alive/{self.rank}", str(count))
+                    frame = sys._current_frames()[caller]
+                    place = f"{frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_name}"
+                    sign = {"time": time.time(), "place": place, "waits": _is_in_collective(frame)}
+                    self._store.set(f"alive/{self.rank}", json.dumps(sign))
 
         thread = threading.Thread(target=beat, daemon=True)
         thread.start()
@@ -155,6 +154,14 @@ class World:
         finally:
             over.set()
             thread.join()
+
+
+def _is_in_collective(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_globals.get("__name__") == "torch.distributed.distributed_c10d":
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _is_of_a_collective(error: RuntimeError) -> bool:
@@ -176,12 +183,12 @@ def join(timeout: float) -> Iterator[World]:
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     if torch.cuda.is_available():
         torch.cuda.set_device(local_rank)
-    dist.init_process_group(timeout=timedelta(seconds=timeout))
-    # The store outlives a run that torchrun starts again; each has its own corner of it.
-    corner: list[Any] = [uuid.uuid4().hex]
-    dist.broadcast_object_list(corner)
-    store = PrefixStore(corner[0], dist.distributed_c10d._get_default_store())
-    world = World(dist.get_rank(), size, local_rank, restarts, dist.group.WORLD, _store=store)
+    patience = timedelta(seconds=timeout)
+    shared, rank, size = next(iter(dist.rendezvous("env://", timeout=patience)))
+    # torchrun's store still holds what the ranks of an earlier start said of themselves, their addresses included.
+    store = PrefixStore(f"start {restarts}", shared)
+    dist.init_process_group(store=store, rank=rank, world_size=size, timeout=patience)
+    world = World(rank, size, local_rank, restarts, dist.group.WORLD, _store=PrefixStore("vplface", store))
     try:
         with world.beating():
             yield world
