@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 
 import numpy as np
 import pytest
@@ -310,3 +311,22 @@ def test_people_and_exclude_choose_identities(faces, tmp_path):
     (tmp_path / "exclude.txt").unlink()
     with pytest.raises(DataError, match=r"exclude\.txt"):
         prepare(settings(faces, tmp_path, data={"train": everyone}))
+
+
+@pytest.mark.parametrize(("number", "status"), [("SIGTERM", 0), ("SIGUSR1", 0), ("SIGINT", 130)])
+def test_a_signal_saves_and_says_how_to_go_on(faces, tmp_path, number, status):
+    recipe = tmp_path / "c.yaml"
+    config = settings(faces, tmp_path / "b", schedule={"length": 3000, "warmup": 2}, checkpoint_every=1000)
+    recipe.write_text(config.to_yaml(), encoding="utf-8")
+    command = [sys.executable, "-m", "vplface", "train", str(recipe)]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    while not (tmp_path / "b" / "run" / "metrics.jsonl").exists() or not journal(tmp_path / "b" / "run"):
+        assert child.poll() is None
+        time.sleep(0.05)
+    child.send_signal(getattr(signal, number))
+    output, _ = child.communicate(timeout=60)
+    assert child.returncode == status, output
+    step = journal(tmp_path / "b" / "run")[-1]["step"]
+    assert f"stopped after step {step} of 3000; everything is saved. Go on with: vplface train" in output
+    assert "Traceback" not in output
+    assert [path.name for path in (tmp_path / "b/run/checkpoints").iterdir()] == [f"step-{step:08d}"]

@@ -66,8 +66,8 @@ def train(config: Config, *, resume: bool = False, overwrite: bool = False) -> T
         chosen = world.once(lambda: _claim(config, resume, overwrite))
         run = _prepare_in_turn(config, world)
         if chosen is not None:
-            load_checkpoint(Path(chosen), run, world)
             world.once(lambda: _compare_data(run))
+            load_checkpoint(Path(chosen), run, world)
         elif config.init_from is not None:
             start_from(config.init_from, run)
         return _carry_out(run, world)

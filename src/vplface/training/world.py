@@ -17,6 +17,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
 from vplface.errors import VplfaceError
 
@@ -184,7 +185,7 @@ def join(timeout: float) -> Iterator[World]:
     if torch.cuda.is_available():
         torch.cuda.set_device(local_rank)
     patience = timedelta(seconds=timeout)
-    shared, rank, size = next(iter(dist.rendezvous("env://", timeout=patience)))
+    shared, rank, size = next(iter(rendezvous("env://", timeout=patience)))
     # torchrun's store still holds what the ranks of an earlier start said of themselves, their addresses included.
     store = PrefixStore(f"start {restarts}", shared)
     dist.init_process_group(store=store, rank=rank, world_size=size, timeout=patience)

@@ -1,0 +1,133 @@
+"""Runs that start from another: classes follow their names."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+import torch
+from torch.nn.functional import normalize
+
+from vplface.data.pictures import Preprocessing
+from vplface.errors import ConfigError, DataError
+from vplface.training.config import build_config
+from vplface.training.loop import train
+from vplface.training.start import start_from
+from vplface.training.state import prepare
+
+
+def settings(faces, output, **changes):
+    raw = {
+        "name": "run",
+        "output": str(output),
+        "data": {"train": str(faces), "workers": 0},
+        "backbone": {"name": "tiny", "embedding_dim": 8, "options": {"width": 8}},
+        "margin": {"name": "arcface", "scale": 16, "margin": 0.2},
+        "variational": {"lam": 0.3, "delta_t": 6, "start": 2},
+        "optimizer": {"lr": 0.02},
+        "schedule": {"length": 8, "warmup": 2},
+        "batch_size": 16,
+        "evaluation": {"bootstrap": 20},
+    }
+    return build_config({**raw, **changes}, "test")
+
+
+@pytest.fixture
+def before(faces, tmp_path):
+    """A finished run on everybody but p3."""
+    some = tmp_path / "some"
+    shutil.copytree(faces, some)
+    shutil.rmtree(some / "p3")
+    return train(settings(some, tmp_path / "before"))
+
+
+@pytest.fixture
+def others(faces, tmp_path):
+    """Faces without p0 and p7, with p3."""
+    folder = tmp_path / "others"
+    shutil.copytree(faces, folder)
+    for gone in ("p0", "p7"):
+        shutil.rmtree(folder / gone)
+    (folder / "p3" / "0.png").write_bytes(b"no picture")
+    return folder
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [{"lr": 0.02}, {"lr": 0.02, "fused": True, "clip": None}, {"name": "adamw", "lr": 0.001}],
+    ids=["sgd", "fused", "adamw"],
+)
+def test_prototypes_momentum_and_memory_follow_the_names(faces, others, tmp_path, optimizer):
+    some = tmp_path / "some"
+    shutil.copytree(faces, some)
+    shutil.rmtree(some / "p3")
+    before = train(settings(some, tmp_path / "before", optimizer=optimizer))
+    run = prepare(settings(others, tmp_path, optimizer=optimizer))
+    start_from(tmp_path / "before" / "run", run)
+    old = {name: row for row, name in enumerate(before.pictures.identities)}
+    new = {name: row for row, name in enumerate(run.pictures.identities)}
+    shared = sorted(old.keys() & new.keys())
+    assert len(shared) == 9
+    state = "exp_avg" if optimizer.get("name") == "adamw" else "momentum_buffer"
+    momentum = [(r.head.optimizer or r.optimizer).state[r.head.weight][state] for r in (before, run)]
+    for name in shared:
+        a, b = old[name], new[name]
+        assert torch.equal(run.head.weight[b], before.head.weight[a])
+        assert torch.equal(run.head.memory[b], before.head.memory[a])
+        assert run.head.timer[b] == before.head.timer[a]
+        assert torch.equal(momentum[1][b], momentum[0][a])
+    assert run.head.timer[new["p3"]] == 0
+    assert not momentum[1][new["p3"]].any()
+    for a, b in zip(before.backbone.parameters(), run.backbone.parameters(), strict=True):
+        assert torch.equal(a, b)
+    assert run.step == run.head.step_count == 0
+
+
+def test_a_new_class_starts_from_the_mean_of_its_readable_pictures(before, others, tmp_path):
+    run = prepare(settings(others, tmp_path))
+    start_from(before.config.run_folder, run)
+    new = {name: row for row, name in enumerate(run.pictures.identities)}
+    pictures = [i for i, label in enumerate(run.pictures.labels) if label == new["p3"]][1:]
+    inputs = Preprocessing()(torch.stack([torch.from_numpy(run.pictures.picture(i)) for i in pictures]))
+    run.backbone.eval()
+    with torch.no_grad():
+        mean = normalize(normalize(run.backbone(inputs), dim=1).mean(0), dim=0)
+    row = run.head.weight[new["p3"]].detach()
+    torch.testing.assert_close(normalize(row, dim=0), mean, atol=1e-5, rtol=0)
+    kept = [row for name, row in new.items() if name != "p3"]
+    assert row.norm().item() == pytest.approx(run.head.weight[kept].norm(dim=1).mean().item(), rel=1e-5)
+    assert len(run.unreadable) == 1
+
+
+def test_or_as_it_was_drawn(before, others, tmp_path):
+    config = settings(others, tmp_path, init_new_classes="random")
+    drawn, run = prepare(config), prepare(config)
+    start_from(before.config.run_folder, run)
+    row = list(run.pictures.identities).index("p3")
+    assert torch.equal(run.head.weight[row], drawn.head.weight[row])
+
+
+def test_training_goes_on_from_there(before, others, tmp_path):
+    run = train(settings(others, tmp_path / "second", init_from=str(before.config.run_folder)))
+    assert run.step == 8
+    assert run.head.num_classes == 10
+
+
+def test_what_does_not_fit_is_refused(before, others, tmp_path):
+    folder = before.config.run_folder
+    with pytest.raises(ConfigError, match=r"embeddings of 8 dimensions, this run of 16; set backbone\.embedding_dim=8"):
+        train(settings(others, tmp_path / "a", backbone={"name": "tiny", "embedding_dim": 16}, init_from=str(folder)))
+    wide = {"name": "tiny", "embedding_dim": 8, "options": {"width": 16}}
+    with pytest.raises(ConfigError, match="has another backbone"):
+        train(settings(others, tmp_path / "b", backbone=wide, init_from=str(folder)))
+    with pytest.raises(DataError, match="nowhere holds no whole checkpoint to start from"):
+        train(settings(others, tmp_path / "c", init_from=str(tmp_path / "nowhere")))
+    (folder / "identities.json").write_text("[1, 2", encoding="utf-8")
+    with pytest.raises(DataError, match=r"identities\.json"):
+        train(settings(others, tmp_path / "d", init_from=str(folder)))
+
+
+def test_resuming_with_other_people_is_refused(before, faces):
+    shutil.copytree(faces / "p3", before.config.data.train[0].folder / "p3")
+    with pytest.raises(DataError, match=r"12 instead of 11: with p3.*--init-from"):
+        train(before.config, resume=True)
