@@ -2,45 +2,169 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated
+from decimal import Decimal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from vplface.cli.recipe import CONFIG, OVERRIDES
+from vplface.cli.recipe import OVERRIDES
+from vplface.errors import ConfigError, UsageError
 
 if TYPE_CHECKING:
+    from vplface.cluster import Footprint, Job, Network, Outline
     from vplface.training.config import Config
+
+_NUMBER = re.compile(r"(\d+(?:\.\d+)?(?:e\+?\d\d?)?|\d{1,3}(?:[,_]\d{3})+)([kmb]?)", re.IGNORECASE)
+_SUFFIXES = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9}
+_MOST = 10**11
+
+_ALONE = "Without a recipe"
+_MEMORY = {
+    "weight": "W",
+    "momentum": "momentum of W",
+    "gradient": "gradient of W",
+    "update": "another, while W moves",
+    "memory": "M",
+    "timer": "T",
+    "drawn": "copies of drawn classes",
+    "workspace": "softmax: exponentials",
+    "tiles": "softmax: a tile",
+    "features": "gathered embeddings",
+    "backbone": "backbone and its optimiser",
+    "activations": "backbone: activations",
+}
+_TRAFFIC = {
+    "sizes": "sizes and faults, all-gather",
+    "embeddings": "embeddings, all-gather",
+    "labels": "labels, all-gather",
+    "targets": "target logits, all-reduce",
+    "sums": "partition sums, all-reduce",
+    "gradients": "their gradient, reduce-scatter",
+    "backbone": "backbone's gradient, all-reduce",
+    "buffers": "its statistics, broadcast",
+    "stop": "stop signals, all-reduce",
+}
 
 
 def plan(
-    config: CONFIG,
+    context: typer.Context,
+    config: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="CONFIG",
+            help="A YAML file, the name of a shipped recipe (quickstart, lfw, folder), or a run folder.",
+            show_default=False,
+        ),
+    ] = None,
     overrides: OVERRIDES = None,
+    gpus: Annotated[str, typer.Option(metavar="P", help="GPUs that share batch and classes.")] = "1",
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, and nothing else.")] = False,
+    classes: Annotated[
+        str | None,
+        typer.Option(metavar="N", help="How many, e.g. 2000000, 2e6 or 2M.", rich_help_panel=_ALONE),
+    ] = None,
+    batch: Annotated[
+        str | None,
+        typer.Option(metavar="B", help="Pictures in a step, over all GPUs; 128 a GPU.", rich_help_panel=_ALONE),
+    ] = None,
+    dim: Annotated[int, typer.Option(min=1, max=2**20, help="Size of an embedding.", rich_help_panel=_ALONE)] = 512,
+    backbone: Annotated[
+        str, typer.Option(help="As in recipes; ir50 stands for iresnet50.", rich_help_panel=_ALONE)
+    ] = "ir50",
+    precision: Annotated[
+        Literal["float32", "bfloat16"], typer.Option(help="Of products and activations.", rich_help_panel=_ALONE)
+    ] = "bfloat16",
+    fused: Annotated[
+        bool, typer.Option(help="FusedSGD moves W, or torch's SGD by a gradient.", rich_help_panel=_ALONE)
+    ] = True,
+    memory_dtype: Annotated[
+        Literal["float32", "bfloat16", "float16"], typer.Option(help="Type of M.", rich_help_panel=_ALONE)
+    ] = "float32",
+    sample_rate: Annotated[
+        float, typer.Option(help="Share of the classes that a step draws.", rich_help_panel=_ALONE)
+    ] = 1.0,
+    workspace_mb: Annotated[
+        float, typer.Option(help="MiB for exponentials that are kept.", rich_help_panel=_ALONE)
+    ] = 256,
+    delta_t: Annotated[
+        str, typer.Option(metavar="STEPS", help="Lifetime Δt of a memory.", rich_help_panel=_ALONE)
+    ] = "200",
+    pictures: Annotated[
+        str | None, typer.Option(metavar="N", help="Of all classes together.", rich_help_panel=_ALONE)
+    ] = None,
+    epochs: Annotated[
+        float | None, typer.Option(help="Length of the run; needs --pictures.", rich_help_panel=_ALONE)
+    ] = None,
 ) -> None:
-    """Show what a run will do and cost: classes, steps, memory, expected coverage and first loss. Nothing is trained.
+    """Show what a run will do and cost: steps, memory, traffic, checkpoints, expected coverage. Nothing is trained.
 
-    The same as vplface train CONFIG --dry-run.
-    """
-    from vplface.training.config import read_config
+    With CONFIG the data are opened; it is the same as vplface train CONFIG --dry-run. With --classes it is arithmetic
+    alone, for variational ArcFace of scale 64 and SGD with momentum.
 
-    show_plan(read_config(config, overrides or []), json)
+    \b
+    vplface plan folder data.train=my_faces --gpus 4
+    vplface plan --classes 2M --gpus 8 --delta-t 500
+    vplface plan --classes 2M --gpus 8 --pictures 40M --epochs 20
+    """  # noqa: D301 (the mark before lines that stay as they are)
+    ranks = _count("--gpus", gpus)
+    if config is not None and classes is not None:
+        raise UsageError(f"give either CONFIG or --classes, not both; {config!r} was taken for a CONFIG")
+    if config is not None:
+        from vplface.training.config import read_config
+
+        for parameter in context.command.params:
+            given = context.get_parameter_source(parameter.name or "")
+            if getattr(parameter, "rich_help_panel", None) == _ALONE and given is not None and given.name != "DEFAULT":
+                raise UsageError(
+                    f"{parameter.opts[0]} goes with --classes; change a recipe by KEY=VALUE, e.g. batch_size=256"
+                )
+        show_plan(read_config(config, overrides or []), json, ranks)
+        return
+    if classes is None:
+        raise UsageError(
+            "give either CONFIG, as in vplface plan quickstart, or --classes, as in vplface plan --classes 2M"
+        )
+
+    from vplface.cluster import Job, network_of, outline
+
+    try:
+        job = Job(
+            classes=_count("--classes", classes, least=2),
+            batch=128 * ranks if batch is None else _count("--batch", batch),
+            gpus=ranks,
+            dim=dim,
+            precision=precision,
+            fused=fused,
+            memory_dtype=memory_dtype,
+            sample_rate=sample_rate,
+            workspace_mb=workspace_mb,
+        )
+        name = re.sub(r"^ir(?=\d+$)", "iresnet", backbone)
+        network = network_of(name, dim, job.pictures_a_pass, precision)
+        total = None if pictures is None else _count("--pictures", pictures)
+        made = outline(job, network, _count("--delta-t", delta_t), total, epochs)
+    except ConfigError as error:
+        raise UsageError(f"--backbone: {error}") from error
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    _show_outline(job, name, network, made, json)
 
 
-def show_plan(config: Config, as_json: bool) -> None:
+def show_plan(config: Config, as_json: bool, gpus: int = 1) -> None:
     """Print the plan of a configuration, as a table or as JSON."""
-    from rich.console import Console
-    from rich.table import Table
-
     from vplface.cli.tables import print_json
     from vplface.plan import plan as make_plan
 
-    made = make_plan(config)
+    made = make_plan(config, gpus)
     if as_json:
-        print_json({"schema": 1, "config": config.model_dump(mode="json"), "plan": asdict(made)})
+        told = asdict(made) | {"footprint": _as_json(made.footprint)}
+        print_json({"schema": 1, "config": config.model_dump(mode="json"), "gpus": gpus, "plan": told})
         return
     rows = [
-        ("classes", f"{made.identities:,}"),
+        ("classes", f"{made.identities:,}{_shared(made.footprint, gpus)}"),
         ("pictures", f"{made.pictures:,} ({made.pictures / made.identities:.1f} a class)"),
         (
             "steps",
@@ -51,13 +175,6 @@ def show_plan(config: Config, as_json: bool) -> None:
             f"{config.backbone.name} → {config.backbone.embedding_dim}, {made.parameters / 1e6:.2f} M parameters",
         ),
         ("loss", f"{config.margin}"),
-        ("memory: network", f"{_size(made.model_bytes)}  weights, gradients, optimiser, average"),
-        (
-            "memory: prototypes",
-            f"{_size(made.head_bytes)}  W, {'' if config.optimizer.fused else 'gradient, '}momentum, M",
-        ),
-        ("memory: activations", f"{_size(made.activation_bytes)}  kept from forward to backward"),
-        ("memory: softmax", f"{_size(made.softmax_bytes)}  kept from forward to backward, and a tile of classes"),
         ("expected first loss", f"{made.first_loss:.2f}"),
     ]
     if config.variational is None or made.variational_start is None:
@@ -69,15 +186,94 @@ def show_plan(config: Config, as_json: bool) -> None:
                 f"variational: λ {config.variational.lam}, Δt {made.delta_t:,}, from step {made.variational_start:,}",
             )
         )
-    reached = "   ".join(f"{delta_t:,}: {share:.0%}" for delta_t, share in made.coverage.items())
-    rows.append(("coverage by Δt (steps)", reached))
-    table = Table(
-        title=f"plan of {config.run_folder}", title_justify="left", show_header=False, box=None, padding=(0, 2)
-    )
+    _show(f"plan of {config.run_folder}", [*rows, *_coverage(made.coverage), *_costs(made.footprint)])
+
+
+def _show_outline(job: Job, name: str, network: Network, made: Outline, as_json: bool) -> None:
+    if as_json:
+        from vplface.cli.tables import print_json
+
+        told = asdict(made) | {"footprint": _as_json(made.footprint)}
+        print_json({"schema": 1, "job": {**asdict(job), "backbone": name}, "network": asdict(network), "plan": told})
+        return
+    drawn = f", {job.sample_rate:g} of them a step" if job.sample_rate < 1.0 else ""
+    rows = [
+        ("classes", f"{job.classes:,}{_shared(made.footprint, job.gpus)}{drawn}"),
+        ("batch", f"{job.batch:,}" + (f" ({job.pictures_a_pass:,} a GPU)" if job.gpus > 1 else "")),
+        ("backbone", f"{name} → {job.dim}, {network.parameters / 1e6:.2f} M parameters"),
+        ("products", job.precision),
+    ]
+    if made.steps_per_epoch is not None:
+        whole = "" if made.steps is None else f"{made.steps:,}; "
+        rows.append(("steps", f"{whole}{made.steps_per_epoch:,} an epoch"))
+    rows += [
+        *_coverage(made.coverage),
+        ("half of the classes at Δt", f"{made.half_covered:,}"),
+        *_costs(made.footprint),
+    ]
+    _show(f"plan of {job.classes:,} classes on {job.gpus:,} GPU{'s' if job.gpus > 1 else ''}", rows)
+
+
+def _costs(footprint: Footprint) -> list[tuple[str, str]]:
+    """Rows of the table: the parts of memory and traffic that there are, and the checkpoint."""
+    memory, traffic, checkpoint = footprint.memory, footprint.traffic, footprint.checkpoint
+    rows = [("memory of a GPU" if traffic.total else "memory", _size(memory.total)), *_parts(memory, _MEMORY)]
+    if traffic.total:
+        rows += [("sent by a GPU in a step", _size(traffic.total)), *_parts(traffic, _TRAFFIC)]
+    rows.append(("checkpoint", f"{_size(checkpoint.total)} on disk"))
+    rows.append(("  while it is written", f"{_size(footprint.host_bytes)} of CPU memory a process"))
+    return rows
+
+
+def _parts(whole: Any, names: Mapping[str, str]) -> list[tuple[str, str]]:
+    return [(f"  {name}", _size(part)) for key, name in names.items() if (part := getattr(whole, key))]
+
+
+def _coverage(coverage: Mapping[int, float]) -> list[tuple[str, str]]:
+    reached = "   ".join(f"{delta_t:,}: {_share(share)}" for delta_t, share in coverage.items())
+    return [("coverage by Δt (steps)", reached)]
+
+
+def _share(share: float) -> str:
+    return f"{share:.0%}" if share >= 0.0995 else f"{100 * share:.2g}%"
+
+
+def _shared(footprint: Footprint, gpus: int) -> str:
+    return f" ({footprint.rows:,} a GPU)" if gpus > 1 else ""
+
+
+def _as_json(footprint: Footprint) -> dict[str, Any]:
+    """The footprint, with its totals."""
+    told = asdict(footprint)
+    for name in ("memory", "traffic", "checkpoint"):
+        told[name]["total"] = getattr(footprint, name).total
+    return told
+
+
+def _show(title: str, rows: Sequence[tuple[str, str]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", show_header=False, box=None, padding=(0, 2))
     for row in rows:
         table.add_row(*row)
     Console().print(table)
 
 
 def _size(count: int) -> str:
+    if count < 2**20:
+        return f"{count:,} bytes"
     return f"{count / 2**20:,.1f} MiB" if count < 2**30 else f"{count / 2**30:,.2f} GiB"
+
+
+def _count(option: str, text: str, least: int = 1) -> int:
+    """A whole number, as people write it."""
+    match = _NUMBER.fullmatch(text.strip())
+    value = Decimal(0)
+    if match is not None:
+        value = Decimal(re.sub(r"[,_]", "", match[1])) * _SUFFIXES[match[2].lower()]
+    if not least <= value <= _MOST or value % 1:
+        raise UsageError(
+            f"{option} takes a whole number from {least} to {_MOST:,}, such as 2000000, 2e6, 2M or 100k, got {text!r}"
+        )
+    return int(value)
