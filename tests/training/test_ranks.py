@@ -126,12 +126,13 @@ def stop_after(group, text, step):
     assert caught.value.preempted
 
 
-def test_a_signal_to_one_rank_stops_all_and_the_run_goes_on_bit_for_bit(processes, faces, tmp_path):
+@pytest.mark.parametrize("world", [2, 3])
+def test_a_signal_to_one_rank_stops_all_and_the_run_goes_on_bit_for_bit(processes, faces, tmp_path, world):
     norm = {"name": "tiny", "embedding_dim": 8, "options": {"width": 8, "dropout": 0.2}}
-    processes.run(start, 2, settings(faces, tmp_path / "whole", backbone=norm))
+    processes.run(start, world, settings(faces, tmp_path / "whole", backbone=norm))
     text = settings(faces, tmp_path / "stopped", backbone=norm)
-    processes.run(stop_after, 2, text, 3)
-    processes.run(start, 2, text, True)
+    processes.run(stop_after, world, text, 3)
+    processes.run(start, world, text, True)
     assert journal(tmp_path / "stopped" / "run") == journal(tmp_path / "whole" / "run")
 
 
