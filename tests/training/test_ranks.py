@@ -7,10 +7,15 @@ import json
 from contextlib import nullcontext
 
 import pytest
+import torch
 import torch.distributed as dist
+import yaml
 
+from vplface.data.batches import load_batches
+from vplface.data.pictures import Preprocessing
 from vplface.training.config import build_config
 from vplface.training.loop import train
+from vplface.training.state import prepare
 from vplface.training.world import World
 
 CLOCKS = ("pictures_per_second", "time")
@@ -37,8 +42,6 @@ def settings(faces, output, **changes):
 
 def start(group, text, resume=False):
     """Carry out a run as a rank of a group, which stands in for what torchrun would have made."""
-    import yaml
-
     import vplface.training.loop as loop
 
     turn = f"{hash_of(text)}-{resume}-{group.size()}"
@@ -55,8 +58,6 @@ def hash_of(text):
 
 
 def alone(text, resume=False):
-    import yaml
-
     return train(build_config(yaml.safe_load(text), "test"), resume=resume)
 
 
@@ -163,3 +164,22 @@ def test_what_rank_0_cannot_do_is_told_to_all(processes, faces, tmp_path):
 def test_too_small_a_batch_is_refused(processes, faces, tmp_path):
     first, *_ = processes.run(fail_at_preparing, 4, settings(faces, tmp_path, batch_size=3))
     assert "a batch of 3 cannot be shared by 4 processes" in first
+
+
+def test_running_statistics_are_those_of_the_first_slice_of_every_batch(processes, faces, tmp_path):
+    from safetensors.torch import load_file
+
+    norm = {"name": "tiny", "embedding_dim": 8, "options": {"width": 8}}
+    text = settings(faces, tmp_path, backbone=norm, schedule={"length": 1, "warmup": 0})
+    processes.run(start, 2, text)
+    run = prepare(build_config(yaml.safe_load(text), "test"))
+    data = run.config.data
+    batch = next(load_batches(run.pictures, run.batches, data.augmentation, run.config.seed, 0, 1, 0, (0, 2)))
+    assert len(batch.labels) == 7
+    run.backbone.train()
+    run.backbone(Preprocessing()(batch.pictures))
+    kept = load_file(tmp_path / "run" / "model.safetensors")
+    expected = dict(run.backbone.named_buffers())
+    assert any(name.endswith("running_var") for name in expected)
+    for name, value in expected.items():
+        torch.testing.assert_close(kept[name], value, atol=1e-5, rtol=1e-4)
