@@ -330,3 +330,16 @@ def test_a_signal_saves_and_says_how_to_go_on(faces, tmp_path, number, status):
     assert f"stopped after step {step} of 3000; everything is saved. Go on with: vplface train" in output
     assert "Traceback" not in output
     assert [path.name for path in (tmp_path / "b/run/checkpoints").iterdir()] == [f"step-{step:08d}"]
+
+
+def test_checkpoints_damaged_twice_are_put_aside_twice(faces, tmp_path, capsys):
+    config = settings(faces, tmp_path)
+    for _ in range(2):
+        train(config, overwrite=True) if not (tmp_path / "run").exists() else train(config, resume=True)
+        newest = sorted((tmp_path / "run" / "checkpoints").glob("step-*"))[-1]
+        (newest / "common.safetensors").write_bytes(b"")
+    run = train(config, resume=True)
+    assert run.step == 12
+    aside = sorted(path.name for path in (tmp_path / "run" / "checkpoints").glob("damaged-*"))
+    assert aside == ["damaged-step-00000012.0", "damaged-step-00000012.1"]
+    assert "common.safetensors has 0 bytes" in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 import sys
@@ -60,10 +61,11 @@ def train(config: Config, *, resume: bool = False, overwrite: bool = False) -> T
         RankError: if another process of the run has died or hangs.
     """
     with join(config.timeout) as world, world.blaming():
-        if world.restarts:
+        if world.again:
             resume = newest_checkpoint(config.run_folder / CHECKPOINTS)[0] is not None
             overwrite = not resume
         chosen = world.once(lambda: _claim(config, resume, overwrite))
+        world.has_begun()
         run = _prepare_in_turn(config, world)
         if chosen is not None:
             world.once(lambda: _compare_data(run))
@@ -316,7 +318,8 @@ def _claim(config: Config, resume: bool, overwrite: bool) -> str | None:
         chosen, faults = newest_checkpoint(checkpoints)
         for damaged, fault in faults:
             print(f"{fault}; it is put aside", file=sys.stderr)
-            damaged.rename(damaged.with_name(f"damaged-{damaged.name}"))
+            aside = (damaged.with_name(f"damaged-{damaged.name}.{n}") for n in itertools.count())
+            damaged.rename(next(path for path in aside if not path.exists()))
         if chosen is None:
             raise ConfigError(f"{folder} holds no whole checkpoint to resume from; train without --resume")
         if faults:

@@ -37,17 +37,18 @@ class World:
         rank: of this process.
         size: how many there are.
         local_rank: number of this process on its machine, and of its GPU.
-        restarts: how often torchrun has started this run again.
+        again: whether torchrun has started this run again, after it had made the run folder its own.
         group: to talk within; None for a single process.
     """
 
     rank: int = 0
     size: int = 1
     local_rank: int = 0
-    restarts: int = 0
+    again: bool = False
     group: dist.ProcessGroup | None = None
     _turn: int = 0
     _store: Any = field(default=None, repr=False)
+    _launch: Any = field(default=None, repr=False)
 
     @property
     def main(self) -> bool:
@@ -95,6 +96,11 @@ class World:
         if "error" in told:
             raise RankError(f"rank 0 failed: {told['error']}")
         return told["result"]  # type: ignore[no-any-return]
+
+    def has_begun(self) -> None:
+        """Leave word, for when torchrun should start this run again, that it is one to go on with."""
+        if self._launch is not None and self.main:
+            self._launch.set("begun", "yes")
 
     def arrive(self, step: int) -> None:
         """Leave word that this process has come to a step."""
@@ -177,9 +183,8 @@ def join(timeout: float) -> Iterator[World]:
         timeout: seconds after which a process that does not come is given up.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
-    restarts = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
-    if size == 1 or "RANK" not in os.environ:
-        yield World(restarts=restarts)
+    if "RANK" not in os.environ or (size == 1 and "TORCHELASTIC_RUN_ID" not in os.environ):
+        yield World()
         return
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     if torch.cuda.is_available():
@@ -187,9 +192,14 @@ def join(timeout: float) -> Iterator[World]:
     patience = timedelta(seconds=timeout)
     shared, rank, size = next(iter(rendezvous("env://", timeout=patience)))
     # torchrun's store still holds what the ranks of an earlier start said of themselves, their addresses included.
-    store = PrefixStore(f"start {restarts}", shared)
+    store = PrefixStore(f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", shared)
+    launch = PrefixStore("launch", shared)
+    again = launch.check(["begun"])
+    if size == 1:
+        yield World(again=again, _launch=launch)
+        return
     dist.init_process_group(store=store, rank=rank, world_size=size, timeout=patience)
-    world = World(rank, size, local_rank, restarts, dist.group.WORLD, _store=PrefixStore("vplface", store))
+    world = World(rank, size, local_rank, again, dist.group.WORLD, _store=PrefixStore("vplface", store), _launch=launch)
     try:
         with world.beating():
             yield world
