@@ -122,7 +122,7 @@ class _Steps(Dataset[Batch]):
     batches: ShuffledBatches
     augmentation: Augmentation | None
     seed: int
-    part: tuple[int, int]
+    part: tuple[int, int] = (0, 1)
 
     def __getitem__(self, step: int) -> Batch:
         epoch, indices = self.batches.batch(step)

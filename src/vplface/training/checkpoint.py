@@ -92,8 +92,10 @@ class Checkpoints:
         self.check()
 
     def abandon(self) -> None:
-        """Wait no longer for the parts of other ranks, which will not come."""
+        """Finish what is being written, but wait no longer for the parts of other ranks, which will not come."""
         self._abandoned.set()
+        if self._writer is not None:
+            self._writer.join()
 
     def check(self) -> None:
         """Raise what went wrong in the background, if something did.
