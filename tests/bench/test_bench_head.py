@@ -51,7 +51,7 @@ def test_arms_that_skip_work_are_found_out(monkeypatch):
 
 
 def test_an_arm_that_would_not_fit_is_left_out_with_the_reason(monkeypatch):
-    monkeypatch.setattr(bench, "_free_bytes", lambda device: 200_000.0)
+    monkeypatch.setattr(bench, "free_bytes", lambda device: 200_000.0)
     arms = bench.measure(SMALL, ["eager", "vplface"], repeats=1, memory=False)["arms"]
     assert "are free" in arms["eager"]["reason"]
     assert "seconds" in arms["vplface"]

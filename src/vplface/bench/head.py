@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -31,6 +32,7 @@ from vplface.optim import FusedSGD
 from vplface.progress import progress
 from vplface.prototypes import Variational
 from vplface.softmax.product import product
+from vplface.softmax.sharded import shard
 
 SCALE, MARGIN, LAM = 64.0, 0.5, 0.15
 LR, MOMENTUM, WEIGHT_DECAY = 0.1, 0.9, 5e-4
@@ -133,8 +135,16 @@ def _eager(problem: Problem, compiled: bool = False) -> Step:
     return step
 
 
-def _head(problem: Problem, *, variational: bool = True, fused: bool = True, workspace_mb: float | None = None) -> Step:
-    setting = problem.setting
+def head_of(
+    problem: Problem,
+    group: dist.ProcessGroup | None = None,
+    *,
+    variational: bool = True,
+    fused: bool = True,
+    workspace_mb: float | None = None,
+) -> PrototypeHead:
+    """The head with W, M and T of the problem; of a rank of a group, with the rows that are its own."""
+    setting, rows = problem.setting, own(problem.setting.classes, group)
     head = PrototypeHead(
         setting.classes,
         setting.dim,
@@ -142,22 +152,44 @@ def _head(problem: Problem, *, variational: bool = True, fused: bool = True, wor
         variational=Variational(LAM, 10**9, 0) if variational else None,
         optimizer=FusedSGD(LR, MOMENTUM, WEIGHT_DECAY) if fused else None,
         workspace_mb=setting.workspace_mb if workspace_mb is None else workspace_mb,
+        process_group=group,
         device=setting.device,
     )
-    optimizer = head.optimizer or torch.optim.SGD(head.parameters(), LR, MOMENTUM, weight_decay=WEIGHT_DECAY)
     with torch.no_grad():
-        head.weight.copy_(problem.weight)
+        head.weight.copy_(problem.weight[rows])
     if variational:
-        head.memory, head.timer = problem.memory.clone(), problem.timer.clone()
+        head.memory, head.timer = problem.memory[rows].clone(), problem.timer[rows].clone()
+    return head
+
+
+def own(count: int, group: dist.ProcessGroup | None) -> slice:
+    """Which of so many classes or pictures this rank has; all of them without a group."""
+    if group is None:
+        return slice(0, count)
+    part = shard(count, dist.get_rank(group), dist.get_world_size(group))
+    return slice(part.start, part.stop)
+
+
+def _head(problem: Problem, group: dist.ProcessGroup | None = None, **options: Any) -> Step:
+    head, pictures = head_of(problem, group, **options), own(problem.setting.batch, group)
+    optimizer = head.optimizer or torch.optim.SGD(head.parameters(), LR, MOMENTUM, weight_decay=WEIGHT_DECAY)
 
     def step() -> float:
         optimizer.zero_grad()
         with problem.autocast():
-            loss = head(problem.leaf(), problem.labels)
+            loss = head(problem.leaf()[pictures], problem.labels[pictures])
         loss.backward()
         optimizer.step()
         return float(loss.detach())
 
+    return step
+
+
+def sharded(setting: Setting, group: dist.ProcessGroup | None, slices: int = 1) -> Step:
+    """The step of the head over the ranks of a group, for ``processes.scale``; there are no statistics of slices."""
+    problem = problem_of(setting)
+    step = _head(problem, group)
+    problem.weight, problem.memory = (torch.empty(0) for _ in range(2))
     return step
 
 
@@ -281,10 +313,16 @@ def machine() -> dict[str, Any]:
         "processor": _processor(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "threads": torch.get_num_threads(),
+        "cores": cores(),
         "platform": platform.platform(),
         "python": platform.python_version(),
         "torch": torch.__version__,
     }
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def peak_memory(setting: Setting, arm: str) -> float:
@@ -386,13 +424,14 @@ def _pairs(losses: Mapping[str, float]) -> Iterator[tuple[tuple[str, float], tup
 def _too_large(arm: Arm, setting: Setting) -> str | None:
     """Why an arm is left out, if its peak would not fit the memory that is free."""
     needed = 4 * setting.classes * (arm.matrices * setting.dim + arm.logits * setting.batch)
-    free = _free_bytes(setting.device)
+    free = free_bytes(setting.device)
     if needed < 0.9 * free:
         return None
     return f"needs about {needed / 2**30:.0f} GiB, {free / 2**30:.0f} GiB are free"
 
 
-def _free_bytes(device: str) -> float:
+def free_bytes(device: str) -> float:
+    """Memory that is free where a setting runs."""
     if device.startswith("cuda"):
         return float(torch.cuda.mem_get_info()[0])
     if Path("/proc/meminfo").exists():

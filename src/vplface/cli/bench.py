@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -11,6 +13,9 @@ from vplface.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from vplface.bench.head import Setting
+    from vplface.bench.processes import Make
 
 bench = typer.Typer(
     no_args_is_help=True, help="Measure speed and memory, beside what is possible and what others need."
@@ -35,6 +40,16 @@ def head(
     workspace_mb: Annotated[float, typer.Option(min=0, help="Workspace of the head, MiB.")] = 256,
     memory: Annotated[bool, typer.Option(help="Also measure peak memory, in processes of their own.")] = True,
     device: Annotated[str, typer.Option(help="Where it runs: cpu, cuda, ...")] = "cpu",
+    processes: Annotated[
+        str | None,
+        typer.Option(
+            help="Instead of the arms, measure the head with its classes shared by so many processes, e.g. 1,2.",
+            show_default=False,
+        ),
+    ] = None,
+    threads: Annotated[
+        int, typer.Option(min=0, help="With --processes: threads of each; 0 divides the cores among them.")
+    ] = 1,
     plot: Annotated[
         Path | None, typer.Option(help="Draw the result into this file (png, svg, pdf).", show_default=False)
     ] = None,
@@ -49,8 +64,18 @@ def head(
     \b
     vplface bench head                      100,000 classes, B 128 and 512
     vplface bench head --classes 10000,100000,1000000 --plot head.png
+
+    With --processes the head alone, its classes sharded over processes of this machine that talk through gloo:
+
+    \b
+    strong     N and B stay; each process has fewer classes
+    weak       N grows with the processes; each has as many classes as one alone
+    efficiency logits a second and thread, as a share of the fewest processes'
+
+    \b
+    vplface bench head --processes 1,2      one thread a process
     """  # noqa: D301 (the mark before lines that stay as they are)
-    from vplface.bench.head import ARMS, Setting, machine, measure
+    from vplface.bench.head import ARMS, Setting, machine, measure, sharded
 
     chosen = list(ARMS) if arms is None else [name.strip() for name in arms.split(",")]
     if unknown := [name for name in chosen if name not in ARMS]:
@@ -64,6 +89,11 @@ def head(
         for b in _numbers("--batch", batch, 1)
         for each in types
     ]
+    if processes is not None:
+        if arms is not None or plot is not None or device != "cpu":
+            raise UsageError("--processes measures one arm, on the CPU: leave out --arms, --plot and --device")
+        _tell_scaling(_scale(sharded, settings, processes, threads, repeats, grows="classes"), as_json)
+        return
     results = [measure(setting, chosen, repeats, memory=memory) for setting in settings]
     if plot is not None:
         from vplface.bench.plot import draw
@@ -77,6 +107,75 @@ def head(
     _show(machine(), results)
     if plot is not None:
         print(f"plot: {plot}")
+
+
+@bench.command()
+def train(
+    backbone: Annotated[str, typer.Option(help="Which network, as in recipes: tiny, iresnet18, ...")] = "tiny",
+    dim: Annotated[int, typer.Option(min=1, help="d, size of an embedding.")] = 512,
+    classes: Annotated[int, typer.Option(min=2, help="N, number of classes.")] = 10_000,
+    batch: Annotated[int, typer.Option(min=1, help="B, pictures in a step of the fewest processes.")] = 128,
+    dtype: Annotated[str, typer.Option(help="Precision of the network and the products: float32 or bfloat16.")] = (
+        "float32"
+    ),
+    processes: Annotated[str, typer.Option(help="Numbers of processes to compare, with commas.")] = "1,2",
+    threads: Annotated[int, typer.Option(min=0, help="Threads of each process; 0 divides the cores among them.")] = 1,
+    repeats: Annotated[int, typer.Option(min=1, help="Rounds in which each setting takes a step.")] = 10,
+    workspace_mb: Annotated[float, typer.Option(min=0, help="Workspace of the head in each process, MiB.")] = 256,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, and nothing else.")] = False,
+) -> None:
+    """Pictures per second of whole training steps on the CPU, with one process and with several.
+
+    A step is what training does between loading and logging: bytes to network input, backbone, head with half of the
+    memory alive, backward, both updates. Pictures are random and in memory, so that loading is not measured. The
+    processes share the classes; their backbones are wrapped in DistributedDataParallel and talk through gloo.
+
+    \b
+    strong     B stays; each process has a smaller part of the batch
+    weak       B grows with the processes; each has as many pictures as one alone
+    efficiency pictures a second and thread, as a share of the fewest processes'
+
+    Each process has one thread unless --threads says otherwise. Settings take turns; times are medians. The losses of
+    the first steps are compared with those of one process that takes the same batch.
+
+    \b
+    vplface bench train
+    vplface bench train --backbone iresnet18 --batch 32 --processes 1,2,4
+    """  # noqa: D301 (the mark before lines that stay as they are)
+    from vplface.backbones import BACKBONES
+    from vplface.bench.head import Setting
+    from vplface.bench.train import training
+
+    if backbone not in BACKBONES:
+        raise UsageError(f"--backbone: no backbone {backbone!r}; there are: {', '.join(BACKBONES)}")
+    if dtype not in ("float32", "bfloat16"):
+        raise UsageError(f"--dtype takes float32 or bfloat16, got {dtype!r}")
+    setting = Setting(classes, batch, dim, dtype, workspace_mb=workspace_mb)  # type: ignore[arg-type]  # checked above
+    make = partial(training, backbone=backbone)
+    [result] = _scale(make, [setting], processes, threads, repeats, grows="batch")
+    _tell_scaling([{"backbone": backbone, **result}], as_json)
+
+
+def _scale(
+    make: Make,
+    settings: Sequence[Setting],
+    processes: str,
+    threads: int,
+    repeats: int,
+    grows: Literal["batch", "classes"],
+) -> list[dict[str, Any]]:
+    from vplface.bench.head import cores
+    from vplface.bench.processes import scale
+
+    counts = _numbers("--processes", processes, 1)
+    most, pictures = max(counts), 2 if grows == "batch" else 1
+    for setting in settings:
+        if setting.batch < pictures * most:
+            enough = "2 pictures, for its batch statistics" if pictures == 2 else "a picture"
+            raise UsageError(f"--batch {setting.batch} is too small: each of {most} processes needs {enough}")
+    if most * max(threads, 1) > cores():
+        print(f"{most * max(threads, 1)} threads share {cores()} cores: efficiency suffers from that", file=sys.stderr)
+    return [scale(make, setting, counts, repeats, grows=grows, threads=threads) for setting in settings]
 
 
 def _numbers(option: str, text: str, least: int) -> list[int]:
@@ -116,5 +215,42 @@ def _show(machine: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> N
                 f"{arm['speedup']:.1f}" if "speedup" in arm else "",
                 f"{arm['over_floor']:.2f}",
                 f"{arm['extra_mb']:.0f}" if "extra_mb" in arm else "",
+            )
+        console.print(table)
+
+
+def _tell_scaling(results: Sequence[Mapping[str, Any]], as_json: bool) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from vplface.bench.head import machine
+    from vplface.cli.tables import print_json
+
+    where = machine()
+    if as_json:
+        print_json({"schema": 1, "machine": where, "results": results})
+        return
+    console = Console()
+    console.print(f"{where['processor']}, {where['cores']} cores, torch {where['torch']}", highlight=False)
+    for result in results:
+        threads = {entry["threads"] for entry in result["scaling"]}
+        name = f"{result['backbone']}, " if "backbone" in result else ""
+        size = f"N {result['classes']:,}, B {result['batch']}, d {result['dim']}, {result['dtype']}"
+        each = "cores divided" if len(threads) > 1 else f"threads a process: {max(threads)}"
+        table = Table(title=f"{name}{size}; {each}", title_justify="left")
+        grows, letter = ("batch", "B") if "backbone" in result else ("classes", "N")
+        table.add_column("processes")
+        for heading in (letter, "ms a step", "least – most", "pictures/s", "efficiency"):
+            table.add_column(heading, justify="right")
+        for entry in result["scaling"]:
+            base = entry["scaling"] == "base"
+            least, most = entry["spread"]
+            table.add_row(
+                f"{entry['processes']}" + ("" if base else f", {entry['scaling']}"),
+                f"{entry[grows]:,}",
+                f"{1e3 * entry['seconds']:.0f}",
+                f"{1e3 * least:.0f} – {1e3 * most:.0f}",
+                f"{entry['pictures_per_second']:,.0f}",
+                "" if base else f"{entry['efficiency']:.0%}",
             )
         console.print(table)

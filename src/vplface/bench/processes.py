@@ -1,0 +1,226 @@
+"""How a step scales over processes on the cores of this machine.
+
+*Strong* scaling leaves the step as it is and gives every process a smaller part; *weak* scaling leaves the part of a
+process as it is and makes the step larger. All settings take turns, one step each, while the processes that a setting
+does not need are idle. The first steps of each are compared with those of one process, so that nobody wins by leaving
+work out.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+from torch.multiprocessing.spawn import ProcessExitedException, spawn
+
+from vplface.bench.head import Setting, Step, cores, free_bytes
+from vplface.errors import VplfaceError
+from vplface.progress import progress
+
+CHECKED = 3
+"""Steps whose losses are compared."""
+
+TOLERANCE = {"float32": 1e-3, "bfloat16": 2e-2}
+"""By how much losses may differ, as a part of the first. Gradients that are not averaged come to more in float32."""
+
+Make = Callable[[Setting, dist.ProcessGroup | None, int], Step]
+"""What makes the step of a rank: ``make(setting, group, slices)``, a function of a module.
+
+Without a group one process takes the whole batch, in ``slices`` where it has batch statistics: those of so many ranks.
+"""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A step and who takes it.
+
+    Attributes:
+        scaling: what the step has in common with ``"base"``, that of the fewest processes: ``"strong"``, all of it;
+            ``"weak"``, the part of a process.
+        processes: that share it.
+        threads: of each.
+        setting: of the whole step.
+    """
+
+    scaling: Literal["base", "strong", "weak"]
+    processes: int
+    threads: int
+    setting: Setting
+
+    @property
+    def work(self) -> int:
+        """Logits."""
+        return self.setting.batch * self.setting.classes
+
+
+@dataclass
+class Told:
+    """What a rank has to tell of a case.
+
+    Attributes:
+        losses: of its first steps.
+        expected: what they are in one process; known to the first rank.
+        seconds: of its steps, in rounds.
+    """
+
+    losses: list[float] = field(default_factory=list)
+    expected: list[float] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+
+
+def scale(
+    make: Make,
+    base: Setting,
+    processes: Sequence[int],
+    repeats: int,
+    *,
+    grows: Literal["batch", "classes"],
+    threads: int = 1,
+) -> dict[str, Any]:
+    """Strong and weak scaling from the fewest processes to the others.
+
+    Args:
+        make: the step.
+        base: the step of the fewest processes.
+        processes: how many there shall be.
+        repeats: rounds, after one that is not counted; in each every case takes a step.
+        grows: what grows with the processes in weak scaling.
+        threads: of each process; 0 divides the cores among them.
+
+    Returns:
+        The setting, and ``scaling``, for each case: ``seconds`` of a step (median, of the slowest rank), ``spread``
+        (least and most), ``pictures_per_second``, ``speedup``: logits a second, over those of the base, ``efficiency``:
+        the same a thread, 1 where twice the threads get twice as far; and ``losses`` of the first steps.
+
+    Raises:
+        VplfaceError: if losses differ from those of one process, a process is killed, or the memory that is free is
+            not enough.
+    """
+    cases = cases_of(base, processes, threads, grows)
+    _require_memory(cases)
+    title = f"N {base.classes:,}, B {base.batch}, {base.dtype}"
+    ranks = _start(make, cases, repeats, title)
+    scaling = []
+    for case, told in zip(cases, zip(*ranks, strict=True), strict=True):
+        part = told[: case.processes]
+        for rank in part:
+            _require_equal(case, rank.losses, part[0].expected)
+        slowest = [max(seconds) for seconds in zip(*(rank.seconds for rank in part), strict=True)][1:]
+        scaling.append(_figures(case, slowest) | {"losses": part[0].losses})
+    for entry, case in zip(scaling, cases, strict=True):
+        entry["speedup"] = case.work / cases[0].work * scaling[0]["seconds"] / entry["seconds"]
+        share = cases[0].processes * cases[0].threads / (case.processes * case.threads)
+        entry["efficiency"] = entry["speedup"] * share
+    return {**asdict(base), "scaling": scaling}
+
+
+def cases_of(base: Setting, processes: Sequence[int], threads: int, grows: Literal["batch", "classes"]) -> list[Case]:
+    """The base, then strong and weak scaling to each larger number of processes."""
+    first, *others = sorted(set(processes))
+    each = {count: threads or max(cores() // count, 1) for count in (first, *others)}
+    cases = [Case("base", first, each[first], base)]
+    for count in others:
+        larger = replace(base, **{grows: getattr(base, grows) * count // first})
+        cases += [Case("strong", count, each[count], base), Case("weak", count, each[count], larger)]
+    return cases
+
+
+def _figures(case: Case, seconds: Sequence[float]) -> dict[str, Any]:
+    median = statistics.median(seconds)
+    return {
+        "scaling": case.scaling,
+        "processes": case.processes,
+        "threads": case.threads,
+        "classes": case.setting.classes,
+        "batch": case.setting.batch,
+        "seconds": median,
+        "spread": [min(seconds), max(seconds)],
+        "pictures_per_second": case.setting.batch / median,
+    }
+
+
+def _require_equal(case: Case, losses: Sequence[float], expected: Sequence[float]) -> None:
+    for step, (loss, wanted) in enumerate(zip(losses, expected, strict=True), start=1):
+        if not abs(loss - wanted) <= TOLERANCE[case.setting.dtype] * abs(expected[0]):
+            raise VplfaceError(
+                f"{case.processes} processes ({case.scaling} scaling) come to a loss of {loss} in step {step}, one"
+                f" process to {wanted}: they do not do the same work"
+            )
+
+
+def _require_memory(cases: Sequence[Case]) -> None:
+    """Before the machine runs out of it: all states, and what the ranks of the largest case are made from."""
+    largest = max(cases, key=lambda case: case.setting.state_bytes * case.processes)
+    needed = sum(case.setting.state_bytes for case in cases) + largest.processes * largest.setting.state_bytes
+    free = free_bytes("cpu")
+    if needed > 0.9 * free:
+        raise VplfaceError(
+            f"{largest.processes} processes with {largest.setting.classes:,} classes need about"
+            f" {needed / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are free; take fewer of either"
+        )
+
+
+def _start(make: Make, cases: Sequence[Case], repeats: int, title: str) -> list[list[Told]]:
+    """What every rank has to tell of every case."""
+    most = max(case.processes for case in cases)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        try:
+            spawn(_rank, (most, folder, make, cases, repeats, title), nprocs=most, daemon=True)  # type: ignore[no-untyped-call]
+        except ProcessExitedException as error:
+            raise VplfaceError(
+                f"process {error.error_index} of {most} was ended from outside ({error.signal_name}), perhaps for want"
+                " of memory; take fewer classes or processes"
+            ) from error
+        return [[Told(**each) for each in json.loads(_answer(folder, rank).read_bytes())] for rank in range(most)]
+
+
+def _answer(folder: Path, rank: int) -> Path:
+    return folder / f"{rank}.json"
+
+
+def _rank(rank: int, most: int, folder: Path, make: Make, cases: Sequence[Case], repeats: int, title: str) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=most)
+    groups = {count: dist.new_group(range(count)) for count in sorted({case.processes for case in cases})}
+    told = [Told() for _ in cases]
+    steps: list[Step | None] = []
+    total = (CHECKED + repeats + 1) * len(cases)
+    with progress(title, total) if rank == 0 else nullcontext(_silent) as advance:
+        for case, answer in zip(cases, told, strict=True):
+            torch.set_num_threads(case.threads)
+            if rank == 0 and case.processes > 1:
+                alone = make(case.setting, None, case.processes)
+                answer.expected = [alone() for _ in range(CHECKED)]
+                del alone
+            step = None
+            if rank < case.processes:
+                step = make(case.setting, groups[case.processes] if case.processes > 1 else None, 1)
+                answer.losses = [step() for _ in range(CHECKED)]
+                answer.expected = answer.expected or answer.losses
+            steps.append(step)
+            advance(CHECKED, "checking losses")
+        for _ in range(repeats + 1):
+            for case, step, answer in zip(cases, steps, told, strict=True):
+                torch.set_num_threads(case.threads)
+                dist.barrier()
+                if step is not None:
+                    began = time.perf_counter()
+                    step()
+                    answer.seconds.append(time.perf_counter() - began)
+                advance(1, f"{case.processes} processes, {case.scaling}")
+    _answer(folder, rank).write_text(json.dumps([asdict(answer) for answer in told]), encoding="utf-8")
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def _silent(count: int, status: str = "") -> None:
+    pass
