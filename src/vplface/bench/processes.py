@@ -8,6 +8,7 @@ work out.
 
 from __future__ import annotations
 
+import gc
 import json
 import statistics
 import tempfile
@@ -190,6 +191,14 @@ def _answer(folder: Path, rank: int) -> Path:
 
 def _rank(rank: int, most: int, folder: Path, make: Make, cases: Sequence[Case], repeats: int, title: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=most)
+    told = _take_turns(rank, make, cases, repeats, title)
+    _answer(folder, rank).write_text(json.dumps([asdict(each) for each in told]), encoding="utf-8")
+    gc.collect()  # a group that lives until the interpreter ends takes the process down with it
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def _take_turns(rank: int, make: Make, cases: Sequence[Case], repeats: int, title: str) -> list[Told]:
     groups = {count: dist.new_group(range(count)) for count in sorted({case.processes for case in cases})}
     told = [Told() for _ in cases]
     steps: list[Step | None] = []
@@ -217,9 +226,7 @@ def _rank(rank: int, most: int, folder: Path, make: Make, cases: Sequence[Case],
                     step()
                     answer.seconds.append(time.perf_counter() - began)
                 advance(1, f"{case.processes} processes, {case.scaling}")
-    _answer(folder, rank).write_text(json.dumps([asdict(answer) for answer in told]), encoding="utf-8")
-    dist.barrier()
-    dist.destroy_process_group()
+    return told
 
 
 def _silent(count: int, status: str = "") -> None:
