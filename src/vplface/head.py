@@ -170,7 +170,7 @@ class PrototypeHead(nn.Module):
 
         Raises:
             TypeError: for a wrong dtype.
-            RuntimeError: naming another rank, if its batch is at fault.
+            OtherRankError: a RuntimeError that names another rank, if its batch is at fault.
             ValueError: for a wrong shape, a label out of range, and NaN, infinite or zero embeddings.
             RuntimeError: for a second micro-batch with ``FusedSGD``, which moves W in the backward pass of the first;
                 and from ``backward()``, if W has moved since the loss was formed.

@@ -59,6 +59,15 @@ class PrototypeSGD(torch.optim.Optimizer):
         weight: nn.Parameter = self.param_groups[0]["params"][0]
         return weight
 
+    @property
+    def _buffer(self) -> Tensor:
+        """The momentum of W, from the first step that needs it."""
+        state = self.state[self._weight]
+        if state.get("momentum_buffer") is None:
+            state["momentum_buffer"] = torch.zeros_like(self._weight, requires_grad=False)
+        buffer: Tensor = state["momentum_buffer"]
+        return buffer
+
     def update(
         self, rows: slice, gradient: Float[Tensor, "rows dim"], among: Int[Tensor, " drawn"] | None = None
     ) -> None:
@@ -69,14 +78,12 @@ class PrototypeSGD(torch.optim.Optimizer):
             gradient: of these rows.
             among: the rows that take part in this step; None for all. The others keep their momentum and do not decay.
         """
-        group, state = self.param_groups[0], self.state[self._weight]
+        group = self.param_groups[0]
         lr, momentum, weight_decay = group["lr"], group["momentum"], group["weight_decay"]
-        if momentum and state.get("momentum_buffer") is None:
-            state["momentum_buffer"] = torch.zeros_like(self._weight, requires_grad=False)
         with torch.no_grad():
             chosen = rows if among is None else among[rows]
             weight = self._weight[chosen]
-            buffer = state["momentum_buffer"][chosen] if momentum else None
+            buffer = self._buffer[chosen] if momentum else None
             # What torch.optim.SGD(fused=True) calls. On the CPU it garbles the momentum of 16-bit types (torch 2.13).
             if weight.dtype in (torch.float32, torch.float64):
                 torch._fused_sgd_(
@@ -99,17 +106,15 @@ class PrototypeSGD(torch.optim.Optimizer):
             if among is not None:  # what was moved are copies
                 self._weight[chosen] = weight
                 if buffer is not None:
-                    state["momentum_buffer"][chosen] = buffer
+                    self._buffer[chosen] = buffer
         torch.autograd.graph.increment_version(self._weight)
 
     def rule(self) -> Momentum | None:
         """What ``update`` does to all rows in this step; None where only torch can do it."""
-        group, state = self.param_groups[0], self.state[self._weight]
+        group = self.param_groups[0]
         if not group["momentum"] or self._weight.dtype not in (torch.float32, torch.float64):
             return None
-        if state.get("momentum_buffer") is None:
-            state["momentum_buffer"] = torch.zeros_like(self._weight, requires_grad=False)
-        return Momentum(state["momentum_buffer"], group["lr"], group["momentum"], group["weight_decay"])
+        return Momentum(self._buffer, group["lr"], group["momentum"], group["weight_decay"])
 
     def consume(self) -> None:
         """Leave in place of W's gradient something that says what became of it to whoever reaches for it.

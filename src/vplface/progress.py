@@ -21,13 +21,14 @@ class Advance(Protocol):
 
 
 @contextmanager
-def progress(description: str, total: int | None, done: int = 0) -> Iterator[Advance]:
+def progress(description: str, total: int | None, done: int = 0, *, shown: bool = True) -> Iterator[Advance]:
     """Yield a function to be called as work is done; the bar appears once the work has lasted for two seconds.
 
     Args:
         description: what is being done, e.g. ``"embedding"``.
         total: how many items there are; None if that is not known.
         done: how many of them were done before.
+        shown: whether there is a bar at all; of many processes one should show it.
     """
     began = time.monotonic()
     bars: Any = None
@@ -39,7 +40,7 @@ def progress(description: str, total: int | None, done: int = 0) -> Iterator[Adv
             done += count
             if bars is not None:
                 bars.update(task, completed=done, status=status)
-            elif time.monotonic() - began > PATIENCE and done != total:
+            elif shown and time.monotonic() - began > PATIENCE and done != total:
                 bars = stack.enter_context(_bars())
                 task = bars.add_task(description, total=total, completed=done, status=status)
 

@@ -15,7 +15,7 @@ from vplface.embedder import Embedder, load_model, save_model
 from vplface.errors import ConfigError
 from vplface.evaluation import Evaluation, compare
 from vplface.report import RunRecord, read_run, write_report
-from vplface.training.checkpoint import newest_checkpoint
+from vplface.training.checkpoint import has_checkpoints
 from vplface.training.config import Config, build_config, overlay, read_config
 from vplface.training.journal import write_json
 from vplface.training.loop import train
@@ -189,8 +189,7 @@ def _finish(config: Config, overwrite: bool) -> None:
     elif (folder / "evaluation.json").exists():
         return
     else:
-        resume = newest_checkpoint(folder / CHECKPOINTS)[0] is not None
-        train(config, resume=resume, overwrite=True)
+        train(config, resume=has_checkpoints(folder / CHECKPOINTS), overwrite=True)
     measure(config)
 
 

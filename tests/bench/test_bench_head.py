@@ -32,7 +32,7 @@ def test_every_arm_of_one_loss_comes_to_it(dtype):
 
 
 def test_figures_follow_from_each_other():
-    result = bench.measure(SMALL, ARMS, repeats=3, memory=False)
+    result = bench.measure(SMALL, ARMS, repeats=1, memory=False)
     floor = result["floor"]
     assert floor["seconds"] == pytest.approx(floor["products"] + floor["memory"])
     assert list(result["arms"]) == ARMS
@@ -41,6 +41,20 @@ def test_figures_follow_from_each_other():
         assert 0 < least <= arm["seconds"] <= most
         assert arm["over_floor"] == pytest.approx(arm["seconds"] / floor["seconds"])
     assert result["arms"]["eager"]["speedup"] == 1.0
+
+
+def test_a_machine_that_slows_down_slows_the_floor_as_well(monkeypatch):
+    steps_a_round = len(ARMS) + 6
+    speeds = [1.0, 3.0, 1.0, 20.0]  # of the rounds, the first of which is not counted
+    calls = iter(speed for speed in speeds for _ in range(steps_a_round))
+    monkeypatch.setattr(bench, "_time", lambda step, device: next(calls))
+    result = bench.measure(SMALL, ARMS, repeats=3, memory=False)
+    assert next(calls, None) is None
+    assert result["floor"] == {"products": 9.0, "memory": 3.0, "seconds": 12.0}
+    for arm in result["arms"].values():
+        assert arm["seconds"] == 3.0
+        assert arm["over_floor"] == pytest.approx(1 / 4)
+        assert arm["speedup"] == 1.0
 
 
 def test_arms_that_skip_work_are_found_out(monkeypatch):

@@ -220,7 +220,7 @@ def test_a_bad_batch_on_one_rank_is_an_error_on_all_and_no_hang(processes, kind,
     first, second, third = processes.run(faulty, 3, kind)
     assert message in second
     for other in (first, third):
-        assert other == "RuntimeError: the batch of rank 1 is at fault; that rank says why"
+        assert other == "OtherRankError: the batch of rank 1 is at fault; that rank says why"
 
 
 @given(st.integers(0, 200), st.integers(1, 9))

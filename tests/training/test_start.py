@@ -12,7 +12,7 @@ from vplface.data.pictures import Preprocessing
 from vplface.errors import ConfigError, DataError
 from vplface.training.config import build_config
 from vplface.training.loop import train
-from vplface.training.start import start_from
+from vplface.training.start import start_from, whole_checkpoint
 from vplface.training.state import prepare
 
 
@@ -63,7 +63,7 @@ def test_prototypes_momentum_and_memory_follow_the_names(faces, others, tmp_path
     shutil.rmtree(some / "p3")
     before = train(settings(some, tmp_path / "before", optimizer=optimizer))
     run = prepare(settings(others, tmp_path, optimizer=optimizer))
-    start_from(tmp_path / "before" / "run", run)
+    start_from(whole_checkpoint(tmp_path / "before" / "run"), run)
     old = {name: row for row, name in enumerate(before.pictures.identities)}
     new = {name: row for row, name in enumerate(run.pictures.identities)}
     shared = sorted(old.keys() & new.keys())
@@ -85,7 +85,7 @@ def test_prototypes_momentum_and_memory_follow_the_names(faces, others, tmp_path
 
 def test_a_new_class_starts_from_the_mean_of_its_readable_pictures(before, others, tmp_path):
     run = prepare(settings(others, tmp_path))
-    start_from(before.config.run_folder, run)
+    start_from(whole_checkpoint(before.config.run_folder), run)
     new = {name: row for row, name in enumerate(run.pictures.identities)}
     pictures = [i for i, label in enumerate(run.pictures.labels) if label == new["p3"]][1:]
     inputs = Preprocessing()(torch.stack([torch.from_numpy(run.pictures.picture(i)) for i in pictures]))
@@ -102,7 +102,7 @@ def test_a_new_class_starts_from_the_mean_of_its_readable_pictures(before, other
 def test_or_as_it_was_drawn(before, others, tmp_path):
     config = settings(others, tmp_path, init_new_classes="random")
     drawn, run = prepare(config), prepare(config)
-    start_from(before.config.run_folder, run)
+    start_from(whole_checkpoint(before.config.run_folder), run)
     row = list(run.pictures.identities).index("p3")
     assert torch.equal(run.head.weight[row], drawn.head.weight[row])
 

@@ -255,8 +255,9 @@ def measure(setting: Setting, arms: Sequence[str], repeats: int, *, memory: bool
 
     Returns:
         The setting; ``floor``: the three products, and reading W, momentum and M and writing W and momentum;
-        ``arms``: of each its ``seconds`` (median) and ``spread`` (least and most), ``over_floor``, ``speedup`` over the
-        first arm (median of ratios within rounds), ``extra_mb`` beyond its state; or the ``reason`` it was left out.
+        ``arms``: of each its ``seconds`` (median) and ``spread`` (least and most), ``over_floor`` and ``speedup`` over
+        the first arm (medians of ratios within rounds), ``extra_mb`` beyond its state; or the ``reason`` it was left
+        out.
 
     Raises:
         VplfaceError: if two arms that should do not come to the same loss.
@@ -279,32 +280,33 @@ def measure(setting: Setting, arms: Sequence[str], repeats: int, *, memory: bool
             continue
         steps[name] = step
     _require_equal_losses(losses, 1e-4 if setting.dtype == "float32" else 2e-2)
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    least = _floor_steps(problem)
+    seconds: dict[str, list[float]] = {name: [] for name in (*steps, *least)}
     title = f"N {setting.classes:,}, B {setting.batch}, {setting.dtype}"
-    with progress(title, (repeats + 1) * len(steps)) as advance:
+    with progress(title, (repeats + 1) * len(seconds)) as advance:
         for _ in range(repeats + 1):
-            for name, step in steps.items():
+            for name, step in {**steps, **least}.items():
                 seconds[name].append(_time(step, setting.device))
                 advance(1, name)
-    floor = _floor(problem)
-    least = floor["products"] + floor["memory"]
-    for name, times in seconds.items():
-        counted = times[1:]
+    floors = [_floor({name: seconds[name][r] for name in least}) for r in range(1, repeats + 1)]
+    floor = {key: statistics.median(each[key] for each in floors) for key in floors[0]}
+    for name in steps:
+        counted = seconds[name][1:]
         found[name] = {
             "seconds": statistics.median(counted),
             "spread": [min(counted), max(counted)],
-            "over_floor": statistics.median(counted) / least,
+            "over_floor": statistics.median(t / each["seconds"] for t, each in zip(counted, floors, strict=True)),
             "loss": losses[name],
         }
         if arms[0] in seconds:
             ratios = [a / b for a, b in zip(seconds[arms[0]][1:], counted, strict=True)]
             found[name]["speedup"] = statistics.median(ratios)
-    del steps, problem
+    del steps, least, problem
     gc.collect()
     for name in arms if memory else ():
         if "seconds" in found[name] and name != COMPILED:
             found[name]["extra_mb"] = peak_memory(setting, name)
-    return {**asdict(setting), "floor": {**floor, "seconds": least}, "arms": {name: found[name] for name in arms}}
+    return {**asdict(setting), "floor": floor, "arms": {name: found[name] for name in arms}}
 
 
 def machine() -> dict[str, Any]:
@@ -360,8 +362,8 @@ def _peak_of(setting: Setting, arm: str) -> float:
     return int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) / 1024
 
 
-def _floor(problem: Problem, repeats: int = 5) -> dict[str, float]:
-    """Seconds for the three products over all classes, and for moving what has to be moved."""
+def _floor_steps(problem: Problem) -> dict[str, Step]:
+    """The three products over all classes, two of them in two layouts, and moving what has to be moved."""
     setting = problem.setting
     dtype = torch.bfloat16 if setting.dtype == "bfloat16" else torch.float32
     weight, features = problem.weight.to(dtype), problem.features.to(dtype)
@@ -370,34 +372,36 @@ def _floor(problem: Problem, repeats: int = 5) -> dict[str, float]:
     across, along = (
         torch.randn(shape, device=weight.device).to(dtype) for shape in ((setting.batch, size), (size, setting.batch))
     )
+    momentum = torch.zeros_like(problem.weight)
 
-    def over_tiles(one: Callable[[slice, int], Tensor]) -> float:
+    def over_tiles(one: Callable[[slice, int], Tensor]) -> Step:
         def all_of_them() -> float:
             for tile in tiles:
                 one(tile, len(weight[tile]))
             return 0.0
 
-        return statistics.median(_time(all_of_them, setting.device) for _ in range(repeats))
-
-    products = (
-        min(
-            over_tiles(lambda tile, n: product(weight[tile], features)),
-            over_tiles(lambda tile, n: product(features, weight[tile])),
-        )
-        + over_tiles(lambda tile, n: product(along[:n], features.t()))
-        + min(
-            over_tiles(lambda tile, n: product(across[:, :n], weight[tile].t())),
-            over_tiles(lambda tile, n: product(along[:n].t(), weight[tile].t())),
-        )
-    )
-    matrix, momentum = problem.weight.clone(), torch.zeros_like(problem.weight)
+        return all_of_them
 
     def move() -> float:
         momentum.add_(problem.memory)  # reads M and momentum, writes momentum
-        matrix.mul_(1.0)  # reads and writes W
+        problem.weight.mul_(1.0)  # reads and writes W
         return 0.0
 
-    return {"products": products, "memory": statistics.median(_time(move, setting.device) for _ in range(repeats))}
+    return {
+        "floor: W·xᵀ": over_tiles(lambda tile, n: product(weight[tile], features)),
+        "floor: x·Wᵀ": over_tiles(lambda tile, n: product(features, weight[tile])),
+        "floor: pᵀ·x": over_tiles(lambda tile, n: product(along[:n], features.t())),
+        "floor: p·W, across": over_tiles(lambda tile, n: product(across[:, :n], weight[tile].t())),
+        "floor: p·W, along": over_tiles(lambda tile, n: product(along[:n].t(), weight[tile].t())),
+        "floor: memory": move,
+    }
+
+
+def _floor(seconds: Mapping[str, float]) -> dict[str, float]:
+    """The floor of a round, from the seconds of its steps; of two layouts the faster counts."""
+    cosines, transposed, of_weight, across, along, memory = seconds.values()
+    products = min(cosines, transposed) + of_weight + min(across, along)
+    return {"products": products, "memory": memory, "seconds": products + memory}
 
 
 def _time(step: Step, device: str) -> float:

@@ -14,7 +14,6 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -176,7 +175,7 @@ def _start(make: Make, cases: Sequence[Case], repeats: int, title: str) -> list[
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         try:
-            spawn(_rank, (most, folder, make, cases, repeats, title), nprocs=most, daemon=True)  # type: ignore[no-untyped-call]
+            spawn(_rank, (most, folder, make, cases, repeats, title), nprocs=most, daemon=True)  # type: ignore[no-untyped-call]  # torch's
         except ProcessExitedException as error:
             raise VplfaceError(
                 f"process {error.error_index} of {most} was ended from outside ({error.signal_name}), perhaps for want"
@@ -203,7 +202,7 @@ def _take_turns(rank: int, make: Make, cases: Sequence[Case], repeats: int, titl
     told = [Told() for _ in cases]
     steps: list[Step | None] = []
     total = (CHECKED + repeats + 1) * len(cases)
-    with progress(title, total) if rank == 0 else nullcontext(_silent) as advance:
+    with progress(title, total, shown=rank == 0) as advance:
         for case, answer in zip(cases, told, strict=True):
             torch.set_num_threads(case.threads)
             if rank == 0 and case.processes > 1:
@@ -227,7 +226,3 @@ def _take_turns(rank: int, make: Make, cases: Sequence[Case], repeats: int, titl
                     answer.seconds.append(time.perf_counter() - began)
                 advance(1, f"{case.processes} processes, {case.scaling}")
     return told
-
-
-def _silent(count: int, status: str = "") -> None:
-    pass

@@ -33,7 +33,7 @@ def training(setting: Setting, group: dist.ProcessGroup | None, slices: int = 1,
         ConfigError: if there is no such backbone.
     """
     torch.manual_seed(0)
-    network = build(backbone, setting.dim).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network = build(backbone, setting.dim).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's
     trained: nn.Module = network
     if group is not None:
         trained = DistributedDataParallel(network, process_group=group)

@@ -11,7 +11,7 @@ import torch
 from vplface.softmax import reference, tiled
 from vplface.softmax.reference import class_prototypes
 from vplface.softmax.sampling import drawn_classes
-from vplface.softmax.sharded import Ranks, shard
+from vplface.softmax.sharded import OtherRankError, Ranks, shard
 from vplface.softmax.tiled import Filter, Walk
 from vplface.softmax.workspace import Workspace
 
@@ -22,6 +22,7 @@ __all__ = [
     "BACKENDS",
     "Backend",
     "Filter",
+    "OtherRankError",
     "Ranks",
     "Workspace",
     "class_prototypes",

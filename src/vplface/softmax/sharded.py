@@ -23,6 +23,10 @@ def shard(classes: int, rank: int, world: int) -> range:
     return range(first, first + size + (rank < more))
 
 
+class OtherRankError(RuntimeError):
+    """The batch of another rank is at fault."""
+
+
 class Ranks:
     """The processes that share N classes.
 
@@ -49,7 +53,7 @@ class Ranks:
 
         Raises:
             Exception: ``fault`` itself, where there is one.
-            RuntimeError: naming another rank whose batch is at fault.
+            OtherRankError: naming another rank whose batch is at fault.
         """
         own = torch.tensor([count, fault is not None], device=device)
         every = own.new_empty(self.world, 2)
@@ -58,7 +62,7 @@ class Ranks:
         if fault is not None:
             raise fault
         if any(faults):
-            raise RuntimeError(f"the batch of rank {faults.index(1)} is at fault; that rank says why")
+            raise OtherRankError(f"the batch of rank {faults.index(1)} is at fault; that rank says why")
         return list(counts)
 
     def gather(self, rows: Tensor, counts: list[int]) -> Tensor:

@@ -124,8 +124,9 @@ def margin_softmax(
     """
     operands = operand_type(weight)
     with torch.autocast(weight.device.type, enabled=False):
-        visits = (walk or Walk)(features, labels, weight, margin, injection, workspace, operands, filtering, ranks)
-        visits.momentum = momentum
+        visits = (walk or Walk)(
+            features, labels, weight, margin, injection, workspace, operands, momentum, filtering, ranks
+        )
         loss: Tensor = _MarginSoftmax.apply(features, weight, visits, update)  # type: ignore[no-untyped-call]
     return loss
 
@@ -168,8 +169,6 @@ class Walk:
     What is done inside a tile is in ``_mix``, ``_exponentials``, ``_project`` and ``_move``; subclasses do it faster.
     """
 
-    momentum: Callable[[], Momentum | None] | None = None
-
     def __init__(
         self,
         features: Tensor,
@@ -179,6 +178,7 @@ class Walk:
         injection: Injection | None,
         workspace: Workspace,
         operand_type: torch.dtype,
+        momentum: Callable[[], Momentum | None] | None,
         filtering: Filter | None,
         ranks: Ranks | None,
     ) -> None:
@@ -191,6 +191,7 @@ class Walk:
         self.scale = margin.scale
         self.injection = injection
         self.workspace = workspace
+        self.momentum = momentum
         self.filtering = filtering
         self.ranks = ranks
         self.classes = len(weight) if ranks is None else ranks.classes

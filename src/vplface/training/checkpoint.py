@@ -146,8 +146,9 @@ class Checkpoints:
         for receipt in receipts:
             files |= json.loads(receipt.read_text(encoding="utf-8"))
             receipt.unlink()
+        manifest |= {"files": files}
         with (part / MANIFEST).open("w", encoding="utf-8") as file:
-            json.dump(manifest | {"files": files}, file, indent=1)
+            json.dump(manifest | {"sha256": _digest(manifest)}, file, indent=1)
             file.flush()
             os.fsync(file.fileno())
         whole, again = self.folder / name_of(step), 0
@@ -165,6 +166,11 @@ def name_of(step: int) -> str:
     return f"step-{step:08d}"
 
 
+def has_checkpoints(folder: Path) -> bool:
+    """Whether a run has come to its first checkpoint, whole or not."""
+    return bool(_newest_first(folder))
+
+
 def newest_checkpoint(folder: Path) -> tuple[Path | None, list[tuple[Path, str]]]:
     """The newest whole checkpoint of a run, and those that are newer, with what is wrong with them.
 
@@ -173,7 +179,7 @@ def newest_checkpoint(folder: Path) -> tuple[Path | None, list[tuple[Path, str]]
     faults = []
     for path in _newest_first(folder):
         try:
-            read_manifest(path)
+            verify(path)
         except DataError as error:
             faults.append((path, str(error)))
             continue
@@ -182,10 +188,10 @@ def newest_checkpoint(folder: Path) -> tuple[Path | None, list[tuple[Path, str]]
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
-    """The manifest of a checkpoint, all of whose files are as they were written.
+    """What a checkpoint says of itself.
 
     Raises:
-        DataError: naming the file that is missing, damaged, or of another format.
+        DataError: if that is missing, damaged, or of another format.
     """
     try:
         manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
@@ -194,20 +200,33 @@ def read_manifest(path: Path) -> dict[str, Any]:
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         found = manifest.get("format") if isinstance(manifest, dict) else None
         raise DataError(f"{path} is not a checkpoint of this program (format {found!r}, not {FORMAT})")
+    if manifest.pop("sha256", None) != _digest(manifest):
+        raise DataError(f"checkpoint {path}: {MANIFEST} is damaged: its SHA-256 is not the one it was written with")
     try:
-        expected = {str(name): (int(file["bytes"]), str(file["sha256"])) for name, file in manifest["files"].items()}
+        names = [str(name) for name in manifest["files"]]
         rows = [(int(file["first"]), int(file["stop"])) for _, file in _row_files(manifest)]
         int(manifest["notes"]["step"]), int(manifest["classes"]), int(manifest["dim"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise DataError(f"checkpoint {path}: {MANIFEST} is damaged: {error!r}") from error
+        raise DataError(f"checkpoint {path}: {MANIFEST} is not one: {error!r}") from error
     ends = [0, *(stop for _, stop in rows)]
-    if COMMON not in expected or [first for first, _ in rows] != ends[:-1] or ends[-1] != manifest["classes"]:
-        raise DataError(f"checkpoint {path}: {MANIFEST} is damaged: it does not list all parts")
-    for name, (size, digest) in expected.items():
-        file = path / name
+    if COMMON not in names or [first for first, _ in rows] != ends[:-1] or ends[-1] != manifest["classes"]:
+        raise DataError(f"checkpoint {path}: {MANIFEST} does not list all parts")
+    for name in names:
         if Path(name).name != name:
             raise DataError(f"checkpoint {path}: {MANIFEST} names a file elsewhere: {name!r}")
+    return manifest
+
+
+def verify(path: Path) -> None:
+    """Read every file of a checkpoint and compare it with its checksum.
+
+    Raises:
+        DataError: naming the file that is missing, damaged, or of another format.
+    """
+    for name, written in read_manifest(path)["files"].items():
+        file = path / name
         try:
+            size, digest = int(written["bytes"]), written["sha256"]
             found_size = file.stat().st_size
             if found_size != size:
                 raise DataError(f"checkpoint {path}: {name} has {found_size:,} bytes instead of {size:,}")
@@ -215,7 +234,8 @@ def read_manifest(path: Path) -> dict[str, Any]:
                 raise DataError(f"checkpoint {path}: {name} is damaged: its SHA-256 is not the one it was written with")
         except OSError as error:
             raise DataError(f"checkpoint {path}: {name} cannot be read: {error.strerror or error}") from error
-    return manifest
+        except (KeyError, TypeError, ValueError) as error:
+            raise DataError(f"checkpoint {path}: {MANIFEST} says nothing of {name}: {error!r}") from error
 
 
 def load_checkpoint(path: Path, run: Training, world: World) -> None:
@@ -224,8 +244,7 @@ def load_checkpoint(path: Path, run: Training, world: World) -> None:
     Raises:
         DataError: if a file cannot be read or the checkpoint belongs to another configuration.
     """
-    manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-    head = run.head
+    manifest, head = read_manifest(path), run.head
     if (manifest["classes"], manifest["dim"]) != (head.num_classes, head.embedding_dim):
         raise DataError(
             f"checkpoint {path} has {manifest['classes']:,} classes of {manifest['dim']} dimensions, this configuration"
@@ -315,6 +334,10 @@ def _write_file(path: Path, tensors: dict[str, Tensor]) -> dict[str, Any]:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _digest(manifest: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
 def _sync_folder(folder: Path) -> None:

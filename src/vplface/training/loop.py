@@ -21,11 +21,12 @@ from vplface.data.pictures import Preprocessing
 from vplface.embedder import Embedder, ModelCard, save_model
 from vplface.errors import ConfigError, DataError, TrainingInterrupted, VplfaceError
 from vplface.progress import progress
-from vplface.training.checkpoint import Checkpoints, load_checkpoint, newest_checkpoint
+from vplface.softmax import OtherRankError
+from vplface.training.checkpoint import Checkpoints, has_checkpoints, load_checkpoint, newest_checkpoint
 from vplface.training.config import Config, read_config
 from vplface.training.interrupt import Interrupt
 from vplface.training.journal import Journal, environment, write_json
-from vplface.training.start import CHECKPOINTS, IDENTITIES, start_from
+from vplface.training.start import CHECKPOINTS, IDENTITIES, start_from, whole_checkpoint
 from vplface.training.state import Training, prepare
 from vplface.training.validation import Validation
 from vplface.training.world import World, join
@@ -62,7 +63,7 @@ def train(config: Config, *, resume: bool = False, overwrite: bool = False) -> T
     """
     with join(config.timeout) as world, world.blaming():
         if world.again:
-            resume = newest_checkpoint(config.run_folder / CHECKPOINTS)[0] is not None
+            resume = has_checkpoints(config.run_folder / CHECKPOINTS)
             overwrite = not resume
         chosen = world.once(lambda: _claim(config, resume, overwrite))
         world.has_begun()
@@ -71,7 +72,8 @@ def train(config: Config, *, resume: bool = False, overwrite: bool = False) -> T
             world.once(lambda: _compare_data(run))
             load_checkpoint(Path(chosen), run, world)
         elif config.init_from is not None:
-            start_from(config.init_from, run)
+            source = config.init_from
+            start_from(Path(str(world.once(lambda: str(whole_checkpoint(source))))), run)
         return _carry_out(run, world)
 
 
@@ -130,7 +132,8 @@ def _fit(
         )
     taken, clock = 0, time.perf_counter()
 
-    with progress(config.name, run.rate.steps, done=run.step) if world.main else nullcontext(_silent) as advance:
+    world.meet()
+    with progress(config.name, run.rate.steps, done=run.step, shown=world.main) as advance:
         for batch in _batches(run, world):
             world.arrive(run.step)
             epoch = run.step / per_epoch
@@ -178,10 +181,6 @@ def _fit(
                 )
 
 
-def _silent(count: int, status: str = "") -> None:
-    pass
-
-
 def _step(
     run: Training, world: World, network: Any, prepare_input: Preprocessing, batch: Batch, measure: bool
 ) -> tuple[float, dict[str, float | None]]:
@@ -209,7 +208,7 @@ def _step(
                     embeddings = network(inputs)
                     try:
                         loss = run.head(embeddings, labels) * share
-                    except ValueError as error:
+                    except (ValueError, OtherRankError) as error:
                         raise FloatingPointError(str(error)) from error
                 if not loss.isfinite():
                     raise FloatingPointError(f"the loss is {loss.item()} although all embeddings are finite")

@@ -22,16 +22,11 @@ _BATCH = 64
 _STATE_OF = {"sgd": ("momentum_buffer",), "adamw": ("exp_avg", "exp_avg_sq")}
 
 
-def start_from(folder: Path, run: Training) -> None:
-    """Give a fresh run the backbone of another's newest checkpoint, and its prototypes with momentum and memory.
-
-    Classes are matched by the name of their identity. A class that the other run did not have starts, by
-    ``config.init_new_classes``, from the mean embedding of its pictures, with the mean length of the old rows of W, or
-    as drawn. Its memory is empty.
+def whole_checkpoint(folder: Path) -> Path:
+    """The newest whole checkpoint of a run that another may start from.
 
     Raises:
-        ConfigError: if the embedding sizes differ or the backbone is another.
-        DataError: if the folder holds no whole checkpoint, or not the names of its identities.
+        DataError: if there is none.
     """
     path, faults = newest_checkpoint(folder / CHECKPOINTS)
     if path is None:
@@ -40,6 +35,25 @@ def start_from(folder: Path, run: Training) -> None:
             f"{folder} holds no whole checkpoint to start from{damaged}; give a run folder, or take its backbone alone:"
             " backbone.weights=FILE"
         )
+    return path
+
+
+def start_from(path: Path, run: Training) -> None:
+    """Give a fresh run the backbone of another's checkpoint, and its prototypes with momentum and memory.
+
+    Classes are matched by the name of their identity. A class that the other run did not have starts, by
+    ``config.init_new_classes``, from the mean embedding of its pictures, with the mean length of the old rows of W, or
+    as drawn. Its memory is empty.
+
+    Args:
+        path: the checkpoint, in the folder of its run.
+        run: what starts.
+
+    Raises:
+        ConfigError: if the embedding sizes differ or the backbone is another.
+        DataError: if the folder does not hold the names of its identities.
+    """
+    folder = path.parents[1]
     manifest, head = read_manifest(path), run.head
     if manifest["dim"] != head.embedding_dim:
         raise ConfigError(

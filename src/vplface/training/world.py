@@ -97,6 +97,14 @@ class World:
             raise RankError(f"rank 0 failed: {told['error']}")
         return told["result"]  # type: ignore[no-any-return]
 
+    def meet(self) -> None:
+        """Wait until all processes are here, however long that takes."""
+        if self.group is not None:
+            self._turn += 1
+            self._store.set(f"met/{self._turn}/{self.rank}", "here")
+            while not self._store.check([f"met/{self._turn}/{rank}" for rank in range(self.size)]):
+                time.sleep(0.1)
+
     def has_begun(self) -> None:
         """Leave word, for when torchrun should start this run again, that it is one to go on with."""
         if self._launch is not None and self.main:
