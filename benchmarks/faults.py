@@ -30,7 +30,7 @@ STEPS, EVERY = 40, 4
 RECIPE = """
 name: {name}
 output: {output}
-data: {{train: {{folder: {faces}, synthetic: {{identities: 20, pictures: 6}}}}, workers: 1}}
+data: {{train: {{path: {faces}, synthetic: {{identities: 20, pictures: 6}}}}, workers: 1}}
 backbone: {{name: tiny, embedding_dim: 16, options: {{width: 16, dropout: 0.1}}}}
 margin: {{name: arcface, scale: 16, margin: 0.2}}
 variational: {{lam: 0.3, delta_t: 5, start: 6}}

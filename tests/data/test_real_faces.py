@@ -10,8 +10,9 @@ import torch
 
 from vplface.data.augment import Augmentation
 from vplface.data.batches import ShuffledBatches, load_all, load_batches
-from vplface.data.image_folder import ImageFolder
+from vplface.data.formats.image_folder import ImageFolder
 from vplface.data.pairs import read_pairs, read_people, resolve
+from vplface.data.selection import narrow
 
 FACES = Path(__file__).parents[3] / "shared" / "data"
 pytestmark = pytest.mark.skipif(
@@ -49,9 +50,9 @@ def test_people_of_view_1_divide_lfw() -> None:
     test = read_people(FACES / "lfw_protocol/peopleDevTest.txt")
     assert (len(train), len(test)) == (4_038, 1_711)
     assert set(train).isdisjoint(test)
-    held_out = ImageFolder(FACES / "lfw112", people=test, min_pictures=2)
+    held_out = narrow(ImageFolder(FACES / "lfw112"), test, min_pictures=2)
     assert set(held_out.identities) < set(test)
-    resolve(read_pairs(FACES / "lfw_protocol/pairsDevTest.txt"), ImageFolder(FACES / "lfw112", people=test))
+    resolve(read_pairs(FACES / "lfw_protocol/pairsDevTest.txt"), narrow(ImageFolder(FACES / "lfw112"), test))
 
 
 def test_faces_decode_to_skin_in_rgb(lfw: ImageFolder) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from vplface.cli.data_overlap import overlap
-from vplface.data.image_folder import ImageFolder
+from vplface.data.formats.image_folder import ImageFolder
 from vplface.data.pairs import read_people
 from vplface.data.pictures import Preprocessing
 from vplface.embedder import Embedder, ModelCard

@@ -14,7 +14,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from vplface.data.image_folder import ImageFolder
+from vplface.data.formats.image_folder import ImageFolder
 from vplface.data.pairs import Pairs, read_pairs
 from vplface.data.pictures import Preprocessing
 from vplface.embedder import Embedder

@@ -44,7 +44,7 @@ def build_run(folder: Path, *, variational: bool) -> Path:
         "name": folder.name,
         "output": "runs/quickstart",
         "seed": 0,
-        "data": {"train": [{"folder": "data/synth", "min_pictures": 1}], "augmentation": {"flip": 0.5, "shift": 0.04}},
+        "data": {"train": [{"path": "data/synth", "min_pictures": 1}], "augmentation": {"flip": 0.5, "shift": 0.04}},
         "backbone": {"name": "tiny", "embedding_dim": 128, "options": {"width": 32}},
         "margin": {"name": "arcface", "scale": 32.0, "margin": 0.4, "margin_gradient": "exact"},
         "variational": {"lam": 0.15, "delta_t": "160 steps", "start": f"{START} steps", "renormalise": True}

@@ -44,8 +44,8 @@ def test_the_page_is_written_and_its_verdict_told(study: list[Path], tmp_path: P
 def test_pictures_come_from_the_folder_of_their_set(vpl_run: Path, tmp_path: Path) -> None:
     set_worst(vpl_run, "a/a.png")
     config = {
-        "data": {"train": [{"folder": str(tmp_path / "elsewhere")}]},
-        "evaluation": {"sets": [{"name": "LFW", "folder": str(tmp_path / "lfw")}]},
+        "data": {"train": [{"path": str(tmp_path / "elsewhere")}]},
+        "evaluation": {"sets": [{"name": "LFW", "path": str(tmp_path / "lfw")}]},
     }
     (vpl_run / "config.yaml").write_text(yaml.safe_dump(config))
     out = tmp_path / "page.html"

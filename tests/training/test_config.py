@@ -24,11 +24,9 @@ def test_recipes_are_found_by_name_and_by_the_path_of_the_documentation():
 
 def test_a_path_stands_for_a_source_and_one_source_for_a_list():
     config = build_config(MINIMAL, "x")
-    assert str(config.data.train[0].folder) == "faces"
+    assert str(config.data.train[0].path) == "faces"
     assert (
-        build_config({"name": "x", "data": {"train": {"folder": "f", "min_pictures": 2}}}, "x")
-        .data.train[0]
-        .min_pictures
+        build_config({"name": "x", "data": {"train": {"path": "f", "min_pictures": 2}}}, "x").data.train[0].min_pictures
         == 2
     )
 
@@ -64,7 +62,7 @@ def test_malformed_overrides_are_refused(override, message):
     [
         ({**MINIMAL, "optimiser": {}}, "unknown key 'optimiser'; did you mean 'optimizer'"),
         ({**MINIMAL, "optimizer": {"learning_rate": 1}}, "unknown key 'optimizer.learning_rate'"),
-        ({**MINIMAL, "data": {"train": [{"foldr": "x"}]}}, "'data.train.0.foldr'; did you mean 'folder'"),
+        ({**MINIMAL, "data": {"train": [{"pth": "x"}]}}, "'data.train.0.pth'; did you mean 'path'"),
         (
             {**MINIMAL, "data": {"train": "x", "augmentation": {"flp": 1}}},
             "'data.augmentation.flp'; did you mean 'flip'",
@@ -79,7 +77,7 @@ def test_malformed_overrides_are_refused(override, message):
         ({**MINIMAL, "name": "../up"}, "name"),
         ({"name": "x"}, "data.*required"),
         (
-            {**MINIMAL, "evaluation": {"sets": [{"name": "a", "folder": "f", "pairs": "p", "people": "q"}]}},
+            {**MINIMAL, "evaluation": {"sets": [{"name": "a", "path": "f", "pairs": "p", "people": "q"}]}},
             "give one of pairs",
         ),
     ],

@@ -296,15 +296,15 @@ def test_one_identity_is_not_enough(faces, tmp_path):
     people = tmp_path / "people.txt"
     people.write_text("p1\n", encoding="utf-8")
     with pytest.raises(ConfigError, match="at least two"):
-        prepare(settings(faces, tmp_path, data={"train": {"folder": str(faces), "people": str(people)}}))
+        prepare(settings(faces, tmp_path, data={"train": {"path": str(faces), "people": str(people)}}))
 
 
 def test_people_and_exclude_choose_identities(faces, tmp_path):
     (tmp_path / "people.txt").write_text("p1\np2\np3\n", encoding="utf-8")
     (tmp_path / "exclude.txt").write_text("p2\n", encoding="utf-8")
-    source = {"folder": str(faces), "people": str(tmp_path / "people.txt"), "exclude": str(tmp_path / "exclude.txt")}
+    source = {"path": str(faces), "people": str(tmp_path / "people.txt"), "exclude": str(tmp_path / "exclude.txt")}
     assert list(prepare(settings(faces, tmp_path, data={"train": source})).pictures.identities) == ["p1", "p3"]
-    everyone = {"folder": str(faces), "exclude": str(tmp_path / "exclude.txt")}
+    everyone = {"path": str(faces), "exclude": str(tmp_path / "exclude.txt")}
     assert len(prepare(settings(faces, tmp_path, data={"train": everyone})).pictures.identities) == 11
     (tmp_path / "exclude.txt").write_text("", encoding="utf-8")
     assert len(prepare(settings(faces, tmp_path, data={"train": everyone})).pictures.identities) == 12

@@ -139,7 +139,7 @@ def test_a_signal_to_one_rank_stops_all_and_the_run_goes_on_bit_for_bit(processe
 
 def test_classes_without_a_row_on_some_rank(processes, faces, tmp_path):
     (tmp_path / "people.txt").write_text("p1\np2\np3\n", encoding="utf-8")
-    data = {"train": {"folder": str(faces), "people": str(tmp_path / "people.txt")}, "workers": 0}
+    data = {"train": {"path": str(faces), "people": str(tmp_path / "people.txt")}, "workers": 0}
     assert processes.run(start, 4, settings(faces, tmp_path, data=data, batch_size=6))[0] == 8
 
 

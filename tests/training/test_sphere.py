@@ -1,6 +1,6 @@
 import numpy as np
 
-from vplface.data.image_folder import ImageFolder
+from vplface.data.formats.image_folder import ImageFolder
 from vplface.report.record import read_run
 from vplface.training import sphere
 

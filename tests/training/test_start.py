@@ -128,6 +128,6 @@ def test_what_does_not_fit_is_refused(before, others, tmp_path):
 
 
 def test_resuming_with_other_people_is_refused(before, faces):
-    shutil.copytree(faces / "p3", before.config.data.train[0].folder / "p3")
+    shutil.copytree(faces / "p3", before.config.data.train[0].path / "p3")
     with pytest.raises(DataError, match=r"12 instead of 11: with p3.*--init-from"):
         train(before.config, resume=True)

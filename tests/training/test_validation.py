@@ -3,8 +3,9 @@ import numpy as np
 import pytest
 
 from vplface.backbones import build
-from vplface.data.image_folder import ImageFolder
+from vplface.data.formats.image_folder import ImageFolder
 from vplface.data.pairs import read_pairs
+from vplface.data.selection import narrow
 from vplface.embedder import Embedder, ModelCard
 from vplface.errors import ConfigError, DataError
 from vplface.evaluation import evaluate_all_pairs, evaluate_pairs
@@ -18,7 +19,7 @@ def embedder():
 
 
 def settings(faces, *sets, **rest):
-    made = [{"folder": str(faces), **entry} for entry in sets]
+    made = [{"path": str(faces), **entry} for entry in sets]
     return Evaluation.model_validate({"sets": made, "fars": [0.1], "flip": "sum", **rest})
 
 
@@ -32,8 +33,11 @@ def test_sets_that_share_pictures_get_the_figures_of_each_asked_alone(faces, emb
         faces, {"name": "some", "people": str(people)}, {"name": "list", "pairs": str(pairs)}, {"name": "all"}
     )
     together = Validation(asked, None).run(embedder, bootstrap=20)
+    some = narrow(ImageFolder(faces), [f"p{k}" for k in range(6)])
     alone = {
-        "some": evaluate_all_pairs(embedder, ImageFolder(faces, [f"p{k}" for k in range(6)]), fars=[0.1], bootstrap=20),
+        "some": evaluate_all_pairs(
+            embedder, narrow(ImageFolder(faces), [f"p{k}" for k in range(6)]), fars=[0.1], bootstrap=20
+        ),
         "list": evaluate_pairs(embedder, ImageFolder(faces), read_pairs(pairs), fars=[0.1], bootstrap=20),
         "all": evaluate_all_pairs(embedder, ImageFolder(faces), fars=[0.1], bootstrap=20),
     }
@@ -67,7 +71,7 @@ def test_the_best_model_is_found_by_the_figure_that_was_asked_for(faces):
 
 def test_a_picture_is_found_by_set_and_name(faces):
     validation = Validation(settings(faces, {"name": "all"}), None)
-    assert np.array_equal(validation.picture("all", "p3/2.png"), ImageFolder(faces, ["p3"]).picture(2))
+    assert np.array_equal(validation.picture("all", "p3/2.png"), narrow(ImageFolder(faces), ["p3"]).picture(2))
     assert validation.picture("all", "p3/9.png") is None
     assert validation.picture("other", "p3/2.png") is None
 
@@ -79,7 +83,7 @@ def test_a_picture_is_found_by_set_and_name(faces):
         ([{"name": "a"}], {"best": "b/accuracy"}, ConfigError, "SET one of a"),
         ([{"name": "a", "people": "nobody.txt"}], {}, ConfigError, "1 of the 1 people"),
         ([{"name": "a", "pairs": "nowhere.txt"}], {}, DataError, "nowhere.txt"),
-        ([{"name": "a", "folder": "/nowhere"}], {}, DataError, "/nowhere"),
+        ([{"name": "a", "path": "/nowhere"}], {}, DataError, "/nowhere"),
         ([{"name": "a", "balanced_pairs": 100_000}], {}, DataError, "too few"),
     ],
 )

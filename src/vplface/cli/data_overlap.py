@@ -89,13 +89,14 @@ def overlap(
         raise UsageError(f"--sheet {sheet}: the name must end in .png or .jpg")
     preprocessing = preprocessing_of(color, mean, std)
 
-    from vplface.data.image_folder import ImageFolder  # torch and opencv take seconds to import
+    from vplface.data.formats import open_pictures  # torch and opencv take seconds to import
     from vplface.data.pairs import read_people
+    from vplface.data.selection import narrow
     from vplface.embedder import Embedder
     from vplface.evaluation.overlap import find_overlap, write_exclude_list
 
-    tested = ImageFolder(against, None if people is None else read_people(people))
-    trained = ImageFolder(train)
+    tested = narrow(open_pictures(against), None if people is None else read_people(people), where=against)
+    trained = open_pictures(train)
     embedder = Embedder.load(model, device, preprocessing)
     found = find_overlap(trained, tested, embedder, threshold=threshold, false_flag_rate=rate, workers=workers)
     if out is not None:

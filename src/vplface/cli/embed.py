@@ -112,7 +112,7 @@ def embed(
 
 def _files(places: list[Path]) -> list[Path]:
     """The files named, and the pictures below the folders named, each once, in order."""
-    from vplface.data.image_folder import PICTURE_TYPES
+    from vplface.data.formats.image_folder import PICTURE_TYPES
 
     files: list[Path] = []
     for place in places:

@@ -103,8 +103,9 @@ def evaluate(
     for rate in far or ():
         if not 0 < rate <= 1:
             raise UsageError(f"--far {rate:g}: a false accept rate is above 0 and at most 1")
-    from vplface.data.image_folder import ImageFolder  # torch and opencv take seconds to import
+    from vplface.data.formats import open_pictures  # torch and opencv take seconds to import
     from vplface.data.pairs import read_pairs, read_people
+    from vplface.data.selection import narrow
     from vplface.embedder import Embedder
     from vplface.evaluation import FARS, evaluate_all_pairs, evaluate_pairs
 
@@ -121,7 +122,7 @@ def evaluate(
     if pairs is not None:
         evaluation = evaluate_pairs(
             embedder,
-            ImageFolder(data),
+            open_pictures(data),
             read_pairs(pairs),
             name=pairs.stem,
             threshold_pairs=None if threshold_pairs is None else read_pairs(threshold_pairs),
@@ -136,7 +137,7 @@ def evaluate(
         assert people is not None
         evaluation = evaluate_all_pairs(
             embedder,
-            ImageFolder(data, people=read_people(people)),
+            narrow(open_pictures(data), read_people(people), where=data),
             name=f"{people.stem}, all pairs",
             flip=flip,
             fars=fars,

@@ -60,8 +60,8 @@ def _pictures_of(records: Sequence[RunRecord], given: Sequence[Path]) -> Callabl
     of_training: list[Path] = []
     for record in records:
         for entry in _entries(record.config, "evaluation", "sets"):
-            of_sets.setdefault(str(entry.get("name")), []).append(Path(str(entry.get("folder"))))
-        of_training += [Path(str(entry.get("folder"))) for entry in _entries(record.config, "data", "train")]
+            of_sets.setdefault(str(entry.get("name")), []).append(Path(str(entry.get("path"))))
+        of_training += [Path(str(entry.get("path"))) for entry in _entries(record.config, "data", "train")]
 
     def picture_of(set_name: str, name: str) -> Picture | None:
         from vplface.data.pictures import UnreadablePictureError, decode

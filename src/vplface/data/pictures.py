@@ -6,11 +6,9 @@ in the package thinks about the order of colours except :class:`Preprocessing`, 
 
 from __future__ import annotations
 
-import hashlib
 import struct
 import zlib
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, Protocol, TypeAlias
 
@@ -64,6 +62,16 @@ class PictureSet(Protocol):
 
     def name(self, index: int) -> str:
         """The picture's name: its path below the set's root, with forward slashes."""
+
+
+class StoredPictures(PictureSet, Protocol):
+    """Labelled pictures as they are on disk, so that they can be copied without being encoded again."""
+
+    def encoded(self, index: int) -> bytes:
+        """The picture's file: jpg, png, webp or bmp; raises UnreadablePictureError if it cannot be read."""
+
+    def where(self, index: int) -> str:
+        """Where the picture is, for people: its path, or the path and place of its record."""
 
 
 @dataclass(frozen=True)
@@ -226,126 +234,3 @@ def _on_black(bgra: np.ndarray) -> UInt8[np.ndarray, "h w 3"]:
     full = np.iinfo(bgra.dtype).max
     colour, opacity = bgra[..., :3].astype(np.float32), bgra[..., 3:].astype(np.float32) / full
     return np.rint(colour * opacity * (255 / full)).astype(np.uint8)
-
-
-class Subset:
-    """Some pictures of a set, relabelled to the identities that remain, which keep their order."""
-
-    def __init__(self, pictures: PictureSet, indices: Int64[np.ndarray, " m"] | Sequence[int]) -> None:
-        """Choose pictures by index.
-
-        Raises:
-            IndexError: if an index is not a picture of the set.
-        """
-        self._pictures = pictures
-        self._indices = np.asarray(indices, dtype=np.int64).reshape(-1)
-        if self._indices.size and not 0 <= self._indices.min() <= self._indices.max() < len(pictures):
-            raise IndexError(f"indices must lie in 0..{len(pictures) - 1}")
-        remaining, self._labels = np.unique(pictures.labels[self._indices], return_inverse=True)
-        self._identities = [pictures.identities[label] for label in remaining]
-
-    @property
-    def identities(self) -> Sequence[str]:
-        """Name of each identity that remains."""
-        return self._identities
-
-    @property
-    def labels(self) -> Int64[np.ndarray, " m"]:
-        """Label of each picture among the identities that remain."""
-        return self._labels
-
-    def __len__(self) -> int:
-        return len(self._indices)
-
-    def picture(self, index: int) -> Picture:
-        """The picture itself; raises UnreadablePictureError with its path and the reason."""
-        return self._pictures.picture(int(self._indices[index]))
-
-    def name(self, index: int) -> str:
-        """The picture's name in the set it comes from."""
-        return self._pictures.name(int(self._indices[index]))
-
-
-class Joined:
-    """Several sets as one, their identities side by side.
-
-    An identity that two sets call by the same name stays two identities, for the name alone does not say that
-    they are one person; the later one is told apart by a suffix: "Al_Gore", "Al_Gore (2)". Pictures keep their
-    names, which may then occur more than once.
-    """
-
-    def __init__(self, sets: Sequence[PictureSet]) -> None:
-        self._sets = list(sets)
-        names: list[str] = [name for pictures in sets for name in pictures.identities]
-        self._identities = _made_unique(names)
-        offset = np.cumsum([0, *(len(pictures.identities) for pictures in sets)])
-        self._starts = np.cumsum([0, *(len(pictures) for pictures in sets)])
-        self._labels = np.concatenate(
-            [np.zeros(0, np.int64), *(pictures.labels + first for pictures, first in zip(sets, offset, strict=False))]
-        )
-
-    @property
-    def identities(self) -> Sequence[str]:
-        """Name of each identity, set by set."""
-        return self._identities
-
-    @property
-    def labels(self) -> Int64[np.ndarray, " n"]:
-        """Label of each picture, set by set."""
-        return self._labels
-
-    def __len__(self) -> int:
-        return len(self._labels)
-
-    def picture(self, index: int) -> Picture:
-        """The picture itself; raises UnreadablePictureError with its path and the reason."""
-        pictures, inside = self._locate(index)
-        return pictures.picture(inside)
-
-    def name(self, index: int) -> str:
-        """The picture's name in the set it comes from."""
-        pictures, inside = self._locate(index)
-        return pictures.name(inside)
-
-    def _locate(self, index: int) -> tuple[PictureSet, int]:
-        if not 0 <= index < len(self):
-            raise IndexError(f"index must lie in 0..{len(self) - 1}, got {index}")
-        which = int(np.searchsorted(self._starts, index, side="right")) - 1
-        return self._sets[which], int(index - self._starts[which])
-
-
-def _made_unique(names: Iterable[str]) -> list[str]:
-    names = list(names)
-    taken = set(names)
-    seen: Counter[str] = Counter()
-    unique = []
-    for name in names:
-        seen[name] += 1
-        candidate = name
-        if seen[name] > 1:
-            while (candidate := f"{name} ({seen[name]})") in taken:
-                seen[name] += 1
-            taken.add(candidate)
-        unique.append(candidate)
-    return unique
-
-
-def split_identities(pictures: PictureSet, fraction: float, seed: int) -> tuple[Subset, Subset]:
-    """Hold out a fraction of the identities, with all their pictures: (the rest, the held-out).
-
-    Identities are ranked by a hash of the seed and their name, so that who is held out depends neither on their
-    order nor, up to the boundary, on who else is in the set.
-
-    Raises:
-        ValueError: if the fraction is not between 0 and 1.
-        DataError: if there are fewer than two identities to divide.
-    """
-    if not 0.0 < fraction < 1.0:
-        raise ValueError(f"fraction must lie between 0 and 1, got {fraction}")
-    count = len(pictures.identities)
-    if count < 2:
-        raise DataError(f"cannot hold out identities: the set has {count}, at least 2 are needed")
-    rank = [hashlib.sha256(f"{seed}/{name}".encode(errors="surrogateescape")).digest() for name in pictures.identities]
-    chosen = sorted(range(count), key=rank.__getitem__)[: min(count - 1, max(1, round(fraction * count)))]
-    held_out = np.isin(pictures.labels, chosen)
-    return Subset(pictures, np.flatnonzero(~held_out)), Subset(pictures, np.flatnonzero(held_out))

@@ -97,9 +97,9 @@ class Synthetic(_Section):
 
 
 class Source(_Section):
-    """A folder of pictures, identity/picture."""
+    """Labelled pictures, in any of the formats of :mod:`vplface.data.formats`, and which of their identities count."""
 
-    folder: Path
+    path: Path
     people: Path | None = None
     exclude: Path | None = None
     min_pictures: int = Field(default=1, ge=1)
@@ -109,7 +109,7 @@ class Source(_Section):
     @model_validator(mode="before")
     @classmethod
     def _from_path(cls, value: object) -> object:
-        return {"folder": value} if isinstance(value, str | Path) else value
+        return {"path": value} if isinstance(value, str | Path) else value
 
 
 class Data(_Section):
@@ -188,7 +188,7 @@ class EvaluationSet(_Section):
     """Pictures and the question asked about them: a list of pairs, pairs drawn in 10 folds, or all pairs of people."""
 
     name: str
-    folder: Path
+    path: Path
     pairs: Path | None = None
     threshold_pairs: Path | None = None
     people: Path | None = None

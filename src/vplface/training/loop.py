@@ -274,7 +274,7 @@ def _validate(run: Training, folder: Path, journal: Journal | None, validation: 
 def model_card(run: Training) -> ModelCard:
     """What the model of a run has to say about itself."""
     config = run.config
-    folders = ", ".join(source.folder.name for source in config.data.train)
+    folders = ", ".join(source.path.name for source in config.data.train)
     return ModelCard(
         backbone=config.backbone.name,
         backbone_options=dict(config.backbone.options),

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from vplface.data.image_folder import ImageFolder
+from vplface.data.formats import open_pictures
 from vplface.data.pairs import read_people
-from vplface.data.pictures import Joined, PictureSet, Subset
+from vplface.data.pictures import PictureSet
+from vplface.data.selection import Joined, narrow
 from vplface.data.synthetic import SyntheticFaces, write_synthetic
 from vplface.errors import ConfigError
 from vplface.training.config import Source, Synthetic
@@ -23,7 +24,7 @@ def open_sources(sources: list[Source]) -> PictureSet:
     sets = [open_source(source) for source in sources]
     joined = sets[0] if len(sets) == 1 else Joined(sets)
     if len(joined.identities) < 2:
-        folders = ", ".join(str(source.folder) for source in sources)
+        folders = ", ".join(str(source.path) for source in sources)
         raise ConfigError(f"{folders}: {len(joined.identities)} identity remains; training needs at least two")
     return joined
 
@@ -31,18 +32,14 @@ def open_sources(sources: list[Source]) -> PictureSet:
 def open_source(source: Source) -> PictureSet:
     """The pictures of one source, generated first if it is synthetic."""
     if source.synthetic is not None:
-        generate(source.folder, source.synthetic)
-    pictures = ImageFolder(
-        source.folder,
+        generate(source.path, source.synthetic)
+    return narrow(
+        open_pictures(source.path),
         None if source.people is None else read_people(source.people),
+        () if source.exclude is None else _read_excluded(source.exclude),
         source.min_pictures,
         source.max_pictures,
-    )
-    if source.exclude is None:
-        return pictures
-    unwanted = _read_excluded(source.exclude)
-    return Subset(
-        pictures, [i for i, label in enumerate(pictures.labels) if pictures.identities[label] not in unwanted]
+        source.path,
     )
 
 

@@ -12,7 +12,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from vplface.backbones import build, load_insightface
 from vplface.data.batches import ShuffledBatches
-from vplface.data.pictures import PictureSet, Preprocessing, split_identities
+from vplface.data.pictures import PictureSet, Preprocessing
+from vplface.data.selection import split_identities
 from vplface.errors import ConfigError, VplfaceError
 from vplface.head import PrototypeHead
 from vplface.optim import FusedSGD

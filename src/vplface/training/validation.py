@@ -10,9 +10,10 @@ import numpy as np
 from jaxtyping import Float, Int64
 
 from vplface.data.balanced import balanced_pairs
-from vplface.data.image_folder import ImageFolder
+from vplface.data.formats import open_pictures
 from vplface.data.pairs import Pairs, read_pairs, read_people, resolve
-from vplface.data.pictures import Picture, PictureSet, Subset, split_identities
+from vplface.data.pictures import Picture, PictureSet
+from vplface.data.selection import Subset, split_identities
 from vplface.embedder import Embedder
 from vplface.errors import ConfigError
 from vplface.evaluation import Evaluation, evaluate_all_pairs_embedded, evaluate_pairs_embedded
@@ -49,8 +50,8 @@ class Validation:
 
     def __init__(self, settings: Settings, heldout: PictureSet | None) -> None:
         self.settings = settings
-        folders: dict[str, ImageFolder] = {}
-        self.questions = {entry.name: _open(entry, folders, settings.seed) for entry in settings.sets}
+        opened: dict[str, PictureSet] = {}
+        self.questions = {entry.name: _open(entry, opened, settings.seed) for entry in settings.sets}
         if len(self.questions) < len(settings.sets):
             raise ConfigError("evaluation.sets: two sets have the same name")
         if heldout is not None:
@@ -133,13 +134,13 @@ def validation_of(config: Config) -> Validation:
     return Validation(config.evaluation, heldout)
 
 
-def _open(entry: EvaluationSet, folders: dict[str, ImageFolder], seed: int) -> _Question:
-    source = str(entry.folder)
-    if source not in folders:
+def _open(entry: EvaluationSet, opened: dict[str, PictureSet], seed: int) -> _Question:
+    source = str(entry.path)
+    if source not in opened:
         if entry.synthetic is not None:
             generate(Path(source), entry.synthetic)
-        folders[source] = ImageFolder(source)
-    pictures = folders[source]
+        opened[source] = open_pictures(source)
+    pictures = opened[source]
     used = np.arange(len(pictures))
     if entry.people is not None:
         people = set(read_people(entry.people))

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vplface.data.image_folder import ImageFolder, _natural
+from vplface.data.formats.image_folder import ImageFolder, _natural
 from vplface.data.pictures import UnreadablePictureError
 from vplface.errors import DataError
 
@@ -76,31 +76,6 @@ def test_hidden_and_other_files_are_passed_over(tmp_path: Path) -> None:
     pictures = ImageFolder(tmp_path)
     assert names(pictures) == ["a/1.png"]
     assert list(pictures.identities) == ["a"]
-
-
-def test_counts_choose_identities_and_pictures(tmp_path: Path) -> None:
-    fill(tmp_path, "a/1.png", "b/1.png", "b/2.png", "c/10.png", "c/2.png", "c/1.png")
-    pictures = ImageFolder(tmp_path, min_pictures=2, max_pictures=2)
-    assert names(pictures) == ["b/1.png", "b/2.png", "c/1.png", "c/2.png"]
-    assert pictures.labels.tolist() == [0, 0, 1, 1]
-    with pytest.raises(DataError, match="no identity has 4 pictures, the most is 3"):
-        ImageFolder(tmp_path, min_pictures=4)
-    with pytest.raises(ValueError, match="min_pictures"):
-        ImageFolder(tmp_path, min_pictures=0)
-    with pytest.raises(ValueError, match="max_pictures"):
-        ImageFolder(tmp_path, max_pictures=0)
-
-
-def test_people_choose_identities(tmp_path: Path) -> None:
-    fill(tmp_path, "a/1.png", "b/1.png", "c/1.png", "c/2.png")
-    (tmp_path / "empty").mkdir()
-    assert names(ImageFolder(tmp_path, people=["c", "a"])) == ["a/1.png", "c/1.png", "c/2.png"]
-    assert names(ImageFolder(tmp_path, people={"c", "a"}, min_pictures=2)) == ["c/1.png", "c/2.png"]
-    strangers = ["a", "empty", "..", "./a", f"../{tmp_path.name}/a", "x0", "x1"]
-    with pytest.raises(DataError, match=r"6 of the 7 people asked for have no pictures: .*, empty, x0, \.\.\.$"):
-        ImageFolder(tmp_path, people=strangers)
-    with pytest.raises(TypeError, match="collection of names"):
-        ImageFolder(tmp_path, people="abc")
 
 
 def test_what_is_wrong_with_the_root_is_said_with_the_layout(tmp_path: Path) -> None:

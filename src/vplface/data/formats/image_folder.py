@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,52 +19,22 @@ LAYOUT = "expected ROOT/IDENTITY/PICTURE, with pictures of type " + ", ".join(PI
 
 
 class ImageFolder:
-    """The pictures below ``root/IDENTITY/``, a :class:`~vplface.data.pictures.PictureSet`.
+    """The pictures below ``root/IDENTITY/``, :class:`~vplface.data.pictures.StoredPictures`.
 
     Identities and pictures are in natural order ("2.jpg" before "10.jpg"), whatever the order of the file
     system. Hidden files and files of other types are passed over. An identity without pictures is none.
     """
 
-    def __init__(
-        self,
-        root: Path | str,
-        people: Collection[str] | None = None,
-        min_pictures: int = 1,
-        max_pictures: int | None = None,
-    ) -> None:
+    def __init__(self, root: Path | str) -> None:
         """Scan the folder; pictures are opened only when asked for.
 
-        Args:
-            root: the folder that holds a folder per identity.
-            people: the identities to keep; None keeps all.
-            min_pictures: leave out identities with fewer pictures than this.
-            max_pictures: of each identity keep only the first so many, in natural order; None keeps all.
-
         Raises:
-            DataError: if the root is missing or not laid out as expected, if some of ``people`` have no pictures
-                there, or if no identity is left.
-            ValueError: if ``min_pictures`` or ``max_pictures`` is below 1.
+            DataError: if the root is missing, not laid out as expected, or holds no pictures.
         """
-        if min_pictures < 1:
-            raise ValueError(f"min_pictures must be at least 1, got {min_pictures}")
-        if max_pictures is not None and max_pictures < 1:
-            raise ValueError(f"max_pictures must be at least 1, got {max_pictures}")
-        if isinstance(people, str):
-            raise TypeError(f"people must be a collection of names, got the one name {people!r}")
         self.root = Path(root)
-        folders = _identity_folders(self.root)
-        if people is not None:
-            wanted = set(people)
-            folders = [name for name in folders if name in wanted]
-        found = _scan(self.root, folders)
-        if people is not None:
-            _require_everyone(wanted, {name for name, files in found if files}, self.root)
-        kept = [(name, files[:max_pictures]) for name, files in found if len(files) >= min_pictures]
-        if not any(files for _, files in found):
-            raise DataError(f"{self.root}: holds no pictures; {LAYOUT}")
+        kept = [(name, files) for name, files in _scan(self.root, _identity_folders(self.root)) if files]
         if not kept:
-            most = max(len(files) for _, files in found)
-            raise DataError(f"{self.root}: no identity has {min_pictures} pictures, the most is {most}")
+            raise DataError(f"{self.root}: holds no pictures; {LAYOUT}")
         self._identities = [name for name, _ in kept]
         self._labels = np.repeat(np.arange(len(kept)), [len(files) for _, files in kept])
         # All names in one string of bytes: millions of small strings would be copied into every forked worker
@@ -96,14 +66,21 @@ class ImageFolder:
         """Where the picture's file is."""
         return self.root / self.name(index)
 
-    def picture(self, index: int) -> Picture:
-        """Read and decode one picture; raises UnreadablePictureError with its path and the reason."""
+    def where(self, index: int) -> str:
+        """The path as text, for errors."""
+        return str(self.path(index))
+
+    def encoded(self, index: int) -> bytes:
+        """The file's bytes; raises UnreadablePictureError with its path and the reason."""
         path = self.path(index)
         try:
-            data = path.read_bytes()
+            return path.read_bytes()
         except OSError as error:
             raise UnreadablePictureError(str(path), error.strerror or str(error)) from error
-        return decode(data, str(path))
+
+    def picture(self, index: int) -> Picture:
+        """Read and decode one picture; raises UnreadablePictureError with its path and the reason."""
+        return decode(self.encoded(index), self.where(index))
 
 
 def _natural(name: str) -> tuple[list[str | int], str]:
@@ -160,10 +137,3 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
 
 def _is_picture(name: str) -> bool:
     return name.lower().endswith(PICTURE_TYPES)
-
-
-def _require_everyone(wanted: set[str], found: set[str], root: Path) -> None:
-    missing = sorted(wanted - found)
-    if missing:
-        named = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
-        raise DataError(f"{root}: {len(missing)} of the {len(wanted)} people asked for have no pictures: {named}")
