@@ -33,7 +33,6 @@ def test_sets_that_share_pictures_get_the_figures_of_each_asked_alone(faces, emb
         faces, {"name": "some", "people": str(people)}, {"name": "list", "pairs": str(pairs)}, {"name": "all"}
     )
     together = Validation(asked, None).run(embedder, bootstrap=20)
-    some = narrow(ImageFolder(faces), [f"p{k}" for k in range(6)])
     alone = {
         "some": evaluate_all_pairs(
             embedder, narrow(ImageFolder(faces), [f"p{k}" for k in range(6)]), fars=[0.1], bootstrap=20

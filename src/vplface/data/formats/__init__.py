@@ -3,20 +3,85 @@
 | form | path |
 |---|---|
 | image folder | a folder ROOT/IDENTITY/PICTURE |
+| InsightFace RecordIO | a .rec file, or a folder that holds one, with its .idx |
+| WebDataset shards | a .tar file, a folder of them, or a pattern such as train-{000..127}.tar |
+| Hugging Face parquet | a .parquet file with a column of pictures, or a folder of them |
+| list | a .csv, .tsv or .parquet file with the columns path, label and maybe split |
+| InsightFace verification set | a .bin file |
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from types import TracebackType
+from typing import Protocol, Self
 
-from vplface.data.formats.image_folder import ImageFolder
 from vplface.data.pictures import StoredPictures
+from vplface.errors import DataError
 
 
-def open_pictures(path: Path | str) -> StoredPictures:
+class PictureWriter(Protocol):
+    """Pictures on their way into one form, in order and without being encoded again.
+
+    A writer is made of a path and the names of the identities. It is a context manager: leaving it without an error
+    completes the set. A writer on the path of one that was interrupted goes on behind what is complete there.
+    """
+
+    def __init__(self, path: Path, identities: Sequence[str]) -> None: ...
+
+    @property
+    def written(self) -> int:
+        """How many pictures are complete, those of an interrupted writing included."""
+
+    def add(self, encoded: bytes, name: str, label: int) -> None:
+        """Append one picture; raises DataError if it cannot be written."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+def open_pictures(path: Path | str, split: str | None = None) -> StoredPictures:
     """Open the pictures at ``path``, whatever their form.
+
+    Args:
+        path: see the module's table.
+        split: for lists with a column ``split``: the part to take; None takes all.
 
     Raises:
         DataError: if nothing is there, or not in a form that is known, or damaged.
+        MissingExtraError: if the form needs a package that is not installed.
     """
+    path = Path(path)
+    kind = path.suffix.lower()
+    folder = path.is_dir()
+    if kind == ".rec" or (folder and any(path.glob("*.rec"))):
+        from vplface.data.formats.recordio import RecordIO
+
+        return RecordIO(path)
+    if kind == ".tar" or (folder and any(path.glob("*.tar"))):
+        from vplface.data.formats.tar_shards import TarShards
+
+        return TarShards(path)
+    if kind in (".csv", ".tsv"):
+        from vplface.data.formats.picture_list import PictureList
+
+        return PictureList(path, split)
+    if kind == ".parquet" or (
+        folder and any(found for pattern in ("*.parquet", "data/*.parquet") for found in path.glob(pattern))
+    ):
+        from vplface.data.formats.parquet import open_parquet
+
+        return open_parquet(path, split)
+    if kind == ".bin":
+        from vplface.data.formats.verification_bin import VerificationBin
+
+        return VerificationBin(path)
+    if path.exists() and not folder:
+        raise DataError(f"{path}: of no form that is known: .rec, .tar, .csv, .tsv, .parquet, .bin, or a folder")
+    from vplface.data.formats.image_folder import ImageFolder
+
     return ImageFolder(path)
