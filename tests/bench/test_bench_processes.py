@@ -109,6 +109,8 @@ def test_table_and_too_many_processes(monkeypatch):
         (["head", "--batch", "128,2", "--processes", "3"], "--batch 2 is too small: each of 3 processes"),
         (["head", "--processes", "1,2", "--arms", "vplface"], "leave out --arms"),
         (["head", "--processes", "1,2", "--device", "cuda"], "leave out --arms"),
+        (["head", "--processes", "1,2", "--no-memory"], "leave out --arms"),
+        (["head", "--threads", "1"], "give --processes too"),
     ],
 )
 def test_wrong_options_are_refused_by_name(words, message):

@@ -48,8 +48,13 @@ def head(
         ),
     ] = None,
     threads: Annotated[
-        int, typer.Option(min=0, help="With --processes: threads of each; 0 divides the cores among them.")
-    ] = 1,
+        int | None,
+        typer.Option(
+            min=0,
+            help="With --processes: threads of each; 0 divides the cores among them.  [default: 1]",
+            show_default=False,
+        ),
+    ] = None,
     plot: Annotated[
         Path | None, typer.Option(help="Draw the result into this file (png, svg, pdf).", show_default=False)
     ] = None,
@@ -90,10 +95,15 @@ def head(
         for each in types
     ]
     if processes is not None:
-        if arms is not None or plot is not None or device != "cpu":
-            raise UsageError("--processes measures one arm, on the CPU: leave out --arms, --plot and --device")
-        _tell_scaling(_scale(sharded, settings, processes, threads, repeats, grows="classes"), as_json)
+        if arms is not None or plot is not None or device != "cpu" or not memory:
+            raise UsageError(
+                "--processes times one arm, on the CPU: leave out --arms, --plot, --device and --no-memory"
+            )
+        counted = 1 if threads is None else threads
+        _tell_scaling(_scale(sharded, settings, processes, counted, repeats, grows="classes"), as_json)
         return
+    if threads is not None:
+        raise UsageError("--threads is of the processes: give --processes too")
     results = [measure(setting, chosen, repeats, memory=memory) for setting in settings]
     if plot is not None:
         from vplface.bench.plot import draw
