@@ -421,7 +421,7 @@ class ParquetWriter:
             [("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])), ("label", pa.int64())],
             metadata={"huggingface": json.dumps({"info": {"features": features}})},
         )
-        self._labels = range(len(identities))
+        self._count = len(identities)
         self._shards = self._complete_shards()
         self.written = 0
         for shard in self._shards:
@@ -438,7 +438,9 @@ class ParquetWriter:
         """Append one picture; raises DataError if it cannot be written."""
         if any(0xD800 <= ord(each) < 0xE000 for each in name):
             raise DataError(f"{self.path}: the name {name!r} is no Unicode text and cannot be written")
-        self._rows.append((encoded, name, self._labels[label]))
+        if not 0 <= label < self._count:
+            raise DataError(f"{self.path}: {name!r} has the label {label}, and there are {self._count} identities")
+        self._rows.append((encoded, name, label))
         self._pending += len(encoded)
         self.written += 1
         if self._pending >= GROUP_BYTES:
@@ -471,7 +473,9 @@ class ParquetWriter:
                 found[int(shard["number"] or shard["final"])] = file
             elif file.name.startswith("..train-"):  # was being written when the process was killed
                 file.unlink(missing_ok=True)
-        return [found[number] for number in range(len(found)) if all(before in found for before in range(number + 1))]
+        if missing := sorted(set(range(max(found, default=-1) + 1)) - found.keys()):
+            raise DataError(f"{self._folder}: file {missing[0]} is missing among the others; remove them to write anew")
+        return [found[number] for number in sorted(found)]
 
     def _write_group(self) -> None:
         if not self._rows:

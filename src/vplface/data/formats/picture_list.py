@@ -246,6 +246,10 @@ class PictureListWriter:
         self._check(name)
         if below(name, self.folder) != name or Path(name).drive or "\\" in name:
             raise DataError(f"{self.folder}: the name {name!r} is no path below a folder")
+        if not 0 <= label < len(self._identities):
+            raise DataError(
+                f"{self.path}: {name!r} has the label {label}, there are {len(self._identities)} identities"
+            )
         target = self.folder / name
         temporary = target.with_name(f".{target.name}.part")
         try:
