@@ -193,9 +193,9 @@ def pair_files(path: Path | str) -> list[Path]:
 
 
 def _cfp_kind(path: Path | str) -> Literal["FF", "FP"]:
-    name = Path(path).absolute().name.upper()
-    if name == "FF" or name == "FP":
-        return name
+    match Path(path).absolute().name.upper():
+        case "FF" | "FP" as kind:
+            return kind
     folder = _cfp_folder(path)
     raise DataError(f"{path}: holds two protocols; choose {folder / 'Split' / 'FF'} or {folder / 'Split' / 'FP'}")
 
