@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from vplface.data.pairs import Pairs, read_pairs, read_people, resolve, write_pairs
+from vplface.data.pairs import Pairs, pair_files, read_cfp, read_pairs, read_people, resolve, write_pairs
 from vplface.errors import DataError
 
 
@@ -68,6 +68,96 @@ def test_plain_lists_may_name_their_columns_and_give_folds(tmp_path: Path) -> No
     pairs = read_pairs(written(tmp_path, "Left,Right,Same,Fold\nmy picture.jpg,b.jpg,1,0\na.jpg,c.jpg,0,7\n"))
     assert pairs.left == ["my picture.jpg", "a.jpg"]
     assert pairs.fold.tolist() == [0, 7]
+
+
+def test_the_flag_may_come_first(tmp_path: Path) -> None:
+    pairs = read_pairs(written(tmp_path, "1 a/1.jpg a/2.jpg\n0 a/1.jpg 1\n"))
+    assert (pairs.left, pairs.right) == (["a/1.jpg", "a/1.jpg"], ["a/2.jpg", "1"])
+    assert pairs.same.tolist() == [True, False]
+    pairs = read_pairs(written(tmp_path, "1 0 1\n0 a 0\n"))  # flags last as well: so they are
+    assert (pairs.left, pairs.right) == (["1", "0"], ["0", "a"])
+
+
+def test_lfw_as_csv_has_a_fold_for_each_run_of_genuine_pairs(tmp_path: Path) -> None:
+    text = "name,imagenum1,imagenum2,\na,1,4,\nb,1,2,\na,1,b,1\nc,2,b,10\nc,1,2,\na,3,c,1\n"
+    pairs = read_pairs(written(tmp_path, text))
+    assert pairs.left == ["a/a_0001", "b/b_0001", "a/a_0001", "c/c_0002", "c/c_0001", "a/a_0003"]
+    assert pairs.right == ["a/a_0004", "b/b_0002", "b/b_0001", "b/b_0010", "c/c_0002", "c/c_0001"]
+    assert pairs.same.tolist() == [True, True, False, False, True, False]
+    assert pairs.fold.tolist() == [0, 0, 0, 0, 1, 1]
+    with pytest.raises(DataError, match="line 2: 'x' should be the number of a picture of 'a'"):
+        read_pairs(written(tmp_path, "name,imagenum1,imagenum2\na,1,x\n"))
+
+
+def cfp(root: Path) -> Path:
+    """The layout of the data set: ten folds of one genuine and one impostor pair."""
+    protocol = root / "cfp-dataset/Protocol"
+    for kind, letter, count in (("frontal", "F", 10), ("profile", "P", 4)):
+        protocol.mkdir(parents=True, exist_ok=True)
+        people = [f"../Data/Images/{p:03d}/{kind}/{k:02d}.jpg" for p in range(1, 4) for k in range(1, count + 1)]
+        lines = [f"{number} {place}\r\n" for number, place in enumerate(people, start=1)]
+        (protocol / f"Pair_list_{letter}.txt").write_text("".join(lines), newline="")
+    for kind, same, diff in (("FF", "{0},11", "{0},21"), ("FP", "{0},4", "{0} , 9")):
+        for fold in range(1, 11):
+            folder = protocol / f"Split/{kind}/{fold:02d}"
+            folder.mkdir(parents=True)
+            (folder / "same.txt").write_text(same.format(fold) + "\n")
+            (folder / "diff.txt").write_text(diff.format(fold) + "\n\n")
+        (protocol / f"Split/{kind}/.DS_Store").write_text("")
+    return root / "cfp-dataset"
+
+
+def test_cfp_as_it_is_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = cfp(tmp_path)
+    for place in (root, root / "Protocol", root / "Protocol/Split", root / "Protocol/Split/FP"):
+        pairs = read_cfp(place, "FP")
+        assert pairs.left == [f"001/frontal/{fold:02d}.jpg" for fold in range(1, 11) for _ in range(2)]
+        assert pairs.right == ["001/profile/04.jpg", "003/profile/01.jpg"] * 10
+        assert pairs.same.tolist() == [True, False] * 10
+        assert pairs.fold.tolist() == [fold for fold in range(10) for _ in range(2)]
+    pairs = read_pairs(root / "Protocol/Split/FF")
+    assert pairs.right == ["002/frontal/01.jpg", "003/frontal/01.jpg"] * 10
+    monkeypatch.chdir(root / "Protocol/Split/FP")
+    assert read_pairs(".").right[0] == "001/profile/04.jpg"
+    with pytest.raises(DataError, match=r"holds two protocols; choose .*Split/FF or .*Split/FP"):
+        read_pairs(root)
+
+
+def test_the_files_of_a_list(tmp_path: Path) -> None:
+    root = cfp(tmp_path)
+    assert pair_files(tmp_path / "x.txt") == [tmp_path / "x.txt"]
+    files = pair_files(root / "Protocol/Split/FP")
+    assert len(files) == 22
+    assert all(file.is_file() for file in files)
+    assert len(pair_files(root / "Protocol/Split/FF")) == 21
+    with pytest.raises(DataError, match=r"there is no Pair_list_F\.txt in it or above it"):
+        pair_files(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "message"),
+    [
+        ("Split/FP/03/same.txt", "1,2,3\n", "same.txt, line 1: expected two numbers 'i,j', got"),
+        ("Split/FP/03/diff.txt", "\n1,99\n", "diff.txt, line 2: '99' is the number of none of the 12 pictures"),
+        ("Split/FP/03/diff.txt", "x,1\n", "'x' is the number of none of the 30 pictures"),
+        ("Split/FP/03/diff.txt", None, r"03.diff\.txt: cannot be read: No such file"),
+        ("Pair_list_P.txt", None, r"Pair_list_P\.txt: cannot be read: No such file"),
+        ("Pair_list_P.txt", "1 ../Data/Images/a.jpg\n1 ../Data/Images/b.jpg\n", "line 2: picture 1 is there already"),
+        ("Pair_list_P.txt", "one\n", "Pair_list_P.txt, line 1: expected a number and a path, got 'one'"),
+    ],
+)
+def test_damage_in_cfp_is_named(tmp_path: Path, file: str, text: str | None, message: str) -> None:
+    path = cfp(tmp_path) / "Protocol" / file
+    path.unlink() if text is None else path.write_text(text)
+    with pytest.raises(DataError, match=message):
+        read_cfp(tmp_path / "cfp-dataset", "FP")
+
+
+def test_missing_folds_of_cfp_are_named(tmp_path: Path) -> None:
+    root = cfp(tmp_path)
+    (root / "Protocol/Split/FF/07").rename(root / "elsewhere")
+    with pytest.raises(DataError, match="1 of the folds 01 to 10 are missing, 07 for one"):
+        read_cfp(root, "FF")
 
 
 @pytest.mark.parametrize(

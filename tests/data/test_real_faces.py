@@ -11,6 +11,7 @@ import torch
 from vplface.data.augment import Augmentation
 from vplface.data.batches import ShuffledBatches, load_all, load_batches
 from vplface.data.formats.image_folder import ImageFolder
+from vplface.data.formats.verification_bin import VerificationBin, write_verification_bin
 from vplface.data.pairs import read_pairs, read_people, resolve
 from vplface.data.selection import narrow
 
@@ -31,6 +32,20 @@ def test_lfw_is_all_there(lfw: ImageFolder) -> None:
     assert (len(lfw), len(lfw.identities)) == (13_233, 5_749)
     assert [int((counts >= least).sum()) for least in (2, 4, 10, 20)] == [1_680, 610, 158, 62]
     assert set(lfw.identities) == set(read_people(FACES / "lfw_protocol/people.txt"))
+
+
+def test_lfw_goes_into_a_bin_and_comes_out_again(lfw: ImageFolder, tmp_path: Path) -> None:
+    pairs = read_pairs(FACES / "lfw_protocol/pairs.txt")
+    write_verification_bin(tmp_path / "lfw.bin", lfw, pairs)
+    pictures = VerificationBin(tmp_path / "lfw.bin")
+    assert pictures.pairs.same.tolist() == pairs.same.tolist()
+    assert pictures.pairs.fold.tolist() == pairs.fold.tolist()
+    for old_side, new_side in zip(resolve(pairs, lfw), resolve(pictures.pairs, pictures), strict=True):
+        for old, new in zip(old_side[::50].tolist(), new_side[::50].tolist(), strict=True):
+            assert pictures.encoded(new) == lfw.encoded(old)
+    used = np.unique(np.concatenate(resolve(pairs, lfw)))
+    assert (len(pictures), len(np.unique(lfw.labels[used]))) == (len(used), 4_281)
+    assert len(pictures.identities) == 4_859  # docs/data.md says so
 
 
 @pytest.mark.parametrize(

@@ -91,3 +91,17 @@ def test_faults_are_found_before_training(faces, tmp_path, monkeypatch, sets, re
     (tmp_path / "nobody.txt").write_text("nobody\n", encoding="utf-8")
     with pytest.raises(error, match=message):
         Validation(settings(faces, *sets, **rest), None)
+
+
+def test_a_split_of_a_list_is_a_set_of_its_own(faces, embedder, tmp_path):
+    rows = [f"{faces}/p{k}/{n}.png,p{k},{'train' if k < 4 else 'test'}" for k in range(8) for n in range(2)]
+    (tmp_path / "faces.csv").write_text("\n".join(["path,label,split", *rows]), encoding="utf-8")
+    parts = [{"name": name, "path": str(tmp_path / "faces.csv"), "split": name} for name in ("train", "test")]
+    together = Validation(settings(faces, *parts), None).run(embedder, bootstrap=10)
+    for name, people in (("train", range(4)), ("test", range(4, 8))):
+        chosen = narrow(ImageFolder(faces), [f"p{k}" for k in people], max_pictures=2)
+        alone = evaluate_all_pairs(embedder, chosen, fars=[0.1], bootstrap=10)
+        assert together[name].metrics["tar@far=1e-1"]["value"] == alone.metrics["tar@far=1e-1"]["value"]
+        assert together[name].protocol["identities"] == 4
+    with pytest.raises(DataError, match="has no split 'val'"):
+        Validation(settings(faces, parts[0] | {"split": "val"}), None)

@@ -33,7 +33,8 @@ def evaluate(
         Path | None,
         typer.Option(
             help="List of pairs: LFW's pairs.txt or pairsDevTest.txt, or lines 'left right 1' (0: two people), "
-            "optionally with a fold. With several folds the threshold for each is chosen on the others.",
+            "optionally with a fold; or CFP's folder Protocol/Split/FP. With several folds the threshold for each is "
+            "chosen on the others.",
             show_default=False,
         ),
     ] = None,
@@ -104,7 +105,7 @@ def evaluate(
         if not 0 < rate <= 1:
             raise UsageError(f"--far {rate:g}: a false accept rate is above 0 and at most 1")
     from vplface.data.formats import open_pictures  # torch and opencv take seconds to import
-    from vplface.data.pairs import read_pairs, read_people
+    from vplface.data.pairs import pair_files, read_pairs, read_people
     from vplface.data.selection import narrow
     from vplface.embedder import Embedder
     from vplface.evaluation import FARS, evaluate_all_pairs, evaluate_pairs
@@ -151,7 +152,7 @@ def evaluate(
             "list decides, but the intervals rest on the folders",
             file=sys.stderr,
         )
-    lists = [path for path in (pairs, threshold_pairs, people) if path is not None]
+    lists = [file for path in (pairs, threshold_pairs, people) if path is not None for file in pair_files(path)]
     files = {str(path): _sha256(path) for path in (*_model_files(model), *lists)}
     if as_json:
         from vplface.cli.tables import print_json

@@ -1,12 +1,15 @@
 """Lists of pairs for face verification, and lists of people, in LFW's formats and as plain text.
 
-Three forms of a list of pairs are read; fields are separated by tabs, or by commas, or by blanks:
+Four forms of a list of pairs are read; fields are separated by tabs, or by commas, or by blanks:
 
 - LFW View 2: a header "F N", then for each of F folds N pairs "NAME i j" of one person and N pairs
   "NAME i OTHER j" of two;
 - LFW View 1: a header "N", then N pairs of one person and N of two, all in fold 0;
-- plain: "left right 1|0" with an optional fourth field, the fold (0 if absent); a first line naming the columns
-  is allowed, and :func:`write_pairs` writes one.
+- LFW as CSV: a header "name,imagenum1,imagenum2" and the same lines; each run of pairs of one person begins a fold;
+- plain: "left right 1|0" with an optional fourth field, the fold (0 if absent), or "1|0 left right"; a first line
+  naming the columns is allowed, and :func:`write_pairs` writes one.
+
+CFP's protocol is a folder of lists, see :func:`read_cfp`.
 
 In LFW's forms "NAME i" stands for the picture NAME/NAME_000i, whatever its file type.
 """
@@ -16,7 +19,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Int64
@@ -48,11 +52,13 @@ class Pairs:
 
 
 def read_pairs(path: Path | str) -> Pairs:
-    """Read a list of pairs in any of the module's three forms.
+    """Read a list of pairs in any of the module's forms, or CFP's folder Protocol/Split/FF or Protocol/Split/FP.
 
     Raises:
         DataError: if the file is missing, empty or malformed; the line is named.
     """
+    if Path(path).is_dir():
+        return read_cfp(path, _cfp_kind(path))
     rows = _rows(path)
     if not rows:
         raise DataError(f"{path}: holds no pairs")
@@ -60,14 +66,43 @@ def read_pairs(path: Path | str) -> Pairs:
     if len(header) <= 2 and all(map(_NUMBER.fullmatch, header)):
         folds, per_fold = (1, int(header[0])) if len(header) == 1 else (int(header[0]), int(header[1]))
         return _lfw_pairs(path, rows[1:], folds, per_fold)
-    if tuple(field.lower() for field in header) in (COLUMNS[:3], COLUMNS):
+    columns = tuple(field.lower() for field in header)
+    if columns[:3] == ("name", "imagenum1", "imagenum2"):
+        return _lfw_csv_pairs(path, rows[1:])
+    if columns in (COLUMNS[:3], COLUMNS):
         rows = rows[1:]
+    if all(len(fields) == 3 and fields[0] in ("0", "1") for _, fields in rows) and any(
+        fields[2] not in ("0", "1") for _, fields in rows
+    ):
+        rows = [(line, [left, right, same]) for line, (same, left, right) in rows]
     return _plain_pairs(path, rows)
 
 
 def _lfw_pairs(path: Path | str, rows: list[tuple[int, list[str]]], folds: int, per_fold: int) -> Pairs:
     if len(rows) != 2 * folds * per_fold or not rows:
         raise DataError(f"{path}: line 1 announces {folds} x (2 x {per_fold}) pairs, but {len(rows)} lines follow")
+    left, right, is_same = _lfw_names(path, rows)
+    genuine = is_same.reshape(folds, -1).sum(axis=1)
+    if (genuine != per_fold).any():
+        wrong = int(np.flatnonzero(genuine != per_fold)[0])
+        raise DataError(
+            f"{path}: fold {wrong + 1} has {genuine[wrong]} pairs of one person, line 1 announces {per_fold}"
+        )
+    return Pairs(left, right, is_same, np.repeat(np.arange(folds), 2 * per_fold))
+
+
+def _lfw_csv_pairs(path: Path | str, rows: list[tuple[int, list[str]]]) -> Pairs:
+    if not rows:
+        raise DataError(f"{path}: holds no pairs")
+    trimmed = [(line, fields[:3] if fields[3:] == [""] else fields) for line, fields in rows]
+    left, right, same = _lfw_names(path, trimmed)
+    begins = same & ~np.concatenate([[False], same[:-1]])
+    return Pairs(left, right, same, np.maximum(np.cumsum(begins) - 1, 0))
+
+
+def _lfw_names(
+    path: Path | str, rows: list[tuple[int, list[str]]]
+) -> tuple[list[str], list[str], Bool[np.ndarray, " p"]]:
     left, right, same = [], [], []
     for line, fields in rows:
         if len(fields) == 3:
@@ -79,14 +114,7 @@ def _lfw_pairs(path: Path | str, rows: list[tuple[int, list[str]]], folds: int, 
         left.append(_lfw_name(path, line, *first))
         right.append(_lfw_name(path, line, *second))
         same.append(len(fields) == 3)
-    is_same = np.array(same)
-    genuine = is_same.reshape(folds, -1).sum(axis=1)
-    if (genuine != per_fold).any():
-        wrong = int(np.flatnonzero(genuine != per_fold)[0])
-        raise DataError(
-            f"{path}: fold {wrong + 1} has {genuine[wrong]} pairs of one person, line 1 announces {per_fold}"
-        )
-    return Pairs(left, right, is_same, np.repeat(np.arange(folds), 2 * per_fold))
+    return left, right, np.array(same, dtype=bool)
 
 
 def _lfw_name(path: Path | str, line: int, name: str, number: str) -> str:
@@ -113,6 +141,104 @@ def _plain_pairs(path: Path | str, rows: list[tuple[int, list[str]]]) -> Pairs:
         np.array([fields[2] == "1" for _, fields in rows]),
         np.array([int(fields[3]) if len(fields) == 4 else 0 for _, fields in rows], dtype=np.int64),
     )
+
+
+def read_cfp(root: Path | str, protocol: Literal["FF", "FP"]) -> Pairs:
+    """Read a protocol of Celebrities in Frontal-Profile: frontal to frontal (FF) or frontal to profile (FP).
+
+    The lists are those of the data set: Pair_list_F.txt and Pair_list_P.txt number the pictures ("7 ../Data/Images/001/
+    frontal/07.jpg", called 001/frontal/07.jpg here), and Split/FP/01/same.txt and diff.txt hold the pairs "i,j" of fold
+    1, of frontal picture i and, in FP, profile picture j.
+
+    Args:
+        root: the data set's folder, or its Protocol, Protocol/Split, Protocol/Split/FF or Protocol/Split/FP.
+        protocol: FF or FP.
+
+    Raises:
+        DataError: if a list is missing or malformed; the line is named.
+    """
+    folder = _cfp_folder(root)
+    frontal = _numbered(folder / "Pair_list_F.txt")
+    other = frontal if protocol == "FF" else _numbered(folder / "Pair_list_P.txt")
+    left: list[str] = []
+    right: list[str] = []
+    same: list[bool] = []
+    fold: list[int] = []
+    for number, split in enumerate(_cfp_folds(folder / "Split" / protocol)):
+        for name, is_same in (("same.txt", True), ("diff.txt", False)):
+            for line, fields in _rows(split / name):
+                if len(fields) != 2:
+                    raise DataError(f"{split / name}, line {line}: expected two numbers 'i,j', got {fields}")
+                left.append(_numbered_name(split / name, line, fields[0], frontal))
+                right.append(_numbered_name(split / name, line, fields[1], other))
+                same.append(is_same)
+                fold.append(number)
+    if not same:
+        raise DataError(f"{folder / 'Split' / protocol}: holds no pairs")
+    return Pairs(left, right, np.array(same), np.array(fold, dtype=np.int64))
+
+
+def pair_files(path: Path | str) -> list[Path]:
+    """The files that :func:`read_pairs` reads: the list itself, or those of CFP's protocol.
+
+    Raises:
+        DataError: if ``path`` is a folder that is not CFP's.
+    """
+    if not Path(path).is_dir():
+        return [Path(path)]
+    folder, kind = _cfp_folder(path), _cfp_kind(path)
+    lists = [folder / f"Pair_list_{letter}.txt" for letter in sorted(set(kind))]
+    splits = _cfp_folds(folder / "Split" / kind)
+    return [*lists, *(split / name for split in splits for name in ("same.txt", "diff.txt"))]
+
+
+def _cfp_kind(path: Path | str) -> Literal["FF", "FP"]:
+    match Path(path).absolute().name.upper():
+        case "FF" | "FP" as kind:
+            return kind
+    folder = _cfp_folder(path)
+    raise DataError(f"{path}: holds two protocols; choose {folder / 'Split' / 'FF'} or {folder / 'Split' / 'FP'}")
+
+
+def _cfp_folder(path: Path | str) -> Path:
+    root = Path(path)
+    above = root.absolute().parents
+    for folder in (root, root / "Protocol", *above[:2]):
+        if (folder / "Pair_list_F.txt").is_file():
+            return folder
+    raise DataError(
+        f"{path}: cannot be read: it is a folder, and not CFP's Protocol/Split/FF or Protocol/Split/FP (there is no "
+        "Pair_list_F.txt in it or above it)"
+    )
+
+
+def _cfp_folds(folder: Path) -> list[Path]:
+    splits = {int(split.name): split for split in folder.glob("*") if _NUMBER.fullmatch(split.name) and split.is_dir()}
+    missing = sorted(set(range(1, 11)) - splits.keys())
+    if missing:
+        raise DataError(f"{folder}: {len(missing)} of the folds 01 to 10 are missing, {missing[0]:02d} for one")
+    return [splits[number] for number in sorted(splits)]
+
+
+def _numbered(path: Path) -> dict[int, str]:
+    """CFP's numbers of pictures, and the pictures' paths below Images."""
+    pictures: dict[int, str] = {}
+    for line, text in _lines(path):
+        number, _, place = text.partition(" ")
+        parts = PurePosixPath(place.strip().replace("\\", "/")).parts
+        below = parts[parts.index("Images") + 1 :] if "Images" in parts else tuple(p for p in parts if p != "..")
+        if not _NUMBER.fullmatch(number) or not below:
+            raise DataError(f"{path}, line {line}: expected a number and a path, got {text!r}")
+        if int(number) in pictures:
+            raise DataError(f"{path}, line {line}: picture {number} is there already: {pictures[int(number)]}")
+        pictures[int(number)] = "/".join(below)
+    return pictures
+
+
+def _numbered_name(path: Path, line: int, number: str, pictures: dict[int, str]) -> str:
+    if not _NUMBER.fullmatch(number) or int(number) not in pictures:
+        raise DataError(f"{path}, line {line}: {number!r} is the number of none of the {len(pictures)} pictures")
+    return pictures[int(number)]
 
 
 def write_pairs(path: Path | str, pairs: Pairs) -> None:

@@ -100,6 +100,7 @@ class Source(_Section):
     """Labelled pictures, in any of the formats of :mod:`vplface.data.formats`, and which of their identities count."""
 
     path: Path
+    split: str | None = None
     people: Path | None = None
     exclude: Path | None = None
     min_pictures: int = Field(default=1, ge=1)
@@ -189,6 +190,7 @@ class EvaluationSet(_Section):
 
     name: str
     path: Path
+    split: str | None = None
     pairs: Path | None = None
     threshold_pairs: Path | None = None
     people: Path | None = None

@@ -34,7 +34,7 @@ def open_source(source: Source) -> PictureSet:
     if source.synthetic is not None:
         generate(source.path, source.synthetic)
     return narrow(
-        open_pictures(source.path),
+        open_pictures(source.path, source.split),
         None if source.people is None else read_people(source.people),
         () if source.exclude is None else _read_excluded(source.exclude),
         source.min_pictures,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, Int64
@@ -135,11 +134,11 @@ def validation_of(config: Config) -> Validation:
 
 
 def _open(entry: EvaluationSet, opened: dict[str, PictureSet], seed: int) -> _Question:
-    source = str(entry.path)
+    source = str(entry.path) if entry.split is None else f"{entry.path}, split {entry.split}"
     if source not in opened:
         if entry.synthetic is not None:
-            generate(Path(source), entry.synthetic)
-        opened[source] = open_pictures(source)
+            generate(entry.path, entry.synthetic)
+        opened[source] = open_pictures(entry.path, entry.split)
     pictures = opened[source]
     used = np.arange(len(pictures))
     if entry.people is not None:

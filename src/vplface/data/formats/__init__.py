@@ -49,23 +49,15 @@ def open_pictures(path: Path | str, split: str | None = None) -> StoredPictures:
 
     Args:
         path: see the module's table.
-        split: for lists with a column ``split``: the part to take; None takes all.
+        split: for lists with a column ``split`` and for Parquet files: the part to take; None takes all.
 
     Raises:
-        DataError: if nothing is there, or not in a form that is known, or damaged.
+        DataError: if nothing is there, or not in a form that is known, or damaged, or has no such split.
         MissingExtraError: if the form needs a package that is not installed.
     """
     path = Path(path)
     kind = path.suffix.lower()
     folder = path.is_dir()
-    if kind == ".rec" or (folder and any(path.glob("*.rec"))):
-        from vplface.data.formats.recordio import RecordIO
-
-        return RecordIO(path)
-    if kind == ".tar" or (folder and any(path.glob("*.tar"))):
-        from vplface.data.formats.tar_shards import TarShards
-
-        return TarShards(path)
     if kind in (".csv", ".tsv"):
         from vplface.data.formats.picture_list import PictureList
 
@@ -76,6 +68,16 @@ def open_pictures(path: Path | str, split: str | None = None) -> StoredPictures:
         from vplface.data.formats.parquet import open_parquet
 
         return open_parquet(path, split)
+    if split is not None:
+        raise DataError(f"{path}: only lists and Parquet files have splits, so there is no split {split!r} to take")
+    if kind == ".rec" or (folder and any(path.glob("*.rec"))):
+        from vplface.data.formats.recordio import RecordIO
+
+        return RecordIO(path)
+    if kind == ".tar" or (folder and any(path.glob("*.tar"))):
+        from vplface.data.formats.tar_shards import TarShards
+
+        return TarShards(path)
     if kind == ".bin":
         from vplface.data.formats.verification_bin import VerificationBin
 

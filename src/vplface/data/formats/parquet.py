@@ -1,0 +1,512 @@
+"""Pictures in Parquet files, as Hugging Face's ``datasets`` keeps them, and lists of pictures in Parquet files.
+
+A set of pictures has a column of pictures, struct{bytes, path} or plain bytes, and a column of labels: whole numbers,
+which stand for the ClassLabel names of the schema's metadata ``huggingface`` if there are any, or strings. A list has
+the columns ``path`` and ``label`` and perhaps ``split`` (:mod:`vplface.data.formats.picture_list`).
+
+Files are named SPLIT-00000-of-00004.parquet or SPLIT.parquet.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from jaxtyping import Int64
+
+from vplface.data.formats.image_folder import _natural
+from vplface.data.formats.picture_list import PictureList, Row, below
+from vplface.data.pictures import Picture, UnreadablePictureError, decode
+from vplface.errors import DataError, import_extra
+from vplface.files import replacing
+from vplface.progress import progress
+
+pa = import_extra("pyarrow", "parquet")
+pc = import_extra("pyarrow.compute", "parquet")
+pq = import_extra("pyarrow.parquet", "parquet")
+
+CACHE_BYTES = 256 << 20
+"""How much of the row groups that were read last each process keeps."""
+
+OPEN_FILES = 16
+"""How many files each process keeps open."""
+
+GROUP_BYTES = 1 << 18
+"""How many bytes of pictures a row group has at least, when it is written here: one is read as a whole."""
+
+_OWN = re.compile(r"\.train-(?P<number>[0-9]{5})\.parquet|train-(?P<final>[0-9]{5})-of-[0-9]{5}\.parquet")
+_SHARD = re.compile(r"(?P<split>.+)-(?P<number>[0-9]{5,})-of-(?P<count>[0-9]{5,})")
+
+
+def open_parquet(path: Path | str, split: str | None = None) -> PictureList | ParquetPictures:
+    """Open a Parquet file, or those of a folder or of its folder ``data``, in natural order.
+
+    Args:
+        path: the file or the folder.
+        split: take the files whose names begin so or, of a list with a column ``split``, the rows; None takes all.
+
+    Raises:
+        DataError: if nothing is there, a file is missing from a numbered series, cut short or damaged, or has not the
+            columns of a set of pictures or of a list, or if there is no such split.
+    """
+    path = Path(path)
+    files = _files(path)
+    with _reading(files[0]):
+        schema = pq.read_schema(files[0])
+    image = _image_column(files[0], schema)
+    if image is None and {"path", "label"} <= set(schema.names):
+        if "split" not in schema.names:
+            files, split = _of_split(path, files, split), None
+        return PictureList.from_rows(path, files[0].parent, _listed(files), split)
+    if image is None:
+        raise DataError(
+            f"{files[0]}: has neither a column of pictures (bytes, or a struct of bytes and path) nor the columns path "
+            f"and label of a list, but {', '.join(f'{field.name}: {field.type}' for field in schema)}"
+        )
+    return ParquetPictures(_of_split(path, files, split))
+
+
+class ParquetPictures:
+    """The pictures of Parquet files, :class:`~vplface.data.pictures.StoredPictures`, in the order of files and rows.
+
+    A row group is read as a whole when a picture of it is asked for; those read last are kept, up to
+    :data:`CACHE_BYTES` in each process. Identities are in the order of the ClassLabel names, else in natural order;
+    those without pictures are none. A picture without bytes or without a known label costs only itself, when it is
+    asked for; until then it counts for the first identity.
+
+    Names are the stored paths if every picture has one and all differ, else FILE/ROW, "train-00000-of-00004/17".
+    """
+
+    def __init__(self, files: Sequence[Path]) -> None:
+        """Read the files' footers, labels and paths; pictures are read only when asked for.
+
+        Raises:
+            DataError: if a file is damaged, has other columns than the first, or if there are no pictures.
+        """
+        self._files = list(files)
+        with _reading(files[0]):
+            schema = pq.read_schema(files[0])
+        column = _image_column(files[0], schema)
+        self._label = _label_column(files[0], schema)
+        if column is None or self._label is None:
+            raise DataError(f"{files[0]}: has no column of {'pictures' if column is None else 'labels'}")
+        self._column = column
+        struct = pa.types.is_struct(schema.field(column).type)
+        self._bytes_leaf = f"{column}.bytes" if struct else column
+        has_paths = struct and "path" in {field.name for field in schema.field(column).type}
+        groups, labels, paths = [], [], []
+        with progress("reading labels", len(files)) as advance:
+            for number, file in enumerate(self._files):
+                with _reading(file), pq.ParquetFile(file) as opened:
+                    _require_alike(file, opened.schema_arrow, files[0], schema, (column, self._label))
+                    sizes = [opened.metadata.row_group(k).num_rows for k in range(opened.num_row_groups)]
+                    groups += [(number, k, size) for k, size in enumerate(sizes)]
+                    read = opened.read([self._label, *([f"{column}.path"] if has_paths else [])], use_threads=False)
+                    read.validate(full=True)
+                    labels.append(read.column(self._label))
+                    if has_paths:
+                        paths.append(pc.struct_field(read.column(column), "path").cast(pa.large_string()))
+                    if sum(sizes) != len(read):
+                        raise DataError(f"{file}: announces {sum(sizes)} rows and holds {len(read)}; get it again")
+                advance(1)
+        self._group_ends = np.cumsum([size for _, _, size in groups], dtype=np.int64)
+        self._groups = [(number, k) for number, k, _ in groups]
+        self._file_starts = np.cumsum([0, *(len(part) for part in labels)])
+        if not self._file_starts[-1]:
+            raise DataError(f"{files[0]}: holds no pictures")
+        self._identities, self._labels, self._unlabelled = _identities(files[0], schema, self._label, labels)
+        self._paths = _unique(paths)
+        self._forget()
+
+    @property
+    def identities(self) -> Sequence[str]:
+        """The labels that occur."""
+        return self._identities
+
+    @property
+    def labels(self) -> Int64[np.ndarray, " n"]:
+        """Label of each picture."""
+        return self._labels
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    def name(self, index: int) -> str:
+        """The picture's stored path if all have one and none is there twice, else FILE/ROW."""
+        file, row = self._locate(index)
+        if self._paths is not None:
+            return below(self._paths[index].as_py(), file.parent)
+        return f"{file.stem}/{row}"
+
+    def where(self, index: int) -> str:
+        """The file and the row in it, counted from 0, for errors."""
+        file, row = self._locate(index)
+        return f"{file}, row {row}"
+
+    def encoded(self, index: int) -> bytes:
+        """The picture's file; raises UnreadablePictureError with its row and the reason."""
+        where = self.where(index)
+        if index in self._unlabelled:
+            raise UnreadablePictureError(where, self._unlabelled[index])
+        group = int(np.searchsorted(self._group_ends, index, side="right"))
+        try:
+            pictures = self._row_group(group)
+            inside = index - int(self._group_ends[group]) + len(pictures)
+            value = pictures[inside].as_py()
+        except (pa.ArrowException, OSError, ValueError) as error:
+            raise UnreadablePictureError(where, f"its row group cannot be read: {_first_line(error)}") from error
+        if value is None:
+            raise UnreadablePictureError(where, "the row holds no picture")
+        return bytes(value)
+
+    def picture(self, index: int) -> Picture:
+        """Read and decode one picture; raises UnreadablePictureError with its row and the reason."""
+        return decode(self.encoded(index), self.where(index))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in vars(self).items() if key not in ("_kept", "_open")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._forget()
+
+    def _forget(self) -> None:
+        self._kept: OrderedDict[int, Any] = OrderedDict()
+        self._open: OrderedDict[int, Any] = OrderedDict()
+
+    def _locate(self, index: int) -> tuple[Path, int]:
+        if not 0 <= index < len(self):
+            raise IndexError(f"index must lie in 0..{len(self) - 1}, got {index}")
+        number = int(np.searchsorted(self._file_starts, index, side="right")) - 1
+        return self._files[number], index - int(self._file_starts[number])
+
+    def _row_group(self, group: int) -> Any:
+        """The bytes of a row group's pictures, as an Arrow array."""
+        if group in self._kept:
+            self._kept.move_to_end(group)
+            return self._kept[group]
+        number, inside = self._groups[group]
+        if number not in self._open:
+            # Read without threads of Arrow's own, which would not live on in a forked worker.
+            self._open[number] = pq.ParquetFile(
+                self._files[number], memory_map=True, pre_buffer=False, page_checksum_verification=True
+            )
+            if len(self._open) > OPEN_FILES:
+                self._open.popitem(last=False)[1].close()
+        self._open.move_to_end(number)
+        read = self._open[number].read_row_group(inside, columns=[self._bytes_leaf], use_threads=False)
+        pictures = read.column(self._column)
+        if pa.types.is_struct(pictures.type):
+            pictures = pc.struct_field(pictures, "bytes")
+        expected = int(self._group_ends[group]) - (int(self._group_ends[group - 1]) if group else 0)
+        if len(pictures) != expected:
+            raise ValueError(f"{len(pictures)} rows where the footer announces {expected}")
+        self._kept[group] = pictures
+        while len(self._kept) > 1 and sum(kept.nbytes for kept in self._kept.values()) > CACHE_BYTES:
+            self._kept.popitem(last=False)
+        return pictures
+
+
+def _files(path: Path) -> list[Path]:
+    if not path.is_dir():
+        if not path.exists():
+            raise DataError(f"{path}: does not exist")
+        return [path]
+    for folder in (path, path / "data"):
+        found = sorted(folder.glob("*.parquet"), key=lambda file: _natural(file.name))
+        if files := [file for file in found if not file.name.startswith(".")]:
+            _require_complete(files)
+            return files
+        if found:
+            raise DataError(f"{path}: was not written to its end; write it again, which goes on where it stopped")
+    raise DataError(f"{path}: holds no .parquet files, nor does its folder 'data'")
+
+
+def _require_complete(files: list[Path]) -> None:
+    series: dict[tuple[str, int], set[int]] = {}
+    for file in files:
+        if shard := _SHARD.fullmatch(file.stem):
+            series.setdefault((shard["split"], int(shard["count"])), set()).add(int(shard["number"]))
+    for (split, count), numbers in series.items():
+        if len(numbers) < count:
+            missing = next(number for number in range(count) if number not in numbers)
+            raise DataError(
+                f"{files[0].parent}: {count - len(numbers)} of the {count} files of {split!r} are missing, "
+                f"{split}-{missing:05d}-of-{count:05d}.parquet for one; get them, or finish the writing"
+            )
+
+
+def _split_of(file: Path) -> str:
+    shard = _SHARD.fullmatch(file.stem)
+    return shard["split"] if shard else file.stem
+
+
+def _of_split(path: Path, files: list[Path], split: str | None) -> list[Path]:
+    chosen = [file for file in files if split is None or _split_of(file) == split]
+    if not chosen:
+        known = dict.fromkeys(_split_of(file) for file in files)
+        raise DataError(f"{path}: has no split {split!r}, only {', '.join(map(repr, known))}")
+    return chosen
+
+
+@contextmanager
+def _reading(file: Path) -> Iterator[None]:
+    try:
+        yield
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise DataError(
+            f"{file}: is no Parquet file that can be read, cut short or damaged; get it again ({_first_line(error)})"
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]
+
+
+def _features(file: Path, schema: Any) -> dict[str, Any]:
+    """What Hugging Face's metadata say of each column."""
+    stored = (schema.metadata or {}).get(b"huggingface")
+    if stored is None:
+        return {}
+    try:
+        features = json.loads(stored)["info"]["features"]
+        return {name: feature for name, feature in features.items() if isinstance(feature, dict)}
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise DataError(
+            f"{file}: the metadata 'huggingface' of its schema are not what they should be: {error}"
+        ) from error
+
+
+def _image_column(file: Path, schema: Any) -> str | None:
+    features = _features(file, schema)
+    pictures = [field.name for field in schema if _holds_pictures(field.type)]
+    said = [name for name in pictures if features.get(name, {}).get("_type") == "Image"]
+    found = said or [name for name in pictures if name in ("image", "img", "picture")] or pictures
+    if len(found) > 1:
+        raise DataError(f"{file}: has several columns of pictures: {', '.join(found)}; one is expected")
+    return found[0] if found else None
+
+
+def _holds_pictures(kind: Any) -> bool:
+    if pa.types.is_struct(kind):
+        return any(field.name == "bytes" and _is_binary(field.type) for field in kind)
+    return _is_binary(kind)
+
+
+def _is_binary(kind: Any) -> bool:
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+
+
+def _label_column(file: Path, schema: Any) -> str:
+    features = _features(file, schema)
+    said = [name for name in schema.names if features.get(name, {}).get("_type") == "ClassLabel"]
+    found = [name for name in ("label", "labels", "identity") if name in schema.names] if len(said) != 1 else said
+    if not found:
+        raise DataError(
+            f"{file}: has no column 'label' and not exactly one that the metadata call a ClassLabel; its columns are "
+            f"{', '.join(schema.names)}"
+        )
+    return found[0]
+
+
+def _require_alike(file: Path, schema: Any, first: Path, expected: Any, columns: tuple[str, str]) -> None:
+    features, others = _features(file, schema), _features(first, expected)
+    for column in columns:
+        if column not in schema.names or schema.field(column).type != expected.field(column).type:
+            found = schema.field(column).type if column in schema.names else "missing"
+            raise DataError(f"{file}: the column {column!r} is {found}, in {first} {expected.field(column).type}")
+        if features.get(column) != others.get(column):
+            raise DataError(f"{file}: the metadata of the column {column!r} are not those of {first}")
+
+
+def _identities(
+    file: Path, schema: Any, column: str, parts: list[Any]
+) -> tuple[list[str], Int64[np.ndarray, " n"], dict[int, str]]:
+    """The names that occur, the label of each row, and the rows without a label with the reason."""
+    values = pa.chunked_array([chunk for part in parts for chunk in part.chunks], type=schema.field(column).type)
+    if pa.types.is_dictionary(values.type):
+        values = values.cast(values.type.value_type)
+    missing = np.flatnonzero(values.is_null().to_numpy(zero_copy_only=False))
+    reasons = dict.fromkeys(missing.tolist(), f"the row has no {column}")
+    if pa.types.is_integer(values.type):
+        names = _features(file, schema).get(column, {}).get("names")
+        codes = values.fill_null(0).to_numpy().astype(np.int64)
+        if names is None:
+            distinct = np.unique(np.delete(codes, missing)).tolist()
+            named = {code: str(code) for code in distinct}
+        elif isinstance(names, list) and all(isinstance(name, str) for name in names):
+            named = dict(enumerate(names))
+            for index in np.flatnonzero((codes < 0) | (codes >= len(names))).tolist():
+                reasons.setdefault(index, f"the {column} {codes[index]} is none of the {len(names)} names")
+        else:
+            raise DataError(f"{file}: the names of the column {column!r} are no list of names")
+        known = list(np.unique(np.delete(codes, list(reasons))).tolist())
+    elif pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
+        for index in np.flatnonzero(pc.equal(values, "").fill_null(False).to_numpy(zero_copy_only=False)).tolist():
+            reasons[index] = f"the row has an empty {column}"
+        encoded = values.combine_chunks().dictionary_encode()
+        if isinstance(encoded, pa.ChunkedArray):
+            encoded = encoded.combine_chunks()
+        codes = encoded.indices.fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
+        named = dict(enumerate(encoded.dictionary.to_pylist()))
+        known = sorted((code for code in named if named[code]), key=lambda code: _natural(named[code]))
+    else:
+        raise DataError(f"{file}: the column {column!r} is {values.type}; labels are whole numbers or strings")
+    if not known:
+        raise DataError(f"{file}: no row has a {column}")
+    order = np.argsort(known)
+    ranked = np.array(known, np.int64)[order]
+    codes[list(reasons)] = known[0]
+    return [named[code] for code in known], order[np.searchsorted(ranked, codes)].astype(np.int64), reasons
+
+
+def _unique(paths: list[Any]) -> Any | None:
+    """All paths as one Arrow array, or None if one is missing or there twice."""
+    if not paths:
+        return None
+    joined = pa.chunked_array([chunk for part in paths for chunk in part.chunks], type=pa.large_string())
+    distinct = pc.count_distinct(joined, mode="all").as_py()
+    return joined.combine_chunks() if not joined.null_count and distinct == len(joined) else None
+
+
+def _listed(files: list[Path]) -> Iterator[Row]:
+    for file in files:
+        with _reading(file), pq.ParquetFile(file) as opened:
+            columns = [name for name in ("path", "label", "split") if name in opened.schema_arrow.names]
+            number = 0
+            for batch in opened.iter_batches(columns=columns, use_threads=False):
+                batch.validate(full=True)
+                values = [batch.column(name).cast(pa.string()).to_pylist() for name in columns]
+                for row in zip(*values, strict=True):
+                    fields = dict(zip(columns, (value or "" for value in row), strict=True))
+                    yield Row(f"{file}, row {number}", fields["path"], fields["label"], fields.get("split", ""))
+                    number += 1
+
+
+class ParquetWriter:
+    """Writes pictures into FOLDER/data/train-00000-of-0000N.parquet, which Hugging Face's ``datasets`` reads.
+
+    The columns are ``image``, a struct of bytes and path, and ``label``, with the identities as ClassLabel names. The
+    bytes are stored as they are, in row groups of about a quarter of a megabyte, with checksums. Files that are
+    complete while the number of files is not known yet are called .train-00000.parquet; an interrupted writing goes on
+    behind them.
+    """
+
+    def __init__(self, path: Path | str, identities: Sequence[str], *, shard_bytes: int = 256 << 20) -> None:
+        """Begin, or go on behind the complete files.
+
+        Args:
+            path: the folder.
+            identities: names, of which labels are the positions.
+            shard_bytes: a file is complete when its pictures are so many bytes.
+
+        Raises:
+            DataError: if the files there are of other identities, or if the folder cannot be written.
+        """
+        self.path = Path(path)
+        self._folder = self.path / "data"
+        self._shard_bytes = shard_bytes
+        features = {
+            "image": {"_type": "Image"},
+            "label": {"names": list(identities), "_type": "ClassLabel"},
+        }
+        self._schema = pa.schema(
+            [("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])), ("label", pa.int64())],
+            metadata={"huggingface": json.dumps({"info": {"features": features}})},
+        )
+        self._count = len(identities)
+        self._shards = self._complete_shards()
+        self.written = 0
+        for shard in self._shards:
+            with _reading(shard), pq.ParquetFile(shard) as opened:
+                _require_alike(shard, opened.schema_arrow, self.path, self._schema, ("image", "label"))
+                self.written += opened.metadata.num_rows
+        self._rows: list[tuple[bytes, str, int]] = []
+        self._pending = 0
+        self._in_shard = 0
+        self._file: Any = None
+        self._open = ExitStack()
+
+    def add(self, encoded: bytes, name: str, label: int) -> None:
+        """Append one picture; raises DataError if it cannot be written."""
+        if any(0xD800 <= ord(each) < 0xE000 for each in name):
+            raise DataError(f"{self.path}: the name {name!r} is no Unicode text and cannot be written")
+        if not 0 <= label < self._count:
+            raise DataError(f"{self.path}: {name!r} has the label {label}, and there are {self._count} identities")
+        self._rows.append((encoded, name, label))
+        self._pending += len(encoded)
+        self.written += 1
+        if self._pending >= GROUP_BYTES:
+            self._write_group()
+        if self._in_shard >= self._shard_bytes:
+            self._finish_shard()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None:
+            self._open.__exit__(kind, error, trace)
+            return
+        self._write_group()
+        self._finish_shard()
+        for number, shard in enumerate(self._shards):
+            final = self._folder / f"train-{number:05d}-of-{len(self._shards):05d}.parquet"
+            try:
+                shard.replace(final)
+            except OSError as problem:
+                raise DataError(f"cannot write {final}: {problem.strerror}") from problem
+
+    def _complete_shards(self) -> list[Path]:
+        found: dict[int, Path] = {}
+        for file in self._folder.glob("*"):
+            if shard := _OWN.fullmatch(file.name):
+                found[int(shard["number"] or shard["final"])] = file
+            elif file.name.startswith("..train-"):  # was being written when the process was killed
+                file.unlink(missing_ok=True)
+        if missing := sorted(set(range(max(found, default=-1) + 1)) - found.keys()):
+            raise DataError(f"{self._folder}: file {missing[0]} is missing among the others; remove them to write anew")
+        return [found[number] for number in sorted(found)]
+
+    def _write_group(self) -> None:
+        if not self._rows:
+            return
+        if self._file is None:
+            shard = self._folder / f".train-{len(self._shards):05d}.parquet"
+            temporary = self._open.enter_context(replacing(shard))
+            self._file = self._open.enter_context(
+                pq.ParquetWriter(
+                    temporary,
+                    self._schema,
+                    compression="none",  # pictures are compressed already
+                    use_dictionary=False,
+                    write_statistics=["label"],
+                    write_page_checksum=True,
+                )
+            )
+        encoded, names, labels = zip(*self._rows, strict=True)
+        image = pa.StructArray.from_arrays(
+            [pa.array(encoded, pa.binary()), pa.array(names, pa.string())],
+            fields=list(self._schema.field("image").type),
+        )
+        try:
+            self._file.write_table(pa.table([image, pa.array(labels, pa.int64())], schema=self._schema))
+        except OSError as error:
+            raise DataError(f"cannot write {self._folder}: {_first_line(error)}") from error
+        self._in_shard += self._pending
+        self._rows, self._pending = [], 0
+
+    def _finish_shard(self) -> None:
+        if self._file is not None:
+            self._open.close()
+            self._shards.append(self._folder / f".train-{len(self._shards):05d}.parquet")
+            self._file, self._in_shard = None, 0

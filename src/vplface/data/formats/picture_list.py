@@ -1,0 +1,310 @@
+"""Pictures on a list: a CSV or TSV file that says where each picture is and whom it shows.
+
+The first line names the columns: ``path``, ``label`` and perhaps ``split``, in any order; other columns are passed
+over. A path is absolute or starts from the list's folder, with forward slashes. A label is a name, digits included.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple, Self
+
+import numpy as np
+from jaxtyping import Int64
+
+from vplface.data.formats.image_folder import _natural
+from vplface.data.pictures import Picture, UnreadablePictureError, decode
+from vplface.errors import DataError
+from vplface.files import replacing
+from vplface.progress import progress
+
+SEPARATORS = {".csv": ",", ".tsv": "\t"}
+
+
+class Row(NamedTuple):
+    """One picture of a list; ``place`` says where on the list, for errors, and an empty ``split`` is none."""
+
+    place: str
+    path: str
+    label: str
+    split: str
+
+
+class PictureList:
+    """The pictures of a list, :class:`~vplface.data.pictures.StoredPictures`, in the list's order.
+
+    Identities are in natural order. A picture that is missing or damaged costs only itself, when it is asked for.
+    """
+
+    def __init__(self, path: Path | str, split: str | None = None) -> None:
+        """Read the list; pictures are opened only when asked for.
+
+        Args:
+            path: a .csv or .tsv file.
+            split: take the rows whose column ``split`` says this; None takes all rows.
+
+        Raises:
+            DataError: if the list is missing, malformed or empty (line and column are named), or has no such split.
+        """
+        path = Path(path)
+        self._keep(path, path.parent, _rows(path, _separator(path)), split)
+
+    @classmethod
+    def from_rows(cls, path: Path, folder: Path, rows: Iterable[Row], split: str | None) -> Self:
+        """A list that was read elsewhere, from ``path``; its paths start from ``folder``."""
+        pictures = cls.__new__(cls)
+        pictures._keep(path, folder, rows, split)
+        return pictures
+
+    def _keep(self, path: Path, folder: Path, rows: Iterable[Row], split: str | None) -> None:
+        self.path = path
+        self.folder = folder
+        # All paths in one string of bytes: millions of small strings would be copied into every forked worker as soon
+        # as their reference counts are touched.
+        paths, ends, codes = bytearray(), array("q"), array("q")
+        names: dict[str, int] = {}
+        splits: dict[str, None] = {}
+        with progress(f"reading {path}", None) as advance:
+            for number, row in enumerate(rows, start=1):
+                splits[row.split] = None
+                if split is None or row.split == split:
+                    paths += _required(row, "path", row.path).encode()
+                    ends.append(len(paths))
+                    codes.append(names.setdefault(_required(row, "label", row.label), len(names)))
+                if number % 1000 == 0:
+                    advance(1000)
+        if not codes:
+            raise DataError(_nothing_chosen(path, sorted(splits, key=_natural), split))
+        order = sorted(names, key=_natural)
+        place = np.empty(len(order), np.int64)
+        place[[names[name] for name in order]] = np.arange(len(order))
+        self._identities = order
+        self._labels: Int64[np.ndarray, " n"] = place[np.frombuffer(codes, np.int64)]
+        self._paths = bytes(paths)
+        self._ends = np.frombuffer(ends, np.int64)
+
+    @property
+    def identities(self) -> Sequence[str]:
+        """The labels that occur."""
+        return self._identities
+
+    @property
+    def labels(self) -> Int64[np.ndarray, " n"]:
+        """Label of each picture."""
+        return self._labels
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    def name(self, index: int) -> str:
+        """The picture's path below the list's folder; of a picture that lies elsewhere its whole path, without root."""
+        return below(self._path(index), self.folder)
+
+    def where(self, index: int) -> str:
+        """The path as text, for errors."""
+        return str(self.folder / self._path(index))
+
+    def encoded(self, index: int) -> bytes:
+        """The file's bytes; raises UnreadablePictureError with its path and the reason."""
+        where = self.where(index)
+        try:
+            return Path(where).read_bytes()
+        except OSError as error:
+            raise UnreadablePictureError(where, error.strerror or str(error)) from error
+
+    def picture(self, index: int) -> Picture:
+        """Read and decode one picture; raises UnreadablePictureError with its path and the reason."""
+        return decode(self.encoded(index), self.where(index))
+
+    def _path(self, index: int) -> str:
+        if not 0 <= index < len(self):
+            raise IndexError(f"index must lie in 0..{len(self) - 1}, got {index}")
+        return self._paths[self._ends[index - 1] if index else 0 : self._ends[index]].decode()
+
+
+def below(path: str, folder: Path) -> str:
+    """A path as a name below a folder: what leads to the folder is left out, else what leads to the file system's root.
+
+    So a name never begins with a slash and never leads upwards.
+    """
+    parts = path.split("/")
+    if not {"", ".", ".."}.intersection(parts) and ":" not in parts[0]:
+        return path
+    root = Path(os.path.normpath(Path.cwd() / folder))
+    whole = Path(os.path.normpath(root / path))
+    return (whole.relative_to(root) if whole.is_relative_to(root) else whole.relative_to(whole.anchor)).as_posix()
+
+
+def _required(row: Row, column: str, value: str) -> str:
+    if not value or "\0" in value:
+        raise DataError(f"{row.place}: the column {column!r} {'holds a zero byte' if value else 'is empty'}")
+    return value
+
+
+def _nothing_chosen(path: Path, splits: list[str], split: str | None) -> str:
+    if not splits:
+        return f"{path}: lists no pictures"
+    if splits == [""]:
+        return f"{path}: has no column 'split', so there is no split {split!r} to take"
+    known = ", ".join(repr(name) for name in splits[:20]) + (", ..." if len(splits) > 20 else "")
+    return f"{path}: has no split {split!r}, only {known}"
+
+
+def _separator(path: Path) -> str:
+    if path.suffix.lower() not in SEPARATORS:
+        raise DataError(f"{path}: a list of pictures is a {' or '.join(SEPARATORS)} file")
+    return SEPARATORS[path.suffix.lower()]
+
+
+def _rows(path: Path, separator: str) -> Iterator[Row]:
+    reader = csv.reader(_lines(path), delimiter=separator, strict=True)
+    try:
+        header = [name.strip().lower() for name in next(reader, [])]
+        columns = [_column(path, header, separator, name) for name in ("path", "label")]
+        columns.append(header.index("split") if "split" in header else -1)
+        for fields in reader:
+            if not fields:
+                continue
+            place = f"{path}, line {reader.line_num}"
+            if len(fields) != len(header):
+                raise DataError(f"{place}: {len(fields)} fields, but line 1 names {len(header)} columns")
+            where, label, split = ("" if column < 0 else fields[column].strip() for column in columns)
+            yield Row(place, where, label, split)
+    except csv.Error as error:
+        raise DataError(f"{path}, line {reader.line_num}: {error}") from error
+
+
+def _column(path: Path, header: list[str], separator: str, name: str) -> int:
+    if header.count(name) != 1:
+        raise DataError(
+            f"{path}, line 1: names the column {name!r} {header.count(name)} times; the first line must name the "
+            f"columns path, label and perhaps split, separated by {'tabs' if separator == chr(9) else 'commas'}, "
+            f"and is {header}"
+        )
+    return header.index(name)
+
+
+def _lines(path: Path) -> Iterator[str]:
+    try:
+        with path.open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                try:
+                    yield line.decode("utf-8-sig" if number == 1 else "utf-8")
+                except UnicodeDecodeError as error:
+                    raise DataError(
+                        f"{path}, line {number}: is not text in UTF-8 (byte {error.start} of the line); save the list "
+                        "as UTF-8"
+                    ) from error
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+class PictureListWriter:
+    """Writes pictures into the folder beside a list, ``faces/`` for ``faces.csv``, bit for bit, and the list.
+
+    The list is called ``.faces.csv.part`` until all is written. Its lines follow their pictures, so that what it holds
+    is complete whenever the process is killed.
+    """
+
+    def __init__(self, path: Path | str, identities: Sequence[str]) -> None:
+        """Begin, or go on behind what is on the list already.
+
+        Args:
+            path: of the list, .csv or .tsv.
+            identities: names, of which labels are the positions.
+
+        Raises:
+            DataError: if two identities have one name or a name cannot stand on a list, or if there is a list of that
+                name that was not written so.
+        """
+        self.path = Path(path)
+        self.folder = self.path.with_suffix("")
+        self._separator = _separator(self.path)
+        self._identities = list(identities)
+        if len(set(self._identities)) < len(self._identities):
+            raise DataError(f"{path}: two identities have the same name; a list could not tell them apart")
+        for name in self._identities:
+            self._check(name)
+        self._part = self.path.with_name(f".{self.path.name}.part")
+        try:
+            self.written = self._go_on()
+            self._file = self._part.open("a", encoding="utf-8", newline="")
+        except OSError as error:
+            raise self._cannot_write(error) from error
+        self._rows = csv.writer(self._file, delimiter=self._separator, lineterminator="\n")
+        if not self.written:
+            self._file.truncate(0)
+            self._rows.writerow(("path", "label"))
+
+    def add(self, encoded: bytes, name: str, label: int) -> None:
+        """Write one picture to FOLDER/NAME and note it; raises DataError if that cannot be done."""
+        self._check(name)
+        if below(name, self.folder) != name or Path(name).drive or "\\" in name:
+            raise DataError(f"{self.folder}: the name {name!r} is no path below a folder")
+        if not 0 <= label < len(self._identities):
+            raise DataError(
+                f"{self.path}: {name!r} has the label {label}, there are {len(self._identities)} identities"
+            )
+        target = self.folder / name
+        temporary = target.with_name(f".{target.name}.part")
+        try:
+            if target.exists() and target.read_bytes() != encoded:
+                raise DataError(f"{target}: is there already, and is another picture; names must differ")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            temporary.write_bytes(encoded)
+            temporary.replace(target)
+            self._rows.writerow((f"{self.folder.name}/{name}", self._identities[label]))
+        except OSError as error:
+            temporary.unlink(missing_ok=True)
+            raise self._cannot_write(error) from error
+        self.written += 1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self._file.close()
+        except OSError as problem:
+            raise self._cannot_write(problem) from problem
+        if error is None:
+            with replacing(self.path) as temporary:
+                self._part.replace(temporary)
+
+    def _go_on(self) -> int:
+        """Cut the unfinished list behind its last whole line; how many pictures it holds."""
+        self._part.parent.mkdir(parents=True, exist_ok=True)
+        if not self._part.exists() and self.path.exists():
+            self._require_own(self.path)
+            with replacing(self._part) as temporary:
+                temporary.write_bytes(self.path.read_bytes())
+        if not self._part.exists():
+            return 0
+        whole = self._part.read_bytes()
+        os.truncate(self._part, whole.rfind(b"\n") + 1)
+        return self._require_own(self._part)
+
+    def _require_own(self, written: Path) -> int:
+        known = set(self._identities)
+        count = 0
+        for row in _rows(written, self._separator) if written.stat().st_size else ():
+            if not row.path.startswith(f"{self.folder.name}/") or row.label not in known:
+                raise DataError(
+                    f"{row.place}: {row.path!r} of {row.label!r} is of another set; remove the list or write elsewhere"
+                )
+            count += 1
+        return count
+
+    def _check(self, name: str) -> None:
+        if not name or name != name.strip() or any(ord(each) < 32 or 0xD800 <= ord(each) < 0xE000 for each in name):
+            raise DataError(f"{self.path}: the name {name!r} cannot be written into a list")
+
+    def _cannot_write(self, error: OSError) -> DataError:
+        return DataError(f"cannot write {error.filename or self.path}: {error.strerror or error}")
