@@ -172,7 +172,8 @@ def _collect(
 ) -> Batch:
     streams = _Streams(seed, epoch)
     batch = np.empty((len(indices), SIZE, SIZE, 3), np.uint8)
-    read, unreadable = [], []
+    read: list[int] = []
+    unreadable = []
     for place, index in enumerate(indices.tolist()):
         try:
             picture = pictures.picture(index)

@@ -112,11 +112,11 @@ class Preprocessing:
         ordered = pictures if self.color == "rgb" else pictures.flip(-1)
         mean = torch.tensor(self.mean, dtype=torch.float64, device=pictures.device) * 255
         std = torch.tensor(self.std, dtype=torch.float64, device=pictures.device) * 255
-        # A whole line of pixels at a time: with the three channels alone innermost this takes ten times as long on a CPU.
-        lines = ordered.to(torch.float32, memory_format=torch.contiguous_format).flatten(2)
-        lines.sub_(mean.float().repeat(self.size)).div_(std.float().repeat(self.size))
+        floats = ordered.to(torch.float32, memory_format=torch.contiguous_format)
+        # A line of pixels at once: on a CPU it takes ten times as long with nothing but three channels innermost.
+        floats.flatten(2).sub_(mean.float().repeat(self.size)).div_(std.float().repeat(self.size))
         # Channels stay innermost in memory: moving the axis afterwards is what channels_last means.
-        return lines.unflatten(2, (self.size, 3)).permute(0, 3, 1, 2)
+        return floats.permute(0, 3, 1, 2)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready values, the inverse of :meth:`from_dict`."""
