@@ -16,6 +16,9 @@ _WORD = 8
 _PAD = 2 * _WORD
 """Bytes in front of a text, so that the sixteen before the end of any number are there."""
 
+_BLOCK = 2**15
+"""Numbers that are read at a time, so that what is between stays in the caches."""
+
 _TAB, _NEWLINE = 9, 10
 
 
@@ -137,10 +140,14 @@ def _numbers(
     text: UInt8[np.ndarray, " bytes"], ends: Int64[np.ndarray, " n"], digits: Int64[np.ndarray, " n"]
 ) -> Int64[np.ndarray, " n"]:
     """The decimal numbers of so many digits, one to sixteen, that end before these places."""
-    numbers = _eight_digits(text, ends, np.minimum(digits, _WORD))
-    long = np.flatnonzero(digits > _WORD)
-    if len(long):
-        numbers[long] += 10**_WORD * _eight_digits(text, ends[long] - _WORD, digits[long] - _WORD)
+    numbers = np.empty(len(ends), np.int64)
+    for first in range(0, len(ends), _BLOCK):
+        block = slice(first, first + _BLOCK)
+        end, count = ends[block], digits[block]
+        numbers[block] = _eight_digits(text, end, np.minimum(count, _WORD))
+        long = np.flatnonzero(count > _WORD)
+        if len(long):
+            numbers[first + long] += 10**_WORD * _eight_digits(text, end[long] - _WORD, count[long] - _WORD)
     return numbers
 
 
