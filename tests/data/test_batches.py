@@ -202,6 +202,27 @@ def test_a_bug_is_not_disguised(workers: int) -> None:
         next(load_batches(Buggy(8), ShuffledBatches(8, 4, 0), None, 0, 0, 2, workers))
 
 
+UNCAUGHT = """
+from vplface.data.batches import ShuffledBatches, load_batches
+
+class Buggy:
+    identities, labels = ["a"], [0] * 64
+    def __len__(self): return 64
+    def name(self, index): return str(index)
+    def picture(self, index): raise RuntimeError("a bug")
+
+loading = load_batches(Buggy(), ShuffledBatches(64, 32, 0), None, 0, 0, 10**9, 2)
+next(loading)
+"""
+
+
+@forks
+def test_a_program_that_a_bug_ends_does_not_wait_for_its_workers() -> None:
+    ended = subprocess.run([sys.executable, "-c", UNCAUGHT], capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 1
+    assert "RuntimeError: a bug" in ended.stderr
+
+
 def test_what_a_spawned_worker_needs_can_be_pickled() -> None:
     steps = module._Steps(Numbered(8), ShuffledBatches(8, 4, 0), Augmentation(), 3)
     again = pickle.loads(pickle.dumps(steps))

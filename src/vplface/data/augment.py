@@ -61,6 +61,8 @@ class Augmentation:
         The same generator state gives the same result. Each change draws from its own place in one block of random
         numbers, so that switching one change on leaves the others as they were.
         """
+        if self._only_flips:
+            return cv2.flip(picture, 1) if rng.random() < self.flip else picture
         chance = rng.random(5)
         where = rng.random(4) * 2 - 1
         tone = rng.random(6) * 2 - 1
@@ -76,6 +78,13 @@ class Augmentation:
         if chance[4] < self.occlusion:
             picture = _occlude(picture, amount[2:], rng)
         return picture
+
+    @property
+    def _only_flips(self) -> bool:
+        return not (
+            self.shift or self.scale or self.rotate or self.light
+            or self.low_resolution or self.occlusion or self.grey or self.blur
+        )  # fmt: skip
 
     def _move(self, picture: Picture, flip: bool, where: np.ndarray) -> Picture:
         """Mirror, shift, scale and rotate about the centre, in one interpolation."""

@@ -1,0 +1,547 @@
+"""InsightFace's RecordIO: pictures in one .rec file, an .idx that says where each begins, maybe names in a .lst.
+
+In InsightFace's sets the record of key 0 holds no picture but two labels (a, b): the keys 1 ... a − 1 are pictures, and
+a ... b − 1 are identity records, without a picture as well, whose two labels (c, d) say that the keys c ... d − 1 are
+one identity. What a record is made of is in ``recordio_frames``.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import shutil
+from array import array
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO, Self
+
+import numpy as np
+from jaxtyping import Float32, Int64, UInt32
+
+from vplface.data.formats.recordio_frames import (
+    FRAME,
+    HEADER,
+    LABELS,
+    LONGEST,
+    MAGIC,
+    BrokenRecordError,
+    frame,
+    is_label,
+    pack,
+    parts_at,
+    payload_at,
+    unpack,
+)
+from vplface.data.formats.recordio_tables import NameList, read_index
+from vplface.data.pictures import Picture, UnreadablePictureError, decode
+from vplface.errors import DataError
+from vplface.files import replacing
+from vplface.progress import progress
+
+_SUFFIXES = ((b"\x89PNG", ".png"), (b"RIFF", ".webp"), (b"BM", ".bmp"))
+
+
+class RecordIO:
+    """The pictures of a .rec file, :class:`~vplface.data.pictures.StoredPictures`, in the order of their keys.
+
+    A picture's identity is its first label. Identities are in the order of their labels, which need not be contiguous.
+    Their names, and those of the pictures, come from a .lst of MXNet's form beside the .rec (``KEY <tab> LABEL <tab>
+    IDENTITY/PICTURE``); without one an identity is called by its label, "0000042", and a picture by its key.
+
+    With an .idx, labels are read from the identity records and one picture of each; records are visited one by one
+    only if those are missing or do not cover all pictures. Without an .idx the whole file is walked through.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        """Open a .rec file, or the one in a folder.
+
+        Raises:
+            DataError: naming the file, and the key and offset or the line, if it is missing, cut short, or not what
+                its .idx or .lst says. Damage inside a picture's record shows when the picture is asked for.
+        """
+        self.path = _record_file(Path(path))
+        self._data = _mapped(self.path)
+        keys, offsets = self._index()
+        pictures, identities = self._divide(keys, offsets)
+        self._keys, self._offsets = keys[pictures], offsets[pictures]
+        if len(self._keys) == 0:
+            raise DataError(f"{self.path}: holds no pictures")
+        numbers = self._numbers_of_ranges(offsets[identities])
+        if numbers is None:
+            numbers = self._numbers_at(self._offsets)
+        self._numbers, self._labels = _positions(numbers)
+        if len(self._numbers) == 0:
+            raise DataError(f"{self.path}: no picture has a label; {self._why_not(0)}")
+        self._names = self._name_list()
+        self._identities = self._identity_names(numbers)
+
+    def __reduce__(self) -> tuple[type[RecordIO], tuple[Path]]:
+        return RecordIO, (self.path,)  # a memory map does not travel; a worker opens its own
+
+    @property
+    def identities(self) -> Sequence[str]:
+        """Name of each identity, in the order of their labels in the file."""
+        return self._identities
+
+    @property
+    def labels(self) -> Int64[np.ndarray, " n"]:
+        """Position of each picture's identity."""
+        return self._labels
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def name(self, index: int) -> str:
+        """The name in the .lst, else IDENTITY/KEY and the suffix of what the record holds."""
+        self._require(index)
+        if self._names is not None:
+            return self._names.name(int(np.searchsorted(self._names.keys, self._keys[index])))
+        try:
+            start = self.encoded(index)[:4]
+        except UnreadablePictureError:
+            start = b""
+        suffix = next((suffix for magic, suffix in _SUFFIXES if start.startswith(magic)), ".jpg")
+        return f"{self._identities[self._labels[index]]}/{self._keys[index]:08d}{suffix}"
+
+    def where(self, index: int) -> str:
+        """The file, and the key and offset of the picture's record."""
+        self._require(index)
+        return f"{self.path}, record {self._keys[index]} at offset {self._offsets[index]}"
+
+    def encoded(self, index: int) -> bytes:
+        """The picture's file; raises UnreadablePictureError if its record is damaged or of another identity."""
+        self._require(index)
+        try:
+            labels, picture = unpack(payload_at(self._data, int(self._offsets[index])))
+        except BrokenRecordError as error:
+            raise UnreadablePictureError(self.where(index), str(error)) from None
+        if labels[0] != self._numbers[self._labels[index]]:
+            raise UnreadablePictureError(self.where(index), self._why_not(index))
+        return picture
+
+    def picture(self, index: int) -> Picture:
+        """Read and decode one picture; raises UnreadablePictureError naming its record and the reason."""
+        encoded = self.encoded(index)
+        try:
+            return decode(encoded, "")
+        except UnreadablePictureError as error:
+            raise UnreadablePictureError(self.where(index), error.reason) from None
+
+    def all_labels(self, index: int) -> Float32[np.ndarray, " labels"]:
+        """All labels of a picture's record, of which the first is its identity.
+
+        Raises:
+            UnreadablePictureError: if the record is damaged.
+        """
+        self._require(index)
+        try:
+            return np.array(unpack(payload_at(self._data, int(self._offsets[index])))[0], np.float32)
+        except BrokenRecordError as error:
+            raise UnreadablePictureError(self.where(index), str(error)) from None
+
+    def _require(self, index: int) -> None:
+        if not 0 <= index < len(self._keys):
+            raise IndexError(f"index must lie in 0..{len(self) - 1}, got {index}")
+
+    def _why_not(self, index: int) -> str:
+        """What is wrong with a label."""
+        label = float(self.all_labels(index)[0])
+        if is_label(label):
+            return f"its label is {label:.0f}, but the identity record says {self._numbers[self._labels[index]]}"
+        return f"its label is {label}, not a whole number from 0 to {LABELS - 1:,}"
+
+    def _index(self) -> tuple[Int64[np.ndarray, " n"], Int64[np.ndarray, " n"]]:
+        """Keys in ascending order, and the offsets of their records."""
+        path = self.path.with_suffix(".idx")
+        if path.exists():
+            keys, offsets = read_index(path)
+            self._require_offsets(path, keys, offsets)
+        else:
+            offsets = self._walk()
+            keys = self._ids(offsets)
+        if (np.diff(keys) <= 0).any():
+            order = np.argsort(keys, kind="stable")
+            keys, offsets = keys[order], offsets[order]
+            same = np.flatnonzero(np.diff(keys) == 0)
+            if len(same):
+                raise DataError(f"{path}: the key {keys[same[0]]} occurs more than once")
+        return keys, offsets
+
+    def _require_offsets(self, path: Path, keys: Int64[np.ndarray, " n"], offsets: Int64[np.ndarray, " n"]) -> None:
+        """That each record begins in the file, and that the last ends it."""
+        size = len(self._data)
+        wrong = np.flatnonzero((offsets % 4 != 0) | (offsets > size - FRAME.size))
+        if len(wrong):
+            key, offset = keys[wrong[0]], offsets[wrong[0]]
+            says = (
+                "which is no multiple of 4" if offset % 4 else f"but {self.path.name} ends at {size}: it is cut short"
+            )
+            raise DataError(
+                f"{path}: record {key} is said to begin at offset {offset}, {says}, or the .idx is not its own"
+            )
+        last = int(offsets.argmax())
+        where = f"{self.path}, record {keys[last]} at offset {offsets[last]}"
+        try:
+            _, end = parts_at(self._data, int(offsets[last]))
+        except BrokenRecordError as error:
+            raise DataError(f"{where}: {error}; it is the last that {path.name} knows, and ends the file") from None
+        if end != size:
+            raise DataError(
+                f"{where}: is the last that {path.name} knows and ends at {end}, but the file goes on to {size}; "
+                f"remove {path.name} if it is not whole: the .rec file itself is then read through"
+            )
+
+    def _walk(self) -> Int64[np.ndarray, " n"]:
+        """Offsets of all records, found by going from one to the next."""
+        offsets = array("q")
+        with progress(f"reading through {self.path.name}, for want of an .idx", len(self._data)) as advance:
+            offset = told = 0
+            while offset < len(self._data):
+                try:
+                    _, end = parts_at(self._data, offset)
+                except BrokenRecordError as error:
+                    raise DataError(
+                        f"{self.path}, record number {len(offsets)} at offset {offset}: {error}; without an .idx the "
+                        "records behind it cannot be found"
+                    ) from None
+                offsets.append(offset)
+                offset = end
+                if len(offsets) % 4096 == 0:
+                    advance(offset - told)
+                    told = offset
+        return np.array(offsets, np.int64)
+
+    def _ids(self, offsets: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
+        """The ids in the records, which are the keys that the .idx had, if they are distinct; else their order."""
+        words = self._words()
+        places = offsets // 4
+        room = places + FRAME.size // 4 + HEADER.size // 4 <= len(words)
+        if room.all():
+            ids: Int64[np.ndarray, " n"] = words[places + 4].astype(np.int64) + (
+                words[places + 5].astype(np.int64) << 32
+            )
+            if (ids >= 0).all() and len(np.unique(ids)) == len(ids):
+                return ids
+        return np.arange(len(offsets))
+
+    def _divide(self, keys: Int64[np.ndarray, " n"], offsets: Int64[np.ndarray, " n"]) -> tuple[slice, slice]:
+        """Which records are pictures, and which are identity records."""
+        everything = slice(0, len(keys)), slice(0, 0)
+        if keys[0] != 0:
+            return everything
+        try:
+            labels, picture = unpack(payload_at(self._data, int(offsets[0])))
+        except BrokenRecordError as error:
+            raise DataError(
+                f"{self.path}, record 0 at offset {offsets[0]}: {error}; it may be the header of the set, without "
+                "which pictures cannot be told from identities"
+            ) from None
+        if picture or len(labels) < 2:
+            return everything
+        first, stop = labels[:2]
+        last = float(keys[-1]) + 1
+        if not (1 <= first <= stop <= last * (1 + 2.0**-23) and first.is_integer() and stop.is_integer()):
+            raise DataError(
+                f"{self.path}, record 0 at offset {offsets[0]}: says that pictures have the keys 1 to {first - 1:.0f} "
+                f"and identities those up to {stop - 1:.0f}, but the last key is {keys[-1]}"
+            )
+        boundary, end = np.searchsorted(keys, [int(first), int(stop)]).tolist()
+        if first >= LABELS:  # float32 has rounded it; identity records hold no picture
+            while boundary > 1 and self._is_bare(int(offsets[boundary - 1])):
+                boundary -= 1
+            while boundary < len(keys) and not self._is_bare(int(offsets[boundary])):
+                boundary += 1
+            end = len(keys)
+        return slice(1, boundary), slice(boundary, end)
+
+    def _is_bare(self, offset: int) -> bool:
+        try:
+            return not unpack(payload_at(self._data, offset))[1]
+        except BrokenRecordError:
+            return False
+
+    def _numbers_of_ranges(self, offsets: Int64[np.ndarray, " m"]) -> Int64[np.ndarray, " n"] | None:
+        """The label of each picture by the identity records there; None if they do not cover the pictures."""
+        words = self._words()
+        places = offsets // 4
+        if len(places) == 0 or places.max() + 10 > len(words):
+            return None
+        two_labels = (words[places] == MAGIC) & (words[places + 1] == HEADER.size + 8) & (words[places + 2] == 2)
+        begin, end = (_whole(words[places + 8 + k].view("<f4")) for k in range(2))
+        filled = end > begin
+        begin, end = begin[filled], end[filled]
+        first, last = int(self._keys[0]), int(self._keys[-1])
+        contiguous = len(self._keys) == last - first + 1
+        if not (two_labels.all() and contiguous and len(begin) and begin[0] == first and end[-1] == last + 1):
+            return None
+        if (begin[1:] != end[:-1]).any():
+            return None
+        numbers = self._numbers_at(self._offsets[begin - first])
+        return None if (numbers < 0).any() else np.repeat(numbers, end - begin)
+
+    def _numbers_at(self, offsets: Int64[np.ndarray, " m"]) -> Int64[np.ndarray, " m"]:
+        """The first label of each of these records; −1 where there is none that is a label."""
+        words, places = self._words(), offsets // 4
+        magic, length, flag, label, further = (words.take(places + k, mode="clip") for k in (0, 1, 2, 3, 8))
+        plain = (magic == MAGIC) & (length <= np.minimum(LONGEST, len(self._data) - offsets - FRAME.size))  # of kind 0
+        plain &= length >= HEADER.size + 4 * (flag > 0)
+        numbers = np.where(plain, _whole(np.where(flag > 0, further, label).view("<f4")), -1)
+        for other in np.flatnonzero(~plain).tolist():
+            try:
+                labels, _ = unpack(payload_at(self._data, int(offsets[other])))
+            except BrokenRecordError:
+                continue
+            numbers[other] = int(labels[0]) if is_label(labels[0]) else -1
+        return numbers
+
+    def _words(self) -> UInt32[np.ndarray, " words"]:
+        words: UInt32[np.ndarray, " words"] = np.frombuffer(self._data, "<u4", len(self._data) // 4)
+        return words
+
+    def _name_list(self) -> NameList | None:
+        path = self.path.with_suffix(".lst")
+        if not path.exists() or not NameList.names_pictures(path):
+            return None
+        names = NameList(path)
+        places = np.searchsorted(names.keys, self._keys)
+        missing = np.flatnonzero(names.keys[np.minimum(places, len(names.keys) - 1)] != self._keys)
+        if len(missing):
+            raise DataError(f"{path}: has no line for record {self._keys[missing[0]]}, for one of {len(missing)}")
+        return names
+
+    def _identity_names(self, numbers: Int64[np.ndarray, " n"]) -> list[str]:
+        if self._names is not None:
+            labelled = np.flatnonzero(numbers >= 0)[::-1]
+            first = np.zeros(len(self._numbers), np.int64)
+            first[self._labels[labelled]] = labelled
+            named = [self.name(index).partition("/") for index in first.tolist()]
+            if all(slash for _, slash, _ in named) and len({name for name, _, _ in named}) == len(named):
+                return [name for name, _, _ in named]
+        return [f"{number:07d}" for number in self._numbers.tolist()]
+
+
+def _whole(values: Float32[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
+    """Whole numbers from 0 to what float32 holds exactly; −1 for all else."""
+    fits = (values >= 0) & (values < LABELS)
+    numbers = np.where(fits, values, np.float32(-1)).astype(np.int64)
+    numbers[numbers != np.where(fits, values, np.float32(-1))] = -1
+    return numbers
+
+
+def _positions(numbers: Int64[np.ndarray, " n"]) -> tuple[Int64[np.ndarray, " k"], Int64[np.ndarray, " n"]]:
+    """The distinct labels in ascending order, and the position of each picture's; of a picture without one, 0."""
+    present = np.zeros(int(numbers.max()) + 1, bool)
+    present[numbers[numbers >= 0]] = True
+    position = np.cumsum(present) - 1
+    return np.flatnonzero(present), np.where(numbers >= 0, position[numbers] if len(position) else 0, 0)
+
+
+def _record_file(path: Path) -> Path:
+    if path.is_dir():
+        files = sorted(path.glob("*.rec"))
+        if len(files) != 1:
+            found = ", ".join(file.name for file in files[:5]) or "none"
+            raise DataError(f"{path}: expected one .rec file in this folder, found {found}; name one")
+        return files[0]
+    return path
+
+
+def _mapped(path: Path) -> mmap.mmap:
+    try:
+        with path.open("rb") as file:
+            if not os.fstat(file.fileno()).st_size:
+                raise DataError(f"{path}: is empty")
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
+
+
+class RecordIOWriter:
+    """Writes a .rec file as InsightFace has it, with .idx, .lst and property; a ``PictureWriter``.
+
+    Keys count the pictures from 1, in the order in which they come. If those of an identity come together, identity
+    records follow them. Until all is complete the .rec and the .lst bear hidden names that end in ".part", and what is
+    in both of them is what an interrupted writing goes on behind.
+    """
+
+    def __init__(self, path: Path, identities: Sequence[str]) -> None:
+        """Prepare to write, or find out what an interrupted writing left.
+
+        Args:
+            path: the .rec file, or a folder in which it is called train.rec.
+            identities: their names; a label is a position in this list.
+
+        Raises:
+            DataError: if an identity's name cannot stand in a .lst, or if what is there was begun with other
+                identities or is no part of a .rec.
+        """
+        self.path = path if path.suffix.lower() == ".rec" else path / "train.rec"
+        for name in identities:
+            if "/" in name or not _fits_in_list(name) or not name:
+                raise DataError(
+                    f"{self.path}: an identity cannot be called {name!r}: it holds '/', a tab or a new line"
+                )
+        if len(identities) > LABELS:
+            raise DataError(f"{self.path}: {len(identities):,} identities; labels are float32, exact below {LABELS:,}")
+        self._identities = identities
+        self._part, self._lines = (self.path.with_name(f".{self.path.stem}{kind}.part") for kind in (".rec", ".lst"))
+        self._offsets, self._labels = array("q"), array("q")
+        self._end, self._end_of_lines = 0, 0
+        self._records: BinaryIO
+        self._list: BinaryIO
+        self._complete = self.path.exists()
+        if self._complete:
+            self._lines.unlink(missing_ok=True)
+            self._written_before = len(RecordIO(self.path))
+        elif self._part.exists() and self._lines.exists():
+            self._find_what_is_complete()
+
+    @property
+    def written(self) -> int:
+        """How many pictures are complete, those of an interrupted writing included."""
+        return self._written_before if self._complete else len(self._labels)
+
+    def __enter__(self) -> Self:
+        if self._complete:
+            return self
+        with self._writing():
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._records, self._list = (_opened(path) for path in (self._part, self._lines))
+            self._records.truncate(self._end)
+            self._records.seek(self._end)
+            self._list.truncate(self._end_of_lines)
+            self._list.seek(self._end_of_lines)
+            if not self._end:
+                self._append(pack(0, (0.0, 0.0), b""))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._complete:
+            return
+        with self._writing():
+            try:
+                if kind is None:
+                    self._finish()
+            finally:
+                self._records.close()
+                self._list.close()
+
+    def add(self, encoded: bytes, name: str, label: int) -> None:
+        """Append one picture.
+
+        Raises:
+            DataError: if it cannot be written, if a .lst cannot hold its name, or if the set is complete already.
+            IndexError: if the label is not a position among the identities.
+        """
+        if self._complete:
+            raise DataError(f"{self.path}: is complete already; choose another path, or delete it first")
+        if not 0 <= label < len(self._identities):
+            raise IndexError(f"label must lie in 0..{len(self._identities) - 1}, got {label}")
+        key = len(self._labels) + 1
+        if key + len(self._identities) >= LABELS:
+            raise DataError(f"{self.path}: keys are float32, exact below {LABELS:,}; write more pictures as tar shards")
+        if not _fits_in_list(name):
+            raise DataError(f"{self.path}: a .lst cannot hold the name {name!r}: it holds a tab or a new line")
+        if len(encoded) > LONGEST - HEADER.size:
+            raise DataError(f"{self.path}: {name} has {len(encoded):,} bytes, a record can have {LONGEST:,}")
+        identity = self._identities[label]
+        if not name.startswith(f"{identity}/"):
+            name = f"{identity}/{name}"
+        with self._writing():
+            self._append(pack(key, (float(label),), encoded))
+            self._list.write(f"{key}\t{label}\t{name}\n".encode("utf-8", "surrogateescape"))
+        self._labels.append(label)
+
+    def _append(self, payload: bytes) -> None:
+        record = frame(payload)
+        self._records.write(record)
+        self._offsets.append(self._end)
+        self._end += len(record)
+
+    def _finish(self) -> None:
+        if not self._labels:
+            raise DataError(f"{self.path}: no pictures were given to be written")
+        stop = len(self._labels) + 1
+        for begin, end in self._ranges():
+            self._append(pack(len(self._offsets), (float(begin), float(end)), b""))
+        self._records.seek(0)
+        self._records.write(frame(pack(0, (float(stop), float(len(self._offsets))), b"")))
+        for file in (self._records, self._list):
+            file.flush()
+            os.fsync(file.fileno())
+        with replacing(self.path.with_suffix(".idx")) as index, index.open("w", encoding="ascii") as lines:
+            lines.writelines(f"{key}\t{offset}\n" for key, offset in enumerate(self._offsets))
+        with replacing(self.path.with_suffix(".lst")) as names:
+            shutil.copyfile(self._lines, names)
+        with replacing(self.path.with_name("property")) as properties:
+            properties.write_text(f"{len(self._identities)},112,112\n", encoding="ascii")
+        self._part.replace(self.path)
+        self._lines.unlink()
+
+    def _ranges(self) -> list[tuple[int, int]]:
+        """First key and the one behind the last of each identity; none unless its pictures stand together."""
+        labels = np.frombuffer(self._labels, np.int64)
+        begin = np.concatenate([[0], np.flatnonzero(np.diff(labels)) + 1])
+        if len(np.unique(labels[begin])) < len(begin):
+            return []
+        return list(zip((begin + 1).tolist(), [*(begin[1:] + 1).tolist(), len(labels) + 1], strict=True))
+
+    def _find_what_is_complete(self) -> None:
+        """Records and lines that are whole, up to the first that either file lacks."""
+        if self._part.stat().st_size == 0:
+            return
+        with _mapped(self._part) as data, self._lines.open("rb") as lines:
+            try:
+                _, self._end = parts_at(data, 0)
+            except BrokenRecordError:
+                return
+            self._offsets.append(0)
+            with progress(f"reading through {self._part.name}", len(data), self._end) as advance:
+                for key, line in enumerate(lines, 1):
+                    try:
+                        [(start, _), *_], end = parts_at(data, self._end)
+                    except BrokenRecordError:
+                        return
+                    if not line.endswith(b"\n"):
+                        return
+                    self._labels.append(self._label_of(line, key, data[start : start + HEADER.size]))
+                    self._offsets.append(self._end)
+                    self._end_of_lines += len(line)
+                    advance(end - self._end)
+                    self._end = end
+
+    def _label_of(self, line: bytes, key: int, header: bytes) -> int:
+        """The label of a picture that was written before, if it was written with the same identities."""
+        fields = line.split(b"\t")
+        if len(fields) == 3 and fields[1].isdigit() and int(fields[1]) < len(self._identities):
+            label = int(fields[1])
+            same = header == HEADER.pack(0, label, key, 0) and fields[0] == b"%d" % key
+            if same and fields[2].startswith(f"{self._identities[label]}/".encode("utf-8", "surrogateescape")):
+                return label
+        raise DataError(
+            f"{self._lines}, line {key}: is not of this set; what was interrupted here had other identities. "
+            f"Choose another path, or delete {self._lines.name} and {self._part.name} to begin anew"
+        )
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise DataError(
+                f"cannot write {self.path}: {error.strerror or error}; what is complete is kept, and writing "
+                "there again goes on behind it"
+            ) from error
+
+
+def _opened(path: Path) -> BinaryIO:
+    path.touch()
+    return path.open("r+b")
+
+
+def _fits_in_list(name: str) -> bool:
+    return not any(mark in name for mark in "\t\n\r")
