@@ -105,6 +105,8 @@ def _from_csv(text: str, path: Path) -> dict[str, list[Face]]:
             ordered = [name for name in ("name", *POINTS) if name in missing]
             raise DataError(f"{path}: lacks the columns {', '.join(ordered)}; the first line names the columns")
         for row in reader:
+            if None in row or None in row.values():
+                raise DataError(f"{path}, line {reader.line_num}: expected {len(reader.fieldnames or ())} cells")
             if not row["name"]:
                 raise DataError(f"{path}, line {reader.line_num}: has no name")
             faces = found.setdefault(row["name"], [])
