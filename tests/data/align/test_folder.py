@@ -5,6 +5,11 @@ from __future__ import annotations
 import csv
 import errno
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import cv2
@@ -213,6 +218,8 @@ def test_a_target_with_other_files_or_inside_the_source_is_left_alone(photos, tm
     (tmp_path / "mine" / "holiday.jpg").write_bytes(b"mine")
     with pytest.raises(DataError, match="holds other files"):
         align_folder(photos, tmp_path / "mine", Dots())
+    with pytest.raises(DataError, match=r"holiday\.jpg: is a file, not a folder"):
+        align_folder(photos, tmp_path / "mine" / "holiday.jpg", Dots())
     for target in (photos, photos / "faces", tmp_path):
         with pytest.raises(DataError, match="need a folder of their own"):
             align_folder(photos, target, Dots())
@@ -275,3 +282,49 @@ def test_a_sheet_shows_landmarks_beside_crops(photos, tmp_path):
     assert np.abs(shown.astype(int) - crop).mean() < 3
     with pytest.raises(DataError, match="no picture to show"):
         write_sheet(tmp_path / "none.png", photos, tmp_path / "faces", [])
+
+
+def _lives(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+SLOW = """
+import sys, time
+from painted import Dots
+from vplface.data.align import align_folder
+
+class Slow(Dots):
+    def __call__(self, picture):
+        time.sleep(0.05)
+        return super().__call__(picture)
+
+align_folder(sys.argv[1], sys.argv[2], Slow(), workers=2)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="processes are looked up in a group of their own")
+@pytest.mark.parametrize("way", [signal.SIGINT, signal.SIGKILL])
+def test_no_worker_outlives_a_run_that_is_stopped_or_killed(tmp_path, way):
+    picture = photograph(landmarks())
+    for number in range(300):
+        write(tmp_path / "photos" / f"{number}.bmp", picture)
+    path = os.pathsep.join([*filter(None, sys.path), str(Path(__file__).parents[2])])
+    process = subprocess.Popen(
+        [sys.executable, "-c", SLOW, tmp_path / "photos", tmp_path / "faces"],
+        env={**os.environ, "PYTHONPATH": path}, start_new_session=True, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "faces").is_dir() or not list((tmp_path / "faces").glob("*.jpg")):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(way)
+    assert process.wait(60) != 0
+    while _lives(process.pid):
+        assert time.monotonic() < deadline + 60
+        time.sleep(0.02)
+    assert 1 <= len(list((tmp_path / "faces").glob("*.jpg"))) < 300

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import copy
 import json
+import multiprocessing
 import os
 import re
 import signal
+import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Literal
@@ -150,8 +153,9 @@ def align_folder(
     with (
         (target / RECORDS).open("a", encoding="utf-8", errors="surrogateescape") as journal,
         progress("aligning", len(missing)) as advance,
+        closing(_results(work, chunks, workers)) as parts,  # whatever happens here, the workers stop
     ):
-        for results in _results(work, chunks, workers):
+        for results in parts:
             for records in results:
                 done[records[0].name] = records
                 journal.write(rows(records))
@@ -164,7 +168,7 @@ def align_folder(
 
 def _results(
     work: _Work, chunks: list[list[tuple[str, Sequence[Face] | None]]], workers: int
-) -> Iterator[list[list[Record]]]:
+) -> Generator[list[list[Record]], None, None]:
     if workers == 0:
         for chunk in chunks:
             yield _align(work, chunk)
@@ -182,7 +186,7 @@ def _results(
                 "a worker process died, perhaps for lack of memory; try fewer --workers. Repeat the command to go on"
             ) from error
         finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+            pool.shutdown(cancel_futures=True)
 
 
 _of_worker: _Work
@@ -192,8 +196,17 @@ def _start_worker(work: _Work) -> None:
     global _of_worker
     work_alone()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent process stops the workers
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
     # A network that was made before the fork is not used after it: copied, it is loaded anew.
     _of_worker = replace(work, aligner=replace(work.aligner, detector=copy.copy(work.aligner.detector)))
+
+
+def _leave_with_parent() -> None:
+    """A parent that is killed cannot stop its workers, and they would wait for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _align_in_worker(chunk: list[tuple[str, Sequence[Face] | None]]) -> list[list[Record]]:
@@ -282,6 +295,8 @@ def _complete(target: Path, records: list[Record], listed: Mapping[str, Sequence
 def _require_apart(source: Path, target: Path) -> None:
     if not source.is_dir():
         raise DataError(f"{source}: {'is a file, not a folder' if source.exists() else 'does not exist'}")
+    if target.exists() and not target.is_dir():
+        raise DataError(f"{target}: is a file, not a folder")
     here, there = source.resolve(), target.resolve()
     if here == there or here in there.parents or there in here.parents:
         raise DataError(f"{target}: lies in {source}, or the other way round; crops need a folder of their own")

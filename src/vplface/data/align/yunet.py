@@ -105,8 +105,7 @@ def _load(model: Path, min_score: float) -> tuple[Any, str]:
             )
             net.detect(np.zeros((64, 64, 3), np.uint8))  # another network loads, and fails here
     except cv2.error as error:
-        reason = " ".join(str(error.err).split())
-        raise DataError(f"{model}: not a YuNet model that OpenCV {cv2.__version__} runs ({reason}); {where}") from None
+        raise DataError(f"{model}: not a YuNet model that OpenCV {cv2.__version__} runs; {where}") from error
     return net, hashlib.sha256(data).hexdigest()
 
 
