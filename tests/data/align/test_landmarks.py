@@ -13,7 +13,7 @@ from painted import landmarks
 
 from vplface.data.align import TEMPLATE, Face, read_landmarks
 from vplface.data.align.landmarks import BOX, POINTS
-from vplface.data.align.record import Record, read_records, write_records
+from vplface.data.align.record import Record, append_records, read_records, write_records
 from vplface.errors import DataError
 
 HEADER = "name," + ",".join(POINTS)
@@ -149,6 +149,11 @@ def test_a_file_that_is_absent_or_of_another_type_is_named(tmp_path):
         read_landmarks(tmp_path / "absent.csv")
     with pytest.raises(DataError, match=r"points\.txt: a landmark file is a \.csv or a \.json"):
         read_landmarks(tmp_path / "points.txt")
+
+
+def test_a_record_that_cannot_be_written_is_named(tmp_path):
+    with pytest.raises(DataError, match=r"cannot write .*align\.csv: No such file.*repeat"):
+        append_records(tmp_path / "absent" / "align.csv", [])
 
 
 def test_a_record_that_was_cut_short_loses_its_last_line_only(tmp_path):

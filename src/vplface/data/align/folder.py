@@ -24,7 +24,7 @@ from jaxtyping import UInt8
 
 from vplface.data.align.aligner import Aligner, Choice
 from vplface.data.align.face import Detector, Face
-from vplface.data.align.record import Record, read_records, rows, write_records
+from vplface.data.align.record import Record, append_records, read_records, write_records
 from vplface.data.forking import work_alone, worker_processes
 from vplface.data.formats.image_folder import PICTURE_TYPES
 from vplface.data.pictures import SIZE, SMALLEST_SIDE, UnreadablePictureError, decode_whole
@@ -151,15 +151,12 @@ def align_folder(
     missing = [(name, None if listed is None else listed.get(name, ())) for name in names if name not in done]
     chunks = [missing[start : start + _CHUNK] for start in range(0, len(missing), _CHUNK)]
     with (
-        (target / RECORDS).open("a", encoding="utf-8", errors="surrogateescape") as journal,
         progress("aligning", len(missing)) as advance,
         closing(_results(work, chunks, workers)) as parts,  # whatever happens here, the workers stop
     ):
         for results in parts:
-            for records in results:
-                done[records[0].name] = records
-                journal.write(rows(records))
-            journal.flush()
+            append_records(target / RECORDS, (record for records in results for record in records))
+            done |= {records[0].name: records for records in results}
             advance(len(results))
     everything = [record for name in names for record in done[name]]
     write_records(target / RECORDS, everything)

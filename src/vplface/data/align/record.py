@@ -37,7 +37,7 @@ class Record:
     reason: str = ""
 
 
-def rows(records: Iterable[Record]) -> str:
+def _rows(records: Iterable[Record]) -> str:
     """The records as lines of CSV."""
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, restval="", lineterminator="\n")
@@ -50,7 +50,20 @@ def rows(records: Iterable[Record]) -> str:
 def write_records(path: Path, records: Iterable[Record]) -> None:
     """Write the whole file in one step."""
     with replacing(path) as temporary:
-        temporary.write_text(",".join(COLUMNS) + "\n" + rows(records), encoding="utf-8", errors="surrogateescape")
+        temporary.write_text(",".join(COLUMNS) + "\n" + _rows(records), encoding="utf-8", errors="surrogateescape")
+
+
+def append_records(path: Path, records: Iterable[Record]) -> None:
+    """Add lines to the end, so that they are there if the next ones never come.
+
+    Raises:
+        DataError: if the file cannot be written.
+    """
+    try:
+        with path.open("a", encoding="utf-8", errors="surrogateescape") as file:
+            file.write(_rows(records))
+    except OSError as error:
+        raise DataError(f"cannot write {path}: {error.strerror}; repeat the command to go on") from error
 
 
 def read_records(path: Path) -> list[Record]:
