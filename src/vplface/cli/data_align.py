@@ -1,0 +1,178 @@
+"""``vplface data align``: aligned faces from a folder of photographs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from vplface.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    from vplface.data.align.folder import Alignment
+
+_REASONS = 5
+_DETECTOR_SCORE = 0.6
+
+
+def align(
+    source: Annotated[
+        Path,
+        typer.Argument(
+            help="The photographs: SOURCE/IDENTITY/PICTURE, or pictures in one folder, to any depth.",
+            show_default=False,
+        ),
+    ],
+    target: Annotated[
+        Path,
+        typer.Argument(
+            help="The folder to write: the same names, and align.csv, which says what became of each picture.",
+            show_default=False,
+        ),
+    ],
+    detector_model: Annotated[
+        Path | None,
+        typer.Option(
+            help="YuNet's .onnx file. Without it and without --landmarks it is looked for in the user's cache, as "
+            "~/.cache/vplface/face_detection_yunet.onnx.",
+            show_default=False,
+        ),
+    ] = None,
+    landmarks: Annotated[
+        Path | None,
+        typer.Option(
+            help="Take the faces from this .csv or .json file and search for none: an align.csv, or anybody's.",
+            show_default=False,
+        ),
+    ] = None,
+    faces: Annotated[
+        Literal["largest", "center", "all"],
+        typer.Option(
+            help="Which faces of a picture to take. center: the nearest to the middle, for sets such as LFW that were "
+            "cut out around the person they name."
+        ),
+    ] = "largest",
+    min_score: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0,
+            max=1.0,
+            help=f"Pass over faces of a lower score. Default: {_DETECTOR_SCORE} with the detector, 0 with --landmarks.",
+            show_default=False,
+        ),
+    ] = None,
+    min_size: Annotated[
+        float, typer.Option(min=0.0, help="Pass over faces whose crop covers fewer pixels a side in the photograph.")
+    ] = 16,
+    search_size: Annotated[
+        int,
+        typer.Option(
+            min=32,
+            help="Larger pictures are shrunk to this side to be searched. YuNet finds faces of 10 to 300 pixels there: "
+            "raise it for small faces in large pictures.",
+        ),
+    ] = 640,
+    size: Annotated[int, typer.Option(min=16, max=1024, help="Side of the crops, in pixels.")] = 112,
+    picture_format: Annotated[
+        Literal["jpg", "png"], typer.Option("--format", help="png is exact; jpg is smaller.")
+    ] = "jpg",
+    quality: Annotated[int, typer.Option(min=1, max=100, help="Quality of jpg files.")] = 95,
+    workers: Annotated[
+        int, typer.Option(min=0, help="Worker processes; the crops do not depend on it.")
+    ] = os.cpu_count() or 1,
+    sheet: Annotated[
+        Path | None,
+        typer.Option(
+            help="Also draw photographs with their landmarks beside the crops, 48 at most, to this .png or .jpg.",
+            show_default=False,
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, and nothing else.")] = False,
+) -> None:
+    """Turn photographs into the aligned faces that models take: eyes, nose and mouth at ArcFace's five places.
+
+    Pictures without a face, with several, and those that cannot be read are named in TARGET/align.csv and counted; it
+    is an error only if nothing can be aligned. A command that was stopped is completed by repeating it. To mend what
+    went wrong, correct the landmarks in a copy of align.csv, and align with --landmarks into another folder.
+
+    Example:  vplface data align photos faces --detector-model face_detection_yunet_2026may.onnx --sheet sheet.png
+    """
+    if detector_model is not None and landmarks is not None:
+        raise UsageError("--detector-model and --landmarks: give one of them, the faces come from the one or the other")
+    if sheet is not None and sheet.suffix.lower() not in (".png", ".jpg", ".jpeg"):
+        raise UsageError(f"--sheet {sheet}: the name must end in .png or .jpg")
+    from vplface.data.align import Detector, Face, YuNet, align_folder, read_landmarks  # opencv takes time to import
+    from vplface.data.align.folder import OPTIONS, RECORDS
+    from vplface.data.align.sheet import write_sheet
+
+    found: Detector | dict[str, list[Face]]
+    if landmarks is None:
+        found = YuNet(detector_model, _DETECTOR_SCORE if min_score is None else min_score, search_size)
+        found_by = str(found)
+    else:
+        least = min_score or 0.0
+        listed = read_landmarks(landmarks)
+        found = {name: [face for face in several if face.score >= least] for name, several in listed.items()}
+        found_by = f"landmarks in {landmarks.name}, scores from {least:g}"
+    done = align_folder(
+        source, target, found, found_by=found_by, choice=faces, size=size, min_size=min_size,
+        picture_format=picture_format, quality=quality, workers=workers,
+    )  # fmt: skip
+    if not done.crops:
+        raise DataError(
+            f"{source}: none of {done.outcomes.total()} pictures could be aligned ({_counted(done)}); "
+            f"{target / RECORDS} says why for each"
+        )
+    written = [target / RECORDS, target / OPTIONS]
+    if sheet is not None:
+        write_sheet(sheet, source, target, done.records)
+        written.append(sheet)
+    if as_json:
+        outcomes = done.outcomes
+        report = {
+            "schema": 1,
+            "source": str(source),
+            "target": str(target),
+            "protocol": json.loads((target / OPTIONS).read_text(encoding="utf-8")),
+            "pictures": outcomes.total(),
+            "aligned": outcomes["aligned"],
+            "crops": done.crops,
+            "several_faces": done.several,
+            "outcomes": dict(outcomes),
+            "kept": done.kept,
+            "other_files": dict(done.others),
+            "pictures_per_second": round((outcomes.total() - done.kept) / done.seconds, 1),
+            "files": {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in written},
+        }
+        print(json.dumps(report))
+        return
+    _tell(done, faces)
+    for path in written:
+        print(f"wrote {path}")
+
+
+def _tell(done: Alignment, faces: str) -> None:
+    outcomes = done.outcomes
+    aligned = {record.name for record in done.records if record.crop}
+    unaligned = {record.name: record for record in done.records if record.name not in aligned}
+    for record in list(unaligned.values())[:_REASONS]:
+        print(f"{record.name}: {record.outcome}{f' ({record.reason})' if record.reason else ''}")
+    if len(unaligned) > _REASONS:
+        print(f"... and {len(unaligned) - _REASONS} more without a crop")
+    new = outcomes.total() - done.kept
+    kept = f", {done.kept} of them kept from before" if done.kept else ""
+    speed = f"; {new / done.seconds:.0f} pictures/s" if new else ""
+    print(f"{done.crops} crops of {outcomes.total()} pictures{kept}: {_counted(done)}{speed}")
+    if done.several:
+        print(f"{done.several} pictures show several faces; taken: {faces}")
+    if done.others:
+        others = ", ".join(f"{count} {kind}" for kind, count in done.others.most_common(5))
+        print(f"passed over files that are not pictures of a known type: {others}")
+
+
+def _counted(done: Alignment) -> str:
+    return ", ".join(f"{count} {outcome}" for outcome, count in done.outcomes.most_common())

@@ -1,0 +1,353 @@
+"""A folder of photographs to a folder of aligned faces, by worker processes; a later run can complete it."""
+
+from __future__ import annotations
+
+import copy
+import json
+import multiprocessing
+import os
+import re
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Generator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import Literal
+
+import numpy as np
+from jaxtyping import UInt8
+
+from vplface.data.align.aligner import Aligner, Choice
+from vplface.data.align.face import Detector, Face
+from vplface.data.align.record import Record, append_records, read_records, write_records
+from vplface.data.forking import work_alone, worker_processes
+from vplface.data.formats.image_folder import PICTURE_TYPES
+from vplface.data.pictures import SIZE, SMALLEST_SIDE, UnreadablePictureError, decode_whole
+from vplface.errors import DataError, import_extra
+from vplface.files import replacing
+from vplface.progress import progress
+
+cv2 = import_extra("cv2", "train")
+
+RECORDS = "align.csv"
+OPTIONS = "align.json"
+
+_CHUNK = 16
+
+
+@dataclass(frozen=True, eq=False)
+class Alignment:
+    """What became of a folder.
+
+    Attributes:
+        records: a row per face, and one per picture without a face, in the order of names.
+        kept: pictures that an earlier run had aligned.
+        others: files that are of no picture type, by their ending.
+        seconds: what this run took.
+    """
+
+    records: list[Record]
+    kept: int
+    others: Counter[str]
+    seconds: float
+
+    @property
+    def outcomes(self) -> Counter[str]:
+        """Pictures by outcome; a picture is aligned if one of its faces is."""
+        found: dict[str, str] = {}
+        for record in self.records:
+            if record.outcome == "aligned" or record.name not in found:
+                found[record.name] = record.outcome
+        return Counter(found.values())
+
+    @property
+    def crops(self) -> int:
+        """How many crops there are."""
+        return sum(record.outcome == "aligned" for record in self.records)
+
+    @property
+    def several(self) -> int:
+        """Pictures with several faces."""
+        return len({record.name for record in self.records if record.faces > 1})
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What a worker has to know."""
+
+    source: Path
+    target: Path
+    aligner: Aligner
+    picture_format: str
+    quality: int
+
+
+def align_folder(
+    source: Path | str,
+    target: Path | str,
+    faces: Detector | Mapping[str, Sequence[Face]],
+    *,
+    found_by: str = "",
+    choice: Choice = "largest",
+    size: int = SIZE,
+    min_size: float = SMALLEST_SIDE,
+    picture_format: Literal["jpg", "png"] = "jpg",
+    quality: int = 95,
+    workers: int = 0,
+) -> Alignment:
+    """Write the aligned faces of every picture below ``source`` to the same places below ``target``.
+
+    A picture IDENTITY/NAME.png becomes IDENTITY/NAME.jpg; with ``choice="all"``, its second face becomes
+    IDENTITY/NAME.face2.jpg. ``align.csv`` says what became of each, ``align.json`` with which options. A crop appears
+    under its name only when it is whole. A run that was stopped is completed by repeating it: crops that are there are
+    kept, pictures without one are tried again.
+
+    Args:
+        source: a folder of pictures, or of folders of them, to any depth.
+        target: the folder to write, made if it is not there.
+        faces: a detector, or the faces of each picture by its path below ``source``.
+        found_by: what ``faces`` is, in words, for ``align.json``.
+        choice: which faces of a picture to take, as in :class:`~vplface.data.align.Aligner`.
+        size: side of the crops, in pixels.
+        min_size: see :class:`~vplface.data.align.Aligner`.
+        picture_format: "jpg", or "png" (exact).
+        quality: of jpg files, 1 to 100.
+        workers: worker processes; 0 works in this process. The crops do not depend on it.
+
+    Raises:
+        DataError: if the source has no pictures, the landmarks belong to other pictures, the target lies in the source
+            or holds something else or cannot be written.
+    """
+    began = time.monotonic()
+    source, target = Path(source), Path(target)
+    listed = faces if isinstance(faces, Mapping) else None
+    detector = _finds_none if isinstance(faces, Mapping) else faces
+    work = _Work(source, target, Aligner(detector, choice, size, min_size), picture_format, quality)
+    _require_apart(source, target)
+    names, others = _scan(source)
+    if listed is not None and not any(name in listed for name in names):
+        raise DataError(
+            f"none of the {len(names)} pictures in {source} is among the landmarks; there the first is called "
+            f"{next(iter(listed))!r}, here {names[0]!r}"
+        )
+    options = {
+        "schema": 1, "found_by": found_by, "faces": choice, "size": size, "min_size": min_size,
+        "format": picture_format, "quality": quality,
+    }  # fmt: skip
+    _record_options(target, options)
+    done = _done(target, listed)
+    for name, owner in _owners(names, choice).items():
+        if name != owner:
+            reason = f"its crop would be called like one of {owner}; rename one of them"
+            done[name] = [Record(name, "name taken", reason=reason)]
+    done = {name: done[name] for name in names if name in done}
+    kept = sum(records[0].outcome != "name taken" for records in done.values())
+    write_records(target / RECORDS, (record for records in done.values() for record in records))
+    missing = [(name, None if listed is None else listed.get(name, ())) for name in names if name not in done]
+    chunks = [missing[start : start + _CHUNK] for start in range(0, len(missing), _CHUNK)]
+    with (
+        progress("aligning", len(missing)) as advance,
+        closing(_results(work, chunks, workers)) as parts,  # whatever happens here, the workers stop
+    ):
+        for results in parts:
+            append_records(target / RECORDS, (record for records in results for record in records))
+            done |= {records[0].name: records for records in results}
+            advance(len(results))
+    everything = [record for name in names for record in done[name]]
+    write_records(target / RECORDS, everything)
+    return Alignment(everything, kept, others, time.monotonic() - began)
+
+
+def _results(
+    work: _Work, chunks: list[list[tuple[str, Sequence[Face] | None]]], workers: int
+) -> Generator[list[list[Record]], None, None]:
+    if workers == 0:
+        for chunk in chunks:
+            yield _align(work, chunk)
+        return
+    with (
+        worker_processes() as context,
+        ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(work,)) as pool,
+    ):
+        futures = [pool.submit(_align_in_worker, chunk) for chunk in chunks]
+        try:
+            for future in as_completed(futures):
+                yield future.result()
+        except BrokenProcessPool as error:
+            raise DataError(
+                "a worker process died, perhaps for lack of memory; try fewer --workers. Repeat the command to go on"
+            ) from error
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+_of_worker: _Work
+
+
+def _start_worker(work: _Work) -> None:
+    global _of_worker
+    work_alone()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent process stops the workers
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
+    # A network that was made before the fork is not used after it: copied, it is loaded anew.
+    _of_worker = replace(work, aligner=replace(work.aligner, detector=copy.copy(work.aligner.detector)))
+
+
+def _leave_with_parent() -> None:
+    """A parent that is killed cannot stop its workers, and they would wait for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _align_in_worker(chunk: list[tuple[str, Sequence[Face] | None]]) -> list[list[Record]]:
+    return _align(_of_worker, chunk)
+
+
+def _align(work: _Work, chunk: list[tuple[str, Sequence[Face] | None]]) -> list[list[Record]]:
+    return [_align_picture(work, name, faces) for name, faces in chunk]
+
+
+def _align_picture(work: _Work, name: str, faces: Sequence[Face] | None) -> list[Record]:
+    path = work.source / name
+    try:
+        picture = decode_whole(path.read_bytes(), str(path))
+    except UnreadablePictureError as error:
+        return [Record(name, "unreadable", reason=error.reason)]
+    except OSError as error:
+        return [Record(name, "unreadable", reason=error.strerror or str(error))]
+    if faces is None:
+        faces = work.aligner.detector(picture)
+    if not faces:
+        return [Record(name, "no face")]
+    height, width = picture.shape[:2]
+    records: list[Record] = []
+    crops = 0
+    for face, verdict in work.aligner.judge(faces, height, width):
+        crop = reason = ""
+        if verdict == "aligned":
+            crops += 1
+            crop = f"{_crop_name(name)}{'' if crops == 1 else f'.face{crops}'}.{work.picture_format}"
+            _write(work, crop, work.aligner.crop(picture, face))
+        elif verdict == "too small":
+            reason = f"{face.side:.1f} pixels a side, needs {work.aligner.min_size:g}"
+        elif verdict == "outside":
+            reason = f"the landmarks lie outside the picture of {width}x{height}; were they made at another size?"
+        records.append(Record(name, verdict, len(faces), face, crop, reason))
+    return records
+
+
+def _write(work: _Work, crop: str, picture: UInt8[np.ndarray, "size size 3"]) -> None:
+    options = [] if work.picture_format == "png" else [cv2.IMWRITE_JPEG_QUALITY, work.quality]
+    data = cv2.imencode(f".{work.picture_format}", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), options)[1]
+    with replacing(work.target / crop) as path:
+        path.write_bytes(data.tobytes())
+
+
+def _finds_none(picture: UInt8[np.ndarray, "h w 3"]) -> list[Face]:
+    """The detector where faces are listed."""
+    return []
+
+
+def _crop_name(name: str) -> str:
+    return str(PurePosixPath(name).with_suffix(""))
+
+
+def _owners(names: list[str], choice: Choice) -> dict[str, str]:
+    """Which picture has the right to each picture's name for a crop: the first that wants it."""
+    first: dict[str, str] = {}
+    for name in names:
+        first.setdefault(_crop_name(name), name)
+    if choice == "all":  # NAME.face2 wants what the second face of NAME is called
+        for wanted in first:
+            whole = re.sub(r"\.face[0-9]+$", "", wanted)
+            first[wanted] = first.get(whole, first[wanted])
+    return {name: first[_crop_name(name)] for name in names}
+
+
+def _done(target: Path, listed: Mapping[str, Sequence[Face]] | None) -> dict[str, list[Record]]:
+    """What an earlier run has done: the pictures all of whose crops are there, with the faces that are listed now."""
+    if not (target / RECORDS).exists():
+        return {}
+    found: dict[str, list[Record]] = {}
+    for record in read_records(target / RECORDS):
+        found.setdefault(record.name, []).append(record)
+    return {name: records for name, records in found.items() if _complete(target, records, listed)}
+
+
+def _complete(target: Path, records: list[Record], listed: Mapping[str, Sequence[Face]] | None) -> bool:
+    crops = [target / record.crop for record in records if record.crop]
+    if not crops or len(records) != records[0].faces or not all(crop.is_file() for crop in crops):
+        return False
+    then = sorted(record.face.landmarks.tolist() for record in records if record.face is not None)
+    return listed is None or then == sorted(face.landmarks.tolist() for face in listed.get(records[0].name, ()))
+
+
+def _require_apart(source: Path, target: Path) -> None:
+    if not source.is_dir():
+        raise DataError(f"{source}: {'is a file, not a folder' if source.exists() else 'does not exist'}")
+    if target.exists() and not target.is_dir():
+        raise DataError(f"{target}: is a file, not a folder")
+    here, there = source.resolve(), target.resolve()
+    if here == there or here in there.parents or there in here.parents:
+        raise DataError(f"{target}: lies in {source}, or the other way round; crops need a folder of their own")
+
+
+def _scan(root: Path) -> tuple[list[str], Counter[str]]:
+    """Names of the pictures below ``root``, in order, and how many other files there are of each ending."""
+    names: list[str] = []
+    others: Counter[str] = Counter()
+    seen: set[str] = set()
+
+    def refuse(error: OSError) -> None:
+        raise DataError(f"{error.filename}: cannot be read: {error.strerror}") from error
+
+    with progress(f"scanning {root}", None) as advance:
+        for folder, below, files in os.walk(root, onerror=refuse, followlinks=True):
+            real = os.path.realpath(folder)
+            if real in seen:  # a link that leads to where we have been
+                below.clear()
+                continue
+            seen.add(real)
+            below[:] = [name for name in below if not name.startswith(".")]
+            for name in files:
+                if name.startswith("."):
+                    continue
+                if name.lower().endswith(PICTURE_TYPES):
+                    names.append((Path(folder) / name).relative_to(root).as_posix())
+                else:
+                    others[Path(name).suffix.lower() or name] += 1
+            advance(1)
+    if not names:
+        held = "".join(f", but {count} {kind}" for kind, count in others.most_common(3))
+        raise DataError(f"{root}: holds no pictures of type {', '.join(PICTURE_TYPES)}{held}")
+    return sorted(names), others
+
+
+def _record_options(target: Path, options: dict[str, object]) -> None:
+    """Write align.json, or check that the one that is there says the same."""
+    path = target / OPTIONS
+    if not path.exists():
+        if target.is_dir() and any(target.iterdir()):
+            raise DataError(f"{target}: holds other files and no {OPTIONS}; choose an empty or a new folder")
+        with replacing(path) as temporary:
+            temporary.write_text(json.dumps(options, indent=1) + "\n", encoding="utf-8")
+        return
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: not a record of aligned pictures ({error}); choose another folder") from error
+    if found != options:
+        changed = [key for key in options if not isinstance(found, dict) or found.get(key) != options[key]]
+        was = {} if not isinstance(found, dict) else found
+        told = ", ".join(f"{key} {was.get(key)!r}, now {options[key]!r}" for key in changed)
+        raise DataError(
+            f"{path}: this folder was aligned with other settings ({told}); choose another folder, or delete this one "
+            "first"
+        )

@@ -1,0 +1,120 @@
+"""YuNet, a small face detector with five landmarks, through OpenCV."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+
+from vplface.data.align.face import Face
+from vplface.errors import DataError, import_extra
+
+cv2 = import_extra("cv2", "train")
+
+SOURCE = "https://github.com/opencv/opencv_zoo/tree/main/models/face_detection_yunet"
+FILE = "face_detection_yunet.onnx"
+
+_SUPPRESSION = 0.3
+"""Of two boxes that overlap by more than this share of their union, the one with the lower score goes."""
+_MOST = 5000
+"""Boxes that enter the suppression."""
+_DECIMALS = 3
+
+
+def default_model() -> Path:
+    """Where the model is looked for if none is given: vplface/face_detection_yunet.onnx in the user's cache."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vplface" / FILE
+
+
+class YuNet:
+    """YuNet (Wu, Peng, Yu, Machine Intelligence Research 2023), a :class:`~vplface.data.align.Detector`.
+
+    It was trained on faces of 10 to 300 pixels. A picture larger than ``longest_side`` is shrunk to it for the
+    detection, so that larger faces are found too; landmarks and boxes are in pixels of the picture that was given.
+
+    Args:
+        model: the ONNX file; None looks in :func:`default_model`.
+        min_score: faces with a lower score are none.
+        longest_side: of a picture, in pixels, while it is searched. Raise it to find small faces in large pictures.
+
+    Raises:
+        DataError: if the model is absent, not an ONNX file, or another network.
+    """
+
+    def __init__(self, model: Path | str | None = None, min_score: float = 0.6, longest_side: int = 640) -> None:
+        self.model = default_model() if model is None else Path(model)
+        self.min_score = min_score
+        self.longest_side = longest_side
+        self._net, self.sha256 = _load(self.model, min_score)
+
+    def __reduce__(self) -> tuple[type[YuNet], tuple[Path, float, int]]:
+        return YuNet, (self.model, self.min_score, self.longest_side)
+
+    def __str__(self) -> str:
+        return (
+            f"YuNet {self.sha256[:12]}, scores from {self.min_score:g}, pictures searched at up to "
+            f"{self.longest_side} pixels"
+        )
+
+    def __call__(self, picture: UInt8[np.ndarray, "h w 3"]) -> list[Face]:
+        """The faces in an RGB picture, the highest score first."""
+        height, width = picture.shape[:2]
+        shrunk = picture
+        if max(height, width) > self.longest_side:
+            ratio = self.longest_side / max(height, width)
+            size = max(1, round(width * ratio)), max(1, round(height * ratio))
+            shrunk = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+        factor = np.array([width / shrunk.shape[1], height / shrunk.shape[0]])
+        self._net.setInputSize((shrunk.shape[1], shrunk.shape[0]))
+        rows = self._net.detect(cv2.cvtColor(shrunk, cv2.COLOR_RGB2BGR))[1]
+        found = []
+        for row in () if rows is None else rows.astype(np.float64):
+            # A row is a box, five points and a score. YuNet's first eye is the person's right one: left in the picture.
+            landmarks = ((row[4:14].reshape(5, 2) + 0.5) * factor - 0.5).round(_DECIMALS)
+            x, y, wide, high = (row[:4].reshape(2, 2) * factor).round(_DECIMALS).flatten().tolist()
+            try:
+                found.append(Face(landmarks, round(float(row[14]), _DECIMALS + 1), (x, y, wide, high)))
+            except ValueError:  # five points that no face can have: a false detection
+                continue
+        return sorted(found, key=lambda face: -face.score)
+
+
+def _load(model: Path, min_score: float) -> tuple[Any, str]:
+    where = f"get face_detection_yunet_2026may.onnx from {SOURCE}"
+    try:
+        data = model.read_bytes()
+    except FileNotFoundError:
+        raise DataError(
+            f"{model}: there is no face detection model; {where}, and put it there or name it with --detector-model; "
+            "or give the landmarks of the faces with --landmarks"
+        ) from None
+    except OSError as error:
+        raise DataError(f"{model}: the face detection model cannot be read: {error.strerror}") from error
+    if data.startswith(b"version https://git-lfs"):
+        raise DataError(f"{model}: this is Git LFS's pointer to the model, not the model; {where}")
+    try:
+        with _quiet():
+            net = cv2.FaceDetectorYN.create(
+                "onnx", np.frombuffer(data, np.uint8), np.empty(0, np.uint8), (64, 64), min_score, _SUPPRESSION, _MOST
+            )
+            net.detect(np.zeros((64, 64, 3), np.uint8))  # another network loads, and fails here
+    except cv2.error as error:
+        raise DataError(f"{model}: not a YuNet model that OpenCV {cv2.__version__} runs; {where}") from error
+    return net, hashlib.sha256(data).hexdigest()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """OpenCV 5 warns on stderr of a setting that this detector does not use."""
+    level = cv2.utils.logging.getLogLevel()
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
+    try:
+        yield
+    finally:
+        cv2.utils.logging.setLogLevel(level)
