@@ -64,7 +64,7 @@ def write_synthetic(
                 for future in as_completed(futures):
                     advance(future.result())
         except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
+            pool.shutdown(cancel_futures=True)
             raise
     return len(missing)
 
