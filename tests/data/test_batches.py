@@ -11,8 +11,6 @@ import time
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from vplface.data import batches as module
 from vplface.data.augment import Augmentation

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import os
 import pickle
 import signal
 import subprocess
@@ -19,7 +18,6 @@ from hypothesis import strategies as st
 
 import vplface.training.loop as loop
 from vplface.data.samplers import (
-    SAMPLERS,
     Balanced,
     BalancedBatches,
     Batches,
@@ -31,6 +29,7 @@ from vplface.data.samplers import (
     ShuffledBatches,
     visits,
 )
+from vplface.errors import ConfigError
 from vplface.prototypes import remembered
 from vplface.training.config import Config, build_config
 from vplface.training.loop import train
@@ -78,7 +77,7 @@ def test_epochs_and_seeds_differ(sampler) -> None:
 @pytest.mark.parametrize("sampler", CHOICES)
 def test_what_cannot_be_drawn_is_refused(sampler) -> None:
     for labels, batch_size, seed in ((np.zeros(0, int), 4, 0), (np.zeros(4, int), 0, 0), (np.zeros(4, int), 4, -1)):
-        with pytest.raises(ValueError, match="at least|cannot hold"):
+        with pytest.raises(ValueError, match=r"at least|cannot hold"):
             sampler.batches(labels, batch_size, seed)
     with pytest.raises(ValueError, match="step must be at least 0"):
         sampler.batches(np.zeros(4, int), 4, 0).batch(-1)
@@ -211,9 +210,9 @@ def test_a_class_goes_through_its_pictures_before_it_repeats_one() -> None:
         for group in groups.tolist():
             shown[int(labels[group[0]])].append(group)
     for start in (0, 4):  # 12 pictures are four groups of three
-        assert sorted(sum(shown[0][start : start + 4], [])) == list(range(12))
+        assert sorted(np.concatenate(shown[0][start : start + 4])) == list(range(12))
     for start in (0, 2, 4, 6):  # of 7, one is left over each time
-        assert len(set(sum(shown[1][start : start + 2], []))) == 6
+        assert len(np.unique(shown[1][start : start + 2])) == 6
     assert len({index for group in shown[1] for index in group}) == 7
 
 
@@ -244,10 +243,10 @@ def settings(faces: Path, output: Path, sampler: object, **changes: object) -> C
             "backbone": {"name": "tiny", "embedding_dim": 8, "options": {"width": 8}},
             "variational": {"lam": 0.3, "delta_t": 3},
             "optimizer": {"lr": 0.02},
-            "schedule": {"length": 11, "warmup": 2},
+            "schedule": {"length": 7, "warmup": 2},
             "batch_size": 8,
             "log_every": 1,
-            "checkpoint_every": 5,
+            "checkpoint_every": 3,
             **changes,
         },
         "test",
@@ -267,38 +266,94 @@ def journal(folder: Path) -> list[dict[str, object]]:
     return [{k: v for k, v in line.items() if k not in ("time", "pictures_per_second")} for line in lines]
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="the run that is killed is forked")
 def test_killed_and_resumed_with_any_sampler_is_the_run_that_was_never_killed(faces, tmp_path) -> None:
     script = textwrap.dedent("""
-        import os, signal, sys
+        import os, signal, sys, time
         import torch
         import vplface.training.loop as loop
         from vplface.training.config import read_config
         torch.set_num_threads(1)
         step = loop._step
         def killed(run, *rest):
-            if run.step == 7:
-                if os.fork() == 0:
-                    os.kill(os.getpid(), signal.SIGKILL)
-                raise KeyboardInterrupt
+            if run.step == 4:
+                while not list(run.config.run_folder.glob("checkpoints/step-*")):
+                    time.sleep(0.01)
+                os.kill(os.getpid(), signal.SIGKILL)
             return step(run, *rest)
         loop._step = killed
         for recipe in sys.argv[1:]:
-            try:
+            child = os.fork()
+            if child == 0:
                 loop.train(read_config(recipe))
-            except KeyboardInterrupt:
-                pass
-        os.kill(os.getpid(), signal.SIGKILL)
+            print(os.waitpid(child, 0)[1])
     """)
     recipes = []
     for number, sampler in enumerate(SAMPLERS_OF_A_RUN):
         recipes.append(tmp_path / f"{number}.yaml")
         recipes[-1].write_text(settings(faces, tmp_path / f"b{number}", sampler).to_yaml(), encoding="utf-8")
-    killed = subprocess.run([sys.executable, "-c", script, *map(str, recipes)], env=os.environ, timeout=120)
-    assert killed.returncode == -signal.SIGKILL
+    command = [sys.executable, "-c", script, *map(str, recipes)]
+    killed = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    assert killed.stdout.split() == [str(int(signal.SIGKILL))] * 4
     for number, sampler in enumerate(SAMPLERS_OF_A_RUN):
         whole = train(settings(faces, tmp_path / f"a{number}", sampler))
         resumed = train(settings(faces, tmp_path / f"b{number}", sampler), resume=True)
+        assert whole is not None
+        assert resumed is not None
         assert journal(tmp_path / f"a{number}") == journal(tmp_path / f"b{number}")
         for one, other in ((whole.backbone, resumed.backbone), (whole.head, resumed.head)):
             for value, again in zip(one.state_dict().values(), other.state_dict().values(), strict=True):
                 assert torch.equal(value, again)
+
+
+def test_a_run_is_not_resumed_with_another_sampler(faces, tmp_path) -> None:
+    train(settings(faces, tmp_path, "shuffled", schedule={"length": 5, "warmup": 0}))
+    with pytest.raises(ConfigError, match="was trained with another data"):
+        train(settings(faces, tmp_path, "proximity", schedule={"length": 5, "warmup": 0}), resume=True)
+
+
+def test_proximity_lets_pictures_meet_their_own_memory_in_training(tmp_path, monkeypatch) -> None:
+    """Ninety people with four pictures, and a memory that lives two of an epoch's 45 steps."""
+    picture = np.random.default_rng(0).integers(0, 255, (112, 112, 3)).astype(np.uint8)
+    for person in range(90):
+        (tmp_path / f"faces/{person}").mkdir(parents=True)
+        for number in range(4):
+            picture[0] = person + number
+            cv2.imwrite(str(tmp_path / f"faces/{person}/{number}.png"), picture)
+    step = loop._step
+    met: dict[str, float] = {}
+    covered: dict[str, float] = {}
+    for sampler in ("shuffled", "proximity"):
+        alive, coverage = [], []
+
+        def watched(run, world, network, prepare_input, batch, measure, alive=alive, coverage=coverage):
+            if run.head.timer is not None:
+                alive.append((run.head.timer[batch.labels] > 0).float().mean().item())
+            result = step(run, world, network, prepare_input, batch, measure)
+            coverage.append(run.head.coverage())
+            return result
+
+        monkeypatch.setattr(loop, "_step", watched)
+        options = {"name": "proximity", "within": 2} if sampler == "proximity" else sampler
+        config = settings(
+            tmp_path / "faces",
+            tmp_path / sampler,
+            options,
+            variational={"lam": 0.3, "delta_t": 2},
+            schedule={"length": "2 epochs", "warmup": 0},
+            checkpoint_every="2 epochs",
+        )
+        run = train(config)
+        assert run is not None
+        assert len(run.batches) == 45
+        met[sampler], covered[sampler] = float(np.mean(alive[44:])), float(np.mean(coverage[45:]))
+        # What the timers of the head say is what is worked out from the order alone.
+        steps, indices = visits(run.batches, 0, 90)
+        expected = remembered(steps, run.pictures.labels[indices], 90, delta_t=2, since=45)
+        assert met[sampler] == pytest.approx(expected.own)
+        assert covered[sampler] == pytest.approx(expected.coverage)
+    # Three of four pictures follow one of their class by a step; by chance it is 3 x 2/45 of them.
+    assert met["proximity"] > 0.7
+    assert met["shuffled"] < 0.2
+    # The price: the living memories are those of fewer classes.
+    assert covered["proximity"] < covered["shuffled"]

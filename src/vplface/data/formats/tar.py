@@ -20,6 +20,7 @@ _COMPRESSED = {
     b"\x28\xb5\x2f\xfd": "zstd",
 }
 _NO_FILE = {b"1": "a hard link", b"2": "a link", b"3": "a device", b"4": "a device", b"6": "a pipe", b"S": "sparse"}
+_OCTAL = re.compile(rb"[0-7]*").fullmatch
 
 
 class Member(NamedTuple):
@@ -118,15 +119,15 @@ def _number(digits: bytes) -> int | None:
     """A field of a header: octal digits, or beyond their range a binary number; None if it is neither."""
     if digits[0] == 0x80:
         return int.from_bytes(digits[1:])
-    text = digits.strip(b" \0")
-    return int(text or b"0", 8) if re.fullmatch(rb"[0-7]*", text) else None
+    octal = digits.strip(b" \0")
+    return int(octal or b"0", 8) if _OCTAL(octal) else None
 
 
 def _checksum_is_right(header: bytes) -> bool:
+    counted = sum(header) - sum(header[148:156]) + 8 * ord(" ")
     stored = _number(header[148:156])
-    counted = header[:148] + b" " * 8 + header[156:]
     # Some old programs took bytes for signed.
-    return stored == sum(counted) or stored == sum(counted) - 256 * sum(byte > 127 for byte in counted)
+    return stored == counted or stored == counted - 256 * sum(byte > 127 for byte in header[:148] + header[156:])
 
 
 def _pax_records(data: bytes) -> dict[bytes, bytes]:

@@ -37,6 +37,9 @@ from vplface.progress import Advance, progress
 
 PICTURES = {b"jpg", b"jpeg", b"png", b"webp", b"bmp"}
 LABELS = {b"cls", b"json", b"txt"}
+SHARD_BYTES = 10**9
+_NOTE = re.compile(rb"__[^/]*__($|/)").match
+_WHOLE = re.compile(rb"[0-9]{1,19}").fullmatch
 MOST_LABEL_BYTES = 2**20
 """A longer label is no honest one."""
 
@@ -199,9 +202,8 @@ class TarShardsWriter:
     def add(self, encoded: bytes, name: str, label: int) -> None:
         """Append one picture; raises DataError if it cannot be written."""
         if not 0 <= label < len(self._identities):
-            raise DataError(
-                f"{self.path}: {name!r} has the label {label}, there are {len(self._identities)} identities"
-            )
+            known = f"0..{len(self._identities) - 1}"
+            raise DataError(f"{self.path}: {name!r} has the label {label}, the identities are {known}")
         if self._tar is None:
             self._begin()
         about = {"label": label, "identity": self._identities[label], "name": name}
@@ -216,7 +218,7 @@ class TarShardsWriter:
         except OSError as error:
             raise DataError(f"cannot write {self.path}: {error.strerror or error}") from error
         self._in_shard += 1
-        if not self._single and (self._in_shard >= self._most or self._bytes >= 10**9):
+        if not self._single and (self._in_shard >= self._most or self._bytes >= SHARD_BYTES):
             self._end()
 
     def _begin(self) -> None:
@@ -382,15 +384,14 @@ def _read_sample(file: BinaryIO, sample: _Sample) -> tuple[Member, tuple[int | N
         raise _FaultError(f'"label" in .json is no whole number: {str(number)[:40]!r}')
     if b"cls" in sample.files:
         given = _contents(file, sample.files[b"cls"]).strip()
-        if not re.fullmatch(rb"\d{1,19}", given):
+        if not _WHOLE(given):
             raise _FaultError(f".cls is no whole number: {text(given[:40])!r}")
         if number not in (None, int(given)):
             raise _FaultError(f".cls says {int(given)}, .json says {number}")
         number = int(given)
     elif number is None and identity is None and b"txt" in sample.files:
-        identity = text(_contents(file, sample.files[b"txt"])).strip()
-        if re.fullmatch(r"[0-9]{1,19}", identity):
-            number, identity = int(identity), None
+        given = _contents(file, sample.files[b"txt"]).strip()
+        number, identity = (int(given), None) if _WHOLE(given) else (None, text(given))
     if number is not None and not 0 <= number < 2**63:
         raise _FaultError(f"the label {number} is out of range")
     if identity is not None and not (isinstance(identity, str) and identity):
@@ -429,7 +430,7 @@ def _samples(file: BinaryIO, path: Path, length: int) -> Iterator[_Sample]:
         stem, _, suffix = base.partition(b".")
         key = folder + slash + stem
         suffix = suffix.lower()
-        if member.fault is None and (not stem or not suffix or re.match(rb"__[^/]*__($|/)", member.name)):
+        if member.fault is None and (not stem or not suffix or _NOTE(member.name)):
             continue  # as the format has it: hidden files, files without a suffix, and notes about the shard
         if key != sample.key:
             if _counts(sample):
