@@ -271,6 +271,7 @@ def test_killed_and_resumed_with_any_sampler_is_the_run_that_was_never_killed(fa
     script = textwrap.dedent("""
         import os, signal, sys, time
         import torch
+        import torch._dynamo, torch.utils.tensorboard  # once, not in every child
         import vplface.training.loop as loop
         from vplface.training.config import read_config
         torch.set_num_threads(1)
