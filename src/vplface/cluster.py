@@ -12,7 +12,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from vplface.backbones import build
-from vplface.data.batches import ShuffledBatches
+from vplface.data.samplers import ShuffledBatches
 from vplface.softmax import Workspace, shard
 from vplface.softmax.tiled import BOUNDED, tile_bytes
 

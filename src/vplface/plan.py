@@ -9,9 +9,10 @@ import numpy as np
 import torch
 
 from vplface.cluster import Footprint, Job, footprint, lifetimes, network_of
+from vplface.data.samplers import visits
 from vplface.errors import ConfigError
 from vplface.margins import Margin
-from vplface.prototypes import expected_coverage
+from vplface.prototypes import remembered
 from vplface.training.config import Config
 from vplface.training.state import prepare
 
@@ -30,6 +31,7 @@ class Plan:
         variational_start: step at which injection begins; None for plain prototypes.
         delta_t: lifetime of a memory in steps.
         coverage: share of classes whose memory will be alive; also for other lifetimes, in steps.
+        own: share of pictures that will meet a living memory of their own class, by lifetime.
         first_loss: what the loss of an untrained network will be near.
     """
 
@@ -42,6 +44,7 @@ class Plan:
     variational_start: int | None
     delta_t: int | None
     coverage: dict[int, float]
+    own: dict[int, float]
     first_loss: float
 
 
@@ -59,7 +62,13 @@ def plan(config: Config, gpus: int = 1) -> Plan:
     run = prepare(config)
     classes, dim = run.head.num_classes, run.head.embedding_dim
     variational = run.head.variational
-    sizes = np.bincount(run.pictures.labels, minlength=classes)
+    per_epoch = len(run.batches)
+    steps, indices = visits(run.batches, 0, 2 * per_epoch)  # in the second epoch the first is remembered
+    labels = run.pictures.labels[indices]
+    memory = {
+        delta_t: remembered(steps, labels, classes, delta_t, since=per_epoch)
+        for delta_t in lifetimes(per_epoch if variational is None else variational.delta_t)
+    }
     batch = run.batches.batch_size
     try:
         job = Job(
@@ -84,16 +93,14 @@ def plan(config: Config, gpus: int = 1) -> Plan:
     return Plan(
         identities=classes,
         pictures=len(run.pictures),
-        steps_per_epoch=len(run.batches),
+        steps_per_epoch=per_epoch,
         steps=run.rate.steps,
         parameters=network.parameters,
         footprint=footprint(job, network),
         variational_start=None if variational is None else variational.start,
         delta_t=None if variational is None else variational.delta_t,
-        coverage={
-            delta_t: expected_coverage(sizes, batch, delta_t)
-            for delta_t in lifetimes(len(run.batches) if variational is None else variational.delta_t)
-        },
+        coverage={delta_t: each.coverage for delta_t, each in memory.items()},
+        own={delta_t: each.own for delta_t, each in memory.items()},
         first_loss=expected_first_loss(config.margin, classes, dim),
     )
 

@@ -11,13 +11,12 @@ import time
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from vplface.data import batches as module
 from vplface.data.augment import Augmentation
-from vplface.data.batches import Batch, ShuffledBatches, load_all, load_batches
+from vplface.data.batches import Batch, load_all, load_batches
 from vplface.data.pictures import Picture, UnreadablePictureError
+from vplface.data.samplers import ShuffledBatches
 from vplface.errors import DataError, VplfaceError
 
 forks = pytest.mark.skipif(sys.platform != "linux", reason="workers are forked on Linux only")
@@ -50,43 +49,7 @@ def numbers(batch: Batch) -> list[int]:
     return batch.pictures[:, 0, 0, 0].tolist()
 
 
-@given(st.integers(1, 50), st.integers(1, 60), st.integers(0, 3))
-def test_an_epoch_is_a_permutation_cut_into_batches(n: int, batch_size: int, seed: int) -> None:
-    batches = ShuffledBatches(n, batch_size, seed)
-    assert len(batches) == max(1, n // batch_size)
-    for epoch in range(3):
-        drawn = [batches.batch(step) for step in range(epoch * len(batches), (epoch + 1) * len(batches))]
-        assert {e for e, _ in drawn} == {epoch}
-        assert all(len(indices) == min(n, batch_size) for _, indices in drawn)
-        together = np.concatenate([indices for _, indices in drawn])
-        assert len(set(together.tolist())) == len(together)
-        assert together.dtype == np.int64
-        assert 0 <= together.min() <= together.max() < n
-
-
-@given(st.lists(st.integers(0, 40), min_size=1, max_size=10))
-def test_a_batch_is_a_function_of_its_step_alone(steps: list[int]) -> None:
-    visited = ShuffledBatches(30, 7, seed=5)
-    for step in steps:
-        epoch, indices = visited.batch(step)
-        indices[:] = -1  # what a caller does to its copy is no matter
-        fresh_epoch, fresh = ShuffledBatches(30, 7, seed=5).batch(step)
-        assert epoch == fresh_epoch
-        assert np.array_equal(visited.batch(step)[1], fresh)
-
-
-def test_epochs_and_seeds_differ() -> None:
-    one, other = ShuffledBatches(100, 100, 0), ShuffledBatches(100, 100, 1)
-    orders = [one.batch(0)[1], one.batch(1)[1], other.batch(0)[1], np.arange(100)]
-    assert not any(np.array_equal(a, b) for i, a in enumerate(orders) for b in orders[:i])
-
-
 def test_impossible_batches_are_refused() -> None:
-    for arguments in ((0, 1, 0), (1, 0, 0), (1, 1, -1)):
-        with pytest.raises(ValueError, match="at least"):
-            ShuffledBatches(*arguments)
-    with pytest.raises(ValueError, match="step"):
-        ShuffledBatches(1, 1, 0).batch(-1)
     with pytest.raises(ValueError, match="batch_size"):
         load_all(Numbered(3), [0], 0, 0)
     with pytest.raises(ValueError, match="made for 5 pictures, the set has 4"):
@@ -234,7 +197,8 @@ def test_what_a_spawned_worker_needs_can_be_pickled() -> None:
 INTERRUPTED = """
 import signal
 import numpy as np
-from vplface.data.batches import ShuffledBatches, load_batches
+from vplface.data.batches import load_batches
+from vplface.data.samplers import ShuffledBatches
 
 class Blank:
     identities, labels = ["a"], np.zeros(64, int)

@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from vplface.data.augment import Augmentation
-from vplface.data.batches import ShuffledBatches, load_all, load_batches
+from vplface.data.batches import load_all, load_batches
 from vplface.data.formats.image_folder import ImageFolder
 from vplface.data.formats.verification_bin import VerificationBin, write_verification_bin
 from vplface.data.pairs import read_pairs, read_people, resolve
+from vplface.data.samplers import ShuffledBatches
 from vplface.data.selection import narrow
 
 FACES = Path(__file__).parents[3] / "shared" / "data"

@@ -2,6 +2,7 @@ import pytest
 import yaml
 
 from vplface import ArcFace, CosFace, Variational
+from vplface.data.samplers import Balanced, Proximity, Sharded, Shuffled
 from vplface.errors import ConfigError, UsageError
 from vplface.training.config import Duration, build_config, merge, overlay, read_config, shipped_recipes
 
@@ -115,6 +116,27 @@ def test_durations():
     config = build_config({**MINIMAL, "schedule": {"length": 300, "warmup": "2 epochs"}}, "x")
     assert config.schedule.length == Duration(300)
     assert config.schedule.warmup == Duration(2, "epochs")
+
+
+def test_a_sampler_is_a_name_or_a_name_and_options():
+    def sampler(value):
+        return build_config({"name": "x", "data": {"train": "f", "sampler": value}}, "c").data.sampler
+
+    assert build_config({"name": "x", "data": {"train": "f"}}, "c").data.sampler == Shuffled()
+    assert sampler("proximity") == Proximity(100)
+    assert sampler({"name": "sharded", "window": 3}) == Sharded(10_000, 3)
+    config = build_config({"name": "x", "data": {"train": "f", "sampler": {"name": "balanced", "per_class": 2}}}, "c")
+    again = build_config(yaml.safe_load(config.to_yaml()), "c")
+    assert again.data.sampler == Balanced(2)
+    for value, message in (
+        ("proximty", r"c: data\.sampler: sampler\.name 'proximty' is unknown; did you mean 'proximity'\?"),
+        ({"name": "proximity", "whitin": 3}, r"sampler\.whitin is not an option of proximity; did you mean 'within'\?"),
+        ({"within": 3}, r"sampler\.within is not an option of shuffled, which has none"),
+        ({"name": "balanced", "per_class": 0}, r"per_class must be a whole number of at least 1, got 0"),
+        (None, r"sampler must be a name, or a name and options; known: shuffled, balanced, proximity, sharded"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            sampler(value)
 
 
 def test_margins_and_injection_become_the_objects_of_the_head():

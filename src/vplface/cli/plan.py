@@ -15,6 +15,7 @@ from vplface.errors import ConfigError, UsageError
 
 if TYPE_CHECKING:
     from vplface.cluster import Footprint, Job, Network, Outline
+    from vplface.data.samplers import Sampler
     from vplface.training.config import Config
 
 _NUMBER = re.compile(r"(\d+(?:\.\d+)?(?:e\+?\d\d?)?|\d{1,3}(?:[,_]\d{3})+)([kmb]?)", re.IGNORECASE)
@@ -170,6 +171,7 @@ def show_plan(config: Config, as_json: bool, gpus: int = 1) -> None:
             "steps",
             f"{made.steps:,} ({config.schedule.length}; {made.steps_per_epoch:,} an epoch of {config.batch_size})",
         ),
+        ("order of pictures", _sampler(config.data.sampler)),
         (
             "backbone",
             f"{config.backbone.name} → {config.backbone.embedding_dim}, {made.parameters / 1e6:.2f} M parameters",
@@ -186,7 +188,13 @@ def show_plan(config: Config, as_json: bool, gpus: int = 1) -> None:
                 f"variational: λ {config.variational.lam}, Δt {made.delta_t:,}, from step {made.variational_start:,}",
             )
         )
-    _show(f"plan of {config.run_folder}", [*rows, *_coverage(made.coverage), *_costs(made.footprint)])
+    rows += [*_coverage(made.coverage), ("pictures that meet own memory", _by_lifetime(made.own))]
+    _show(f"plan of {config.run_folder}", [*rows, *_costs(made.footprint)])
+
+
+def _sampler(sampler: Sampler) -> str:
+    options = ", ".join(f"{key} {value:,}" for key, value in vars(sampler).items())
+    return type(sampler).__name__.lower() + (f": {options}" if options else "")
 
 
 def _show_outline(job: Job, name: str, network: Network, made: Outline, as_json: bool) -> None:
@@ -230,8 +238,11 @@ def _parts(whole: Any, names: Mapping[str, str]) -> list[tuple[str, str]]:
 
 
 def _coverage(coverage: Mapping[int, float]) -> list[tuple[str, str]]:
-    reached = "   ".join(f"{delta_t:,}: {_share(share)}" for delta_t, share in coverage.items())
-    return [("coverage by Δt (steps)", reached)]
+    return [("coverage by Δt (steps)", _by_lifetime(coverage))]
+
+
+def _by_lifetime(shares: Mapping[int, float]) -> str:
+    return "   ".join(f"{delta_t:,}: {_share(share)}" for delta_t, share in shares.items())
 
 
 def _share(share: float) -> str:

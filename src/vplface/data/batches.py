@@ -1,4 +1,4 @@
-"""Which pictures make up the batch of a step, and worker processes that load them."""
+"""Worker processes that load the pictures of each step."""
 
 from __future__ import annotations
 
@@ -19,38 +19,8 @@ from torch.utils.data import DataLoader, Dataset
 from vplface.data.augment import Augmentation
 from vplface.data.forking import work_alone, worker_processes
 from vplface.data.pictures import SIZE, PictureSet, UnreadablePictureError
+from vplface.data.samplers import Batches
 from vplface.errors import DataError, VplfaceError
-
-
-class ShuffledBatches:
-    """The batches of an endless shuffled run: every epoch is a permutation of all n pictures, cut into batches.
-
-    The batch of a step is a function of the step and the seed alone, so that resuming needs to know nothing else.
-    What is left over at an epoch's end is dropped; if n < batch_size, an epoch is one batch of n.
-    """
-
-    def __init__(self, n: int, batch_size: int, seed: int) -> None:
-        if n < 1 or batch_size < 1 or seed < 0:
-            raise ValueError(f"n and batch_size must be at least 1 and seed at least 0, got {n}, {batch_size}, {seed}")
-        self.n = n
-        self.batch_size = min(batch_size, n)
-        self.seed = seed
-        self._epoch = -1
-        self._order: Int64[np.ndarray, " n"] = np.zeros(0, np.int64)
-
-    def __len__(self) -> int:
-        """Batches in an epoch."""
-        return self.n // self.batch_size
-
-    def batch(self, step: int) -> tuple[int, Int64[np.ndarray, " b"]]:
-        """The epoch that a step (from 0) falls into, and the indices of its pictures."""
-        if step < 0:
-            raise ValueError(f"step must be at least 0, got {step}")
-        epoch, position = divmod(step, len(self))
-        if epoch != self._epoch:
-            self._order = np.random.default_rng((self.seed, epoch)).permutation(self.n)
-            self._epoch = epoch
-        return epoch, self._order[position * self.batch_size : (position + 1) * self.batch_size].copy()
 
 
 @dataclass
@@ -64,7 +34,7 @@ class Batch:
 
 def load_batches(
     pictures: PictureSet,
-    batches: ShuffledBatches,
+    batches: Batches,
     augmentation: Augmentation | None,
     seed: int,
     first_step: int,
@@ -120,7 +90,7 @@ class _Steps(Dataset[Batch]):
     """Item t is the part of the batch of step t."""
 
     pictures: PictureSet
-    batches: ShuffledBatches
+    batches: Batches
     augmentation: Augmentation | None
     seed: int
     part: tuple[int, int] = (0, 1)

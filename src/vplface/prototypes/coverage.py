@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Int, Int64
 from torch import Tensor
 
 
@@ -22,3 +24,54 @@ def expected_coverage(class_sizes: Int[np.ndarray, " classes"], batch_size: int,
     """
     share = class_sizes / class_sizes.sum()
     return float(np.mean(-np.expm1(-share * batch_size * delta_t)))
+
+
+class Remembered(NamedTuple):
+    """What an order of pictures lets the memory do.
+
+    Attributes:
+        own: share of the pictures that meet a living memory of their own class.
+        age: mean age of those memories, in steps; NaN if there are none.
+        coverage: share of classes with a living memory, T_j > 0, mean over the steps.
+    """
+
+    own: float
+    age: float
+    coverage: float
+
+
+def remembered(
+    steps: Int64[np.ndarray, " pictures"],
+    labels: Int64[np.ndarray, " pictures"],
+    num_classes: int,
+    delta_t: int,
+    since: int,
+) -> Remembered:
+    """Follow the timers over a given order of pictures, from an empty memory.
+
+    Args:
+        steps: the step in which each picture is seen.
+        labels: its class.
+        num_classes: N.
+        delta_t: Δt, steps.
+        since: the first step that is counted, up to the last there is.
+    """
+    order = np.lexsort((steps, labels))
+    step, label = steps[order], labels[order]
+    new = np.ones(len(step), dtype=bool)  # else a class comes again in one step, which makes no new memory
+    new[1:] = (step[1:] != step[:-1]) | (label[1:] != label[:-1])
+    pictures = np.diff(np.append(np.flatnonzero(new), len(step)))
+    step, label = step[new], label[new]
+    again = np.append(label[1:] == label[:-1], False)  # whether the class comes back
+    age = np.full(len(step), delta_t + 1)
+    age[1:][again[:-1]] = np.diff(step)[again[:-1]]
+    alive = (age <= delta_t) & (step >= since)
+    met = int(pictures[alive].sum())
+    end = int(steps.max()) + 1
+    dies = np.minimum(np.where(again, np.append(step[1:], end), end), step + delta_t)
+    lived = np.maximum(np.minimum(dies, end) - np.maximum(step, since), 0).sum()
+    return Remembered(
+        own=met / int(pictures[step >= since].sum()),
+        age=float((age * pictures)[alive].sum() / met) if met else float("nan"),
+        coverage=float(lived / (num_classes * (end - since))),
+    )

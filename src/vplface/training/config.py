@@ -14,6 +14,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError, model_validator
 
 from vplface.data.augment import Augmentation
+from vplface.data.samplers import SAMPLERS, Sampler, Shuffled
 from vplface.errors import ConfigError, UsageError
 from vplface.margins import ArcFace, CombinedMargin, CosFace, Margin, NormSoftmax
 from vplface.prototypes import Variational
@@ -75,8 +76,31 @@ def _write_margin(margin: Margin) -> dict[str, Any]:
     return {"name": name, **vars(margin)}
 
 
+def _read_sampler(value: object) -> object:
+    if type(value) in SAMPLERS.values():
+        return value
+    if not isinstance(value, str | Mapping):
+        raise ValueError(f"sampler must be a name, or a name and options{_nearest('', SAMPLERS)}")
+    options = {"name": value} if isinstance(value, str) else dict(value)
+    name = options.pop("name", "shuffled")
+    if name not in SAMPLERS:
+        raise ValueError(f"sampler.name {name!r} is unknown{_nearest(str(name), SAMPLERS)}")
+    known = [field.name for field in dataclasses.fields(SAMPLERS[name])]
+    for key in options:
+        if key not in known:
+            hint = _nearest(str(key), known) if known else ", which has none"
+            raise ValueError(f"sampler.{key} is not an option of {name}{hint}")
+    return SAMPLERS[name](**options)
+
+
+def _write_sampler(sampler: Sampler) -> dict[str, Any]:
+    name = next(name for name, kind in SAMPLERS.items() if type(sampler) is kind)
+    return {"name": name, **vars(sampler)}
+
+
 Length = Annotated[Duration, BeforeValidator(_read_duration), PlainSerializer(str)]
 MarginField = Annotated[Any, BeforeValidator(_read_margin), PlainSerializer(_write_margin)]
+SamplerField = Annotated[Any, BeforeValidator(_read_sampler), PlainSerializer(_write_sampler)]
 
 
 class _Section(BaseModel):
@@ -118,6 +142,7 @@ class Data(_Section):
 
     train: list[Source] = Field(min_length=1)
     holdout: float = Field(default=0.0, ge=0.0, lt=1.0)
+    sampler: SamplerField = Shuffled()
     augmentation: Augmentation = Augmentation()
     workers: int | None = Field(default=None, ge=0)
 

@@ -10,8 +10,9 @@ from torch.nn.functional import normalize
 
 from vplface.backbones import build
 from vplface.data.augment import Augmentation
-from vplface.data.batches import ShuffledBatches, load_batches
+from vplface.data.batches import load_batches
 from vplface.data.pictures import PictureSet, Preprocessing
+from vplface.data.samplers import ShuffledBatches
 from vplface.data.selection import Subset
 from vplface.files import replacing
 from vplface.head import PrototypeHead

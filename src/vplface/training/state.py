@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from vplface.backbones import build, load_insightface
-from vplface.data.batches import ShuffledBatches
 from vplface.data.pictures import PictureSet, Preprocessing
+from vplface.data.samplers import Batches
 from vplface.data.selection import split_identities
 from vplface.errors import ConfigError, VplfaceError
 from vplface.head import PrototypeHead
@@ -51,7 +51,7 @@ class Training:
     device: torch.device
     pictures: PictureSet
     heldout: PictureSet | None
-    batches: ShuffledBatches
+    batches: Batches
     rate: LearningRate
     backbone: nn.Module
     head: PrototypeHead
@@ -93,11 +93,12 @@ def prepare(config: Config, world: World | None = None) -> Training:
     pictures, heldout = open_sources(config.data.train), None
     if config.data.holdout:
         pictures, heldout = split_identities(pictures, config.data.holdout, config.evaluation.seed)
-    batches = ShuffledBatches(len(pictures), config.batch_size, config.seed)
-    if batches.batch_size < world.size:
-        raise ConfigError(
-            f"a batch of {batches.batch_size} cannot be shared by {world.size} processes; raise batch_size"
-        )
+    try:
+        batches: Batches = config.data.sampler.batches(pictures.labels, config.batch_size, config.seed)
+    except ValueError as error:
+        raise ConfigError(f"data.sampler: {error}; raise batch_size") from error
+    if batches.smallest < world.size:
+        raise ConfigError(f"a batch of {batches.smallest} cannot be shared by {world.size} processes; raise batch_size")
     per_epoch = len(batches)
     steps = config.schedule.length.steps(per_epoch)
     if steps < 1:

@@ -4,7 +4,7 @@
 |---|---|
 | image folder | a folder ROOT/IDENTITY/PICTURE |
 | InsightFace RecordIO | a .rec file, or a folder that holds one, with its .idx |
-| WebDataset shards | a .tar file, a folder of them, or a pattern such as train-{000..127}.tar |
+| WebDataset shards | a .tar file, a folder of them, or a pattern such as train-{000..127}.tar or train-*.tar |
 | Hugging Face parquet | a .parquet file with a column of pictures, or a folder of them |
 | list | a .csv, .tsv or .parquet file with the columns path, label and maybe split |
 | InsightFace verification set | a .bin file |
@@ -74,7 +74,7 @@ def open_pictures(path: Path | str, split: str | None = None) -> StoredPictures:
         from vplface.data.formats.recordio import RecordIO
 
         return RecordIO(path)
-    if kind == ".tar" or (folder and any(path.glob("*.tar"))):
+    if kind == ".tar" or ".tar." in path.name.lower() or kind == ".tgz" or (folder and any(path.glob("*.tar"))):
         from vplface.data.formats.tar_shards import TarShards
 
         return TarShards(path)

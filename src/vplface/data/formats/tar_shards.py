@@ -1,0 +1,465 @@
+"""WebDataset shards: uncompressed tar files in which consecutive files of one key are a sample.
+
+    00000012.cls     3                                                          the label
+    00000012.jpg     the picture's file: jpg, jpeg, png, webp or bmp
+    00000012.json    {"label": 3, "identity": "Ada", "name": "Ada/0001.jpg"}
+
+The key of a file is its path up to the first dot behind the last slash. The label is a whole number, from .cls, else
+from "label" in .json, else from .txt; or there are no numbers, and it is a name, from "identity" in .json, else from
+.txt. Where there are both, "identity" names the number. "name" is the picture's name; without it, that is its path in
+the tar.
+"""
+
+from __future__ import annotations
+
+import glob
+import json
+import os
+import re
+import sys
+from array import array
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, Self
+
+import numpy as np
+from jaxtyping import Int32, Int64
+
+from vplface.data.formats.tar import Member, members, text
+from vplface.data.pictures import Picture, UnreadablePictureError, decode
+from vplface.errors import DataError, import_extra
+from vplface.files import replacing
+from vplface.progress import Advance, progress
+
+PICTURES = {b"jpg", b"jpeg", b"png", b"webp", b"bmp"}
+LABELS = {b"cls", b"json", b"txt"}
+SHARD_BYTES = 10**9
+_NOTE = re.compile(rb"__[^/]*__($|/)").match
+_WHOLE = re.compile(rb"[0-9]{1,19}").fullmatch
+MOST_LABEL_BYTES = 2**20
+"""A longer label is no honest one."""
+
+
+class TarShards:
+    """The pictures of one or more tar files, in random access, :class:`~vplface.data.pictures.StoredPictures`.
+
+    The headers are walked once; what is kept is a few numbers and the name of each picture. Labels are numbered anew,
+    0, 1, ..., in the order of the numbers in the shards, or of their first appearance if they are names. A name that
+    several numbers share is told apart by the number: "Ada (3)".
+
+    A sample that cannot be used is left out, said on stderr, and listed in ``faults``. A tar file that is damaged or
+    cut short is an error, for nobody knows what is missing.
+
+    Attributes:
+        faults: what is wrong with each sample that is left out: shard, key and offset, and the reason.
+        numbers: the number that each identity has in the shards; empty if they hold names only.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        """Index the shards.
+
+        Args:
+            path: a tar file, a folder of them, a brace pattern such as ``train-{000..127}.tar``, or a glob pattern.
+
+        Raises:
+            DataError: if a shard is missing, compressed, damaged or cut short, if numbers and names do not agree, or if
+                no sample can be used.
+            MissingExtraError: for a brace pattern without the package that expands it.
+        """
+        self._shards = _find(Path(path))
+        self.faults: list[str] = []
+        indices = []
+        total = sum(shard.stat().st_size for shard in self._shards)
+        with progress(f"indexing {path}, MB", total // 10**6) as advance:
+            for shard in self._shards:
+                indices.append(_index(shard, advance))
+                self.faults += indices[-1].faults
+        counts = [len(index.offsets) for index in indices]
+        if not sum(counts):
+            reason = f"; the first fault: {self.faults[0]}" if self.faults else ""
+            raise DataError(f"{path}: holds no labelled pictures{reason}; {_LAYOUT}")
+        self._stamps = [(index.size, index.modified) for index in indices]
+        self._shard = np.repeat(np.arange(len(indices), dtype=np.int32), counts)
+        self._offsets = np.concatenate([index.offsets for index in indices])
+        self._sizes = np.concatenate([index.sizes for index in indices])
+        self._ends = np.cumsum(np.concatenate([index.name_sizes for index in indices]))
+        self._names = b"".join(index.names for index in indices)
+        self._identities, self._labels, self.numbers = _identify(self._shards, indices)
+        if self.faults:
+            print(f"{path}: samples left out: {len(self.faults):,}; the first: {self.faults[0]}", file=sys.stderr)
+
+    @property
+    def identities(self) -> Sequence[str]:
+        """Their names in the shards, or their numbers."""
+        return self._identities
+
+    @property
+    def labels(self) -> Int64[np.ndarray, " n"]:
+        """Label of each picture."""
+        return self._labels
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    def name(self, index: int) -> str:
+        """The picture's name, which may occur more than once."""
+        self._check(index)
+        return text(self._names[self._ends[index - 1] if index else 0 : self._ends[index]])
+
+    def where(self, index: int) -> str:
+        """The shard, the offset of the picture's bytes, and its name, for errors."""
+        name = self.name(index)
+        return f"{self._shards[self._shard[index]]}: {name!r} at byte {self._offsets[index]}"
+
+    def encoded(self, index: int) -> bytes:
+        """The picture's bytes; raises UnreadablePictureError if the shard is gone or no longer what was indexed."""
+        self._check(index)
+        shard, size = int(self._shard[index]), int(self._sizes[index])
+        # A file opened for each picture costs little beside decoding, and needs no care in forked workers and threads.
+        try:
+            with self._shards[shard].open("rb", buffering=0) as file:
+                if _stamp(file) != self._stamps[shard]:
+                    raise UnreadablePictureError(self.where(index), "the shard has changed since it was opened")
+                file.seek(int(self._offsets[index]))
+                data = file.read(size)
+        except OSError as error:
+            raise UnreadablePictureError(self.where(index), error.strerror or str(error)) from error
+        if len(data) != size:
+            raise UnreadablePictureError(self.where(index), f"only {len(data)} of {size} bytes could be read")
+        return data
+
+    def picture(self, index: int) -> Picture:
+        """Read and decode one picture; raises UnreadablePictureError with its place and the reason."""
+        return decode(self.encoded(index), self.where(index))
+
+    def _check(self, index: int) -> None:
+        if not 0 <= index < len(self):
+            raise IndexError(f"index must lie in 0..{len(self) - 1}, got {index}")
+
+
+class TarShardsWriter:
+    """Pictures into shards of ``pictures_per_shard`` or 1 GB, :class:`~vplface.data.formats.PictureWriter`.
+
+    A folder is filled with 000000.tar, 000001.tar, ...; a path that ends in .tar becomes a single shard of any size.
+    Keys are numbers, because a name may hold dots, be too long for a tar header, or occur twice. A shard takes its
+    name when it is whole. An interrupted writing goes on behind the last whole shard.
+    """
+
+    def __init__(self, path: Path, identities: Sequence[str], pictures_per_shard: int = 10_000) -> None:
+        """Count what is complete.
+
+        Raises:
+            DataError: if the path holds something else, or shards with other identities.
+            MissingExtraError: without the package webdataset.
+        """
+        self._tar_writer = import_extra("webdataset.writer", "webdataset").TarWriter
+        self.path = Path(path)
+        self._identities = list(identities)
+        self._single = self.path.suffix.lower() == ".tar"
+        self._most = pictures_per_shard
+        self._whole = 0
+        self._complete = 0
+        self._open = ExitStack()
+        self._tar: Any = None
+        self._in_shard = self._bytes = 0
+        if self.path.exists() and not (self._single and self.path.is_dir()):
+            self._continue()
+        elif self.path.exists():
+            raise DataError(f"{self.path}: is a folder; a path that ends in .tar is to become a file")
+
+    def _continue(self) -> None:
+        """Take up what an earlier writer has completed, and clear away what it has not."""
+        if not self._single:
+            if not self.path.is_dir():
+                raise DataError(f"{self.path}: is a file; give a folder, or a path that ends in .tar")
+            found = sorted(entry.name for entry in self.path.iterdir())
+            for unfinished in [name for name in found if re.fullmatch(r"\.\d{6}\.tar\..*\.tar", name)]:
+                (self.path / unfinished).unlink()
+                found.remove(unfinished)
+            if found != [f"{number:06d}.tar" for number in range(len(found))]:
+                raise DataError(f"{self.path}: holds something else than the shards of an interrupted writing")
+            if not found:
+                return
+            self._whole = len(found)
+        else:
+            self._whole = 1
+        before = TarShards(self.path)
+        numbers = before.numbers.tolist()
+        names = [self._identities[number] if number < len(self._identities) else None for number in numbers]
+        if not numbers or names != list(before.identities) or before.faults:
+            raise DataError(f"{self.path}: holds pictures of other identities; write to another path, or remove it")
+        self._complete = len(before)
+
+    @property
+    def written(self) -> int:
+        """How many pictures are in whole shards."""
+        return self._complete
+
+    def add(self, encoded: bytes, name: str, label: int) -> None:
+        """Append one picture; raises DataError if it cannot be written."""
+        if not 0 <= label < len(self._identities):
+            known = f"0..{len(self._identities) - 1}"
+            raise DataError(f"{self.path}: {name!r} has the label {label}, the identities are {known}")
+        if self._tar is None:
+            self._begin()
+        about = {"label": label, "identity": self._identities[label], "name": name}
+        sample = {
+            "__key__": f"{self._complete + self._in_shard:08d}",
+            "cls": b"%d" % label,
+            _suffix(encoded): encoded,
+            "json": json.dumps(about).encode(),
+        }
+        try:
+            self._bytes += self._tar.write(sample)
+        except OSError as error:
+            raise DataError(f"cannot write {self.path}: {error.strerror or error}") from error
+        self._in_shard += 1
+        if not self._single and (self._in_shard >= self._most or self._bytes >= SHARD_BYTES):
+            self._end()
+
+    def _begin(self) -> None:
+        if self._single and self._whole:
+            raise DataError(f"{self.path}: is complete already; remove it to write it anew")
+        shard = self.path if self._single else self.path / f"{self._whole:06d}.tar"
+        file = self._open.enter_context(self._open.enter_context(replacing(shard)).open("wb"))
+        self._tar = self._open.enter_context(self._tar_writer(file, encoder=False, mtime=0, compress=False))
+        self._in_shard = self._bytes = 0
+
+    def _end(self) -> None:
+        self._tar = None
+        self._open.close()
+        self._whole += 1
+        self._complete += self._in_shard
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None and self._tar is not None:
+            self._end()
+        elif kind is not None:
+            self._open.__exit__(kind, error, trace)
+
+
+_LAYOUT = "expected samples of files with one key: KEY.jpg and its label in KEY.cls, KEY.json or KEY.txt"
+
+
+@dataclass
+class _Index:
+    """What is in one shard; a picture's identity is a position in ``people``."""
+
+    size: int
+    modified: int
+    offsets: Int64[np.ndarray, " n"]
+    sizes: Int64[np.ndarray, " n"]
+    people: list[tuple[int | None, str | None]]
+    person: Int32[np.ndarray, " n"]
+    names: bytes
+    name_sizes: Int64[np.ndarray, " n"]
+    faults: list[str]
+
+
+@dataclass
+class _Sample:
+    key: bytes
+    at: int
+    files: dict[bytes, Member] = field(default_factory=dict)
+    fault: str | None = None
+
+
+class _FaultError(Exception):
+    """A sample that cannot be used."""
+
+
+def _find(path: Path) -> list[Path]:
+    """The shards that a path stands for, in order."""
+    pattern = str(path)
+    if path.is_dir():
+        shards = sorted(entry for entry in path.glob("*.tar") if not entry.name.startswith("."))
+        if not shards and any(path.glob("*.tar.*")):
+            raise DataError(f"{path}: the shards are compressed, which allows no random access; unpack them (gunzip)")
+    elif path.exists():
+        shards = [path]
+    elif "{" in pattern:
+        expand = import_extra("braceexpand", "webdataset")
+        try:
+            shards = [Path(each) for each in expand.braceexpand(pattern)]
+        except ValueError as error:
+            raise DataError(f"{path}: is no brace pattern: {error}") from error
+    else:
+        shards = sorted(map(Path, glob.glob(pattern)))  # noqa: PTH207 - the pattern may be absolute
+    if not shards:
+        raise DataError(f"{path}: no tar files are there")
+    missing = [shard for shard in shards if not shard.is_file()]
+    if missing:
+        more = f" and {len(missing) - 1} more of {len(shards)}" if len(missing) > 1 else ""
+        raise DataError(f"{missing[0]}{more}: no such file")
+    return shards
+
+
+def _index(path: Path, advance: Advance) -> _Index:
+    """Walk one shard, and tell how many megabytes are behind."""
+    offsets, sizes, person, name_sizes = array("q"), array("q"), array("i"), array("q")
+    people: dict[tuple[int | None, str | None], int] = {}
+    names = bytearray()
+    faults: list[str] = []
+    try:
+        with path.open("rb", buffering=2**18) as file:
+            stamp = _stamp(file)
+            told = 0
+            for sample in _samples(file, path, stamp[0]):
+                if (megabytes := sample.at // 10**6) > told + 10:
+                    advance(megabytes - told)
+                    told = megabytes
+                try:
+                    picture, who, name = _read_sample(file, sample)
+                except _FaultError as fault:
+                    faults.append(f"{path}: sample {text(sample.key)!r} at byte {sample.at}: {fault}")
+                    continue
+                offsets.append(picture.start)
+                sizes.append(picture.size)
+                person.append(people.setdefault(who, len(people)))
+                names += name
+                name_sizes.append(len(name))
+            advance(stamp[0] // 10**6 - told)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
+    numbers = [np.array(each, np.int64) for each in (offsets, sizes, name_sizes)]
+    return _Index(
+        *stamp, numbers[0], numbers[1], list(people), np.array(person, np.int32), bytes(names), numbers[2], faults
+    )
+
+
+def _identify(shards: list[Path], indices: list[_Index]) -> tuple[list[str], Int64[np.ndarray, " n"], Any]:
+    """The identities of all shards, the label of each picture, and the number of each identity."""
+    named: dict[int, str | None] = {}
+    places: dict[str, int] = {}
+    for shard, index in zip(shards, indices, strict=True):
+        for number, name in index.people:
+            if number is None:
+                assert name is not None
+                places.setdefault(name, len(places))
+            elif named.setdefault(number, name) is None:
+                named[number] = name
+            elif name not in (None, named[number]):
+                raise DataError(f"{shard}: the label {number} is called {name!r}, before it was {named[number]!r}")
+            if named and places:
+                raise DataError(f"{shard}: some samples have numbers for labels, others only names such as {name!r}")
+    numbers = np.array(sorted(named), dtype=np.int64)
+    identities = list(places)
+    if named:
+        places_of_numbers = {number: place for place, number in enumerate(numbers.tolist())}
+        known = [named[number] or str(number) for number in places_of_numbers]
+        count = Counter(known)
+        identities = [
+            name if count[name] == 1 else f"{name} ({number})" for name, number in zip(known, numbers, strict=True)
+        ]
+    labels = []
+    for index in indices:
+        place = [places[name or ""] if number is None else places_of_numbers[number] for number, name in index.people]
+        labels.append(np.array(place, dtype=np.int64)[index.person])
+    return identities, np.concatenate(labels), numbers
+
+
+def _read_sample(file: BinaryIO, sample: _Sample) -> tuple[Member, tuple[int | None, str | None], bytes]:
+    """Picture, number and name of its identity, and the picture's name."""
+    if sample.fault is not None:
+        raise _FaultError(sample.fault)
+    pictures = [suffix for suffix in sample.files if suffix in PICTURES]
+    if len(pictures) > 1:
+        raise _FaultError(f"has {len(pictures)} pictures")
+    if not pictures:
+        dotted = [suffix for suffix in sample.files if suffix.rpartition(b".")[2] in PICTURES]
+        hint = f" but {text(sample.files[dotted[0]].name)!r}; a key ends at the first dot" if dotted else ""
+        raise _FaultError(f"has no picture{hint}")
+    about = _read_json(_contents(file, sample.files[b"json"])) if b"json" in sample.files else {}
+    number, identity = about.get("label"), about.get("identity")
+    if number is not None and (not isinstance(number, int) or isinstance(number, bool)):
+        raise _FaultError(f'"label" in .json is no whole number: {str(number)[:40]!r}')
+    if b"cls" in sample.files:
+        given = _contents(file, sample.files[b"cls"]).strip()
+        if not _WHOLE(given):
+            raise _FaultError(f".cls is no whole number: {text(given[:40])!r}")
+        if number not in (None, int(given)):
+            raise _FaultError(f".cls says {int(given)}, .json says {number}")
+        number = int(given)
+    elif number is None and identity is None and b"txt" in sample.files:
+        given = _contents(file, sample.files[b"txt"]).strip()
+        number, identity = (int(given), None) if _WHOLE(given) else (None, text(given))
+    if number is not None and not 0 <= number < 2**63:
+        raise _FaultError(f"the label {number} is out of range")
+    if identity is not None and not (isinstance(identity, str) and identity):
+        raise _FaultError(f"the name of its identity is none: {str(identity)[:40]!r}")
+    if number is None and identity is None:
+        raise _FaultError("has no label")
+    picture = sample.files[pictures[0]]
+    name = about.get("name", text(picture.name))
+    if not isinstance(name, str):
+        raise _FaultError(f'"name" in .json is no text: {str(name)[:40]!r}')
+    return picture, (number, identity), name.encode("utf-8", "surrogatepass")
+
+
+def _contents(file: BinaryIO, member: Member) -> bytes:
+    if member.size > MOST_LABEL_BYTES:
+        raise _FaultError(f"{text(member.name)!r} has {member.size:,} bytes, too many for a label")
+    file.seek(member.start)
+    return file.read(member.size)
+
+
+def _read_json(data: bytes) -> dict[str, Any]:
+    try:
+        values = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise _FaultError(f".json is not valid: {error}") from error
+    if not isinstance(values, dict):
+        raise _FaultError(".json holds no keys and values")
+    return values
+
+
+def _samples(file: BinaryIO, path: Path, length: int) -> Iterator[_Sample]:
+    """Consecutive files of one key, where there is a picture, a label or a fault among them."""
+    sample = _Sample(b"", 0)
+    for member in members(file, path, length):
+        folder, slash, base = member.name.rpartition(b"/")
+        stem, _, suffix = base.partition(b".")
+        key = folder + slash + stem
+        suffix = suffix.lower()
+        if member.fault is None and (not stem or not suffix or _NOTE(member.name)):
+            continue  # as the format has it: hidden files, files without a suffix, and notes about the shard
+        if key != sample.key:
+            if _counts(sample):
+                yield sample
+            sample = _Sample(key, member.at)
+        if suffix in sample.files:
+            sample.fault = sample.fault or f"has two files .{text(suffix)}"
+        sample.fault = sample.fault or member.fault
+        sample.files[suffix] = member
+    if _counts(sample):
+        yield sample
+
+
+def _counts(sample: _Sample) -> bool:
+    return sample.fault is not None or any(
+        suffix in LABELS or suffix.rpartition(b".")[2] in PICTURES for suffix in sample.files
+    )
+
+
+def _stamp(file: BinaryIO) -> tuple[int, int]:
+    """Size and time of change, by which a shard is known again."""
+    status = os.fstat(file.fileno())
+    return status.st_size, status.st_mtime_ns
+
+
+def _suffix(encoded: bytes) -> str:
+    """The suffix that belongs to a picture's first bytes; jpg if they are none, so that it is noticed on reading."""
+    if encoded.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "png"
+    if encoded.startswith(b"RIFF") and encoded[8:12] == b"WEBP":
+        return "webp"
+    return "bmp" if encoded.startswith(b"BM") else "jpg"
