@@ -102,6 +102,7 @@ class Source(_Section):
     path: Path
     people: Path | None = None
     exclude: Path | None = None
+    drop: Path | None = None
     min_pictures: int = Field(default=1, ge=1)
     max_pictures: int | None = Field(default=None, ge=1)
     synthetic: Synthetic | None = None
