@@ -136,16 +136,30 @@ class Preprocessing:
 
 
 def decode(data: bytes, where: str, size: int = SIZE) -> UInt8[np.ndarray, "size size 3"]:
-    """Decode a jpg, png, webp or bmp file into an RGB picture.
+    """Decode a jpg, png, webp or bmp file, as :func:`decode_whole` does, into a square picture.
+
+    A picture of another size is resized to ``size`` x ``size``, stretched if it is not square.
+
+    Raises:
+        UnreadablePictureError: as :func:`decode_whole`.
+    """
+    rgb = decode_whole(data, where)
+    height, width = rgb.shape[:2]
+    if (height, width) != (size, size):
+        shrinks = height >= size and width >= size
+        rgb = cv2.resize(rgb, (size, size), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    return rgb
+
+
+def decode_whole(data: bytes, where: str) -> UInt8[np.ndarray, "h w 3"]:
+    """Decode a jpg, png, webp or bmp file into an RGB picture of the size that it has.
 
     Grey becomes RGB, 16 bits become 8, an EXIF orientation is applied, transparency is composited on black (such
-    files are taken as stored, whatever their EXIF orientation). A picture of another size is resized to
-    ``size`` x ``size``, stretched if it is not square.
+    files are taken as stored, whatever their EXIF orientation).
 
     Args:
         data: the bytes of the file.
         where: path of the file, for the error.
-        size: side of the result, in pixels.
 
     Raises:
         UnreadablePictureError: if the bytes are of no known format, cut short or damaged, or if a side of the
@@ -187,10 +201,7 @@ def decode(data: bytes, where: str, size: int = SIZE) -> UInt8[np.ndarray, "size
     height, width = bgr.shape[:2]
     if min(height, width) < SMALLEST_SIDE:
         raise UnreadablePictureError(where, f"too small: {width}x{height}, needs {SMALLEST_SIDE} pixels a side")
-    if (height, width) != (size, size):
-        shrinks = height >= size and width >= size
-        bgr = cv2.resize(bgr, (size, size), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
-    rgb: UInt8[np.ndarray, "size size 3"] = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
+    rgb: UInt8[np.ndarray, "h w 3"] = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
     return rgb
 
 
