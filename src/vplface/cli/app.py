@@ -12,6 +12,7 @@ from vplface import __version__
 from vplface.cli.bench import bench
 from vplface.cli.data_check import check
 from vplface.cli.data_convert import convert
+from vplface.cli.data_info import info
 from vplface.cli.data_overlap import overlap
 from vplface.cli.data_synth import synth
 from vplface.cli.embed import embed
@@ -53,6 +54,7 @@ app = typer.Typer(
 data = typer.Typer(no_args_is_help=True, help="Make and look after picture sets.")
 app.add_typer(data, name="data")
 app.add_typer(bench, name="bench")
+data.command()(info)
 data.command()(check)
 data.command()(convert)
 data.command()(synth)
