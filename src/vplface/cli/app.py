@@ -12,6 +12,7 @@ from vplface import __version__
 from vplface.cli.bench import bench
 from vplface.cli.data_check import check
 from vplface.cli.data_convert import convert
+from vplface.cli.data_get import get
 from vplface.cli.data_info import info
 from vplface.cli.data_overlap import overlap
 from vplface.cli.data_synth import synth
@@ -59,6 +60,7 @@ data.command()(check)
 data.command()(convert)
 data.command()(synth)
 data.command()(overlap)
+data.command()(get)
 for command in (train, study, plan, evaluate, report, export, embed):
     app.command()(command)
 
