@@ -337,6 +337,7 @@ def test_the_command_says_what_was_done(source, tmp_path):
         "identities": 5,
         "resumed": 0,
         "dropped": 1,
+        "pairs": None,
         "unreadable": [],
     }
 
@@ -355,6 +356,7 @@ def test_the_command_ends_with_1_if_pictures_are_missing(source, tmp_path, faili
         (["source", "x.zip"], 2, "say which it is to be"),
         (["source", "x.bin"], 2, "--pairs and a .bin file go together"),
         (["source", "x", "--pairs", "pairs.txt"], 2, "--pairs and a .bin file go together"),
+        (["source", "x.bin", "--pairs", "pairs.txt", "--drop", "drop.txt"], 2, "--drop has no use with a .bin file"),
         (["source", "x", "--drop", "none.txt"], 1, "none.txt: cannot be read"),
         (["source", "x", "--to", "zip"], 2, "zip"),
     ],

@@ -52,19 +52,29 @@ def convert(
 
     A conversion that was stopped goes on when the command is repeated. Pictures that cannot be read from SOURCE are
     named and left out, and the exit status is then 1; pictures that can be read but not decoded are copied as they are.
+    The pairs of a .bin file are written beside TARGET.
 
     Example:  vplface data convert faces_webface/train.rec webface/
     """
     from vplface.data.convert import convert as convert_pictures  # opencv and torch take seconds to import
+    from vplface.data.convert import convert_to_bin, write_pairs_of_bin
     from vplface.data.drop import read_drop
     from vplface.data.formats import form_of, open_pictures
+    from vplface.data.pairs import read_pairs
 
     form = form_of(target) if to is None else to
     if (form == "bin") != (pairs is not None):
         raise UsageError("--pairs and a .bin file go together: it says which pictures the file compares")
+    if pairs is not None and drop is not None:
+        raise UsageError("--drop has no use with a .bin file: it holds the pictures of --pairs and no others")
     pictures = open_pictures(source)
-    dropped = {} if drop is None else read_drop(drop)
-    done = convert_pictures(pictures, source, target, form, dropped)
+    listed: Path | None = None
+    if pairs is not None:
+        done = convert_to_bin(pictures, target, read_pairs(pairs))
+    else:
+        done = convert_pictures(pictures, source, target, form, {} if drop is None else read_drop(drop))
+    if source.suffix.lower() == ".bin" and pairs is None:
+        listed = write_pairs_of_bin(pictures, target, form)
 
     if as_json:
         from vplface.cli.tables import print_json
@@ -79,6 +89,7 @@ def convert(
                 "identities": done.identities,
                 "resumed": done.resumed,
                 "dropped": done.dropped,
+                "pairs": None if listed is None else str(listed),
                 "unreadable": [{"path": path, "reason": reason} for path, reason in done.unreadable.items()],
             }
         )
@@ -93,6 +104,8 @@ def convert(
             if count
         ]
         print(f"{target}: {', '.join([f'{done.pictures:,} pictures of {done.identities:,} identities', *details])}")
+        if listed is not None:
+            print(f"{listed}: its pairs")
     if done.unreadable:
         for path, reason in list(done.unreadable.items())[:_LINES]:
             print(f"cannot be read: {path}: {reason}", file=sys.stderr)

@@ -11,19 +11,23 @@ import hashlib
 import json
 import os
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Int64
 
 from vplface.data.drop import kept
-from vplface.data.formats import Form, create_pictures, form_of
+from vplface.data.formats import Form, create_pictures, form_of, open_pictures
+from vplface.data.pairs import Pairs, resolve, write_pairs
 from vplface.data.pictures import StoredPictures, UnreadablePictureError
 from vplface.errors import DataError
 from vplface.files import replacing
 from vplface.progress import progress
+
+if TYPE_CHECKING:
+    from vplface.data.formats.verification_bin import VerificationBin
 
 TOO_MANY = 1000
 """So many pictures in a row that cannot be read are the fault of the disk, not of the pictures."""
@@ -110,16 +114,52 @@ def convert(
                     writer.add(encoded, source.name(index), int(labels[position]))
                 advance(1)
         journal.note(failed)
-        written = writer.written
+    expected = len(order) - len(journal.unreadable)
+    if writer.written != expected:
+        raise DataError(f"{target}: holds {writer.written} pictures instead of {expected}; was it changed meanwhile?")
     journal.remove()
-    return Conversion(written, len(identities), resumed, len(source) - len(order), journal.reasons)
+    return Conversion(expected, len(identities), resumed, len(source) - len(order), journal.reasons)
+
+
+def convert_to_bin(source: StoredPictures, target: Path, pairs: Pairs) -> Conversion:
+    """Write pairs of pictures of a set as a .bin file, all or nothing.
+
+    Raises:
+        DataError: if the target is there, if it cannot be written, or as
+            :func:`vplface.data.formats.verification_bin.write_verification_bin` says.
+        UnreadablePictureError: if a picture of a pair cannot be read.
+    """
+    from vplface.data.formats.verification_bin import write_verification_bin
+
+    if target.exists():
+        raise DataError(f"{target}: is there already; choose another place, or delete it first")
+    write_verification_bin(target, source, pairs)
+    left, right = resolve(pairs, source)
+    used = np.unique([left, right])
+    return Conversion(len(used), len(np.unique(source.labels[used])), 0, 0, {})
+
+
+def write_pairs_of_bin(source: VerificationBin, target: Path, form: Form) -> Path:
+    """Write the pairs of a .bin file that was converted, by the new set's names, as ``TARGET.pairs.txt``; its path.
+
+    Raises:
+        DataError: if pictures of the pairs are not in the new set, or the list cannot be written.
+    """
+    folder = f"{target.with_suffix('').name}/" if form == "list" else ""
+    left, right = ([folder + name for name in names] for names in (source.pairs.left, source.pairs.right))
+    pairs = replace(source.pairs, left=left, right=right)
+    resolve(pairs, open_pictures(target))
+    path = target.with_name(f"{target.name}.pairs.txt")
+    write_pairs(path, pairs)
+    return path
 
 
 def _header(source: StoredPictures, where: Path, form: Form, order: Int64[np.ndarray, " m"]) -> dict[str, Any]:
     digest = hashlib.sha256(json.dumps(list(source.identities)).encode())
     digest.update(order.astype("<i8").tobytes())
     digest.update(source.labels.astype("<i8").tobytes())
-    for index in order.tolist():
+    # Some of the names: a RecordIO file without a list makes them up of its records, and would be read twice.
+    for index in order[np.unique(np.linspace(0, len(order) - 1, 1000).astype(int))].tolist():
         digest.update(source.name(index).encode(errors="surrogateescape") + b"\0")
     return {
         "schema": 1,
@@ -134,7 +174,7 @@ class _Journal:
     """See the module. Leaving it with an error keeps it."""
 
     def __init__(self, target: Path, header: dict[str, Any]) -> None:
-        self._path = target.with_name(f".{target.name}.convert.jsonl")
+        self._path = self.place(target)
         self.unreadable: list[int] = []
         self.reasons: dict[str, str] = {}
         try:
@@ -159,6 +199,11 @@ class _Journal:
         with replacing(self._path) as temporary:  # without the torn line of a killed process
             temporary.write_text("".join(json.dumps(line) + "\n" for line in whole or [header]), encoding="utf-8")
         self._file = self._path.open("a", encoding="utf-8")
+
+    @staticmethod
+    def place(target: Path) -> Path:
+        """Where the journal of a target is."""
+        return target.with_name(f".{target.name}.convert.jsonl")
 
     def __enter__(self) -> None: ...
 
