@@ -74,6 +74,9 @@ def convert(
     else:
         done = convert_pictures(pictures, source, target, form, {} if drop is None else read_drop(drop))
     if source.suffix.lower() == ".bin" and pairs is None:
+        from vplface.data.formats.verification_bin import VerificationBin
+
+        assert isinstance(pictures, VerificationBin)
         listed = write_pairs_of_bin(pictures, target, form)
 
     if as_json:

@@ -1,7 +1,7 @@
 """What a picture and a set of pictures are, and how bytes become a picture and a picture a network's input.
 
-A picture is uint8 RGB, 112 x 112. OpenCV decodes to BGR; :func:`decode` turns that round, and no other place
-in the package thinks about the order of colours except :class:`Preprocessing`, which is stored with a model.
+A picture is uint8 RGB, 112 x 112, as :func:`decode` gives it. No other place in the package thinks about the order of
+colours except :class:`Preprocessing`, which is stored with a model.
 """
 
 from __future__ import annotations
@@ -112,8 +112,11 @@ class Preprocessing:
         ordered = pictures if self.color == "rgb" else pictures.flip(-1)
         mean = torch.tensor(self.mean, dtype=torch.float64, device=pictures.device) * 255
         std = torch.tensor(self.std, dtype=torch.float64, device=pictures.device) * 255
+        floats = ordered.to(torch.float32, memory_format=torch.contiguous_format)
+        # A line of pixels at once: on a CPU it takes ten times as long with nothing but three channels innermost.
+        floats.flatten(2).sub_(mean.float().repeat(self.size)).div_(std.float().repeat(self.size))
         # Channels stay innermost in memory: moving the axis afterwards is what channels_last means.
-        return ordered.to(torch.float32).sub_(mean.float()).div_(std.float()).permute(0, 3, 1, 2)
+        return floats.permute(0, 3, 1, 2)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready values, the inverse of :meth:`from_dict`."""
@@ -189,20 +192,19 @@ def decode_whole(data: bytes, where: str) -> UInt8[np.ndarray, "h w 3"]:
 
     stored = np.frombuffer(data, np.uint8)
     try:
-        bgr = cv2.imdecode(stored, cv2.IMREAD_UNCHANGED) if maybe_transparent else None
-        if bgr is not None and bgr.ndim == 3 and bgr.shape[2] == 4:
-            bgr = _on_black(bgr)
+        bgra = cv2.imdecode(stored, cv2.IMREAD_UNCHANGED) if maybe_transparent else None
+        if bgra is not None and bgra.ndim == 3 and bgra.shape[2] == 4:
+            rgb = cv2.cvtColor(_on_black(bgra), cv2.COLOR_BGR2RGB)
         else:
-            bgr = cv2.imdecode(stored, cv2.IMREAD_COLOR)
+            rgb = cv2.imdecode(stored, cv2.IMREAD_COLOR_RGB)
     except cv2.error as error:
         raise UnreadablePictureError(where, f"cannot be decoded: {error.err}") from None
-    if bgr is None:
+    if rgb is None:
         raise UnreadablePictureError(where, "cannot be decoded: the contents are damaged")
-    height, width = bgr.shape[:2]
+    height, width = rgb.shape[:2]
     if min(height, width) < SMALLEST_SIDE:
         raise UnreadablePictureError(where, f"too small: {width}x{height}, needs {SMALLEST_SIDE} pixels a side")
-    rgb: UInt8[np.ndarray, "h w 3"] = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
-    return rgb
+    return rgb  # type: ignore[no-any-return]
 
 
 def _jpeg_is_whole(data: bytes) -> bool:
