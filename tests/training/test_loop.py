@@ -14,6 +14,7 @@ from vplface.embedder import load_model
 from vplface.errors import ConfigError, DataError, TrainingInterrupted
 from vplface.training.config import build_config
 from vplface.training.loop import TrainingError, train
+from vplface.training.sources import open_sources
 from vplface.training.state import prepare
 
 CLOCKS = ("pictures_per_second", "time")
@@ -297,6 +298,19 @@ def test_one_identity_is_not_enough(faces, tmp_path):
     people.write_text("p1\n", encoding="utf-8")
     with pytest.raises(ConfigError, match="at least two"):
         prepare(settings(faces, tmp_path, data={"train": {"path": str(faces), "people": str(people)}}))
+
+
+def test_pictures_on_a_list_are_left_out(faces, tmp_path):
+    (tmp_path / "drop.txt").write_text("p1/0.png\tblurred\np3/3.png\n", encoding="utf-8")
+    source = {"path": str(faces), "drop": str(tmp_path / "drop.txt"), "max_pictures": 3}
+    config = build_config({"name": "x", "data": {"train": source}}, "test")
+    pictures = open_sources(config.data.train)
+    assert len(pictures.identities) == 12
+    of_p1 = [pictures.name(index) for index in np.flatnonzero(pictures.labels == 1)]
+    assert of_p1 == ["p1/1.png", "p1/2.png", "p1/3.png"]
+    (tmp_path / "drop.txt").write_text("p1/9.png\n", encoding="utf-8")
+    with pytest.raises(DataError, match=r"'p1/9\.png' for one"):
+        open_sources(config.data.train)
 
 
 def test_people_and_exclude_choose_identities(faces, tmp_path):

@@ -11,6 +11,10 @@ from typer.core import TyperGroup
 from vplface import __version__
 from vplface.cli.bench import bench
 from vplface.cli.data_align import align
+from vplface.cli.data_check import check
+from vplface.cli.data_convert import convert
+from vplface.cli.data_get import get
+from vplface.cli.data_info import info
 from vplface.cli.data_overlap import overlap
 from vplface.cli.data_synth import synth
 from vplface.cli.embed import embed
@@ -53,8 +57,12 @@ data = typer.Typer(no_args_is_help=True, help="Make and look after picture sets.
 app.add_typer(data, name="data")
 app.add_typer(bench, name="bench")
 data.command()(align)
+data.command()(info)
+data.command()(check)
+data.command()(convert)
 data.command()(synth)
 data.command()(overlap)
+data.command()(get)
 for command in (train, study, plan, evaluate, report, export, embed):
     app.command()(command)
 

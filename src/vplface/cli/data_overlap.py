@@ -10,19 +10,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vplface.cli.preprocessing import COLOR, MEAN, STD, preprocessing_of
-from vplface.errors import DataError, UsageError
+from vplface.cli.sheet import PICTURES, require_picture_name, row, write_sheet
+from vplface.errors import UsageError
 
 if TYPE_CHECKING:
-    import numpy as np
-    from jaxtyping import UInt8
-
-    from vplface.data.pictures import PictureSet
-    from vplface.evaluation.overlap import Match, Overlap
+    from vplface.data.pictures import Picture, PictureSet
+    from vplface.evaluation.overlap import Overlap
 
 _LINES = 20
 _ROWS = 60
-_PICTURES = 4
-_SIDE, _GAP, _CAPTION = 112, 24, 22
 
 
 def overlap(
@@ -85,8 +81,7 @@ def overlap(
         raise UsageError(f"--rate {rate}: must lie between 0 and 1")
     if threshold is not None and not -1 <= threshold <= 1:
         raise UsageError(f"--threshold {threshold}: a cosine similarity lies between -1 and 1")
-    if sheet is not None and sheet.suffix.lower() not in (".png", ".jpg", ".jpeg"):
-        raise UsageError(f"--sheet {sheet}: the name must end in .png or .jpg")
+    require_picture_name(sheet)
     preprocessing = preprocessing_of(color, mean, std)
 
     from vplface.data.formats import open_pictures  # torch and opencv take seconds to import
@@ -145,46 +140,22 @@ def _tell(found: Overlap) -> None:
 
 
 def _write_sheet(path: Path, found: Overlap, train: PictureSet, test: PictureSet) -> None:
-    import cv2
+    """The most similar pictures of each match first, then others of the two identities."""
     import numpy as np
-
-    from vplface.files import replacing
 
     shown = found.matches
     if len(shown) > _ROWS:  # evenly over the list, for the doubtful ones are at its end
         shown = [shown[position] for position in np.linspace(0, len(shown) - 1, _ROWS).round().astype(int)]
-    width = 2 * _PICTURES * _SIDE + _GAP
-    note = np.full((_CAPTION + 4, width, 3), 255, np.uint8)
-    _write(
-        note,
-        f"{len(shown)} of {len(found.matches)} matches; training left, test right; threshold {found.threshold:.3f}",
-    )
-    rows = [note, *(_row(match, train, test) for match in shown)]
-    encoded, data = cv2.imencode(path.suffix, cv2.cvtColor(np.concatenate(rows), cv2.COLOR_RGB2BGR))
-    if not encoded:
-        raise DataError(f"{path}: the sheet could not be encoded")
-    with replacing(path) as temporary:
-        temporary.write_bytes(data.tobytes())
+    rows = []
+    for match in shown:
+        caption = f"{match.similarity:.3f}  {match.train} | {match.test}  ({match.picture_similarity:.3f})"
+        rows.append(row(caption, _some(train, match.train_index), _some(test, match.test_index)))
+    note = f"{len(shown)} of {len(found.matches)} matches; training left, test right; threshold {found.threshold:.3f}"
+    write_sheet(path, note, rows)
 
 
-def _row(match: Match, train: PictureSet, test: PictureSet) -> UInt8[np.ndarray, "height width 3"]:
-    """The most similar pictures first, then others of the two identities."""
+def _some(pictures: PictureSet, index: int) -> list[Picture]:
     import numpy as np
 
-    row = np.full((_CAPTION + _SIDE, 2 * _PICTURES * _SIDE + _GAP, 3), 255, np.uint8)
-    _write(row, f"{match.similarity:.3f}  {match.train} | {match.test}  ({match.picture_similarity:.3f})")
-    left = 0
-    for pictures, index in ((train, match.train_index), (test, match.test_index)):
-        others = np.flatnonzero(pictures.labels == pictures.labels[index])
-        chosen = [index, *others[others != index][: _PICTURES - 1].tolist()]
-        for position, chosen_index in enumerate(chosen):
-            x = left + position * _SIDE
-            row[_CAPTION:, x : x + _SIDE] = pictures.picture(chosen_index)
-        left = _PICTURES * _SIDE + _GAP
-    return row
-
-
-def _write(picture: UInt8[np.ndarray, "height width 3"], text: str) -> None:
-    import cv2
-
-    cv2.putText(picture, text, (4, 16), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (0, 0, 0), 1, cv2.LINE_AA)
+    others = np.flatnonzero(pictures.labels == pictures.labels[index])
+    return [pictures.picture(chosen) for chosen in (index, *others[others != index][: PICTURES - 1].tolist())]

@@ -127,6 +127,7 @@ class Source(_Section):
     split: str | None = None
     people: Path | None = None
     exclude: Path | None = None
+    drop: Path | None = None
     min_pictures: int = Field(default=1, ge=1)
     max_pictures: int | None = Field(default=None, ge=1)
     synthetic: Synthetic | None = None

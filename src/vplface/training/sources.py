@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from vplface.data.drop import kept, read_drop
 from vplface.data.formats import open_pictures
 from vplface.data.pairs import read_people
 from vplface.data.pictures import PictureSet
-from vplface.data.selection import Joined, narrow
+from vplface.data.selection import Joined, Subset, narrow
 from vplface.data.synthetic import SyntheticFaces, write_synthetic
 from vplface.errors import ConfigError
 from vplface.training.config import Source, Synthetic
@@ -33,8 +34,11 @@ def open_source(source: Source) -> PictureSet:
     """The pictures of one source, generated first if it is synthetic."""
     if source.synthetic is not None:
         generate(source.path, source.synthetic)
+    pictures: PictureSet = open_pictures(source.path, source.split)
+    if source.drop is not None:
+        pictures = Subset(pictures, kept(pictures, read_drop(source.drop), source.path))
     return narrow(
-        open_pictures(source.path, source.split),
+        pictures,
         None if source.people is None else read_people(source.people),
         () if source.exclude is None else _read_excluded(source.exclude),
         source.min_pictures,

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vplface.data.formats.image_folder import ImageFolder, _natural
+from vplface.data.formats.image_folder import ImageFolder, ImageFolderWriter, _natural
 from vplface.data.pictures import UnreadablePictureError
 from vplface.errors import DataError
 
@@ -128,3 +128,98 @@ def test_pictures_that_cannot_be_used_are_reported_by_path(tmp_path: Path) -> No
         pictures.picture(0)
     with pytest.raises(UnreadablePictureError, match=r"a/2\.png: the file is empty"):
         pictures.picture(1)
+
+
+def png(number: int = 0) -> bytes:
+    return cv2.imencode(".png", np.full((20, 20, 3), number, np.uint8))[1].tobytes()
+
+
+def files(root: Path) -> dict[str, bytes]:
+    return {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
+def test_what_is_written_is_read_back_bit_for_bit(tmp_path: Path) -> None:
+    contents = [b"\xff\xd8\xff one", png(1), b"RIFF1234WEBPVP8 ", b"BM damaged", b"", b"no picture at all"]
+    names = ["ada/1.JPG", "ada/session 1/2.png", "ada/3", "grace/4.dat", "5", "elsewhere/6.tar"]
+    with ImageFolderWriter(tmp_path / "new" / "set", ["ada", "grace"]) as writer:
+        for number, (encoded, name) in enumerate(zip(contents, names, strict=True)):
+            assert writer.written == number
+            writer.add(encoded, name, int(number > 2))
+    assert files(tmp_path / "new" / "set") == {
+        "ada/1.JPG": contents[0],
+        "ada/session 1/2.png": contents[1],
+        "ada/3.webp": contents[2],
+        "grace/4.dat.bmp": contents[3],
+        "grace/5.jpg": contents[4],
+        "grace/elsewhere/6.tar.jpg": contents[5],
+    }
+    pictures = ImageFolder(tmp_path / "new" / "set")
+    assert pictures.labels.tolist() == [0, 0, 0, 1, 1, 1]
+    assert sorted(pictures.encoded(index) for index in range(6)) == sorted(contents)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../../out.png", "/etc/out.png", "..", "", ".", ".hidden.png", "a/../../b.png", "a//b.png", "\0.png",
+        "a\nb.png", "..\\..\\out.png", "C:\\out.png", "NUL.png", "con", "x.png/y.png", "é" * 300 + ".png",
+        "a/" * 50 + "b.png", "\udcff\udcfe.png", "x" * 300,
+    ],
+)  # fmt: skip
+def test_no_name_leads_out_of_the_folder_or_out_of_sight(tmp_path: Path, name: str) -> None:
+    for identity in ("ada", name):
+        root = tmp_path / f"{identity == name}" / "set"
+        with ImageFolderWriter(root, ["ada", identity]) as writer:
+            writer.add(png(), name, 1)
+            writer.add(png(1), name, 1)
+        everything = [path for path in (tmp_path / f"{identity == name}").rglob("*") if path.is_file()]
+        assert len(everything) == 2
+        assert all(root in path.parents for path in everything)
+        pictures = ImageFolder(root)
+        assert len(pictures) == 2
+        assert len(pictures.identities) == 1
+        assert {pictures.encoded(0), pictures.encoded(1)} == {png(), png(1)}
+
+
+def test_identities_and_pictures_that_come_to_share_a_name_stay_apart(tmp_path: Path) -> None:
+    identities = ["a/b", "a_b", "a\\b", "a_b (2)"]
+    with ImageFolderWriter(tmp_path, identities) as writer:
+        for label, identity in enumerate(identities):
+            for copy in range(3):
+                writer.add(png(10 * label + copy), f"{identity}/x.png", label)
+    pictures = ImageFolder(tmp_path)
+    assert len(pictures.identities) == 4
+    colours = [[int(pictures.picture(i)[0, 0, 0]) for i in np.flatnonzero(pictures.labels == k)] for k in range(4)]
+    assert sorted(map(sorted, colours)) == [[0, 1, 2], [10, 11, 12], [20, 21, 22], [30, 31, 32]]
+
+
+@given(st.lists(st.tuples(st.text(max_size=12), st.text(alphabet="ab./\\ \0é(2)", max_size=8)), max_size=8))
+def test_nothing_written_is_lost_whatever_the_names(tmp_path_factory: pytest.TempPathFactory, entries) -> None:
+    root = tmp_path_factory.mktemp("set")
+    identities = list(dict.fromkeys(identity for identity, _ in entries))
+    with ImageFolderWriter(root, identities) as writer:
+        for number, (identity, name) in enumerate(entries):
+            writer.add(b"%d" % number, name, identities.index(identity))
+    if entries:
+        pictures = ImageFolder(root)
+        own = [{int(pictures.encoded(i)) for i in np.flatnonzero(pictures.labels == k)}
+               for k in range(len(pictures.identities))]  # fmt: skip
+        expected = [{n for n, (identity, _) in enumerate(entries) if identity == each} for each in identities]
+        assert sorted(own, key=min) == sorted(expected, key=min)
+
+
+def test_a_writer_goes_on_behind_what_is_there_and_leaves_no_part(tmp_path: Path) -> None:
+    with ImageFolderWriter(tmp_path, ["ada"]) as writer:
+        writer.add(png(0), "ada/x.png", 0)
+        writer.add(png(1), "ada/x.png", 0)
+    (tmp_path / ".part").write_bytes(b"torn")
+    with ImageFolderWriter(tmp_path, ["ada"]) as writer:
+        assert writer.written == 2
+        writer.add(png(2), "ada/x.png", 0)
+    assert files(tmp_path) == {"ada/x.png": png(0), "ada/x (2).png": png(1), "ada/x (3).png": png(2)}
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(DataError, match=r"file/set.*cannot be written.*Not a directory"):
+        ImageFolderWriter(tmp_path / "file" / "set", ["ada"])

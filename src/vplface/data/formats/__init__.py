@@ -15,10 +15,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Literal, Protocol, Self
 
 from vplface.data.pictures import StoredPictures
-from vplface.errors import DataError
+from vplface.errors import DataError, UsageError
+
+Form = Literal["folder", "recordio", "tar", "parquet", "list", "bin"]
+"""The names of the forms, in the order of the table."""
+
+_SUFFIXES: dict[str, Form] = {
+    ".rec": "recordio",
+    ".tar": "tar",
+    ".parquet": "parquet",
+    ".csv": "list",
+    ".tsv": "list",
+    ".bin": "bin",
+}
 
 
 class PictureWriter(Protocol):
@@ -87,3 +99,57 @@ def open_pictures(path: Path | str, split: str | None = None) -> StoredPictures:
     from vplface.data.formats.image_folder import ImageFolder
 
     return ImageFolder(path)
+
+
+def form_of(path: Path | str) -> Form:
+    """The form that a new set at ``path`` will have, by its suffix; a path without one is a folder's.
+
+    Raises:
+        UsageError: if the suffix is none of a form.
+    """
+    suffix = Path(path).suffix.lower()
+    if suffix and suffix not in _SUFFIXES:
+        known = ", ".join(_SUFFIXES)
+        raise UsageError(
+            f"{path}: {suffix} is the suffix of no form that is known ({known}); say which it is to be, by --to"
+        )
+    return _SUFFIXES.get(suffix, "folder")
+
+
+def create_pictures(path: Path | str, form: Form, identities: Sequence[str]) -> PictureWriter:
+    """A writer of a set of pictures at ``path``.
+
+    Args:
+        path: the file or folder; what an interrupted writer left there is continued.
+        form: any but "bin", which holds pairs; :mod:`vplface.data.formats.verification_bin` writes it.
+        identities: the name of each label.
+
+    Raises:
+        DataError: if it cannot be written, or what is there is something else.
+        MissingExtraError: if the form needs a package that is not installed.
+        ValueError: if ``form`` is "bin".
+    """
+    path = Path(path)
+    match form:
+        case "folder":
+            from vplface.data.formats.image_folder import ImageFolderWriter
+
+            return ImageFolderWriter(path, identities)
+        case "recordio":
+            from vplface.data.formats.recordio import RecordIOWriter
+
+            return RecordIOWriter(path, identities)
+        case "tar":
+            from vplface.data.formats.tar_shards import TarShardsWriter
+
+            return TarShardsWriter(path, identities)
+        case "parquet":
+            from vplface.data.formats.parquet import ParquetWriter
+
+            return ParquetWriter(path, identities)
+        case "list":
+            from vplface.data.formats.picture_list import PictureListWriter
+
+            return PictureListWriter(path, identities)
+        case "bin":
+            raise ValueError("a .bin file holds pairs, not pictures one by one")

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 import numpy as np
 from jaxtyping import Int64
@@ -81,6 +85,131 @@ class ImageFolder:
     def picture(self, index: int) -> Picture:
         """Read and decode one picture; raises UnreadablePictureError with its path and the reason."""
         return decode(self.encoded(index), self.where(index))
+
+
+class ImageFolderWriter:
+    """Pictures into ``root/IDENTITY/PICTURE``, bit for bit, :class:`~vplface.data.formats.PictureWriter`.
+
+    Names stay as they are where a file system can hold them. What it cannot, or what would lead elsewhere or be passed
+    over on reading (separators, "..", a leading dot, the names of devices), is replaced by "_"; of names that have
+    become the same, or are, the later get a number: "x (2).jpg". A name without the suffix of a picture gets that of
+    its bytes; ".jpg" if these are no picture, so that they are noticed and not passed over.
+
+    A picture takes its name when all of it is written, and not before. A killed process is survived; after a cut of
+    the power begin anew.
+    """
+
+    def __init__(self, path: Path | str, identities: Sequence[str]) -> None:
+        """Make the folder, or count what an interrupted writing has left in it.
+
+        Raises:
+            DataError: if the folder cannot be made or read.
+        """
+        self.root = Path(path)
+        self._identities = list(identities)
+        self._folders = _folder_names(self._identities)
+        self._part = self.root / ".part"
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            self._part.unlink(missing_ok=True)
+        except OSError as error:
+            raise _unwritable(error, self.root) from error
+        folders = [entry.path for entry in _entries(self.root) if entry.is_dir()]
+        self._written = sum(1 for folder in folders for _ in _pictures_below(Path(folder), "", ()))
+
+    @property
+    def written(self) -> int:
+        """How many pictures are complete, those of an interrupted writing included."""
+        return self._written
+
+    def add(self, encoded: bytes, name: str, label: int) -> None:
+        """Write one picture; raises DataError if that cannot be done."""
+        path = self._free(self.root / self._folders[label] / _below(self._identities[label], name, encoded))
+        try:
+            self._part.write_bytes(encoded)
+            try:
+                self._part.rename(path)
+            except FileNotFoundError:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                self._part.rename(path)
+        except OSError as error:
+            raise _unwritable(error, path) from error
+        self._written += 1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._part.unlink(missing_ok=True)
+
+    @staticmethod
+    def _free(path: Path) -> Path:
+        """The path, or where that is taken the first with a number that is not."""
+        free, number = path, 1
+        while os.path.lexists(free):
+            number += 1
+            free = path.with_name(f"{path.stem} ({number}){path.suffix}")
+        return free
+
+
+def _folder_names(identities: Sequence[str]) -> list[str]:
+    """A folder for each identity, all different."""
+    folders: list[str] = []
+    taken: set[str] = set()
+    merges_cases = sys.platform in ("darwin", "win32")
+    for identity in identities:
+        wanted = folder = _safe(identity)
+        number = 1
+        while (key := folder.casefold() if merges_cases else folder) in taken:
+            number += 1
+            folder = f"{wanted} ({number})"
+        taken.add(key)
+        folders.append(folder)
+    return folders
+
+
+def _below(identity: str, name: str, encoded: bytes) -> str:
+    """Where a picture goes below its identity's folder."""
+    *folders, file = name.removeprefix(f"{identity}/").split("/")
+    # A folder that is called like a picture would not be searched on reading.
+    folders = [f"{folder}_" if _is_picture(folder) else folder for folder in map(_safe, folders)]
+    return "/".join([*folders, _safe(file if _is_picture(file) else file + picture_suffix(encoded))])
+
+
+def picture_suffix(encoded: bytes) -> str:
+    """The suffix that belongs to a picture's first bytes; ".jpg" if they are of no type that is known."""
+    if encoded.startswith(b"\x89PNG\r\n\x1a\n"):
+        return ".png"
+    if encoded.startswith(b"RIFF") and encoded[8:12] == b"WEBP":
+        return ".webp"
+    return ".bmp" if encoded.startswith(b"BM") else ".jpg"
+
+
+_LONGEST = 240  # bytes; file systems allow 255, and a number may follow
+_DEVICE = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\.|$)", re.IGNORECASE)
+_UNSAFE = re.compile(r'[\0-\x1f\x7f/\\<>:"|?*]' if sys.platform == "win32" else r"[\0-\x1f\x7f/\\]")
+
+
+def _safe(name: str) -> str:
+    """The name as one that a file can have; its beginning and a hash if it is too long."""
+    safe = _UNSAFE.sub("_", name)
+    if not safe or safe.startswith(".") or _DEVICE.match(safe):
+        safe = f"_{safe}"
+    coded = os.fsencode(safe)
+    if len(coded) > _LONGEST:
+        ending = Path(safe).suffix if _is_picture(safe) else ""
+        digest = hashlib.sha256(coded).hexdigest()[:16]
+        safe = coded[:200].decode(errors="ignore") + digest + ending
+    return safe
+
+
+def _unwritable(error: OSError, path: Path) -> DataError:
+    return DataError(
+        f"{path}: cannot be written ({error.strerror or error}); free some space or choose another folder, then repeat "
+        "the command: it keeps the pictures that are complete"
+    )
 
 
 def _natural(name: str) -> tuple[list[str | int], str]:

@@ -1,0 +1,185 @@
+"""``vplface data info``: what a set of pictures holds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from vplface.errors import UsageError
+
+if TYPE_CHECKING:
+    from vplface.data.summary import Summary
+
+BATCHES = (128, 512, 2048)
+LIFETIMES = (50, 100, 200, 500, 1000, 2000)
+_BAR = 40
+_SIZES = 4
+
+
+def info(
+    path: Annotated[
+        Path,
+        typer.Argument(
+            help="The set: a folder PATH/IDENTITY/PICTURE, RecordIO, tar shards, parquet, a list, a .bin file.",
+            show_default=False,
+        ),
+    ],
+    split: Annotated[
+        str | None, typer.Option(help="Of a list or parquet with splits: the part to take.", show_default=False)
+    ] = None,
+    sample: Annotated[int, typer.Option(min=1, help="Pictures to look at for types and sizes.")] = 1000,
+    plot: Annotated[
+        Path | None,
+        typer.Option(help="Draw class sizes and expected coverage into this .png, .svg or .pdf.", show_default=False),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, and nothing else.")] = False,
+) -> None:
+    """Tell what a set holds: pictures, identities, how many of each, and the coverage that Δt and batch size will give.
+
+    Coverage is the share of classes whose memory is alive, 1 − exp(−p·B·Δt) on average: where it is low, variational
+    prototypes change little.
+
+    Example:  vplface data info my_faces --plot classes.png
+    """
+    if plot is not None and plot.suffix.lower() not in (".png", ".svg", ".pdf"):
+        raise UsageError(f"--plot {plot}: the name must end in .png, .svg or .pdf")
+
+    from vplface.data.formats import open_pictures  # torch and opencv take seconds to import
+    from vplface.data.summary import summarise
+    from vplface.prototypes.coverage import expected_coverage
+
+    told = summarise(open_pictures(path, split), sample)
+    coverage = {
+        batch: {delta_t: expected_coverage(told.class_sizes, batch, delta_t) for delta_t in LIFETIMES}
+        for batch in BATCHES
+    }
+    if plot is not None:
+        _draw(plot, path, told)
+    if as_json:
+        from vplface.cli.tables import print_json
+
+        sizes = told.class_sizes
+        print_json(
+            {
+                "schema": 1,
+                "path": str(path),
+                "pictures": told.pictures,
+                "identities": told.identities,
+                "identities_without_pictures": told.empty,
+                "pictures_per_identity": {
+                    "mean": float(sizes.mean()),
+                    "median": float(sorted(sizes.tolist())[len(sizes) // 2]),
+                    "largest": int(sizes.max()),
+                },
+                "share_of_identities_with_one_picture": told.single,
+                "histogram": [
+                    {"from": low, "to": high, "identities": count} for (low, high), count in told.histogram().items()
+                ],
+                "sample": {
+                    "pictures": told.sampled,
+                    "formats": told.formats,
+                    "sizes": told.sizes,
+                    "unreadable": told.unreadable,
+                },
+                "bytes": told.bytes,
+                "expected_coverage": [
+                    {"batch_size": batch, "delta_t": delta_t, "coverage": share}
+                    for batch, shares in coverage.items()
+                    for delta_t, share in shares.items()
+                ],
+            }
+        )
+        return
+    _tell(path, told, coverage)
+    if plot is not None:
+        print(f"wrote {plot}")
+
+
+def _tell(path: Path, told: Summary, coverage: dict[int, dict[int, float]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    looked = f"of {told.sampled:,} looked at" if told.sampled < told.pictures else "of all"
+    rows = [
+        ("pictures", f"{told.pictures:,}, about {_bytes(told.bytes)}"),
+        ("identities", f"{told.identities:,}; {100 * told.single:.0f} % have one picture"),
+        ("pictures each", f"{told.pictures / told.identities:.1f}, at most {told.class_sizes.max():,}"),
+        (f"types, {looked}", _listed(told.formats)),
+        (f"sizes, {looked}", _listed(told.sizes)),
+    ]
+    if told.empty:
+        rows.insert(3, ("without pictures", f"{told.empty:,} identities"))
+    if told.unreadable:
+        rows.append((f"unreadable, {looked}", f"{told.unreadable:,}; vplface data check names them"))
+    table = Table(title=str(path), title_justify="left", show_header=False, box=None, padding=(0, 2))
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+
+    histogram = told.histogram()
+    most = max(histogram.values())
+    console.print("\nidentities by number of pictures")
+    for (low, high), count in histogram.items():
+        label = f"{low}" if low == high else f"{low}–{high}"
+        bar = "█" * max(round(_BAR * count / most), int(count > 0))
+        console.print(f"{label:>13}  {bar} {count:,}", soft_wrap=True)
+
+    shares = Table(title="\nexpected coverage by Δt (steps) and batch size", title_justify="left")
+    shares.add_column("batch", justify="right")
+    for delta_t in LIFETIMES:
+        shares.add_column(f"{delta_t:,}", justify="right")
+    for batch, row_of in coverage.items():
+        shares.add_row(f"{batch:,}", *(f"{100 * share:.3g} %" for share in row_of.values()))
+    console.print(shares)
+
+
+def _listed(counts: Mapping[str, int]) -> str:
+    total = sum(counts.values())
+    shown = [f"{name} ({100 * count / total:.0f} %)" for name, count in list(counts.items())[:_SIZES]]
+    if len(counts) > _SIZES:
+        shown.append(f"and {len(counts) - _SIZES} others")
+    return ", ".join(shown) or "none can be read"
+
+
+def _bytes(count: int) -> str:
+    return f"{count / 2**30:,.1f} GiB" if count >= 2**30 else f"{count / 2**20:,.1f} MiB"
+
+
+def _draw(plot: Path, path: Path, told: Summary) -> None:
+    import numpy as np
+
+    from vplface.errors import import_extra
+    from vplface.files import replacing
+    from vplface.prototypes.coverage import expected_coverage
+
+    import_extra("matplotlib", "plot").use("agg")
+    pyplot = import_extra("matplotlib.pyplot", "plot")
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 4.2), layout="constrained")
+    histogram = told.histogram()
+    labels = [f"{low}" if low == high else f"{low}–{high}" for low, high in histogram]
+    bars = left.bar(labels, list(histogram.values()), color="#0072b2")
+    left.bar_label(bars, [f"{count:,}" if count else "" for count in histogram.values()], fontsize=8)
+    left.set_xlabel("pictures of an identity")
+    left.set_ylabel("identities")
+    left.tick_params(axis="x", rotation=45)
+    left.set_title(
+        f"{path.name}: {told.pictures:,} pictures of {told.identities:,} identities", loc="left", fontsize=10
+    )
+    lifetimes = np.unique(np.geomspace(1, 10_000, 60).round().astype(int))
+    for batch, colour in zip(BATCHES, ("#d55e00", "#0072b2", "#00876a"), strict=True):
+        shares = [expected_coverage(told.class_sizes, batch, int(delta_t)) for delta_t in lifetimes]
+        right.semilogx(lifetimes, shares, color=colour, label=f"batch of {batch:,}")
+    right.set_ylim(0, 1)
+    right.set_xlabel("Δt (steps)")
+    right.set_title("expected coverage", loc="left", fontsize=10)
+    right.legend(frameon=False, loc="lower right")
+    right.grid(alpha=0.25)
+    for axis in (left, right):
+        axis.spines[["top", "right"]].set_visible(False)
+    with replacing(plot) as temporary:
+        figure.savefig(temporary, dpi=150)
+    pyplot.close(figure)

@@ -1,0 +1,248 @@
+"""From one form of a set to another, bit for bit, a picture at a time, going on where a stopped conversion was.
+
+A journal beside the target, ``.NAME.convert.jsonl``, lives as long as the target is unfinished. Its first line says
+what is being converted, so that a repeated command cannot go on from something else; the others name the pictures that
+could not be read, so that it knows which pictures the complete ones in the target are.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Int64
+
+from vplface.data.drop import kept
+from vplface.data.formats import Form, create_pictures, form_of, open_pictures
+from vplface.data.pairs import Pairs, resolve, write_pairs
+from vplface.data.pictures import StoredPictures, UnreadablePictureError
+from vplface.errors import DataError
+from vplface.files import replacing
+from vplface.progress import progress
+
+if TYPE_CHECKING:
+    from vplface.data.formats.verification_bin import VerificationBin
+
+TOO_MANY = 1000
+"""So many pictures in a row that cannot be read are the fault of the disk, not of the pictures."""
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What has become of a conversion.
+
+    Attributes:
+        pictures: how many are in the target.
+        identities: of how many people.
+        resumed: how many of the pictures an earlier, interrupted conversion had written.
+        dropped: how many were left out because they were on the list.
+        unreadable: where the pictures are that were left out because they could not be read, and why.
+    """
+
+    pictures: int
+    identities: int
+    resumed: int
+    dropped: int
+    unreadable: Mapping[str, str]
+
+
+def convert(
+    source: StoredPictures, where: Path, target: Path, form: Form | None = None, drop: Collection[str] = ()
+) -> Conversion:
+    """Write all pictures of a set at ``target``, undecoded; identities without pictures are left out.
+
+    Pictures keep their order, but in RecordIO, where the pictures of an identity lie together. A picture whose bytes
+    can be had is copied, whatever they are.
+
+    Args:
+        source: the set.
+        where: its path.
+        target: the new set's path: nothing, an empty folder, or what an interrupted conversion has left.
+        form: the new set's form, any but "bin"; None: by its path.
+        drop: names of pictures to leave out.
+
+    Raises:
+        DataError: if the target holds something else or cannot be written, or if the source has changed since the
+            interrupted conversion, or a thousand pictures in a row cannot be read. What is complete stays, and the same
+            call goes on behind it.
+        UsageError: if the path does not say which form is meant.
+    """
+    form = form_of(target) if form is None else form
+    inside = target.resolve()
+    if inside == where.resolve() or where.resolve() in inside.parents:
+        raise DataError(f"{target}: lies in the source {where}; choose another place")
+    order = kept(source, drop, where)
+    if form == "recordio":
+        order = order[np.argsort(source.labels[order], kind="stable")]
+    present, labels = np.unique(source.labels[order], return_inverse=True)
+    identities = [source.identities[label] for label in present]
+
+    journal = _Journal(target, _header(source, where, form, order))
+    try:
+        writer = create_pictures(target, form, identities)
+    except BaseException:
+        journal.give_up()
+        raise
+    with writer, journal:
+        positions = np.setdiff1d(np.arange(len(order)), journal.unreadable)
+        resumed = writer.written
+        if resumed > len(positions):
+            raise DataError(f"{target}: holds {resumed} pictures, the source {len(positions)}; something was added")
+        # Those that cannot be read are noted only when another follows: if none does, the disk is gone.
+        failed: list[tuple[int, UnreadablePictureError]] = []
+        with progress(f"writing {target}", len(positions), resumed) as advance:
+            for position in positions[resumed:].tolist():
+                index = int(order[position])
+                try:
+                    encoded = source.encoded(index)
+                except UnreadablePictureError as error:
+                    failed.append((position, error))
+                    if len(failed) == TOO_MANY:
+                        raise DataError(
+                            f"{TOO_MANY} pictures in a row cannot be read, the last: {error}. Mend that and repeat the "
+                            "command; or leave them out by a list, which vplface data check writes"
+                        ) from error
+                else:
+                    journal.note(failed)
+                    failed.clear()
+                    writer.add(encoded, source.name(index), int(labels[position]))
+                advance(1)
+        journal.note(failed)
+    expected = len(order) - len(journal.unreadable)
+    if writer.written != expected:
+        raise DataError(f"{target}: holds {writer.written} pictures instead of {expected}; was it changed meanwhile?")
+    journal.remove()
+    return Conversion(expected, len(identities), resumed, len(source) - len(order), journal.reasons)
+
+
+def convert_to_bin(source: StoredPictures, target: Path, pairs: Pairs) -> Conversion:
+    """Write pairs of pictures of a set as a .bin file, all or nothing.
+
+    Raises:
+        DataError: if the target is there, if it cannot be written, or as
+            :func:`vplface.data.formats.verification_bin.write_verification_bin` says.
+        UnreadablePictureError: if a picture of a pair cannot be read.
+    """
+    from vplface.data.formats.verification_bin import write_verification_bin
+
+    if target.exists():
+        raise DataError(f"{target}: is there already; choose another place, or delete it first")
+    write_verification_bin(target, source, pairs)
+    left, right = resolve(pairs, source)
+    used = np.unique([left, right])
+    return Conversion(len(used), len(np.unique(source.labels[used])), 0, 0, {})
+
+
+def write_pairs_of_bin(source: VerificationBin, target: Path, form: Form) -> Path:
+    """Write the pairs of a .bin file that was converted, by the new set's names, as ``TARGET.pairs.txt``; its path.
+
+    Raises:
+        DataError: if pictures of the pairs are not in the new set, or the list cannot be written.
+    """
+    folder = f"{target.with_suffix('').name}/" if form == "list" else ""
+    left, right = ([folder + name for name in names] for names in (source.pairs.left, source.pairs.right))
+    pairs = replace(source.pairs, left=left, right=right)
+    resolve(pairs, open_pictures(target))
+    path = target.with_name(f"{target.name}.pairs.txt")
+    write_pairs(path, pairs)
+    return path
+
+
+def _header(source: StoredPictures, where: Path, form: Form, order: Int64[np.ndarray, " m"]) -> dict[str, Any]:
+    digest = hashlib.sha256(json.dumps(list(source.identities)).encode())
+    digest.update(order.astype("<i8").tobytes())
+    digest.update(source.labels.astype("<i8").tobytes())
+    # Some of the names: a RecordIO file without a list makes them up of its records, and would be read twice.
+    for index in order[np.unique(np.linspace(0, len(order) - 1, 1000).astype(int))].tolist():
+        digest.update(source.name(index).encode(errors="surrogateescape") + b"\0")
+    return {
+        "schema": 1,
+        "source": str(where.resolve()),
+        "form": form,
+        "pictures": len(order),
+        "names and labels": digest.hexdigest(),
+    }
+
+
+class _Journal:
+    """See the module. Leaving it with an error keeps it."""
+
+    def __init__(self, target: Path, header: dict[str, Any]) -> None:
+        self._path = self.place(target)
+        self.unreadable: list[int] = []
+        self.reasons: dict[str, str] = {}
+        try:
+            lines = self._path.read_text(encoding="utf-8").split("\n")
+        except FileNotFoundError:
+            lines = []
+            if target.is_file() or (target.is_dir() and any(target.iterdir())):
+                raise DataError(f"{target}: is there already; choose another place, or delete it first") from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(f"{self._path}: cannot be read ({error}); delete it and {target}") from error
+        whole = [line for line in map(_parsed, lines) if line is not None]
+        if whole and whole[0] != header:
+            changed = ", ".join(f"{key} {whole[0].get(key)!r}, now {header[key]!r}" for key in header
+                                if whole[0].get(key) != header[key])  # fmt: skip
+            raise DataError(
+                f"{target}: was begun from something else ({changed}); repeat the command that began it, or delete "
+                f"{target} and {self._path} first"
+            )
+        self._new = not whole
+        for entry in whole[1:]:
+            self._remember(entry)
+        with replacing(self._path) as temporary:  # without the torn line of a killed process
+            temporary.write_text("".join(json.dumps(line) + "\n" for line in whole or [header]), encoding="utf-8")
+        self._file = self._path.open("a", encoding="utf-8")
+
+    @staticmethod
+    def place(target: Path) -> Path:
+        """Where the journal of a target is."""
+        return target.with_name(f".{target.name}.convert.jsonl")
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def note(self, failed: list[tuple[int, UnreadablePictureError]]) -> None:
+        """Put down positions that could not be read, before anything behind them is written."""
+        if not failed:
+            return
+        try:
+            for position, error in failed:
+                entry = {"position": position, "where": error.where, "reason": error.reason}
+                self._remember(entry)
+                self._file.write(json.dumps(entry) + "\n")
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise DataError(f"cannot write {self._path}: {error.strerror or error}") from error
+
+    def give_up(self) -> None:
+        """Nothing could be begun: leave no trace of a new conversion."""
+        self._file.close()
+        if self._new:
+            self.remove()
+
+    def remove(self) -> None:
+        """The target is finished."""
+        self._path.unlink()
+
+    def _remember(self, entry: Mapping[str, Any]) -> None:
+        self.unreadable.append(int(entry["position"]))
+        self.reasons[str(entry["where"])] = str(entry["reason"])
+
+
+def _parsed(line: str) -> dict[str, Any] | None:
+    """The object on a line; None if it is torn."""
+    try:
+        entry = json.loads(line)
+    except ValueError:
+        return None
+    return entry if isinstance(entry, dict) else None

@@ -1,0 +1,157 @@
+"""Files from the network: resumed, checked, unpacked, and under their names only when they are whole."""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import shutil
+import ssl
+import tarfile
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from vplface.errors import DataError
+from vplface.progress import progress
+
+TIMEOUT = 30.0
+"""Seconds without an answer after which a server is given up."""
+
+_BLOCK = 1 << 16
+_FAULTS = (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError, ssl.SSLError)
+
+
+@dataclass(frozen=True)
+class File:
+    """A file to be had from the network.
+
+    Attributes:
+        name: of the file, or, of an archive, of the folder that it is unpacked into.
+        urls: where it is; tried one after the other.
+        algorithm: of the digest: "sha256", or "md5" where no other is published, which shows damage but no malice.
+        digest: of the file, in hexadecimal digits.
+        archive: whether it is a .tar.gz of one folder, to be unpacked.
+    """
+
+    name: str
+    urls: Sequence[str]
+    algorithm: str
+    digest: str
+    archive: bool = False
+
+
+def fetch(file: File, folder: Path) -> bool:
+    """Have ``folder/name``; what an interrupted call has left of it is not downloaded again.
+
+    Returns:
+        Whether anything was downloaded; False if it was there.
+
+    Raises:
+        DataError: if no URL gives the file, it is not what it should be, or it cannot be written. What has come is
+            kept, unless it is wrong.
+    """
+    target = folder / file.name
+    if target.is_dir() if file.archive else _is_right(target, file):
+        return False
+    part = folder / f".{file.name}.part"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not _is_right(part, file):
+            _download(file, part)
+        if file.archive:
+            _unpack(part, folder / f".{file.name}.unpacking", target)
+            part.unlink()
+        else:
+            part.replace(target)
+    except OSError as error:
+        where = error.filename or target
+        raise DataError(
+            f"cannot write {where}: {error.strerror or error}; free some space or choose another folder (--to), then "
+            "repeat the command: it goes on where it was"
+        ) from error
+    return True
+
+
+def _download(file: File, part: Path) -> None:
+    faults = []
+    for url in file.urls:
+        for attempt in range(2):
+            before = part.stat().st_size if part.exists() else 0
+            try:
+                _receive(url, part, file.name)
+            except _FAULTS as error:
+                faults.append(f"{url}: {_reason(error)}")
+                if isinstance(error, urllib.error.HTTPError) and error.code == 416 and before and not attempt:
+                    part.unlink()  # longer than the file: it is of something else
+                    continue
+                break
+            if _is_right(part, file):
+                return
+            faults.append(f"{url}: the file there has another {file.algorithm} than {file.digest}: damaged or replaced")
+            part.unlink()
+            if not before:  # else what was there before may have been wrong
+                break
+    come = part.stat().st_size if part.exists() else 0
+    kept = f"\n{come:,} bytes have come; repeat the command, it goes on behind them" if come else ""
+    raise DataError(f"{file.name} cannot be downloaded:\n  " + "\n  ".join(faults) + kept)
+
+
+def _receive(url: str, part: Path, name: str) -> None:
+    """Append to ``part`` what it lacks of the file at a URL."""
+    have = part.stat().st_size if part.exists() else 0
+    request = urllib.request.Request(url, headers={"User-Agent": "vplface"})
+    if have:
+        request.add_header("Range", f"bytes={have}-")
+    with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
+        goes_on = answer.status == 206 and answer.headers.get("Content-Range", "").startswith(f"bytes {have}-")
+        if have and not goes_on:
+            have = 0
+        length = answer.headers.get("Content-Length")
+        total = None if length is None else have + int(length)
+        with part.open("ab" if have else "wb") as file, progress(f"downloading {name}", total, have) as advance:
+            while block := answer.read(_BLOCK):
+                file.write(block)
+                have += len(block)
+                advance(len(block))
+        if total is not None and have < total:
+            raise http.client.IncompleteRead(b"", total - have)
+
+
+def _reason(error: Exception) -> str:
+    match error:
+        case urllib.error.HTTPError():
+            return f"the server answers {error.code} {error.reason}"
+        case http.client.IncompleteRead():
+            return f"the connection broke off, {error.expected:,} bytes before the end"
+        case urllib.error.URLError():
+            return f"cannot be reached: {error.reason}; is this machine online?"
+        case TimeoutError():
+            return f"no answer within {TIMEOUT:.0f} seconds"
+    return str(error) or type(error).__name__
+
+
+def _is_right(path: Path, file: File) -> bool:
+    if not path.is_file():
+        return False
+    with path.open("rb") as stored:
+        return hashlib.file_digest(stored, file.algorithm).hexdigest() == file.digest
+
+
+def _unpack(archive: Path, working: Path, target: Path) -> None:
+    """The one folder of an archive, as ``target``; nothing is written outside, whatever names the archive has."""
+    shutil.rmtree(working, ignore_errors=True)
+    working.mkdir()
+    try:
+        with tarfile.open(archive, "r:*") as tar, progress(f"unpacking {target.name}", None) as advance:
+            for member in tar:
+                tar.extract(member, working, filter="data")
+                advance(1)
+    except (tarfile.TarError, EOFError) as error:
+        raise DataError(f"{archive}: cannot be unpacked: {error}; delete it and repeat the command") from error
+    found = [path for path in working.iterdir() if path.is_dir()]
+    if len(found) != 1:
+        raise DataError(f"{archive}: holds {len(found)} folders, one was expected; delete it and repeat the command")
+    found[0].rename(target)
+    shutil.rmtree(working, ignore_errors=True)

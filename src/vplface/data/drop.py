@@ -1,0 +1,86 @@
+r"""Lists of pictures to leave out: a line a picture, its name, a tab, and why.
+
+Tabs, line breaks and backslashes in names are written as \t, \n, \r and \\.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int64
+
+from vplface.data.pictures import PictureSet
+from vplface.errors import DataError
+from vplface.files import replacing
+
+_ESCAPES = {"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"}
+_MEANINGS = {escape: sign for sign, escape in _ESCAPES.items()}
+
+
+def read_drop(path: Path | str) -> dict[str, str]:
+    """The pictures of a list, with the reasons; a reason may be missing, and blank lines are passed over.
+
+    Raises:
+        DataError: if the file cannot be read or is no text.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8", errors="surrogateescape")
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
+    dropped = {}
+    for number, line in enumerate(text.removeprefix("\ufeff").split("\n"), start=1):
+        name, _, reason = line.partition("\t")
+        if name:
+            if "\0" in line:
+                raise DataError(f"{path}, line {number}: is no text; a list of pictures to drop was expected")
+            dropped[_unescaped(name)] = _unescaped(reason)
+    return dropped
+
+
+def write_drop(path: Path | str, dropped: Mapping[str, str]) -> None:
+    """Write name → reason, for :func:`read_drop`; the file is replaced atomically.
+
+    Raises:
+        DataError: if it cannot be written.
+    """
+    lines = (f"{_escaped(name)}\t{_escaped(reason)}\n" for name, reason in dropped.items())
+    with replacing(Path(path)) as temporary:
+        temporary.write_text("".join(lines), encoding="utf-8", errors="surrogateescape", newline="\n")
+
+
+def kept(pictures: PictureSet, dropped: Collection[str], where: object = "the set") -> Int64[np.ndarray, " m"]:
+    """Indices of the pictures that are not on the list, in order.
+
+    Raises:
+        DataError: if names on the list are not in the set, for then it is the list of another set; or none is left.
+    """
+    if not dropped:
+        return np.arange(len(pictures))
+    unwanted, found = set(dropped), set()
+    remaining = []
+    for index in range(len(pictures)):
+        name = pictures.name(index)
+        if name in unwanted:
+            found.add(name)
+        else:
+            remaining.append(index)
+    missing = sorted(unwanted - found)
+    if missing:
+        raise DataError(
+            f"{where}: {len(missing)} of the {len(unwanted)} pictures to drop are not in the set, {missing[0]!r} for "
+            f"one; its names look like {pictures.name(0)!r}. The list must have been made of this very set"
+        )
+    if not remaining:
+        raise DataError(f"{where}: all {len(pictures)} pictures are on the list of those to drop")
+    return np.array(remaining, dtype=np.int64)
+
+
+def _escaped(text: str) -> str:
+    return re.sub(r"[\\\t\n\r]", lambda found: _ESCAPES[found[0]], text)
+
+
+def _unescaped(text: str) -> str:
+    return re.sub(r"\\[\\tnr]", lambda found: _MEANINGS[found[0]], text)

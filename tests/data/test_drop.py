@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vplface.data.drop import kept, read_drop, write_drop
+from vplface.data.formats import open_pictures
+from vplface.errors import DataError
+
+
+@given(st.dictionaries(st.text("ab\\\t\n\r nté\udcff", min_size=1), st.text("ab\\\t\n\r nt\u2028")))
+def test_what_is_written_is_read(tmp_path_factory, dropped):
+    path = tmp_path_factory.mktemp("drop") / "drop.txt"
+    write_drop(path, dropped)
+    assert read_drop(path) == dropped
+
+
+def test_a_list_by_hand(tmp_path):
+    path = tmp_path / "drop.txt"
+    path.write_bytes(b"\xef\xbb\xbfada/1.png\r\n\r\ngrace/a b.png\tblurred\tvery\n")
+    assert read_drop(path) == {"ada/1.png": "", "grace/a b.png": "blurred\tvery"}
+    path.write_bytes(b"\x89PNG\r\n\0")
+    with pytest.raises(DataError, match="line 2: is no text"):
+        read_drop(path)
+    with pytest.raises(DataError, match=r"none.txt: cannot be read: No such file"):
+        read_drop(tmp_path / "none.txt")
+
+
+def test_pictures_on_the_list_go_and_others_stay(faces):
+    pictures = open_pictures(faces)
+    assert kept(pictures, []).tolist() == list(range(48))
+    assert kept(pictures, {"p0/1.png": "", "p11/3.png": ""}).tolist() == [0, *range(2, 47)]
+    assert kept(pictures, {"p0/1.png": ""}).dtype == np.int64
+    with pytest.raises(DataError, match=r"faces: 1 of the 2 pictures to drop .*'p0/9.png'.*look like 'p0/0.png'"):
+        kept(pictures, ["p0/1.png", "p0/9.png"], "faces")
+    with pytest.raises(DataError, match="all 48 pictures are on the list"):
+        kept(pictures, [pictures.name(index) for index in range(48)])
