@@ -151,6 +151,7 @@ def csv(folder: Path) -> Format:
     rows = b'path,label,split\nx/ada/1.jpg,ada,train\n"x/ada/2.png","a,da",val\n../x.jpg,,\n/etc/passwd,b,train\n'
     corpus.append({**corpus[0], "x.csv": b"\xef\xbb\xbf" + rows})
     corpus.append({**corpus[0], "x.csv": rows.replace(b"\n", b"\r\n")})
+    corpus.append({**corpus[0], "x.csv": b"path,label\nx/ada/1.jpg,ada\n"})
     return Format(corpus, lambda here: read_set(here / ("x.tsv" if (here / "x.tsv").exists() else "x.csv")))
 
 

@@ -142,7 +142,7 @@ def _look_at_all(pictures: StoredPictures, workers: int) -> tuple[np.ndarray, di
         else:
             context = stack.enter_context(worker_processes())
             pool = ProcessPoolExecutor(workers, context, _start_worker, (pictures,))
-            stack.callback(pool.shutdown, wait=False, cancel_futures=True)
+            stack.callback(pool.shutdown, cancel_futures=True)
             # Submitted before the progress bar starts its thread: a fork should find one thread only.
             futures = [pool.submit(_look_at_own, chunk) for chunk in chunks]
             done = (future.result() for future in as_completed(futures))
