@@ -58,7 +58,7 @@ def as_json(result):
 
 def test_json_is_what_the_contract_says(place):
     said = as_json(run(place, "--pairs", place / "pairs.txt", "--far", "0.25", "--bootstrap", 20, "--json"))
-    assert list(said) == ["schema", "model", "data", "protocol", "metrics", "files"]
+    assert list(said) == ["schema", "model", "data", "protocol", "metrics", "files", "versions", "date"]
     assert said["schema"] == 1
     assert said["model"] == str(place / "model")
     assert said["data"] == str(place / "faces")
@@ -68,7 +68,7 @@ def test_json_is_what_the_contract_says(place):
     accuracy = said["metrics"]["accuracy"]
     assert 0.5 <= accuracy["value"] <= 1.0  # a fraction
     assert len(accuracy["ci95"]) == 2
-    assert set(said["metrics"]) == {"accuracy", "tar@far=2.5e-1"}
+    assert set(said["metrics"]) == {"accuracy", "tar@far=2.5e-1", "eer", "auc"}
     assert {"value", "ci95", "threshold", "actual_far"} <= set(said["metrics"]["tar@far=2.5e-1"])
     files = [place / "model/model.safetensors", place / "model/model.json", place / "pairs.txt"]
     assert said["files"] == {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
@@ -141,8 +141,8 @@ def test_table_for_people(place):
     ("arguments", "message"),
     [
         ([], "either --pairs"),
-        (["--pairs", "pairs.txt", "--people", "people.txt"], "either --pairs"),
-        (["--people", "people.txt", "--threshold-pairs", "pairs.txt"], "--threshold-pairs needs --pairs"),
+        (["--pairs", "pairs.txt", "--people", "people.txt"], "neither --pairs nor"),
+        (["--people", "people.txt", "--threshold-pairs", "pairs.txt"], "nor --threshold-pairs"),
         (["--pairs", "pairs.txt", "--far", "0"], "--far 0"),
         (["--pairs", "pairs.txt", "--far", "2"], "--far 2"),
         (["--pairs", "pairs.txt", "--mean", "0.5,0.5"], "--mean '0.5,0.5': expected three numbers"),

@@ -88,56 +88,46 @@ def group_errors(
         Of many small groups the two farthest apart are far apart by chance alone: its interval does not know that they
         were picked.
     """
-    count = len(groups.names)
     kinds = {
         "fnmr": _Kind(scores, groups, scores.genuine_pairs, None),
         "fmr": _Kind(scores, groups, scores.impostor_pairs, None if scores.complete else _within(scores, groups)),
     }
     # Scores fall: errors are the genuine pairs behind the first so many, and the first so many impostor pairs.
-    errors = {
-        metric: {
-            "fnmr": slice(int(np.searchsorted(-scores.genuine, -threshold, side="right")), None),
-            "fmr": slice(0, int(np.searchsorted(-scores.impostor, -threshold, side="right"))),
-        }
-        for metric, threshold in thresholds.items()
+    errors: dict[str, list[slice]] = {
+        "fnmr": [slice(np.searchsorted(-scores.genuine, -t, side="right"), None) for t in thresholds.values()],
+        "fmr": [slice(0, np.searchsorted(-scores.impostor, -t, side="right")) for t in thresholds.values()],
     }
-    once = np.ones(scores.identities, np.int64)
-    resampled = {
-        (metric, kind): np.full((count, replicates), np.nan) for metric in thresholds for kind in ("fnmr", "fmr")
-    }
+    resampled = {kind: np.full((len(thresholds), len(groups.names), replicates), np.nan) for kind in kinds}
     if replicates:
         for number, counts in enumerate(draws(scores.identities, replicates, seed)):
             for kind, pairs in kinds.items():
-                for metric, rates in zip(
-                    thresholds, pairs.rates(counts, [of[kind] for of in errors.values()]), strict=True
-                ):
-                    resampled[metric, kind][:, number] = rates
-    people = [
-        len(np.unique(scores.identity[groups.of_picture == g][scores.identity[groups.of_picture == g] >= 0]))
-        for g in range(count)
-    ]
-    at = {}
-    for metric, threshold in thresholds.items():
-        observed = {kind: pairs.rates(once, [errors[metric][kind]])[0] for kind, pairs in kinds.items()}
-        at[metric] = {
-            "threshold": threshold,
-            "rates": {
-                name: {
-                    kind: _rate(observed[kind][g], resampled[metric, kind][g], people[g]) for kind in ("fnmr", "fmr")
-                }
-                for g, name in enumerate(groups.names)
-            },
-            "spread": {
-                kind: _spread(observed[kind], resampled[metric, kind], groups.names) for kind in ("fnmr", "fmr")
-            },
-        }
-    totals = {kind: pairs.totals(once) for kind, pairs in kinds.items()}
+                resampled[kind][:, :, number] = pairs.rates(counts, errors[kind])
+
+    once = np.ones(scores.identities, np.int64)
+    observed = {kind: pairs.rates(once, errors[kind]) for kind, pairs in kinds.items()}
+    totals = {kind: pairs.totals(once).astype(int) for kind, pairs in kinds.items()}
+    used = scores.identity >= 0
+    people = [len(np.unique(scores.identity[used & (groups.of_picture == g)])) for g in range(len(groups.names))]
     return {
         "groups": {
             name: {"identities": people[g], "genuine": int(totals["fnmr"][g]), "impostors": int(totals["fmr"][g])}
             for g, name in enumerate(groups.names)
         },
-        "at": at,
+        "at": {
+            metric: {
+                "threshold": threshold,
+                "rates": {
+                    name: {
+                        # No more independent people than pairs, or a group of few pairs without error looks sure.
+                        kind: _rate(observed[kind][t][g], resampled[kind][t, g], min(people[g], totals[kind][g]))
+                        for kind in kinds
+                    }
+                    for g, name in enumerate(groups.names)
+                },
+                "spread": {kind: _spread(observed[kind][t], resampled[kind][t], groups.names) for kind in kinds},
+            }
+            for t, (metric, threshold) in enumerate(thresholds.items())
+        },
     }
 
 

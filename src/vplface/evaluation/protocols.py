@@ -372,7 +372,10 @@ def _evaluation(
         with_genuine = len(np.unique(scores.identity[scores.genuine_pairs]))
         for metric in figures.keys() & resampled.keys() - metrics.keys():
             figures[metric]["ci95"] = interval(resampled[metric], with_genuine)
-        ends = {far: interval(tar, with_genuine) for far, tar in zip(band, drawn.tar[len(known) :], strict=True)}
+        ends = {
+            far: interval(tar, with_genuine, bounds=None)
+            for far, tar in zip(band, drawn.tar[len(known) :], strict=True)
+        }
         told = [(far, *both) for far, both in ends.items() if both is not None]
         curves["roc_band"] = {key: [point[k] for point in told] for k, key in enumerate(("far", "low", "high"))}
     edges, genuine, impostor = histogram
