@@ -151,10 +151,14 @@ def evaluate(
     """
     if people is not None and (pairs is not None or threshold_pairs is not None):
         raise UsageError("--people compares all pairs of people; it takes neither --pairs nor --threshold-pairs")
-    asked = {"--far": far or [], "--fmr": fmr or [], "--save-operating-point": [save_operating_point or 1.0]}
+    asked: dict[str, Sequence[float | None]] = {
+        "--far": far or [],
+        "--fmr": fmr or [],
+        "--save-operating-point": [save_operating_point],
+    }
     for option, rates in asked.items():
         for rate in rates:
-            if not 0 < rate <= 1:
+            if rate is not None and not 0 < rate <= 1:
                 raise UsageError(f"{option} {rate:g}: a false accept rate is above 0 and at most 1")
     if compare and len(models) < 2:
         raise UsageError("--compare needs two models or more")

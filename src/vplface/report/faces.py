@@ -44,11 +44,16 @@ class Faces:
         return tag("figure", shown, tag("figcaption", words, told, names[-1]))
 
     def _picture(self, set_name: str, name: str) -> Markup:
-        picture = None if self.picture_of is None else self.picture_of(set_name, name)
-        if picture is None:
-            return tag("div", "no picture", class_="absent")
-        cv2 = import_extra("cv2", "train")
-        encoded = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 85])[1].tobytes()
-        self.bytes_left -= len(encoded) * 4 // 3
-        source = "data:image/jpeg;base64," + base64.b64encode(encoded).decode()
-        return tag("img", src=source, alt=name, width=112, height=112, loading="lazy")
+        shown = image(None if self.picture_of is None else self.picture_of(set_name, name), name)
+        self.bytes_left -= len(shown)
+        return shown
+
+
+def image(picture: UInt8[np.ndarray, "112 112 3"] | None, name: str) -> Markup:
+    """An RGB picture inside the page, as a JPEG; a word in its place if there is none."""
+    if picture is None:
+        return tag("div", "no picture", class_="absent")
+    cv2 = import_extra("cv2", "train")
+    encoded = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 85])[1].tobytes()
+    source = "data:image/jpeg;base64," + base64.b64encode(encoded).decode()
+    return tag("img", src=source, alt=name, width=112, height=112, loading="lazy")

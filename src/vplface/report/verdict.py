@@ -155,7 +155,7 @@ def is_error(metric: str) -> bool:
 
 
 def metric_order(metric: str) -> tuple[int, float, str]:
-    """Accuracy first, then TAR and FNMR from the loosest FAR to the strictest, then the equal error rate, then the rest."""
+    """Accuracy first, then TAR and FNMR from the loosest FAR to the strictest, the equal error rate, the rest."""
     far = quoted_far(metric.replace("fnmr@fmr=", "tar@far="))
     kind = 0 if metric.startswith("accuracy") else 1 + is_error(metric) if far is not None else 4 - is_error(metric)
     return (kind, -(far or 0.0), metric)
