@@ -96,10 +96,8 @@ def test_one_model_with_everything(tmp_path: Path) -> None:
 def test_the_bars_of_the_folds_are_errors_from_zero(tmp_path: Path) -> None:
     _, text = written(tmp_path, [record("net")], "A title")
     chart = text.partition("Errors per fold")[2].partition("</svg>")[0]
-    bars = [
-        [float(number) for number in re.findall(r"[\d.]+", path)]
-        for path in re.findall(r'<path d="(M[^"]+Z)"', chart) + re.findall(r'class="hill arm0" d="(M[^"]+Z)"', chart)
-    ]
+    paths = re.findall(r'class="hill arm0" d="(M[^"]+Z)"', chart)
+    bars = [[float(number) for number in re.findall(r"[\d.]+", path)] for path in paths]
     heights = [max(bar[1::2]) - min(bar[1::2]) for bar in bars]
     assert len(heights) == 3
     assert heights[0] == pytest.approx(2 * heights[1], abs=0.2)  # errors of 10, 5 and 0 %
@@ -114,15 +112,10 @@ def test_a_lower_error_is_ahead(tmp_path: Path) -> None:
     metrics = EVALUATION["metrics"] | {"eer": {"value": 0.01, "ci95": [0.005, 0.02], "threshold": 0.3}}
     comparison = {"IJB": {"accuracy": difference(0.0, -0.01, 0.01), "eer": difference(-0.03, -0.04, -0.02)}}
     sentence, _ = written(tmp_path, [record("old"), record("new", metrics=metrics)], "A title", [comparison])
-    assert (
-        sentence.replace("\N{NO-BREAK SPACE}", " ")
-        == (
-            "new is ahead by 3.0 points of equal error rate (95 % interval 2.0 to 4.0); "
-            "in accuracy the two cannot be told apart."
-        )
-        or "new is ahead by 3.0 points" in sentence
+    assert sentence.replace("\N{NO-BREAK SPACE}", " ") == (
+        "new is ahead by 3.0 points of equal error rate (95 % interval 2.0 to 4.0); "
+        "in accuracy the two cannot be told apart."
     )
-    assert "(95\N{NO-BREAK SPACE}% interval −4.0 to −2.0)" in sentence or "2.0 to 4.0" in sentence
 
 
 def test_an_interval_that_holds_0_tells_nobody_apart(tmp_path: Path) -> None:

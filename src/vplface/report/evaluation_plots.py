@@ -104,8 +104,8 @@ def det(runs: Sequence[RunRecord], set_name: str) -> Figure | None:
         Scale(float(floor), 1.0, log=True),
         "false match rate",
         f"DET curves of {', '.join(runs[index].name for index, _, _ in drawn)} on {set_name}",
-        width=640.0,
-        height=400.0,
+        width=480.0,
+        height=320.0,
         margin=(14, 24, 44, 52),
     )
     for index, far, low, high in _bands(runs, set_name):
@@ -142,7 +142,7 @@ def folds(runs: Sequence[RunRecord], set_name: str) -> Figure | None:
         "fold",
         f"Errors per fold of {', '.join(runs[index].name for index, _ in drawn)} on {set_name}",
         percent=True,
-        width=640.0,
+        width=480.0,
         margin=(14, 24, 40, 52),
     )
     wide = 0.7 / len(drawn)
@@ -244,8 +244,8 @@ def ranks(runs: Sequence[RunRecord], set_name: str) -> Figure | None:
         "rank",
         f"CMC of {', '.join(runs[index].name for index, _, _ in drawn)} on {set_name}",
         percent=True,
-        width=640.0,
-        height=320.0,
+        width=480.0,
+        height=270.0,
         margin=(14, 24, 44, 52),
     )
     for index, rank, rate in drawn:
@@ -276,8 +276,8 @@ def identification(runs: Sequence[RunRecord], set_name: str) -> Figure | None:
         "false positive identification rate",
         f"Open-set identification of {', '.join(runs[index].name for index, _, _ in drawn)} on {set_name}",
         percent=True,
-        width=640.0,
-        height=320.0,
+        width=480.0,
+        height=270.0,
         margin=(14, 24, 44, 52),
     )
     for index, fpir, tpir in drawn:
