@@ -213,6 +213,7 @@ def test_all_pairs_whose_impostors_are_not_all_kept_have_nearly_the_same_rates(m
         assert cut.metrics[metric]["value"] == pytest.approx(exact.metrics[metric]["value"], abs=1e-3)
     assert cut.metrics["tar@far=1e-2"] == exact.metrics["tar@far=1e-2"]
     assert cut.metrics["auc"]["ci95"] is None  # the lower scores are not at hand to be resampled
+    assert "auc" not in cut.replicates
     assert exact.metrics["auc"]["ci95"] is not None
 
 
@@ -332,7 +333,10 @@ def test_through_json_and_back():
     again = Evaluation.from_dict(json.loads(text))
     assert again.to_dict() == evaluation.to_dict() == json.loads(text)
     assert again.name == "crowd"
+    assert again.correct.tolist() == evaluation.correct.tolist()
     assert compare(evaluation, again)["accuracy"]["difference"] == 0.0
+    earlier = {key: value for key, value in json.loads(text).items() if key not in ("correct", "groups")}
+    assert "mcnemar" not in compare(evaluation, Evaluation.from_dict(earlier))["accuracy"]
     damaged = json.loads(text)
     del damaged["metrics"], damaged["curves"]
     with pytest.raises(DataError, match="'metrics', 'curves' missing"):

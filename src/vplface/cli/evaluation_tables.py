@@ -49,7 +49,7 @@ def show_differences(first: str, second: str, differences: Mapping[str, Mapping[
         table.add_column(heading, justify="right")
     table.add_column("")
     for metric, entry in differences.items():
-        told = "" if entry["distinguishable"] else "cannot be told apart"
+        told = "" if entry["distinguishable"] else "cannot be told apart" if entry["ci95"] else "no interval"
         table.add_row(metric_name(metric), f"{100 * entry['difference']:+.2f}", _ends(entry["ci95"], "+.2f"), told)
     console = Console()
     console.print(table)

@@ -368,7 +368,8 @@ def _evaluation(
         "roc": dict(zip(("far", "tar"), (rate.tolist() for rate in drawable(far_points, tar_points)), strict=True))
     }
     if bootstrap:
-        resampled |= {"eer": drawn.eer, "auc": drawn.auc}
+        whole = {"eer": drawn.eer, "auc": drawn.auc}
+        resampled |= {metric: values for metric, values in whole.items() if np.isfinite(values).any()}
         with_genuine = len(np.unique(scores.identity[scores.genuine_pairs]))
         for metric in figures.keys() & resampled.keys() - metrics.keys():
             figures[metric]["ci95"] = interval(resampled[metric], with_genuine)
