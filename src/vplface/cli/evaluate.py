@@ -26,7 +26,7 @@ def evaluate(
             help="The model: a run's folder, RUN/best, an .onnx file, or embeddings that are there already, .npz with "
             "names (as vplface embed writes) or .npy in the order of the pictures. Several to put them side by side.",
             show_default=False,
-            metavar="MODEL...",
+            metavar="MODEL",
         ),
     ],
     data: Annotated[
