@@ -174,7 +174,8 @@ def pool(of_seeds: Sequence[Mapping[str, Evaluation]]) -> dict[str, Evaluation]:
                 draws = np.random.default_rng(0).integers(len(same), size=stacked.shape)
                 replicates[metric] = np.take_along_axis(stacked, draws, axis=0).mean(axis=0)
                 metrics[metric]["ci95"] = np.nanquantile(replicates[metric], [0.025, 0.975]).tolist()
-        pooled[name] = replace(evaluation, metrics=metrics, replicates=replicates)
+        # Which pairs were told rightly is a matter of one seed.
+        pooled[name] = replace(evaluation, metrics=metrics, replicates=replicates, correct=np.zeros(0, bool))
     return pooled
 
 

@@ -15,8 +15,12 @@ from typer.testing import CliRunner
 
 from vplface.backbones import build
 from vplface.cli.evaluate import evaluate
-from vplface.embedder import ModelCard, save_model
+from vplface.data.formats.image_folder import ImageFolder
+from vplface.data.pairs import read_pairs
+from vplface.embedder import Embedder, ModelCard, save_model
 from vplface.errors import DataError, UsageError
+from vplface.evaluation import Evaluation
+from vplface.evaluation.operating_point import OperatingPoint
 
 app = typer.Typer()
 app.command()(evaluate)
@@ -58,7 +62,7 @@ def as_json(result):
 
 def test_json_is_what_the_contract_says(place):
     said = as_json(run(place, "--pairs", place / "pairs.txt", "--far", "0.25", "--bootstrap", 20, "--json"))
-    assert list(said) == ["schema", "model", "data", "protocol", "metrics", "files"]
+    assert list(said) == ["schema", "model", "data", "protocol", "metrics", "files", "versions", "date"]
     assert said["schema"] == 1
     assert said["model"] == str(place / "model")
     assert said["data"] == str(place / "faces")
@@ -68,7 +72,7 @@ def test_json_is_what_the_contract_says(place):
     accuracy = said["metrics"]["accuracy"]
     assert 0.5 <= accuracy["value"] <= 1.0  # a fraction
     assert len(accuracy["ci95"]) == 2
-    assert set(said["metrics"]) == {"accuracy", "tar@far=2.5e-1"}
+    assert set(said["metrics"]) == {"accuracy", "tar@far=2.5e-1", "eer", "auc"}
     assert {"value", "ci95", "threshold", "actual_far"} <= set(said["metrics"]["tar@far=2.5e-1"])
     files = [place / "model/model.safetensors", place / "model/model.json", place / "pairs.txt"]
     assert said["files"] == {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
@@ -141,8 +145,8 @@ def test_table_for_people(place):
     ("arguments", "message"),
     [
         ([], "either --pairs"),
-        (["--pairs", "pairs.txt", "--people", "people.txt"], "either --pairs"),
-        (["--people", "people.txt", "--threshold-pairs", "pairs.txt"], "--threshold-pairs needs --pairs"),
+        (["--pairs", "pairs.txt", "--people", "people.txt"], "neither --pairs nor"),
+        (["--people", "people.txt", "--threshold-pairs", "pairs.txt"], "nor --threshold-pairs"),
         (["--pairs", "pairs.txt", "--far", "0"], "--far 0"),
         (["--pairs", "pairs.txt", "--far", "2"], "--far 2"),
         (["--pairs", "pairs.txt", "--mean", "0.5,0.5"], "--mean '0.5,0.5': expected three numbers"),
@@ -188,3 +192,149 @@ def test_an_onnx_file_of_others_must_be_described(place):
     assert "RGB, mean 0.5,0.5,0.5, std 0.5,0.5,0.5" in result.stderr
     assert said["metrics"]["accuracy"]["value"] > 0.8  # block means of these faces differ between people
     assert str(place / "other.onnx") in said["files"]
+
+
+def evaluate_many(place, models, *arguments):
+    command = [*(str(place / model) for model in models), "--data", str(place / "faces"), *map(str, arguments)]
+    return CliRunner().invoke(app, command)
+
+
+@pytest.fixture(scope="module")
+def embedded(place):
+    """Embeddings of the model as files: as vplface embed names them, in another order; and noisy ones, by order."""
+    pictures = ImageFolder(place / "faces")
+    x = Embedder.load(place / "model").embed_set(pictures, flip="sum")
+    order = np.random.default_rng(0).permutation(len(pictures))
+    np.savez(
+        place / "named.npz", names=np.array([f"some/faces/{pictures.name(i)}" for i in order]), embeddings=x[order]
+    )
+    noise = np.random.default_rng(1).normal(size=x.shape)
+    np.save(place / "noisy.npy", (x + 0.2 * noise).astype(np.float32))
+    return place
+
+
+def test_embeddings_of_a_model_are_evaluated_like_the_model(embedded):
+    base = ("--pairs", embedded / "pairs.txt", "--far", 0.25, "--bootstrap", 20, "--json")
+    said = as_json(run(embedded, *base, model="named.npz"))
+    of_model = as_json(run(embedded, *base))
+    assert said["metrics"] == of_model["metrics"]
+    assert said["protocol"]["flip"] == "not known"
+    assert said["protocol"]["preprocessing"] is None
+    assert str(embedded / "named.npz") in said["files"]
+    with pytest.raises(UsageError, match="holds embeddings"):
+        raise run(embedded, *base, "--color", "rgb", model="named.npz").exception
+    np.save(embedded / "short.npy", np.ones((3, 4), np.float32))
+    with pytest.raises(DataError, match="3 embeddings, the set 18 pictures"):
+        raise run(embedded, *base, model="short.npy").exception
+
+
+def test_a_row_that_a_pair_uses_must_say_something(embedded):
+    x = np.load(embedded / "noisy.npy")
+    x[4] = np.nan
+    np.save(embedded / "broken.npy", x)
+    with pytest.raises(DataError, match="zero or not finite"):
+        raise run(embedded, "--pairs", embedded / "pairs.txt", model="broken.npy").exception
+
+
+def test_models_are_compared_on_the_same_pairs(embedded):
+    base = ("--pairs", embedded / "pairs.txt", "--far", 0.25, "--bootstrap", 50)
+    said = as_json(evaluate_many(embedded, ["model", "noisy.npy", "named.npz"], *base, "--compare", "--json"))
+    assert list(said) == ["schema", "models", "differences_to", "differences"]
+    first, second, third = said["models"]
+    assert said["differences_to"] == first["model"]
+    assert list(said["differences"]) == [second["model"], third["model"]]
+    itself = said["differences"][third["model"]]["accuracy"]
+    assert (itself["difference"], itself["distinguishable"]) == (0.0, False)
+    assert itself["mcnemar"] == {"only_first": 0, "only_second": 0, "p": 1.0}
+    noisy = said["differences"][second["model"]]
+    expected = second["metrics"]["accuracy"]["value"] - first["metrics"]["accuracy"]["value"]
+    assert noisy["accuracy"]["difference"] == pytest.approx(expected)
+    test = noisy["accuracy"]["mcnemar"]
+    assert (test["only_second"] - test["only_first"]) / 24 == pytest.approx(expected)
+    words = evaluate_many(embedded, ["model", "named.npz"], *base, "--compare").stdout
+    assert "cannot be told apart" in words
+    assert "McNemar" in words
+    side_by_side = as_json(evaluate_many(embedded, ["model", "named.npz"], *base, "--json"))
+    assert list(side_by_side) == ["schema", "models"]
+
+
+def test_a_result_is_stored_whole_and_shown_as_a_page(embedded):
+    out, page = embedded / "result.json", embedded / "page.html"
+    options = ("--pairs", embedded / "pairs.txt", "--far", 0.25, "--fmr", 0.25, "--bootstrap", 20)
+    result = run(embedded, *options, "--out", out, "--report", page)
+    assert result.exit_code == 0, result.exception
+    assert f"wrote {out}" in result.stdout
+    stored = json.loads(out.read_text())
+    evaluation = Evaluation.from_dict(stored["evaluation"])
+    assert evaluation.metrics == stored["metrics"]
+    assert stored["metrics"]["fnmr@fmr=2.5e-1"]["value"] == 1 - stored["metrics"]["tar@far=2.5e-1"]["value"]
+    assert len(evaluation.correct) == 24
+    right = [evaluation.correct[fold * 12 : fold * 12 + 12].mean() for fold in range(2)]
+    assert right == evaluation.metrics["accuracy"]["per_fold"]
+    assert stored["versions"]["numpy"] == np.__version__
+    assert set(stored["files"]) >= {str(embedded / "pairs.txt"), str(embedded / "model/model.safetensors")}
+    text = page.read_text(encoding="utf-8")
+    for part in ("<h4>ROC</h4>", "Errors per fold", "p0/p0_0001.png", "data:image/jpeg;base64,"):
+        assert part in text
+
+
+def test_groups_are_told_and_drawn(embedded):
+    (embedded / "groups.csv").write_text("".join(f"p{p},{'young' if p % 2 else 'old'}\n" for p in range(6)))
+    base = ("--people", embedded / "people.txt", "--far", 0.25, "--bootstrap", 20, "--groups", embedded / "groups.csv")
+    said = as_json(run(embedded, *base, "--json"))
+    assert said["groups"]["groups"]["old"] == {"identities": 3, "genuine": 9, "impostors": 27}
+    assert set(said["groups"]["at"]["far=2.5e-1"]["rates"]) == {"old", "young"}
+    assert str(embedded / "groups.csv") in said["files"]
+    shown = run(embedded, *base, "--report", embedded / "groups.html")
+    assert "groups at the threshold of FAR 0.25" in shown.stdout
+    assert "FNMR spread" in shown.stdout
+    assert "False match rate at the threshold of FAR 0.25" in (embedded / "groups.html").read_text(encoding="utf-8")
+
+
+def test_an_operating_point_stays_with_the_model(embedded):
+    base = ("--pairs", embedded / "pairs.txt", "--bootstrap", 0)
+    result = run(embedded, *base, "--far", 0.5, "--save-operating-point", 0.25, "--json")
+    said = as_json(result)
+    point = OperatingPoint.load(embedded / "model")
+    figure = said["metrics"]["tar@far=2.5e-1"]
+    assert (point.threshold, point.actual_far, point.tar) == (
+        figure["threshold"],
+        figure["actual_far"],
+        figure["value"],
+    )
+    assert (point.far, point.protocol["flip"], point.data) == (0.25, "sum", str(embedded / "faces"))
+    assert point.protocol["preprocessing"] == said["protocol"]["preprocessing"]
+    assert point.files["pairs.txt"] == said["files"][str(embedded / "pairs.txt")]
+    with pytest.raises(DataError, match=r"no operating point: FAR 0\.001 needs"):
+        raise run(embedded, *base, "--save-operating-point", 1e-3).exception
+    assert OperatingPoint.load(embedded / "model").far == 0.25  # the earlier one is unharmed
+    with pytest.raises(DataError, match="belongs to a model"):
+        raise run(embedded, *base, "--save-operating-point", 0.25, model="named.npz").exception
+
+
+@pytest.mark.parametrize(
+    ("models", "arguments", "message"),
+    [
+        (["model"], ["--compare"], "--compare needs two models"),
+        (["model", "named.npz"], ["--compare", "--bootstrap", "0"], "--compare rests on"),
+        (["model", "model"], [], "named twice"),
+        (["model", "named.npz"], ["--save-operating-point", "0.1"], "one model at a time"),
+        (["model"], ["--save-operating-point", "0"], "--save-operating-point 0:"),
+        (["model"], ["--fmr", "7"], "--fmr 7:"),
+        (["model"], ["--out", "result.txt"], r"must end in \.json"),
+        (["model"], ["--report", "page.pdf"], r"must end in \.html"),
+    ],
+)
+def test_wrong_command_lines_about_several_models_and_files(embedded, models, arguments, message):
+    with pytest.raises(UsageError, match=message):
+        raise evaluate_many(embedded, models, "--pairs", embedded / "pairs.txt", *arguments).exception
+
+
+def test_a_set_that_brings_its_pairs_along_needs_no_list(embedded, monkeypatch):
+    class Verification(ImageFolder):
+        pairs = read_pairs(embedded / "pairs.txt")
+
+    monkeypatch.setattr("vplface.evaluation.question.open_pictures", Verification)
+    said = as_json(run(embedded, "--bootstrap", 0, "--json"))
+    assert said["protocol"]["name"] == "faces"
+    assert said["protocol"]["pairs"] == 24

@@ -58,7 +58,8 @@ def test_agrees_with_all_at_once(monkeypatch, block, keep):
 def test_curve_goes_on_below_the_kept_scores():
     x, labels = people(sizes=(6,) * 40)
     similarity, _, _, same = at_once(x, labels)
-    far, tar = score_all_pairs(x, labels, 50).roc()
+    far, tar, thresholds = score_all_pairs(x, labels, 50).roc()
+    assert (np.diff(thresholds) < 0).all()
     assert (far[-1], tar[-1]) == (1.0, 1.0)
     assert (np.diff(far) >= 0).all()
     assert (np.diff(tar) >= 0).all()

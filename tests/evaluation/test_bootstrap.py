@@ -7,9 +7,10 @@ import pytest
 
 from vplface.evaluation import bootstrap
 from vplface.evaluation.all_pairs import score_all_pairs
-from vplface.evaluation.bootstrap import accuracy_replicates, interval, tail_length, tar_replicates
+from vplface.evaluation.bootstrap import accuracy_replicates, interval, rate_replicates, tail_length, tar_replicates
+from vplface.evaluation.error_rates import area_under_curve, equal_error_rate
 from vplface.evaluation.scores import scores_of_pairs
-from vplface.evaluation.tar_at_far import tar_at_far
+from vplface.evaluation.tar_at_far import roc, tar_at_far
 from vplface.evaluation.verification import accuracy_at
 
 
@@ -53,6 +54,23 @@ def test_tar_of_pairs_repeated_as_often_as_they_weigh(rule, decimals, far):
         assert found[number] == pytest.approx(tar_at_far(genuine, impostor, far, rule).tar)
 
 
+@pytest.mark.parametrize("decimals", [None, 1])
+def test_equal_error_rate_and_area_of_pairs_repeated_as_often_as_they_weigh(decimals):
+    rng = np.random.default_rng(1)
+    scores, *_ = listed(rng, *people(rng, 20, 4), 600, decimals)
+    found = rate_replicates(scores, [0.1, 0.02], "strict", 40, seed=5)
+    for number in range(40):
+        counts = drawn(5, number, scores.identities)
+        curve = roc(
+            repeated(scores.genuine, scores.identity[scores.genuine_pairs], counts),
+            repeated(scores.impostor, scores.identity[scores.impostor_pairs], counts),
+        )
+        assert found.eer[number] == pytest.approx(equal_error_rate(*curve).rate)
+        assert found.auc[number] == pytest.approx(area_under_curve(*curve[:2]))
+    for k, far in enumerate([0.1, 0.02]):
+        assert found.tar[k].tolist() == tar_replicates(scores, far, "strict", 40, seed=5).tolist()
+
+
 @pytest.mark.parametrize("rule", ["strict", "nearest"])
 def test_the_highest_scores_of_all_pairs_suffice(rule):
     x, labels = people(np.random.default_rng(2), 60, 5)
@@ -67,7 +85,7 @@ def test_the_highest_scores_of_all_pairs_suffice(rule):
 def test_a_thinned_tail_gives_nearly_the_same(monkeypatch):
     scores = score_all_pairs(*people(np.random.default_rng(2), 100, 6), 10**6).scores
     exact = tar_replicates(scores, 0.05, "strict", 50, seed=0)
-    monkeypatch.setattr(bootstrap, "_AT_MOST", 9_000)
+    monkeypatch.setattr(bootstrap, "_FINE", 2_000)
     thinned = tar_replicates(scores, 0.05, "strict", 50, seed=0)
     assert (exact != thinned).any()
     np.testing.assert_allclose(exact, thinned, atol=0.03)

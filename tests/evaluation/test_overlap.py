@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import base64
 import json
 import math
+import re
 
 import cv2
 import numpy as np
@@ -18,7 +20,7 @@ from vplface.data.pictures import Preprocessing
 from vplface.embedder import Embedder, ModelCard
 from vplface.errors import DataError, UsageError
 from vplface.evaluation import overlap as module
-from vplface.evaluation.overlap import choose_threshold, estimated_rate, find_overlap, write_exclude_list
+from vplface.evaluation.overlap import choose_threshold, estimated_rate, find_overlap, spelling, write_exclude_list
 
 DIM = 64
 
@@ -205,6 +207,46 @@ def test_exclude_list_is_a_list_of_people(tmp_path):
     assert path.read_bytes() == b""
 
 
+@pytest.mark.parametrize(
+    ("name", "other"),
+    [
+        ("Al_Gore", "al gore"),
+        ("Núñez, Ana_María", "ana.maria-nunez"),
+        ("O'Neal Shaquille", "Shaquille_ONeal"),
+        ("ＡＢＢＡ", "abba"),
+        ("王_菲", "菲 王"),
+    ],
+)
+def test_spellings_of_one_name(name, other):
+    assert spelling(name) == spelling(other) != ""
+
+
+@pytest.mark.parametrize("name", ["0001", "n000002", "m.01abc", "", "___", "…"])
+def test_what_is_no_name(name):
+    assert spelling(name) == ""
+
+
+def test_names_that_differ_stay_apart():
+    assert len({spelling(name) for name in ("Al_Gore", "Al_Gor", "Alice_Gore", "Gore", "Al_B_Gore")}) == 5
+
+
+def test_people_of_one_name_are_flagged_whatever_their_faces(rng):
+    who = rng.normal(size=(60, DIM))
+    test = Set("s", *people(rng, who[:50], 3))
+    train = Set("t", *people(rng, who[48:60], 3))
+    test.identities[0], test.identities[48], test.identities[5] = "Ada_Lovelace", "Grace Hopper", "7"
+    train.identities[3], train.identities[0], train.identities[9] = "ada lovelace", "Hopper, Grace", "7"
+    found = find_overlap(train, test, Stored(), threshold=0.9)
+    assert {(match.train, match.test) for match in found.matches} == {("Hopper, Grace", "Grace Hopper"), ("t1", "s49")}
+    named = [(match.train, match.test) for match in found.same_names]
+    assert named == [("ada lovelace", "Ada_Lovelace"), ("Hopper, Grace", "Grace Hopper")]  # the doubtful first
+    assert [match.train for match in found.by_name_alone] == ["ada lovelace"]
+    assert found.same_names[0].similarity < 0.5 < found.same_names[1].similarity
+    assert set(found.flagged) == {"Hopper, Grace", "t1", "ada lovelace"}
+    assert found.flagged[-1] == "ada lovelace"
+    assert [match["train"] for match in found.to_dict()["same_names"]] == ["ada lovelace", "Hopper, Grace"]
+
+
 app = typer.Typer()
 app.command()(overlap)
 
@@ -279,6 +321,41 @@ def test_command_in_words_and_for_some_people(folders):
     assert cv2.imread(str(root / "none.png")).shape[0] == 26
 
 
+def test_page_of_picture_pairs(folders):
+    root, _ = folders
+    (root / "train" / "d").rename(root / "train" / "X_<Y>")
+    (root / "test" / "x4").rename(root / "test" / "x <y>")
+    page = root / "matches.html"
+    result = run(root / "train", "--against", root / "test", "--model", "m", "--page", page, "--threshold", "0.9")
+    assert "X_<Y> is called like x <y>" in result.stdout
+    assert "3 of 4 training identities flagged" in result.stdout
+    assert "1 of them by their names alone" in result.stdout
+    text = page.read_text(encoding="utf-8")
+    assert "By their faces (2)" in text
+    assert "By name alone (1)" in text
+    assert text.count("<img ") == 6
+    assert "X_&lt;Y&gt; | x &lt;y&gt;" in text
+    assert "<Y>" not in text
+    shown = [base64.b64decode(data) for data in re.findall(r"data:image/jpeg;base64,([^\"]+)", text)]
+    pictures = [cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)[..., ::-1] for data in shown]
+    match = json.loads(
+        run(root / "train", "--against", root / "test", "--model", "m", "--threshold", "0.9", "--json").stdout
+    )["matches"][-1]  # the least alike stands first
+    train, test = ImageFolder(root / "train"), ImageFolder(root / "test")
+    assert np.abs(pictures[0].astype(int) - train.picture(match["train_index"])).mean() < 15  # stripes blur in a JPEG
+    assert np.abs(pictures[1].astype(int) - test.picture(match["test_index"])).mean() < 15
+    assert np.abs(pictures[0].astype(int) - pictures[2]).mean() > 30  # another person
+
+
+def test_a_page_that_would_grow_too_large_names_the_rest(folders, monkeypatch):
+    root, _ = folders
+    monkeypatch.setattr("vplface.report.overlap_page.PAGE_BYTES", 1)
+    run(root / "train", "--against", root / "test", "--model", "m", "--threshold", "0.9", "--page", root / "p.html")
+    text = (root / "p.html").read_text(encoding="utf-8")
+    assert text.count("<img ") == 2
+    assert text.count("<figure>") == 2
+
+
 def test_a_long_list_is_drawn_in_part(folders, monkeypatch):
     root, _ = folders
     monkeypatch.setattr("vplface.cli.data_overlap._ROWS", 3)
@@ -292,6 +369,7 @@ def test_a_long_list_is_drawn_in_part(folders, monkeypatch):
         ["--rate", "0"],
         ["--threshold", "45"],
         ["--sheet", "sheet.gif"],
+        ["--page", "page.pdf"],
         ["--mean", "0.5"],
         ["--mean", "a,b,c"],
         ["--std", "0,1,1"],

@@ -92,7 +92,7 @@ SMALL_PAIRS = Pairs(
 
 def test_threshold_of_the_same_pairs_is_not_called_accuracy():
     evaluation = evaluate_pairs(Embedder(SMALL_EMBEDDINGS), SMALL, SMALL_PAIRS, fars=[0.5], bootstrap=0)
-    assert list(evaluation.metrics) == ["accuracy@best_threshold", "tar@far=5e-1"]
+    assert list(evaluation.metrics) == ["accuracy@best_threshold", "tar@far=5e-1", "eer", "auc"]
     best = evaluation.metrics["accuracy@best_threshold"]
     assert best == {
         "value": 0.75,
@@ -103,6 +103,9 @@ def test_threshold_of_the_same_pairs_is_not_called_accuracy():
     assert "same pairs" in evaluation.protocol["threshold_from"]
     assert evaluation.metrics["tar@far=5e-1"]["value"] == 1.0
     assert evaluation.metrics["tar@far=5e-1"]["actual_far"] == 0.5
+    assert evaluation.metrics["auc"]["value"] == 0.75  # of four comparisons of .9, .5 with .6, .2 one is lost
+    assert evaluation.metrics["eer"]["value"] == 0.5
+    assert evaluation.correct.tolist() == [True, False, True, True]
 
 
 def test_threshold_of_other_pairs():
@@ -145,12 +148,73 @@ def test_folds_choose_for_each_other():
 def test_folds_of_unequal_size_count_alike_in_the_replicates():
     people, x = crowd(1)
     pairs = some_pairs(people)
-    pairs = replace(pairs, fold=(np.arange(len(pairs)) > 40).astype(np.int64))
+    unit = x / np.linalg.norm(x, axis=1, keepdims=True)
+    index = {people.name(i): i for i in range(len(people))}
+    similarity = np.array([unit[index[a]] @ unit[index[b]] for a, b in zip(pairs.left, pairs.right, strict=True)])
+    ease = np.where(pairs.same, similarity, -similarity)
+    hard = np.zeros(len(pairs), bool)
+    for kind in (pairs.same, ~pairs.same):  # the hard third of each kind is fold 0
+        hard |= kind & (ease < np.quantile(ease[kind], 0.35))
+    pairs = replace(pairs, fold=(~hard).astype(np.int64))
     evaluation = evaluate_pairs(Embedder(x), people, pairs, bootstrap=400)
     accuracy = evaluation.metrics["accuracy"]
     assert np.nanmean(evaluation.replicates["accuracy"]) == pytest.approx(accuracy["value"], abs=0.01)
     pooled = np.average(accuracy["per_fold"], weights=np.bincount(pairs.fold))
-    assert abs(pooled - accuracy["value"]) > 0.01  # else this test could not tell
+    assert abs(pooled - accuracy["value"]) > 0.02  # else this test could not tell
+
+
+def test_folds_without_a_kind_or_of_unlike_size_are_refused():
+    people, x = crowd(1)
+    pairs = some_pairs(people)
+    of_one_kind = replace(pairs, fold=np.where(pairs.same, 7, 3))
+    with pytest.raises(DataError, match="fold 3 holds no genuine pairs"):
+        evaluate_pairs(Embedder(x), people, of_one_kind)
+    unlike = replace(pairs, fold=(np.arange(len(pairs)) > 40).astype(np.int64))
+    with pytest.raises(DataError, match=r"fold 1 holds \d+ pairs, fold 0 only 41"):
+        evaluate_pairs(Embedder(x), people, unlike)
+    # Where the threshold comes from other pairs no fold chooses for another.
+    assert "accuracy" in evaluate_pairs(Embedder(x), people, unlike, threshold_pairs=pairs, bootstrap=0).metrics
+
+
+def test_errors_are_what_is_left_of_the_accepts():
+    people, x = crowd(0)
+    evaluation = evaluate_pairs(Embedder(x), people, some_pairs(people), fars=[0.1], fmrs=[0.1, 1e-4], bootstrap=60)
+    accepted, wrong = evaluation.metrics["tar@far=1e-1"], evaluation.metrics["fnmr@fmr=1e-1"]
+    assert wrong["value"] == 1 - accepted["value"] > 0
+    assert wrong["ci95"] == pytest.approx([1 - accepted["ci95"][1], 1 - accepted["ci95"][0]])
+    assert wrong["threshold"] == accepted["threshold"]
+    assert "impostor pairs" in evaluation.metrics["fnmr@fmr=1e-4"]["reason"]
+
+
+def test_the_band_holds_the_curve_and_the_quoted_intervals():
+    people, x = crowd(0)
+    evaluation = evaluate_pairs(Embedder(x), people, some_pairs(people), fars=[0.1], bootstrap=200)
+    band = {key: np.array(values) for key, values in evaluation.curves["roc_band"].items()}
+    assert (np.diff(band["far"]) > 0).all()
+    assert band["far"][-1] == 1.0
+    far, tar = (np.array(evaluation.curves["roc"][key]) for key in ("far", "tar"))
+    on_curve = tar[np.searchsorted(far, band["far"] * (1 + 1e-9), side="right") - 1]
+    inside = (band["low"] <= on_curve) & (on_curve <= band["high"])
+    assert inside.mean() > 0.9
+    low, high = evaluation.metrics["tar@far=1e-1"]["ci95"]
+    above = np.searchsorted(band["far"], 0.1)
+    assert band["low"][above - 1] <= low <= band["low"][above]
+    assert band["high"][above - 1] <= high <= band["high"][above]
+
+
+def test_all_pairs_whose_impostors_are_not_all_kept_have_nearly_the_same_rates(monkeypatch):
+    people, x = crowd(2, identities=80, noise=1.2)
+    exact = evaluate_all_pairs_embedded(x, people, flip="none", bootstrap=40)
+    monkeypatch.setattr("vplface.evaluation.protocols._KEEP_AT_LEAST", 500)
+    monkeypatch.setattr("vplface.evaluation.protocols.tail_length", lambda far, impostors: int(4 * far * impostors) + 1)
+    monkeypatch.setattr("vplface.evaluation.bootstrap.tail_length", lambda far, impostors: int(4 * far * impostors) + 1)
+    cut = evaluate_all_pairs_embedded(x, people, flip="none", bootstrap=40)
+    for metric in ("eer", "auc"):
+        assert cut.metrics[metric]["value"] == pytest.approx(exact.metrics[metric]["value"], abs=1e-3)
+    assert cut.metrics["tar@far=1e-2"] == exact.metrics["tar@far=1e-2"]
+    assert cut.metrics["auc"]["ci95"] is None  # the lower scores are not at hand to be resampled
+    assert "auc" not in cut.replicates
+    assert exact.metrics["auc"]["ci95"] is not None
 
 
 def test_only_the_pictures_of_the_pairs_are_embedded():
@@ -164,11 +228,11 @@ def test_a_false_accept_rate_without_enough_impostors_says_why():
     people, x = crowd(0)
     pairs = some_pairs(people)
     evaluation = evaluate_pairs(Embedder(x), people, pairs, fars=[1e-4, 1e-1], bootstrap=20)
-    assert list(evaluation.metrics) == ["accuracy", "tar@far=1e-1", "tar@far=1e-4"]
+    assert list(evaluation.metrics) == ["accuracy", "tar@far=1e-1", "tar@far=1e-4", "eer", "auc"]
     absent = evaluation.metrics["tar@far=1e-4"]
     assert (absent["value"], absent["ci95"]) == (None, None)
     assert "10,000 impostor pairs" in absent["reason"]
-    assert set(evaluation.replicates) == {"accuracy", "tar@far=1e-1"}
+    assert set(evaluation.replicates) == {"accuracy", "tar@far=1e-1", "eer", "auc"}
     low, high = evaluation.metrics["tar@far=1e-1"]["ci95"]
     assert low <= evaluation.metrics["tar@far=1e-1"]["value"] <= high
 
@@ -269,7 +333,10 @@ def test_through_json_and_back():
     again = Evaluation.from_dict(json.loads(text))
     assert again.to_dict() == evaluation.to_dict() == json.loads(text)
     assert again.name == "crowd"
+    assert again.correct.tolist() == evaluation.correct.tolist()
     assert compare(evaluation, again)["accuracy"]["difference"] == 0.0
+    earlier = {key: value for key, value in json.loads(text).items() if key not in ("correct", "groups")}
+    assert "mcnemar" not in compare(evaluation, Evaluation.from_dict(earlier))["accuracy"]
     damaged = json.loads(text)
     del damaged["metrics"], damaged["curves"]
     with pytest.raises(DataError, match="'metrics', 'curves' missing"):

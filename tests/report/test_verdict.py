@@ -124,5 +124,5 @@ def test_metric_names_and_their_order() -> None:
         "TAR at FAR 10⁻²",
         "TAR at FAR 5·10⁻³",
         "TAR at FAR 10⁻⁴",
-        "eer",
+        "equal error rate",
     ]

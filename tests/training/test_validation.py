@@ -80,6 +80,7 @@ def test_a_picture_is_found_by_set_and_name(faces):
     [
         ([{"name": "a"}, {"name": "a"}], {}, ConfigError, "same name"),
         ([{"name": "a"}], {"best": "b/accuracy"}, ConfigError, "SET one of a"),
+        ([{"name": "a"}], {"best": "a/eer"}, ConfigError, "an error rate"),
         ([{"name": "a", "people": "nobody.txt"}], {}, ConfigError, "1 of the 1 people"),
         ([{"name": "a", "pairs": "nowhere.txt"}], {}, DataError, "nowhere.txt"),
         ([{"name": "a", "path": "/nowhere"}], {}, DataError, "/nowhere"),

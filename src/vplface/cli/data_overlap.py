@@ -64,6 +64,13 @@ def overlap(
     sheet: Annotated[
         Path | None, typer.Option(help="Draw the matches into this .png or .jpg: training pictures left, test right.")
     ] = None,
+    page: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write all matches as a self-contained .html page of picture pairs, the doubtful first.",
+            show_default=False,
+        ),
+    ] = None,
     device: Annotated[str, typer.Option(help="Where the model runs: cpu, cuda, ...")] = "cpu",
     workers: Annotated[int, typer.Option(min=0, help="Processes that read pictures; 0 for none but this one.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, and nothing else.")] = False,
@@ -72,16 +79,19 @@ def overlap(
 
     All pictures are embedded, mirrored ones added, and every training identity is compared with every test identity by
     the cosine of their mean embeddings. The threshold is where only a share --rate of the test people would be flagged
-    against other test people. So about that share of the training identities is flagged wrongly: look at the sheet, and
-    note the pairs near the threshold. Leaving a few strangers out costs nothing; training on the test's people does.
+    against other test people. So about that share of the training identities is flagged wrongly: look at the page, and
+    note the pairs near the threshold. Identities of one name are flagged too, if it is a name and not a number. Leaving
+    a few strangers out costs nothing; training on the test's people does.
 
-    Example:  vplface data overlap celeba --against lfw --model judge.onnx --out exclude.txt --sheet matches.png
+    Example:  vplface data overlap celeba --against lfw --model judge.onnx --out exclude.txt --page matches.html
     """
     if not 0 < rate < 1:
         raise UsageError(f"--rate {rate}: must lie between 0 and 1")
     if threshold is not None and not -1 <= threshold <= 1:
         raise UsageError(f"--threshold {threshold}: a cosine similarity lies between -1 and 1")
     require_picture_name(sheet)
+    if page is not None and page.suffix != ".html":
+        raise UsageError(f"--page {page}: the name must end in .html")
     preprocessing = preprocessing_of(color, mean, std)
 
     from vplface.data.formats import open_pictures  # torch and opencv take seconds to import
@@ -98,7 +108,11 @@ def overlap(
         write_exclude_list(out, found.flagged)
     if sheet is not None:
         _write_sheet(sheet, found, trained, tested)
-    written = [path for path in (out, sheet) if path is not None]
+    if page is not None:
+        from vplface.report.overlap_page import write_overlap
+
+        write_overlap(page, found, trained, tested, f"{train.name} against {against.name}")
+    written = [path for path in (out, sheet, page) if path is not None]
 
     if as_json:
         report = {
@@ -131,10 +145,16 @@ def _tell(found: Overlap) -> None:
         )
     if len(found.matches) > _LINES:
         print(f"... and {len(found.matches) - _LINES} more pairs")
+    by_name = found.by_name_alone
+    for match in by_name[:_LINES]:
+        print(f"{match.similarity:.3f}  {match.train} is called like {match.test}")
+    if len(by_name) > _LINES:
+        print(f"... and {len(by_name) - _LINES} more names")
     below = "" if found.nearest_below is None else f"; the next below it is {found.nearest_below:.3f}"
     print(
         f"{len(found.flagged)} of {found.train_identities} training identities flagged against {found.test_identities} "
         f"people of the test set, at similarity {found.threshold:.3f}{below}"
+        + (f"; {len({match.train for match in by_name})} of them by their names alone" if by_name else "")
     )
     print(f"by the likeness of strangers alone about {found.expected_false_flags:.1f} would be flagged")
 

@@ -1,8 +1,8 @@
-"""``vplface evaluate``: how well a model tells people apart, under a stated protocol."""
+"""``vplface evaluate``: how well models tell people apart, under a stated protocol."""
 
 from __future__ import annotations
 
-import hashlib
+import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,19 +14,27 @@ from vplface.cli.preprocessing import COLOR, INSIGHTFACE, MEAN, STD, preprocessi
 from vplface.errors import DataError, UsageError
 
 if TYPE_CHECKING:
-    from vplface.data.pictures import Preprocessing
-    from vplface.evaluation import Evaluation
+    from vplface.cli.evaluation_result import Result
+    from vplface.data.pictures import Picture, PictureSet, Preprocessing
+    from vplface.embedder import Embedder
 
 
 def evaluate(
-    model: Annotated[
-        Path,
-        typer.Argument(help="The model: a run's folder, RUN/best, or an .onnx file.", show_default=False),
+    models: Annotated[
+        list[Path],
+        typer.Argument(
+            help="The model: a run's folder, RUN/best, an .onnx file, or embeddings that are there already, .npz with "
+            "names (as vplface embed writes) or .npy in the order of the pictures. Several to put them side by side.",
+            show_default=False,
+            metavar="MODEL",
+        ),
     ],
     data: Annotated[
         Path,
         typer.Option(
-            help="Folder of aligned faces, DATA/IDENTITY/PICTURE, 112×112 or resized to it.", show_default=False
+            help="The aligned faces, 112×112 or resized to it: a folder DATA/IDENTITY/PICTURE, or another form that "
+            "vplface reads. An InsightFace .bin brings its pairs along.",
+            show_default=False,
         ),
     ],
     pairs: Annotated[
@@ -55,6 +63,22 @@ def evaluate(
             show_default=False,
         ),
     ] = None,
+    compare: Annotated[
+        bool,
+        typer.Option(
+            "--compare",
+            help="Compare each further model with the first, pair by pair: differences with intervals, and McNemar's "
+            "exact test on the accuracy.",
+        ),
+    ] = False,
+    groups: Annotated[
+        Path | None,
+        typer.Option(
+            help="A CSV file of lines 'name,group', the name of an identity or of a picture: give the errors of each "
+            "group at the common thresholds of --far and --fmr.",
+            show_default=False,
+        ),
+    ] = None,
     flip: Annotated[
         Literal["none", "sum"],
         typer.Option(help="sum: add the embedding of the mirrored picture, as published figures mostly do."),
@@ -73,6 +97,13 @@ def evaluate(
             show_default=False,
         ),
     ] = None,
+    fmr: Annotated[
+        list[float] | None,
+        typer.Option(
+            help="False match rate to give the false non-match rate at: the same points, said as errors.",
+            show_default=False,
+        ),
+    ] = None,
     far_rule: Annotated[
         Literal["strict", "nearest"],
         typer.Option(
@@ -88,145 +119,215 @@ def evaluate(
     std: STD = None,
     device: Annotated[str, typer.Option(help="Where the model runs: cpu, cuda, ...")] = "cpu",
     workers: Annotated[int, typer.Option(min=0, help="Processes that decode pictures beside this one.")] = 0,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            help="Store the whole result in this .json file: figures, curves, the most wrong pairs, hashes, versions.",
+            show_default=False,
+        ),
+    ] = None,
+    report: Annotated[
+        Path | None, typer.Option(help="Write a self-contained page with curves and pictures.", show_default=False)
+    ] = None,
+    save_operating_point: Annotated[
+        float | None,
+        typer.Option(
+            metavar="FAR",
+            help="Keep the threshold at this false accept rate beside the model, for the commands that decide.",
+            show_default=False,
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, and nothing else.")] = False,
 ) -> None:
-    """Measure how well a model tells people apart: accuracy, and TAR at fixed FAR, with 95 % intervals.
+    """Measure how well a model tells people apart: accuracy, TAR at fixed FAR, EER, with 95 % intervals.
 
     The intervals come from resampling people, because pairs of one person stand or fall together. Every figure is
     printed with its protocol; figures made under different protocols must not be compared.
 
     Example:  vplface evaluate runs/lfw/best --data lfw112 --pairs pairsDevTest.txt --threshold-pairs pairsDevTrain.txt
-    """
-    if (pairs is None) == (people is None):
-        raise UsageError("give either --pairs (a list of pairs) or --people (a list of people, all their pairs)")
-    if threshold_pairs is not None and pairs is None:
-        raise UsageError("--threshold-pairs needs --pairs to apply the threshold to")
-    for rate in far or ():
-        if not 0 < rate <= 1:
-            raise UsageError(f"--far {rate:g}: a false accept rate is above 0 and at most 1")
-    from vplface.data.formats import open_pictures  # torch and opencv take seconds to import
-    from vplface.data.pairs import pair_files, read_pairs, read_people
-    from vplface.data.selection import narrow
-    from vplface.embedder import Embedder
-    from vplface.evaluation import FARS, evaluate_all_pairs, evaluate_pairs
 
+    Example:  vplface evaluate old.onnx new.onnx --data lfw112 --pairs pairs.txt --compare --report page.html
+    """
+    if people is not None and (pairs is not None or threshold_pairs is not None):
+        raise UsageError("--people compares all pairs of people; it takes neither --pairs nor --threshold-pairs")
+    asked: dict[str, Sequence[float | None]] = {
+        "--far": far or [],
+        "--fmr": fmr or [],
+        "--save-operating-point": [save_operating_point],
+    }
+    for option, rates in asked.items():
+        for rate in rates:
+            if rate is not None and not 0 < rate <= 1:
+                raise UsageError(f"{option} {rate:g}: a false accept rate is above 0 and at most 1")
+    if compare and len(models) < 2:
+        raise UsageError("--compare needs two models or more")
+    if compare and not bootstrap:
+        raise UsageError("--compare rests on the resamples of --bootstrap, of which there are to be none")
+    if len(set(models)) < len(models):
+        raise UsageError("a model is named twice")
+    for option, path, kind in (("--out", out, ".json"), ("--report", report, ".html")):
+        if path is not None and path.suffix != kind:
+            raise UsageError(f"{option} {path}: the name must end in {kind}")
     preprocessing = preprocessing_of(color, mean, std)
-    try:
-        embedder = Embedder.load(model, device, preprocessing)
-    except DataError as error:
-        if preprocessing is None and model.suffix == ".onnx" and model.is_file():
-            raise DataError(f"{error}. For an insightface model: {INSIGHTFACE}") from error
-        raise
-    if preprocessing is not None:
-        print(f"note: pictures are prepared as the command line says: {_prepared(preprocessing)}", file=sys.stderr)
+
+    from vplface.cli.evaluation_result import Result  # torch and opencv take seconds to import
+    from vplface.data.pairs import pair_files
+    from vplface.evaluation import FARS
+    from vplface.evaluation import compare as differences_of
+    from vplface.evaluation.embeddings_file import TYPES, read_embeddings
+    from vplface.evaluation.groups import read_groups
+    from vplface.evaluation.operating_point import operating_point_path
+    from vplface.evaluation.question import open_question
+
     fars = tuple(far or FARS)
-    if pairs is not None:
-        evaluation = evaluate_pairs(
-            embedder,
-            open_pictures(data),
-            read_pairs(pairs),
-            name=pairs.stem,
-            threshold_pairs=None if threshold_pairs is None else read_pairs(threshold_pairs),
-            flip=flip,
+    if save_operating_point is not None:
+        if len(models) > 1:
+            raise UsageError("--save-operating-point is for one model at a time")
+        operating_point_path(models[0])
+        fars = tuple(dict.fromkeys((*fars, save_operating_point)))
+    question = open_question(data, pairs, threshold_pairs, people)
+    grouped = None if groups is None else read_groups(groups, question.pictures)
+    lists = [path for path in (data, people, groups) if path is not None and path.is_file()]
+    lists += [file for path in (pairs, threshold_pairs) if path is not None for file in pair_files(path)]
+    results = []
+    for model in models:
+        embedder = None
+        if model.suffix in TYPES:
+            if preprocessing is not None and len(models) == 1:
+                raise UsageError(f"--color, --mean and --std prepare pictures, and {model} holds embeddings")
+            embeddings = read_embeddings(model, question.pictures, question.used)
+        else:
+            embedder = _load(model, device, preprocessing, alone=len(models) == 1)
+            embeddings = question.embed(embedder, flip, workers)
+        evaluation = question.put(
+            embeddings,
+            flip=None if embedder is None else flip,
             fars=fars,
+            fmrs=tuple(fmr or ()),
             protocol=protocol,
             far_rule=far_rule,
             bootstrap=bootstrap,
-            workers=workers,
+            groups=grouped,
         )
-    else:
-        assert people is not None
-        evaluation = evaluate_all_pairs(
-            embedder,
-            narrow(open_pictures(data), read_people(people), where=data),
-            name=f"{people.stem}, all pairs",
-            flip=flip,
-            fars=fars,
-            far_rule=far_rule,
-            bootstrap=bootstrap,
-            workers=workers,
+        card = None if embedder is None else embedder.card
+        results.append(
+            Result(
+                model,
+                data,
+                evaluation,
+                None if card is None else card.preprocessing,
+                {} if card is None else json.loads(card.to_json()),
+                lists,
+            )
         )
-    if contradicted := evaluation.protocol.get("contradicted_by_folders"):
+    if contradicted := results[0].evaluation.protocol.get("contradicted_by_folders"):
         print(
             f"note: {contradicted} pairs are of one person by the list but of two by the folders, or the reverse; the "
             "list decides, but the intervals rest on the folders",
             file=sys.stderr,
         )
-    lists = [file for path in (pairs, threshold_pairs, people) if path is not None for file in pair_files(path)]
-    files = {str(path): _sha256(path) for path in (*_model_files(model), *lists)}
+    differences = {}
+    if compare:
+        differences = {
+            str(other.model): differences_of(results[0].evaluation, other.evaluation) for other in results[1:]
+        }
+    written = []
+    if save_operating_point is not None:
+        written.append(results[0].operating_point(save_operating_point).save(models[0]))
+    if out is not None:
+        _store(out, _object([result.stored() for result in results], differences))
+        written.append(out)
+    if report is not None:
+        _write_page(report, results, differences, question.pictures)
+        written.append(report)
     if as_json:
         from vplface.cli.tables import print_json
 
-        prepared = embedder.card.preprocessing.to_dict()
-        print_json(
-            {
-                "schema": 1,
-                "model": str(model),
-                "data": str(data),
-                "protocol": {"name": evaluation.name, **evaluation.protocol, "preprocessing": prepared},
-                "metrics": evaluation.metrics,
-                "files": files,
-            }
+        print_json(_object([result.to_dict() for result in results], differences))
+        return
+    _show(results, differences)
+    for path in written:
+        print(f"wrote {path}")
+
+
+def _load(model: Path, device: str, preprocessing: Preprocessing | None, *, alone: bool) -> Embedder:
+    """A model; of several, the command line's preprocessing is for those without a card of their own."""
+    from vplface.cli.evaluation_tables import preparation
+    from vplface.embedder import Embedder
+
+    asked = preprocessing if alone else None
+    try:
+        embedder = Embedder.load(model, device, asked)
+    except DataError as error:
+        if asked is not None or model.suffix != ".onnx" or not model.is_file():
+            raise
+        if preprocessing is None:
+            raise DataError(f"{error}. For an insightface model: {INSIGHTFACE}") from error
+        asked = preprocessing
+        embedder = Embedder.load(model, device, asked)
+    if asked is not None:
+        whose = "" if alone else f"{model}: "
+        print(f"note: {whose}pictures are prepared as the command line says: {preparation(asked)}", file=sys.stderr)
+    return embedder
+
+
+def _object(results: Sequence[Mapping[str, Any]], differences: Mapping[str, Any]) -> dict[str, Any]:
+    """One model's values, or those of several under "models", with the differences to the first."""
+    if len(results) == 1:
+        return {"schema": 1, **results[0]}
+    of_all = {"schema": 1, "models": list(results)}
+    return of_all | ({"differences_to": results[0]["model"], "differences": dict(differences)} if differences else {})
+
+
+def _store(path: Path, values: Mapping[str, Any]) -> None:
+    from vplface.files import replacing
+
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(values, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def _show(results: Sequence[Result], differences: Mapping[str, Mapping[str, Any]]) -> None:
+    from vplface.cli.evaluation_tables import preparation, show_differences, show_figures
+
+    for result in results:
+        prepared = result.preprocessing
+        show_figures(
+            result.evaluation,
+            result.evaluation.name if len(results) == 1 else f"{result.model}: {result.evaluation.name}",
+            "embeddings as they are in the file" if prepared is None else f"pictures: {preparation(prepared)}",
+            result.files,
         )
-    else:
-        _show(evaluation, embedder.card.preprocessing, files)
+    for other, entries in differences.items():
+        show_differences(str(results[0].model), other, entries)
 
 
-def _model_files(model: Path) -> Sequence[Path]:
-    return [model] if model.is_file() else [model / "model.safetensors", model / "model.json"]
+def _write_page(
+    path: Path, results: Sequence[Result], differences: Mapping[str, Mapping[str, Any]], pictures: PictureSet
+) -> None:
+    from vplface.data.pictures import UnreadablePictureError
+    from vplface.evaluation.provenance import versions
+    from vplface.report import RunRecord, write_evaluation
 
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _show(evaluation: Evaluation, preprocessing: Preprocessing, files: Mapping[str, str]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    from vplface.report.verdict import metric_name
-
-    table = Table(title=f"{evaluation.name} (%)", title_justify="left")
-    table.add_column("figure")
-    for heading in ("value", "95 % interval", "threshold"):
-        table.add_column(heading, justify="right")
-    for metric, figure in evaluation.metrics.items():
-        if figure["value"] is None:
-            table.add_row(metric_name(metric), "—", "", "")
-            continue
-        ends = figure["ci95"]
-        spread = "" if figure.get("std") is None else f" ± {100 * figure['std']:.2f}"
-        table.add_row(
-            metric_name(metric),
-            f"{100 * figure['value']:.2f}{spread}",
-            "—" if ends is None else f"{100 * ends[0]:.2f} … {100 * ends[1]:.2f}",
-            f"{figure['threshold']:.4f}",
+    records = [
+        RunRecord(
+            folder=result.model,
+            name=str(result.model),
+            environment={**versions(), "date": result.date, "data": str(result.data)},
+            card=result.card,
+            evaluations={result.evaluation.name: result.evaluation.to_dict() | {"protocol": result.protocol}},
+            files=result.files,
         )
-    console = Console()
-    console.print(table)
-    lines = [figure["reason"] for figure in evaluation.metrics.values() if figure.get("reason")]
-    lines += [f"Protocol: {_sentence(evaluation.protocol)}; pictures: {_prepared(preprocessing)}."]
-    lines += [f"sha256 {digest}  {path}" for path, digest in files.items()]
-    for line in lines:
-        console.print(line, soft_wrap=True, highlight=False, markup=False)
+        for result in results
+    ]
+    index_of = {pictures.name(index): index for index in range(len(pictures))}
 
+    def picture_of(set_name: str, name: str) -> Picture | None:
+        try:
+            return pictures.picture(index_of[name])
+        except (KeyError, UnreadablePictureError):
+            return None  # embeddings can be evaluated where the pictures are not
 
-def _sentence(protocol: Mapping[str, Any]) -> str:
-    all_of = f"all pairs of {protocol['pictures']:,} pictures: " if protocol["kind"] == "all pairs" else ""
-    counted = f"{protocol['genuine']:,} genuine, {protocol['impostors']:,} impostor"
-    parts = [f"{all_of}{protocol['pairs']:,} pairs ({counted}) of {protocol['identities']:,} people"]
-    if protocol["kind"] == "pair list":
-        spread = f", ± the standard deviation over {protocol['folds']} folds" if protocol["folds"] > 1 else ""
-        parts.append(
-            f"threshold chosen on {protocol['threshold_from']} by the rule {protocol['accuracy_rule']}{spread}"
-        )
-    parts.append(f"accepted: {protocol['accept']}; flip: {protocol['flip']}; FAR rule: {protocol['far_rule']}")
-    if protocol["bootstrap"]:
-        parts.append(f"intervals: {protocol['bootstrap']} resamples of the people, seed {protocol['seed']}")
-    return "; ".join(parts)
-
-
-def _prepared(preprocessing: Preprocessing) -> str:
-    mean, std = (",".join(f"{number:g}" for number in numbers) for numbers in (preprocessing.mean, preprocessing.std))
-    return f"{preprocessing.color.upper()}, mean {mean}, std {std}"
+    name = results[0].evaluation.name
+    write_evaluation(path, records, name, [{name: entries} for entries in differences.values()], picture_of=picture_of)

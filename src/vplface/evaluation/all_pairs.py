@@ -37,15 +37,17 @@ class AllPairs:
     impostor: Int64[np.ndarray, " bins"]
     edges: Float[np.ndarray, " bins+1"]
 
-    def roc(self) -> tuple[Float[np.ndarray, " t"], Float[np.ndarray, " t"]]:
-        """False and true accept rates: at every threshold in the kept scores, below them at the edges of the bins."""
+    def roc(self) -> tuple[Float[np.ndarray, " t"], Float[np.ndarray, " t"], Float[np.ndarray, " t"]]:
+        """False and true accept rates and thresholds, falling: exact in the kept scores, below them those of bins."""
         far, tar, thresholds = roc(self.scores.genuine, self.scores.impostor, self.scores.impostors)
         if self.scores.complete:
-            return far, tar
+            return far, tar, thresholds
         below = np.flatnonzero(self.edges[:-1] < thresholds[-1])[::-1]
         coarse_far = np.cumsum(self.impostor[::-1])[::-1][below] / self.scores.impostors
         coarse_tar = np.cumsum(self.genuine[::-1])[::-1][below] / len(self.scores.genuine)
-        return np.concatenate([far, coarse_far]), np.concatenate([tar, coarse_tar])
+        parts = ((far, coarse_far), (tar, coarse_tar), (thresholds, self.edges[below]))
+        joined_far, joined_tar, joined_thresholds = map(np.concatenate, parts)
+        return joined_far, joined_tar, joined_thresholds
 
 
 def score_all_pairs(embeddings: Float[np.ndarray, "n dim"], labels: Int[np.ndarray, " n"], keep: int) -> AllPairs:

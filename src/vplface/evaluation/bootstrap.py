@@ -5,22 +5,25 @@ the number of times that person a was drawn, a pair of the people a and b weighs
 a replicate of a figure is the figure of the weighted pairs. Two models put to the same pairs are compared on the same
 draws: the replicates of their difference are the differences of their replicates.
 
-A replicate of TAR@FAR chooses its own threshold, from the weighted impostors. A replicate of accuracy keeps the
-threshold, or the folds' thresholds, that were chosen, and the shares of genuine and impostor pairs that the list has.
+A replicate of TAR@FAR or of the equal error rate finds its own threshold. A replicate of accuracy keeps the threshold,
+or the folds' thresholds, that were chosen, and the shares of genuine and impostor pairs that the list has.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Int, Int64
 
+from vplface.evaluation.error_rates import crossing
 from vplface.evaluation.scores import Scores
 from vplface.evaluation.tar_at_far import FarRule
 from vplface.progress import progress
 
-_AT_MOST = 250_000
+_FINE = 50_000
 
 
 def tail_length(far: float, impostors: int) -> int:
@@ -34,44 +37,99 @@ def tail_length(far: float, impostors: int) -> int:
     return min(impostors, int(np.ceil(max(1.25 * needed, min(4 * needed, 2_000_000), 20_000))))
 
 
+@dataclass(frozen=True, eq=False)
+class RateReplicates:
+    """What each draw of people says; NaN where a draw holds no genuine or no impostor pairs.
+
+    Attributes:
+        tar: TAR at each false accept rate that was asked for.
+        eer: the equal error rate; NaN too where the impostor scores at hand do not reach down to it.
+        auc: the area under the ROC; NaN unless every impostor score is at hand.
+    """
+
+    tar: Float64[np.ndarray, "fars replicates"]
+    eer: Float64[np.ndarray, " replicates"]
+    auc: Float64[np.ndarray, " replicates"]
+
+
 def tar_replicates(
     scores: Scores, far: float, rule: FarRule, replicates: int, seed: int
 ) -> Float64[np.ndarray, " replicates"]:
-    """TAR at a false accept rate, for each draw of people; NaN where a draw holds no genuine or no impostor pairs.
+    """TAR at one false accept rate, for each draw of people; see :func:`rate_replicates`."""
+    tar: Float64[np.ndarray, " replicates"] = rate_replicates(scores, [far], rule, replicates, seed).tar[0]
+    return tar
 
-    Where more than 250,000 impostor scores would be looked at, every k-th of them stands for k.
+
+def rate_replicates(scores: Scores, fars: Sequence[float], rule: FarRule, replicates: int, seed: int) -> RateReplicates:
+    """Everything that is read from a ROC, for each draw of people.
+
+    The highest 50,000 impostor scores are looked at one by one. Below, where single scores decide nothing, a score
+    stands for as many as are a 25,000th of its rank.
+
+    Args:
+        scores: of the pairs.
+        fars: false accept rates.
+        rule: see :data:`vplface.evaluation.tar_at_far.FarRule`.
+        replicates: number of draws.
+        seed: of the draws.
     """
-    length = min(tail_length(far, scores.impostors), len(scores.impostor))
-    step = -(-length // _AT_MOST)
-    tail, tail_people = scores.impostor[:length:step], _People(scores.identity[scores.impostor_pairs[:length:step]])
-    genuine_people = _People(scores.identity[scores.genuine_pairs])
-    impostor_people = _People(scores.identity[scores.impostor_pairs]) if scores.complete else None
+    length = len(scores.impostor)
+    if not scores.complete:
+        length = min(length, max((tail_length(far, scores.impostors) for far in fars), default=length))
+    ranks, stands_for = _ranks(length)
+    tail, tail_people = scores.impostor[ranks], PairWeights(scores.identity[scores.impostor_pairs[ranks]])
+    genuine_people = PairWeights(scores.identity[scores.genuine_pairs])
+    thinned = scores.complete and len(tail) < length
+    impostor_people = PairWeights(scores.identity[scores.impostor_pairs]) if thinned else None
     pictures = np.bincount(scores.identity[scores.identity >= 0], minlength=scores.identities)
 
     # Accepted genuine scores if the impostor score at a position is rejected; past the end, if none of the tail is.
     right = np.searchsorted(-scores.genuine, -tail, side="left")
-    right = np.append(right, len(scores.genuine) if length == scores.impostors else right[-1])
+    right = np.append(right, len(scores.genuine) if scores.complete else right[-1])
+    # Tied scores stand or fall together: where those of each impostor score begin and end.
+    first, after = (np.searchsorted(-tail, -tail, side=side) for side in ("left", "right"))
+    above, down_to = (np.searchsorted(-tail, -scores.genuine, side=side) for side in ("left", "right"))
+    thresholds = np.unique(np.concatenate([scores.genuine, tail]))[::-1]
+    if not scores.complete:
+        thresholds = thresholds[thresholds > tail[-1]]
+    genuine_at = np.append(0, np.searchsorted(-scores.genuine, -thresholds, side="right"))
+    impostor_at = np.append(0, np.searchsorted(-tail, -thresholds, side="right"))
 
-    result = np.full(replicates, np.nan)
-    for number, counts in enumerate(_draws(scores.identities, replicates, seed)):
+    rates = np.asarray(fars, np.float64)
+    result = RateReplicates(*(np.full(shape, np.nan) for shape in ((len(rates), replicates), replicates, replicates)))
+    for number, counts in enumerate(draws(scores.identities, replicates, seed)):
         genuine = genuine_people.weights(counts)
-        accepted = np.cumsum(tail_people.weights(counts)) * step
-        if len(tail) == scores.impostors:
-            impostors = accepted[-1]
-        elif impostor_people is not None:
+        matched, accepted = _sums(genuine), _sums(tail_people.weights(counts) * stands_for)
+        if impostor_people is not None:
             impostors = impostor_people.weights(counts).sum()
+        elif scores.complete:
+            impostors = accepted[-1]
         else:
             drawn = counts * pictures
             impostors = (drawn.sum() ** 2 - (drawn**2).sum()) // 2
-        if not impostors or not genuine.any():
+        if not impostors or not matched[-1]:
             continue
-        allowed = far * impostors * (1 + 1e-12)  # 29 of 100 are not more than .29, whatever .29 · 100 is in binary
-        rejected = np.searchsorted(accepted, allowed, side="right")
-        if rule == "nearest" and rejected < len(tail):
-            first, after = (np.searchsorted(-tail, -tail[rejected], side=side) for side in ("left", "right"))
-            if accepted[after - 1] - allowed <= allowed - (accepted[first - 1] if first else 0):
-                rejected = np.searchsorted(accepted, accepted[after - 1], side="right")
-        result[number] = genuine[: right[rejected]].sum() / genuine.sum()
+        allowed = rates * impostors * (1 + 1e-12)  # 29 of 100 are not more than .29, whatever .29 · 100 is in binary
+        rejected = np.searchsorted(accepted[1:], allowed, side="right")
+        if rule == "nearest":
+            (some,) = np.nonzero(rejected < len(tail))
+            with_the_tied = accepted[after[rejected[some]]]
+            nearer = with_the_tied - allowed[some] <= allowed[some] - accepted[first[rejected[some]]]
+            rejected[some[nearer]] = np.searchsorted(accepted[1:], with_the_tied[nearer], side="right")
+        result.tar[:, number] = matched[right[rejected]] / matched[-1]
+
+        def fmr(point: int, sums: Int64[np.ndarray, " k"] = accepted, total: int = int(impostors)) -> float:
+            return float(sums[impostor_at[point]]) / total
+
+        def fnmr(point: int, sums: Int64[np.ndarray, " k"] = matched) -> float:
+            return 1.0 - float(sums[genuine_at[point]] / sums[-1])
+
+        meets = bisect_left(range(len(genuine_at)), 0.0, key=lambda point: fmr(point) - fnmr(point))
+        if meets < len(genuine_at):
+            result.eer[number] = crossing(fmr(meets - 1), fnmr(meets - 1), fmr(meets), fnmr(meets))
+        if scores.complete:
+            higher = accepted[-1] - (accepted[above] + accepted[down_to]) / 2
+            result.auc[number] = (genuine @ higher) / (matched[-1] * accepted[-1])
     return result
 
 
@@ -93,10 +151,12 @@ def accuracy_replicates(
         replicates: number of draws.
         seed: of the draws.
     """
-    kinds = [(share[kind], share[kind] * correct[kind], _People(people[kind])) for kind in (same, ~same) if kind.any()]
+    kinds = [
+        (share[kind], share[kind] * correct[kind], PairWeights(people[kind])) for kind in (same, ~same) if kind.any()
+    ]
     result = np.zeros(replicates)
     with np.errstate(invalid="ignore"):
-        for number, counts in enumerate(_draws(int(people.max(initial=-1)) + 1, replicates, seed)):
+        for number, counts in enumerate(draws(int(people.max(initial=-1)) + 1, replicates, seed)):
             for shares, correct_shares, shown in kinds:
                 weights = shown.weights(counts)
                 result[number] += shares.sum() * (correct_shares @ weights) / (shares @ weights)
@@ -123,7 +183,22 @@ def interval(
     return low, high
 
 
-def _draws(identities: int, replicates: int, seed: int) -> Iterator[Int64[np.ndarray, " identities"]]:
+def _ranks(length: int) -> tuple[Int64[np.ndarray, " k"], Int64[np.ndarray, " k"]]:
+    """Ranks 0 … length − 1, thinned by half at 50,000 and at each doubling, and how many ranks each stands for."""
+    parts, start, step = [np.arange(min(length, _FINE))], _FINE, 2
+    while start < length:
+        parts.append(np.arange(start, min(2 * start, length), step))
+        start, step = 2 * start, 2 * step
+    ranks = np.concatenate(parts)
+    return ranks, np.diff(ranks, append=length)
+
+
+def _sums(weights: Int64[np.ndarray, " p"]) -> Int64[np.ndarray, " p+1"]:
+    """The sum of the first k weights, for k = 0 … p."""
+    return np.concatenate([[0], np.cumsum(weights)])
+
+
+def draws(identities: int, replicates: int, seed: int) -> Iterator[Int64[np.ndarray, " identities"]]:
     """How often each person is drawn; a replicate has its own generator, so that its draw depends on nothing else."""
     with progress("resampling people", replicates) as advance:
         for number in range(replicates):
@@ -132,8 +207,8 @@ def _draws(identities: int, replicates: int, seed: int) -> Iterator[Int64[np.nda
             advance(1)
 
 
-class _People:
-    """The people on some pairs, ready to be weighed many times."""
+class PairWeights:
+    """The people on some pairs, ready to be weighed by many draws."""
 
     def __init__(self, people: Int[np.ndarray, "p 2"]) -> None:
         self._left, self._right = np.ascontiguousarray(people.T)

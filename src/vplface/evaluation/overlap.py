@@ -1,10 +1,11 @@
 """Training identities that are probably people of the test set: a figure that counts them is no test.
 
-Names do not tell, for sets name people differently, so faces are compared by a model: embed all pictures, let the
+Names tell little, for sets name people differently, so faces are compared by a model: embed all pictures, let the
 similarity of two identities be the cosine of their mean embeddings, and flag a training identity whose similarity to a
 test identity reaches a threshold. The threshold comes from the test set itself, whose identities are different people:
 it is so high that few of them would be flagged against the others, and the same rate, times the number of training
-identities, is how many are expected to be flagged wrongly.
+identities, is how many are expected to be flagged wrongly. Identities of one name are flagged whatever their faces: it
+may be a namesake, but leaving out a few people more costs little.
 
 Why means: their cosine hardly depends on how many pictures there are, so a threshold measured on a test set with one or
 two pictures a person holds for a training set with twenty; the highest cosine of any two pictures grows with their
@@ -17,6 +18,7 @@ cosine 423). And means are a hundred times cheaper, and a stray picture of anoth
 from __future__ import annotations
 
 import math
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -68,6 +70,7 @@ class Overlap:
 
     Attributes:
         matches: pairs of identities at or above the threshold, the most alike first.
+        same_names: pairs of identities of one name (:func:`spelling`), the least alike first: these are the doubtful.
         threshold: cosine similarity.
         nearest_below: the highest similarity that is not flagged; None if all are. A wide gap above it is a good sign.
         false_flag_rate: estimated probability that a training identity which is nobody of the test set is flagged.
@@ -76,6 +79,7 @@ class Overlap:
     """
 
     matches: list[Match]
+    same_names: list[Match]
     threshold: float
     nearest_below: float | None
     false_flag_rate: float
@@ -84,12 +88,18 @@ class Overlap:
 
     @property
     def flagged(self) -> list[str]:
-        """The training identities to leave out, each once, the most alike first."""
-        return list(dict.fromkeys(match.train for match in self.matches))
+        """The training identities to leave out, each once, the most alike first, those by name alone last."""
+        return list(dict.fromkeys(match.train for match in (*self.matches, *reversed(self.same_names))))
+
+    @property
+    def by_name_alone(self) -> list[Match]:
+        """Those of ``same_names`` whose training identity is in no match."""
+        by_face = {match.train for match in self.matches}
+        return [match for match in self.same_names if match.train not in by_face]
 
     @property
     def expected_false_flags(self) -> float:
-        """How many training identities would be flagged if there were no overlap at all."""
+        """How many training identities would be flagged by their faces if there were no overlap at all."""
         return self.false_flag_rate * self.train_identities
 
     def to_dict(self) -> dict[str, Any]:
@@ -103,6 +113,7 @@ class Overlap:
             "test_identities": self.test_identities,
             "flagged": self.flagged,
             "matches": [asdict(match) for match in self.matches],
+            "same_names": [asdict(match) for match in self.same_names],
         }
 
 
@@ -156,33 +167,62 @@ def find_overlap(
         similarities += block[flagged].tolist()
 
     train_pictures, test_pictures = _grouped(train), _grouped(test)
-    matches = []
-    for (i, j), similarity in zip(pairs, similarities, strict=True):
+
+    def match(i: int, j: int, similarity: float) -> Match:
         of_train, of_test = train_pictures[i], test_pictures[j]
         alike = train_embeddings[of_train] @ test_embeddings[of_test].T
         row, column = np.unravel_index(int(alike.argmax()), alike.shape)
         left, right = int(of_train[row]), int(of_test[column])
-        matches.append(
-            Match(
-                train.identities[i],
-                test.identities[j],
-                similarity,
-                train.name(left),
-                test.name(right),
-                float(alike[row, column]),
-                left,
-                right,
-            )
+        return Match(
+            train.identities[i],
+            test.identities[j],
+            similarity,
+            train.name(left),
+            test.name(right),
+            float(alike[row, column]),
+            left,
+            right,
         )
-    matches.sort(key=lambda match: -match.similarity)
+
+    matches = [match(i, j, similarity) for (i, j), similarity in zip(pairs, similarities, strict=True)]
+    matches.sort(key=lambda found: -found.similarity)
+    named = [match(i, j, float(train_means[i] @ test_means[j])) for i, j in same_names(train, test)]
+    named.sort(key=lambda found: found.similarity)
     return Overlap(
         matches,
+        named,
         threshold,
         below if math.isfinite(below) else None,
         estimated_rate(among_test, threshold),
         len(train.identities),
         len(test.identities),
     )
+
+
+def same_names(train: PictureSet, test: PictureSet) -> list[tuple[int, int]]:
+    """Labels of the identities of one name, of those that have pictures."""
+    of_test: dict[str, list[int]] = {}
+    for label in np.unique(test.labels).tolist():
+        of_test.setdefault(spelling(test.identities[label]), []).append(label)
+    return [
+        (label, other)
+        for label in np.unique(train.labels).tolist()
+        if (name := spelling(train.identities[label]))
+        for other in of_test.get(name, ())
+    ]
+
+
+def spelling(name: str) -> str:
+    """A name without what spellings differ in: case, accents, what stands between its words, and their order.
+
+    "Núñez, Ana_María" and "ana maria nunez" are one. A name with a digit is a number and says nothing of who it is:
+    its spelling is empty.
+    """
+    plain = "".join(sign for sign in unicodedata.normalize("NFKD", name) if not unicodedata.combining(sign)).casefold()
+    if any(sign.isdigit() for sign in plain):
+        return ""
+    words = "".join(sign if sign.isalpha() else " " for sign in plain.replace("'", "").replace("’", "")).split()
+    return " ".join(sorted(words))
 
 
 def choose_threshold(nearest: Float[np.ndarray, " n"], false_flag_rate: float) -> float:

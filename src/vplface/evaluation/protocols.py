@@ -8,20 +8,23 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Float64, Int64
+from jaxtyping import Bool, Float, Float64, Int64
 
 from vplface.data.pairs import Pairs, resolve
 from vplface.data.pictures import PictureSet
 from vplface.embedder import Embedder, Flip
 from vplface.errors import DataError
 from vplface.evaluation.all_pairs import score_all_pairs
-from vplface.evaluation.bootstrap import accuracy_replicates, interval, tail_length, tar_replicates
+from vplface.evaluation.bootstrap import accuracy_replicates, interval, rate_replicates, tail_length
+from vplface.evaluation.error_rates import area_under_curve, equal_error_rate
+from vplface.evaluation.groups import Groups, group_errors
 from vplface.evaluation.result import Evaluation
 from vplface.evaluation.scores import Scores, cosine, scores_of_pairs
-from vplface.evaluation.tar_at_far import FarRule, TooFewImpostorsError, drawable, roc, tar_at_far
+from vplface.evaluation.tar_at_far import FarRule, TarAtFar, TooFewImpostorsError, drawable, roc, tar_at_far
 from vplface.evaluation.verification import Protocol, accuracy_at, choose_threshold, kfold_accuracy
 
 FARS = (1e-2, 1e-3, 1e-4)
@@ -30,6 +33,7 @@ WORST = 16
 
 _KEEP_AT_LEAST = 1_000_000
 _HISTOGRAM_BINS = 100
+_BAND_POINTS = 48
 
 
 def evaluate_pairs(
@@ -41,10 +45,12 @@ def evaluate_pairs(
     threshold_pairs: Pairs | None = None,
     flip: Flip = "sum",
     fars: Sequence[float] = FARS,
+    fmrs: Sequence[float] = (),
     protocol: Protocol = "exact",
     far_rule: FarRule = "strict",
     bootstrap: int = 500,
     seed: int = 0,
+    groups: Groups | None = None,
     workers: int = 0,
 ) -> Evaluation:
     """Verification on a list of pairs; only the pictures that the pairs name are embedded.
@@ -61,15 +67,17 @@ def evaluate_pairs(
         threshold_pairs: pairs, of other people, to choose the threshold on.
         flip: whether the embedding of the mirrored picture is added.
         fars: false accept rates to give the true accept rate at, over all pairs together.
+        fmrs: false match rates to give the false non-match rate at: the same points, said as errors.
         protocol: how thresholds are chosen, see :mod:`vplface.evaluation.verification`.
         far_rule: see :data:`vplface.evaluation.tar_at_far.FarRule`.
         bootstrap: resamples of the people for the intervals; 0 for none.
         seed: of the resamples.
+        groups: of the pictures, to give the errors of each group at the thresholds of ``fars`` and ``fmrs``.
         workers: processes that decode pictures.
 
     Raises:
-        DataError: pictures that are missing or cannot be read, embeddings that are zero or not finite, or pairs all
-            of one kind.
+        DataError: pictures that are missing or cannot be read, embeddings that are zero or not finite, pairs all of
+            one kind, or folds that cannot be averaged (:func:`check_folds`).
     """
     lists = [pairs] if threshold_pairs is None else [pairs, threshold_pairs]
     used = np.unique(np.concatenate([index for part in lists for index in resolve(part, pictures)]))
@@ -84,10 +92,12 @@ def evaluate_pairs(
         threshold_pairs=threshold_pairs,
         flip=flip,
         fars=fars,
+        fmrs=fmrs,
         protocol=protocol,
         far_rule=far_rule,
         bootstrap=bootstrap,
         seed=seed,
+        groups=groups,
     )
 
 
@@ -98,16 +108,19 @@ def evaluate_pairs_embedded(
     *,
     name: str = "pairs",
     threshold_pairs: Pairs | None = None,
-    flip: Flip,
+    flip: Flip | None,
     fars: Sequence[float] = FARS,
+    fmrs: Sequence[float] = (),
     protocol: Protocol = "exact",
     far_rule: FarRule = "strict",
     bootstrap: int = 500,
     seed: int = 0,
+    groups: Groups | None = None,
 ) -> Evaluation:
     """:func:`evaluate_pairs` on embeddings of the whole set.
 
-    Rows of pictures that no pair names may hold anything; ``flip`` says how the embeddings were made.
+    Rows of pictures that no pair names may hold anything; ``flip`` says how the embeddings were made, None that this
+    is not known.
     """
     left, right = resolve(pairs, pictures)
     similarity = _similarity(embeddings, left, right, pictures)
@@ -116,6 +129,8 @@ def evaluate_pairs_embedded(
         raise DataError(f"{name}: all {len(same)} pairs show {'one person' if same.all() else 'two people'}; need both")
     scores = scores_of_pairs(similarity, same, left, right, pictures.labels)
     folds, fold = np.unique(pairs.fold, return_inverse=True)
+    if threshold_pairs is None:
+        check_folds(same, pairs.fold, name)
     metric = "accuracy"
     figure: dict[str, Any]
     threshold_from = "the other folds"
@@ -141,8 +156,8 @@ def evaluate_pairs_embedded(
 
     people = scores.identity[np.stack([left, right], axis=1)]
     replicates = {}
+    correct = (similarity >= thresholds) == same
     if bootstrap:
-        correct = (similarity >= thresholds) == same
         replicates[metric] = accuracy_replicates(correct, same, share, people, bootstrap, seed)
         figure["ci95"] = interval(replicates[metric], scores.identities)
     contradicted = int(((people[:, 0] == people[:, 1]) != same).sum())
@@ -154,27 +169,53 @@ def evaluate_pairs_embedded(
         "threshold_from": threshold_from,
         "contradicted_by_folders": contradicted,
     }
-    far, tar, _ = roc(scores.genuine, scores.impostor)
     edges = np.linspace(-1.0, 1.0, _HISTOGRAM_BINS + 1)
     asked = "\n".join(
         f"{a}\t{b}\t{int(s)}\t{f}" for a, b, s, f in zip(pairs.left, pairs.right, same, pairs.fold, strict=True)
     )
-    return _evaluation(
+    evaluation = _evaluation(
         name,
         {key: value for key, value in told.items() if key != "contradicted_by_folders" or value},
         {metric: figure},
         replicates,
         scores,
-        (far, tar),
+        roc(scores.genuine, scores.impostor),
         (edges, np.histogram(scores.genuine, edges)[0], np.histogram(scores.impostor, edges)[0]),
         pictures,
         asked,
         flip=flip,
         fars=fars,
+        fmrs=fmrs,
         far_rule=far_rule,
         bootstrap=bootstrap,
         seed=seed,
+        groups=groups,
     )
+    return replace(evaluation, correct=correct)
+
+
+def check_folds(same: Bool[np.ndarray, " p"], fold: Int64[np.ndarray, " p"], name: str) -> None:
+    """Refuse folds whose accuracies have no meaningful mean.
+
+    Raises:
+        DataError: a fold without genuine or without impostor pairs, where a threshold that accepts or rejects all
+            would be right, or one of more than twice as many pairs as another, for all folds count alike.
+    """
+    numbers, sizes = np.unique(fold, return_counts=True)
+    for number in numbers if len(numbers) > 1 else ():
+        of_fold = same[fold == number]
+        if of_fold.all() or not of_fold.any():
+            raise DataError(
+                f"{name}: fold {number} holds no {'impostor' if of_fold.all() else 'genuine'} pairs; every fold needs "
+                "both kinds. Divide the pairs anew, or leave the folds out and choose the threshold on other pairs"
+            )
+    if sizes.max() > 2 * sizes.min():
+        small, large = int(sizes.argmin()), int(sizes.argmax())
+        raise DataError(
+            f"{name}: fold {numbers[large]} holds {sizes[large]} pairs, fold {numbers[small]} only {sizes[small]}; "
+            "folds count alike in the mean, so they must be of similar size (at most twice another's). Divide the "
+            "pairs anew, or leave the folds out and choose the threshold on other pairs"
+        )
 
 
 def evaluate_all_pairs(
@@ -184,9 +225,11 @@ def evaluate_all_pairs(
     name: str = "all pairs",
     flip: Flip = "sum",
     fars: Sequence[float] = FARS,
+    fmrs: Sequence[float] = (),
     far_rule: FarRule = "strict",
     bootstrap: int = 500,
     seed: int = 0,
+    groups: Groups | None = None,
     workers: int = 0,
 ) -> Evaluation:
     """Every picture of a set against every other: TAR at low FAR, where a list of pairs has too few impostors.
@@ -197,9 +240,11 @@ def evaluate_all_pairs(
         name: of the evaluation.
         flip: whether the embedding of the mirrored picture is added.
         fars: false accept rates to give the true accept rate at.
+        fmrs: false match rates to give the false non-match rate at: the same points, said as errors.
         far_rule: see :data:`vplface.evaluation.tar_at_far.FarRule`.
         bootstrap: resamples of the people for the intervals; 0 for none.
         seed: of the resamples.
+        groups: of the pictures, to give the errors of each group at the thresholds of ``fars`` and ``fmrs``.
         workers: processes that decode pictures.
 
     Raises:
@@ -212,9 +257,11 @@ def evaluate_all_pairs(
         name=name,
         flip=flip,
         fars=fars,
+        fmrs=fmrs,
         far_rule=far_rule,
         bootstrap=bootstrap,
         seed=seed,
+        groups=groups,
     )
 
 
@@ -223,17 +270,19 @@ def evaluate_all_pairs_embedded(
     pictures: PictureSet,
     *,
     name: str = "all pairs",
-    flip: Flip,
+    flip: Flip | None,
     fars: Sequence[float] = FARS,
+    fmrs: Sequence[float] = (),
     far_rule: FarRule = "strict",
     bootstrap: int = 500,
     seed: int = 0,
+    groups: Groups | None = None,
 ) -> Evaluation:
-    """:func:`evaluate_all_pairs` on embeddings of the whole set; ``flip`` says how they were made."""
+    """:func:`evaluate_all_pairs` on embeddings of the whole set; ``flip`` says how they were made, None: not known."""
     n = len(pictures)
     unit = _unit(embeddings, np.arange(n), pictures)
     impostors = n * (n - 1) // 2  # or fewer
-    keep = max([_KEEP_AT_LEAST, *(tail_length(far, impostors) for far in fars)])
+    keep = max([_KEEP_AT_LEAST, *(tail_length(far, impostors) for far in (*fars, *fmrs))])
     compared = score_all_pairs(unit, pictures.labels, keep)
     scores = compared.scores
     if not len(scores.genuine) or not scores.impostors:
@@ -253,9 +302,11 @@ def evaluate_all_pairs_embedded(
         "\n".join(f"{pictures.name(index)}\t{scores.identity[index]}" for index in range(n)),
         flip=flip,
         fars=fars,
+        fmrs=fmrs,
         far_rule=far_rule,
         bootstrap=bootstrap,
         seed=seed,
+        groups=groups,
     )
 
 
@@ -271,35 +322,69 @@ def _evaluation(
     metrics: Mapping[str, Mapping[str, Any]],
     replicates: Mapping[str, Float[np.ndarray, " replicates"]],
     scores: Scores,
-    curve: tuple[Float[np.ndarray, " t"], Float[np.ndarray, " t"]],
+    curve: tuple[Float[np.ndarray, " t"], Float[np.ndarray, " t"], Float[np.ndarray, " t"]],
     histogram: tuple[Float[np.ndarray, " bins+1"], Int64[np.ndarray, " bins"], Int64[np.ndarray, " bins"]],
     pictures: PictureSet,
     asked: str,
     *,
-    flip: Flip,
+    flip: Flip | None,
     fars: Sequence[float],
+    fmrs: Sequence[float],
     far_rule: FarRule,
     bootstrap: int,
     seed: int,
+    groups: Groups | None,
 ) -> Evaluation:
     """Add to the figures of one kind of question what all kinds share."""
     figures = {metric: dict(figure) for metric, figure in metrics.items()}
     resampled = dict(replicates)
-    with_genuine = len(np.unique(scores.identity[scores.genuine_pairs]))
-    for far in sorted(fars, reverse=True):
-        metric = f"tar@far={far_name(far)}"
+    points: dict[float, TarAtFar | TooFewImpostorsError] = {}
+    for far in sorted({*fars, *fmrs}, reverse=True):
         try:
-            point = tar_at_far(scores.genuine, scores.impostor, far, far_rule, scores.impostors)
+            points[far] = tar_at_far(scores.genuine, scores.impostor, far, far_rule, scores.impostors)
         except TooFewImpostorsError as error:
-            figures[metric] = {"value": None, "ci95": None, "threshold": None, "actual_far": None, "reason": str(error)}
+            points[far] = error
+    known = [far for far, point in points.items() if isinstance(point, TarAtFar)]
+    band = _band(scores)
+    if bootstrap:
+        drawn = rate_replicates(scores, [*known, *band], far_rule, bootstrap, seed)
+        tar = dict(zip(known, drawn.tar, strict=False))
+    quoted = [(f"tar@far={far_name(far)}", far, False) for far in sorted(set(fars), reverse=True)]
+    quoted += [(f"fnmr@fmr={far_name(far)}", far, True) for far in sorted(set(fmrs), reverse=True)]
+    for metric, far, as_error in quoted:
+        point = points[far]
+        if isinstance(point, TooFewImpostorsError):
+            figures[metric] = {"value": None, "threshold": None, "actual_far": None, "reason": str(point)}
             continue
-        figures[metric] = {"value": point.tar, "threshold": point.threshold, "actual_far": point.actual_far}
+        value = 1.0 - point.tar if as_error else point.tar
+        figures[metric] = {"value": value, "threshold": point.threshold, "actual_far": point.actual_far}
         if bootstrap:
-            resampled[metric] = tar_replicates(scores, far, far_rule, bootstrap, seed)
+            resampled[metric] = 1.0 - tar[far] if as_error else tar[far]
+    far_points, tar_points, _ = curve
+    equal = equal_error_rate(*curve)
+    figures["eer"] = {"value": equal.rate, "threshold": equal.threshold}
+    figures["auc"] = {"value": area_under_curve(far_points, tar_points)}
+    curves = {
+        "roc": dict(zip(("far", "tar"), (rate.tolist() for rate in drawable(far_points, tar_points)), strict=True))
+    }
+    if bootstrap:
+        whole = {"eer": drawn.eer, "auc": drawn.auc}
+        resampled |= {metric: values for metric, values in whole.items() if np.isfinite(values).any()}
+        with_genuine = len(np.unique(scores.identity[scores.genuine_pairs]))
+        for metric in figures.keys() & resampled.keys() - metrics.keys():
             figures[metric]["ci95"] = interval(resampled[metric], with_genuine)
-    far_points, tar_points = drawable(*curve)
+        ends = {
+            far: interval(tar, with_genuine, bounds=None)
+            for far, tar in zip(band, drawn.tar[len(known) :], strict=True)
+        }
+        told = [(far, *both) for far, both in ends.items() if both is not None]
+        curves["roc_band"] = {key: [point[k] for point in told] for k, key in enumerate(("far", "low", "high"))}
     edges, genuine, impostor = histogram
+    curves["histogram"] = {"edges": edges.tolist(), "genuine": genuine.tolist(), "impostor": impostor.tolist()}
     fingerprint = hashlib.sha256(f"{bootstrap}\t{seed}\n{asked}".encode("utf-8", "surrogateescape"))
+    thresholds = {
+        f"far={far_name(far)}": point.threshold for far, point in points.items() if isinstance(point, TarAtFar)
+    }
     return Evaluation(
         name=name,
         protocol={
@@ -308,23 +393,27 @@ def _evaluation(
             "impostors": scores.impostors,
             "identities": scores.identities,
             "accept": "similarity >= threshold",
-            "flip": flip,
+            "flip": flip or "not known",
             "far_rule": far_rule,
             "bootstrap": bootstrap,
             "seed": seed,
         },
         metrics={metric: {"value": None, "ci95": None} | _listed(figure) for metric, figure in figures.items()},
-        curves={
-            "roc": {"far": far_points.tolist(), "tar": tar_points.tolist()},
-            "histogram": {"edges": edges.tolist(), "genuine": genuine.tolist(), "impostor": impostor.tolist()},
-        },
+        curves=curves,
         worst={
             "genuine": _worst(scores.genuine[::-1], scores.genuine_pairs[::-1], pictures),
             "impostor": _worst(scores.impostor, scores.impostor_pairs, pictures),
         },
         fingerprint=fingerprint.hexdigest()[:32],
         replicates=resampled,
+        groups={} if groups is None else group_errors(scores, groups, thresholds, bootstrap, seed),
     )
+
+
+def _band(scores: Scores) -> list[float]:
+    """False accept rates at which the curve has an interval: from one impostor pair up, as far as scores are kept."""
+    fars = np.geomspace(1.0 / scores.impostors, 1.0, _BAND_POINTS)
+    return [far for far in fars.tolist() if tail_length(far, scores.impostors) <= len(scores.impostor)]
 
 
 def _listed(figure: Mapping[str, Any]) -> dict[str, Any]:

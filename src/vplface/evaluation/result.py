@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Bool, Float64
 
 from vplface.errors import DataError
 from vplface.evaluation.bootstrap import interval
+from vplface.evaluation.mcnemar import mcnemar
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,13 +21,16 @@ class Evaluation:
     Attributes:
         name: of the question.
         protocol: how the figures were made.
-        metrics: ``"accuracy"`` and ``"tar@far=1e-3"`` and so on, each with its ``"value"`` and ``"ci95"``. Where
-            there is no figure the value is None and ``"reason"`` says why.
-        curves: ``"roc"`` (far, tar) and ``"histogram"`` (edges, genuine, impostor).
+        metrics: ``"accuracy"``, ``"tar@far=1e-3"``, ``"fnmr@fmr=1e-3"``, ``"eer"``, ``"auc"`` and so on, each with its
+            ``"value"`` and ``"ci95"``. Where there is no figure the value is None and ``"reason"`` says why.
+        curves: ``"roc"`` (far, tar), ``"roc_band"`` (far, and the ends low and high of the 95 % interval of tar) and
+            ``"histogram"`` (edges, genuine, impostor).
         worst: ``"genuine"`` and ``"impostor"`` pairs that the model is most wrong about.
         fingerprint: of the pairs, their people and the draws of the bootstrap: two evaluations with the same can be
             compared pair by pair.
         replicates: the bootstrap's replicates of each metric.
+        correct: whether each pair of a list was told rightly; empty for other questions.
+        groups: errors by group, as :func:`vplface.evaluation.groups.group_errors` gives them; empty without groups.
     """
 
     name: str
@@ -36,6 +40,8 @@ class Evaluation:
     worst: Mapping[str, list[Mapping[str, Any]]] = field(default_factory=dict)
     fingerprint: str = ""
     replicates: Mapping[str, Float64[np.ndarray, " replicates"]] = field(default_factory=dict)
+    correct: Bool[np.ndarray, " p"] = field(default_factory=lambda: np.zeros(0, bool))
+    groups: Mapping[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready values, the inverse of :meth:`from_dict`; replicates are rounded to six digits."""
@@ -50,11 +56,13 @@ class Evaluation:
                 name: [round(float(value), 6) if np.isfinite(value) else None for value in values]
                 for name, values in self.replicates.items()
             },
+            "correct": "".join("01"[right] for right in self.correct.tolist()),
+            "groups": dict(self.groups),
         }
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Evaluation:
-        """Read back :meth:`to_dict`.
+        """Read back :meth:`to_dict`; ``"correct"`` and ``"groups"`` may be missing, as in files of version 0.1.
 
         Raises:
             DataError: a part is missing or of the wrong kind.
@@ -67,12 +75,17 @@ class Evaluation:
             "worst": Mapping,
             "fingerprint": str,
             "replicates": Mapping,
+            "correct": str,
+            "groups": Mapping,
         }
+        values = {"correct": "", "groups": {}, **values}
         wrong = [key for key, kind in kinds.items() if not isinstance(values.get(key), kind)]
         if wrong:
             raise DataError(f"not an evaluation: {', '.join(map(repr, wrong))} missing or of the wrong kind")
         replicates = {name: np.array(numbers, np.float64) for name, numbers in values["replicates"].items()}
-        return cls(**{key: values[key] for key in kinds if key != "replicates"}, replicates=replicates)
+        correct = np.array([answer == "1" for answer in values["correct"]], bool)
+        arrays: dict[str, Any] = {"replicates": replicates, "correct": correct}
+        return cls(**{key: values[key] for key in kinds if key not in arrays}, **arrays)
 
 
 def compare(first: Evaluation, second: Evaluation) -> dict[str, dict[str, Any]]:
@@ -83,7 +96,8 @@ def compare(first: Evaluation, second: Evaluation) -> dict[str, dict[str, Any]]:
 
     Returns:
         {metric: {"difference", "ci95", "distinguishable"}}; a difference is distinguishable if its 95 % interval
-        excludes 0.
+        excludes 0. Where both hold their answers to the same pairs, the accuracy has ``"mcnemar"`` too: how many pairs
+        each model alone told rightly, and the p-value of :func:`vplface.evaluation.mcnemar.mcnemar`.
 
     Raises:
         ValueError: the two were not put to the same pairs with the same draws.
@@ -93,7 +107,7 @@ def compare(first: Evaluation, second: Evaluation) -> dict[str, dict[str, Any]]:
             f"{first.name!r} and {second.name!r} cannot be compared pair by pair: they differ in their pairs, in the "
             "number of resamples or in the seed"
         )
-    differences = {}
+    differences: dict[str, dict[str, Any]] = {}
     for metric, of_first in first.replicates.items():
         of_second = second.replicates.get(metric)
         if of_second is None:
@@ -106,4 +120,12 @@ def compare(first: Evaluation, second: Evaluation) -> dict[str, dict[str, Any]]:
             "ci95": None if ends is None else list(ends),
             "distinguishable": ends is not None and (ends[0] > 0 or ends[1] < 0),
         }
+        if metric.startswith("accuracy") and len(first.correct) == len(second.correct) > 0:
+            only_first = int((first.correct & ~second.correct).sum())
+            only_second = int((second.correct & ~first.correct).sum())
+            differences[metric]["mcnemar"] = {
+                "only_first": only_first,
+                "only_second": only_second,
+                "p": mcnemar(only_first, only_second),
+            }
     return differences

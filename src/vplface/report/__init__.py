@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from vplface.report.page import PictureOf, write_report
+from vplface.report.evaluation_page import write_evaluation
+from vplface.report.faces import PictureOf
+from vplface.report.page import write_report
 from vplface.report.record import RunRecord, Sphere, read_run
 
-__all__ = ["PictureOf", "RunRecord", "Sphere", "read_run", "write_report"]
+__all__ = ["PictureOf", "RunRecord", "Sphere", "read_run", "write_evaluation", "write_report"]

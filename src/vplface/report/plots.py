@@ -1,4 +1,4 @@
-"""The report's figures: one function each, numbers in, inline SVG out."""
+"""The figures of training: one function each, numbers in, inline SVG out."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from vplface.report.arms import mapping
 from vplface.report.chart import Chart, Scale, ink, short, span
 from vplface.report.markup import Child, Markup, tag
 from vplface.report.record import RunRecord
@@ -69,13 +70,13 @@ def validation(runs: Sequence[RunRecord], metric_title: Mapping[str, str]) -> It
     keys: dict[tuple[str, str], None] = {}
     for run in runs:
         for line in run.validation:
-            for set_name, metrics in _mapping(line.get("validation")).items():
-                keys.update(dict.fromkeys((set_name, metric) for metric in _mapping(metrics)))
+            for set_name, metrics in mapping(line.get("validation")).items():
+                keys.update(dict.fromkeys((set_name, metric) for metric in mapping(metrics)))
     for set_name, metric in keys:
         lines: list[tuple[int, Float[np.ndarray, " k"], Float[np.ndarray, " k"]]] = []
         for index, run in enumerate(runs):
             points = [
-                (line["step"], number(_mapping(_mapping(line.get("validation")).get(set_name)).get(metric)))
+                (line["step"], number(mapping(mapping(line.get("validation")).get(set_name)).get(metric)))
                 for line in run.validation
             ]
             known = np.array([point for point in points if point[1] is not None], dtype=np.float64).reshape(-1, 2)
@@ -90,118 +91,6 @@ def validation(runs: Sequence[RunRecord], metric_title: Mapping[str, str]) -> It
             for step, value in zip(steps, values, strict=True):
                 chart.dot(step, value, index, f"{runs[index].name}, step {step:.0f}: {short(value, percent=fraction)}")
         yield Figure(title, "Measured during training on the validation pairs.", chart.svg())
-
-
-def roc(
-    runs: Sequence[RunRecord], set_name: str, quoted: Mapping[str, Mapping[str, Mapping[str, Any]]]
-) -> Figure | None:
-    """TAR over FAR (logarithmic) of all arms on one set, with the intervals of the quoted operating points.
-
-    Args:
-        runs: the arms.
-        set_name: the evaluation set.
-        quoted: {arm name: {metric: {"value", "ci95"}}}, of which ``tar@far=…`` are marked.
-    """
-    drawn = []
-    for index, run in enumerate(runs):
-        curve = _mapping(_mapping(run.evaluations.get(set_name, {}).get("curves")).get("roc"))
-        far, tar = numbers(curve.get("far")), numbers(curve.get("tar"))
-        if len(far) == len(tar) and (far > 0).any():
-            order = np.lexsort((tar, far))
-            drawn.append((index, far[order], tar[order]))
-    if not drawn:
-        return None
-    points = []
-    for index, _, _ in drawn:
-        for metric, entry in quoted.get(runs[index].name, {}).items():
-            far_quoted, value = quoted_far(metric), number(entry.get("value"))
-            if far_quoted is not None and value is not None:
-                points.append((index, far_quoted, value, interval(entry)))
-    lowest = min([float(far[far > 0].min()) for _, far, _ in drawn] + [0.7 * point[1] for point in points])
-    lowest = min(max(lowest, 1e-7), 0.1)
-    floor = min([float(np.interp(lowest, far, tar)) for _, far, tar in drawn] + [p[3][0] for p in points if p[3]])
-    chart = Chart(
-        Scale(lowest, 1.0, log=True),
-        Scale(max(0.0, floor - 0.06), 1.01),
-        "false accept rate",
-        f"ROC of {', '.join(runs[index].name for index, _, _ in drawn)} on {set_name}",
-        percent=True,
-        width=640.0,
-        height=400.0,
-        margin=(14, 24, 44, 52),
-    )
-    for index, far, tar in drawn:
-        first = float(tar[far <= lowest].max()) if (far <= lowest).any() else 0.0
-        seen = far > lowest
-        corner_far = np.concatenate([[lowest], np.repeat(far[seen], 2), [1.0]])
-        corner_tar = np.concatenate([[first, first], np.repeat(tar[seen], 2)])
-        chart.line(corner_far, corner_tar, index)
-    for index, far_quoted, value, ci95 in points:
-        shift = 5.0 * (index - (len(runs) - 1) / 2)
-        if ci95 is not None:
-            chart.whisker(far_quoted, *ci95, colour=index, shift=shift)
-        chart.dot(
-            far_quoted * 10 ** (shift / (chart.x.stop - chart.x.start) * -np.log10(lowest)),
-            value,
-            index,
-            f"{runs[index].name}: TAR {short(value, percent=True)} at FAR {short(far_quoted, log=True)}",
-        )
-    return Figure(
-        "ROC",
-        "True accept rate over false accept rate; markers carry the 95 % intervals of the quoted rates "
-        "(set side by side where arms share a rate). Left of one over the number of impostor pairs nothing can be "
-        "known.",
-        chart.svg(),
-    )
-
-
-def histograms(runs: Sequence[RunRecord], set_name: str) -> Iterator[Figure]:
-    """Similarity of genuine and impostor pairs, an arm at a time on a common axis, with the threshold."""
-    found = []
-    for index, run in enumerate(runs):
-        evaluation = run.evaluations.get(set_name, {})
-        curve = _mapping(_mapping(evaluation.get("curves")).get("histogram"))
-        edges, genuine, impostor = (numbers(curve.get(key)) for key in ("edges", "genuine", "impostor"))
-        if len(edges) == len(genuine) + 1 == len(impostor) + 1 and len(genuine):
-            densities = [c / max(c.sum(), 1e-12) / np.diff(edges) for c in (genuine, impostor)]
-            found.append((index, edges, *densities, threshold(evaluation)))
-    if not found:
-        return
-    occupied = [edges[:-1][(g > 1e-3 * g.max()) | (i > 1e-3 * i.max())] for _, edges, g, i, _ in found]
-    ends = [edges[1:][(g > 1e-3 * g.max()) | (i > 1e-3 * i.max())] for _, edges, g, i, _ in found]
-    low, high = span([*occupied, *ends])
-    top = max(float(max(genuine.max(), impostor.max())) for _, _, genuine, impostor, _ in found)
-    for index, edges, genuine, impostor, cut in found:
-        chart = Chart(
-            Scale(low, high),
-            Scale(0.0, 1.12 * top or 1.0),
-            "cosine similarity",
-            f"Similarities of genuine and impostor pairs, {runs[index].name} on {set_name}",
-            width=400.0,
-            margin=(24, 18, 40, 34),
-        )
-        corners = np.repeat(edges, 2)[1:-1]
-        for density, colour, word in ((impostor, -1, "impostor"), (genuine, index, "genuine")):
-            height = np.repeat(density, 2)
-            chart.area(corners, np.zeros_like(height), height, colour, "hill")
-            peak = int(np.argmax(density))
-            chart.layers.append(
-                tag(
-                    "text",
-                    word,
-                    class_=f"hill-label {ink(colour)}",
-                    x=float(chart.x((edges[peak] + edges[peak + 1]) / 2)),
-                    y=float(chart.y(density[peak])) - 6,
-                    text_anchor="middle",
-                )
-            )
-        if cut is not None:
-            chart.upright(*cut)
-        yield Figure(
-            runs[index].name,
-            "Densities, each of area 1: there are many more impostor than genuine pairs.",
-            chart.svg(),
-        )
 
 
 def whisker(value: float, ci95: tuple[float, float] | None, low: float, high: float, colour: int) -> Markup:
@@ -257,18 +146,6 @@ def quoted_far(metric: str) -> float | None:
     return rate if 0 < rate <= 1 else None
 
 
-def threshold(evaluation: Mapping[str, Any]) -> tuple[float, str] | None:
-    """The similarity that accepts a pair and what to call it: the accuracy's, or else that of a quoted FAR."""
-    metrics = _mapping(evaluation.get("metrics"))
-    for metric in sorted(metrics, key=lambda metric: (not metric.startswith("accuracy"), metric != "tar@far=1e-3")):
-        far, value = quoted_far(metric), number(_mapping(metrics[metric]).get("threshold"))
-        if value is not None and metric.startswith("accuracy"):
-            return value, f"threshold {short(value)}"
-        if value is not None and far is not None:
-            return value, f"FAR {short(far, log=True)} at {short(value)}"
-    return None
-
-
 def _over_steps(
     runs: Sequence[RunRecord],
     title: str,
@@ -317,7 +194,7 @@ def _steps_chart(
 
 def variational_start(run: RunRecord) -> float | None:
     """The step at which variational prototypes set in, if the run has them and tells."""
-    start = _mapping(run.config.get("variational")).get("start")
+    start = mapping(run.config.get("variational")).get("start")
     amount, _, unit = str(start).partition(" ")
     try:
         value = float(amount)
@@ -345,7 +222,3 @@ def _thinned(steps: Float[np.ndarray, " k"], values: Float[np.ndarray, " k"]) ->
     finite = np.isfinite(values)
     parts = zip(np.array_split(steps[finite], BINS), np.array_split(values[finite], BINS), strict=True)
     return _Thinned(*np.array([(s.mean(), v.mean(), v.min(), v.max()) for s, v in parts if len(s)]).T)
-
-
-def _mapping(value: object) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}

@@ -124,21 +124,41 @@ def metric_value(run: RunRecord, set_name: str, metric: str) -> float | None:
 
 def metric_name(metric: str) -> str:
     """``tar@far=1e-3`` as a reader wants it."""
-    if metric == "accuracy@best_threshold":
-        return "accuracy at the best threshold"
-    if (far := quoted_far(metric)) is None:
-        return metric.replace("_", " ")
-    mantissa, _, exponent = f"{far:.0e}".partition("e")
-    if float(f"{mantissa}e{exponent}") != far:
-        return f"TAR at FAR {far:g}"
+    names = {
+        "accuracy@best_threshold": "accuracy at the best threshold",
+        "eer": "equal error rate",
+        "auc": "area under the ROC",
+    }
+    rate, at, point = metric.partition("@")
+    if at and rate in ("tar", "fnmr") and (name := point_name(point)) != point:
+        return f"{rate.upper()} at {name}"
+    return names.get(metric, metric.replace("_", " "))
+
+
+def point_name(point: str) -> str:
+    """``far=1e-3`` as a reader wants it."""
+    kind, _, rate = point.partition("=")
+    try:
+        value = float(rate)
+    except ValueError:
+        return point
+    mantissa, _, exponent = f"{value:.0e}".partition("e")
+    if float(f"{mantissa}e{exponent}") != value:
+        return f"{kind.upper()} {value:g}"
     factor = "" if mantissa == "1" else f"{mantissa}·"
-    return f"TAR at FAR {factor}10{str(int(exponent)).translate(SUPERSCRIPT)}"
+    return f"{kind.upper()} {factor}10{str(int(exponent)).translate(SUPERSCRIPT)}"
+
+
+def is_error(metric: str) -> bool:
+    """Whether less of it is better."""
+    return metric == "eer" or metric.startswith("fnmr@")
 
 
 def metric_order(metric: str) -> tuple[int, float, str]:
-    """Accuracy first, then TAR from the loosest FAR to the strictest, then the rest."""
-    far = quoted_far(metric)
-    return (0 if metric.startswith("accuracy") else 1 if far is not None else 2, -(far or 0.0), metric)
+    """Accuracy first, then TAR and FNMR from the loosest FAR to the strictest, the equal error rate, the rest."""
+    far = quoted_far(metric.replace("fnmr@fmr=", "tar@far="))
+    kind = 0 if metric.startswith("accuracy") else 1 + is_error(metric) if far is not None else 4 - is_error(metric)
+    return (kind, -(far or 0.0), metric)
 
 
 def _single(run: RunRecord) -> str:
@@ -163,12 +183,11 @@ def _on_set(of_set: Sequence[Difference], first: str, second: str) -> str:
     """Who is ahead in what: figures for the first metric of each side, the other metrics by name."""
     clauses = []
     for winner, sign in ((first, -1), (second, 1)):
-        ahead = [d for d in of_set if d.distinguishable and d.ci95[0] * sign > 0]
+        ahead = [d for d in of_set if d.distinguishable and (d.ci95[0] * sign > 0) != is_error(d.metric)]
         if ahead:
             lead = ahead[0]
-            clause = (
-                f"{winner} is ahead by {_points(abs(lead.value))} of {metric_name(lead.metric)} {_bounds(lead, sign)}"
-            )
+            towards = -sign if is_error(lead.metric) else sign
+            clause = f"{winner} is ahead by {_points(lead)} of {metric_name(lead.metric)} {_bounds(lead, towards)}"
             clauses.append(clause + (f", and in {_metrics(ahead[1:])}" if ahead[1:] else ""))
     if unclear := [d for d in of_set if not d.distinguishable]:
         where = f"in {_metrics(unclear)} " if clauses else ""
@@ -185,19 +204,25 @@ def _metrics(differences_: Sequence[Difference]) -> str:
     return _listed([*(name for name in names if name not in at_far), *rates])
 
 
-def _points(value: float) -> str:
-    amount = f"{100 * value:.1f}"
-    return f"{amount} point" if amount == "1.0" else f"{amount} points"
+def _points(difference: Difference) -> str:
+    amount = f"{100 * abs(difference.value):.{decimals(difference)}f}"
+    return f"{amount} point" if float(amount) == 1 else f"{amount} points"
 
 
 def _bounds(difference: Difference, sign: int) -> str:
-    low, high = (f"{end:.1f}".replace("-", "−") for end in sorted(100 * sign * end for end in difference.ci95))
+    ends = sorted(100 * sign * end for end in difference.ci95)
+    low, high = (f"{end:.{decimals(difference)}f}".replace("-", "−") for end in ends)
     return f"(95\N{NO-BREAK SPACE}% interval {low} to {high})"
 
 
 def _amount(difference: Difference, second: str, first: str) -> str:
-    points = f"{100 * difference.value:+.1f}".replace("-", "−")
+    points = f"{100 * difference.value:+.{decimals(difference)}f}".replace("-", "−")
     return f"{points} points of {metric_name(difference.metric)} for {second} over {first} {_bounds(difference, 1)}"
+
+
+def decimals(difference: Difference) -> int:
+    """Tenths of a point, or hundredths where the interval is less than a point wide."""
+    return 1 if difference.ci95[1] - difference.ci95[0] >= 0.01 else 2
 
 
 def _listed(words: Sequence[str]) -> str:

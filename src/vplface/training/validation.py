@@ -60,6 +60,8 @@ class Validation:
                 f"evaluation.best: {settings.best!r} must be SET/METRIC, with SET one of"
                 f" {', '.join(self.questions) or 'none'}"
             )
+        if settings.best is not None and settings.best.rpartition("/")[2].startswith(("eer", "fnmr@")):
+            raise ConfigError(f"evaluation.best: {settings.best!r} is an error rate; name a figure that rises")
 
     def run(self, embedder: Embedder, bootstrap: int) -> dict[str, Evaluation]:
         """Evaluate a model on every set.

@@ -1,0 +1,88 @@
+"""One model's evaluation with what it was made from, as it is printed and stored."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from vplface.data.pictures import Preprocessing
+from vplface.errors import DataError
+from vplface.evaluation import Evaluation
+from vplface.evaluation.operating_point import OperatingPoint
+from vplface.evaluation.protocols import far_name
+from vplface.evaluation.provenance import hashes, model_files, versions
+
+
+@dataclass(frozen=True)
+class Result:
+    """A model's evaluation.
+
+    Attributes:
+        model: the model's path, as given.
+        data: that of the pictures.
+        evaluation: the figures.
+        preprocessing: how the pictures were prepared; None where embeddings were read.
+        card: the model's card, JSON-ready.
+        lists: the files that pose the question.
+        date: when, ISO 8601.
+    """
+
+    model: Path
+    data: Path
+    evaluation: Evaluation
+    preprocessing: Preprocessing | None
+    card: Mapping[str, Any]
+    lists: Sequence[Path]
+    date: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+
+    @cached_property
+    def files(self) -> dict[str, str]:
+        """SHA-256 of the model's files and of the lists."""
+        return hashes([*model_files(self.model), *self.lists])
+
+    @cached_property
+    def protocol(self) -> dict[str, Any]:
+        """How the figures were made."""
+        prepared = None if self.preprocessing is None else self.preprocessing.to_dict()
+        return {"name": self.evaluation.name, **self.evaluation.protocol, "preprocessing": prepared}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Figures with their protocol, JSON-ready."""
+        values = {
+            "model": str(self.model),
+            "data": str(self.data),
+            "protocol": self.protocol,
+            "metrics": dict(self.evaluation.metrics),
+            "files": self.files,
+            "versions": versions(),
+            "date": self.date,
+        }
+        return values | ({"groups": dict(self.evaluation.groups)} if self.evaluation.groups else {})
+
+    def stored(self) -> dict[str, Any]:
+        """:meth:`to_dict` and all the rest: ``"evaluation"`` is what ``Evaluation.from_dict`` reads."""
+        return self.to_dict() | {"evaluation": self.evaluation.to_dict()}
+
+    def operating_point(self, far: float) -> OperatingPoint:
+        """The threshold at a false accept rate that was evaluated.
+
+        Raises:
+            DataError: the pairs are too few for it.
+        """
+        figure = self.evaluation.metrics[f"tar@far={far_name(far)}"]
+        if figure["value"] is None:
+            raise DataError(f"no operating point: {figure['reason']}")
+        return OperatingPoint(
+            threshold=figure["threshold"],
+            far=far,
+            actual_far=figure["actual_far"],
+            tar=figure["value"],
+            protocol=self.protocol,
+            data=str(self.data),
+            date=self.date,
+            files={Path(path).name: digest for path, digest in self.files.items()},
+        )

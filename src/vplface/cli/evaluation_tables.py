@@ -1,0 +1,126 @@
+"""Evaluations on the terminal: figures, differences and groups as tables, with their protocol below."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from vplface.data.pictures import Preprocessing
+from vplface.evaluation import Evaluation
+from vplface.report.verdict import metric_name, point_name
+
+
+def show_figures(evaluation: Evaluation, title: str, prepared: str, files: Mapping[str, str]) -> None:
+    """The figures of one model, the protocol, and what they were made from."""
+    table = Table(title=f"{title} (%)", title_justify="left")
+    table.add_column("figure")
+    for heading in ("value", "95 % interval", "threshold"):
+        table.add_column(heading, justify="right")
+    for metric, figure in evaluation.metrics.items():
+        if figure["value"] is None:
+            table.add_row(metric_name(metric), "—", "", "")
+            continue
+        spread = "" if figure.get("std") is None else f" ± {100 * figure['std']:.2f}"
+        threshold = figure.get("threshold")
+        table.add_row(
+            metric_name(metric),
+            f"{100 * figure['value']:.2f}{spread}",
+            _ends(figure["ci95"]),
+            "" if threshold is None else f"{threshold:.4f}",
+        )
+    console = Console()
+    console.print(table)
+    if evaluation.groups:
+        _show_groups(console, evaluation.groups)
+    lines = list(dict.fromkeys(figure["reason"] for figure in evaluation.metrics.values() if figure.get("reason")))
+    lines += [f"Protocol: {_sentence(evaluation.protocol)}; {prepared}."]
+    lines += [f"sha256 {digest}  {path}" for path, digest in files.items()]
+    _say(console, *lines)
+
+
+def show_differences(first: str, second: str, differences: Mapping[str, Mapping[str, Any]]) -> None:
+    """How a model differs from the first, in every figure that both have."""
+    table = Table(title=f"{second} − {first} (percentage points, same pairs)", title_justify="left")
+    table.add_column("figure")
+    for heading in ("difference", "95 % interval"):
+        table.add_column(heading, justify="right")
+    table.add_column("")
+    for metric, entry in differences.items():
+        told = "" if entry["distinguishable"] else "cannot be told apart" if entry["ci95"] else "no interval"
+        table.add_row(metric_name(metric), f"{100 * entry['difference']:+.2f}", _ends(entry["ci95"], "+.2f"), told)
+    console = Console()
+    console.print(table)
+    for metric, entry in differences.items():
+        if test := entry.get("mcnemar"):
+            _say(
+                console,
+                f"{metric_name(metric)}: {test['only_second']} pairs are told rightly by {second} alone, "
+                f"{test['only_first']} by {first} alone (McNemar's exact test: p = {test['p']:.2g}, if pairs were "
+                "independent)",
+            )
+
+
+def preparation(preprocessing: Preprocessing) -> str:
+    """How pictures are prepared, in words."""
+    mean, std = (",".join(f"{number:g}" for number in numbers) for numbers in (preprocessing.mean, preprocessing.std))
+    return f"{preprocessing.color.upper()}, mean {mean}, std {std}"
+
+
+def _show_groups(console: Console, found: Mapping[str, Any]) -> None:
+    for point, at in found["at"].items():
+        table = Table(
+            title=f"groups at the threshold of {point_name(point)}, {at['threshold']:.4f} (%)", title_justify="left"
+        )
+        table.add_column("group")
+        for heading in ("people", "FNMR", "95 % interval", "FMR", "95 % interval"):
+            table.add_column(heading, justify="right")
+        for name, rates in at["rates"].items():
+            cells = [cell for kind in ("fnmr", "fmr") for cell in _rate(rates[kind], kind)]
+            table.add_row(name, f"{found['groups'][name]['identities']:,}", *cells)
+        console.print(table)
+        for kind, spread in at["spread"].items():
+            if spread is not None:
+                _say(
+                    console,
+                    f"{kind.upper()} spread: {_percent(spread['value'], kind)} points, {spread['highest']} over "
+                    f"{spread['lowest']} (95 % interval of these two: {_ends(spread['ci95'], _format(kind))})",
+                )
+
+
+def _rate(rate: Mapping[str, Any], kind: str) -> tuple[str, str]:
+    return ("—", "") if rate["value"] is None else (_percent(rate["value"], kind), _ends(rate["ci95"], _format(kind)))
+
+
+def _percent(value: float, kind: str) -> str:
+    return format(100 * value, _format(kind))
+
+
+def _format(kind: str) -> str:
+    return ".4f" if kind == "fmr" else ".2f"  # false matches are counted in ten-thousandths
+
+
+def _ends(ends: list[float] | None, form: str = ".2f") -> str:
+    return "—" if ends is None else f"{format(100 * ends[0], form)} … {format(100 * ends[1], form)}"
+
+
+def _say(console: Console, *lines: str) -> None:
+    for line in lines:
+        console.print(line, soft_wrap=True, highlight=False, markup=False)
+
+
+def _sentence(protocol: Mapping[str, Any]) -> str:
+    all_of = f"all pairs of {protocol['pictures']:,} pictures: " if protocol["kind"] == "all pairs" else ""
+    counted = f"{protocol['genuine']:,} genuine, {protocol['impostors']:,} impostor"
+    parts = [f"{all_of}{protocol['pairs']:,} pairs ({counted}) of {protocol['identities']:,} people"]
+    if protocol["kind"] == "pair list":
+        spread = f", ± the standard deviation over {protocol['folds']} folds" if protocol["folds"] > 1 else ""
+        parts.append(
+            f"threshold chosen on {protocol['threshold_from']} by the rule {protocol['accuracy_rule']}{spread}"
+        )
+    parts.append(f"accepted: {protocol['accept']}; flip: {protocol['flip']}; FAR rule: {protocol['far_rule']}")
+    if protocol["bootstrap"]:
+        parts.append(f"intervals: {protocol['bootstrap']} resamples of the people, seed {protocol['seed']}")
+    return "; ".join(parts)

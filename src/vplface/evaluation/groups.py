@@ -1,0 +1,224 @@
+"""Errors by group of people or pictures, at one threshold for all: how fair a threshold is, and to whom it is not.
+
+A person is let in or kept out by the threshold that all share, so groups are compared at a common threshold and not
+each at its own. Both errors count: a high FNMR keeps a group out, a high FMR lets others in under its names. A pair
+belongs to a group if both its pictures do; impostor pairs within a group are the harder ones, and the telling ones.
+Intervals are by the bootstrap over people, on the same draws for all groups.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float64, Int64
+
+from vplface.data.pictures import PictureSet
+from vplface.errors import DataError
+from vplface.evaluation.bootstrap import PairWeights, draws, interval
+from vplface.evaluation.scores import Scores
+
+AT_MOST = 100
+
+
+@dataclass(frozen=True, eq=False)
+class Groups:
+    """Which group each picture of a set is in.
+
+    Attributes:
+        names: of the groups.
+        of_picture: position in ``names``; −1 for a picture of no group.
+    """
+
+    names: list[str]
+    of_picture: Int64[np.ndarray, " n"]
+
+
+def read_groups(path: Path | str, pictures: PictureSet) -> Groups:
+    """Read a list of groups: lines "name,group", where a name is that of an identity or of a picture.
+
+    What is said of a picture goes before what is said of its identity; pictures and identities that the file does not
+    name are in no group, and names that the set does not have are passed over, so that one file serves many sets. A
+    first line "…,group" names the columns. A picture's file type may be left out.
+
+    Raises:
+        DataError: a file that is missing, not text or not of two columns, a name with two groups (the line is named),
+            no picture of the set in any group, fewer than two groups, or more than 100: that is no grouping.
+    """
+    said = _read(Path(path))
+    of_identity = [said.get(name, "") for name in pictures.identities]
+    found = []
+    for index, label in enumerate(pictures.labels):
+        name = pictures.name(index)
+        stem, _, kind = name.rpartition(".")
+        found.append(said.get(name) or ("/" not in kind and said.get(stem)) or of_identity[int(label)])
+    names = sorted(set(found) - {""})
+    if not names:
+        raise DataError(
+            f"{path}: none of its {len(said)} names is an identity or a picture of the set; its names look like "
+            f"{next(iter(said))!r}, the set's like {pictures.identities[0]!r} and {pictures.name(0)!r}"
+        )
+    if not 2 <= len(names) <= AT_MOST:
+        raise DataError(f"{path}: puts the set into {len(names)} groups; there must be 2 to {AT_MOST}")
+    position = {name: number for number, name in enumerate(names)} | {"": -1}
+    return Groups(names, np.array([position[name] for name in found], np.int64))
+
+
+def group_errors(
+    scores: Scores, groups: Groups, thresholds: Mapping[str, float], replicates: int, seed: int
+) -> dict[str, Any]:
+    """FNMR and FMR of each group at common thresholds, and how far the groups are apart.
+
+    Args:
+        scores: of all pairs; if only the highest impostor scores are there, they must reach below the thresholds.
+        groups: of the pictures.
+        thresholds: {what the threshold is that of: threshold}.
+        replicates: draws of people for the intervals; 0 for none.
+        seed: of the draws.
+
+    Returns:
+        ``"groups"``: {name: {"identities", "genuine", "impostors"}}; ``"at"``: for each threshold its
+        ``"threshold"``, ``"rates"`` {name: {"fnmr", "fmr"}} and ``"spread"`` {"fnmr", "fmr"}. A rate is {"value",
+        "ci95"}, None for a group without such pairs. A spread is the highest rate minus the lowest, {"value", "ci95",
+        "highest", "lowest"}, with the interval of the difference of these two groups; None with fewer than two rates.
+        Of many small groups the two farthest apart are far apart by chance alone: its interval does not know that they
+        were picked.
+    """
+    kinds = {
+        "fnmr": _Kind(scores, groups, scores.genuine_pairs, None),
+        "fmr": _Kind(scores, groups, scores.impostor_pairs, None if scores.complete else _within(scores, groups)),
+    }
+    # Scores fall: errors are the genuine pairs behind the first so many, and the first so many impostor pairs.
+    errors: dict[str, list[slice]] = {
+        "fnmr": [slice(np.searchsorted(-scores.genuine, -t, side="right"), None) for t in thresholds.values()],
+        "fmr": [slice(0, np.searchsorted(-scores.impostor, -t, side="right")) for t in thresholds.values()],
+    }
+    resampled = {kind: np.full((len(thresholds), len(groups.names), replicates), np.nan) for kind in kinds}
+    if replicates:
+        for number, counts in enumerate(draws(scores.identities, replicates, seed)):
+            for kind, pairs in kinds.items():
+                resampled[kind][:, :, number] = pairs.rates(counts, errors[kind])
+
+    once = np.ones(scores.identities, np.int64)
+    observed = {kind: pairs.rates(once, errors[kind]) for kind, pairs in kinds.items()}
+    totals = {kind: pairs.totals(once).astype(int) for kind, pairs in kinds.items()}
+    used = scores.identity >= 0
+    people = [len(np.unique(scores.identity[used & (groups.of_picture == g)])) for g in range(len(groups.names))]
+    return {
+        "groups": {
+            name: {"identities": people[g], "genuine": int(totals["fnmr"][g]), "impostors": int(totals["fmr"][g])}
+            for g, name in enumerate(groups.names)
+        },
+        "at": {
+            metric: {
+                "threshold": threshold,
+                "rates": {
+                    name: {
+                        # No more independent people than pairs, or a group of few pairs without error looks sure.
+                        kind: _rate(observed[kind][t][g], resampled[kind][t, g], min(people[g], totals[kind][g]))
+                        for kind in kinds
+                    }
+                    for g, name in enumerate(groups.names)
+                },
+                "spread": {kind: _spread(observed[kind][t], resampled[kind][t], groups.names) for kind in kinds},
+            }
+            for t, (metric, threshold) in enumerate(thresholds.items())
+        },
+    }
+
+
+class _Kind:
+    """Genuine or impostor pairs within the groups, and their weights."""
+
+    def __init__(
+        self,
+        scores: Scores,
+        groups: Groups,
+        pairs: Int64[np.ndarray, "p 2"],
+        within: Int64[np.ndarray, "identities groups"] | None,
+    ) -> None:
+        left, right = groups.of_picture[pairs].T
+        self._group = np.where(left == right, left, -1) + 1  # 0: across groups, or of none
+        self._weights = PairWeights(scores.identity[pairs])
+        self._within = within
+        self._count = len(groups.names)
+
+    def rates(
+        self, counts: Int64[np.ndarray, " identities"], errors: list[slice]
+    ) -> list[Float64[np.ndarray, " groups"]]:
+        """The share of errors in each group, for each set of errors; NaN without pairs."""
+        weights = self._weights.weights(counts)
+        totals = self.totals(counts)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return [self._sums(weights, part) / totals for part in errors]
+
+    def totals(self, counts: Int64[np.ndarray, " identities"]) -> Float64[np.ndarray, " groups"]:
+        """The weight of all pairs in each group."""
+        if self._within is None:
+            return self._sums(self._weights.weights(counts), slice(None))
+        pictures = counts[:, None] * self._within
+        of_all_pairs: Float64[np.ndarray, " groups"] = (pictures.sum(axis=0) ** 2 - (pictures**2).sum(axis=0)) / 2
+        return of_all_pairs
+
+    def _sums(self, weights: Int64[np.ndarray, " p"], part: slice) -> Float64[np.ndarray, " groups"]:
+        return np.bincount(self._group[part], weights[part], minlength=self._count + 1)[1:]
+
+
+def _within(scores: Scores, groups: Groups) -> Int64[np.ndarray, "identities groups"]:
+    """How many pictures of each person are in each group, where all pictures are compared with all."""
+    counts = np.zeros((scores.identities, len(groups.names)), np.int64)
+    used = (scores.identity >= 0) & (groups.of_picture >= 0)
+    np.add.at(counts, (scores.identity[used], groups.of_picture[used]), 1)
+    return counts
+
+
+def _rate(value: float, replicates: Float64[np.ndarray, " r"], people: int) -> dict[str, Any]:
+    if not np.isfinite(value):
+        return {"value": None, "ci95": None}
+    ends = interval(replicates, people)
+    return {"value": float(value), "ci95": None if ends is None else list(ends)}
+
+
+def _spread(
+    rates: Float64[np.ndarray, " groups"], replicates: Float64[np.ndarray, "groups r"], names: list[str]
+) -> dict[str, Any] | None:
+    known = np.flatnonzero(np.isfinite(rates))
+    if len(known) < 2:
+        return None
+    highest, lowest = int(known[np.argmax(rates[known])]), int(known[np.argmin(rates[known])])
+    ends = interval(replicates[highest] - replicates[lowest], 2, bounds=None)
+    return {
+        "value": float(rates[highest] - rates[lowest]),
+        "ci95": None if ends is None else list(ends),
+        "highest": names[highest],
+        "lowest": names[lowest],
+    }
+
+
+def _read(path: Path) -> dict[str, str]:
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = [(line, [field.strip() for field in row]) for line, row in enumerate(csv.reader(file), start=1)]
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: is not text in UTF-8 (byte {error.start})") from error
+    except csv.Error as error:
+        raise DataError(f"{path}: is not a CSV file: {error}") from error
+    rows = [(line, row) for line, row in rows if any(row)]
+    if rows and rows[0][1][-1].lower() == "group":
+        rows = rows[1:]
+    if not rows:
+        raise DataError(f"{path}: names nobody; expected lines 'name,group'")
+    groups: dict[str, str] = {}
+    for line, row in rows:
+        if len(row) != 2 or not all(row):
+            raise DataError(f"{path}, line {line}: expected 'name,group', got {','.join(row)!r}")
+        name, group = row
+        if groups.setdefault(name, group) != group:
+            raise DataError(f"{path}, line {line}: {name!r} is in group {groups[name]!r} by an earlier line")
+    return groups

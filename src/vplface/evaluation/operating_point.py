@@ -1,0 +1,119 @@
+"""The threshold at which a model is used, kept beside the model with where it comes from.
+
+``operating_point.json`` lies in a model's folder, ``NAME.operating_point.json`` beside ``NAME.onnx``. A threshold holds
+for the very weights it was measured with: their hash is stored, and a point whose weights have changed is refused. It
+holds for embeddings made as then, too: the protocol says how pictures were prepared and whether mirrored ones were
+added.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from vplface.errors import DataError
+from vplface.evaluation.provenance import hashes, model_files
+from vplface.files import replacing
+
+_SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class OperatingPoint:
+    """A threshold and what it was measured to do.
+
+    Attributes:
+        threshold: a pair is accepted if its cosine similarity is >= this.
+        far: the false accept rate asked for.
+        actual_far: the one reached on the pairs it was measured on.
+        tar: the true accept rate reached there.
+        protocol: how it was measured: the question, flip, the FAR rule, the preprocessing.
+        data: the pictures it was measured on.
+        date: when, ISO 8601.
+        files: SHA-256 of the model's files, by their names, and of the lists of pairs or people.
+    """
+
+    threshold: float
+    far: float
+    actual_far: float
+    tar: float
+    protocol: Mapping[str, Any]
+    data: str
+    date: str
+    files: Mapping[str, str]
+
+    def save(self, model: Path | str) -> Path:
+        """Write it beside the model, atomically; returns the path."""
+        path = operating_point_path(model)
+        with replacing(path) as temporary:
+            text = json.dumps({"schema": _SCHEMA, **asdict(self)}, indent=2, ensure_ascii=False)
+            temporary.write_text(text + "\n", encoding="utf-8")
+        return path
+
+    @classmethod
+    def load(cls, model: Path | str) -> OperatingPoint:
+        """The operating point of a model.
+
+        Raises:
+            DataError: there is none, it is damaged, or the model's weights are not those it was measured with.
+        """
+        path = operating_point_path(model)
+        if not path.is_file():
+            raise DataError(f"{path}: no such file; make it with: vplface evaluate {model} --save-operating-point 1e-4")
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise DataError(f"{path}: damaged: {error}") from error
+        point = cls(**_checked(path, values))
+        weights = model_files(Path(model))[0]
+        if point.files.get(weights.name) != hashes([weights])[str(weights)]:
+            raise DataError(
+                f"{path}: was measured with another {weights.name} than lies there now, so its threshold does not "
+                f"hold; make it anew with: vplface evaluate {model} --save-operating-point {point.far:g}"
+            )
+        return point
+
+
+def operating_point_path(model: Path | str) -> Path:
+    """Where the operating point of a model lies.
+
+    Raises:
+        DataError: neither a model's folder nor an ``.onnx`` file.
+    """
+    model = Path(model)
+    if model.is_dir():
+        return model / "operating_point.json"
+    if model.suffix == ".onnx":
+        return model.with_suffix(".operating_point.json")
+    raise DataError(f"{model}: an operating point belongs to a model, a folder or an .onnx file")
+
+
+def _checked(path: Path, values: Any) -> dict[str, Any]:
+    if not isinstance(values, dict) or values.get("schema") != _SCHEMA:
+        raise DataError(f"{path}: not an operating point of this vplface: 'schema' must be {_SCHEMA}")
+    wanted = [field.name for field in fields(OperatingPoint)]
+    if missing := [name for name in wanted if name not in values]:
+        raise DataError(f"{path}: lacks {', '.join(map(repr, missing))}")
+    ranges = {
+        "threshold": (-1.0, math.nextafter(1.0, 2.0)),
+        "far": (0.0, 1.0),
+        "actual_far": (0.0, 1.0),
+        "tar": (0.0, 1.0),
+    }
+    for name, (low, high) in ranges.items():
+        value = values[name]
+        if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+            raise DataError(f"{path}: {name!r} must be a number in {low:g}..{high:g}, got {value!r}")
+    for name, kind in (("protocol", dict), ("files", dict), ("data", str), ("date", str)):
+        if not isinstance(values[name], kind):
+            raise DataError(f"{path}: {name!r} has a wrong value: {values[name]!r}")
+    try:
+        datetime.fromisoformat(values["date"])
+    except ValueError as error:
+        raise DataError(f"{path}: 'date' is no date: {error}") from error
+    return {name: values[name] for name in wanted}

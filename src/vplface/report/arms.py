@@ -1,0 +1,60 @@
+"""The runs on a page: their names, their colours, what each of them says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from vplface.report.chart import ink
+from vplface.report.markup import Markup, tag
+from vplface.report.record import RunRecord
+
+
+def legend(runs: Sequence[RunRecord]) -> Markup | None:
+    """Names and colours of the arms; None for one."""
+    if len(runs) < 2:
+        return None
+    return tag("ul", [tag("li", swatch(index), run.name) for index, run in enumerate(runs)], class_="arms")
+
+
+def arm(run: RunRecord, index: int) -> Markup:
+    """An arm's name with its colour."""
+    return tag("span", swatch(index), run.name, class_="armname")
+
+
+def swatch(index: int) -> Markup:
+    """An arm's colour."""
+    return tag("span", class_=f"swatch {ink(index)}")
+
+
+def set_names(runs: Sequence[RunRecord]) -> list[str]:
+    """The evaluation sets that any of the runs was put to."""
+    return list(dict.fromkeys(name for run in runs for name in run.evaluations))
+
+
+def metric_entry(run: RunRecord, set_name: str, metric: str) -> Mapping[str, Any]:
+    """What an arm says of a metric on a set; empty if nothing."""
+    return mapping(mapping(run.evaluations.get(set_name, {}).get("metrics")).get(metric))
+
+
+def distinct(runs: Sequence[RunRecord]) -> list[RunRecord]:
+    """Runs whose names differ: two folders of one name are told apart by what holds them."""
+    names = [run.name for run in runs]
+    distinct: list[RunRecord] = []
+    for run in runs:
+        name = run.name if names.count(run.name) == 1 else f"{run.folder.resolve().parent.name}/{run.name}"
+        taken = [other.name for other in distinct]
+        attempts: Iterator[str] = (name if k == 1 else f"{name} ({k})" for k in range(1, len(runs) + 1))
+        distinct.append(replace(run, name=next(attempt for attempt in attempts if attempt not in taken)))
+    return distinct
+
+
+def mapping(value: object) -> Mapping[str, Any]:
+    """The value if it is a mapping, else an empty one: files may hold anything."""
+    return value if isinstance(value, Mapping) else {}
+
+
+def capitalised(words: str) -> str:
+    """With a capital first letter."""
+    return words[:1].upper() + words[1:]

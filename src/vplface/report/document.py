@@ -1,0 +1,70 @@
+"""A page that is one file: its style and its only script are in it, and nothing is loaded from anywhere."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from importlib.resources import files
+from pathlib import Path
+
+from vplface.files import replacing
+from vplface.report.markup import Markup, tag
+
+
+def document(title: str, body: Markup, script: str) -> str:
+    """The page as text."""
+    style = files("vplface.report").joinpath("page.css").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    # Nothing is loaded from anywhere, and no script runs but ours: a hostile file name cannot change that.
+    policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
+    gradient = tag(
+        "svg",
+        tag(
+            "defs",
+            tag(
+                "radialGradient",
+                tag("stop", offset="0%", class_="ball-in"),
+                tag("stop", offset="55%", class_="ball-in"),
+                tag("stop", offset="100%", class_="ball-out"),
+                id="ball",
+                cx="38%",
+                cy="32%",
+                r="75%",
+            ),
+        ),
+        width=0,
+        height=0,
+        style="position:absolute",
+        aria_hidden="true",
+    )
+    head = tag(
+        "head",
+        tag("meta", charset="utf-8"),
+        tag("meta", http_equiv="Content-Security-Policy", content=policy),
+        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        tag("title", title),
+        tag("style", Markup(style)),
+    )
+    page = tag("html", head, tag("body", gradient, body, tag("script", Markup(script)) if script else None), lang="en")
+    return f"<!doctype html>\n{page}\n"
+
+
+def write_page(path: Path, text: str) -> None:
+    """Write the page, at once or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def limits() -> Markup:
+    """What must be said below any figures about faces."""
+    return tag(
+        "footer",
+        tag(
+            "p",
+            "Models and figures on this page are for research. They describe these pictures under this protocol; error "
+            "rates differ between groups of people, cameras and conditions, and must be measured on data like that of "
+            "the intended use before a decision about anybody rests on them.",
+        ),
+        tag("p", "This page contains everything it shows and loads nothing from elsewhere."),
+    )

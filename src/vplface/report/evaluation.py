@@ -1,0 +1,88 @@
+"""One evaluation set on a page: curves, folds, groups, and what the model is most wrong about."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from vplface.report import evaluation_plots
+from vplface.report.arms import arm, legend, mapping, metric_entry
+from vplface.report.faces import Faces
+from vplface.report.markup import Child, Markup, join, tag
+from vplface.report.plots import Figure
+from vplface.report.record import RunRecord
+
+WORST = 8
+
+_MISTAKES = (
+    (
+        "genuine",
+        "Same person, scored lowest",
+        "Pairs of one person that the model thinks least alike.",
+        ("left", "right"),
+    ),
+    (
+        "impostor",
+        "Different people, scored highest",
+        "Pairs of two people that the model thinks most alike.",
+        ("left", "right"),
+    ),
+    (
+        "gallery_misses",
+        "Found somebody else",
+        "The probe, the person of the gallery that the model found, and its mate, which it should have found.",
+        ("probe", "found", "mate"),
+    ),
+)
+
+
+def evaluation_section(runs: Sequence[RunRecord], set_name: str, faces: Faces) -> Markup | None:
+    """Everything about one set but its figures; None if there is nothing."""
+    quoted = {
+        run.name: {
+            metric: metric_entry(run, set_name, metric)
+            for metric in mapping(run.evaluations.get(set_name, {}).get("metrics"))
+        }
+        for run in runs
+    }
+    roc = evaluation_plots.roc(runs, set_name, quoted)
+    histograms = list(evaluation_plots.histograms(runs, set_name))
+    parts: list[Child] = []
+    if roc is not None or histograms:
+        stack = tag("div", [figure_of(figure) for figure in histograms], class_="stack") if histograms else None
+        parts.append(tag("div", figure_of(roc) if roc else None, stack, class_="pair"))
+    for pair in (
+        (evaluation_plots.det(runs, set_name), evaluation_plots.folds(runs, set_name)),
+        (evaluation_plots.ranks(runs, set_name), evaluation_plots.identification(runs, set_name)),
+    ):
+        if any(pair):
+            parts.append(tag("div", [figure_of(figure) for figure in pair if figure], class_="halves"))
+    if by_group := list(evaluation_plots.groups(runs, set_name)):
+        parts += [tag("h3", "By group"), tag("div", [figure_of(figure) for figure in by_group], class_="halves")]
+    for kind, heading, words, sides in _MISTAKES:
+        shown = [(index, run, worst(run, set_name, kind, sides)) for index, run in enumerate(runs)]
+        if any(cases for _, _, cases in shown):
+            parts += [tag("h3", heading), tag("p", words, class_="note")]
+            for index, run, cases in shown:
+                if cases:
+                    cards = [faces.card(set_name, case, sides) for case in cases]
+                    parts += [
+                        tag("p", arm(run, index), class_="arms") if len(runs) > 1 else None,
+                        tag("div", cards, class_="faces" if len(sides) == 2 else "faces of-three"),
+                    ]
+    if not parts:
+        return None
+    return join(tag("h2", f"Evaluation on {set_name}"), legend(runs), parts)
+
+
+def worst(run: RunRecord, set_name: str, kind: str, sides: Sequence[str]) -> list[Mapping[str, Any]]:
+    """What an arm is most wrong about, of one kind."""
+    cases = mapping(run.evaluations.get(set_name, {}).get("worst")).get(kind)
+    if not isinstance(cases, list):
+        return []
+    return [case for case in cases if isinstance(case, Mapping) and all(side in case for side in sides)][:WORST]
+
+
+def figure_of(figure: Figure) -> Markup:
+    """A figure with its title and the sentence below it."""
+    return tag("figure", tag("h4", figure.title), figure.picture, tag("figcaption", figure.note))

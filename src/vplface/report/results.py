@@ -1,0 +1,159 @@
+"""The table of figures: all arms, their intervals, and the paired differences to the first."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from vplface.report import plots
+from vplface.report.arms import arm, capitalised, mapping, metric_entry, set_names
+from vplface.report.markup import Child, Markup, join, tag
+from vplface.report.provenance import plain
+from vplface.report.record import RunRecord
+from vplface.report.verdict import Difference, decimals, metric_name, metric_order, metric_value
+
+Compared: TypeAlias = "tuple[RunRecord, Sequence[Difference]]"
+"""An arm, and how it differs from the first."""
+
+
+def results(runs: Sequence[RunRecord], compared: Sequence[Compared]) -> Markup:
+    """A table of figures for each set."""
+    tables = [results_table(runs, set_name, compared) for set_name in set_names(runs)]
+    if not tables:
+        tables = [tag("p", "No evaluation was found in these runs: `vplface evaluate` measures one.", class_="note")]
+    return join(tag("h2", "Results"), tables)
+
+
+def results_table(runs: Sequence[RunRecord], set_name: str, compared: Sequence[Compared]) -> Markup:
+    """The figures of all arms on one set, and below them the paired differences."""
+    metrics = sorted(
+        {
+            metric
+            for run in runs
+            for metric in mapping(run.evaluations.get(set_name, {}).get("metrics"))
+            if metric_value(run, set_name, metric) is not None or metric_entry(run, set_name, metric).get("reason")
+        },
+        key=metric_order,
+    )
+    cells = {(run.name, metric): metric_entry(run, set_name, metric) for run in runs for metric in metrics}
+    rows: list[Markup] = []
+    trained = {"Coverage reached": coverage, "Training time": training_time}
+    trained = {head: tell for head, tell in trained.items() if any(tell(run) for run in runs)}
+    for index, run in enumerate(runs):
+        row: list[Child] = [tag("th", arm(run, index), scope="row")]
+        for metric in metrics:
+            of_column = [cells[other.name, metric] for other in runs]
+            row.append(tag("td", _measured(cells[run.name, metric], of_column, index)))
+        row += [tag("td", tell(run) or "—") for tell in trained.values()]
+        rows.append(tag("tr", row))
+    for other, used in compared:
+        of_set = {difference.metric: difference for difference in used if difference.set_name == set_name}
+        if of_set:
+            reach = 1.05 * max(max(abs(end) for end in d.ci95) for d in of_set.values())
+            told = tag("span", "paired, same pairs", class_="range")
+            row = [tag("th", f"{other.name} − {runs[0].name}", told, scope="row")]
+            row += [tag("td", _paired(of_set[metric], reach) if metric in of_set else "—") for metric in metrics]
+            rows.append(tag("tr", row, [tag("td") for _ in trained], class_="paired"))
+    heads = ["", *(capitalised(metric_name(metric)) for metric in metrics), *trained]
+    return join(
+        tag("h3", set_name),
+        tag(
+            "div",
+            tag(
+                "table",
+                tag("thead", tag("tr", [tag("th", head, scope="col") for head in heads])),
+                tag("tbody", rows),
+                class_="results",
+            ),
+            class_="wide",
+        ),
+        tag("p", "Percent, with 95\N{NO-BREAK SPACE}% intervals. " + protocol_sentence(runs, set_name), class_="note"),
+    )
+
+
+def _measured(entry: Mapping[str, Any], of_column: Sequence[Mapping[str, Any]], index: int) -> Child:
+    value = plots.number(entry.get("value"))
+    if value is None:
+        return [
+            _value(None),
+            tag("span", str(entry["reason"]), class_="reason") if entry.get("reason") else None,
+        ]
+    ci95 = plots.interval(entry)
+    spans = [ci for other in of_column if (ci := plots.interval(other))]
+    values = [v for other in of_column if (v := plots.number(other.get("value"))) is not None]
+    low = min([*values, *(ci[0] for ci in spans)])
+    high = max([*values, *(ci[1] for ci in spans)])
+    digits = 1 if any(ci[1] - ci[0] > 0.01 for ci in spans) else 2
+    return [
+        _value(f"{100 * value:.{digits}f}"),
+        tag("span", f"{100 * ci95[0]:.{digits}f} – {100 * ci95[1]:.{digits}f}", class_="range") if ci95 else None,
+        plots.whisker(value, ci95, low, high, index) if len(of_column) > 1 and spans and high > low else None,
+    ]
+
+
+def _paired(difference: Difference, reach: float) -> Child:
+    digits = decimals(difference)
+    value, *ends = (
+        f"{100 * x:+.{digits}f}".replace("-", "−") for x in (difference.value, difference.ci95[0], difference.ci95[1])
+    )
+    return [
+        tag("span", value, class_="value" if difference.distinguishable else "value unclear"),
+        tag("span", f"{ends[0]} … {ends[1]}", class_="range"),
+        plots.difference_whisker(difference.ci95, difference.value, reach) if reach > 0 else None,
+        tag("span", "excludes 0" if difference.distinguishable else "contains 0", class_="range"),
+    ]
+
+
+def _value(text: str | None) -> Markup:
+    return tag("span", text or "—", class_="value" if text else "value unclear")
+
+
+def protocol_sentence(runs: Sequence[RunRecord], set_name: str) -> str:
+    """What the figures mean, in sentences, as far as all arms agree on it."""
+    told = [protocol for run in runs if (protocol := mapping(run.evaluations.get(set_name, {}).get("protocol")))]
+    if not told:
+        return ""
+    shared = {key: _counted(value) for key, value in told[0].items() if all(key in p and p[key] == value for p in told)}
+    sentences = (
+        ("kind", "Question: {kind}"),
+        ("identities", "{identities} people"),
+        ("genuine", "{genuine} genuine pairs"),
+        ("impostors", "{impostors} impostor pairs"),
+        ("threshold_from", "threshold chosen on {threshold_from}"),
+        ("accuracy_rule", "accuracy rule {accuracy_rule}"),
+        ("far_rule", "FAR rule {far_rule}"),
+        ("flip", "flip {flip}"),
+        ("bootstrap", "intervals from {bootstrap} resamples of the people"),
+    )
+    said = [words.format(**{key: shared[key]}) for key, words in sentences if key in shared]
+    differ = "" if all(protocol == told[0] for protocol in told) else " The arms' protocols differ: see below."
+    return f"{capitalised('; '.join(said))}.{differ}" if said else differ.strip()
+
+
+def _counted(value: object) -> str:
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else plain(value)
+
+
+def coverage(run: RunRecord) -> str | None:
+    """The last logged coverage of a run that has a memory."""
+    reached = run.last("coverage")
+    return (
+        None
+        if reached is None or (reached == 0 and not run.config.get("variational"))
+        else f"{100 * reached:.1f}\N{NO-BREAK SPACE}%"
+    )
+
+
+def training_time(run: RunRecord) -> str | None:
+    """The time spent in training steps, from their logged speed: pauses and validation do not count."""
+    steps, speed = run.series("pictures_per_second")
+    batch = plots.number(run.config.get("batch_size"))
+    if batch is None or not (speed > 0).any():
+        return None
+    taken = np.diff(steps, prepend=0.0)
+    counted = speed > 0
+    minutes, rest = divmod(round(float((taken[counted] * batch / speed[counted]).sum())), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

@@ -1,0 +1,108 @@
+"""Embeddings from files find their pictures, and files that do not fit say what is wrong."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vplface.errors import DataError
+from vplface.evaluation.embeddings_file import read_embeddings
+
+
+class Named:
+    identities = ("a", "b")
+
+    def __init__(self, names):
+        self._names = names
+        self.labels = np.array([name.startswith("b") for name in names], np.int64)
+
+    def __len__(self):
+        return len(self._names)
+
+    def name(self, index):
+        return self._names[index]
+
+
+NAMES = ["a/0.jpg", "a/1.jpg", "b/0.jpg", "b/x/1.jpg"]
+ROWS = np.arange(12, dtype=np.float32).reshape(4, 3)
+
+
+@given(order=st.permutations(range(4)), prefix=st.sampled_from(["", "/data/faces/", "faces/", "C:\\faces\\", "a/"]))
+def test_names_say_which_row_is_whose(tmp_path_factory, order, prefix):
+    names = [prefix + (NAMES[k].replace("/", "\\") if "\\" in prefix else NAMES[k]) for k in order]
+    path = tmp_path_factory.mktemp("npz") / "e.npz"
+    np.savez(path, names=np.array(names), embeddings=ROWS[list(order)], model_card=np.array("{}"))
+    np.testing.assert_array_equal(read_embeddings(path, Named(NAMES)), ROWS)
+
+
+def test_the_forms_that_embed_writes_and_plain_arrays(tmp_path):
+    fields = np.empty(4, [("name", "U20"), ("embedding", np.float32, 3)])
+    fields["name"], fields["embedding"] = NAMES[::-1], ROWS[::-1]
+    np.save(tmp_path / "fields.npy", fields)
+    np.save(tmp_path / "plain.npy", ROWS.astype(np.float64))
+    np.savez(tmp_path / "plain.npz", embeddings=ROWS)
+    for name in ("fields.npy", "plain.npy", "plain.npz"):
+        found = read_embeddings(tmp_path / name, Named(NAMES))
+        np.testing.assert_array_equal(found, ROWS)
+        assert found.dtype == np.float32
+
+
+def test_only_pictures_that_are_asked_about_need_a_row(tmp_path):
+    np.savez(tmp_path / "e.npz", names=np.array([NAMES[2], "c/9.jpg", NAMES[0]]), embeddings=ROWS[:3])
+    found = read_embeddings(tmp_path / "e.npz", Named(NAMES), np.array([0, 2]))
+    np.testing.assert_array_equal(found[[0, 2]], ROWS[[2, 0]])
+    assert np.isnan(found[[1, 3]]).all()
+    with pytest.raises(DataError, match=r"2 of the 4 pictures .* have no embedding there, 'a/1\.jpg' for one"):
+        read_embeddings(tmp_path / "e.npz", Named(NAMES))
+
+
+def save(path, **arrays):
+    np.savez(path, **arrays)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"embeddings": ROWS[:3]}, "holds 3 embeddings, the set 4 pictures"),
+        ({"vectors": ROWS}, "lacks the array 'embeddings'; it holds vectors"),
+        ({"embeddings": ROWS[0]}, r"must be an array \[n, dim\]"),
+        ({"embeddings": ROWS.astype(int)}, "floating-point numbers, got int64"),
+        ({"embeddings": ROWS, "names": np.array(NAMES[:2])}, "a text for each of the 4"),
+        ({"embeddings": ROWS, "names": np.arange(4)}, "a text for each of the 4"),
+        ({"embeddings": ROWS, "names": np.array(["a/0.jpg", "x/a/0.jpg", *NAMES[2:]])}, "both stand for"),
+    ],
+)
+def test_what_does_not_fit(tmp_path, arrays, message):
+    save(tmp_path / "e.npz", **arrays)
+    with pytest.raises(DataError, match=message):
+        read_embeddings(tmp_path / "e.npz", Named(NAMES))
+
+
+def test_what_is_no_file_of_arrays(tmp_path):
+    with pytest.raises(DataError, match=r"nowhere\.npz: cannot be read"):
+        read_embeddings(tmp_path / "nowhere.npz", Named(NAMES))
+    (tmp_path / "text.npy").write_text("1 2 3")
+    (tmp_path / "empty.npy").write_bytes(b"")
+    np.savez(tmp_path / "cut.npz", embeddings=ROWS)
+    (tmp_path / "cut.npz").write_bytes((tmp_path / "cut.npz").read_bytes()[:-40])
+    for name in ("text.npy", "empty.npy", "cut.npz"):
+        with pytest.raises(DataError, match="no file of arrays, or damaged"):
+            read_embeddings(tmp_path / name, Named(NAMES))
+
+
+def test_no_code_is_run(tmp_path):
+    class Trap:
+        def __reduce__(self):
+            return (pytest.fail, ("code in a file was run",))
+
+    np.save(tmp_path / "trap.npy", np.array([Trap()], dtype=object), allow_pickle=True)
+    with pytest.raises(DataError, match="no file of arrays"):
+        read_embeddings(tmp_path / "trap.npy", Named(NAMES))
+
+
+def test_a_set_that_calls_two_pictures_alike(tmp_path):
+    np.savez(tmp_path / "e.npz", names=np.array(NAMES), embeddings=ROWS)
+    with pytest.raises(DataError, match=r"two pictures 'a/0\.jpg'"):
+        read_embeddings(tmp_path / "e.npz", Named(["a/0.jpg", "a/0.jpg"]))

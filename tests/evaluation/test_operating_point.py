@@ -1,0 +1,102 @@
+"""Operating points come back as they were, and neither damaged nor with another model."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from vplface.errors import DataError
+from vplface.evaluation.operating_point import OperatingPoint, operating_point_path
+from vplface.evaluation.provenance import hashes, versions
+
+POINT = OperatingPoint(
+    threshold=0.31,
+    far=1e-4,
+    actual_far=9.5e-5,
+    tar=0.93,
+    protocol={"kind": "all pairs", "flip": "sum"},
+    data="lfw112",
+    date="2026-01-02T03:04:05+00:00",
+    files={},
+)
+
+
+@pytest.fixture(params=["folder", "onnx"])
+def model(request, tmp_path):
+    """A model, a folder or a file, and its operating point."""
+    if request.param == "onnx":
+        path = weights = tmp_path / "net.v2.onnx"
+    else:
+        path, weights = tmp_path / "best", tmp_path / "best" / "model.safetensors"
+        path.mkdir()
+    weights.write_bytes(b"weights")
+    replace(POINT, files={weights.name: hashes([weights])[str(weights)]}).save(path)
+    return path, weights
+
+
+def test_there_and_back(model):
+    path, weights = model
+    found = OperatingPoint.load(path)
+    assert replace(found, files={}) == POINT
+    beside = operating_point_path(path)
+    assert beside.parent == weights.parent
+    assert beside.name == ("operating_point.json" if path.is_dir() else "net.v2.operating_point.json")
+    assert [file for file in beside.parent.iterdir() if file.name.startswith(".")] == []
+
+
+def test_other_weights_are_refused(model):
+    path, weights = model
+    weights.write_bytes(b"weights of a later training")
+    with pytest.raises(DataError, match=r"another .* than lies there now.*--save-operating-point 0.0001"):
+        OperatingPoint.load(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"schema": 2}, "'schema' must be 1"),
+        ({"threshold": None}, "'threshold' must be a number in -1..1"),
+        ({"threshold": 45}, "'threshold' must be a number"),
+        ({"threshold": float("nan")}, "'threshold' must be a number"),
+        ({"far": True}, "'far' must be a number"),
+        ({"tar": 1.5}, "'tar' must be a number"),
+        ({"protocol": "strict"}, "'protocol' has a wrong value"),
+        ({"files": []}, "'files' has a wrong value"),
+        ({"date": "yesterday"}, "'date' is no date"),
+    ],
+)
+def test_a_damaged_point_is_refused(model, change, message):
+    path, _ = model
+    beside = operating_point_path(path)
+    beside.write_text(json.dumps(json.loads(beside.read_text()) | change))
+    with pytest.raises(DataError, match=message):
+        OperatingPoint.load(path)
+
+
+def test_half_a_file_and_none(model):
+    path, _ = model
+    beside = operating_point_path(path)
+    values = json.loads(beside.read_text())
+    del values["tar"], values["data"]
+    beside.write_text(json.dumps(values))
+    with pytest.raises(DataError, match="lacks 'tar', 'data'"):
+        OperatingPoint.load(path)
+    beside.write_text(json.dumps(values)[:50])
+    with pytest.raises(DataError, match="damaged"):
+        OperatingPoint.load(path)
+    beside.unlink()
+    with pytest.raises(DataError, match=r"vplface evaluate .* --save-operating-point"):
+        OperatingPoint.load(path)
+
+
+def test_embeddings_have_none(tmp_path):
+    with pytest.raises(DataError, match="belongs to a model"):
+        operating_point_path(tmp_path / "embeddings.npz")
+
+
+def test_versions_name_what_figures_come_from():
+    found = versions()
+    assert {"python", "vplface", "torch", "numpy", "onnxruntime"} == set(found)
+    assert found["numpy"] is not None
