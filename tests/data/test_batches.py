@@ -166,7 +166,8 @@ def test_a_bug_is_not_disguised(workers: int) -> None:
 
 
 UNCAUGHT = """
-from vplface.data.batches import ShuffledBatches, load_batches
+from vplface.data.batches import load_batches
+from vplface.data.samplers import ShuffledBatches
 
 class Buggy:
     identities, labels = ["a"], [0] * 64
