@@ -65,8 +65,8 @@ def members(file: BinaryIO, path: Path, length: int) -> Iterator[Member]:
         if long_size is not None and kind not in b"xgLK":
             size, long_size = long_size, None
         if start + size > length:
-            name = text(long_name or _short_name(header))
-            raise _damage(path, at, f"is cut short: {name!r} has {size:,} bytes, {length - start:,} are there")
+            cut = text(long_name or _short_name(header))
+            raise _damage(path, at, f"is cut short: {cut!r} has {size:,} bytes, {length - start:,} are there")
         if kind in b"xgLK":
             if size > MOST_EXTENSION_BYTES:
                 fault = fault or f"its header has an extension of {size:,} bytes"
