@@ -30,9 +30,12 @@ from vplface.data.samplers import (
     visits,
 )
 from vplface.errors import ConfigError
+from vplface.plan import plan
 from vplface.prototypes import remembered
 from vplface.training.config import Config, build_config
 from vplface.training.loop import train
+from vplface.training.state import prepare
+from vplface.training.world import World
 
 CHOICES = [Shuffled(), Balanced(2), Proximity(3), Sharded(7, 2)]
 class_sizes = st.lists(st.integers(1, 12), min_size=1, max_size=40)
@@ -305,6 +308,26 @@ def test_killed_and_resumed_with_any_sampler_is_the_run_that_was_never_killed(fa
         for one, other in ((whole.backbone, resumed.backbone), (whole.head, resumed.head)):
             for value, again in zip(one.state_dict().values(), other.state_dict().values(), strict=True):
                 assert torch.equal(value, again)
+
+
+def test_a_plan_follows_the_order_that_the_run_will_have(faces, tmp_path) -> None:
+    # Twelve people with four pictures. Two pictures of each of four of them a step: an epoch is three steps.
+    made = plan(settings(faces, tmp_path, {"name": "balanced", "per_class": 2}, schedule={"length": "2 epochs"}))
+    assert (made.steps_per_epoch, made.steps) == (3, 6)
+    assert made.coverage[3] > 0.6
+    # Four steps of twelve pictures, one of each person: everybody is remembered from the step before.
+    made = plan(settings(faces, tmp_path, {"name": "proximity", "within": 1}, batch_size=12))
+    assert made.steps_per_epoch == 4
+    assert set(made.coverage.values()) == set(made.own.values()) == {1.0}
+
+
+def test_a_batch_too_small_for_a_sampler_is_refused(faces, tmp_path) -> None:
+    config = settings(faces, tmp_path, {"name": "balanced", "per_class": 9})
+    with pytest.raises(ConfigError, match=r"data.sampler: a batch of 8 cannot hold 9 pictures of a class; raise batch"):
+        prepare(config)
+    uneven = settings(faces, tmp_path, {"name": "proximity", "within": 1}, batch_size=5)  # 48 pictures in 10 steps
+    with pytest.raises(ConfigError, match="a batch of 4 cannot be shared by 5 processes"):
+        prepare(uneven, World(size=5))
 
 
 def test_a_run_is_not_resumed_with_another_sampler(faces, tmp_path) -> None:

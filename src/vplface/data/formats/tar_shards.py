@@ -336,7 +336,9 @@ def _index(path: Path, advance: Advance) -> _Index:
     )
 
 
-def _identify(shards: list[Path], indices: list[_Index]) -> tuple[list[str], Int64[np.ndarray, " n"], Any]:
+def _identify(
+    shards: list[Path], indices: list[_Index]
+) -> tuple[list[str], Int64[np.ndarray, " n"], Int64[np.ndarray, " identities"]]:
     """The identities of all shards, the label of each picture, and the number of each identity."""
     named: dict[int, str | None] = {}
     places: dict[str, int] = {}
