@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, RandomSampler
 
 from vplface.data.augment import Augmentation
 from vplface.data.batches import ShuffledBatches, load_batches
@@ -34,10 +34,14 @@ from vplface.progress import progress
 cv2 = import_extra("cv2", "train")
 
 DECODING, USUAL = "imdecode", "PIL + DataLoader"
-OURS = ("RecordIO", "tar", "folder")
+Lap = Callable[[int, int], float]
+"""Loads so many batches in so many worker processes; returns seconds."""
 
-Lap = Callable[[int], tuple[float, float]]
-"""Loads a lap of batches in so many worker processes; returns seconds until batches of bytes, and until floats."""
+_LONGER = 10
+"""A lap with workers is so much longer, because it begins with starting them."""
+
+_PER_IDENTITY = 50
+"""Records of an identity in the set whose opening is timed."""
 
 _FILES = {"RecordIO": "train.rec", "tar": "pictures.tar", "folder": "folder"}
 
@@ -53,10 +57,9 @@ def measure(data: Path | None, pictures: int, batch: int, repeats: int, workers:
         workers: worker processes of a second measurement; 0 for none.
 
     Returns:
-        What was loaded; ``one_process``: of each arm its ``pictures_per_second`` to float batches, of processor time on
-        one thread, and to batches of bytes where it has these, ``of_decoding`` and ``over_usual`` (medians of ratios
-        within rounds); or the ``reason`` it was left out. ``workers``: the same in so many worker processes, of time on
-        the clock.
+        What was loaded; ``one_process``: of each arm its ``pictures_per_second`` of processor time on one thread
+        (median) and ``spread`` (least and most), ``of_decoding`` and ``over_usual`` (medians of ratios within rounds);
+        or the ``reason`` it was left out. ``workers``: the same in so many worker processes, of time on the clock.
 
     Raises:
         DataError: if the data cannot be read or are fewer than a batch.
@@ -69,22 +72,25 @@ def measure(data: Path | None, pictures: int, batch: int, repeats: int, workers:
         if len(folder) < batch:
             raise DataError(f"{data or 'generated faces'}: {len(folder)} pictures are fewer than a batch of {batch}")
         encoded = [folder.encoded(index) for index in range(len(folder))]
-        steps = len(folder) // batch
-        arms: dict[str, Lap] = {DECODING: _decoding(encoded[: steps * batch])}
-        for form in OURS:
+        arms: dict[str, Lap] = {DECODING: _decoding(encoded, batch)}
+        for form in _FILES:
             if form not in missing:
-                arms[form] = _loading(open_pictures(root / _FILES[form]), batch)
+                pictures_of_form = open_pictures(root / _FILES[form])
+                arms[f"{form}, bytes"] = _loading(pictures_of_form, batch, floats=False)
+                arms[form] = _loading(pictures_of_form, batch, floats=True)
         arms[USUAL] = _usual(folder, batch)
         result = {
             "data": str(data) if data is not None else "generated faces",
             "pictures": len(folder),
             "bytes_per_picture": round(statistics.mean(map(len, encoded))),
             "batch": batch,
-            "one_process": _rounds(arms, steps * batch, repeats, 0, missing),
+            "one_process": {"arms": _rounds(arms, len(folder) // batch, batch, repeats, 0) | missing},
         }
         if workers:
             del arms[DECODING]
-            result["workers"] = {"processes": workers, **_rounds(arms, steps * batch, repeats, workers, missing)}
+            steps = _LONGER * (len(folder) // batch)
+            measured = _rounds(arms, steps, batch, repeats, workers)
+            result["workers"] = {"processes": workers, "arms": measured | missing}
         return result
 
 
@@ -111,19 +117,19 @@ def _generated(root: Path, pictures: int) -> StoredPictures:
     return ImageFolder(root)
 
 
-def _write_all(source: StoredPictures, most: int, root: Path) -> dict[str, str]:
+def _write_all(source: StoredPictures, most: int, root: Path) -> dict[str, dict[str, str]]:
     """The pictures in each form, under the same names; returns why a form is left out."""
     writers: dict[str, PictureWriter] = {"RecordIO": RecordIOWriter(root / _FILES["RecordIO"], source.identities)}
     missing = {}
     if find_spec("vplface.data.formats.tar_shards") is None:
-        missing["tar"] = "this version has no tar shards"
+        missing["tar"] = {"reason": "this version has no tar shards"}
     else:
         from vplface.data.formats.tar_shards import TarShardsWriter
 
         try:
             writers["tar"] = TarShardsWriter(root / _FILES["tar"], source.identities)
         except MissingExtraError as error:
-            missing["tar"] = str(error)
+            missing["tar"] = {"reason": str(error)}
     taken = np.unique(np.linspace(0, len(source) - 1, most).round().astype(np.int64))
     with progress("writing the pictures in each form", len(taken)) as advance:
         for writer in writers.values():
@@ -146,36 +152,32 @@ def _write_all(source: StoredPictures, most: int, root: Path) -> dict[str, str]:
     return missing
 
 
-def _decoding(encoded: list[bytes]) -> Lap:
+def _decoding(encoded: list[bytes], batch: int) -> Lap:
     """cv2.imdecode and nothing else, of bytes in memory."""
 
-    def lap(_: int) -> tuple[float, float]:
+    def lap(steps: int, _: int) -> float:
         began = time.process_time()
-        for data in encoded:
+        for data in encoded[: steps * batch]:
             cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-        seconds = time.process_time() - began
-        return seconds, seconds
+        return time.process_time() - began
 
     return lap
 
 
-def _loading(pictures: PictureSet, batch: int) -> Lap:
-    """As training does: shuffled, decoded, flipped, collated, made a network's input."""
+def _loading(pictures: PictureSet, batch: int, *, floats: bool) -> Lap:
+    """As training does: shuffled, decoded, flipped, collated, and made a network's input."""
     batches, augmentation, preprocessing = ShuffledBatches(len(pictures), batch, 0), Augmentation(), Preprocessing()
-    epoch = 0
+    done = 0
 
-    def lap(workers: int) -> tuple[float, float]:
-        nonlocal epoch
-        steps = epoch * len(batches), (epoch + 1) * len(batches)
-        epoch += 1
+    def lap(steps: int, workers: int) -> float:
+        nonlocal done
         clock = _clock(workers)
-        floats, began = 0.0, clock()
-        for loaded in load_batches(pictures, batches, augmentation, 0, *steps, workers):
-            paused = clock()
-            preprocessing(loaded.pictures)
-            floats += clock() - paused
-        total = clock() - began
-        return total - floats, total
+        began = clock()
+        for loaded in load_batches(pictures, batches, augmentation, 0, done, done + steps, workers):
+            if floats:
+                preprocessing(loaded.pictures)
+        done += steps
+        return clock() - began
 
     return lap
 
@@ -204,13 +206,13 @@ class _UsualFolder(Dataset[tuple[Tensor, int]]):
 def _usual(folder: ImageFolder, batch: int) -> Lap:
     dataset = _UsualFolder(folder)
 
-    def lap(workers: int) -> tuple[float, float]:
+    def lap(steps: int, workers: int) -> float:
         clock = _clock(workers)
         began = clock()
-        for _ in DataLoader(dataset, batch, shuffle=True, drop_last=True, num_workers=workers):
+        order = RandomSampler(dataset, num_samples=steps * batch)
+        for _ in DataLoader(dataset, batch, sampler=order, num_workers=workers):
             pass
-        seconds = clock() - began
-        return seconds, seconds
+        return clock() - began
 
     return lap
 
@@ -220,31 +222,24 @@ def _clock(workers: int) -> Callable[[], float]:
     return time.perf_counter if workers else time.process_time
 
 
-def _rounds(
-    arms: Mapping[str, Lap], pictures: int, repeats: int, workers: int, missing: Mapping[str, str]
-) -> dict[str, Any]:
-    seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in arms}
+def _rounds(arms: Mapping[str, Lap], steps: int, batch: int, repeats: int, workers: int) -> dict[str, Any]:
+    seconds: dict[str, list[float]] = {name: [] for name in arms}
     with progress(f"loading in {workers} processes" if workers else "loading", (repeats + 1) * len(arms)) as advance:
         for _ in range(repeats + 1):
             for name, lap in arms.items():
-                seconds[name].append(lap(workers))
+                seconds[name].append(lap(steps, workers))
                 advance(1, name)
-    bytes_, floats = ({name: np.array(seconds[name])[1:, column] for name in arms} for column in range(2))
-    found: dict[str, Any] = {}
-    for name in arms:
-        entry: dict[str, Any] = {
-            "pictures_per_second": pictures / float(np.median(floats[name])),
-            "spread": [pictures / float(floats[name].max()), pictures / float(floats[name].min())],
-            "over_usual": float(np.median(floats[USUAL] / floats[name])),
+    counted = {name: np.array(each[1:]) for name, each in seconds.items()}
+    found = {}
+    for name, each in counted.items():
+        found[name] = {
+            "pictures_per_second": steps * batch / float(np.median(each)),
+            "spread": [steps * batch / float(each.max()), steps * batch / float(each.min())],
+            "over_usual": float(np.median(counted[USUAL] / each)),
         }
-        if DECODING in arms:
-            entry["of_decoding"] = float(np.median(floats[DECODING] / floats[name]))
-        if name in OURS:
-            entry["bytes"] = {"pictures_per_second": pictures / float(np.median(bytes_[name]))}
-            if DECODING in arms:
-                entry["bytes"]["of_decoding"] = float(np.median(floats[DECODING] / bytes_[name]))
-        found[name] = entry
-    return {"arms": found | {name: {"reason": reason} for name, reason in missing.items()}}
+        if DECODING in counted:
+            found[name]["of_decoding"] = float(np.median(counted[DECODING] / each))
+    return found
 
 
 @contextmanager
@@ -257,9 +252,6 @@ def _one_thread() -> Iterator[None]:
     finally:
         torch.set_num_threads(before[0])
         cv2.setNumThreads(before[1])
-
-
-_PER_IDENTITY = 50
 
 
 def _write_tiny(path: Path, records: int) -> int:

@@ -114,10 +114,10 @@ class RecordIO:
         """The picture's file; raises UnreadablePictureError if its record is damaged or of another identity."""
         self._require(index)
         try:
-            labels, picture = unpack(payload_at(self._data, int(self._offsets[index])))
+            labels, picture = unpack(payload_at(self._data, self._offsets.item(index)))
         except BrokenRecordError as error:
             raise UnreadablePictureError(self.where(index), str(error)) from None
-        if labels[0] != self._numbers[self._labels[index]]:
+        if labels[0] != self._numbers.item(self._labels.item(index)):
             raise UnreadablePictureError(self.where(index), self._why_not(index))
         return picture
 
