@@ -37,6 +37,14 @@ def test_flip_mirrors_left_and_right_as_often_as_asked() -> None:
     assert 80 < flipped < 160
 
 
+def test_a_flip_alone_is_the_flip_among_others() -> None:
+    """Blur that never happens takes the general way."""
+    alone, among = only(flip=0.5), only(flip=0.5, blur=1e-300)
+    results = [[way(picture(), np.random.default_rng(seed)) for way in (alone, among)] for seed in range(50)]
+    assert all(np.array_equal(one, other) for one, other in results)
+    assert 10 < sum(np.array_equal(one, picture()) for one, _ in results) < 40
+
+
 class Fixed:
     """A generator whose uniform draws are all of one value."""
 

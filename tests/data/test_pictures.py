@@ -57,6 +57,18 @@ def test_lossy_formats_come_back_nearly_and_in_rgb(kind: str, options: dict[str,
     assert error.mean() < 6
 
 
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "BMP", "WEBP"])
+@pytest.mark.parametrize("side", [(112, 112), (131, 90), (300, 200)])
+def test_colours_are_bit_for_bit_those_of_the_other_order_turned_round(kind: str, side: tuple[int, int]) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (*side, 3), dtype=np.uint8)
+    data = encoded(noise, kind)
+    bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    if side != (112, 112):
+        shrinks = min(side) >= 112
+        bgr = cv2.resize(bgr, (112, 112), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    np.testing.assert_array_equal(decode(data, "x"), bgr[..., ::-1])
+
+
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "BMP"])
 def test_grey_becomes_three_equal_channels(kind: str) -> None:
     grey = smooth_picture()[..., 0]

@@ -74,7 +74,7 @@ class RecordIO:
         self._numbers, self._labels = _positions(numbers)
         if len(self._numbers) == 0:
             raise DataError(f"{self.path}: no picture has a label; {self._why_not(0)}")
-        self._names = self._name_list()
+        self._names, self._places = self._name_list()
         self._identities = self._identity_names(numbers)
 
     def __reduce__(self) -> tuple[type[RecordIO], tuple[Path]]:
@@ -97,7 +97,7 @@ class RecordIO:
         """The name in the .lst, else IDENTITY/KEY and the suffix of what the record holds."""
         self._require(index)
         if self._names is not None:
-            return self._names.name(int(np.searchsorted(self._names.keys, self._keys[index])))
+            return self._names.name(int(self._places[index]))
         try:
             start = self.encoded(index)[:4]
         except UnreadablePictureError:
@@ -114,10 +114,10 @@ class RecordIO:
         """The picture's file; raises UnreadablePictureError if its record is damaged or of another identity."""
         self._require(index)
         try:
-            labels, picture = unpack(payload_at(self._data, int(self._offsets[index])))
+            labels, picture = unpack(payload_at(self._data, self._offsets.item(index)))
         except BrokenRecordError as error:
             raise UnreadablePictureError(self.where(index), str(error)) from None
-        if labels[0] != self._numbers[self._labels[index]]:
+        if labels[0] != self._numbers.item(self._labels.item(index)):
             raise UnreadablePictureError(self.where(index), self._why_not(index))
         return picture
 
@@ -300,16 +300,19 @@ class RecordIO:
         words: UInt32[np.ndarray, " words"] = np.frombuffer(self._data, "<u4", len(self._data) // 4)
         return words
 
-    def _name_list(self) -> NameList | None:
+    def _name_list(self) -> tuple[NameList | None, Int64[np.ndarray, " n"]]:
+        """The list of names and the place of each picture in it."""
         path = self.path.with_suffix(".lst")
         if not path.exists() or not NameList.names_pictures(path):
-            return None
+            return None, self._keys[:0]
         names = NameList(path)
+        if np.array_equal(names.keys, self._keys):
+            return names, np.arange(len(self))
         places = np.searchsorted(names.keys, self._keys)
         missing = np.flatnonzero(names.keys[np.minimum(places, len(names.keys) - 1)] != self._keys)
         if len(missing):
             raise DataError(f"{path}: has no line for record {self._keys[missing[0]]}, for one of {len(missing)}")
-        return names
+        return names, places
 
     def _identity_names(self, numbers: Int64[np.ndarray, " n"]) -> list[str]:
         if self._names is not None:

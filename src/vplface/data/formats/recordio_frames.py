@@ -32,10 +32,11 @@ class BrokenRecordError(ValueError):
 
 def payload_at(data: mmap.mmap, offset: int) -> bytes:
     """The payload of the record at an offset, its parts joined; raises BrokenRecordError."""
-    if offset + FRAME.size <= len(data):
+    start, size = offset + FRAME.size, len(data)
+    if start <= size:
         magic, length = FRAME.unpack_from(data, offset)
-        if magic == MAGIC and length <= min(LONGEST, len(data) - offset - FRAME.size - 3):  # of kind 0
-            return data[offset + FRAME.size : offset + FRAME.size + length]
+        if magic == MAGIC and length <= LONGEST and start + length + 3 <= size:  # of kind 0, as nearly all are
+            return data[start : start + length]
     parts, _ = parts_at(data, offset)
     if len(parts) == 1:
         return data[parts[0][0] : parts[0][1]]

@@ -1,0 +1,291 @@
+"""How fast one core loads pictures in each form, beside bare decoding and beside what is usual in PyTorch, in one run.
+
+All arms load the same files, bit for bit, and take turns, so that a machine that slows down slows them all.
+"""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, RandomSampler
+
+from vplface.data.augment import Augmentation
+from vplface.data.batches import ShuffledBatches, load_batches
+from vplface.data.formats import PictureWriter, open_pictures
+from vplface.data.formats.image_folder import ImageFolder
+from vplface.data.formats.recordio import RecordIO, RecordIOWriter
+from vplface.data.formats.recordio_frames import HEADER, MAGIC
+from vplface.data.pictures import PictureSet, Preprocessing, StoredPictures, UnreadablePictureError
+from vplface.data.synthetic import SyntheticFaces
+from vplface.data.synthetic.write import write_synthetic
+from vplface.errors import DataError, MissingExtraError, import_extra
+from vplface.progress import progress
+
+cv2 = import_extra("cv2", "train")
+
+DECODING, USUAL = "imdecode", "PIL + DataLoader"
+Lap = Callable[[int, int], float]
+"""Loads so many batches in so many worker processes; returns seconds."""
+
+_LONGER = 10
+"""A lap with workers is so much longer, because it begins with starting them."""
+
+_PER_IDENTITY = 50
+"""Records of an identity in the set whose opening is timed."""
+
+_FILES = {"RecordIO": "train.rec", "tar": "pictures.tar", "folder": "folder"}
+
+
+def measure(data: Path | None, pictures: int, batch: int, repeats: int, workers: int) -> dict[str, Any]:
+    """Pictures a second, medians over rounds in which every arm loads the same number of pictures.
+
+    Args:
+        data: a set in any form; None generates faces.
+        pictures: how many to take of it, spread evenly over the set.
+        batch: pictures in a batch.
+        repeats: rounds, after one that is not counted.
+        workers: worker processes of a second measurement; 0 for none.
+
+    Returns:
+        What was loaded; ``one_process``: of each arm its ``pictures_per_second`` of processor time on one thread
+        (median) and ``spread`` (least and most), ``of_decoding`` and ``over_usual`` (medians of ratios within rounds);
+        or the ``reason`` it was left out. ``workers``: the same in so many worker processes, of time on the clock.
+
+    Raises:
+        DataError: if the data cannot be read or are fewer than a batch.
+    """
+    with tempfile.TemporaryDirectory(prefix="vplface-bench-") as name, _one_thread():
+        root = Path(name)
+        source = open_pictures(data) if data is not None else _generated(root / "generated", pictures)
+        missing = _write_all(source, pictures, root)
+        folder = ImageFolder(root / "folder")
+        if len(folder) < batch:
+            raise DataError(f"{data or 'generated faces'}: {len(folder)} pictures are fewer than a batch of {batch}")
+        encoded = [folder.encoded(index) for index in range(len(folder))]
+        arms: dict[str, Lap] = {DECODING: _decoding(encoded, batch)}
+        for form in _FILES:
+            if form not in missing:
+                pictures_of_form = open_pictures(root / _FILES[form])
+                arms[f"{form}, bytes"] = _loading(pictures_of_form, batch, floats=False)
+                arms[form] = _loading(pictures_of_form, batch, floats=True)
+        arms[USUAL] = _usual(folder, batch)
+        result = {
+            "data": str(data) if data is not None else "generated faces",
+            "pictures": len(folder),
+            "bytes_per_picture": round(statistics.mean(map(len, encoded))),
+            "batch": batch,
+            "one_process": {"arms": _rounds(arms, len(folder) // batch, batch, repeats, 0) | missing},
+        }
+        if workers:
+            del arms[DECODING]
+            steps = _LONGER * (len(folder) // batch)
+            measured = _rounds(arms, steps, batch, repeats, workers)
+            result["workers"] = {"processes": workers, "arms": measured | missing}
+        return result
+
+
+def startup(records: int, repeats: int) -> dict[str, Any]:
+    """Seconds to open a RecordIO set of so many records, without and with names, of time on the clock and processor.
+
+    The records are tiny, 36 bytes: opening a set does not read its pictures.
+    """
+    with tempfile.TemporaryDirectory(prefix="vplface-bench-") as name:
+        path = Path(name) / "train.rec"
+        identities = _write_tiny(path, records)
+        opened = {"without .lst": _open_often(path, repeats)}
+        with path.with_suffix(".lst").open("w", encoding="ascii") as lines:
+            lines.writelines(
+                f"{key}\t{(key - 1) // _PER_IDENTITY}\tperson {(key - 1) // _PER_IDENTITY}/{key}.jpg\n"
+                for key in range(1, records + 1)
+            )
+        opened["with .lst"] = _open_often(path, repeats)
+        return {"records": records, "identities": identities, "opening": opened}
+
+
+def _generated(root: Path, pictures: int) -> StoredPictures:
+    write_synthetic(root, SyntheticFaces(identities=max(2, pictures // 10), pictures=10), "jpg")
+    return ImageFolder(root)
+
+
+def _write_all(source: StoredPictures, most: int, root: Path) -> dict[str, dict[str, str]]:
+    """The pictures in each form, under the same names; returns why a form is left out."""
+    writers: dict[str, PictureWriter] = {"RecordIO": RecordIOWriter(root / _FILES["RecordIO"], source.identities)}
+    missing = {}
+    if find_spec("vplface.data.formats.tar_shards") is None:
+        missing["tar"] = {"reason": "this version has no tar shards"}
+    else:
+        from vplface.data.formats.tar_shards import TarShardsWriter
+
+        try:
+            writers["tar"] = TarShardsWriter(root / _FILES["tar"], source.identities)
+        except MissingExtraError as error:
+            missing["tar"] = {"reason": str(error)}
+    taken = np.unique(np.linspace(0, len(source) - 1, most).round().astype(np.int64))
+    with progress("writing the pictures in each form", len(taken)) as advance:
+        for writer in writers.values():
+            writer.__enter__()
+        for index in taken.tolist():
+            advance(1)
+            try:
+                encoded = source.encoded(index)
+            except UnreadablePictureError:
+                continue
+            label = int(source.labels[index])
+            name = f"{source.identities[label]}/{index:08d}.jpg"
+            for writer in writers.values():
+                writer.add(encoded, name, label)
+            path = root / _FILES["folder"] / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(encoded)
+        for writer in writers.values():
+            writer.__exit__(None, None, None)
+    return missing
+
+
+def _decoding(encoded: list[bytes], batch: int) -> Lap:
+    """cv2.imdecode and nothing else, of bytes in memory."""
+
+    def lap(steps: int, _: int) -> float:
+        began = time.process_time()
+        for data in encoded[: steps * batch]:
+            cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+        return time.process_time() - began
+
+    return lap
+
+
+def _loading(pictures: PictureSet, batch: int, *, floats: bool) -> Lap:
+    """As training does: shuffled, decoded, flipped, collated, and made a network's input."""
+    batches, augmentation, preprocessing = ShuffledBatches(len(pictures), batch, 0), Augmentation(), Preprocessing()
+    done = 0
+
+    def lap(steps: int, workers: int) -> float:
+        nonlocal done
+        clock = _clock(workers)
+        began = clock()
+        for loaded in load_batches(pictures, batches, augmentation, 0, done, done + steps, workers):
+            if floats:
+                preprocessing(loaded.pictures)
+        done += steps
+        return clock() - began
+
+    return lap
+
+
+class _UsualFolder(Dataset[tuple[Tensor, int]]):
+    """A folder as it is usually read for PyTorch: PIL decodes and flips, each picture becomes a tensor of its own."""
+
+    def __init__(self, folder: ImageFolder) -> None:
+        self.image: Any = import_extra("PIL.Image", "bench")
+        self.samples = [(str(folder.path(index)), label) for index, label in enumerate(folder.labels.tolist())]
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        path, label = self.samples[index]
+        with Path(path).open("rb") as file:
+            picture = self.image.open(file).convert("RGB")
+        if torch.rand(1) < 0.5:
+            picture = picture.transpose(self.image.Transpose.FLIP_LEFT_RIGHT)
+        floats = torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous().to(torch.float32).div(255)
+        mean = std = torch.full((3, 1, 1), 0.5)
+        return floats.sub_(mean).div_(std), label
+
+
+def _usual(folder: ImageFolder, batch: int) -> Lap:
+    dataset = _UsualFolder(folder)
+
+    def lap(steps: int, workers: int) -> float:
+        clock = _clock(workers)
+        began = clock()
+        order = RandomSampler(dataset, num_samples=steps * batch)
+        for _ in DataLoader(dataset, batch, sampler=order, num_workers=workers):
+            pass
+        return clock() - began
+
+    return lap
+
+
+def _clock(workers: int) -> Callable[[], float]:
+    """Processor time where all happens in this process, so that what else runs on the machine counts less."""
+    return time.perf_counter if workers else time.process_time
+
+
+def _rounds(arms: Mapping[str, Lap], steps: int, batch: int, repeats: int, workers: int) -> dict[str, Any]:
+    seconds: dict[str, list[float]] = {name: [] for name in arms}
+    with progress(f"loading in {workers} processes" if workers else "loading", (repeats + 1) * len(arms)) as advance:
+        for _ in range(repeats + 1):
+            for name, lap in arms.items():
+                seconds[name].append(lap(steps, workers))
+                advance(1, name)
+    counted = {name: np.array(each[1:]) for name, each in seconds.items()}
+    found = {}
+    for name, each in counted.items():
+        found[name] = {
+            "pictures_per_second": steps * batch / float(np.median(each)),
+            "spread": [steps * batch / float(each.max()), steps * batch / float(each.min())],
+            "over_usual": float(np.median(counted[USUAL] / each)),
+        }
+        if DECODING in counted:
+            found[name]["of_decoding"] = float(np.median(counted[DECODING] / each))
+    return found
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads(), cv2.getNumThreads()
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before[0])
+        cv2.setNumThreads(before[1])
+
+
+def _write_tiny(path: Path, records: int) -> int:
+    """A .rec of records that hold labels and no picture, with its .idx; returns the number of identities."""
+    identities = -(-records // _PER_IDENTITY)
+    keys = np.arange(1, records + 1)
+    pictures = np.zeros((records, 9), "<u4")  # with four bytes in place of a picture
+    pictures[:, 0], pictures[:, 1], pictures[:, 4] = MAGIC, HEADER.size + 4, keys
+    pictures[:, 3] = ((keys - 1) // _PER_IDENTITY).astype("<f4").view("<u4")
+    headers = np.zeros((1 + identities, 10), "<u4")
+    headers[:, 0], headers[:, 1], headers[:, 2] = MAGIC, HEADER.size + 8, 2
+    headers[1:, 4] = records + 1 + np.arange(identities)
+    begin = 1 + _PER_IDENTITY * np.arange(identities)
+    labels = np.array([begin, np.minimum(begin + _PER_IDENTITY, records + 1)])
+    headers[0, 8:] = np.array([records + 1, records + 1 + identities], "<f4").view("<u4")
+    headers[1:, 8:] = np.ascontiguousarray(labels.T, "<f4").view("<u4")
+    path.write_bytes(headers[:1].tobytes() + pictures.tobytes() + headers[1:].tobytes())
+    sizes = np.concatenate([[40], np.full(records, 36), np.full(identities, 40)])
+    offsets = np.cumsum(sizes) - sizes
+    with path.with_suffix(".idx").open("w", encoding="ascii") as lines:
+        lines.writelines(f"{key}\t{offset}\n" for key, offset in enumerate(offsets.tolist()))
+    return identities
+
+
+def _open_often(path: Path, repeats: int) -> dict[str, Any]:
+    clock, processor = [], []
+    for _ in range(repeats):
+        began = time.perf_counter(), time.process_time()
+        RecordIO(path)
+        clock.append(time.perf_counter() - began[0])
+        processor.append(time.process_time() - began[1])
+    return {
+        "seconds": statistics.median(clock),
+        "spread": [min(clock), max(clock)],
+        "first": clock[0],
+        "processor_seconds": statistics.median(processor),
+    }
