@@ -20,12 +20,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 
 from vplface.data.augment import Augmentation
-from vplface.data.batches import ShuffledBatches, load_batches
+from vplface.data.batches import load_batches
 from vplface.data.formats import PictureWriter, open_pictures
 from vplface.data.formats.image_folder import ImageFolder
 from vplface.data.formats.recordio import RecordIO, RecordIOWriter
 from vplface.data.formats.recordio_frames import HEADER, MAGIC
 from vplface.data.pictures import PictureSet, Preprocessing, StoredPictures, UnreadablePictureError
+from vplface.data.samplers import ShuffledBatches
 from vplface.data.synthetic import SyntheticFaces
 from vplface.data.synthetic.write import write_synthetic
 from vplface.errors import DataError, MissingExtraError, import_extra

@@ -6,8 +6,6 @@ colours except :class:`Preprocessing`, which is stored with a model.
 
 from __future__ import annotations
 
-import struct
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, Protocol, TypeAlias
@@ -17,6 +15,7 @@ import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
+from vplface.data.encoded import MOST_PIXELS, is_whole, may_be_transparent, size_of, type_of
 from vplface.errors import DataError, import_extra
 
 cv2 = import_extra("cv2", "train")
@@ -165,34 +164,24 @@ def decode_whole(data: bytes, where: str) -> UInt8[np.ndarray, "h w 3"]:
         where: path of the file, for the error.
 
     Raises:
-        UnreadablePictureError: if the bytes are of no known format, cut short or damaged, or if a side of the
-            picture is shorter than 16 pixels.
+        UnreadablePictureError: if the bytes are of no known format, cut short or damaged, if a side of the picture is
+            shorter than 16 pixels, or if it claims to have more than 134 million.
     """
     if not data:
         raise UnreadablePictureError(where, "the file is empty")
-    # OpenCV fills what a cut JPEG lacks with grey and says nothing, so whether a file is whole is checked here.
-    maybe_transparent = False
-    if data.startswith(b"\xff\xd8\xff"):
-        whole = _jpeg_is_whole(data)
-    elif data.startswith(b"\x89PNG\r\n\x1a\n"):
-        chunks = _png_chunks(data)
-        whole = b"IEND" in chunks
-        maybe_transparent = b"tRNS" in chunks or data[25:26] in (b"\x04", b"\x06")
-    elif data.startswith(b"RIFF") and data[8:12] == b"WEBP":
-        whole = len(data) >= struct.unpack_from("<I", data, 4)[0] + 8
-        maybe_transparent = data[12:16] == b"VP8L" or (
-            data[12:16] == b"VP8X" and bool(int.from_bytes(data[20:21]) & 0x10)
-        )
-    elif data.startswith(b"BM"):
-        whole = len(data) >= 26 and len(data) >= struct.unpack_from("<I", data, 2)[0]
-    else:
+    if type_of(data) is None:
         raise UnreadablePictureError(where, "not a jpg, png, webp or bmp file")
-    if not whole:
+    if not is_whole(data):
         raise UnreadablePictureError(where, "the file is cut short or damaged")
+    width, height = size_of(data) or (0, 0)
+    if width * height > MOST_PIXELS:
+        raise UnreadablePictureError(
+            where, f"too large: {width}x{height}, at most {MOST_PIXELS / 1e6:.0f} million pixels are decoded"
+        )
 
     stored = np.frombuffer(data, np.uint8)
     try:
-        bgra = cv2.imdecode(stored, cv2.IMREAD_UNCHANGED) if maybe_transparent else None
+        bgra = cv2.imdecode(stored, cv2.IMREAD_UNCHANGED) if may_be_transparent(data) else None
         if bgra is not None and bgra.ndim == 3 and bgra.shape[2] == 4:
             rgb = cv2.cvtColor(_on_black(bgra), cv2.COLOR_BGR2RGB)
         else:
@@ -201,46 +190,10 @@ def decode_whole(data: bytes, where: str) -> UInt8[np.ndarray, "h w 3"]:
         raise UnreadablePictureError(where, f"cannot be decoded: {error.err}") from None
     if rgb is None:
         raise UnreadablePictureError(where, "cannot be decoded: the contents are damaged")
-    height, width = rgb.shape[:2]
+    height, width = rgb.shape[:2]  # an EXIF orientation may have exchanged them
     if min(height, width) < SMALLEST_SIDE:
         raise UnreadablePictureError(where, f"too small: {width}x{height}, needs {SMALLEST_SIDE} pixels a side")
     return rgb  # type: ignore[no-any-return]
-
-
-def _jpeg_is_whole(data: bytes) -> bool:
-    """Whether the end-of-image marker is there: at the end, or reached by walking the segments."""
-    if data.endswith(b"\xff\xd9"):
-        return True
-    position = 2
-    while True:
-        position = data.find(b"\xff", position)
-        if position < 0 or position + 1 >= len(data):
-            return False
-        marker = data[position + 1]
-        if marker == 0xD9:
-            return True
-        if marker == 0xFF:  # a fill byte
-            position += 1
-        elif marker <= 0x01 or 0xD0 <= marker <= 0xD8:  # markers without a body, and bytes inside the scan
-            position += 2
-        elif position + 4 > len(data):
-            return False
-        else:
-            position += 2 + max(2, int(struct.unpack_from(">H", data, position + 2)[0]))
-
-
-def _png_chunks(data: bytes) -> set[bytes]:
-    """Types of the leading chunks that are complete and whose checksum is right."""
-    kinds: set[bytes] = set()
-    position = 8
-    while position + 12 <= len(data) and b"IEND" not in kinds:
-        length = int(struct.unpack_from(">I", data, position)[0])
-        end = position + 8 + length
-        if end + 4 > len(data) or zlib.crc32(data[position + 4 : end]) != struct.unpack_from(">I", data, end)[0]:
-            break
-        kinds.add(data[position + 4 : position + 8])
-        position = end + 4
-    return kinds
 
 
 def _on_black(bgra: np.ndarray) -> UInt8[np.ndarray, "h w 3"]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Int64
 
-from vplface.data.formats.image_folder import picture_suffix
+from vplface.data.encoded import type_of
 from vplface.data.pictures import StoredPictures, UnreadablePictureError, decode_whole
 from vplface.errors import DataError
 from vplface.progress import progress
@@ -84,7 +84,7 @@ def summarise(pictures: StoredPictures, sample: int = 1000, seed: int = 0) -> Su
             except UnreadablePictureError:
                 unreadable += 1
             else:
-                formats[picture_suffix(encoded).removeprefix(".")] += 1
+                formats[str(type_of(encoded))] += 1
                 sizes[f"{width}x{height}"] += 1
             advance(1)
     return Summary(

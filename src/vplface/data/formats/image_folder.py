@@ -14,6 +14,7 @@ from typing import Self
 import numpy as np
 from jaxtyping import Int64
 
+from vplface.data.encoded import suffix_of
 from vplface.data.pictures import Picture, UnreadablePictureError, decode
 from vplface.errors import DataError
 from vplface.progress import progress
@@ -175,16 +176,7 @@ def _below(identity: str, name: str, encoded: bytes) -> str:
     *folders, file = name.removeprefix(f"{identity}/").split("/")
     # A folder that is called like a picture would not be searched on reading.
     folders = [f"{folder}_" if _is_picture(folder) else folder for folder in map(_safe, folders)]
-    return "/".join([*folders, _safe(file if _is_picture(file) else file + picture_suffix(encoded))])
-
-
-def picture_suffix(encoded: bytes) -> str:
-    """The suffix that belongs to a picture's first bytes; ".jpg" if they are of no type that is known."""
-    if encoded.startswith(b"\x89PNG\r\n\x1a\n"):
-        return ".png"
-    if encoded.startswith(b"RIFF") and encoded[8:12] == b"WEBP":
-        return ".webp"
-    return ".bmp" if encoded.startswith(b"BM") else ".jpg"
+    return "/".join([*folders, _safe(file if _is_picture(file) else file + suffix_of(encoded))])
 
 
 _LONGEST = 240  # bytes; file systems allow 255, and a number may follow

@@ -20,6 +20,7 @@ from typing import BinaryIO, Self
 import numpy as np
 from jaxtyping import Float32, Int64, UInt32
 
+from vplface.data.encoded import suffix_of
 from vplface.data.formats.recordio_frames import (
     FRAME,
     HEADER,
@@ -39,8 +40,6 @@ from vplface.data.pictures import Picture, UnreadablePictureError, decode
 from vplface.errors import DataError
 from vplface.files import replacing
 from vplface.progress import progress
-
-_SUFFIXES = ((b"\x89PNG", ".png"), (b"RIFF", ".webp"), (b"BM", ".bmp"))
 
 
 class RecordIO:
@@ -99,10 +98,9 @@ class RecordIO:
         if self._names is not None:
             return self._names.name(int(self._places[index]))
         try:
-            start = self.encoded(index)[:4]
+            suffix = suffix_of(self.encoded(index))
         except UnreadablePictureError:
-            start = b""
-        suffix = next((suffix for magic, suffix in _SUFFIXES if start.startswith(magic)), ".jpg")
+            suffix = ".jpg"
         return f"{self._identities[self._labels[index]]}/{self._keys[index]:08d}{suffix}"
 
     def where(self, index: int) -> str:

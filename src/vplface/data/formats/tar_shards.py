@@ -29,6 +29,7 @@ from typing import Any, BinaryIO, Self
 import numpy as np
 from jaxtyping import Int32, Int64
 
+from vplface.data.encoded import type_of
 from vplface.data.formats.tar import Member, members, text
 from vplface.data.pictures import Picture, UnreadablePictureError, decode
 from vplface.errors import DataError, import_extra
@@ -210,7 +211,7 @@ class TarShardsWriter:
         sample = {
             "__key__": f"{self._complete + self._in_shard:08d}",
             "cls": b"%d" % label,
-            _suffix(encoded): encoded,
+            type_of(encoded) or "jpg": encoded,
             "json": json.dumps(about).encode(),
         }
         try:
@@ -456,12 +457,3 @@ def _stamp(file: BinaryIO) -> tuple[int, int]:
     """Size and time of change, by which a shard is known again."""
     status = os.fstat(file.fileno())
     return status.st_size, status.st_mtime_ns
-
-
-def _suffix(encoded: bytes) -> str:
-    """The suffix that belongs to a picture's first bytes; jpg if they are none, so that it is noticed on reading."""
-    if encoded.startswith(b"\x89PNG\r\n\x1a\n"):
-        return "png"
-    if encoded.startswith(b"RIFF") and encoded[8:12] == b"WEBP":
-        return "webp"
-    return "bmp" if encoded.startswith(b"BM") else "jpg"

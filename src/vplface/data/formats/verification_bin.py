@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int64
 
+from vplface.data.encoded import type_of
 from vplface.data.pairs import Pairs, resolve
 from vplface.data.pictures import Picture, StoredPictures, UnreadablePictureError, decode
 from vplface.errors import DataError
@@ -71,7 +72,8 @@ class VerificationBin:
                     index = distinct.setdefault(hashlib.blake2b(content, digest_size=16).digest(), len(distinct))
                     if index == len(self._places):
                         self._places.append(picture)
-                        types.append(_file_type(content))
+                        kind = type_of(content)
+                        types.append(f".{kind}" if kind else "")
                     which[place] = index
                     advance(1)
         left, right = which[0::2], which[1::2]
@@ -186,16 +188,6 @@ def _components(count: int, left: Int64[np.ndarray, " p"], right: Int64[np.ndarr
         parent[second] = first
     # The root of a component is its first node, so that roots in order are components in order of occurrence.
     return np.unique([root(node) for node in range(count)], return_inverse=True)[1].astype(np.int64)
-
-
-def _file_type(content: bytes) -> str:
-    if content.startswith(b"\xff\xd8\xff"):
-        return ".jpg"
-    if content.startswith(b"\x89PNG\r\n\x1a\n"):
-        return ".png"
-    if content.startswith(b"RIFF") and content[8:12] == b"WEBP":
-        return ".webp"
-    return ".bmp" if content.startswith(b"BM") else ""
 
 
 @contextlib.contextmanager
