@@ -210,6 +210,21 @@ def test_default_preprocessing_is_exact() -> None:
     assert torch.equal(output, (levels.permute(0, 3, 1, 2).float() - 127.5) / 127.5)
 
 
+@pytest.mark.parametrize("count", [0, 1, 16, 37])
+def test_every_picture_of_a_batch_is_preprocessed(count: int) -> None:
+    pictures = torch.randint(0, 256, (count, 30, 30, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    output = Preprocessing(size=30, color="bgr", std=(0.1, 0.2, 0.3))(pictures)
+    expected = (pictures.flip(-1).double() - 127.5) / (255 * torch.tensor([0.1, 0.2, 0.3], dtype=torch.float64))
+    torch.testing.assert_close(output, expected.permute(0, 3, 1, 2).float())
+    backwards = pictures.flip(1).transpose(1, 2)  # another layout in memory
+    torch.testing.assert_close(
+        Preprocessing(size=30)(backwards)[:, 0].double(),
+        (backwards[..., 0].double() - 127.5) / 127.5,
+        atol=1e-6,
+        rtol=0,
+    )
+
+
 def test_preprocessing_with_other_colours_and_moments() -> None:
     preprocessing = Preprocessing(size=2, color="bgr", mean=(0.1, 0.2, 0.3), std=(1.0, 2.0, 4.0))
     red_green_blue = torch.tensor([51, 102, 204], dtype=torch.uint8).expand(1, 2, 2, 3)
