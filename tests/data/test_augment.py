@@ -37,6 +37,14 @@ def test_flip_mirrors_left_and_right_as_often_as_asked() -> None:
     assert 80 < flipped < 160
 
 
+def test_a_mirror_image_is_put_where_it_is_wanted() -> None:
+    source = np.random.default_rng(0).integers(0, 256, (112, 112, 3), dtype=np.uint8)
+    out = np.zeros_like(source)
+    assert only(flip=1.0)(source, np.random.default_rng(0), out) is out
+    assert np.array_equal(out, source[:, ::-1])
+    assert only(flip=0.0)(source, np.random.default_rng(0), out) is source
+
+
 def test_a_flip_alone_is_the_flip_among_others() -> None:
     """Blur that never happens takes the general way."""
     alone, among = only(flip=0.5), only(flip=0.5, blur=1e-300)

@@ -55,14 +55,16 @@ class Augmentation:
             if not 0.0 <= value <= limit:
                 raise ValueError(f"{field.name} must lie in 0..{limit:g}, got {value}")
 
-    def __call__(self, picture: Picture, rng: np.random.Generator) -> Picture:
+    def __call__(self, picture: Picture, rng: np.random.Generator, out: Picture | None = None) -> Picture:
         """A changed copy; the picture given is never written to (and is returned itself if nothing changes).
+
+        The copy may be in ``out``, a picture that may be written to: new memory costs more than a mirror image does.
 
         The same generator state gives the same result. Each change draws from its own place in one block of random
         numbers, so that switching one change on leaves the others as they were.
         """
         if self._only_flips:
-            return cv2.flip(picture, 1) if rng.random() < self.flip else picture
+            return cv2.flip(picture, 1, out) if rng.random() < self.flip else picture
         chance = rng.random(5)
         where = rng.random(4) * 2 - 1
         tone = rng.random(6) * 2 - 1

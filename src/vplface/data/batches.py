@@ -150,9 +150,11 @@ def _collect(
         except UnreadablePictureError as error:
             unreadable.append(str(error))
             continue
+        row = batch[len(read)]
         if augmentation is not None:
-            picture = augmentation(picture, streams.of(index))
-        batch[len(read)] = picture
+            picture = augmentation(picture, streams.of(index), row)
+        if picture is not row:
+            row[:] = picture
         read.append(place)
     labels = pictures.labels[indices[read]]
     return Batch(torch.from_numpy(batch[: len(read)]), torch.from_numpy(labels), unreadable)
