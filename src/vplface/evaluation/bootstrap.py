@@ -53,7 +53,7 @@ def tar_replicates(
     right = np.append(right, len(scores.genuine) if length == scores.impostors else right[-1])
 
     result = np.full(replicates, np.nan)
-    for number, counts in enumerate(_draws(scores.identities, replicates, seed)):
+    for number, counts in enumerate(draws(scores.identities, replicates, seed)):
         genuine = genuine_people.weights(counts)
         accepted = np.cumsum(tail_people.weights(counts)) * step
         if len(tail) == scores.impostors:
@@ -96,7 +96,7 @@ def accuracy_replicates(
     kinds = [(share[kind], share[kind] * correct[kind], _People(people[kind])) for kind in (same, ~same) if kind.any()]
     result = np.zeros(replicates)
     with np.errstate(invalid="ignore"):
-        for number, counts in enumerate(_draws(int(people.max(initial=-1)) + 1, replicates, seed)):
+        for number, counts in enumerate(draws(int(people.max(initial=-1)) + 1, replicates, seed)):
             for shares, correct_shares, shown in kinds:
                 weights = shown.weights(counts)
                 result[number] += shares.sum() * (correct_shares @ weights) / (shares @ weights)
@@ -123,7 +123,7 @@ def interval(
     return low, high
 
 
-def _draws(identities: int, replicates: int, seed: int) -> Iterator[Int64[np.ndarray, " identities"]]:
+def draws(identities: int, replicates: int, seed: int) -> Iterator[Int64[np.ndarray, " identities"]]:
     """How often each person is drawn; a replicate has its own generator, so that its draw depends on nothing else."""
     with progress("resampling people", replicates) as advance:
         for number in range(replicates):

@@ -1,0 +1,113 @@
+"""Embeddings that are there already, in a file: whatever made them can be evaluated.
+
+| file | holds |
+|---|---|
+| .npy | an array [n, dim], a row for each picture of the set, in the set's order |
+| .npy | one array with the fields "name" and "embedding", as ``vplface embed`` writes it |
+| .npz | "embeddings" [n, dim], and "names" [n] as ``vplface embed`` writes it; without names in the set's order |
+
+A name is that of a picture of the set, or a path that ends in one: ``vplface embed`` writes paths.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float32, Int64
+
+from vplface.data.pictures import PictureSet
+from vplface.errors import DataError
+
+TYPES = (".npy", ".npz")
+
+
+def read_embeddings(
+    path: Path | str, pictures: PictureSet, used: Int64[np.ndarray, " m"] | None = None
+) -> Float32[np.ndarray, "n dim"]:
+    """The embedding of each picture of a set, in the set's order.
+
+    Args:
+        path: see the module's table.
+        pictures: the set.
+        used: the pictures that must have one; None for all. Others without one are NaN.
+
+    Raises:
+        DataError: a file that is missing, damaged or of another layout; as many rows as there are not pictures; a
+            picture without embedding, or with two.
+    """
+    path = Path(path)
+    embeddings, names = _read(path)
+    if names is None:
+        if len(embeddings) != len(pictures):
+            raise DataError(
+                f"{path}: holds {len(embeddings)} embeddings, the set {len(pictures)} pictures; without names there "
+                "must be a row for each picture, in the set's order. Write names with them: vplface embed does"
+            )
+        return embeddings
+    row_of = _rows(path, names, pictures)
+    wanted = np.arange(len(pictures)) if used is None else used
+    missing = [index for index in wanted.tolist() if index not in row_of]
+    if missing:
+        raise DataError(
+            f"{path}: {len(missing)} of the {len(wanted)} pictures that are asked about have no embedding there, "
+            f"{pictures.name(missing[0])!r} for one; its names look like {names[0]!r}"
+        )
+    found = np.full((len(pictures), embeddings.shape[1]), np.nan, np.float32)
+    found[list(row_of)] = embeddings[list(row_of.values())]
+    return found
+
+
+def _rows(path: Path, names: Sequence[str], pictures: PictureSet) -> dict[int, int]:
+    """The row of each picture that is named, under its name or under the longest end of a path that is one."""
+    index_of: dict[str, int] = {}
+    for index in range(len(pictures)):
+        if index_of.setdefault(pictures.name(index), index) != index:
+            raise DataError(
+                f"{path}: the set has two pictures {pictures.name(index)!r}, so names do not tell which is which"
+            )
+    rows: dict[int, int] = {}
+    for row, name in enumerate(names):
+        end = name.replace("\\", "/")
+        while end not in index_of and "/" in end:
+            end = end.partition("/")[2]
+        if end not in index_of:
+            continue
+        first = rows.setdefault(index_of[end], row)
+        if first != row:
+            raise DataError(f"{path}: {names[first]!r} and {name!r} both stand for the picture {end!r}")
+    return rows
+
+
+def _read(path: Path) -> tuple[Float32[np.ndarray, "n dim"], list[str] | None]:
+    try:
+        loaded = np.load(path, allow_pickle=False)
+        if isinstance(loaded, np.lib.npyio.NpzFile):
+            with loaded:
+                arrays = {key: loaded[key] for key in loaded.files if key in ("embeddings", "names")}
+                held = ", ".join(loaded.files) or "nothing"
+        elif loaded.dtype.names is not None:
+            arrays = {f"{field}s": loaded[field] for field in loaded.dtype.names if field in ("embedding", "name")}
+            held = ", ".join(loaded.dtype.names)
+        else:
+            arrays, held = {"embeddings": loaded}, ""
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path}: is no file of arrays, or damaged: {error}") from error
+    if "embeddings" not in arrays:
+        raise DataError(f"{path}: lacks the array 'embeddings'; it holds {held}")
+    embeddings, names = arrays["embeddings"], arrays.get("names")
+    if embeddings.ndim != 2 or not embeddings.size or not np.issubdtype(embeddings.dtype, np.floating):
+        raise DataError(
+            f"{path}: embeddings must be an array [n, dim] of floating-point numbers, "
+            f"got {embeddings.dtype} {list(embeddings.shape)}"
+        )
+    if names is not None and (names.shape != (len(embeddings),) or names.dtype.kind != "U"):
+        raise DataError(
+            f"{path}: 'names' must be a text for each of the {len(embeddings)} embeddings, "
+            f"got {names.dtype} {list(names.shape)}"
+        )
+    return embeddings.astype(np.float32, copy=False), None if names is None else names.tolist()
