@@ -64,7 +64,7 @@ def test_a_row_without_direction_is_named(monkeypatch):
     monkeypatch.setattr(module, "_ROWS", 2)
     gallery = np.ones((7, 3))
     gallery[5] = 0
-    with pytest.raises(DataError, match="1 embeddings .* row 5"):
+    with pytest.raises(DataError, match=r"1 embeddings .* row 5"):
         search(np.eye(3, dtype=np.float32), [gallery[:2], gallery[2:]], 1)
     gallery[5] = np.nan
     with pytest.raises(DataError, match="row 5"):

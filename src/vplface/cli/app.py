@@ -14,6 +14,8 @@ from vplface.cli.data_overlap import overlap
 from vplface.cli.data_synth import synth
 from vplface.cli.embed import embed
 from vplface.cli.evaluate import evaluate
+from vplface.cli.evaluate_identification import evaluate_identification
+from vplface.cli.evaluate_templates import evaluate_ijb
 from vplface.cli.export import export
 from vplface.cli.plan import plan
 from vplface.cli.report import report
@@ -53,6 +55,8 @@ app.add_typer(data, name="data")
 app.add_typer(bench, name="bench")
 data.command()(synth)
 data.command()(overlap)
+app.command("evaluate-ijb")(evaluate_ijb)
+app.command("evaluate-identification")(evaluate_identification)
 for command in (train, study, plan, evaluate, report, export, embed):
     app.command()(command)
 

@@ -139,10 +139,16 @@ class IJB:
 
 
 class LooseFaces:
-    """Loosely cropped pictures, warped to 112 x 112; a :class:`~vplface.data.pictures.PictureSet` of unknown people."""
+    """Loosely cropped pictures, warped to 112 x 112; a :class:`~vplface.data.pictures.PictureSet` of unknown people.
 
-    def __init__(self, folder: Path, pictures: Sequence[str], landmarks: Landmarks) -> None:
-        self._folder, self._names, self._points = folder, pictures, landmarks.points
+    Args:
+        folder: where the pictures are.
+        pictures: their names.
+        landmarks: of each; None if only the names will be asked for.
+    """
+
+    def __init__(self, folder: Path, pictures: Sequence[str], landmarks: Landmarks | None = None) -> None:
+        self._folder, self._names, self._landmarks = folder, pictures, landmarks
 
     @property
     def identities(self) -> Sequence[str]:
@@ -166,13 +172,14 @@ class LooseFaces:
         from vplface.data.align import TEMPLATE, similarity, warp
         from vplface.data.pictures import decode_whole
 
+        assert self._landmarks is not None
         path = self._folder / self._names[index]
         try:
             data = path.read_bytes()
         except OSError as error:
             raise UnreadablePictureError(str(path), error.strerror or str(error)) from error
         try:
-            matrix = similarity(self._points[index].astype(np.float64), TEMPLATE)
+            matrix = similarity(self._landmarks.points[index].astype(np.float64), TEMPLATE)
         except ValueError as error:
             raise UnreadablePictureError(str(path), f"its landmarks are none of a face: {error}") from error
         return warp(decode_whole(data, str(path)), matrix, SIZE)

@@ -92,11 +92,13 @@ class Templates:
         number: of each template, ascending.
         features: of unit norm.
         picture: the name of the first picture of each, to show.
+        equal_norms: whether all embeddings were of one norm, so that flag N made no difference.
     """
 
     number: Int64[np.ndarray, " t"]
     features: Float32[np.ndarray, "t dim"]
     picture: Sequence[str]
+    equal_norms: bool
 
     def rows(self, numbers: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
         """The rows of templates by their numbers.
@@ -170,7 +172,8 @@ def pool(
             features[low:high] = sums / length
             advance(some.stop - some.start)
             low = high
-    return Templates(template[starts], features, [faces.pictures[index] for index in picture[starts]])
+    shown = [faces.pictures[index] for index in picture[starts]]
+    return Templates(template[starts], features, shown, bool(np.ptp(norms) <= 1e-4 * norms.max()))
 
 
 def evaluate_template_pairs(
