@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from vplface.errors import DataError
-from vplface.evaluation import Evaluation
+from vplface.evaluation import Evaluation, identification
 from vplface.evaluation.bootstrap import draws
 from vplface.evaluation.identification import Comparison, Side, evaluate_identification
 from vplface.evaluation.search import unit
@@ -229,3 +229,22 @@ def test_can_be_stored_and_read_back():
     assert again.metrics == found.metrics
     assert again.curves == found.curves
     assert "reason" in again.metrics["tar@far=1e-6"]
+
+
+def test_one_search_serves_all_figures(monkeypatch):
+    """A search is nearly all of the time; a second would double it."""
+
+    calls = []
+    search = identification.search
+    monkeypatch.setattr(identification, "search", lambda *arguments: calls.append(arguments) or search(*arguments))
+    probes, gallery, distractors = world(3)
+    evaluate_identification(probes, gallery, distractors, fars=(0.01,), bootstrap=2)
+    assert len(calls) == 1
+
+
+def test_a_gallery_of_mates_alone_has_ranks_but_no_false_accepts():
+    both = side("aa", 0, 30)
+    found = evaluate_identification(both, both, fars=(0.1,), bootstrap=3)
+    assert value(found, "rank-1") == 1
+    assert "there are 0" in found.metrics["tar@far=1e-1"]["reason"]
+    assert found.curves.keys() == {"cmc"}

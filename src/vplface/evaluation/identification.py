@@ -142,6 +142,7 @@ class Comparison:
         self._same_pictures = same_pictures and mates == "best"
         self.rivals = sum(map(len, self._galleries)) - self._mates_of - self._same_pictures
         """How many rivals each probe has."""
+        self._found: tuple[Float32[np.ndarray, "n _"], Int64[np.ndarray, "n _"]] | None = None
 
     def highest(
         self, chosen: Int64[np.ndarray, " c"], k: int
@@ -169,7 +170,7 @@ class Comparison:
 
     def rank(self, depth: int) -> Ranking:
         """Where the mates come, told apart up to ``depth``."""
-        score, row = self.highest(np.arange(len(self.probes)), depth)
+        score, row = (found[:, :depth] for found in self._of_all(depth))
         probe, mate, similarity = self.probe, self.mate, self.similarity
         if self.mates == "best":
             order = np.lexsort((mate, -similarity, probe))
@@ -188,20 +189,31 @@ class Comparison:
 
         Each probe is searched for a few; those of which all are among the highest are searched for more.
         """
-        open_, k = np.arange(len(self.probes)), max(1, -(-2 * count // len(self.probes)))
         score, probe, row = np.zeros(0, np.float32), np.zeros(0, np.int64), np.zeros(0, np.int64)
-        while len(open_):
-            k = int(min(k, self.rivals[open_].max(initial=1)))
-            highest, rows = self.highest(open_, k)
+        if not count:
+            return score, probe, row
+        open_ = np.arange(len(self.probes))
+        highest, rows = self._of_all(max(DEPTH, -(-2 * count // len(self.probes))))
+        while True:
             others = ~np.isin(probe, open_)
             kept = np.isfinite(highest)
             score = np.concatenate([score[others], highest[kept]])
             probe = np.concatenate([probe[others], np.repeat(open_, kept.sum(axis=1))])
             row = np.concatenate([row[others], rows[kept]])
             lowest = np.partition(score, len(score) - count)[len(score) - count] if len(score) >= count else -np.inf
-            open_, k = open_[(self.rivals[open_] > k) & (highest[:, -1] >= lowest)], 4 * k
+            k = highest.shape[1]
+            open_ = open_[(self.rivals[open_] > k) & (highest[:, -1] >= lowest)]
+            if not len(open_):
+                break
+            highest, rows = self.highest(open_, min(4 * k, int(self.rivals[open_].max())))
         order = np.argsort(-score, kind="stable")[:count]
         return score[order], probe[order], row[order]
+
+    def _of_all(self, k: int) -> tuple[Float32[np.ndarray, "n _"], Int64[np.ndarray, "n _"]]:
+        """At least the k highest rivals of all probes; searched for once, if the largest k comes first."""
+        if self._found is None or self._found[0].shape[1] < k:
+            self._found = self.highest(np.arange(len(self.probes)), k)
+        return self._found
 
 
 def closed_set(
@@ -376,8 +388,9 @@ def evaluate_identification(
             f"{name}: no probe has a mate in the gallery; people are matched by name, the probes' look like "
             f"{probes.people[0]!r}, the gallery's like {gallery.people[0]!r}"
         )
-    ranking = compared.rank(DEPTH)
     drawn = drawn_people(len(known), bootstrap, seed)
+    verified, resampled, curve, nearest = _verification(compared, people, fars, far_rule, drawn)
+    ranking = compared.rank(DEPTH)
     figures, replicates = closed_set([ranking], people, ranks, drawn)
     curves: dict[str, Mapping[str, list[float]]] = {
         "cmc": {"rank": list(range(1, DEPTH + 1)), "rate": ranking.cmc().tolist()}
@@ -388,7 +401,6 @@ def evaluate_identification(
         figures, replicates = figures | open_figures, replicates | open_replicates
         if open_curves:
             curves["dir"] = open_curves[0]
-    verified, resampled, curve, nearest = _verification(compared, people, fars, far_rule, drawn)
     if curve is not None:
         curves["roc"] = curve
 
