@@ -240,7 +240,7 @@ def evaluate_template_pairs(
             "pairs": len(same),
             "genuine": len(scores.genuine),
             "impostors": scores.impostors,
-            "templates": len(np.unique(np.concatenate([np.unique(left), np.unique(right)]))),
+            "templates": len(_used(len(templates.number), left, right)[0]),
             "identities": people,
             **({"contradicted_by_genuine_pairs": contradicted} if contradicted else {}),
             "accept": "similarity >= threshold",
@@ -361,10 +361,10 @@ def cosines_of_pairs(
     combinations of the rows.
     """
     order = np.argsort(left, kind="stable")
-    used = np.unique(left)
-    starts = np.searchsorted(left, used, sorter=order)
-    columns, column = np.unique(right, return_inverse=True)
-    column = column.astype(np.int32)
+    used, sizes = _used(len(features), left)
+    starts = np.cumsum(sizes) - sizes
+    columns, _ = _used(len(features), right)
+    column = np.searchsorted(columns, np.arange(len(features))).astype(np.int32)[right]
     others = features[columns].T
     rows = max(1, _BLOCK_ELEMENTS // len(columns))
     similarity = np.empty(len(left), np.float32)
@@ -378,6 +378,13 @@ def cosines_of_pairs(
             similarity[pairs] = block[row, column[pairs]]
             advance(len(pairs))
     return np.clip(similarity, -1.0, 1.0, out=similarity)
+
+
+def _used(rows: int, *sides: Int64[np.ndarray, " p"]) -> tuple[Int64[np.ndarray, " used"], Int64[np.ndarray, " used"]]:
+    """The rows that occur, and how often each does."""
+    counts = np.sum([np.bincount(side, minlength=rows) for side in sides], axis=0)
+    used = np.flatnonzero(counts)
+    return used, counts[used]
 
 
 def _scores(
@@ -416,7 +423,7 @@ def _connected(
 
     for one, other in zip(left[same].tolist(), right[same].tolist(), strict=True):
         parent[root(one)] = root(other)
-    used = np.unique(np.concatenate([np.unique(left), np.unique(right)]))
+    used, _ = _used(templates, left, right)
     roots, number = np.unique([root(row) for row in used.tolist()], return_inverse=True)
     person = np.full(templates, -1, np.int64)
     person[used] = number
@@ -476,9 +483,10 @@ def _worst(
     """The first pairs, each template once; shown by the first picture of each."""
     chosen: list[Mapping[str, Any]] = []
     seen: set[int] = set()
-    for score, (left, right) in zip(similarity, pairs.tolist(), strict=True):
+    for score, pair in zip(similarity, pairs, strict=True):
         if len(chosen) == WORST:
             break
+        left, right = pair.tolist()
         if left not in seen and right not in seen:
             seen |= {left, right}
             chosen.append(
