@@ -299,8 +299,9 @@ class Embedder:
         batch_size: int = 128,
         workers: int = 0,
         description: str = "embedding",
+        unit: bool = True,
     ) -> Float[np.ndarray, "n dim"]:
-        """Embeddings of a picture set, or of some of it, in order; float32 of unit norm.
+        """Embeddings of a picture set, or of some of it, in order; float32, of unit norm unless told otherwise.
 
         Args:
             pictures: the set.
@@ -309,6 +310,7 @@ class Embedder:
             batch_size: pictures per forward pass.
             workers: processes that decode pictures; 0 for this one.
             description: of the progress bar, which appears when the work takes over two seconds.
+            unit: whether embeddings are brought to unit norm.
 
         Raises:
             DataError: a picture that cannot be read, or an embedding that is zero or not finite; it is named.
@@ -316,7 +318,7 @@ class Embedder:
         chosen = np.arange(len(pictures)) if indices is None else indices
         batches = (batch.pictures for batch in load_all(pictures, chosen, batch_size, workers))
         return self._embed(
-            batches, len(chosen), lambda position: pictures.name(int(chosen[position])), flip, description
+            batches, len(chosen), lambda position: pictures.name(int(chosen[position])), flip, description, unit
         )
 
     def _read(self, item: Any) -> Picture:
@@ -338,6 +340,7 @@ class Embedder:
         name: Callable[[int], str],
         flip: Flip,
         description: str,
+        unit: bool = True,
     ) -> Float[np.ndarray, "total dim"]:
         if flip not in get_args(Flip):
             raise ValueError(f"flip must be one of {', '.join(get_args(Flip))}, got {flip!r}")
@@ -354,7 +357,7 @@ class Embedder:
                         f"{name(done + wrong[0])}: its embedding is {what}, one of {len(wrong)} such in a batch of "
                         f"{len(raw)}; the weights are damaged, or the training that made them diverged"
                     )
-                embeddings[done : done + len(raw)] = (raw / norms).numpy()
+                embeddings[done : done + len(raw)] = (raw / norms if unit else raw).numpy()
                 done += len(raw)
                 advance(len(raw))
         return embeddings

@@ -19,6 +19,8 @@ from vplface.cli.data_overlap import overlap
 from vplface.cli.data_synth import synth
 from vplface.cli.embed import embed
 from vplface.cli.evaluate import evaluate
+from vplface.cli.evaluate_identification import evaluate_identification
+from vplface.cli.evaluate_templates import evaluate_ijb
 from vplface.cli.export import export
 from vplface.cli.plan import plan
 from vplface.cli.report import report
@@ -63,6 +65,8 @@ data.command()(convert)
 data.command()(synth)
 data.command()(overlap)
 data.command()(get)
+app.command("evaluate-ijb")(evaluate_ijb)
+app.command("evaluate-identification")(evaluate_identification)
 for command in (train, study, plan, evaluate, report, export, embed):
     app.command()(command)
 

@@ -1,0 +1,215 @@
+"""``vplface evaluate-identification``: probes, a gallery, and up to a million distractors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from vplface.cli.evaluate_templates import rates, show
+from vplface.cli.preprocessing import COLOR, MEAN, STD, preprocessing_of
+from vplface.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from jaxtyping import Float
+
+    from vplface.data.pictures import PictureSet
+
+
+def evaluate_identification(
+    model: Annotated[
+        Path,
+        typer.Argument(
+            help="The model: a run's folder, RUN/best, or an .onnx file. Or embeddings that are there already: an .npz "
+            "file with the arrays gallery, probes and distractors, or an .npy file of one array with these below each "
+            "other, a row for each picture in the order of the sets.",
+            show_default=False,
+        ),
+    ],
+    gallery: Annotated[
+        Path, typer.Option(help="Pictures of people that are known, DATA/IDENTITY/PICTURE.", show_default=False)
+    ],
+    probes: Annotated[
+        Path,
+        typer.Option(
+            help="Pictures to be recognised. People are matched by name. May be the gallery itself: pictures are then "
+            "not compared with themselves.",
+            show_default=False,
+        ),
+    ],
+    distractors: Annotated[
+        Path | None,
+        typer.Option(
+            help="Pictures of nobody among the probes, or an .npy file of their embeddings.", show_default=False
+        ),
+    ] = None,
+    mates: Annotated[
+        Literal["best", "each"],
+        typer.Option(
+            help="best: a probe counts once, by its most similar mate, against all other people (TinyFace). each: "
+            "every mate of it counts, against the distractors alone (MegaFace)."
+        ),
+    ] = "best",
+    ranks: Annotated[str, typer.Option(help="Ranks up to 100, with commas.")] = "1,5,10",
+    fars: Annotated[str, typer.Option(help="False accept rates over all comparisons, with commas.")] = "1e-4,1e-5,1e-6",
+    fpirs: Annotated[
+        str,
+        typer.Option(help="False positive identification rates, with commas, where some probes have no mate."),
+    ] = "1e-1,1e-2",
+    far_rule: Annotated[
+        Literal["strict", "nearest"],
+        typer.Option(help="strict: the false accept rate reached is at most the one asked for. nearest: the nearest."),
+    ] = "strict",
+    flip: Annotated[
+        Literal["none", "sum"],
+        typer.Option(help="sum: add the embedding of the mirrored picture, as published figures mostly do."),
+    ] = "sum",
+    engine: Annotated[
+        Literal["exact", "faiss"],
+        typer.Option(
+            "--search", help="What searches; both are exact. faiss needs the extra faiss and copies the gallery."
+        ),
+    ] = "exact",
+    bootstrap: Annotated[
+        int, typer.Option(min=0, help="Resamples of the people for the 95 % intervals; 0 for none.")
+    ] = 500,
+    color: COLOR = None,
+    mean: MEAN = None,
+    std: STD = None,
+    device: Annotated[str, typer.Option(help="Where the model runs: cpu, cuda, ...")] = "cpu",
+    workers: Annotated[int, typer.Option(min=0, help="Processes that decode pictures beside this one.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, and nothing else.")] = False,
+) -> None:
+    """Measure how well a model finds people in a gallery: rank-k, open set, and TAR at low FAR, with 95 % intervals.
+
+    Example:  vplface evaluate-identification runs/mine/best --gallery known --probes visitors --distractors crowd
+    """
+    rank_list = _ranks(ranks)
+    far_list, fpir_list = rates("--fars", fars), rates("--fpirs", fpirs)
+    if mates == "each" and distractors is None:
+        raise UsageError("--mates each ranks every mate among the distractors: give --distractors")
+    from vplface.cli.tables import print_json
+    from vplface.data.formats import open_pictures  # torch and opencv take seconds to import
+    from vplface.embedder import Embedder
+    from vplface.evaluation.embeddings_file import TYPES
+    from vplface.evaluation.identification import Side
+    from vplface.evaluation.identification import evaluate_identification as identify
+    from vplface.evaluation.provenance import hashes, model_files
+
+    sets: dict[str, PictureSet] = {"gallery": open_pictures(gallery)}
+    if probes.resolve() != gallery.resolve():
+        sets["probes"] = open_pictures(probes)
+    others = distractors if distractors is not None and distractors.suffix == ".npy" else None
+    if distractors is not None and others is None:
+        sets["distractors"] = open_pictures(distractors)
+    preprocessing = None
+    ready = model.suffix in TYPES and not model.is_dir()
+    if ready:
+        arrays = _read(model, {name: len(pictures) for name, pictures in sets.items()})
+    else:
+        embedder = Embedder.load(model, device, preprocessing_of(color, mean, std))
+        preprocessing = embedder.card.preprocessing.to_dict()
+        arrays = {
+            name: embedder.embed_set(pictures, flip=flip, workers=workers, description=f"embedding the {name}")
+            for name, pictures in sets.items()
+        }
+    if others is not None:
+        arrays["distractors"] = _array(others)
+
+    sides = {
+        name: Side(
+            arrays[name],
+            [pictures.identities[label] for label in pictures.labels],
+            [pictures.name(index) for index in range(len(pictures))],
+        )
+        for name, pictures in sets.items()
+        if name != "distractors"
+    }
+    evaluation = identify(
+        sides.get("probes", sides["gallery"]),
+        sides["gallery"],
+        arrays.get("distractors"),
+        mates=mates,
+        ranks=rank_list,
+        fars=far_list,
+        fpirs=fpir_list,
+        far_rule=far_rule,
+        engine=engine,
+        bootstrap=bootstrap,
+    )
+    files = hashes([*model_files(model), *([] if others is None else [others])])
+    if as_json:
+        print_json(
+            {
+                "schema": 1,
+                "model": str(model),
+                "data": {
+                    "gallery": str(gallery),
+                    "probes": str(probes),
+                    "distractors": distractors and str(distractors),
+                },
+                "protocol": {
+                    "name": evaluation.name,
+                    **evaluation.protocol,
+                    "embeddings": "from a file" if ready else "of this model",
+                    "flip": None if ready else flip,
+                    "preprocessing": preprocessing,
+                },
+                "metrics": evaluation.metrics,
+                "files": files,
+            }
+        )
+        return
+    show([(evaluation.name, evaluation)], files)
+
+
+def _ranks(text: str) -> list[int]:
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdigit() and 1 <= int(part) <= 100 for part in parts):
+        raise UsageError(f"--ranks takes whole numbers from 1 to 100 with commas between them, got {text!r}")
+    return [int(part) for part in parts]
+
+
+def _read(path: Path, sizes: dict[str, int]) -> dict[str, Float[np.ndarray, "n dim"]]:
+    """The embeddings of each set."""
+    if path.suffix == ".npz":
+        return {name: _array(path, name, rows) for name, rows in sizes.items()}
+    order = [name for name in ("gallery", "probes", "distractors") if name in sizes]
+    whole = _array(path, None, sum(sizes.values()), " + ".join(f"{sizes[name]} {name}" for name in order))
+    found: dict[str, Float[np.ndarray, "n dim"]] = {}
+    first = 0
+    for name in order:
+        found[name] = whole[first : first + sizes[name]]
+        first += sizes[name]
+    return found
+
+
+def _array(
+    path: Path, key: str | None = None, rows: int | None = None, counted: str = ""
+) -> Float[np.ndarray, "n dim"]:
+    """An array of embeddings; rows are read from the file when they are needed, where it allows that."""
+    import numpy as np
+
+    try:
+        loaded: Any = np.load(path, mmap_mode="r", allow_pickle=False)
+        if key is not None:
+            with loaded:
+                if key not in loaded.files:
+                    raise DataError(f"{path}: lacks the array {key!r}; it holds {', '.join(loaded.files) or 'nothing'}")
+                loaded = loaded[key]
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except (ValueError, EOFError) as error:
+        raise DataError(f"{path}: is no file of arrays, or damaged: {error}") from error
+    array: Float[np.ndarray, "n dim"] = loaded
+    if array.ndim != 2 or not array.size or not np.issubdtype(array.dtype, np.floating):
+        raise DataError(
+            f"{path}: embeddings must be an array [n, dim] of floating-point numbers, "
+            f"got {array.dtype} {list(array.shape)}"
+        )
+    if rows is not None and len(array) != rows:
+        what = f"{key} has" if key else "the sets have"
+        raise DataError(f"{path}: {len(array)} embeddings where {what} {rows} pictures{counted and f' ({counted})'}")
+    return array

@@ -1,0 +1,49 @@
+"""The benchmark of evaluations: what it makes up has the sizes that it names, and every stage runs."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from vplface.bench import eval as bench
+from vplface.cli.app import app
+
+
+def test_the_made_up_sets_have_the_sizes_of_the_real_ones():
+    size = bench.Size()
+    faces = bench._faces(size)
+    assert len(faces.pictures) == 469_375
+    assert len(np.unique(faces.template)) == size.templates
+    assert len(np.unique(faces.medium)) == size.media
+    pairs = bench._pairs(bench.QUICK)
+    assert (len(pairs.same), int(pairs.same.sum())) == (20_000, pytest.approx(300, abs=400))
+    assert pairs.left.max() <= bench.QUICK.subjects < pairs.right.min()
+    assert pairs.right.max() <= bench.QUICK.templates
+
+
+@pytest.mark.parametrize("stage", list(bench.STAGES))
+def test_every_stage_runs(stage):
+    work = bench.STAGES[stage](bench.QUICK)
+    work.run()
+    assert work.products >= 0
+
+
+def test_the_least_work_of_a_search_is_its_products():
+    work = bench.STAGES["megaface"](bench.QUICK)
+    assert work.products == 2 * 100 * 5_000 * 512
+    assert work.reads == 5_000 * 512 * 4
+
+
+def test_says_seconds_and_memory_of_a_process_of_its_own():
+    result = CliRunner().invoke(app, ["bench", "eval", "--quick", "--stages", "lfw", "--json"])
+    assert result.exit_code == 0, result.output
+    [said] = json.loads(result.stdout)["results"]
+    assert said["stage"] == "lfw"
+    assert 0 < said["seconds"] < 60
+    assert 50 < said["peak_mb"] < 4096
+    wrong = CliRunner().invoke(app, ["bench", "eval", "--stages", "ijbd"])
+    assert wrong.exit_code == 2
+    assert "no stage 'ijbd'" in wrong.stderr

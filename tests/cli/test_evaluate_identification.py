@@ -1,0 +1,125 @@
+"""``vplface evaluate-identification`` on small folders and files of embeddings."""
+
+from __future__ import annotations
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+import torch
+import typer
+from typer.testing import CliRunner
+
+from vplface.backbones import build
+from vplface.cli.evaluate_identification import evaluate_identification
+from vplface.embedder import ModelCard, save_model
+from vplface.errors import DataError, UsageError
+
+app = typer.Typer()
+app.command()(evaluate_identification)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A model; a gallery of p0..p4, probes of p0..p6, and people in a crowd."""
+    root = tmp_path_factory.mktemp("identify")
+    torch.manual_seed(0)
+    save_model(root / "model", build("tiny", 16, width=8), ModelCard("tiny", 16, {"width": 8}))
+    rng = np.random.default_rng(0)
+    for name, people, count in (("gallery", range(5), 2), ("probes", range(7), 3), ("crowd", range(50, 56), 2)):
+        for person in people:
+            face = np.random.default_rng(person).integers(0, 256, (7, 7, 3))
+            (root / name / f"p{person}").mkdir(parents=True)
+            for number in range(count):
+                noisy = np.clip(face + rng.normal(0, 30, face.shape), 0, 255).astype(np.uint8)
+                cv2.imwrite(str(root / name / f"p{person}/{number}.png"), cv2.resize(noisy, (112, 112)))
+    sizes = {"gallery": 10, "probes": 21, "distractors": 12}
+    arrays = {name: rng.normal(size=(rows, 4)).astype(np.float32) for name, rows in sizes.items()}
+    np.savez(root / "all.npz", **arrays)
+    np.save(root / "all.npy", np.concatenate(list(arrays.values())))
+    np.save(root / "crowd.npy", arrays["distractors"])
+    return root
+
+
+def run(place, *arguments, model="model", probes="probes"):
+    sets = ["--gallery", str(place / "gallery"), "--probes", str(place / probes)]
+    return CliRunner().invoke(app, [str(place / model), *sets, *map(str, arguments)])
+
+
+def as_json(result):
+    assert result.exit_code == 0, result.output + str(result.exception)
+    return json.loads(result.stdout)
+
+
+def test_json_is_what_the_contract_says(place):
+    said = as_json(
+        run(place, "--distractors", place / "crowd", "--fars", "1e-2", "--fpirs", "0.2", "--bootstrap", 20, "--json")
+    )
+    assert list(said) == ["schema", "model", "data", "protocol", "metrics", "files"]
+    told = said["protocol"]
+    assert (told["probes"], told["mated_probes"], told["gallery"], told["distractors"]) == (21, 15, 10, 12)
+    assert (told["mates"], told["flip"], told["search"], told["preprocessing"]["color"]) == (
+        "best",
+        "sum",
+        "exact",
+        "rgb",
+    )
+    assert set(said["metrics"]) == {"rank-1", "rank-5", "rank-10", "tpir@fpir=2e-1", "tar@far=1e-2"}
+    assert said["metrics"]["rank-1"]["value"] > 0.8  # these people differ in colour
+    assert list(said["files"]) == [str(place / "model/model.safetensors"), str(place / "model/model.json")]
+
+
+def test_embeddings_of_all_forms_give_the_same(place):
+    options = ("--fars", "0.1", "--ranks", "1,3", "--bootstrap", 0, "--json")
+    crowd = ("--distractors", place / "crowd")
+    forms = [
+        as_json(run(place, *crowd, *options, model="all.npz")),
+        as_json(run(place, *crowd, *options, model="all.npy")),
+        as_json(run(place, "--distractors", place / "crowd.npy", *options, model="all.npz")),
+    ]
+    assert forms[0]["metrics"] == forms[1]["metrics"] == forms[2]["metrics"]
+    assert str(place / "crowd.npy") in forms[2]["files"]
+
+
+def test_the_gallery_itself_can_be_the_probes(place):
+    said = as_json(run(place, "--fars", "0.1", "--bootstrap", 0, "--json", probes="gallery"))
+    assert (said["protocol"]["genuine"], said["protocol"]["impostors"]) == (10, 80)
+
+
+def test_table_for_people(place):
+    result = run(place, "--distractors", place / "crowd.npy", "--mates", "each", "--fars", "1e-6", model="all.npz")
+    assert result.exit_code == 0, result.exception
+    for part in ("rank-1", "mates: each", "FAR 1e-06 needs at least 1,000,000", "sha256"):
+        assert part in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--ranks", "0,1"], "--ranks takes whole numbers from 1 to 100"),
+        (["--ranks", "one"], "--ranks"),
+        (["--fars", "x"], "--fars takes rates"),
+        (["--mates", "each"], "give --distractors"),
+    ],
+)
+def test_a_wrong_command_line(place, arguments, message):
+    with pytest.raises(UsageError, match=message):
+        raise run(place, *arguments).exception
+
+
+def test_a_file_at_fault(place):
+    np.save(place / "short.npy", np.ones((3, 4), np.float32))
+    np.save(place / "flat.npy", np.ones(3, np.float32))
+    np.savez(place / "part.npz", gallery=np.ones((10, 4), np.float32))
+    (place / "text.npy").write_text("no array")
+    for model, message in (
+        ("short.npy", r"3 embeddings where the sets have 31 pictures \(10 gallery \+ 21 probes\)"),
+        ("flat.npy", r"must be an array \[n, dim\]"),
+        ("part.npz", "lacks the array 'probes'; it holds gallery"),
+        ("text.npy", "damaged"),
+        ("none.npy", "none.npy: cannot be read"),
+        ("no_model", "no_model"),
+    ):
+        with pytest.raises(DataError, match=message):
+            raise run(place, model=model).exception
