@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
+from functools import cached_property
 
 import numpy as np
 from jaxtyping import Float32
@@ -81,7 +82,7 @@ class Augmentation:
             picture = _occlude(picture, amount[2:], rng)
         return picture
 
-    @property
+    @cached_property
     def _only_flips(self) -> bool:
         return not (
             self.shift or self.scale or self.rotate or self.light

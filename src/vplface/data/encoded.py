@@ -10,6 +10,8 @@ import struct
 import zlib
 from typing import Literal, TypeAlias
 
+_TWO_SHORTS = struct.Struct(">HH")
+
 Type: TypeAlias = Literal["jpg", "png", "webp", "bmp"]
 
 MOST_PIXELS = 2**27
@@ -86,15 +88,15 @@ def _jpeg_size(data: bytes) -> tuple[int, int] | None:
     position = 2
     while data[position] == 0xFF:
         marker = data[position + 1]
+        if marker in _SIZE_MARKERS:
+            height, width = _TWO_SHORTS.unpack_from(data, position + 5)
+            return width, height
         if marker == 0xFF:  # a fill byte
             position += 1
-        elif marker in _SIZE_MARKERS:
-            height, width = struct.unpack_from(">HH", data, position + 5)
-            return width, height
         elif marker <= 0x01 or 0xD0 <= marker <= 0xD8:  # markers without a body
             position += 2
         else:
-            position += 2 + max(2, int(struct.unpack_from(">H", data, position + 2)[0]))
+            position += 2 + max(2, data[position + 2] << 8 | data[position + 3])
     return None
 
 
