@@ -224,7 +224,7 @@ def evaluate_template_pairs(
         far_rule,
         drawn,
     )
-    far, tar = drawable(*compared.roc())
+    far, tar = drawable(*compared.roc()[:2])
     merged = [
         counts.reshape(_HISTOGRAM_BINS, -1).sum(axis=1).tolist() for counts in (compared.genuine, compared.impostor)
     ]
