@@ -315,6 +315,14 @@ def test_embed_set_keeps_the_order(folder, workers):
     np.testing.assert_allclose(some, expected[chosen], atol=1e-6)
 
 
+def test_embed_set_can_keep_the_norms(folder, backbone):
+    pictures = FakeSet(random_pictures(3))
+    raw = Embedder.load(folder).embed_set(pictures, unit=False)
+    with torch.inference_mode():
+        prepared = Preprocessing()(torch.from_numpy(np.stack([pictures.picture(index) for index in range(3)])))
+        np.testing.assert_allclose(raw, backbone.eval()(prepared).numpy(), rtol=1e-4, atol=1e-5)
+
+
 def test_embed_set_names_the_unreadable(folder):
     pictures = [*random_pictures(3), None]
     with pytest.raises(DataError, match=r"a/3\.png"):

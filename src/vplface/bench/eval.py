@@ -8,12 +8,12 @@ the matrix products of this machine, and reading its embeddings once, both measu
 from __future__ import annotations
 
 import multiprocessing
-import resource
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -132,14 +132,7 @@ def one_to_one(size: Size) -> Work:
 def one_to_many(size: Size) -> Work:
     """Search IJB-C's probes in its two galleries; replicates."""
     templates = pool(_embeddings(size.faces), _faces(size), norm=True)
-    subject = _subjects(size)
-    numbers = np.arange(1, size.templates + 1)
-    half = size.subjects // 2
-    galleries = {
-        "G1": TemplateList(numbers[:half], subject[:half]),
-        "G2": TemplateList(numbers[half : size.subjects], subject[half : size.subjects]),
-    }
-    probes = TemplateList(numbers[size.subjects :], subject[size.subjects :])
+    galleries, probes = _galleries(size)
 
     def run() -> None:
         evaluate_one_to_many(templates, galleries, probes, Flags(), bootstrap=size.replicates)
@@ -150,13 +143,7 @@ def one_to_many(size: Size) -> Work:
 def whole_ijbc(size: Size) -> Work:
     """Pool, compare one to one and search one to many, in one process."""
     faces, embeddings, pairs = _faces(size), _embeddings(size.faces), _pairs(size)
-    scores, subject, numbers = np.linspace(0.5, 1.0, size.faces), _subjects(size), np.arange(1, size.templates + 1)
-    half = size.subjects // 2
-    galleries = {
-        "G1": TemplateList(numbers[:half], subject[:half]),
-        "G2": TemplateList(numbers[half : size.subjects], subject[half : size.subjects]),
-    }
-    probes = TemplateList(numbers[size.subjects :], subject[size.subjects :])
+    scores, (galleries, probes) = np.linspace(0.5, 1.0, size.faces), _galleries(size)
     used = float(len(np.unique(pairs.left)) * len(np.unique(pairs.right)))
 
     def run() -> None:
@@ -264,6 +251,8 @@ def _peak() -> float:
     if (status := Path("/proc/self/status")).exists():
         lines = status.read_text(encoding="ascii").splitlines()
         return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) / 1024
+    import resource  # which Windows has not
+
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # bytes, on macOS
 
 
@@ -281,6 +270,13 @@ def _faces(size: Size) -> Faces:
 def _subjects(size: Size) -> Int64[np.ndarray, " templates"]:
     """The gallery comes first, a template a subject; the probes' subjects follow in turn."""
     return np.arange(size.templates) % size.subjects
+
+
+def _galleries(size: Size) -> tuple[dict[str, TemplateList], TemplateList]:
+    subject, number = _subjects(size), np.arange(1, size.templates + 1)
+    ends = [0, size.subjects // 2, size.subjects, size.templates]
+    one, other, probes = (TemplateList(number[a:b], subject[a:b]) for a, b in pairwise(ends))
+    return {"G1": one, "G2": other}, probes
 
 
 def _pairs(size: Size) -> TemplatePairs:

@@ -140,6 +140,11 @@ def evaluate_identification(
         bootstrap=bootstrap,
     )
     files = hashes([*model_files(model), *([] if others is None else [others])])
+    made = {
+        "embeddings": "from a file" if ready else "of this model",
+        "flip": None if ready else flip,
+        "preprocessing": preprocessing,
+    }
     if as_json:
         print_json(
             {
@@ -150,19 +155,13 @@ def evaluate_identification(
                     "probes": str(probes),
                     "distractors": distractors and str(distractors),
                 },
-                "protocol": {
-                    "name": evaluation.name,
-                    **evaluation.protocol,
-                    "embeddings": "from a file" if ready else "of this model",
-                    "flip": None if ready else flip,
-                    "preprocessing": preprocessing,
-                },
+                "protocol": {"name": evaluation.name, **evaluation.protocol, **made},
                 "metrics": evaluation.metrics,
                 "files": files,
             }
         )
         return
-    show([(evaluation.name, evaluation)], files)
+    show([(evaluation.name, evaluation)], made, files)
 
 
 def _ranks(text: str) -> list[int]:

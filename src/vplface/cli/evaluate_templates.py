@@ -126,6 +126,7 @@ def evaluate_ijb(
     if probes is not None:
         found.append(evaluate_one_to_many(templates, galleries, probes, chosen, fpirs=fpir_list, bootstrap=bootstrap))
     files = hashes([*model_files(model), *place.used])
+    made = {"embeddings": "from a file" if ready else "of this model", "preprocessing": preprocessing}
     if as_json:
         print_json(
             {
@@ -135,8 +136,7 @@ def evaluate_ijb(
                 "protocol": {
                     "name": set_name,
                     "flags": str(chosen),
-                    "embeddings": "from a file" if ready else "of this model",
-                    "preprocessing": preprocessing,
+                    **made,
                     **{evaluation.name: dict(evaluation.protocol) for evaluation in found},
                 },
                 "metrics": {name: figure for evaluation in found for name, figure in evaluation.metrics.items()},
@@ -144,7 +144,7 @@ def evaluate_ijb(
             }
         )
         return
-    show([(f"{set_name} {evaluation.name}, {chosen}", evaluation) for evaluation in found], files)
+    show([(f"{set_name} {evaluation.name}, {chosen}", evaluation) for evaluation in found], made, files)
 
 
 def rates(option: str, text: str) -> list[float]:
@@ -159,8 +159,8 @@ def rates(option: str, text: str) -> list[float]:
     return found
 
 
-def show(evaluations: Sequence[tuple[str, Evaluation]], files: Mapping[str, str]) -> None:
-    """Tables for people, the protocols, the files."""
+def show(evaluations: Sequence[tuple[str, Evaluation]], made: Mapping[str, Any], files: Mapping[str, str]) -> None:
+    """Tables for people, the protocols, how the embeddings were made, the files."""
     from rich.console import Console
     from rich.table import Table
 
@@ -184,9 +184,8 @@ def show(evaluations: Sequence[tuple[str, Evaluation]], files: Mapping[str, str]
             if figure.get("reason"):
                 lines.append(figure["reason"])
         console.print(table)
-    for _, evaluation in evaluations:
-        said = "; ".join(f"{key.replace('_', ' ')}: {_plain(value)}" for key, value in evaluation.protocol.items())
-        lines.append(f"Protocol of {evaluation.name}: {said}.")
+    lines += [f"Protocol of {evaluation.name}: {_sentence(evaluation.protocol)}." for _, evaluation in evaluations]
+    lines.append(f"{_sentence(made).capitalize()}.")
     lines += [f"sha256 {digest}  {path}" for path, digest in files.items()]
     for line in lines:
         console.print(line, soft_wrap=True, highlight=False, markup=False)
@@ -204,7 +203,14 @@ def _thresholds(value: Any) -> str:
     return ", ".join(f"{each:.4f}" for each in value) if isinstance(value, list) else f"{value:.4f}"
 
 
+def _sentence(told: Mapping[str, Any]) -> str:
+    known = {key.replace("_", " "): value for key, value in told.items() if value is not None}
+    return "; ".join(f"{key}: {_plain(value)}" for key, value in known.items())
+
+
 def _plain(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{key} ({_plain(each)})" for key, each in value.items())
+    if isinstance(value, list):
+        return " ".join(map(_plain, value))
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
