@@ -123,3 +123,14 @@ def test_a_file_at_fault(place):
     ):
         with pytest.raises(DataError, match=message):
             raise run(place, model=model).exception
+
+
+def test_what_is_left_behind(place, tmp_path):
+    out, page = tmp_path / "result.json", tmp_path / "page.html"
+    result = run(place, "--fars", "1e-2", "--bootstrap", 10, "--out", out, "--report", page)
+    assert result.exit_code == 0, result.output
+    assert f"wrote {out}" in result.stdout.replace("\n", "")
+    said = json.loads(out.read_text())
+    assert said["metrics"] == said["evaluations"]["identification"]["metrics"]
+    assert "CMC" in page.read_text()
+    assert "data:image/" in page.read_text()

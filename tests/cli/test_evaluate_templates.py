@@ -92,7 +92,7 @@ def test_every_flag_changes_the_figures_but_norms_that_are_equal(place):
 def test_table_for_people(place):
     result = run(place, "--fars", "1e-1,1e-4", "--one-to-many", "--bootstrap", 10, "--flags", "N0D1F1")
     assert result.exit_code == 0, result.exception
-    for part in ("ijbc 1:1, N0D1F1 (%)", "ijbc 1:N", "rank-5", "TPIR at FPIR 1e-1", "needs at least 10,000", "sha256"):
+    for part in ("ijbc 1:1, N0D1F1 (%)", "ijbc 1:N", "rank-5", "TPIR at FPIR 10⁻¹", "needs at least 10,000", "sha256"):
         assert part in result.stdout
 
 
@@ -150,3 +150,19 @@ def test_a_model_embeds_the_loose_pictures(place):
     assert len({said["metrics"]["tar@far=1e-1"]["threshold"] for said in found.values()}) == 3
     assert found["N1D1F1"]["protocol"]["preprocessing"]["color"] == "rgb"
     assert str(place / "model/model.safetensors") in found["N1D1F1"]["files"]
+    page = place / "page.html"
+    assert run(place, "--fars", "0.1", "--bootstrap", 0, "--report", page, model="model").exit_code == 0
+    assert page.read_text().count("data:image/") >= 4
+
+
+def test_what_is_left_behind(place, tmp_path):
+    out, page = tmp_path / "result.json", tmp_path / "page.html"
+    result = run(place, "--fars", "1e-1", "--one-to-many", "--bootstrap", 10, "--out", out, "--report", page)
+    assert result.exit_code == 0, result.output
+    said = json.loads(out.read_text())
+    assert said["metrics"]["rank-1"] == said["evaluations"]["ijbc 1:N, N1D1F1"]["metrics"]["rank-1"]
+    assert {"versions", "date", "files"} <= said.keys()
+    for part in ("CMC", "Open-set identification", "DET"):
+        assert part in page.read_text()
+    with pytest.raises(UsageError, match=r"--out .* must end in \.json"):
+        raise _cause(place, ["--out", "result.txt"])

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from vplface.cli.evaluation_output import OUT, REPORT, require_endings, store, write_page
 from vplface.cli.preprocessing import COLOR, INSIGHTFACE, MEAN, STD, preprocessing_of
 from vplface.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     from vplface.cli.evaluation_result import Result
-    from vplface.data.pictures import Picture, PictureSet, Preprocessing
+    from vplface.data.pictures import Preprocessing
     from vplface.embedder import Embedder
 
 
@@ -119,18 +120,8 @@ def evaluate(
     std: STD = None,
     device: Annotated[str, typer.Option(help="Where the model runs: cpu, cuda, ...")] = "cpu",
     workers: Annotated[int, typer.Option(min=0, help="Processes that decode pictures beside this one.")] = 0,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            "--out",
-            "-o",
-            help="Store the whole result in this .json file: figures, curves, the most wrong pairs, hashes, versions.",
-            show_default=False,
-        ),
-    ] = None,
-    report: Annotated[
-        Path | None, typer.Option(help="Write a self-contained page with curves and pictures.", show_default=False)
-    ] = None,
+    out: OUT = None,
+    report: REPORT = None,
     save_operating_point: Annotated[
         float | None,
         typer.Option(
@@ -167,9 +158,7 @@ def evaluate(
         raise UsageError("--compare rests on the resamples of --bootstrap, of which there are to be none")
     if len(set(models)) < len(models):
         raise UsageError("a model is named twice")
-    for option, path, kind in (("--out", out, ".json"), ("--report", report, ".html")):
-        if path is not None and path.suffix != kind:
-            raise UsageError(f"{option} {path}: the name must end in {kind}")
+    require_endings(out, report)
     preprocessing = preprocessing_of(color, mean, std)
 
     from vplface.cli.evaluation_result import Result  # torch and opencv take seconds to import
@@ -237,10 +226,17 @@ def evaluate(
     if save_operating_point is not None:
         written.append(results[0].operating_point(save_operating_point).save(models[0]))
     if out is not None:
-        _store(out, _object([result.stored() for result in results], differences))
+        store(out, _object([result.stored() for result in results], differences))
         written.append(out)
     if report is not None:
-        _write_page(report, results, differences, question.pictures)
+        name = results[0].evaluation.name
+        write_page(
+            report,
+            [result.record() for result in results],
+            name,
+            [question.pictures],
+            [{name: entries} for entries in differences.values()],
+        )
         written.append(report)
     if as_json:
         from vplface.cli.tables import print_json
@@ -281,13 +277,6 @@ def _object(results: Sequence[Mapping[str, Any]], differences: Mapping[str, Any]
     return of_all | ({"differences_to": results[0]["model"], "differences": dict(differences)} if differences else {})
 
 
-def _store(path: Path, values: Mapping[str, Any]) -> None:
-    from vplface.files import replacing
-
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(values, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
-
-
 def _show(results: Sequence[Result], differences: Mapping[str, Mapping[str, Any]]) -> None:
     from vplface.cli.evaluation_tables import preparation, show_differences, show_figures
 
@@ -301,33 +290,3 @@ def _show(results: Sequence[Result], differences: Mapping[str, Mapping[str, Any]
         )
     for other, entries in differences.items():
         show_differences(str(results[0].model), other, entries)
-
-
-def _write_page(
-    path: Path, results: Sequence[Result], differences: Mapping[str, Mapping[str, Any]], pictures: PictureSet
-) -> None:
-    from vplface.data.pictures import UnreadablePictureError
-    from vplface.evaluation.provenance import versions
-    from vplface.report import RunRecord, write_evaluation
-
-    records = [
-        RunRecord(
-            folder=result.model,
-            name=str(result.model),
-            environment={**versions(), "date": result.date, "data": str(result.data)},
-            card=result.card,
-            evaluations={result.evaluation.name: result.evaluation.to_dict() | {"protocol": result.protocol}},
-            files=result.files,
-        )
-        for result in results
-    ]
-    index_of = {pictures.name(index): index for index in range(len(pictures))}
-
-    def picture_of(set_name: str, name: str) -> Picture | None:
-        try:
-            return pictures.picture(index_of[name])
-        except (KeyError, UnreadablePictureError):
-            return None  # embeddings can be evaluated where the pictures are not
-
-    name = results[0].evaluation.name
-    write_evaluation(path, records, name, [{name: entries} for entries in differences.values()], picture_of=picture_of)

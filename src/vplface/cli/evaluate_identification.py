@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from vplface.cli.evaluate_templates import rates, show
+from vplface.cli.evaluation_output import OUT, REPORT, leave, require_endings
 from vplface.cli.preprocessing import COLOR, MEAN, STD, preprocessing_of
 from vplface.errors import DataError, UsageError
 
@@ -80,6 +81,8 @@ def evaluate_identification(
     std: STD = None,
     device: Annotated[str, typer.Option(help="Where the model runs: cpu, cuda, ...")] = "cpu",
     workers: Annotated[int, typer.Option(min=0, help="Processes that decode pictures beside this one.")] = 0,
+    out: OUT = None,
+    report: REPORT = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, and nothing else.")] = False,
 ) -> None:
     """Measure how well a model finds people in a gallery: rank-k, open set, and TAR at low FAR, with 95 % intervals.
@@ -88,6 +91,7 @@ def evaluate_identification(
     """
     rank_list = _ranks(ranks)
     far_list, fpir_list = rates("--fars", fars), rates("--fpirs", fpirs)
+    require_endings(out, report)
     if mates == "each" and distractors is None:
         raise UsageError("--mates each ranks every mate among the distractors: give --distractors")
     from vplface.cli.tables import print_json
@@ -145,23 +149,25 @@ def evaluate_identification(
         "flip": None if ready else flip,
         "preprocessing": preprocessing,
     }
+    values = {
+        "schema": 1,
+        "model": str(model),
+        "data": {
+            "gallery": str(gallery),
+            "probes": str(probes),
+            "distractors": distractors and str(distractors),
+        },
+        "protocol": {"name": evaluation.name, **evaluation.protocol, **made},
+        "metrics": evaluation.metrics,
+        "files": files,
+    }
+    written = leave(out, report, model, values, {evaluation.name: evaluation}, list(sets.values()))
     if as_json:
-        print_json(
-            {
-                "schema": 1,
-                "model": str(model),
-                "data": {
-                    "gallery": str(gallery),
-                    "probes": str(probes),
-                    "distractors": distractors and str(distractors),
-                },
-                "protocol": {"name": evaluation.name, **evaluation.protocol, **made},
-                "metrics": evaluation.metrics,
-                "files": files,
-            }
-        )
+        print_json(values)
         return
     show([(evaluation.name, evaluation)], made, files)
+    for path in written:
+        print(f"wrote {path}")
 
 
 def _ranks(text: str) -> list[int]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from vplface.cli.evaluation_output import OUT, REPORT, leave, require_endings
 from vplface.cli.preprocessing import COLOR, MEAN, STD, preprocessing_of
 from vplface.errors import UsageError
 
@@ -68,6 +69,8 @@ def evaluate_ijb(
     std: STD = None,
     device: Annotated[str, typer.Option(help="Where the model runs: cpu, cuda, ...")] = "cpu",
     workers: Annotated[int, typer.Option(min=0, help="Processes that decode pictures beside this one.")] = 0,
+    out: OUT = None,
+    report: REPORT = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, and nothing else.")] = False,
 ) -> None:
     """Measure a model on IJB-B or IJB-C: TAR at FAR of templates, and identification, with 95 % intervals.
@@ -77,6 +80,7 @@ def evaluate_ijb(
     Example:  vplface evaluate-ijb runs/mine/best --data IJBC --set ijbc --one-to-many --workers 2
     """
     far_list, fpir_list = rates("--fars", fars), rates("--fpirs", fpirs)
+    require_endings(out, report)
     from vplface.evaluation.templates import Flags  # torch and opencv take seconds to import
 
     try:
@@ -96,6 +100,7 @@ def evaluate_ijb(
     galleries, probes = (place.galleries(), place.probes()) if one_to_many else ({}, None)
     ready = model.suffix in TYPES and not model.is_dir()
     landmarks = place.landmarks(faces.pictures) if chosen.detector or not ready else None
+    pictures = None
     if ready:
         preprocessing = None
         embeddings = read_embeddings(model, LooseFaces(place.folder, faces.pictures))
@@ -103,8 +108,9 @@ def evaluate_ijb(
         embedder = Embedder.load(model, device, preprocessing_of(color, mean, std))
         preprocessing = embedder.card.preprocessing.to_dict()
         assert landmarks is not None
+        pictures = place.aligned(faces.pictures, landmarks)
         embeddings = embedder.embed_set(
-            place.aligned(faces.pictures, landmarks),
+            pictures,
             flip="sum" if chosen.flip else "none",
             workers=workers,
             description=f"embedding {set_name}",
@@ -127,24 +133,27 @@ def evaluate_ijb(
         found.append(evaluate_one_to_many(templates, galleries, probes, chosen, fpirs=fpir_list, bootstrap=bootstrap))
     files = hashes([*model_files(model), *place.used])
     made = {"embeddings": "from a file" if ready else "of this model", "preprocessing": preprocessing}
+    values = {
+        "schema": 1,
+        "model": str(model),
+        "data": str(data),
+        "protocol": {
+            "name": set_name,
+            "flags": str(chosen),
+            **made,
+            **{evaluation.name: dict(evaluation.protocol) for evaluation in found},
+        },
+        "metrics": {name: figure for evaluation in found for name, figure in evaluation.metrics.items()},
+        "files": files,
+    }
+    titled = {f"{set_name} {evaluation.name}, {chosen}": evaluation for evaluation in found}
+    written = leave(out, report, model, values, titled, [] if pictures is None else [pictures])
     if as_json:
-        print_json(
-            {
-                "schema": 1,
-                "model": str(model),
-                "data": str(data),
-                "protocol": {
-                    "name": set_name,
-                    "flags": str(chosen),
-                    **made,
-                    **{evaluation.name: dict(evaluation.protocol) for evaluation in found},
-                },
-                "metrics": {name: figure for evaluation in found for name, figure in evaluation.metrics.items()},
-                "files": files,
-            }
-        )
+        print_json(values)
         return
-    show([(f"{set_name} {evaluation.name}, {chosen}", evaluation) for evaluation in found], made, files)
+    show(list(titled.items()), made, files)
+    for path in written:
+        print(f"wrote {path}")
 
 
 def rates(option: str, text: str) -> list[float]:
@@ -176,7 +185,7 @@ def show(evaluations: Sequence[tuple[str, Evaluation]], made: Mapping[str, Any],
         for metric, figure in evaluation.metrics.items():
             ends = figure["ci95"]
             table.add_row(
-                _words(metric, metric_name(metric)),
+                metric_name(metric),
                 "—" if figure["value"] is None else f"{100 * figure['value']:.2f}",
                 "—" if ends is None else f"{100 * ends[0]:.2f} … {100 * ends[1]:.2f}",
                 _thresholds(figure.get("threshold")),
@@ -189,12 +198,6 @@ def show(evaluations: Sequence[tuple[str, Evaluation]], made: Mapping[str, Any],
     lines += [f"sha256 {digest}  {path}" for path, digest in files.items()]
     for line in lines:
         console.print(line, soft_wrap=True, highlight=False, markup=False)
-
-
-def _words(metric: str, otherwise: str) -> str:
-    if metric.startswith("tpir@fpir="):
-        return f"TPIR at FPIR {metric.partition('=')[2]}"
-    return metric if metric.startswith("rank-") else otherwise
 
 
 def _thresholds(value: Any) -> str:

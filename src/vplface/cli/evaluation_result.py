@@ -15,6 +15,7 @@ from vplface.evaluation import Evaluation
 from vplface.evaluation.operating_point import OperatingPoint
 from vplface.evaluation.protocols import far_name
 from vplface.evaluation.provenance import hashes, model_files, versions
+from vplface.report import RunRecord
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,17 @@ class Result:
     def stored(self) -> dict[str, Any]:
         """:meth:`to_dict` and all the rest: ``"evaluation"`` is what ``Evaluation.from_dict`` reads."""
         return self.to_dict() | {"evaluation": self.evaluation.to_dict()}
+
+    def record(self) -> RunRecord:
+        """What a page shows of it."""
+        return RunRecord(
+            folder=self.model,
+            name=str(self.model),
+            environment={**versions(), "date": self.date, "data": str(self.data)},
+            card=self.card,
+            evaluations={self.evaluation.name: self.evaluation.to_dict() | {"protocol": self.protocol}},
+            files=self.files,
+        )
 
     def operating_point(self, far: float) -> OperatingPoint:
         """The threshold at a false accept rate that was evaluated.

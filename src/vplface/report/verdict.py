@@ -130,7 +130,7 @@ def metric_name(metric: str) -> str:
         "auc": "area under the ROC",
     }
     rate, at, point = metric.partition("@")
-    if at and rate in ("tar", "fnmr") and (name := point_name(point)) != point:
+    if at and rate in ("tar", "fnmr", "tpir") and (name := point_name(point)) != point:
         return f"{rate.upper()} at {name}"
     return names.get(metric, metric.replace("_", " "))
 
@@ -155,7 +155,12 @@ def is_error(metric: str) -> bool:
 
 
 def metric_order(metric: str) -> tuple[int, float, str]:
-    """Accuracy first, then TAR and FNMR from the loosest FAR to the strictest, the equal error rate, the rest."""
+    """Accuracy first, then TAR and FNMR from the loosest FAR to the strictest, the equal error rate, the rest.
+
+    Ranks are in the order of their numbers.
+    """
+    if (rank := metric.removeprefix("rank-")).isdigit():
+        return (4, int(rank), metric)
     far = quoted_far(metric.replace("fnmr@fmr=", "tar@far="))
     kind = 0 if metric.startswith("accuracy") else 1 + is_error(metric) if far is not None else 4 - is_error(metric)
     return (kind, -(far or 0.0), metric)

@@ -1,0 +1,98 @@
+"""What an evaluation leaves behind: a file with all of it, and a page to look at."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from vplface.errors import UsageError
+
+if TYPE_CHECKING:
+    from vplface.data.pictures import Picture, PictureSet
+    from vplface.evaluation import Evaluation
+    from vplface.report import RunRecord
+
+OUT = Annotated[
+    Path | None,
+    typer.Option(
+        "--out",
+        "-o",
+        help="Store the whole result in this .json file: figures, curves, the worst mistakes, hashes, versions.",
+        show_default=False,
+    ),
+]
+REPORT = Annotated[
+    Path | None,
+    typer.Option(help="Write a self-contained page with curves and pictures to this .html file.", show_default=False),
+]
+
+
+def require_endings(out: Path | None, report: Path | None) -> None:
+    """Raises UsageError if a name does not end as its kind of file does."""
+    for option, path, kind in (("--out", out, ".json"), ("--report", report, ".html")):
+        if path is not None and path.suffix != kind:
+            raise UsageError(f"{option} {path}: the name must end in {kind}")
+
+
+def store(path: Path, values: Mapping[str, Any]) -> None:
+    """Write JSON-ready values, at once or not at all; raises DataError if the file cannot be written."""
+    from vplface.files import replacing
+
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(values, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def write_page(
+    path: Path,
+    records: Sequence[RunRecord],
+    title: str,
+    sets: Sequence[PictureSet],
+    comparisons: Sequence[Mapping[str, Mapping[str, Any]]] = (),
+) -> None:
+    """Write the page on some models' evaluations, with the pictures of ``sets`` where they are at hand."""
+    from vplface.data.pictures import UnreadablePictureError
+    from vplface.report import write_evaluation
+
+    index_of = {pictures.name(index): (pictures, index) for pictures in sets for index in range(len(pictures))}
+
+    def picture_of(set_name: str, name: str) -> Picture | None:
+        try:
+            pictures, index = index_of[name]
+            return pictures.picture(index)
+        except (KeyError, UnreadablePictureError):
+            return None  # embeddings can be evaluated where the pictures are not
+
+    write_evaluation(path, records, title, comparisons, picture_of=picture_of)
+
+
+def leave(
+    out: Path | None,
+    report: Path | None,
+    model: Path,
+    values: Mapping[str, Any],
+    evaluations: Mapping[str, Evaluation],
+    sets: Sequence[PictureSet],
+) -> list[Path]:
+    """Write the file and the page that are asked for, of one model; returns their paths."""
+    from vplface.evaluation.provenance import versions
+    from vplface.report import RunRecord
+
+    date = datetime.now(UTC).isoformat(timespec="seconds")
+    whole = {title: evaluation.to_dict() for title, evaluation in evaluations.items()}
+    if out is not None:
+        store(out, {**values, "versions": versions(), "date": date, "evaluations": whole})
+    if report is not None:
+        record = RunRecord(
+            folder=model,
+            name=str(model),
+            environment={**versions(), "date": date},
+            evaluations=whole,
+            files=values["files"],
+        )
+        write_page(report, [record], str(values["protocol"]["name"]), sets)
+    return [path for path in (out, report) if path is not None]
