@@ -65,10 +65,8 @@ data.command()(convert)
 data.command()(synth)
 data.command()(overlap)
 data.command()(get)
-app.command("evaluate-ijb")(evaluate_ijb)
-app.command("evaluate-identification")(evaluate_identification)
-for command in (train, study, plan, evaluate, report, export, embed):
-    app.command()(command)
+for command in (train, study, plan, evaluate, evaluate_ijb, evaluate_identification, report, export, embed):
+    app.command(command.__name__.replace("_", "-"))(command)
 
 
 @app.callback(invoke_without_command=True)
