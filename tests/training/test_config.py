@@ -156,3 +156,7 @@ def test_margins_and_injection_become_the_objects_of_the_head():
 
 def test_overlay_merges_sections_and_replaces_values():
     assert overlay({"a": {"b": 1, "c": 2}, "d": 3}, {"a": {"b": 9}, "d": None}) == {"a": {"b": 9, "c": 2}, "d": None}
+
+
+def test_a_backbone_may_be_given_by_its_name():
+    assert build_config({**MINIMAL, "backbone": "iresnet18"}, "x").backbone.name == "iresnet18"

@@ -163,6 +163,11 @@ class Backbone(_Section):
     options: dict[str, Any] = {}
     weights: Path | None = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _from_name(cls, value: object) -> object:
+        return {"name": value} if isinstance(value, str) else value
+
 
 class Injection(_Section):
     """``vplface.Variational``, its lifetime and start in steps or epochs."""

@@ -94,7 +94,9 @@ def open_pictures(path: Path | str, split: str | None = None) -> StoredPictures:
         from vplface.data.formats.verification_bin import VerificationBin
 
         return VerificationBin(path)
-    if path.exists() and not folder:
+    if not path.exists():
+        raise DataError(f"{path}: does not exist")
+    if not folder:
         raise DataError(f"{path}: of no form that is known: .rec, .tar, .csv, .tsv, .parquet, .bin, or a folder")
     from vplface.data.formats.image_folder import ImageFolder
 
