@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from vplface.cli.options import AS_JSON
 from vplface.errors import UsageError
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def head(
     plot: Annotated[
         Path | None, typer.Option(help="Draw the result into this file (png, svg, pdf).", show_default=False)
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, and nothing else.")] = False,
+    as_json: AS_JSON = False,
 ) -> None:
     """Time a step of the head: forward, backward and update, with half of the memory alive.
 
@@ -132,7 +133,7 @@ def train(
     threads: Annotated[int, typer.Option(min=0, help="Threads of each process; 0 divides the cores among them.")] = 1,
     repeats: Annotated[int, typer.Option(min=1, help="Rounds in which each setting takes a step.")] = 10,
     workspace_mb: Annotated[float, typer.Option(min=0, help="Workspace of the head in each process, MiB.")] = 256,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, and nothing else.")] = False,
+    as_json: AS_JSON = False,
 ) -> None:
     """Pictures per second of whole training steps on the CPU, with one process and with several.
 
@@ -283,7 +284,7 @@ def data(
     plot: Annotated[
         Path | None, typer.Option(help="Draw the result into this file (png, svg, pdf).", show_default=False)
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, and nothing else.")] = False,
+    as_json: AS_JSON = False,
 ) -> None:
     """Pictures per second that one core loads from RecordIO, tar shards and a folder.
 
@@ -388,7 +389,7 @@ def evaluation(
         ),
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Small sizes: whether it runs, not how fast.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, and nothing else.")] = False,
+    as_json: AS_JSON = False,
 ) -> None:
     """Time evaluations of the sizes that people run, on made-up embeddings, each stage in a process of its own.
 

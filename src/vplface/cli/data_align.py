@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from vplface.cli.options import AS_JSON
 from vplface.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ def align(
             show_default=False,
         ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, and nothing else.")] = False,
+    as_json: AS_JSON = False,
 ) -> None:
     """Turn photographs into the aligned faces that models take: eyes, nose and mouth at ArcFace's five places.
 

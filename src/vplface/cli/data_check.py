@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from vplface.cli.options import AS_JSON, DEVICE
 from vplface.cli.preprocessing import COLOR, MEAN, STD, preprocessing_of
 from vplface.cli.sheet import PICTURES, require_picture_name, row, write_sheet
 from vplface.errors import UsageError
@@ -77,8 +78,8 @@ def check(
     workers: Annotated[int, typer.Option(min=0, help="Processes that read pictures; 0 for none but this one.")] = (
         os.cpu_count() or 1
     ),
-    device: Annotated[str, typer.Option(help="Where the model runs: cpu, cuda, ...")] = "cpu",
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, and nothing else.")] = False,
+    device: DEVICE = "cpu",
+    as_json: AS_JSON = False,
 ) -> None:
     """Find pictures that should not be trained on: damaged, empty, twice there, or, by a model, of somebody else.
 

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from vplface.cli.options import AS_JSON
 from vplface.errors import UsageError
 
 _LINES = 20
@@ -46,7 +47,7 @@ def convert(
         Path | None,
         typer.Option(help="For a .bin file: the pairs to put into it, by the names of SOURCE.", show_default=False),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, and nothing else.")] = False,
+    as_json: AS_JSON = False,
 ) -> None:
     """Copy a set of pictures into another form: pictures bit for bit, names and the order of identities as they are.
 

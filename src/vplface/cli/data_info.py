@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from vplface.cli.options import AS_JSON
 from vplface.errors import UsageError
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def info(
         Path | None,
         typer.Option(help="Draw class sizes and expected coverage into this .png, .svg or .pdf.", show_default=False),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, and nothing else.")] = False,
+    as_json: AS_JSON = False,
 ) -> None:
     """Tell what a set holds: pictures, identities, how many of each, and the coverage that Δt and batch size will give.
 

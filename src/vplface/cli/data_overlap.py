@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from vplface.cli.options import AS_JSON, DEVICE
 from vplface.cli.preprocessing import COLOR, MEAN, STD, preprocessing_of
 from vplface.cli.sheet import PICTURES, require_picture_name, row, write_sheet
 from vplface.errors import UsageError
@@ -71,9 +72,9 @@ def overlap(
             show_default=False,
         ),
     ] = None,
-    device: Annotated[str, typer.Option(help="Where the model runs: cpu, cuda, ...")] = "cpu",
+    device: DEVICE = "cpu",
     workers: Annotated[int, typer.Option(min=0, help="Processes that read pictures; 0 for none but this one.")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, and nothing else.")] = False,
+    as_json: AS_JSON = False,
 ) -> None:
     """Find people of the test set in a training set, under whatever name: testing on them flatters a model.
 

@@ -13,6 +13,7 @@ import numpy as np
 import typer
 from jaxtyping import Float
 
+from vplface.cli.options import AS_JSON, DEVICE
 from vplface.cli.preprocessing import COLOR, MEAN, STD, preprocessing_of
 from vplface.errors import DataError, UsageError
 
@@ -51,8 +52,8 @@ def embed(
     color: COLOR = None,
     mean: MEAN = None,
     std: STD = None,
-    device: Annotated[str, typer.Option(help="Where the model runs: cpu, cuda, ...")] = "cpu",
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, and nothing else.")] = False,
+    device: DEVICE = "cpu",
+    as_json: AS_JSON = False,
 ) -> None:
     """Turn pictures of aligned faces into embeddings: float32, of unit norm, so that a dot product is a cosine.
 

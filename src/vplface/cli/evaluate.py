@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from vplface.cli.evaluation_output import OUT, REPORT, require_endings, store, write_page
+from vplface.cli.options import AS_JSON, DEVICE, FLIP, WORKERS
 from vplface.cli.preprocessing import COLOR, INSIGHTFACE, MEAN, STD, preprocessing_of
 from vplface.errors import DataError, UsageError
 
@@ -80,10 +81,7 @@ def evaluate(
             show_default=False,
         ),
     ] = None,
-    flip: Annotated[
-        Literal["none", "sum"],
-        typer.Option(help="sum: add the embedding of the mirrored picture, as published figures mostly do."),
-    ] = "sum",
+    flip: FLIP = "sum",
     protocol: Annotated[
         Literal["exact", "insightface"],
         typer.Option(
@@ -118,8 +116,8 @@ def evaluate(
     color: COLOR = None,
     mean: MEAN = None,
     std: STD = None,
-    device: Annotated[str, typer.Option(help="Where the model runs: cpu, cuda, ...")] = "cpu",
-    workers: Annotated[int, typer.Option(min=0, help="Processes that decode pictures beside this one.")] = 0,
+    device: DEVICE = "cpu",
+    workers: WORKERS = 0,
     out: OUT = None,
     report: REPORT = None,
     save_operating_point: Annotated[
@@ -130,7 +128,7 @@ def evaluate(
             show_default=False,
         ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, and nothing else.")] = False,
+    as_json: AS_JSON = False,
 ) -> None:
     """Measure how well a model tells people apart: accuracy, TAR at fixed FAR, EER, with 95 % intervals.
 

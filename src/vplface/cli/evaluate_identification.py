@@ -9,6 +9,7 @@ import typer
 
 from vplface.cli.evaluate_templates import rates, show
 from vplface.cli.evaluation_output import OUT, REPORT, leave, require_endings
+from vplface.cli.options import AS_JSON, DEVICE, FLIP, WORKERS
 from vplface.cli.preprocessing import COLOR, MEAN, STD, preprocessing_of
 from vplface.errors import DataError, UsageError
 
@@ -63,10 +64,7 @@ def evaluate_identification(
         Literal["strict", "nearest"],
         typer.Option(help="strict: the false accept rate reached is at most the one asked for. nearest: the nearest."),
     ] = "strict",
-    flip: Annotated[
-        Literal["none", "sum"],
-        typer.Option(help="sum: add the embedding of the mirrored picture, as published figures mostly do."),
-    ] = "sum",
+    flip: FLIP = "sum",
     engine: Annotated[
         Literal["exact", "faiss"],
         typer.Option(
@@ -79,11 +77,11 @@ def evaluate_identification(
     color: COLOR = None,
     mean: MEAN = None,
     std: STD = None,
-    device: Annotated[str, typer.Option(help="Where the model runs: cpu, cuda, ...")] = "cpu",
-    workers: Annotated[int, typer.Option(min=0, help="Processes that decode pictures beside this one.")] = 0,
+    device: DEVICE = "cpu",
+    workers: WORKERS = 0,
     out: OUT = None,
     report: REPORT = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, and nothing else.")] = False,
+    as_json: AS_JSON = False,
 ) -> None:
     """Measure how well a model finds people in a gallery: rank-k, open set, and TAR at low FAR, with 95 % intervals.
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from vplface.cli.evaluation_output import OUT, REPORT, leave, require_endings
+from vplface.cli.options import AS_JSON, DEVICE, WORKERS
 from vplface.cli.preprocessing import COLOR, MEAN, STD, preprocessing_of
 from vplface.errors import UsageError
 
@@ -67,11 +68,11 @@ def evaluate_ijb(
     color: COLOR = None,
     mean: MEAN = None,
     std: STD = None,
-    device: Annotated[str, typer.Option(help="Where the model runs: cpu, cuda, ...")] = "cpu",
-    workers: Annotated[int, typer.Option(min=0, help="Processes that decode pictures beside this one.")] = 0,
+    device: DEVICE = "cpu",
+    workers: WORKERS = 0,
     out: OUT = None,
     report: REPORT = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, and nothing else.")] = False,
+    as_json: AS_JSON = False,
 ) -> None:
     """Measure a model on IJB-B or IJB-C: TAR at FAR of templates, and identification, with 95 % intervals.
 

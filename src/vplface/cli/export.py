@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from vplface.cli.options import AS_JSON
 from vplface.errors import UsageError
 
 
@@ -21,7 +22,7 @@ def export(
     opset: Annotated[
         int, typer.Option(min=18, max=23, help="Version of the ONNX operators; the lowest runs in most places.")
     ] = 18,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, and nothing else.")] = False,
+    as_json: AS_JSON = False,
 ) -> None:
     """Write a model as one ONNX file and check that onnxruntime computes what torch does.
 

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from vplface.cli.options import AS_JSON
+
 if TYPE_CHECKING:
     from vplface.data.pictures import Picture
     from vplface.report import RunRecord
@@ -31,7 +33,7 @@ def report(
             show_default=False,
         ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, and nothing else.")] = False,
+    as_json: AS_JSON = False,
 ) -> None:
     """Write one self-contained page: results with intervals, curves, ROC, the most wrong pairs, configuration.
 

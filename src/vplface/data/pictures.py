@@ -6,6 +6,7 @@ colours except :class:`Preprocessing`, which is stored with a model.
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, Protocol, TypeAlias
@@ -63,14 +64,52 @@ class PictureSet(Protocol):
         """The picture's name: its path below the set's root, with forward slashes."""
 
 
-class StoredPictures(PictureSet, Protocol):
-    """Labelled pictures as they are on disk, so that they can be copied without being encoded again."""
+class StoredPictures(abc.ABC):
+    """Labelled pictures as they are on disk, a :class:`PictureSet` of which the files' bytes can be had.
 
+    A form sets ``_identities`` and ``_labels`` and says how a picture is called, where it is and what its bytes are.
+    """
+
+    _identities: Sequence[str]
+    _labels: Int64[np.ndarray, " n"]
+
+    @property
+    def identities(self) -> Sequence[str]:
+        """Name of each identity; a label is a position in this list."""
+        return self._identities
+
+    @property
+    def labels(self) -> Int64[np.ndarray, " n"]:
+        """Label of each picture."""
+        return self._labels
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    @abc.abstractmethod
+    def name(self, index: int) -> str:
+        """The picture's name: its path below the set's root, with forward slashes."""
+
+    @abc.abstractmethod
+    def where(self, index: int) -> str:
+        """Where the picture is, for people: its path, or the path and place of its record."""
+
+    @abc.abstractmethod
     def encoded(self, index: int) -> bytes:
         """The picture's file: jpg, png, webp or bmp; raises UnreadablePictureError if it cannot be read."""
 
-    def where(self, index: int) -> str:
-        """Where the picture is, for people: its path, or the path and place of its record."""
+    def picture(self, index: int) -> Picture:
+        """Read and decode one picture; raises UnreadablePictureError with its place and the reason."""
+        encoded = self.encoded(index)
+        try:
+            return decode(encoded, "")
+        except UnreadablePictureError as error:
+            raise UnreadablePictureError(self.where(index), error.reason) from None
+
+    def _require(self, index: int) -> None:
+        """Raise IndexError if there is no such picture."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"index must lie in 0..{len(self) - 1}, got {index}")
 
 
 @dataclass(frozen=True)

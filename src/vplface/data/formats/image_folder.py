@@ -12,10 +12,10 @@ from types import TracebackType
 from typing import Self
 
 import numpy as np
-from jaxtyping import Int64
 
 from vplface.data.encoded import suffix_of
-from vplface.data.pictures import Picture, UnreadablePictureError, decode
+from vplface.data.formats.packed_names import PackedNames
+from vplface.data.pictures import StoredPictures, UnreadablePictureError
 from vplface.errors import DataError
 from vplface.progress import progress
 
@@ -23,8 +23,8 @@ PICTURE_TYPES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 LAYOUT = "expected ROOT/IDENTITY/PICTURE, with pictures of type " + ", ".join(PICTURE_TYPES)
 
 
-class ImageFolder:
-    """The pictures below ``root/IDENTITY/``, :class:`~vplface.data.pictures.StoredPictures`.
+class ImageFolder(StoredPictures):
+    """The pictures below ``root/IDENTITY/``.
 
     Identities and pictures are in natural order ("2.jpg" before "10.jpg"), whatever the order of the file
     system. Hidden files and files of other types are passed over. An identity without pictures is none.
@@ -42,30 +42,13 @@ class ImageFolder:
             raise DataError(f"{self.root}: holds no pictures; {LAYOUT}")
         self._identities = [name for name, _ in kept]
         self._labels = np.repeat(np.arange(len(kept)), [len(files) for _, files in kept])
-        # All names in one string of bytes: millions of small strings would be copied into every forked worker
-        # as soon as their reference counts are touched.
-        encoded = [os.fsencode(f"{name}/{file}") for name, files in kept for file in files]
-        self._ends = np.cumsum([len(name) for name in encoded])
-        self._names = b"".join(encoded)
-
-    @property
-    def identities(self) -> Sequence[str]:
-        """The folders' names."""
-        return self._identities
-
-    @property
-    def labels(self) -> Int64[np.ndarray, " n"]:
-        """Label of each picture."""
-        return self._labels
-
-    def __len__(self) -> int:
-        return len(self._labels)
+        names = [os.fsencode(f"{name}/{file}") for name, files in kept for file in files]
+        self._names = PackedNames(b"".join(names), np.cumsum([len(name) for name in names]))
 
     def name(self, index: int) -> str:
         """The picture's path below the root: "Al_Gore/Al_Gore_0001.jpg"."""
-        if not 0 <= index < len(self):
-            raise IndexError(f"index must lie in 0..{len(self) - 1}, got {index}")
-        return os.fsdecode(self._names[self._ends[index - 1] if index else 0 : self._ends[index]])
+        self._require(index)
+        return os.fsdecode(self._names[index])
 
     def path(self, index: int) -> Path:
         """Where the picture's file is."""
@@ -82,10 +65,6 @@ class ImageFolder:
             return path.read_bytes()
         except OSError as error:
             raise UnreadablePictureError(str(path), error.strerror or str(error)) from error
-
-    def picture(self, index: int) -> Picture:
-        """Read and decode one picture; raises UnreadablePictureError with its path and the reason."""
-        return decode(self.encoded(index), self.where(index))
 
 
 class ImageFolderWriter:

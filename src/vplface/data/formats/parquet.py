@@ -23,7 +23,7 @@ from jaxtyping import Int64
 
 from vplface.data.formats.image_folder import _natural
 from vplface.data.formats.picture_list import PictureList, Row, below
-from vplface.data.pictures import Picture, UnreadablePictureError, decode
+from vplface.data.pictures import StoredPictures, UnreadablePictureError
 from vplface.errors import DataError, import_extra
 from vplface.files import replacing
 from vplface.progress import progress
@@ -73,8 +73,8 @@ def open_parquet(path: Path | str, split: str | None = None) -> PictureList | Pa
     return ParquetPictures(_of_split(path, files, split))
 
 
-class ParquetPictures:
-    """The pictures of Parquet files, :class:`~vplface.data.pictures.StoredPictures`, in the order of files and rows.
+class ParquetPictures(StoredPictures):
+    """The pictures of Parquet files, in the order of files and rows.
 
     A row group is read as a whole when a picture of it is asked for; those read last are kept, up to
     :data:`CACHE_BYTES` in each process. Identities are in the order of the ClassLabel names, else in natural order;
@@ -125,19 +125,6 @@ class ParquetPictures:
         self._paths = _unique(paths)
         self._forget()
 
-    @property
-    def identities(self) -> Sequence[str]:
-        """The labels that occur."""
-        return self._identities
-
-    @property
-    def labels(self) -> Int64[np.ndarray, " n"]:
-        """Label of each picture."""
-        return self._labels
-
-    def __len__(self) -> int:
-        return len(self._labels)
-
     def name(self, index: int) -> str:
         """The picture's stored path if all have one and none is there twice, else FILE/ROW."""
         file, row = self._locate(index)
@@ -166,10 +153,6 @@ class ParquetPictures:
             raise UnreadablePictureError(where, "the row holds no picture")
         return bytes(value)
 
-    def picture(self, index: int) -> Picture:
-        """Read and decode one picture; raises UnreadablePictureError with its row and the reason."""
-        return decode(self.encoded(index), self.where(index))
-
     def __getstate__(self) -> dict[str, Any]:
         return {key: value for key, value in vars(self).items() if key not in ("_kept", "_open")}
 
@@ -182,8 +165,7 @@ class ParquetPictures:
         self._open: OrderedDict[int, Any] = OrderedDict()
 
     def _locate(self, index: int) -> tuple[Path, int]:
-        if not 0 <= index < len(self):
-            raise IndexError(f"index must lie in 0..{len(self) - 1}, got {index}")
+        self._require(index)
         number = int(np.searchsorted(self._file_starts, index, side="right")) - 1
         return self._files[number], index - int(self._file_starts[number])
 

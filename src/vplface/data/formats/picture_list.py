@@ -18,7 +18,8 @@ import numpy as np
 from jaxtyping import Int64
 
 from vplface.data.formats.image_folder import _natural
-from vplface.data.pictures import Picture, UnreadablePictureError, decode
+from vplface.data.formats.packed_names import PackedNames
+from vplface.data.pictures import StoredPictures, UnreadablePictureError
 from vplface.errors import DataError
 from vplface.files import replacing
 from vplface.progress import progress
@@ -35,8 +36,8 @@ class Row(NamedTuple):
     split: str
 
 
-class PictureList:
-    """The pictures of a list, :class:`~vplface.data.pictures.StoredPictures`, in the list's order.
+class PictureList(StoredPictures):
+    """The pictures of a list, in the list's order.
 
     Identities are in natural order. A picture that is missing or damaged costs only itself, when it is asked for.
     """
@@ -64,8 +65,6 @@ class PictureList:
     def _keep(self, path: Path, folder: Path, rows: Iterable[Row], split: str | None) -> None:
         self.path = path
         self.folder = folder
-        # All paths in one string of bytes: millions of small strings would be copied into every forked worker as soon
-        # as their reference counts are touched.
         paths, ends, codes = bytearray(), array("q"), array("q")
         names: dict[str, int] = {}
         splits: dict[str, None] = {}
@@ -85,21 +84,7 @@ class PictureList:
         place[[names[name] for name in order]] = np.arange(len(order))
         self._identities = order
         self._labels: Int64[np.ndarray, " n"] = place[np.frombuffer(codes, np.int64)]
-        self._paths = bytes(paths)
-        self._ends = np.frombuffer(ends, np.int64)
-
-    @property
-    def identities(self) -> Sequence[str]:
-        """The labels that occur."""
-        return self._identities
-
-    @property
-    def labels(self) -> Int64[np.ndarray, " n"]:
-        """Label of each picture."""
-        return self._labels
-
-    def __len__(self) -> int:
-        return len(self._labels)
+        self._paths = PackedNames(bytes(paths), np.frombuffer(ends, np.int64))
 
     def name(self, index: int) -> str:
         """The picture's path below the list's folder; of a picture that lies elsewhere its whole path, without root."""
@@ -117,14 +102,9 @@ class PictureList:
         except OSError as error:
             raise UnreadablePictureError(where, error.strerror or str(error)) from error
 
-    def picture(self, index: int) -> Picture:
-        """Read and decode one picture; raises UnreadablePictureError with its path and the reason."""
-        return decode(self.encoded(index), self.where(index))
-
     def _path(self, index: int) -> str:
-        if not 0 <= index < len(self):
-            raise IndexError(f"index must lie in 0..{len(self) - 1}, got {index}")
-        return self._paths[self._ends[index - 1] if index else 0 : self._ends[index]].decode()
+        self._require(index)
+        return self._paths[index].decode()
 
 
 def below(path: str, folder: Path) -> str:

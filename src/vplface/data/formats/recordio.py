@@ -36,14 +36,14 @@ from vplface.data.formats.recordio_frames import (
     unpack,
 )
 from vplface.data.formats.recordio_tables import NameList, read_index
-from vplface.data.pictures import Picture, UnreadablePictureError, decode
+from vplface.data.pictures import StoredPictures, UnreadablePictureError
 from vplface.errors import DataError
 from vplface.files import replacing
 from vplface.progress import progress
 
 
-class RecordIO:
-    """The pictures of a .rec file, :class:`~vplface.data.pictures.StoredPictures`, in the order of their keys.
+class RecordIO(StoredPictures):
+    """The pictures of a .rec file, in the order of their keys.
 
     A picture's identity is its first label. Identities are in the order of their labels, which need not be contiguous.
     Their names, and those of the pictures, come from a .lst of MXNet's form beside the .rec (``KEY <tab> LABEL <tab>
@@ -79,19 +79,6 @@ class RecordIO:
     def __reduce__(self) -> tuple[type[RecordIO], tuple[Path]]:
         return RecordIO, (self.path,)  # a memory map does not travel; a worker opens its own
 
-    @property
-    def identities(self) -> Sequence[str]:
-        """Name of each identity, in the order of their labels in the file."""
-        return self._identities
-
-    @property
-    def labels(self) -> Int64[np.ndarray, " n"]:
-        """Position of each picture's identity."""
-        return self._labels
-
-    def __len__(self) -> int:
-        return len(self._keys)
-
     def name(self, index: int) -> str:
         """The name in the .lst, else IDENTITY/KEY and the suffix of what the record holds."""
         self._require(index)
@@ -119,14 +106,6 @@ class RecordIO:
             raise UnreadablePictureError(self.where(index), self._why_not(index))
         return picture
 
-    def picture(self, index: int) -> Picture:
-        """Read and decode one picture; raises UnreadablePictureError naming its record and the reason."""
-        encoded = self.encoded(index)
-        try:
-            return decode(encoded, "")
-        except UnreadablePictureError as error:
-            raise UnreadablePictureError(self.where(index), error.reason) from None
-
     def all_labels(self, index: int) -> Float32[np.ndarray, " labels"]:
         """All labels of a picture's record, of which the first is its identity.
 
@@ -138,10 +117,6 @@ class RecordIO:
             return np.array(unpack(payload_at(self._data, int(self._offsets[index])))[0], np.float32)
         except BrokenRecordError as error:
             raise UnreadablePictureError(self.where(index), str(error)) from None
-
-    def _require(self, index: int) -> None:
-        if not 0 <= index < len(self._keys):
-            raise IndexError(f"index must lie in 0..{len(self) - 1}, got {index}")
 
     def _why_not(self, index: int) -> str:
         """What is wrong with a label."""

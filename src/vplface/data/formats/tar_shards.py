@@ -30,8 +30,9 @@ import numpy as np
 from jaxtyping import Int32, Int64
 
 from vplface.data.encoded import type_of
+from vplface.data.formats.packed_names import PackedNames
 from vplface.data.formats.tar import Member, members, text
-from vplface.data.pictures import Picture, UnreadablePictureError, decode
+from vplface.data.pictures import StoredPictures, UnreadablePictureError
 from vplface.errors import DataError, import_extra
 from vplface.files import replacing
 from vplface.progress import Advance, progress
@@ -45,8 +46,8 @@ MOST_LABEL_BYTES = 2**20
 """A longer label is no honest one."""
 
 
-class TarShards:
-    """The pictures of one or more tar files, in random access, :class:`~vplface.data.pictures.StoredPictures`.
+class TarShards(StoredPictures):
+    """The pictures of one or more tar files, in random access.
 
     The headers are walked once; what is kept is a few numbers and the name of each picture. Labels are numbered anew,
     0, 1, ..., in the order of the numbers in the shards, or of their first appearance if they are names. A name that
@@ -87,29 +88,18 @@ class TarShards:
         self._shard = np.repeat(np.arange(len(indices), dtype=np.int32), counts)
         self._offsets = np.concatenate([index.offsets for index in indices])
         self._sizes = np.concatenate([index.sizes for index in indices])
-        self._ends = np.cumsum(np.concatenate([index.name_sizes for index in indices]))
-        self._names = b"".join(index.names for index in indices)
+        self._names = PackedNames(
+            b"".join(index.names for index in indices),
+            np.cumsum(np.concatenate([index.name_sizes for index in indices])),
+        )
         self._identities, self._labels, self.numbers = _identify(self._shards, indices)
         if self.faults:
             print(f"{path}: samples left out: {len(self.faults):,}; the first: {self.faults[0]}", file=sys.stderr)
 
-    @property
-    def identities(self) -> Sequence[str]:
-        """Their names in the shards, or their numbers."""
-        return self._identities
-
-    @property
-    def labels(self) -> Int64[np.ndarray, " n"]:
-        """Label of each picture."""
-        return self._labels
-
-    def __len__(self) -> int:
-        return len(self._labels)
-
     def name(self, index: int) -> str:
         """The picture's name, which may occur more than once."""
-        self._check(index)
-        return text(self._names[self._ends[index - 1] if index else 0 : self._ends[index]])
+        self._require(index)
+        return text(self._names[index])
 
     def where(self, index: int) -> str:
         """The shard, the offset of the picture's bytes, and its name, for errors."""
@@ -118,7 +108,7 @@ class TarShards:
 
     def encoded(self, index: int) -> bytes:
         """The picture's bytes; raises UnreadablePictureError if the shard is gone or no longer what was indexed."""
-        self._check(index)
+        self._require(index)
         shard, size = int(self._shard[index]), int(self._sizes[index])
         # A file opened for each picture costs little beside decoding, and needs no care in forked workers and threads.
         try:
@@ -132,14 +122,6 @@ class TarShards:
         if len(data) != size:
             raise UnreadablePictureError(self.where(index), f"only {len(data)} of {size} bytes could be read")
         return data
-
-    def picture(self, index: int) -> Picture:
-        """Read and decode one picture; raises UnreadablePictureError with its place and the reason."""
-        return decode(self.encoded(index), self.where(index))
-
-    def _check(self, index: int) -> None:
-        if not 0 <= index < len(self):
-            raise IndexError(f"index must lie in 0..{len(self) - 1}, got {index}")
 
 
 class TarShardsWriter:

@@ -16,7 +16,7 @@ import pickle
 import pickletools
 import re
 import struct
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from jaxtyping import Int64
 
 from vplface.data.encoded import type_of
 from vplface.data.pairs import Pairs, resolve
-from vplface.data.pictures import Picture, StoredPictures, UnreadablePictureError, decode
+from vplface.data.pictures import StoredPictures, UnreadablePictureError
 from vplface.errors import DataError
 from vplface.files import replacing
 from vplface.progress import progress
@@ -38,8 +38,8 @@ MOST_OPCODES = 10_000_000
 """A file that goes on for longer than this is no set of pictures; it would only fill the memory."""
 
 
-class VerificationBin:
-    """The pictures and pairs of a .bin file, :class:`~vplface.data.pictures.StoredPictures`.
+class VerificationBin(StoredPictures):
+    """The pictures and pairs of a .bin file.
 
     Pictures that are equal byte for byte are one picture. The file says nothing of who is shown: people are the
     connected components of the genuine pairs, numbered in the order in which they occur; a person whose pictures are
@@ -87,23 +87,9 @@ class VerificationBin:
             _contiguous_folds(len(same)),
         )
 
-    @property
-    def identities(self) -> Sequence[str]:
-        """Numbers: whom a picture shows is known only as far as the pairs say it."""
-        return self._identities
-
-    @property
-    def labels(self) -> Int64[np.ndarray, " n"]:
-        """Label of each picture."""
-        return self._labels
-
-    def __len__(self) -> int:
-        return len(self._places)
-
     def name(self, index: int) -> str:
         """PERSON/NUMBER and the file type, "00003/00012.jpg"."""
-        if not 0 <= index < len(self):
-            raise IndexError(f"index must lie in 0..{len(self) - 1}, got {index}")
+        self._require(index)
         return self._names[index]
 
     def where(self, index: int) -> str:
@@ -123,10 +109,6 @@ class VerificationBin:
             return place.decode(stored)
         except ValueError as error:
             raise UnreadablePictureError(where, f"the file has changed: {error}") from error
-
-    def picture(self, index: int) -> Picture:
-        """Read and decode one picture; raises UnreadablePictureError with its place and the reason."""
-        return decode(self.encoded(index), self.where(index))
 
     def _content(self, data: mmap.mmap, place: _Bytes) -> bytes:
         try:
