@@ -26,11 +26,11 @@ class Names:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def name(self, index: int) -> str:  # noqa: D102
+    def name(self, index: int) -> str:
         return f"{self.labels[index]}/{index}.jpg"
 
-    def picture(self, index: int) -> np.ndarray:  # noqa: D102
-        raise NotImplementedError
+    def picture(self, index: int) -> np.ndarray:
+        raise NotImplementedError("embeddings are evaluated, no pictures are opened")
 
 
 def embeddings_of(labels: np.ndarray) -> np.ndarray:

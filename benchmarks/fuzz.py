@@ -42,7 +42,7 @@ import torch
 from safetensors.torch import save
 
 from vplface.data.drop import read_drop
-from vplface.data.formats import create_pictures, open_pictures
+from vplface.data.formats import Form, create_pictures, open_pictures
 from vplface.data.pairs import Pairs, read_pairs, read_people
 from vplface.data.pictures import UnreadablePictureError, decode
 from vplface.embedder import ModelCard
@@ -104,10 +104,10 @@ def tiny_pictures() -> list[bytes]:
     return made
 
 
-def written(form: str, target: str, folder: Path, names: Sequence[str]) -> Files:
+def written(form: Form, target: str, folder: Path, names: Sequence[str]) -> Files:
     """What a writer makes of three identities with five pictures."""
     identities = ["ada", "grace", "mary"]
-    with create_pictures(folder / target, form, identities) as writer:  # type: ignore[arg-type]
+    with create_pictures(folder / target, form, identities) as writer:
         for number, (encoded, name) in enumerate(zip(tiny_pictures(), names, strict=True)):
             label = (0, 0, 1, 1, 2)[number]
             writer.add(encoded, f"{identities[label]}/{name}", label)

@@ -302,7 +302,7 @@ class _Named:
         return len(self.labels)
 
     def picture(self, index: int) -> Picture:
-        raise NotImplementedError
+        raise NotImplementedError("embeddings are evaluated, no pictures are opened")
 
     def name(self, index: int) -> str:
         return f"{index}.jpg"

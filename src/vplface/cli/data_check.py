@@ -162,8 +162,10 @@ def _chosen(text: str | None) -> tuple[Kind, ...]:
 
 
 def _counts(findings: Sequence[Finding], judged: bool) -> dict[str, int]:
+    from vplface.data.check import KINDS
+
     found = Counter(finding.kind for finding in findings)
-    return {kind: found[kind] for kind in _MEANINGS if kind != "label" or judged}  # type: ignore[index]
+    return {kind: found[kind] for kind in KINDS if kind != "label" or judged}
 
 
 def _tell(
@@ -175,14 +177,8 @@ def _tell(
     counts = _counts(findings, judged)
     table = Table(title=f"{path}: {len(pictures):,} pictures of {len(pictures.identities):,} identities")
     table.title_justify = "left"
-    for name, justify in (
-        ("finding", "left"),
-        ("pictures", "right"),
-        ("share", "right"),
-        ("dropped", "left"),
-        ("", "left"),
-    ):
-        table.add_column(name, justify=justify)  # type: ignore[arg-type]
+    for name in ("finding", "pictures", "share", "dropped", ""):
+        table.add_column(name, justify="right" if name in ("pictures", "share") else "left")
     for kind, count in counts.items():
         share = f"{100 * count / len(pictures):.2f} %" if count else ""
         table.add_row(kind, f"{count:,}", share, "yes" if kind in chosen else "", _MEANINGS[kind])

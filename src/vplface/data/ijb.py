@@ -342,7 +342,7 @@ _FAULTS = {
 }
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]  # numba is not typed
 def _parse(
     data: UInt8[np.ndarray, " bytes"], values: Int64[np.ndarray, "rows columns"], line_of: Int64[np.ndarray, " rows"]
 ) -> tuple[int, int, int]:

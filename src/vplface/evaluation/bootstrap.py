@@ -76,11 +76,11 @@ def rate_replicates(scores: Scores, fars: Sequence[float], rule: FarRule, replic
     length = len(scores.impostor)
     if not scores.complete:
         length = min(length, max((tail_length(far, scores.impostors) for far in fars), default=length))
-    ranks, stands_for = _ranks(length)
+    ranks, stands_for = thinned(length)
     tail, tail_people = scores.impostor[ranks], PairWeights(scores.identity[scores.impostor_pairs[ranks]])
     genuine_people = PairWeights(scores.identity[scores.genuine_pairs])
-    thinned = scores.complete and len(tail) < length
-    impostor_people = PairWeights(scores.identity[scores.impostor_pairs]) if thinned else None
+    some_left_out = scores.complete and len(tail) < length
+    impostor_people = PairWeights(scores.identity[scores.impostor_pairs]) if some_left_out else None
     pictures = np.bincount(scores.identity[scores.identity >= 0], minlength=scores.identities)
 
     # Accepted genuine scores if the impostor score at a position is rejected; past the end, if none of the tail is.
@@ -99,7 +99,7 @@ def rate_replicates(scores: Scores, fars: Sequence[float], rule: FarRule, replic
     result = RateReplicates(*(np.full(shape, np.nan) for shape in ((len(rates), replicates), replicates, replicates)))
     for number, counts in enumerate(draws(scores.identities, replicates, seed)):
         genuine = genuine_people.weights(counts)
-        matched, accepted = _sums(genuine), _sums(tail_people.weights(counts) * stands_for)
+        matched, accepted = sums_of(genuine), sums_of(tail_people.weights(counts) * stands_for)
         if impostor_people is not None:
             impostors = impostor_people.weights(counts).sum()
         elif scores.complete:
@@ -109,13 +109,7 @@ def rate_replicates(scores: Scores, fars: Sequence[float], rule: FarRule, replic
             impostors = (drawn.sum() ** 2 - (drawn**2).sum()) // 2
         if not impostors or not matched[-1]:
             continue
-        allowed = rates * impostors * (1 + 1e-12)  # 29 of 100 are not more than .29, whatever .29 · 100 is in binary
-        rejected = np.searchsorted(accepted[1:], allowed, side="right")
-        if rule == "nearest":
-            (some,) = np.nonzero(rejected < len(tail))
-            with_the_tied = accepted[after[rejected[some]]]
-            nearer = with_the_tied - allowed[some] <= allowed[some] - accepted[first[rejected[some]]]
-            rejected[some[nearer]] = np.searchsorted(accepted[1:], with_the_tied[nearer], side="right")
+        rejected = first_rejected(accepted, rates * impostors, first, after, rule)
         result.tar[:, number] = matched[right[rejected]] / matched[-1]
 
         def fmr(point: int, sums: Int64[np.ndarray, " k"] = accepted, total: int = int(impostors)) -> float:
@@ -131,6 +125,32 @@ def rate_replicates(scores: Scores, fars: Sequence[float], rule: FarRule, replic
             higher = accepted[-1] - (accepted[above] + accepted[down_to]) / 2
             result.auc[number] = (genuine @ higher) / (matched[-1] * accepted[-1])
     return result
+
+
+def first_rejected(
+    accepted: Int64[np.ndarray, " k+1"],
+    allowed: Float64[np.ndarray, " fars"],
+    first: Int64[np.ndarray, " k"],
+    after: Int64[np.ndarray, " k"],
+    rule: FarRule,
+) -> Int64[np.ndarray, " fars"]:
+    """The position of the highest impostor score that is rejected, for each false accept rate; k if none is.
+
+    Args:
+        accepted: the weight of the highest 0, 1, ..., k impostor scores in a draw.
+        allowed: the weight that may be accepted.
+        first: where the scores that tie with each begin.
+        after: where they end.
+        rule: see :data:`vplface.evaluation.tar_at_far.FarRule`.
+    """
+    allowed = allowed * (1 + 1e-12)  # 29 of 100 are not more than .29, whatever .29 · 100 is in binary
+    rejected: Int64[np.ndarray, " fars"] = np.searchsorted(accepted[1:], allowed, side="right")
+    if rule == "nearest":
+        (some,) = np.nonzero(rejected < len(after))
+        with_the_tied = accepted[after[rejected[some]]]
+        nearer = with_the_tied - allowed[some] <= allowed[some] - accepted[first[rejected[some]]]
+        rejected[some[nearer]] = np.searchsorted(accepted[1:], with_the_tied[nearer], side="right")
+    return rejected
 
 
 def accuracy_replicates(
@@ -183,7 +203,7 @@ def interval(
     return low, high
 
 
-def _ranks(length: int) -> tuple[Int64[np.ndarray, " k"], Int64[np.ndarray, " k"]]:
+def thinned(length: int) -> tuple[Int64[np.ndarray, " k"], Int64[np.ndarray, " k"]]:
     """Ranks 0 … length − 1, thinned by half at 50,000 and at each doubling, and how many ranks each stands for."""
     parts, start, step = [np.arange(min(length, _FINE))], _FINE, 2
     while start < length:
@@ -193,7 +213,7 @@ def _ranks(length: int) -> tuple[Int64[np.ndarray, " k"], Int64[np.ndarray, " k"
     return ranks, np.diff(ranks, append=length)
 
 
-def _sums(weights: Int64[np.ndarray, " p"]) -> Int64[np.ndarray, " p+1"]:
+def sums_of(weights: Int64[np.ndarray, " p"]) -> Int64[np.ndarray, " p+1"]:
     """The sum of the first k weights, for k = 0 … p."""
     return np.concatenate([[0], np.cumsum(weights)])
 

@@ -9,16 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Float64, Int, Int64
 
-from vplface.evaluation.bootstrap import interval
+from vplface.evaluation.bootstrap import PairWeights, first_rejected, interval, sums_of, thinned
 from vplface.evaluation.protocols import far_name
 from vplface.evaluation.tar_at_far import FarRule, TooFewImpostorsError, tar_at_far
-
-_AT_MOST = 250_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,9 +35,11 @@ class Weighed:
 
     def weights(self, drawn: Int64[np.ndarray, " identities"]) -> Int64[np.ndarray, " k"]:
         """How much each score weighs in a draw."""
-        left, right = self.people.T
-        weights: Int64[np.ndarray, " k"] = drawn[left] * np.where(left == right, 1, drawn[right])
-        return weights
+        return self._pairs.weights(drawn)
+
+    @cached_property
+    def _pairs(self) -> PairWeights:
+        return PairWeights(self.people)
 
 
 def tar_replicates_of_highest(
@@ -51,8 +52,8 @@ def tar_replicates_of_highest(
 ) -> Float64[np.ndarray, "fars replicates"]:
     """TAR at each false accept rate for each draw; NaN where a draw holds no genuine or no impostor pairs.
 
-    Where more than 250,000 impostor scores are given, every k-th of them stands for k. A replicate that needed more
-    scores than are given stops at the last; its TAR is then a little too low.
+    Impostor scores below the highest 50,000 are thinned, as :func:`~vplface.evaluation.bootstrap.thinned` says. A
+    replicate that needed more scores than are given stops at the last; its TAR is then a little too low.
 
     Args:
         genuine: all genuine scores.
@@ -62,26 +63,20 @@ def tar_replicates_of_highest(
         rule: see :data:`~vplface.evaluation.tar_at_far.FarRule`.
         draws: how often each person is drawn.
     """
-    step = -(-len(impostor.score) // _AT_MOST)
-    tail = Weighed(impostor.score[::step], impostor.people[::step])
+    ranks, stands_for = thinned(len(impostor.score))
+    tail = Weighed(impostor.score[ranks], impostor.people[ranks])
     # Accepted genuine scores if the impostor score at a position is rejected.
     right = np.searchsorted(-genuine.score, -tail.score, side="left")
     first, after = (np.searchsorted(-tail.score, -tail.score, side=side) for side in ("left", "right"))
     rates = np.asarray(fars, np.float64)
     result = np.full((len(rates), len(draws)), np.nan)
     for number, (drawn, total) in enumerate(zip(draws, impostor_weight, strict=True)):
-        matched = np.append(0, np.cumsum(genuine.weights(drawn)))
+        matched = sums_of(genuine.weights(drawn))
         if not total or not matched[-1]:
             continue
-        accepted = np.append(0, np.cumsum(tail.weights(drawn))) * step
-        allowed = rates * total * (1 + 1e-12)  # 29 of 100 are not more than .29, whatever .29 · 100 is in binary
-        rejected = np.searchsorted(accepted[1:], allowed, side="right")
-        if rule == "nearest":
-            for some in np.flatnonzero(rejected < len(tail.score)):
-                with_the_tied = accepted[after[rejected[some]]]
-                if with_the_tied - allowed[some] <= allowed[some] - accepted[first[rejected[some]]]:
-                    rejected[some] = np.searchsorted(accepted[1:], with_the_tied, side="right")
-        all_are_given = step == 1 and accepted[-1] >= total
+        accepted = sums_of(tail.weights(drawn) * stands_for)
+        rejected = first_rejected(accepted, rates * total, first, after, rule)
+        all_are_given = len(tail.score) == len(impostor.score) and accepted[-1] >= total
         right_of = np.append(right, len(genuine.score) if all_are_given else right[-1])
         result[:, number] = matched[right_of[rejected]] / matched[-1]
     return result

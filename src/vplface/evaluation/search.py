@@ -107,7 +107,7 @@ def _blocks(galleries: Sequence[Float[np.ndarray, "_ dim"]]) -> Iterator[tuple[i
             first += len(block)
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]  # numba is not typed
 def _keep_highest(
     cosines: Float32[np.ndarray, "n b"],
     first: int,

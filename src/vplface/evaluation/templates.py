@@ -430,7 +430,7 @@ def _connected(
     return person, len(roots)
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]  # numba is not typed
 def _impostor_weight(
     left: Int64[np.ndarray, " p"], right: Int64[np.ndarray, " p"], drawn: Float64[np.ndarray, "people replicates"]
 ) -> Float64[np.ndarray, " replicates"]:
