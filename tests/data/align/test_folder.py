@@ -293,7 +293,7 @@ def _lives(group: int) -> bool:
 
 
 SLOW = """
-import sys, time
+import signal, sys, time
 from painted import Dots
 from vplface.data.align import align_folder
 
@@ -302,6 +302,7 @@ class Slow(Dots):
         time.sleep(0.05)
         return super().__call__(picture)
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have started us deaf to it
 align_folder(sys.argv[1], sys.argv[2], Slow(), workers=2)
 """
 
