@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from vplface import PrototypeHead
+from vplface.data.augment import Augmentation
 from vplface.data.pictures import Preprocessing
 from vplface.data.samplers import ShuffledBatches
 from vplface.data.synthetic import SyntheticFaces
@@ -61,9 +63,10 @@ def train(
     *,
     name: str,
     rate: float = 0.1,
+    augmentation: Augmentation | None = None,
     remember_another: bool = False,
 ) -> Iterator[Step]:
-    """Train in epochs of shuffled batches, without augmentation, and yield every step when it is done.
+    """Train in epochs of shuffled batches, and yield every step when it is done.
 
     Args:
         backbone: what embeds.
@@ -73,6 +76,7 @@ def train(
         seed: of the order.
         name: for the progress bar.
         rate: base learning rate.
+        augmentation: random changes of the pictures, if any.
         remember_another: a control; a class is given the feature of another picture of its batch to remember.
     """
     parameters = [*backbone.parameters(), *head.parameters()]
@@ -83,7 +87,11 @@ def train(
         for step in range(schedule.steps):
             rows = torch.as_tensor(batches.batch(step)[1])
             optimizer.zero_grad()
-            embeddings = backbone(prepare(faces.pictures[rows]))
+            pictures = faces.pictures[rows]
+            if augmentation is not None:
+                rng = np.random.default_rng((seed, step))
+                pictures = torch.from_numpy(np.stack([augmentation(picture, rng) for picture in pictures.numpy()]))
+            embeddings = backbone(prepare(pictures))
             labels = faces.labels[rows]
             loss = head(embeddings, labels, embeddings.detach().roll(1, 0) if remember_another else None)
             loss.backward()
