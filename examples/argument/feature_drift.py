@@ -30,7 +30,7 @@ from vplface.training.schedules import LearningRate
 PEOPLE, EACH, DIM, STEPS, EVERY = 200, 6, 64, 600, 10
 EPOCH = PEOPLE * EACH // BATCH
 LAGS = (10, 20, 50, 100, 200)
-RATE, MARGIN = 0.1, ArcFace(64.0, 0.5)
+RATE, MARGIN = 0.1, ArcFace(32.0, 0.3)
 AUGMENTATION = Augmentation(flip=0.5, shift=0.04, scale=0.06, rotate=6.0, light=0.2)
 
 
@@ -112,7 +112,7 @@ def _draw(figure: Figure, numbers: dict[str, Any]) -> None:
         above.plot(steps, moved, color=colour, label=label)
     above.plot(steps, curves["person"], color=INK, linestyle="--", label="two pictures of a person")
     above.set(yscale="log", ylabel="mean squared distance, 0 … 4")
-    above.set_title("Feature drift: how far the embedding of the same picture has moved in `lag` steps")
+    above.set_title("Feature drift: how far the embedding of the same picture has moved in a number of steps (lag)")
     below.plot(steps, curves["rate"], color=SOFT)
     below.set(yscale="log", ylabel="learning rate", xlabel="step", xlim=(0, steps[-1]))
     for axis in (above, below):

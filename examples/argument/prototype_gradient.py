@@ -158,16 +158,17 @@ def _draw(figure: Figure, numbers: dict[str, Any]) -> None:
     middles = ends - np.diff(ends, prepend=0) / 2
     for row, (what, axis_label) in enumerate(
         (
-            ("absorb", "absorbed: (1 − p)·t′, of each own picture"),
-            ("eliminate", "eliminated: Σ p over others' pictures, a step"),
+            ("absorb", "absorbed: (1 − p)·t′\nof each own picture"),
+            ("eliminate", "eliminated: Σ p\nover others' pictures, a step"),
         )
     ):
         for column, (kind, title) in enumerate(KINDS.items()):
             axis = axes[row, column]
             for name, colour in ARMS.items():
                 low, median, high = np.maximum(np.array(numbers["arms"][name]["curves"][f"{what} {kind}"]).T, 1e-12)
-                axis.fill_between(middles, low, high, color=colour, alpha=0.16, linewidth=0)
                 axis.plot(middles, median, color=colour, label=name)
+                for bound in (low, high):
+                    axis.plot(middles, bound, color=colour, linestyle=":", linewidth=1.1)
             axis.axvline(numbers["start"], color=SOFT, linewidth=0.8)
             axis.set_yscale("log")
             if row == 0:
@@ -175,8 +176,10 @@ def _draw(figure: Figure, numbers: dict[str, Any]) -> None:
             else:
                 axis.set_xlabel("step")
         axes[row, 0].set_ylabel(axis_label)
-    axes[0, 1].legend(title="median, and 10 – 90 %", alignment="left", loc="lower left")
-    axes[0, 0].annotate("injection\nstarts", (numbers["start"], 1.0), xycoords=("data", "axes fraction"), xytext=(5, -3), textcoords="offset points", va="top", fontsize=9, color=SOFT)
+    axes[0, 1].legend(title="median (dotted: 10 and 90 %)", alignment="left", loc="lower left")
+    axes[0, 0].annotate("injection\nstarts", (numbers["start"], 0.0), xycoords=("data", "axes fraction"),
+        xytext=(-5, 5), textcoords="offset points", ha="right", fontsize=9,
+    )  # fmt: skip
     figure.suptitle("Weights of features in the gradient of a prototype", x=0.01, ha="left", fontsize=11.5)
 
 

@@ -180,17 +180,17 @@ def _draw(figure: Figure, arms: dict[str, Any]) -> None:
         random = loss_of_pair(pair, margin, FORMULA_CLASSES, lam, FORMULA_DIM)
         axis.plot(pair, random, color=colour, linestyle=":", linewidth=1.4)
     axis.axvline(0, color=SOFT, linewidth=0.8)
-    axis.set(yscale="log", ylim=(1e-7, 1e2), xlim=(-0.6, 1.0))
+    axis.set(yscale="log", ylim=(1e-16, 1e2), xlim=(-0.6, 1.0))
     axis.set_xlabel("c = x₁·x₂, cosine of a person's two pictures")
     axis.set_ylabel("loss")
-    axis.set_title("Formula: what a pair costs, prototype midway\ns = 64, N = 100,000; dotted: others random, d = 512")
+    axis.set_title("Formula: what a pair costs, prototype midway,\ns = 64, N = 100,000 (dotted: others random, d = 512)")
     axis.legend(loc="lower left")
 
     axis = grid["loss"]
     for name, arm in arms.items():
         axis.plot(arm["curves"]["step"], arm["curves"]["loss"], color=COLOURS[name], linestyle=LINES[name], label=name)
     axis.set(yscale="log", ylabel="training loss", xlabel="step")
-    axis.set_title("Measured: 300 classes of two pictures\nthe loss falls to nothing in every arm")
+    axis.set_title(f"Measured: {PEOPLE} classes of two pictures,\nwith the injection from the vertical line on")
     axis.legend(loc="lower left")
 
     axis = grid["plain"]
@@ -200,12 +200,12 @@ def _draw(figure: Figure, arms: dict[str, Any]) -> None:
     expected = np.sqrt((1 + np.array(plain["training_pair"])) / 2)
     axis.plot(plain["step"], expected, color=SOFT, linestyle=":", label="√((1 + x₁·x₂)/2)")
     axis.set(ylim=(0, 1.02), ylabel="mean cosine", xlabel="step")
-    axis.set_title("Plain: pictures agree with the prototype,\nless with each other")
+    axis.set_title("Plain: cosines of training pictures with their\nprototype and with each other")
     axis.legend(loc="lower right")
 
     for panel, key, title in (
-        ("trained", "training_pair", "x₁·x₂ on training pairs: VPL adds a little"),
-        ("held out", "held_out_pair", "x₁·x₂ on people never seen: it does not carry over"),
+        ("trained", "training_pair", "x₁·x₂ on training pairs"),
+        ("held out", "held_out_pair", "x₁·x₂ on people never seen (dotted: strangers)"),
     ):
         axis = grid[panel]
         for name, arm in arms.items():
