@@ -91,12 +91,18 @@ def _table(numbers: dict[str, Any]) -> str:
     curves, steps = numbers["curves"], numbers["curves"]["step"]
     stages = [*(milestone for milestone in numbers["milestones"]), steps[-1]]
     moments = [max(index for index, step in enumerate(steps) if step <= stage) for stage in stages]
-    lines = [f"{'at the end of the stage with rate':36}" + "".join(f"{curves['rate'][moment]:10.2g}" for moment in moments)]
+    lines = [
+        f"{'at the end of the stage with rate':36}" + "".join(f"{curves['rate'][moment]:10.2g}" for moment in moments)
+    ]
     for lag in LAGS:
         said = "".join("       n/a" if curves[str(lag)][k] is None else f"{curves[str(lag)][k]:10.4f}" for k in moments)
         since = numbers["trustworthy_from"][str(lag)]
-        lines.append(f"d({lag} steps)".ljust(36) + said + (f"   below the yardstick from step {since}" if since else ""))
-    lines.append(f"{'two pictures of a person, yardstick':36}" + "".join(f"{curves['person'][k]:10.4f}" for k in moments))
+        lines.append(
+            f"d({lag} steps)".ljust(36) + said + (f"   below the yardstick from step {since}" if since else "")
+        )
+    lines.append(
+        f"{'two pictures of a person, yardstick':36}" + "".join(f"{curves['person'][k]:10.4f}" for k in moments)
+    )
     return "\n".join([*lines, f"An epoch is {numbers['epoch']} steps."])
 
 

@@ -27,7 +27,8 @@ STYLE = {
     "xtick.labelcolor": INK, "ytick.labelcolor": INK, "axes.titlecolor": INK, "grid.color": GRID, "grid.linewidth": 0.8,
     "axes.grid": True, "axes.axisbelow": True, "axes.spines.top": False, "axes.spines.right": False,
     "font.size": 10, "axes.titlesize": 10.5, "axes.titlelocation": "left", "axes.titlepad": 8, "legend.fontsize": 9,
-    "lines.linewidth": 1.8, "figure.constrained_layout.use": True, "svg.hashsalt": "argument", "svg.fonttype": "path",
+    "lines.linewidth": 1.8, "figure.constrained_layout.use": True,
+    "figure.constrained_layout.h_pad": 0.12, "figure.constrained_layout.w_pad": 0.08, "svg.hashsalt": "argument", "svg.fonttype": "path",
 }  # fmt: skip
 
 

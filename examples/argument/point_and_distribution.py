@@ -83,7 +83,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _draw(figure: Figure, seen: Seen) -> None:
-    figure.set_size_inches(9.6, 3.9)
+    figure.set_size_inches(9.6, 4.1)
     point, distribution, close = figure.subplots(1, 3)
     view = viewpoint(
         Sphere(seen.features, seen.labels, seen.prototypes, seen.memories[-1], seen.timer, seen.drawn[-1], LAM)
@@ -94,7 +94,7 @@ def _draw(figure: Figure, seen: Seen) -> None:
             _dots(axis, seen.features[seen.labels == label] @ view.T, HUES[label])
     for label, prototype in enumerate(seen.prototypes):
         colour = HUES[label]
-        for feature in seen.features[seen.labels == label]:
+        for feature in seen.features[(seen.labels == label) & (seen.features @ view[2] >= 0)]:
             _line(point, geodesic(feature, prototype, 6) @ view.T, colour, 0.5)
         _mark(point, prototype @ view.T, "o", 60, colour)
         for age, (memory, drawn) in enumerate(zip(seen.memories[::-1, label], seen.drawn[::-1, label], strict=True)):
@@ -141,10 +141,14 @@ def _dots(axis: Axes, seen: Float[np.ndarray, "k 3"], colour: str) -> None:
     axis.scatter(*seen[front, :2].T, s=7, color=colour, linewidths=0)
 
 
-def _mark(axis: Axes, seen: Float[np.ndarray, " 3"], shape: str, size: float, colour: str, hollow: bool = False) -> None:
+def _mark(
+    axis: Axes, seen: Float[np.ndarray, " 3"], shape: str, size: float, colour: str, hollow: bool = False
+) -> None:
     if seen[2] >= 0:
         face = "none" if hollow else colour
-        axis.scatter(seen[0], seen[1], marker=shape, s=size, facecolors=face, edgecolors=colour, linewidths=1.4, zorder=3)
+        axis.scatter(
+            seen[0], seen[1], marker=shape, s=size, facecolors=face, edgecolors=colour, linewidths=1.4, zorder=3
+        )
 
 
 def _close_up(axis: Axes, seen: Seen) -> None:
@@ -158,7 +162,9 @@ def _close_up(axis: Axes, seen: Seen) -> None:
             ("drawn", seen.drawn[:, label]),
         )
     }  # fmt: skip
-    reach = 1.12 * max(float(np.linalg.norm(points, axis=1).max()) for points in flat.values())
+    everything = np.concatenate([*flat.values(), np.zeros((1, 2))])
+    low, high = everything.min(axis=0), everything.max(axis=0)
+    middle, reach = (low + high) / 2, 0.56 * (high - low).max()
     axis.scatter(*flat["own"].T, s=9, color=colour, linewidths=0)
     for memory in flat["memories"]:
         axis.plot([0, memory[0]], [0, memory[1]], color=colour, linewidth=0.7, alpha=0.6)
@@ -168,7 +174,8 @@ def _close_up(axis: Axes, seen: Seen) -> None:
         size = np.where(np.arange(len(points)) == len(points) - 1, sizes[1], sizes[0])
         axis.scatter(*points.T, s=size, marker=marker, facecolors=face, edgecolors=colour, linewidths=1.3, zorder=3)
     axis.scatter(0, 0, s=34, color=colour, zorder=4)
-    axis.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal", xlabel="degrees from v")
+    (left, bottom), (right, top) = middle - reach, middle + reach
+    axis.set(xlim=(left, right), ylim=(bottom, top), aspect="equal", xlabel="degrees from v")
     axis.set_title(f"One class, the last {len(flat['drawn'])} steps", loc="center")
 
 

@@ -30,7 +30,10 @@ from vplface.training.schedules import LearningRate
 DEEP, DEEP_EACH, SHALLOW, SHALLOW_EACH, DIM, STEPS, STAGES = 40, 20, 240, 2, 64, 400, 16
 MARGIN, LAM = ArcFace(64.0, 0.5), 0.15
 ARMS = {"plain": PLAIN, "VPL, λ = 0.15": VPL}
-KINDS = {"shallow": f"{SHALLOW} shallow classes, {SHALLOW_EACH} pictures", "deep": f"{DEEP} deep classes, {DEEP_EACH} pictures"}
+KINDS = {
+    "shallow": f"{SHALLOW} shallow classes, {SHALLOW_EACH} pictures",
+    "deep": f"{DEEP} deep classes, {DEEP_EACH} pictures",
+}
 QUANTILES = (0.1, 0.5, 0.9)
 
 
@@ -101,10 +104,14 @@ def measure(steps: int, seed: int) -> dict[str, Any]:
         torch.manual_seed(seed)
         backbone = build("tiny", DIM, width=8)
         variational = Variational(LAM, delta_t=len(faces.labels) // BATCH + 1, start=steps // 3)
-        head = PrototypeHead(people, DIM, margin=MARGIN, variational=None if name == "plain" else variational, seed=seed)
+        head = PrototypeHead(
+            people, DIM, margin=MARGIN, variational=None if name == "plain" else variational, seed=seed
+        )
         schedule = LearningRate("cosine", steps, warmup=steps // 20)
         drawn = head.variational_prototypes().detach()
-        curves: dict[str, list[list[float]]] = {f"{what} {kind}": [] for what in ("absorb", "eliminate") for kind in KINDS}
+        curves: dict[str, list[list[float]]] = {
+            f"{what} {kind}": [] for what in ("absorb", "eliminate") for kind in KINDS
+        }
         absorbed: dict[str, list[Tensor]] = {kind: [] for kind in KINDS}
         eliminated = torch.zeros(people)
         losses: list[float] = []
@@ -147,7 +154,9 @@ def _table(numbers: dict[str, Any]) -> str:
     for name, arm in numbers["arms"].items():
         for what, curve in arm["curves"].items():
             lines.append(f"{name:14} {what:17}" + "".join(f"{curve[stage][1]:12.2g}" for stage in stages))
-        lines.append(f"{name:14} loss of the last steps {arm['last_loss']:.3g}; weighted sum − autograd {arm['disagreement']:.0e}")
+        lines.append(
+            f"{name:14} loss of the last steps {arm['last_loss']:.3g}; weighted sum − autograd {arm['disagreement']:.0e}"
+        )
     return "\n".join(lines)
 
 
@@ -176,11 +185,16 @@ def _draw(figure: Figure, numbers: dict[str, Any]) -> None:
             else:
                 axis.set_xlabel("step")
         axes[row, 0].set_ylabel(axis_label)
-    axes[0, 1].legend(title="median (dotted: 10 and 90 %)", alignment="left", loc="lower left")
     axes[0, 0].annotate("injection\nstarts", (numbers["start"], 0.0), xycoords=("data", "axes fraction"),
         xytext=(-5, 5), textcoords="offset points", ha="right", fontsize=9,
     )  # fmt: skip
-    figure.suptitle("Weights of features in the gradient of a prototype", x=0.01, ha="left", fontsize=11.5)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    figure.suptitle(
+        "Weights of features in the gradient of a prototype: median (dotted: 10 and 90 %)",
+        x=0.01,
+        ha="left",
+        fontsize=11.5,
+    )
 
 
 if __name__ == "__main__":

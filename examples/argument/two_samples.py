@@ -169,7 +169,9 @@ def _table(formula: dict[str, list[float]], arms: dict[str, Any]) -> str:
 
 def _draw(figure: Figure, arms: dict[str, Any]) -> None:
     figure.set_size_inches(9.2, 7.4)
-    grid = figure.subplot_mosaic([["formula", "loss"], ["plain", "trained"], ["plain", "held out"]], height_ratios=[2, 1, 1])
+    grid = figure.subplot_mosaic(
+        [["formula", "loss"], ["plain", "trained"], ["plain", "held out"]], height_ratios=[2, 1, 1]
+    )
     plain = arms["plain"]["curves"]
     start = plain["step"][-1] // 3
 
@@ -183,7 +185,9 @@ def _draw(figure: Figure, arms: dict[str, Any]) -> None:
     axis.set(yscale="log", ylim=(1e-16, 1e2), xlim=(-0.6, 1.0))
     axis.set_xlabel("c = x₁·x₂, cosine of a person's two pictures")
     axis.set_ylabel("loss")
-    axis.set_title("Formula: what a pair costs, prototype midway,\ns = 64, N = 100,000 (dotted: others random, d = 512)")
+    axis.set_title(
+        "Formula: what a pair costs, prototype midway,\ns = 64, N = 100,000 (dotted: others random, d = 512)"
+    )
     axis.legend(loc="lower left")
 
     axis = grid["loss"]
@@ -194,7 +198,9 @@ def _draw(figure: Figure, arms: dict[str, Any]) -> None:
     axis.legend(loc="lower left")
 
     axis = grid["plain"]
-    axis.plot(plain["step"], plain["prototype_middle"], color=INK, linestyle="--", label="prototype · middle of the pair")
+    axis.plot(
+        plain["step"], plain["prototype_middle"], color=INK, linestyle="--", label="prototype · middle of the pair"
+    )
     axis.plot(plain["step"], plain["sample_prototype"], color=PLAIN, label="picture · prototype, cos θ")
     axis.plot(plain["step"], plain["training_pair"], color=VPL, label="picture · picture, x₁·x₂")
     expected = np.sqrt((1 + np.array(plain["training_pair"])) / 2)
