@@ -68,7 +68,7 @@ def measure(steps: int, seed: int) -> dict[str, Any]:
 
 
 def trustworthy_from(curves: dict[str, list[Any]], lag: int) -> int | None:
-    """The step from which on d(lag) stays below the distance between two pictures of a person; None if it never does."""
+    """The step from which on d(lag) stays below the distance of two pictures of a person; None if it never does."""
     since = None
     for step, moved, person in zip(curves["step"], curves[str(lag)], curves["person"], strict=True):
         if moved is None or moved >= person:
@@ -89,7 +89,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def _table(numbers: dict[str, Any]) -> str:
     curves, steps = numbers["curves"], numbers["curves"]["step"]
-    stages = [*(milestone for milestone in numbers["milestones"]), steps[-1]]
+    stages = [*numbers["milestones"], steps[-1]]
     moments = [max(index for index, step in enumerate(steps) if step <= stage) for stage in stages]
     lines = [
         f"{'at the end of the stage with rate':36}" + "".join(f"{curves['rate'][moment]:10.2g}" for moment in moments)

@@ -28,7 +28,8 @@ STYLE = {
     "axes.grid": True, "axes.axisbelow": True, "axes.spines.top": False, "axes.spines.right": False,
     "font.size": 10, "axes.titlesize": 10.5, "axes.titlelocation": "left", "axes.titlepad": 8, "legend.fontsize": 9,
     "lines.linewidth": 1.8, "figure.constrained_layout.use": True,
-    "figure.constrained_layout.h_pad": 0.12, "figure.constrained_layout.w_pad": 0.08, "svg.hashsalt": "argument", "svg.fonttype": "path",
+    "figure.constrained_layout.h_pad": 0.12, "figure.constrained_layout.w_pad": 0.08,
+    "svg.hashsalt": "argument", "svg.fonttype": "path",
 }  # fmt: skip
 
 
@@ -40,8 +41,8 @@ def options(text: str, steps: int, argv: list[str] | None) -> argparse.Namespace
     parser.add_argument("--steps", type=int, default=steps, help="length of a training run (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of faces, weights and batches (default: %(default)s)")
     asked = parser.parse_args(argv)
-    if asked.steps < 12:
-        parser.error(f"--steps must be at least 12, got {asked.steps}: a shorter run has no stages to tell apart")
+    if asked.steps < 24:
+        parser.error(f"--steps must be at least 24, got {asked.steps}: a shorter run has no stages to tell apart")
     if asked.seed < 0:
         parser.error(f"--seed must not be negative, got {asked.seed}")
     if asked.out is not None and asked.out.suffix != ".svg":

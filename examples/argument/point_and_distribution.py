@@ -60,7 +60,7 @@ def watch(steps: int, seed: int) -> Seen:
     return Seen(*(tensor.numpy() for tensor in tensors))
 
 
-def degrees(cosine: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
+def degrees(cosine: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
     """Angles from cosines."""
     return np.rad2deg(np.arccos(np.clip(cosine, -1.0, 1.0)))
 
@@ -125,7 +125,7 @@ def _globe(axis: Axes, view: Float[np.ndarray, "3 3"]) -> None:
         _line(axis, circle @ view.T, SOFT, 0.3)
         level = angle - np.pi / 2
         around = np.stack([np.cos(turn), np.sin(turn), np.zeros_like(turn)], axis=1) * np.cos(level)
-        _line(axis, (around + [0, 0, np.sin(level)]) @ view.T, SOFT, 0.3)
+        _line(axis, (around + np.array([0.0, 0.0, np.sin(level)])) @ view.T, SOFT, 0.3)
     axis.set(xlim=(-1.06, 1.06), ylim=(-1.06, 1.06), aspect="equal")
     axis.axis("off")
 

@@ -154,8 +154,9 @@ def _table(numbers: dict[str, Any]) -> str:
     for name, arm in numbers["arms"].items():
         for what, curve in arm["curves"].items():
             lines.append(f"{name:14} {what:17}" + "".join(f"{curve[stage][1]:12.2g}" for stage in stages))
+        lines.append(f"{name:14} loss of the last steps {arm['last_loss']:.3g}")
         lines.append(
-            f"{name:14} loss of the last steps {arm['last_loss']:.3g}; weighted sum − autograd {arm['disagreement']:.0e}"
+            f"{name:14} weighted sum − autograd's gradient of W {arm['disagreement']:.0e} of its largest entry"
         )
     return "\n".join(lines)
 

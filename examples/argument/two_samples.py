@@ -31,6 +31,11 @@ from vplface.training.schedules import LearningRate
 PEOPLE, STRANGERS, DIM, STEPS, POINTS = 300, 300, 64, 200, 14
 MARGIN = ArcFace(64.0, 0.5)
 FORMULA_CLASSES, FORMULA_DIM = 100_000, 512
+FORMULAE: tuple[tuple[str, Margin, float], ...] = (
+    ("no margin", NormSoftmax(64.0), 0.0),
+    ("ArcFace, m = 0.5", MARGIN, 0.0),
+    ("ArcFace, VPL λ = 0.15", MARGIN, 0.15),
+)
 ARMS: dict[str, tuple[float, bool]] = {
     "plain": (0.0, False),
     "VPL, λ = 0.15": (0.15, False),
@@ -41,7 +46,7 @@ COLOURS = dict(zip(ARMS, (PLAIN, VPL, STRONG, CONTROL), strict=True))
 LINES = dict(zip(ARMS, ("-", "-", "-", "--"), strict=True))
 
 
-def cosine_of_prototype(pair: Float[Tensor, "..."], lam: float = 0.0) -> Float[Tensor, "..."]:
+def cosine_of_prototype(pair: Float[Tensor, "*shape"], lam: float = 0.0) -> Float[Tensor, "*shape"]:
     """Cosine of a picture with its class, whose prototype v is midway between two pictures with x1·x2 = ``pair``.
 
     cos θ = √((1+c)/2); with the memory M of the other picture, u = (1−λ)v + λM of length ‖Z‖, it is
@@ -53,8 +58,8 @@ def cosine_of_prototype(pair: Float[Tensor, "..."], lam: float = 0.0) -> Float[T
 
 
 def loss_of_pair(
-    pair: Float[Tensor, "..."], margin: Margin, classes: int, lam: float = 0.0, dim: int | None = None
-) -> Float[Tensor, "..."]:
+    pair: Float[Tensor, "*shape"], margin: Margin, classes: int, lam: float = 0.0, dim: int | None = None
+) -> Float[Tensor, "*shape"]:
     """The loss log(1 + (N−1)·E·exp(−s·target)), where E is the mean of exp(s cos θ_j) over the other classes.
 
     E = 1 with the others at right angles, the least there is while their mean cosine is 0; exp(s²/2d) with the others
@@ -140,21 +145,15 @@ def main(argv: list[str] | None = None) -> None:
     present(asked, numbers, _table(formula, arms), lambda figure: _draw(figure, arms))
 
 
-FORMULAE: tuple[tuple[str, Margin, float], ...] = (
-    ("no margin", NormSoftmax(64.0), 0.0),
-    ("ArcFace, m = 0.5", MARGIN, 0.0),
-    ("ArcFace, VPL λ = 0.15", MARGIN, 0.15),
-)
-
-
 def _table(formula: dict[str, list[float]], arms: dict[str, Any]) -> str:
+    columns = {"loss": 8, "cos θ": 8, "v·middle": 10, "x1·x2": 8, "held out": 10, "strangers": 11, "TAR@1e-2": 10}
+    heading = "After training".ljust(25) + "".join(f"{name:>{width}}" for name, width in columns.items())
     lines = [
         f"Loss of two pictures at a right angle, prototype midway, s = 64, N = {FORMULA_CLASSES:,}; the other classes",
         f"{'':25}{'at right angles':>17}{f'random, d = {FORMULA_DIM}':>18}",
         *(f"{name:25}{least:17.2g}{random:18.2g}" for name, (least, random) in formula.items()),
         "",
-        f"After training   {'loss':>16}{'cos θ':>8}{'v·middle':>10}{'x1·x2':>8}{'held out':>10}{'strangers':>11}"
-        f"{'TAR@1e-2':>10}   held out − plain",
+        f"{heading}   held out − plain",
     ]
     for name, arm in arms.items():
         end = {key: values[-1] for key, values in arm["curves"].items()}
@@ -182,20 +181,20 @@ def _draw(figure: Figure, arms: dict[str, Any]) -> None:
         random = loss_of_pair(pair, margin, FORMULA_CLASSES, lam, FORMULA_DIM)
         axis.plot(pair, random, color=colour, linestyle=":", linewidth=1.4)
     axis.axvline(0, color=SOFT, linewidth=0.8)
-    axis.set(yscale="log", ylim=(1e-16, 1e2), xlim=(-0.6, 1.0))
+    axis.set(yscale="log", ylim=(1e-16, 1e6), xlim=(-0.6, 1.0))
     axis.set_xlabel("c = x₁·x₂, cosine of a person's two pictures")
     axis.set_ylabel("loss")
     axis.set_title(
         "Formula: what a pair costs, prototype midway,\ns = 64, N = 100,000 (dotted: others random, d = 512)"
     )
-    axis.legend(loc="lower left")
+    axis.legend(loc="upper right")
 
     axis = grid["loss"]
     for name, arm in arms.items():
         axis.plot(arm["curves"]["step"], arm["curves"]["loss"], color=COLOURS[name], linestyle=LINES[name], label=name)
     axis.set(yscale="log", ylabel="training loss", xlabel="step")
     axis.set_title(f"Measured: {PEOPLE} classes of two pictures,\nwith the injection from the vertical line on")
-    axis.legend(loc="lower left")
+    axis.legend(loc="upper right")
 
     axis = grid["plain"]
     axis.plot(
