@@ -161,7 +161,8 @@ def _table(formula: dict[str, list[float]], arms: dict[str, Any]) -> str:
         lines.append(
             f"{name:25}{end['loss']:8.4f}{end['sample_prototype']:8.3f}{end['prototype_middle']:10.3f}"
             f"{end['training_pair']:8.3f}{end['held_out_pair']:10.3f}{end['strangers']:11.3f}"
-            f"{arm['tar@far=1e-2']:10.3f}   {mean:+.3f} ({low:+.3f} – {high:+.3f})"
+            f"{arm['tar@far=1e-2']:10.3f}"
+            + ("" if arm is arms["plain"] else f"   {mean:+.3f} ({low:+.3f} – {high:+.3f})")
         )
     return "\n".join(lines)
 
@@ -193,6 +194,7 @@ def _draw(figure: Figure, arms: dict[str, Any]) -> None:
     for name, arm in arms.items():
         axis.plot(arm["curves"]["step"], arm["curves"]["loss"], color=COLOURS[name], linestyle=LINES[name], label=name)
     axis.set(yscale="log", ylabel="training loss", xlabel="step")
+    axis.set_ylim(top=2e3)
     axis.set_title(f"Measured: {PEOPLE} classes of two pictures,\nwith the injection from the vertical line on")
     axis.legend(loc="upper right")
 

@@ -25,7 +25,7 @@ FOLDER = Path(__file__).parents[2] / "examples" / "argument"
 DOCS = Path(__file__).parents[2] / "docs"
 SCRIPTS = ("feature_drift", "two_samples", "prototype_gradient", "point_and_distribution")
 SMALL = {
-    "feature_drift": {"PEOPLE": 12, "EACH": 3, "LAGS": (10, 20)},
+    "feature_drift": {"PEOPLE": 12, "EACH": 3},
     "two_samples": {"PEOPLE": 24, "STRANGERS": 12, "POINTS": 4},
     "prototype_gradient": {"DEEP": 4, "DEEP_EACH": 6, "SHALLOW": 12},
     "point_and_distribution": {"EACH": 6},
