@@ -14,9 +14,9 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError, model_validator
 
 from vplface.data.augment import Augmentation
-from vplface.data.samplers import SAMPLERS, Sampler, Shuffled
+from vplface.data.samplers import SAMPLERS, Shuffled
 from vplface.errors import ConfigError, UsageError
-from vplface.margins import ArcFace, CombinedMargin, CosFace, Margin, NormSoftmax
+from vplface.margins import ArcFace, CombinedMargin, CosFace, NormSoftmax
 from vplface.prototypes import Variational
 
 MARGINS: dict[str, type] = {
@@ -57,50 +57,47 @@ def _read_duration(value: object) -> object:
     return Duration(float(match[1]), unit)
 
 
-def _read_margin(value: object) -> object:
-    if not isinstance(value, Mapping):
-        return value
-    options = dict(value)
-    name = options.pop("name", "arcface")
-    if name not in MARGINS:
-        raise ValueError(f"margin.name {name!r} is unknown{_nearest(str(name), MARGINS)}")
-    known = [field.name for field in dataclasses.fields(MARGINS[name])]
-    for key in options:
-        if key not in known:
-            raise ValueError(f"margin.{key} is not an option of {name}{_nearest(str(key), known)}")
-    return MARGINS[name](**options)
+class _Named:
+    """A choice among dataclasses, written as ``{name: NAME, option: value, ...}`` or, with all defaults, as NAME.
+
+    Args:
+        section: the key under which it stands, for messages.
+        kinds: what there is to choose from, by name.
+        default: the name that is meant if none is given.
+    """
+
+    def __init__(self, section: str, kinds: Mapping[str, type], default: str) -> None:
+        self.section, self.kinds, self.default = section, kinds, default
+
+    def read(self, value: object) -> object:
+        """The chosen dataclass; what is one already stays."""
+        if type(value) in self.kinds.values():
+            return value
+        if not isinstance(value, str | Mapping):
+            raise ValueError(f"{self.section} must be a name, or a name and options{_nearest('', self.kinds)}")
+        options = {"name": value} if isinstance(value, str) else dict(value)
+        name = options.pop("name", self.default)
+        if name not in self.kinds:
+            raise ValueError(f"{self.section}.name {name!r} is unknown{_nearest(str(name), self.kinds)}")
+        known = [field.name for field in dataclasses.fields(self.kinds[name])]
+        for key in options:
+            if key not in known:
+                hint = _nearest(str(key), known) if known else ", which has none"
+                raise ValueError(f"{self.section}.{key} is not an option of {name}{hint}")
+        return self.kinds[name](**options)
+
+    def write(self, value: object) -> dict[str, Any]:
+        """The mapping that reads as ``value``."""
+        return {"name": next(name for name, kind in self.kinds.items() if type(value) is kind), **vars(value)}
 
 
-def _write_margin(margin: Margin) -> dict[str, Any]:
-    name = next(name for name, kind in MARGINS.items() if type(margin) is kind)
-    return {"name": name, **vars(margin)}
-
-
-def _read_sampler(value: object) -> object:
-    if type(value) in SAMPLERS.values():
-        return value
-    if not isinstance(value, str | Mapping):
-        raise ValueError(f"sampler must be a name, or a name and options{_nearest('', SAMPLERS)}")
-    options = {"name": value} if isinstance(value, str) else dict(value)
-    name = options.pop("name", "shuffled")
-    if name not in SAMPLERS:
-        raise ValueError(f"sampler.name {name!r} is unknown{_nearest(str(name), SAMPLERS)}")
-    known = [field.name for field in dataclasses.fields(SAMPLERS[name])]
-    for key in options:
-        if key not in known:
-            hint = _nearest(str(key), known) if known else ", which has none"
-            raise ValueError(f"sampler.{key} is not an option of {name}{hint}")
-    return SAMPLERS[name](**options)
-
-
-def _write_sampler(sampler: Sampler) -> dict[str, Any]:
-    name = next(name for name, kind in SAMPLERS.items() if type(sampler) is kind)
-    return {"name": name, **vars(sampler)}
+_MARGIN = _Named("margin", MARGINS, "arcface")
+_SAMPLER = _Named("sampler", SAMPLERS, "shuffled")
 
 
 Length = Annotated[Duration, BeforeValidator(_read_duration), PlainSerializer(str)]
-MarginField = Annotated[Any, BeforeValidator(_read_margin), PlainSerializer(_write_margin)]
-SamplerField = Annotated[Any, BeforeValidator(_read_sampler), PlainSerializer(_write_sampler)]
+MarginField = Annotated[Any, BeforeValidator(_MARGIN.read), PlainSerializer(_MARGIN.write)]
+SamplerField = Annotated[Any, BeforeValidator(_SAMPLER.read), PlainSerializer(_SAMPLER.write)]
 
 
 class _Section(BaseModel):
