@@ -50,7 +50,7 @@ def start_from(path: Path, run: Training) -> None:
         run: what starts.
 
     Raises:
-        ConfigError: if the embedding sizes differ or the backbone is another.
+        ConfigError: if the embedding sizes differ, or the backbone or the kind of memory is another.
         DataError: if the folder does not hold the names of its identities.
     """
     folder = path.parents[1]
@@ -87,22 +87,27 @@ def _take_over(run: Training, here: Tensor, rows: dict[str, Tensor], common: dic
     """Write the rows of classes that were there before to where they are now."""
     head, device = run.head, run.device
 
-    def placed(values: Tensor, like: Tensor) -> Tensor:
-        result = torch.zeros_like(like, dtype=values.dtype, requires_grad=False)
+    def placed(values: Tensor) -> Tensor:
+        result = torch.zeros(len(head.classes), *values.shape[1:], dtype=values.dtype, device=device)
         result[here] = values.to(device)
         return result
 
     with torch.no_grad():
         head.weight[here] = rows["head.weight"].to(head.weight)
     if head.variational is not None and "head.memory" in rows:
-        kind = head.memory_dtype or head.weight.dtype
-        head.memory = placed(rows["head.memory"].to(kind), head.weight)
-        head.timer = placed(rows["head.timer"], head.weight[:, 0])
+        memory = {key: placed(value) for key, value in rows.items() if key.startswith("head.") and key != "head.weight"}
+        memory |= {key: common[key] for name in head.shared_state if (key := f"head.{name}") in common}
+        try:
+            head.load_state_dict(
+                head.state_dict() | {key.removeprefix("head."): value for key, value in memory.items()}
+            )
+        except RuntimeError as error:
+            raise ConfigError(f"the memory does not fit this run: {str(error).splitlines()[-1].strip()}") from error
     state = {}
     for name in _STATE_OF[run.config.optimizer.name]:
         found = [value for key, value in rows.items() if key.endswith(f".{name}")]
         if found:
-            state[name] = placed(found[0].to(head.weight.dtype), head.weight)
+            state[name] = placed(found[0].to(head.weight.dtype))
     if state:
         optimizer = head.optimizer or run.optimizer
         steps = [value for key, value in common.items() if key.startswith("optimizer0.") and key.endswith(".step")]
