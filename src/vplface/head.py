@@ -495,8 +495,11 @@ class PrototypeHead(nn.Module):
                 f"the state holds a memory of the kind {stored}, this head has variational.memory={own}()"
             )
             return
-        if all(prefix + name in state for name in names):
+        missing = [prefix + name for name in names if prefix + name not in state]
+        if not missing:
             self._create_memory()
+        elif strict and len(missing) < len(names):
+            missing_keys.extend(missing)
         super()._load_from_state_dict(state, prefix, local_metadata, False, missing_keys, unexpected_keys, error_msgs)
         if strict:
             known = {prefix + name for name in ("weight", *names)}

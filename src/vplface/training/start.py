@@ -95,12 +95,10 @@ def _take_over(run: Training, here: Tensor, rows: dict[str, Tensor], common: dic
     with torch.no_grad():
         head.weight[here] = rows["head.weight"].to(head.weight)
     if head.variational is not None and "head.memory" in rows:
-        memory = {key: placed(value) for key, value in rows.items() if key.startswith("head.") and key != "head.weight"}
-        memory |= {key: common[key] for name in head.shared_state if (key := f"head.{name}") in common}
+        memory = {name: placed(value) for name, value in _of_head(rows).items() if name != "weight"}
+        memory |= {name: value for name, value in _of_head(common).items() if name != "step_count"}
         try:
-            head.load_state_dict(
-                head.state_dict() | {key.removeprefix("head."): value for key, value in memory.items()}
-            )
+            head.load_state_dict(head.state_dict() | memory)
         except RuntimeError as error:
             raise ConfigError(f"the memory does not fit this run: {str(error).splitlines()[-1].strip()}") from error
     state = {}
@@ -112,6 +110,10 @@ def _take_over(run: Training, here: Tensor, rows: dict[str, Tensor], common: dic
         optimizer = head.optimizer or run.optimizer
         steps = [value for key, value in common.items() if key.startswith("optimizer0.") and key.endswith(".step")]
         optimizer.state[head.weight] = state | ({"step": steps[0].clone()} if steps else {})
+
+
+def _of_head(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {key.removeprefix("head."): value for key, value in tensors.items() if key.startswith("head.")}
 
 
 def _mean_embeddings(run: Training, classes: Int64[np.ndarray, " k"]) -> Float[Tensor, "k dim"]:

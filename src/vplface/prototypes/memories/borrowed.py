@@ -85,7 +85,7 @@ class BorrowedSpread(Memory):
         """See the class."""
         variance = spread.shrunk_variance(state, self.prior)
         length = (1.0 - variance).sqrt().unsqueeze(1)
-        share = (variance / state["memory_variance"].clamp_min(1e-12)).sqrt().unsqueeze(1)
+        share = (variance / state["memory_shared_variance"].clamp_min(1e-12)).sqrt().unsqueeze(1)
         bank = state["memory_bank"]
         chosen = draw.below(state["memory_residuals"].clamp(max=self.bank).cpu(), stream=1).to(bank.device)
 

@@ -1,19 +1,19 @@
 """Where the features of a class lie on the sphere, estimated online: their mean direction and their spread.
 
-Unit features with weights that sum to 1 have a mean m = Σ w_i·x_i = R·μ within the sphere, and the length of the mean
-tells the spread:  Σ w_i·‖x_i − m‖² = 1 − R². So μ (in ``memory``), R and the effective number n = 1/Σ w_i² (Kish,
-"Survey Sampling", 1965) of a class are all that is kept. A step that sees x makes of it, with a = max(1/(n+1), 1 − α),
+Unit features with weights that sum to 1 have a mean m = Σ w_i·x_i = R·μ within the sphere, and their variance
+V = Σ w_i·‖x_i − m‖² is 1 − R². So μ (in ``memory``), V and the effective number n = 1/Σ w_i² (Kish, "Survey Sampling",
+1965) of a class are all that is kept. A step that sees x makes of them, with a = max(1/(n+1), 1 − α),
 
-    m ← m + a·(x − m)        1/n ← (1 − a)²/n + a²
+    m ← m + a·(x − m)        V ← (1 − a)·(V + a·‖x − m‖²)        1/n ← (1 − a)²/n + a²
 
-a plain mean at first, and an exponential one with the momentum α later (Finch, "Incremental calculation of weighted
+plain statistics at first, and exponential ones with the momentum α later (Finch, "Incremental calculation of weighted
 mean and variance", 2009). A class whose memory has died is begun anew.
 
 Before it is taken into the mean, x is a sample that the mean has not seen, with E‖x − m‖² = σ²(1 + 1/n). The residuals
 r = (x − m)/√(1 + 1/n) of all classes give the variance σ² that they share; and a class with few samples, of whose own
 variance little is known, is shrunk towards it, as if it had κ degrees of freedom more:
 
-    σ_j² = (n_j·(1 − R_j²) + κ·σ²) / (n_j − 1 + κ)
+    σ_j² = (n_j·V_j + κ·σ²) / (n_j − 1 + κ)
 
 With n_j = 1 that is σ²; with many samples it is the unbiased variance of the class. The features drift while they are
 collected, and σ² contains what they drift in between.
@@ -30,9 +30,9 @@ from torch.nn.functional import normalize
 
 from vplface.prototypes.memory import State, number_type
 
-PER_CLASS = ("memory", "timer", "memory_length", "memory_count")
-"""μ [N, d], T [N], R [N], n [N]."""
-SHARED = ("memory_variance", "memory_residuals")
+PER_CLASS = ("memory", "timer", "memory_variance", "memory_count")
+"""μ [N, d], T [N], V [N], n [N]."""
+SHARED = ("memory_shared_variance", "memory_residuals")
 """σ², and the number of residuals that it was estimated from."""
 HORIZON = 4096
 """Residuals after which σ² forgets older ones."""
@@ -58,9 +58,9 @@ def unknown(classes: int, dtype: torch.dtype, device: torch.device) -> State:
     """The state, beside μ and T, of classes of which nothing has been seen."""
     numbers = number_type(dtype)
     return {
-        "memory_length": torch.zeros(classes, dtype=numbers, device=device),
+        "memory_variance": torch.zeros(classes, dtype=numbers, device=device),
         "memory_count": torch.zeros(classes, dtype=numbers, device=device),
-        "memory_variance": torch.zeros((), dtype=numbers, device=device),
+        "memory_shared_variance": torch.zeros((), dtype=numbers, device=device),
         "memory_residuals": torch.zeros((), dtype=torch.int64, device=device),
     }
 
@@ -73,17 +73,15 @@ def follow(
     Returns:
         r, and in the last column 1; 0 for classes on other ranks, and for those that had no living memory.
     """
-    memory, timer, length, count = (state[name] for name in PER_CLASS)
+    memory, timer, variance, count = (state[name] for name in PER_CLASS)
     here = rows >= 0
-    rows, x = rows[here], features[here].to(length.dtype)
+    rows, x = rows[here], features[here].to(variance.dtype)
     known = timer[rows] > 0
-    n = torch.where(known, count[rows], 0.0)
-    mean = torch.where(known, length[rows], 0.0).unsqueeze(1) * memory[rows].to(x.dtype)
+    n, v = torch.where(known, count[rows], 0.0), torch.where(known, variance[rows], 1.0)
+    difference = x - (1.0 - v).clamp_min(0.0).sqrt().unsqueeze(1) * memory[rows].to(x.dtype)
     rate = (1.0 / (n + 1.0)).clamp_min(1.0 - momentum)
-    difference = x - mean
-    mean = mean + rate.unsqueeze(1) * difference
-    memory[rows] = normalize(mean, dim=1).to(memory.dtype)
-    length[rows] = mean.norm(dim=1)
+    memory[rows] = normalize(x - (1.0 - rate).unsqueeze(1) * difference, dim=1).to(memory.dtype)
+    variance[rows] = (1.0 - rate) * (v + rate * difference.square().sum(1))
     count[rows] = torch.where(known, 1.0 / ((1.0 - rate).square() / n.clamp_min(1.0) + rate.square()), 1.0)
     timer.sub_(1).clamp_(min=0)
     timer[rows] = delta_t
@@ -96,7 +94,7 @@ def pool(state: State, squares: Float[Tensor, " residuals"]) -> None:
     """Take the squared lengths of a step's residuals, of all ranks, into σ²."""
     if len(squares) == 0:
         return
-    variance, seen = state["memory_variance"], state["memory_residuals"]
+    variance, seen = state["memory_shared_variance"], state["memory_residuals"]
     rate = len(squares) / (seen.clamp(max=HORIZON) + len(squares))
     variance += rate * (squares.mean() - variance)
     seen += len(squares)
@@ -111,7 +109,6 @@ def pool_lengths(state: State, residuals: Float[Tensor, "seen dim+1"], total: Ca
 
 def shrunk_variance(state: State, prior: float) -> Float[Tensor, " classes"]:
     """σ_j² of each class, ``prior`` being κ; at most WIDEST. A class of which nothing is known has σ²."""
-    length, count = state["memory_length"], state["memory_count"]
-    own = count * (1.0 - length.square()).clamp_min(0.0)
-    variance = (own + prior * state["memory_variance"]) / ((count - 1.0).clamp_min(0.0) + prior)
+    count, shared = state["memory_count"], state["memory_shared_variance"]
+    variance = (count * state["memory_variance"] + prior * shared) / ((count - 1.0).clamp_min(0.0) + prior)
     return variance.clamp_max(WIDEST)
