@@ -12,30 +12,41 @@ if TYPE_CHECKING:
     from vplface.margins import ArcFace, CombinedMargin, CosFace, NormSoftmax
     from vplface.optim import FusedSGD
     from vplface.prototypes import Variational
+    from vplface.terms import EPL, UNPG, XBM, BroadFace, UniTSFace
 
 __version__ = version("vplface")
 
 __all__ = [
+    "EPL",
+    "UNPG",
+    "XBM",
     "ArcFace",
+    "BroadFace",
     "CombinedMargin",
     "CosFace",
     "Embedder",
     "FusedSGD",
     "NormSoftmax",
     "PrototypeHead",
+    "UniTSFace",
     "Variational",
     "__version__",
 ]
 
 _HOME = {
     "ArcFace": "margins",
+    "BroadFace": "terms",
     "CombinedMargin": "margins",
     "CosFace": "margins",
     "Embedder": "embedder",
+    "EPL": "terms",
     "FusedSGD": "optim",
     "NormSoftmax": "margins",
     "PrototypeHead": "head",
+    "UniTSFace": "terms",
+    "UNPG": "terms",
     "Variational": "prototypes",
+    "XBM": "terms",
 }
 
 
