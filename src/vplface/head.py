@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -258,8 +259,9 @@ class PrototypeHead(nn.Module):
         return prototype / samples, memory / remembered if remembered else None
 
     def term_values(self) -> dict[str, float]:
-        """What each term had to show in the last step: see its page; NaN before its start."""
-        return {name: float(term.value) for name, term in self._bound_terms().items()}
+        """The ``value`` of each term in the last step it took part in; a term that has not started is left out."""
+        values = {name: float(term.value) for name, term in self._bound_terms().items()}
+        return {name: value for name, value in values.items() if not math.isnan(value)}
 
     @property
     def shared_state(self) -> tuple[str, ...]:
@@ -338,7 +340,7 @@ class PrototypeHead(nn.Module):
             softmax=partial(self._loss_over, features, labels),
         )
         terms = self._bound_terms().values()
-        extra = [loss for term in terms if (loss := term.loss(batch)) is not None]
+        rows, targets = features, labels
         negatives = next((logit for term in terms if (logit := term.negatives(batch)) is not None), None)
         past = next((samples for term in terms if (samples := term.past(batch)) is not None), None)
         if past is not None:
@@ -349,12 +351,15 @@ class PrototypeHead(nn.Module):
                 )
             # The mean is over more rows, but the gradient of an embedding is that of the mean over the batch.
             more = 1.0 + len(past.labels) / len(labels)
-            features = torch.cat([_scale_gradient(features, more), past.features.to(features.dtype)])
+            rows = torch.cat([_scale_gradient(features, more), past.features.to(features.dtype)])
+            targets = torch.cat([labels, past.labels])
             if negatives is not None:
                 nothing = negatives.new_full((len(past.labels),), -torch.inf)
                 negatives = torch.cat([_scale_gradient(negatives, more), nothing])
-            labels = torch.cat([labels, past.labels])
-        return torch.stack([self._loss_of_step(features, labels, injection, negatives), *extra]).sum()
+        loss = self._loss_of_step(rows, targets, injection, negatives)
+        # A backward pass takes first what was formed last: whatever reads W comes before FusedSGD moves it.
+        extra = [added for term in terms if (added := term.loss(batch)) is not None]
+        return torch.stack([loss, *extra]).sum()
 
     @torch.no_grad()
     def _prototypes_of(self, labels: Tensor) -> Float[Tensor, "batch dim"]:
