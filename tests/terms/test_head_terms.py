@@ -25,6 +25,8 @@ TERMS = {
     "all but broadface": (UniTSFace(scale=8.0), UNPG(), XBM(size=25, start=1), EPL(start=3)),
 }
 
+EVERY = (UniTSFace(), UNPG(), XBM(size=9, start=0), EPL(start=0))
+
 
 def settings(terms, **changes):
     return {
@@ -155,6 +157,25 @@ def test_parts_of_a_step_are_one_step_to_a_term_that_looks_at_samples_one_by_one
     require_same([parts], whole | {"values": parts["values"]})
 
 
+@pytest.mark.parametrize("backend", ["tiled", "triton"])
+@pytest.mark.parametrize("autocast", [False, True])
+def test_float32_and_bfloat16_products_stay_near(backend, autocast):
+    def losses(backend, dtype):
+        head = PrototypeHead(CLASSES, DIM, margin=ArcFace(16.0, 0.3), terms=EVERY, backend=backend, dtype=dtype)
+        found = []
+        for step in range(4):
+            g = torch.Generator().manual_seed(step)
+            x = torch.randn(BATCH, DIM, generator=g, dtype=torch.float64).to(dtype).requires_grad_()
+            with torch.autocast("cpu", torch.bfloat16, enabled=autocast and dtype == torch.float32):
+                loss = head(x, data(step)[1])
+            loss.backward()
+            found += [loss.item(), x.grad.norm().item()]
+        return found
+
+    exact = losses("reference", torch.float64)
+    assert losses(backend, torch.float32) == pytest.approx(exact, rel=2e-2 if autocast else 1e-4)
+
+
 def make(*terms, **options):
     return PrototypeHead(7, 5, terms=terms, margin=ArcFace(16.0, 0.3), dtype=torch.float64, **options)
 
@@ -176,9 +197,6 @@ def test_past_samples_refuse_a_second_part_of_a_step():
 def test_past_samples_and_variational_prototypes_are_refused():
     with pytest.raises(ValueError, match="would meet its own feature"):
         make(BroadFace(), variational=Variational())
-
-
-EVERY = (UniTSFace(), UNPG(), XBM(size=9, start=0), EPL(start=0))
 
 
 @pytest.mark.parametrize("terms", [EVERY, (BroadFace(size=9, start=0),)], ids=["every", "broadface"])

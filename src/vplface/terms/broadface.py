@@ -27,9 +27,10 @@ class BroadFace:
     The loss that is returned is the mean over X ∪ Q. A sample in the queue is carried along with the prototype of its
     class, v⁻ when the sample was seen and v now:
 
-        x* = normalise( x⁻ + (‖x⁻‖/‖v⁻‖)·(v_y − v⁻_y) )
+        x* = normalise( x⁻ + v_y − v⁻_y )
 
-    where both lengths are 1, because here features and prototypes have no length. Ours: the result is normalised.
+    That past features are corrected by the movement of their class is the paper's. Ours: unit prototypes and features,
+    as everywhere here, so that nothing has to be brought to a common length.
 
     With classes on several ranks, each adds the prototypes it has to a matrix of the queue's size, once a step.
     Under ``sample_rate`` the classes in the queue are compared with, as those of the batch are.

@@ -25,14 +25,14 @@ class UniTSFace:
         L = mean over i of  mean over j ∈ P_i of log(1 + exp(b − γ·(cosθ_ij − m)))
                             + log(1 + Σ_{j∈N_i} exp(γ·cosθ_ij − b))
 
-    so that t = b/γ parts pairs of one person from pairs of two, the same for all identities. The paper takes one
-    positive for a sample. Ours: the mean over P_i where a batch holds several, and nothing for a sample that has none:
-    sample identities with several pictures each, or only the second part works.
+    so that t = b/γ parts pairs of one person from pairs of two, the same for all identities. Ours: the mean over P_i
+    where a batch holds several positives of a sample, and nothing for a sample that has none. Batches should hold
+    several pictures of an identity, or only the second part works.
 
     Attributes:
-        scale: γ > 0; 64 in the paper.
-        margin: m ≥ 0, on positive pairs. 0 is the loss without margin; the paper also tries one.
-        threshold: t at the start, b = γ·t. Ours: 0.5, near the .4896 that training ended at in the paper's figure 1.
+        scale: γ > 0; 64 in the paper's figure 1.
+        margin: m ≥ 0, on positive pairs. The paper has the loss without and with an auxiliary margin; ours: without.
+        threshold: t at the start, b = γ·t. Ours: 0.5, near the .4896 that was learned in the paper's figure 1.
         weight: of this loss beside the classification loss. Ours: 1.
 
     b is a parameter of the head, ``head.terms["unitsface"].bias``: with ``FusedSGD``, which moves W alone, give it to
