@@ -7,7 +7,7 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -35,6 +35,7 @@ from vplface.softmax import (
 )
 from vplface.terms import Batch, BoundTerm, BroadFace, Term
 
+_T = TypeVar("_T")
 _DRAW_BLOCK = 4096
 _INITIAL_STD = 0.01
 
@@ -156,7 +157,7 @@ class PrototypeHead(nn.Module):
         self.register_buffer("timer", None)
         self.optimizer: PrototypeSGD | None = None if optimizer is None else optimizer.bind(self.weight)
         self.terms = nn.ModuleDict(self._bind(terms)).to(self.weight.device, dtype)
-        self._workspace = Workspace(workspace_mb)
+        self._workspace, self._scratch = Workspace(workspace_mb), Workspace(0.0)
         self._filter = None if filter_bound is None else Filter(filter_bound)
         self._pending: list[_Batch] = []
         self._gathering = False
@@ -340,15 +341,15 @@ class PrototypeHead(nn.Module):
             softmax=partial(self._loss_over, features, labels),
         )
         terms = self._bound_terms().values()
+        if self._gathering and self._pending and any(term.whole_batch for term in terms):
+            raise RuntimeError(
+                "BroadFace weighs past samples against those of a whole batch, so a step cannot be taken in several"
+                " micro-batches; take the batch whole, or leave BroadFace out"
+            )
         rows, targets = features, labels
-        negatives = next((logit for term in terms if (logit := term.negatives(batch)) is not None), None)
-        past = next((samples for term in terms if (samples := term.past(batch)) is not None), None)
+        negatives = _only("negatives", [logit for term in terms if (logit := term.negatives(batch)) is not None])
+        past = _only("past", [samples for term in terms if (samples := term.past(batch)) is not None])
         if past is not None:
-            if self._gathering and self._pending:
-                raise RuntimeError(
-                    "BroadFace weighs past samples against those of a whole batch, so a step cannot be taken in several"
-                    " micro-batches; take the batch whole, or leave BroadFace out"
-                )
             # The mean is over more rows, but the gradient of an embedding is that of the mean over the batch.
             more = 1.0 + len(past.labels) / len(labels)
             rows = torch.cat([_scale_gradient(features, more), past.features.to(features.dtype)])
@@ -437,7 +438,7 @@ class PrototypeHead(nn.Module):
             margin,
             injection,
             negatives=negatives,
-            workspace=self._workspace if first else Workspace(0.0),
+            workspace=self._workspace if first else self._scratch,
             update=update,
             momentum=None if fused is None or rows is not None else fused.rule,
             filtering=self._filter if first else None,
@@ -593,6 +594,13 @@ def _draw(classes: range, embedding_dim: int, seed: int) -> Float[Tensor, "rows 
         start, stop = max(first, classes.start), min(first + _DRAW_BLOCK, classes.stop)
         weight[start - classes.start : stop - classes.start] = block[start - first : stop - first]
     return weight
+
+
+def _only(place: str, found: list[_T]) -> _T | None:
+    """What the terms have for a place that holds one; None if they have nothing."""
+    if len(found) > 1:
+        raise ValueError(f"{len(found)} terms give {place}, for which there is one place; leave out all but one")
+    return found[0] if found else None
 
 
 def _scale_gradient(tensor: Tensor, factor: float) -> Tensor:

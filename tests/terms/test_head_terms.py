@@ -185,13 +185,26 @@ def one(seed, count=6):
     return torch.randn(count, 5, generator=g, dtype=torch.float64), torch.randint(7, (count,), generator=g)
 
 
-def test_past_samples_refuse_a_second_part_of_a_step():
+@pytest.mark.parametrize("steps", [0, 1])
+def test_past_samples_refuse_a_second_part_of_a_step(steps):
     head = make(BroadFace(start=0))
-    head(*one(0)).backward()
+    for seed in range(steps):
+        head(*one(seed)).backward()
     with head.micro_batches():
         head(*one(1)).backward()
         with pytest.raises(RuntimeError, match="BroadFace weighs past samples"):
             head(*one(2))
+    head(*one(3)).backward()
+    assert len(head.terms["broadface"].queue) == 6 * (steps + 2)
+
+
+class Other(UNPG):
+    """Another term with negatives of its own."""
+
+
+def test_two_terms_in_a_place_for_one_are_refused():
+    with pytest.raises(ValueError, match="2 terms give negatives"):
+        make(UNPG(), Other())(*one(0))
 
 
 def test_past_samples_and_variational_prototypes_are_refused():

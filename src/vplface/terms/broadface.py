@@ -53,6 +53,8 @@ class BroadFace:
 
 
 class _BroadFace(BoundTerm):
+    whole_batch = True
+
     def __init__(self, options: BroadFace, dim: int) -> None:
         super().__init__()
         self.options = options

@@ -63,10 +63,12 @@ class BoundTerm(nn.Module):
 
     Attributes:
         per_class: names of the buffers that have a row for each class here; all other state is equal on all ranks.
+        whole_batch: whether a step has to be one forward pass.
         value: what the term has to show for the last step, for logs; NaN if nothing.
     """
 
     per_class: tuple[str, ...] = ()
+    whole_batch: bool = False
 
     def __init__(self) -> None:
         super().__init__()

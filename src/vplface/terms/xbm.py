@@ -24,9 +24,9 @@ class XBM:
 
         L = mean over i of  Σ_{j: y_j = y_i} [m⁺ − cosθ_ij]₊ + Σ_{j: y_j ≠ y_i} [cosθ_ij − m⁻]₊
 
-    The memory with the batch in it and sums over pairs are the paper's; ours is that a sample does not meet itself. Most
-    pairs of settled features lie below m⁻ and count for nothing, but the sums grow with the memory while features are
-    crowded; hence ``start``.
+    The memory with the batch in it and sums over pairs are the paper's; ours is that a sample does not meet itself.
+    Most pairs of settled features lie below m⁻ and count for nothing, but the sums grow with the memory while features
+    are crowded; hence ``start``.
 
     Attributes:
         size: samples in the queue, d·4 + 8 bytes each. Ours: 8192; the paper goes up to whole data sets.
