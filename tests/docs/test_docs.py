@@ -58,12 +58,20 @@ def test_every_key_of_a_section_is_explained_with_its_default(heading: str, sect
 
 
 def test_every_key_of_a_run_is_explained_with_its_default() -> None:
-    sections = {"data", "backbone", "margin", "variational", "optimizer", "schedule", "evaluation"}
+    sections = {"data", "backbone", "margin", "variational", "terms", "optimizer", "schedule", "evaluation"}
     said = table("recipes.md", "### The run")
     assert set(said) == set(config.Config.model_fields) - sections
     defaults = config.build_config({"name": "x", "data": {"train": "faces"}}, "test").model_dump(mode="json")
     for key in set(said) - {"name"}:
         require_default(said[key], defaults[key])
+
+
+def test_every_term_is_explained_with_its_defaults() -> None:
+    said = table("recipes.md", "### `terms`")
+    assert set(said) == {"name", *config.TERMS}
+    for name, kind in config.TERMS.items():
+        given = re.findall(r"`(\w+)` ([\d.]+)", "`" + said[name])
+        assert {key: float(value) for key, value in given} == vars(kind())
 
 
 def test_every_key_of_data_and_evaluation_is_explained() -> None:

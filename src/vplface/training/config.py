@@ -27,6 +27,7 @@ from vplface.prototypes import (
     Variational,
     VonMisesFisher,
 )
+from vplface.terms import EPL, UNPG, XBM, BroadFace, Term, UniTSFace
 
 MARGINS: dict[str, type] = {
     "arcface": ArcFace,
@@ -34,6 +35,7 @@ MARGINS: dict[str, type] = {
     "cosface": CosFace,
     "normsoftmax": NormSoftmax,
 }
+TERMS: dict[str, type] = {"broadface": BroadFace, "epl": EPL, "unitsface": UniTSFace, "unpg": UNPG, "xbm": XBM}
 
 MEMORIES: dict[str, type] = {
     "last": LastFeature,
@@ -76,6 +78,24 @@ def _read_duration(value: object) -> object:
     return Duration(float(match[1]), unit)
 
 
+@dataclasses.dataclass(frozen=True)
+class StartedTerm:
+    """A term whose start is given in epochs or steps.
+
+    Attributes:
+        term: the term, with another start.
+        start: when it starts.
+    """
+
+    term: Any
+    start: Duration
+
+    def resolve(self, steps_per_epoch: int) -> Term:
+        """The term, with its start in steps."""
+        term: Term = dataclasses.replace(self.term, start=self.start.steps(steps_per_epoch))
+        return term
+
+
 class _Named:
     """A choice among dataclasses, written as ``{name: NAME, option: value, ...}`` or, with all defaults, as NAME.
 
@@ -113,12 +133,28 @@ class _Named:
 _MARGIN = _Named("margin", MARGINS, "arcface")
 _SAMPLER = _Named("sampler", SAMPLERS, "shuffled")
 _MEMORY = _Named("memory", MEMORIES, "last")
+_TERM = _Named("terms", TERMS, "")
+
+
+def _read_term(value: object) -> object:
+    if isinstance(value, Mapping) and isinstance(value.get("start"), str):
+        start = _read_duration(value["start"])
+        assert isinstance(start, Duration)
+        return StartedTerm(_TERM.read({**value, "start": 0}), start)
+    return value if isinstance(value, StartedTerm) else _TERM.read(value)
+
+
+def _write_term(value: Any) -> dict[str, Any]:
+    if isinstance(value, StartedTerm):
+        return {**_TERM.write(value.term), "start": str(value.start)}
+    return _TERM.write(value)
 
 
 Length = Annotated[Duration, BeforeValidator(_read_duration), PlainSerializer(str)]
 MarginField = Annotated[Any, BeforeValidator(_MARGIN.read), PlainSerializer(_MARGIN.write)]
 SamplerField = Annotated[Any, BeforeValidator(_SAMPLER.read), PlainSerializer(_SAMPLER.write)]
 MemoryField = Annotated[Any, BeforeValidator(_MEMORY.read), PlainSerializer(_MEMORY.write)]
+TermField = Annotated[Any, BeforeValidator(_read_term), PlainSerializer(_write_term)]
 
 
 class _Section(BaseModel):
@@ -278,6 +314,7 @@ class Config(_Section):
     backbone: Backbone = Backbone()
     margin: MarginField = ArcFace(32.0, 0.4)
     variational: Injection | None = None
+    terms: list[TermField] = []
     sample_rate: float = Field(default=1.0, gt=0.0, le=1.0)
     optimizer: Optimizer = Optimizer()
     schedule: Schedule = Schedule()
@@ -304,6 +341,22 @@ class Config(_Section):
         if self.optimizer.fused and self.accumulate > 1:
             raise ValueError("optimizer.fused moves the prototypes in every backward pass; it needs accumulate: 1")
         return self
+
+    @model_validator(mode="after")
+    def _terms_fit(self) -> Config:
+        kinds = [type(term) for term in self.resolved_terms(1)]
+        for kind in kinds:
+            if kinds.count(kind) > 1:
+                raise ValueError(f"terms holds two {kind.__name__}; one of a kind has a meaning")
+        if BroadFace in kinds and self.variational is not None:
+            raise ValueError("terms: broadface and variational both use past samples; take one of the two")
+        if BroadFace in kinds and self.accumulate > 1:
+            raise ValueError("terms: broadface needs the whole batch at once; it needs accumulate: 1")
+        return self
+
+    def resolved_terms(self, steps_per_epoch: int) -> list[Term]:
+        """The terms, with their starts in steps."""
+        return [term.resolve(steps_per_epoch) if isinstance(term, StartedTerm) else term for term in self.terms]
 
     @property
     def run_folder(self) -> Path:

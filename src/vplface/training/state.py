@@ -120,6 +120,7 @@ def prepare(config: Config, world: World | None = None) -> Training:
         config.backbone.embedding_dim,
         margin=config.margin,
         variational=None if config.variational is None else config.variational.resolve(per_epoch),
+        terms=config.resolved_terms(per_epoch),
         optimizer=_fused(config) if config.optimizer.fused else None,
         sample_rate=config.sample_rate,
         process_group=world.group,
@@ -168,13 +169,13 @@ def _fused(config: Config) -> FusedSGD:
 
 def _optimizer(config: Config, backbone: nn.Module, head: PrototypeHead) -> torch.optim.Optimizer:
     options = config.optimizer
-    trained = [p for p in backbone.parameters() if p.requires_grad]
+    trained = [p for p in (*backbone.parameters(), *head.terms.parameters()) if p.requires_grad]
     groups: list[dict[str, Any]] = [
         {"params": [p for p in trained if p.ndim > 1], "lr": options.lr},
         {"params": [p for p in trained if p.ndim <= 1], "lr": options.lr, "weight_decay": 0.0},
     ]
     if head.optimizer is None:
-        groups.append({"params": list(head.parameters()), "lr": options.lr * options.head_lr_scale})
+        groups.append({"params": [head.weight], "lr": options.lr * options.head_lr_scale})
     if options.name == "sgd":
         return torch.optim.SGD(groups, momentum=options.momentum, weight_decay=options.weight_decay)
     return torch.optim.AdamW(groups, betas=(options.momentum, 0.999), weight_decay=options.weight_decay)
