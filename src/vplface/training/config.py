@@ -214,7 +214,11 @@ class Schedule(_Section):
 
 
 class EvaluationSet(_Section):
-    """Pictures and the question asked about them: a list of pairs, pairs drawn in 10 folds, or all pairs of people."""
+    """Pictures and the question asked about them: a list of pairs, pairs drawn in 10 folds, or all pairs of people.
+
+    ``half`` keeps the first or the second half of the people, so that what is chosen on one can be confirmed on the
+    other.
+    """
 
     name: str
     path: Path
@@ -223,6 +227,8 @@ class EvaluationSet(_Section):
     threshold_pairs: Path | None = None
     people: Path | None = None
     balanced_pairs: int | None = Field(default=None, ge=20, multiple_of=20)
+    half: Literal["first", "second"] | None = None
+    half_seed: int = Field(default=0, ge=0)
     synthetic: Synthetic | None = None
 
     @model_validator(mode="after")
@@ -231,6 +237,11 @@ class EvaluationSet(_Section):
             raise ValueError("give one of pairs (a list), balanced_pairs (drawn) and people (all their pairs)")
         if self.threshold_pairs is not None and self.pairs is None:
             raise ValueError("threshold_pairs needs pairs to apply the threshold to")
+        if self.half is not None and (self.pairs is not None or self.balanced_pairs is not None):
+            raise ValueError(
+                "half divides the people, which a list of pairs does not allow; leave out pairs and balanced_pairs, so"
+                " that all pairs of the half are compared"
+            )
         return self
 
 
