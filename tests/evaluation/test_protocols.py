@@ -307,7 +307,7 @@ def test_all_pairs_and_the_list_of_all_pairs_agree():
 
 
 def test_rank_1_agrees_with_a_loop():
-    people, x = crowd(5, identities=25, pictures=3, noise=1.0)
+    _, x = crowd(5, identities=25, pictures=3, noise=1.0)
     alone = People([3] * 25 + [1] * 5)  # five more of one picture: in nobody's way to a mate, but in the gallery
     x = np.concatenate([x, np.random.default_rng(9).normal(size=(5, 12))])
     evaluation = evaluate_all_pairs_embedded(x, alone, flip="none", fars=[0.1], bootstrap=200)
