@@ -129,10 +129,10 @@ def _of_pair(found: Sequence[Finding], arm: str, baseline: str) -> str:
                 f"{arm} and {baseline} cannot be told apart: {points(only.value, digits_for(only))} points of "
                 f"{metric_name(only.metric)} ({_LEVEL} interval {low} to {high})."
             )
-        return f"{arm} and {baseline} cannot be told apart in any of {len(found)} differences."
+        return f"{arm} and {baseline} cannot be told apart in any of the {len(found)} figures compared."
     ahead, behind = ([f for f in told if f.ahead == better] for better in (True, False))
     clauses = [
-        f"{word} {baseline} in {len(some)} of {len(found)} differences ({_places(some)})"
+        f"{word} {baseline} in {len(some)} of {len(found)} figures ({_places(some)})"
         for word, some in (("ahead of", ahead), ("behind", behind))
         if some
     ]

@@ -97,7 +97,11 @@ def _table(
         cells = [_measured(mapping(figures[name].get(metric)), seeds) for metric in metrics]
         lost = "—" if loss["value"] is None else f"{loss['value']:.3f}"
         cells.append(tag("td", tag("span", lost, class_="value"), title=_seeds(seeds, loss["per_seed"], 1, 3)))
-        rows.append(tag("tr", tag("th", swatch(arms.index(name)), " ", name, told, scope="row"), cells))
+        rows.append(
+            tag(
+                "tr", tag("th", tag("span", swatch(arms.index(name)), name, class_="armname"), told, scope="row"), cells
+            )
+        )
     for arm_name, baseline in dict.fromkeys((f.arm, f.baseline) for f in found):
         of_pair = {f.metric: f for f in found if (f.arm, f.baseline) == (arm_name, baseline)}
         cells = [_paired(of_pair[metric]) if metric in of_pair else tag("td", "—") for metric in metrics]
@@ -112,7 +116,9 @@ def _table(
         class_="results",
     )
     note = (
-        "Percent, means over seeds with 95 % intervals; seed by seed where the pointer rests. Final loss: of training, "
+        "Percent, means over seeds with 95 % intervals; seed by seed where the pointer rests. Differences have the "
+        "bootstrap's interval, then Student's t over seeds, then in how many seeds they have this sign. Final loss: of "
+        "training, "
         "over the last twentieth of its steps; how well the training pictures are told apart, which says little about "
         "people who were never seen. Losses of arms with different losses are not comparable."
     )
@@ -141,11 +147,11 @@ def _paired(finding: Finding) -> Markup:
     lines: list[Child] = [
         tag("span", points(finding.value, digits), class_="value" if finding.distinguishable else "value unclear")
     ]
-    for word, ci95 in (("bootstrap", finding.ci95), ("t", finding.t_ci95)):
+    for word, ci95 in (("", finding.ci95), ("t ", finding.t_ci95)):
         if ci95 is not None:
             low, high = (points(end, digits) for end in ci95)
-            lines.append(tag("span", f"{low} … {high} ({word})", class_="range"))
-    lines.append(tag("span", f"this sign in {finding.same_sign} of {count} seed{'s' * (count > 1)}", class_="range"))
+            lines.append(tag("span", f"{word}{low} … {high}", class_="range"))
+    lines.append(tag("span", f"sign: {finding.same_sign} of {count}", class_="range"))
     return tag("td", lines, title=", ".join(points(value, 2) for value in finding.per_seed))
 
 
@@ -179,7 +185,9 @@ def _only(run: RunRecord, metrics: frozenset[str]) -> RunRecord:
         {
             **line,
             "validation": {
-                set_name: {metric: value for metric, value in mapping(values).items() if metric in metrics}
+                set_name: {
+                    metric: values[metric] for metric in sorted(mapping(values), key=metric_order) if metric in metrics
+                }
                 for set_name, values in mapping(line.get("validation")).items()
             },
         }
