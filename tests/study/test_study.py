@@ -1,4 +1,4 @@
-"""Studies of runs so small that they say nothing: which runs there are, that they are carried out, what is told of them."""
+"""Studies of runs so small that they say nothing: which runs there are, how they end, what is told of them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from vplface.study import pool
 from vplface.study.cost import lasting
 from vplface.study.grid import is_study, read_grid
 from vplface.study.pool import paired
-from vplface.training.config import shipped_recipes, read_recipe
+from vplface.training.config import read_recipe, shipped_recipes
 
 BASE = {
     "data": {"train": {"path": "train", "synthetic": {"identities": 6, "pictures": 3, "seed": 1}}, "workers": 0},
@@ -92,7 +92,9 @@ def test_a_failing_arm_is_named_and_the_others_are_told(carried_out):
         for arm in ("vpl", "plain"):
             for seed in (0, 1):
                 folder = place / "runs/small" / setting / f"{arm}-seed{seed}"
-                assert {"config.yaml", "model.safetensors", "evaluation.json", "log.txt"} <= set(os.listdir(folder))
+                assert {"config.yaml", "model.safetensors", "evaluation.json", "log.txt"} <= {
+                    path.name for path in folder.iterdir()
+                }
     shown = vplface("study", "study.yaml")
     assert shown.exit_code == 1
     assert "wide/broken-seed1 failed:\n" in shown.stderr
@@ -121,7 +123,7 @@ def test_figures_and_differences_follow_from_the_runs(carried_out):
                 [json.loads(line) for line in (place / f"runs/small/{setting}/{arm}-seed{seed}/metrics.jsonl").open()]
                 for seed in (0, 1)
             ]
-            last = [[line["loss"] for line in log if line.get("step") == 4 and "loss" in line][0] for log in losses]
+            last = [next(line["loss"] for line in log if line["step"] == 4 and "loss" in line) for log in losses]
             told = summary["settings"][setting]["arms"][arm]["final_loss"]
             assert told["per_seed"] == last
             assert told["value"] == pytest.approx(sum(last) / 2)
@@ -144,10 +146,9 @@ def test_the_page_shows_the_numbers_of_the_summary(carried_out):
         rows = re.findall(r"<tr.*?</tr>", table, flags=re.DOTALL)[1:]
         cells = [re.findall(r'<td.*?class="value[^"]*">([^<]*)<', row, flags=re.DOTALL) for row in rows]
         told = summary["settings"][name]
-        for row, arm in zip(cells, ("vpl", "plain"), strict=False):
+        for row, arm in zip(cells[:2], ("vpl", "plain"), strict=True):
             figures = told["arms"][arm]["sets"]["test"]
-            shown = [metric for metric in order]
-            for text, metric in zip(row, shown, strict=False):
+            for text, metric in zip(row[:-1], order, strict=True):
                 expected = figures[metric]["value"]
                 assert text == "—" if expected is None else float(text) == pytest.approx(100 * expected, abs=0.051)
             assert float(row[-1]) == pytest.approx(told["arms"][arm]["final_loss"]["value"], abs=6e-4)
@@ -190,7 +191,7 @@ def test_a_dry_run_writes_nothing(tmp_path, monkeypatch):
     write(tmp_path)
     result = vplface("study", "study.yaml", "--dry-run", "--json")
     assert result.exit_code == 0, result.output
-    assert os.listdir(tmp_path) == ["study.yaml"]
+    assert [path.name for path in tmp_path.iterdir()] == ["study.yaml"]
     told = json.loads(result.stdout)
     assert len(told["runs"]) == 8
     first = told["runs"][0]
@@ -198,15 +199,17 @@ def test_a_dry_run_writes_nothing(tmp_path, monkeypatch):
     assert first["measured_on"] == "random"
     assert first["minutes_left"] == pytest.approx(4 * 8 / first["pictures_per_second"] / 60)
     assert "8 runs, 2 at a time" in vplface("study", "study.yaml", "--dry-run").stdout
-    assert os.listdir(tmp_path) == ["study.yaml"]
+    assert [path.name for path in tmp_path.iterdir()] == ["study.yaml"]
 
 
-@pytest.mark.parametrize(("number", "status"), [("SIGINT", 130), ("SIGTERM", 0), ("SIGKILL", -9)])
+@pytest.mark.skipif(sys.platform != "linux", reason="what still runs is read from /proc")
+@pytest.mark.parametrize(("number", "status"), [("SIGINT", 130), ("SIGKILL", -9)])
 def test_what_was_stopped_is_resumed(tmp_path, number, status):
-    long = BASE | {"schedule": {"length": 60, "warmup": 1}, "checkpoint_every": 2}
-    write(tmp_path, base=long, settings={"wide": {}}, seeds=[0])
+    long = BASE | {"schedule": {"length": 40, "warmup": 1}, "checkpoint_every": 2}
+    write(tmp_path, base=long, settings={"wide": {}}, arms={"vpl": {}}, seeds=[0], baselines=[])
     command = [sys.executable, "-m", "vplface", "study", "study.yaml"]
-    script = f"import signal, os; signal.signal(signal.SIGINT, signal.default_int_handler); os.execvp({command[0]!r}, {command!r})"
+    listening = "import signal, os; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    script = f"{listening}os.execvp({command[0]!r}, {command!r})"
     process = subprocess.Popen([sys.executable, "-c", script], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
     journal = tmp_path / "runs/small/wide/vpl-seed0/metrics.jsonl"
     deadline = time.monotonic() + 100
@@ -218,7 +221,7 @@ def test_what_was_stopped_is_resumed(tmp_path, number, status):
     _, said = process.communicate(timeout=100)
     assert process.returncode == status, said
     if number != "SIGKILL":
-        assert "of 2 runs unfinished; everything is saved. Go on with: vplface study study.yaml" in said
+        assert "1 of 1 runs unfinished; everything is saved. Go on with: vplface study study.yaml" in said
     grid = read_grid(tmp_path / "study.yaml", [f"output={tmp_path / 'runs'}"])
     while not list((grid.folder / "wide/vpl-seed0/checkpoints").glob("step-*")) or _worker_lives(tmp_path):
         assert time.monotonic() < deadline
@@ -227,7 +230,7 @@ def test_what_was_stopped_is_resumed(tmp_path, number, status):
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["missing"] == []
     steps = [json.loads(line)["step"] for line in journal.open() if '"loss"' in line]
-    assert steps == list(range(1, 61))
+    assert steps == list(range(1, 41))
 
 
 def _worker_lives(place):
@@ -327,7 +330,7 @@ def test_a_paired_difference_by_hand():
     assert entry["t_ci95"] == pytest.approx(t_interval([0.1, 0.2, 0.3]))
     assert entry["t_ci95"][0] < 0 < entry["ci95"][0]
     assert not entry["distinguishable"]  # the bootstrap alone would say so; three seeds do not
-    pooled = pool([of_seed["test"] and of_seed for of_seed in (second[0], second[1])])["test"]
+    pooled = pool([second[0], second[1]])["test"]
     assert pooled.metrics["auc"]["value"] == pytest.approx(0.65)
     assert paired({0: first[0]}, {1: second[1]}) == {}
 
