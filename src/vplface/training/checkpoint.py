@@ -2,7 +2,7 @@
 
     step-00001200/
         manifest.json            format, step, notes, which rows lie where, bytes and SHA-256 of every file
-        common.safetensors       backbone, moving average, their optimiser's state, drift
+        common.safetensors       backbone, moving average, their optimiser's state, drift, what a memory shares
         rows-00000-of-00004.safetensors    W, M, T and momentum of the classes of a rank, and its random state
 
 A folder takes its name when all of its files are on the disk, so a checkpoint is whole or not there. It can be loaded
@@ -305,7 +305,7 @@ def _state(run: Training) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Copies, on the CPU, of what all ranks have in common and of what belongs to the classes of this one."""
     common = {f"backbone.{key}": value for key, value in run.backbone.state_dict().items()}
     rows = {f"head.{key}": value for key, value in run.head.state_dict().items()}
-    common["head.step_count"] = rows.pop("head.step_count")
+    common |= {key: rows.pop(key) for name in run.head.shared_state if (key := f"head.{name}") in rows}
     if run.average is not None:
         common |= {f"average.{key}": value for key, value in run.average.state_dict().items()}
     for number, optimizer in enumerate(run.optimizers):

@@ -17,13 +17,32 @@ from vplface.data.augment import Augmentation
 from vplface.data.samplers import SAMPLERS, Shuffled
 from vplface.errors import ConfigError, UsageError
 from vplface.margins import ArcFace, CombinedMargin, CosFace, NormSoftmax
-from vplface.prototypes import Variational
+from vplface.prototypes import (
+    BorrowedSpread,
+    Gaussian,
+    LastFeature,
+    RunningMean,
+    SeveralFeatures,
+    ShuffledMemory,
+    Variational,
+    VonMisesFisher,
+)
 
 MARGINS: dict[str, type] = {
     "arcface": ArcFace,
     "combined": CombinedMargin,
     "cosface": CosFace,
     "normsoftmax": NormSoftmax,
+}
+
+MEMORIES: dict[str, type] = {
+    "last": LastFeature,
+    "mean": RunningMean,
+    "several": SeveralFeatures,
+    "gaussian": Gaussian,
+    "vmf": VonMisesFisher,
+    "borrowed": BorrowedSpread,
+    "shuffled": ShuffledMemory,
 }
 
 
@@ -93,11 +112,13 @@ class _Named:
 
 _MARGIN = _Named("margin", MARGINS, "arcface")
 _SAMPLER = _Named("sampler", SAMPLERS, "shuffled")
+_MEMORY = _Named("memory", MEMORIES, "last")
 
 
 Length = Annotated[Duration, BeforeValidator(_read_duration), PlainSerializer(str)]
 MarginField = Annotated[Any, BeforeValidator(_MARGIN.read), PlainSerializer(_MARGIN.write)]
 SamplerField = Annotated[Any, BeforeValidator(_SAMPLER.read), PlainSerializer(_SAMPLER.write)]
+MemoryField = Annotated[Any, BeforeValidator(_MEMORY.read), PlainSerializer(_MEMORY.write)]
 
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -176,11 +197,12 @@ class Injection(_Section):
     delta_t: Length = Duration(1, "epochs")
     start: Length = Duration(0)
     renormalise: bool = True
+    memory: MemoryField = LastFeature()
 
     def resolve(self, steps_per_epoch: int) -> Variational:
         """The hyper-parameters in steps."""
         delta_t, start = (length.steps(steps_per_epoch) for length in (self.delta_t, self.start))
-        return Variational(self.lam, max(delta_t, 1), start, self.renormalise)
+        return Variational(self.lam, max(delta_t, 1), start, self.renormalise, self.memory)
 
 
 class Optimizer(_Section):
