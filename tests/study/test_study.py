@@ -284,7 +284,11 @@ def test_faults_of_the_command_line_are_named(tmp_path, words, message):
 def test_a_part_is_chosen_and_overrides_are_laid_over_all(tmp_path):
     path = write(tmp_path)
     grid = read_grid(
-        path, ["workers=5", "optimizer.lr=0.3", "name=other"], seeds=[2], arms=["vpl"], settings=["narrow"]
+        path,
+        ["workers=5", "optimizer.lr=0.3", "variational.lam=0.4", "name=other"],
+        seeds=[2],
+        arms=["vpl"],
+        settings=["narrow"],
     )
     assert [cell.name for cell in grid.chosen] == ["narrow/vpl-seed2"]
     assert len(grid.cells) == 2 * 2 * 3
@@ -293,7 +297,8 @@ def test_a_part_is_chosen_and_overrides_are_laid_over_all(tmp_path):
     assert {cell.config.threads for cell in grid.cells} == {1}
     assert grid.chosen[0].config.backbone.embedding_dim == 4
     plain = next(cell for cell in grid.cells if cell.arm == "plain")
-    assert plain.config.variational is None
+    assert plain.config.variational is None  # arms are laid over what was overridden
+    assert grid.chosen[0].config.variational.lam == 0.4
     assert plain.folder == Path("runs/other/wide/plain-seed0")
 
 

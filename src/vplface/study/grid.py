@@ -143,7 +143,7 @@ def read_grid(
 
     Args:
         path: the YAML file.
-        overrides: ``key=value``: a key of the study file changes it, any other is laid over every run.
+        overrides: ``key=value``: a key of the study file changes it, any other every setting; arms are laid over that.
         seeds: train these; they may be others than those of the file.
         arms: train these of its arms; None: all.
         settings: train these of its settings; None: all.
@@ -178,8 +178,8 @@ def read_grid(
             for arm, of_arm in all_arms.items():
                 where = f"{path}: setting {setting!r}, arm {arm!r}"
                 here = {"name": f"{arm}-seed{seed}", "output": str(folder / setting), "seed": seed}
-                values = overlay(overlay({"threads": file.threads} | base, of_setting), of_arm)
-                values = merge(values, of_runs) | here
+                below = merge(overlay({"threads": file.threads} | base, of_setting), of_runs)
+                values = overlay(below, of_arm) | here
                 # A section that was removed is one that was never written.
                 config = build_config({key: value for key, value in values.items() if value is not None}, where)
                 cells.append(Cell(setting, arm, seed, config))
