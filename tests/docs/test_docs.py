@@ -14,6 +14,7 @@ from pydantic import BaseModel
 
 from vplface.cli.app import app
 from vplface.data.augment import Augmentation
+from vplface.study.grid import StudyFile, read_grid
 from vplface.training import config
 
 ROOT = Path(__file__).parents[2]
@@ -81,6 +82,14 @@ def test_every_key_of_data_and_evaluation_is_explained() -> None:
     assert set(evaluation) == set(config.Evaluation.model_fields) | set(config.EvaluationSet.model_fields)
     said = table("data.md", "## Augmentation")
     assert {key: float(value) for key, value in said.items()} == vars(Augmentation())
+
+
+def test_every_key_of_a_study_is_explained_and_the_example_is_one(tmp_path: Path) -> None:
+    assert set(table("studies.md", "## A study file")) == set(StudyFile.model_fields)
+    example = (ROOT / "docs" / "studies.md").read_text(encoding="utf-8").split("```yaml\n")[1].split("```")[0]
+    (tmp_path / "shallow.yaml").write_text(example, encoding="utf-8")
+    grid = read_grid(tmp_path / "shallow.yaml")
+    assert len(grid.cells) == 2 * 3 * 3
 
 
 def test_every_shipped_recipe_is_listed() -> None:

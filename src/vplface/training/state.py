@@ -89,7 +89,7 @@ def prepare(config: Config, world: World | None = None) -> Training:
         torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
     world = World() if world is None else world
-    device = _device(config.device, world.local_rank)
+    device = device_of(config.device, world.local_rank)
     pictures, heldout = open_sources(config.data.train), None
     if config.data.holdout:
         pictures, heldout = split_identities(pictures, config.data.holdout, config.evaluation.seed)
@@ -181,7 +181,8 @@ def _optimizer(config: Config, backbone: nn.Module, head: PrototypeHead) -> torc
     return torch.optim.AdamW(groups, betas=(options.momentum, 0.999), weight_decay=options.weight_decay)
 
 
-def _device(name: str, local_rank: int) -> torch.device:
+def device_of(name: str, local_rank: int = 0) -> torch.device:
+    """The device that a configuration names; the best there is for ``auto``."""
     if name != "auto":
         try:
             device = torch.device(name)
