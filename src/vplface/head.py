@@ -18,7 +18,8 @@ from torch.nn.functional import normalize
 
 from vplface.margins import ArcFace, Margin
 from vplface.optim import FusedSGD, PrototypeSGD, hand_over_gradient
-from vplface.prototypes import Injection, Variational, coverage, remember
+from vplface.prototypes import CosineByAge, Injection, Variational, coverage, remember
+from vplface.prototypes.age import cosine_by_age
 from vplface.softmax import (
     BACKENDS,
     Backend,
@@ -93,6 +94,9 @@ class PrototypeHead(nn.Module):
         memory: M, [N, d], unit rows where the timer is positive; None until the step ``variational.start``.
         timer: T, [N] int32; None until then.
         step_count: steps taken.
+        begun_at: the step whose features are the first to be remembered; None while ``start="auto"`` waits.
+        delta_t: Δt; None while it is not decided.
+        by_age: agreement of memories with what comes next, counted if set; see ``CosineByAge``.
         classes: the class ids of the rows.
         optimizer: of W, where ``FusedSGD`` was asked for.
     """
@@ -143,6 +147,8 @@ class PrototypeHead(nn.Module):
         self.sample_rate = sample_rate
         self.seed = seed
         self.step_count = 0
+        self.by_age: CosineByAge | None = None
+        self._forget_begin()
         self.ranks = None if process_group is None else Ranks(process_group, num_classes)
         self.classes = range(num_classes) if self.ranks is None else self.ranks.own
         self.weight = nn.Parameter(_draw(self.classes, embedding_dim, seed).to(device=device, dtype=dtype))
@@ -210,6 +216,35 @@ class PrototypeHead(nn.Module):
             self._gathering = False
         self._finish_step()
 
+    def begin(self, delta_t: int | None = None) -> None:
+        """Let memory come into being with the next step; with a process group all ranks have to say so together.
+
+        The step and Δt are part of ``state_dict`` where ``variational`` does not say them.
+
+        Args:
+            delta_t: Δt; None takes that of ``variational``.
+
+        Raises:
+            ValueError: if neither says Δt, or it is less than a step.
+            RuntimeError: for plain prototypes, inside ``micro_batches()``, or if injection has begun before.
+        """
+        if self.variational is None:
+            raise RuntimeError("plain prototypes have no memory; build the head with variational=Variational(...)")
+        if self._gathering:
+            raise RuntimeError("begin() was called inside micro_batches(), in the middle of a step; call it after")
+        self._finish_step()
+        if self.memory is not None:
+            raise RuntimeError(f"injection has begun at step {self.begun_at} already")
+        delta_t = self.variational.delta_t if delta_t is None else delta_t
+        if delta_t is None or delta_t < 1:
+            raise ValueError(f"begin needs a lifetime of at least 1 step, got delta_t={delta_t}")
+        self.begun_at, self.delta_t = self.step_count, delta_t
+
+    @property
+    def remembers(self) -> bool:
+        """Whether the features of the step under way, or of the next, are remembered."""
+        return self.begun_at is not None and self.step_count >= self.begun_at
+
     def variational_prototypes(self) -> Float[Tensor, "classes dim"]:
         """u of the rows here, the prototypes of the step to come; v where no memory is alive. [N, d]"""
         self._finish_step()
@@ -250,6 +285,27 @@ class PrototypeHead(nn.Module):
         summed = torch.stack([figure.double() for figure in figures])
         prototype, samples, memory, remembered = (summed if self.ranks is None else self.ranks.sum(summed)).tolist()
         return prototype / samples, memory / remembered if remembered else None
+
+    def cosine_by_age(self) -> dict[int, float]:
+        """What ``by_age`` has counted since the last call, over all ranks, who have to ask together."""
+        self._finish_step()
+        if self.by_age is None or self.delta_t is None:
+            return {}
+        sums, counts = self.by_age_total()
+        self.by_age.clear()
+        return cosine_by_age(sums, counts, self.delta_t)
+
+    def by_age_total(self) -> tuple[Int[Tensor, " bins"], Int[Tensor, " bins"]]:
+        """Sums and counts of ``by_age`` over all ranks."""
+        assert self.by_age is not None
+        both = torch.stack([self.by_age.sums, self.by_age.counts]).to(self.weight.device)
+        sums, counts = both if self.ranks is None else self.ranks.sum(both)
+        return sums, counts
+
+    @property
+    def injection(self) -> Injection | None:
+        """M, T and λ as the step under way sees them, or the step to come; None without memory."""
+        return self._injection(create=False)
 
     @property
     def workspace_bytes(self) -> int:
@@ -347,7 +403,7 @@ class PrototypeHead(nn.Module):
     def _injection(self, create: bool = True) -> Injection | None:
         if self.variational is None:
             return None
-        if create and self.memory is None and self.step_count >= self.variational.start:
+        if create and self.memory is None and self.remembers:
             self.memory = torch.zeros_like(self.weight, dtype=self.memory_dtype, requires_grad=False)
             self.timer = torch.zeros(len(self.classes), dtype=torch.int32, device=self.weight.device)
         if self.memory is None or self.timer is None:
@@ -362,20 +418,36 @@ class PrototypeHead(nn.Module):
             return
         # In the order of the whole batch: of each rank all its micro-batches.
         parts = [
-            list(zip(torch.split(batch.remembered, batch.counts), torch.split(batch.labels, batch.counts), strict=True))
-            for batch in self._pending
+            list(zip(*(torch.split(each, batch.counts) for each in batch[:3]), strict=True)) for batch in self._pending
         ]
         ordered = [part for of_rank in zip(*parts, strict=True) for part in of_rank]
-        features, labels = (torch.cat(each) for each in zip(*ordered, strict=True))
+        compared, labels, features = (torch.cat(each) for each in zip(*ordered, strict=True))
         self._pending.clear()
         self.step_count += 1
-        if self.variational is not None and self.memory is not None and self.timer is not None:
+        if self.delta_t is not None and self.memory is not None and self.timer is not None:
             rows = self._rows(labels)
-            features, rows = features[rows >= 0], rows[rows >= 0]
+            compared, features, rows = (each[rows >= 0] for each in (compared, features, rows))
+            if self.by_age is not None:
+                self.by_age.update(compared, self.memory[rows], self.timer[rows], self.delta_t)
             seen = torch.unique(rows)
             for injection in self._injections:
                 injection.preserve(seen)
-            remember(self.memory, self.timer, features, rows, self.variational.delta_t)
+            remember(self.memory, self.timer, features, rows, self.delta_t)
+
+    def _forget_begin(self) -> None:
+        """Start and Δt as ``variational`` says them."""
+        variational = self.variational
+        self.delta_t = None if variational is None else variational.delta_t
+        self.begun_at = None if variational is None or variational.start == "auto" else variational.start
+
+    @property
+    def _has_begun_by_rule(self) -> bool:
+        chosen = self.variational
+        return (
+            chosen is not None
+            and self.begun_at is not None
+            and ((self.begun_at, self.delta_t) != (chosen.start, chosen.delta_t))
+        )
 
     def _check(self, embeddings: Tensor, labels: Tensor, memory_embeddings: Tensor | None) -> None:
         given = {"embeddings": embeddings, "memory_embeddings": memory_embeddings}
@@ -434,6 +506,9 @@ class PrototypeHead(nn.Module):
         self._finish_step()
         super()._save_to_state_dict(destination, prefix, keep_vars)
         destination[prefix + "step_count"] = torch.tensor(self.step_count)
+        if self._has_begun_by_rule:
+            destination[prefix + "begun_at"] = torch.tensor(self.begun_at)
+            destination[prefix + "delta_t"] = torch.tensor(self.delta_t)
 
     def _load_from_state_dict(
         self,
@@ -452,8 +527,16 @@ class PrototypeHead(nn.Module):
             self.step_count = int(step_count)
         elif strict:
             missing_keys.append(prefix + "step_count")
+        self._forget_begin()
+        begun_at, delta_t = (state.pop(prefix + name, None) for name in ("begun_at", "delta_t"))
+        if self.variational is not None and begun_at is not None and delta_t is not None:
+            self.begun_at, self.delta_t = int(begun_at), int(delta_t)
         self.memory = self.timer = None
         if prefix + "memory" in state and prefix + "timer" in state:
+            if self.variational is not None and self.begun_at is None:  # saved by a head that began at a given step
+                self.begun_at = self.step_count
+                if self.delta_t is None:
+                    error_msgs.append(f"the state has a memory and does not say Δt: give {prefix}variational one")
             self.memory = torch.empty_like(self.weight, dtype=self.memory_dtype, requires_grad=False)
             self.timer = torch.zeros(len(self.classes), dtype=torch.int32, device=self.weight.device)
         super()._load_from_state_dict(state, prefix, local_metadata, False, missing_keys, unexpected_keys, error_msgs)

@@ -94,7 +94,7 @@ def _take_over(run: Training, here: Tensor, rows: dict[str, Tensor], common: dic
 
     with torch.no_grad():
         head.weight[here] = rows["head.weight"].to(head.weight)
-    if head.variational is not None and "head.memory" in rows:
+    if head.begun_at is not None and "head.memory" in rows:  # start: auto waits until features hold still again
         kind = head.memory_dtype or head.weight.dtype
         head.memory = placed(rows["head.memory"].to(kind), head.weight)
         head.timer = placed(rows["head.timer"], head.weight[:, 0])
