@@ -104,6 +104,8 @@ class PrototypeHead(nn.Module):
     weight: nn.Parameter
     memory: Float[Tensor, "classes dim"] | None
     timer: Int[Tensor, " classes"] | None
+    begun_at: int | None
+    delta_t: int | None
 
     def __init__(
         self,
@@ -243,7 +245,7 @@ class PrototypeHead(nn.Module):
     @property
     def remembers(self) -> bool:
         """Whether the features of the step under way, or of the next, are remembered."""
-        return self.begun_at is not None and self.step_count >= self.begun_at
+        return self.memory is not None or (self.begun_at is not None and self.step_count >= self.begun_at)
 
     def variational_prototypes(self) -> Float[Tensor, "classes dim"]:
         """u of the rows here, the prototypes of the step to come; v where no memory is alive. [N, d]"""
