@@ -52,7 +52,7 @@ class Variational:
             raise ValueError('delta_t=None is decided when injection begins, which needs start="auto"')
         if self.delta_t is not None and self.delta_t < 1:
             raise ValueError(f"delta_t must be at least 1 step, got {self.delta_t}")
-        if self.start != "auto" and (isinstance(self.start, str) or self.start < 0):
+        if self.start != "auto" and not (isinstance(self.start, int) and self.start >= 0):
             raise ValueError(f"start must be 'auto' or a step count of at least 0, got {self.start!r}")
 
 

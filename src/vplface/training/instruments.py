@@ -82,7 +82,7 @@ def injected_angle(head: PrototypeHead) -> tuple[float | None, float | None]:
         rows = (injection.timer > 0).nonzero().squeeze(1)
         living = torch.tensor(len(rows), device=rows.device)
         every = -(-int(living if head.ranks is None else head.ranks.sum(living)) // CLASSES)
-        for some in rows[:: max(every, 1)].split(_TILE):
+        for some in torch.split(rows[:: max(every, 1)], _TILE):
             prototypes = normalize(head.weight[some], dim=1)
             chord = (normalize(injection(prototypes, some), dim=1) - prototypes).norm(dim=1)
             angles.append(torch.rad2deg(2 * torch.asin((chord / 2).clamp(max=1))))

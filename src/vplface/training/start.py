@@ -67,6 +67,8 @@ def start_from(path: Path, run: Training) -> None:
         )
     except RuntimeError as error:
         raise ConfigError(f"{folder} has another backbone: {str(error).splitlines()[-1].strip()}") from error
+    if run.encoder is not None:
+        run.encoder.module.load_state_dict(run.backbone.state_dict())
     known = _identities(folder)
     names = [run.pictures.identities[label] for label in head.classes]
     pairs = sorted((known[name], row) for row, name in enumerate(names) if name in known)
