@@ -120,7 +120,7 @@ def test_saved_by_some_and_resumed_by_others(processes, faces, tmp_path, before,
 
 @pytest.mark.parametrize("stop", [3, 5])
 def test_rules_and_momentum_go_on_with_another_number_of_processes(processes, faces, tmp_path, stop):
-    rules = {"lam": 0.3, "delta_t": {"coverage": 0.7, "drift": 4}, "start": {"drift": 9, "measurements": 3}}
+    rules = {"lam": 0.3, "delta_t": {"coverage": 0.7, "drift": 4}, "start": {"drift": 9, "measurements": 3, "by": 0.9}}
     changes = {"variational": {**rules, "momentum": 0.8}, "log_every": 2, "drift_every": 1}
     whole = settings(faces, tmp_path / "whole", **changes)
     alone(whole)

@@ -179,8 +179,15 @@ def _loss(run: RunRecord) -> str | None:
     injection = mapping(run.config.get("variational"))
     words = f"{margin['name']} ({options})" if options else str(margin["name"])
     if injection:
-        words += f" + VPL (λ {injection.get('lam')}, Δt {injection.get('delta_t')}, start {injection.get('start')})"
+        delta_t, start = (_rule(injection.get(key)) for key in ("delta_t", "start"))
+        words += f" + VPL (λ {injection.get('lam')}, Δt {delta_t}, start {start})"
     return words
+
+
+def _rule(value: object) -> str:
+    """A length, or the targets of the rule that decides it."""
+    targets = [f"{key} {target:g}" for key, target in mapping(value).items() if target is not None]
+    return f"by {', '.join(targets)}" if targets else str(value)
 
 
 def _data(run: RunRecord) -> str | None:
