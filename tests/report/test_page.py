@@ -72,7 +72,7 @@ def test_a_study_has_every_part(study: list[Path], tmp_path: Path) -> None:
         "Feature drift",
         "Cosine to own class",
         "Drift by lag",
-        "Memory against the next feature, by age",
+        "Cosine to memory, by age",
         "Injected angle",
         "Gradient of the prototypes",
         "Nearer to a foreign memory",

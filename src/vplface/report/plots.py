@@ -85,7 +85,7 @@ def injection(runs: Sequence[RunRecord]) -> Iterator[Figure]:
         ),
         _by_age(
             runs,
-            "Memory against the next feature, by age",
+            "Cosine to memory, by age",
             "Mean cosine of a sample to what its class remembers, as last logged. A fall towards Δt is what age takes"
             " from a memory: if it is deep, Δt is too long or the start too early.",
             "cosine_by_age",
