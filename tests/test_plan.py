@@ -14,7 +14,16 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 from typer.testing import CliRunner
 
-from vplface import ArcFace, FusedSGD, NormSoftmax, PrototypeHead, Variational
+from vplface import (
+    ArcFace,
+    BorrowedSpread,
+    FusedSGD,
+    Gaussian,
+    NormSoftmax,
+    PrototypeHead,
+    SeveralFeatures,
+    Variational,
+)
 from vplface.backbones import build
 from vplface.cli.app import app
 from vplface.cluster import Job, Network, footprint, network_of, outline
@@ -124,6 +133,20 @@ def test_the_state_of_a_head_takes_what_was_planned(fused, memory_dtype):
     memory = footprint(job, BLANK).memory
     planned = memory.weight + memory.momentum + memory.gradient + memory.memory + memory.timer
     assert sum(tensor.nbytes for tensor in there if tensor is not None) == pytest.approx(planned, rel=0.1)
+
+
+@pytest.mark.parametrize("kind", [SeveralFeatures(3), Gaussian(), BorrowedSpread(bank=100)], ids=str)
+def test_every_memory_takes_what_was_planned(kind):
+    head = PrototypeHead(5_000, DIM, variational=Variational(0.1, 5, 0, memory=kind))
+    head(torch.randn(32, DIM), torch.randint(5_000, (32,))).backward()
+    memory = footprint(Job(classes=5_000, batch=32, dim=DIM, kind=kind), BLANK).memory
+    assert (head.memory.nbytes, head.timer.nbytes) == (memory.memory, memory.timer)
+    others = [getattr(head, name).nbytes for name in (*kind.per_class, *kind.shared) if name.startswith("memory_")]
+    assert sum(others) == memory.statistics
+    one, two = (
+        footprint(Job(classes=5_000, batch=32, gpus=2, dim=DIM, kind=each), BLANK) for each in (kind, type(kind)())
+    )
+    assert one.traffic.residuals == two.traffic.residuals == 32 * 4 * kind.exchanged(DIM)
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])

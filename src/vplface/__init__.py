@@ -11,31 +11,54 @@ if TYPE_CHECKING:
     from vplface.head import PrototypeHead
     from vplface.margins import ArcFace, CombinedMargin, CosFace, NormSoftmax
     from vplface.optim import FusedSGD
-    from vplface.prototypes import Variational
+    from vplface.prototypes import (
+        BorrowedSpread,
+        Gaussian,
+        LastFeature,
+        RunningMean,
+        SeveralFeatures,
+        ShuffledMemory,
+        Variational,
+        VonMisesFisher,
+    )
 
 __version__ = version("vplface")
 
 __all__ = [
     "ArcFace",
+    "BorrowedSpread",
     "CombinedMargin",
     "CosFace",
     "Embedder",
     "FusedSGD",
+    "Gaussian",
+    "LastFeature",
     "NormSoftmax",
     "PrototypeHead",
+    "RunningMean",
+    "SeveralFeatures",
+    "ShuffledMemory",
     "Variational",
+    "VonMisesFisher",
     "__version__",
 ]
 
 _HOME = {
     "ArcFace": "margins",
+    "BorrowedSpread": "prototypes",
     "CombinedMargin": "margins",
     "CosFace": "margins",
     "Embedder": "embedder",
     "FusedSGD": "optim",
+    "Gaussian": "prototypes",
+    "LastFeature": "prototypes",
     "NormSoftmax": "margins",
     "PrototypeHead": "head",
+    "RunningMean": "prototypes",
+    "SeveralFeatures": "prototypes",
+    "ShuffledMemory": "prototypes",
     "Variational": "prototypes",
+    "VonMisesFisher": "prototypes",
 }
 
 

@@ -18,7 +18,17 @@ from torch.nn.functional import normalize
 
 from vplface.margins import ArcFace, Margin
 from vplface.optim import FusedSGD, PrototypeSGD, hand_over_gradient
-from vplface.prototypes import CosineByAge, Injection, Variational, coverage, remember
+from vplface.prototypes import (
+    CosineByAge,
+    Draw,
+    Injection,
+    LastFeature,
+    Memory,
+    Variational,
+    coverage,
+    last_samples,
+    living,
+)
 from vplface.prototypes.age import cosine_by_age
 from vplface.softmax import (
     BACKENDS,
@@ -91,8 +101,9 @@ class PrototypeHead(nn.Module):
 
     Attributes:
         weight: W, [N, d]; with a process group the rows of this rank, as in memory and timer.
-        memory: M, [N, d], unit rows where the timer is positive; None until the step ``variational.start``.
-        timer: T, [N] int32; None until then.
+        memory: M, [N, d], unit rows where the timer is positive; None until the step ``variational.start``. A kind of
+            memory with K slots has [N, K, d]; what kinds hold beside is in attributes whose names begin with memory_.
+        timer: T, [N] int32, or [N, K]; None until then.
         step_count: steps taken.
         begun_at: the step whose features are the first to be remembered; None while ``start="auto"`` waits.
         delta_t: Δt; None while it is not decided.
@@ -102,8 +113,8 @@ class PrototypeHead(nn.Module):
     """
 
     weight: nn.Parameter
-    memory: Float[Tensor, "classes dim"] | None
-    timer: Int[Tensor, " classes"] | None
+    memory: Float[Tensor, "classes ... dim"] | None
+    timer: Int[Tensor, "classes ..."] | None
     begun_at: int | None
     delta_t: int | None
 
@@ -154,13 +165,14 @@ class PrototypeHead(nn.Module):
         self.ranks = None if process_group is None else Ranks(process_group, num_classes)
         self.classes = range(num_classes) if self.ranks is None else self.ranks.own
         self.weight = nn.Parameter(_draw(self.classes, embedding_dim, seed).to(device=device, dtype=dtype))
-        self.register_buffer("memory", None)
-        self.register_buffer("timer", None)
+        for name in (*self._memory_kind.per_class, *self._memory_kind.shared):
+            self.register_buffer(name, None)
         self.optimizer: PrototypeSGD | None = None if optimizer is None else optimizer.bind(self.weight)
         self._workspace = Workspace(workspace_mb)
         self._filter = None if filter_bound is None else Filter(filter_bound)
         self._pending: list[_Batch] = []
         self._gathering = False
+        self._met: Injection | None = None  # what the step under way is compared with
         self._injections: weakref.WeakSet[Injection] = weakref.WeakSet()
 
     def forward(
@@ -194,7 +206,8 @@ class PrototypeHead(nn.Module):
             )
         if not self._gathering:
             self._finish_step()
-        loss = self._loss_of_step(batch.features, batch.labels, self._injection())
+        self._met = self._injection()
+        loss = self._loss_of_step(batch.features, batch.labels, self._met)
         self._pending.append(batch._replace(features=batch.features.detach()))
         return _before_backward(loss, partial(self._begin_backward, self.weight._version))
 
@@ -213,6 +226,7 @@ class PrototypeHead(nn.Module):
             yield
         except BaseException:
             self._pending.clear()
+            self._met = None
             raise
         finally:
             self._gathering = False
@@ -257,14 +271,14 @@ class PrototypeHead(nn.Module):
         self._finish_step()
         if self.ranks is None:
             return coverage(self.timer)
-        alive = self.weight.new_tensor(0, dtype=torch.int64) if self.timer is None else (self.timer > 0).sum()
+        alive = self.weight.new_tensor(0, dtype=torch.int64) if self.timer is None else (living(self.timer) > 0).sum()
         return int(self.ranks.sum(alive)) / self.num_classes
 
     @torch.no_grad()
     def own_cosines(
         self, embeddings: Float[Tensor, "batch dim"], labels: Int[Tensor, " batch"]
     ) -> tuple[float, float | None]:
-        """Mean cosines of samples to the prototype and to the living memory of their class, over all ranks.
+        """Mean cosines of samples to the prototype and to what is injected into their class, over all ranks.
 
         Args:
             embeddings: as in ``forward``.
@@ -279,9 +293,10 @@ class PrototypeHead(nn.Module):
         features, rows = batch.features[rows >= 0], rows[rows >= 0]
         to_prototype = (features * normalize(self.weight[rows], dim=1)).sum()
         figures = [to_prototype, to_prototype.new_tensor(len(rows))]
-        if self.memory is not None and self.timer is not None:
-            alive = self.timer[rows] > 0
-            figures += [(features[alive] * self.memory[rows[alive]].to(features.dtype)).sum(), alive.sum()]
+        injection = self._injection(create=False)
+        if injection is not None:
+            alive = injection.timer[rows] > 0
+            figures += [(features[alive] * injection.recalled(rows[alive]).to(features.dtype)).sum(), alive.sum()]
         else:
             figures += [to_prototype.new_tensor(0.0)] * 2
         summed = torch.stack([figure.double() for figure in figures])
@@ -406,13 +421,32 @@ class PrototypeHead(nn.Module):
         if self.variational is None:
             return None
         if create and self.memory is None and self.remembers:
-            self.memory = torch.zeros_like(self.weight, dtype=self.memory_dtype, requires_grad=False)
-            self.timer = torch.zeros(len(self.classes), dtype=torch.int32, device=self.weight.device)
+            self._create_memory()
         if self.memory is None or self.timer is None:
             return None
-        injection = Injection(self.memory, self.timer, self.variational.lam, self.variational.renormalise)
+        recall = self._memory_kind.recall(self._memory_state(), Draw(self.classes, self.seed, self.step_count))
+        injection = Injection(self.memory, self.timer, self.variational.lam, self.variational.renormalise, recall)
         self._injections.add(injection)
         return injection
+
+    @property
+    def _memory_kind(self) -> Memory:
+        return LastFeature() if self.variational is None else self.variational.memory
+
+    @property
+    def shared_state(self) -> tuple[str, ...]:
+        """Keys of ``state_dict`` that do not stand for rows of classes, and are the same on all ranks."""
+        return ("step_count", "begun_at", "delta_t", "memory_kind", *self._memory_kind.shared)
+
+    def _memory_state(self) -> dict[str, Tensor]:
+        kind = self._memory_kind
+        return {name: getattr(self, name) for name in (*kind.per_class, *kind.shared)}
+
+    def _create_memory(self) -> None:
+        dtype, device = self.memory_dtype or self.weight.dtype, self.weight.device
+        empty = self._memory_kind.empty(len(self.classes), self.embedding_dim, dtype, device, self.seed)
+        for name, tensor in empty.items():
+            setattr(self, name, tensor)
 
     def _finish_step(self) -> None:
         """Remember the features of the step whose loss was formed last, unless that is done or still gathering."""
@@ -426,15 +460,24 @@ class PrototypeHead(nn.Module):
         compared, labels, features = (torch.cat(each) for each in zip(*ordered, strict=True))
         self._pending.clear()
         self.step_count += 1
-        if self.delta_t is not None and self.memory is not None and self.timer is not None:
-            rows = self._rows(labels)
-            compared, features, rows = (each[rows >= 0] for each in (compared, features, rows))
-            if self.by_age is not None:
-                self.by_age.update(compared, self.memory[rows], self.timer[rows], self.delta_t)
-            seen = torch.unique(rows)
+        met, self._met = self._met, None
+        if self.delta_t is not None and self.memory is not None:
+            if self.by_age is not None and met is not None:
+                own = self._rows(labels)
+                own, compared = own[own >= 0], compared[own >= 0]
+                self.by_age.update(compared, met.recalled(own), met.timer[own], self.delta_t)
+            kind, state = self._memory_kind, self._memory_state()
+            seen, last = last_samples(labels)
+            rows = self._rows(kind.home(seen, self.num_classes, self.seed))
             for injection in self._injections:
-                injection.preserve(seen)
-            remember(self.memory, self.timer, features, rows, self.delta_t)
+                injection.preserve(rows[rows >= 0])
+            kind.remember(state, features[last], rows, self.delta_t, self._total)
+            for name, tensor in state.items():
+                setattr(self, name, tensor)
+
+    def _total(self, part: Tensor) -> Tensor:
+        """The sum over ranks."""
+        return part if self.ranks is None else self.ranks.sum(part)
 
     def _forget_begin(self) -> None:
         """Start and Δt as ``variational`` says them."""
@@ -445,11 +488,9 @@ class PrototypeHead(nn.Module):
     @property
     def _has_begun_by_rule(self) -> bool:
         chosen = self.variational
-        return (
-            chosen is not None
-            and self.begun_at is not None
-            and ((self.begun_at, self.delta_t) != (chosen.start, chosen.delta_t))
-        )
+        if chosen is None or self.begun_at is None:
+            return False
+        return (self.begun_at, self.delta_t) != (chosen.start, chosen.delta_t)
 
     def _check(self, embeddings: Tensor, labels: Tensor, memory_embeddings: Tensor | None) -> None:
         given = {"embeddings": embeddings, "memory_embeddings": memory_embeddings}
@@ -488,21 +529,24 @@ class PrototypeHead(nn.Module):
         raise AssertionError("unreachable: the caller saw a fault")
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> PrototypeHead:
-        memory = self.memory if self.memory_dtype is not None else None
-        if memory is not None:
-            self.memory = None
+        kept = self._memory_state()  # what does not follow W to another type
+        del kept["timer"]
+        if self.memory_dtype is None:
+            del kept["memory"]
+        for name in kept:
+            setattr(self, name, None)
         if self.optimizer is not None:
             self.optimizer.zero_grad()
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        if memory is not None:
-            self.memory = memory.to(self.weight.device)
+        for name, tensor in kept.items():
+            setattr(self, name, None if tensor is None else tensor.to(self.weight.device))
         if self.optimizer is not None:
             self.optimizer.follow(fn)
         return self
 
     def __getstate__(self) -> dict[str, Any]:
         self._finish_step()
-        return {**self.__dict__, "_injections": weakref.WeakSet()}
+        return {**self.__dict__, "_injections": weakref.WeakSet(), "_met": None}
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         self._finish_step()
@@ -511,6 +555,9 @@ class PrototypeHead(nn.Module):
         if self._has_begun_by_rule:
             destination[prefix + "begun_at"] = torch.tensor(self.begun_at)
             destination[prefix + "delta_t"] = torch.tensor(self.delta_t)
+        if self.memory is not None and type(self._memory_kind) is not LastFeature:
+            name = type(self._memory_kind).__name__
+            destination[prefix + "memory_kind"] = torch.tensor(list(name.encode()), dtype=torch.uint8)
 
     def _load_from_state_dict(
         self,
@@ -523,6 +570,7 @@ class PrototypeHead(nn.Module):
         error_msgs: list[str],
     ) -> None:
         self._pending.clear()
+        self._met = None
         state = {key: value for key, value in state_dict.items() if key.startswith(prefix)}
         step_count = state.pop(prefix + "step_count", None)
         if step_count is not None:
@@ -533,17 +581,28 @@ class PrototypeHead(nn.Module):
         begun_at, delta_t = (state.pop(prefix + name, None) for name in ("begun_at", "delta_t"))
         if self.variational is not None and begun_at is not None and delta_t is not None:
             self.begun_at, self.delta_t = int(begun_at), int(delta_t)
-        self.memory = self.timer = None
-        if prefix + "memory" in state and prefix + "timer" in state:
-            if self.variational is not None and self.begun_at is None:  # saved by a head that began at a given step
-                self.begun_at = self.step_count
-                if self.delta_t is None:
-                    error_msgs.append(f"the state has a memory and does not say Δt: give {prefix}variational one")
-            self.memory = torch.empty_like(self.weight, dtype=self.memory_dtype, requires_grad=False)
-            self.timer = torch.zeros(len(self.classes), dtype=torch.int32, device=self.weight.device)
+        if self.variational is not None and self.begun_at is None and prefix + "memory" in state:
+            self.begun_at = self.step_count  # saved by a head that began at a given step
+            if self.delta_t is None:
+                error_msgs.append(f"the state has a memory and does not say Δt: give {prefix}variational one")
+        names = tuple(self._memory_state())
+        for name in names:
+            setattr(self, name, None)
+        told = state.pop(prefix + "memory_kind", None)
+        stored = LastFeature.__name__ if told is None else bytes(told.tolist()).decode()
+        if prefix + "memory" in state and stored != (own := type(self._memory_kind).__name__):
+            error_msgs.append(
+                f"the state holds a memory of the kind {stored}, this head has variational.memory={own}()"
+            )
+            return
+        missing = [prefix + name for name in names if prefix + name not in state]
+        if not missing:
+            self._create_memory()
+        elif strict and len(missing) < len(names):
+            missing_keys.extend(missing)
         super()._load_from_state_dict(state, prefix, local_metadata, False, missing_keys, unexpected_keys, error_msgs)
         if strict:
-            known = {prefix + name for name in ("weight", "memory", "timer")}
+            known = {prefix + name for name in ("weight", *names)}
             unexpected_keys.extend(key for key in state if key not in known)
             missing_keys.extend([prefix + "weight"] if prefix + "weight" not in state else [])
 

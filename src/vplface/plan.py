@@ -13,7 +13,7 @@ from vplface.cluster import Footprint, Job, footprint, lifetimes, network_of
 from vplface.data.samplers import visits
 from vplface.errors import ConfigError
 from vplface.margins import Margin
-from vplface.prototypes import remembered
+from vplface.prototypes import LastFeature, remembered
 from vplface.training.config import Config
 from vplface.training.state import prepare
 
@@ -82,6 +82,7 @@ def plan(config: Config, gpus: int = 1) -> Plan:
             fused=config.optimizer.fused,
             state={"sgd": 1 if config.optimizer.momentum else 0, "adamw": 2}[config.optimizer.name],
             variational=variational is not None,
+            kind=LastFeature() if variational is None else variational.memory,
             sample_rate=config.sample_rate,
             scale=config.margin.scale,
             accumulate=config.accumulate,

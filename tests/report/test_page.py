@@ -291,6 +291,20 @@ def test_any_curve_by_age_is_no_crash(tmp_path: Path, value: object) -> None:
     assert not re.search(r"\bnan\b|\binf\b", text)
 
 
+@pytest.mark.parametrize(
+    ("memory", "words"),
+    [
+        ({}, "start 0)"),
+        ({"name": "last"}, "start 0)"),
+        ({"name": "several", "count": 4}, "start 0, memory several count 4)"),
+    ],
+)
+def test_a_memory_that_is_not_the_papers_is_named(tmp_path: Path, memory: dict[str, object], words: str) -> None:
+    injection = {"lam": 0.2, "delta_t": 5, "start": 0} | ({"memory": memory} if memory else {})
+    run = RunRecord(tmp_path, "run", config={"margin": {"name": "arcface", "scale": 32}, "variational": injection})
+    assert f"arcface (scale 32) + VPL (λ 0.2, Δt 5, {words}" in page_of(tmp_path / "report.html", [run]).text
+
+
 def test_arms_of_one_name_are_told_apart(tmp_path: Path) -> None:
     runs = [RunRecord(tmp_path / seed / "vpl", "vpl") for seed in ("seed0", "seed1", "seed1")]
     page = page_of(tmp_path / "report.html", runs)

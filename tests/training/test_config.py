@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 import yaml
 
-from vplface import ArcFace, CosFace, Variational
+from vplface import ArcFace, CosFace, LastFeature, SeveralFeatures, Variational
 from vplface.data.samplers import Balanced, Proximity, Sharded, Shuffled
 from vplface.errors import ConfigError, UsageError
-from vplface.training.config import Duration, build_config, merge, overlay, read_config, shipped_recipes
+from vplface.training.config import MEMORIES, Duration, build_config, merge, overlay, read_config, shipped_recipes
 
 MINIMAL = {"name": "x", "data": {"train": "faces"}}
 
@@ -153,6 +153,28 @@ def test_margins_and_injection_become_the_objects_of_the_head():
     assert config.variational.resolve(40, np.ones(5), 8) == Variational(0.2, 40, 5)
     assert build_config(MINIMAL, "x").margin == ArcFace(32.0, 0.4)
     assert yaml.safe_load(config.to_yaml())["margin"] == {"name": "cosface", "scale": 30.0, "margin": 0.35}
+
+
+@pytest.mark.parametrize("name", list(MEMORIES))
+def test_a_memory_is_chosen_by_name(name):
+    config = build_config({**MINIMAL, "variational": {"memory": name}}, "x")
+    assert config.variational.resolve(10, np.ones(5), 8).memory == MEMORIES[name]()
+    assert build_config(yaml.safe_load(config.to_yaml()), "x") == config
+
+
+def test_a_memory_takes_options_and_says_what_is_wrong_with_them():
+    def memory(value):
+        return build_config({**MINIMAL, "variational": {"memory": value}}, "x").variational.memory
+
+    assert build_config({**MINIMAL, "variational": {}}, "x").variational.memory == LastFeature()
+    assert memory({"name": "several", "count": 2}) == SeveralFeatures(2)
+    for value, message in (
+        ("severl", "memory.name 'severl' is unknown; did you mean 'several'"),
+        ({"name": "several", "cuont": 2}, "memory.cuont is not an option of several; did you mean 'count'"),
+        ({"name": "several", "count": 0}, "count must be at least 1, got 0"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            memory(value)
 
 
 def test_overlay_merges_sections_and_replaces_values():

@@ -31,6 +31,7 @@ _MEMORY = {
     "update": "another, while W moves",
     "memory": "M",
     "timer": "T",
+    "statistics": "statistics of M",
     "drawn": "copies of drawn classes",
     "workspace": "softmax: exponentials",
     "tiles": "softmax: a tile",
@@ -45,6 +46,7 @@ _TRAFFIC = {
     "targets": "target logits, all-reduce",
     "sums": "partition sums, all-reduce",
     "gradients": "their gradient, reduce-scatter",
+    "residuals": "residuals of M, all-reduce",
     "backbone": "backbone's gradient, all-reduce",
     "buffers": "its statistics, broadcast",
     "stop": "stop signals, all-reduce",
@@ -159,6 +161,7 @@ def show_plan(config: Config, as_json: bool, gpus: int = 1) -> None:
     """Print the plan of a configuration, as a table or as JSON."""
     from vplface.cli.tables import print_json
     from vplface.plan import plan as make_plan
+    from vplface.prototypes import LastFeature
 
     made = make_plan(config, gpus)
     if as_json:
@@ -184,6 +187,8 @@ def show_plan(config: Config, as_json: bool, gpus: int = 1) -> None:
         rows.append(("prototypes", "plain"))
     else:
         rows.append(("prototypes", _variational(config.variational, made)))
+        if config.variational.memory != LastFeature():
+            rows.append(("memory", f"{config.variational.memory}"))
     rows += [*_coverage(made.coverage), ("pictures that meet own memory", _by_lifetime(made.own))]
     _show(f"plan of {config.run_folder}", [*rows, *_costs(made.footprint)])
 
@@ -207,7 +212,14 @@ def _show_outline(job: Job, name: str, network: Network, made: Outline, as_json:
         from vplface.cli.tables import print_json
 
         told = asdict(made) | {"footprint": _as_json(made.footprint)}
-        print_json({"schema": 1, "job": {**asdict(job), "backbone": name}, "network": asdict(network), "plan": told})
+        print_json(
+            {
+                "schema": 1,
+                "job": {**asdict(job), "kind": str(job.kind), "backbone": name},
+                "network": asdict(network),
+                "plan": told,
+            }
+        )
         return
     drawn = f", {job.sample_rate:g} of them a step" if job.sample_rate < 1.0 else ""
     rows = [

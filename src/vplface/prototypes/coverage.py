@@ -8,10 +8,12 @@ import numpy as np
 from jaxtyping import Int, Int64
 from torch import Tensor
 
+from vplface.prototypes.memory import living
 
-def coverage(timer: Int[Tensor, " classes"] | None) -> float:
-    """The share of classes with T_j > 0; 0 before the memory exists."""
-    return 0.0 if timer is None else float((timer > 0).double().mean())
+
+def coverage(timer: Int[Tensor, "classes ..."] | None) -> float:
+    """The share of classes with T_j > 0, in any slot; 0 before the memory exists."""
+    return 0.0 if timer is None else float((living(timer) > 0).double().mean())
 
 
 def expected_coverage(class_sizes: Int[np.ndarray, " classes"], batch_size: int, delta_t: int) -> float:

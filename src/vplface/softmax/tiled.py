@@ -161,6 +161,7 @@ class Tile(NamedTuple):
     operand: Float[Tensor, "tile dim"]  # Z in the type of products
     ratio: Float[Tensor, "tile 1"]  # ρ
     own: tuple[Tensor, Tensor]  # classes of the tile and samples where j = y_i
+    memory: Float[Tensor, "tile dim"] | None = None  # what is recalled, for a walk that looks at it again
 
 
 class Walk:
@@ -290,7 +291,7 @@ class Walk:
         mixture = weight
         if mixed and self.injection is not None and self.share is not None:
             # ((1−λ)·v + λ·M)·‖W‖/(1−λ)
-            memory, strength = self.injection.memory[rows].to(self.type), self.strength[rows]
+            memory, strength = self.injection.recalled(rows).to(self.type), self.strength[rows]
             if first:
                 strength *= length
             mixture = torch.addcmul(weight, memory, strength, out=self._buffer("mixture", weight, self.type))

@@ -2,7 +2,7 @@
 
     step-00001200/
         manifest.json            format, step, notes, which rows lie where, bytes and SHA-256 of every file
-        common.safetensors       backbone, moving averages, their optimiser's state, drift
+        common.safetensors       backbone, moving averages, their optimiser's state, drift, what a memory shares
         rows-00000-of-00004.safetensors    W, M, T and momentum of the classes of a rank, and its random state
 
 A folder takes its name when all of its files are on the disk, so a checkpoint is whole or not there. It can be loaded
@@ -310,7 +310,7 @@ def _state(run: Training) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Copies, on the CPU, of what all ranks have in common and of what belongs to the classes of this one."""
     common = {f"backbone.{key}": value for key, value in run.backbone.state_dict().items()}
     rows = {f"head.{key}": value for key, value in run.head.state_dict().items()}
-    common |= {key: rows.pop(key) for key in [key for key, value in rows.items() if value.ndim == 0]}
+    common |= {key: rows.pop(key) for name in run.head.shared_state if (key := f"head.{name}") in rows}
     for name, average in (("average", run.average), ("encoder", run.encoder)):
         if average is not None:
             common |= {f"{name}.{key}": value for key, value in average.state_dict().items()}

@@ -19,7 +19,17 @@ from vplface.data.augment import Augmentation
 from vplface.data.samplers import SAMPLERS, Shuffled
 from vplface.errors import ConfigError, UsageError
 from vplface.margins import ArcFace, CombinedMargin, CosFace, NormSoftmax
-from vplface.prototypes import Variational, covering
+from vplface.prototypes import (
+    BorrowedSpread,
+    Gaussian,
+    LastFeature,
+    RunningMean,
+    SeveralFeatures,
+    ShuffledMemory,
+    Variational,
+    VonMisesFisher,
+    covering,
+)
 from vplface.training.drift import Settled
 
 MARGINS: dict[str, type] = {
@@ -27,6 +37,16 @@ MARGINS: dict[str, type] = {
     "combined": CombinedMargin,
     "cosface": CosFace,
     "normsoftmax": NormSoftmax,
+}
+
+MEMORIES: dict[str, type] = {
+    "last": LastFeature,
+    "mean": RunningMean,
+    "several": SeveralFeatures,
+    "gaussian": Gaussian,
+    "vmf": VonMisesFisher,
+    "borrowed": BorrowedSpread,
+    "shuffled": ShuffledMemory,
 }
 
 
@@ -154,6 +174,7 @@ _LIFETIME = _Rule("delta_t", Lifetime, {})
 _START = _Rule("start", Settled, {"auto": Settled()})
 _MARGIN = _Named("margin", MARGINS, "arcface")
 _SAMPLER = _Named("sampler", SAMPLERS, "shuffled")
+_MEMORY = _Named("memory", MEMORIES, "last")
 
 
 Length = Annotated[Duration, BeforeValidator(_read_duration), PlainSerializer(str)]
@@ -161,6 +182,7 @@ LifetimeField = Annotated[Any, BeforeValidator(_LIFETIME.read), PlainSerializer(
 StartField = Annotated[Any, BeforeValidator(_START.read), PlainSerializer(_START.write)]
 MarginField = Annotated[Any, BeforeValidator(_MARGIN.read), PlainSerializer(_MARGIN.write)]
 SamplerField = Annotated[Any, BeforeValidator(_SAMPLER.read), PlainSerializer(_SAMPLER.write)]
+MemoryField = Annotated[Any, BeforeValidator(_MEMORY.read), PlainSerializer(_MEMORY.write)]
 
 
 class _Section(BaseModel):
@@ -236,6 +258,7 @@ class Injection(_Section):
     delta_t: LifetimeField = Duration(1, "epochs")
     start: StartField = Duration(0)
     renormalise: bool = True
+    memory: MemoryField = LastFeature()
     momentum: float | None = Field(default=None, gt=0.0, lt=1.0)
 
     @property
@@ -268,7 +291,7 @@ class Injection(_Section):
         begins: int | Literal["auto"] = "auto"
         if isinstance(start, int) and self.lifetime_drift is None:
             begins = start
-        return Variational(self.lam, delta_t, begins, self.renormalise)
+        return Variational(self.lam, delta_t, begins, self.renormalise, self.memory)
 
 
 class Optimizer(_Section):

@@ -165,7 +165,7 @@ def nearer_to_memory(
         alive = injection.timer[tile] > 0
         foreign = alive.expand(len(features), -1).clone()
         foreign[_own(rows, tile)] = False
-        kinds = injection.memory[tile].to(features.dtype), normalize(head.weight[tile], dim=1)
+        kinds = injection.recalled(tile).to(features.dtype), normalize(head.weight[tile], dim=1)
         for kind, points in enumerate(kinds):
             cosine = torch.where(foreign, features @ points.t(), -torch.inf)
             nearest[kind] = torch.maximum(nearest[kind], cosine.amax(dim=1))
