@@ -32,7 +32,7 @@ from vplface.plan import expected_first_loss
 from vplface.prototypes import expected_coverage
 from vplface.softmax.tiled import BOUNDED, tile_bytes
 from vplface.training.checkpoint import Checkpoints, newest_checkpoint
-from vplface.training.drift import FeatureDrift
+from vplface.training.drift import DriftMonitor
 from vplface.training.state import Training
 from vplface.training.world import World
 
@@ -269,7 +269,7 @@ def test_a_checkpoint_takes_what_was_planned(tmp_path, fused, average):
         head=head,
         optimizer=torch.optim.SGD(parameters, 0.1, momentum=0.9),
         average=AveragedModel(backbone, use_buffers=True) if average else None,
-        drift=FeatureDrift(torch.zeros(2, 3, 112, 112)),
+        drift=DriftMonitor(head, torch.zeros(2, 3, 112, 112)),
         **dict.fromkeys(("config", "pictures", "heldout", "batches", "rate")),
     )
     head(backbone(torch.randn(4, 3, 112, 112)), torch.arange(4)).backward()

@@ -19,7 +19,18 @@ from torch.nn.functional import normalize
 
 from vplface.margins import ArcFace, Margin
 from vplface.optim import FusedSGD, PrototypeSGD, hand_over_gradient
-from vplface.prototypes import Draw, Injection, LastFeature, Memory, Variational, coverage, last_samples, living
+from vplface.prototypes import (
+    CosineByAge,
+    Draw,
+    Injection,
+    LastFeature,
+    Memory,
+    Variational,
+    coverage,
+    last_samples,
+    living,
+)
+from vplface.prototypes.age import cosine_by_age
 from vplface.softmax import (
     BACKENDS,
     Backend,
@@ -99,6 +110,9 @@ class PrototypeHead(nn.Module):
             memory with K slots has [N, K, d]; what kinds hold beside is in attributes whose names begin with memory_.
         timer: T, [N] int32, or [N, K]; None until then.
         step_count: steps taken.
+        begun_at: the step whose features are the first to be remembered; None while ``start="auto"`` waits.
+        delta_t: Δt; None while it is not decided.
+        by_age: agreement of memories with what comes next, counted if set; see ``CosineByAge``.
         classes: the class ids of the rows.
         optimizer: of W, where ``FusedSGD`` was asked for.
         terms: the state of the terms, by name: the name of the class in small letters.
@@ -107,6 +121,8 @@ class PrototypeHead(nn.Module):
     weight: nn.Parameter
     memory: Float[Tensor, "classes ... dim"] | None
     timer: Int[Tensor, "classes ..."] | None
+    begun_at: int | None
+    delta_t: int | None
 
     def __init__(
         self,
@@ -151,6 +167,8 @@ class PrototypeHead(nn.Module):
         self.sample_rate = sample_rate
         self.seed = seed
         self.step_count = 0
+        self.by_age: CosineByAge | None = None
+        self._forget_begin()
         self.ranks = None if process_group is None else Ranks(process_group, num_classes)
         self.classes = range(num_classes) if self.ranks is None else self.ranks.own
         self.weight = nn.Parameter(_draw(self.classes, embedding_dim, seed).to(device=device, dtype=dtype))
@@ -162,6 +180,7 @@ class PrototypeHead(nn.Module):
         self._filter = None if filter_bound is None else Filter(filter_bound)
         self._pending: list[_Batch] = []
         self._gathering = False
+        self._met: Injection | None = None  # what the step under way is compared with
         self._injections: weakref.WeakSet[Injection] = weakref.WeakSet()
 
     def forward(
@@ -195,7 +214,8 @@ class PrototypeHead(nn.Module):
             )
         if not self._gathering:
             self._finish_step()
-        loss = self._loss_with_terms(batch.features, batch.labels, self._injection())
+        self._met = self._injection()
+        loss = self._loss_with_terms(batch.features, batch.labels, self._met)
         self._pending.append(batch._replace(features=batch.features.detach()))
         return _before_backward(loss, partial(self._begin_backward, self.weight._version))
 
@@ -214,10 +234,40 @@ class PrototypeHead(nn.Module):
             yield
         except BaseException:
             self._pending.clear()
+            self._met = None
             raise
         finally:
             self._gathering = False
         self._finish_step()
+
+    def begin(self, delta_t: int | None = None) -> None:
+        """Let memory come into being with the next step; with a process group all ranks have to say so together.
+
+        The step and Δt are part of ``state_dict`` where ``variational`` does not say them.
+
+        Args:
+            delta_t: Δt; None takes that of ``variational``.
+
+        Raises:
+            ValueError: if neither says Δt, or it is less than a step.
+            RuntimeError: for plain prototypes, inside ``micro_batches()``, or if injection has begun before.
+        """
+        if self.variational is None:
+            raise RuntimeError("plain prototypes have no memory; build the head with variational=Variational(...)")
+        if self._gathering:
+            raise RuntimeError("begin() was called inside micro_batches(), in the middle of a step; call it after")
+        self._finish_step()
+        if self.memory is not None:
+            raise RuntimeError(f"injection has begun at step {self.begun_at} already")
+        delta_t = self.variational.delta_t if delta_t is None else delta_t
+        if delta_t is None or delta_t < 1:
+            raise ValueError(f"begin needs a lifetime of at least 1 step, got delta_t={delta_t}")
+        self.begun_at, self.delta_t = self.step_count, delta_t
+
+    @property
+    def remembers(self) -> bool:
+        """Whether the features of the step under way, or of the next, are remembered."""
+        return self.memory is not None or (self.begun_at is not None and self.step_count >= self.begun_at)
 
     def variational_prototypes(self) -> Float[Tensor, "classes dim"]:
         """u of the rows here, the prototypes of the step to come; v where no memory is alive. [N, d]"""
@@ -271,7 +321,28 @@ class PrototypeHead(nn.Module):
         """Keys that ``state_dict()`` may have for what is no row of a class and is equal on all ranks."""
         rows = {f"terms.{name}.{key}" for name, term in self._bound_terms().items() for key in term.per_class}
         of_terms = (key for name in self.terms.state_dict() if (key := f"terms.{name}") not in rows)
-        return "step_count", "memory_kind", *self._memory_kind.shared, *of_terms
+        return "step_count", "begun_at", "delta_t", "memory_kind", *self._memory_kind.shared, *of_terms
+
+    def cosine_by_age(self) -> dict[int, float]:
+        """What ``by_age`` has counted since the last call, over all ranks, who have to ask together."""
+        self._finish_step()
+        if self.by_age is None or self.delta_t is None:
+            return {}
+        sums, counts = self.by_age_total()
+        self.by_age.clear()
+        return cosine_by_age(sums, counts, self.delta_t)
+
+    def by_age_total(self) -> tuple[Int[Tensor, " bins"], Int[Tensor, " bins"]]:
+        """Sums and counts of ``by_age`` over all ranks."""
+        assert self.by_age is not None
+        both = torch.stack([self.by_age.sums, self.by_age.counts]).to(self.weight.device)
+        sums, counts = both if self.ranks is None else self.ranks.sum(both)
+        return sums, counts
+
+    @property
+    def injection(self) -> Injection | None:
+        """M, T and λ as the step under way sees them, or the step to come; None without memory."""
+        return self._injection(create=False)
 
     @property
     def workspace_bytes(self) -> int:
@@ -467,7 +538,7 @@ class PrototypeHead(nn.Module):
     def _injection(self, create: bool = True) -> Injection | None:
         if self.variational is None:
             return None
-        if create and self.memory is None and self.step_count >= self.variational.start:
+        if create and self.memory is None and self.remembers:
             self._create_memory()
         if self.memory is None or self.timer is None:
             return None
@@ -496,28 +567,45 @@ class PrototypeHead(nn.Module):
             return
         # In the order of the whole batch: of each rank all its micro-batches.
         parts = [
-            list(zip(torch.split(batch.remembered, batch.counts), torch.split(batch.labels, batch.counts), strict=True))
-            for batch in self._pending
+            list(zip(*(torch.split(each, batch.counts) for each in batch[:3]), strict=True)) for batch in self._pending
         ]
         ordered = [part for of_rank in zip(*parts, strict=True) for part in of_rank]
-        features, labels = (torch.cat(each) for each in zip(*ordered, strict=True))
+        compared, labels, features = (torch.cat(each) for each in zip(*ordered, strict=True))
         self._pending.clear()
         self.step_count += 1
         for term in self._bound_terms().values():
             term.remember(features, labels, self._rows(labels))
-        if self.variational is not None and self.memory is not None:
+        met, self._met = self._met, None
+        if self.delta_t is not None and self.memory is not None:
+            if self.by_age is not None and met is not None:
+                own = self._rows(labels)
+                own, compared = own[own >= 0], compared[own >= 0]
+                self.by_age.update(compared, met.recalled(own), met.timer[own], self.delta_t)
             kind, state = self._memory_kind, self._memory_state()
             seen, last = last_samples(labels)
             rows = self._rows(kind.home(seen, self.num_classes, self.seed))
             for injection in self._injections:
                 injection.preserve(rows[rows >= 0])
-            kind.remember(state, features[last], rows, self.variational.delta_t, self._total)
+            kind.remember(state, features[last], rows, self.delta_t, self._total)
             for name, tensor in state.items():
                 setattr(self, name, tensor)
 
     def _total(self, part: Tensor) -> Tensor:
         """The sum over ranks."""
         return part if self.ranks is None else self.ranks.sum(part)
+
+    def _forget_begin(self) -> None:
+        """Start and Δt as ``variational`` says them."""
+        variational = self.variational
+        self.delta_t = None if variational is None else variational.delta_t
+        self.begun_at = None if variational is None or variational.start == "auto" else variational.start
+
+    @property
+    def _has_begun_by_rule(self) -> bool:
+        chosen = self.variational
+        if chosen is None or self.begun_at is None:
+            return False
+        return (self.begun_at, self.delta_t) != (chosen.start, chosen.delta_t)
 
     def _check(self, embeddings: Tensor, labels: Tensor, memory_embeddings: Tensor | None) -> None:
         given = {"embeddings": embeddings, "memory_embeddings": memory_embeddings}
@@ -573,12 +661,15 @@ class PrototypeHead(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         self._finish_step()
-        return {**self.__dict__, "_injections": weakref.WeakSet()}
+        return {**self.__dict__, "_injections": weakref.WeakSet(), "_met": None}
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         self._finish_step()
         super()._save_to_state_dict(destination, prefix, keep_vars)
         destination[prefix + "step_count"] = torch.tensor(self.step_count)
+        if self._has_begun_by_rule:
+            destination[prefix + "begun_at"] = torch.tensor(self.begun_at)
+            destination[prefix + "delta_t"] = torch.tensor(self.delta_t)
         if self.memory is not None and type(self._memory_kind) is not LastFeature:
             name = type(self._memory_kind).__name__
             destination[prefix + "memory_kind"] = torch.tensor(list(name.encode()), dtype=torch.uint8)
@@ -594,12 +685,21 @@ class PrototypeHead(nn.Module):
         error_msgs: list[str],
     ) -> None:
         self._pending.clear()
+        self._met = None
         state = {key: value for key, value in state_dict.items() if key.startswith(prefix)}
         step_count = state.pop(prefix + "step_count", None)
         if step_count is not None:
             self.step_count = int(step_count)
         elif strict:
             missing_keys.append(prefix + "step_count")
+        self._forget_begin()
+        begun_at, delta_t = (state.pop(prefix + name, None) for name in ("begun_at", "delta_t"))
+        if self.variational is not None and begun_at is not None and delta_t is not None:
+            self.begun_at, self.delta_t = int(begun_at), int(delta_t)
+        if self.variational is not None and self.begun_at is None and prefix + "memory" in state:
+            self.begun_at = self.step_count  # saved by a head that began at a given step
+            if self.delta_t is None:
+                error_msgs.append(f"the state has a memory and does not say Δt: give {prefix}variational one")
         names = tuple(self._memory_state())
         for name in names:
             setattr(self, name, None)

@@ -14,7 +14,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from vplface import BorrowedSpread, Gaussian, LastFeature, PrototypeHead, SeveralFeatures, Variational
 from vplface.errors import DataError
 from vplface.training.checkpoint import Checkpoints, _digest, load_checkpoint, newest_checkpoint, read_manifest, verify
-from vplface.training.drift import FeatureDrift
+from vplface.training.drift import DriftMonitor
 from vplface.training.state import Training
 from vplface.training.world import World
 
@@ -40,7 +40,7 @@ def made(seed, optimizer="sgd", average=True, classes=5, memory=LastFeature()): 
         "adamw": lambda: torch.optim.AdamW(parameters, lr=0.01),
     }
     averaged = AveragedModel(backbone, multi_avg_fn=get_ema_multi_avg_fn(0.9), use_buffers=True) if average else None
-    drift = FeatureDrift(torch.linspace(-1, 1, 60).reshape(10, 6))
+    drift = DriftMonitor(head, torch.linspace(-1, 1, 60).reshape(10, 6), torch.arange(10) % 5, every=2)
     rest = dict.fromkeys(("config", "pictures", "heldout", "batches", "rate"))
     return Training(
         device=torch.device("cpu"),
@@ -64,7 +64,7 @@ def advance(run, steps):
         if run.average is not None:
             run.average.update_parameters(run.backbone)
         run.step += 1
-        seen.append((loss.item(), run.drift.measure(run.backbone)))
+        seen.append((loss.item(), run.drift.step(run.backbone)))
     return seen
 
 

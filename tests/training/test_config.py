@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import yaml
 
@@ -149,7 +150,7 @@ def test_margins_and_injection_become_the_objects_of_the_head():
         "x",
     )
     assert config.margin == CosFace(30, 0.35)
-    assert config.variational.resolve(40) == Variational(0.2, 40, 5)
+    assert config.variational.resolve(40, np.ones(5), 8) == Variational(0.2, 40, 5)
     assert build_config(MINIMAL, "x").margin == ArcFace(32.0, 0.4)
     assert yaml.safe_load(config.to_yaml())["margin"] == {"name": "cosface", "scale": 30.0, "margin": 0.35}
 
@@ -157,7 +158,7 @@ def test_margins_and_injection_become_the_objects_of_the_head():
 @pytest.mark.parametrize("name", list(MEMORIES))
 def test_a_memory_is_chosen_by_name(name):
     config = build_config({**MINIMAL, "variational": {"memory": name}}, "x")
-    assert config.variational.resolve(10).memory == MEMORIES[name]()
+    assert config.variational.resolve(10, np.ones(5), 8).memory == MEMORIES[name]()
     assert build_config(yaml.safe_load(config.to_yaml()), "x") == config
 
 

@@ -16,7 +16,8 @@ from vplface.errors import ConfigError, UsageError
 if TYPE_CHECKING:
     from vplface.cluster import Footprint, Job, Network, Outline
     from vplface.data.samplers import Sampler
-    from vplface.training.config import Config
+    from vplface.plan import Plan
+    from vplface.training.config import Config, Injection
 
 _NUMBER = re.compile(r"(\d+(?:\.\d+)?(?:e\+?\d\d?)?|\d{1,3}(?:[,_]\d{3})+)([kmb]?)", re.IGNORECASE)
 _SUFFIXES = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9}
@@ -185,12 +186,20 @@ def show_plan(config: Config, as_json: bool, gpus: int = 1) -> None:
     if config.variational is None or made.variational_start is None:
         rows.append(("prototypes", "plain"))
     else:
-        injected = f"λ {config.variational.lam}, Δt {made.delta_t:,}, from step {made.variational_start:,}"
-        rows.append(("prototypes", f"variational: {injected}"))
+        rows.append(("prototypes", _variational(config.variational, made)))
         if config.variational.memory != LastFeature():
             rows.append(("remembered", f"{config.variational.memory}"))
     rows += [*_coverage(made.coverage), ("pictures that meet own memory", _by_lifetime(made.own))]
     _show(f"plan of {config.run_folder}", [*rows, *_costs(made.footprint)])
+
+
+def _variational(injection: Injection, made: Plan) -> str:
+    delta_t = "by drift" if made.delta_t is None else f"{made.delta_t:,}"
+    if made.delta_t is not None and injection.lifetime_drift is not None:
+        delta_t += " or less, by drift"
+    start = injection.start_rule(made.steps_per_epoch)
+    when = f"from step {start:,}" if isinstance(start, int) else "when drift has settled"
+    return f"variational: λ {injection.lam}, Δt {delta_t}, {when}"
 
 
 def _sampler(sampler: Sampler) -> str:

@@ -1,6 +1,7 @@
 """What a class is: prototypes, and the memory that makes them variational."""
 
-from vplface.prototypes.coverage import Remembered, coverage, expected_coverage, remembered
+from vplface.prototypes.age import CosineByAge
+from vplface.prototypes.coverage import Remembered, coverage, covering, expected_coverage, remembered
 from vplface.prototypes.draw import Draw
 from vplface.prototypes.injection import Injection
 from vplface.prototypes.memories import (
@@ -16,6 +17,7 @@ from vplface.prototypes.variational import LastFeature, Variational, inject, las
 
 __all__ = [
     "BorrowedSpread",
+    "CosineByAge",
     "Draw",
     "Gaussian",
     "Injection",
@@ -28,6 +30,7 @@ __all__ = [
     "Variational",
     "VonMisesFisher",
     "coverage",
+    "covering",
     "expected_coverage",
     "inject",
     "last_samples",

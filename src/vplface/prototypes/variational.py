@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -51,8 +52,10 @@ class Variational:
         lam: λ in [0, 1], the share of the memory in a prototype whose memory is alive. λ = 0 is the plain softmax.
             Near λ = .5 the mixture of opposite vectors (M = −v) vanishes and its direction is undefined.
         delta_t: Δt ≥ 1, the lifetime of a memory: it is injected in exactly the Δt steps after the one it was seen in.
+            None, with ``start="auto"`` only: it is decided when injection begins.
         start: the step (≥ 0) at which memory comes into being; the steps before it are plain. Features have to hold
-            still before a remembered one is worth anything.
+            still before a remembered one is worth anything. ``"auto"`` waits for ``PrototypeHead.begin``, which
+            ``vplface.training.drift.DriftMonitor`` calls when they do.
         renormalise: whether the mixture is brought back to unit length, as the authors' code does; False is the
             paper's formula to the letter.
         memory: what is remembered of a class and injected as M; the last feature in the paper.
@@ -63,18 +66,20 @@ class Variational:
     """
 
     lam: float = 0.15
-    delta_t: int = 200
-    start: int = 8000
+    delta_t: int | None = 200
+    start: int | Literal["auto"] = 8000
     renormalise: bool = True
     memory: Memory = LastFeature()
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.lam <= 1.0:
             raise ValueError(f"lam must lie in [0, 1], got {self.lam}")
-        if self.delta_t < 1:
+        if self.delta_t is None and self.start != "auto":
+            raise ValueError('delta_t=None is decided when injection begins, which needs start="auto"')
+        if self.delta_t is not None and self.delta_t < 1:
             raise ValueError(f"delta_t must be at least 1 step, got {self.delta_t}")
-        if self.start < 0:
-            raise ValueError(f"start must be a step count of at least 0, got {self.start}")
+        if self.start != "auto" and not (isinstance(self.start, int) and self.start >= 0):
+            raise ValueError(f"start must be 'auto' or a step count of at least 0, got {self.start!r}")
         if not isinstance(self.memory, Memory):
             raise TypeError(f"memory must be a kind of memory such as LastFeature(), got {self.memory!r}")
 

@@ -179,7 +179,8 @@ def _loss(run: RunRecord) -> str | None:
     injection = mapping(run.config.get("variational"))
     words = f"{margin['name']} ({options})" if options else str(margin["name"])
     if injection:
-        words += f" + VPL (λ {injection.get('lam')}, Δt {injection.get('delta_t')}, start {injection.get('start')}"
+        delta_t, start = (_rule(injection.get(key)) for key in ("delta_t", "start"))
+        words += f" + VPL (λ {injection.get('lam')}, Δt {delta_t}, start {start}"
         words += f"{_memory(mapping(injection.get('memory')))})"
     return words
 
@@ -189,6 +190,12 @@ def _memory(memory: Mapping[str, object]) -> str:
     if memory.get("name", "last") == "last":
         return ""
     return f", memory {memory['name']}" + "".join(f" {key} {value}" for key, value in memory.items() if key != "name")
+
+
+def _rule(value: object) -> str:
+    """A length, or the targets of the rule that decides it."""
+    targets = [f"{key} {target:g}" for key, target in mapping(value).items() if target is not None]
+    return f"by {', '.join(targets)}" if targets else str(value)
 
 
 def _data(run: RunRecord) -> str | None:

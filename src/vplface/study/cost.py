@@ -18,10 +18,11 @@ from vplface.data.selection import split_identities
 from vplface.errors import ConfigError, DataError, VplfaceError
 from vplface.head import PrototypeHead
 from vplface.progress import progress
+from vplface.prototypes import Variational
 from vplface.study.board import last_line
 from vplface.study.grid import Cell, Grid
 from vplface.study.single import standing
-from vplface.training.config import Config
+from vplface.training.config import Config, Injection
 from vplface.training.sources import open_sources
 from vplface.training.state import device_of
 
@@ -76,7 +77,6 @@ class Estimate:
 class _Extent:
     identities: int
     pictures: int
-    per_epoch: int
     steps: int
 
 
@@ -100,7 +100,7 @@ def estimate(grid: Grid) -> Estimate:
                 if speed is None:
                     measured_on, key = "random", (_kind(cell.config), extent.identities)
                     if key not in tried:
-                        tried[key] = pictures_per_second(cell.config, extent.identities, extent.per_epoch)
+                        tried[key] = pictures_per_second(cell.config, extent.identities)
                     speed = tried[key]
             except VplfaceError as error:
                 raise (DataError if isinstance(error, DataError) else ConfigError)(f"{cell.name}: {error}") from error
@@ -133,13 +133,12 @@ def lasting(seconds: Sequence[float], workers: int) -> float:
     return max(free)
 
 
-def pictures_per_second(config: Config, classes: int, per_epoch: int) -> float:
+def pictures_per_second(config: Config, classes: int) -> float:
     """Speed of training on random pictures: backbone, head and the update of both, without loading.
 
     Args:
         config: the run.
         classes: of its data.
-        per_epoch: steps in an epoch.
     """
     device, threads = device_of(config.device), torch.get_num_threads()
     torch.set_num_threads(config.threads or threads)
@@ -150,7 +149,7 @@ def pictures_per_second(config: Config, classes: int, per_epoch: int) -> float:
         classes,
         config.backbone.embedding_dim,
         margin=config.margin,
-        variational=None if config.variational is None else config.variational.resolve(per_epoch),
+        variational=_from_the_first_step(config.variational),
         sample_rate=config.sample_rate,
         device=device,
     )
@@ -175,6 +174,13 @@ def pictures_per_second(config: Config, classes: int, per_epoch: int) -> float:
     return TIMED * config.batch_size / took
 
 
+def _from_the_first_step(injection: Injection | None) -> Variational | None:
+    """What costs as much as the injection once it has begun."""
+    if injection is None:
+        return None
+    return Variational(injection.lam, start=0, renormalise=injection.renormalise, memory=injection.memory)
+
+
 def _now(device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -194,7 +200,7 @@ def _extent(config: Config, known: dict[str, _Extent]) -> _Extent:
         except ValueError as error:
             raise ConfigError(f"data.sampler: {error}; raise batch_size") from error
         steps = config.schedule.length.steps(per_epoch)
-        known[key] = _Extent(len(pictures.identities), len(pictures), per_epoch, steps)
+        known[key] = _Extent(len(pictures.identities), len(pictures), steps)
     return known[key]
 
 

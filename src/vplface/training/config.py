@@ -10,7 +10,9 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
+import numpy as np
 import yaml
+from jaxtyping import Int
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError, model_validator
 
 from vplface.data.augment import Augmentation
@@ -26,8 +28,10 @@ from vplface.prototypes import (
     ShuffledMemory,
     Variational,
     VonMisesFisher,
+    covering,
 )
 from vplface.terms import EPL, UNPG, XBM, BroadFace, Term, UniTSFace
+from vplface.training.drift import Settled
 
 MARGINS: dict[str, type] = {
     "arcface": ArcFace,
@@ -130,6 +134,64 @@ class _Named:
         return {"name": next(name for name, kind in self.kinds.items() if type(value) is kind), **vars(value)}
 
 
+@dataclasses.dataclass(frozen=True)
+class Lifetime:
+    """Δt as a target: the shorter of the two where both are given.
+
+    Attributes:
+        coverage: the smallest Δt that is expected to keep this share of the classes alive.
+        drift: the largest Δt over which features move by no more than this share of the distance between two pictures
+            of a class, decided when injection begins; see ``DriftMonitor``.
+    """
+
+    coverage: float | None = None
+    drift: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.coverage is None and self.drift is None:
+            raise ValueError("a target is a coverage, a drift, or both")
+        if self.coverage is not None and not 0.0 < self.coverage < 1.0:
+            raise ValueError(f"coverage must lie in (0, 1), got {self.coverage}")
+        if self.drift is not None and not self.drift > 0.0:
+            raise ValueError(f"drift must be positive, got {self.drift}")
+
+
+class _Rule:
+    """A length of training, or a rule that finds it, written as a mapping of the fields of a dataclass.
+
+    Args:
+        section: the key under which it stands, for messages.
+        kind: the dataclass.
+        words: rules that have a name.
+    """
+
+    def __init__(self, section: str, kind: type, words: Mapping[str, Any]) -> None:
+        self.section, self.kind, self.words = section, kind, words
+
+    def read(self, value: object) -> object:
+        """The length or the rule; what is one already stays."""
+        if isinstance(value, str) and value in self.words:
+            return self.words[value]
+        if isinstance(value, Mapping):
+            known = [field.name for field in dataclasses.fields(self.kind)]
+            for key, number in value.items():
+                if key not in known:
+                    raise ValueError(f"{self.section}.{key} is unknown{nearest(str(key), known)}")
+                if isinstance(number, bool) or not isinstance(number, int | float | None):
+                    raise ValueError(f"{self.section}.{key} must be a number, got {number!r}")
+            return self.kind(**value)
+        read = _read_duration(value)
+        if not isinstance(read, Duration | self.kind):
+            raise ValueError(f"{self.section} must be a number of steps or epochs, or a rule")
+        return read
+
+    def write(self, value: Any) -> Any:
+        """What reads as ``value``."""
+        return str(value) if isinstance(value, Duration) else dataclasses.asdict(value)
+
+
+_LIFETIME = _Rule("delta_t", Lifetime, {})
+_START = _Rule("start", Settled, {"auto": Settled()})
 _MARGIN = _Named("margin", MARGINS, "arcface")
 _SAMPLER = _Named("sampler", SAMPLERS, "shuffled")
 _MEMORY = _Named("memory", MEMORIES, "last")
@@ -151,6 +213,8 @@ def _write_term(value: Any) -> dict[str, Any]:
 
 
 Length = Annotated[Duration, BeforeValidator(_read_duration), PlainSerializer(str)]
+LifetimeField = Annotated[Any, BeforeValidator(_LIFETIME.read), PlainSerializer(_LIFETIME.write)]
+StartField = Annotated[Any, BeforeValidator(_START.read), PlainSerializer(_START.write)]
 MarginField = Annotated[Any, BeforeValidator(_MARGIN.read), PlainSerializer(_MARGIN.write)]
 SamplerField = Annotated[Any, BeforeValidator(_SAMPLER.read), PlainSerializer(_SAMPLER.write)]
 MemoryField = Annotated[Any, BeforeValidator(_MEMORY.read), PlainSerializer(_MEMORY.write)]
@@ -227,18 +291,46 @@ class Backbone(_Section):
 
 
 class Injection(_Section):
-    """``vplface.Variational``, its lifetime and start in steps or epochs."""
+    """``vplface.Variational``, its lifetime and start in steps, in epochs or as rules; and who writes the memory."""
 
     lam: float = Field(default=0.15, ge=0.0, le=1.0)
-    delta_t: Length = Duration(1, "epochs")
-    start: Length = Duration(0)
+    delta_t: LifetimeField = Duration(1, "epochs")
+    start: StartField = Duration(0)
     renormalise: bool = True
     memory: MemoryField = LastFeature()
+    momentum: float | None = Field(default=None, gt=0.0, lt=1.0)
 
-    def resolve(self, steps_per_epoch: int) -> Variational:
-        """The hyper-parameters in steps."""
-        delta_t, start = (length.steps(steps_per_epoch) for length in (self.delta_t, self.start))
-        return Variational(self.lam, max(delta_t, 1), start, self.renormalise, self.memory)
+    @property
+    def lifetime_drift(self) -> float | None:
+        """The bound on drift that Δt is decided by, if there is one."""
+        return self.delta_t.drift if isinstance(self.delta_t, Lifetime) else None
+
+    def start_rule(self, steps_per_epoch: int) -> Settled | int:
+        """When injection begins: a rule, or a step."""
+        return self.start if isinstance(self.start, Settled) else int(self.start.steps(steps_per_epoch))
+
+    def resolve(self, steps_per_epoch: int, class_sizes: Int[np.ndarray, " classes"], batch_size: int) -> Variational:
+        """The hyper-parameters in steps; what drift has to decide is left to it.
+
+        Args:
+            steps_per_epoch: optimiser steps.
+            class_sizes: pictures per class.
+            batch_size: B, over all ranks.
+
+        Raises:
+            ValueError: if a coverage is out of reach.
+        """
+        delta_t: int | None
+        if isinstance(self.delta_t, Duration):
+            delta_t = max(self.delta_t.steps(steps_per_epoch), 1)
+        else:
+            target = self.delta_t.coverage
+            delta_t = None if target is None else covering(class_sizes, batch_size, target)
+        start = self.start_rule(steps_per_epoch)
+        begins: int | Literal["auto"] = "auto"
+        if isinstance(start, int) and self.lifetime_drift is None:
+            begins = start
+        return Variational(self.lam, delta_t, begins, self.renormalise, self.memory)
 
 
 class Optimizer(_Section):
@@ -341,7 +433,7 @@ class Config(_Section):
     threads: int | None = Field(default=None, ge=1)
     evaluation: Evaluation = Evaluation()
     log_every: Length = Duration(20)
-    drift_every: Length = Duration(1, "epochs")
+    drift_every: Length | None = None
     checkpoint_every: Length = Duration(1, "epochs")
     checkpoints_kept: int = Field(default=2, ge=1)
     init_from: Path | None = None

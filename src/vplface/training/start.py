@@ -19,6 +19,7 @@ from vplface.training.state import Training
 
 CHECKPOINTS, IDENTITIES = "checkpoints", "identities.json"
 _BATCH = 64
+_OF_A_RUN = ("step_count", "begun_at", "delta_t")
 _STATE_OF = {"sgd": ("momentum_buffer",), "adamw": ("exp_avg", "exp_avg_sq")}
 
 
@@ -67,6 +68,8 @@ def start_from(path: Path, run: Training) -> None:
         )
     except RuntimeError as error:
         raise ConfigError(f"{folder} has another backbone: {str(error).splitlines()[-1].strip()}") from error
+    if run.encoder is not None:
+        run.encoder.module.load_state_dict(run.backbone.state_dict())
     known = _identities(folder)
     names = [run.pictures.identities[label] for label in head.classes]
     pairs = sorted((known[name], row) for row, name in enumerate(names) if name in known)
@@ -94,9 +97,9 @@ def _take_over(run: Training, here: Tensor, rows: dict[str, Tensor], common: dic
 
     with torch.no_grad():
         head.weight[here] = rows["head.weight"].to(head.weight)
-    if head.variational is not None and "head.memory" in rows:
+    if head.begun_at is not None and "head.memory" in rows:  # start: auto waits until features hold still again
         memory = {name: placed(value) for name, value in _of_head(rows).items() if name != "weight"}
-        memory |= {name: value for name, value in _of_head(common).items() if name != "step_count"}
+        memory |= {name: value for name, value in _of_head(common).items() if name not in _OF_A_RUN}
         try:
             head.load_state_dict(head.state_dict() | memory)
         except RuntimeError as error:
