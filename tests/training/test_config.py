@@ -177,6 +177,17 @@ def test_a_memory_takes_options_and_says_what_is_wrong_with_them():
             memory(value)
 
 
+def test_another_choice_takes_over_no_options():
+    below = {
+        "margin": {"name": "arcface", "scale": 32, "margin_gradient": "exact"},
+        "optimizer": {"name": "sgd", "lr": 1},
+    }
+    changes = {"margin": {"name": "cosface", "margin": 0.2}, "optimizer": {"name": "adamw"}}
+    expected = {"margin": {"name": "cosface", "margin": 0.2}, "optimizer": {"name": "adamw", "lr": 1}}
+    assert overlay(below, changes) == expected
+    assert overlay(below, {"margin": {"name": "arcface", "scale": 8}})["margin"] == below["margin"] | {"scale": 8}
+
+
 def test_overlay_merges_sections_and_replaces_values():
     assert overlay({"a": {"b": 1, "c": 2}, "d": 3}, {"a": {"b": 9}, "d": None}) == {"a": {"b": 9, "c": 2}, "d": None}
 
