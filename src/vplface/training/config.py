@@ -553,8 +553,8 @@ def merge(raw: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
 def overlay(raw: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """``raw`` with nested ``changes`` laid over it; a value that is not a mapping replaces what was there.
 
-    null over a section removes it, so that it is as if it had never been written. Another name chosen replaces all of the
-    choice: the options of an ArcFace are none of a CosFace.
+    null over a section removes it, so that it is as if it had never been written. Where another name is chosen the
+    options of the first go with it: those of ArcFace are none of CosFace.
     """
     result = dict(raw)
     for key, value in changes.items():
