@@ -6,6 +6,7 @@ from vplface import EPL, UNPG, XBM, ArcFace, CosFace, LastFeature, SeveralFeatur
 from vplface.data.samplers import Balanced, Proximity, Sharded, Shuffled
 from vplface.errors import ConfigError, UsageError
 from vplface.training.config import MEMORIES, Duration, build_config, merge, overlay, read_config, shipped_recipes
+from vplface.training.drift import Settled
 
 MINIMAL = {"name": "x", "data": {"train": "faces"}}
 
@@ -221,3 +222,59 @@ def test_terms_are_read_by_name_with_starts_in_steps_or_epochs():
 def test_terms_that_make_no_sense_are_refused(changes, message):
     with pytest.raises(ConfigError, match=message):
         build_config({**MINIMAL, **changes}, "x")
+
+
+def injection(**options):
+    return build_config({**MINIMAL, "variational": options}, "test").variational
+
+
+def test_rules_in_place_of_lengths():
+    sizes = np.full(100, 20)
+    auto = injection(start="auto", delta_t=30)
+    assert auto.start == Settled()
+    assert auto.resolve(50, sizes, 8) == Variational(0.15, 30, "auto")
+    covered = injection(delta_t={"coverage": 0.5}, start="2 epochs")
+    # 1 − exp(−8·Δt/100) ≥ 1/2 from 100·ln 2/8 = 8.66 on
+    assert covered.resolve(50, sizes, 8) == Variational(0.15, 9, 100)
+    both = injection(delta_t={"coverage": 0.5, "drift": 0.1}, start=200)
+    assert both.resolve(50, sizes, 8) == Variational(0.15, 9, "auto")
+    assert (both.start_rule(50), both.lifetime_drift) == (200, 0.1)
+    drift = injection(delta_t={"drift": 0.1}, start={"drift": 0.3, "measurements": 5, "by": 0.7})
+    assert drift.resolve(50, sizes, 8) == Variational(0.15, None, "auto")
+    assert drift.start_rule(50) == Settled(0.3, 5, 0.7)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"start": "auto"},
+        {"start": {"drift": 0.1}, "delta_t": {"coverage": 0.4}},
+        {"delta_t": {"drift": 0.2}, "momentum": 0.999},
+        {"delta_t": "2 epochs", "start": 7},
+    ],
+)
+def test_rules_are_read_as_they_are_written(tmp_path, options):
+    config = build_config({**MINIMAL, "variational": options}, "test")
+    (tmp_path / "a.yaml").write_text(config.to_yaml(), encoding="utf-8")
+    assert read_config(tmp_path / "a.yaml") == config
+    assert read_config(tmp_path / "a.yaml", ["variational.start=auto"]).variational.start == Settled()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"start": "soon"}, "variational.start.*is not a duration"),
+        ({"start": {"drfit": 0.1}}, "start.drfit is unknown; did you mean 'drift'"),
+        ({"start": {"by": 2}}, "by must be a share of the run"),
+        ({"start": {"drift": "small"}}, "start.drift must be a number"),
+        ({"start": True}, "start must be a number of steps"),
+        ({"delta_t": {"coverage": 1.5}}, r"coverage must lie in \(0, 1\)"),
+        ({"delta_t": {}}, "a coverage, a drift, or both"),
+        ({"delta_t": {"drift": -1}}, "drift must be positive"),
+        ({"delta_t": "auto"}, "is not a duration"),
+        ({"momentum": 1.0}, "less than 1"),
+    ],
+)
+def test_a_rule_at_fault_is_named(options, message):
+    with pytest.raises(ConfigError, match=message):
+        build_config({**MINIMAL, "variational": options}, "test")

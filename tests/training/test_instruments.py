@@ -91,7 +91,7 @@ def test_samples_nearer_to_a_foreign_memory_by_brute_force(monkeypatch, tile):
         nearer = 0
         for x, y in zip(features, labels.tolist(), strict=True):
             living = [j for j, t in enumerate(head.timer.tolist()) if t > 0 and j != y]
-            strangers = [float(x @ normalize(head.weight[j], dim=0)) for j in living]
+            strangers = [float(x @ normalize(head.weight.detach()[j], dim=0)) for j in living]
             nearer += max(float(x @ head.memory[j]) for j in living) > max(strangers)
         assert nearer_to_memory(head, features, labels) == nearer / 40
         shares.add(nearer)
