@@ -1,6 +1,6 @@
 """Hostile input: mutated files of every form that is read, in worker processes with little memory and little time.
 
-Run: python benchmarks/fuzz.py --inputs 1000000 --seed 0 [--formats recordio,bin,tar,csv,checkpoint,picture,text]
+Run: python benchmarks/fuzz.py --inputs 1000000 --seed 0 [--formats recordio,bin,tar,zip,csv,checkpoint,picture,text]
      python benchmarks/fuzz.py --seed 0 --only 12345 [--formats ...]      one of them again, with its traceback
 
 Input k follows from the seed, the formats and k alone. A small valid file set is mutated one to four times: bits are
@@ -31,6 +31,7 @@ import sys
 import tempfile
 import time
 import traceback
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -160,6 +161,18 @@ def parquet(folder: Path) -> Format:
     return Format(corpus, lambda here: read_set(here / "x"))
 
 
+def zip_(folder: Path) -> Format:
+    corpus = []
+    for number, names in enumerate(NAMES):
+        for method in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            path = folder / f"{number}-{method}.zip"
+            with zipfile.ZipFile(path, "w", method) as archive:
+                for label, encoded, name in zip("aabbc", tiny_pictures(), names, strict=True):
+                    archive.writestr(f"x/{label}/{name}", encoded)
+            corpus.append({"x.zip": path.read_bytes()})
+    return Format(corpus, lambda here: read_set(here / "x.zip"))
+
+
 class Hostile:
     """Pickles as a call; loading it would leave a file behind."""
 
@@ -284,6 +297,7 @@ FORMATS: Mapping[str, tuple[str, Callable[[Path], Format]]] = {
     "recordio": ("vplface.data.formats.recordio", recordio),
     "bin": ("vplface.data.formats.verification_bin", bin_),
     "tar": ("vplface.data.formats.tar_shards", tar),
+    "zip": ("vplface.data.formats.zip_archive", zip_),
     "csv": ("vplface.data.formats.picture_list", csv),
     "parquet": ("vplface.data.formats.parquet", parquet),
     "checkpoint": ("vplface.training.checkpoint", checkpoint_),
@@ -292,7 +306,7 @@ FORMATS: Mapping[str, tuple[str, Callable[[Path], Format]]] = {
 }
 """The module that is tried, and the format; a new one is one function here."""
 
-DEFAULT = "recordio,bin,tar,csv,checkpoint,picture,text"
+DEFAULT = "recordio,bin,tar,zip,csv,checkpoint,picture,text"
 
 
 def build(names: Sequence[str]) -> dict[str, Format]:

@@ -367,3 +367,74 @@ def test_bad_memory_embeddings_are_refused():
 def test_senseless_sizes_are_refused(kwargs, message):
     with pytest.raises(ValueError, match=message):
         PrototypeHead(**{"num_classes": 3, "embedding_dim": 4, **kwargs})
+
+
+def waiting(delta_t=2, **options):
+    return PrototypeHead(3, 2, variational=Variational(0.3, delta_t, "auto"), seed=1, **options)
+
+
+def see(head, *labels):
+    g = torch.Generator().manual_seed(sum(labels))
+    head(torch.randn(len(labels), 2, generator=g), torch.tensor(labels)).backward()
+
+
+def test_begin_is_a_start_at_the_step_to_come():
+    began, fixed = waiting(), PrototypeHead(3, 2, variational=Variational(0.3, 2, 2), seed=1)
+    for number, labels in enumerate([(0, 1), (2, 1), (1,), (0,), (2, 2)]):
+        if number == 2:
+            assert began.memory is None
+            assert not began.remembers
+            began.begin()
+        see(began, *labels)
+        see(fixed, *labels)
+    assert torch.equal(began.timer, fixed.timer)
+    assert torch.equal(began.memory, fixed.memory)
+    assert torch.equal(began.weight.grad, fixed.weight.grad)
+    assert (began.begun_at, began.delta_t) == (fixed.begun_at, fixed.delta_t) == (2, 2)
+
+
+def test_begin_says_the_lifetime_and_a_state_holds_both():
+    head = waiting(delta_t=None)
+    see(head, 0, 1)
+    assert "delta_t" not in head.state_dict()
+    head.begin(4)
+    state = head.state_dict()  # begun, and nothing remembered yet
+    assert (int(state["begun_at"]), int(state["delta_t"])) == (1, 4)
+    fresh = waiting(delta_t=None)
+    fresh.load_state_dict(state)
+    for one in (head, fresh):
+        see(one, 1, 2)
+        assert one.timer.tolist() == [0, 4, 4]
+    again = waiting(delta_t=None)
+    again.load_state_dict(head.state_dict())
+    assert (again.begun_at, again.delta_t, again.timer.tolist()) == (1, 4, [0, 4, 4])
+    again.load_state_dict(waiting(delta_t=None).state_dict())  # of a head that waits
+    assert (again.begun_at, again.delta_t, again.memory) == (None, None, None)
+
+
+def test_a_given_start_adds_nothing_to_a_state():
+    head = PrototypeHead(3, 2, variational=Variational(0.3, 2, 0))
+    see(head, 0, 1)
+    assert set(head.state_dict()) == {"weight", "memory", "timer", "step_count"}
+
+
+def test_begin_refuses_what_makes_no_sense():
+    with pytest.raises(RuntimeError, match="plain prototypes"):
+        PrototypeHead(3, 2).begin()
+    with pytest.raises(ValueError, match="at least 1 step, got delta_t=None"):
+        waiting(delta_t=None).begin()
+    with pytest.raises(ValueError, match="delta_t=0"):
+        waiting().begin(0)
+    head = waiting()
+    with head.micro_batches(), pytest.raises(RuntimeError, match="inside micro_batches"):
+        head.begin()
+    head.begin()
+    see(head, 0)
+    with pytest.raises(RuntimeError, match="has begun at step 0"):
+        head.begin()
+    with pytest.raises(RuntimeError, match="does not say Δt"):
+        waiting(delta_t=None).load_state_dict({k: v for k, v in head.state_dict().items() if k != "delta_t"})
+    with pytest.raises(ValueError, match='needs start="auto"'):
+        Variational(0.1, None, 5)
+    with pytest.raises(ValueError, match="start must be 'auto' or"):
+        Variational(0.1, 5, "late")

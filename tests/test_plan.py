@@ -14,7 +14,16 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 from typer.testing import CliRunner
 
-from vplface import ArcFace, FusedSGD, NormSoftmax, PrototypeHead, Variational
+from vplface import (
+    ArcFace,
+    BorrowedSpread,
+    FusedSGD,
+    Gaussian,
+    NormSoftmax,
+    PrototypeHead,
+    SeveralFeatures,
+    Variational,
+)
 from vplface.backbones import build
 from vplface.cli.app import app
 from vplface.cluster import Job, Network, footprint, network_of, outline
@@ -23,7 +32,7 @@ from vplface.plan import expected_first_loss
 from vplface.prototypes import expected_coverage
 from vplface.softmax.tiled import BOUNDED, tile_bytes
 from vplface.training.checkpoint import Checkpoints, newest_checkpoint
-from vplface.training.drift import FeatureDrift
+from vplface.training.drift import DriftMonitor
 from vplface.training.state import Training
 from vplface.training.world import World
 
@@ -126,6 +135,20 @@ def test_the_state_of_a_head_takes_what_was_planned(fused, memory_dtype):
     assert sum(tensor.nbytes for tensor in there if tensor is not None) == pytest.approx(planned, rel=0.1)
 
 
+@pytest.mark.parametrize("kind", [SeveralFeatures(3), Gaussian(), BorrowedSpread(bank=100)], ids=str)
+def test_every_memory_takes_what_was_planned(kind):
+    head = PrototypeHead(5_000, DIM, variational=Variational(0.1, 5, 0, memory=kind))
+    head(torch.randn(32, DIM), torch.randint(5_000, (32,))).backward()
+    memory = footprint(Job(classes=5_000, batch=32, dim=DIM, kind=kind), BLANK).memory
+    assert (head.memory.nbytes, head.timer.nbytes) == (memory.memory, memory.timer)
+    others = [getattr(head, name).nbytes for name in (*kind.per_class, *kind.shared) if name.startswith("memory_")]
+    assert sum(others) == memory.statistics
+    one, two = (
+        footprint(Job(classes=5_000, batch=32, gpus=2, dim=DIM, kind=each), BLANK) for each in (kind, type(kind)())
+    )
+    assert one.traffic.residuals == two.traffic.residuals == 32 * 4 * kind.exchanged(DIM)
+
+
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize(
     ("classes", "batch", "workspace_mb", "scale"),
@@ -149,9 +172,9 @@ def test_the_classes_of_a_step_are_as_many_as_planned():
     seen = {}
     whole = PrototypeHead._loss
 
-    def loss(self, features, labels, weight, injection=None, rows=None):
+    def loss(self, features, labels, weight, injection=None, rows=None, negatives=None):
         seen["bytes"] = weight.nbytes + injection.memory.nbytes
-        return whole(self, features, labels, weight, injection, rows)
+        return whole(self, features, labels, weight, injection, rows, negatives)
 
     with patch.object(PrototypeHead, "_loss", loss):
         head(torch.randn(batch, DIM), torch.randint(classes, (batch,))).backward()
@@ -246,7 +269,7 @@ def test_a_checkpoint_takes_what_was_planned(tmp_path, fused, average):
         head=head,
         optimizer=torch.optim.SGD(parameters, 0.1, momentum=0.9),
         average=AveragedModel(backbone, use_buffers=True) if average else None,
-        drift=FeatureDrift(torch.zeros(2, 3, 112, 112)),
+        drift=DriftMonitor(head, torch.zeros(2, 3, 112, 112)),
         **dict.fromkeys(("config", "pictures", "heldout", "batches", "rate")),
     )
     head(backbone(torch.randn(4, 3, 112, 112)), torch.arange(4)).backward()

@@ -11,31 +11,65 @@ if TYPE_CHECKING:
     from vplface.head import PrototypeHead
     from vplface.margins import ArcFace, CombinedMargin, CosFace, NormSoftmax
     from vplface.optim import FusedSGD
-    from vplface.prototypes import Variational
+    from vplface.prototypes import (
+        BorrowedSpread,
+        Gaussian,
+        LastFeature,
+        RunningMean,
+        SeveralFeatures,
+        ShuffledMemory,
+        Variational,
+        VonMisesFisher,
+    )
+    from vplface.terms import EPL, UNPG, XBM, BroadFace, UniTSFace
 
 __version__ = version("vplface")
 
 __all__ = [
+    "EPL",
+    "UNPG",
+    "XBM",
     "ArcFace",
+    "BorrowedSpread",
+    "BroadFace",
     "CombinedMargin",
     "CosFace",
     "Embedder",
     "FusedSGD",
+    "Gaussian",
+    "LastFeature",
     "NormSoftmax",
     "PrototypeHead",
+    "RunningMean",
+    "SeveralFeatures",
+    "ShuffledMemory",
+    "UniTSFace",
     "Variational",
+    "VonMisesFisher",
     "__version__",
 ]
 
 _HOME = {
     "ArcFace": "margins",
+    "BorrowedSpread": "prototypes",
+    "BroadFace": "terms",
     "CombinedMargin": "margins",
     "CosFace": "margins",
     "Embedder": "embedder",
+    "EPL": "terms",
     "FusedSGD": "optim",
+    "Gaussian": "prototypes",
+    "LastFeature": "prototypes",
     "NormSoftmax": "margins",
     "PrototypeHead": "head",
+    "RunningMean": "prototypes",
+    "SeveralFeatures": "prototypes",
+    "ShuffledMemory": "prototypes",
+    "UniTSFace": "terms",
+    "UNPG": "terms",
     "Variational": "prototypes",
+    "VonMisesFisher": "prototypes",
+    "XBM": "terms",
 }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 import torch
@@ -13,12 +13,14 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from vplface.backbones import build
 from vplface.data.samplers import ShuffledBatches
+from vplface.prototypes import LastFeature
+from vplface.prototypes import Memory as KindOfMemory
 from vplface.softmax import Workspace, shard
 from vplface.softmax.tiled import BOUNDED, tile_bytes
 
 Precision = Literal["float32", "bfloat16"]
 
-_FLOAT32, _INT32, _INT64 = 4, 4, 8
+_FLOAT32, _INT64 = 4, 8
 """Bytes; W, embeddings, the backbone's weights and all gradients are float32."""
 _NUMBERS_A_CLASS = 7
 """Lengths and the like, of which the softmax keeps one for each class."""
@@ -38,6 +40,7 @@ class Job:
         state: numbers that the optimiser keeps for a weight: 1 for SGD with momentum, 2 for AdamW.
         variational: whether there are M and T.
         memory_dtype: of M.
+        kind: of memory.
         sample_rate: share of the classes that a step draws.
         workspace_mb: MiB for exponentials.
         scale: s of the margin.
@@ -58,6 +61,7 @@ class Job:
     state: int = 1
     variational: bool = True
     memory_dtype: str = "float32"
+    kind: KindOfMemory = field(default_factory=LastFeature)
     sample_rate: float = 1.0
     workspace_mb: float = 256
     scale: float = 64.0
@@ -137,6 +141,7 @@ class Memory(_Bytes):
         update: a copy of it that torch's optimiser makes while it moves W.
         memory: M.
         timer: T.
+        statistics: what a kind of memory holds beside M and T.
         drawn: copies of the rows that a step draws, where it does not take all.
         workspace: exponentials that the softmax keeps from forward to backward.
         tiles: buffers of a tile of classes, and seven numbers a class.
@@ -151,6 +156,7 @@ class Memory(_Bytes):
     update: int
     memory: int
     timer: int
+    statistics: int
     drawn: int
     workspace: int
     tiles: int
@@ -179,6 +185,7 @@ class Traffic(_Bytes):
         targets: all-reduce of the cosines of samples with their own classes.
         sums: all-reduce of the sums of exponentials, and of the maxima where those have to be taken out.
         gradients: reduce-scatter of the gradient of the embeddings.
+        residuals: all-reduce of what a kind of memory learns from the classes of the batch.
         backbone: all-reduce of its gradients.
         buffers: broadcast of the statistics of BatchNorm.
         stop: all-reduce: whether anybody was told to stop, and by whom.
@@ -190,6 +197,7 @@ class Traffic(_Bytes):
     targets: int
     sums: int
     gradients: int
+    residuals: int
     backbone: int
     buffers: int
     stop: int
@@ -204,6 +212,7 @@ class Checkpoint(_Bytes):
         momentum: what the optimiser keeps for W.
         memory: M.
         timer: T.
+        statistics: what a kind of memory holds beside M and T.
         backbone: its weights and statistics.
         optimizer: what the optimiser keeps for the backbone.
         average: the moving average of the backbone.
@@ -213,6 +222,7 @@ class Checkpoint(_Bytes):
     momentum: int
     memory: int
     timer: int
+    statistics: int
     backbone: int
     optimizer: int
     average: int
@@ -351,7 +361,8 @@ def _memory(job: Job, network: Network, rows: int) -> Memory:
     visited, copies = rows, 0
     if job.sample_rate < 1.0:
         visited = math.ceil(rows * (job.sample_rate + (1.0 - job.sample_rate) * job.coverage(1)))
-        copies = (state["weight"] * (1 if job.fused else 2) + state["memory"]) * visited // rows
+        recalled = getattr(torch, job.memory_dtype).itemsize * rows * job.dim if job.variational else 0
+        copies = (state["weight"] * (1 if job.fused else 2) + recalled) * visited // rows
     padded = job.pictures_a_pass * job.gpus
     batch = min(padded, job.batch)
     second_type = 0 if job.product_bytes == _FLOAT32 else job.product_bytes
@@ -373,12 +384,16 @@ def _memory(job: Job, network: Network, rows: int) -> Memory:
 
 def _state(job: Job, rows: int) -> dict[str, int]:
     """Bytes of what lasts from step to step, for so many classes."""
-    of_memory = getattr(torch, job.memory_dtype).itemsize
+    held = {"memory": 0, "timer": 0}
+    if job.variational:
+        empty = job.kind.empty(rows, job.dim, getattr(torch, job.memory_dtype), torch.device("meta"), seed=0)
+        held = {name: tensor.nbytes for name, tensor in empty.items()}
     return {
         "weight": _FLOAT32 * rows * job.dim,
         "momentum": _FLOAT32 * rows * job.dim * job.state,
-        "memory": of_memory * rows * job.dim if job.variational else 0,
-        "timer": _INT32 * rows if job.variational else 0,
+        "memory": held.pop("memory"),
+        "timer": held.pop("timer"),
+        "statistics": sum(held.values()),
     }
 
 
@@ -406,6 +421,7 @@ def _traffic(job: Job, network: Network) -> Traffic:
         targets=parts * summed(a_number_each),
         sums=parts * summed(a_number_each) * (1 if job.bounded else 2),
         gradients=parts * others * own * job.dim * _FLOAT32,
+        residuals=summed(a_number_each) * parts * job.kind.exchanged(job.dim) if job.variational else 0,
         backbone=summed(_FLOAT32 * network.trained),
         buffers=network.buffer_bytes if others else 0,
         stop=summed(2 * _INT64),

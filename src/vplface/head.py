@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -18,7 +19,18 @@ from torch.nn.functional import normalize
 
 from vplface.margins import ArcFace, Margin
 from vplface.optim import FusedSGD, PrototypeSGD, hand_over_gradient
-from vplface.prototypes import Injection, Variational, coverage, remember
+from vplface.prototypes import (
+    CosineByAge,
+    Draw,
+    Injection,
+    LastFeature,
+    Memory,
+    Variational,
+    coverage,
+    last_samples,
+    living,
+)
+from vplface.prototypes.age import cosine_by_age
 from vplface.softmax import (
     BACKENDS,
     Backend,
@@ -32,7 +44,9 @@ from vplface.softmax import (
     tiled,
     walk_of,
 )
+from vplface.terms import Batch, BoundTerm, BroadFace, Term
 
+_T = TypeVar("_T")
 _DRAW_BLOCK = 4096
 _INITIAL_STD = 0.01
 
@@ -59,6 +73,8 @@ class PrototypeHead(nn.Module):
         embedding_dim: d ≥ 1.
         margin: cosine → logit; ArcFace(64, .5) unless given.
         variational: how prototypes become distributions; None for plain prototypes.
+        terms: what else takes part in the steps, one of a kind: ``UniTSFace()``, ``UNPG()``, ``BroadFace()``,
+            ``XBM()``, ``EPL()``. Evaluation is without them.
         backend: how the softmax is computed. ``"reference"``, the definition, in plain autograd; ``"tiled"``, a tile of
             classes at a time without ever forming B×N logits, on any device; ``"triton"``, the same with Triton kernels
             inside a tile; ``"auto"`` takes the fastest for the device that the head is on.
@@ -90,16 +106,23 @@ class PrototypeHead(nn.Module):
 
     Attributes:
         weight: W, [N, d]; with a process group the rows of this rank, as in memory and timer.
-        memory: M, [N, d], unit rows where the timer is positive; None until the step ``variational.start``.
-        timer: T, [N] int32; None until then.
+        memory: M, [N, d], unit rows where the timer is positive; None until the step ``variational.start``. A kind of
+            memory with K slots has [N, K, d]; what kinds hold beside is in attributes whose names begin with memory_.
+        timer: T, [N] int32, or [N, K]; None until then.
         step_count: steps taken.
+        begun_at: the step whose features are the first to be remembered; None while ``start="auto"`` waits.
+        delta_t: Δt; None while it is not decided.
+        by_age: agreement of memories with what comes next, counted if set; see ``CosineByAge``.
         classes: the class ids of the rows.
         optimizer: of W, where ``FusedSGD`` was asked for.
+        terms: the state of the terms, by name: the name of the class in small letters.
     """
 
     weight: nn.Parameter
-    memory: Float[Tensor, "classes dim"] | None
-    timer: Int[Tensor, " classes"] | None
+    memory: Float[Tensor, "classes ... dim"] | None
+    timer: Int[Tensor, "classes ..."] | None
+    begun_at: int | None
+    delta_t: int | None
 
     def __init__(
         self,
@@ -108,6 +131,7 @@ class PrototypeHead(nn.Module):
         *,
         margin: Margin | None = None,
         variational: Variational | None = None,
+        terms: Iterable[Term] = (),
         backend: Literal["auto"] | Backend = "auto",
         optimizer: FusedSGD | None = None,
         workspace_mb: float = 256,
@@ -143,16 +167,20 @@ class PrototypeHead(nn.Module):
         self.sample_rate = sample_rate
         self.seed = seed
         self.step_count = 0
+        self.by_age: CosineByAge | None = None
+        self._forget_begin()
         self.ranks = None if process_group is None else Ranks(process_group, num_classes)
         self.classes = range(num_classes) if self.ranks is None else self.ranks.own
         self.weight = nn.Parameter(_draw(self.classes, embedding_dim, seed).to(device=device, dtype=dtype))
-        self.register_buffer("memory", None)
-        self.register_buffer("timer", None)
+        for name in (*self._memory_kind.per_class, *self._memory_kind.shared):
+            self.register_buffer(name, None)
         self.optimizer: PrototypeSGD | None = None if optimizer is None else optimizer.bind(self.weight)
-        self._workspace = Workspace(workspace_mb)
+        self.terms = nn.ModuleDict(self._bind(terms)).to(self.weight.device, dtype)
+        self._workspace, self._scratch = Workspace(workspace_mb), Workspace(0.0)
         self._filter = None if filter_bound is None else Filter(filter_bound)
         self._pending: list[_Batch] = []
         self._gathering = False
+        self._met: Injection | None = None  # what the step under way is compared with
         self._injections: weakref.WeakSet[Injection] = weakref.WeakSet()
 
     def forward(
@@ -186,7 +214,8 @@ class PrototypeHead(nn.Module):
             )
         if not self._gathering:
             self._finish_step()
-        loss = self._loss_of_step(batch.features, batch.labels, self._injection())
+        self._met = self._injection()
+        loss = self._loss_with_terms(batch.features, batch.labels, self._met)
         self._pending.append(batch._replace(features=batch.features.detach()))
         return _before_backward(loss, partial(self._begin_backward, self.weight._version))
 
@@ -205,10 +234,40 @@ class PrototypeHead(nn.Module):
             yield
         except BaseException:
             self._pending.clear()
+            self._met = None
             raise
         finally:
             self._gathering = False
         self._finish_step()
+
+    def begin(self, delta_t: int | None = None) -> None:
+        """Let memory come into being with the next step; with a process group all ranks have to say so together.
+
+        The step and Δt are part of ``state_dict`` where ``variational`` does not say them.
+
+        Args:
+            delta_t: Δt; None takes that of ``variational``.
+
+        Raises:
+            ValueError: if neither says Δt, or it is less than a step.
+            RuntimeError: for plain prototypes, inside ``micro_batches()``, or if injection has begun before.
+        """
+        if self.variational is None:
+            raise RuntimeError("plain prototypes have no memory; build the head with variational=Variational(...)")
+        if self._gathering:
+            raise RuntimeError("begin() was called inside micro_batches(), in the middle of a step; call it after")
+        self._finish_step()
+        if self.memory is not None:
+            raise RuntimeError(f"injection has begun at step {self.begun_at} already")
+        delta_t = self.variational.delta_t if delta_t is None else delta_t
+        if delta_t is None or delta_t < 1:
+            raise ValueError(f"begin needs a lifetime of at least 1 step, got delta_t={delta_t}")
+        self.begun_at, self.delta_t = self.step_count, delta_t
+
+    @property
+    def remembers(self) -> bool:
+        """Whether the features of the step under way, or of the next, are remembered."""
+        return self.memory is not None or (self.begun_at is not None and self.step_count >= self.begun_at)
 
     def variational_prototypes(self) -> Float[Tensor, "classes dim"]:
         """u of the rows here, the prototypes of the step to come; v where no memory is alive. [N, d]"""
@@ -220,14 +279,14 @@ class PrototypeHead(nn.Module):
         self._finish_step()
         if self.ranks is None:
             return coverage(self.timer)
-        alive = self.weight.new_tensor(0, dtype=torch.int64) if self.timer is None else (self.timer > 0).sum()
+        alive = self.weight.new_tensor(0, dtype=torch.int64) if self.timer is None else (living(self.timer) > 0).sum()
         return int(self.ranks.sum(alive)) / self.num_classes
 
     @torch.no_grad()
     def own_cosines(
         self, embeddings: Float[Tensor, "batch dim"], labels: Int[Tensor, " batch"]
     ) -> tuple[float, float | None]:
-        """Mean cosines of samples to the prototype and to the living memory of their class, over all ranks.
+        """Mean cosines of samples to the prototype and to what is injected into their class, over all ranks.
 
         Args:
             embeddings: as in ``forward``.
@@ -242,14 +301,48 @@ class PrototypeHead(nn.Module):
         features, rows = batch.features[rows >= 0], rows[rows >= 0]
         to_prototype = (features * normalize(self.weight[rows], dim=1)).sum()
         figures = [to_prototype, to_prototype.new_tensor(len(rows))]
-        if self.memory is not None and self.timer is not None:
-            alive = self.timer[rows] > 0
-            figures += [(features[alive] * self.memory[rows[alive]].to(features.dtype)).sum(), alive.sum()]
+        injection = self._injection(create=False)
+        if injection is not None:
+            alive = injection.timer[rows] > 0
+            figures += [(features[alive] * injection.recalled(rows[alive]).to(features.dtype)).sum(), alive.sum()]
         else:
             figures += [to_prototype.new_tensor(0.0)] * 2
         summed = torch.stack([figure.double() for figure in figures])
         prototype, samples, memory, remembered = (summed if self.ranks is None else self.ranks.sum(summed)).tolist()
         return prototype / samples, memory / remembered if remembered else None
+
+    def term_values(self) -> dict[str, float]:
+        """The ``value`` of each term in the last step it took part in; a term that has not started is left out."""
+        values = {name: float(term.value) for name, term in self._bound_terms().items()}
+        return {name: value for name, value in values.items() if not math.isnan(value)}
+
+    @property
+    def shared_state(self) -> tuple[str, ...]:
+        """Keys that ``state_dict()`` may have for what is no row of a class and is equal on all ranks."""
+        rows = {f"terms.{name}.{key}" for name, term in self._bound_terms().items() for key in term.per_class}
+        of_terms = (key for name in self.terms.state_dict() if (key := f"terms.{name}") not in rows)
+        return "step_count", "begun_at", "delta_t", "memory_kind", *self._memory_kind.shared, *of_terms
+
+    def cosine_by_age(self) -> dict[int, float]:
+        """What ``by_age`` has counted since the last call, over all ranks, who have to ask together."""
+        self._finish_step()
+        if self.by_age is None or self.delta_t is None:
+            return {}
+        sums, counts = self.by_age_total()
+        self.by_age.clear()
+        return cosine_by_age(sums, counts, self.delta_t)
+
+    def by_age_total(self) -> tuple[Int[Tensor, " bins"], Int[Tensor, " bins"]]:
+        """Sums and counts of ``by_age`` over all ranks."""
+        assert self.by_age is not None
+        both = torch.stack([self.by_age.sums, self.by_age.counts]).to(self.weight.device)
+        sums, counts = both if self.ranks is None else self.ranks.sum(both)
+        return sums, counts
+
+    @property
+    def injection(self) -> Injection | None:
+        """M, T and λ as the step under way sees them, or the step to come; None without memory."""
+        return self._injection(create=False)
 
     @property
     def workspace_bytes(self) -> int:
@@ -289,17 +382,103 @@ class PrototypeHead(nn.Module):
         """Row numbers from class ids, −1 for rows of other ranks."""
         return labels if self.ranks is None else self.ranks.local(labels)
 
-    def _loss_of_step(self, features: Tensor, labels: Tensor, injection: Injection | None) -> Float[Tensor, ""]:
+    def _bind(self, terms: Iterable[Term]) -> dict[str, BoundTerm]:
+        """The terms with their state, by name."""
+        bound: dict[str, BoundTerm] = {}
+        for term in terms:
+            name = type(term).__name__.lower()
+            if name in bound:
+                raise ValueError(f"terms holds two {type(term).__name__}; one of a kind has a meaning")
+            if isinstance(term, BroadFace) and self.variational is not None:
+                raise ValueError(
+                    "BroadFace classifies past samples, which variational prototypes remember: a sample would meet its"
+                    " own feature. Take one of the two"
+                )
+            bound[name] = term.bind(len(self.classes), self.embedding_dim)
+        return bound
+
+    def _bound_terms(self) -> dict[str, BoundTerm]:
+        return dict(self.terms.items())  # type: ignore[arg-type]  # torch knows them as modules
+
+    def _loss_with_terms(self, features: Tensor, labels: Tensor, injection: Injection | None) -> Float[Tensor, ""]:
+        """The loss of a step, with all that the terms contribute."""
+        if not self.terms:
+            return self._loss_of_step(features, labels, injection)
+        # What every rank computes from all features reaches each of them once from every rank.
+        world = 1 if self.ranks is None else self.ranks.world
+        batch = Batch(
+            features=_scale_gradient(features, 1.0 / world),
+            labels=labels,
+            scale=self.margin.scale,
+            step=self.step_count,
+            prototypes=self._prototypes_of,
+            softmax=partial(self._loss_over, features, labels),
+        )
+        terms = self._bound_terms().values()
+        if self._gathering and self._pending and any(term.whole_batch for term in terms):
+            raise RuntimeError(
+                "BroadFace weighs past samples against those of a whole batch, so a step cannot be taken in several"
+                " micro-batches; take the batch whole, or leave BroadFace out"
+            )
+        rows, targets = features, labels
+        negatives = _only("negatives", [logit for term in terms if (logit := term.negatives(batch)) is not None])
+        past = _only("past", [samples for term in terms if (samples := term.past(batch)) is not None])
+        if past is not None:
+            # The mean is over more rows, but the gradient of an embedding is that of the mean over the batch.
+            more = 1.0 + len(past.labels) / len(labels)
+            rows = torch.cat([_scale_gradient(features, more), past.features.to(features.dtype)])
+            targets = torch.cat([labels, past.labels])
+            if negatives is not None:
+                nothing = negatives.new_full((len(past.labels),), -torch.inf)
+                negatives = torch.cat([_scale_gradient(negatives, more), nothing])
+        loss = self._loss_of_step(rows, targets, injection, negatives)
+        # A backward pass takes first what was formed last: whatever reads W comes before FusedSGD moves it.
+        extra = [added for term in terms if (added := term.loss(batch)) is not None]
+        return torch.stack([loss, *extra]).sum()
+
+    @torch.no_grad()
+    def _prototypes_of(self, labels: Tensor) -> Float[Tensor, "batch dim"]:
+        """v of the classes with the given ids, whichever rank has them."""
+        rows = self._rows(labels)
+        prototypes = normalize(self.weight[rows.clamp_min(0)], dim=1) if len(self.weight) else None
+        if self.ranks is None and prototypes is not None:
+            return prototypes
+        assert self.ranks is not None
+        part = self.weight.new_zeros(len(labels), self.embedding_dim)
+        return self.ranks.sum(part if prototypes is None else torch.where((rows >= 0).unsqueeze(1), prototypes, part))
+
+    def _loss_over(self, features: Tensor, labels: Tensor, injection: Injection, margin: Margin) -> Float[Tensor, ""]:
+        """The loss over constant prototypes of the classes that this step draws."""
+        rows, places = self._drawn(labels)
+        weight = self.weight.detach()
+        return self._loss(
+            features,
+            places,
+            weight if rows is None else weight[rows],
+            injection if rows is None else injection.of(rows),
+            margin=margin,
+        )
+
+    def _loss_of_step(
+        self, features: Tensor, labels: Tensor, injection: Injection | None, negatives: Tensor | None = None
+    ) -> Float[Tensor, ""]:
         """The loss over the classes that this step draws."""
+        rows, places = self._drawn(labels)
+        if rows is None:
+            return self._loss(features, places, self.weight, injection, negatives=negatives)
+        weight = self.weight[rows] if self.optimizer is None else self.weight.detach()[rows].requires_grad_()
+        drawn = None if injection is None else injection.of(rows)
+        return self._loss(features, places, weight, drawn, rows, negatives)
+
+    def _drawn(self, labels: Tensor) -> tuple[Tensor | None, Tensor]:
+        """The rows that a step compares with, None for all, and the places of class ids among them."""
         own = self._rows(labels)
         if self.sample_rate == 1.0:
-            return self._loss(features, own, self.weight, injection)
+            return None, own
         drawn = drawn_classes(self.classes, self.sample_rate, self.seed, self.step_count).to(own.device)
         drawn[own[own >= 0]] = True
         rows = drawn.nonzero().squeeze(1)
-        places = torch.where(own >= 0, torch.searchsorted(rows, own), -1)
-        weight = self.weight[rows] if self.optimizer is None else self.weight.detach()[rows].requires_grad_()
-        return self._loss(features, places, weight, None if injection is None else injection.of(rows), rows)
+        return rows, torch.where(own >= 0, torch.searchsorted(rows, own), -1)
 
     def _loss(
         self,
@@ -308,23 +487,35 @@ class PrototypeHead(nn.Module):
         weight: Tensor,
         injection: Injection | None = None,
         rows: Tensor | None = None,
+        negatives: Tensor | None = None,
+        margin: Margin | None = None,
     ) -> Float[Tensor, ""]:
-        """The loss over rows of W, all unless ``rows`` are given; ``labels`` are positions among them."""
-        update = None if self.optimizer is None else partial(self.optimizer.update, among=rows)
+        """The loss over rows of W, all unless ``rows`` are given; ``labels`` are positions among them.
+
+        With a ``margin`` of its own it is another loss, over a constant ``weight``: it moves nothing, leaves out
+        nothing, and keeps nothing in the workspace of the first.
+        """
+        first = margin is None
+        margin = self.margin if margin is None else margin
+        fused = self.optimizer if first else None
+        update = None if fused is None else partial(fused.update, among=rows)
         backend = fastest_backend(weight.device) if self.backend == "auto" else self.backend
         if backend == "reference":
             moving = weight if update is None else hand_over_gradient(weight, update)
-            return reference.margin_softmax(features, labels, moving, self.margin, injection, ranks=self.ranks)
+            return reference.margin_softmax(
+                features, labels, moving, margin, injection, negatives=negatives, ranks=self.ranks
+            )
         return tiled.margin_softmax(
             features,
             labels,
             weight,
-            self.margin,
+            margin,
             injection,
-            workspace=self._workspace,
+            negatives=negatives,
+            workspace=self._workspace if first else self._scratch,
             update=update,
-            momentum=None if self.optimizer is None or rows is not None else self.optimizer.rule,
-            filtering=self._filter,
+            momentum=None if fused is None or rows is not None else fused.rule,
+            filtering=self._filter if first else None,
             ranks=self.ranks,
             walk=walk_of(backend, weight.device),
         )
@@ -347,14 +538,28 @@ class PrototypeHead(nn.Module):
     def _injection(self, create: bool = True) -> Injection | None:
         if self.variational is None:
             return None
-        if create and self.memory is None and self.step_count >= self.variational.start:
-            self.memory = torch.zeros_like(self.weight, dtype=self.memory_dtype, requires_grad=False)
-            self.timer = torch.zeros(len(self.classes), dtype=torch.int32, device=self.weight.device)
+        if create and self.memory is None and self.remembers:
+            self._create_memory()
         if self.memory is None or self.timer is None:
             return None
-        injection = Injection(self.memory, self.timer, self.variational.lam, self.variational.renormalise)
+        recall = self._memory_kind.recall(self._memory_state(), Draw(self.classes, self.seed, self.step_count))
+        injection = Injection(self.memory, self.timer, self.variational.lam, self.variational.renormalise, recall)
         self._injections.add(injection)
         return injection
+
+    @property
+    def _memory_kind(self) -> Memory:
+        return LastFeature() if self.variational is None else self.variational.memory
+
+    def _memory_state(self) -> dict[str, Tensor]:
+        kind = self._memory_kind
+        return {name: getattr(self, name) for name in (*kind.per_class, *kind.shared)}
+
+    def _create_memory(self) -> None:
+        dtype, device = self.memory_dtype or self.weight.dtype, self.weight.device
+        empty = self._memory_kind.empty(len(self.classes), self.embedding_dim, dtype, device, self.seed)
+        for name, tensor in empty.items():
+            setattr(self, name, tensor)
 
     def _finish_step(self) -> None:
         """Remember the features of the step whose loss was formed last, unless that is done or still gathering."""
@@ -362,20 +567,45 @@ class PrototypeHead(nn.Module):
             return
         # In the order of the whole batch: of each rank all its micro-batches.
         parts = [
-            list(zip(torch.split(batch.remembered, batch.counts), torch.split(batch.labels, batch.counts), strict=True))
-            for batch in self._pending
+            list(zip(*(torch.split(each, batch.counts) for each in batch[:3]), strict=True)) for batch in self._pending
         ]
         ordered = [part for of_rank in zip(*parts, strict=True) for part in of_rank]
-        features, labels = (torch.cat(each) for each in zip(*ordered, strict=True))
+        compared, labels, features = (torch.cat(each) for each in zip(*ordered, strict=True))
         self._pending.clear()
         self.step_count += 1
-        if self.variational is not None and self.memory is not None and self.timer is not None:
-            rows = self._rows(labels)
-            features, rows = features[rows >= 0], rows[rows >= 0]
-            seen = torch.unique(rows)
+        for term in self._bound_terms().values():
+            term.remember(features, labels, self._rows(labels))
+        met, self._met = self._met, None
+        if self.delta_t is not None and self.memory is not None:
+            if self.by_age is not None and met is not None:
+                own = self._rows(labels)
+                own, compared = own[own >= 0], compared[own >= 0]
+                self.by_age.update(compared, met.recalled(own), met.timer[own], self.delta_t)
+            kind, state = self._memory_kind, self._memory_state()
+            seen, last = last_samples(labels)
+            rows = self._rows(kind.home(seen, self.num_classes, self.seed))
             for injection in self._injections:
-                injection.preserve(seen)
-            remember(self.memory, self.timer, features, rows, self.variational.delta_t)
+                injection.preserve(rows[rows >= 0])
+            kind.remember(state, features[last], rows, self.delta_t, self._total)
+            for name, tensor in state.items():
+                setattr(self, name, tensor)
+
+    def _total(self, part: Tensor) -> Tensor:
+        """The sum over ranks."""
+        return part if self.ranks is None else self.ranks.sum(part)
+
+    def _forget_begin(self) -> None:
+        """Start and Δt as ``variational`` says them."""
+        variational = self.variational
+        self.delta_t = None if variational is None else variational.delta_t
+        self.begun_at = None if variational is None or variational.start == "auto" else variational.start
+
+    @property
+    def _has_begun_by_rule(self) -> bool:
+        chosen = self.variational
+        if chosen is None or self.begun_at is None:
+            return False
+        return (self.begun_at, self.delta_t) != (chosen.start, chosen.delta_t)
 
     def _check(self, embeddings: Tensor, labels: Tensor, memory_embeddings: Tensor | None) -> None:
         given = {"embeddings": embeddings, "memory_embeddings": memory_embeddings}
@@ -414,26 +644,35 @@ class PrototypeHead(nn.Module):
         raise AssertionError("unreachable: the caller saw a fault")
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> PrototypeHead:
-        memory = self.memory if self.memory_dtype is not None else None
-        if memory is not None:
-            self.memory = None
+        kept = self._memory_state()  # what does not follow W to another type
+        del kept["timer"]
+        if self.memory_dtype is None:
+            del kept["memory"]
+        for name in kept:
+            setattr(self, name, None)
         if self.optimizer is not None:
             self.optimizer.zero_grad()
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        if memory is not None:
-            self.memory = memory.to(self.weight.device)
+        for name, tensor in kept.items():
+            setattr(self, name, None if tensor is None else tensor.to(self.weight.device))
         if self.optimizer is not None:
             self.optimizer.follow(fn)
         return self
 
     def __getstate__(self) -> dict[str, Any]:
         self._finish_step()
-        return {**self.__dict__, "_injections": weakref.WeakSet()}
+        return {**self.__dict__, "_injections": weakref.WeakSet(), "_met": None}
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         self._finish_step()
         super()._save_to_state_dict(destination, prefix, keep_vars)
         destination[prefix + "step_count"] = torch.tensor(self.step_count)
+        if self._has_begun_by_rule:
+            destination[prefix + "begun_at"] = torch.tensor(self.begun_at)
+            destination[prefix + "delta_t"] = torch.tensor(self.delta_t)
+        if self.memory is not None and type(self._memory_kind) is not LastFeature:
+            name = type(self._memory_kind).__name__
+            destination[prefix + "memory_kind"] = torch.tensor(list(name.encode()), dtype=torch.uint8)
 
     def _load_from_state_dict(
         self,
@@ -446,20 +685,41 @@ class PrototypeHead(nn.Module):
         error_msgs: list[str],
     ) -> None:
         self._pending.clear()
+        self._met = None
         state = {key: value for key, value in state_dict.items() if key.startswith(prefix)}
         step_count = state.pop(prefix + "step_count", None)
         if step_count is not None:
             self.step_count = int(step_count)
         elif strict:
             missing_keys.append(prefix + "step_count")
-        self.memory = self.timer = None
-        if prefix + "memory" in state and prefix + "timer" in state:
-            self.memory = torch.empty_like(self.weight, dtype=self.memory_dtype, requires_grad=False)
-            self.timer = torch.zeros(len(self.classes), dtype=torch.int32, device=self.weight.device)
+        self._forget_begin()
+        begun_at, delta_t = (state.pop(prefix + name, None) for name in ("begun_at", "delta_t"))
+        if self.variational is not None and begun_at is not None and delta_t is not None:
+            self.begun_at, self.delta_t = int(begun_at), int(delta_t)
+        if self.variational is not None and self.begun_at is None and prefix + "memory" in state:
+            self.begun_at = self.step_count  # saved by a head that began at a given step
+            if self.delta_t is None:
+                error_msgs.append(f"the state has a memory and does not say Δt: give {prefix}variational one")
+        names = tuple(self._memory_state())
+        for name in names:
+            setattr(self, name, None)
+        told = state.pop(prefix + "memory_kind", None)
+        stored = LastFeature.__name__ if told is None else bytes(told.tolist()).decode()
+        if prefix + "memory" in state and stored != (own := type(self._memory_kind).__name__):
+            error_msgs.append(
+                f"the state holds a memory of the kind {stored}, this head has variational.memory={own}()"
+            )
+            return
+        missing = [prefix + name for name in names if prefix + name not in state]
+        if not missing:
+            self._create_memory()
+        elif strict and len(missing) < len(names):
+            missing_keys.extend(missing)
         super()._load_from_state_dict(state, prefix, local_metadata, False, missing_keys, unexpected_keys, error_msgs)
         if strict:
-            known = {prefix + name for name in ("weight", "memory", "timer")}
-            unexpected_keys.extend(key for key in state if key not in known)
+            known = {prefix + name for name in ("weight", *names)}
+            here = (key for key in state if not key.startswith(prefix + "terms."))  # those look after themselves
+            unexpected_keys.extend(key for key in here if key not in known)
             missing_keys.extend([prefix + "weight"] if prefix + "weight" not in state else [])
 
 
@@ -474,6 +734,22 @@ def _draw(classes: range, embedding_dim: int, seed: int) -> Float[Tensor, "rows 
         start, stop = max(first, classes.start), min(first + _DRAW_BLOCK, classes.stop)
         weight[start - classes.start : stop - classes.start] = block[start - first : stop - first]
     return weight
+
+
+def _only(place: str, found: list[_T]) -> _T | None:
+    """What the terms have for a place that holds one; None if they have nothing."""
+    if len(found) > 1:
+        raise ValueError(f"{len(found)} terms give {place}, for which there is one place; leave out all but one")
+    return found[0] if found else None
+
+
+def _scale_gradient(tensor: Tensor, factor: float) -> Tensor:
+    """``tensor``, whose gradient becomes ``factor`` times as large."""
+    if factor == 1.0 or not tensor.requires_grad:
+        return tensor
+    view = tensor.view_as(tensor)
+    view.register_hook(lambda gradient: gradient * factor)  # type: ignore[no-untyped-call]
+    return view
 
 
 class _BeforeBackward(torch.autograd.Function):

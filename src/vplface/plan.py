@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from vplface.cluster import Footprint, Job, footprint, lifetimes, network_of
 from vplface.data.samplers import visits
 from vplface.errors import ConfigError
 from vplface.margins import Margin
-from vplface.prototypes import remembered
+from vplface.prototypes import LastFeature, remembered
 from vplface.training.config import Config
 from vplface.training.state import prepare
 
@@ -28,8 +29,8 @@ class Plan:
         steps: of the whole run.
         parameters: of the backbone.
         footprint: memory, traffic and checkpoints.
-        variational_start: step at which injection begins; None for plain prototypes.
-        delta_t: lifetime of a memory in steps.
+        variational_start: step at which injection begins, "auto" where drift decides; None for plain prototypes.
+        delta_t: lifetime of a memory in steps, or the longest it may be; None if plain, or if drift decides.
         coverage: share of classes whose memory will be alive; also for other lifetimes, in steps.
         own: share of pictures that will meet a living memory of their own class, by lifetime.
         first_loss: what the loss of an untrained network will be near.
@@ -41,7 +42,7 @@ class Plan:
     steps: int
     parameters: int
     footprint: Footprint
-    variational_start: int | None
+    variational_start: int | Literal["auto"] | None
     delta_t: int | None
     coverage: dict[int, float]
     own: dict[int, float]
@@ -60,6 +61,7 @@ def plan(config: Config, gpus: int = 1) -> Plan:
         DataError: if pictures or lists are at fault.
     """
     run = prepare(config)
+    start = None if config.variational is None else config.variational.start_rule(len(run.batches))
     classes, dim = run.head.num_classes, run.head.embedding_dim
     variational = run.head.variational
     per_epoch = len(run.batches)
@@ -67,7 +69,7 @@ def plan(config: Config, gpus: int = 1) -> Plan:
     labels = run.pictures.labels[indices]
     memory = {
         delta_t: remembered(steps, labels, classes, delta_t, since=per_epoch)
-        for delta_t in lifetimes(per_epoch if variational is None else variational.delta_t)
+        for delta_t in lifetimes(run.head.delta_t or per_epoch)
     }
     batch = run.batches.batch_size
     try:
@@ -80,6 +82,7 @@ def plan(config: Config, gpus: int = 1) -> Plan:
             fused=config.optimizer.fused,
             state={"sgd": 1 if config.optimizer.momentum else 0, "adamw": 2}[config.optimizer.name],
             variational=variational is not None,
+            kind=LastFeature() if variational is None else variational.memory,
             sample_rate=config.sample_rate,
             scale=config.margin.scale,
             accumulate=config.accumulate,
@@ -97,7 +100,7 @@ def plan(config: Config, gpus: int = 1) -> Plan:
         steps=run.rate.steps,
         parameters=network.parameters,
         footprint=footprint(job, network),
-        variational_start=None if variational is None else variational.start,
+        variational_start=None if variational is None else start if isinstance(start, int) else "auto",
         delta_t=None if variational is None else variational.delta_t,
         coverage={delta_t: each.coverage for delta_t, each in memory.items()},
         own={delta_t: each.own for delta_t, each in memory.items()},

@@ -98,6 +98,7 @@ def _log(rng: np.random.Generator, variational: bool) -> list[dict[str, object]]
                 "coverage": float(coverage),
                 "cos_prototype": float(own),
                 "cos_memory": float(0.86 * own + rng.normal(0, 0.008)) if alive and step > START else None,
+                **(_instruments(rng, share, own, alive) if step % 300 == 0 else {}),
                 "drift": float(0.02 + 0.5 * np.exp(-4 * share) + rng.normal(0, 0.004)),
                 "time": step * 0.052,
             }
@@ -106,6 +107,25 @@ def _log(rng: np.random.Generator, variational: bool) -> list[dict[str, object]]
             accuracy = 0.965 - 0.3 * np.exp(-3.6 * share) + (0.004 if variational else 0)
             lines.append({"step": step, "validation": {SETS[0]: {"accuracy": float(accuracy)}}})
     return lines
+
+
+def _instruments(rng: np.random.Generator, share: float, own: float, alive: bool) -> dict[str, object]:
+    """What a measurement of drift leaves in the journal, with what injection does where it has begun."""
+    fast = 0.5 * np.exp(-4 * share)
+    told: dict[str, object] = {
+        "drift_by_lag": {str(lag): float(0.9 * (1 - np.exp(-fast * lag / 200))) for lag in range(20, 340, 20)},
+        "spread": float(1.4 - 0.9 * share),
+    }
+    if alive:
+        told |= {
+            "cosine_by_age": {
+                str(age): float(0.86 * own - 0.0004 * age + rng.normal(0, 0.004)) for age in range(10, 161, 10)
+            },
+            "injected_angle": {"mean": float(7 - 3 * share), "p95": float(11 - 4 * share + rng.normal(0, 0.1))},
+            "gradient_norm": {"injected": float(2.2 - share), "plain": float(1.8 - share)},
+            "nearer_to_memory": float(0.6 - 0.2 * share),
+        }
+    return told
 
 
 def _evaluation(rng: np.random.Generator, name: str, variational: bool, hard: int) -> dict[str, object]:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from vplface.errors import DataError
-from vplface.report import RunRecord, read_run, write_report
+from vplface.report import RunRecord, plots, read_run, write_report
 from vplface.report.record import FILES
 
 HOSTILE = "<script>alert('x')</script>\"><img src=http://evil.example/x onerror=alert(1)>"
@@ -71,6 +71,11 @@ def test_a_study_has_every_part(study: list[Path], tmp_path: Path) -> None:
         "Coverage",
         "Feature drift",
         "Cosine to own class",
+        "Drift by lag",
+        "Cosine to memory, by age",
+        "Injected angle",
+        "Gradient of the prototypes",
+        "Nearer to a foreign memory",
         "Learning rate",
         "Accuracy, synthetic held-out people",
         "A class is a point",
@@ -256,6 +261,48 @@ def test_the_start_of_injection_is_marked(tmp_path: Path) -> None:
     assert mark is not None
     assert axis is not None
     assert float(mark[1]) == pytest.approx((float(axis[1]) + float(axis[2])) / 2, abs=0.1)
+
+
+def test_where_a_rule_decided_its_decision_is_marked(tmp_path: Path) -> None:
+    lines: list[dict[str, Any]] = [{"step": step, "loss": 1.0} for step in range(0, 1001, 100)]
+    lines[4]["begin"] = {"delta_t": 60, "settled": True, "by_drift": True}
+    lines[8] |= {"drift_by_lag": {"30": 0.1, "60": 0.2, "90": 0.3, "120": 0.35}, "spread": 0.8}
+    config = {"variational": {"lam": 0.1, "start": {"drift": 0.25}, "delta_t": {"coverage": 0.5, "drift": 0.1}}}
+    run = RunRecord(tmp_path, "run", training=lines, config=config | {"margin": {"name": "arcface"}})
+    assert plots.variational_start(run) == 400
+    assert plots.variational_lifetime(run) == 60
+    page = page_of(tmp_path / "report.html", [run])
+    assert "Δt by coverage 0.5, drift 0.1, start by drift 0.25" in page.text
+    (figure,) = plots.injection([run])
+    assert figure.title == "Drift by lag"
+    middle = re.search(r'class="upright neutral" d="M([\d.]+) ', str(figure.picture))
+    axis = re.search(r'class="axis" d="M([\d.]+) [\d.]+H([\d.]+)"', str(figure.picture))
+    assert middle is not None
+    assert axis is not None
+    assert float(middle[1]) == pytest.approx((float(axis[1]) + float(axis[2])) / 2, abs=0.1)
+
+
+@pytest.mark.parametrize("value", [None, 3, "x", {}, {"a": 1}, {"5": None}, {"5": "x"}, {"5": 0.1}])
+def test_any_curve_by_age_is_no_crash(tmp_path: Path, value: object) -> None:
+    keys = ("drift_by_lag", "cosine_by_age", "injected_angle", "gradient_norm", "begin", "spread", "nearer_to_memory")
+    run = RunRecord(tmp_path, "run", training=[{"step": 1} | dict.fromkeys(keys, value)])
+    page_of(tmp_path / "report.html", [run])
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert not re.search(r"\bnan\b|\binf\b", text)
+
+
+@pytest.mark.parametrize(
+    ("memory", "words"),
+    [
+        ({}, "start 0)"),
+        ({"name": "last"}, "start 0)"),
+        ({"name": "several", "count": 4}, "start 0, memory several count 4)"),
+    ],
+)
+def test_a_memory_that_is_not_the_papers_is_named(tmp_path: Path, memory: dict[str, object], words: str) -> None:
+    injection = {"lam": 0.2, "delta_t": 5, "start": 0} | ({"memory": memory} if memory else {})
+    run = RunRecord(tmp_path, "run", config={"margin": {"name": "arcface", "scale": 32}, "variational": injection})
+    assert f"arcface (scale 32) + VPL (λ 0.2, Δt 5, {words}" in page_of(tmp_path / "report.html", [run]).text
 
 
 def test_arms_of_one_name_are_told_apart(tmp_path: Path) -> None:

@@ -9,7 +9,19 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from vplface import ArcFace, CosFace, FusedSGD, PrototypeHead, Variational
+from vplface import (
+    ArcFace,
+    BorrowedSpread,
+    CosFace,
+    FusedSGD,
+    Gaussian,
+    PrototypeHead,
+    RunningMean,
+    SeveralFeatures,
+    ShuffledMemory,
+    Variational,
+    VonMisesFisher,
+)
 from vplface.softmax import Ranks, shard
 
 STEPS, DIM = 30, 6
@@ -147,6 +159,29 @@ def test_it_is_the_trajectory_of_one_process(processes, world, backend, fused):
 def test_it_is_so_with_four_processes_and(processes, changes):
     run = settings(**changes)
     require_same(run, processes.run(train, 4, run))
+
+
+@pytest.mark.parametrize(
+    "memory",
+    [
+        RunningMean(0.7),
+        SeveralFeatures(3),
+        Gaussian(bank=16),
+        VonMisesFisher(bank=16),
+        BorrowedSpread(bank=16),
+        ShuffledMemory(),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize(
+    ("world", "changes"),
+    [(2, {}), (4, {"fused": True, "options": {"sample_rate": 0.6}}), (4, {"parts": 2, "batch": 16, "classes": 3})],
+    ids=str,
+)
+def test_it_is_so_with_every_memory(processes, memory, world, changes):
+    run = settings(variational=(0.3, 4, 3, True, memory), steps=20, **changes)
+    alone = require_same(run, processes.run(train, world, run))
+    assert alone["coverage"] > 0
 
 
 def test_float32_and_bfloat16_products_stay_near(processes):

@@ -7,13 +7,14 @@ import torch
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from vplface import PrototypeHead, Variational
+from vplface import BorrowedSpread, Gaussian, LastFeature, PrototypeHead, SeveralFeatures, Variational
 from vplface.errors import DataError
 from vplface.training.checkpoint import Checkpoints, _digest, load_checkpoint, newest_checkpoint, read_manifest, verify
-from vplface.training.drift import FeatureDrift
+from vplface.training.drift import DriftMonitor
 from vplface.training.state import Training
 from vplface.training.world import World
 
@@ -29,17 +30,17 @@ def save(folder, run, keep=2):
     return found
 
 
-def made(seed, optimizer="sgd", average=True, classes=5):
+def made(seed, optimizer="sgd", average=True, classes=5, memory=LastFeature()):  # noqa: B008 - it is frozen
     torch.manual_seed(seed)
     backbone = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Dropout(0.3), nn.Linear(8, 4))
-    head = PrototypeHead(classes, 4, variational=Variational(0.3, 2, 1), seed=seed)
+    head = PrototypeHead(classes, 4, variational=Variational(0.3, 2, 1, memory=memory), seed=seed)
     parameters = [*backbone.parameters(), *head.parameters()]
     kinds = {
         "sgd": lambda: torch.optim.SGD(parameters, lr=0.1, momentum=0.9),
         "adamw": lambda: torch.optim.AdamW(parameters, lr=0.01),
     }
     averaged = AveragedModel(backbone, multi_avg_fn=get_ema_multi_avg_fn(0.9), use_buffers=True) if average else None
-    drift = FeatureDrift(torch.linspace(-1, 1, 60).reshape(10, 6))
+    drift = DriftMonitor(head, torch.linspace(-1, 1, 60).reshape(10, 6), torch.arange(10) % 5, every=2)
     rest = dict.fromkeys(("config", "pictures", "heldout", "batches", "rate"))
     return Training(
         device=torch.device("cpu"),
@@ -63,8 +64,23 @@ def advance(run, steps):
         if run.average is not None:
             run.average.update_parameters(run.backbone)
         run.step += 1
-        seen.append((loss.item(), run.drift.measure(run.backbone)))
+        seen.append((loss.item(), run.drift.step(run.backbone)))
     return seen
+
+
+@pytest.mark.parametrize("memory", [SeveralFeatures(2), Gaussian(bank=8), BorrowedSpread(bank=8)], ids=str)
+def test_every_memory_is_restored_bit_for_bit(tmp_path, memory):
+    run = made(0, memory=memory)
+    advance(run, 6)
+    path = save(tmp_path, run)
+    names = {name for file in ("common", "rows-00000-of-00001") for name in load_file(path / f"{file}.safetensors")}
+    assert {f"head.{name}" for name in (*memory.per_class, *memory.shared, "memory_kind")} <= names
+    expected = advance(run, 4)
+    other = made(0, memory=memory)
+    load_checkpoint(path, other, ALONE)
+    assert advance(other, 4) == expected
+    with pytest.raises(DataError, match=f"memory of the kind {type(memory).__name__}, this head has .*LastFeature"):
+        load_checkpoint(path, made(5), ALONE)
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])

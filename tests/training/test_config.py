@@ -1,10 +1,12 @@
+import numpy as np
 import pytest
 import yaml
 
-from vplface import ArcFace, CosFace, Variational
+from vplface import EPL, UNPG, XBM, ArcFace, CosFace, LastFeature, SeveralFeatures, Variational
 from vplface.data.samplers import Balanced, Proximity, Sharded, Shuffled
 from vplface.errors import ConfigError, UsageError
-from vplface.training.config import Duration, build_config, merge, overlay, read_config, shipped_recipes
+from vplface.training.config import MEMORIES, Duration, build_config, merge, overlay, read_config, shipped_recipes
+from vplface.training.drift import Settled
 
 MINIMAL = {"name": "x", "data": {"train": "faces"}}
 
@@ -149,9 +151,42 @@ def test_margins_and_injection_become_the_objects_of_the_head():
         "x",
     )
     assert config.margin == CosFace(30, 0.35)
-    assert config.variational.resolve(40) == Variational(0.2, 40, 5)
+    assert config.variational.resolve(40, np.ones(5), 8) == Variational(0.2, 40, 5)
     assert build_config(MINIMAL, "x").margin == ArcFace(32.0, 0.4)
     assert yaml.safe_load(config.to_yaml())["margin"] == {"name": "cosface", "scale": 30.0, "margin": 0.35}
+
+
+@pytest.mark.parametrize("name", list(MEMORIES))
+def test_a_memory_is_chosen_by_name(name):
+    config = build_config({**MINIMAL, "variational": {"memory": name}}, "x")
+    assert config.variational.resolve(10, np.ones(5), 8).memory == MEMORIES[name]()
+    assert build_config(yaml.safe_load(config.to_yaml()), "x") == config
+
+
+def test_a_memory_takes_options_and_says_what_is_wrong_with_them():
+    def memory(value):
+        return build_config({**MINIMAL, "variational": {"memory": value}}, "x").variational.memory
+
+    assert build_config({**MINIMAL, "variational": {}}, "x").variational.memory == LastFeature()
+    assert memory({"name": "several", "count": 2}) == SeveralFeatures(2)
+    for value, message in (
+        ("severl", "memory.name 'severl' is unknown; did you mean 'several'"),
+        ({"name": "several", "cuont": 2}, "memory.cuont is not an option of several; did you mean 'count'"),
+        ({"name": "several", "count": 0}, "count must be at least 1, got 0"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            memory(value)
+
+
+def test_another_choice_takes_over_no_options():
+    below = {
+        "margin": {"name": "arcface", "scale": 32, "margin_gradient": "exact"},
+        "optimizer": {"name": "sgd", "lr": 1},
+    }
+    changes = {"margin": {"name": "cosface", "margin": 0.2}, "optimizer": {"name": "adamw"}}
+    expected = {"margin": {"name": "cosface", "margin": 0.2}, "optimizer": {"name": "adamw", "lr": 1}}
+    assert overlay(below, changes) == expected
+    assert overlay(below, {"margin": {"name": "arcface", "scale": 8}})["margin"] == below["margin"] | {"scale": 8}
 
 
 def test_overlay_merges_sections_and_replaces_values():
@@ -160,3 +195,86 @@ def test_overlay_merges_sections_and_replaces_values():
 
 def test_a_backbone_may_be_given_by_its_name():
     assert build_config({**MINIMAL, "backbone": "iresnet18"}, "x").backbone.name == "iresnet18"
+
+
+def test_terms_are_read_by_name_with_starts_in_steps_or_epochs():
+    terms = ["unpg", {"name": "xbm", "size": 64, "start": "2 epochs"}, {"name": "epl", "start": 7}]
+    config = build_config({**MINIMAL, "terms": terms}, "x")
+    assert config.resolved_terms(50) == [UNPG(), XBM(64, start=100), EPL(start=7)]
+    again = build_config(yaml.safe_load(config.to_yaml()), "x")
+    assert again == config
+    assert again.resolved_terms(10) == [UNPG(), XBM(64, start=20), EPL(start=7)]
+    assert build_config(MINIMAL, "x").resolved_terms(10) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"terms": ["xmb"]}, "did you mean 'xbm'"),
+        ({"terms": [{"name": "unpg", "start": "1 epochs"}]}, "terms.start is not an option of unpg"),
+        ({"terms": [{"name": "xbm", "start": "soon"}]}, "'soon' is not a duration"),
+        ({"terms": [{"name": "xbm", "size": 0}]}, "size must be at least 1"),
+        ({"terms": ["unpg", "unpg"]}, "two UNPG"),
+        ({"terms": ["broadface"], "accumulate": 2}, "accumulate: 1"),
+        ({"terms": ["broadface"], "variational": {}}, "take one of the two"),
+    ],
+)
+def test_terms_that_make_no_sense_are_refused(changes, message):
+    with pytest.raises(ConfigError, match=message):
+        build_config({**MINIMAL, **changes}, "x")
+
+
+def injection(**options):
+    return build_config({**MINIMAL, "variational": options}, "test").variational
+
+
+def test_rules_in_place_of_lengths():
+    sizes = np.full(100, 20)
+    auto = injection(start="auto", delta_t=30)
+    assert auto.start == Settled()
+    assert auto.resolve(50, sizes, 8) == Variational(0.15, 30, "auto")
+    covered = injection(delta_t={"coverage": 0.5}, start="2 epochs")
+    # 1 − exp(−8·Δt/100) ≥ 1/2 from 100·ln 2/8 = 8.66 on
+    assert covered.resolve(50, sizes, 8) == Variational(0.15, 9, 100)
+    both = injection(delta_t={"coverage": 0.5, "drift": 0.1}, start=200)
+    assert both.resolve(50, sizes, 8) == Variational(0.15, 9, "auto")
+    assert (both.start_rule(50), both.lifetime_drift) == (200, 0.1)
+    drift = injection(delta_t={"drift": 0.1}, start={"drift": 0.3, "measurements": 5, "by": 0.7})
+    assert drift.resolve(50, sizes, 8) == Variational(0.15, None, "auto")
+    assert drift.start_rule(50) == Settled(0.3, 5, 0.7)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"start": "auto"},
+        {"start": {"drift": 0.1}, "delta_t": {"coverage": 0.4}},
+        {"delta_t": {"drift": 0.2}, "momentum": 0.999},
+        {"delta_t": "2 epochs", "start": 7},
+    ],
+)
+def test_rules_are_read_as_they_are_written(tmp_path, options):
+    config = build_config({**MINIMAL, "variational": options}, "test")
+    (tmp_path / "a.yaml").write_text(config.to_yaml(), encoding="utf-8")
+    assert read_config(tmp_path / "a.yaml") == config
+    assert read_config(tmp_path / "a.yaml", ["variational.start=auto"]).variational.start == Settled()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"start": "soon"}, "variational.start.*is not a duration"),
+        ({"start": {"drfit": 0.1}}, "start.drfit is unknown; did you mean 'drift'"),
+        ({"start": {"by": 2}}, "by must be a share of the run"),
+        ({"start": {"drift": "small"}}, "start.drift must be a number"),
+        ({"start": True}, "start must be a number of steps"),
+        ({"delta_t": {"coverage": 1.5}}, r"coverage must lie in \(0, 1\)"),
+        ({"delta_t": {}}, "a coverage, a drift, or both"),
+        ({"delta_t": {"drift": -1}}, "drift must be positive"),
+        ({"delta_t": "auto"}, "is not a duration"),
+        ({"momentum": 1.0}, "less than 1"),
+    ],
+)
+def test_a_rule_at_fault_is_named(options, message):
+    with pytest.raises(ConfigError, match=message):
+        build_config({**MINIMAL, "variational": options}, "test")

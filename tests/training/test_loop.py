@@ -1,3 +1,4 @@
+import copy
 import json
 import os
 import signal
@@ -10,12 +11,17 @@ import numpy as np
 import pytest
 import torch
 
+from vplface.data.augment import Augmentation
+from vplface.data.batches import load_batches
+from vplface.data.pictures import Preprocessing
 from vplface.embedder import load_model
 from vplface.errors import ConfigError, DataError, TrainingInterrupted
+from vplface.training import loop
 from vplface.training.config import build_config
 from vplface.training.loop import TrainingError, train
 from vplface.training.sources import open_sources
 from vplface.training.state import prepare
+from vplface.training.world import World
 
 CLOCKS = ("pictures_per_second", "time")
 
@@ -119,6 +125,42 @@ def test_accumulation_is_exact_without_batch_statistics(faces, tmp_path):
     assert torch.equal(results[1].head.timer, results[3].head.timer)
     losses = [[line["loss"] for line in journal(tmp_path / str(parts) / "run")] for parts in (1, 3)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+ALL_TERMS = ["unitsface", "unpg", {"name": "xbm", "size": 20, "start": 2}, {"name": "epl", "start": "1 epochs"}]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"terms": ALL_TERMS},
+        {"terms": ALL_TERMS, "optimizer": {"lr": 0.02, "clip": None, "fused": True}},
+        {"terms": [{"name": "broadface", "size": 20, "start": 1}], "variational": None},
+    ],
+    ids=["all", "fused", "broadface"],
+)
+def test_terms_are_logged_and_resumed(faces, tmp_path, changes, monkeypatch):
+    import vplface.training.loop as loop
+
+    whole = train(settings(faces, tmp_path / "whole", **changes))
+    step = loop._step
+
+    def stopped(run, *rest):
+        if run.step == 8:
+            raise KeyboardInterrupt
+        return step(run, *rest)
+
+    monkeypatch.setattr(loop, "_step", stopped)
+    again = settings(faces, tmp_path / "again", **changes)
+    with pytest.raises(KeyboardInterrupt):
+        train(again)
+    monkeypatch.undo()
+    resumed = train(again, resume=True)
+    assert any(key.startswith("terms.") for key in whole.head.state_dict())
+    for key, value in whole.head.state_dict().items():
+        assert torch.equal(value, resumed.head.state_dict()[key]), key
+    logged = {key for key in journal(tmp_path / "whole" / "run")[-2] if key.startswith("terms/")}
+    assert logged == {f"terms/{name}" for name in whole.head.terms}
 
 
 def test_fused_prototypes_train_as_the_others_and_resume(faces, tmp_path, monkeypatch):
@@ -357,3 +399,108 @@ def test_checkpoints_damaged_twice_are_put_aside_twice(faces, tmp_path, capsys):
     aside = sorted(path.name for path in (tmp_path / "run" / "checkpoints").glob("damaged-*"))
     assert aside == ["damaged-step-00000012.0", "damaged-step-00000012.1"]
     assert "common.safetensors has 0 bytes" in capsys.readouterr().err
+
+
+RULES = {"lam": 0.3, "delta_t": {"coverage": 0.8, "drift": 9}, "start": {"drift": 9, "measurements": 2}}
+
+
+def test_a_run_begins_by_its_rules_and_says_so(faces, tmp_path, capsys):
+    config = settings(faces, tmp_path, variational=RULES, drift_every=2)
+    run = train(config)
+    # 12 classes, a batch of 16: 1 − exp(−16·Δt/12) ≥ .8 from Δt = 2 on; drift is known over 2 steps from step 4 on.
+    assert (run.head.begun_at, run.head.delta_t) == (6, 2)
+    entries = journal(tmp_path / "run")
+    assert [entry["step"] for entry in entries if "begin" in entry] == [6]
+    assert entries[5]["begin"] == {"delta_t": 2, "settled": True, "by_drift": False}
+    assert [entry["coverage"] > 0 for entry in entries] == [step > 6 for step in range(1, 13)]
+    assert "injection begins at step 6 with Δt 2" in capsys.readouterr().err
+    environment = json.loads((tmp_path / "run" / "environment.json").read_text())
+    assert environment["drift_every"] == 2
+
+
+def test_a_run_whose_features_never_settle_begins_late_and_says_so(faces, tmp_path, caplog):
+    config = settings(faces, tmp_path, variational={"start": {"drift": 1e-9, "by": 0.5}, "delta_t": 4}, drift_every=2)
+    assert train(config).head.begun_at == 6
+    assert "although features have not settled" in caplog.text
+    assert journal(tmp_path / "run")[5]["begin"]["settled"] is False
+
+
+def test_what_injection_does_is_in_the_journal(faces, tmp_path):
+    run = train(settings(faces, tmp_path))
+    entries = journal(tmp_path / "run")
+    assert [list(entry.get("drift_by_lag", "")) for entry in entries[3::4]] == [[], ["4"], ["4", "8"]]
+    assert entries[7]["drift"] == entries[7]["drift_by_lag"]["4"]
+    assert all(0 < entry["spread"] < 4 for entry in entries[3::4])
+    assert "injected_angle" not in entries[3]
+    assert 0 < entries[7]["injected_angle"]["mean"] <= entries[7]["injected_angle"]["p95"] < 180
+    assert set(entries[7]["gradient_norm"]) == {"injected", "plain"}
+    assert 0 <= entries[7]["nearer_to_memory"] <= 1
+    assert ["cosine_by_age" in entry for entry in entries] == [step > 5 for step in range(1, 13)]
+    assert all(set(entry["cosine_by_age"]) <= {"1", "2", "3"} for entry in entries[5:])
+    # One bin an age: their mean, weighted by samples, is the mean over all.
+    (one,) = [entry for entry in entries if entry["step"] == 6]
+    assert one["cosine_by_age"]["1"] == pytest.approx(one["cos_memory"], abs=1e-5)
+    assert run.head.cosine_by_age() == {}
+
+
+@pytest.mark.parametrize("momentum", [None, 0.8])
+@pytest.mark.parametrize("stop", [3, 5, 8])
+def test_stopped_and_resumed_by_rules_and_with_momentum(faces, tmp_path, monkeypatch, stop, momentum):
+    options = {"variational": {**RULES, "momentum": momentum}, "drift_every": 2, "log_every": 3}
+    whole = train(settings(faces, tmp_path / "a", **options))
+    config = settings(faces, tmp_path / "b", **options)
+    real = loop._step
+
+    def stopping(run, *rest):
+        if run.step == stop - 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(run, *rest)
+
+    monkeypatch.setattr(loop, "_step", stopping)
+    with pytest.raises(TrainingInterrupted):
+        train(config)
+    monkeypatch.setattr(loop, "_step", real)
+    resumed = train(config, resume=True)
+    assert journal(tmp_path / "b" / "run") == journal(tmp_path / "a" / "run")
+    assert resumed.head.begun_at == whole.head.begun_at == 6
+    modules = [(whole.backbone, resumed.backbone), (whole.head, resumed.head)]
+    modules += [(whole.encoder, resumed.encoder)] if momentum else []
+    for one, other in modules:
+        for key, value in one.state_dict().items():
+            assert torch.equal(value, other.state_dict()[key]), key
+
+
+DROPPING = {"name": "tiny", "embedding_dim": 8, "options": {"width": 8, "dropout": 0.5}}
+
+
+def test_the_momentum_encoder_writes_the_memory_and_touches_nothing_else(faces, tmp_path):
+    options = {"backbone": DROPPING, "schedule": {"length": 4, "warmup": 1}, "ema": None}
+    injection = {"lam": 0.0, "delta_t": 9, "start": 1}  # with λ = 0 the memory does nothing
+    without = train(settings(faces, tmp_path / "a", variational=injection, **options))
+    with_it = train(settings(faces, tmp_path / "b", variational={**injection, "momentum": 0.75}, **options))
+    for key, value in without.backbone.state_dict().items():
+        assert torch.equal(value, with_it.backbone.state_dict()[key]), key
+    assert torch.equal(without.head.timer, with_it.head.timer)
+    assert not torch.allclose(without.head.memory, with_it.head.memory, atol=1e-3)
+
+
+def test_the_momentum_encoder_by_hand(faces, tmp_path):
+    injection = {"lam": 0.3, "delta_t": 9, "start": 0, "momentum": 0.75}
+    run = prepare(settings(faces, tmp_path, backbone=DROPPING, variational=injection, ema=None))
+    states, prepare_input = [], Preprocessing()
+    for batch in load_batches(run.pictures, run.batches, Augmentation(), 0, 0, 3, 0):
+        before = copy.deepcopy(run.encoder.module)
+        loop._step(run, World(), run.backbone, prepare_input, batch, False, False)
+        run.step += 1
+        states.append(copy.deepcopy(run.backbone.state_dict()))
+    for key, kept in before.state_dict().items():  # after two updates, of which the first copies
+        if kept.is_floating_point():
+            torch.testing.assert_close(kept, 0.75 * states[0][key] + 0.25 * states[1][key], msg=key)
+    before.train()
+    for part in before.modules():
+        if isinstance(part, torch.nn.Dropout):
+            part.eval()
+    features = torch.nn.functional.normalize(before(prepare_input(batch.pictures)).detach(), dim=1)
+    last = {int(label): row for row, label in enumerate(batch.labels)}
+    for label, row in last.items():
+        torch.testing.assert_close(run.head.memory[label], features[row])

@@ -19,6 +19,7 @@ from vplface.training.state import prepare
 from vplface.training.world import World
 
 CLOCKS = ("pictures_per_second", "time")
+TERMS = ["unitsface", "unpg", {"name": "xbm", "size": 20, "start": 2}, {"name": "epl", "start": 3}]
 
 
 def settings(faces, output, **changes):
@@ -71,8 +72,15 @@ def require_near(folder, other):
     assert [line["step"] for line in ours] == [line["step"] for line in theirs]
     for a, b in zip(ours, theirs, strict=True):
         assert a.keys() == b.keys()
-        for key, value in a.items():
-            assert value == (pytest.approx(b[key], rel=2e-3, abs=1e-4) if isinstance(value, float) else b[key]), key
+        for key, value in flat(a).items():
+            expected = flat(b)[key]
+            assert value == (pytest.approx(expected, rel=2e-3, abs=1e-4) if isinstance(value, float) else expected), key
+
+
+def flat(entry):
+    """The numbers of a line of the journal, mappings taken apart."""
+    parts = {key: value if isinstance(value, dict) else {"": value} for key, value in entry.items()}
+    return {(key, name): value for key, part in parts.items() for name, value in part.items()}
 
 
 @pytest.mark.parametrize(
@@ -82,8 +90,17 @@ def require_near(folder, other):
         {"optimizer": {"lr": 0.02, "clip": None, "fused": True}},
         {"optimizer": {"name": "adamw", "lr": 0.001}, "accumulate": 3},
         {"optimizer": {"lr": 0.02, "clip": 0.5}, "ema": 0.9, "evaluation": {"every": 4}},
+        {"variational": {"lam": 0.3, "delta_t": 3, "start": 2, "momentum": 0.8}, "accumulate": 2},
+        {
+            "variational": {
+                "lam": 0.3,
+                "delta_t": {"coverage": 0.7, "drift": 4},
+                "start": {"drift": 9, "measurements": 2},
+            }
+        },
+        {"terms": TERMS},
     ],
-    ids=["sgd", "fused", "adamw accumulated", "clipped"],
+    ids=["sgd", "fused", "adamw accumulated", "clipped", "momentum accumulated", "by rules", "terms"],
 )
 def test_two_processes_train_as_one(processes, faces, tmp_path, changes):
     assert processes.run(start, 2, settings(faces, tmp_path / "two", **changes)) == [8, 0]
@@ -91,16 +108,30 @@ def test_two_processes_train_as_one(processes, faces, tmp_path, changes):
     require_near(tmp_path / "two" / "run", tmp_path / "one" / "run")
 
 
-@pytest.mark.parametrize(("before", "after"), [(4, 1), (1, 3), (3, 2), (2, 4)])
-def test_saved_by_some_and_resumed_by_others(processes, faces, tmp_path, before, after):
-    whole = settings(faces, tmp_path / "whole")
+@pytest.mark.parametrize(("before", "after", "terms"), [(4, 1, []), (1, 3, []), (3, 2, TERMS), (2, 4, [])])
+def test_saved_by_some_and_resumed_by_others(processes, faces, tmp_path, before, after, terms):
+    whole = settings(faces, tmp_path / "whole", terms=terms)
     alone(whole)
-    text = settings(faces, tmp_path / "moved")
+    text = settings(faces, tmp_path / "moved", terms=terms)
     processes.run(stop_after, before, text, 4)
     parts = sorted(path.name for path in (tmp_path / "moved/run/checkpoints/step-00000004").glob("rows-*"))
     assert len(parts) == before
     assert processes.run(start, after, text, True)[0] == 8
     require_near(tmp_path / "moved" / "run", tmp_path / "whole" / "run")
+
+
+@pytest.mark.parametrize("stop", [3, 5])
+def test_rules_and_momentum_go_on_with_another_number_of_processes(processes, faces, tmp_path, stop):
+    rules = {"lam": 0.3, "delta_t": {"coverage": 0.7, "drift": 4}, "start": {"drift": 9, "measurements": 3, "by": 0.9}}
+    changes = {"variational": {**rules, "momentum": 0.8}, "log_every": 2, "drift_every": 1}
+    whole = settings(faces, tmp_path / "whole", **changes)
+    alone(whole)
+    text = settings(faces, tmp_path / "moved", **changes)
+    processes.run(stop_after, 2, text, stop)
+    assert processes.run(start, 3, text, True)[0] == 8
+    require_near(tmp_path / "moved" / "run", tmp_path / "whole" / "run")
+    begun = [line["step"] for line in journal(tmp_path / "moved" / "run") if "begin" in line]
+    assert begun == [5]
 
 
 def stop_after(group, text, step):

@@ -83,6 +83,23 @@ def test_prototypes_momentum_and_memory_follow_the_names(faces, others, tmp_path
     assert run.step == run.head.step_count == 0
 
 
+def test_any_memory_follows_the_names_and_another_kind_is_refused(faces, others, tmp_path):
+    variational = {"lam": 0.3, "delta_t": 6, "start": 2, "memory": {"name": "borrowed", "bank": 64}}
+    before = train(settings(faces, tmp_path / "before", variational=variational))
+    path = whole_checkpoint(tmp_path / "before" / "run")
+    run = prepare(settings(others, tmp_path, variational=variational))
+    start_from(path, run)
+    old = {name: row for row, name in enumerate(before.pictures.identities)}
+    for row, name in enumerate(run.pictures.identities):
+        for held in ("memory", "timer", "memory_variance", "memory_count"):
+            assert torch.equal(getattr(run.head, held)[row], getattr(before.head, held)[old[name]])
+    assert torch.equal(run.head.memory_bank, before.head.memory_bank)
+    assert int(run.head.memory_residuals) == int(before.head.memory_residuals) > 0
+    assert run.head.step_count == 0
+    with pytest.raises(ConfigError, match=r"memory of the kind BorrowedSpread, this head has .*LastFeature"):
+        start_from(path, prepare(settings(others, tmp_path)))
+
+
 def test_a_new_class_starts_from_the_mean_of_its_readable_pictures(before, others, tmp_path):
     run = prepare(settings(others, tmp_path))
     start_from(whole_checkpoint(before.config.run_folder), run)

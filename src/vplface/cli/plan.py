@@ -16,7 +16,8 @@ from vplface.errors import ConfigError, UsageError
 if TYPE_CHECKING:
     from vplface.cluster import Footprint, Job, Network, Outline
     from vplface.data.samplers import Sampler
-    from vplface.training.config import Config
+    from vplface.plan import Plan
+    from vplface.training.config import Config, Injection
 
 _NUMBER = re.compile(r"(\d+(?:\.\d+)?(?:e\+?\d\d?)?|\d{1,3}(?:[,_]\d{3})+)([kmb]?)", re.IGNORECASE)
 _SUFFIXES = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9}
@@ -30,6 +31,7 @@ _MEMORY = {
     "update": "another, while W moves",
     "memory": "M",
     "timer": "T",
+    "statistics": "statistics of M",
     "drawn": "copies of drawn classes",
     "workspace": "softmax: exponentials",
     "tiles": "softmax: a tile",
@@ -44,6 +46,7 @@ _TRAFFIC = {
     "targets": "target logits, all-reduce",
     "sums": "partition sums, all-reduce",
     "gradients": "their gradient, reduce-scatter",
+    "residuals": "residuals of M, all-reduce",
     "backbone": "backbone's gradient, all-reduce",
     "buffers": "its statistics, broadcast",
     "stop": "stop signals, all-reduce",
@@ -158,6 +161,7 @@ def show_plan(config: Config, as_json: bool, gpus: int = 1) -> None:
     """Print the plan of a configuration, as a table or as JSON."""
     from vplface.cli.tables import print_json
     from vplface.plan import plan as make_plan
+    from vplface.prototypes import LastFeature
 
     made = make_plan(config, gpus)
     if as_json:
@@ -182,14 +186,20 @@ def show_plan(config: Config, as_json: bool, gpus: int = 1) -> None:
     if config.variational is None or made.variational_start is None:
         rows.append(("prototypes", "plain"))
     else:
-        rows.append(
-            (
-                "prototypes",
-                f"variational: λ {config.variational.lam}, Δt {made.delta_t:,}, from step {made.variational_start:,}",
-            )
-        )
+        rows.append(("prototypes", _variational(config.variational, made)))
+        if config.variational.memory != LastFeature():
+            rows.append(("remembered", f"{config.variational.memory}"))
     rows += [*_coverage(made.coverage), ("pictures that meet own memory", _by_lifetime(made.own))]
     _show(f"plan of {config.run_folder}", [*rows, *_costs(made.footprint)])
+
+
+def _variational(injection: Injection, made: Plan) -> str:
+    delta_t = "by drift" if made.delta_t is None else f"{made.delta_t:,}"
+    if made.delta_t is not None and injection.lifetime_drift is not None:
+        delta_t += " or less, by drift"
+    start = injection.start_rule(made.steps_per_epoch)
+    when = f"from step {start:,}" if isinstance(start, int) else "when drift has settled"
+    return f"variational: λ {injection.lam}, Δt {delta_t}, {when}"
 
 
 def _sampler(sampler: Sampler) -> str:
@@ -202,7 +212,14 @@ def _show_outline(job: Job, name: str, network: Network, made: Outline, as_json:
         from vplface.cli.tables import print_json
 
         told = asdict(made) | {"footprint": _as_json(made.footprint)}
-        print_json({"schema": 1, "job": {**asdict(job), "backbone": name}, "network": asdict(network), "plan": told})
+        print_json(
+            {
+                "schema": 1,
+                "job": {**asdict(job), "kind": str(job.kind), "backbone": name},
+                "network": asdict(network),
+                "plan": told,
+            }
+        )
         return
     drawn = f", {job.sample_rate:g} of them a step" if job.sample_rate < 1.0 else ""
     rows = [

@@ -1,16 +1,40 @@
 """What a class is: prototypes, and the memory that makes them variational."""
 
-from vplface.prototypes.coverage import Remembered, coverage, expected_coverage, remembered
+from vplface.prototypes.age import CosineByAge
+from vplface.prototypes.coverage import Remembered, coverage, covering, expected_coverage, remembered
+from vplface.prototypes.draw import Draw
 from vplface.prototypes.injection import Injection
-from vplface.prototypes.variational import Variational, inject, remember
+from vplface.prototypes.memories import (
+    BorrowedSpread,
+    Gaussian,
+    RunningMean,
+    SeveralFeatures,
+    ShuffledMemory,
+    VonMisesFisher,
+)
+from vplface.prototypes.memory import Memory, living
+from vplface.prototypes.variational import LastFeature, Variational, inject, last_samples, remember
 
 __all__ = [
+    "BorrowedSpread",
+    "CosineByAge",
+    "Draw",
+    "Gaussian",
     "Injection",
+    "LastFeature",
+    "Memory",
     "Remembered",
+    "RunningMean",
+    "SeveralFeatures",
+    "ShuffledMemory",
     "Variational",
+    "VonMisesFisher",
     "coverage",
+    "covering",
     "expected_coverage",
     "inject",
+    "last_samples",
+    "living",
     "remember",
     "remembered",
 ]

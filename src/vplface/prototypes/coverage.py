@@ -8,10 +8,12 @@ import numpy as np
 from jaxtyping import Int, Int64
 from torch import Tensor
 
+from vplface.prototypes.memory import living
 
-def coverage(timer: Int[Tensor, " classes"] | None) -> float:
-    """The share of classes with T_j > 0; 0 before the memory exists."""
-    return 0.0 if timer is None else float((timer > 0).double().mean())
+
+def coverage(timer: Int[Tensor, "classes ..."] | None) -> float:
+    """The share of classes with T_j > 0, in any slot; 0 before the memory exists."""
+    return 0.0 if timer is None else float((living(timer) > 0).double().mean())
 
 
 def expected_coverage(class_sizes: Int[np.ndarray, " classes"], batch_size: int, delta_t: int) -> float:
@@ -24,6 +26,34 @@ def expected_coverage(class_sizes: Int[np.ndarray, " classes"], batch_size: int,
     """
     share = class_sizes / class_sizes.sum()
     return float(np.mean(-np.expm1(-share * batch_size * delta_t)))
+
+
+def covering(class_sizes: Int[np.ndarray, " classes"], batch_size: int, target: float) -> int:
+    """The smallest Δt whose ``expected_coverage`` reaches a target.
+
+    Args:
+        class_sizes: n_j ≥ 1, pictures per class.
+        batch_size: B, over all ranks.
+        target: share of classes, in (0, 1).
+
+    Raises:
+        ValueError: if the target lies outside its range, or classes without pictures put it out of reach.
+    """
+    if not 0.0 < target < 1.0:
+        raise ValueError(f"a coverage target must lie in (0, 1), got {target}")
+    reachable = float((class_sizes > 0).mean())
+    if target >= reachable:
+        raise ValueError(f"a coverage of {target} is out of reach: only {reachable:.1%} of the classes have pictures")
+    too_short, enough = 0, 1
+    while expected_coverage(class_sizes, batch_size, enough) < target:
+        too_short, enough = enough, 2 * enough
+    while enough - too_short > 1:
+        middle = (too_short + enough) // 2
+        if expected_coverage(class_sizes, batch_size, middle) < target:
+            too_short = middle
+        else:
+            enough = middle
+    return enough
 
 
 class Remembered(NamedTuple):

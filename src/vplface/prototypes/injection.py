@@ -8,45 +8,52 @@ from contextlib import contextmanager
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from vplface.prototypes.memory import Recall, living
 from vplface.prototypes.variational import inject
 
 
 class Injection:
-    """M, T and λ of a step.
+    """What is remembered, T and λ of a step.
 
     A backward pass has to see the memory that its forward pass saw, and may come after later steps have remembered
     other features. T is copied. M is too large for that: who overwrites rows of it says so first (``preserve``), and
     who reads it in a backward pass does so within ``as_seen``.
 
     Attributes:
-        memory: M, [N, d]; shared with the head, which goes on writing to it.
-        timer: T, [N], as it was.
+        memory: M, [N, d] or [N, K, d]; shared with the head, which goes on writing to it.
+        timer: T, [N], as it was; of several slots the longest.
         lam: λ.
         renormalise: whether u is brought back to unit length.
     """
 
     def __init__(
         self,
-        memory: Float[Tensor, "classes dim"],
-        timer: Int[Tensor, " classes"],
+        memory: Float[Tensor, "classes ... dim"],
+        timer: Int[Tensor, "classes ..."],
         lam: float,
         renormalise: bool = True,
+        recall: Recall | None = None,
     ) -> None:
         self.memory = memory
-        self.timer = timer.clone()
+        self.timer = living(timer).clone()
         self.lam = lam
         self.renormalise = renormalise
+        self._recall = recall
         self._overwritten: list[tuple[Tensor, Tensor]] = []
 
     def __call__(
         self, prototypes: Float[Tensor, "rows dim"], rows: Int[Tensor, " rows"] | slice = slice(None)
     ) -> Float[Tensor, "rows dim"]:
         """Variational prototypes u of the classes ``rows`` from their unit prototypes v."""
-        return inject(prototypes, self.memory[rows], self.timer[rows], self.lam, self.renormalise)
+        return inject(prototypes, self.recalled(rows), self.timer[rows], self.lam, self.renormalise)
+
+    def recalled(self, rows: Int[Tensor, " rows"] | slice) -> Float[Tensor, "rows dim"]:
+        """The vectors that are injected into the classes ``rows``, in the type of ``memory``."""
+        return self.memory[rows] if self._recall is None else self._recall(self.memory, rows)
 
     def of(self, rows: Int[Tensor, " rows"]) -> Injection:
-        """That of some classes, with a copy of their memory."""
-        return Injection(self.memory[rows], self.timer[rows], self.lam, self.renormalise)
+        """That of some classes, with a copy of what is injected into them."""
+        return Injection(self.recalled(rows), self.timer[rows], self.lam, self.renormalise)
 
     def preserve(self, rows: Int[Tensor, " rows"]) -> None:
         """Keep the given rows of M, all different, before they are overwritten."""

@@ -12,12 +12,36 @@ so that the softmax compares each sample with every prototype and every remember
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import normalize
+
+from vplface.prototypes.memory import Memory, State
+
+
+@dataclass(frozen=True)
+class LastFeature(Memory):
+    """The paper's memory: the feature of a class that was seen last.
+
+    The one sample that is surely of the class and as young as a sample can be. For each class d numbers and a timer.
+    """
+
+    def remember(
+        self,
+        state: State,
+        features: Float[Tensor, "seen dim"],
+        rows: Int[Tensor, " seen"],
+        delta_t: int,
+        total: Callable[[Tensor], Tensor],
+    ) -> None:
+        """M_y ← x; see ``remember`` below."""
+        here = rows >= 0
+        remember(state["memory"], state["timer"], features[here], rows[here], delta_t)
 
 
 @dataclass(frozen=True)
@@ -28,27 +52,36 @@ class Variational:
         lam: λ in [0, 1], the share of the memory in a prototype whose memory is alive. λ = 0 is the plain softmax.
             Near λ = .5 the mixture of opposite vectors (M = −v) vanishes and its direction is undefined.
         delta_t: Δt ≥ 1, the lifetime of a memory: it is injected in exactly the Δt steps after the one it was seen in.
+            None, with ``start="auto"`` only: it is decided when injection begins.
         start: the step (≥ 0) at which memory comes into being; the steps before it are plain. Features have to hold
-            still before a remembered one is worth anything.
+            still before a remembered one is worth anything. ``"auto"`` waits for ``PrototypeHead.begin``, which
+            ``vplface.training.drift.DriftMonitor`` calls when they do.
         renormalise: whether the mixture is brought back to unit length, as the authors' code does; False is the
             paper's formula to the letter.
+        memory: what is remembered of a class and injected as M; the last feature in the paper.
 
     Raises:
         ValueError: if a value lies outside its range.
+        TypeError: if ``memory`` is not a kind of memory.
     """
 
     lam: float = 0.15
-    delta_t: int = 200
-    start: int = 8000
+    delta_t: int | None = 200
+    start: int | Literal["auto"] = 8000
     renormalise: bool = True
+    memory: Memory = LastFeature()
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.lam <= 1.0:
             raise ValueError(f"lam must lie in [0, 1], got {self.lam}")
-        if self.delta_t < 1:
+        if self.delta_t is None and self.start != "auto":
+            raise ValueError('delta_t=None is decided when injection begins, which needs start="auto"')
+        if self.delta_t is not None and self.delta_t < 1:
             raise ValueError(f"delta_t must be at least 1 step, got {self.delta_t}")
-        if self.start < 0:
-            raise ValueError(f"start must be a step count of at least 0, got {self.start}")
+        if self.start != "auto" and not (isinstance(self.start, int) and self.start >= 0):
+            raise ValueError(f"start must be 'auto' or a step count of at least 0, got {self.start!r}")
+        if not isinstance(self.memory, Memory):
+            raise TypeError(f"memory must be a kind of memory such as LastFeature(), got {self.memory!r}")
 
 
 def inject(
@@ -94,8 +127,14 @@ def remember(
         delta_t: Δt.
     """
     timer.sub_(1).clamp_(min=0)
+    seen, last = last_samples(labels)
+    memory[seen] = features.detach()[last].to(memory.dtype)
+    timer[seen] = delta_t
+
+
+def last_samples(labels: Int[Tensor, " batch"]) -> tuple[Int[Tensor, " seen"], Int[Tensor, " seen"]]:
+    """The classes of a batch in ascending order, and the position of the last sample of each."""
     seen, position = torch.unique(labels, return_inverse=True)
     order = torch.arange(len(labels), device=labels.device)
     last = torch.zeros_like(seen).scatter_reduce_(0, position, order, reduce="amax", include_self=True)
-    memory[seen] = features.detach()[last].to(memory.dtype)
-    timer[seen] = delta_t
+    return seen, last

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 
@@ -179,8 +179,23 @@ def _loss(run: RunRecord) -> str | None:
     injection = mapping(run.config.get("variational"))
     words = f"{margin['name']} ({options})" if options else str(margin["name"])
     if injection:
-        words += f" + VPL (λ {injection.get('lam')}, Δt {injection.get('delta_t')}, start {injection.get('start')})"
+        delta_t, start = (_rule(injection.get(key)) for key in ("delta_t", "start"))
+        words += f" + VPL (λ {injection.get('lam')}, Δt {delta_t}, start {start}"
+        words += f"{_memory(mapping(injection.get('memory')))})"
     return words
+
+
+def _memory(memory: Mapping[str, object]) -> str:
+    """A kind of memory that is not the paper's, with its options."""
+    if memory.get("name", "last") == "last":
+        return ""
+    return f", memory {memory['name']}" + "".join(f" {key} {value}" for key, value in memory.items() if key != "name")
+
+
+def _rule(value: object) -> str:
+    """A length, or the targets of the rule that decides it."""
+    targets = [f"{key} {target:g}" for key, target in mapping(value).items() if target is not None]
+    return f"by {', '.join(targets)}" if targets else str(value)
 
 
 def _data(run: RunRecord) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -38,7 +38,7 @@ def curves(runs: Sequence[RunRecord]) -> Iterator[Figure]:
         (
             "coverage",
             "Coverage",
-            "Share of classes with a living memory: those whose prototype is a variational one.",
+            "Share of classes with a living memory: only their prototypes can be changed by VPL.",
             {"percent": True, "at_zero": True},
         ),
         (
@@ -46,6 +46,12 @@ def curves(runs: Sequence[RunRecord]) -> Iterator[Figure]:
             "Feature drift",
             "Mean squared distance that features of the same pictures moved between measurements (2: unrelated).",
             {"at_zero": True},
+        ),
+        (
+            "nearer_to_memory",
+            "Nearer to a foreign memory",
+            "Share of samples nearer to a stranger's memory than to every stranger's prototype: to them VPL is harder.",
+            {"percent": True, "at_zero": True},
         ),
         ("lr", "Learning rate", "As the schedule set it.", {"at_zero": True, "ends": False}),
         ("pictures_per_second", "Pictures per second", "Training throughput.", {"at_zero": True, "ends": False}),
@@ -63,6 +69,44 @@ def curves(runs: Sequence[RunRecord]) -> Iterator[Figure]:
             )
             if own is not None:
                 yield own
+            yield from injection(runs)
+
+
+def injection(runs: Sequence[RunRecord]) -> Iterator[Figure]:
+    """What a memory is worth by its age, and what it does to prototypes and their gradient."""
+    figures = (
+        _by_age(
+            runs,
+            "Drift by lag",
+            "Mean squared distance that features of the same pictures moved within so many steps, as last measured;"
+            " dashed: that of two pictures of a class. Well below it at Δt, a memory stands for its class.",
+            "drift_by_lag",
+            level="spread",
+        ),
+        _by_age(
+            runs,
+            "Cosine to memory, by age",
+            "Mean cosine of a sample to what its class remembers, as last logged. A fall towards Δt is what age takes"
+            " from a memory: if it is deep, Δt is too long or the start too early.",
+            "cosine_by_age",
+        ),
+        _over_steps(
+            _each_part(runs, "injected_angle"),
+            "Injected angle",
+            "Degrees by which injection turns the prototypes of living classes: mean (solid), 95th percentile (dashed)."
+            " Near 0 VPL is the plain softmax.",
+            {"injected_angle/mean": False, "injected_angle/p95": True},
+            at_zero=True,
+        ),
+        _over_steps(
+            _each_part(runs, "gradient_norm"),
+            "Gradient of the prototypes",
+            "Norm of dL/dW of the same features with injection (solid) and without (dashed): what VPL adds to a step.",
+            {"gradient_norm/injected": False, "gradient_norm/plain": True},
+            at_zero=True,
+        ),
+    )
+    yield from (figure for figure in figures if figure is not None)
 
 
 def validation(runs: Sequence[RunRecord], metric_title: Mapping[str, str]) -> Iterator[Figure]:
@@ -175,6 +219,51 @@ def _over_steps(
     return Figure(title, note, chart.svg())
 
 
+def _each_part(runs: Sequence[RunRecord], key: str) -> list[RunRecord]:
+    """The runs, with the parts of a logged mapping as quantities of their own, ``key/part``."""
+    return [
+        replace(
+            run,
+            training=[
+                {**line, **{f"{key}/{part}": value for part, value in mapping(line.get(key)).items()}}
+                for line in run.training
+            ],
+        )
+        for run in runs
+    ]
+
+
+def _by_age(runs: Sequence[RunRecord], title: str, note: str, key: str, level: str | None = None) -> Figure | None:
+    """The last logged mapping {steps: value} of each arm, and a level with it."""
+    drawn: list[tuple[int, Float[np.ndarray, " k"], Float[np.ndarray, " k"], float | None]] = []
+    for index, run in enumerate(runs):
+        lines = [line for line in run.training if mapping(line.get(key))]
+        if lines:
+            entries = mapping(lines[-1][key]).items()
+            points = sorted((int(age), number(value)) for age, value in entries if str(age).isdecimal())
+            known = np.array([point for point in points if point[1] is not None], dtype=np.float64).reshape(-1, 2)
+            beside = None if level is None else number(lines[-1].get(level))
+            drawn.append((index, known[:, 0], known[:, 1], beside))
+    drawn = [line for line in drawn if len(line[1])]
+    if not drawn:
+        return None
+    values = [ys for _, _, ys, _ in drawn] + [np.array([beside]) for *_, beside in drawn if beside is not None]
+    lifetimes = {lifetime for run in runs if (lifetime := variational_lifetime(run)) is not None}
+    furthest = max(float(ages.max()) for _, ages, _, _ in drawn)
+    low, high = span(values, at_zero=level is not None)
+    chart = Chart(Scale(0.0, furthest), Scale(low, high), "age, steps", title)
+    for lifetime in sorted(lifetimes):
+        if lifetime < furthest:
+            chart.upright(lifetime, "Δt")
+    for index, ages, ys, beside in drawn:
+        if beside is not None:
+            chart.line(np.array([0.0, furthest]), np.array([beside, beside]), index, dashed=True)
+        chart.line(ages, ys, index, end=True)
+        for age, value in zip(ages, ys, strict=True):
+            chart.dot(age, value, index, f"{runs[index].name}, {age:.0f} steps: {short(value)}")
+    return Figure(title, note, chart.svg())
+
+
 def _steps_chart(
     runs: Sequence[RunRecord],
     title: str,
@@ -194,8 +283,23 @@ def _steps_chart(
 
 def variational_start(run: RunRecord) -> float | None:
     """The step at which variational prototypes set in, if the run has them and tells."""
-    start = mapping(run.config.get("variational")).get("start")
-    amount, _, unit = str(start).partition(" ")
+    for line in run.training:
+        if mapping(line.get("begin")):
+            return float(line["step"])
+    return _length_in_steps(run, "start")
+
+
+def variational_lifetime(run: RunRecord) -> float | None:
+    """Δt in steps, if the run has variational prototypes and tells."""
+    for line in run.training:
+        if told := mapping(line.get("begin")):
+            return number(told.get("delta_t"))
+    return number(run.environment.get("delta_t")) or _length_in_steps(run, "delta_t")
+
+
+def _length_in_steps(run: RunRecord, key: str) -> float | None:
+    length = mapping(run.config.get("variational")).get(key)
+    amount, _, unit = str(length).partition(" ")
     try:
         value = float(amount)
     except ValueError:

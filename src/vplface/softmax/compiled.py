@@ -183,7 +183,7 @@ class CompiledWalk(Walk):
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))
-        self.compiled = all(tensor.dtype in _TYPES for tensor in (*self._memory(slice(0)), self.weight))
+        self.compiled = all(tensor.dtype in _TYPES for tensor in (*self._memory(slice(0), False), self.weight))
 
     def _mix(self, rows: slice, own: tuple[Tensor, Tensor], mixed: bool, first: bool) -> Tile:
         weight, ratio = self.weight[rows], self.ratio[rows]
@@ -191,12 +191,12 @@ class CompiledWalk(Walk):
             return super()._mix(rows, own, mixed, first)
         renormalise = self.injection is not None and self.injection.renormalise
         operand = self._buffer("operand", weight, self.operand_type)
-        memory, strength = self._memory(rows)
+        memory, strength = self._memory(rows, mixed)
         arrays = map(_array, (weight, memory, strength, self.length[rows], ratio, operand))
         _mix(*arrays, first, mixed, renormalise)
         if first and self.share is not None and not renormalise:
             ratio *= self.share[rows]
-        return Tile(rows, weight, operand, operand, ratio, own)
+        return Tile(rows, weight, operand, operand, ratio, own, memory)
 
     def _exponentials(self, tile: Tile, push: Tensor | None) -> Float[Tensor, " batch"]:
         cosines = product(tile.operand, self.operand)
@@ -232,16 +232,18 @@ class CompiledWalk(Walk):
 
     def _arrays_of_projection(self, tile: Tile, pulled: Tensor, gradient: Tensor) -> tuple[Any, ...]:
         rows = tile.rows
-        memory, strength = self._memory(rows)
+        memory, strength = self._memory(rows, False)
+        memory = memory if tile.memory is None else tile.memory
         directions = tile.weight, memory, strength, self.off_mixture[rows], self.off_weight[rows]
         mixed = tile.mixture is not tile.weight and self.injection is not None and self.injection.renormalise
         return *map(_array, (pulled.contiguous(), *directions, gradient)), mixed
 
-    def _memory(self, rows: slice) -> tuple[Tensor, Tensor]:
-        """M and ‖W‖·λ/(1−λ); without memory something that is not looked at."""
+    def _memory(self, rows: slice, mixed: bool) -> tuple[Tensor, Tensor]:
+        """What is recalled and ‖W‖·λ/(1−λ); where nothing is, something of its type that is not looked at."""
         if self.injection is None:
             return self.weight[rows], self.length[rows]
-        return self.injection.memory[rows], self.strength[rows]
+        memory = self.injection.recalled(rows) if mixed else self.injection.memory.flatten(1)[rows]
+        return memory, self.strength[rows]
 
 
 def _array(tensor: Tensor) -> Any:

@@ -93,9 +93,11 @@ class TritonWalk(Walk):
         weight = self.weight[rows]
         operand = self._buffer("operand", weight, self.operand_type)
         block, columns = _block(weight)
+        memory, share = self._memory(rows, mixed)
         _mix[(triton.cdiv(len(weight), block),)](
             weight,
-            *self._memory(rows),
+            memory,
+            share,
             operand,
             self.length[rows],
             self.ratio[rows],
@@ -107,7 +109,7 @@ class TritonWalk(Walk):
             ROWS=block,
             DIM=columns,
         )
-        return Tile(rows, weight, operand, operand, self.ratio[rows], own)
+        return Tile(rows, weight, operand, operand, self.ratio[rows], own, memory)
 
     def _exponentials(self, tile: Tile, push: Tensor | None) -> Float[Tensor, " batch"]:
         cosines = product(tile.operand, self.operand)
@@ -137,7 +139,8 @@ class TritonWalk(Walk):
         _project[(triton.cdiv(len(pulled), block),)](
             pulled,
             tile.weight,
-            *self._memory(tile.rows),
+            tile.memory,
+            self.weight if self.share is None else self.share[tile.rows],
             gradient,
             self.length[tile.rows],
             self.ratio[tile.rows],
@@ -149,11 +152,11 @@ class TritonWalk(Walk):
         )
         return gradient
 
-    def _memory(self, rows: slice) -> tuple[Tensor, Tensor]:
-        """M and the share of v; without memory something that is not looked at."""
+    def _memory(self, rows: slice, mixed: bool) -> tuple[Tensor, Tensor]:
+        """What is recalled and the share of v; without memory something that is not looked at."""
         if self.injection is None or self.share is None:
             return self.weight, self.weight
-        return self.injection.memory[rows], self.share[rows]
+        return self.injection.recalled(rows) if mixed else self.weight[rows], self.share[rows]
 
 
 def _block(matrix: Tensor, widest: int = 2**20) -> tuple[int, int]:

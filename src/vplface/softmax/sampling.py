@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import numpy as np
-import torch
 from jaxtyping import Bool
 from torch import Tensor
+
+from vplface.prototypes import Draw
 
 
 def drawn_classes(classes: range, rate: float, seed: int, step: int) -> Bool[Tensor, " classes"]:
     """Each class with probability ``rate``; whether one is drawn depends on the seed, the step and its id alone.
-
-    Class j looks at number j of the step's random numbers, so that ranks draw for their own classes what one process
-    would draw for all.
 
     Args:
         classes: ids to draw from, contiguous.
@@ -20,8 +17,4 @@ def drawn_classes(classes: range, rate: float, seed: int, step: int) -> Bool[Ten
         seed: of the draw.
         step: another draw in each.
     """
-    numbers = np.random.Philox(key=[seed, step])
-    block, skipped = divmod(classes.start, 4)  # Philox makes its numbers by the four
-    numbers.advance(block)
-    chosen = np.random.Generator(numbers).random(skipped + len(classes))[skipped:] < rate
-    return torch.from_numpy(chosen)
+    return Draw(classes, seed, step).uniform() < rate

@@ -2,7 +2,7 @@
 
     step-00001200/
         manifest.json            format, step, notes, which rows lie where, bytes and SHA-256 of every file
-        common.safetensors       backbone, moving average, their optimiser's state, drift
+        common.safetensors       backbone, moving averages, their optimiser's state, drift, what memory and terms share
         rows-00000-of-00004.safetensors    W, M, T and momentum of the classes of a rank, and its random state
 
 A folder takes its name when all of its files are on the disk, so a checkpoint is whole or not there. It can be loaded
@@ -256,8 +256,10 @@ def load_checkpoint(path: Path, run: Training, world: World) -> None:
     try:
         run.backbone.load_state_dict(_part(common, "backbone."))
         head.load_state_dict(_part(common, "head.") | _part(rows, "head."))
-        if run.average is not None:
-            run.average.load_state_dict(_part(common, "average."))
+        for name, average in (("average.", run.average), ("encoder.", run.encoder)):
+            if average is not None:
+                average.load_state_dict(_part(common, name))
+        run.drift.load_state_dict(_part(common, "drift."))
         for number, optimizer in enumerate(run.optimizers):
             state = _part(common, f"optimizer{number}.") | _part(rows, f"optimizer{number}.")
             optimizer.load_state_dict(_optimizer_state(state, optimizer))
@@ -266,7 +268,10 @@ def load_checkpoint(path: Path, run: Training, world: World) -> None:
             f"checkpoint {path} does not fit this configuration ({error}); resume with the configuration of the run,"
             " or start a new run under another name"
         ) from error
-    run.drift.last = common["drift"].to(run.device) if "drift" in common else None
+    if head.by_age is not None:
+        head.by_age.clear()
+        if world.main and "age.sums" in common:
+            head.by_age.sums, head.by_age.counts = common["age.sums"], common["age.counts"]
     random = path / f"rows-{world.rank:05d}-of-{manifest['world']:05d}.safetensors"
     if random.exists():
         with safe_open(random, framework="pt") as file:
@@ -305,9 +310,10 @@ def _state(run: Training) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Copies, on the CPU, of what all ranks have in common and of what belongs to the classes of this one."""
     common = {f"backbone.{key}": value for key, value in run.backbone.state_dict().items()}
     rows = {f"head.{key}": value for key, value in run.head.state_dict().items()}
-    common["head.step_count"] = rows.pop("head.step_count")
-    if run.average is not None:
-        common |= {f"average.{key}": value for key, value in run.average.state_dict().items()}
+    common |= {key: rows.pop(key) for name in run.head.shared_state if (key := f"head.{name}") in rows}
+    for name, average in (("average", run.average), ("encoder", run.encoder)):
+        if average is not None:
+            common |= {f"{name}.{key}": value for key, value in average.state_dict().items()}
     for number, optimizer in enumerate(run.optimizers):
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         for index, state in optimizer.state_dict()["state"].items():
@@ -315,8 +321,9 @@ def _state(run: Training) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
                 tensor = torch.as_tensor(value)
                 by_row = parameters[index] is run.head.weight and tensor.shape == run.head.weight.shape
                 (rows if by_row else common)[f"optimizer{number}.{index}.{key}"] = tensor
-    if run.drift.last is not None:
-        common["drift"] = run.drift.last
+    common |= {f"drift.{key}": value for key, value in run.drift.state_dict().items()}
+    if run.head.by_age is not None:
+        common["age.sums"], common["age.counts"] = run.head.by_age_total()
     rows["rng.cpu"] = torch.get_rng_state()
     if run.device.type == "cuda":
         rows["rng.cuda"] = torch.cuda.get_rng_state(run.device)

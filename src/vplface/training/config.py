@@ -8,22 +8,47 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
+import numpy as np
 import yaml
+from jaxtyping import Int
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError, model_validator
 
 from vplface.data.augment import Augmentation
-from vplface.data.samplers import SAMPLERS, Sampler, Shuffled
+from vplface.data.samplers import SAMPLERS, Shuffled
 from vplface.errors import ConfigError, UsageError
-from vplface.margins import ArcFace, CombinedMargin, CosFace, Margin, NormSoftmax
-from vplface.prototypes import Variational
+from vplface.margins import ArcFace, CombinedMargin, CosFace, NormSoftmax
+from vplface.prototypes import (
+    BorrowedSpread,
+    Gaussian,
+    LastFeature,
+    RunningMean,
+    SeveralFeatures,
+    ShuffledMemory,
+    Variational,
+    VonMisesFisher,
+    covering,
+)
+from vplface.terms import EPL, UNPG, XBM, BroadFace, Term, UniTSFace
+from vplface.training.drift import Settled
 
 MARGINS: dict[str, type] = {
     "arcface": ArcFace,
     "combined": CombinedMargin,
     "cosface": CosFace,
     "normsoftmax": NormSoftmax,
+}
+TERMS: dict[str, type] = {"broadface": BroadFace, "epl": EPL, "unitsface": UniTSFace, "unpg": UNPG, "xbm": XBM}
+
+MEMORIES: dict[str, type] = {
+    "last": LastFeature,
+    "mean": RunningMean,
+    "several": SeveralFeatures,
+    "gaussian": Gaussian,
+    "vmf": VonMisesFisher,
+    "borrowed": BorrowedSpread,
+    "shuffled": ShuffledMemory,
 }
 
 
@@ -57,50 +82,146 @@ def _read_duration(value: object) -> object:
     return Duration(float(match[1]), unit)
 
 
-def _read_margin(value: object) -> object:
-    if not isinstance(value, Mapping):
-        return value
-    options = dict(value)
-    name = options.pop("name", "arcface")
-    if name not in MARGINS:
-        raise ValueError(f"margin.name {name!r} is unknown{_nearest(str(name), MARGINS)}")
-    known = [field.name for field in dataclasses.fields(MARGINS[name])]
-    for key in options:
-        if key not in known:
-            raise ValueError(f"margin.{key} is not an option of {name}{_nearest(str(key), known)}")
-    return MARGINS[name](**options)
+@dataclasses.dataclass(frozen=True)
+class StartedTerm:
+    """A term whose start is given in epochs or steps.
+
+    Attributes:
+        term: the term, with another start.
+        start: when it starts.
+    """
+
+    term: Any
+    start: Duration
+
+    def resolve(self, steps_per_epoch: int) -> Term:
+        """The term, with its start in steps."""
+        term: Term = dataclasses.replace(self.term, start=self.start.steps(steps_per_epoch))
+        return term
 
 
-def _write_margin(margin: Margin) -> dict[str, Any]:
-    name = next(name for name, kind in MARGINS.items() if type(margin) is kind)
-    return {"name": name, **vars(margin)}
+class _Named:
+    """A choice among dataclasses, written as ``{name: NAME, option: value, ...}`` or, with all defaults, as NAME.
+
+    Args:
+        section: the key under which it stands, for messages.
+        kinds: what there is to choose from, by name.
+        default: the name that is meant if none is given.
+    """
+
+    def __init__(self, section: str, kinds: Mapping[str, type], default: str) -> None:
+        self.section, self.kinds, self.default = section, kinds, default
+
+    def read(self, value: object) -> object:
+        """The chosen dataclass; what is one already stays."""
+        if type(value) in self.kinds.values():
+            return value
+        if not isinstance(value, str | Mapping):
+            raise ValueError(f"{self.section} must be a name, or a name and options{nearest('', self.kinds)}")
+        options = {"name": value} if isinstance(value, str) else dict(value)
+        name = options.pop("name", self.default)
+        if name not in self.kinds:
+            raise ValueError(f"{self.section}.name {name!r} is unknown{nearest(str(name), self.kinds)}")
+        known = [field.name for field in dataclasses.fields(self.kinds[name])]
+        for key in options:
+            if key not in known:
+                hint = nearest(str(key), known) if known else ", which has none"
+                raise ValueError(f"{self.section}.{key} is not an option of {name}{hint}")
+        return self.kinds[name](**options)
+
+    def write(self, value: object) -> dict[str, Any]:
+        """The mapping that reads as ``value``."""
+        return {"name": next(name for name, kind in self.kinds.items() if type(value) is kind), **vars(value)}
 
 
-def _read_sampler(value: object) -> object:
-    if type(value) in SAMPLERS.values():
-        return value
-    if not isinstance(value, str | Mapping):
-        raise ValueError(f"sampler must be a name, or a name and options{_nearest('', SAMPLERS)}")
-    options = {"name": value} if isinstance(value, str) else dict(value)
-    name = options.pop("name", "shuffled")
-    if name not in SAMPLERS:
-        raise ValueError(f"sampler.name {name!r} is unknown{_nearest(str(name), SAMPLERS)}")
-    known = [field.name for field in dataclasses.fields(SAMPLERS[name])]
-    for key in options:
-        if key not in known:
-            hint = _nearest(str(key), known) if known else ", which has none"
-            raise ValueError(f"sampler.{key} is not an option of {name}{hint}")
-    return SAMPLERS[name](**options)
+@dataclasses.dataclass(frozen=True)
+class Lifetime:
+    """Δt as a target: the shorter of the two where both are given.
+
+    Attributes:
+        coverage: the smallest Δt that is expected to keep this share of the classes alive.
+        drift: the largest Δt over which features move by no more than this share of the distance between two pictures
+            of a class, decided when injection begins; see ``DriftMonitor``.
+    """
+
+    coverage: float | None = None
+    drift: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.coverage is None and self.drift is None:
+            raise ValueError("a target is a coverage, a drift, or both")
+        if self.coverage is not None and not 0.0 < self.coverage < 1.0:
+            raise ValueError(f"coverage must lie in (0, 1), got {self.coverage}")
+        if self.drift is not None and not self.drift > 0.0:
+            raise ValueError(f"drift must be positive, got {self.drift}")
 
 
-def _write_sampler(sampler: Sampler) -> dict[str, Any]:
-    name = next(name for name, kind in SAMPLERS.items() if type(sampler) is kind)
-    return {"name": name, **vars(sampler)}
+class _Rule:
+    """A length of training, or a rule that finds it, written as a mapping of the fields of a dataclass.
+
+    Args:
+        section: the key under which it stands, for messages.
+        kind: the dataclass.
+        words: rules that have a name.
+    """
+
+    def __init__(self, section: str, kind: type, words: Mapping[str, Any]) -> None:
+        self.section, self.kind, self.words = section, kind, words
+
+    def read(self, value: object) -> object:
+        """The length or the rule; what is one already stays."""
+        if isinstance(value, str) and value in self.words:
+            return self.words[value]
+        if isinstance(value, Mapping):
+            known = [field.name for field in dataclasses.fields(self.kind)]
+            for key, number in value.items():
+                if key not in known:
+                    raise ValueError(f"{self.section}.{key} is unknown{nearest(str(key), known)}")
+                if isinstance(number, bool) or not isinstance(number, int | float | None):
+                    raise ValueError(f"{self.section}.{key} must be a number, got {number!r}")
+            return self.kind(**value)
+        read = _read_duration(value)
+        if not isinstance(read, Duration | self.kind):
+            raise ValueError(f"{self.section} must be a number of steps or epochs, or a rule")
+        return read
+
+    def write(self, value: Any) -> Any:
+        """What reads as ``value``."""
+        return str(value) if isinstance(value, Duration) else dataclasses.asdict(value)
+
+
+_LIFETIME = _Rule("delta_t", Lifetime, {})
+_START = _Rule("start", Settled, {"auto": Settled()})
+_MARGIN = _Named("margin", MARGINS, "arcface")
+_SAMPLER = _Named("sampler", SAMPLERS, "shuffled")
+_MEMORY = _Named("memory", MEMORIES, "last")
+_TERM = _Named("terms", TERMS, "")
+
+
+def _read_term(value: object) -> object:
+    if isinstance(value, Mapping) and isinstance(value.get("start"), str):
+        start = _read_duration(value["start"])
+        assert isinstance(start, Duration)
+        return StartedTerm(_TERM.read({**value, "start": 0}), start)
+    return value if isinstance(value, StartedTerm) else _TERM.read(value)
+
+
+def _write_term(value: Any) -> dict[str, Any]:
+    if isinstance(value, StartedTerm):
+        return {**_TERM.write(value.term), "start": str(value.start)}
+    return _TERM.write(value)
 
 
 Length = Annotated[Duration, BeforeValidator(_read_duration), PlainSerializer(str)]
-MarginField = Annotated[Any, BeforeValidator(_read_margin), PlainSerializer(_write_margin)]
-SamplerField = Annotated[Any, BeforeValidator(_read_sampler), PlainSerializer(_write_sampler)]
+LifetimeField = Annotated[Any, BeforeValidator(_LIFETIME.read), PlainSerializer(_LIFETIME.write)]
+StartField = Annotated[Any, BeforeValidator(_START.read), PlainSerializer(_START.write)]
+MarginField = Annotated[Any, BeforeValidator(_MARGIN.read), PlainSerializer(_MARGIN.write)]
+SamplerField = Annotated[Any, BeforeValidator(_SAMPLER.read), PlainSerializer(_SAMPLER.write)]
+MemoryField = Annotated[Any, BeforeValidator(_MEMORY.read), PlainSerializer(_MEMORY.write)]
+TermField = Annotated[Any, BeforeValidator(_read_term), PlainSerializer(_write_term)]
+
+
+Model = TypeVar("Model", bound=BaseModel)
 
 
 class _Section(BaseModel):
@@ -170,17 +291,46 @@ class Backbone(_Section):
 
 
 class Injection(_Section):
-    """``vplface.Variational``, its lifetime and start in steps or epochs."""
+    """``vplface.Variational``, its lifetime and start in steps, in epochs or as rules; and who writes the memory."""
 
     lam: float = Field(default=0.15, ge=0.0, le=1.0)
-    delta_t: Length = Duration(1, "epochs")
-    start: Length = Duration(0)
+    delta_t: LifetimeField = Duration(1, "epochs")
+    start: StartField = Duration(0)
     renormalise: bool = True
+    memory: MemoryField = LastFeature()
+    momentum: float | None = Field(default=None, gt=0.0, lt=1.0)
 
-    def resolve(self, steps_per_epoch: int) -> Variational:
-        """The hyper-parameters in steps."""
-        delta_t, start = (length.steps(steps_per_epoch) for length in (self.delta_t, self.start))
-        return Variational(self.lam, max(delta_t, 1), start, self.renormalise)
+    @property
+    def lifetime_drift(self) -> float | None:
+        """The bound on drift that Δt is decided by, if there is one."""
+        return self.delta_t.drift if isinstance(self.delta_t, Lifetime) else None
+
+    def start_rule(self, steps_per_epoch: int) -> Settled | int:
+        """When injection begins: a rule, or a step."""
+        return self.start if isinstance(self.start, Settled) else int(self.start.steps(steps_per_epoch))
+
+    def resolve(self, steps_per_epoch: int, class_sizes: Int[np.ndarray, " classes"], batch_size: int) -> Variational:
+        """The hyper-parameters in steps; what drift has to decide is left to it.
+
+        Args:
+            steps_per_epoch: optimiser steps.
+            class_sizes: pictures per class.
+            batch_size: B, over all ranks.
+
+        Raises:
+            ValueError: if a coverage is out of reach.
+        """
+        delta_t: int | None
+        if isinstance(self.delta_t, Duration):
+            delta_t = max(self.delta_t.steps(steps_per_epoch), 1)
+        else:
+            target = self.delta_t.coverage
+            delta_t = None if target is None else covering(class_sizes, batch_size, target)
+        start = self.start_rule(steps_per_epoch)
+        begins: int | Literal["auto"] = "auto"
+        if isinstance(start, int) and self.lifetime_drift is None:
+            begins = start
+        return Variational(self.lam, delta_t, begins, self.renormalise, self.memory)
 
 
 class Optimizer(_Section):
@@ -217,7 +367,11 @@ class Schedule(_Section):
 
 
 class EvaluationSet(_Section):
-    """Pictures and the question asked about them: a list of pairs, pairs drawn in 10 folds, or all pairs of people."""
+    """Pictures and the question asked about them: a list of pairs, pairs drawn in 10 folds, or all pairs of people.
+
+    ``half`` keeps the first or the second half of the people, so that what is chosen on one can be confirmed on the
+    other.
+    """
 
     name: str
     path: Path
@@ -226,6 +380,8 @@ class EvaluationSet(_Section):
     threshold_pairs: Path | None = None
     people: Path | None = None
     balanced_pairs: int | None = Field(default=None, ge=20, multiple_of=20)
+    half: Literal["first", "second"] | None = None
+    half_seed: int = Field(default=0, ge=0)
     synthetic: Synthetic | None = None
 
     @model_validator(mode="after")
@@ -234,6 +390,11 @@ class EvaluationSet(_Section):
             raise ValueError("give one of pairs (a list), balanced_pairs (drawn) and people (all their pairs)")
         if self.threshold_pairs is not None and self.pairs is None:
             raise ValueError("threshold_pairs needs pairs to apply the threshold to")
+        if self.half is not None and (self.pairs is not None or self.balanced_pairs is not None):
+            raise ValueError(
+                "half divides the people, which a list of pairs does not allow; leave out pairs and balanced_pairs, so"
+                " that all pairs of the half are compared"
+            )
         return self
 
 
@@ -259,6 +420,7 @@ class Config(_Section):
     backbone: Backbone = Backbone()
     margin: MarginField = ArcFace(32.0, 0.4)
     variational: Injection | None = None
+    terms: list[TermField] = []
     sample_rate: float = Field(default=1.0, gt=0.0, le=1.0)
     optimizer: Optimizer = Optimizer()
     schedule: Schedule = Schedule()
@@ -271,7 +433,7 @@ class Config(_Section):
     threads: int | None = Field(default=None, ge=1)
     evaluation: Evaluation = Evaluation()
     log_every: Length = Duration(20)
-    drift_every: Length = Duration(1, "epochs")
+    drift_every: Length | None = None
     checkpoint_every: Length = Duration(1, "epochs")
     checkpoints_kept: int = Field(default=2, ge=1)
     init_from: Path | None = None
@@ -285,6 +447,22 @@ class Config(_Section):
         if self.optimizer.fused and self.accumulate > 1:
             raise ValueError("optimizer.fused moves the prototypes in every backward pass; it needs accumulate: 1")
         return self
+
+    @model_validator(mode="after")
+    def _terms_fit(self) -> Config:
+        kinds = [type(term) for term in self.resolved_terms(1)]
+        for kind in kinds:
+            if kinds.count(kind) > 1:
+                raise ValueError(f"terms holds two {kind.__name__}; one of a kind has a meaning")
+        if BroadFace in kinds and self.variational is not None:
+            raise ValueError("terms: broadface and variational both use past samples; take one of the two")
+        if BroadFace in kinds and self.accumulate > 1:
+            raise ValueError("terms: broadface needs the whole batch at once; it needs accumulate: 1")
+        return self
+
+    def resolved_terms(self, steps_per_epoch: int) -> list[Term]:
+        """The terms, with their starts in steps."""
+        return [term.resolve(steps_per_epoch) if isinstance(term, StartedTerm) else term for term in self.terms]
 
     @property
     def run_folder(self) -> Path:
@@ -334,7 +512,7 @@ def read_recipe(recipe: str | Path) -> dict[str, Any]:
     else:
         known = shipped_recipes()
         raise ConfigError(
-            f"no configuration {str(recipe)!r}: neither a file nor a shipped recipe{_nearest(path.stem, known)}"
+            f"no configuration {str(recipe)!r}: neither a file nor a shipped recipe{nearest(path.stem, known)}"
             f" (shipped: {', '.join(known)})"
         )
     try:
@@ -352,7 +530,7 @@ def merge(raw: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
     Raises:
         UsageError: if an override is not of the form key=value, or walks into something that is no mapping or list.
     """
-    merged: dict[str, Any] = yaml.safe_load(yaml.safe_dump(dict(raw)))
+    merged: dict[str, Any] = yaml.safe_load(yaml.safe_dump(dict(raw), sort_keys=False))
     for override in overrides:
         key, separator, text = override.partition("=")
         if not separator or not key:
@@ -373,19 +551,47 @@ def merge(raw: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
 
 
 def overlay(raw: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """``raw`` with nested ``changes`` laid over it; a value that is not a mapping replaces what was there."""
+    """``raw`` with nested ``changes`` laid over it; a value that is not a mapping replaces what was there.
+
+    null over a section removes it, so that it is as if it had never been written. Where another name is chosen the
+    options of the first go with it: those of ArcFace are none of CosFace.
+    """
     result = dict(raw)
     for key, value in changes.items():
         below = result.get(key)
-        result[key] = overlay(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
+        if isinstance(below, Mapping) and value is None:
+            del result[key]
+        elif isinstance(below, Mapping) and isinstance(value, Mapping) and not _chooses_another(key, below, value):
+            result[key] = overlay(below, value)
+        else:
+            result[key] = value
     return result
+
+
+def _chooses_another(key: str, below: Mapping[str, Any], value: Mapping[str, Any]) -> bool:
+    chosen = key in (_MARGIN.section, _SAMPLER.section, _MEMORY.section)
+    return chosen and "name" in value and value["name"] != below.get("name", value["name"])
 
 
 def build_config(raw: Mapping[str, Any], origin: str) -> Config:
     """Validate raw values; see ``read_config``."""
-    _refuse_unknown(Config, raw, (), origin)
+    return validated(Config, raw, origin)
+
+
+def validated(kind: type[Model], raw: Mapping[str, Any], origin: str) -> Model:
+    """Raw values as what they are to be.
+
+    Args:
+        kind: the model that says which keys there are.
+        raw: the values.
+        origin: where they come from, for errors.
+
+    Raises:
+        ConfigError: naming origin and key, and the nearest known one where a key is unknown.
+    """
+    refuse_unknown(kind, raw, (), origin)
     try:
-        return Config.model_validate(raw)
+        return kind.model_validate(raw)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
@@ -419,11 +625,11 @@ def _index(place: list[Any], part: str, key: str) -> int:
     return int(part)
 
 
-def _refuse_unknown(kind: Any, raw: object, where: tuple[str, ...], origin: str) -> None:
+def refuse_unknown(kind: Any, raw: object, where: tuple[str, ...], origin: str) -> None:
     """Walk raw values beside the types that will hold them, so that a typo is answered with the nearest key."""
     if isinstance(raw, list):
         for index, item in enumerate(raw):
-            _refuse_unknown(kind, item, (*where, str(index)), origin)
+            refuse_unknown(kind, item, (*where, str(index)), origin)
     if not isinstance(raw, Mapping):
         return
     if issubclass(kind, BaseModel):
@@ -433,9 +639,9 @@ def _refuse_unknown(kind: Any, raw: object, where: tuple[str, ...], origin: str)
     for key, value in raw.items():
         if key not in annotations:
             place = ".".join((*where, str(key)))
-            raise ConfigError(f"{origin}: unknown key {place!r}{_nearest(str(key), annotations)}")
+            raise ConfigError(f"{origin}: unknown key {place!r}{nearest(str(key), annotations)}")
         for section in _sections(annotations[key]):
-            _refuse_unknown(section, value, (*where, key), origin)
+            refuse_unknown(section, value, (*where, key), origin)
 
 
 def _sections(annotation: Any) -> list[type]:
@@ -444,6 +650,7 @@ def _sections(annotation: Any) -> list[type]:
     return [section for part in get_args(annotation) for section in _sections(part)]
 
 
-def _nearest(word: str, known: Iterable[str]) -> str:
+def nearest(word: str, known: Iterable[str]) -> str:
+    """What to say to a word that is unknown: the known one that is most like it, or all of them."""
     matches = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
     return f"; did you mean {matches[0]!r}?" if matches else f"; known: {', '.join(known)}"

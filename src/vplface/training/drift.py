@@ -1,36 +1,301 @@
-"""Feature drift: how far the embedding of the same pictures moves while training goes on."""
+"""Feature drift: how far the embedding of the same pictures moves, and when to begin to remember because of it."""
 
 from __future__ import annotations
 
+import logging
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import NamedTuple
+
 import torch
-from jaxtyping import Float
+import torch.distributed as dist
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from vplface.head import PrototypeHead
 
-class FeatureDrift:
-    """Mean ‖f_t(I) − f_{t−P}(I)‖² over a fixed set of pictures, f of unit length, P the steps between two measurements.
+_LOG = logging.getLogger(__name__)
 
-    Variational prototypes rest on it: a remembered feature stands for what the network would say now only while this is
-    small. It lies in [0, 4]; 2 is what two unrelated embeddings give.
 
-    Args:
-        inputs: the fixed pictures, as the backbone takes them.
+@dataclass(frozen=True)
+class Settled:
+    """Injection begins when features hold still: when d(Δt) ≤ ``drift``·S in several measurements in a row.
+
+    d(lag) = E‖f_t(I) − f_{t−lag}(I)‖² is what age does to a memory, S = E‖f_t(I) − f_t(I')‖² the distance of two
+    pictures I, I' of one class; all features have unit length. A remembered feature stands in for a draw from its
+    class. Where drift knows nothing of the picture, it is off the next one by S + d instead of S. So drift counts in
+    parts of S, and not by itself: a network that has not learned yet says nearly the same of everything, moves little,
+    and still forgets all. At d = S/4, the default, features have moved by half the distance between two pictures (both
+    as root mean squares): a memory is still nearer to what the network says of its own picture now than to what it says
+    of any other at that distance.
 
     Attributes:
-        last: their features at the last measurement.
+        drift: bound on d(Δt)/S; over d of one interval between measurements while Δt is not known.
+        measurements: in how many measurements in a row it has to hold.
+        by: share of the run after which injection begins in any case, and says that features had not settled.
+
+    Raises:
+        ValueError: if a value lies outside its range.
     """
 
-    def __init__(self, inputs: Float[Tensor, "probe 3 height width"]) -> None:
-        self.inputs = inputs
-        self.last: Float[Tensor, "probe dim"] | None = None
+    drift: float = 0.25
+    measurements: int = 3
+    by: float = 0.5
 
-    def measure(self, backbone: nn.Module) -> float | None:
-        """The drift since the last measurement; None at the first one. The backbone's mode is left as it was."""
-        training = backbone.training
-        backbone.eval()
-        with torch.no_grad():
-            features = normalize(backbone(self.inputs).float(), dim=1)
-        backbone.train(training)
-        last, self.last = self.last, features
-        return None if last is None else float((features - last).square().sum(dim=1).mean())
+    def __post_init__(self) -> None:
+        if not self.drift > 0.0:
+            raise ValueError(f"drift must be positive, got {self.drift}")
+        if self.measurements < 1:
+            raise ValueError(f"measurements must be at least 1, got {self.measurements}")
+        if not 0.0 < self.by <= 1.0:
+            raise ValueError(f"by must be a share of the run in (0, 1], got {self.by}")
+
+
+class Begin(NamedTuple):
+    """That injection begins.
+
+    Attributes:
+        step: the first step whose features are remembered.
+        delta_t: Δt.
+        settled: False if features had not settled in time.
+        by_drift: whether drift decided Δt, and not the longest lifetime that was given.
+    """
+
+    step: int
+    delta_t: int
+    settled: bool
+    by_drift: bool
+
+
+class Drift(NamedTuple):
+    """A measurement.
+
+    Attributes:
+        by_lag: {lag in steps: d(lag)}, each in [0, 4]; 2 is what unrelated features give. Empty at the first time.
+        spread: S; None if no two pictures of the probe are of one class.
+    """
+
+    by_lag: dict[int, float]
+    spread: float | None
+
+
+class DriftMonitor:
+    """Measures drift on fixed pictures as training goes on, and lets a head begin to remember when it has settled.
+
+    Every P steps the pictures are embedded in eval mode and compared with the last K such embeddings, which gives d at
+    the lags P, 2P … KP. (K + 1)·n·d numbers are kept for n pictures. A measurement costs n forward passes, about what
+    training on n/3 pictures does.
+
+    Args:
+        head: whose step count is followed. With ``start="auto"`` it begins by the rule ``start``. With a process group
+            every rank has to call ``step``; the first measures, and all begin together.
+        pictures: the probe, as the backbone takes it.
+        labels: classes of the probe; two or more pictures of some are needed for S, and so for every rule.
+        every: P, steps.
+        kept: K.
+        start: ``Settled(...)``, or a step from which on Δt is decided by ``lifetime_drift``; None for ``Settled()``.
+        lifetime_drift: bound on d(lag)/S that decides Δt: the largest measured lag up to which it holds, at the moment
+            of beginning, or one interval if it holds nowhere. The ``delta_t`` of the head, if it has one, is the
+            longest that Δt may be.
+        steps: length of the run, of which ``Settled.by`` is a share; None waits without end.
+
+    Raises:
+        ValueError: if a rule cannot be followed with this probe or these measurements.
+
+    Examples:
+        >>> head = PrototypeHead(1000, 512, variational=Variational(start="auto", delta_t=400))
+        >>> monitor = DriftMonitor(head, pictures, labels, every=100, steps=20_000)
+        >>> ...
+        >>> optimizer.step()
+        >>> monitor.step(backbone)
+
+    Attributes:
+        begin: that of this head, once it has come.
+    """
+
+    def __init__(
+        self,
+        head: PrototypeHead,
+        pictures: Float[Tensor, "probe ..."],
+        labels: Int[Tensor, " probe"] | None = None,
+        *,
+        every: int = 100,
+        kept: int = 16,
+        start: Settled | int | None = None,
+        lifetime_drift: float | None = None,
+        steps: int | None = None,
+    ) -> None:
+        if every < 1 or kept < 1:
+            raise ValueError(f"every and kept must be at least 1, got {every} and {kept}")
+        self.head = head
+        self.pictures = pictures
+        self.every = every
+        self.kept = kept
+        self.start = Settled() if start is None else start
+        self.lifetime_drift = lifetime_drift
+        self.begin: Begin | None = None
+        self._pairs = _same_class(labels) if labels is not None else torch.zeros(2, 0, dtype=torch.int64)
+        self._features: list[Float[Tensor, "probe dim"]] = []  # the newest last
+        self._in_a_row = 0
+        self._deadline: int | None = None
+        if isinstance(self.start, Settled) and steps is not None:
+            self._deadline = math.ceil(self.start.by * steps)
+        self._longest = None if head.variational is None else head.variational.delta_t
+        self._tested = 1 if self._longest is None else -(-self._longest // every)  # lag, in intervals
+        if self._waiting:
+            self._check_rules()
+
+    def step(self, backbone: nn.Module) -> Drift | None:
+        """Take note that an optimiser step is done; what was measured, if it is time to, else None.
+
+        Args:
+            backbone: pictures → embeddings of what is remembered; its mode is left as it was.
+        """
+        step, first = self.head.step_count, self.head.ranks is None or self.head.ranks.rank == 0
+        due = step % self.every == 0
+        measured = None
+        if due and first:
+            measured = self._measure(backbone)
+        at = self.start if isinstance(self.start, int) else self._deadline
+        if self._waiting and (due or (at is not None and step >= at)):
+            self._begin(self._decide(step) if first else None)
+        return measured
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What a resumed run needs to go on as if it had not stopped."""
+        if not self._features:
+            return {}
+        counts = {"every": torch.tensor(self.every), "in_a_row": torch.tensor(self._in_a_row)}
+        return {"features": torch.stack(self._features), **counts}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from there.
+
+        Raises:
+            ValueError: if the measurements were taken at another interval.
+        """
+        self._features, self._in_a_row = [], 0
+        if "features" in state:
+            if int(state["every"]) != self.every:
+                raise ValueError(f"drift was measured every {int(state['every'])} steps, not every {self.every}")
+            self._features = list(state["features"].to(self.pictures.device))
+            self._in_a_row = int(state["in_a_row"])
+
+    @property
+    def _waiting(self) -> bool:
+        return self.head.variational is not None and self.head.begun_at is None
+
+    def _check_rules(self) -> None:
+        if self._pairs.shape[1] == 0 and (isinstance(self.start, Settled) or self.lifetime_drift is not None):
+            raise ValueError(
+                "drift is judged by the distance between two pictures of a class, and no two pictures of the probe are"
+                " of one class; give classes of two or more pictures, or a start and a delta_t in steps"
+            )
+        if self.lifetime_drift is None and self._longest is None:
+            raise ValueError("nothing says Δt: give delta_t, or lifetime_drift to decide it by")
+        if isinstance(self.start, Settled):
+            if self._tested > self.kept:
+                raise ValueError(
+                    f"{self.kept} measurements, {self.every} steps apart, do not reach back Δt = {self._longest} steps;"
+                    f" measure every {-(-(self._longest or 0) // self.kept)} steps or more seldom"
+                )
+        elif self.lifetime_drift is not None and self.start < 2 * self.every:
+            raise ValueError(
+                f"Δt is decided by drift at step {self.start}, and the first is known at step {2 * self.every}; start"
+                " later, or measure more often"
+            )
+
+    @torch.no_grad()
+    def _measure(self, backbone: nn.Module) -> Drift:
+        with _evaluating(backbone):
+            features = normalize(backbone(self.pictures).float(), dim=1)
+        self._features = [*self._features[-self.kept :], features]
+        found = self._last()
+        if isinstance(self.start, Settled):
+            tested = found.by_lag.get(self._tested * self.every)
+            still = tested is not None and found.spread is not None and tested <= self.start.drift * found.spread
+            self._in_a_row = self._in_a_row + 1 if still else 0
+        return found
+
+    def _last(self) -> Drift:
+        """Drift as of the newest measurement."""
+        *older, newest = self._features
+        moved = [(newest - features).square().sum(dim=1).mean() for features in reversed(older)]
+        one, other = newest[self._pairs.to(newest.device)]
+        spread = (one - other).square().sum(dim=1).mean()
+        *curve, last = torch.stack([*moved, spread]).tolist()
+        by_lag = {number * self.every: value for number, value in enumerate(curve, start=1)}
+        return Drift(by_lag, last if self._pairs.shape[1] else None)
+
+    def _decide(self, step: int) -> Begin | None:
+        settled = True
+        if isinstance(self.start, Settled):
+            settled = self._in_a_row >= self.start.measurements
+            if not settled and (self._deadline is None or step < self._deadline):
+                return None
+        elif step < self.start:
+            return None
+        if self.lifetime_drift is None:
+            assert self._longest is not None
+            return Begin(step, self._longest, settled, by_drift=False)
+        held, found = self.every, self._last() if self._features else Drift({}, None)
+        for lag, moved in found.by_lag.items():
+            if found.spread is None or moved > self.lifetime_drift * found.spread:
+                break
+            held = lag
+        if self._longest is not None and self._longest <= held:
+            return Begin(step, self._longest, settled, by_drift=False)
+        return Begin(step, held, settled, by_drift=True)
+
+    def _begin(self, decision: Begin | None) -> None:
+        """Begin if the first rank has so decided."""
+        ranks = self.head.ranks
+        if ranks is not None:
+            told = torch.zeros(4, dtype=torch.int64, device=self.head.weight.device)
+            if decision is not None:
+                told = torch.tensor([int(each) for each in decision], device=told.device)
+            dist.broadcast(told, dist.get_global_rank(ranks.group, 0), group=ranks.group)
+            step, delta_t, settled, by_drift = told.tolist()
+            decision = Begin(step, delta_t, bool(settled), bool(by_drift)) if delta_t else None
+        if decision is None:
+            return
+        self.head.begin(decision.delta_t)
+        self.begin = decision
+        if ranks is None or ranks.rank == 0:
+            _LOG.log(logging.INFO if decision.settled else logging.WARNING, self.sentence(decision))
+
+    def sentence(self, begin: Begin) -> str:
+        """What there is to say of a beginning."""
+        limit = "" if self._longest is None else f", of {self._longest} at most"
+        words = f"injection begins at step {begin.step} with Δt {begin.delta_t}"
+        words += f" (decided by drift{limit})" if begin.by_drift else ""
+        if begin.settled or not isinstance(self.start, Settled):
+            return words
+        found = self._last() if self._features else Drift({}, None)
+        lag = self._tested * self.every
+        moved = found.by_lag.get(lag)
+        share = f"{moved / found.spread:.2f}" if moved is not None and found.spread else "not known"
+        return (
+            f"{words} although features have not settled: over {lag} steps drift is {share} of the distance between two"
+            f" pictures of a class, the bound {self.start.drift:g}. Expect noise; begin later (by), lower the learning"
+            " rate, or shorten delta_t"
+        )
+
+
+def _same_class(labels: Int[Tensor, " probe"]) -> Int[Tensor, "2 pairs"]:
+    """All pairs of rows of one class."""
+    return (labels.unsqueeze(0) == labels.unsqueeze(1)).triu(diagonal=1).nonzero().t()
+
+
+@contextmanager
+def _evaluating(module: nn.Module) -> Iterator[None]:
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, mode in modes:
+            part.training = mode

@@ -24,6 +24,7 @@ from vplface.progress import progress
 from vplface.softmax import OtherRankError
 from vplface.training.checkpoint import Checkpoints, has_checkpoints, load_checkpoint, newest_checkpoint
 from vplface.training.config import Config, read_config
+from vplface.training.instruments import measure
 from vplface.training.interrupt import Interrupt
 from vplface.training.journal import Journal, environment, write_json
 from vplface.training.start import CHECKPOINTS, IDENTITIES, start_from, whole_checkpoint
@@ -115,9 +116,7 @@ def _fit(
     interrupt: Interrupt,
 ) -> None:
     config, folder, per_epoch = run.config, run.config.run_folder, len(run.batches)
-    log_every, drift_every, save_every = (
-        max(length.steps(per_epoch), 1) for length in (config.log_every, config.drift_every, config.checkpoint_every)
-    )
+    log_every, save_every = (max(length.steps(per_epoch), 1) for length in (config.log_every, config.checkpoint_every))
     validate_every = None if config.evaluation.every is None else max(config.evaluation.every.steps(per_epoch), 1)
     prepare_input = Preprocessing()
     network: Any = torch.compile(run.backbone) if config.compile else run.backbone
@@ -143,8 +142,9 @@ def _fit(
                 for group in optimizer.param_groups:
                     group["lr"] = group["base_lr"] * factor
             logs = (run.step + 1) % log_every == 0 or run.step + 1 == run.rate.steps
+            looks = (run.step + 1) % run.drift.every == 0
             try:
-                loss, cosines = _step(run, world, network, prepare_input, batch, logs)
+                loss, found = _step(run, world, network, prepare_input, batch, logs, looks)
             except FloatingPointError as error:
                 checkpoints.finish()
                 raise TrainingError(_divergence(run, folder, str(error))) from error
@@ -153,13 +153,15 @@ def _fit(
             entry: dict[str, Any] = {}
             if logs:
                 rate = world.sum([taken])[0] / (time.perf_counter() - clock)
-                entry = {"loss": loss, "lr": config.optimizer.lr * factor, "coverage": run.head.coverage(), **cosines}
+                entry = {"loss": loss, "lr": config.optimizer.lr * factor, "coverage": run.head.coverage()}
+                if by_age := run.head.cosine_by_age():
+                    entry["cosine_by_age"] = by_age
+                entry |= {f"terms/{name}": value for name, value in run.head.term_values().items()}
                 entry |= {"pictures_per_second": round(rate, 1), "unreadable": len(world.union(run.unreadable))}
                 advance(0, f"loss {loss:.3f}  {rate:.0f} pictures/s")
                 taken, clock = 0, time.perf_counter()
             advance(1, f"loss {loss:.3f}")
-            if run.step % drift_every == 0 and world.main:
-                entry["drift"] = run.drift.measure(run.backbone)
+            entry |= found | _follow_drift(run, world)
             if entry and journal is not None:
                 journal.write({"step": run.step, "epoch": round(epoch, 3), **entry, "time": round(time.time(), 3)})
             finished = run.step == run.rate.steps
@@ -181,10 +183,35 @@ def _fit(
                 )
 
 
+def _follow_drift(run: Training, world: World) -> dict[str, Any]:
+    """What the journal has to say of drift after a step, and of injection where it begins."""
+    entry: dict[str, Any] = {}
+    measured, begin = run.drift.step(run.remembering), run.drift.begin
+    if measured is not None:
+        shortest = measured.by_lag.get(run.drift.every)
+        entry = {"drift": shortest, "drift_by_lag": measured.by_lag, "spread": measured.spread}
+    if begin is not None and begin.step == run.step:
+        entry["begin"] = {"delta_t": begin.delta_t, "settled": begin.settled, "by_drift": begin.by_drift}
+        if begin.settled and world.main:  # where it had not, the monitor warns
+            print(run.drift.sentence(begin), file=sys.stderr)
+    return entry
+
+
 def _step(
-    run: Training, world: World, network: Any, prepare_input: Preprocessing, batch: Batch, measure: bool
-) -> tuple[float, dict[str, float | None]]:
-    """One optimiser step over a batch, in ``config.accumulate`` parts; returns the loss of the whole batch."""
+    run: Training,
+    world: World,
+    network: Any,
+    prepare_input: Preprocessing,
+    batch: Batch,
+    logs: bool,
+    looks: bool,
+) -> tuple[float, dict[str, Any]]:
+    """One optimiser step over a batch, in ``config.accumulate`` parts.
+
+    Returns:
+        The loss of the whole batch; where it is a step that ``logs``, the mean cosines to the own class, and where it
+        is one that ``looks`` closer, what injection does.
+    """
     parts = _parts(run, world, batch)
     # A part counts by its share of the batch, over all ranks.
     shares = [1.0]
@@ -192,10 +219,14 @@ def _step(
         sizes = world.sum([len(rows) for rows in parts])
         shares = [size / sum(sizes) for size in sizes]
     total = 0.0
-    cosines: dict[str, float | None] = {}
+    found: dict[str, Any] = {}
     seen: list[tuple[Tensor, Tensor]] = []
     run.backbone.train()
     run.head.train()
+    remembers = run.head.remembers
+    if run.encoder is not None:  # batch statistics as the backbone has them, and nothing random
+        for module in run.encoder.modules():
+            module.training = isinstance(module, nn.modules.batchnorm._BatchNorm)
     for optimizer in run.optimizers:
         optimizer.zero_grad(set_to_none=True)
     with run.head.micro_batches():
@@ -205,9 +236,12 @@ def _step(
             last = number == len(parts) - 1
             with nullcontext() if world.group is None or last else network.no_sync():
                 with _autocast(run):
-                    embeddings = network(inputs)
+                    embeddings, memory = network(inputs), None
+                    if run.encoder is not None and remembers:
+                        with torch.no_grad():
+                            memory = run.encoder(inputs)
                     try:
-                        loss = run.head(embeddings, labels) * share
+                        loss = run.head(embeddings, labels, memory) * share
                     except (ValueError, OtherRankError) as error:
                         raise FloatingPointError(str(error)) from error
                 if not loss.isfinite():
@@ -215,16 +249,21 @@ def _step(
                 loss.backward()
             total += loss.item()
             seen.append((embeddings.detach(), labels))
-        if measure:
-            own = run.head.own_cosines(*(torch.cat(each) for each in zip(*seen, strict=True)))
-            cosines = dict(zip(("cos_prototype", "cos_memory"), own, strict=True))
+        if logs or looks:
+            whole, of_whole = (torch.cat(each) for each in zip(*seen, strict=True))
+            if logs:
+                own = run.head.own_cosines(whole, of_whole)
+                found = dict(zip(("cos_prototype", "cos_memory"), own, strict=True))
+            if looks:
+                found |= measure(run.head, whole, of_whole)
     if run.config.optimizer.clip is not None:
         _clip(run, world, run.config.optimizer.clip)
     for optimizer in run.optimizers:
         optimizer.step()
-    if run.average is not None:
-        run.average.update_parameters(run.backbone)
-    return total, cosines
+    for average in (run.average, run.encoder):
+        if average is not None:
+            average.update_parameters(run.backbone)
+    return total, found
 
 
 def _parts(run: Training, world: World, batch: Batch) -> list[Tensor]:
@@ -378,6 +417,8 @@ def _counts(run: Training, world: World) -> dict[str, Any]:
         "pictures": len(run.pictures),
         "steps_per_epoch": len(run.batches),
         "steps": run.rate.steps,
+        "delta_t": run.head.delta_t,
+        "drift_every": run.drift.every,
         "parameters": sum(p.numel() for p in run.backbone.parameters()),
         "device": str(run.device),
         "processes": world.size,

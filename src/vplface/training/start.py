@@ -19,6 +19,7 @@ from vplface.training.state import Training
 
 CHECKPOINTS, IDENTITIES = "checkpoints", "identities.json"
 _BATCH = 64
+_OF_A_RUN = ("step_count", "begun_at", "delta_t")
 _STATE_OF = {"sgd": ("momentum_buffer",), "adamw": ("exp_avg", "exp_avg_sq")}
 
 
@@ -50,7 +51,7 @@ def start_from(path: Path, run: Training) -> None:
         run: what starts.
 
     Raises:
-        ConfigError: if the embedding sizes differ or the backbone is another.
+        ConfigError: if the embedding sizes differ, or the backbone or the kind of memory is another.
         DataError: if the folder does not hold the names of its identities.
     """
     folder = path.parents[1]
@@ -67,6 +68,8 @@ def start_from(path: Path, run: Training) -> None:
         )
     except RuntimeError as error:
         raise ConfigError(f"{folder} has another backbone: {str(error).splitlines()[-1].strip()}") from error
+    if run.encoder is not None:
+        run.encoder.module.load_state_dict(run.backbone.state_dict())
     known = _identities(folder)
     names = [run.pictures.identities[label] for label in head.classes]
     pairs = sorted((known[name], row) for row, name in enumerate(names) if name in known)
@@ -87,26 +90,33 @@ def _take_over(run: Training, here: Tensor, rows: dict[str, Tensor], common: dic
     """Write the rows of classes that were there before to where they are now."""
     head, device = run.head, run.device
 
-    def placed(values: Tensor, like: Tensor) -> Tensor:
-        result = torch.zeros_like(like, dtype=values.dtype, requires_grad=False)
+    def placed(values: Tensor) -> Tensor:
+        result = torch.zeros(len(head.classes), *values.shape[1:], dtype=values.dtype, device=device)
         result[here] = values.to(device)
         return result
 
     with torch.no_grad():
         head.weight[here] = rows["head.weight"].to(head.weight)
-    if head.variational is not None and "head.memory" in rows:
-        kind = head.memory_dtype or head.weight.dtype
-        head.memory = placed(rows["head.memory"].to(kind), head.weight)
-        head.timer = placed(rows["head.timer"], head.weight[:, 0])
+    if head.begun_at is not None and "head.memory" in rows:  # start: auto waits until features hold still again
+        memory = {name: placed(value) for name, value in _of_head(rows).items() if name != "weight"}
+        memory |= {name: value for name, value in _of_head(common).items() if name not in _OF_A_RUN}
+        try:
+            head.load_state_dict(head.state_dict() | memory)
+        except RuntimeError as error:
+            raise ConfigError(f"the memory does not fit this run: {str(error).splitlines()[-1].strip()}") from error
     state = {}
     for name in _STATE_OF[run.config.optimizer.name]:
         found = [value for key, value in rows.items() if key.endswith(f".{name}")]
         if found:
-            state[name] = placed(found[0].to(head.weight.dtype), head.weight)
+            state[name] = placed(found[0].to(head.weight.dtype))
     if state:
         optimizer = head.optimizer or run.optimizer
         steps = [value for key, value in common.items() if key.startswith("optimizer0.") and key.endswith(".step")]
         optimizer.state[head.weight] = state | ({"step": steps[0].clone()} if steps else {})
+
+
+def _of_head(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {key.removeprefix("head."): value for key, value in tensors.items() if key.startswith("head.")}
 
 
 def _mean_embeddings(run: Training, classes: Int64[np.ndarray, " k"]) -> Float[Tensor, "k dim"]:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
+from jaxtyping import Int64
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -17,13 +20,16 @@ from vplface.data.selection import split_identities
 from vplface.errors import ConfigError, VplfaceError
 from vplface.head import PrototypeHead
 from vplface.optim import FusedSGD
+from vplface.prototypes import CosineByAge
 from vplface.training.config import Config
-from vplface.training.drift import FeatureDrift
+from vplface.training.drift import DriftMonitor, Settled
 from vplface.training.schedules import LearningRate
 from vplface.training.sources import open_sources
 from vplface.training.world import World
 
 PROBE_SIZE = 256
+KEPT = (16, 64)
+"""Measurements of drift that are kept: so many as reach back a lifetime, within these bounds."""
 
 
 @dataclass
@@ -42,6 +48,7 @@ class Training:
         optimizer: of both, or of the backbone alone if the head has its own; biases and norms are not decayed.
         average: the moving average of the backbone, if there is one.
         drift: of the features of fixed pictures.
+        encoder: the moving average of the backbone that writes the memory, if the backbone itself does not.
         step: steps taken.
         best: the best validation figure so far.
         unreadable: pictures that could not be read so far, with the reason.
@@ -57,7 +64,8 @@ class Training:
     head: PrototypeHead
     optimizer: torch.optim.Optimizer
     average: AveragedModel | None
-    drift: FeatureDrift
+    drift: DriftMonitor
+    encoder: AveragedModel | None = None
     step: int = 0
     best: float | None = None
     unreadable: set[str] = field(default_factory=set)
@@ -66,6 +74,12 @@ class Training:
     def optimizers(self) -> list[torch.optim.Optimizer]:
         """The optimiser, and that of the head where it has its own."""
         return [self.optimizer, *([self.head.optimizer] if self.head.optimizer is not None else [])]
+
+    @property
+    def remembering(self) -> nn.Module:
+        """Whose embeddings are remembered."""
+        module: nn.Module = self.backbone if self.encoder is None else self.encoder.module
+        return module
 
     @property
     def model(self) -> nn.Module:
@@ -89,7 +103,7 @@ def prepare(config: Config, world: World | None = None) -> Training:
         torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
     world = World() if world is None else world
-    device = _device(config.device, world.local_rank)
+    device = device_of(config.device, world.local_rank)
     pictures, heldout = open_sources(config.data.train), None
     if config.data.holdout:
         pictures, heldout = split_identities(pictures, config.data.holdout, config.evaluation.seed)
@@ -115,11 +129,19 @@ def prepare(config: Config, world: World | None = None) -> Training:
     if config.backbone.weights is not None:
         load_insightface(backbone, config.backbone.weights)
     backbone = backbone.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    variational = None
+    if config.variational is not None:
+        sizes = np.bincount(pictures.labels, minlength=len(pictures.identities))
+        try:
+            variational = config.variational.resolve(per_epoch, sizes, batches.batch_size)
+        except ValueError as error:
+            raise ConfigError(f"variational.delta_t: {error}") from error
     head = PrototypeHead(
         len(pictures.identities),
         config.backbone.embedding_dim,
         margin=config.margin,
-        variational=None if config.variational is None else config.variational.resolve(per_epoch),
+        variational=variational,
+        terms=config.resolved_terms(per_epoch),
         optimizer=_fused(config) if config.optimizer.fused else None,
         sample_rate=config.sample_rate,
         process_group=world.group,
@@ -128,9 +150,15 @@ def prepare(config: Config, world: World | None = None) -> Training:
     )
     if world.rank:
         torch.manual_seed(config.seed + 1_000_003 * world.rank)  # ranks drop out different units
-    average = None
-    if config.ema is not None:
-        average = AveragedModel(backbone, multi_avg_fn=get_ema_multi_avg_fn(config.ema), use_buffers=True)  # type: ignore[no-untyped-call]
+    average = None if config.ema is None else _average(backbone, config.ema)
+    encoder = None
+    if config.variational is not None:
+        head.by_age = CosineByAge()
+        if config.variational.momentum is not None:
+            encoder = _average(backbone, config.variational.momentum)
+            for module in encoder.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.momentum = 0.0  # batches do not touch the running statistics, which follow the backbone's
     run = Training(
         config,
         device,
@@ -142,7 +170,8 @@ def prepare(config: Config, world: World | None = None) -> Training:
         head,
         _optimizer(config, backbone, head),
         average,
-        FeatureDrift(Preprocessing()(_probe(pictures)).to(device)),
+        _monitor(config, pictures, head, per_epoch, steps, device),
+        encoder,
     )
     for optimizer in run.optimizers:
         for group in optimizer.param_groups:
@@ -150,15 +179,68 @@ def prepare(config: Config, world: World | None = None) -> Training:
     return run
 
 
-def _probe(pictures: PictureSet) -> Tensor:
-    """The fixed pictures on which drift is measured: readable ones, evenly spaced over the set."""
-    probe = []
-    for index in torch.linspace(0, len(pictures) - 1, min(PROBE_SIZE, len(pictures))).long().tolist():
+def drift_every(config: Config, steps_per_epoch: int, delta_t: int | None) -> int:
+    """Steps between two measurements of drift: ``config.drift_every``, or an eighth of Δt (of an epoch without one).
+
+    A measurement takes no longer than training on ``PROBE_SIZE`` pictures does, see the docs. So as not to cost more
+    than a fiftieth of the run, it is then never taken more often than every 50·PROBE_SIZE/B steps.
+    """
+    if config.drift_every is not None:
+        return max(config.drift_every.steps(steps_per_epoch), 1)
+    return max(math.ceil((delta_t or steps_per_epoch) / 8), math.ceil(50 * PROBE_SIZE / config.batch_size))
+
+
+def _monitor(
+    config: Config, pictures: PictureSet, head: PrototypeHead, per_epoch: int, steps: int, device: torch.device
+) -> DriftMonitor:
+    chosen = config.variational
+    every = drift_every(config, per_epoch, head.delta_t)
+    least, most = KEPT
+    probe, labels = _probe(pictures)
+    try:
+        return DriftMonitor(
+            head,
+            Preprocessing()(probe).to(device),
+            labels,
+            every=every,
+            kept=min(max(math.ceil((head.delta_t or 0) / every), least), most),
+            start=Settled() if chosen is None else chosen.start_rule(per_epoch),
+            lifetime_drift=None if chosen is None else chosen.lifetime_drift,
+            steps=steps,
+        )
+    except ValueError as error:
+        raise ConfigError(f"variational: {error}") from error
+
+
+def _probe(pictures: PictureSet) -> tuple[Tensor, Tensor]:
+    """The fixed pictures on which drift is measured, and their labels: readable ones, by twos of a class."""
+    probe, labels = [], []
+    for index in _probe_indices(pictures.labels).tolist():
         with contextlib.suppress(VplfaceError):
             probe.append(torch.from_numpy(pictures.picture(index)))
+            labels.append(int(pictures.labels[index]))
     if not probe:
         raise ConfigError("none of the pictures can be read; look at one of them, and at the folder that was given")
-    return torch.stack(probe)
+    return torch.stack(probe), torch.tensor(labels)
+
+
+def _probe_indices(labels: Int64[np.ndarray, " pictures"]) -> Int64[np.ndarray, " probe"]:
+    """The first and the last picture of evenly spaced classes, filled up with evenly spaced pictures."""
+    order = np.argsort(labels, kind="stable")
+    ends = np.flatnonzero(np.diff(labels[order], append=-1))
+    begins = np.append(0, ends[:-1] + 1)
+    pairs = np.stack([order[begins], order[ends]], axis=1)[ends > begins]
+    chosen = pairs[_evenly(len(pairs), PROBE_SIZE // 2)].ravel()
+    others = np.setdiff1d(np.arange(len(labels)), chosen)
+    return np.sort(np.append(chosen, others[_evenly(len(others), PROBE_SIZE - len(chosen))]))
+
+
+def _evenly(count: int, most: int) -> Int64[np.ndarray, " k"]:
+    return np.linspace(0, count - 1, min(count, most)).astype(np.int64) if count else np.zeros(0, np.int64)
+
+
+def _average(backbone: nn.Module, decay: float) -> AveragedModel:
+    return AveragedModel(backbone, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)  # type: ignore[no-untyped-call]
 
 
 def _fused(config: Config) -> FusedSGD:
@@ -168,19 +250,20 @@ def _fused(config: Config) -> FusedSGD:
 
 def _optimizer(config: Config, backbone: nn.Module, head: PrototypeHead) -> torch.optim.Optimizer:
     options = config.optimizer
-    trained = [p for p in backbone.parameters() if p.requires_grad]
+    trained = [p for p in (*backbone.parameters(), *head.terms.parameters()) if p.requires_grad]
     groups: list[dict[str, Any]] = [
         {"params": [p for p in trained if p.ndim > 1], "lr": options.lr},
         {"params": [p for p in trained if p.ndim <= 1], "lr": options.lr, "weight_decay": 0.0},
     ]
     if head.optimizer is None:
-        groups.append({"params": list(head.parameters()), "lr": options.lr * options.head_lr_scale})
+        groups.append({"params": [head.weight], "lr": options.lr * options.head_lr_scale})
     if options.name == "sgd":
         return torch.optim.SGD(groups, momentum=options.momentum, weight_decay=options.weight_decay)
     return torch.optim.AdamW(groups, betas=(options.momentum, 0.999), weight_decay=options.weight_decay)
 
 
-def _device(name: str, local_rank: int) -> torch.device:
+def device_of(name: str, local_rank: int = 0) -> torch.device:
+    """The device that a configuration names; the best there is for ``auto``."""
     if name != "auto":
         try:
             device = torch.device(name)

@@ -7,6 +7,7 @@
 | WebDataset shards | a .tar file, a folder of them, or a pattern such as train-{000..127}.tar or train-*.tar |
 | Hugging Face parquet | a .parquet file with a column of pictures, or a folder of them |
 | list | a .csv, .tsv or .parquet file with the columns path, label and maybe split |
+| zip archive | a .zip file of folders, one per identity |
 | InsightFace verification set | a .bin file |
 """
 
@@ -61,7 +62,8 @@ def open_pictures(path: Path | str, split: str | None = None) -> StoredPictures:
 
     Args:
         path: see the module's table.
-        split: for lists with a column ``split`` and for Parquet files: the part to take; None takes all.
+        split: for lists with a column ``split``, for Parquet files and for folders at the top of a .zip: the part to
+            take; None takes all.
 
     Raises:
         DataError: if nothing is there, or not in a form that is known, or damaged, or has no such split.
@@ -80,8 +82,14 @@ def open_pictures(path: Path | str, split: str | None = None) -> StoredPictures:
         from vplface.data.formats.parquet import open_parquet
 
         return open_parquet(path, split)
+    if kind == ".zip":
+        from vplface.data.formats.zip_archive import ZipArchive
+
+        return ZipArchive(path, split)
     if split is not None:
-        raise DataError(f"{path}: only lists and Parquet files have splits, so there is no split {split!r} to take")
+        raise DataError(
+            f"{path}: only lists, Parquet and .zip files have splits, so there is no split {split!r} to take"
+        )
     if kind == ".rec" or (folder and any(path.glob("*.rec"))):
         from vplface.data.formats.recordio import RecordIO
 
@@ -97,7 +105,7 @@ def open_pictures(path: Path | str, split: str | None = None) -> StoredPictures:
     if not path.exists():
         raise DataError(f"{path}: does not exist")
     if not folder:
-        raise DataError(f"{path}: of no form that is known: .rec, .tar, .csv, .tsv, .parquet, .bin, or a folder")
+        raise DataError(f"{path}: of no form that is known: .rec, .tar, .zip, .csv, .tsv, .parquet, .bin, or a folder")
     from vplface.data.formats.image_folder import ImageFolder
 
     return ImageFolder(path)

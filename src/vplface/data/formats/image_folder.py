@@ -183,7 +183,7 @@ def _unwritable(error: OSError, path: Path) -> DataError:
     )
 
 
-def _natural(name: str) -> tuple[list[str | int], str]:
+def natural(name: str) -> tuple[list[str | int], str]:
     """Sort key under which digits count as numbers; the name itself decides between "1" and "01"."""
     parts: list[str | int] = list(re.split(r"([0-9]+)", name))
     parts[1::2] = [int(digits) for digits in parts[1::2] if isinstance(digits, str)]
@@ -203,7 +203,7 @@ def _identity_folders(root: Path) -> list[str]:
         raise DataError(f"{root}: {len(strays)} pictures lie directly in the root, {min(strays)!r} for one; {LAYOUT}")
     if not folders:
         raise DataError(f"{root}: holds no identity folders; {LAYOUT}")
-    return sorted(folders, key=_natural)
+    return sorted(folders, key=natural)
 
 
 def _scan(root: Path, folders: list[str]) -> list[tuple[str, list[str]]]:
@@ -211,7 +211,7 @@ def _scan(root: Path, folders: list[str]) -> list[tuple[str, list[str]]]:
     found = []
     with progress(f"scanning {root}", len(folders)) as advance:
         for name in folders:
-            found.append((name, sorted(_pictures_below(root / name, "", ()), key=_natural)))
+            found.append((name, sorted(_pictures_below(root / name, "", ()), key=natural)))
             advance(1)
     return found
 

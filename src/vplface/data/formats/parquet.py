@@ -21,7 +21,7 @@ from typing import Any, Self
 import numpy as np
 from jaxtyping import Int64
 
-from vplface.data.formats.image_folder import _natural
+from vplface.data.formats.image_folder import natural
 from vplface.data.formats.picture_list import PictureList, Row, below
 from vplface.data.pictures import StoredPictures, UnreadablePictureError
 from vplface.errors import DataError, import_extra
@@ -202,7 +202,7 @@ def _files(path: Path) -> list[Path]:
             raise DataError(f"{path}: does not exist")
         return [path]
     for folder in (path, path / "data"):
-        found = sorted(folder.glob("*.parquet"), key=lambda file: _natural(file.name))
+        found = sorted(folder.glob("*.parquet"), key=lambda file: natural(file.name))
         if files := [file for file in found if not file.name.startswith(".")]:
             _require_complete(files)
             return files
@@ -338,7 +338,7 @@ def _identities(
             encoded = encoded.combine_chunks()
         codes = encoded.indices.fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
         named = dict(enumerate(encoded.dictionary.to_pylist()))
-        known = sorted((code for code in named if named[code]), key=lambda code: _natural(named[code]))
+        known = sorted((code for code in named if named[code]), key=lambda code: natural(named[code]))
     else:
         raise DataError(f"{file}: the column {column!r} is {values.type}; labels are whole numbers or strings")
     if not known:

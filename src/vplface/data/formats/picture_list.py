@@ -17,7 +17,7 @@ from typing import NamedTuple, Self
 import numpy as np
 from jaxtyping import Int64
 
-from vplface.data.formats.image_folder import _natural
+from vplface.data.formats.image_folder import natural
 from vplface.data.formats.packed_names import PackedNames
 from vplface.data.pictures import StoredPictures, UnreadablePictureError
 from vplface.errors import DataError
@@ -78,8 +78,8 @@ class PictureList(StoredPictures):
                 if number % 1000 == 0:
                     advance(1000)
         if not codes:
-            raise DataError(_nothing_chosen(path, sorted(splits, key=_natural), split))
-        order = sorted(names, key=_natural)
+            raise DataError(_nothing_chosen(path, sorted(splits, key=natural), split))
+        order = sorted(names, key=natural)
         place = np.empty(len(order), np.int64)
         place[[names[name] for name in order]] = np.arange(len(order))
         self._identities = order

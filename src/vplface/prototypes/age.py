@@ -1,0 +1,72 @@
+"""How well a memory agrees with the next feature of its class, by the age of the memory."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int, Int64
+from torch import Tensor
+
+BINS = 16
+_ONE = 2**32
+"""Cosines are summed in whole numbers of this part, so that the sum does not depend on its order, nor on ranks."""
+
+
+class CosineByAge:
+    """Mean of cos(M_y, x) over samples x whose class has a living memory, in bins of its age.
+
+    A memory that is written at the end of step t has T = Δt in step t + 1, where its age is 1. So in a step
+
+        age_j = Δt − T_j + 1   of 1 … Δt
+
+    and bin b holds the ages (b·w, (b + 1)·w], w = ⌈Δt/16⌉. Were features to hold still, the cosine would be the same at
+    every age: that of two pictures of a class. What it loses towards Δt is what drift takes.
+
+    Attributes:
+        sums: of cosines, in units of 2⁻³², by bin.
+        counts: of samples, by bin.
+    """
+
+    def __init__(self) -> None:
+        self.sums: Int64[Tensor, " bins"] = torch.zeros(BINS, dtype=torch.int64)
+        self.counts: Int64[Tensor, " bins"] = torch.zeros(BINS, dtype=torch.int64)
+
+    def update(
+        self,
+        features: Float[Tensor, "batch dim"],
+        memory: Float[Tensor, "batch dim"],
+        timer: Int[Tensor, " batch"],
+        delta_t: int,
+    ) -> None:
+        """Count the samples of a step, before they are remembered.
+
+        Args:
+            features: x, unit rows.
+            memory: M_y of the class of each; not looked at where the timer is 0.
+            timer: T_y, as the step saw it.
+            delta_t: Δt.
+        """
+        cosine = (features * memory.to(features.dtype)).sum(dim=1).double()
+        alive = timer > 0
+        bins = torch.where(alive, (delta_t - timer) // _width(delta_t), 0).long()
+        units = torch.where(alive, (cosine * _ONE).round(), 0).long()
+        self.sums = self.sums.to(bins.device).index_add_(0, bins, units)
+        self.counts = self.counts.to(bins.device).index_add_(0, bins, alive.long())
+
+    def clear(self) -> None:
+        """Begin anew."""
+        self.sums.zero_()
+        self.counts.zero_()
+
+
+def cosine_by_age(sums: Int64[Tensor, " bins"], counts: Int64[Tensor, " bins"], delta_t: int) -> dict[int, float]:
+    """{the highest age of a bin: mean cosine}, of bins that hold samples."""
+    width = _width(delta_t)
+    return {
+        min((number + 1) * width, delta_t): round(total / count / _ONE, 6)
+        for number, (total, count) in enumerate(zip(sums.tolist(), counts.tolist(), strict=True))
+        if count
+    }
+
+
+def _width(delta_t: int) -> int:
+    return -(-delta_t // BINS)

@@ -1,0 +1,38 @@
+"""Random numbers of classes that are a function of seed, step and class id alone."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float64, Int64
+from torch import Tensor
+
+
+class Draw(NamedTuple):
+    """The random numbers of a step.
+
+    Class j looks at number j of a stream of a counter-based generator (Philox: Salmon et al., "Parallel random numbers:
+    as easy as 1, 2, 3", SC 2011), so that ranks draw for their own classes what one process would draw for all.
+
+    Attributes:
+        classes: ids to draw for, contiguous.
+        seed: of the draw, ≥ 0.
+        step: other numbers in each.
+    """
+
+    classes: range
+    seed: int
+    step: int
+
+    def uniform(self, stream: int = 0) -> Float64[Tensor, " classes"]:
+        """A number in [0, 1) for each class, on the CPU; streams are independent."""
+        numbers = np.random.Philox(key=[self.seed, self.step], counter=[0, 0, 0, stream])
+        block, skipped = divmod(self.classes.start, 4)  # Philox makes its numbers by the four
+        numbers.advance(block)
+        return torch.from_numpy(np.random.Generator(numbers).random(skipped + len(self.classes))[skipped:])
+
+    def below(self, limit: int | Tensor, stream: int = 0) -> Int64[Tensor, " classes"]:
+        """A whole number in [0, limit) for each class, on the CPU; 0 where the limit is 0."""
+        return (self.uniform(stream) * limit).long()

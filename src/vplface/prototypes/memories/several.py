@@ -1,0 +1,70 @@
+"""Several features of a class, of which each step draws one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from vplface.prototypes.draw import Draw
+from vplface.prototypes.memory import Memory, Recall, State
+
+
+@dataclass(frozen=True)
+class SeveralFeatures(Memory):
+    """The last K features of a class, each with a timer of its own; a step injects one of the living, all as likely.
+
+    The draw is from the empirical distribution of the class, in which the last feature is one sample. Over the steps
+    between two sightings a class meets several of its pictures, where the last feature is the same one again. It helps
+    where a class is seen more than once in Δt steps, and is ``LastFeature`` where it is not.
+
+    A feature takes the slot of the one with the fewest steps left. In bytes a class K times the last feature; in a step
+    a copy of the chosen features, a tile at a time.
+
+    Attributes:
+        count: K ≥ 1.
+
+    Raises:
+        ValueError: if it is less than 1.
+    """
+
+    count: int = 4
+
+    def __post_init__(self) -> None:
+        if self.count < 1:
+            raise ValueError(f"count must be at least 1, got {self.count}")
+
+    def empty(self, classes: int, dim: int, dtype: torch.dtype, device: torch.device, seed: int) -> State:
+        """M [N, K, d] and T [N, K]."""
+        return {
+            "memory": torch.zeros(classes, self.count, dim, dtype=dtype, device=device),
+            "timer": torch.zeros(classes, self.count, dtype=torch.int32, device=device),
+        }
+
+    def remember(
+        self,
+        state: State,
+        features: Float[Tensor, "seen dim"],
+        rows: Int[Tensor, " seen"],
+        delta_t: int,
+        total: Callable[[Tensor], Tensor],
+    ) -> None:
+        """M_yk ← x and T_yk ← Δt, where k has the smallest T_yk; all other timers count down."""
+        memory, timer, here = state["memory"], state["timer"], rows >= 0
+        rows = rows[here]
+        timer.sub_(1).clamp_(min=0)
+        slot = timer[rows].argmin(1)
+        memory[rows, slot] = features[here].to(memory.dtype)
+        timer[rows, slot] = delta_t
+
+    def recall(self, state: State, draw: Draw) -> Recall:
+        """A living slot of each class."""
+        alive = state["timer"] > 0
+        order = alive.cumsum(1)
+        chosen = (draw.below(order[:, -1].cpu(), stream=1) + 1).to(alive.device)
+        slot = ((order == chosen.unsqueeze(1)) & alive).int().argmax(1)
+        place = torch.arange(len(slot), device=slot.device) * self.count + slot
+        return lambda memory, rows: memory.flatten(0, 1)[place[rows]]

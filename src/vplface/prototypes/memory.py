@@ -1,0 +1,96 @@
+"""What may stand in place of "the last feature" of a class: the form that all kinds of memory have."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import ClassVar, TypeAlias
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from vplface.prototypes.draw import Draw
+
+State: TypeAlias = dict[str, Tensor]
+"""What a memory holds, by name."""
+Recall: TypeAlias = Callable[[Tensor, Int[Tensor, " rows"] | slice], Float[Tensor, "rows dim"]]
+"""Takes ``memory`` and row numbers; returns the vectors to inject, of the type of ``memory``."""
+
+
+class Memory(ABC):
+    """What is kept of each class, how a step is remembered, and which vector is injected.
+
+    A kind is a frozen dataclass of hyper-parameters; what it holds is apart, in a ``State``. A kind of your own may
+    change any of the methods. ``memory`` may be overwritten in place: its rows are kept for backward passes to come. Of
+    all other tensors ``recall`` takes copies, or ``remember`` replaces them.
+
+    Attributes:
+        per_class: names of what has a row for each class, stored by class id. ``memory`` is [N, d], or [N, K, d] with
+            K slots; ``timer`` says for how many steps a class, or a slot, will still be injected: [N] or [N, K].
+        shared: names of what belongs to no class; the same on all ranks.
+    """
+
+    per_class: ClassVar[tuple[str, ...]] = ("memory", "timer")
+    shared: ClassVar[tuple[str, ...]] = ()
+
+    def empty(self, classes: int, dim: int, dtype: torch.dtype, device: torch.device, seed: int) -> State:
+        """What there is before anything is remembered.
+
+        Args:
+            classes: rows here.
+            dim: d.
+            dtype: of ``memory``.
+            device: where to put it.
+            seed: of what is random.
+        """
+        return {
+            "memory": torch.zeros(classes, dim, dtype=dtype, device=device),
+            "timer": torch.zeros(classes, dtype=torch.int32, device=device),
+        }
+
+    def exchanged(self, dim: int) -> int:
+        """Numbers that ranks add up for each class that a step has seen."""
+        return 0
+
+    def home(self, classes: Int[Tensor, " seen"], num_classes: int, seed: int) -> Int[Tensor, " seen"]:
+        """The classes in whose rows the features of ``classes`` are remembered: their own."""
+        return classes
+
+    @abstractmethod
+    def remember(
+        self,
+        state: State,
+        features: Float[Tensor, "seen dim"],
+        rows: Int[Tensor, " seen"],
+        delta_t: int,
+        total: Callable[[Tensor], Tensor],
+    ) -> None:
+        """End a step.
+
+        Args:
+            state: changed in place.
+            features: the last of each class in the global batch, unit rows, in the order of class ids.
+            rows: where each is remembered, all different; −1 where that is on another rank.
+            delta_t: Δt.
+            total: the sum over ranks; all of them have to ask together.
+        """
+
+    def recall(self, state: State, draw: Draw) -> Recall | None:
+        """What is injected in a step, the same in its forward and in its backward pass; None for ``memory`` itself.
+
+        Args:
+            state: as the step finds it.
+            draw: the step's random numbers.
+        """
+        return None
+
+
+def living(timer: Int[Tensor, "classes ..."]) -> Int[Tensor, " classes"]:
+    """For how many steps something of each class will still be injected."""
+    return timer if timer.ndim == 1 else timer.amax(1)
+
+
+def number_type(dtype: torch.dtype) -> torch.dtype:
+    """In which statistics of vectors of a type are kept: never below float32."""
+    return torch.promote_types(dtype, torch.float32)
