@@ -21,12 +21,17 @@ if TYPE_CHECKING:
         Variational,
         VonMisesFisher,
     )
+    from vplface.terms import EPL, UNPG, XBM, BroadFace, UniTSFace
 
 __version__ = version("vplface")
 
 __all__ = [
+    "EPL",
+    "UNPG",
+    "XBM",
     "ArcFace",
     "BorrowedSpread",
+    "BroadFace",
     "CombinedMargin",
     "CosFace",
     "Embedder",
@@ -38,6 +43,7 @@ __all__ = [
     "RunningMean",
     "SeveralFeatures",
     "ShuffledMemory",
+    "UniTSFace",
     "Variational",
     "VonMisesFisher",
     "__version__",
@@ -46,9 +52,11 @@ __all__ = [
 _HOME = {
     "ArcFace": "margins",
     "BorrowedSpread": "prototypes",
+    "BroadFace": "terms",
     "CombinedMargin": "margins",
     "CosFace": "margins",
     "Embedder": "embedder",
+    "EPL": "terms",
     "FusedSGD": "optim",
     "Gaussian": "prototypes",
     "LastFeature": "prototypes",
@@ -57,8 +65,11 @@ _HOME = {
     "RunningMean": "prototypes",
     "SeveralFeatures": "prototypes",
     "ShuffledMemory": "prototypes",
+    "UniTSFace": "terms",
+    "UNPG": "terms",
     "Variational": "prototypes",
     "VonMisesFisher": "prototypes",
+    "XBM": "terms",
 }
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -43,7 +44,9 @@ from vplface.softmax import (
     tiled,
     walk_of,
 )
+from vplface.terms import Batch, BoundTerm, BroadFace, Term
 
+_T = TypeVar("_T")
 _DRAW_BLOCK = 4096
 _INITIAL_STD = 0.01
 
@@ -70,6 +73,8 @@ class PrototypeHead(nn.Module):
         embedding_dim: d ≥ 1.
         margin: cosine → logit; ArcFace(64, .5) unless given.
         variational: how prototypes become distributions; None for plain prototypes.
+        terms: what else takes part in the steps, one of a kind: ``UniTSFace()``, ``UNPG()``, ``BroadFace()``,
+            ``XBM()``, ``EPL()``. Evaluation is without them.
         backend: how the softmax is computed. ``"reference"``, the definition, in plain autograd; ``"tiled"``, a tile of
             classes at a time without ever forming B×N logits, on any device; ``"triton"``, the same with Triton kernels
             inside a tile; ``"auto"`` takes the fastest for the device that the head is on.
@@ -110,6 +115,7 @@ class PrototypeHead(nn.Module):
         by_age: agreement of memories with what comes next, counted if set; see ``CosineByAge``.
         classes: the class ids of the rows.
         optimizer: of W, where ``FusedSGD`` was asked for.
+        terms: the state of the terms, by name: the name of the class in small letters.
     """
 
     weight: nn.Parameter
@@ -125,6 +131,7 @@ class PrototypeHead(nn.Module):
         *,
         margin: Margin | None = None,
         variational: Variational | None = None,
+        terms: Iterable[Term] = (),
         backend: Literal["auto"] | Backend = "auto",
         optimizer: FusedSGD | None = None,
         workspace_mb: float = 256,
@@ -168,7 +175,8 @@ class PrototypeHead(nn.Module):
         for name in (*self._memory_kind.per_class, *self._memory_kind.shared):
             self.register_buffer(name, None)
         self.optimizer: PrototypeSGD | None = None if optimizer is None else optimizer.bind(self.weight)
-        self._workspace = Workspace(workspace_mb)
+        self.terms = nn.ModuleDict(self._bind(terms)).to(self.weight.device, dtype)
+        self._workspace, self._scratch = Workspace(workspace_mb), Workspace(0.0)
         self._filter = None if filter_bound is None else Filter(filter_bound)
         self._pending: list[_Batch] = []
         self._gathering = False
@@ -207,7 +215,7 @@ class PrototypeHead(nn.Module):
         if not self._gathering:
             self._finish_step()
         self._met = self._injection()
-        loss = self._loss_of_step(batch.features, batch.labels, self._met)
+        loss = self._loss_with_terms(batch.features, batch.labels, self._met)
         self._pending.append(batch._replace(features=batch.features.detach()))
         return _before_backward(loss, partial(self._begin_backward, self.weight._version))
 
@@ -303,6 +311,18 @@ class PrototypeHead(nn.Module):
         prototype, samples, memory, remembered = (summed if self.ranks is None else self.ranks.sum(summed)).tolist()
         return prototype / samples, memory / remembered if remembered else None
 
+    def term_values(self) -> dict[str, float]:
+        """The ``value`` of each term in the last step it took part in; a term that has not started is left out."""
+        values = {name: float(term.value) for name, term in self._bound_terms().items()}
+        return {name: value for name, value in values.items() if not math.isnan(value)}
+
+    @property
+    def shared_state(self) -> tuple[str, ...]:
+        """Keys that ``state_dict()`` may have for what is no row of a class and is equal on all ranks."""
+        rows = {f"terms.{name}.{key}" for name, term in self._bound_terms().items() for key in term.per_class}
+        of_terms = (key for name in self.terms.state_dict() if (key := f"terms.{name}") not in rows)
+        return "step_count", "begun_at", "delta_t", "memory_kind", *self._memory_kind.shared, *of_terms
+
     def cosine_by_age(self) -> dict[int, float]:
         """What ``by_age`` has counted since the last call, over all ranks, who have to ask together."""
         self._finish_step()
@@ -362,17 +382,103 @@ class PrototypeHead(nn.Module):
         """Row numbers from class ids, −1 for rows of other ranks."""
         return labels if self.ranks is None else self.ranks.local(labels)
 
-    def _loss_of_step(self, features: Tensor, labels: Tensor, injection: Injection | None) -> Float[Tensor, ""]:
+    def _bind(self, terms: Iterable[Term]) -> dict[str, BoundTerm]:
+        """The terms with their state, by name."""
+        bound: dict[str, BoundTerm] = {}
+        for term in terms:
+            name = type(term).__name__.lower()
+            if name in bound:
+                raise ValueError(f"terms holds two {type(term).__name__}; one of a kind has a meaning")
+            if isinstance(term, BroadFace) and self.variational is not None:
+                raise ValueError(
+                    "BroadFace classifies past samples, which variational prototypes remember: a sample would meet its"
+                    " own feature. Take one of the two"
+                )
+            bound[name] = term.bind(len(self.classes), self.embedding_dim)
+        return bound
+
+    def _bound_terms(self) -> dict[str, BoundTerm]:
+        return dict(self.terms.items())  # type: ignore[arg-type]  # torch knows them as modules
+
+    def _loss_with_terms(self, features: Tensor, labels: Tensor, injection: Injection | None) -> Float[Tensor, ""]:
+        """The loss of a step, with all that the terms contribute."""
+        if not self.terms:
+            return self._loss_of_step(features, labels, injection)
+        # What every rank computes from all features reaches each of them once from every rank.
+        world = 1 if self.ranks is None else self.ranks.world
+        batch = Batch(
+            features=_scale_gradient(features, 1.0 / world),
+            labels=labels,
+            scale=self.margin.scale,
+            step=self.step_count,
+            prototypes=self._prototypes_of,
+            softmax=partial(self._loss_over, features, labels),
+        )
+        terms = self._bound_terms().values()
+        if self._gathering and self._pending and any(term.whole_batch for term in terms):
+            raise RuntimeError(
+                "BroadFace weighs past samples against those of a whole batch, so a step cannot be taken in several"
+                " micro-batches; take the batch whole, or leave BroadFace out"
+            )
+        rows, targets = features, labels
+        negatives = _only("negatives", [logit for term in terms if (logit := term.negatives(batch)) is not None])
+        past = _only("past", [samples for term in terms if (samples := term.past(batch)) is not None])
+        if past is not None:
+            # The mean is over more rows, but the gradient of an embedding is that of the mean over the batch.
+            more = 1.0 + len(past.labels) / len(labels)
+            rows = torch.cat([_scale_gradient(features, more), past.features.to(features.dtype)])
+            targets = torch.cat([labels, past.labels])
+            if negatives is not None:
+                nothing = negatives.new_full((len(past.labels),), -torch.inf)
+                negatives = torch.cat([_scale_gradient(negatives, more), nothing])
+        loss = self._loss_of_step(rows, targets, injection, negatives)
+        # A backward pass takes first what was formed last: whatever reads W comes before FusedSGD moves it.
+        extra = [added for term in terms if (added := term.loss(batch)) is not None]
+        return torch.stack([loss, *extra]).sum()
+
+    @torch.no_grad()
+    def _prototypes_of(self, labels: Tensor) -> Float[Tensor, "batch dim"]:
+        """v of the classes with the given ids, whichever rank has them."""
+        rows = self._rows(labels)
+        prototypes = normalize(self.weight[rows.clamp_min(0)], dim=1) if len(self.weight) else None
+        if self.ranks is None and prototypes is not None:
+            return prototypes
+        assert self.ranks is not None
+        part = self.weight.new_zeros(len(labels), self.embedding_dim)
+        return self.ranks.sum(part if prototypes is None else torch.where((rows >= 0).unsqueeze(1), prototypes, part))
+
+    def _loss_over(self, features: Tensor, labels: Tensor, injection: Injection, margin: Margin) -> Float[Tensor, ""]:
+        """The loss over constant prototypes of the classes that this step draws."""
+        rows, places = self._drawn(labels)
+        weight = self.weight.detach()
+        return self._loss(
+            features,
+            places,
+            weight if rows is None else weight[rows],
+            injection if rows is None else injection.of(rows),
+            margin=margin,
+        )
+
+    def _loss_of_step(
+        self, features: Tensor, labels: Tensor, injection: Injection | None, negatives: Tensor | None = None
+    ) -> Float[Tensor, ""]:
         """The loss over the classes that this step draws."""
+        rows, places = self._drawn(labels)
+        if rows is None:
+            return self._loss(features, places, self.weight, injection, negatives=negatives)
+        weight = self.weight[rows] if self.optimizer is None else self.weight.detach()[rows].requires_grad_()
+        drawn = None if injection is None else injection.of(rows)
+        return self._loss(features, places, weight, drawn, rows, negatives)
+
+    def _drawn(self, labels: Tensor) -> tuple[Tensor | None, Tensor]:
+        """The rows that a step compares with, None for all, and the places of class ids among them."""
         own = self._rows(labels)
         if self.sample_rate == 1.0:
-            return self._loss(features, own, self.weight, injection)
+            return None, own
         drawn = drawn_classes(self.classes, self.sample_rate, self.seed, self.step_count).to(own.device)
         drawn[own[own >= 0]] = True
         rows = drawn.nonzero().squeeze(1)
-        places = torch.where(own >= 0, torch.searchsorted(rows, own), -1)
-        weight = self.weight[rows] if self.optimizer is None else self.weight.detach()[rows].requires_grad_()
-        return self._loss(features, places, weight, None if injection is None else injection.of(rows), rows)
+        return rows, torch.where(own >= 0, torch.searchsorted(rows, own), -1)
 
     def _loss(
         self,
@@ -381,23 +487,35 @@ class PrototypeHead(nn.Module):
         weight: Tensor,
         injection: Injection | None = None,
         rows: Tensor | None = None,
+        negatives: Tensor | None = None,
+        margin: Margin | None = None,
     ) -> Float[Tensor, ""]:
-        """The loss over rows of W, all unless ``rows`` are given; ``labels`` are positions among them."""
-        update = None if self.optimizer is None else partial(self.optimizer.update, among=rows)
+        """The loss over rows of W, all unless ``rows`` are given; ``labels`` are positions among them.
+
+        With a ``margin`` of its own it is another loss, over a constant ``weight``: it moves nothing, leaves out
+        nothing, and keeps nothing in the workspace of the first.
+        """
+        first = margin is None
+        margin = self.margin if margin is None else margin
+        fused = self.optimizer if first else None
+        update = None if fused is None else partial(fused.update, among=rows)
         backend = fastest_backend(weight.device) if self.backend == "auto" else self.backend
         if backend == "reference":
             moving = weight if update is None else hand_over_gradient(weight, update)
-            return reference.margin_softmax(features, labels, moving, self.margin, injection, ranks=self.ranks)
+            return reference.margin_softmax(
+                features, labels, moving, margin, injection, negatives=negatives, ranks=self.ranks
+            )
         return tiled.margin_softmax(
             features,
             labels,
             weight,
-            self.margin,
+            margin,
             injection,
-            workspace=self._workspace,
+            negatives=negatives,
+            workspace=self._workspace if first else self._scratch,
             update=update,
-            momentum=None if self.optimizer is None or rows is not None else self.optimizer.rule,
-            filtering=self._filter,
+            momentum=None if fused is None or rows is not None else fused.rule,
+            filtering=self._filter if first else None,
             ranks=self.ranks,
             walk=walk_of(backend, weight.device),
         )
@@ -433,11 +551,6 @@ class PrototypeHead(nn.Module):
     def _memory_kind(self) -> Memory:
         return LastFeature() if self.variational is None else self.variational.memory
 
-    @property
-    def shared_state(self) -> tuple[str, ...]:
-        """Keys of ``state_dict`` that do not stand for rows of classes, and are the same on all ranks."""
-        return ("step_count", "begun_at", "delta_t", "memory_kind", *self._memory_kind.shared)
-
     def _memory_state(self) -> dict[str, Tensor]:
         kind = self._memory_kind
         return {name: getattr(self, name) for name in (*kind.per_class, *kind.shared)}
@@ -460,6 +573,8 @@ class PrototypeHead(nn.Module):
         compared, labels, features = (torch.cat(each) for each in zip(*ordered, strict=True))
         self._pending.clear()
         self.step_count += 1
+        for term in self._bound_terms().values():
+            term.remember(features, labels, self._rows(labels))
         met, self._met = self._met, None
         if self.delta_t is not None and self.memory is not None:
             if self.by_age is not None and met is not None:
@@ -603,7 +718,8 @@ class PrototypeHead(nn.Module):
         super()._load_from_state_dict(state, prefix, local_metadata, False, missing_keys, unexpected_keys, error_msgs)
         if strict:
             known = {prefix + name for name in ("weight", *names)}
-            unexpected_keys.extend(key for key in state if key not in known)
+            here = (key for key in state if not key.startswith(prefix + "terms."))  # those look after themselves
+            unexpected_keys.extend(key for key in here if key not in known)
             missing_keys.extend([prefix + "weight"] if prefix + "weight" not in state else [])
 
 
@@ -618,6 +734,22 @@ def _draw(classes: range, embedding_dim: int, seed: int) -> Float[Tensor, "rows 
         start, stop = max(first, classes.start), min(first + _DRAW_BLOCK, classes.stop)
         weight[start - classes.start : stop - classes.start] = block[start - first : stop - first]
     return weight
+
+
+def _only(place: str, found: list[_T]) -> _T | None:
+    """What the terms have for a place that holds one; None if they have nothing."""
+    if len(found) > 1:
+        raise ValueError(f"{len(found)} terms give {place}, for which there is one place; leave out all but one")
+    return found[0] if found else None
+
+
+def _scale_gradient(tensor: Tensor, factor: float) -> Tensor:
+    """``tensor``, whose gradient becomes ``factor`` times as large."""
+    if factor == 1.0 or not tensor.requires_grad:
+        return tensor
+    view = tensor.view_as(tensor)
+    view.register_hook(lambda gradient: gradient * factor)  # type: ignore[no-untyped-call]
+    return view
 
 
 class _BeforeBackward(torch.autograd.Function):

@@ -85,7 +85,11 @@ def test_plan_and_dry_run_agree_and_write_nothing(vplface, faces, tmp_path):
     assert planned.exit_code == 0, planned.output
     assert planned.stdout == dry.stdout
     assert json.loads(planned.stdout)["plan"]["steps"] == 4
-    assert "coverage by Δt" in vplface("plan", "folder", f"data.train={faces}", *SMALL).stdout
+    shown = vplface("plan", "folder", f"data.train={faces}", *SMALL).stdout
+    assert "coverage by Δt" in shown
+    assert "remembered" not in shown
+    several = "variational.memory={name: several, count: 2}"
+    assert "SeveralFeatures(count=2)" in vplface("plan", "folder", f"data.train={faces}", *SMALL, several).stdout
     assert list(tmp_path.iterdir()) == []
 
 

@@ -14,6 +14,7 @@ from pydantic import BaseModel
 
 from vplface.cli.app import app
 from vplface.data.augment import Augmentation
+from vplface.study.grid import StudyFile, read_grid
 from vplface.training import config
 
 ROOT = Path(__file__).parents[2]
@@ -58,12 +59,20 @@ def test_every_key_of_a_section_is_explained_with_its_default(heading: str, sect
 
 
 def test_every_key_of_a_run_is_explained_with_its_default() -> None:
-    sections = {"data", "backbone", "margin", "variational", "optimizer", "schedule", "evaluation"}
+    sections = {"data", "backbone", "margin", "variational", "terms", "optimizer", "schedule", "evaluation"}
     said = table("recipes.md", "### The run")
     assert set(said) == set(config.Config.model_fields) - sections
     defaults = config.build_config({"name": "x", "data": {"train": "faces"}}, "test").model_dump(mode="json")
     for key in set(said) - {"name"}:
         require_default(said[key], defaults[key])
+
+
+def test_every_term_is_explained_with_its_defaults() -> None:
+    said = table("recipes.md", "### `terms`")
+    assert set(said) == {"name", *config.TERMS}
+    for name, kind in config.TERMS.items():
+        given = re.findall(r"`(\w+)` ([\d.]+)", "`" + said[name])
+        assert {key: float(value) for key, value in given} == vars(kind())
 
 
 def test_every_key_of_data_and_evaluation_is_explained() -> None:
@@ -73,6 +82,14 @@ def test_every_key_of_data_and_evaluation_is_explained() -> None:
     assert set(evaluation) == set(config.Evaluation.model_fields) | set(config.EvaluationSet.model_fields)
     said = table("data.md", "## Augmentation")
     assert {key: float(value) for key, value in said.items()} == vars(Augmentation())
+
+
+def test_every_key_of_a_study_is_explained_and_the_example_is_one(tmp_path: Path) -> None:
+    assert set(table("studies.md", "## A study file")) == set(StudyFile.model_fields)
+    example = (ROOT / "docs" / "studies.md").read_text(encoding="utf-8").split("```yaml\n")[1].split("```")[0]
+    (tmp_path / "shallow.yaml").write_text(example, encoding="utf-8")
+    grid = read_grid(tmp_path / "shallow.yaml")
+    assert len(grid.cells) == 2 * 3 * 3
 
 
 def test_every_shipped_recipe_is_listed() -> None:

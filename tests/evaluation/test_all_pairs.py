@@ -83,3 +83,16 @@ def test_hardly_any_pictures(labels):
     scores = score_all_pairs(x, np.array(labels, np.int64), 10).scores
     assert len(scores.genuine) == (labels == [4, 4])
     assert len(scores.impostor) == scores.impostors == (labels == [4, 5])
+
+
+@pytest.mark.parametrize("block", [(1, 1), (1, 7), (3, 2), (10, 40), (512, 2048)])
+def test_nearest_of_either_kind_agrees_with_a_loop(monkeypatch, block):
+    monkeypatch.setattr(all_pairs, "_ROWS", block[0])
+    monkeypatch.setattr(all_pairs, "_COLUMNS", block[1])
+    x, labels = people()
+    own, other = score_all_pairs(x, labels, 5).nearest
+    for k in range(len(x)):
+        similarity = x @ x[k]
+        mates = [similarity[j] for j in range(len(x)) if labels[j] == labels[k] and j != k]
+        assert own[k] == pytest.approx(max(mates, default=-np.inf), abs=1e-6)
+        assert other[k] == pytest.approx(max(similarity[labels != labels[k]]), abs=1e-6)

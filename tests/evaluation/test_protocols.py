@@ -306,6 +306,32 @@ def test_all_pairs_and_the_list_of_all_pairs_agree():
     np.testing.assert_allclose(listed.curves["roc"]["tar"], blocked.curves["roc"]["tar"])
 
 
+def test_rank_1_agrees_with_a_loop():
+    _, x = crowd(5, identities=25, pictures=3, noise=1.0)
+    alone = People([3] * 25 + [1] * 5)  # five more of one picture: in nobody's way to a mate, but in the gallery
+    x = np.concatenate([x, np.random.default_rng(9).normal(size=(5, 12))])
+    evaluation = evaluate_all_pairs_embedded(x, alone, flip="none", fars=[0.1], bootstrap=200)
+    unit = x / np.linalg.norm(x, axis=1, keepdims=True)
+    right = []
+    for k in range(75):
+        similarity = unit @ unit[k]
+        similarity[k] = -np.inf
+        right.append(alone.labels[int(similarity.argmax())] == alone.labels[k])
+    figure = evaluation.metrics["rank-1"]
+    assert figure["value"] == np.mean(right)
+    assert 0.2 < figure["value"] < 0.98
+    drawn = np.bincount(np.random.default_rng((0, 0)).integers(30, size=30), minlength=30)
+    per_person = np.array(right).reshape(25, 3).sum(axis=1)
+    assert evaluation.replicates["rank-1"][0] == pytest.approx((drawn[:25] @ per_person) / (3 * drawn[:25].sum()))
+    assert figure["ci95"][0] < figure["value"] < figure["ci95"][1]
+
+
+def test_rank_1_counts_a_tie_as_wrong():
+    x = np.array([[1.0, 0.0], [1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
+    evaluation = evaluate_all_pairs_embedded(x, People([2, 1, 2]), flip="none", fars=[0.5], bootstrap=0)
+    assert evaluation.metrics["rank-1"]["value"] == 0.5  # person 0 ties with 1 in both pictures; person 2 is right
+
+
 def test_the_most_wrong_pairs_name_each_picture_once():
     people, x = crowd(3, identities=50)
     evaluation = evaluate_all_pairs_embedded(x, people, flip="none", bootstrap=0)

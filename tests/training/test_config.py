@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import yaml
 
-from vplface import ArcFace, CosFace, LastFeature, SeveralFeatures, Variational
+from vplface import EPL, UNPG, XBM, ArcFace, CosFace, LastFeature, SeveralFeatures, Variational
 from vplface.data.samplers import Balanced, Proximity, Sharded, Shuffled
 from vplface.errors import ConfigError, UsageError
 from vplface.training.config import MEMORIES, Duration, build_config, merge, overlay, read_config, shipped_recipes
@@ -240,3 +240,30 @@ def test_rules_are_read_as_they_are_written(tmp_path, options):
 def test_a_rule_at_fault_is_named(options, message):
     with pytest.raises(ConfigError, match=message):
         build_config({**MINIMAL, "variational": options}, "test")
+
+
+def test_terms_are_read_by_name_with_starts_in_steps_or_epochs():
+    terms = ["unpg", {"name": "xbm", "size": 64, "start": "2 epochs"}, {"name": "epl", "start": 7}]
+    config = build_config({**MINIMAL, "terms": terms}, "x")
+    assert config.resolved_terms(50) == [UNPG(), XBM(64, start=100), EPL(start=7)]
+    again = build_config(yaml.safe_load(config.to_yaml()), "x")
+    assert again == config
+    assert again.resolved_terms(10) == [UNPG(), XBM(64, start=20), EPL(start=7)]
+    assert build_config(MINIMAL, "x").resolved_terms(10) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"terms": ["xmb"]}, "did you mean 'xbm'"),
+        ({"terms": [{"name": "unpg", "start": "1 epochs"}]}, "terms.start is not an option of unpg"),
+        ({"terms": [{"name": "xbm", "start": "soon"}]}, "'soon' is not a duration"),
+        ({"terms": [{"name": "xbm", "size": 0}]}, "size must be at least 1"),
+        ({"terms": ["unpg", "unpg"]}, "two UNPG"),
+        ({"terms": ["broadface"], "accumulate": 2}, "accumulate: 1"),
+        ({"terms": ["broadface"], "variational": {}}, "take one of the two"),
+    ],
+)
+def test_terms_that_make_no_sense_are_refused(changes, message):
+    with pytest.raises(ConfigError, match=message):
+        build_config({**MINIMAL, **changes}, "x")

@@ -127,6 +127,42 @@ def test_accumulation_is_exact_without_batch_statistics(faces, tmp_path):
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
+ALL_TERMS = ["unitsface", "unpg", {"name": "xbm", "size": 20, "start": 2}, {"name": "epl", "start": "1 epochs"}]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"terms": ALL_TERMS},
+        {"terms": ALL_TERMS, "optimizer": {"lr": 0.02, "clip": None, "fused": True}},
+        {"terms": [{"name": "broadface", "size": 20, "start": 1}], "variational": None},
+    ],
+    ids=["all", "fused", "broadface"],
+)
+def test_terms_are_logged_and_resumed(faces, tmp_path, changes, monkeypatch):
+    import vplface.training.loop as loop
+
+    whole = train(settings(faces, tmp_path / "whole", **changes))
+    step = loop._step
+
+    def stopped(run, *rest):
+        if run.step == 8:
+            raise KeyboardInterrupt
+        return step(run, *rest)
+
+    monkeypatch.setattr(loop, "_step", stopped)
+    again = settings(faces, tmp_path / "again", **changes)
+    with pytest.raises(KeyboardInterrupt):
+        train(again)
+    monkeypatch.undo()
+    resumed = train(again, resume=True)
+    assert any(key.startswith("terms.") for key in whole.head.state_dict())
+    for key, value in whole.head.state_dict().items():
+        assert torch.equal(value, resumed.head.state_dict()[key]), key
+    logged = {key for key in journal(tmp_path / "whole" / "run")[-2] if key.startswith("terms/")}
+    assert logged == {f"terms/{name}" for name in whole.head.terms}
+
+
 def test_fused_prototypes_train_as_the_others_and_resume(faces, tmp_path, monkeypatch):
     options = {"lr": 0.02, "clip": None}
     plain = train(settings(faces, tmp_path / "plain", optimizer=options))

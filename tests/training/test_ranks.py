@@ -19,6 +19,7 @@ from vplface.training.state import prepare
 from vplface.training.world import World
 
 CLOCKS = ("pictures_per_second", "time")
+TERMS = ["unitsface", "unpg", {"name": "xbm", "size": 20, "start": 2}, {"name": "epl", "start": 3}]
 
 
 def settings(faces, output, **changes):
@@ -97,8 +98,9 @@ def flat(entry):
                 "start": {"drift": 9, "measurements": 2},
             }
         },
+        {"terms": TERMS},
     ],
-    ids=["sgd", "fused", "adamw accumulated", "clipped", "momentum accumulated", "by rules"],
+    ids=["sgd", "fused", "adamw accumulated", "clipped", "momentum accumulated", "by rules", "terms"],
 )
 def test_two_processes_train_as_one(processes, faces, tmp_path, changes):
     assert processes.run(start, 2, settings(faces, tmp_path / "two", **changes)) == [8, 0]
@@ -106,11 +108,11 @@ def test_two_processes_train_as_one(processes, faces, tmp_path, changes):
     require_near(tmp_path / "two" / "run", tmp_path / "one" / "run")
 
 
-@pytest.mark.parametrize(("before", "after"), [(4, 1), (1, 3), (3, 2), (2, 4)])
-def test_saved_by_some_and_resumed_by_others(processes, faces, tmp_path, before, after):
-    whole = settings(faces, tmp_path / "whole")
+@pytest.mark.parametrize(("before", "after", "terms"), [(4, 1, []), (1, 3, []), (3, 2, TERMS), (2, 4, [])])
+def test_saved_by_some_and_resumed_by_others(processes, faces, tmp_path, before, after, terms):
+    whole = settings(faces, tmp_path / "whole", terms=terms)
     alone(whole)
-    text = settings(faces, tmp_path / "moved")
+    text = settings(faces, tmp_path / "moved", terms=terms)
     processes.run(stop_after, before, text, 4)
     parts = sorted(path.name for path in (tmp_path / "moved/run/checkpoints/step-00000004").glob("rows-*"))
     assert len(parts) == before

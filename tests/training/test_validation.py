@@ -106,3 +106,36 @@ def test_a_split_of_a_list_is_a_set_of_its_own(faces, embedder, tmp_path):
         assert together[name].protocol["identities"] == 4
     with pytest.raises(DataError, match="has no split 'val'"):
         Validation(settings(faces, parts[0] | {"split": "val"}), None)
+
+
+def test_the_halves_of_a_set_divide_its_people(faces, embedder):
+    whole = ImageFolder(faces)
+    sets = ({"name": "one", "half": "first"}, {"name": "two", "half": "second"}, {"name": "all"})
+    validation = Validation(settings(faces, *sets), None)
+    people = {
+        name: {whole.identities[label] for label in whole.labels[question.used]}
+        for name, question in validation.questions.items()
+    }
+    assert people["one"] & people["two"] == set()
+    assert people["one"] | people["two"] == people["all"]
+    assert len(people["one"]) == len(people["two"]) == 6
+    told = validation.run(embedder, bootstrap=10)
+    alone = evaluate_all_pairs(embedder, narrow(whole, people["one"]), fars=[0.1], bootstrap=10)
+    assert told["one"].metrics["tar@far=1e-1"]["value"] == alone.metrics["tar@far=1e-1"]["value"]
+    again = Validation(settings(faces, *sets, seed=5), None)
+    assert np.array_equal(again.questions["one"].used, validation.questions["one"].used)
+    other = Validation(settings(faces, {"name": "one", "half": "first", "half_seed": 1}), None)
+    assert not np.array_equal(other.questions["one"].used, validation.questions["one"].used)
+
+
+@pytest.mark.parametrize("question", [{"pairs": "list.txt"}, {"balanced_pairs": 20}])
+def test_a_list_of_pairs_has_no_half(faces, question):
+    with pytest.raises(ValueError, match="half divides the people"):
+        settings(faces, {"name": "a", "half": "first", **question})
+
+
+def test_a_half_needs_two_people(faces, tmp_path):
+    people = tmp_path / "people.txt"
+    people.write_text("p0\np1\np2\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match="'a': cannot take a half of 3 identities"):
+        Validation(settings(faces, {"name": "a", "half": "second", "people": str(people)}), None)

@@ -188,7 +188,7 @@ def show_plan(config: Config, as_json: bool, gpus: int = 1) -> None:
     else:
         rows.append(("prototypes", _variational(config.variational, made)))
         if config.variational.memory != LastFeature():
-            rows.append(("memory", f"{config.variational.memory}"))
+            rows.append(("remembered", f"{config.variational.memory}"))
     rows += [*_coverage(made.coverage), ("pictures that meet own memory", _by_lifetime(made.own))]
     _show(f"plan of {config.run_folder}", [*rows, *_costs(made.footprint)])
 

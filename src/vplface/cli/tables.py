@@ -10,8 +10,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from vplface.report.study_findings import findings, study_cautions
 from vplface.report.verdict import metric_name, metric_order
-from vplface.study import Study
+from vplface.study import Estimate, Results, Study
 
 
 def print_json(value: Mapping[str, Any]) -> None:
@@ -51,6 +52,118 @@ def _table(study: Study, name: str) -> Table:
         cells = (_difference(sets.get(name, {}).get(metric, {})) for metric in metrics)
         table.add_row(f"{other} − {study.summary['differences_to']}", *cells, "", style="bold")
     return table
+
+
+def show_results(results: Results) -> None:
+    """A table for each setting and set; what may be said, with its cautions; what failed; where the report is."""
+    console = Console()
+    for setting, told in results.summary["settings"].items():
+        sets = dict.fromkeys(name for entry in told["arms"].values() for name in entry["sets"])
+        for name in sets:
+            console.print(_table_of_setting(setting, name, told))
+    console.print(results.verdict, soft_wrap=True)
+    for caution in study_cautions({**results.summary, "failed": {}}, list(findings(results.summary))):
+        console.print(caution, style="dim", soft_wrap=True)
+    for run, why in results.summary["failed"].items():
+        print(f"{run} failed:", *(f"  {line}" for line in why.splitlines()), sep="\n", file=sys.stderr)
+    console.print(f"report: {results.report}", soft_wrap=True, highlight=False)
+
+
+def _table_of_setting(setting: str, name: str, told: Mapping[str, Any]) -> Table:
+    arms: Mapping[str, Any] = told["arms"]
+    figures = {arm: entry["sets"].get(name, {}) for arm, entry in arms.items()}
+    measured = {metric for each in figures.values() for metric, entry in each.items() if entry["value"] is not None}
+    metrics = sorted(measured, key=metric_order)
+    table = Table(title=f"{setting}, {name}: %, and 95 % interval, mean over seeds", title_justify="left")
+    table.add_column("")
+    for head in (*(metric_name(metric) for metric in metrics), "final loss", "seeds"):
+        table.add_column(head, justify="right")
+    for arm, entry in arms.items():
+        loss = entry["final_loss"]["value"]
+        cells = (_figure(figures[arm].get(metric, {})) for metric in metrics)
+        table.add_row(arm, *cells, "" if loss is None else f"{loss:.3f}", str(len(entry["seeds"])))
+    for baseline, others in told["differences"].items():
+        for arm, sets in others.items():
+            entries = [sets.get(name, {}).get(metric, {}) for metric in metrics]
+            if any(entries):
+                seeds = max(entry.get("seeds", 0) for entry in entries)
+                cells = (_difference(entry) + _seeds(entry) for entry in entries)
+                table.add_row(f"{arm} − {baseline}", *cells, "", str(seeds), style="bold")
+    return table
+
+
+def _seeds(entry: Mapping[str, Any]) -> str:
+    """What the seeds of a difference say beside the bootstrap."""
+    if not entry or entry["seeds"] < 2:
+        return ""
+    told = f"\n[dim]sign: {entry['same_sign']} of {entry['seeds']}[/]"
+    if t_ci95 := entry.get("t_ci95"):
+        told = f"\n[dim]t: {100 * t_ci95[0]:+.1f} – {100 * t_ci95[1]:+.1f}[/]{told}"
+    return told
+
+
+def show_estimate(estimate: Estimate, as_json: bool) -> None:
+    """The runs of a study and what they take, a row for the seeds of each arm in each setting."""
+    costs = estimate.costs
+    minutes = estimate.seconds / 60
+    if as_json:
+        runs = [
+            {
+                "run": cost.cell.name,
+                "setting": cost.cell.setting,
+                "arm": cost.cell.arm,
+                "seed": cost.cell.seed,
+                "folder": str(cost.cell.folder),
+                "state": cost.state,
+                "identities": cost.identities,
+                "pictures": cost.pictures,
+                "steps": cost.steps,
+                "taken": cost.taken,
+                "pictures_per_second": cost.pictures_per_second,
+                "measured_on": cost.measured_on,
+                "minutes_left": cost.seconds / 60,
+            }
+            for cost in costs
+        ]
+        print_json({"schema": 1, "runs": runs, "workers": estimate.workers, "minutes_left": minutes})
+        return
+    console = Console()
+    table = Table(title=f"{len(costs)} runs, {estimate.workers} at a time", title_justify="left", box=None)
+    for head in ("setting", "arm"):
+        table.add_column(head, no_wrap=True)
+    for head in ("seeds", "people", "pictures", "steps", "per s", "min", "left", "runs"):
+        table.add_column(head, justify="right", no_wrap=head != "runs")
+    for setting, arm in dict.fromkeys((cost.cell.setting, cost.cell.arm) for cost in costs):
+        same = [cost for cost in costs if (cost.cell.setting, cost.cell.arm) == (setting, arm)]
+        first = same[0]
+        whole = first.steps * first.cell.config.batch_size / first.pictures_per_second / 60
+        states = [cost.state for cost in same]
+        table.add_row(
+            setting,
+            arm,
+            ",".join(str(cost.cell.seed) for cost in same),
+            *(f"{number:,}" for number in (first.identities, first.pictures, first.steps)),
+            f"{first.pictures_per_second:.0f}{'' if first.measured_on == 'runs' else '*'}",
+            f"{whole:.1f}",
+            f"{sum(cost.seconds for cost in same) / 60:.1f}",
+            ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states)),
+        )
+    console.print(table)
+    total = sum(cost.seconds for cost in costs) / 60
+    console.print(
+        f"per s: pictures; min: minutes of training a run; left: of all seeds. {total:.1f} minutes are left, about"
+        f" {minutes:.1f} with {estimate.workers} at a time; evaluation comes on top.",
+        soft_wrap=True,
+    )
+    if any(cost.measured_on == "random" for cost in costs):
+        console.print(
+            "* from a few steps of backbone and head on random pictures, one process alone: loading and neighbours cost"
+            " more. The others are medians in the logs of finished runs of the same backbone and batch.",
+            style="dim",
+            soft_wrap=True,
+        )
+    if any(cost.state == "changed" for cost in costs):
+        console.print("changed: the folder holds a run of another configuration; --overwrite starts it anew.")
 
 
 def _figure(entry: Mapping[str, Any]) -> str:

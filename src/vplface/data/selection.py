@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Int64
@@ -191,7 +192,28 @@ def split_identities(pictures: PictureSet, fraction: float, seed: int) -> tuple[
     count = len(pictures.identities)
     if count < 2:
         raise DataError(f"cannot hold out identities: the set has {count}, at least 2 are needed")
-    rank = [hashlib.sha256(f"{seed}/{name}".encode(errors="surrogateescape")).digest() for name in pictures.identities]
-    chosen = sorted(range(count), key=rank.__getitem__)[: min(count - 1, max(1, round(fraction * count)))]
+    chosen = _shuffled(pictures.identities, str(seed))[: min(count - 1, max(1, round(fraction * count)))]
     held_out = np.isin(pictures.labels, chosen)
     return Subset(pictures, np.flatnonzero(~held_out)), Subset(pictures, np.flatnonzero(held_out))
+
+
+def half_of(pictures: PictureSet, half: Literal["first", "second"], seed: int) -> Int64[np.ndarray, " m"]:
+    """The pictures of one half of the identities; with an odd number of them, the first half has one more.
+
+    Who is in which half follows from the seed and the names alone, in another way than who is held out.
+
+    Raises:
+        DataError: if there are fewer than four identities: all pairs of a half need two people.
+    """
+    count = len(pictures.identities)
+    if count < 4:
+        raise DataError(f"cannot take a half of {count} identities: at least 4 are needed, two in each half")
+    order, middle = _shuffled(pictures.identities, f"half {seed}"), (count + 1) // 2
+    chosen = order[:middle] if half == "first" else order[middle:]
+    return np.flatnonzero(np.isin(pictures.labels, chosen))
+
+
+def _shuffled(names: Sequence[str], seed: str) -> list[int]:
+    """Positions of the names, ranked by a hash of the seed and each name."""
+    rank = [hashlib.sha256(f"{seed}/{name}".encode(errors="surrogateescape")).digest() for name in names]
+    return sorted(range(len(names)), key=rank.__getitem__)

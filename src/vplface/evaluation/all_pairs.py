@@ -6,7 +6,7 @@ histogram of the rest: the lower ones decide nothing but the shape of the curve.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from jaxtyping import Float, Float32, Int, Int64
@@ -30,12 +30,15 @@ class AllPairs:
         genuine: histogram of the genuine similarities.
         impostor: histogram of all impostor similarities.
         edges: of the bins.
+        nearest: highest similarity of each picture to another of its identity, and to one of other identities, −inf
+            where there is none; empty where that was not asked.
     """
 
     scores: Scores
     genuine: Int64[np.ndarray, " bins"]
     impostor: Int64[np.ndarray, " bins"]
     edges: Float[np.ndarray, " bins+1"]
+    nearest: Float32[np.ndarray, "2 n"] = field(default_factory=lambda: np.zeros((2, 0), np.float32))
 
     def roc(self) -> tuple[Float[np.ndarray, " t"], Float[np.ndarray, " t"], Float[np.ndarray, " t"]]:
         """False and true accept rates and thresholds, falling: exact in the kept scores, below them those of bins."""
@@ -72,6 +75,7 @@ def score_all_pairs(embeddings: Float[np.ndarray, "n dim"], labels: Int[np.ndarr
     tail = _Highest(keep)
     genuine = [(np.zeros(0, np.float32), np.zeros((0, 2), np.int32))]
     genuine_histogram, impostor_histogram = np.zeros(BINS, np.int64), np.zeros(BINS, np.int64)
+    own, other = nearest = np.full((2, n), -np.inf, np.float32)
     with progress("comparing all pairs", n) as advance:
         for start in range(0, n, _ROWS):
             stop = min(start + _ROWS, n)
@@ -85,9 +89,14 @@ def score_all_pairs(embeddings: Float[np.ndarray, "n dim"], labels: Int[np.ndarr
             genuine_histogram += _histogram(values[is_genuine])
             impostor_histogram += _histogram(values[~is_genuine])
             tail.add(values[~is_genuine], pairs[~is_genuine])
+            same = person[start:stop, None] == person[start:mixed]
+            _raise(other, np.where(same, -np.inf, square), start, start)
+            np.fill_diagonal(same, False)
+            _raise(own, np.where(same, square, -np.inf), start, start)
             for column in range(mixed, n, _COLUMNS):
                 slab = x[start:stop] @ x[column : column + _COLUMNS].T
                 impostor_histogram += _histogram(slab)
+                _raise(other, slab, start, column)
                 rows, columns = np.nonzero(slab > tail.lowest)
                 pairs = np.stack([rows + start, columns + column], axis=1).astype(np.int32)
                 tail.add(slab[rows, columns], pairs)
@@ -105,7 +114,8 @@ def score_all_pairs(embeddings: Float[np.ndarray, "n dim"], labels: Int[np.ndarr
         n * (n - 1) // 2 - genuine_total,
         identity,
     )
-    return AllPairs(scores, genuine_histogram, impostor_histogram, np.linspace(-1.0, 1.0, BINS + 1))
+    nearest[:, order] = nearest.copy()
+    return AllPairs(scores, genuine_histogram, impostor_histogram, np.linspace(-1.0, 1.0, BINS + 1), nearest)
 
 
 class _Highest:
@@ -149,6 +159,13 @@ def _sorted(
 ) -> tuple[Float32[np.ndarray, " k"], Int[np.ndarray, "k 2"]]:
     order = np.argsort(-scores, kind="stable")
     return scores[order], pairs[order]
+
+
+def _raise(highest: Float32[np.ndarray, " n"], block: Float[np.ndarray, "r c"], row: int, column: int) -> None:
+    """Take what a block of similarities says of its rows and of its columns into the highest so far."""
+    for start, values in ((row, block.max(axis=1)), (column, block.max(axis=0))):
+        part = highest[start : start + len(values)]
+        np.maximum(part, values.astype(np.float32), out=part)
 
 
 def _histogram(scores: Float32[np.ndarray, ...]) -> Int64[np.ndarray, " bins"]:

@@ -19,7 +19,7 @@ from vplface.data.pictures import PictureSet
 from vplface.embedder import Embedder, Flip
 from vplface.errors import DataError
 from vplface.evaluation.all_pairs import score_all_pairs
-from vplface.evaluation.bootstrap import accuracy_replicates, interval, rate_replicates, tail_length
+from vplface.evaluation.bootstrap import accuracy_replicates, draws, interval, rate_replicates, tail_length
 from vplface.evaluation.error_rates import area_under_curve, equal_error_rate
 from vplface.evaluation.groups import Groups, group_errors
 from vplface.evaluation.result import Evaluation
@@ -234,6 +234,10 @@ def evaluate_all_pairs(
 ) -> Evaluation:
     """Every picture of a set against every other: TAR at low FAR, where a list of pairs has too few impostors.
 
+    ``"rank-1"`` is the share of pictures whose nearest other picture shows the same person, among those whose person
+    has another; a tie of the two kinds counts as wrong. Its replicates draw the people who are looked for, and leave
+    those among whom they are looked for as they are.
+
     Args:
         embedder: the model.
         pictures: the people.
@@ -288,13 +292,14 @@ def evaluate_all_pairs_embedded(
     if not len(scores.genuine) or not scores.impostors:
         missing = "two pictures of one person" if not len(scores.genuine) else "two people"
         raise DataError(f"{name}: among these {n} pictures there are no {missing}")
+    figure, resampled = _rank_1(compared.nearest, scores, bootstrap, seed)
     merge = len(compared.genuine) // _HISTOGRAM_BINS
     genuine, impostor = (counts.reshape(-1, merge).sum(axis=1) for counts in (compared.genuine, compared.impostor))
     return _evaluation(
         name,
         {"kind": "all pairs", "pictures": n, "pairs": n * (n - 1) // 2},
-        {},
-        {},
+        {"rank-1": figure},
+        {} if resampled is None else {"rank-1": resampled},
         scores,
         compared.roc(),
         (compared.edges[::merge], genuine, impostor),
@@ -308,6 +313,24 @@ def evaluate_all_pairs_embedded(
         seed=seed,
         groups=groups,
     )
+
+
+def _rank_1(
+    nearest: Float[np.ndarray, "2 n"], scores: Scores, bootstrap: int, seed: int
+) -> tuple[dict[str, Any], Float64[np.ndarray, " replicates"] | None]:
+    """The share of pictures that are nearest to another of their person, and its replicates, if there are any."""
+    own, other = nearest
+    mated = np.isfinite(own)
+    right, of = (own > other)[mated], scores.identity[mated]
+    figure: dict[str, Any] = {"value": float(right.mean())}
+    if not bootstrap:
+        return figure, None
+    rights, all_of = (np.bincount(each, minlength=scores.identities) for each in (of[right], of))
+    counts = np.stack(list(draws(scores.identities, bootstrap, seed)))
+    with np.errstate(invalid="ignore"):
+        replicates: Float64[np.ndarray, " replicates"] = (counts @ rights) / (counts @ all_of)
+    figure["ci95"] = interval(replicates, len(np.unique(of)))
+    return figure, replicates
 
 
 def far_name(far: float) -> str:

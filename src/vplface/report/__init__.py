@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+from vplface.report.average import average_runs
 from vplface.report.evaluation_page import write_evaluation
 from vplface.report.faces import PictureOf
 from vplface.report.page import write_report
 from vplface.report.record import RunRecord, Sphere, read_run
+from vplface.report.study_page import write_study
 
-__all__ = ["PictureOf", "RunRecord", "Sphere", "read_run", "write_evaluation", "write_report"]
+__all__ = [
+    "PictureOf",
+    "RunRecord",
+    "Sphere",
+    "average_runs",
+    "read_run",
+    "write_evaluation",
+    "write_report",
+    "write_study",
+]

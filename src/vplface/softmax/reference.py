@@ -25,6 +25,7 @@ def margin_softmax(
     margin: Margin,
     injection: Injection | None = None,
     *,
+    negatives: Float[Tensor, " batch"] | None = None,
     ranks: Ranks | None = None,
 ) -> Float[Tensor, ""]:
     """Mean cross-entropy over N classes of the logits s·cosθ_ij, the target's after its margin.
@@ -38,6 +39,8 @@ def margin_softmax(
         weight: W, rows of any length.
         margin: changes the target cosine and gives the scale s.
         injection: memory to mix into the prototypes; None for the plain softmax.
+        negatives: one more logit for each sample, log Σ_k exp(s·cosθ_ik) over whatever else it is compared with; −∞ for
+            nothing. The same on every rank, as is its gradient. None for no sample.
         ranks: who holds the other classes; None if there are none.
     """
     cosine = linear(features, class_prototypes(weight, injection))
@@ -45,4 +48,8 @@ def margin_softmax(
     samples = (labels >= 0).nonzero().squeeze(1)
     own = samples, labels[samples]
     logits = margin.scale * cosine.index_put(own, margin.target(cosine[own]))
-    return cross_entropy(logits, labels) if ranks is None else ranks.cross_entropy(logits, *own)
+    if ranks is not None:
+        return ranks.cross_entropy(logits, *own, negatives)
+    if negatives is not None:
+        logits = torch.cat([logits, negatives.to(logits.dtype).unsqueeze(1)], 1)
+    return cross_entropy(logits, labels)

@@ -93,7 +93,11 @@ class Ranks:
         return torch.where((labels >= self.own.start) & (labels < self.own.stop), labels - self.own.start, -1)
 
     def cross_entropy(
-        self, logits: Float[Tensor, "batch rows"], samples: Int[Tensor, " own"], rows: Int[Tensor, " own"]
+        self,
+        logits: Float[Tensor, "batch rows"],
+        samples: Int[Tensor, " own"],
+        rows: Int[Tensor, " own"],
+        negatives: Float[Tensor, " batch"] | None = None,
     ) -> Float[Tensor, ""]:
         """Mean cross-entropy over the logits of all ranks.
 
@@ -101,11 +105,16 @@ class Ranks:
             logits: of the classes here.
             samples: whose own class is here.
             rows: which class that is.
+            negatives: one more logit for each sample, which is counted once and not once a rank.
         """
         target = self.sum(logits.new_zeros(len(logits)).index_put((samples,), logits[samples, rows]))
         lowest = logits.new_full((len(logits), 1), -torch.inf)
         top = self.largest(torch.cat([logits, lowest], 1).amax(1))
+        if negatives is not None:
+            top = torch.maximum(top, negatives.detach())
         total = self.sum((logits - top.unsqueeze(1)).exp().sum(1))
+        if negatives is not None:
+            total = total + (negatives - top).exp()
         return (total.log() + top - target).mean()
 
 

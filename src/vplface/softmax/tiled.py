@@ -8,6 +8,8 @@ In the notation of ``reference``, with Z_j any multiple of u_j and ρ_j = u_j/Z_
                    dx_i = f_i·Σ_j e_ji·ρ_j·Z_j                  dL/dZ_j = ρ_j·Σ_i e_ji·f_i·x_i = h_j
                    dW_j = h_j less its components along Z_j (u has unit length) and then along W_j (so has v)
 
+A further logit n_i of a sample adds exp(n_i) to rest_i once, not once a rank; its gradient is exp(n_i)/(B·S_i).
+
 Between the visits as many ρ_j·e_ji are kept as the workspace holds; the others are computed again.
 """
 
@@ -97,6 +99,7 @@ def margin_softmax(
     margin: Margin,
     injection: Injection | None = None,
     *,
+    negatives: Float[Tensor, " batch"] | None = None,
     workspace: Workspace,
     update: Update | None = None,
     momentum: Callable[[], Momentum | None] | None = None,
@@ -115,6 +118,7 @@ def margin_softmax(
         weight: W, rows of any length.
         margin: changes the target cosine and gives the scale s.
         injection: memory to mix into the prototypes; None for the plain softmax.
+        negatives: one more logit for each sample, at most s + log B; −∞ for nothing, None for no sample.
         workspace: where exponentials are kept between the visits.
         update: what to do with the gradient of W, tile by tile, instead of leaving it in ``weight.grad``.
         momentum: what ``update`` does, for a walk that can do it with the gradient; asked in the backward pass.
@@ -125,22 +129,29 @@ def margin_softmax(
     operands = operand_type(weight)
     with torch.autocast(weight.device.type, enabled=False):
         visits = (walk or Walk)(
-            features, labels, weight, margin, injection, workspace, operands, momentum, filtering, ranks
+            features, labels, weight, margin, injection, workspace, operands, momentum, filtering, ranks, negatives
         )
-        loss: Tensor = _MarginSoftmax.apply(features, weight, visits, update)  # type: ignore[no-untyped-call]
+        loss: Tensor = _MarginSoftmax.apply(features, weight, negatives, visits, update)  # type: ignore[no-untyped-call]
     return loss
 
 
 class _MarginSoftmax(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: FunctionCtx, features: Tensor, weight: Tensor, walk: Walk, update: Update | None) -> Tensor:
+    def forward(
+        ctx: FunctionCtx,
+        features: Tensor,
+        weight: Tensor,
+        negatives: Tensor | None,
+        walk: Walk,
+        update: Update | None,
+    ) -> Tensor:
         ctx.save_for_backward(features, weight)
         ctx.walk, ctx.update = walk, update  # type: ignore[attr-defined]
         return walk.loss()
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+    def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
         walk: Walk = ctx.walk  # type: ignore[attr-defined]
         update: Update | None = ctx.update  # type: ignore[attr-defined]
         features, weight = ctx.saved_tensors  # type: ignore[attr-defined]
@@ -149,7 +160,8 @@ class _MarginSoftmax(torch.autograd.Function):
         sink = whole.__setitem__ if whole is not None else update if wanted[1] else None
         with nullcontext() if walk.injection is None else walk.injection.as_seen():
             of_features = walk.gradients(gradient, wanted[0], sink)
-        return of_features.to(features.dtype) if wanted[0] else None, whole, None, None
+        of_negatives = walk.gradient_of_negatives(gradient) if wanted[2] else None
+        return of_features.to(features.dtype) if wanted[0] else None, whole, of_negatives, None, None
 
 
 class Tile(NamedTuple):
@@ -182,6 +194,7 @@ class Walk:
         momentum: Callable[[], Momentum | None] | None,
         filtering: Filter | None,
         ranks: Ranks | None,
+        negatives: Tensor | None,
     ) -> None:
         self.weight = weight.detach()
         self.type = torch.promote_types(weight.dtype, torch.float32)
@@ -195,6 +208,7 @@ class Walk:
         self.momentum = momentum
         self.filtering = filtering
         self.ranks = ranks
+        self.negatives = None if negatives is None else negatives.detach().to(self.type)
         self.classes = len(weight) if ranks is None else ranks.classes
         self.target, self.slope = _own_cosines(self.features, labels, self.weight, margin, injection)
         if ranks is not None:
@@ -221,7 +235,8 @@ class Walk:
             self.mixed = torch.stack(alive).tolist() if self.tiles else []
 
         # Logits lie in [−s, s]: most often the sum of their exponentials needs no maximum taken out first.
-        self.bounded = self.scale + math.log(self.classes) <= BOUNDED
+        compared = self.classes + (0 if negatives is None else batch)
+        self.bounded = self.scale + math.log(compared) <= BOUNDED
         self.top = self.features.new_full((batch,), 0.0 if self.bounded else -self.scale)
         room = workspace.limit // (size * batch * operand_type.itemsize) * size
         keep = min(room, classes) if self.bounded and torch.is_grad_enabled() else 0
@@ -239,6 +254,12 @@ class Walk:
                 self.rest *= (self.top - top).exp_()
                 self.top = top
             self.rest = self.ranks.sum(self.rest)
+        if self.negatives is not None:
+            if not self.bounded:
+                top = torch.maximum(self.top, self.negatives)
+                self.rest *= (self.top - top).exp_()
+                self.top = top
+            self.rest += (self.negatives - self.top).exp_()
         excess = self.rest.log() + self.top - self.scale * self.target
         return torch.logaddexp(excess, torch.zeros_like(excess)).mean()
 
@@ -246,7 +267,7 @@ class Walk:
         """The second visit. Returns dL/dx, 0 unless it is wanted; dL/dW goes to ``sink``, tile by tile."""
         if self.workspace.user is not self:  # another forward pass has been here since
             self.kept = self.kept[:0]
-        total = self.rest + (self.scale * self.target - self.top).exp_()
+        total = self._total()
         factor = (gradient * self.scale / len(total) / total).unsqueeze(1)
         weighted = (factor * self.features).to(self.operand_type).t()
         pull = -self.rest * self.slope
@@ -276,6 +297,16 @@ class Walk:
             skipped = skipped if self.ranks is None else self.ranks.sum(skipped)
             self.filtering.skipped = max(float(skipped.max()), 0.0)
         return result * factor
+
+    def gradient_of_negatives(self, gradient: Tensor) -> Float[Tensor, " batch"] | None:
+        """dL/dn."""
+        if self.negatives is None:
+            return None
+        return gradient * (self.negatives - self.top).exp_() / self._total() / len(self.negatives)
+
+    def _total(self) -> Float[Tensor, " batch"]:
+        """S·exp(−top)."""
+        return self.rest + (self.scale * self.target - self.top).exp_()
 
     def _visit(self, first: bool) -> Iterator[Tile]:
         """Every tile; the first visit leaves ‖W‖ and ρ for the second."""

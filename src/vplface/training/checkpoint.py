@@ -2,7 +2,7 @@
 
     step-00001200/
         manifest.json            format, step, notes, which rows lie where, bytes and SHA-256 of every file
-        common.safetensors       backbone, moving averages, their optimiser's state, drift, what a memory shares
+        common.safetensors       backbone, moving averages, their optimiser's state, drift, what memory and terms share
         rows-00000-of-00004.safetensors    W, M, T and momentum of the classes of a rank, and its random state
 
 A folder takes its name when all of its files are on the disk, so a checkpoint is whole or not there. It can be loaded

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import numpy as np
 import yaml
@@ -30,6 +30,7 @@ from vplface.prototypes import (
     VonMisesFisher,
     covering,
 )
+from vplface.terms import EPL, UNPG, XBM, BroadFace, Term, UniTSFace
 from vplface.training.drift import Settled
 
 MARGINS: dict[str, type] = {
@@ -38,6 +39,7 @@ MARGINS: dict[str, type] = {
     "cosface": CosFace,
     "normsoftmax": NormSoftmax,
 }
+TERMS: dict[str, type] = {"broadface": BroadFace, "epl": EPL, "unitsface": UniTSFace, "unpg": UNPG, "xbm": XBM}
 
 MEMORIES: dict[str, type] = {
     "last": LastFeature,
@@ -80,6 +82,24 @@ def _read_duration(value: object) -> object:
     return Duration(float(match[1]), unit)
 
 
+@dataclasses.dataclass(frozen=True)
+class StartedTerm:
+    """A term whose start is given in epochs or steps.
+
+    Attributes:
+        term: the term, with another start.
+        start: when it starts.
+    """
+
+    term: Any
+    start: Duration
+
+    def resolve(self, steps_per_epoch: int) -> Term:
+        """The term, with its start in steps."""
+        term: Term = dataclasses.replace(self.term, start=self.start.steps(steps_per_epoch))
+        return term
+
+
 class _Named:
     """A choice among dataclasses, written as ``{name: NAME, option: value, ...}`` or, with all defaults, as NAME.
 
@@ -97,15 +117,15 @@ class _Named:
         if type(value) in self.kinds.values():
             return value
         if not isinstance(value, str | Mapping):
-            raise ValueError(f"{self.section} must be a name, or a name and options{_nearest('', self.kinds)}")
+            raise ValueError(f"{self.section} must be a name, or a name and options{nearest('', self.kinds)}")
         options = {"name": value} if isinstance(value, str) else dict(value)
         name = options.pop("name", self.default)
         if name not in self.kinds:
-            raise ValueError(f"{self.section}.name {name!r} is unknown{_nearest(str(name), self.kinds)}")
+            raise ValueError(f"{self.section}.name {name!r} is unknown{nearest(str(name), self.kinds)}")
         known = [field.name for field in dataclasses.fields(self.kinds[name])]
         for key in options:
             if key not in known:
-                hint = _nearest(str(key), known) if known else ", which has none"
+                hint = nearest(str(key), known) if known else ", which has none"
                 raise ValueError(f"{self.section}.{key} is not an option of {name}{hint}")
         return self.kinds[name](**options)
 
@@ -156,7 +176,7 @@ class _Rule:
             known = [field.name for field in dataclasses.fields(self.kind)]
             for key, number in value.items():
                 if key not in known:
-                    raise ValueError(f"{self.section}.{key} is unknown{_nearest(str(key), known)}")
+                    raise ValueError(f"{self.section}.{key} is unknown{nearest(str(key), known)}")
                 if isinstance(number, bool) or not isinstance(number, int | float | None):
                     raise ValueError(f"{self.section}.{key} must be a number, got {number!r}")
             return self.kind(**value)
@@ -175,6 +195,21 @@ _START = _Rule("start", Settled, {"auto": Settled()})
 _MARGIN = _Named("margin", MARGINS, "arcface")
 _SAMPLER = _Named("sampler", SAMPLERS, "shuffled")
 _MEMORY = _Named("memory", MEMORIES, "last")
+_TERM = _Named("terms", TERMS, "")
+
+
+def _read_term(value: object) -> object:
+    if isinstance(value, Mapping) and isinstance(value.get("start"), str):
+        start = _read_duration(value["start"])
+        assert isinstance(start, Duration)
+        return StartedTerm(_TERM.read({**value, "start": 0}), start)
+    return value if isinstance(value, StartedTerm) else _TERM.read(value)
+
+
+def _write_term(value: Any) -> dict[str, Any]:
+    if isinstance(value, StartedTerm):
+        return {**_TERM.write(value.term), "start": str(value.start)}
+    return _TERM.write(value)
 
 
 Length = Annotated[Duration, BeforeValidator(_read_duration), PlainSerializer(str)]
@@ -183,6 +218,10 @@ StartField = Annotated[Any, BeforeValidator(_START.read), PlainSerializer(_START
 MarginField = Annotated[Any, BeforeValidator(_MARGIN.read), PlainSerializer(_MARGIN.write)]
 SamplerField = Annotated[Any, BeforeValidator(_SAMPLER.read), PlainSerializer(_SAMPLER.write)]
 MemoryField = Annotated[Any, BeforeValidator(_MEMORY.read), PlainSerializer(_MEMORY.write)]
+TermField = Annotated[Any, BeforeValidator(_read_term), PlainSerializer(_write_term)]
+
+
+Model = TypeVar("Model", bound=BaseModel)
 
 
 class _Section(BaseModel):
@@ -328,7 +367,11 @@ class Schedule(_Section):
 
 
 class EvaluationSet(_Section):
-    """Pictures and the question asked about them: a list of pairs, pairs drawn in 10 folds, or all pairs of people."""
+    """Pictures and the question asked about them: a list of pairs, pairs drawn in 10 folds, or all pairs of people.
+
+    ``half`` keeps the first or the second half of the people, so that what is chosen on one can be confirmed on the
+    other.
+    """
 
     name: str
     path: Path
@@ -337,6 +380,8 @@ class EvaluationSet(_Section):
     threshold_pairs: Path | None = None
     people: Path | None = None
     balanced_pairs: int | None = Field(default=None, ge=20, multiple_of=20)
+    half: Literal["first", "second"] | None = None
+    half_seed: int = Field(default=0, ge=0)
     synthetic: Synthetic | None = None
 
     @model_validator(mode="after")
@@ -345,6 +390,11 @@ class EvaluationSet(_Section):
             raise ValueError("give one of pairs (a list), balanced_pairs (drawn) and people (all their pairs)")
         if self.threshold_pairs is not None and self.pairs is None:
             raise ValueError("threshold_pairs needs pairs to apply the threshold to")
+        if self.half is not None and (self.pairs is not None or self.balanced_pairs is not None):
+            raise ValueError(
+                "half divides the people, which a list of pairs does not allow; leave out pairs and balanced_pairs, so"
+                " that all pairs of the half are compared"
+            )
         return self
 
 
@@ -370,6 +420,7 @@ class Config(_Section):
     backbone: Backbone = Backbone()
     margin: MarginField = ArcFace(32.0, 0.4)
     variational: Injection | None = None
+    terms: list[TermField] = []
     sample_rate: float = Field(default=1.0, gt=0.0, le=1.0)
     optimizer: Optimizer = Optimizer()
     schedule: Schedule = Schedule()
@@ -396,6 +447,22 @@ class Config(_Section):
         if self.optimizer.fused and self.accumulate > 1:
             raise ValueError("optimizer.fused moves the prototypes in every backward pass; it needs accumulate: 1")
         return self
+
+    @model_validator(mode="after")
+    def _terms_fit(self) -> Config:
+        kinds = [type(term) for term in self.resolved_terms(1)]
+        for kind in kinds:
+            if kinds.count(kind) > 1:
+                raise ValueError(f"terms holds two {kind.__name__}; one of a kind has a meaning")
+        if BroadFace in kinds and self.variational is not None:
+            raise ValueError("terms: broadface and variational both use past samples; take one of the two")
+        if BroadFace in kinds and self.accumulate > 1:
+            raise ValueError("terms: broadface needs the whole batch at once; it needs accumulate: 1")
+        return self
+
+    def resolved_terms(self, steps_per_epoch: int) -> list[Term]:
+        """The terms, with their starts in steps."""
+        return [term.resolve(steps_per_epoch) if isinstance(term, StartedTerm) else term for term in self.terms]
 
     @property
     def run_folder(self) -> Path:
@@ -445,7 +512,7 @@ def read_recipe(recipe: str | Path) -> dict[str, Any]:
     else:
         known = shipped_recipes()
         raise ConfigError(
-            f"no configuration {str(recipe)!r}: neither a file nor a shipped recipe{_nearest(path.stem, known)}"
+            f"no configuration {str(recipe)!r}: neither a file nor a shipped recipe{nearest(path.stem, known)}"
             f" (shipped: {', '.join(known)})"
         )
     try:
@@ -463,7 +530,7 @@ def merge(raw: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
     Raises:
         UsageError: if an override is not of the form key=value, or walks into something that is no mapping or list.
     """
-    merged: dict[str, Any] = yaml.safe_load(yaml.safe_dump(dict(raw)))
+    merged: dict[str, Any] = yaml.safe_load(yaml.safe_dump(dict(raw), sort_keys=False))
     for override in overrides:
         key, separator, text = override.partition("=")
         if not separator or not key:
@@ -484,19 +551,39 @@ def merge(raw: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
 
 
 def overlay(raw: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """``raw`` with nested ``changes`` laid over it; a value that is not a mapping replaces what was there."""
+    """``raw`` with nested ``changes`` laid over it; a value that is not a mapping replaces what was there.
+
+    null over a section removes it, so that it is as if it had never been written.
+    """
     result = dict(raw)
     for key, value in changes.items():
         below = result.get(key)
-        result[key] = overlay(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
+        if isinstance(below, Mapping) and value is None:
+            del result[key]
+        else:
+            result[key] = overlay(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
     return result
 
 
 def build_config(raw: Mapping[str, Any], origin: str) -> Config:
     """Validate raw values; see ``read_config``."""
-    _refuse_unknown(Config, raw, (), origin)
+    return validated(Config, raw, origin)
+
+
+def validated(kind: type[Model], raw: Mapping[str, Any], origin: str) -> Model:
+    """Raw values as what they are to be.
+
+    Args:
+        kind: the model that says which keys there are.
+        raw: the values.
+        origin: where they come from, for errors.
+
+    Raises:
+        ConfigError: naming origin and key, and the nearest known one where a key is unknown.
+    """
+    refuse_unknown(kind, raw, (), origin)
     try:
-        return Config.model_validate(raw)
+        return kind.model_validate(raw)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
@@ -530,11 +617,11 @@ def _index(place: list[Any], part: str, key: str) -> int:
     return int(part)
 
 
-def _refuse_unknown(kind: Any, raw: object, where: tuple[str, ...], origin: str) -> None:
+def refuse_unknown(kind: Any, raw: object, where: tuple[str, ...], origin: str) -> None:
     """Walk raw values beside the types that will hold them, so that a typo is answered with the nearest key."""
     if isinstance(raw, list):
         for index, item in enumerate(raw):
-            _refuse_unknown(kind, item, (*where, str(index)), origin)
+            refuse_unknown(kind, item, (*where, str(index)), origin)
     if not isinstance(raw, Mapping):
         return
     if issubclass(kind, BaseModel):
@@ -544,9 +631,9 @@ def _refuse_unknown(kind: Any, raw: object, where: tuple[str, ...], origin: str)
     for key, value in raw.items():
         if key not in annotations:
             place = ".".join((*where, str(key)))
-            raise ConfigError(f"{origin}: unknown key {place!r}{_nearest(str(key), annotations)}")
+            raise ConfigError(f"{origin}: unknown key {place!r}{nearest(str(key), annotations)}")
         for section in _sections(annotations[key]):
-            _refuse_unknown(section, value, (*where, key), origin)
+            refuse_unknown(section, value, (*where, key), origin)
 
 
 def _sections(annotation: Any) -> list[type]:
@@ -555,6 +642,7 @@ def _sections(annotation: Any) -> list[type]:
     return [section for part in get_args(annotation) for section in _sections(part)]
 
 
-def _nearest(word: str, known: Iterable[str]) -> str:
+def nearest(word: str, known: Iterable[str]) -> str:
+    """What to say to a word that is unknown: the known one that is most like it, or all of them."""
     matches = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
     return f"; did you mean {matches[0]!r}?" if matches else f"; known: {', '.join(known)}"

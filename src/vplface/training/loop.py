@@ -156,6 +156,7 @@ def _fit(
                 entry = {"loss": loss, "lr": config.optimizer.lr * factor, "coverage": run.head.coverage()}
                 if by_age := run.head.cosine_by_age():
                     entry["cosine_by_age"] = by_age
+                entry |= {f"terms/{name}": value for name, value in run.head.term_values().items()}
                 entry |= {"pictures_per_second": round(rate, 1), "unreadable": len(world.union(run.unreadable))}
                 advance(0, f"loss {loss:.3f}  {rate:.0f} pictures/s")
                 taken, clock = 0, time.perf_counter()

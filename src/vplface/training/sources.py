@@ -15,14 +15,18 @@ from vplface.errors import ConfigError
 from vplface.training.config import Source, Synthetic
 
 
-def open_sources(sources: list[Source]) -> PictureSet:
+def open_sources(sources: list[Source], *, write: bool = True) -> PictureSet:
     """All pictures of the sources, their identities side by side.
+
+    Args:
+        sources: what they are made of.
+        write: put generated faces on disk, where training reads them; else they are generated whenever looked at.
 
     Raises:
         ConfigError: if fewer than two identities remain.
         DataError: if a folder or a list is at fault.
     """
-    sets = [open_source(source) for source in sources]
+    sets = [open_source(source, write=write) for source in sources]
     joined = sets[0] if len(sets) == 1 else Joined(sets)
     if len(joined.identities) < 2:
         folders = ", ".join(str(source.path) for source in sources)
@@ -30,11 +34,15 @@ def open_sources(sources: list[Source]) -> PictureSet:
     return joined
 
 
-def open_source(source: Source) -> PictureSet:
+def open_source(source: Source, *, write: bool = True) -> PictureSet:
     """The pictures of one source, generated first if it is synthetic."""
-    if source.synthetic is not None:
-        generate(source.path, source.synthetic)
-    pictures: PictureSet = open_pictures(source.path, source.split)
+    pictures: PictureSet
+    if source.synthetic is not None and not write:
+        pictures = SyntheticFaces(**source.synthetic.model_dump())
+    else:
+        if source.synthetic is not None:
+            generate(source.path, source.synthetic)
+        pictures = open_pictures(source.path, source.split)
     if source.drop is not None:
         pictures = Subset(pictures, kept(pictures, read_drop(source.drop), source.path))
     return narrow(

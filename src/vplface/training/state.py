@@ -103,7 +103,7 @@ def prepare(config: Config, world: World | None = None) -> Training:
         torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
     world = World() if world is None else world
-    device = _device(config.device, world.local_rank)
+    device = device_of(config.device, world.local_rank)
     pictures, heldout = open_sources(config.data.train), None
     if config.data.holdout:
         pictures, heldout = split_identities(pictures, config.data.holdout, config.evaluation.seed)
@@ -141,6 +141,7 @@ def prepare(config: Config, world: World | None = None) -> Training:
         config.backbone.embedding_dim,
         margin=config.margin,
         variational=variational,
+        terms=config.resolved_terms(per_epoch),
         optimizer=_fused(config) if config.optimizer.fused else None,
         sample_rate=config.sample_rate,
         process_group=world.group,
@@ -249,19 +250,20 @@ def _fused(config: Config) -> FusedSGD:
 
 def _optimizer(config: Config, backbone: nn.Module, head: PrototypeHead) -> torch.optim.Optimizer:
     options = config.optimizer
-    trained = [p for p in backbone.parameters() if p.requires_grad]
+    trained = [p for p in (*backbone.parameters(), *head.terms.parameters()) if p.requires_grad]
     groups: list[dict[str, Any]] = [
         {"params": [p for p in trained if p.ndim > 1], "lr": options.lr},
         {"params": [p for p in trained if p.ndim <= 1], "lr": options.lr, "weight_decay": 0.0},
     ]
     if head.optimizer is None:
-        groups.append({"params": list(head.parameters()), "lr": options.lr * options.head_lr_scale})
+        groups.append({"params": [head.weight], "lr": options.lr * options.head_lr_scale})
     if options.name == "sgd":
         return torch.optim.SGD(groups, momentum=options.momentum, weight_decay=options.weight_decay)
     return torch.optim.AdamW(groups, betas=(options.momentum, 0.999), weight_decay=options.weight_decay)
 
 
-def _device(name: str, local_rank: int) -> torch.device:
+def device_of(name: str, local_rank: int = 0) -> torch.device:
+    """The device that a configuration names; the best there is for ``auto``."""
     if name != "auto":
         try:
             device = torch.device(name)

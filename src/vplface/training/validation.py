@@ -12,9 +12,9 @@ from vplface.data.balanced import balanced_pairs
 from vplface.data.formats import open_pictures
 from vplface.data.pairs import Pairs, read_pairs, read_people, resolve
 from vplface.data.pictures import Picture, PictureSet
-from vplface.data.selection import Subset, split_identities
+from vplface.data.selection import Subset, half_of, split_identities
 from vplface.embedder import Embedder
-from vplface.errors import ConfigError
+from vplface.errors import ConfigError, DataError
 from vplface.evaluation import Evaluation, evaluate_all_pairs_embedded, evaluate_pairs_embedded
 from vplface.training.config import Config, EvaluationSet
 from vplface.training.config import Evaluation as Settings
@@ -152,6 +152,11 @@ def _open(entry: EvaluationSet, opened: dict[str, PictureSet], seed: int) -> _Qu
                 f" {entry.people} are not in {source}"
             )
         used = np.flatnonzero(np.isin(pictures.labels, wanted))
+    if entry.half is not None:
+        try:
+            used = used[half_of(Subset(pictures, used), entry.half, entry.half_seed)]
+        except DataError as error:
+            raise ConfigError(f"evaluation set {entry.name!r}: {error}") from error
     pairs = threshold_pairs = None
     if entry.balanced_pairs is not None:
         pairs = balanced_pairs(pictures, entry.balanced_pairs, seed)

@@ -66,7 +66,7 @@ def test_splits(tmp_path: Path) -> None:
 
 def test_only_lists_and_parquet_have_splits(tmp_path: Path) -> None:
     fill(tmp_path, "a/1.png")
-    with pytest.raises(DataError, match="only lists, Parquet and .zip files have splits"):
+    with pytest.raises(DataError, match=r"only lists, Parquet and \.zip files have splits"):
         open_pictures(tmp_path, "train")
 
 

@@ -1,0 +1,149 @@
+"""The paired differences of a study, and sentences that claim no more than their intervals show."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from vplface.report.arms import mapping
+from vplface.report.plots import interval
+from vplface.report.verdict import is_error, metric_name
+
+_LEVEL = "95\N{NO-BREAK SPACE}%"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """How an arm differs from a baseline in one metric on one set of one setting, over seeds.
+
+    Attributes:
+        ci95: of the bootstrap over people and seeds.
+        t_ci95: Student's, over the differences of seeds; None with too few seeds.
+        same_sign: seeds whose difference has the sign of the mean.
+    """
+
+    setting: str
+    set_name: str
+    metric: str
+    arm: str
+    baseline: str
+    value: float
+    ci95: tuple[float, float] | None
+    t_ci95: tuple[float, float] | None
+    per_seed: tuple[float, ...]
+    same_sign: int
+    distinguishable: bool
+
+    @property
+    def ahead(self) -> bool:
+        """Whether the arm's figure is the better one."""
+        return (self.value > 0) != is_error(self.metric)
+
+
+def findings(summary: Mapping[str, Any]) -> Iterator[Finding]:
+    """The differences that a summary holds."""
+    for setting, told in summary["settings"].items():
+        for baseline, arms in told["differences"].items():
+            for arm, sets in arms.items():
+                for set_name, metrics in sets.items():
+                    for metric, entry in metrics.items():
+                        yield Finding(
+                            setting,
+                            set_name,
+                            metric,
+                            arm,
+                            baseline,
+                            entry["difference"],
+                            interval(entry),
+                            interval({"ci95": entry.get("t_ci95")}),
+                            tuple(entry["per_seed"]),
+                            entry["same_sign"],
+                            entry["distinguishable"],
+                        )
+
+
+def study_verdict(found: Sequence[Finding]) -> str:
+    """A sentence for each arm and baseline: where it is ahead, where behind, where that cannot be told."""
+    pairs = list(dict.fromkeys((finding.arm, finding.baseline) for finding in found))
+    if not pairs:
+        return "No two arms have finished runs of one setting and seed with figures, so there is nothing to compare."
+    return " ".join(_of_pair([f for f in found if (f.arm, f.baseline) == pair], *pair) for pair in pairs)
+
+
+def study_cautions(summary: Mapping[str, Any], found: Sequence[Finding]) -> list[str]:
+    """What a reader of the verdict must bear in mind."""
+    said = []
+    counts = sorted({len(finding.per_seed) for finding in found})
+    most = max(counts, default=1)
+    if counts == [1]:
+        said.append(
+            "Each arm is one training run: the intervals say how the figures depend on the people tested, not how they "
+            "would change with another seed."
+        )
+    elif counts:
+        seeds = str(most) if len(counts) == 1 else f"{counts[0]} to {most}"
+        shares = " and ".join(f"({k} − 1)/{k}" for k in counts if k > 1)
+        said.append(
+            f"Figures are means over {seeds} seeds. Their intervals and those of differences are percentiles of a "
+            "bootstrap that draws people and seeds; with so few seeds it understates the variance between seeds, by a "
+            f"factor of {shares}."
+        )
+    if most >= 3:
+        said.append(
+            "Beside it stands Student's t interval over the differences of the seeds, with one degree of freedom less "
+            "than seeds: it takes the people tested as given. Two arms count as told apart where 0 lies in neither."
+        )
+    if len(found) > 1:
+        said.append(
+            f"{len(found)} differences are examined together, and no interval is widened for that: of twenty {_LEVEL} "
+            "intervals, about one excludes 0 by chance alone."
+        )
+    without = sum(finding.ci95 is None for finding in found)
+    if without:
+        said.append(f"{without} of them have no bootstrap interval, and count as not told apart.")
+    for run, why in mapping(summary.get("failed")).items():
+        said.append(f"{run} failed: {why.splitlines()[-1] if why else 'no reason was left'}")
+    if missing := summary.get("missing"):
+        listed = ", ".join(missing[:6]) + (", …" if len(missing) > 6 else "")
+        said.append(f"Not finished, and not on this page: {listed}.")
+    return said
+
+
+def points(value: float, digits: int = 1) -> str:
+    """A difference in percentage points, with its sign."""
+    return f"{100 * value:+.{digits}f}".replace("-", "−")
+
+
+def digits_for(found: Finding) -> int:
+    """Tenths of a point, or hundredths where the interval is less than a point wide."""
+    return 2 if found.ci95 is not None and found.ci95[1] - found.ci95[0] < 0.01 else 1
+
+
+def _of_pair(found: Sequence[Finding], arm: str, baseline: str) -> str:
+    told = [finding for finding in found if finding.distinguishable]
+    if not told:
+        if len(found) == 1 and (only := found[0]).ci95 is not None:
+            low, high = (points(end, digits_for(only)) for end in only.ci95)
+            return (
+                f"{arm} and {baseline} cannot be told apart: {points(only.value, digits_for(only))} points of "
+                f"{metric_name(only.metric)} ({_LEVEL} interval {low} to {high})."
+            )
+        return f"{arm} and {baseline} cannot be told apart in any of the {len(found)} figures compared."
+    ahead, behind = ([f for f in told if f.ahead == better] for better in (True, False))
+    clauses = [
+        f"{word} {baseline} in {len(some)} of {len(found)} figures ({_places(some)})"
+        for word, some in (("ahead of", ahead), ("behind", behind))
+        if some
+    ]
+    unclear = len(found) - len(told)
+    rest = f"; in the other {unclear} the two cannot be told apart" if unclear else ""
+    return f"{arm} is {' and '.join(clauses)}{rest}."
+
+
+def _places(found: Sequence[Finding]) -> str:
+    """Where: the metrics of each set of each setting."""
+    places: dict[str, list[str]] = {}
+    for finding in found:
+        places.setdefault(f"{finding.setting}, {finding.set_name}", []).append(metric_name(finding.metric))
+    return "; ".join(f"{place}: {', '.join(metrics)}" for place, metrics in places.items())

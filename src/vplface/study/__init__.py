@@ -1,0 +1,31 @@
+"""Many runs and what may be said of them: the arms of a recipe, or a study over several settings."""
+
+from __future__ import annotations
+
+from vplface.study.arms import Study, compare_arms, run
+from vplface.study.carry import carry_out
+from vplface.study.cost import Cost, Estimate, estimate
+from vplface.study.grid import Cell, Grid, grid_of_recipe, is_study, read_grid
+from vplface.study.pool import pool
+from vplface.study.results import Results, conclude
+from vplface.study.single import finish, measure
+
+__all__ = [
+    "Cell",
+    "Cost",
+    "Estimate",
+    "Grid",
+    "Results",
+    "Study",
+    "carry_out",
+    "compare_arms",
+    "conclude",
+    "estimate",
+    "finish",
+    "grid_of_recipe",
+    "is_study",
+    "measure",
+    "pool",
+    "read_grid",
+    "run",
+]

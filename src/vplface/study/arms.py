@@ -1,0 +1,118 @@
+"""From a recipe to a report: train, measure, compare, write it down."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from vplface.errors import ConfigError
+from vplface.evaluation import Evaluation, compare
+from vplface.report import RunRecord, read_run, write_report
+from vplface.study.grid import grid_of_recipe
+from vplface.study.pool import pool
+from vplface.study.single import figures, finish, measure, measured
+from vplface.training.config import Config
+from vplface.training.journal import write_json
+from vplface.training.loop import train
+from vplface.training.validation import validation_of
+
+
+@dataclass(frozen=True)
+class Study:
+    """Runs that were compared, and what may be said of them.
+
+    Attributes:
+        runs: an arm each, its figures averaged over seeds.
+        verdict: one honest sentence.
+        summary: per arm, set and metric the mean over seeds, its standard deviation and 95 % interval; per set and
+            metric the paired difference of the second arm to the first.
+        report: the page.
+    """
+
+    runs: Sequence[RunRecord]
+    verdict: str
+    summary: Mapping[str, Any]
+    report: Path
+
+
+def run(config: Config, *, resume: bool = False, overwrite: bool = False) -> Study | None:
+    """Train one model, evaluate it and write its report into the run folder.
+
+    Args:
+        config: the run.
+        resume: go on from the last checkpoint.
+        overwrite: start anew over an earlier run.
+
+    Returns:
+        What there is to say of it; None in all processes but the first, where torchrun started several.
+
+    Raises:
+        VplfaceError: see ``training.loop.train``.
+    """
+    if train(config, resume=resume, overwrite=overwrite) is None:
+        return None
+    measure(config)
+    folder = config.run_folder
+    record = read_run(folder)
+    report = folder / "report.html"
+    validation = validation_of(config)
+    verdict = write_report(report, [record], config.name, picture_of=validation.picture)
+    return Study([record], verdict, {"runs": {record.name: figures(measured(folder))}}, report)
+
+
+def compare_arms(config: Config, seeds: Sequence[int], *, overwrite: bool = False) -> Study:
+    """Train every arm of a recipe with every seed, and compare each arm with the first one on the same pairs.
+
+    What an earlier call finished is kept and what it left unfinished is resumed. Runs lie in OUTPUT/NAME/ARM, with
+    several seeds in OUTPUT/NAME/ARM-seedK.
+
+    Args:
+        config: the recipe; without arms it is itself the only one.
+        seeds: of training; the questions put to the models stay the same.
+        overwrite: start all runs anew.
+
+    Raises:
+        ConfigError: if an arm is no valid configuration.
+        VplfaceError: see ``training.loop.train``.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ConfigError(
+            "a study trains its arms in one process each; for many processes train one run: vplface train"
+        )
+    grid = grid_of_recipe(config, seeds)
+    evaluations: dict[str, list[dict[str, Evaluation]]] = {arm: [] for arm in grid.arms}
+    folders: dict[str, list[Path]] = {arm: [] for arm in grid.arms}
+    for cell in grid.cells:
+        finish(cell.config, overwrite=overwrite)
+        folders[cell.arm].append(cell.folder)
+        evaluations[cell.arm].append(measured(cell.folder))
+    folder = grid.folder
+    pooled = {arm: pool(of_seeds) for arm, of_seeds in evaluations.items()}
+    first, *others = grid.arms
+    differences = {
+        other: {name: compare(pooled[first][name], evaluation) for name, evaluation in pooled[other].items()}
+        for other in others
+    }
+    summary = {
+        "seeds": list(seeds),
+        "runs": {arm: figures(of_arm) for arm, of_arm in pooled.items()},
+        "differences_to": first,
+        "differences": differences,
+    }
+    write_json(folder / "summary.json", summary)
+    write_json(folder / "comparison.json", differences[others[0]] if len(others) == 1 else {})
+    records = [
+        replace(
+            read_run(of_arm[0]),
+            name=arm,
+            seeds=list(seeds),
+            evaluations={name: evaluation.to_dict() for name, evaluation in pooled[arm].items()},
+        )
+        for arm, of_arm in folders.items()
+    ]
+    report = folder / "report.html"
+    verdict = write_report(report, records, config.name, picture_of=validation_of(config).picture)
+    return Study(records, verdict, summary, report)

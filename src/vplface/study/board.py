@@ -1,0 +1,155 @@
+"""What the runs of a study are doing, as a table on the terminal; nothing where there is no terminal."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from vplface.study.grid import Cell
+
+_SHOW_EVERY = 1.0
+_TAIL = 8192
+
+
+@dataclass
+class _Watched:
+    cell: Cell
+    began: float
+    first_step: int
+    step: int
+    steps: int | None = None
+    speed: str = ""
+    loss: str = ""
+
+    def look(self) -> None:
+        """Read how far the run has come."""
+        line = last_line(self.cell.folder / "metrics.jsonl")
+        self.step = int(line.get("step", self.step))
+        self.loss = f"{line['loss']:.3f}" if "loss" in line else self.loss
+        self.speed = f"{line['pictures_per_second']:.0f}" if "pictures_per_second" in line else self.speed
+        if self.steps is None:
+            self.steps = _steps(self.cell.folder)
+
+    def seconds_a_step(self, now: float) -> float | None:
+        taken = self.step - self.first_step
+        return (now - self.began) / taken if taken > 0 else None
+
+
+class Board:
+    """A table of the runs under way, with the time that is left.
+
+    Args:
+        total: runs that were asked for.
+        waiting: those of them that are not finished yet.
+        workers: how many run side by side.
+    """
+
+    def __init__(self, total: int, waiting: Sequence[Cell], workers: int) -> None:
+        self._total, self._left, self._workers = total, len(waiting), workers
+        self._failed = 0
+        self._active: dict[str, _Watched] = {}
+        self._lasted: list[float] = []
+        self._shown = 0.0
+        self._console = Console(stderr=True)
+        self._stack = ExitStack()
+        self._live: Live | None = None
+
+    def __enter__(self) -> Board:
+        if self._console.is_terminal and self._left:
+            self._live = self._stack.enter_context(Live(console=self._console, auto_refresh=False, transient=True))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    def started(self, cell: Cell) -> None:
+        """A run has begun, or goes on."""
+        done = int(last_line(cell.folder / "metrics.jsonl").get("step", 0))
+        self._active[cell.name] = _Watched(cell, time.monotonic(), done, done)
+
+    def ended(self, cell: Cell, *, failed: bool) -> None:
+        """A run is over."""
+        watched = self._active.pop(cell.name)
+        self._left -= 1
+        self._failed += failed
+        if not failed:
+            self._lasted.append(time.monotonic() - watched.began)
+
+    def show(self) -> None:
+        """Draw the table anew, once a second."""
+        now = time.monotonic()
+        if self._live is None or now - self._shown < _SHOW_EVERY:
+            return
+        self._shown = now
+        for watched in self._active.values():
+            watched.look()
+        self._live.update(self._table(now), refresh=True)
+
+    def eta(self, now: float) -> float | None:
+        """Seconds until all runs are over, as far as can be told from those that are known."""
+        remaining, whole = [], list(self._lasted)
+        for watched in self._active.values():
+            pace = watched.seconds_a_step(now)
+            if pace is not None and watched.steps is not None:
+                remaining.append(pace * (watched.steps - watched.step))
+                whole.append(pace * watched.steps)
+        if not whole:
+            return None
+        mean = sum(whole) / len(whole)
+        unknown = self._left - len(remaining)
+        return (sum(remaining) + unknown * mean) / max(1, min(self._workers, self._left))
+
+    def _table(self, now: float) -> Table:
+        done = self._total - self._left - self._failed
+        words = f"{done} of {self._total} runs finished"
+        words += f", {self._failed} failed" if self._failed else ""
+        eta = self.eta(now)
+        words += f", about {_duration(eta)} left" if eta is not None else ""
+        table = Table(title=words, title_justify="left")
+        table.add_column("run")
+        for head in ("step", "of", "loss", "pictures/s", "left"):
+            table.add_column(head, justify="right")
+        for watched in self._active.values():
+            pace = watched.seconds_a_step(now)
+            known = pace is not None and watched.steps is not None
+            left = _duration(pace * (watched.steps - watched.step)) if known else ""  # type: ignore[operator]
+            steps = "" if watched.steps is None else f"{watched.steps:,}"
+            table.add_row(watched.cell.name, f"{watched.step:,}", steps, watched.loss, watched.speed, left)
+        return table
+
+
+def last_line(journal: Path) -> Mapping[str, Any]:
+    """The last whole line of a metrics.jsonl; empty if there is none."""
+    try:
+        with journal.open("rb") as file:
+            file.seek(max(0, journal.stat().st_size - _TAIL))
+            lines = file.read().split(b"\n")[:-1]
+        found = json.loads(lines[-1]) if lines else {}
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, Mapping) else {}
+
+
+def _steps(folder: Path) -> int | None:
+    try:
+        return int(json.loads((folder / "environment.json").read_text(encoding="utf-8"))["steps"])
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min" if minutes else f"{rest} s"

@@ -1,0 +1,154 @@
+"""The runs of a study, carried out side by side in child processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from vplface.errors import ConfigError, TrainingInterrupted, VplfaceError
+from vplface.study.board import Board
+from vplface.study.grid import Cell, Grid
+from vplface.study.single import standing
+from vplface.study.worker import STOPPED
+from vplface.training.config import Config, EvaluationSet, Source
+from vplface.training.interrupt import Interrupt
+from vplface.training.sources import generate
+
+LOG = "log.txt"
+_LAST_LINES = 4
+_LOOK_EVERY = 0.2
+
+
+@dataclass(frozen=True)
+class _Child:
+    cell: Cell
+    process: subprocess.Popen[bytes]
+    log_start: int
+
+
+def carry_out(grid: Grid, *, overwrite: bool = False) -> dict[str, str]:
+    """Bring the chosen runs of a study to their ends, ``grid.workers`` at a time.
+
+    Finished runs are kept and unfinished ones resumed. What a run prints is in log.txt in its folder. Told to stop, all
+    that run save and stop.
+
+    Args:
+        grid: the study.
+        overwrite: start the chosen runs anew.
+
+    Returns:
+        {run: the last lines of its log} of those that failed; they do not stop the others.
+
+    Raises:
+        ConfigError: naming the runs whose folders hold runs of another configuration.
+        TrainingInterrupted: after Ctrl-C, SIGTERM or SIGUSR1, when everything is saved.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ConfigError(
+            "a study trains its runs in one process each; for many processes train one run: vplface train"
+        )
+    waiting = deque(_unfinished(grid.chosen, overwrite))
+    failed: dict[str, str] = {}
+    written: set[tuple[Path, str]] = set()
+    for cell in list(waiting):
+        try:
+            _generate(cell.config, written)
+        except VplfaceError as error:
+            failed[cell.name] = str(error)
+            waiting.remove(cell)
+    active: list[_Child] = []
+    with Interrupt() as interrupt, Board(len(grid.chosen), list(waiting), grid.workers) as board:
+        try:
+            while (waiting or active) and not interrupt.requested:
+                while waiting and len(active) < grid.workers:
+                    active.append(_start(waiting.popleft(), grid.threads, overwrite))
+                    board.started(active[-1].cell)
+                time.sleep(_LOOK_EVERY)
+                for child in [child for child in active if child.process.poll() is not None]:
+                    active.remove(child)
+                    if child.process.returncode:
+                        failed[child.cell.name] = _reason(child)
+                    board.ended(child.cell, failed=child.process.returncode != 0)
+                board.show()
+            left = len(waiting) + len(active)
+            if interrupt.requested and left:
+                for child in active:
+                    child.process.terminate()
+                for child in active:
+                    child.process.wait()
+        finally:
+            for child in active:
+                child.process.kill()
+                child.process.wait()
+    if interrupt.requested and left:
+        raise TrainingInterrupted(
+            f"stopped with {left} of {len(grid.chosen)} runs unfinished; everything is saved.",
+            preempted=interrupt.preempted,
+        )
+    return failed
+
+
+def _unfinished(cells: Sequence[Cell], overwrite: bool) -> list[Cell]:
+    if overwrite:
+        return list(cells)
+    found = {cell.name: standing(cell.config) for cell in cells}
+    changed = [f"{name} ({', '.join(each.changed)})" for name, each in found.items() if each.state == "changed"]
+    if changed:
+        raise ConfigError(
+            f"runs of another configuration are in the way: {'; '.join(changed)}. Start them anew (--overwrite, with"
+            " --arms, --settings and --seeds to choose which), or take another name (name=...)"
+        )
+    return [cell for cell in cells if found[cell.name].state != "finished"]
+
+
+def _generate(config: Config, written: set[tuple[Path, str]]) -> None:
+    """Write generated faces before the runs begin: two of them must not write one folder at once."""
+    sources: list[Source | EvaluationSet] = [*config.data.train, *config.evaluation.sets]
+    for source in sources:
+        if source.synthetic is not None:
+            key = (source.path, source.synthetic.model_dump_json())
+            if key not in written:
+                generate(source.path, source.synthetic)
+                written.add(key)
+
+
+def _start(cell: Cell, threads: int, overwrite: bool) -> _Child:
+    cell.folder.mkdir(parents=True, exist_ok=True)
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+    with (cell.folder / LOG).open("ab") as log:
+        log_start = log.tell()
+        # A session of its own: the terminal's Ctrl-C is for this process, which passes it on once.
+        process = subprocess.Popen(
+            [sys.executable, "-m", "vplface.study.worker"],
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=log,
+            env=environment,
+            start_new_session=True,
+        )
+    assert process.stdin is not None
+    task = {"config": cell.config.model_dump(mode="json"), "overwrite": overwrite}
+    with suppress(BrokenPipeError):  # it died at once: its log says why
+        process.stdin.write(json.dumps(task).encode() + b"\n")
+        process.stdin.flush()
+    return _Child(cell, process, log_start)
+
+
+def _reason(child: _Child) -> str:
+    """The last lines that a failed run has written."""
+    if child.process.returncode == STOPPED:
+        return "it was stopped from outside; everything is saved"
+    with (child.cell.folder / LOG).open("rb") as log:
+        log.seek(child.log_start)
+        lines = [line for line in log.read().decode(errors="replace").splitlines() if line.strip()]
+    if child.process.returncode < 0:
+        lines.append(f"killed by signal {-child.process.returncode}")
+    return "\n".join(lines[-_LAST_LINES:]) or f"exit status {child.process.returncode}, and not a word"

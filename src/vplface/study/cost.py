@@ -1,0 +1,222 @@
+"""What a study will cost, before it is started: steps from the data, speed from finished runs or from a few steps."""
+
+from __future__ import annotations
+
+import heapq
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+
+from vplface.backbones import build
+from vplface.data.pictures import SIZE, Preprocessing
+from vplface.data.selection import split_identities
+from vplface.errors import ConfigError, DataError, VplfaceError
+from vplface.head import PrototypeHead
+from vplface.progress import progress
+from vplface.prototypes import Variational
+from vplface.study.board import last_line
+from vplface.study.grid import Cell, Grid
+from vplface.study.single import standing
+from vplface.training.config import Config, Injection
+from vplface.training.sources import open_sources
+from vplface.training.state import device_of
+
+WARM_UP, TIMED = 1, 3
+"""Steps with random pictures, where no finished run says how fast it goes."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one run takes.
+
+    Attributes:
+        cell: the run.
+        identities: classes.
+        pictures: that are trained on.
+        steps: of the whole run.
+        taken: steps that its log holds already.
+        state: see ``Standing``.
+        pictures_per_second: of training.
+        measured_on: where that comes from: ``runs``, finished ones of the same backbone and batch, or ``random``
+            pictures, a few steps of backbone and head without the loading of pictures.
+        seconds: of training that are left.
+    """
+
+    cell: Cell
+    identities: int
+    pictures: int
+    steps: int
+    taken: int
+    state: str
+    pictures_per_second: float
+    measured_on: Literal["runs", "random"]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What the chosen runs of a study take.
+
+    Attributes:
+        costs: a run each.
+        workers: that run side by side.
+        seconds: until the last run is over; evaluation is not counted.
+    """
+
+    costs: Sequence[Cost]
+    workers: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class _Extent:
+    identities: int
+    pictures: int
+    steps: int
+
+
+def estimate(grid: Grid) -> Estimate:
+    """Open the data and estimate what the chosen runs take; nothing is written, generated faces neither.
+
+    Raises:
+        ConfigError: a run that cannot be carried out, named.
+        DataError: pictures or lists at fault.
+    """
+    extents: dict[str, _Extent] = {}
+    speeds = _speeds_of_finished(grid)
+    tried: dict[tuple[str, int], float] = {}
+    costs = []
+    with progress("looking ahead", len(grid.chosen)) as advance:
+        for cell in grid.chosen:
+            try:
+                extent = _extent(cell.config, extents)
+                found, speed = standing(cell.config), speeds.get(_kind(cell.config))
+                measured_on: Literal["runs", "random"] = "runs"
+                if speed is None:
+                    measured_on, key = "random", (_kind(cell.config), extent.identities)
+                    if key not in tried:
+                        tried[key] = pictures_per_second(cell.config, extent.identities)
+                    speed = tried[key]
+            except VplfaceError as error:
+                raise (DataError if isinstance(error, DataError) else ConfigError)(f"{cell.name}: {error}") from error
+            taken = 0
+            if found.state in ("begun", "finished"):
+                taken = int(last_line(cell.folder / "metrics.jsonl").get("step", 0))
+            left = 0 if found.state == "finished" else max(extent.steps - taken, 0)
+            costs.append(
+                Cost(
+                    cell,
+                    extent.identities,
+                    extent.pictures,
+                    extent.steps,
+                    taken,
+                    found.state,
+                    speed,
+                    measured_on,
+                    left * cell.config.batch_size / speed,
+                )
+            )
+            advance(1, cell.name)
+    return Estimate(costs, grid.workers, lasting([cost.seconds for cost in costs], grid.workers))
+
+
+def lasting(seconds: Sequence[float], workers: int) -> float:
+    """When the last of some runs is over, if each goes to the first worker that is free."""
+    free = [0.0] * workers
+    for each in seconds:
+        heapq.heappush(free, heapq.heappop(free) + each)
+    return max(free)
+
+
+def pictures_per_second(config: Config, classes: int) -> float:
+    """Speed of training on random pictures: backbone, head and the update of both, without loading.
+
+    Args:
+        config: the run.
+        classes: of its data.
+    """
+    device, threads = device_of(config.device), torch.get_num_threads()
+    torch.set_num_threads(config.threads or threads)
+    generator = torch.Generator().manual_seed(0)
+    backbone = build(config.backbone.name, config.backbone.embedding_dim, **config.backbone.options)
+    backbone = backbone.to(device=device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+    head = PrototypeHead(
+        classes,
+        config.backbone.embedding_dim,
+        margin=config.margin,
+        variational=_from_the_first_step(config.variational),
+        sample_rate=config.sample_rate,
+        device=device,
+    )
+    optimizer = torch.optim.SGD([*backbone.parameters(), *head.parameters()], lr=1e-3, momentum=0.9)
+    prepare_input = Preprocessing()
+    parts = config.accumulate
+    began = 0.0
+    for step in range(WARM_UP + TIMED):
+        if step == WARM_UP:
+            began = _now(device)
+        pictures = torch.randint(256, (config.batch_size, SIZE, SIZE, 3), dtype=torch.uint8, generator=generator)
+        labels = torch.randint(classes, (config.batch_size,), generator=generator).to(device)
+        optimizer.zero_grad()
+        with head.micro_batches():
+            for some, of in zip(pictures.tensor_split(parts), labels.tensor_split(parts), strict=True):
+                with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
+                    loss = head(backbone(prepare_input(some).to(device)), of)
+                loss.backward()
+        optimizer.step()
+    took = _now(device) - began
+    torch.set_num_threads(threads)
+    return TIMED * config.batch_size / took
+
+
+def _from_the_first_step(injection: Injection | None) -> Variational | None:
+    """What costs as much as the injection once it has begun."""
+    if injection is None:
+        return None
+    return Variational(injection.lam, start=0, renormalise=injection.renormalise, memory=injection.memory)
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def _extent(config: Config, known: dict[str, _Extent]) -> _Extent:
+    """What the data of a run amount to; opened once for all runs that share them."""
+    relevant = (config.data, config.batch_size, config.evaluation.seed, config.schedule.length)
+    key = repr(relevant)
+    if key not in known:
+        pictures = open_sources(config.data.train, write=False)
+        if config.data.holdout:
+            pictures, _ = split_identities(pictures, config.data.holdout, config.evaluation.seed)
+        try:
+            per_epoch = len(config.data.sampler.batches(pictures.labels, config.batch_size, config.seed))
+        except ValueError as error:
+            raise ConfigError(f"data.sampler: {error}; raise batch_size") from error
+        steps = config.schedule.length.steps(per_epoch)
+        known[key] = _Extent(len(pictures.identities), len(pictures), steps)
+    return known[key]
+
+
+def _kind(config: Config) -> str:
+    """What the speed of training depends on most."""
+    told = config.model_dump(mode="json", include={"batch_size", "accumulate", "precision", "device", "threads"})
+    told |= {"backbone": config.backbone.model_dump(mode="json", exclude={"weights"})}
+    return json.dumps(told, sort_keys=True)
+
+
+def _speeds_of_finished(grid: Grid) -> dict[str, float]:
+    """The median speed in the logs of finished runs, of each kind that there is."""
+    logged: dict[str, list[float]] = {}
+    for cell in grid.cells:
+        if standing(cell.config).state == "finished":
+            lines = (cell.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+            speeds = [line["pictures_per_second"] for line in map(json.loads, lines) if "pictures_per_second" in line]
+            logged.setdefault(_kind(cell.config), []).extend(speed for speed in speeds if speed > 0)
+    return {kind: float(np.median(speeds)) for kind, speeds in logged.items() if speeds}

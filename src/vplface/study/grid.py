@@ -1,0 +1,245 @@
+"""What a study is made of: settings × arms × seeds, read from one file, each of them a validated run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+from vplface.errors import ConfigError, UsageError
+from vplface.evaluation.protocols import far_name
+from vplface.training.config import (
+    Config,
+    build_config,
+    merge,
+    nearest,
+    overlay,
+    read_recipe,
+    refuse_unknown,
+    validated,
+)
+
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+
+
+class StudyFile(BaseModel):
+    """A study as it is written: a base, and what is laid over it.
+
+    Attributes:
+        name: of the study.
+        output: where studies are kept; this one lies in OUTPUT/NAME.
+        recipe: the base, by name or path (looked for beside the study file first).
+        base: changes to the recipe, or without one the base itself.
+        settings: {name: changes}, data sets for example; none: one setting, the base.
+        arms: {name: changes}, laid over a setting's; none: those of the recipe.
+        seeds: of training.
+        baselines: the arms that each other arm is compared with; none: the first.
+        metrics: what is shown and compared; none: all there are.
+        workers: runs that train side by side; none: as many as there are cores for.
+        threads: of each, where the recipe does not say.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: Name
+    output: Path = Path("runs")
+    recipe: str | None = None
+    base: dict[str, Any] = {}
+    settings: dict[Name, dict[str, Any]] = {}
+    arms: dict[Name, dict[str, Any]] = {}
+    seeds: list[Annotated[int, Field(ge=0)]] = Field(default=[0], min_length=1)
+    baselines: list[str] = []
+    metrics: list[str] = []
+    workers: int | None = Field(default=None, ge=1)
+    threads: int = Field(default=1, ge=1)
+
+    @model_validator(mode="after")
+    def _has_a_base(self) -> StudyFile:
+        if self.recipe is None and not self.base:
+            raise ValueError("give a recipe (its name or path), or the base of all runs under base")
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds must differ, got {self.seeds}")
+        return self
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a study."""
+
+    setting: str
+    arm: str
+    seed: int
+    config: Config
+
+    @property
+    def folder(self) -> Path:
+        """Where the run is kept."""
+        return self.config.run_folder
+
+    @property
+    def name(self) -> str:
+        """What the run is called in messages."""
+        return "/".join(part for part in (self.setting, self.config.name) if part)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """All runs of a study.
+
+    Attributes:
+        name: of the study.
+        folder: that holds the runs, the summary and the page.
+        cells: the runs that belong to it, setting by setting.
+        chosen: those that are to be carried out now.
+        baselines: arms that the others are compared with.
+        metrics: what is shown; empty for all.
+        workers: runs that train side by side.
+        threads: of each.
+    """
+
+    name: str
+    folder: Path
+    cells: Sequence[Cell]
+    chosen: Sequence[Cell]
+    baselines: Sequence[str]
+    metrics: Sequence[str] = ()
+    workers: int = 1
+    threads: int = 1
+
+    @property
+    def settings(self) -> list[str]:
+        """Their names."""
+        return list(dict.fromkeys(cell.setting for cell in self.cells))
+
+    @property
+    def arms(self) -> list[str]:
+        """Their names."""
+        return list(dict.fromkeys(cell.arm for cell in self.cells))
+
+    @property
+    def seeds(self) -> list[int]:
+        """Of training."""
+        return list(dict.fromkeys(cell.seed for cell in self.cells))
+
+
+def is_study(raw: Mapping[str, Any]) -> bool:
+    """Whether a file describes a study; a recipe has none of these keys."""
+    return not raw.keys().isdisjoint(StudyFile.model_fields.keys() - Config.model_fields.keys())
+
+
+def read_grid(
+    path: str | Path,
+    overrides: Sequence[str] = (),
+    *,
+    seeds: Sequence[int] | None = None,
+    arms: Sequence[str] | None = None,
+    settings: Sequence[str] | None = None,
+) -> Grid:
+    """Read a study file and validate every run of it.
+
+    Args:
+        path: the YAML file.
+        overrides: ``key=value``: a key of the study file changes it, any other every setting; arms are laid over that.
+        seeds: train these; they may be others than those of the file.
+        arms: train these of its arms; None: all.
+        settings: train these of its settings; None: all.
+
+    Raises:
+        ConfigError: naming the setting, the arm and the key at fault.
+        UsageError: an override that cannot be applied, or an arm or setting that the file does not have.
+    """
+    raw = read_recipe(path)
+    ours = {key: value for key, value in StudyFile.model_fields.items() if key != "base"}
+    of_file = [override for override in overrides if override.partition("=")[0].split(".")[0] in (*ours, "base")]
+    of_runs = [override for override in overrides if override not in of_file]
+    for override in of_runs:
+        if override.partition("=")[0] == "seed":
+            raise UsageError("the seeds of a study are chosen by --seeds, or by seeds= in its file")
+    file = validated(StudyFile, merge(raw, of_file), str(path))
+    base = dict(file.base)
+    if file.recipe is not None:
+        beside = Path(path).parent / file.recipe
+        base = overlay(read_recipe(beside if beside.is_file() else file.recipe), base)
+    of_recipe = base.pop("arms", None) or {}
+    refuse_unknown(Config, base, (), f"{path}: base")
+    all_arms = file.arms or of_recipe or {"run": {}}
+    all_settings = file.settings or {Path(file.recipe).stem if file.recipe else "base": {}}
+    chosen_arms = _chosen("--arms", arms, all_arms)
+    chosen_settings = _chosen("--settings", settings, all_settings)
+    chosen_seeds = list(file.seeds if seeds is None else seeds)
+    folder = file.output / file.name
+    cells = []
+    for setting, of_setting in all_settings.items():
+        for seed in dict.fromkeys([*file.seeds, *chosen_seeds]):
+            for arm, of_arm in all_arms.items():
+                where = f"{path}: setting {setting!r}, arm {arm!r}"
+                here = {"name": f"{arm}-seed{seed}", "output": str(folder / setting), "seed": seed}
+                below = merge(overlay({"threads": file.threads} | base, of_setting), of_runs)
+                values = overlay(below, of_arm) | here
+                # A section that was removed is one that was never written.
+                config = build_config({key: value for key, value in values.items() if value is not None}, where)
+                cells.append(Cell(setting, arm, seed, config))
+    baselines = _known("baselines", file.baselines, all_arms, path) or [next(iter(all_arms))]
+    return Grid(
+        name=file.name,
+        folder=folder,
+        cells=cells,
+        chosen=[
+            cell
+            for cell in cells
+            if cell.setting in chosen_settings and cell.arm in chosen_arms and cell.seed in chosen_seeds
+        ],
+        baselines=baselines,
+        metrics=_known("metrics", file.metrics, _metrics(cells), path),
+        workers=file.workers or max(1, _cores() // file.threads),
+        threads=file.threads,
+    )
+
+
+def grid_of_recipe(config: Config, seeds: Sequence[int]) -> Grid:
+    """The arms of a recipe as a study of one setting; runs lie in OUTPUT/NAME/ARM, of several seeds in ARM-seedK.
+
+    Raises:
+        ConfigError: an arm is no valid configuration.
+    """
+    arms = config.arms or {"run": {}}
+    raw = config.model_dump(mode="json") | {"arms": {}, "output": str(config.run_folder)}
+    cells = []
+    for seed in seeds:
+        for arm, changes in arms.items():
+            name = arm if len(seeds) == 1 else f"{arm}-seed{seed}"
+            settled = build_config(overlay(raw, changes) | {"name": name, "seed": seed}, f"arm {arm!r}")
+            cells.append(Cell("", arm, seed, settled))
+    return Grid(config.name, config.run_folder, cells, cells, [next(iter(arms))])
+
+
+def _chosen(option: str, wanted: Sequence[str] | None, known: Iterable[str]) -> list[str]:
+    for name in wanted or ():
+        if name not in known:
+            raise UsageError(f"{option}: there is no {name!r}{nearest(name, known)}")
+    return list(known if wanted is None else wanted)
+
+
+def _known(key: str, wanted: Sequence[str], known: Iterable[str], path: str | Path) -> list[str]:
+    known = list(known)
+    for name in wanted:
+        if name not in known:
+            raise ConfigError(f"{path}: {key}: there is no {name!r}{nearest(name, known)}")
+    return list(wanted)
+
+
+def _metrics(cells: Iterable[Cell]) -> dict[str, None]:
+    """What the evaluations of the runs may measure."""
+    fars = dict.fromkeys(far for cell in cells for far in sorted(cell.config.evaluation.fars, reverse=True))
+    return dict.fromkeys(
+        ["accuracy", "accuracy@best_threshold", *(f"tar@far={far_name(far)}" for far in fars), "eer", "auc", "rank-1"]
+    )
+
+
+def _cores() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,96 @@
+"""One run, from wherever an earlier call left it to its measured end."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from vplface.embedder import Embedder, load_model, save_model
+from vplface.errors import ConfigError
+from vplface.evaluation import Evaluation
+from vplface.training.checkpoint import has_checkpoints
+from vplface.training.config import Config, read_config
+from vplface.training.journal import write_json
+from vplface.training.loop import MAY_CHANGE_ON_RESUME, train
+from vplface.training.sources import open_sources
+from vplface.training.sphere import embed_on_sphere
+from vplface.training.start import CHECKPOINTS
+from vplface.training.validation import validation_of
+
+SPHERE_LAM = 0.3
+"""λ of the picture of the method: large enough for the eye."""
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How far a run has come.
+
+    Attributes:
+        state: ``changed``: its folder holds a run of another configuration.
+        changed: the keys of the configuration that differ.
+    """
+
+    state: Literal["new", "begun", "finished", "changed"]
+    changed: tuple[str, ...] = ()
+
+
+def standing(config: Config) -> Standing:
+    """How far the run of a configuration has come, as its folder tells."""
+    stored = config.run_folder / "config.yaml"
+    if not stored.exists():
+        return Standing("new")
+    before, now = (each.model_dump(mode="json") for each in (read_config(stored), config))
+    changed = tuple(key for key in now if now[key] != before[key] and key not in MAY_CHANGE_ON_RESUME)
+    if changed:
+        return Standing("changed", changed)
+    return Standing("finished" if (config.run_folder / "evaluation.json").exists() else "begun")
+
+
+def finish(config: Config, *, overwrite: bool = False) -> None:
+    """Bring one run to its end: train it, or what is left of it, and measure it.
+
+    Raises:
+        ConfigError: the folder holds a run of another configuration, and ``overwrite`` is not set.
+        VplfaceError: see ``training.loop.train``.
+    """
+    folder = config.run_folder
+    found = Standing("new") if overwrite else standing(config)
+    if found.state == "finished":
+        return
+    if found.state == "changed":
+        raise ConfigError(
+            f"{folder} holds a run of another configuration ({', '.join(found.changed)}); use --overwrite or another"
+            " name (name=...)"
+        )
+    resume = found.state == "begun" and has_checkpoints(folder / CHECKPOINTS)
+    train(config, resume=resume, overwrite=overwrite or found.state == "begun")
+    measure(config)
+
+
+def measure(config: Config) -> dict[str, Evaluation]:
+    """Evaluate the finished model of a run with intervals; leaves evaluation.json and, if asked for, sphere.npz."""
+    folder = config.run_folder
+    backbone, card = load_model(folder)
+    validation = validation_of(config)
+    evaluations = validation.run(Embedder.from_backbone(backbone, card), config.evaluation.bootstrap)
+    save_model(folder, backbone, replace(card, evaluation=figures(evaluations)))
+    if config.sphere and config.variational is not None:
+        embed_on_sphere(open_sources(config.data.train), folder / "sphere.npz", SPHERE_LAM, config.seed)
+    write_json(folder / "evaluation.json", {name: found.to_dict() for name, found in evaluations.items()})
+    return evaluations
+
+
+def measured(folder: Path) -> dict[str, Evaluation]:
+    """What ``measure`` left in a run folder."""
+    values = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
+    return {name: Evaluation.from_dict(value) for name, value in values.items()}
+
+
+def figures(evaluations: Mapping[str, Evaluation]) -> dict[str, Any]:
+    """{set: {metric: {"value", ...}}}."""
+    return {
+        name: {metric: dict(figure) for metric, figure in found.metrics.items()} for name, found in evaluations.items()
+    }

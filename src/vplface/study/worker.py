@@ -1,0 +1,44 @@
+"""A child process of a study: one run, told on standard input; ``python -m vplface.study.worker``.
+
+The first line of the input is the run. When the input ends, the parent is gone: the run then saves and stops.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+
+from vplface.errors import TrainingInterrupted, VplfaceError
+from vplface.study.single import finish
+from vplface.training.config import build_config
+
+STOPPED = 3
+"""Exit status of a run that was told to stop and has saved everything."""
+
+
+def main() -> int:
+    """Carry out the run; returns the exit status."""
+    with open(0, "rb", buffering=0, closefd=False) as told:
+        task = json.loads(told.readline())
+    threading.Thread(target=_stop_with_parent, daemon=True).start()
+    try:
+        finish(build_config(task["config"], "the study"), overwrite=task["overwrite"])
+    except TrainingInterrupted:
+        return STOPPED
+    except VplfaceError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+def _stop_with_parent() -> None:
+    while os.read(0, 1):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,10 @@
+"""Terms: what rivals of variational prototypes add to the loss, one file each."""
+
+from vplface.terms.broadface import BroadFace
+from vplface.terms.epl import EPL
+from vplface.terms.term import Batch, BoundTerm, Past, Term
+from vplface.terms.unitsface import UniTSFace
+from vplface.terms.unpg import UNPG
+from vplface.terms.xbm import XBM
+
+__all__ = ["EPL", "UNPG", "XBM", "Batch", "BoundTerm", "BroadFace", "Past", "Term", "UniTSFace"]

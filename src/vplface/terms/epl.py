@@ -1,0 +1,106 @@
+"""EPL: a second softmax over empirical prototypes, moving means of the features of each class.
+
+Fan, Wen, Jia, Shen, Zhou, Li, "EPL: Empirical Prototype Learning for Deep Face Recognition", arXiv 2405.12447.
+"""
+
+from __future__ import annotations
+
+import weakref
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import cosine_similarity
+
+from vplface.prototypes import Injection
+from vplface.terms.term import Batch, BoundTerm, require_positive, require_steps
+
+
+@dataclass(frozen=True)
+class EPL:
+    """The loss against empirical prototypes P, which are constants, added to the classification loss.
+
+        L = mean over i of −log( exp(s·t_i) / (exp(s·t_i) + Σ_{j≠y_i} exp(s·cosθ_ij)) ),  cosθ_ij of x_i and P_j
+        t_i = cosθ_i − m·[cosθ_i]₊ , the margin a constant: large for ordinary samples, small for hard ones
+        P_y ← α·P_y + (1 − α)·x,  α = σ(cosθ of x and P_y): an ordinary sample moves P_y less, but more often
+
+    P follows every sample in the order of the global batch from the first step on, and begins as the first sample of
+    its class; until then the (constant) prototype v stands in for it. P has a row where W has one, so ranks hold those
+    of their classes, and ``sample_rate`` draws both together.
+
+    The rule for P, the kind of margin and a start after some epochs are the paper's. We could not read its scale of
+    the margin for certain. Ours: m, the share of a cosine; no margin on negative cosines; one weight for both losses.
+
+    Attributes:
+        margin: m in [0, 1]. Ours: 0.5, for a cosine of .7 the .35 of CosFace.
+        start: steps before the loss is added. The paper starts in epoch 4; ours: 8000 steps.
+        weight: of this loss beside the classification loss. Ours: 1.
+    """
+
+    margin: float = 0.5
+    start: int = 8000
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.margin <= 1.0:
+            raise ValueError(f"margin must be a share in [0, 1], got {self.margin}")
+        require_steps("start", self.start)
+        require_positive("weight", self.weight)
+
+    def bind(self, classes: int, dim: int) -> _EPL:
+        """With the empirical prototypes of the classes here: d·4 + 1 bytes for each."""
+        return _EPL(self, classes, dim)
+
+
+@dataclass(frozen=True)
+class _AdaptiveMargin:
+    """t = cosθ − m·[cosθ]₊ with d t/d cosθ = 1."""
+
+    scale: float
+    share: float
+
+    def target(self, cosine: Float[Tensor, " batch"]) -> Float[Tensor, " batch"]:
+        return cosine - self.share * cosine.detach().clamp_min(0.0)
+
+
+class _EPL(BoundTerm):
+    per_class = ("empirical", "seen")
+    empirical: Tensor
+    seen: Tensor
+
+    def __init__(self, options: EPL, classes: int, dim: int) -> None:
+        super().__init__()
+        self.options = options
+        self.register_buffer("empirical", torch.zeros(classes, dim))
+        self.register_buffer("seen", torch.zeros(classes, dtype=torch.uint8))
+        self._injections: weakref.WeakSet[Injection] = weakref.WeakSet()
+
+    def loss(self, batch: Batch) -> Float[Tensor, ""] | None:
+        if batch.step < self.options.start:
+            return None
+        injection = Injection(self.empirical, self.seen, lam=1.0)  # P_j in place of v_j where there is one
+        self._injections.add(injection)
+        loss = batch.softmax(injection, _AdaptiveMargin(batch.scale, self.options.margin))
+        self.value = loss.detach()
+        return self.options.weight * loss
+
+    def remember(self, features: Tensor, labels: Tensor, rows: Tensor) -> None:
+        features, rows = features[rows >= 0].to(self.empirical.dtype), rows[rows >= 0]
+        for injection in self._injections:
+            injection.preserve(torch.unique(rows))
+        # The first samples of all classes in the batch, then the second ones, ...
+        order = rows.argsort(stable=True)
+        counts = torch.unique_consecutive(rows[order], return_counts=True)[1]
+        turn = torch.arange(len(rows), device=rows.device) - (counts.cumsum(0) - counts).repeat_interleave(counts)
+        for number in range(int(counts.max()) if len(counts) else 0):
+            samples = order[turn == number]
+            x, row = features[samples], rows[samples]
+            before = self.empirical[row]
+            share = torch.sigmoid(cosine_similarity(x, before)).unsqueeze(1) * self.seen[row].unsqueeze(1)
+            self.empirical[row] = share * before + (1.0 - share) * x
+            self.seen[row] = 1
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_injections": weakref.WeakSet()}

@@ -1,0 +1,351 @@
+"""Studies of runs so small that they say nothing: which runs there are, how they end, what is told of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from vplface.cli.app import app
+from vplface.errors import ConfigError
+from vplface.evaluation import Evaluation
+from vplface.evaluation.student import t_interval
+from vplface.study import pool
+from vplface.study.cost import lasting
+from vplface.study.grid import is_study, read_grid
+from vplface.study.pool import paired
+from vplface.training.config import read_recipe, shipped_recipes
+
+BASE = {
+    "data": {"train": {"path": "train", "synthetic": {"identities": 6, "pictures": 3, "seed": 1}}, "workers": 0},
+    "backbone": {"name": "tiny", "embedding_dim": 8, "options": {"width": 8}},
+    "margin": {"name": "arcface", "scale": 16, "margin": 0.2},
+    "variational": {"lam": 0.2, "delta_t": 2, "start": 1},
+    "schedule": {"length": 4, "warmup": 1},
+    "batch_size": 8,
+    "log_every": 1,
+    "evaluation": {
+        "sets": [
+            {
+                "name": "test",
+                "path": "test",
+                "synthetic": {"identities": 6, "pictures": 3, "seed": 1, "first_identity": 50},
+            }
+        ],
+        "fars": [0.01, 0.1],
+        "bootstrap": 30,
+        "every": 2,
+    },
+}
+STUDY = {
+    "name": "small",
+    "base": BASE,
+    "settings": {"wide": {}, "narrow": {"backbone": {"embedding_dim": 4}}},
+    "arms": {"vpl": {}, "plain": {"variational": None}},
+    "seeds": [0, 1],
+    "baselines": ["plain"],
+    "workers": 2,
+}
+
+
+def write(folder, **changes):
+    path = folder / "study.yaml"
+    path.write_text(yaml.safe_dump({**STUDY, **changes}, sort_keys=False), encoding="utf-8")
+    return path
+
+
+def vplface(*words):
+    return CliRunner().invoke(app, [str(word) for word in words])
+
+
+@pytest.fixture(scope="module")
+def carried_out(tmp_path_factory):
+    """A whole study, with one arm that fails."""
+    place = tmp_path_factory.mktemp("study")
+    here = Path.cwd()
+    os.chdir(place)
+    arms = STUDY["arms"] | {"broken": {"backbone": {"weights": "nowhere.pth"}}}
+    write(place, arms=arms)
+    yield place, vplface("study", "study.yaml", "--json")
+    os.chdir(here)
+
+
+def test_a_failing_arm_is_named_and_the_others_are_told(carried_out):
+    place, result = carried_out
+    assert result.exit_code == 1, result.output
+    told = json.loads(result.stdout)
+    assert sorted(told["failed"]) == [f"{s}/broken-seed{k}" for s in ("narrow", "wide") for k in (0, 1)]
+    assert all("nowhere.pth" in why for why in told["failed"].values())
+    assert told["missing"] == []
+    for setting in ("wide", "narrow"):
+        assert list(told["settings"][setting]["arms"]) == ["vpl", "plain"]
+        for arm in ("vpl", "plain"):
+            for seed in (0, 1):
+                folder = place / "runs/small" / setting / f"{arm}-seed{seed}"
+                assert {"config.yaml", "model.safetensors", "evaluation.json", "log.txt"} <= {
+                    path.name for path in folder.iterdir()
+                }
+    shown = vplface("study", "study.yaml")
+    assert shown.exit_code == 1
+    assert "wide/broken-seed1 failed:\n" in shown.stderr
+    assert "nowhere.pth" in shown.stderr
+
+
+def test_figures_and_differences_follow_from_the_runs(carried_out):
+    place, _ = carried_out
+    summary = json.loads((place / "runs/small/summary.json").read_text())
+    metric = "tar@far=1e-1"
+    for setting in ("wide", "narrow"):
+        values = {
+            arm: [
+                json.loads((place / f"runs/small/{setting}/{arm}-seed{seed}/evaluation.json").read_text())["test"][
+                    "metrics"
+                ][metric]["value"]
+                for seed in (0, 1)
+            ]
+            for arm in ("vpl", "plain")
+        }
+        for arm, of_arm in values.items():
+            figure = summary["settings"][setting]["arms"][arm]["sets"]["test"][metric]
+            assert figure["per_seed"] == of_arm
+            assert figure["value"] == pytest.approx(sum(of_arm) / 2)
+            losses = [
+                [json.loads(line) for line in (place / f"runs/small/{setting}/{arm}-seed{seed}/metrics.jsonl").open()]
+                for seed in (0, 1)
+            ]
+            last = [next(line["loss"] for line in log if line["step"] == 4 and "loss" in line) for log in losses]
+            told = summary["settings"][setting]["arms"][arm]["final_loss"]
+            assert told["per_seed"] == last
+            assert told["value"] == pytest.approx(sum(last) / 2)
+        difference = summary["settings"][setting]["differences"]["plain"]["vpl"]["test"][metric]
+        by_hand = [v - p for v, p in zip(values["vpl"], values["plain"], strict=True)]
+        assert difference["per_seed"] == by_hand
+        assert difference["difference"] == pytest.approx(sum(by_hand) / 2)
+        assert "t_ci95" not in difference  # two seeds
+    assert summary["comparisons"] == 2 * 5  # settings × (two rates, eer, auc, rank-1)
+
+
+def test_the_page_shows_the_numbers_of_the_summary(carried_out):
+    place, _ = carried_out
+    summary = json.loads((place / "runs/small/summary.json").read_text())
+    page = (place / "runs/small/report.html").read_text(encoding="utf-8")
+    tables = re.findall(r'<h3>(\w+) · test</h3>.*?<table class="results">(.*?)</table>', page, flags=re.DOTALL)
+    assert [name for name, _ in tables] == ["wide", "narrow"]
+    order = ["tar@far=1e-1", "tar@far=1e-2", "eer", "auc", "rank-1"]  # loosest first
+    for name, table in tables:
+        rows = re.findall(r"<tr.*?</tr>", table, flags=re.DOTALL)[1:]
+        cells = [re.findall(r'<td.*?class="value[^"]*">([^<]*)<', row, flags=re.DOTALL) for row in rows]
+        told = summary["settings"][name]
+        for row, arm in zip(cells[:2], ("vpl", "plain"), strict=True):
+            figures = told["arms"][arm]["sets"]["test"]
+            for text, metric in zip(row[:-1], order, strict=True):
+                expected = figures[metric]["value"]
+                assert text == "—" if expected is None else float(text) == pytest.approx(100 * expected, abs=0.051)
+            assert float(row[-1]) == pytest.approx(told["arms"][arm]["final_loss"]["value"], abs=6e-4)
+        differences = told["differences"]["plain"]["vpl"]["test"]
+        assert list(differences) == [metric for metric in order if metric in differences]
+        for text, metric in zip(cells[2], differences, strict=True):
+            value = float(text.replace("−", "-"))
+            assert value == pytest.approx(100 * differences[metric]["difference"], abs=0.051)
+    assert summary["verdict"] in re.sub(r"&#x27;", "'", page)
+    assert "10 differences are examined together" in page
+
+
+def test_finished_runs_are_kept_and_changed_ones_refused_by_name(carried_out):
+    place, _ = carried_out
+    kept = place / "runs/small/wide/vpl-seed0/model.safetensors"
+    before = kept.stat().st_mtime_ns
+    again = vplface("study", "study.yaml", "--arms", "vpl,plain", "--json")
+    assert again.exit_code == 0, again.output
+    assert kept.stat().st_mtime_ns == before
+    assert json.loads(again.stdout)["missing"] == [f"{s}/broken-seed{k}" for s in ("wide", "narrow") for k in (0, 1)]
+    refused = vplface("study", "study.yaml", "--arms", "plain", "--settings", "wide", "optimizer.lr=0.01")
+    assert refused.exit_code == 1
+    assert "wide/plain-seed0 (optimizer)" in refused.stderr
+    assert "--overwrite" in refused.stderr
+    assert "narrow" not in refused.stderr
+
+
+def test_a_dry_run_takes_its_speed_from_finished_runs(carried_out):
+    told = json.loads(vplface("study", "study.yaml", "--dry-run", "--json", "--arms", "vpl").stdout)
+    assert {run["state"] for run in told["runs"]} == {"finished"}
+    assert {run["measured_on"] for run in told["runs"]} == {"runs"}
+    assert told["minutes_left"] == 0
+    more = json.loads(vplface("study", "study.yaml", "--dry-run", "--json", "--seeds", "7").stdout)
+    assert {run["state"] for run in more["runs"]} == {"new"}
+    assert more["minutes_left"] > 0
+
+
+def test_a_dry_run_writes_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path)
+    result = vplface("study", "study.yaml", "--dry-run", "--json")
+    assert result.exit_code == 0, result.output
+    assert [path.name for path in tmp_path.iterdir()] == ["study.yaml"]
+    told = json.loads(result.stdout)
+    assert len(told["runs"]) == 8
+    first = told["runs"][0]
+    assert (first["identities"], first["pictures"], first["steps"]) == (6, 18, 4)
+    assert first["measured_on"] == "random"
+    assert first["minutes_left"] == pytest.approx(4 * 8 / first["pictures_per_second"] / 60)
+    assert "8 runs, 2 at a time" in vplface("study", "study.yaml", "--dry-run").stdout
+    assert [path.name for path in tmp_path.iterdir()] == ["study.yaml"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="what still runs is read from /proc")
+@pytest.mark.parametrize(("number", "status"), [("SIGINT", 130), ("SIGKILL", -9)])
+def test_what_was_stopped_is_resumed(tmp_path, number, status):
+    long = BASE | {"schedule": {"length": 40, "warmup": 1}, "checkpoint_every": 2}
+    write(tmp_path, base=long, settings={"wide": {}}, arms={"vpl": {}}, seeds=[0], baselines=[])
+    command = [sys.executable, "-m", "vplface", "study", "study.yaml"]
+    listening = "import signal, os; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    script = f"{listening}os.execvp({command[0]!r}, {command!r})"
+    process = subprocess.Popen([sys.executable, "-c", script], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    journal = tmp_path / "runs/small/wide/vpl-seed0/metrics.jsonl"
+    deadline = time.monotonic() + 100
+    while not (journal.exists() and journal.read_text().count("\n") > 4):
+        assert time.monotonic() < deadline
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.02)
+    process.send_signal(getattr(signal, number))
+    _, said = process.communicate(timeout=100)
+    assert process.returncode == status, said
+    if number != "SIGKILL":
+        assert "1 of 1 runs unfinished; everything is saved. Go on with: vplface study study.yaml" in said
+    grid = read_grid(tmp_path / "study.yaml", [f"output={tmp_path / 'runs'}"])
+    while not list((grid.folder / "wide/vpl-seed0/checkpoints").glob("step-*")) or _worker_lives(tmp_path):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    done = subprocess.run([*command, "--json"], cwd=tmp_path, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["missing"] == []
+    steps = [json.loads(line)["step"] for line in journal.open() if '"loss"' in line]
+    assert steps == list(range(1, 41))
+
+
+def _worker_lives(place):
+    """Whether a process still runs in this folder."""
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if process.joinpath("cwd").resolve() == place.resolve():
+                return True
+        except OSError:
+            continue
+    return False
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"setings": {}}, "did you mean 'settings'"),
+        ({"base": BASE | {"optimzer": {}}}, "base: unknown key 'optimzer'; did you mean 'optimizer'"),
+        (
+            {"arms": {"vpl": {"variational": {"lambda": 1}}}},
+            "setting 'wide', arm 'vpl': unknown key 'variational.lambda'",
+        ),
+        ({"settings": {"a": {}, "b": {"batch_size": 0}}}, "setting 'b', arm 'vpl': batch_size"),
+        ({"baselines": ["plane"]}, "baselines: there is no 'plane'; did you mean 'plain'"),
+        ({"metrics": ["tar@far=1e-3"]}, "metrics: there is no 'tar@far=1e-3'; did you mean 'tar@far=1e-"),
+        ({"seeds": [1, 1]}, "seeds must differ"),
+        ({"base": {}}, "give a recipe"),
+        ({"recipe": "quikstart"}, "did you mean 'quickstart'"),
+        ({"settings": {"../up": {}}}, "settings"),
+    ],
+)
+def test_faults_of_the_file_are_named(tmp_path, changes, message):
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        read_grid(write(tmp_path, **changes))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--arms", "vlp"), "--arms: there is no 'vlp'; did you mean 'vpl'"),
+        (("--settings", "x"), "--settings: there is no 'x'; known: wide, narrow"),
+        (("seed=3",), "--seeds"),
+    ],
+)
+def test_faults_of_the_command_line_are_named(tmp_path, words, message):
+    result = vplface("study", write(tmp_path), *words)
+    assert result.exit_code == 2
+    assert message in result.stderr
+
+
+def test_a_part_is_chosen_and_overrides_are_laid_over_all(tmp_path):
+    path = write(tmp_path)
+    grid = read_grid(
+        path,
+        ["workers=5", "optimizer.lr=0.3", "variational.lam=0.4", "name=other"],
+        seeds=[2],
+        arms=["vpl"],
+        settings=["narrow"],
+    )
+    assert [cell.name for cell in grid.chosen] == ["narrow/vpl-seed2"]
+    assert len(grid.cells) == 2 * 2 * 3
+    assert (grid.workers, grid.folder, grid.arms) == (5, Path("runs/other"), ["vpl", "plain"])
+    assert {cell.config.optimizer.lr for cell in grid.cells} == {0.3}
+    assert {cell.config.threads for cell in grid.cells} == {1}
+    assert grid.chosen[0].config.backbone.embedding_dim == 4
+    plain = next(cell for cell in grid.cells if cell.arm == "plain")
+    assert plain.config.variational is None  # arms are laid over what was overridden
+    assert grid.chosen[0].config.variational.lam == 0.4
+    assert plain.folder == Path("runs/other/wide/plain-seed0")
+
+
+def test_a_recipe_beside_the_study_is_its_base_and_brings_its_arms(tmp_path):
+    (tmp_path / "mine.yaml").write_text(
+        yaml.safe_dump({"name": "x", **BASE, "arms": {"b": {}, "a": {}}}, sort_keys=False)
+    )
+    (tmp_path / "s.yaml").write_text(yaml.safe_dump({"name": "s", "recipe": "mine.yaml", "base": {"batch_size": 4}}))
+    grid = read_grid(tmp_path / "s.yaml")
+    assert (grid.settings, grid.arms, grid.baselines) == (["mine"], ["b", "a"], ["b"])
+    assert {cell.config.batch_size for cell in grid.cells} == {4}
+
+
+def test_recipes_are_no_studies():
+    assert not any(is_study(read_recipe(name)) for name in shipped_recipes())
+
+
+def evaluation(value, replicates):
+    return Evaluation(
+        "test", {"identities": 9}, {"auc": {"value": value}}, fingerprint="f", replicates={"auc": np.array(replicates)}
+    )
+
+
+def test_a_paired_difference_by_hand():
+    first = {seed: {"test": evaluation(0.5, [0.5] * 4)} for seed in (0, 1, 2)}
+    second = {
+        seed: {"test": evaluation(0.5 + gain, [0.5 + gain] * 4)}
+        for seed, gain in ((0, 0.1), (1, 0.2), (2, 0.3), (3, 0.9))
+    }
+    entry = paired(first, second)["test"]["auc"]
+    assert entry["difference"] == pytest.approx(0.2)  # seed 3 has no partner
+    assert entry["per_seed"] == pytest.approx([0.1, 0.2, 0.3])
+    assert (entry["seeds"], entry["same_sign"]) == (3, 3)
+    assert entry["t_ci95"] == pytest.approx(t_interval([0.1, 0.2, 0.3]))
+    assert entry["t_ci95"][0] < 0 < entry["ci95"][0]
+    assert not entry["distinguishable"]  # the bootstrap alone would say so; three seeds do not
+    pooled = pool([second[0], second[1]])["test"]
+    assert pooled.metrics["auc"]["value"] == pytest.approx(0.65)
+    assert paired({0: first[0]}, {1: second[1]}) == {}
+
+
+def test_what_was_asked_differently_is_not_compared():
+    other = Evaluation("test", {"identities": 9}, {"auc": {"value": 1.0}}, fingerprint="g")
+    with pytest.raises(ConfigError, match="test: the arms were not evaluated on the same pairs"):
+        paired({0: {"test": evaluation(0.5, [0.5])}}, {0: {"test": other}})
+
+
+def test_runs_go_to_the_worker_that_is_free():
+    assert lasting([3, 3, 2, 2, 2], 2) == 7  # 3 + 2 + 2 beside 3 + 2
+    assert lasting([], 4) == 0
