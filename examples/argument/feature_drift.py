@@ -39,7 +39,7 @@ def drift(now: Tensor, before: Tensor) -> float:
     return float((now - before).square().sum(dim=1).mean())
 
 
-def measure(steps: int, seed: int) -> dict[str, Any]:
+def measure(steps: int, seed: int, augmentation: Augmentation | None) -> dict[str, Any]:
     """Train; d for every lag at every tenth step, None where the run is younger than the lag."""
     torch.manual_seed(seed)
     faces = generate(PEOPLE, EACH, seed)
@@ -50,7 +50,7 @@ def measure(steps: int, seed: int) -> dict[str, Any]:
     seen: list[Tensor] = []
     curves: dict[str, list[Any]] = {"step": [], "loss": [], "rate": [], "person": [], **{str(lag): [] for lag in LAGS}}
     losses = []
-    for step in train(backbone, head, faces, schedule, seed, name="drift", rate=RATE, augmentation=AUGMENTATION):
+    for step in train(backbone, head, faces, schedule, seed, name="drift", rate=RATE, augmentation=augmentation):
         losses.append(step.loss)
         if (step.number + 1) % EVERY:
             continue
@@ -80,9 +80,9 @@ def trustworthy_from(curves: dict[str, list[Any]], lag: int) -> int | None:
 
 def main(argv: list[str] | None = None) -> None:
     """Compute, print and draw."""
-    asked = options(__doc__ or "", STEPS, argv)
+    asked = options(__doc__ or "", STEPS, argv, unaugmented="train on the pictures as they are")
     torch.set_num_threads(1)
-    numbers = measure(asked.steps, asked.seed)
+    numbers = measure(asked.steps, asked.seed, None if asked.unaugmented else AUGMENTATION)
     numbers["trustworthy_from"] = {str(lag): trustworthy_from(numbers["curves"], lag) for lag in LAGS}
     present(asked, numbers, _table(numbers), lambda figure: _draw(figure, numbers))
 

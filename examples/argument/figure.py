@@ -33,13 +33,15 @@ STYLE = {
 }  # fmt: skip
 
 
-def options(text: str, steps: int, argv: list[str] | None) -> argparse.Namespace:
-    """What every figure can be asked: ``out``, ``json``, ``steps`` and ``seed``."""
+def options(text: str, steps: int, argv: list[str] | None, **switches: str) -> argparse.Namespace:
+    """What every figure can be asked: ``out``, ``json``, ``steps`` and ``seed``, and its own ``switches``."""
     parser = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, metavar="FILE.svg", help="draw the figure; without it, only the numbers")
     parser.add_argument("--json", action="store_true", help="print the numbers, and all curves, as one JSON object")
     parser.add_argument("--steps", type=int, default=steps, help="length of a training run (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of faces, weights and batches (default: %(default)s)")
+    for name, meaning in switches.items():
+        parser.add_argument(f"--{name}", action="store_true", help=meaning)
     asked = parser.parse_args(argv)
     if asked.steps < 24:
         parser.error(f"--steps must be at least 24, got {asked.steps}: a shorter run has no stages to tell apart")

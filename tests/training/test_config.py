@@ -178,12 +178,50 @@ def test_a_memory_takes_options_and_says_what_is_wrong_with_them():
             memory(value)
 
 
+def test_another_choice_takes_over_no_options():
+    below = {
+        "margin": {"name": "arcface", "scale": 32, "margin_gradient": "exact"},
+        "optimizer": {"name": "sgd", "lr": 1},
+    }
+    changes = {"margin": {"name": "cosface", "margin": 0.2}, "optimizer": {"name": "adamw"}}
+    expected = {"margin": {"name": "cosface", "margin": 0.2}, "optimizer": {"name": "adamw", "lr": 1}}
+    assert overlay(below, changes) == expected
+    assert overlay(below, {"margin": {"name": "arcface", "scale": 8}})["margin"] == below["margin"] | {"scale": 8}
+
+
 def test_overlay_merges_sections_and_replaces_values():
     assert overlay({"a": {"b": 1, "c": 2}, "d": 3}, {"a": {"b": 9}, "d": None}) == {"a": {"b": 9, "c": 2}, "d": None}
 
 
 def test_a_backbone_may_be_given_by_its_name():
     assert build_config({**MINIMAL, "backbone": "iresnet18"}, "x").backbone.name == "iresnet18"
+
+
+def test_terms_are_read_by_name_with_starts_in_steps_or_epochs():
+    terms = ["unpg", {"name": "xbm", "size": 64, "start": "2 epochs"}, {"name": "epl", "start": 7}]
+    config = build_config({**MINIMAL, "terms": terms}, "x")
+    assert config.resolved_terms(50) == [UNPG(), XBM(64, start=100), EPL(start=7)]
+    again = build_config(yaml.safe_load(config.to_yaml()), "x")
+    assert again == config
+    assert again.resolved_terms(10) == [UNPG(), XBM(64, start=20), EPL(start=7)]
+    assert build_config(MINIMAL, "x").resolved_terms(10) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"terms": ["xmb"]}, "did you mean 'xbm'"),
+        ({"terms": [{"name": "unpg", "start": "1 epochs"}]}, "terms.start is not an option of unpg"),
+        ({"terms": [{"name": "xbm", "start": "soon"}]}, "'soon' is not a duration"),
+        ({"terms": [{"name": "xbm", "size": 0}]}, "size must be at least 1"),
+        ({"terms": ["unpg", "unpg"]}, "two UNPG"),
+        ({"terms": ["broadface"], "accumulate": 2}, "accumulate: 1"),
+        ({"terms": ["broadface"], "variational": {}}, "take one of the two"),
+    ],
+)
+def test_terms_that_make_no_sense_are_refused(changes, message):
+    with pytest.raises(ConfigError, match=message):
+        build_config({**MINIMAL, **changes}, "x")
 
 
 def injection(**options):
@@ -240,30 +278,3 @@ def test_rules_are_read_as_they_are_written(tmp_path, options):
 def test_a_rule_at_fault_is_named(options, message):
     with pytest.raises(ConfigError, match=message):
         build_config({**MINIMAL, "variational": options}, "test")
-
-
-def test_terms_are_read_by_name_with_starts_in_steps_or_epochs():
-    terms = ["unpg", {"name": "xbm", "size": 64, "start": "2 epochs"}, {"name": "epl", "start": 7}]
-    config = build_config({**MINIMAL, "terms": terms}, "x")
-    assert config.resolved_terms(50) == [UNPG(), XBM(64, start=100), EPL(start=7)]
-    again = build_config(yaml.safe_load(config.to_yaml()), "x")
-    assert again == config
-    assert again.resolved_terms(10) == [UNPG(), XBM(64, start=20), EPL(start=7)]
-    assert build_config(MINIMAL, "x").resolved_terms(10) == []
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"terms": ["xmb"]}, "did you mean 'xbm'"),
-        ({"terms": [{"name": "unpg", "start": "1 epochs"}]}, "terms.start is not an option of unpg"),
-        ({"terms": [{"name": "xbm", "start": "soon"}]}, "'soon' is not a duration"),
-        ({"terms": [{"name": "xbm", "size": 0}]}, "size must be at least 1"),
-        ({"terms": ["unpg", "unpg"]}, "two UNPG"),
-        ({"terms": ["broadface"], "accumulate": 2}, "accumulate: 1"),
-        ({"terms": ["broadface"], "variational": {}}, "take one of the two"),
-    ],
-)
-def test_terms_that_make_no_sense_are_refused(changes, message):
-    with pytest.raises(ConfigError, match=message):
-        build_config({**MINIMAL, **changes}, "x")

@@ -25,7 +25,8 @@ class UniTSFace:
         L = mean over i of  mean over j ∈ P_i of log(1 + exp(b − γ·(cosθ_ij − m)))
                             + log(1 + Σ_{j∈N_i} exp(γ·cosθ_ij − b))
 
-    so that t = b/γ parts pairs of one person from pairs of two, the same for all identities. Ours: the mean over P_i
+    so that t = b/γ parts pairs of one person from pairs of two, the same for all identities. We could not read the full
+    text: that there are these two parts and one b is the paper's, their exact form may differ. Ours: the mean over P_i
     where a batch holds several positives of a sample, and nothing for a sample that has none. Batches should hold
     several pictures of an identity, or only the second part works.
 

@@ -553,16 +553,24 @@ def merge(raw: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
 def overlay(raw: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """``raw`` with nested ``changes`` laid over it; a value that is not a mapping replaces what was there.
 
-    null over a section removes it, so that it is as if it had never been written.
+    null over a section removes it, so that it is as if it had never been written. Where another name is chosen the
+    options of the first go with it: those of ArcFace are none of CosFace.
     """
     result = dict(raw)
     for key, value in changes.items():
         below = result.get(key)
         if isinstance(below, Mapping) and value is None:
             del result[key]
+        elif isinstance(below, Mapping) and isinstance(value, Mapping) and not _chooses_another(key, below, value):
+            result[key] = overlay(below, value)
         else:
-            result[key] = overlay(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
+            result[key] = value
     return result
+
+
+def _chooses_another(key: str, below: Mapping[str, Any], value: Mapping[str, Any]) -> bool:
+    chosen = key in (_MARGIN.section, _SAMPLER.section, _MEMORY.section)
+    return chosen and "name" in value and value["name"] != below.get("name", value["name"])
 
 
 def build_config(raw: Mapping[str, Any], origin: str) -> Config:
