@@ -19,7 +19,6 @@ import faulthandler
 import hashlib
 import importlib.util
 import json
-import multiprocessing
 import os
 import pickle
 import random
@@ -43,6 +42,7 @@ import torch
 from safetensors.torch import save
 
 from vplface.data.drop import read_drop
+from vplface.data.forking import worker_processes
 from vplface.data.formats import Form, create_pictures, open_pictures
 from vplface.data.pairs import Pairs, read_pairs, read_people
 from vplface.data.pictures import UnreadablePictureError, decode
@@ -510,47 +510,49 @@ def keep(out: Path, name: str, seed: int, number: int, files: Files, trace: str)
 
 def fuzz(formats: Mapping[str, Format], inputs: int, seed: int, workers: int, out: Path) -> dict[str, dict[str, int]]:
     """Outcomes of so many inputs, by format."""
-    context = multiprocessing.get_context("fork")
-    desks = [Desk(context, len(formats)) for _ in range(workers)]
+    with worker_processes() as context:
+        desks = [Desk(context, len(formats)) for _ in range(workers)]
 
-    def start(worker: int, first: int) -> Any:
-        process = context.Process(
-            target=work, args=(formats, seed, range(first, inputs, workers), desks[worker], out), daemon=True
-        )
-        process.start()
-        return process
+        def start(worker: int, first: int) -> Any:
+            process = context.Process(
+                target=work, args=(formats, seed, range(first, inputs, workers), desks[worker], out), daemon=True
+            )
+            process.start()
+            return process
 
-    running = {worker: start(worker, worker) for worker in range(workers)}
-    seen = {worker: (-1, time.monotonic()) for worker in range(workers)}
-    done = 0
-    with progress("hostile inputs", inputs) as advance:
-        while running:
-            time.sleep(0.1)
-            for worker, process in list(running.items()):
-                number = desks[worker].current.value
-                if number != seen[worker][0]:
-                    seen[worker] = number, time.monotonic()
-                hangs = process.is_alive() and time.monotonic() - seen[worker][1] > DEADLINE
-                if hangs:
-                    process.kill()
-                    process.join()
-                if process.is_alive():
-                    continue
-                del running[worker]
-                if number < inputs or process.exitcode:
-                    why = f"took more than {DEADLINE:g} seconds" if hangs else f"ended with status {process.exitcode}"
-                    name, files = numbered(formats, seed, number)
-                    keep(out, name, seed, number, files, f"the process {why}")
-                    desks[worker].count(list(formats).index(name), "failed")
-                    running[worker] = start(worker, number + workers)
-            now = sum(sum(desk.counts) for desk in desks)
-            advance(now - done)
-            done = now
-    table = {}
-    for place, name in enumerate(formats):
-        columns = range(place * len(OUTCOMES), (place + 1) * len(OUTCOMES))
-        table[name] = {o: sum(desk.counts[c] for desk in desks) for o, c in zip(OUTCOMES, columns, strict=True)}
-    return table
+        running = {worker: start(worker, worker) for worker in range(workers)}
+        seen = {worker: (-1, time.monotonic()) for worker in range(workers)}
+        done = 0
+        with progress("hostile inputs", inputs) as advance:
+            while running:
+                time.sleep(0.1)
+                for worker, process in list(running.items()):
+                    number = desks[worker].current.value
+                    if number != seen[worker][0]:
+                        seen[worker] = number, time.monotonic()
+                    hangs = process.is_alive() and time.monotonic() - seen[worker][1] > DEADLINE
+                    if hangs:
+                        process.kill()
+                        process.join()
+                    if process.is_alive():
+                        continue
+                    del running[worker]
+                    if number < inputs or process.exitcode:
+                        why = (
+                            f"took more than {DEADLINE:g} seconds" if hangs else f"ended with status {process.exitcode}"
+                        )
+                        name, files = numbered(formats, seed, number)
+                        keep(out, name, seed, number, files, f"the process {why}")
+                        desks[worker].count(list(formats).index(name), "failed")
+                        running[worker] = start(worker, number + workers)
+                now = sum(sum(desk.counts) for desk in desks)
+                advance(now - done)
+                done = now
+        table = {}
+        for place, name in enumerate(formats):
+            columns = range(place * len(OUTCOMES), (place + 1) * len(OUTCOMES))
+            table[name] = {o: sum(desk.counts[c] for desk in desks) for o, c in zip(OUTCOMES, columns, strict=True)}
+        return table
 
 
 def main() -> None:
