@@ -39,7 +39,7 @@ def block(run: Training, batches: list[Batch], instruments: bool) -> float:
         run.step += 1
         if instruments:
             run.drift.step(run.remembering)
-            if logs:
+            if looks:
                 run.head.cosine_by_age()
     if run.device.type == "cuda":
         torch.cuda.synchronize()

@@ -30,7 +30,7 @@ from vplface.prototypes import (
     last_samples,
     living,
 )
-from vplface.prototypes.age import cosine_by_age
+from vplface.prototypes.age import MeanCosine, cosine_by_age
 from vplface.softmax import (
     BACKENDS,
     Backend,
@@ -323,7 +323,7 @@ class PrototypeHead(nn.Module):
         of_terms = (key for name in self.terms.state_dict() if (key := f"terms.{name}") not in rows)
         return "step_count", "begun_at", "delta_t", "memory_kind", *self._memory_kind.shared, *of_terms
 
-    def cosine_by_age(self) -> dict[int, float]:
+    def cosine_by_age(self) -> dict[int, MeanCosine]:
         """What ``by_age`` has counted since the last call, over all ranks, who have to ask together."""
         self._finish_step()
         if self.by_age is None or self.delta_t is None:

@@ -48,7 +48,9 @@ def test_cosine_by_age_of_three_classes_by_hand():
         3: (cos[60] + 1.0 + cos[150]) / 3,
     }
     assert by_hand(head, samples[:-1]) == pytest.approx(expected)
-    assert head.cosine_by_age() == pytest.approx(expected, abs=1e-6)
+    found = head.cosine_by_age()
+    assert {age: each.mean for age, each in found.items()} == pytest.approx(expected, abs=1e-6)
+    assert {age: each.samples for age, each in found.items()} == {1: 4, 2: 1, 3: 3}
     assert head.cosine_by_age() == {}
 
 
@@ -57,7 +59,13 @@ def test_a_memory_that_is_too_old_does_not_count():
     head.by_age = CosineByAge()
     for degrees, label in ((0, 0), (0, 1), (0, 1), (0, 0)):
         head(unit(degrees), torch.tensor([label])).backward()
-    assert head.cosine_by_age() == {1: 1.0}
+    assert head.cosine_by_age() == {1: (1.0, 1)}
+
+
+def test_what_outlives_the_lifetime_is_of_no_known_age():
+    counted = CosineByAge()
+    counted.update(unit(0.0, 0.0, 0.0), unit(0.0, 60.0, 0.0), torch.tensor([9, 4, 0]), 4)
+    assert cosine_by_age(counted.sums, counted.counts, 4) == {1: (0.5, 1)}
 
 
 @pytest.mark.parametrize("delta_t", [1, 7, 16, 17, 100, 1000])

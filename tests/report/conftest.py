@@ -121,6 +121,7 @@ def _instruments(rng: np.random.Generator, share: float, own: float, alive: bool
             "cosine_by_age": {
                 str(age): float(0.86 * own - 0.0004 * age + rng.normal(0, 0.004)) for age in range(10, 161, 10)
             },
+            "samples_by_age": {str(age): 400 // age for age in range(10, 161, 10)},
             "injected_angle": {"mean": float(7 - 3 * share), "p95": float(11 - 4 * share + rng.normal(0, 0.1))},
             "gradient_norm": {"injected": float(2.2 - share), "plain": float(1.8 - share)},
             "nearer_to_memory": float(0.6 - 0.2 * share),

@@ -305,6 +305,17 @@ def test_a_memory_that_is_not_the_papers_is_named(tmp_path: Path, memory: dict[s
     assert f"arcface (scale 32) + VPL (λ 0.2, Δt 5, {words}" in page_of(tmp_path / "report.html", [run]).text
 
 
+def test_cosines_by_age_are_pooled_by_their_samples(tmp_path: Path) -> None:
+    lines = [
+        {"step": 100, "cosine_by_age": {"1": 0.9}, "samples_by_age": {"1": 1000}},  # long ago
+        {"step": 900, "cosine_by_age": {"1": 0.2, "5": 0.4}, "samples_by_age": {"1": 1, "5": 2}},
+        {"step": 1000, "cosine_by_age": {"1": 0.6}, "samples_by_age": {"1": 3}},
+    ]
+    (figure,) = plots.injection([RunRecord(tmp_path, "run", training=lines)])
+    assert "run, 1 steps: 0.5<" in str(figure.picture)
+    assert "run, 5 steps: 0.4<" in str(figure.picture)
+
+
 def test_arms_of_one_name_are_told_apart(tmp_path: Path) -> None:
     runs = [RunRecord(tmp_path / seed / "vpl", "vpl") for seed in ("seed0", "seed1", "seed1")]
     page = page_of(tmp_path / "report.html", runs)

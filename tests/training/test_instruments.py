@@ -4,16 +4,16 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from vplface import ArcFace, CosFace, NormSoftmax, PrototypeHead, Variational
+from vplface import ArcFace, CosFace, Gaussian, LastFeature, NormSoftmax, PrototypeHead, SeveralFeatures, Variational
 from vplface.softmax import reference
 from vplface.training import instruments
 from vplface.training.instruments import first_samples, gradient_norm, injected_angle, measure, nearer_to_memory
 
 
-def made(classes=23, dim=6, margin=None, lam=0.4, group=None, steps=4, **options):
+def made(classes=23, dim=6, margin=None, lam=0.4, group=None, steps=4, memory=None, **options):
     """A head with some classes remembered, and a batch that is under way."""
     margin = margin or ArcFace(8.0, 0.3)
-    variational = Variational(lam, 3, 0, options.pop("renormalise", True))
+    variational = Variational(lam, 3, 0, options.pop("renormalise", True), memory or LastFeature())
     head = PrototypeHead(
         classes, dim, margin=margin, variational=variational, dtype=torch.float64, process_group=group, **options
     )
@@ -122,6 +122,30 @@ def test_a_batch_under_way_is_measured_with_the_memory_that_it_met():
     other, *_ = made()
     assert found == measure(other, embeddings, labels)
     assert not torch.equal(head.timer, met[1])
+
+
+@pytest.mark.parametrize("memory", [Gaussian(), SeveralFeatures(2), LastFeature()])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_every_kind_of_memory_is_measured_by_what_it_injects(memory, dtype):
+    head, embeddings, labels = made(memory=memory, classes=8)
+    weight = head.weight.detach().to(dtype)
+    head.to(dtype)
+    features = normalize(embeddings.to(torch.float32), dim=1)
+    injection = head.injection
+    u, v = injection(normalize(weight.float(), dim=1)), normalize(weight.float(), dim=1)
+    found = measure(head, embeddings, labels)
+    living = injection.timer > 0
+    degrees = torch.rad2deg(2 * torch.asin((u - v).norm(dim=1) / 2))[living]
+    assert found["injected_angle"]["mean"] == pytest.approx(float(degrees.mean()), rel=1e-3)
+    own = torch.arange(8) == labels.unsqueeze(1)
+    strangers = [
+        torch.where(living & ~own, features @ points.float().t(), -2.0).amax(1)
+        for points in (injection.recalled(slice(None)), v)
+    ]
+    assert found["nearer_to_memory"] == float((strangers[0] > strangers[1]).double().mean())
+    plain = weight.float().requires_grad_()
+    reference.margin_softmax(features, labels, plain, head.margin).backward()
+    assert found["gradient_norm"]["plain"] == pytest.approx(float(plain.grad.norm()), rel=1e-4)
 
 
 def test_only_the_first_samples_count(monkeypatch):

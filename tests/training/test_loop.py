@@ -435,11 +435,18 @@ def test_what_injection_does_is_in_the_journal(faces, tmp_path):
     assert 0 < entries[7]["injected_angle"]["mean"] <= entries[7]["injected_angle"]["p95"] < 180
     assert set(entries[7]["gradient_norm"]) == {"injected", "plain"}
     assert 0 <= entries[7]["nearer_to_memory"] <= 1
-    assert ["cosine_by_age" in entry for entry in entries] == [step > 5 for step in range(1, 13)]
-    assert all(set(entry["cosine_by_age"]) <= {"1", "2", "3"} for entry in entries[5:])
-    # One bin an age: their mean, weighted by samples, is the mean over all.
-    (one,) = [entry for entry in entries if entry["step"] == 6]
-    assert one["cosine_by_age"]["1"] == pytest.approx(one["cos_memory"], abs=1e-5)
+    assert ["cosine_by_age" in entry for entry in entries] == [step in (8, 12) for step in range(1, 13)]
+    assert all(set(entry["cosine_by_age"]) <= {"1", "2", "3"} for entry in entries[7::4])
+    # One bin an age: between two measurements their mean by samples is the mean over all pictures with a memory.
+    whole = entries[11]
+    assert set(whole["samples_by_age"]) == set(whole["cosine_by_age"])
+    assert sum(whole["samples_by_age"].values()) <= 4 * 16
+    every = train(settings(faces, tmp_path / "every", drift_every=1, schedule={"length": 8, "warmup": 2}))
+    assert every.step == 8
+    for entry in journal(tmp_path / "every" / "run")[5:]:
+        counts, cosines = entry["samples_by_age"], entry["cosine_by_age"]
+        mean = sum(counts[age] * cosines[age] for age in counts) / sum(counts.values())
+        assert mean == pytest.approx(entry["cos_memory"], abs=1e-5)
     assert run.head.cosine_by_age() == {}
 
 

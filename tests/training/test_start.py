@@ -100,6 +100,23 @@ def test_any_memory_follows_the_names_and_another_kind_is_refused(faces, others,
         start_from(path, prepare(settings(others, tmp_path)))
 
 
+def test_a_rule_waits_although_the_other_run_has_a_memory(before, others, tmp_path):
+    rule = {"lam": 0.3, "delta_t": 6, "start": "auto", "momentum": 0.9}
+    run = prepare(settings(others, tmp_path, variational=rule, drift_every=2))
+    start_from(whole_checkpoint(before.config.run_folder), run)
+    assert run.head.memory is None
+    assert run.head.begun_at is None
+    for key, value in before.backbone.state_dict().items():
+        assert torch.equal(value, run.encoder.module.state_dict()[key]), key
+
+
+def test_a_memory_goes_on_with_the_lifetime_of_the_new_run(before, others, tmp_path):
+    changes = {"variational": {"lam": 0.3, "delta_t": 2, "start": 5}, "drift_every": 1}
+    run = train(settings(others, tmp_path, **changes, init_from=str(before.config.run_folder)))
+    assert (run.head.begun_at, run.head.delta_t) == (5, 2)
+    assert run.head.timer.max() == 2
+
+
 def test_a_new_class_starts_from_the_mean_of_its_readable_pictures(before, others, tmp_path):
     run = prepare(settings(others, tmp_path))
     start_from(whole_checkpoint(before.config.run_folder), run)

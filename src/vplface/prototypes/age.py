@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from jaxtyping import Float, Int, Int64
 from torch import Tensor
@@ -46,7 +48,7 @@ class CosineByAge:
             delta_t: Δt.
         """
         cosine = (features * memory.to(features.dtype)).sum(dim=1).double()
-        alive = timer > 0
+        alive = (timer > 0) & (timer <= delta_t)  # what a run with a longer Δt has left is of no known age
         bins = torch.where(alive, (delta_t - timer) // _width(delta_t), 0).long()
         units = torch.where(alive, (cosine * _ONE).round(), 0).long()
         self.sums = self.sums.to(bins.device).index_add_(0, bins, units)
@@ -58,11 +60,18 @@ class CosineByAge:
         self.counts.zero_()
 
 
-def cosine_by_age(sums: Int64[Tensor, " bins"], counts: Int64[Tensor, " bins"], delta_t: int) -> dict[int, float]:
-    """{the highest age of a bin: mean cosine}, of bins that hold samples."""
+class MeanCosine(NamedTuple):
+    """A mean and of how many samples."""
+
+    mean: float
+    samples: int
+
+
+def cosine_by_age(sums: Int64[Tensor, " bins"], counts: Int64[Tensor, " bins"], delta_t: int) -> dict[int, MeanCosine]:
+    """{the highest age of a bin: its mean cosine}, of bins that hold samples."""
     width = _width(delta_t)
     return {
-        min((number + 1) * width, delta_t): round(total / count / _ONE, 6)
+        min((number + 1) * width, delta_t): MeanCosine(round(total / count / _ONE, 6), count)
         for number, (total, count) in enumerate(zip(sums.tolist(), counts.tolist(), strict=True))
         if count
     }

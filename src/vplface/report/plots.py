@@ -86,9 +86,10 @@ def injection(runs: Sequence[RunRecord]) -> Iterator[Figure]:
         _by_age(
             runs,
             "Cosine to memory, by age",
-            "Mean cosine of a sample to what its class remembers, as last logged. A fall towards Δt is what age takes"
-            " from a memory: if it is deep, Δt is too long or the start too early.",
+            "Mean cosine of a sample to what its class remembers, in the last fifth of the run. A fall towards Δt is"
+            " what age takes from a memory: if it is deep, Δt is too long or the start too early.",
             "cosine_by_age",
+            samples="samples_by_age",
         ),
         _over_steps(
             _each_part(runs, "injected_angle"),
@@ -233,17 +234,17 @@ def _each_part(runs: Sequence[RunRecord], key: str) -> list[RunRecord]:
     ]
 
 
-def _by_age(runs: Sequence[RunRecord], title: str, note: str, key: str, level: str | None = None) -> Figure | None:
-    """The last logged mapping {steps: value} of each arm, and a level with it."""
+def _by_age(
+    runs: Sequence[RunRecord], title: str, note: str, key: str, *, level: str | None = None, samples: str | None = None
+) -> Figure | None:
+    """A logged mapping {steps: value} of each arm: the last, with a level; or, by their samples, those of a fifth."""
     drawn: list[tuple[int, Float[np.ndarray, " k"], Float[np.ndarray, " k"], float | None]] = []
     for index, run in enumerate(runs):
         lines = [line for line in run.training if mapping(line.get(key))]
         if lines:
-            entries = mapping(lines[-1][key]).items()
-            points = sorted((int(age), number(value)) for age, value in entries if str(age).isdecimal())
-            known = np.array([point for point in points if point[1] is not None], dtype=np.float64).reshape(-1, 2)
-            beside = None if level is None else number(lines[-1].get(level))
-            drawn.append((index, known[:, 0], known[:, 1], beside))
+            late = lines[-1:] if samples is None else [e for e in lines if e["step"] >= 0.8 * lines[-1]["step"]]
+            ages, means = _pooled(late, key, samples)
+            drawn.append((index, ages, means, None if level is None else number(lines[-1].get(level))))
     drawn = [line for line in drawn if len(line[1])]
     if not drawn:
         return None
@@ -262,6 +263,23 @@ def _by_age(runs: Sequence[RunRecord], title: str, note: str, key: str, level: s
         for age, value in zip(ages, ys, strict=True):
             chart.dot(age, value, index, f"{runs[index].name}, {age:.0f} steps: {short(value)}")
     return Figure(title, note, chart.svg())
+
+
+def _pooled(
+    lines: Sequence[Mapping[str, Any]], key: str, samples: str | None
+) -> tuple[Float[np.ndarray, " k"], Float[np.ndarray, " k"]]:
+    """Ages and the means of their values over lines, weighed by the samples they come from."""
+    sums: dict[int, list[float]] = {}
+    for line in lines:
+        for age, logged in mapping(line.get(key)).items():
+            value = number(logged)
+            weight = 1.0 if samples is None else number(mapping(line.get(samples)).get(age)) or 0.0
+            if value is not None and weight > 0 and str(age).isdecimal():
+                total = sums.setdefault(int(age), [0.0, 0.0])
+                total[0] += weight * value
+                total[1] += weight
+    ages = sorted(sums)
+    return np.array(ages, dtype=np.float64), np.array([sums[age][0] / sums[age][1] for age in ages])
 
 
 def _steps_chart(

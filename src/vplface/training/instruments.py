@@ -15,6 +15,7 @@ from torch.nn.functional import normalize
 
 from vplface.head import PrototypeHead
 from vplface.prototypes import Injection
+from vplface.prototypes.memory import number_type
 from vplface.softmax import class_prototypes
 
 SAMPLES = 64
@@ -57,7 +58,7 @@ def first_samples(
     head: PrototypeHead, embeddings: Float[Tensor, "batch dim"], labels: Int[Tensor, " batch"]
 ) -> tuple[Float[Tensor, "samples dim"], Int[Tensor, " samples"]]:
     """Unit features and class ids of the first ``SAMPLES`` samples of the whole batch, on every rank."""
-    features = normalize(embeddings.to(head.weight.dtype), dim=1)
+    features = normalize(embeddings.to(number_type(head.weight.dtype)), dim=1)
     if head.ranks is None:
         return features[:SAMPLES], labels[:SAMPLES]
     counts = head.ranks.agree(len(labels), None, head.weight.device)
@@ -83,7 +84,7 @@ def injected_angle(head: PrototypeHead) -> tuple[float | None, float | None]:
         living = torch.tensor(len(rows), device=rows.device)
         every = -(-int(living if head.ranks is None else head.ranks.sum(living)) // CLASSES)
         for some in torch.split(rows[:: max(every, 1)], _TILE):
-            prototypes = normalize(head.weight[some], dim=1)
+            prototypes = normalize(head.weight[some].to(number_type(head.weight.dtype)), dim=1)
             chord = (normalize(injection(prototypes, some), dim=1) - prototypes).norm(dim=1)
             angles.append(torch.rad2deg(2 * torch.asin((chord / 2).clamp(max=1))))
     found = torch.cat(angles)
@@ -120,7 +121,7 @@ def gradient_norm(
     total = torch.zeros_like(highest)
     for tile in _tiles(head):
         with torch.no_grad():
-            logits = _logits(head, features, rows, tile, head.weight[tile], injection)
+            logits = _logits(head, features, rows, tile, head.weight[tile].to(features.dtype), injection)
             higher = torch.maximum(highest, logits.amax(dim=1))
             total = total * (highest - higher).exp() + (logits - higher.unsqueeze(1)).exp().sum(dim=1)
             highest = higher
@@ -131,7 +132,7 @@ def gradient_norm(
     squares = torch.zeros((), dtype=torch.float64, device=features.device)
     for tile in _tiles(head):
         with torch.enable_grad():
-            weight = head.weight[tile].detach().requires_grad_()
+            weight = head.weight[tile].detach().to(features.dtype).requires_grad_()
             logits = _logits(head, features, rows, tile, weight, injection)
             own = _own(rows, tile)
             loss = ((logits - constant).exp().sum() - logits[own].sum()) / len(features)
@@ -165,7 +166,7 @@ def nearer_to_memory(
         alive = injection.timer[tile] > 0
         foreign = alive.expand(len(features), -1).clone()
         foreign[_own(rows, tile)] = False
-        kinds = injection.recalled(tile).to(features.dtype), normalize(head.weight[tile], dim=1)
+        kinds = injection.recalled(tile).to(features.dtype), normalize(head.weight[tile].to(features.dtype), dim=1)
         for kind, points in enumerate(kinds):
             cosine = torch.where(foreign, features @ points.t(), -torch.inf)
             nearest[kind] = torch.maximum(nearest[kind], cosine.amax(dim=1))

@@ -144,7 +144,7 @@ def _fit(
             logs = (run.step + 1) % log_every == 0 or run.step + 1 == run.rate.steps
             looks = (run.step + 1) % run.drift.every == 0
             try:
-                loss, found = _step(run, world, network, prepare_input, batch, logs, looks)
+                loss, figures = _step(run, world, network, prepare_input, batch, logs, looks)
             except FloatingPointError as error:
                 checkpoints.finish()
                 raise TrainingError(_divergence(run, folder, str(error))) from error
@@ -154,14 +154,15 @@ def _fit(
             if logs:
                 rate = world.sum([taken])[0] / (time.perf_counter() - clock)
                 entry = {"loss": loss, "lr": config.optimizer.lr * factor, "coverage": run.head.coverage()}
-                if by_age := run.head.cosine_by_age():
-                    entry["cosine_by_age"] = by_age
                 entry |= {f"terms/{name}": value for name, value in run.head.term_values().items()}
                 entry |= {"pictures_per_second": round(rate, 1), "unreadable": len(world.union(run.unreadable))}
                 advance(0, f"loss {loss:.3f}  {rate:.0f} pictures/s")
                 taken, clock = 0, time.perf_counter()
             advance(1, f"loss {loss:.3f}")
-            entry |= found | _follow_drift(run, world)
+            if looks and (by_age := run.head.cosine_by_age()):
+                entry["cosine_by_age"] = {age: found.mean for age, found in by_age.items()}
+                entry["samples_by_age"] = {age: found.samples for age, found in by_age.items()}
+            entry |= figures | _follow_drift(run, world)
             if entry and journal is not None:
                 journal.write({"step": run.step, "epoch": round(epoch, 3), **entry, "time": round(time.time(), 3)})
             finished = run.step == run.rate.steps
