@@ -156,10 +156,11 @@ def test_only_the_first_samples_count(monkeypatch):
 
 
 def measured_in_group(group, samples):
-    instruments.SAMPLES = samples
     head, embeddings, labels = made(group=group)
     share = slice(3 * group.rank(), 3 * group.rank() + 3)
-    return measure(head, embeddings[share], labels[share])
+    with pytest.MonkeyPatch.context() as patch:  # these processes go on to other tests
+        patch.setattr(instruments, "SAMPLES", samples)
+        return measure(head, embeddings[share], labels[share])
 
 
 @pytest.mark.parametrize("samples", [64, 4, 2])
