@@ -350,10 +350,10 @@ def test_proximity_lets_pictures_meet_their_own_memory_in_training(tmp_path, mon
     for sampler in ("shuffled", "proximity"):
         alive, coverage = [], []
 
-        def watched(run, world, network, prepare_input, batch, measure, alive=alive, coverage=coverage):
+        def watched(run, world, network, prepare_input, batch, *rest, alive=alive, coverage=coverage):
             if run.head.timer is not None:
                 alive.append((run.head.timer[batch.labels] > 0).float().mean().item())
-            result = step(run, world, network, prepare_input, batch, measure)
+            result = step(run, world, network, prepare_input, batch, *rest)
             coverage.append(run.head.coverage())
             return result
 
