@@ -4,7 +4,7 @@ A block is as many steps as lie between two measurements of drift. Blocks altern
 that a machine that slows down slows both. Pictures are loaded before the clock starts: the share is of the steps alone,
 and larger than in a run that waits for its pictures.
 
-Run: python -m benchmarks.instruments [RECIPE] [KEY=VALUE ...] [--pairs 8]
+Run: python benchmarks/instruments.py [RECIPE] [KEY=VALUE ...] [--pairs 8]
 """
 
 from __future__ import annotations

@@ -12,9 +12,9 @@ from vplface.embedder import Embedder, load_model, save_model
 from vplface.errors import ConfigError
 from vplface.evaluation import Evaluation
 from vplface.training.checkpoint import has_checkpoints
-from vplface.training.config import Config, read_config
+from vplface.training.config import Config
 from vplface.training.journal import write_json
-from vplface.training.loop import MAY_CHANGE_ON_RESUME, train
+from vplface.training.loop import changed_keys, train
 from vplface.training.sources import open_sources
 from vplface.training.sphere import embed_on_sphere
 from vplface.training.start import CHECKPOINTS
@@ -42,9 +42,7 @@ def standing(config: Config) -> Standing:
     stored = config.run_folder / "config.yaml"
     if not stored.exists():
         return Standing("new")
-    before, now = (each.model_dump(mode="json") for each in (read_config(stored), config))
-    changed = tuple(key for key in now if now[key] != before[key] and key not in MAY_CHANGE_ON_RESUME)
-    if changed:
+    if changed := changed_keys(stored, config):
         return Standing("changed", changed)
     return Standing("finished" if (config.run_folder / "evaluation.json").exists() else "begun")
 

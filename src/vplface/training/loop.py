@@ -37,6 +37,12 @@ MAY_CHANGE_ON_RESUME = frozenset(
 )
 
 
+def changed_keys(stored: Path, config: Config) -> tuple[str, ...]:
+    """The keys in which a run cannot go on as ``config`` says, for its stored configuration says otherwise."""
+    before, now = (each.model_dump(mode="json") for each in (read_config(stored), config))
+    return tuple(sorted(key for key in now if now[key] != before[key] and key not in MAY_CHANGE_ON_RESUME))
+
+
 class TrainingError(VplfaceError):
     """Training cannot go on: a loss that is not finite, or no memory left."""
 
@@ -363,10 +369,7 @@ def _claim(config: Config, resume: bool, overwrite: bool) -> str | None:
             raise ConfigError(f"{folder} holds no whole checkpoint to resume from; train without --resume")
         if faults:
             print(f"going on from {chosen}", file=sys.stderr)
-        before = read_config(stored).model_dump(mode="json")
-        now = config.model_dump(mode="json")
-        changed = sorted(key for key in now if now[key] != before[key] and key not in MAY_CHANGE_ON_RESUME)
-        if changed:
+        if changed := changed_keys(stored, config):
             raise ConfigError(
                 f"{folder} was trained with another {', '.join(changed)}; resume it as it was (vplface train {folder}"
                 " --resume), or start a new run under another name (name=...)"

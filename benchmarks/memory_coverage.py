@@ -1,6 +1,6 @@
 """How young the memory of a class is when one of its pictures comes, for each order of pictures: from the orders alone.
 
-Run: python benchmarks/coverage.py [--classes 90000] [--pictures 50] [--batch 512] [--delta-t 100]
+Run: python benchmarks/memory_coverage.py [--classes 90000] [--pictures 50] [--batch 512] [--delta-t 100]
 """
 
 from __future__ import annotations
