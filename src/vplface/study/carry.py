@@ -17,12 +17,13 @@ from vplface.errors import ConfigError, TrainingInterrupted, VplfaceError
 from vplface.study.board import Board
 from vplface.study.grid import Cell, Grid
 from vplface.study.single import standing
-from vplface.study.worker import STOPPED
 from vplface.training.config import Config, EvaluationSet, Source
 from vplface.training.interrupt import Interrupt
 from vplface.training.sources import generate
 
 LOG = "log.txt"
+STOPPED = 3
+"""Exit status of a run that was told to stop and has saved everything."""
 _LAST_LINES = 4
 _LOOK_EVERY = 0.2
 

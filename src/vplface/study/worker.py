@@ -12,12 +12,9 @@ import sys
 import threading
 
 from vplface.errors import TrainingInterrupted, VplfaceError
+from vplface.study.carry import STOPPED
 from vplface.study.single import finish
 from vplface.training.config import build_config
-
-STOPPED = 3
-"""Exit status of a run that was told to stop and has saved everything."""
-
 
 def main() -> int:
     """Carry out the run; returns the exit status."""
