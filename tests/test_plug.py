@@ -435,6 +435,24 @@ def test_an_optimiser_made_before_plugging_and_kept_after_removal_drives_the_wei
     assert handle.coverage() > 0  # what it knew can still be looked at
 
 
+def test_two_weights_of_one_module_are_plugged_and_removed_each_for_itself():
+    module = nn.Bilinear(2, 2, 2)
+    module.first, module.second = (nn.Parameter(torch.randn(N, D)) for _ in range(2))
+    names = [name for name, _ in module.named_parameters()]
+    first, second = (plug(module, name, Variational(0.3, 5, 0), layout="rows") for name in ("first", "second"))
+    first.remember(*draw(4, 0, torch.float32))
+    assert {"first", "first_memory", "second"} < set(module.state_dict())
+    assert "second_memory" not in module.state_dict()
+    assert module.second is second.weight
+    assert module.first is not first.weight
+    first.remove()
+    second.remember(*draw(4, 0, torch.float32))
+    assert module.second is not second.weight
+    second.remove()
+    assert type(module) is nn.Bilinear
+    assert sorted(name for name, _ in module.named_parameters()) == sorted(names)
+
+
 def test_removal_ends_what_is_remembered_by_itself():
     module = CosineClassifier()
     handle = plug(module, "fc.weight", Variational(0.3, 5, 0), remember=("features", "target"))

@@ -286,15 +286,15 @@ class Plugged(nn.Module):
             RuntimeError: if the handle was removed before.
         """
         owner, leaf = self._require_plugged()
-        order = self._order
         kind = type(owner)  # copies of the module share it, and torch is about to take the weight away from it
         owner.__class__ = type(kind.__name__, kind.__bases__, dict(vars(kind)))
         parametrize.remove_parametrizations(owner, leaf, leave_parametrized=False)
         for hook in self._hooks:
             hook.remove()
         self._place = None
-        for name in order:  # optimisers number parameters in the order of their module
-            owner._parameters[name] = owner._parameters.pop(name)
+        for name in self._order:  # optimisers number parameters in the order of their module
+            if name in owner._parameters:
+                owner._parameters[name] = owner._parameters.pop(name)
 
     def extra_repr(self) -> str:
         """Sizes and parts, for ``print(module)``."""
