@@ -215,7 +215,6 @@ class Plugged(nn.Module):
                 "the forward of this module is given embeddings and labels, and remembered by itself; plug it with"
                 " remember='call' to call remember() instead"
             )
-        self._require_plugged()
         if self._takes_step:
             self._take(self._batch(embeddings, labels))
 
