@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from vplface.head import PrototypeHead
     from vplface.margins import ArcFace, CombinedMargin, CosFace, NormSoftmax
     from vplface.optim import FusedSGD
+    from vplface.plugin import plug
     from vplface.prototypes import (
         BorrowedSpread,
         Gaussian,
@@ -47,6 +48,7 @@ __all__ = [
     "Variational",
     "VonMisesFisher",
     "__version__",
+    "plug",
 ]
 
 _HOME = {
@@ -62,6 +64,7 @@ _HOME = {
     "LastFeature": "prototypes",
     "NormSoftmax": "margins",
     "PrototypeHead": "head",
+    "plug": "plugin",
     "RunningMean": "prototypes",
     "SeveralFeatures": "prototypes",
     "ShuffledMemory": "prototypes",

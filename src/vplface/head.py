@@ -26,6 +26,7 @@ from vplface.prototypes import (
     LastFeature,
     Memory,
     Variational,
+    check_batch,
     coverage,
     last_samples,
     living,
@@ -608,40 +609,9 @@ class PrototypeHead(nn.Module):
         return (self.begun_at, self.delta_t) != (chosen.start, chosen.delta_t)
 
     def _check(self, embeddings: Tensor, labels: Tensor, memory_embeddings: Tensor | None) -> None:
-        given = {"embeddings": embeddings, "memory_embeddings": memory_embeddings}
-        for name, tensor in given.items():
-            if tensor is None:
-                continue
-            if not tensor.is_floating_point():
-                raise TypeError(f"{name} must be of a floating-point type, got {tensor.dtype}")
-            if tensor.ndim != 2 or tensor.shape[1] != self.embedding_dim or len(tensor) == 0:
-                raise ValueError(f"{name} must be [batch ≥ 1, {self.embedding_dim}], got {list(tensor.shape)}")
-            if len(tensor) != len(embeddings):
-                raise ValueError(f"{name} holds {len(tensor)} rows, embeddings {len(embeddings)}")
-        if labels.dtype != torch.int64:
-            raise TypeError(f"labels must be int64 class ids, got {labels.dtype}; call labels.long()")
-        if labels.shape != embeddings.shape[:1]:
-            raise ValueError(f"labels must be [{len(embeddings)}] like embeddings, got {list(labels.shape)}")
-        lengths = {name: tensor.detach().norm(dim=1) for name, tensor in given.items() if tensor is not None}
-        wrong = (labels < 0) | (labels >= self.num_classes)
-        for length in lengths.values():
-            wrong = wrong | ~length.isfinite() | (length == 0)
-        if wrong.any():  # the one synchronisation of a step
-            raise ValueError(self._explain(lengths, labels))
-
-    def _explain(self, lengths: Mapping[str, Tensor], labels: Tensor) -> str:
-        outside = (labels < 0) | (labels >= self.num_classes)
-        if outside.any():
-            row = int(outside.nonzero()[0])
-            return f"label {int(labels[row])} of sample {row} is not a class id in [0, {self.num_classes})"
-        for name, length in lengths.items():
-            for fault, rows in (("NaN or infinite", ~length.isfinite()), ("zero", length == 0)):
-                if rows.any():
-                    return (
-                        f"{name} of sample {int(rows.nonzero()[0])} is {fault} ({int(rows.sum())} of {len(rows)}); the"
-                        " backbone has diverged or died: lower the learning rate, warm up, or look at its input"
-                    )
-        raise AssertionError("unreachable: the caller saw a fault")
+        check_batch(
+            labels, self.num_classes, self.embedding_dim, embeddings=embeddings, memory_embeddings=memory_embeddings
+        )
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> PrototypeHead:
         kept = self._memory_state()  # what does not follow W to another type

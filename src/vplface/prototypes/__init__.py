@@ -1,6 +1,7 @@
 """What a class is: prototypes, and the memory that makes them variational."""
 
 from vplface.prototypes.age import CosineByAge
+from vplface.prototypes.batch import check_batch
 from vplface.prototypes.coverage import Remembered, coverage, covering, expected_coverage, remembered
 from vplface.prototypes.draw import Draw
 from vplface.prototypes.injection import Injection
@@ -29,6 +30,7 @@ __all__ = [
     "ShuffledMemory",
     "Variational",
     "VonMisesFisher",
+    "check_batch",
     "coverage",
     "covering",
     "expected_coverage",

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from vplface.head import PrototypeHead
+from vplface.plugin import Plugged
 
 _LOG = logging.getLogger(__name__)
 
@@ -90,8 +91,8 @@ class DriftMonitor:
     training on n/3 pictures does.
 
     Args:
-        head: whose step count is followed. With ``start="auto"`` it begins by the rule ``start``. With a process group
-            every rank has to call ``step``; the first measures, and all begin together.
+        head: whose step count is followed; the handle of ``plug`` will do. With ``start="auto"`` it begins by the rule
+            ``start``. With a process group every rank has to call ``step``; the first measures, and all begin together.
         pictures: the probe, as the backbone takes it.
         labels: classes of the probe; two or more pictures of some are needed for S, and so for every rule.
         every: P, steps.
@@ -118,7 +119,7 @@ class DriftMonitor:
 
     def __init__(
         self,
-        head: PrototypeHead,
+        head: PrototypeHead | Plugged,
         pictures: Float[Tensor, "probe ..."],
         labels: Int[Tensor, " probe"] | None = None,
         *,
