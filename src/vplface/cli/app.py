@@ -68,10 +68,11 @@ data.command()(convert)
 data.command()(synth)
 data.command()(overlap)
 data.command()(get)
-for command in (
-    train, study, plan, evaluate, evaluate_ijb, evaluate_identification, report, export, embed, verify, enroll, identify,
-):  # fmt: skip
+for command in (train, study, plan, evaluate, evaluate_ijb, evaluate_identification, report, export, embed):
     app.command(command.__name__.replace("_", "-"))(command)
+app.command()(verify)
+app.command()(enroll)
+app.command()(identify)
 
 
 @app.callback(invoke_without_command=True)

@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vplface.cli.faces import ALIGN, DETECTOR_MODEL, FLIP_OF_POINT, flip_of, photograph_report, stored_point
+from vplface.cli.faces import (
+    ALIGN,
+    DETECTOR_MODEL,
+    FLIP_OF_POINT,
+    embedder_of,
+    flip_of,
+    photograph_report,
+    stored_point,
+)
 from vplface.cli.identify import model_of
 from vplface.cli.options import AS_JSON, DEVICE
 from vplface.cli.preprocessing import COLOR, MEAN, STD, preprocessing_of
@@ -102,7 +110,6 @@ def enroll(
         from vplface.deploy.faces import FaceReader
         from vplface.deploy.gallery import Maker, name_of
         from vplface.deploy.gallery_folder import has_gallery, load_gallery, require_place
-        from vplface.embedder import Embedder
 
         require_place(gallery)
         there = load_gallery(gallery).maker if has_gallery(gallery) else None
@@ -114,7 +121,7 @@ def enroll(
         if face is not None and len(sources) > 1:
             raise UsageError(f"--face {face} is for one picture, and these are {len(sources)}")
         preprocessing: Preprocessing | None = preprocessing_of(color, mean, std)
-        embedder = Embedder.load(model, device, preprocessing or (None if there is None else there.preprocessing))
+        embedder = embedder_of(model, device, preprocessing or (None if there is None else there.preprocessing))
         if flip is None:
             flip = flip_of(stored_point(model, None), None) if there is None else there.flip
         maker = Maker.of(model, embedder, flip)
@@ -135,7 +142,7 @@ def _tell(gallery: Path, maker: Maker, done: Enrolment, as_json: bool) -> None:
         print(f"note: {several.path} shows {len(several.faces)} faces{listed(several.faces)}", file=sys.stderr)
     if done.several:
         print(
-            f"note: {_count(len(done.several), 'picture')} with several faces; the largest was taken, or that of --face",
+            f"note: {_count(len(done.several), 'picture')} with several faces; taken: the largest, or that of --face",
             file=sys.stderr,
         )
     if not done.added and not done.there:
@@ -189,9 +196,8 @@ def _remove(gallery: Path, names: list[str], as_json: bool) -> None:
             )
         )
     else:
-        print(
-            f"{gallery}: removed {', '.join(names)}, {_count(pictures, 'picture')}; backups and copies are yours to delete"
-        )
+        enrolled = _count(pictures, "picture")
+        print(f"{gallery}: removed {', '.join(names)}, {enrolled}; backups and copies are yours to delete")
 
 
 def _list(gallery: Path, as_json: bool) -> None:

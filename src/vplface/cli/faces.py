@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from vplface.cli.preprocessing import INSIGHTFACE
 from vplface.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     from vplface.data.pictures import Preprocessing
     from vplface.deploy.faces import Photograph
-    from vplface.embedder import Flip
+    from vplface.embedder import Embedder, Flip
     from vplface.evaluation.operating_point import OperatingPoint
 
 ALIGN = Annotated[
@@ -77,6 +78,18 @@ class Threshold:
             f"threshold {self.value:.4f}: FAR {point.far:g} (measured {point.actual_far:.2g}, TAR {point.tar:.4f}, on "
             f"{point.data})"
         )
+
+
+def embedder_of(model: Path, device: str, preprocessing: Preprocessing | None) -> Embedder:
+    """The model; for an ONNX file without a card the error says with which options its pictures are described."""
+    from vplface.embedder import Embedder
+
+    try:
+        return Embedder.load(model, device, preprocessing)
+    except DataError as error:
+        if preprocessing is not None or model.suffix != ".onnx" or not model.is_file():
+            raise
+        raise DataError(f"{error}. For an insightface model: {INSIGHTFACE}") from error
 
 
 def stored_point(model: Path, given: float | None) -> OperatingPoint | None:

@@ -45,13 +45,14 @@ def draw_identified(
     """The photographs, each face framed and named; green for known, red for unknown."""
     columns = min(_COLUMNS, max(1, len(photographs)))
     rows = max(1, -(-len(photographs) // columns))
-    figure = _figure(max(5, 4 * columns), 4 * rows + 0.4)
+    side = 8 if columns == 1 else 4
+    figure = _figure(side * columns, side * rows + 0.4)
     grid = figure.subplots(rows, columns, squeeze=False).flatten()
     for axes in grid:
         axes.set_axis_off()
     for axes, photograph, of_faces in zip(grid, photographs, labels, strict=False):
         axes.imshow(photograph.picture)
-        axes.set_title(photograph.path.name, fontsize=9)
+        axes.set_title(photograph.path.name, fontsize=9, pad=9)
         for face, (label, known) in zip(photograph.faces, of_faces, strict=True):
             _frame(axes, face, _COLOURS[known], 1.8)
             x, y = (0, 0) if face.box is None else face.box[:2]

@@ -14,6 +14,7 @@ from vplface.cli.faces import (
     FLIP_OF_POINT,
     SHOW,
     THRESHOLD,
+    embedder_of,
     flip_of,
     photograph_report,
     require_drawing,
@@ -65,10 +66,9 @@ def verify(
     require_drawing(show)
     chosen = _numbers(face)
     from vplface.deploy.faces import FaceReader, listed  # torch and opencv take seconds to import
-    from vplface.embedder import Embedder
     from vplface.evaluation.provenance import hashes, model_files
 
-    embedder = Embedder.load(model, device, preprocessing_of(color, mean, std))
+    embedder = embedder_of(model, device, preprocessing_of(color, mean, std))
     preprocessing = embedder.card.preprocessing
     point = stored_point(model, threshold)
     flip = flip_of(point, flip)

@@ -182,7 +182,8 @@ class Gallery:
         known: list[tuple[EnrolledFace, str]] = []
         for face in faces:
             name, key = name_of(face.name), (face.sha256, face.box)
-            if face.embedding.shape != (self.maker.embedding_dim,) or abs(np.linalg.norm(face.embedding) - 1) > 1e-3:
+            unit = abs(np.linalg.norm(face.embedding) - 1) < 1e-3
+            if face.embedding.shape != (self.maker.embedding_dim,) or not unit:
                 raise ValueError(f"{face.file}: its embedding is not one of unit norm [{self.maker.embedding_dim}]")
             if (owner := owners.get(key)) is not None:
                 known.append((face, owner))

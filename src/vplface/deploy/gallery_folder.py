@@ -8,8 +8,8 @@ GALLERY/.lock                 held by whoever changes the gallery
 from __future__ import annotations
 
 import json
-import os
 import secrets
+import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,8 +33,13 @@ _TENSORS = {"embeddings": "F32", "person": "I32", "sha256": "U8", "boxes": "I32"
 
 
 def has_gallery(folder: Path) -> bool:
-    """Whether there is a gallery in a folder."""
-    return os.path.isfile(folder / _FILE)  # noqa: PTH113 - no error where the folder may not be read
+    """Whether there is a gallery in a folder; raises DataError if that cannot be seen."""
+    try:
+        return stat.S_ISREG((folder / _FILE).stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be read: {error.strerror or error}") from error
 
 
 def load_gallery(folder: Path) -> Gallery:
@@ -45,9 +50,7 @@ def load_gallery(folder: Path) -> Gallery:
     """
     path = folder / _FILE
     if not has_gallery(folder):
-        what = "it is a file" if os.path.isfile(folder) else "there is no gallery"  # noqa: PTH113 - as below
-        if os.path.isdir(folder) and not os.access(folder, os.R_OK | os.X_OK):  # noqa: PTH112
-            raise DataError(f"{folder}: cannot be read: permission denied")
+        what = "it is a file" if folder.is_file() else "there is no gallery"
         raise DataError(f"{folder}: {what}; make one with: vplface enroll GALLERY --model MODEL --name NAME PICTURE...")
     try:
         with safe_open(path, "pt") as file:

@@ -18,7 +18,7 @@ from jaxtyping import Float32, Int64
 
 from vplface.deploy.gallery import Gallery, Match
 from vplface.deploy.gallery_folder import index_path, writing_index
-from vplface.errors import DataError, import_extra
+from vplface.errors import DataError, MissingExtraError, import_extra
 from vplface.progress import progress
 
 Engine = Literal["auto", "exact", "faiss"]
@@ -120,7 +120,10 @@ class Search:
 
     def _opened(self, folder: Path | None) -> Any:
         """The index of this revision: the stored one, or a new one, which is stored."""
-        faiss = import_extra("faiss", "faiss")
+        try:
+            faiss = import_extra("faiss", "faiss")
+        except MissingExtraError as error:
+            raise MissingExtraError(f"{error}; or search exactly, which is slower") from error
         if folder is not None and index_path(folder, self._gallery).is_file():
             try:
                 index = faiss.read_index(str(index_path(folder, self._gallery)))
@@ -142,7 +145,10 @@ class Search:
 def _coded(faiss: Any, gallery: Gallery) -> Any:
     rows, dim = gallery.embeddings.shape
     index = faiss.IndexPQFastScan(dim, dim // 2 if dim % 2 == 0 else dim, 4, faiss.METRIC_INNER_PRODUCT)
-    index.train(np.ascontiguousarray(gallery.embeddings[:: max(1, rows // _TRAINED_ON)]))
+    index.pq.cp.min_points_per_centroid = 1  # no warnings about galleries that are small
+    sample = np.linspace(0, rows - 1, min(max(rows, 16), _TRAINED_ON)).astype(np.int64)
+    _require_unit(gallery, sample)
+    index.train(np.ascontiguousarray(gallery.embeddings[sample]))
     with progress("indexing", rows) as advance:
         for start in range(0, rows, _CODED_AT_ONCE):
             some = np.arange(start, min(start + _CODED_AT_ONCE, rows))
