@@ -3,12 +3,14 @@
 GALLERY/gallery.safetensors   all of it; tensors beside each other, the model and the revision in the header
 GALLERY/index-REVISION.faiss  codes of the embeddings, for large galleries; made when missing, deleted with every change
 GALLERY/.lock                 held by whoever changes the gallery
+GALLERY/.unfinished/          what is being written; left by a killed writer, deleted by the next
 """
 
 from __future__ import annotations
 
 import json
 import secrets
+import shutil
 import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -24,6 +26,7 @@ from vplface.errors import DataError, import_extra
 from vplface.files import replacing
 
 _FILE = "gallery.safetensors"
+_UNFINISHED = ".unfinished"
 _SCHEMA = 1
 _KEY = "vplface_gallery"
 _PATIENCE = 30.0
@@ -116,6 +119,13 @@ def remove_people(folder: Path, names: Sequence[str]) -> int:
     return len(gallery) - len(rest)
 
 
+def store_gallery(folder: Path, gallery: Gallery) -> None:
+    """Store a whole gallery in place of the one that is there, if there is one; raises DataError as add_faces does."""
+    require_place(folder)
+    with _writing(folder):
+        _store(folder, gallery)
+
+
 def index_path(folder: Path, gallery: Gallery) -> Path:
     """Where the index of this revision of the gallery belongs."""
     return folder / f"index-{gallery.revision}.faiss"
@@ -128,7 +138,7 @@ def writing_index(folder: Path, gallery: Gallery) -> Iterator[Path | None]:
         if load_gallery(folder).revision != gallery.revision:
             yield None
         else:
-            with replacing(index_path(folder, gallery)) as path:
+            with _replacing(index_path(folder, gallery)) as path:
                 yield path
 
 
@@ -138,20 +148,32 @@ def _writing(folder: Path) -> Iterator[None]:
     filelock = import_extra("filelock", "train")
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock = filelock.FileLock(folder / ".lock", timeout=_PATIENCE)
-        lock.acquire()
+        with filelock.FileLock(folder / ".lock", timeout=_PATIENCE):
+            _sweep(folder)
+            try:
+                yield
+            finally:
+                _sweep(folder)
     except filelock.Timeout as error:
         raise DataError(
             f"{folder}: another process has been changing this gallery for {_PATIENCE:g} seconds; try again later"
         ) from error
     except OSError as error:
         raise DataError(f"{folder}: cannot be written: {error.strerror or error}") from error
-    try:
-        for unfinished in (*folder.glob(f".{_FILE}.*"), *folder.glob(".index-*")):
-            unfinished.unlink(missing_ok=True)
-        yield
-    finally:
-        lock.release()
+
+
+def _sweep(folder: Path) -> None:
+    if (folder / _UNFINISHED).is_dir():
+        shutil.rmtree(folder / _UNFINISHED)
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """As :func:`vplface.files.replacing`, with all that is unfinished in a folder of its own, which can be deleted."""
+    finished = path.parent / _UNFINISHED / path.name
+    with replacing(finished) as temporary:
+        yield temporary
+    finished.replace(path)
 
 
 def _store(folder: Path, gallery: Gallery) -> None:
@@ -168,7 +190,7 @@ def _store(folder: Path, gallery: Gallery) -> None:
         "files": np.frombuffer(json.dumps(list(gallery.files)).encode(), np.uint8),
     }
     path = folder / _FILE
-    with replacing(path) as temporary:
+    with _replacing(path) as temporary:
         try:
             safetensors.numpy.save_file(arrays, temporary, {_KEY: json.dumps(header)})
         except SafetensorError as error:  # a full disk among others
