@@ -77,21 +77,21 @@ def enroll(
     device: DEVICE = "cpu",
     as_json: AS_JSON = False,
 ) -> None:
-    r"""Put people into a gallery, in which vplface identify then looks for faces.
+    """Put people into a gallery, in which vplface identify then looks for faces; or take them out.
 
-    Several pictures of a person, as different as those that will be looked for, are found better than one. Of a
-    photograph with several faces the largest is taken, and said. Pictures without a face, unreadable ones, and those
-    that are enrolled already are named and passed over; so a command that was stopped is completed by repeating it.
+    Several pictures of a person, as different as those that will be looked
+    for, do better than one. Of a photograph with several faces the largest
+    is taken, and said. What shows no face, cannot be read or is enrolled
+    already is passed over, and said: so a command that was stopped is
+    completed by repeating it.
 
-    Enrol only people who have agreed to it. The gallery holds biometric data: embeddings, names, and hashes of
-    pictures, but no pictures.
+    Enrol only people who have agreed to it. A gallery holds biometric data:
+    embeddings, names, and hashes of pictures. It holds no pictures.
 
-    \b
-    Examples:
-      vplface enroll people --model runs/lfw/best --name "Ada Lovelace" ada1.jpg ada2.jpg
-      vplface enroll people --model runs/lfw/best photos/
-      vplface enroll people --list
-      vplface enroll people --remove "Ada Lovelace"
+    vplface enroll people --model runs/lfw/best --name "Ada Lovelace" 1.jpg 2.jpg
+    vplface enroll people --model runs/lfw/best photos/
+    vplface enroll people --list
+    vplface enroll people --remove "Ada Lovelace"
     """
     asked = [bool(pictures), bool(remove), list_]
     if sum(asked) != 1:

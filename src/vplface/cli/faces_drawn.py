@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,12 +16,14 @@ if TYPE_CHECKING:
 
 _COLOURS = {True: "#1a7f37", False: "#b3261e", None: "#31456a"}
 _COLUMNS = 3
+_TALLEST = 1.5
 
 
 def draw_pair(path: Path, photographs: Sequence[Photograph], taken: Sequence[FoundFace], title: str, note: str) -> None:
     """Two pictures beside each other, below each the face that the model saw."""
-    figure = _figure(8, 6.4)
-    grid = figure.add_gridspec(2, 2, height_ratios=(3, 1.4))
+    high = 4 * min(_TALLEST, max(map(_tallness, photographs)))
+    figure = _figure(8, high + 2.6)
+    grid = figure.add_gridspec(2, 2, height_ratios=(high, 1.8))
     for column, (photograph, face) in enumerate(zip(photographs, taken, strict=True)):
         axes = figure.add_subplot(grid[0, column])
         axes.imshow(photograph.picture)
@@ -46,7 +49,8 @@ def draw_identified(
     columns = min(_COLUMNS, max(1, len(photographs)))
     rows = max(1, -(-len(photographs) // columns))
     side = 8 if columns == 1 else 4
-    figure = _figure(side * columns, side * rows + 0.4)
+    high = side * min(_TALLEST, max(map(_tallness, photographs), default=1.0))
+    figure = _figure(side * columns, rows * (high + 0.3) + 0.4)
     grid = figure.subplots(rows, columns, squeeze=False).flatten()
     for axes in grid:
         axes.set_axis_off()
@@ -64,6 +68,11 @@ def draw_identified(
     _save(figure, path)
 
 
+def _tallness(photograph: Photograph) -> float:
+    height, width = photograph.picture.shape[:2]
+    return float(height / width)
+
+
 def _figure(width: float, height: float) -> Any:
     return import_extra("matplotlib.figure", "plot").Figure((width, height), layout="constrained")
 
@@ -78,6 +87,8 @@ def _frame(axes: Any, face: FoundFace, colour: str, width: float) -> None:
 
 def _save(figure: Any, path: Path) -> None:
     data = io.BytesIO()
-    figure.savefig(data, format=path.suffix.lower().lstrip(".").replace("jpeg", "jpg"), dpi=130)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # what the font lacks is drawn as a box
+        figure.savefig(data, format=path.suffix.lower().lstrip("."), dpi=130)
     with replacing(path) as temporary:
         temporary.write_bytes(data.getvalue())

@@ -58,11 +58,13 @@ def identify(
 ) -> None:
     """Find out who of a gallery the faces in pictures are.
 
-    For each face the most similar people are given, a person's similarity being the highest cosine with one of the
-    enrolled pictures. Who is below the threshold is unknown. The threshold is the operating point that is kept with
-    the model, or --threshold; without one nobody is known or unknown.
+    For each face the most similar people are given. A person's similarity
+    is the highest cosine with one of the enrolled pictures. Below the
+    threshold a face is unknown: that is the operating point that is kept
+    with the model, or --threshold; without one nothing is decided.
 
-    Its FAR is that of one comparison: among many enrolled people a stranger resembles somebody more often.
+    Its FAR is that of one comparison. Among many enrolled people a stranger
+    resembles somebody more often.
 
     Example:  vplface identify people party.jpg --show party.png
     """
@@ -130,8 +132,8 @@ def identify(
         return
     for photograph, faces in found:
         print(f"{photograph.path}:")
-        for face, matches in zip(photograph.faces, faces, strict=True):
-            print(f"  {face}  {_told(matches, decided)}")
+        for number, (face, matches) in enumerate(zip(photograph.faces, faces, strict=True), 1):
+            print(f"  {number}  {face}  {_told(matches, decided)}")
     if decided is not None:
         print(decided)
         if decided.point is not None:

@@ -55,11 +55,13 @@ def verify(
 ) -> None:
     """Say how similar the faces in two pictures are, and whether that makes them one person.
 
-    The similarity is the cosine of their embeddings. The threshold is the operating point that is kept with the model
-    (vplface evaluate --save-operating-point), and its FAR is how often strangers pass it. Without one, and without
-    --threshold, there is a similarity and no decision.
+    The similarity is the cosine of their embeddings. The threshold is the
+    operating point that is kept with the model, and its FAR is how often
+    strangers pass it; vplface evaluate --save-operating-point makes one.
+    Without it, and without --threshold, nothing is decided.
 
-    Exit status: 0 for the same person and for different people alike, 1 if a file is at fault or shows no face.
+    Exit status: 0 for one person and for two alike, 1 if a file is at fault
+    or shows no face.
 
     Example:  vplface verify runs/lfw/best a.jpg b.jpg --show pair.png
     """
