@@ -119,7 +119,9 @@ def test_json(model, people, photos):
     assert {each["path"]: each["name"] for each in told["passed_over"]} == {
         f"{photos}/Ada/4.png": "Ada", f"{photos}/李小龍/5.jpg": "李小龍",
     }  # fmt: skip
-    assert [each["path"] for each in told["several_faces"]] == [f"{photos}/Ada/3.png"]
+    (several,) = told["several_faces"]
+    assert (several["path"], several["name"], several["taken"]) == (f"{photos}/Ada/3.png", "Ada", 1)
+    assert [len(box) for box in several["boxes"]] == [4, 4]
     removed = json.loads(vplface("enroll", people, "--remove", "Ada", "--remove", "李小龍", "--json").stdout)
     assert (removed["removed"], removed["pictures"]) == (["Ada", "李小龍"], 4)
 

@@ -16,7 +16,6 @@ from vplface.cli.faces import (
     FLIP_OF_POINT,
     embedder_of,
     flip_of,
-    photograph_report,
     stored_point,
 )
 from vplface.cli.identify import model_of
@@ -139,12 +138,10 @@ def _tell(gallery: Path, maker: Maker, done: Enrolment, as_json: bool) -> None:
     if len(done.passed_over) > _NOTES:
         print(f"... and {len(done.passed_over) - _NOTES} more; --json names all", file=sys.stderr)
     for several in done.several[:_NOTES]:
-        print(f"note: {several.path} shows {len(several.faces)} faces{listed(several.faces)}", file=sys.stderr)
-    if done.several:
-        print(
-            f"note: {_count(len(done.several), 'picture')} with several faces; taken: the largest, or that of --face",
-            file=sys.stderr,
-        )
+        faces = f"{len(several.boxes)} faces{listed(several.boxes)}"
+        print(f"note: {several.path} shows {faces}; taken: {several.taken}", file=sys.stderr)
+    if len(done.several) > _NOTES:
+        print(f"... and {len(done.several) - _NOTES} more with several faces; --json names all", file=sys.stderr)
     if not done.added and not done.there:
         raise DataError(f"{gallery}: none of the {len(done.passed_over)} pictures could be enrolled")
     if as_json:
@@ -155,7 +152,7 @@ def _tell(gallery: Path, maker: Maker, done: Enrolment, as_json: bool) -> None:
             "added": done.added,
             "there_already": done.there,
             "passed_over": [{**vars(passed), "path": str(passed.path)} for passed in done.passed_over],
-            "several_faces": [photograph_report(several) for several in done.several],
+            "several_faces": [{**vars(several), "path": str(several.path)} for several in done.several],
         }
         print(json.dumps(report, ensure_ascii=False))
         return

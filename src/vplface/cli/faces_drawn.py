@@ -40,12 +40,10 @@ def draw_pair(path: Path, photographs: Sequence[Photograph], taken: Sequence[Fou
 
 
 def draw_identified(
-    path: Path,
-    photographs: Sequence[Photograph],
-    labels: Sequence[Sequence[tuple[str, bool | None]]],
-    note: str,
+    path: Path, pictures: Sequence[tuple[Photograph, Sequence[tuple[str, bool | None]]]], note: str
 ) -> None:
-    """The photographs, each face framed and named; green for known, red for unknown."""
+    """Photographs, each face framed and named; green for known, red for unknown."""
+    photographs = [photograph for photograph, _ in pictures]
     columns = min(_COLUMNS, max(1, len(photographs)))
     rows = max(1, -(-len(photographs) // columns))
     side = 8 if columns == 1 else 4
@@ -54,10 +52,10 @@ def draw_identified(
     grid = figure.subplots(rows, columns, squeeze=False).flatten()
     for axes in grid:
         axes.set_axis_off()
-    for axes, photograph, of_faces in zip(grid, photographs, labels, strict=False):
+    for axes, (photograph, labels) in zip(grid, pictures, strict=False):
         axes.imshow(photograph.picture)
         axes.set_title(photograph.path.name, fontsize=9, pad=9)
-        for face, (label, known) in zip(photograph.faces, of_faces, strict=True):
+        for face, (label, known) in zip(photograph.faces, labels, strict=True):
             _frame(axes, face, _COLOURS[known], 1.8)
             x, y = (0, 0) if face.box is None else face.box[:2]
             axes.text(

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from vplface.deploy.faces import NoFaceError, Photograph
     from vplface.deploy.gallery import Maker, Match
 
+_MOST_DRAWN = 24
+
 
 def identify(
     gallery: Annotated[
@@ -88,7 +90,9 @@ def identify(
     if find.not_kept is not None:
         print(f"note: the index is made anew each time, it could not be kept: {find.not_kept}", file=sys.stderr)
     read = FaceReader(maker.preprocessing.size, align, detector_model)
-    found: list[tuple[Photograph, list[list[Match]]]] = []
+    told: list[str] = []
+    reports: list[dict[str, Any]] = []
+    drawn: list[tuple[Photograph, list[tuple[str, bool | None]]]] = []
     without: list[NoFaceError | UnreadablePictureError] = []
     with progress("identifying", len(pictures)) as advance:
         for path in pictures:
@@ -98,18 +102,20 @@ def identify(
                 without.append(error)
             else:
                 crops = [face.picture for face in photograph.faces]
-                embeddings = embedder(crops, maker.flip, names=[str(path)] * len(crops))
-                found.append((photograph, find(embeddings, top)))
+                found = find(embedder(crops, maker.flip, names=[str(path)] * len(crops)), top)
+                told += _lines(photograph, found, decided)
+                reports.append(_report(photograph, found, decided))
+                if show is not None and len(drawn) < _MOST_DRAWN:
+                    drawn.append((photograph, [_label(matches, decided) for matches in found]))
             advance(1)
     for reason in without:
         print(reason, file=sys.stderr)
-    if not found and not any(isinstance(reason, NoFaceError) for reason in without):
+    if not reports and not any(isinstance(reason, NoFaceError) for reason in without):
         raise DataError(f"none of the {len(pictures)} pictures can be read")
     if show is not None:
         from vplface.cli.faces_drawn import draw_identified
 
-        labels = [[_label(matches, decided) for matches in faces] for _, faces in found]
-        draw_identified(show, [photograph for photograph, _ in found], labels, "" if decided is None else str(decided))
+        draw_identified(show, drawn, "" if decided is None else str(decided))
     if as_json:
         from vplface.cli.tables import print_json
 
@@ -123,17 +129,15 @@ def identify(
                     "search": find.engine, "people": len(people.names), "enrolled": len(people),
                 },
                 **threshold_report(decided),
-                "pictures": [_report(photograph, faces, decided) for photograph, faces in found],
+                "pictures": reports,
                 "without_face": [_reason(each) for each in without if isinstance(each, NoFaceError)],
                 "unreadable": [_reason(each) for each in without if isinstance(each, UnreadablePictureError)],
                 "files": hashes([*model_files(model), *([] if show is None else [show])]),
             }
         )  # fmt: skip
         return
-    for photograph, faces in found:
-        print(f"{photograph.path}:")
-        for number, (face, matches) in enumerate(zip(photograph.faces, faces, strict=True), 1):
-            print(f"  {number}  {face}  {_told(matches, decided)}")
+    for line in told:
+        print(line)
     if decided is not None:
         print(decided)
         if decided.point is not None:
@@ -160,6 +164,14 @@ def _reason(error: NoFaceError | UnreadablePictureError) -> dict[str, str]:
 
 def _known(match: Match, threshold: Threshold | None) -> bool | None:
     return None if threshold is None else match.similarity >= threshold.value
+
+
+def _lines(photograph: Photograph, faces: list[list[Match]], threshold: Threshold | None) -> list[str]:
+    from vplface.deploy.faces import place
+
+    numbered = enumerate(zip(photograph.boxes, faces, strict=True), 1)
+    lines = [f"  {number}  {place(box)}  {_told(matches, threshold)}" for number, (box, matches) in numbered]
+    return [f"{photograph.path}:", *lines]
 
 
 def _told(matches: list[Match], threshold: Threshold | None) -> str:

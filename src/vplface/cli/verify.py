@@ -85,7 +85,7 @@ def verify(
     for photograph, number in zip(photographs, chosen, strict=True):
         if len(photograph.faces) > 1:
             print(
-                f"note: {photograph.path} shows {len(photograph.faces)} faces{listed(photograph.faces)}; taken: "
+                f"note: {photograph.path} shows {len(photograph.faces)} faces{listed(photograph.boxes)}; taken: "
                 f"{number}, others with --face",
                 file=sys.stderr,
             )

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from vplface.data.pictures import UnreadablePictureError
-from vplface.deploy.faces import FaceReader, NoFaceError, Photograph
+from vplface.deploy.faces import Box, FaceReader, NoFaceError
 from vplface.deploy.gallery import EnrolledFace, Maker
 from vplface.deploy.gallery_folder import add_faces, has_gallery, load_gallery
 from vplface.embedder import Embedder
@@ -28,6 +28,16 @@ class PassedOver:
     reason: str
 
 
+@dataclass(frozen=True)
+class SeveralFaces:
+    """A picture that shows several faces, whose it was said to be, and which one was taken, 1 for the largest."""
+
+    path: Path
+    name: str
+    boxes: Sequence[Box | None]
+    taken: int
+
+
 @dataclass
 class Enrolment:
     """What became of pictures.
@@ -42,7 +52,7 @@ class Enrolment:
     added: dict[str, int] = field(default_factory=dict)
     there: int = 0
     passed_over: list[PassedOver] = field(default_factory=list)
-    several: list[Photograph] = field(default_factory=list)
+    several: list[SeveralFaces] = field(default_factory=list)
 
 
 def enrol(
@@ -123,7 +133,7 @@ def _embedded(
             done.passed_over.append(PassedOver(path, name, error.reason))
         else:
             if len(photograph.faces) > 1:
-                done.several.append(photograph)
+                done.several.append(SeveralFaces(path, name, photograph.boxes, number or 1))
     if not found:
         return {}
     crops, paths = [face.picture for _, _, face in found], [photograph.path for _, photograph, _ in found]

@@ -47,12 +47,6 @@ class FoundFace:
     box: Box | None = None
     score: float | None = None
 
-    def __str__(self) -> str:
-        if self.box is None:
-            return "aligned"
-        x, y, width, height = self.box
-        return f"{width}×{height} at {x},{y}"
-
 
 @dataclass(frozen=True, eq=False)
 class Photograph:
@@ -70,6 +64,11 @@ class Photograph:
     picture: UInt8[np.ndarray, "h w 3"]
     faces: Sequence[FoundFace]
 
+    @property
+    def boxes(self) -> list[Box | None]:
+        """Of the faces."""
+        return [face.box for face in self.faces]
+
     def face(self, number: int = 1) -> FoundFace:
         """A face by its number, 1 for the largest.
 
@@ -78,12 +77,17 @@ class Photograph:
         """
         if 1 <= number <= len(self.faces):
             return self.faces[number - 1]
-        raise NoFaceError(str(self.path), f"there is no face {number}; it shows {len(self.faces)}{listed(self.faces)}")
+        raise NoFaceError(str(self.path), f"there is no face {number}; it shows {len(self.faces)}{listed(self.boxes)}")
 
 
-def listed(faces: Sequence[FoundFace]) -> str:
-    """The faces with their numbers and places, to go behind a count; empty for none."""
-    return "".join(f"{', ' if number > 1 else ': '}{number} is {face}" for number, face in enumerate(faces, 1))
+def place(box: Box | None) -> str:
+    """Size and place of a face, in words."""
+    return "aligned" if box is None else "{2}×{3} at {0},{1}".format(*box)
+
+
+def listed(boxes: Sequence[Box | None]) -> str:
+    """Faces with their numbers and places, to go behind a count; empty for none."""
+    return "".join(f"{', ' if number > 1 else ': '}{number} is {place(box)}" for number, box in enumerate(boxes, 1))
 
 
 @dataclass(frozen=True)
