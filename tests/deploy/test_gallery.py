@@ -258,6 +258,11 @@ DAMAGE = {
     "later schema": ({"header": {"schema": 2}}, "has schema 2, this vplface reads 1"),
     "no maker": ({"header": {"maker": None}}, "not a gallery"),
     "half a maker": ({"header": {"maker": {"model": "m"}}}, "what it says of its model is incomplete"),
+    "an impossible maker": ({"header": {"maker": MAKER.to_dict() | {"flip": "both"}}}, "is impossible: .*both"),
+    "wrong preprocessing": (
+        {"header": {"maker": MAKER.to_dict() | {"preprocessing": {}}}},
+        "damaged: preprocessing must",
+    ),
     "a revision that leads elsewhere": ({"header": {"revision": "../../x"}}, "'revision' is '../../x'"),
 }
 

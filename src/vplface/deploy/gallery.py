@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from jaxtyping import Float32, Int32, UInt8
@@ -78,7 +78,12 @@ class Maker:
         if not isinstance(values, dict) or any(not isinstance(values.get(key), kind) for key, kind in kinds.items()):
             raise DataError(f"{where}: damaged: what it says of its model is incomplete")
         known = {key: values[key] for key in kinds}
-        return cls(**known | {"preprocessing": Preprocessing.from_dict(known["preprocessing"])})
+        if known["flip"] not in get_args(Flip) or known["embedding_dim"] < 1:
+            raise DataError(f"{where}: damaged: what it says of its model is impossible: {known}")
+        try:
+            return cls(**known | {"preprocessing": Preprocessing.from_dict(known["preprocessing"])})
+        except DataError as error:
+            raise DataError(f"{where}: damaged: {error}") from error
 
 
 @dataclass(frozen=True, eq=False)

@@ -58,9 +58,9 @@ def load_gallery(folder: Path) -> Gallery:
     try:
         with safe_open(path, "pt") as file:
             header = _header(path, file.metadata())
-            stored = {key: (file.get_slice(key).get_dtype(), file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
-            if {key: dtype for key, (dtype, _) in stored.items()} != _TENSORS:
-                raise DataError(f"{path}: damaged: it holds {stored}, not what a gallery does")
+            stored = {key: file.get_slice(key).get_dtype() for key in file.keys()}  # noqa: SIM118 - it is no dictionary
+            if stored != _TENSORS:
+                raise DataError(f"{path}: damaged: it holds {stored}, a gallery {_TENSORS}")
             arrays: dict[str, Any] = {key: file.get_tensor(key).numpy() for key in _TENSORS}
     except (SafetensorError, OSError) as error:
         raise DataError(f"{path}: damaged or not readable: {error}") from error
@@ -90,12 +90,7 @@ def add_faces(folder: Path, maker: Maker, faces: Sequence[EnrolledFace]) -> list
         DataError: the gallery was made with another model, is damaged, cannot be written, or is being changed by
             another process for long.
     """
-    if (
-        folder.is_dir()
-        and not has_gallery(folder)
-        and any(not entry.name.startswith(".") for entry in folder.iterdir())
-    ):
-        raise DataError(f"{folder}: holds other files and no gallery; choose an empty or a new folder")
+    require_place(folder)
     with _writing(folder):
         gallery = load_gallery(folder) if has_gallery(folder) else Gallery.empty(maker, str(folder))
         gallery.maker.require_same(maker, str(folder))
