@@ -1,11 +1,11 @@
 """Who in a gallery resembles a face: all cosines, or those of the candidates that a scan of short codes finds.
 
-Pictures of one person have cosines of .3 to .9, and the most similar stranger among a million may have .6; people lie
-about evenly on the sphere, so that there are no cells which an inverted list could skip without missing some. So nothing
-is skipped: every embedding has a code of two bits a number (product quantisation, two numbers to one of 16 codewords;
-Jégou, Douze, Schmid, PAMI 2011), all codes are scanned, with the table of codewords in registers (André, Kermarrec, Le
-Scouarnec, VLDB 2015; in faiss), and the best few hundred are compared exactly, by the embeddings in the gallery's file.
-What must lie in memory is the codes, a sixteenth of the embeddings.
+Pictures of one person have cosines of .3 to .9, and the most similar stranger among a million may have .6. People lie
+about evenly on the sphere, so that there are no cells of which an inverted list could skip most without missing some.
+So nothing is skipped: every embedding has a code of two bits a number (product quantisation, two numbers to one of 16
+codewords; Jégou, Douze, Schmid, PAMI 2011), all codes are scanned, with the table of codewords in registers (André,
+Kermarrec, Le Scouarnec, VLDB 2015; in faiss), and the best few hundred are compared exactly, by the embeddings in the
+gallery's file. What must lie in memory is the codes, a sixteenth of the embeddings.
 """
 
 from __future__ import annotations
