@@ -111,8 +111,8 @@ def store(folder: Path, rows: np.ndarray, person: np.ndarray, probes: np.ndarray
     strangers = (rows[some] @ rows[some].T)[person[some, None] != person[None, some]]
     print(
         f"{n:,} × {dim}: one person's {np.mean(genuine):.2f} ± {np.std(genuine):.2f}, strangers' "
-        f"{strangers.mean():.2f} ± {strangers.std():.2f}, highest of {len(strangers) // 2:,} {strangers.max():.2f}; the file has "
-        f"{(folder / 'gallery.safetensors').stat().st_size / 1e6:,.0f} MB, stored in {stored:.1f} s",
+        f"{strangers.mean():.2f} ± {strangers.std():.2f}, highest of {len(strangers) // 2:,} {strangers.max():.2f}; "
+        f"the file has {(folder / 'gallery.safetensors').stat().st_size / 1e6:,.0f} MB, stored in {stored:.1f} s",
         flush=True,
     )
 

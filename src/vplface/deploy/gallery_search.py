@@ -148,7 +148,12 @@ def _coded(faiss: Any, gallery: Gallery) -> Any:
     index.pq.cp.min_points_per_centroid = 1  # no warnings about galleries that are small
     sample = np.linspace(0, rows - 1, min(max(rows, 16), _TRAINED_ON)).astype(np.int64)
     _require_unit(gallery, sample)
-    index.train(np.ascontiguousarray(gallery.embeddings[sample]))
+    threads = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(1)  # threads would wait for each other thousands of times, for minutes on a busy machine
+    try:
+        index.train(np.ascontiguousarray(gallery.embeddings[sample]))
+    finally:
+        faiss.omp_set_num_threads(threads)
     with progress("indexing", rows) as advance:
         for start in range(0, rows, _CODED_AT_ONCE):
             some = np.arange(start, min(start + _CODED_AT_ONCE, rows))
