@@ -5,7 +5,7 @@ about evenly on the sphere, so that there are no cells of which an inverted list
 So nothing is skipped: every embedding has a code of two bits a number (product quantisation, two numbers to one of 16
 codewords; Jégou, Douze, Schmid, PAMI 2011), all codes are scanned, with the table of codewords in registers (André,
 Kermarrec, Le Scouarnec, VLDB 2015; in faiss), and the best few hundred are compared exactly, by the embeddings in the
-gallery's file. What must lie in memory is the codes, a sixteenth of the embeddings.
+gallery's file. What must lie in memory is the codes, a sixteenth of the embeddings; pages of that file need not.
 """
 
 from __future__ import annotations
