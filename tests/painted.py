@@ -45,6 +45,20 @@ class Dots:
         return [] if found is None else [Face(found, 0.9)]
 
 
+class InTiles:
+    """Finds such a face in every 300 pixels of a picture's width; in the place of YuNet, whose arguments it takes."""
+
+    def __init__(self, model: Path | None = None) -> None:
+        self.model = model
+
+    def __call__(self, picture: np.ndarray) -> list[Face]:
+        found = []
+        for x in range(0, picture.shape[1], 300):
+            tile = picture[:, x : x + 300]
+            found += [Face(face.landmarks + np.array([x, 0]), face.score) for face in Dots()(tile)]
+        return found
+
+
 def write(path: Path, picture: np.ndarray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(cv2.imencode(path.suffix, picture[..., ::-1])[1].tobytes())

@@ -18,14 +18,17 @@ from vplface.cli.data_info import info
 from vplface.cli.data_overlap import overlap
 from vplface.cli.data_synth import synth
 from vplface.cli.embed import embed
+from vplface.cli.enroll import enroll
 from vplface.cli.evaluate import evaluate
 from vplface.cli.evaluate_identification import evaluate_identification
 from vplface.cli.evaluate_templates import evaluate_ijb
 from vplface.cli.export import export
+from vplface.cli.identify import identify
 from vplface.cli.plan import plan
 from vplface.cli.report import report
 from vplface.cli.study import study
 from vplface.cli.train import train
+from vplface.cli.verify import verify
 from vplface.errors import TrainingInterrupted, UsageError, VplfaceError
 
 
@@ -67,6 +70,9 @@ data.command()(overlap)
 data.command()(get)
 for command in (train, study, plan, evaluate, evaluate_ijb, evaluate_identification, report, export, embed):
     app.command(command.__name__.replace("_", "-"))(command)
+app.command()(verify)
+app.command()(enroll)
+app.command()(identify)
 
 
 @app.callback(invoke_without_command=True)

@@ -69,7 +69,7 @@ def embed(
     from vplface.progress import progress
 
     embedder = Embedder.load(model, device, preprocessing_of(color, mean, std))
-    files = _files(pictures)
+    files = picture_files(pictures)
     names: list[str] = []
     parts: list[Float[np.ndarray, "some dim"]] = []
     unreadable: list[UnreadablePictureError] = []
@@ -111,7 +111,7 @@ def embed(
         print(f"wrote {out}: {len(names)} embeddings of {embedder.dim} numbers{skipped}")
 
 
-def _files(places: list[Path]) -> list[Path]:
+def picture_files(places: list[Path]) -> list[Path]:
     """The files named, and the pictures below the folders named, each once, in order."""
     from vplface.data.formats.image_folder import PICTURE_TYPES
 

@@ -91,8 +91,7 @@ def _load(model: Path, min_score: float) -> tuple[Any, str]:
         data = model.read_bytes()
     except FileNotFoundError:
         raise DataError(
-            f"{model}: there is no face detection model; {where}, and put it there or name it with --detector-model; "
-            "or give the landmarks of the faces with --landmarks"
+            f"{model}: there is no face detection model; {where}, and put it there or name it with --detector-model"
         ) from None
     except OSError as error:
         raise DataError(f"{model}: the face detection model cannot be read: {error.strerror}") from error

@@ -1,0 +1,228 @@
+"""``vplface enroll``: people into a gallery, and out of it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from vplface.cli.faces import (
+    ALIGN,
+    DETECTOR_MODEL,
+    FLIP_OF_POINT,
+    embedder_of,
+    flip_of,
+    stored_point,
+)
+from vplface.cli.identify import model_of
+from vplface.cli.options import AS_JSON, DEVICE
+from vplface.cli.preprocessing import COLOR, MEAN, STD, preprocessing_of
+from vplface.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    from vplface.deploy.enrolment import Enrolment
+    from vplface.deploy.gallery import Maker
+
+_NOTES = 10
+
+
+def enroll(
+    gallery: Annotated[
+        Path, typer.Argument(help="The gallery: a folder, made if it is not there.", show_default=False)
+    ],
+    pictures: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            help="With --name: pictures of that person, or folders of them. Without: folders FOLDER/NAME/PICTURE of "
+            "several people.",
+            show_default=False,
+        ),
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Whose pictures these are; any text.", show_default=False)] = None,
+    model: Annotated[
+        Path | None,
+        typer.Option(
+            help="The model: a run's folder, RUN/best, or an .onnx file. A gallery keeps to the model that it was made "
+            "with, and remembers where that was.",
+            show_default=False,
+        ),
+    ] = None,
+    remove: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Instead: delete this person, with all that the gallery holds of them; may be repeated.",
+            show_default=False,
+        ),
+    ] = None,
+    list_: Annotated[bool, typer.Option("--list", help="Instead: say who is enrolled.")] = False,
+    face: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Which face, if the one picture that is given shows several: 1, the default, is the largest.",
+            show_default=False,
+        ),
+    ] = None,
+    align: ALIGN = "auto",
+    detector_model: DETECTOR_MODEL = None,
+    flip: FLIP_OF_POINT = None,
+    color: COLOR = None,
+    mean: MEAN = None,
+    std: STD = None,
+    device: DEVICE = "cpu",
+    as_json: AS_JSON = False,
+) -> None:
+    """Put people into a gallery, in which vplface identify then looks for faces; or take them out.
+
+    Several pictures of a person, as different as those that will be looked
+    for, do better than one. Of a photograph with several faces the largest
+    is taken, and said. What shows no face, cannot be read or is enrolled
+    already is passed over, and said: so a command that was stopped is
+    completed by repeating it.
+
+    Enrol only people who have agreed to it. A gallery holds biometric data:
+    embeddings, names, and hashes of pictures. It holds no pictures.
+
+    vplface enroll people --model runs/lfw/best --name "Ada Lovelace" 1.jpg 2.jpg
+    vplface enroll people --model runs/lfw/best photos/
+    vplface enroll people --list
+    vplface enroll people --remove "Ada Lovelace"
+    """
+    asked = [bool(pictures), bool(remove), list_]
+    if sum(asked) != 1:
+        raise UsageError(
+            "give pictures to enrol, or --remove NAME, or --list" + (", one of them" if any(asked) else "")
+        )
+    if not pictures and (name is not None or face is not None):
+        raise UsageError("--name and --face are for pictures, and there are none")
+    if list_:
+        _list(gallery, as_json)
+    elif remove:
+        _remove(gallery, remove, as_json)
+    elif pictures:
+        from vplface.data.pictures import Preprocessing  # torch and opencv take seconds to import
+        from vplface.deploy.enrolment import enrol
+        from vplface.deploy.faces import FaceReader
+        from vplface.deploy.gallery import Maker, name_of
+        from vplface.deploy.gallery_folder import has_gallery, load_gallery, require_place
+
+        require_place(gallery)
+        there = load_gallery(gallery).maker if has_gallery(gallery) else None
+        if there is not None:
+            model = model_of(there, model)
+        elif model is None:
+            raise UsageError(f"{gallery} is a new gallery: say with --model which model it is made with")
+        sources = list(_sources(pictures, None if name is None else name_of(name)))
+        if face is not None and len(sources) > 1:
+            raise UsageError(f"--face {face} is for one picture, and these are {len(sources)}")
+        preprocessing: Preprocessing | None = preprocessing_of(color, mean, std)
+        embedder = embedder_of(model, device, preprocessing or (None if there is None else there.preprocessing))
+        if flip is None:
+            flip = flip_of(stored_point(model, None), None) if there is None else there.flip
+        maker = Maker.of(model, embedder, flip)
+        if there is not None:
+            there.require_same(maker, str(gallery))
+        read = FaceReader(maker.preprocessing.size, align, detector_model)
+        _tell(gallery, maker, enrol(gallery, maker, embedder, read, sources, face), as_json)
+
+
+def _tell(gallery: Path, maker: Maker, done: Enrolment, as_json: bool) -> None:
+    from vplface.deploy.faces import listed
+
+    for passed in done.passed_over[:_NOTES]:
+        print(f"passed over {passed.path} ({passed.name}): {passed.reason}", file=sys.stderr)
+    if len(done.passed_over) > _NOTES:
+        print(f"... and {len(done.passed_over) - _NOTES} more; --json names all", file=sys.stderr)
+    for several in done.several[:_NOTES]:
+        faces = f"{len(several.boxes)} faces{listed(several.boxes)}"
+        print(f"note: {several.path} shows {faces}; taken: {several.taken}", file=sys.stderr)
+    if len(done.several) > _NOTES:
+        print(f"... and {len(done.several) - _NOTES} more with several faces; --json names all", file=sys.stderr)
+    if not done.added and not done.there:
+        raise DataError(f"{gallery}: none of the {len(done.passed_over)} pictures could be enrolled")
+    if as_json:
+        report = {
+            "schema": 1,
+            "gallery": str(gallery),
+            "maker": maker.to_dict(),
+            "added": done.added,
+            "there_already": done.there,
+            "passed_over": [{**vars(passed), "path": str(passed.path)} for passed in done.passed_over],
+            "several_faces": [{**vars(several), "path": str(several.path)} for several in done.several],
+        }
+        print(json.dumps(report, ensure_ascii=False))
+        return
+    added = _count(sum(done.added.values()), "picture")
+    there = f"; {done.there} were there already" if done.there else ""
+    over = f"; passed over {len(done.passed_over)}" if done.passed_over else ""
+    print(f"{gallery}: enrolled {added} of {_people(len(done.added))}{there}{over}")
+
+
+def _sources(places: list[Path], name: str | None) -> Iterator[tuple[str, Path]]:
+    """(name, picture) for all pictures in these places."""
+    from vplface.cli.embed import picture_files
+    from vplface.data.formats.image_folder import ImageFolder
+    from vplface.deploy.gallery import name_of
+
+    if name is not None:
+        files = picture_files(places)
+        if not files:
+            raise DataError(f"no pictures in {', '.join(map(str, places))}")
+        yield from ((name, path) for path in files)
+        return
+    for place in places:
+        if place.is_file():
+            raise UsageError(f"{place} is a picture, and nobody knows of whom: say it with --name")
+        people = ImageFolder(place)
+        for index, label in enumerate(people.labels.tolist()):
+            yield name_of(people.identities[label]), people.path(index)
+
+
+def _remove(gallery: Path, names: list[str], as_json: bool) -> None:
+    from vplface.deploy.gallery_folder import remove_people
+
+    pictures = remove_people(gallery, names)
+    if as_json:
+        print(
+            json.dumps(
+                {"schema": 1, "gallery": str(gallery), "removed": names, "pictures": pictures}, ensure_ascii=False
+            )
+        )
+    else:
+        enrolled = _count(pictures, "picture")
+        print(f"{gallery}: removed {', '.join(names)}, {enrolled}; backups and copies are yours to delete")
+
+
+def _list(gallery: Path, as_json: bool) -> None:
+    from vplface.deploy.gallery_folder import load_gallery
+
+    people = load_gallery(gallery)
+    if as_json:
+        pictures: dict[str, list[dict[str, str]]] = {name: [] for name in people.names}
+        for person, file, digest in zip(people.person.tolist(), people.files, people.sha256, strict=True):
+            pictures[people.names[person]].append({"file": file, "sha256": digest.tobytes().hex()})
+        report = {
+            "schema": 1,
+            "gallery": str(gallery),
+            "maker": people.maker.to_dict(),
+            "people": [{"name": name, "pictures": listed} for name, listed in pictures.items()],
+        }
+        print(json.dumps(report, ensure_ascii=False))
+        return
+    for name, count in people.pictures.items():
+        print(f"{name}  {count}")
+    maker = people.maker
+    enrolled = f"{_people(len(people.names))}, {_count(len(people), 'picture')}"
+    print(f"{enrolled}; model {maker.model}, flip {maker.flip}")
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
+def _people(number: int) -> str:
+    return "1 person" if number == 1 else f"{number:,} people"

@@ -1,0 +1,199 @@
+"""``vplface identify``: who of a gallery is in a picture."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from vplface.cli.faces import (
+    ALIGN,
+    DETECTOR_MODEL,
+    SHOW,
+    THRESHOLD,
+    Threshold,
+    photograph_report,
+    require_drawing,
+    stored_point,
+    threshold_of,
+    threshold_report,
+)
+from vplface.cli.options import AS_JSON, DEVICE
+from vplface.errors import DataError
+
+if TYPE_CHECKING:
+    from vplface.data.pictures import UnreadablePictureError
+    from vplface.deploy.faces import NoFaceError, Photograph
+    from vplface.deploy.gallery import Maker, Match
+
+_MOST_DRAWN = 24
+
+
+def identify(
+    gallery: Annotated[
+        Path, typer.Argument(help="The gallery, a folder that vplface enroll has made.", show_default=False)
+    ],
+    pictures: Annotated[
+        list[Path],
+        typer.Argument(help="Photographs, with any number of faces, or aligned faces.", show_default=False),
+    ],
+    top: Annotated[int, typer.Option(min=1, help="How many names to give for each face.")] = 3,
+    threshold: THRESHOLD = None,
+    search: Annotated[
+        Literal["auto", "exact", "faiss"],
+        typer.Option(
+            help="exact: compare with every enrolled picture. faiss: by short codes first, for large galleries (extra "
+            "faiss). auto: exact below 100,000 pictures."
+        ),
+    ] = "auto",
+    align: ALIGN = "auto",
+    detector_model: DETECTOR_MODEL = None,
+    model: Annotated[
+        Path | None,
+        typer.Option(help="The gallery's model, if it is not where it was.", show_default=False),
+    ] = None,
+    show: SHOW = None,
+    device: DEVICE = "cpu",
+    as_json: AS_JSON = False,
+) -> None:
+    """Find out who of a gallery the faces in pictures are.
+
+    For each face the most similar people are given. A person's similarity
+    is the highest cosine with one of the enrolled pictures. Below the
+    threshold a face is unknown: that is the operating point that is kept
+    with the model, or --threshold; without one nothing is decided.
+
+    Its FAR is that of one comparison. Among many enrolled people a stranger
+    resembles somebody more often.
+
+    Example:  vplface identify people party.jpg --show party.png
+    """
+    require_drawing(show)
+    from vplface.data.pictures import UnreadablePictureError  # torch and opencv take seconds to import
+    from vplface.deploy.faces import FaceReader, NoFaceError
+    from vplface.deploy.gallery import Maker
+    from vplface.deploy.gallery_folder import load_gallery
+    from vplface.deploy.gallery_search import Search
+    from vplface.embedder import Embedder
+    from vplface.evaluation.provenance import hashes, model_files
+    from vplface.progress import progress
+
+    people = load_gallery(gallery)
+    maker = people.maker
+    model = model_of(maker, model)
+    embedder = Embedder.load(model, device, maker.preprocessing)
+    maker.require_same(Maker.of(model, embedder, maker.flip), str(gallery))
+    decided = threshold_of(model, stored_point(model, threshold), threshold, maker.flip, maker.preprocessing)
+    find = Search(people, search, gallery)
+    if find.not_kept is not None:
+        print(f"note: the index is made anew each time, it could not be kept: {find.not_kept}", file=sys.stderr)
+    read = FaceReader(maker.preprocessing.size, align, detector_model)
+    told: list[str] = []
+    reports: list[dict[str, Any]] = []
+    drawn: list[tuple[Photograph, list[tuple[str, bool | None]]]] = []
+    without: list[NoFaceError | UnreadablePictureError] = []
+    with progress("identifying", len(pictures)) as advance:
+        for path in pictures:
+            try:
+                photograph = read(path)
+            except (NoFaceError, UnreadablePictureError) as error:
+                without.append(error)
+            else:
+                crops = [face.picture for face in photograph.faces]
+                found = find(embedder(crops, maker.flip, names=[str(path)] * len(crops)), top)
+                told += _lines(photograph, found, decided)
+                reports.append(_report(photograph, found, decided))
+                if show is not None and len(drawn) < _MOST_DRAWN:
+                    drawn.append((photograph, [_label(matches, decided) for matches in found]))
+            advance(1)
+    for reason in without:
+        print(reason, file=sys.stderr)
+    if not reports and not any(isinstance(reason, NoFaceError) for reason in without):
+        raise DataError(f"none of the {len(pictures)} pictures can be read")
+    if show is not None:
+        from vplface.cli.faces_drawn import draw_identified
+
+        draw_identified(show, drawn, "" if decided is None else str(decided))
+    if as_json:
+        from vplface.cli.tables import print_json
+
+        print_json(
+            {
+                "schema": 1,
+                "gallery": str(gallery),
+                "model": str(model),
+                "protocol": {
+                    "flip": maker.flip, "align": align, "preprocessing": maker.preprocessing.to_dict(),
+                    "search": find.engine, "people": len(people.names), "enrolled": len(people),
+                },
+                **threshold_report(decided),
+                "pictures": reports,
+                "without_face": [_reason(each) for each in without if isinstance(each, NoFaceError)],
+                "unreadable": [_reason(each) for each in without if isinstance(each, UnreadablePictureError)],
+                "files": hashes([*model_files(model), *([] if show is None else [show])]),
+            }
+        )  # fmt: skip
+        return
+    for line in told:
+        print(line)
+    if decided is not None:
+        print(decided)
+        if decided.point is not None:
+            strangers = 1 - (1 - decided.point.far) ** len(people)
+            print(f"with {len(people):,} enrolled pictures up to {100 * strangers:.2g} % of strangers are given a name")
+    if show is not None:
+        print(f"wrote {show}")
+
+
+def model_of(maker: Maker, asked: Path | None) -> Path:
+    """Where a gallery's model is; raises DataError if it is gone."""
+    model = Path(maker.model) if asked is None else asked
+    if not model.exists():
+        raise DataError(
+            f"{model}: the gallery's model is not there"
+            + (" any more; say where with --model" if asked is None else "")
+        )
+    return model
+
+
+def _reason(error: NoFaceError | UnreadablePictureError) -> dict[str, str]:
+    return {"path": error.where, "reason": error.reason}
+
+
+def _known(match: Match, threshold: Threshold | None) -> bool | None:
+    return None if threshold is None else match.similarity >= threshold.value
+
+
+def _lines(photograph: Photograph, faces: list[list[Match]], threshold: Threshold | None) -> list[str]:
+    from vplface.deploy.faces import place
+
+    numbered = enumerate(zip(photograph.boxes, faces, strict=True), 1)
+    lines = [f"  {number}  {place(box)}  {_told(matches, threshold)}" for number, (box, matches) in numbered]
+    return [f"{photograph.path}:", *lines]
+
+
+def _told(matches: list[Match], threshold: Threshold | None) -> str:
+    names = [f"{match.name} {match.similarity:.4f}" for match in matches]
+    if _known(matches[0], threshold) is False:
+        return f"unknown (nearest: {', '.join(names)})"
+    known = sum(_known(match, threshold) is not False for match in matches)
+    below = f" (below the threshold: {', '.join(names[known:])})" if names[known:] else ""
+    return ", ".join(names[:known]) + below
+
+
+def _label(matches: list[Match], threshold: Threshold | None) -> tuple[str, bool | None]:
+    best = matches[0]
+    known = _known(best, threshold)
+    return ("unknown" if known is False else best.name) + f" {best.similarity:.2f}", known
+
+
+def _report(photograph: Photograph, faces: list[list[Match]], threshold: Threshold | None) -> dict[str, Any]:
+    report = photograph_report(photograph)
+    for face, matches in zip(report["faces"], faces, strict=True):
+        known = _known(matches[0], threshold)
+        face["name"] = matches[0].name if known else None
+        face["known"] = known
+        face["matches"] = [{**vars(match), "known": _known(match, threshold)} for match in matches]
+    return report

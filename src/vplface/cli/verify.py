@@ -1,0 +1,132 @@
+"""``vplface verify``: whether two pictures show one person."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vplface.cli.faces import (
+    ALIGN,
+    DETECTOR_MODEL,
+    FLIP_OF_POINT,
+    SHOW,
+    THRESHOLD,
+    embedder_of,
+    flip_of,
+    photograph_report,
+    require_drawing,
+    stored_point,
+    threshold_of,
+    threshold_report,
+)
+from vplface.cli.options import AS_JSON, DEVICE
+from vplface.cli.preprocessing import COLOR, MEAN, STD, preprocessing_of
+from vplface.errors import UsageError
+
+
+def verify(
+    model: Annotated[
+        Path, typer.Argument(help="The model: a run's folder, RUN/best, or an .onnx file.", show_default=False)
+    ],
+    first: Annotated[
+        Path, typer.Argument(help="A photograph, or an aligned face of 112×112.", show_default=False, metavar="A")
+    ],
+    second: Annotated[Path, typer.Argument(help="Another.", show_default=False, metavar="B")],
+    face: Annotated[
+        str,
+        typer.Option(
+            metavar="M,N",
+            help="Which face of A and which of B, where they show several: 1 is the largest.",
+        ),
+    ] = "1,1",
+    threshold: THRESHOLD = None,
+    align: ALIGN = "auto",
+    detector_model: DETECTOR_MODEL = None,
+    flip: FLIP_OF_POINT = None,
+    show: SHOW = None,
+    color: COLOR = None,
+    mean: MEAN = None,
+    std: STD = None,
+    device: DEVICE = "cpu",
+    as_json: AS_JSON = False,
+) -> None:
+    """Say how similar the faces in two pictures are, and whether that makes them one person.
+
+    The similarity is the cosine of their embeddings. The threshold is the
+    operating point that is kept with the model, and its FAR is how often
+    strangers pass it; vplface evaluate --save-operating-point makes one.
+    Without it, and without --threshold, nothing is decided.
+
+    Exit status: 0 for one person and for two alike, 1 if a file is at fault
+    or shows no face.
+
+    Example:  vplface verify runs/lfw/best a.jpg b.jpg --show pair.png
+    """
+    require_drawing(show)
+    chosen = _numbers(face)
+    from vplface.deploy.faces import FaceReader, listed  # torch and opencv take seconds to import
+    from vplface.evaluation.provenance import hashes, model_files
+
+    embedder = embedder_of(model, device, preprocessing_of(color, mean, std))
+    preprocessing = embedder.card.preprocessing
+    point = stored_point(model, threshold)
+    flip = flip_of(point, flip)
+    read = FaceReader(preprocessing.size, align, detector_model)
+    photographs = [read(path) for path in (first, second)]
+    faces = [photograph.face(number) for photograph, number in zip(photographs, chosen, strict=True)]
+    a, b = embedder([face.picture for face in faces], flip, names=[str(first), str(second)])
+    similarity = float(a @ b)
+    decided = threshold_of(model, point, threshold, flip, preprocessing)
+    same = None if decided is None else similarity >= decided.value
+
+    for photograph, number in zip(photographs, chosen, strict=True):
+        if len(photograph.faces) > 1:
+            print(
+                f"note: {photograph.path} shows {len(photograph.faces)} faces{listed(photograph.boxes)}; taken: "
+                f"{number}, others with --face",
+                file=sys.stderr,
+            )
+    verdict = {True: "same person", False: "different people", None: "no decision"}[same]
+    if show is not None:
+        from vplface.cli.faces_drawn import draw_pair
+
+        draw_pair(
+            show, photographs, faces, f"similarity {similarity:.4f}: {verdict}", "" if decided is None else str(decided)
+        )
+    if as_json:
+        from vplface.cli.tables import print_json
+
+        pictures = [
+            photograph_report(each) | {"taken": number} for each, number in zip(photographs, chosen, strict=True)
+        ]
+        print_json(
+            {
+                "schema": 1,
+                "model": str(model),
+                "protocol": {"flip": flip, "align": align, "preprocessing": preprocessing.to_dict()},
+                "pictures": pictures,
+                "similarity": similarity,
+                "same": same,
+                **threshold_report(decided),
+                "files": hashes([*model_files(model), *([] if show is None else [show])]),
+            }
+        )
+        return
+    print(f"similarity {similarity:.4f}: {verdict}")
+    if decided is not None:
+        print(decided)
+    if show is not None:
+        print(f"wrote {show}")
+
+
+def _numbers(text: str) -> tuple[int, int]:
+    try:
+        m, n = map(int, text.split(","))
+    except ValueError:
+        m = n = 0
+    if m < 1 or n < 1:
+        raise UsageError(f"--face {text}: expected the numbers of two faces, 1 for the largest, e.g. --face 2,1")
+    return m, n

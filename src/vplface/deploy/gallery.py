@@ -1,0 +1,253 @@
+"""People and their embeddings, with what made them: a value that is never changed, only made anew with or without some.
+
+A similarity between embeddings of two models means nothing, so a gallery knows the model it was made with.
+:mod:`vplface.deploy.gallery_folder` keeps it on disk, :mod:`vplface.deploy.gallery_search` looks for faces in it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import unicodedata
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+from jaxtyping import Float32, Int32, UInt8
+
+from vplface.data.pictures import Preprocessing
+from vplface.deploy.faces import Box
+from vplface.embedder import Embedder, Flip
+from vplface.errors import DataError
+from vplface.evaluation.provenance import hashes, model_files
+
+_NO_BOX = (-1, -1, -1, -1)
+
+
+@dataclass(frozen=True)
+class Maker:
+    """What makes embeddings; two that agree in all but ``model`` make the same.
+
+    Attributes:
+        model: where the model was when the gallery was made.
+        weights: SHA-256 of its weights, or of its ``.onnx`` file.
+        embedding_dim: d.
+        preprocessing: how pictures are prepared.
+        flip: whether the embedding of the mirrored picture is added.
+    """
+
+    model: str
+    weights: str
+    embedding_dim: int
+    preprocessing: Preprocessing
+    flip: Flip
+
+    @classmethod
+    def of(cls, model: Path, embedder: Embedder, flip: Flip) -> Maker:
+        """The maker that ``embedder``, loaded from ``model``, is."""
+        weights = model_files(model)[0]
+        digest = hashes([weights])[str(weights)]
+        return cls(str(model.resolve()), digest, embedder.dim, embedder.card.preprocessing, flip)
+
+    def require_same(self, other: Maker, where: str) -> None:
+        """Raise DataError, naming the gallery ``where``, unless ``other`` makes the embeddings that this one makes."""
+        for key, what in (
+            ("weights", "the model"),
+            ("embedding_dim", "the size of embeddings"),
+            ("preprocessing", "how pictures are prepared"),
+            ("flip", "flip"),
+        ):
+            mine, others = getattr(self, key), getattr(other, key)
+            if mine != others:
+                told = f"{mine[:12]}… there, {others[:12]}… now" if key == "weights" else f"{mine} there, {others} now"
+                raise DataError(
+                    f"{where}: was enrolled with {self.model}; {what} differs ({told}), and similarities across models "
+                    "mean nothing. Use that model, or enrol into a new gallery"
+                )
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready values."""
+        return {**vars(self), "preprocessing": self.preprocessing.to_dict()}
+
+    @classmethod
+    def from_dict(cls, values: Any, where: str) -> Maker:
+        """Read back :meth:`to_dict`; raises DataError, naming ``where``, for anything else."""
+        kinds = {"model": str, "weights": str, "embedding_dim": int, "preprocessing": dict, "flip": str}
+        if not isinstance(values, dict) or any(not isinstance(values.get(key), kind) for key, kind in kinds.items()):
+            raise DataError(f"{where}: damaged: what it says of its model is incomplete")
+        known = {key: values[key] for key in kinds}
+        if known["flip"] not in get_args(Flip) or known["embedding_dim"] < 1:
+            raise DataError(f"{where}: damaged: what it says of its model is impossible: {known}")
+        try:
+            return cls(**known | {"preprocessing": Preprocessing.from_dict(known["preprocessing"])})
+        except DataError as error:
+            raise DataError(f"{where}: damaged: {error}") from error
+
+
+@dataclass(frozen=True, eq=False)
+class EnrolledFace:
+    """A face to be put into a gallery.
+
+    Attributes:
+        name: whose it is.
+        embedding: of unit norm.
+        sha256: of the picture's file, in hex.
+        file: its name.
+        box: which face of the picture; None if the picture is an aligned face.
+    """
+
+    name: str
+    embedding: Float32[np.ndarray, " dim"]
+    sha256: str
+    file: str
+    box: Box | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Match:
+    """A person who resembles a probe.
+
+    Attributes:
+        name: who.
+        similarity: the highest cosine of the probe with a picture of that person.
+        file: the name of that picture.
+    """
+
+    name: str
+    similarity: float
+    file: str
+
+
+@dataclass(frozen=True, eq=False)
+class Gallery:
+    """The enrolled people.
+
+    Attributes:
+        maker: what made the embeddings.
+        names: of the people, in the order in which they were first enrolled.
+        person: for each picture, the position of its person in ``names``.
+        embeddings: of the pictures, of unit norm.
+        sha256: of the pictures' files.
+        boxes: which face of a picture: x, y, width, height; -1 where the picture was an aligned face.
+        files: the pictures' names.
+        where: the folder, for errors.
+        revision: changes with every change of the stored gallery.
+    """
+
+    maker: Maker
+    names: Sequence[str]
+    person: Int32[np.ndarray, " n"]
+    embeddings: Float32[np.ndarray, "n dim"]
+    sha256: UInt8[np.ndarray, "n 32"]
+    boxes: Int32[np.ndarray, "n 4"]
+    files: Sequence[str]
+    where: str = "the gallery"
+    revision: str = ""
+
+    @classmethod
+    def empty(cls, maker: Maker, where: str = "the gallery") -> Gallery:
+        """One of nobody."""
+        none = np.empty(0, np.int32)
+        rows = np.empty((0, maker.embedding_dim), np.float32)
+        return cls(maker, [], none, rows, np.empty((0, 32), np.uint8), np.empty((0, 4), np.int32), [], where)
+
+    def __len__(self) -> int:
+        return len(self.person)
+
+    @cached_property
+    def pictures(self) -> dict[str, int]:
+        """{name: number of pictures}, in the order of ``names``."""
+        counts = np.bincount(self.person, minlength=len(self.names)).tolist()
+        return dict(zip(self.names, counts, strict=True))
+
+    @cached_property
+    def owners(self) -> dict[tuple[str, Box | None], str]:
+        """{(SHA-256 of the file, box): name}: who each face is enrolled as."""
+        digests = self.sha256.tobytes().hex()
+        boxes = (None if box[0] == box[2] == -1 else tuple(box) for box in self.boxes.tolist())
+        people = (self.names[person] for person in self.person.tolist())
+        keys = ((digests[64 * row : 64 * row + 64], box) for row, box in enumerate(boxes))
+        return dict(zip(keys, people, strict=True))
+
+    def adding(self, faces: Iterable[EnrolledFace]) -> tuple[Gallery, list[tuple[EnrolledFace, str]]]:
+        """The gallery with these faces, and those of them that it has already, each with the name it has them under.
+
+        A face is there already if a picture of the same bytes and the same box is, under whatever name: of two names
+        for one face one is wrong, and which one is not known here.
+
+        Raises:
+            DataError: a name that is none, see :func:`name_of`.
+            ValueError: an embedding of another size, or not of unit norm.
+        """
+        names, owners = list(self.names), dict(self.owners)
+        number = {name: position for position, name in enumerate(names)}
+        new: list[tuple[int, EnrolledFace]] = []
+        known: list[tuple[EnrolledFace, str]] = []
+        for face in faces:
+            name, key = name_of(face.name), (face.sha256, face.box)
+            unit = abs(np.linalg.norm(face.embedding) - 1) < 1e-3
+            if face.embedding.shape != (self.maker.embedding_dim,) or not unit:
+                raise ValueError(f"{face.file}: its embedding is not one of unit norm [{self.maker.embedding_dim}]")
+            if (owner := owners.get(key)) is not None:
+                known.append((face, owner))
+                continue
+            owners[key] = name
+            if name not in number:
+                number[name] = len(names)
+                names.append(name)
+            new.append((number[name], face))
+        if not new:
+            return self, known
+        digests = np.frombuffer(bytes.fromhex("".join(face.sha256 for _, face in new)), np.uint8).reshape(-1, 32)
+        grown = replace(
+            self,
+            names=names,
+            person=np.append(self.person, np.array([person for person, _ in new], np.int32)),
+            embeddings=np.concatenate(
+                [self.embeddings, np.stack([face.embedding for _, face in new])], dtype=np.float32
+            ),
+            sha256=np.concatenate([self.sha256, digests]),
+            boxes=np.concatenate([self.boxes, np.array([face.box or _NO_BOX for _, face in new], np.int32)]),
+            files=[*self.files, *(face.file for _, face in new)],
+        )
+        return grown, known
+
+    def without(self, names: Iterable[str]) -> Gallery:
+        """The gallery without these people and all that it holds of them.
+
+        Raises:
+            DataError: somebody who is not in it; similar names are given.
+        """
+        gone = {name_of(name) for name in names}
+        for name in sorted(gone - set(self.names)):
+            near = difflib.get_close_matches(name, self.names, 3, 0.6)
+            told = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
+            raise DataError(f"{self.where}: nobody is enrolled as {name!r}{told}")
+        stays = np.array([name not in gone for name in self.names], bool)
+        kept = np.flatnonzero(stays[self.person])
+        number = np.cumsum(stays) - 1
+        return replace(
+            self,
+            names=[name for name in self.names if name not in gone],
+            person=number[self.person[kept]].astype(np.int32),
+            embeddings=self.embeddings[kept],
+            sha256=self.sha256[kept],
+            boxes=self.boxes[kept],
+            files=[self.files[row] for row in kept.tolist()],
+        )
+
+
+def name_of(text: str) -> str:
+    """A person's name as galleries hold it: composed (NFC), so that it is one however typed, without outer blanks.
+
+    Raises:
+        DataError: an empty name, or one with control characters or bytes that are no text.
+    """
+    name = unicodedata.normalize("NFC", text).strip()
+    if not name:
+        raise DataError(f"{text!r} is no name: it is empty")
+    if any(unicodedata.category(character) in ("Cc", "Cs") for character in name):
+        raise DataError(f"{text!r} is no name: it has control characters, or bytes that are not UTF-8")
+    return name

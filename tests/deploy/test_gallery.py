@@ -1,0 +1,361 @@
+"""Galleries as values and on disk: against a dictionary, killed, locked, damaged, and searched byte by byte."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import tempfile
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import filelock
+import numpy as np
+import pytest
+import safetensors.numpy
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vplface.data.pictures import Preprocessing
+from vplface.deploy import gallery_folder as module
+from vplface.deploy.gallery import EnrolledFace, Gallery, Maker, name_of
+from vplface.deploy.gallery_folder import add_faces, load_gallery, remove_people, require_place
+from vplface.errors import DataError
+
+DIM = 8
+MAKER = Maker("/models/m.onnx", "ab" * 32, DIM, Preprocessing(), "sum")
+NAMES = ("Ada", "Zoë Ω", "a/b\\..", "李小龍", '"quoted", {json}')
+
+
+def face(name: str, seed: int, box: tuple[int, int, int, int] | None = None) -> EnrolledFace:
+    """A face whose embedding, hash and file follow from the seed."""
+    rng = np.random.default_rng(seed)
+    vector = rng.normal(size=DIM).astype(np.float32)
+    return EnrolledFace(name, vector / np.linalg.norm(vector), rng.bytes(32).hex(), f"{seed}.jpg", box)
+
+
+def contents(gallery: Gallery) -> dict[str, list[tuple[bytes, str, bytes, tuple[int, ...]]]]:
+    found: dict[str, list[tuple[bytes, str, bytes, tuple[int, ...]]]] = {name: [] for name in gallery.names}
+    for row, person in enumerate(gallery.person.tolist()):
+        found[gallery.names[person]].append(
+            (
+                gallery.embeddings[row].tobytes(), gallery.files[row], gallery.sha256[row].tobytes(),
+                tuple(gallery.boxes[row].tolist()),
+            )
+        )  # fmt: skip
+    return found
+
+
+def expected(face: EnrolledFace) -> tuple[bytes, str, bytes, tuple[int, ...]]:
+    return face.embedding.tobytes(), face.file, bytes.fromhex(face.sha256), face.box or (-1, -1, -1, -1)
+
+
+ADD = st.tuples(
+    st.just("add"),
+    st.lists(
+        st.builds(
+            face, st.sampled_from(NAMES), st.integers(0, 12), st.sampled_from([None, (1, 2, 30, 40), (50, 2, 30, 40)])
+        ),
+        max_size=5,
+    ),
+)
+REMOVE = st.tuples(st.just("remove"), st.lists(st.sampled_from(NAMES), min_size=1, max_size=3))
+
+
+@settings(max_examples=30)
+@given(st.lists(st.one_of(ADD, REMOVE), max_size=8))
+def test_any_sequence_of_changes_does_what_it_does_to_a_dictionary(steps):
+    model: dict[str, list[EnrolledFace]] = {}
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / "people"
+        add_faces(folder, MAKER, [face("first", 99)])
+        model["first"] = [face("first", 99)]
+        for what, arguments in steps:
+            if what == "add":
+                taken = {(each.sha256, each.box): name for name, faces in model.items() for each in faces}
+                there = []
+                for each in arguments:
+                    key = each.sha256, each.box
+                    if key in taken:
+                        there.append((each, taken[key]))
+                    else:
+                        taken[key] = each.name
+                        model.setdefault(each.name, []).append(each)
+                assert add_faces(folder, MAKER, arguments) == there
+            elif set(arguments) <= set(model):
+                assert remove_people(folder, arguments) == sum(len(model.pop(name)) for name in set(arguments))
+            else:
+                with pytest.raises(DataError, match="nobody is enrolled as"):
+                    remove_people(folder, arguments)
+            stored = load_gallery(folder)
+            assert list(stored.names) == list(model)
+            assert stored.pictures == {name: len(faces) for name, faces in model.items()}
+            assert contents(stored) == {name: [expected(each) for each in faces] for name, faces in model.items()}
+            assert stored.maker == MAKER
+
+
+def test_names_are_composed_stripped_and_checked():
+    assert name_of("  Zoe\u0308 ") == "Zoë"
+    for name in ("", "  ", "a\nb", "a\0", "a\udcff"):
+        with pytest.raises(DataError, match="is no name"):
+            name_of(name)
+    grown, _ = Gallery.empty(MAKER).adding([face("Zoe\u0308", 1), face("Zoë", 2)])
+    assert grown.pictures == {"Zoë": 2}
+    assert len(grown.without(["Zoe\u0308"])) == 0
+
+
+def test_the_same_face_is_enrolled_once_whoever_it_is_said_to_be():
+    one, other = face("Ada", 1, (1, 2, 30, 40)), face("Grace", 1, (1, 2, 30, 40))
+    beside = face("Grace", 1, (90, 2, 30, 40))
+    grown, there = Gallery.empty(MAKER).adding([one, one, other, beside])
+    assert grown.pictures == {"Ada": 1, "Grace": 1}
+    assert there == [(one, "Ada"), (other, "Ada")]
+
+
+def test_an_embedding_that_is_none_is_refused():
+    good = face("Ada", 1)
+    for vector in (good.embedding * 2, good.embedding[:4], np.full(DIM, np.nan, np.float32)):
+        with pytest.raises(ValueError, match=r"1\.jpg: its embedding is not one of unit norm \[8\]"):
+            Gallery.empty(MAKER).adding([replace(good, embedding=vector)])
+
+
+def test_another_model_is_refused(tmp_path):
+    add_faces(tmp_path / "people", MAKER, [face("Ada", 1)])
+    moved = replace(MAKER, model="/elsewhere/m.onnx")
+    add_faces(tmp_path / "people", moved, [face("Ada", 2)])
+    before = (tmp_path / "people" / "gallery.safetensors").read_bytes()
+    for other, what in (
+        (replace(MAKER, weights="cd" * 32), r"the model differs \(abababababab… there, cdcdcdcdcdcd… now\)"),
+        (replace(MAKER, embedding_dim=9), r"the size of embeddings differs \(8 there, 9 now\)"),
+        (replace(MAKER, preprocessing=Preprocessing(color="bgr")), "how pictures are prepared differs"),
+        (replace(MAKER, flip="none"), r"flip differs \(sum there, none now\)"),
+    ):
+        with pytest.raises(DataError, match=rf"people: was enrolled with /models/m\.onnx; {what}"):
+            add_faces(tmp_path / "people", other, [face("Ada", 3)])
+    assert (tmp_path / "people" / "gallery.safetensors").read_bytes() == before
+
+
+def test_a_mistyped_name_is_met_with_those_that_are_like_it(tmp_path):
+    add_faces(tmp_path / "people", MAKER, [face("Ada Lovelace", 1), face("Grace Hopper", 2)])
+    with pytest.raises(DataError, match="nobody is enrolled as 'Ada Lovelase'; did you mean 'Ada Lovelace'"):
+        remove_people(tmp_path / "people", ["Grace Hopper", "Ada Lovelase"])
+    assert list(load_gallery(tmp_path / "people").names) == ["Ada Lovelace", "Grace Hopper"]
+
+
+def test_of_a_removed_person_no_byte_is_left_in_the_folder(tmp_path):
+    folder = tmp_path / "people"
+    gone = [face("Ada Lovelace", seed, (1, 2, 30, 40)) for seed in range(3)]
+    stays = [face("Grace Hopper", seed) for seed in range(3, 6)]
+    add_faces(folder, MAKER, [*gone, *stays])
+    (folder / f"index-{load_gallery(folder).revision}.faiss").write_bytes(gone[0].embedding.tobytes())
+    (folder / ".unfinished").mkdir()
+    (folder / ".unfinished" / "gallery.safetensors").write_bytes(gone[1].embedding.tobytes())
+
+    def traces(faces: list[EnrolledFace]) -> int:
+        """How many of the faces' numbers, hashes, names and files occur in any file."""
+        everything = b"".join(path.read_bytes() for path in folder.rglob("*") if path.is_file())
+        parts = [part for each in faces for part in (
+            *(number.tobytes() for number in each.embedding), bytes.fromhex(each.sha256), each.name.encode(),
+            json.dumps(each.file).encode(),
+        )]  # fmt: skip
+        return sum(part in everything for part in parts)
+
+    assert traces(gone) == 3 * (DIM + 3)
+    assert remove_people(folder, ["Ada Lovelace"]) == 3
+    assert traces(gone) == 0
+    assert traces(stays) == 3 * (DIM + 3)
+    assert sorted(path.name for path in folder.iterdir()) == [".lock", "gallery.safetensors"]
+    remove_people(folder, ["Grace Hopper"])
+    assert traces(stays) == 0
+    assert len(load_gallery(folder)) == 0
+
+
+MANY = [face(f"person {seed}", seed) for seed in range(1, 400)]
+
+
+def change_for_ever(folder: Path) -> None:
+    while True:
+        add_faces(folder, MAKER, MANY)
+        remove_people(folder, [each.name for each in MANY])
+
+
+def test_a_killed_writer_leaves_the_old_gallery_or_the_new(tmp_path):
+    folder = tmp_path / "people"
+    add_faces(folder, MAKER, [face("first", 0)])
+    states = [{"first": [expected(face("first", 0))]}]
+    states.append(states[0] | {each.name: [expected(each)] for each in MANY})
+    rng, met, unfinished, kills = np.random.default_rng(0), set(), 0, 0
+    while kills < 8 or len(met) < 2 or not unfinished:
+        before = (folder / "gallery.safetensors").stat().st_ino
+        child = multiprocessing.get_context("fork").Process(target=change_for_ever, args=(folder,))
+        child.start()
+        while (folder / "gallery.safetensors").stat().st_ino == before:
+            time.sleep(0.001)
+        time.sleep(rng.uniform(0, 0.03))
+        child.kill()
+        child.join()
+        found = contents(load_gallery(folder))
+        assert found in states
+        met.add(states.index(found))
+        unfinished += (folder / ".unfinished").is_dir()
+        add_faces(folder, MAKER, [face("first", 0)])  # the lock went with its holder, and what is unfinished is swept
+        assert sorted(path.name for path in folder.iterdir()) == [".lock", "gallery.safetensors"]
+        kills += 1
+        assert kills < 100
+
+
+def test_two_writers_do_not_lose_each_others_work(tmp_path):
+    folder = tmp_path / "people"
+
+    def enrol(name: str, first: int) -> None:
+        for seed in range(first, first + 10):
+            add_faces(folder, MAKER, [face(name, seed)])
+
+    threads = [threading.Thread(target=enrol, args=(name, 100 * number)) for number, name in enumerate("abcd")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert load_gallery(folder).pictures == dict.fromkeys(load_gallery(folder).names, 10)
+    assert set(load_gallery(folder).names) == set("abcd")
+
+
+def test_a_gallery_that_stays_locked_is_an_error(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "_PATIENCE", 0.05)
+    add_faces(tmp_path, MAKER, [face("Ada", 1)])
+    with filelock.FileLock(tmp_path / ".lock"), pytest.raises(DataError, match="another process has been changing"):
+        remove_people(tmp_path, ["Ada"])
+    assert remove_people(tmp_path, ["Ada"]) == 1
+
+
+def rewritten(path: Path, header=None, **arrays) -> None:
+    """The stored gallery with other arrays, or with other entries in its header."""
+    with module.safe_open(path, "np") as file:
+        metadata = file.metadata()
+    stored = safetensors.numpy.load_file(path) | arrays
+    if header is not None:
+        changed = json.loads(metadata["vplface_gallery"]) | header
+        metadata = {"vplface_gallery": json.dumps({k: v for k, v in changed.items() if v is not None})}
+    safetensors.numpy.save_file({key: array for key, array in stored.items() if array is not None}, path, metadata)
+
+
+def texts(*values: str) -> np.ndarray:
+    return np.frombuffer(json.dumps(values).encode(), np.uint8)
+
+
+DAMAGE = {
+    "shape": ({"sha256": np.zeros((2, 32), np.uint8)}, r"'sha256' has the shape \[2, 32\], for 3 pictures \[3, 32\]"),
+    "rows": ({"embeddings": np.zeros((2, DIM), np.float32)}, r"'embeddings' has the shape \[2, 8\], for 3"),
+    "dtype": ({"embeddings": np.zeros((3, DIM), np.float16)}, r"damaged: it holds .*F16"),
+    "a tensor missing": ({"person": None}, "damaged: it holds"),
+    "a name without pictures": ({"names": texts("a", "b", "c")}, "not those of its 3 people"),
+    "a picture without a name": ({"names": texts("a")}, "not those of its 1 people"),
+    "a name twice": ({"names": texts("a", "a")}, "a name occurs twice"),
+    "no json": ({"names": np.frombuffer(b'["a",', np.uint8)}, "'names' is no JSON"),
+    "no text": ({"files": np.frombuffer(b"[1,2,3]", np.uint8)}, "'files' is no list of texts"),
+    "later schema": ({"header": {"schema": 2}}, "has schema 2, this vplface reads 1"),
+    "no maker": ({"header": {"maker": None}}, "not a gallery"),
+    "half a maker": ({"header": {"maker": {"model": "m"}}}, "what it says of its model is incomplete"),
+    "an impossible maker": ({"header": {"maker": MAKER.to_dict() | {"flip": "both"}}}, "is impossible: .*both"),
+    "wrong preprocessing": (
+        {"header": {"maker": MAKER.to_dict() | {"preprocessing": {}}}},
+        "damaged: preprocessing must",
+    ),
+    "a revision that leads elsewhere": ({"header": {"revision": "../../x"}}, "'revision' is '../../x'"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_gallery_is_named_with_what_is_wrong(tmp_path, damage):
+    add_faces(tmp_path, MAKER, [face("a", 1), face("a", 2), face("b", 3)])
+    changes, message = DAMAGE[damage]
+    rewritten(tmp_path / "gallery.safetensors", **changes)
+    with pytest.raises(DataError, match=rf"gallery\.safetensors: .*{message}"):
+        load_gallery(tmp_path)
+
+
+def test_a_gallery_cut_short_anywhere_is_named(tmp_path):
+    add_faces(tmp_path, MAKER, [face("a", 1), face("b", 2)])
+    path = tmp_path / "gallery.safetensors"
+    whole = path.read_bytes()
+    for length in [0, 1, 7, 8, 9, 50, 300, *range(len(whole) - 100, len(whole), 9)]:
+        path.write_bytes(whole[:length])
+        with pytest.raises(DataError, match=r"gallery\.safetensors: damaged"):
+            load_gallery(tmp_path)
+    path.write_bytes(b"\xff" * 200)
+    with pytest.raises(DataError, match=r"gallery\.safetensors: damaged"):
+        load_gallery(tmp_path)
+    other = {"weight": np.zeros(3, np.float32)}
+    safetensors.numpy.save_file(other, path)
+    with pytest.raises(DataError, match=r"gallery\.safetensors: not a gallery"):
+        load_gallery(tmp_path)
+
+
+def test_wrong_places_are_named_and_left_alone(tmp_path):
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.jpg").write_bytes(b"x")
+    for name, message in (
+        ("absent", "there is no gallery"),
+        ("file", "it is a file"),
+        ("photos", "there is no gallery"),
+    ):
+        for use in (load_gallery, lambda folder: remove_people(folder, ["Ada"])):
+            with pytest.raises(DataError, match=f"{name}: {message}; make one with: vplface enroll"):
+                use(tmp_path / name)
+    assert not (tmp_path / "absent").exists()
+    with pytest.raises(DataError, match="photos: holds other files and no gallery"):
+        add_faces(tmp_path / "photos", MAKER, [face("Ada", 1)])
+    with pytest.raises(DataError, match="file: cannot be a gallery: Not a directory"):
+        require_place(tmp_path / "file")
+    with pytest.raises(DataError, match=r"file/below: cannot be (a gallery|written): Not a directory"):
+        add_faces(tmp_path / "file" / "below", MAKER, [face("Ada", 1)])
+    assert [path.name for path in (tmp_path / "photos").iterdir()] == ["a.jpg"]
+
+
+@pytest.fixture
+def nobody():
+    """A folder that an unprivileged user can enter, and that user for the duration of the test."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        rights = os.geteuid()
+        yield folder, lambda: os.seteuid(65534 if rights == 0 else rights)
+        os.seteuid(rights)
+        for path in folder.rglob("*"):
+            path.chmod(0o755)
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="no rights as on Unix")
+def test_folders_without_the_right_to_write_or_read_are_named(nobody):
+    folder, become = nobody
+    people = folder / "people"
+    add_faces(people, MAKER, [face("Ada", 1)])
+    assert people.stat().st_mode & 0o777 == 0o700
+    (people / ".lock").unlink()
+    people.chmod(0o555)
+    folder.chmod(0o555)
+    become()
+    assert load_gallery(people).pictures == {"Ada": 1}
+    for change in (
+        lambda: add_faces(people, MAKER, [face("Ada", 2)]),
+        lambda: remove_people(people, ["Ada"]),
+        lambda: add_faces(folder / "new", MAKER, [face("Ada", 2)]),
+    ):
+        with pytest.raises(DataError, match=r"(people|new): cannot be written: Permission denied"):
+            change()
+    os.seteuid(people.stat().st_uid)
+    people.chmod(0o000)
+    become()
+    with pytest.raises(DataError, match="people: cannot be read: Permission denied"):
+        load_gallery(people)
+
+
+def test_a_reader_keeps_what_it_has_opened(tmp_path):
+    add_faces(tmp_path, MAKER, [face("Ada", 1), face("Grace", 2)])
+    opened = load_gallery(tmp_path)
+    remove_people(tmp_path, ["Ada"])
+    assert contents(opened)["Ada"] == [expected(face("Ada", 1))]
+    assert opened.revision != load_gallery(tmp_path).revision

@@ -1,0 +1,196 @@
+"""Search against the definition, by codes against exact, and the index as a file."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vplface.data.pictures import Preprocessing
+from vplface.deploy import gallery_search as module
+from vplface.deploy.gallery import EnrolledFace, Gallery, Maker
+from vplface.deploy.gallery_folder import add_faces, index_path, load_gallery, remove_people
+from vplface.deploy.gallery_search import Search
+from vplface.errors import DataError, MissingExtraError
+
+
+def gallery_of(embeddings: np.ndarray, person: np.ndarray, names: list[str] | None = None) -> Gallery:
+    n = len(embeddings)
+    maker = Maker("m.onnx", "ab" * 32, embeddings.shape[1], Preprocessing(), "sum")
+    people = names or [f"person {number}" for number in range(person.max() + 1)]
+    zeros = np.zeros((n, 32), np.uint8)
+    return Gallery(
+        maker,
+        people,
+        person.astype(np.int32),
+        embeddings,
+        zeros,
+        np.full((n, 4), -1, np.int32),
+        list(map(str, range(n))),
+    )
+
+
+def unit(rows: np.ndarray) -> np.ndarray:
+    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+
+
+def definition(gallery: Gallery, probe: np.ndarray, k: int) -> list[tuple[str, float, str]]:
+    """Every person by the highest cosine with a picture, sorted; of equals the first."""
+    cosines = gallery.embeddings @ probe
+    found = []
+    for person, name in enumerate(gallery.names):
+        rows = np.flatnonzero(gallery.person == person)
+        best = rows[cosines[rows].argmax()]
+        found.append((name, float(cosines[best]), gallery.files[best]))
+    return sorted(found, key=lambda each: -each[1])[:k]
+
+
+@given(st.integers(1, 70), st.integers(1, 12), st.integers(1, 20), st.integers(1, 15), st.integers(0, 2**32 - 1))
+def test_exact_is_the_definition_ties_included(probes, people, extra, k, seed):
+    rng = np.random.default_rng(seed)
+    # Axes and signs: cosines are exact in float32, and many are equal.
+    axes = np.concatenate([np.eye(4), -np.eye(4)]).astype(np.float32)
+    person = rng.permutation(np.concatenate([np.arange(people), rng.integers(people, size=extra)]))
+    gallery = gallery_of(axes[rng.integers(8, size=len(person))], person)
+    queries = axes[rng.integers(8, size=probes)]
+    for probe, matches in zip(queries, Search(gallery)(queries, k), strict=True):
+        assert [(match.name, match.similarity, match.file) for match in matches] == definition(gallery, probe, k)
+
+
+def crowd(dim: int, people: int = 300, pictures: int = 4) -> tuple[Gallery, np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    centres = unit(rng.normal(size=(people, dim)))
+    person = np.repeat(np.arange(people), pictures)
+    noisy = lambda who: unit(centres[who] + 0.6 * rng.normal(size=(len(who), dim)) / dim**0.5)  # noqa: E731
+    asked = rng.integers(people, size=100)
+    return gallery_of(noisy(person), person), noisy(asked), asked
+
+
+@pytest.mark.parametrize("dim", [33, 64, 128])
+def test_by_codes_the_same_people_are_found_with_exact_similarities(dim, monkeypatch):
+    pytest.importorskip("faiss")
+    monkeypatch.setattr(module, "_CODED_AT_ONCE", 500)
+    monkeypatch.setattr(module, "_CANDIDATES", 100)
+    gallery, queries, asked = crowd(dim)
+    exact, coded = Search(gallery, "exact")(queries), Search(gallery, "faiss")(queries)
+    assert [match.name for (match,) in exact] == [gallery.names[who] for who in asked.tolist()]
+    for (one,), (other,) in zip(exact, coded, strict=True):
+        assert (one.name, one.file) == (other.name, other.file)
+        assert one.similarity == pytest.approx(other.similarity, abs=1e-6)
+
+
+def test_by_codes_of_a_small_gallery_all_people_are_found_in_order():
+    pytest.importorskip("faiss")
+    gallery, queries, _ = crowd(16, people=20, pictures=3)
+    for probe, matches in zip(queries, Search(gallery, "faiss")(queries, 50), strict=True):
+        wanted = definition(gallery, probe, 50)
+        assert [match.name for match in matches] == [name for name, _, _ in wanted]
+        np.testing.assert_allclose([match.similarity for match in matches], [cos for _, cos, _ in wanted], atol=1e-6)
+
+
+def test_large_galleries_are_searched_by_codes(monkeypatch):
+    pytest.importorskip("faiss")
+    gallery, _, _ = crowd(16)
+    assert Search(gallery).engine == "exact"
+    monkeypatch.setattr(module, "EXACT_BELOW", len(gallery))
+    assert Search(gallery).engine == "faiss"
+    assert Search(gallery, "exact").engine == "exact"
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'vplface\[faiss\]'.*exact"):
+        Search(gallery)
+
+
+@pytest.fixture
+def stored(tmp_path):
+    gallery, queries, _ = crowd(16, people=40)
+    faces = [
+        EnrolledFace(gallery.names[who], row, f"{number:064x}", f"{number}.jpg")
+        for number, (who, row) in enumerate(zip(gallery.person.tolist(), gallery.embeddings, strict=True))
+    ]
+    add_faces(tmp_path, gallery.maker, faces)
+    return tmp_path, queries
+
+
+def test_the_index_is_kept_read_again_and_goes_with_every_change(stored, monkeypatch):
+    faiss = pytest.importorskip("faiss")
+    folder, queries = stored
+    gallery = load_gallery(folder)
+    first = Search(gallery, "faiss", folder)(queries, 3)
+    kept = index_path(folder, gallery)
+    assert faiss.read_index(str(kept)).ntotal == len(gallery)
+    monkeypatch.setattr(module, "_coded", None)  # so that making another one fails
+    again = Search(load_gallery(folder), "faiss", folder)(queries, 3)
+    assert [[vars(match) for match in each] for each in first] == [[vars(match) for match in each] for each in again]
+    monkeypatch.undo()
+    remove_people(folder, [gallery.names[0]])
+    assert not list(folder.glob("index-*"))
+    Search(load_gallery(folder), "faiss", folder)
+    assert faiss.read_index(str(index_path(folder, load_gallery(folder)))).ntotal == len(gallery) - 4
+
+
+def test_an_index_of_a_gallery_that_has_changed_is_not_kept(stored):
+    pytest.importorskip("faiss")
+    folder, queries = stored
+    old = load_gallery(folder)
+    remove_people(folder, [old.names[0]])
+    search = Search(old, "faiss", folder)
+    assert len(search(queries)) == len(queries)
+    assert search.not_kept is None
+    assert not list(folder.glob("*index-*"))
+
+
+@pytest.mark.parametrize("damage", ["cut", "noise", "another"])
+def test_a_damaged_index_is_made_anew(stored, damage):
+    faiss = pytest.importorskip("faiss")
+    folder, queries = stored
+    gallery = load_gallery(folder)
+    whole = Search(gallery, "faiss", folder)(queries)
+    path = index_path(folder, gallery)
+    if damage == "cut":
+        path.write_bytes(path.read_bytes()[:-50])
+    elif damage == "noise":
+        path.write_bytes(b"\xff" * 100)
+    else:
+        faiss.write_index(faiss.IndexFlatIP(16), str(path))
+    found = Search(gallery, "faiss", folder)(queries)
+    assert [match.name for (match,) in found] == [match.name for (match,) in whole]
+    assert faiss.read_index(str(path)).ntotal == len(gallery)
+
+
+def test_an_index_that_cannot_be_kept_is_used_all_the_same(stored, monkeypatch):
+    pytest.importorskip("faiss")
+    folder, queries = stored
+
+    def refuse(*_):
+        raise DataError("people: cannot be written: Read-only file system")
+
+    monkeypatch.setattr(module, "writing_index", refuse)
+    search = Search(load_gallery(folder), "faiss", folder)
+    assert len(search(queries)) == len(queries)
+    assert search.not_kept == "people: cannot be written: Read-only file system"
+
+
+@pytest.mark.parametrize("engine", ["exact", "faiss"])
+@pytest.mark.parametrize("value", [0.0, 2.0, np.nan])
+def test_a_damaged_embedding_is_named(engine, value):
+    pytest.importorskip("faiss")
+    gallery, _, _ = crowd(16, people=3)
+    gallery.embeddings[5] = value
+    with pytest.raises(DataError, match="damaged: embedding 5, of 'person 1', is not of unit norm"):
+        Search(gallery, engine)
+
+
+def test_what_cannot_be_searched_is_refused():
+    gallery, queries, _ = crowd(16, people=3)
+    with pytest.raises(DataError, match="the gallery: nobody is enrolled"):
+        Search(Gallery.empty(gallery.maker))
+    with pytest.raises(ValueError, match="engine must be one of auto, exact, faiss"):
+        Search(gallery, "fast")  # type: ignore[arg-type]
+    search = Search(gallery)
+    assert search(queries[:0]) == []
+    for probes, k in ((queries[:, :8], 1), (queries[0], 1), (queries, 0)):
+        with pytest.raises(ValueError, match=r"probes must be \[n, 16\] and k positive"):
+            search(probes, k)
