@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from vplface.embedder import Embedder
     from vplface.head import PrototypeHead
-    from vplface.margins import ArcFace, CombinedMargin, CosFace, NormSoftmax
+    from vplface.margins import (
+        ArcFace,
+        CombinedMargin,
+        CosFace,
+        ElasticFace,
+        NormSoftmax,
+    )
     from vplface.optim import FusedSGD
     from vplface.prototypes import (
         BorrowedSpread,
@@ -34,6 +40,7 @@ __all__ = [
     "BroadFace",
     "CombinedMargin",
     "CosFace",
+    "ElasticFace",
     "Embedder",
     "FusedSGD",
     "Gaussian",
@@ -55,6 +62,7 @@ _HOME = {
     "BroadFace": "terms",
     "CombinedMargin": "margins",
     "CosFace": "margins",
+    "ElasticFace": "margins",
     "Embedder": "embedder",
     "EPL": "terms",
     "FusedSGD": "optim",

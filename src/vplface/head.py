@@ -15,9 +15,11 @@ import torch.distributed as dist
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
+from torch.linalg import vector_norm
 from torch.nn.functional import normalize
 
-from vplface.margins import ArcFace, Margin
+from vplface.margins import ArcFace, Margin, SampleMargin, Samples
+from vplface.margins.sample import changes_negatives
 from vplface.optim import FusedSGD, PrototypeSGD, hand_over_gradient
 from vplface.prototypes import (
     CosineByAge,
@@ -49,6 +51,8 @@ from vplface.terms import Batch, BoundTerm, BroadFace, Term
 _T = TypeVar("_T")
 _DRAW_BLOCK = 4096
 _INITIAL_STD = 0.01
+_NOISE = 2**32
+"""The stream of random numbers of samples; classes have those below."""
 
 
 class _Batch(NamedTuple):
@@ -58,6 +62,19 @@ class _Batch(NamedTuple):
     labels: Int[Tensor, " batch"]
     remembered: Float[Tensor, "batch dim"]
     counts: list[int]  # of each rank
+    norms: Float[Tensor, " batch"] | None  # of the embeddings, for a margin that uses them
+    observed: Float[Tensor, " batch"] | None = None  # what the state of the margin follows
+
+
+class _Hardness(NamedTuple):
+    """What a margin makes of the samples before the softmax; nothing of each, if it looks at cosines alone."""
+
+    strength: Float[Tensor, " batch"] | None = None
+    penalty: Float[Tensor, ""] | None = None
+    observed: Float[Tensor, " batch"] | None = None
+
+    def penalised(self, loss: Tensor) -> Float[Tensor, ""]:
+        return loss if self.penalty is None else loss + self.penalty
 
 
 class PrototypeHead(nn.Module):
@@ -156,6 +173,11 @@ class PrototypeHead(nn.Module):
             raise ValueError(f"filter_bound must lie in [0, 1), got {filter_bound}")
         if filter_bound is not None and backend == "reference":
             raise ValueError("filter_bound needs another backend than 'reference', which leaves nothing out")
+        if filter_bound is not None and margin is not None and changes_negatives(margin):
+            raise ValueError(
+                f"filter_bound bounds what is left out by probability, and with {type(margin).__name__}, which changes"
+                " the logits of other classes, gradients do not follow probabilities; leave one of the two out"
+            )
         if not 0.0 < sample_rate <= 1.0:
             raise ValueError(f"sample_rate must lie in (0, 1], got {sample_rate}")
         self.num_classes = num_classes
@@ -174,6 +196,10 @@ class PrototypeHead(nn.Module):
         self.weight = nn.Parameter(_draw(self.classes, embedding_dim, seed).to(device=device, dtype=dtype))
         for name in (*self._memory_kind.per_class, *self._memory_kind.shared):
             self.register_buffer(name, None)
+        if isinstance(self.margin, SampleMargin):
+            kind = torch.promote_types(dtype, torch.float32)
+            for name, value in self.margin.state.items():
+                self.register_buffer(f"margin_{name}", torch.tensor(value, dtype=kind, device=device))
         self.optimizer: PrototypeSGD | None = None if optimizer is None else optimizer.bind(self.weight)
         self.terms = nn.ModuleDict(self._bind(terms)).to(self.weight.device, dtype)
         self._workspace, self._scratch = Workspace(workspace_mb), Workspace(0.0)
@@ -206,7 +232,9 @@ class PrototypeHead(nn.Module):
         batch = self._batch(embeddings, labels, memory_embeddings)
         if not (self.training and torch.is_grad_enabled()):
             weight = self.weight if self.optimizer is None else self.weight.detach()
-            return self._loss(batch.features, self._rows(batch.labels), weight)
+            hardness = self._hardness(batch, None, in_step=False)
+            rows = self._rows(batch.labels)
+            return hardness.penalised(self._loss(batch.features, rows, weight, strength=hardness.strength))
         if self._gathering and self._pending and self.optimizer is not None:
             raise RuntimeError(
                 "FusedSGD moves the prototypes in every backward pass, so a step cannot be taken in several"
@@ -215,8 +243,10 @@ class PrototypeHead(nn.Module):
         if not self._gathering:
             self._finish_step()
         self._met = self._injection()
-        loss = self._loss_with_terms(batch.features, batch.labels, self._met)
-        self._pending.append(batch._replace(features=batch.features.detach()))
+        hardness = self._hardness(batch, self._met, in_step=True)
+        loss = self._loss_with_terms(batch.features, batch.labels, self._met, hardness.strength)
+        loss = hardness.penalised(loss)
+        self._pending.append(batch._replace(features=batch.features.detach(), norms=None, observed=hardness.observed))
         return _before_backward(loss, partial(self._begin_backward, self.weight._version))
 
     @contextmanager
@@ -321,7 +351,8 @@ class PrototypeHead(nn.Module):
         """Keys that ``state_dict()`` may have for what is no row of a class and is equal on all ranks."""
         rows = {f"terms.{name}.{key}" for name, term in self._bound_terms().items() for key in term.per_class}
         of_terms = (key for name in self.terms.state_dict() if (key := f"terms.{name}") not in rows)
-        return "step_count", "begun_at", "delta_t", "memory_kind", *self._memory_kind.shared, *of_terms
+        of_margin = (f"margin_{name}" for name in self._margin_state())
+        return "step_count", "begun_at", "delta_t", "memory_kind", *self._memory_kind.shared, *of_margin, *of_terms
 
     def cosine_by_age(self) -> dict[int, MeanCosine]:
         """What ``by_age`` has counted since the last call, over all ranks, who have to ask together."""
@@ -364,19 +395,70 @@ class PrototypeHead(nn.Module):
             self._check(embeddings, labels, memory_embeddings)
             features = self._unit(embeddings)
             remembered = features if memory_embeddings is None else self._unit(memory_embeddings)
-            return _Batch(features, labels, remembered.detach(), [len(labels)])
+            return _Batch(features, labels, remembered.detach(), [len(labels)], self._norms(embeddings))
         fault: Exception | None = None
         try:
             self._check(embeddings, labels, memory_embeddings)
         except (TypeError, ValueError) as error:
             fault = error
         counts = self.ranks.agree(len(embeddings), fault, self.weight.device)
+        norms = self._norms(embeddings)
+        norms = None if norms is None else self.ranks.gather(norms, counts)
         features = self.ranks.gather(self._unit(embeddings), counts)
         labels = self.ranks.gather(labels, counts)
         remembered = features.detach()
         if memory_embeddings is not None:
             remembered = self.ranks.gather(self._unit(memory_embeddings.detach()), counts)
-        return _Batch(features, labels, remembered, counts)
+        return _Batch(features, labels, remembered, counts, norms)
+
+    def _norms(self, embeddings: Tensor) -> Tensor | None:
+        if not (isinstance(self.margin, SampleMargin) and self.margin.uses_norms):
+            return None
+        norms: Tensor = vector_norm(embeddings.to(torch.promote_types(self.weight.dtype, torch.float32)), dim=1)
+        return norms
+
+    def _hardness(self, batch: _Batch, injection: Injection | None, in_step: bool) -> _Hardness:
+        """What the margin makes of the samples; out of a step there is no chance and nothing is observed."""
+        margin = self.margin
+        if not isinstance(margin, SampleMargin):
+            return _Hardness()
+        ones = batch.features.new_ones(len(batch.labels), dtype=torch.promote_types(self.weight.dtype, torch.float32))
+        norms = ones if batch.norms is None else batch.norms
+        samples = Samples(
+            norms=norms,
+            cosines=partial(self._cosines_to_own, batch, injection),
+            noise=partial(self._noise if in_step else torch.zeros_like, ones),
+        )
+        state = self._margin_state()
+        observed = margin.observe(samples).detach() if state and in_step else None
+        if observed is not None:
+            state = margin.learn(state, observed)
+        # Every rank reckons with all norms, which reach their owner once from every rank; strengths have theirs at one.
+        penalty = margin.penalty(_scale_gradient(norms, 1.0 if self.ranks is None else 1.0 / self.ranks.world))
+        return _Hardness(margin.strength(samples, state), penalty, observed)
+
+    @torch.no_grad()
+    def _cosines_to_own(self, batch: _Batch, injection: Injection | None) -> Float[Tensor, " batch"]:
+        """Cosines of all samples with the prototypes of their classes, whichever rank has them."""
+        rows = self._rows(batch.labels)
+        here = (rows >= 0).nonzero().squeeze(1)
+        rows, kind = rows[here], torch.promote_types(self.weight.dtype, torch.float32)
+        prototypes = normalize(self.weight[rows].to(kind), dim=1)
+        if injection is not None:
+            prototypes = injection(prototypes, rows)
+        features = batch.features.to(kind)
+        part = features.new_zeros(len(features)).index_put((here,), (features[here] * prototypes).sum(1))
+        return part if self.ranks is None else self.ranks.sum(part)
+
+    def _noise(self, like: Tensor) -> Float[Tensor, " batch"]:
+        """Normal numbers, of every part of a step others; the same whatever the number of ranks."""
+        uniform = Draw(range(len(like)), self.seed, self.step_count).uniform(_NOISE + len(self._pending))
+        noise: Tensor = torch.special.ndtri(uniform.clamp_min(2.0**-54)).to(like)
+        return noise
+
+    def _margin_state(self) -> dict[str, Tensor]:
+        names = self.margin.state if isinstance(self.margin, SampleMargin) else ()
+        return {name: getattr(self, f"margin_{name}") for name in names}
 
     def _rows(self, labels: Tensor) -> Tensor:
         """Row numbers from class ids, −1 for rows of other ranks."""
@@ -394,16 +476,23 @@ class PrototypeHead(nn.Module):
                     "BroadFace classifies past samples, which variational prototypes remember: a sample would meet its"
                     " own feature. Take one of the two"
                 )
+            if isinstance(term, BroadFace) and isinstance(self.margin, SampleMargin):
+                raise ValueError(
+                    f"BroadFace classifies past samples, of which {type(self.margin).__name__} knows neither norm nor"
+                    " difficulty; take a margin of the cosine alone, such as ArcFace, or leave BroadFace out"
+                )
             bound[name] = term.bind(len(self.classes), self.embedding_dim)
         return bound
 
     def _bound_terms(self) -> dict[str, BoundTerm]:
         return dict(self.terms.items())  # type: ignore[arg-type]  # torch knows them as modules
 
-    def _loss_with_terms(self, features: Tensor, labels: Tensor, injection: Injection | None) -> Float[Tensor, ""]:
+    def _loss_with_terms(
+        self, features: Tensor, labels: Tensor, injection: Injection | None, strength: Tensor | None
+    ) -> Float[Tensor, ""]:
         """The loss of a step, with all that the terms contribute."""
         if not self.terms:
-            return self._loss_of_step(features, labels, injection)
+            return self._loss_of_step(features, labels, injection, strength)
         # What every rank computes from all features reaches each of them once from every rank.
         world = 1 if self.ranks is None else self.ranks.world
         batch = Batch(
@@ -431,7 +520,7 @@ class PrototypeHead(nn.Module):
             if negatives is not None:
                 nothing = negatives.new_full((len(past.labels),), -torch.inf)
                 negatives = torch.cat([_scale_gradient(negatives, more), nothing])
-        loss = self._loss_of_step(rows, targets, injection, negatives)
+        loss = self._loss_of_step(rows, targets, injection, strength, negatives)
         # A backward pass takes first what was formed last: whatever reads W comes before FusedSGD moves it.
         extra = [added for term in terms if (added := term.loss(batch)) is not None]
         return torch.stack([loss, *extra]).sum()
@@ -460,15 +549,20 @@ class PrototypeHead(nn.Module):
         )
 
     def _loss_of_step(
-        self, features: Tensor, labels: Tensor, injection: Injection | None, negatives: Tensor | None = None
+        self,
+        features: Tensor,
+        labels: Tensor,
+        injection: Injection | None,
+        strength: Tensor | None,
+        negatives: Tensor | None = None,
     ) -> Float[Tensor, ""]:
         """The loss over the classes that this step draws."""
         rows, places = self._drawn(labels)
         if rows is None:
-            return self._loss(features, places, self.weight, injection, negatives=negatives)
+            return self._loss(features, places, self.weight, injection, strength=strength, negatives=negatives)
         weight = self.weight[rows] if self.optimizer is None else self.weight.detach()[rows].requires_grad_()
         drawn = None if injection is None else injection.of(rows)
-        return self._loss(features, places, weight, drawn, rows, negatives)
+        return self._loss(features, places, weight, drawn, rows, strength, negatives)
 
     def _drawn(self, labels: Tensor) -> tuple[Tensor | None, Tensor]:
         """The rows that a step compares with, None for all, and the places of class ids among them."""
@@ -487,6 +581,7 @@ class PrototypeHead(nn.Module):
         weight: Tensor,
         injection: Injection | None = None,
         rows: Tensor | None = None,
+        strength: Tensor | None = None,
         negatives: Tensor | None = None,
         margin: Margin | None = None,
     ) -> Float[Tensor, ""]:
@@ -503,7 +598,7 @@ class PrototypeHead(nn.Module):
         if backend == "reference":
             moving = weight if update is None else hand_over_gradient(weight, update)
             return reference.margin_softmax(
-                features, labels, moving, margin, injection, negatives=negatives, ranks=self.ranks
+                features, labels, moving, margin, injection, strength=strength, negatives=negatives, ranks=self.ranks
             )
         return tiled.margin_softmax(
             features,
@@ -511,6 +606,7 @@ class PrototypeHead(nn.Module):
             weight,
             margin,
             injection,
+            strength=strength,
             negatives=negatives,
             workspace=self._workspace if first else self._scratch,
             update=update,
@@ -571,6 +667,10 @@ class PrototypeHead(nn.Module):
         ]
         ordered = [part for of_rank in zip(*parts, strict=True) for part in of_rank]
         compared, labels, features = (torch.cat(each) for each in zip(*ordered, strict=True))
+        observed = [batch.observed for batch in self._pending if batch.observed is not None]
+        if observed and isinstance(self.margin, SampleMargin):
+            for name, value in self.margin.learn(self._margin_state(), torch.cat(observed)).items():
+                setattr(self, f"margin_{name}", value)
         self._pending.clear()
         self.step_count += 1
         for term in self._bound_terms().values():
@@ -645,6 +745,7 @@ class PrototypeHead(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> PrototypeHead:
         kept = self._memory_state()  # what does not follow W to another type
+        moving = self._margin_state()  # nor below float32, where a moving mean would stand still
         del kept["timer"]
         if self.memory_dtype is None:
             del kept["memory"]
@@ -655,6 +756,12 @@ class PrototypeHead(nn.Module):
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         for name, tensor in kept.items():
             setattr(self, name, None if tensor is None else tensor.to(self.weight.device))
+        for name, tensor in moving.items():
+            setattr(
+                self,
+                f"margin_{name}",
+                tensor.to(self.weight.device, torch.promote_types(self.weight.dtype, torch.float32)),
+            )
         if self.optimizer is not None:
             self.optimizer.follow(fn)
         return self
@@ -701,6 +808,7 @@ class PrototypeHead(nn.Module):
             if self.delta_t is None:
                 error_msgs.append(f"the state has a memory and does not say Δt: give {prefix}variational one")
         names = tuple(self._memory_state())
+        of_margin = tuple(f"margin_{name}" for name in self._margin_state())
         for name in names:
             setattr(self, name, None)
         told = state.pop(prefix + "memory_kind", None)
@@ -717,10 +825,10 @@ class PrototypeHead(nn.Module):
             missing_keys.extend(missing)
         super()._load_from_state_dict(state, prefix, local_metadata, False, missing_keys, unexpected_keys, error_msgs)
         if strict:
-            known = {prefix + name for name in ("weight", *names)}
+            known = {prefix + name for name in ("weight", *names, *of_margin)}
             here = (key for key in state if not key.startswith(prefix + "terms."))  # those look after themselves
             unexpected_keys.extend(key for key in here if key not in known)
-            missing_keys.extend([prefix + "weight"] if prefix + "weight" not in state else [])
+            missing_keys.extend(key for name in ("weight", *of_margin) if (key := prefix + name) not in state)
 
 
 def _draw(classes: range, embedding_dim: int, seed: int) -> Float[Tensor, "rows dim"]:

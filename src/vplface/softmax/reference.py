@@ -7,7 +7,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import cross_entropy, linear, normalize
 
-from vplface.margins import Margin
+from vplface.margins import Margin, SampleMargin
+from vplface.margins.sample import target_of
 from vplface.prototypes import Injection
 from vplface.softmax.sharded import Ranks
 
@@ -25,6 +26,7 @@ def margin_softmax(
     margin: Margin,
     injection: Injection | None = None,
     *,
+    strength: Float[Tensor, " batch"] | None = None,
     negatives: Float[Tensor, " batch"] | None = None,
     ranks: Ranks | None = None,
 ) -> Float[Tensor, ""]:
@@ -39,6 +41,8 @@ def margin_softmax(
         weight: W, rows of any length.
         margin: changes the target cosine and gives the scale s.
         injection: memory to mix into the prototypes; None for the plain softmax.
+        strength: m_i of each sample, for a margin that has one; the same on every rank. Its gradient, like that of a
+            target, is found where the class of the sample lives.
         negatives: one more logit for each sample, log Σ_k exp(s·cosθ_ik) over whatever else it is compared with; −∞ for
             nothing. The same on every rank, as is its gradient. None for no sample.
         ranks: who holds the other classes; None if there are none.
@@ -47,7 +51,14 @@ def margin_softmax(
     cosine = cosine.to(torch.promote_types(cosine.dtype, torch.float32))
     samples = (labels >= 0).nonzero().squeeze(1)
     own = samples, labels[samples]
-    logits = margin.scale * cosine.index_put(own, margin.target(cosine[own]))
+    target = target_of(margin, cosine[own], None if strength is None else strength[samples])
+    others = cosine
+    if isinstance(margin, SampleMargin) and margin.changes_negatives:
+        every = cosine.new_zeros(len(cosine)).index_put((samples,), target.detach())
+        every = every if ranks is None else ranks.sum(every)
+        own_strength = None if strength is None else strength.detach().unsqueeze(1)
+        others = margin.negative(cosine, every.unsqueeze(1), own_strength)
+    logits = margin.scale * others.index_put(own, target)
     if ranks is not None:
         return ranks.cross_entropy(logits, *own, negatives)
     if negatives is not None:

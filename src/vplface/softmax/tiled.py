@@ -8,6 +8,10 @@ In the notation of ``reference``, with Z_j any multiple of u_j and ρ_j = u_j/Z_
                    dx_i = f_i·Σ_j e_ji·ρ_j·Z_j                  dL/dZ_j = ρ_j·Σ_i e_ji·f_i·x_i = h_j
                    dW_j = h_j less its components along Z_j (u has unit length) and then along W_j (so has v)
 
+A margin may put another function of the cosine, N(cosθ_ij), in place of the cosine with another class: then
+e_ji = exp(s·N(ρ_j·Z_j·x_i)), and on the second visit N'·e_ji stands where e_ji does. The gradient of the strength m_i
+of a margin is −f_i·rest_i·dt_i/dm_i.
+
 A further logit n_i of a sample adds exp(n_i) to rest_i once, not once a rank; its gradient is exp(n_i)/(B·S_i).
 
 Between the visits as many ρ_j·e_ji are kept as the workspace holds; the others are computed again.
@@ -29,7 +33,8 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.linalg import vecdot, vector_norm
 from torch.nn.functional import normalize
 
-from vplface.margins import Margin
+from vplface.margins import Margin, SampleMargin
+from vplface.margins.sample import target_of
 from vplface.prototypes import Injection
 from vplface.softmax.product import operand_type, product
 from vplface.softmax.sharded import Ranks
@@ -99,6 +104,7 @@ def margin_softmax(
     margin: Margin,
     injection: Injection | None = None,
     *,
+    strength: Float[Tensor, " batch"] | None = None,
     negatives: Float[Tensor, " batch"] | None = None,
     workspace: Workspace,
     update: Update | None = None,
@@ -118,6 +124,7 @@ def margin_softmax(
         weight: W, rows of any length.
         margin: changes the target cosine and gives the scale s.
         injection: memory to mix into the prototypes; None for the plain softmax.
+        strength: m_i of each sample, for a margin that has one.
         negatives: one more logit for each sample, at most s + log B; −∞ for nothing, None for no sample.
         workspace: where exponentials are kept between the visits.
         update: what to do with the gradient of W, tile by tile, instead of leaving it in ``weight.grad``.
@@ -129,9 +136,21 @@ def margin_softmax(
     operands = operand_type(weight)
     with torch.autocast(weight.device.type, enabled=False):
         visits = (walk or Walk)(
-            features, labels, weight, margin, injection, workspace, operands, momentum, filtering, ranks, negatives
+            features,
+            labels,
+            weight,
+            margin,
+            injection,
+            workspace,
+            operands,
+            momentum,
+            filtering,
+            ranks,
+            negatives,
+            strength,
         )
-        loss: Tensor = _MarginSoftmax.apply(features, weight, negatives, visits, update)  # type: ignore[no-untyped-call]
+        tensors = features, weight, negatives, strength
+        loss: Tensor = _MarginSoftmax.apply(*tensors, visits, update)  # type: ignore[no-untyped-call]
     return loss
 
 
@@ -142,6 +161,7 @@ class _MarginSoftmax(torch.autograd.Function):
         features: Tensor,
         weight: Tensor,
         negatives: Tensor | None,
+        strength: Tensor | None,
         walk: Walk,
         update: Update | None,
     ) -> Tensor:
@@ -151,7 +171,7 @@ class _MarginSoftmax(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
+    def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor | None, ...]:
         walk: Walk = ctx.walk  # type: ignore[attr-defined]
         update: Update | None = ctx.update  # type: ignore[attr-defined]
         features, weight = ctx.saved_tensors  # type: ignore[attr-defined]
@@ -161,7 +181,8 @@ class _MarginSoftmax(torch.autograd.Function):
         with nullcontext() if walk.injection is None else walk.injection.as_seen():
             of_features = walk.gradients(gradient, wanted[0], sink)
         of_negatives = walk.gradient_of_negatives(gradient) if wanted[2] else None
-        return of_features.to(features.dtype) if wanted[0] else None, whole, of_negatives, None, None
+        of_strength = walk.gradient_of_strength(gradient) if wanted[3] else None
+        return of_features.to(features.dtype) if wanted[0] else None, whole, of_negatives, of_strength, None, None
 
 
 class Tile(NamedTuple):
@@ -195,6 +216,7 @@ class Walk:
         filtering: Filter | None,
         ranks: Ranks | None,
         negatives: Tensor | None,
+        strength: Tensor | None,
     ) -> None:
         self.weight = weight.detach()
         self.type = torch.promote_types(weight.dtype, torch.float32)
@@ -210,7 +232,10 @@ class Walk:
         self.ranks = ranks
         self.negatives = None if negatives is None else negatives.detach().to(self.type)
         self.classes = len(weight) if ranks is None else ranks.classes
-        self.target, self.slope = _own_cosines(self.features, labels, self.weight, margin, injection)
+        self.strength_of_margin = None if strength is None else strength.detach().to(self.type)
+        self.target, self.slope, self.slope_of_strength = _own_cosines(
+            self.features, labels, self.weight, margin, injection, self.strength_of_margin
+        )
         if ranks is not None:
             self.target = ranks.sum(self.target)
 
@@ -234,9 +259,11 @@ class Walk:
             alive = [part.any() for part in torch.split(self.strength, size)]
             self.mixed = torch.stack(alive).tolist() if self.tiles else []
 
-        # Logits lie in [−s, s]: most often the sum of their exponentials needs no maximum taken out first.
+        self.negative = margin if isinstance(margin, SampleMargin) and margin.changes_negatives else None
+        # Logits lie in [−s·bound, s·bound]: most often the sum of their exponentials needs no maximum taken out first.
         compared = self.classes + (0 if negatives is None else batch)
-        self.bounded = self.scale + math.log(compared) <= BOUNDED
+        bound = margin.bound if isinstance(margin, SampleMargin) else 1.0
+        self.bounded = self.scale * bound + math.log(compared) <= BOUNDED
         self.top = self.features.new_full((batch,), 0.0 if self.bounded else -self.scale)
         room = workspace.limit // (size * batch * operand_type.itemsize) * size
         keep = min(room, classes) if self.bounded and torch.is_grad_enabled() else 0
@@ -304,6 +331,10 @@ class Walk:
             return None
         return gradient * (self.negatives - self.top).exp_() / self._total() / len(self.negatives)
 
+    def gradient_of_strength(self, gradient: Tensor) -> Float[Tensor, " batch"]:
+        """dL/dm; 0 for samples whose class is elsewhere."""
+        return -gradient * self.scale / len(self.rest) * self.rest / self._total() * self.slope_of_strength
+
     def _total(self) -> Float[Tensor, " batch"]:
         """S·exp(−top)."""
         return self.rest + (self.scale * self.target - self.top).exp_()
@@ -335,37 +366,47 @@ class Walk:
             operand = self._buffer("operand", mixture, self.operand_type).copy_(mixture)
         return Tile(rows, weight, mixture, operand, ratio, own)
 
-    def _logits(self, tile: Tile) -> Float[Tensor, "tile batch"]:
-        """s·cosθ_ij of a tile; −∞ where j = y_i, whose logit is another."""
-        logits = product(tile.operand, self.operand).to(self.type).mul_(self.scale * tile.ratio)
+    def _logits(self, tile: Tile) -> tuple[Float[Tensor, "tile batch"], Tensor]:
+        """s·N(cosθ_ij) of a tile, −∞ where j = y_i, whose logit is another; and ρ_j·N'(cosθ_ij)."""
+        cosines = product(tile.operand, self.operand).to(self.type)
+        if self.negative is None:
+            logits, slope = cosines.mul_(self.scale * tile.ratio), tile.ratio
+        else:
+            with torch.enable_grad():
+                cosines = cosines.mul_(tile.ratio).requires_grad_()
+                others = self.negative.negative(cosines, self.target, self.strength_of_margin)
+                (slope,) = torch.autograd.grad(others.sum(), cosines)
+            logits, slope = others.detach() * self.scale, slope * tile.ratio
         logits[tile.own] = -math.inf
-        return logits
+        return logits, slope
 
     def _accumulate(self, tile: Tile, kept: Tensor | None) -> None:
         """Add a tile to ``rest``; keep ρ_j·e_ji."""
         if self.bounded:
             self.rest += self._exponentials(tile, kept)
             return
-        logits = self._logits(tile)
+        logits, _ = self._logits(tile)
         top = torch.maximum(self.top, logits.amax(0))
         self.rest *= (self.top - top).exp_()
         self.top = top
         self.rest += logits.sub_(top).exp_().sum(0)
 
     def _push(self, tile: Tile) -> Float[Tensor, "tile batch"]:
-        """ρ_j·e_ji of a tile that was not kept."""
+        """ρ_j·N'·e_ji of a tile that was not kept."""
         if not self.bounded:
-            return self._logits(tile).sub_(self.top).exp_().mul_(tile.ratio).to(self.operand_type)
+            logits, slope = self._logits(tile)
+            return logits.sub_(self.top).exp_().mul_(slope).to(self.operand_type)
         shape = len(tile.operand), len(self.target)
         push = self.workspace.take("push", shape, self.operand_type, tile.operand.device)
         self._exponentials(tile, push)
         return push
 
     def _exponentials(self, tile: Tile, push: Tensor | None) -> Float[Tensor, " batch"]:
-        """Σ_j e_ji of a tile where logits are bounded; ρ_j·e_ji goes to ``push``."""
-        exponentials = self._logits(tile).exp_()
+        """Σ_j e_ji of a tile where logits are bounded; ρ_j·N'·e_ji goes to ``push``."""
+        logits, slope = self._logits(tile)
+        exponentials = logits.exp_()
         if push is not None:
-            torch.mul(exponentials, tile.ratio, out=push)
+            torch.mul(exponentials, slope, out=push)
         return exponentials.sum(0)
 
     def _move(self, tile: Tile, pulled: Float[Tensor, "tile dim"], sink: Update) -> None:
@@ -401,8 +442,9 @@ def _own_cosines(
     weight: Float[Tensor, "classes dim"],
     margin: Margin,
     injection: Injection | None,
-) -> tuple[Float[Tensor, " batch"], Float[Tensor, " batch"]]:
-    """t_i, the cosine of each sample with its own class after the margin, and dt_i/dcosθ_i; 0 if that is elsewhere."""
+    strength: Float[Tensor, " batch"] | None,
+) -> tuple[Float[Tensor, " batch"], Float[Tensor, " batch"], Float[Tensor, " batch"]]:
+    """t_i, the cosine of each sample with its own class after the margin, dt_i/dcosθ_i, dt_i/dm_i; 0 if elsewhere."""
     samples = (labels >= 0).nonzero().squeeze(1)
     rows = labels[samples]
     prototypes = normalize(weight[rows].to(features.dtype), dim=1)
@@ -410,7 +452,10 @@ def _own_cosines(
         prototypes = injection(prototypes, rows)
     with torch.enable_grad():
         cosine = (features[samples] * prototypes).sum(1).requires_grad_()
-        target = margin.target(cosine)
-        (slope,) = torch.autograd.grad(target.sum(), cosine)
+        own = None if strength is None else strength[samples].requires_grad_()
+        target = target_of(margin, cosine, own)
+        leaves = [cosine] if own is None else [cosine, own]
+        slopes = torch.autograd.grad(target.sum(), leaves, allow_unused=True, materialize_grads=True)
     nothing = features.new_zeros(len(features))
-    return nothing.index_put((samples,), target.detach()), nothing.index_put((samples,), slope)
+    found = [nothing.index_put((samples,), each) for each in (target.detach(), *slopes)]
+    return found[0], found[1], found[2] if strength is not None else nothing

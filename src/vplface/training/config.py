@@ -18,7 +18,13 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSeriali
 from vplface.data.augment import Augmentation
 from vplface.data.samplers import SAMPLERS, Shuffled
 from vplface.errors import ConfigError, UsageError
-from vplface.margins import ArcFace, CombinedMargin, CosFace, NormSoftmax
+from vplface.margins import (
+    ArcFace,
+    CombinedMargin,
+    CosFace,
+    ElasticFace,
+    NormSoftmax,
+)
 from vplface.prototypes import (
     BorrowedSpread,
     Gaussian,
@@ -37,6 +43,7 @@ MARGINS: dict[str, type] = {
     "arcface": ArcFace,
     "combined": CombinedMargin,
     "cosface": CosFace,
+    "elasticface": ElasticFace,
     "normsoftmax": NormSoftmax,
 }
 TERMS: dict[str, type] = {"broadface": BroadFace, "epl": EPL, "unitsface": UniTSFace, "unpg": UNPG, "xbm": XBM}
