@@ -154,11 +154,11 @@ def require_numeric_gradient(margin: Any, strength: torch.Tensor | None = None, 
     assert torch.autograd.gradcheck(loss, [leaf.clone().requires_grad_() for leaf in leaves])
 
 
-def require_named(name: str, margin: Any, **options: Any) -> None:
+def require_named(name: str, expected: Any, /, **options: Any) -> None:
     """A recipe finds the margin by name, writes what it reads, and refuses options it does not have."""
     base = {"name": "x", "data": {"train": "faces"}}
     config = build_config(base | {"margin": {"name": name, **options}}, "x")
-    assert config.margin == margin
-    assert build_config(yaml.safe_load(config.to_yaml()), "x").margin == margin
+    assert config.margin == expected
+    assert build_config(yaml.safe_load(config.to_yaml()), "x").margin == expected
     with pytest.raises(ConfigError, match=f"margin.strange is not an option of {name}"):
         build_config(base | {"margin": {"name": name, "strange": 1}}, "x")

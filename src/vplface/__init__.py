@@ -15,6 +15,9 @@ if TYPE_CHECKING:
         CosFace,
         ElasticFace,
         NormSoftmax,
+        SphereFace,
+        SphereFaceR,
+        X2Softmax,
     )
     from vplface.optim import FusedSGD
     from vplface.prototypes import (
@@ -50,9 +53,12 @@ __all__ = [
     "RunningMean",
     "SeveralFeatures",
     "ShuffledMemory",
+    "SphereFace",
+    "SphereFaceR",
     "UniTSFace",
     "Variational",
     "VonMisesFisher",
+    "X2Softmax",
     "__version__",
 ]
 
@@ -73,10 +79,13 @@ _HOME = {
     "RunningMean": "prototypes",
     "SeveralFeatures": "prototypes",
     "ShuffledMemory": "prototypes",
+    "SphereFace": "margins",
+    "SphereFaceR": "margins",
     "UniTSFace": "terms",
     "UNPG": "terms",
     "Variational": "prototypes",
     "VonMisesFisher": "prototypes",
+    "X2Softmax": "margins",
     "XBM": "terms",
 }
 

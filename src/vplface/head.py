@@ -562,7 +562,7 @@ class PrototypeHead(nn.Module):
             return self._loss(features, places, self.weight, injection, strength=strength, negatives=negatives)
         weight = self.weight[rows] if self.optimizer is None else self.weight.detach()[rows].requires_grad_()
         drawn = None if injection is None else injection.of(rows)
-        return self._loss(features, places, weight, drawn, rows, strength, negatives)
+        return self._loss(features, places, weight, drawn, rows, negatives, strength=strength)
 
     def _drawn(self, labels: Tensor) -> tuple[Tensor | None, Tensor]:
         """The rows that a step compares with, None for all, and the places of class ids among them."""
@@ -581,8 +581,8 @@ class PrototypeHead(nn.Module):
         weight: Tensor,
         injection: Injection | None = None,
         rows: Tensor | None = None,
-        strength: Tensor | None = None,
         negatives: Tensor | None = None,
+        strength: Tensor | None = None,
         margin: Margin | None = None,
     ) -> Float[Tensor, ""]:
         """The loss over rows of W, all unless ``rows`` are given; ``labels`` are positions among them.

@@ -12,7 +12,7 @@ import torch
 from vplface.cluster import Footprint, Job, footprint, lifetimes, network_of
 from vplface.data.samplers import visits
 from vplface.errors import ConfigError
-from vplface.margins import Margin
+from vplface.margins import Margin, SampleMargin
 from vplface.prototypes import LastFeature, remembered
 from vplface.training.config import Config
 from vplface.training.state import prepare
@@ -111,8 +111,14 @@ def plan(config: Config, gpus: int = 1) -> Plan:
 def expected_first_loss(margin: Margin, classes: int, dim: int) -> float:
     """Loss for random directions: −s·t + log(e^{s·t} + (N−1)·e^{s²/2d}), where t is the margin's target at cosθ = 0.
 
-    Cosines of random unit vectors have mean 0 and variance 1/d, so that E e^{s·cosθ} is near e^{s²/2d}.
+    Cosines of random unit vectors have mean 0 and variance 1/d, so that E e^{s·cosθ} is near e^{s²/2d}. Of a margin
+    that changes the logits of other classes the mean is taken at the nodes of a quadrature.
     """
-    target = margin.scale * float(margin.target(torch.zeros(1, dtype=torch.float64)))
-    others = math.log(classes - 1) + margin.scale**2 / (2 * dim)
-    return float(np.logaddexp(target, others)) - target
+    target = margin.target(torch.zeros(1, dtype=torch.float64))
+    mean = margin.scale**2 / (2 * dim)
+    if isinstance(margin, SampleMargin) and margin.changes_negatives:
+        nodes, weights = np.polynomial.hermite_e.hermegauss(64)
+        others = margin.negative(torch.from_numpy(nodes / dim**0.5).clamp(-1.0, 1.0), target, None)
+        mean = float((margin.scale * others + torch.from_numpy(weights / weights.sum()).log()).logsumexp(0))
+    own = margin.scale * float(target)
+    return float(np.logaddexp(own, math.log(classes - 1) + mean)) - own

@@ -7,6 +7,9 @@ from vplface.margins.elasticface import ElasticFace
 from vplface.margins.margin import Margin
 from vplface.margins.norm_softmax import NormSoftmax
 from vplface.margins.sample import SampleMargin, Samples
+from vplface.margins.sphereface import SphereFace
+from vplface.margins.spherefacer import SphereFaceR
+from vplface.margins.x2softmax import X2Softmax
 
 __all__ = [
     "ArcFace",
@@ -17,4 +20,7 @@ __all__ = [
     "NormSoftmax",
     "SampleMargin",
     "Samples",
+    "SphereFace",
+    "SphereFaceR",
+    "X2Softmax",
 ]

@@ -24,6 +24,9 @@ from vplface.margins import (
     CosFace,
     ElasticFace,
     NormSoftmax,
+    SphereFace,
+    SphereFaceR,
+    X2Softmax,
 )
 from vplface.prototypes import (
     BorrowedSpread,
@@ -45,6 +48,9 @@ MARGINS: dict[str, type] = {
     "cosface": CosFace,
     "elasticface": ElasticFace,
     "normsoftmax": NormSoftmax,
+    "sphereface": SphereFace,
+    "spherefacer": SphereFaceR,
+    "x2softmax": X2Softmax,
 }
 TERMS: dict[str, type] = {"broadface": BroadFace, "epl": EPL, "unitsface": UniTSFace, "unpg": UNPG, "xbm": XBM}
 

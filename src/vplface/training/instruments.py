@@ -103,6 +103,8 @@ def gradient_norm(
 ) -> float:
     """‖dL/dW‖, Frobenius, of the mean margin softmax L over these samples and all classes.
 
+    A margin that looks at more than cosines counts as that of an ordinary sample, and leaves other classes alone.
+
     With p_ij the softmax of the logits z_ij, dL/dz_ij = (p_ij − [j = y_i])/b. That is also the gradient of
 
         (1/b)·Σ_ij exp(z_ij − c_i) − (1/b)·Σ_i z_iy        c_i = log Σ_j exp(z_ij), held constant
