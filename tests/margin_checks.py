@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
 from typing import Any
 
 import pytest
@@ -140,17 +142,19 @@ def require_one_process(processes: Any, world: int, run: dict[str, Any]) -> None
     require_same(processes.run(train, world, run), train(None, run | {"backend": "reference"}))
 
 
-def require_numeric_gradient(margin: Any, strength: torch.Tensor | None = None, seed: int = 1) -> None:
+def require_numeric_gradient(
+    margin: Any, strength: torch.Tensor | None = None, strength_is_constant: bool = False
+) -> None:
     """The gradients of features, prototypes and strengths are those of differences, with memory in the prototypes."""
-    g = torch.Generator().manual_seed(seed)
+    g = torch.Generator().manual_seed(1)
     x, weight, memory = (torch.randn(n, 4, generator=g, dtype=torch.float64) for n in (6, 5, 5))
     labels = torch.randint(5, (6,), generator=g)
     injection = Injection(normalize(memory, dim=1), torch.tensor([1, 0, 2, 0, 1]), 0.3)
 
-    def loss(x: torch.Tensor, weight: torch.Tensor, strength: torch.Tensor | None = None) -> torch.Tensor:
+    def loss(x: torch.Tensor, weight: torch.Tensor, strength: torch.Tensor | None = strength) -> torch.Tensor:
         return reference.margin_softmax(normalize(x, dim=1), labels, weight, margin, injection, strength=strength)
 
-    leaves = [x, weight, *([] if strength is None else [strength])]
+    leaves = [x, weight, *([] if strength is None or strength_is_constant else [strength])]
     assert torch.autograd.gradcheck(loss, [leaf.clone().requires_grad_() for leaf in leaves])
 
 
@@ -162,3 +166,63 @@ def require_named(name: str, expected: Any, /, **options: Any) -> None:
     assert build_config(yaml.safe_load(config.to_yaml()), "x").margin == expected
     with pytest.raises(ConfigError, match=f"margin.strange is not an option of {name}"):
         build_config(base | {"margin": {"name": name, "strange": 1}}, "x")
+
+
+def batch(seed: int, size: int = 6, length: float = 1.0, dtype: torch.dtype = torch.float64) -> tuple[Any, Any]:
+    g = torch.Generator().manual_seed(seed)
+    x = length * torch.randn(size, 4, generator=g, dtype=torch.float64)
+    return x.to(dtype), torch.randint(5, (size,), generator=g)
+
+
+def require_state(margin: Any, length: float = 1.0) -> None:
+    """What past steps left is saved, loaded, copied and moved; what is no whole step leaves nothing."""
+    make = {"num_classes": 5, "embedding_dim": 4, "margin": margin, "dtype": torch.float64}
+    names = {f"margin_{name}" for name in margin.state}
+    head = PrototypeHead(**make)
+    begun = {name: float(value) for name, value in head.state_dict().items() if name in names}
+    assert begun == {f"margin_{name}": value for name, value in margin.state.items()}
+    for seed in range(3):
+        head(*batch(seed, length=length)).backward()
+    state = head.state_dict()
+    assert set(state) == {"weight", "step_count", *names}
+    assert names <= set(head.shared_state)
+    assert all(float(state[name]) != begun[name] for name in names)
+    for name in names:
+        with pytest.raises(RuntimeError, match=name):
+            PrototypeHead(**make).load_state_dict({key: value for key, value in state.items() if key != name})
+    with pytest.raises(RuntimeError, match=next(iter(names))):
+        PrototypeHead(**make | {"margin": None}).load_state_dict(state)
+
+    fresh = PrototypeHead(**make, seed=9)
+    assert fresh.load_state_dict(state).missing_keys == []
+    twin = copy.deepcopy(head)
+    with torch.no_grad():
+        head(*batch(7, length=length))
+    head.eval()(*batch(7, length=length)).backward()
+    with contextlib.suppress(KeyboardInterrupt), head.train().micro_batches():
+        head(*batch(7, length=length))
+        raise KeyboardInterrupt
+    for name in names:
+        assert torch.equal(head.state_dict()[name], state[name])
+    for seed in range(3, 6):
+        x, labels = batch(seed, length=length)
+        assert head(x, labels) == fresh(x, labels) == twin(x, labels)
+    kept = head.state_dict()
+    low = copy.deepcopy(head).to(torch.bfloat16)
+    assert all(low.state_dict()[name].dtype == torch.float32 for name in names)
+    torch.testing.assert_close({n: low.state_dict()[n].double() for n in names}, {n: kept[n] for n in names})
+    low(*batch(6, length=length, dtype=torch.bfloat16)).backward()
+
+
+def require_parts_leave_what_the_whole_leaves(margin: Any, length: float = 1.0) -> None:
+    """A step of several micro-batches teaches the margin once, from all its samples."""
+    heads = [PrototypeHead(5, 4, margin=margin, dtype=torch.float64) for _ in range(2)]
+    x, labels = batch(0, length=length)
+    heads[0](x, labels)
+    with heads[1].micro_batches():
+        for part in (slice(0, 1), slice(1, 6)):
+            heads[1](x[part], labels[part])
+    for name in margin.state:
+        one, parts = (head.state_dict()[f"margin_{name}"] for head in heads)
+        torch.testing.assert_close(parts, one)
+        assert float(one) != margin.state[name]

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from vplface.embedder import Embedder
     from vplface.head import PrototypeHead
     from vplface.margins import (
+        AdaFace,
         ArcFace,
         CombinedMargin,
         CosFace,
@@ -59,10 +60,12 @@ __all__ = [
     "Variational",
     "VonMisesFisher",
     "X2Softmax",
+    "AdaFace",
     "__version__",
 ]
 
 _HOME = {
+    "AdaFace": "margins",
     "ArcFace": "margins",
     "BorrowedSpread": "prototypes",
     "BroadFace": "terms",

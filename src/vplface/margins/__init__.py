@@ -1,5 +1,6 @@
 """Margins: cosine → logit, one file each."""
 
+from vplface.margins.adaface import AdaFace
 from vplface.margins.arcface import ArcFace
 from vplface.margins.combined import CombinedMargin
 from vplface.margins.cosface import CosFace
@@ -12,6 +13,7 @@ from vplface.margins.spherefacer import SphereFaceR
 from vplface.margins.x2softmax import X2Softmax
 
 __all__ = [
+    "AdaFace",
     "ArcFace",
     "CombinedMargin",
     "CosFace",

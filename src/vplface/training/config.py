@@ -19,6 +19,7 @@ from vplface.data.augment import Augmentation
 from vplface.data.samplers import SAMPLERS, Shuffled
 from vplface.errors import ConfigError, UsageError
 from vplface.margins import (
+    AdaFace,
     ArcFace,
     CombinedMargin,
     CosFace,
@@ -43,6 +44,7 @@ from vplface.terms import EPL, UNPG, XBM, BroadFace, Term, UniTSFace
 from vplface.training.drift import Settled
 
 MARGINS: dict[str, type] = {
+    "adaface": AdaFace,
     "arcface": ArcFace,
     "combined": CombinedMargin,
     "cosface": CosFace,
