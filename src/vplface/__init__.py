@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         CombinedMargin,
         CosFace,
         ElasticFace,
+        MagFace,
         NormSoftmax,
         SphereFace,
         SphereFaceR,
@@ -61,6 +62,7 @@ __all__ = [
     "VonMisesFisher",
     "X2Softmax",
     "AdaFace",
+    "MagFace",
     "__version__",
 ]
 
@@ -77,6 +79,7 @@ _HOME = {
     "FusedSGD": "optim",
     "Gaussian": "prototypes",
     "LastFeature": "prototypes",
+    "MagFace": "margins",
     "NormSoftmax": "margins",
     "PrototypeHead": "head",
     "RunningMean": "prototypes",

@@ -5,6 +5,7 @@ from vplface.margins.arcface import ArcFace
 from vplface.margins.combined import CombinedMargin
 from vplface.margins.cosface import CosFace
 from vplface.margins.elasticface import ElasticFace
+from vplface.margins.magface import MagFace
 from vplface.margins.margin import Margin
 from vplface.margins.norm_softmax import NormSoftmax
 from vplface.margins.sample import SampleMargin, Samples
@@ -18,6 +19,7 @@ __all__ = [
     "CombinedMargin",
     "CosFace",
     "ElasticFace",
+    "MagFace",
     "Margin",
     "NormSoftmax",
     "SampleMargin",
