@@ -4,6 +4,7 @@ from vplface.margins.adaface import AdaFace
 from vplface.margins.arcface import ArcFace
 from vplface.margins.combined import CombinedMargin
 from vplface.margins.cosface import CosFace
+from vplface.margins.curricularface import CurricularFace
 from vplface.margins.elasticface import ElasticFace
 from vplface.margins.magface import MagFace
 from vplface.margins.margin import Margin
@@ -18,6 +19,7 @@ __all__ = [
     "ArcFace",
     "CombinedMargin",
     "CosFace",
+    "CurricularFace",
     "ElasticFace",
     "MagFace",
     "Margin",
