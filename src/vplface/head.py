@@ -19,7 +19,7 @@ from torch.linalg import vector_norm
 from torch.nn.functional import normalize
 
 from vplface.margins import ArcFace, Margin, SampleMargin, Samples
-from vplface.margins.sample import changes_negatives
+from vplface.margins.sample import changes_negatives, has_strength
 from vplface.optim import FusedSGD, PrototypeSGD, hand_over_gradient
 from vplface.prototypes import (
     CosineByAge,
@@ -104,6 +104,11 @@ class PrototypeHead(nn.Module):
         sample_rate: share of the classes, in (0, 1], that a step compares with: those of its batch, and of the others
             each with this probability. The draw follows from ``seed`` and the step alone. Classes that are not drawn
             get no gradient, and ``FusedSGD`` leaves their rows, momentum and decay alone; their memory ages.
+        interclass_threshold: cosine in (−1, 1]; other classes that are nearer to a sample than this are left out of its
+            softmax, value and gradient. In a set with label noise two classes may be one person, and a sample should
+            not be driven from its own likeness. It is the ``interclass_filtering_threshold`` of arcface_torch (An et
+            al., Partial FC, CVPR 2022), which sets such a cosine to 0, so that the class stays with the weight e⁰. It
+            holds for the classification loss in eval mode too, not for terms. None leaves out none.
         process_group: the ranks that share the classes, contiguous in rank order, the first N mod world ranks one
             more. Every rank calls the head with its part of the batch and with global class ids.  The loss is the mean
             over the whole batch; the gradient of a rank's embeddings is world times that of the loss, so that
@@ -154,6 +159,7 @@ class PrototypeHead(nn.Module):
         workspace_mb: float = 256,
         filter_bound: float | None = None,
         sample_rate: float = 1.0,
+        interclass_threshold: float | None = None,
         process_group: dist.ProcessGroup | None = None,
         memory_dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
@@ -173,7 +179,9 @@ class PrototypeHead(nn.Module):
             raise ValueError(f"filter_bound must lie in [0, 1), got {filter_bound}")
         if filter_bound is not None and backend == "reference":
             raise ValueError("filter_bound needs another backend than 'reference', which leaves nothing out")
-        if filter_bound is not None and margin is not None and changes_negatives(margin):
+        if interclass_threshold is not None and not -1.0 < interclass_threshold <= 1.0:
+            raise ValueError(f"interclass_threshold must be a cosine in (-1, 1], got {interclass_threshold}")
+        if filter_bound is not None and margin is not None and changes_negatives(margin, None):
             raise ValueError(
                 f"filter_bound bounds what is left out by probability, and with {type(margin).__name__}, which changes"
                 " the logits of other classes, gradients do not follow probabilities; leave one of the two out"
@@ -187,6 +195,7 @@ class PrototypeHead(nn.Module):
         self.backend = backend
         self.memory_dtype = memory_dtype
         self.sample_rate = sample_rate
+        self.interclass_threshold = interclass_threshold
         self.seed = seed
         self.step_count = 0
         self.by_age: CosineByAge | None = None
@@ -476,7 +485,7 @@ class PrototypeHead(nn.Module):
                     "BroadFace classifies past samples, which variational prototypes remember: a sample would meet its"
                     " own feature. Take one of the two"
                 )
-            if isinstance(term, BroadFace) and isinstance(self.margin, SampleMargin):
+            if isinstance(term, BroadFace) and has_strength(self.margin):
                 raise ValueError(
                     f"BroadFace classifies past samples, of which {type(self.margin).__name__} knows neither norm nor"
                     " difficulty; take a margin of the cosine alone, such as ArcFace, or leave BroadFace out"
@@ -592,13 +601,22 @@ class PrototypeHead(nn.Module):
         """
         first = margin is None
         margin = self.margin if margin is None else margin
+        threshold = self.interclass_threshold if first else None
         fused = self.optimizer if first else None
         update = None if fused is None else partial(fused.update, among=rows)
         backend = fastest_backend(weight.device) if self.backend == "auto" else self.backend
         if backend == "reference":
             moving = weight if update is None else hand_over_gradient(weight, update)
             return reference.margin_softmax(
-                features, labels, moving, margin, injection, strength=strength, negatives=negatives, ranks=self.ranks
+                features,
+                labels,
+                moving,
+                margin,
+                injection,
+                strength=strength,
+                threshold=threshold,
+                negatives=negatives,
+                ranks=self.ranks,
             )
         return tiled.margin_softmax(
             features,
@@ -607,6 +625,7 @@ class PrototypeHead(nn.Module):
             margin,
             injection,
             strength=strength,
+            threshold=threshold,
             negatives=negatives,
             workspace=self._workspace if first else self._scratch,
             update=update,

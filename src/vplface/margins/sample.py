@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -108,6 +109,23 @@ def target_of(
     return margin.target(cosine, strength) if isinstance(margin, SampleMargin) else margin.target(cosine)
 
 
-def changes_negatives(margin: Margin) -> bool:
+def negative_of(
+    margin: Margin,
+    cosine: Float[Tensor, "*shape"],
+    target: Float[Tensor, "*samples"],
+    strength: Float[Tensor, "*samples"] | None,
+    threshold: float | None,
+) -> Float[Tensor, "*shape"]:
+    """What stands in place of the cosine with another class; −∞ where that exceeds a threshold."""
+    others = margin.negative(cosine, target, strength) if isinstance(margin, SampleMargin) else cosine
+    return others if threshold is None else others.masked_fill(cosine > threshold, -torch.inf)
+
+
+def changes_negatives(margin: Margin, threshold: float | None) -> bool:
     """Whether the logits of other classes are anything but s·cosθ."""
-    return isinstance(margin, SampleMargin) and margin.changes_negatives
+    return threshold is not None or (isinstance(margin, SampleMargin) and margin.changes_negatives)
+
+
+def has_strength(margin: Margin) -> bool:
+    """Whether samples differ in more than their cosine."""
+    return isinstance(margin, SampleMargin) and type(margin).strength is not SampleMargin.strength

@@ -7,8 +7,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import cross_entropy, linear, normalize
 
-from vplface.margins import Margin, SampleMargin
-from vplface.margins.sample import target_of
+from vplface.margins import Margin
+from vplface.margins.sample import changes_negatives, negative_of, target_of
 from vplface.prototypes import Injection
 from vplface.softmax.sharded import Ranks
 
@@ -27,6 +27,7 @@ def margin_softmax(
     injection: Injection | None = None,
     *,
     strength: Float[Tensor, " batch"] | None = None,
+    threshold: float | None = None,
     negatives: Float[Tensor, " batch"] | None = None,
     ranks: Ranks | None = None,
 ) -> Float[Tensor, ""]:
@@ -43,6 +44,7 @@ def margin_softmax(
         injection: memory to mix into the prototypes; None for the plain softmax.
         strength: m_i of each sample, for a margin that has one; the same on every rank. Its gradient, like that of a
             target, is found where the class of the sample lives.
+        threshold: other classes with a larger cosθ_ij are left out of the softmax of sample i; None for none.
         negatives: one more logit for each sample, log Σ_k exp(s·cosθ_ik) over whatever else it is compared with; −∞ for
             nothing. The same on every rank, as is its gradient. None for no sample.
         ranks: who holds the other classes; None if there are none.
@@ -53,11 +55,11 @@ def margin_softmax(
     own = samples, labels[samples]
     target = target_of(margin, cosine[own], None if strength is None else strength[samples])
     others = cosine
-    if isinstance(margin, SampleMargin) and margin.changes_negatives:
+    if changes_negatives(margin, threshold):
         every = cosine.new_zeros(len(cosine)).index_put((samples,), target.detach())
         every = every if ranks is None else ranks.sum(every)
         own_strength = None if strength is None else strength.detach().unsqueeze(1)
-        others = margin.negative(cosine, every.unsqueeze(1), own_strength)
+        others = negative_of(margin, cosine, every.unsqueeze(1), own_strength, threshold)
     logits = margin.scale * others.index_put(own, target)
     if ranks is not None:
         return ranks.cross_entropy(logits, *own, negatives)

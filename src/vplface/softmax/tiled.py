@@ -8,7 +8,7 @@ In the notation of ``reference``, with Z_j any multiple of u_j and ρ_j = u_j/Z_
                    dx_i = f_i·Σ_j e_ji·ρ_j·Z_j                  dL/dZ_j = ρ_j·Σ_i e_ji·f_i·x_i = h_j
                    dW_j = h_j less its components along Z_j (u has unit length) and then along W_j (so has v)
 
-A margin may put another function of the cosine, N(cosθ_ij), in place of the cosine with another class: then
+Another function of the cosine, N(cosθ_ij), may stand in place of the cosine with another class, or −∞: then
 e_ji = exp(s·N(ρ_j·Z_j·x_i)), and on the second visit N'·e_ji stands where e_ji does. The gradient of the strength m_i
 of a margin is −f_i·rest_i·dt_i/dm_i.
 
@@ -34,7 +34,7 @@ from torch.linalg import vecdot, vector_norm
 from torch.nn.functional import normalize
 
 from vplface.margins import Margin, SampleMargin
-from vplface.margins.sample import target_of
+from vplface.margins.sample import changes_negatives, negative_of, target_of
 from vplface.prototypes import Injection
 from vplface.softmax.product import operand_type, product
 from vplface.softmax.sharded import Ranks
@@ -105,6 +105,7 @@ def margin_softmax(
     injection: Injection | None = None,
     *,
     strength: Float[Tensor, " batch"] | None = None,
+    threshold: float | None = None,
     negatives: Float[Tensor, " batch"] | None = None,
     workspace: Workspace,
     update: Update | None = None,
@@ -125,6 +126,7 @@ def margin_softmax(
         margin: changes the target cosine and gives the scale s.
         injection: memory to mix into the prototypes; None for the plain softmax.
         strength: m_i of each sample, for a margin that has one.
+        threshold: other classes with a larger cosine are left out of the softmax of a sample; None for none.
         negatives: one more logit for each sample, at most s + log B; −∞ for nothing, None for no sample.
         workspace: where exponentials are kept between the visits.
         update: what to do with the gradient of W, tile by tile, instead of leaving it in ``weight.grad``.
@@ -148,6 +150,7 @@ def margin_softmax(
             ranks,
             negatives,
             strength,
+            threshold,
         )
         tensors = features, weight, negatives, strength
         loss: Tensor = _MarginSoftmax.apply(*tensors, visits, update)  # type: ignore[no-untyped-call]
@@ -217,6 +220,7 @@ class Walk:
         ranks: Ranks | None,
         negatives: Tensor | None,
         strength: Tensor | None,
+        threshold: float | None,
     ) -> None:
         self.weight = weight.detach()
         self.type = torch.promote_types(weight.dtype, torch.float32)
@@ -259,7 +263,10 @@ class Walk:
             alive = [part.any() for part in torch.split(self.strength, size)]
             self.mixed = torch.stack(alive).tolist() if self.tiles else []
 
-        self.negative = margin if isinstance(margin, SampleMargin) and margin.changes_negatives else None
+        self.negative: Callable[[Tensor], Tensor] | None = None
+        if changes_negatives(margin, threshold):
+            columns = self.target, self.strength_of_margin
+            self.negative = lambda cosines: negative_of(margin, cosines, *columns, threshold)
         # Logits lie in [−s·bound, s·bound]: most often the sum of their exponentials needs no maximum taken out first.
         compared = self.classes + (0 if negatives is None else batch)
         bound = margin.bound if isinstance(margin, SampleMargin) else 1.0
@@ -336,8 +343,9 @@ class Walk:
         return -gradient * self.scale / len(self.rest) * self.rest / self._total() * self.slope_of_strength
 
     def _total(self) -> Float[Tensor, " batch"]:
-        """S·exp(−top)."""
-        return self.rest + (self.scale * self.target - self.top).exp_()
+        """S·exp(−top), which only where all other classes are left out might be too small to divide by."""
+        total = self.rest + (self.scale * self.target - self.top).exp_()
+        return total.clamp_min_(math.exp(-BOUNDED))
 
     def _visit(self, first: bool) -> Iterator[Tile]:
         """Every tile; the first visit leaves ‖W‖ and ρ for the second."""
@@ -374,7 +382,7 @@ class Walk:
         else:
             with torch.enable_grad():
                 cosines = cosines.mul_(tile.ratio).requires_grad_()
-                others = self.negative.negative(cosines, self.target, self.strength_of_margin)
+                others = self.negative(cosines)
                 (slope,) = torch.autograd.grad(others.sum(), cosines)
             logits, slope = others.detach() * self.scale, slope * tile.ratio
         logits[tile.own] = -math.inf

@@ -144,6 +144,7 @@ def prepare(config: Config, world: World | None = None) -> Training:
         terms=config.resolved_terms(per_epoch),
         optimizer=_fused(config) if config.optimizer.fused else None,
         sample_rate=config.sample_rate,
+        interclass_threshold=config.interclass_threshold,
         process_group=world.group,
         device=device,
         seed=config.seed,
