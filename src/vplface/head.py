@@ -46,7 +46,7 @@ from vplface.softmax import (
     tiled,
     walk_of,
 )
-from vplface.terms import Batch, BoundTerm, BroadFace, Term
+from vplface.terms import EPL, Batch, BoundTerm, BroadFace, Term
 
 _T = TypeVar("_T")
 _DRAW_BLOCK = 4096
@@ -109,6 +109,11 @@ class PrototypeHead(nn.Module):
             not be driven from its own likeness. It is the ``interclass_filtering_threshold`` of arcface_torch (An et
             al., Partial FC, CVPR 2022), which sets such a cosine to 0, so that the class stays with the weight e⁰. It
             holds for the classification loss in eval mode too, not for terms. None leaves out none.
+        subcenters: K ≥ 1 prototypes of each class, of which a sample is compared with the nearest: cosθ_ij is the
+            largest of K. Clean pictures gather at one of them and noisy ones at others (Deng et al., "Sub-center
+            ArcFace: Boosting Face Recognition by Large-Scale Noisy Web Faces", ECCV 2020, who take K = 3). W is then
+            [N, K, d]. M_j is injected into the sub-centre of class j that is nearest to it. ``EPL`` and ``BroadFace``,
+            which ask for the one prototype of a class, are refused.
         process_group: the ranks that share the classes, contiguous in rank order, the first N mod world ranks one
             more. Every rank calls the head with its part of the batch and with global class ids.  The loss is the mean
             over the whole batch; the gradient of a rank's embeddings is world times that of the loss, so that
@@ -127,7 +132,8 @@ class PrototypeHead(nn.Module):
         >>> loss.backward()
 
     Attributes:
-        weight: W, [N, d]; with a process group the rows of this rank, as in memory and timer.
+        weight: W, [N, d], or [N, K, d] with K sub-centres; with a process group the rows of this rank, as in memory
+            and timer.
         memory: M, [N, d], unit rows where the timer is positive; None until the step ``variational.start``. A kind of
             memory with K slots has [N, K, d]; what kinds hold beside is in attributes whose names begin with memory_.
         timer: T, [N] int32, or [N, K]; None until then.
@@ -160,6 +166,7 @@ class PrototypeHead(nn.Module):
         filter_bound: float | None = None,
         sample_rate: float = 1.0,
         interclass_threshold: float | None = None,
+        subcenters: int = 1,
         process_group: dist.ProcessGroup | None = None,
         memory_dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
@@ -181,6 +188,8 @@ class PrototypeHead(nn.Module):
             raise ValueError("filter_bound needs another backend than 'reference', which leaves nothing out")
         if interclass_threshold is not None and not -1.0 < interclass_threshold <= 1.0:
             raise ValueError(f"interclass_threshold must be a cosine in (-1, 1], got {interclass_threshold}")
+        if subcenters < 1:
+            raise ValueError(f"subcenters must be at least 1, got {subcenters}")
         if filter_bound is not None and margin is not None and changes_negatives(margin, None):
             raise ValueError(
                 f"filter_bound bounds what is left out by probability, and with {type(margin).__name__}, which changes"
@@ -196,13 +205,15 @@ class PrototypeHead(nn.Module):
         self.memory_dtype = memory_dtype
         self.sample_rate = sample_rate
         self.interclass_threshold = interclass_threshold
+        self.subcenters = subcenters
         self.seed = seed
         self.step_count = 0
         self.by_age: CosineByAge | None = None
         self._forget_begin()
         self.ranks = None if process_group is None else Ranks(process_group, num_classes)
         self.classes = range(num_classes) if self.ranks is None else self.ranks.own
-        self.weight = nn.Parameter(_draw(self.classes, embedding_dim, seed).to(device=device, dtype=dtype))
+        weight = _draw(self.classes, subcenters * embedding_dim, seed).to(device=device, dtype=dtype)
+        self.weight = nn.Parameter(weight if subcenters == 1 else weight.view(-1, subcenters, embedding_dim))
         for name in (*self._memory_kind.per_class, *self._memory_kind.shared):
             self.register_buffer(name, None)
         if isinstance(self.margin, SampleMargin):
@@ -308,8 +319,8 @@ class PrototypeHead(nn.Module):
         """Whether the features of the step under way, or of the next, are remembered."""
         return self.memory is not None or (self.begun_at is not None and self.step_count >= self.begun_at)
 
-    def variational_prototypes(self) -> Float[Tensor, "classes dim"]:
-        """u of the rows here, the prototypes of the step to come; v where no memory is alive. [N, d]"""
+    def variational_prototypes(self) -> Float[Tensor, "classes ... dim"]:
+        """u of the rows here, the prototypes of the step to come; v where no memory is alive. [N, d] or [N, K, d]"""
         self._finish_step()
         return class_prototypes(self.weight, self._injection(create=False))
 
@@ -338,7 +349,7 @@ class PrototypeHead(nn.Module):
         batch = self._batch(embeddings, labels, None)
         rows = self._rows(batch.labels)
         features, rows = batch.features[rows >= 0], rows[rows >= 0]
-        to_prototype = (features * normalize(self.weight[rows], dim=1)).sum()
+        to_prototype = _cosines(features, class_prototypes(self.weight[rows], None)).sum()
         figures = [to_prototype, to_prototype.new_tensor(len(rows))]
         injection = self._injection(create=False)
         if injection is not None:
@@ -452,11 +463,9 @@ class PrototypeHead(nn.Module):
         rows = self._rows(batch.labels)
         here = (rows >= 0).nonzero().squeeze(1)
         rows, kind = rows[here], torch.promote_types(self.weight.dtype, torch.float32)
-        prototypes = normalize(self.weight[rows].to(kind), dim=1)
-        if injection is not None:
-            prototypes = injection(prototypes, rows)
+        prototypes = class_prototypes(self.weight[rows].to(kind), None if injection is None else injection.of(rows))
         features = batch.features.to(kind)
-        part = features.new_zeros(len(features)).index_put((here,), (features[here] * prototypes).sum(1))
+        part = features.new_zeros(len(features)).index_put((here,), _cosines(features[here], prototypes))
         return part if self.ranks is None else self.ranks.sum(part)
 
     def _noise(self, like: Tensor) -> Float[Tensor, " batch"]:
@@ -489,6 +498,11 @@ class PrototypeHead(nn.Module):
                 raise ValueError(
                     f"BroadFace classifies past samples, of which {type(self.margin).__name__} knows neither norm nor"
                     " difficulty; take a margin of the cosine alone, such as ArcFace, or leave BroadFace out"
+                )
+            if isinstance(term, BroadFace | EPL) and self.subcenters > 1:
+                raise ValueError(
+                    f"{type(term).__name__} asks for the prototype of a class, which has {self.subcenters} sub-centres;"
+                    " leave one of the two out"
                 )
             bound[name] = term.bind(len(self.classes), self.embedding_dim)
         return bound
@@ -861,6 +875,14 @@ def _draw(classes: range, embedding_dim: int, seed: int) -> Float[Tensor, "rows 
         start, stop = max(first, classes.start), min(first + _DRAW_BLOCK, classes.stop)
         weight[start - classes.start : stop - classes.start] = block[start - first : stop - first]
     return weight
+
+
+def _cosines(
+    features: Float[Tensor, "samples dim"], prototypes: Float[Tensor, "samples ... dim"]
+) -> Float[Tensor, " samples"]:
+    """Of each sample with the prototype of its own class, or the nearest of them."""
+    several = prototypes if prototypes.ndim == 3 else prototypes.unsqueeze(1)
+    return torch.bmm(several, features.unsqueeze(2)).squeeze(2).amax(1)
 
 
 def _only(place: str, found: list[_T]) -> _T | None:

@@ -199,7 +199,7 @@ class CompiledWalk(Walk):
         return Tile(rows, weight, operand, operand, ratio, own, memory)
 
     def _exponentials(self, tile: Tile, push: Tensor | None) -> Float[Tensor, " batch"]:
-        if self.negative is not None:
+        if not self.plain:
             return super()._exponentials(tile, push)
         cosines = product(tile.operand, self.operand)
         cosines[tile.own] = -math.inf

@@ -112,7 +112,7 @@ class TritonWalk(Walk):
         return Tile(rows, weight, operand, operand, self.ratio[rows], own, memory)
 
     def _exponentials(self, tile: Tile, push: Tensor | None) -> Float[Tensor, " batch"]:
-        if self.negative is not None:
+        if not self.plain:
             return super()._exponentials(tile, push)
         cosines = product(tile.operand, self.operand)
         block, columns = _block(cosines, widest=256)

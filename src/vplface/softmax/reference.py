@@ -13,8 +13,13 @@ from vplface.prototypes import Injection
 from vplface.softmax.sharded import Ranks
 
 
-def class_prototypes(weight: Float[Tensor, "classes dim"], injection: Injection | None) -> Float[Tensor, "classes dim"]:
-    """v = W/‖W‖, or the variational u where there is an injection."""
+def class_prototypes(
+    weight: Float[Tensor, "classes ... dim"], injection: Injection | None
+) -> Float[Tensor, "classes ... dim"]:
+    """v = W/‖W‖, or the variational u where there is an injection; of every sub-centre, if classes have several."""
+    if weight.ndim == 3:
+        of_subcenters = None if injection is None else injection.of_subcenters(weight.detach())
+        return class_prototypes(weight.flatten(0, 1), of_subcenters).view(weight.shape)
     prototypes = normalize(weight, dim=1)
     return prototypes if injection is None else injection(prototypes)
 
@@ -22,7 +27,7 @@ def class_prototypes(weight: Float[Tensor, "classes dim"], injection: Injection 
 def margin_softmax(
     features: Float[Tensor, "batch dim"],
     labels: Int[Tensor, " batch"],
-    weight: Float[Tensor, "classes dim"],
+    weight: Float[Tensor, "classes ... dim"],
     margin: Margin,
     injection: Injection | None = None,
     *,
@@ -33,13 +38,14 @@ def margin_softmax(
 ) -> Float[Tensor, ""]:
     """Mean cross-entropy over N classes of the logits s·cosθ_ij, the target's after its margin.
 
-    cosθ_ij = u_j·x_i. Under autocast the product runs in autocast's type; margin and softmax never run below
-    float32.
+    cosθ_ij = u_j·x_i, with K sub-centres of a class max_k u_jk·x_i (Deng et al., "Sub-center ArcFace: Boosting Face
+    Recognition by Large-Scale Noisy Web Faces", ECCV 2020). Under autocast the product runs in autocast's type; margin
+    and softmax never run below float32.
 
     Args:
         features: x, unit rows.
         labels: y, row numbers of ``weight``; −1 where the class lives on another rank.
-        weight: W, rows of any length.
+        weight: W, rows of any length; [N, d], or [N, K, d] with K sub-centres of each class.
         margin: changes the target cosine and gives the scale s.
         injection: memory to mix into the prototypes; None for the plain softmax.
         strength: m_i of each sample, for a margin that has one; the same on every rank. Its gradient, like that of a
@@ -49,7 +55,10 @@ def margin_softmax(
             nothing. The same on every rank, as is its gradient. None for no sample.
         ranks: who holds the other classes; None if there are none.
     """
-    cosine = linear(features, class_prototypes(weight, injection))
+    prototypes = class_prototypes(weight, injection)
+    cosine = linear(features, prototypes.flatten(0, -2))
+    if weight.ndim == 3:
+        cosine = cosine.view(len(features), *weight.shape[:2]).max(2).values
     cosine = cosine.to(torch.promote_types(cosine.dtype, torch.float32))
     samples = (labels >= 0).nonzero().squeeze(1)
     own = samples, labels[samples]

@@ -23,7 +23,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -100,7 +100,7 @@ class Filter:
 def margin_softmax(
     features: Float[Tensor, "batch dim"],
     labels: Int[Tensor, " batch"],
-    weight: Float[Tensor, "classes dim"],
+    weight: Float[Tensor, "classes ... dim"],
     margin: Margin,
     injection: Injection | None = None,
     *,
@@ -122,7 +122,7 @@ def margin_softmax(
     Args:
         features: x, unit rows.
         labels: y, row numbers of ``weight``; −1 where the class lives on another rank.
-        weight: W, rows of any length.
+        weight: W, rows of any length; [N, d], or [N, K, d] with K sub-centres of each class.
         margin: changes the target cosine and gives the scale s.
         injection: memory to mix into the prototypes; None for the plain softmax.
         strength: m_i of each sample, for a margin that has one.
@@ -136,6 +136,11 @@ def margin_softmax(
         walk: what carries out the visits; None for torch's own operations.
     """
     operands = operand_type(weight)
+    subcenters = 1 if weight.ndim == 2 else weight.shape[1]
+    if weight.ndim == 3:
+        injection = None if injection is None else injection.of_subcenters(weight.detach())
+        update, momentum = _of_rows(update, momentum, subcenters)
+        weight = weight.flatten(0, 1)
     with torch.autocast(weight.device.type, enabled=False):
         visits = (walk or Walk)(
             features,
@@ -151,6 +156,7 @@ def margin_softmax(
             negatives,
             strength,
             threshold,
+            subcenters,
         )
         tensors = features, weight, negatives, strength
         loss: Tensor = _MarginSoftmax.apply(*tensors, visits, update)  # type: ignore[no-untyped-call]
@@ -221,12 +227,13 @@ class Walk:
         negatives: Tensor | None,
         strength: Tensor | None,
         threshold: float | None,
+        subcenters: int,
     ) -> None:
         self.weight = weight.detach()
         self.type = torch.promote_types(weight.dtype, torch.float32)
         self.operand_type = operand_type
         self.features = features.detach().to(self.type)
-        self.labels = labels
+        self.subcenters = subcenters
         self.operand = self.features.to(operand_type)
         self.scale = margin.scale
         self.injection = injection
@@ -235,16 +242,19 @@ class Walk:
         self.filtering = filtering
         self.ranks = ranks
         self.negatives = None if negatives is None else negatives.detach().to(self.type)
-        self.classes = len(weight) if ranks is None else ranks.classes
+        self.classes = len(weight) // subcenters if ranks is None else ranks.classes
         self.strength_of_margin = None if strength is None else strength.detach().to(self.type)
+        self.labels = _nearest_of_own(self.features, labels, self.weight, injection, subcenters)
         self.target, self.slope, self.slope_of_strength = _own_cosines(
-            self.features, labels, self.weight, margin, injection, self.strength_of_margin
+            self.features, self.labels, self.weight, margin, injection, self.strength_of_margin
         )
         if ranks is not None:
             self.target = ranks.sum(self.target)
 
+        labels = self.labels
         (classes, dim), batch = weight.shape, len(labels)
         size = _tile_size(max(dim, batch), weight.device)
+        size = max(size // subcenters, 1) * subcenters
         self.tiles = [slice(first, min(first + size, classes)) for first in range(0, classes, size)]
         order = labels.argsort(stable=True)
         starts = torch.tensor([rows.start for rows in self.tiles], dtype=labels.dtype, device=labels.device)
@@ -264,6 +274,7 @@ class Walk:
             self.mixed = torch.stack(alive).tolist() if self.tiles else []
 
         self.negative: Callable[[Tensor], Tensor] | None = None
+        self.plain = subcenters == 1 and not changes_negatives(margin, threshold)
         if changes_negatives(margin, threshold):
             columns = self.target, self.strength_of_margin
             self.negative = lambda cosines: negative_of(margin, cosines, *columns, threshold)
@@ -376,16 +387,22 @@ class Walk:
 
     def _logits(self, tile: Tile) -> tuple[Float[Tensor, "tile batch"], Tensor]:
         """s·N(cosθ_ij) of a tile, −∞ where j = y_i, whose logit is another; and ρ_j·N'(cosθ_ij)."""
-        cosines = product(tile.operand, self.operand).to(self.type)
-        if self.negative is None:
-            logits, slope = cosines.mul_(self.scale * tile.ratio), tile.ratio
-        else:
+        logits, slope = product(tile.operand, self.operand).to(self.type), tile.ratio
+        if self.plain:
+            logits.mul_(self.scale * slope)[tile.own] = -math.inf
+            return logits, slope
+        logits *= slope
+        of_class = logits.view(-1, self.subcenters, logits.shape[1])
+        further = torch.arange(self.subcenters, device=logits.device).view(1, -1, 1) != of_class.argmax(1, keepdim=True)
+        if self.negative is not None:
             with torch.enable_grad():
-                cosines = cosines.mul_(tile.ratio).requires_grad_()
-                others = self.negative(cosines)
-                (slope,) = torch.autograd.grad(others.sum(), cosines)
-            logits, slope = others.detach() * self.scale, slope * tile.ratio
-        logits[tile.own] = -math.inf
+                others = self.negative(logits.requires_grad_())
+                (change,) = torch.autograd.grad(others.sum(), logits)
+            logits, slope = others.detach().clone(), change * slope
+        of_class = logits.mul_(self.scale).view(-1, self.subcenters, logits.shape[1])
+        of_class.masked_fill_(further, -math.inf)
+        classes, samples = tile.own
+        of_class[classes // self.subcenters, :, samples] = -math.inf
         return logits, slope
 
     def _accumulate(self, tile: Tile, kept: Tensor | None) -> None:
@@ -442,6 +459,43 @@ class Walk:
 def _remove(direction: Tensor, vectors: Tensor, coefficient: Tensor) -> None:
     """Take from each vector, in place, its component along a direction; the coefficient is −1/‖direction‖²."""
     vectors.addcmul_(direction, vecdot(vectors, direction).unsqueeze(1).mul_(coefficient))
+
+
+def _of_rows(
+    update: Update | None, momentum: Callable[[], Momentum | None] | None, subcenters: int
+) -> tuple[Update | None, Callable[[], Momentum | None] | None]:
+    """What moves classes of [K, d], for tiles of rows that are their sub-centres one after the other."""
+
+    def move(rows: slice, gradient: Tensor) -> None:
+        assert update is not None
+        classes = slice(rows.start // subcenters, rows.stop // subcenters)
+        update(classes, gradient.view(-1, subcenters, gradient.shape[1]))
+
+    def rule() -> Momentum | None:
+        found = None if momentum is None else momentum()
+        return None if found is None else replace(found, buffer=found.buffer.flatten(0, 1))
+
+    return None if update is None else move, None if momentum is None else rule
+
+
+def _nearest_of_own(
+    features: Float[Tensor, "batch dim"],
+    labels: Int[Tensor, " batch"],
+    weight: Float[Tensor, "rows dim"],
+    injection: Injection | None,
+    subcenters: int,
+) -> Int[Tensor, " batch"]:
+    """The row of the sub-centre of its own class that is nearest to each sample; −1 if the class is elsewhere."""
+    if subcenters == 1:
+        return labels
+    samples = (labels >= 0).nonzero().squeeze(1)
+    rows = labels[samples].unsqueeze(1) * subcenters + torch.arange(subcenters, device=labels.device)
+    prototypes = normalize(weight[rows.flatten()].to(features.dtype), dim=1)
+    if injection is not None:
+        prototypes = injection(prototypes, rows.flatten())
+    cosines = torch.bmm(prototypes.view(*rows.shape, weight.shape[1]), features[samples].unsqueeze(2)).squeeze(2)
+    own = rows.gather(1, cosines.argmax(1, keepdim=True)).squeeze(1)
+    return torch.full_like(labels, -1).index_put((samples,), own)
 
 
 def _own_cosines(

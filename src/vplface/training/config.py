@@ -441,6 +441,7 @@ class Config(_Section):
     variational: Injection | None = None
     terms: list[TermField] = []
     sample_rate: float = Field(default=1.0, gt=0.0, le=1.0)
+    subcenters: int = Field(default=1, ge=1)
     interclass_threshold: float | None = Field(default=None, gt=-1.0, le=1.0)
     optimizer: Optimizer = Optimizer()
     schedule: Schedule = Schedule()

@@ -30,7 +30,7 @@ _TILE = 8192
 def measure(
     head: PrototypeHead, embeddings: Float[Tensor, "batch dim"], labels: Int[Tensor, " batch"]
 ) -> dict[str, Any]:
-    """All of them, for the journal; nothing before the memory exists.
+    """All of them, for the journal; nothing before the memory exists, or where classes have several sub-centres.
 
     Called inside ``micro_batches()``, with the batch under way, it sees the memory that the batch was compared with.
 
@@ -40,7 +40,7 @@ def measure(
         labels: class ids.
     """
     injection = head.injection
-    if injection is None:
+    if injection is None or head.subcenters > 1:
         return {}
     features, labels = first_samples(head, embeddings.detach(), labels)
     mean, high = injected_angle(head)

@@ -145,6 +145,7 @@ def prepare(config: Config, world: World | None = None) -> Training:
         optimizer=_fused(config) if config.optimizer.fused else None,
         sample_rate=config.sample_rate,
         interclass_threshold=config.interclass_threshold,
+        subcenters=config.subcenters,
         process_group=world.group,
         device=device,
         seed=config.seed,
