@@ -80,7 +80,7 @@ def train(group: Any, run: dict[str, Any]) -> dict[str, Any]:
         **run["options"],
     )
     trained = network if group is None else DistributedDataParallel(network, process_group=group)
-    parameters = [*network.parameters(), *([] if run["fused"] else [head.weight])]
+    parameters = [*network.parameters(), *(p for p in head.parameters() if p is not head.weight or not run["fused"])]
     optimizer = torch.optim.SGD(parameters, 0.2, 0.9, weight_decay=1e-3)
     rank, world = (0, 1) if group is None else (group.rank(), group.size())
     every = torch.arange(run["batch"])

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         MagFace,
         NormSoftmax,
         SphereFace,
+        SphereFace2,
         SphereFaceR,
         X2Softmax,
     )
@@ -60,6 +61,7 @@ __all__ = [
     "SeveralFeatures",
     "ShuffledMemory",
     "SphereFace",
+    "SphereFace2",
     "SphereFaceR",
     "UniTSFace",
     "Variational",
@@ -89,6 +91,7 @@ _HOME = {
     "SeveralFeatures": "prototypes",
     "ShuffledMemory": "prototypes",
     "SphereFace": "margins",
+    "SphereFace2": "margins",
     "SphereFaceR": "margins",
     "UniTSFace": "terms",
     "UNPG": "terms",

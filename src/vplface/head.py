@@ -18,7 +18,7 @@ from torch.autograd.function import FunctionCtx
 from torch.linalg import vector_norm
 from torch.nn.functional import normalize
 
-from vplface.margins import ArcFace, Margin, SampleMargin, Samples
+from vplface.margins import ArcFace, Margin, SampleMargin, Samples, SphereFace2
 from vplface.margins.sample import changes_negatives, has_strength
 from vplface.optim import FusedSGD, PrototypeSGD, hand_over_gradient
 from vplface.prototypes import (
@@ -39,6 +39,7 @@ from vplface.softmax import (
     Filter,
     Ranks,
     Workspace,
+    binary,
     class_prototypes,
     drawn_classes,
     fastest_backend,
@@ -46,7 +47,7 @@ from vplface.softmax import (
     tiled,
     walk_of,
 )
-from vplface.terms import EPL, Batch, BoundTerm, BroadFace, Term
+from vplface.terms import EPL, UNPG, Batch, BoundTerm, BroadFace, Term
 
 _T = TypeVar("_T")
 _DRAW_BLOCK = 4096
@@ -188,6 +189,11 @@ class PrototypeHead(nn.Module):
             raise ValueError("filter_bound needs another backend than 'reference', which leaves nothing out")
         if interclass_threshold is not None and not -1.0 < interclass_threshold <= 1.0:
             raise ValueError(f"interclass_threshold must be a cosine in (-1, 1], got {interclass_threshold}")
+        if isinstance(margin, SphereFace2) and sample_rate < 1.0:
+            raise ValueError(
+                "SphereFace2 weighs a sample's own class against the sum over all others, of which sample_rate would"
+                " take a part; leave one of the two out"
+            )
         if subcenters < 1:
             raise ValueError(f"subcenters must be at least 1, got {subcenters}")
         if filter_bound is not None and margin is not None and changes_negatives(margin, None):
@@ -216,6 +222,9 @@ class PrototypeHead(nn.Module):
         self.weight = nn.Parameter(weight if subcenters == 1 else weight.view(-1, subcenters, embedding_dim))
         for name in (*self._memory_kind.per_class, *self._memory_kind.shared):
             self.register_buffer(name, None)
+        if isinstance(self.margin, SphereFace2):
+            first = torch.tensor(self.margin.first_bias(num_classes), device=device, dtype=dtype)
+            self.margin_bias = nn.Parameter(first)
         if isinstance(self.margin, SampleMargin):
             kind = torch.promote_types(dtype, torch.float32)
             for name, value in self.margin.state.items():
@@ -371,7 +380,7 @@ class PrototypeHead(nn.Module):
         """Keys that ``state_dict()`` may have for what is no row of a class and is equal on all ranks."""
         rows = {f"terms.{name}.{key}" for name, term in self._bound_terms().items() for key in term.per_class}
         of_terms = (key for name in self.terms.state_dict() if (key := f"terms.{name}") not in rows)
-        of_margin = (f"margin_{name}" for name in self._margin_state())
+        of_margin = self._names_of_margin()
         return "step_count", "begun_at", "delta_t", "memory_kind", *self._memory_kind.shared, *of_margin, *of_terms
 
     def cosine_by_age(self) -> dict[int, MeanCosine]:
@@ -474,6 +483,11 @@ class PrototypeHead(nn.Module):
         noise: Tensor = torch.special.ndtri(uniform.clamp_min(2.0**-54)).to(like)
         return noise
 
+    def _names_of_margin(self) -> tuple[str, ...]:
+        """Of what the margin keeps in ``state_dict()``."""
+        learned = ("margin_bias",) if isinstance(self.margin, SphereFace2) else ()
+        return *learned, *(f"margin_{name}" for name in self._margin_state())
+
     def _margin_state(self) -> dict[str, Tensor]:
         names = self.margin.state if isinstance(self.margin, SampleMargin) else ()
         return {name: getattr(self, f"margin_{name}") for name in names}
@@ -498,6 +512,11 @@ class PrototypeHead(nn.Module):
                 raise ValueError(
                     f"BroadFace classifies past samples, of which {type(self.margin).__name__} knows neither norm nor"
                     " difficulty; take a margin of the cosine alone, such as ArcFace, or leave BroadFace out"
+                )
+            if isinstance(term, UNPG) and isinstance(self.margin, SphereFace2):
+                raise ValueError(
+                    "UNPG adds negatives to the denominator of a softmax, which SphereFace2 does not have; leave one of"
+                    " the two out"
                 )
             if isinstance(term, BroadFace | EPL) and self.subcenters > 1:
                 raise ValueError(
@@ -619,8 +638,24 @@ class PrototypeHead(nn.Module):
         fused = self.optimizer if first else None
         update = None if fused is None else partial(fused.update, among=rows)
         backend = fastest_backend(weight.device) if self.backend == "auto" else self.backend
+        walk = None if backend == "reference" else walk_of(backend, weight.device)
+        if isinstance(margin, SphereFace2):
+            walk = binary.BinaryWalk
+            bias = self.margin_bias if self.ranks is None else self.ranks.spread(self.margin_bias)
+            strength = bias.expand(len(features))
         if backend == "reference":
             moving = weight if update is None else hand_over_gradient(weight, update)
+            if isinstance(margin, SphereFace2) and strength is not None:
+                return binary.binary_loss(
+                    features,
+                    labels,
+                    moving,
+                    margin,
+                    injection,
+                    strength=strength,
+                    threshold=threshold,
+                    ranks=self.ranks,
+                )
             return reference.margin_softmax(
                 features,
                 labels,
@@ -646,7 +681,7 @@ class PrototypeHead(nn.Module):
             momentum=None if fused is None or rows is not None else fused.rule,
             filtering=self._filter if first else None,
             ranks=self.ranks,
-            walk=walk_of(backend, weight.device),
+            walk=walk,
         )
 
     def _begin_backward(self, version: int) -> None:
@@ -841,7 +876,7 @@ class PrototypeHead(nn.Module):
             if self.delta_t is None:
                 error_msgs.append(f"the state has a memory and does not say Δt: give {prefix}variational one")
         names = tuple(self._memory_state())
-        of_margin = tuple(f"margin_{name}" for name in self._margin_state())
+        of_margin = self._names_of_margin()
         for name in names:
             setattr(self, name, None)
         told = state.pop(prefix + "memory_kind", None)

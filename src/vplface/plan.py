@@ -8,11 +8,12 @@ from typing import Literal
 
 import numpy as np
 import torch
+from torch.nn.functional import softplus
 
 from vplface.cluster import Footprint, Job, footprint, lifetimes, network_of
 from vplface.data.samplers import visits
 from vplface.errors import ConfigError
-from vplface.margins import Margin, SampleMargin
+from vplface.margins import Margin, SampleMargin, SphereFace2
 from vplface.prototypes import LastFeature, remembered
 from vplface.training.config import Config
 from vplface.training.state import prepare
@@ -118,8 +119,14 @@ def expected_first_loss(margin: Margin, classes: int, dim: int) -> float:
     target = margin.target(torch.zeros(1, dtype=torch.float64))
     mean = margin.scale**2 / (2 * dim)
     if isinstance(margin, SampleMargin) and margin.changes_negatives:
-        nodes, weights = np.polynomial.hermite_e.hermegauss(64)
-        others = margin.negative(torch.from_numpy(nodes / dim**0.5).clamp(-1.0, 1.0), target, None)
-        mean = float((margin.scale * others + torch.from_numpy(weights / weights.sum()).log()).logsumexp(0))
+        nodes, weights = (torch.from_numpy(each) for each in np.polynomial.hermite_e.hermegauss(64))
+        others = margin.scale * margin.negative((nodes / dim**0.5).clamp(-1.0, 1.0), target, None)
+        shares = weights / weights.sum()
+        if isinstance(margin, SphereFace2):
+            bias = margin.first_bias(classes)
+            other = (classes - 1) * float((softplus(others + bias) * shares).sum())
+            same = float(softplus(-margin.scale * target - bias))
+            return margin.weight / margin.scale * (margin.lam * same + (1.0 - margin.lam) * other)
+        mean = float((others + shares.log()).logsumexp(0))
     own = margin.scale * float(target)
     return float(np.logaddexp(own, math.log(classes - 1) + mean)) - own

@@ -11,6 +11,7 @@ from vplface.margins.margin import Margin
 from vplface.margins.norm_softmax import NormSoftmax
 from vplface.margins.sample import SampleMargin, Samples
 from vplface.margins.sphereface import SphereFace
+from vplface.margins.sphereface2 import SphereFace2
 from vplface.margins.spherefacer import SphereFaceR
 from vplface.margins.x2softmax import X2Softmax
 
@@ -27,6 +28,7 @@ __all__ = [
     "SampleMargin",
     "Samples",
     "SphereFace",
+    "SphereFace2",
     "SphereFaceR",
     "X2Softmax",
 ]

@@ -55,6 +55,31 @@ def margin_softmax(
             nothing. The same on every rank, as is its gradient. None for no sample.
         ranks: who holds the other classes; None if there are none.
     """
+    logits, own = class_logits(
+        features, labels, weight, margin, injection, strength=strength, threshold=threshold, ranks=ranks
+    )
+    if ranks is not None:
+        return ranks.cross_entropy(logits, *own, negatives)
+    if negatives is not None:
+        logits = torch.cat([logits, negatives.to(logits.dtype).unsqueeze(1)], 1)
+    return cross_entropy(logits, labels)
+
+
+def class_logits(
+    features: Float[Tensor, "batch dim"],
+    labels: Int[Tensor, " batch"],
+    weight: Float[Tensor, "classes ... dim"],
+    margin: Margin,
+    injection: Injection | None,
+    *,
+    strength: Float[Tensor, " batch"] | None,
+    threshold: float | None,
+    ranks: Ranks | None,
+) -> tuple[Float[Tensor, "batch classes"], tuple[Tensor, Tensor]]:
+    """The logits of the classes here, and where among them those are of samples with their own class.
+
+    The arguments are those of ``margin_softmax``.
+    """
     prototypes = class_prototypes(weight, injection)
     cosine = linear(features, prototypes.flatten(0, -2))
     if weight.ndim == 3:
@@ -69,9 +94,4 @@ def margin_softmax(
         every = every if ranks is None else ranks.sum(every)
         own_strength = None if strength is None else strength.detach().unsqueeze(1)
         others = negative_of(margin, cosine, every.unsqueeze(1), own_strength, threshold)
-    logits = margin.scale * others.index_put(own, target)
-    if ranks is not None:
-        return ranks.cross_entropy(logits, *own, negatives)
-    if negatives is not None:
-        logits = torch.cat([logits, negatives.to(logits.dtype).unsqueeze(1)], 1)
-    return cross_entropy(logits, labels)
+    return margin.scale * others.index_put(own, target), own

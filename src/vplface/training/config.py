@@ -28,6 +28,7 @@ from vplface.margins import (
     MagFace,
     NormSoftmax,
     SphereFace,
+    SphereFace2,
     SphereFaceR,
     X2Softmax,
 )
@@ -55,6 +56,7 @@ MARGINS: dict[str, type] = {
     "magface": MagFace,
     "normsoftmax": NormSoftmax,
     "sphereface": SphereFace,
+    "sphereface2": SphereFace2,
     "spherefacer": SphereFaceR,
     "x2softmax": X2Softmax,
 }

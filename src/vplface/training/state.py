@@ -252,7 +252,7 @@ def _fused(config: Config) -> FusedSGD:
 
 def _optimizer(config: Config, backbone: nn.Module, head: PrototypeHead) -> torch.optim.Optimizer:
     options = config.optimizer
-    trained = [p for p in (*backbone.parameters(), *head.terms.parameters()) if p.requires_grad]
+    trained = [p for p in (*backbone.parameters(), *head.parameters()) if p.requires_grad and p is not head.weight]
     groups: list[dict[str, Any]] = [
         {"params": [p for p in trained if p.ndim > 1], "lr": options.lr},
         {"params": [p for p in trained if p.ndim <= 1], "lr": options.lr, "weight_decay": 0.0},
