@@ -189,20 +189,12 @@ class PrototypeHead(nn.Module):
             raise ValueError("filter_bound needs another backend than 'reference', which leaves nothing out")
         if interclass_threshold is not None and not -1.0 < interclass_threshold <= 1.0:
             raise ValueError(f"interclass_threshold must be a cosine in (-1, 1], got {interclass_threshold}")
-        if isinstance(margin, SphereFace2) and sample_rate < 1.0:
-            raise ValueError(
-                "SphereFace2 weighs a sample's own class against the sum over all others, of which sample_rate would"
-                " take a part; leave one of the two out"
-            )
         if subcenters < 1:
             raise ValueError(f"subcenters must be at least 1, got {subcenters}")
-        if filter_bound is not None and margin is not None and changes_negatives(margin, None):
-            raise ValueError(
-                f"filter_bound bounds what is left out by probability, and with {type(margin).__name__}, which changes"
-                " the logits of other classes, gradients do not follow probabilities; leave one of the two out"
-            )
         if not 0.0 < sample_rate <= 1.0:
             raise ValueError(f"sample_rate must lie in (0, 1], got {sample_rate}")
+        terms = tuple(terms)
+        require_fit(margin or ArcFace(), terms, sample_rate, subcenters, filter_bound)
         self.num_classes = num_classes
         self.embedding_dim = embedding_dim
         self.margin: Margin = ArcFace() if margin is None else margin
@@ -507,21 +499,6 @@ class PrototypeHead(nn.Module):
                 raise ValueError(
                     "BroadFace classifies past samples, which variational prototypes remember: a sample would meet its"
                     " own feature. Take one of the two"
-                )
-            if isinstance(term, BroadFace) and has_strength(self.margin):
-                raise ValueError(
-                    f"BroadFace classifies past samples, of which {type(self.margin).__name__} knows neither norm nor"
-                    " difficulty; take a margin of the cosine alone, such as ArcFace, or leave BroadFace out"
-                )
-            if isinstance(term, UNPG) and isinstance(self.margin, SphereFace2):
-                raise ValueError(
-                    "UNPG adds negatives to the denominator of a softmax, which SphereFace2 does not have; leave one of"
-                    " the two out"
-                )
-            if isinstance(term, BroadFace | EPL) and self.subcenters > 1:
-                raise ValueError(
-                    f"{type(term).__name__} asks for the prototype of a class, which has {self.subcenters} sub-centres;"
-                    " leave one of the two out"
                 )
             bound[name] = term.bind(len(self.classes), self.embedding_dim)
         return bound
@@ -897,6 +874,51 @@ class PrototypeHead(nn.Module):
             here = (key for key in state if not key.startswith(prefix + "terms."))  # those look after themselves
             unexpected_keys.extend(key for key in here if key not in known)
             missing_keys.extend(key for name in ("weight", *of_margin) if (key := prefix + name) not in state)
+
+
+def require_fit(
+    margin: Margin,
+    terms: Iterable[Term] = (),
+    sample_rate: float = 1.0,
+    subcenters: int = 1,
+    filter_bound: float | None = None,
+) -> None:
+    """Raise ValueError where a loss, and what is to be combined with it, have no meaning together.
+
+    Args:
+        margin: of the head.
+        terms: likewise, as all that follows.
+        sample_rate: of the classes.
+        subcenters: K.
+        filter_bound: ε.
+    """
+    name = type(margin).__name__
+    if isinstance(margin, SphereFace2) and sample_rate < 1.0:
+        raise ValueError(
+            f"{name} weighs a sample's own class against the sum over all others, of which sample_rate would take a"
+            " part; leave one of the two out"
+        )
+    if filter_bound is not None and changes_negatives(margin, None):
+        raise ValueError(
+            f"filter_bound bounds what is left out by probability, and with {name}, which changes the logits of other"
+            " classes, gradients do not follow probabilities; leave one of the two out"
+        )
+    for term in terms:
+        if isinstance(term, BroadFace) and has_strength(margin):
+            raise ValueError(
+                f"BroadFace classifies past samples, of which {name} knows neither norm nor difficulty; take a margin"
+                " of the cosine alone, such as ArcFace, or leave BroadFace out"
+            )
+        if isinstance(term, UNPG) and isinstance(margin, SphereFace2):
+            raise ValueError(
+                f"UNPG adds negatives to the denominator of a softmax, which {name} does not have; leave one of the two"
+                " out"
+            )
+        if isinstance(term, BroadFace | EPL) and subcenters > 1:
+            raise ValueError(
+                f"{type(term).__name__} asks for the prototype of a class, which has {subcenters} sub-centres; leave"
+                " one of the two out"
+            )
 
 
 def _draw(classes: range, embedding_dim: int, seed: int) -> Float[Tensor, "rows dim"]:

@@ -18,6 +18,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSeriali
 from vplface.data.augment import Augmentation
 from vplface.data.samplers import SAMPLERS, Shuffled
 from vplface.errors import ConfigError, UsageError
+from vplface.head import require_fit
 from vplface.margins import (
     AdaFace,
     ArcFace,
@@ -481,6 +482,7 @@ class Config(_Section):
             raise ValueError("terms: broadface and variational both use past samples; take one of the two")
         if BroadFace in kinds and self.accumulate > 1:
             raise ValueError("terms: broadface needs the whole batch at once; it needs accumulate: 1")
+        require_fit(self.margin, self.resolved_terms(1), self.sample_rate, self.subcenters)
         return self
 
     def resolved_terms(self, steps_per_epoch: int) -> list[Term]:
