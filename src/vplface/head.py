@@ -939,7 +939,7 @@ def _cosines(
 ) -> Float[Tensor, " samples"]:
     """Of each sample with the prototype of its own class, or the nearest of them."""
     several = prototypes if prototypes.ndim == 3 else prototypes.unsqueeze(1)
-    return torch.bmm(several, features.unsqueeze(2)).squeeze(2).amax(1)
+    return (several * features.unsqueeze(1)).sum(2).amax(1)
 
 
 def _only(place: str, found: list[_T]) -> _T | None:

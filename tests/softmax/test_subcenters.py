@@ -181,6 +181,19 @@ def test_a_backward_sees_the_memory_that_its_forward_saw(backend, rate):
     torch.testing.assert_close(gradients(True), gradients(False), atol=1e-12, rtol=0)
 
 
+def test_what_a_step_finds_nearest_does_not_depend_on_autocast():
+    head = PrototypeHead(40, 16, margin=CurricularFace(8.0), subcenters=8, variational=Variational(0.3, 3, 0))
+    x, labels = torch.randn(40, 16, generator=torch.Generator().manual_seed(0)), torch.arange(40)
+    twin = copy.deepcopy(head)
+    head(x, labels)
+    with torch.autocast("cpu", torch.bfloat16):
+        twin(x, labels)
+        assert torch.equal(twin.state_dict()["margin_t"], head.state_dict()["margin_t"])
+        injected = twin.injection.of_subcenters(twin.weight.detach()).timer
+    assert torch.equal(injected, head.injection.of_subcenters(head.weight.detach()).timer)
+    assert (injected > 0).sum() == 40
+
+
 def test_state_is_kept_and_one_sub_centre_is_as_before():
     make = {"num_classes": 5, "embedding_dim": 4, "variational": Variational(0.3, 3, 0), "subcenters": 3}
     head = PrototypeHead(**make, optimizer=FusedSGD(0.1))

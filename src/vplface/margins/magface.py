@@ -37,7 +37,7 @@ class MagFace(SampleMargin):
         u_a: longest norm, > l_a.
         l_m: margin of the shortest, in [0, u_m], radians.
         u_m: margin of the longest, at most π/2.
-        lambda_g: λ_g ≥ 0. These six are the authors' for an IResNet-100.
+        lambda_g: λ_g ≥ 0. These six are those of the authors' training script.
     """
 
     scale: float = 64.0

@@ -65,7 +65,8 @@ class Injection:
             weight: W of the classes that this is the injection of.
         """
         classes, subcenters = weight.shape[:2]
-        along = torch.bmm(weight, self.recalled(slice(None)).to(weight.dtype).unsqueeze(2)).squeeze(2)
+        with torch.autocast(weight.device.type, enabled=False):
+            along = torch.bmm(weight, self.recalled(slice(None)).to(weight.dtype).unsqueeze(2)).squeeze(2)
         nearest = (along / vector_norm(weight, dim=2)).argmax(1, keepdim=True)
         timer = self.timer.new_zeros(classes, subcenters).scatter_(1, nearest, self.timer.unsqueeze(1))
 
