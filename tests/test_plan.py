@@ -172,9 +172,9 @@ def test_the_classes_of_a_step_are_as_many_as_planned():
     seen = {}
     whole = PrototypeHead._loss
 
-    def loss(self, features, labels, weight, injection=None, rows=None, negatives=None):
+    def loss(self, features, labels, weight, injection=None, rows=None, *rest, **options):
         seen["bytes"] = weight.nbytes + injection.memory.nbytes
-        return whole(self, features, labels, weight, injection, rows, negatives)
+        return whole(self, features, labels, weight, injection, rows, *rest, **options)
 
     with patch.object(PrototypeHead, "_loss", loss):
         head(torch.randn(batch, DIM), torch.randint(classes, (batch,))).backward()

@@ -41,6 +41,7 @@ class Job:
         variational: whether there are M and T.
         memory_dtype: of M.
         kind: of memory.
+        subcenters: K.
         sample_rate: share of the classes that a step draws.
         workspace_mb: MiB for exponentials.
         scale: s of the margin.
@@ -62,6 +63,7 @@ class Job:
     variational: bool = True
     memory_dtype: str = "float32"
     kind: KindOfMemory = field(default_factory=LastFeature)
+    subcenters: int = 1
     sample_rate: float = 1.0
     workspace_mb: float = 256
     scale: float = 64.0
@@ -363,6 +365,7 @@ def _memory(job: Job, network: Network, rows: int) -> Memory:
         visited = math.ceil(rows * (job.sample_rate + (1.0 - job.sample_rate) * job.coverage(1)))
         recalled = getattr(torch, job.memory_dtype).itemsize * rows * job.dim if job.variational else 0
         copies = (state["weight"] * (1 if job.fused else 2) + recalled) * visited // rows
+    compared = visited * job.subcenters
     padded = job.pictures_a_pass * job.gpus
     batch = min(padded, job.batch)
     second_type = 0 if job.product_bytes == _FLOAT32 else job.product_bytes
@@ -371,9 +374,9 @@ def _memory(job: Job, network: Network, rows: int) -> Memory:
         gradient=0 if job.fused else state["weight"] * (1 if job.accumulate == 1 else 2),
         update=0 if job.fused else state["weight"],
         drawn=copies,
-        workspace=_kept_bytes(job, visited, batch),
-        tiles=tile_bytes(visited, max(job.dim, batch), torch.device(job.device))
-        + _NUMBERS_A_CLASS * _FLOAT32 * visited,
+        workspace=_kept_bytes(job, compared, batch),
+        tiles=tile_bytes(compared, max(job.dim, batch), torch.device(job.device))
+        + _NUMBERS_A_CLASS * _FLOAT32 * compared,
         # x, also in the type of products, and dL/dx; besides, two of the softmax, later of the exchange
         features=padded * job.dim * (4 * _FLOAT32 + second_type),
         backbone=network.state_bytes * (2 if job.average else 1)
@@ -389,8 +392,8 @@ def _state(job: Job, rows: int) -> dict[str, int]:
         empty = job.kind.empty(rows, job.dim, getattr(torch, job.memory_dtype), torch.device("meta"), seed=0)
         held = {name: tensor.nbytes for name, tensor in empty.items()}
     return {
-        "weight": _FLOAT32 * rows * job.dim,
-        "momentum": _FLOAT32 * rows * job.dim * job.state,
+        "weight": _FLOAT32 * rows * job.subcenters * job.dim,
+        "momentum": _FLOAT32 * rows * job.subcenters * job.dim * job.state,
         "memory": held.pop("memory"),
         "timer": held.pop("timer"),
         "statistics": sum(held.values()),

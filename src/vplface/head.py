@@ -15,9 +15,11 @@ import torch.distributed as dist
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
+from torch.linalg import vector_norm
 from torch.nn.functional import normalize
 
-from vplface.margins import ArcFace, Margin
+from vplface.margins import ArcFace, Margin, SampleMargin, Samples, SphereFace2
+from vplface.margins.sample import changes_negatives, has_strength
 from vplface.optim import FusedSGD, PrototypeSGD, hand_over_gradient
 from vplface.prototypes import (
     CosineByAge,
@@ -38,6 +40,7 @@ from vplface.softmax import (
     Filter,
     Ranks,
     Workspace,
+    binary,
     class_prototypes,
     drawn_classes,
     fastest_backend,
@@ -45,11 +48,13 @@ from vplface.softmax import (
     tiled,
     walk_of,
 )
-from vplface.terms import Batch, BoundTerm, BroadFace, Term
+from vplface.terms import EPL, UNPG, Batch, BoundTerm, BroadFace, Term
 
 _T = TypeVar("_T")
 _DRAW_BLOCK = 4096
 _INITIAL_STD = 0.01
+_NOISE = 2**32
+"""The stream of random numbers of samples; classes have those below."""
 
 
 class _Batch(NamedTuple):
@@ -59,6 +64,19 @@ class _Batch(NamedTuple):
     labels: Int[Tensor, " batch"]
     remembered: Float[Tensor, "batch dim"]
     counts: list[int]  # of each rank
+    norms: Float[Tensor, " batch"] | None  # of the embeddings, for a margin that uses them
+    observed: Float[Tensor, " batch"] | None = None  # what the state of the margin follows
+
+
+class _Hardness(NamedTuple):
+    """What a margin makes of the samples before the softmax; nothing of each, if it looks at cosines alone."""
+
+    strength: Float[Tensor, " batch"] | None = None
+    penalty: Float[Tensor, ""] | None = None
+    observed: Float[Tensor, " batch"] | None = None
+
+    def penalised(self, loss: Tensor) -> Float[Tensor, ""]:
+        return loss if self.penalty is None else loss + self.penalty
 
 
 class PrototypeHead(nn.Module):
@@ -88,6 +106,16 @@ class PrototypeHead(nn.Module):
         sample_rate: share of the classes, in (0, 1], that a step compares with: those of its batch, and of the others
             each with this probability. The draw follows from ``seed`` and the step alone. Classes that are not drawn
             get no gradient, and ``FusedSGD`` leaves their rows, momentum and decay alone; their memory ages.
+        interclass_threshold: cosine in (−1, 1]; other classes that are nearer to a sample than this are left out of its
+            softmax, value and gradient. In a set with label noise two classes may be one person, and a sample should
+            not be driven from its own likeness. It is the ``interclass_filtering_threshold`` of arcface_torch (An et
+            al., Partial FC, CVPR 2022), which sets such a cosine to 0, so that the class stays with the weight e⁰. It
+            holds for the classification loss in eval mode too, not for terms. None leaves out none.
+        subcenters: K ≥ 1 prototypes of each class, of which a sample is compared with the nearest: cosθ_ij is the
+            largest of K. Clean pictures gather at one of them and noisy ones at others (Deng et al., "Sub-center
+            ArcFace: Boosting Face Recognition by Large-Scale Noisy Web Faces", ECCV 2020, who take K = 3). W is then
+            [N, K, d]. M_j is injected into the sub-centre of class j that is nearest to it. ``EPL`` and ``BroadFace``,
+            which ask for the one prototype of a class, are refused.
         process_group: the ranks that share the classes, contiguous in rank order, the first N mod world ranks one
             more. Every rank calls the head with its part of the batch and with global class ids.  The loss is the mean
             over the whole batch; the gradient of a rank's embeddings is world times that of the loss, so that
@@ -106,7 +134,8 @@ class PrototypeHead(nn.Module):
         >>> loss.backward()
 
     Attributes:
-        weight: W, [N, d]; with a process group the rows of this rank, as in memory and timer.
+        weight: W, [N, d], or [N, K, d] with K sub-centres; with a process group the rows of this rank, as in memory
+            and timer.
         memory: M, [N, d], unit rows where the timer is positive; None until the step ``variational.start``. A kind of
             memory with K slots has [N, K, d]; what kinds hold beside is in attributes whose names begin with memory_.
         timer: T, [N] int32, or [N, K]; None until then.
@@ -138,6 +167,8 @@ class PrototypeHead(nn.Module):
         workspace_mb: float = 256,
         filter_bound: float | None = None,
         sample_rate: float = 1.0,
+        interclass_threshold: float | None = None,
+        subcenters: int = 1,
         process_group: dist.ProcessGroup | None = None,
         memory_dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
@@ -157,8 +188,14 @@ class PrototypeHead(nn.Module):
             raise ValueError(f"filter_bound must lie in [0, 1), got {filter_bound}")
         if filter_bound is not None and backend == "reference":
             raise ValueError("filter_bound needs another backend than 'reference', which leaves nothing out")
+        if interclass_threshold is not None and not -1.0 < interclass_threshold <= 1.0:
+            raise ValueError(f"interclass_threshold must be a cosine in (-1, 1], got {interclass_threshold}")
+        if subcenters < 1:
+            raise ValueError(f"subcenters must be at least 1, got {subcenters}")
         if not 0.0 < sample_rate <= 1.0:
             raise ValueError(f"sample_rate must lie in (0, 1], got {sample_rate}")
+        terms = tuple(terms)
+        require_fit(margin or ArcFace(), terms, sample_rate, subcenters, filter_bound)
         self.num_classes = num_classes
         self.embedding_dim = embedding_dim
         self.margin: Margin = ArcFace() if margin is None else margin
@@ -166,15 +203,25 @@ class PrototypeHead(nn.Module):
         self.backend = backend
         self.memory_dtype = memory_dtype
         self.sample_rate = sample_rate
+        self.interclass_threshold = interclass_threshold
+        self.subcenters = subcenters
         self.seed = seed
         self.step_count = 0
         self.by_age: CosineByAge | None = None
         self._forget_begin()
         self.ranks = None if process_group is None else Ranks(process_group, num_classes)
         self.classes = range(num_classes) if self.ranks is None else self.ranks.own
-        self.weight = nn.Parameter(_draw(self.classes, embedding_dim, seed).to(device=device, dtype=dtype))
+        weight = _draw(self.classes, subcenters * embedding_dim, seed).to(device=device, dtype=dtype)
+        self.weight = nn.Parameter(weight if subcenters == 1 else weight.view(-1, subcenters, embedding_dim))
         for name in (*self._memory_kind.per_class, *self._memory_kind.shared):
             self.register_buffer(name, None)
+        if isinstance(self.margin, SphereFace2):
+            first = torch.tensor(self.margin.first_bias(num_classes), device=device, dtype=dtype)
+            self.margin_bias = nn.Parameter(first)
+        if isinstance(self.margin, SampleMargin):
+            kind = torch.promote_types(dtype, torch.float32)
+            for name, value in self.margin.state.items():
+                self.register_buffer(f"margin_{name}", torch.tensor(value, dtype=kind, device=device))
         self.optimizer: PrototypeSGD | None = None if optimizer is None else optimizer.bind(self.weight)
         self.terms = nn.ModuleDict(self._bind(terms)).to(self.weight.device, dtype)
         self._workspace, self._scratch = Workspace(workspace_mb), Workspace(0.0)
@@ -207,7 +254,9 @@ class PrototypeHead(nn.Module):
         batch = self._batch(embeddings, labels, memory_embeddings)
         if not (self.training and torch.is_grad_enabled()):
             weight = self.weight if self.optimizer is None else self.weight.detach()
-            return self._loss(batch.features, self._rows(batch.labels), weight)
+            hardness = self._hardness(batch, None, in_step=False)
+            rows = self._rows(batch.labels)
+            return hardness.penalised(self._loss(batch.features, rows, weight, strength=hardness.strength))
         if self._gathering and self._pending and self.optimizer is not None:
             raise RuntimeError(
                 "FusedSGD moves the prototypes in every backward pass, so a step cannot be taken in several"
@@ -216,8 +265,10 @@ class PrototypeHead(nn.Module):
         if not self._gathering:
             self._finish_step()
         self._met = self._injection()
-        loss = self._loss_with_terms(batch.features, batch.labels, self._met)
-        self._pending.append(batch._replace(features=batch.features.detach()))
+        hardness = self._hardness(batch, self._met, in_step=True)
+        loss = self._loss_with_terms(batch.features, batch.labels, self._met, hardness.strength)
+        loss = hardness.penalised(loss)
+        self._pending.append(batch._replace(features=batch.features.detach(), norms=None, observed=hardness.observed))
         return _before_backward(loss, partial(self._begin_backward, self.weight._version))
 
     @contextmanager
@@ -270,8 +321,8 @@ class PrototypeHead(nn.Module):
         """Whether the features of the step under way, or of the next, are remembered."""
         return self.memory is not None or (self.begun_at is not None and self.step_count >= self.begun_at)
 
-    def variational_prototypes(self) -> Float[Tensor, "classes dim"]:
-        """u of the rows here, the prototypes of the step to come; v where no memory is alive. [N, d]"""
+    def variational_prototypes(self) -> Float[Tensor, "classes ... dim"]:
+        """u of the rows here, the prototypes of the step to come; v where no memory is alive. [N, d] or [N, K, d]"""
         self._finish_step()
         return class_prototypes(self.weight, self._injection(create=False))
 
@@ -300,7 +351,7 @@ class PrototypeHead(nn.Module):
         batch = self._batch(embeddings, labels, None)
         rows = self._rows(batch.labels)
         features, rows = batch.features[rows >= 0], rows[rows >= 0]
-        to_prototype = (features * normalize(self.weight[rows], dim=1)).sum()
+        to_prototype = _cosines(features, class_prototypes(self.weight[rows], None)).sum()
         figures = [to_prototype, to_prototype.new_tensor(len(rows))]
         injection = self._injection(create=False)
         if injection is not None:
@@ -322,7 +373,8 @@ class PrototypeHead(nn.Module):
         """Keys that ``state_dict()`` may have for what is no row of a class and is equal on all ranks."""
         rows = {f"terms.{name}.{key}" for name, term in self._bound_terms().items() for key in term.per_class}
         of_terms = (key for name in self.terms.state_dict() if (key := f"terms.{name}") not in rows)
-        return "step_count", "begun_at", "delta_t", "memory_kind", *self._memory_kind.shared, *of_terms
+        of_margin = self._names_of_margin()
+        return "step_count", "begun_at", "delta_t", "memory_kind", *self._memory_kind.shared, *of_margin, *of_terms
 
     def cosine_by_age(self) -> dict[int, MeanCosine]:
         """What ``by_age`` has counted since the last call, over all ranks, who have to ask together."""
@@ -365,19 +417,73 @@ class PrototypeHead(nn.Module):
             self._check(embeddings, labels, memory_embeddings)
             features = self._unit(embeddings)
             remembered = features if memory_embeddings is None else self._unit(memory_embeddings)
-            return _Batch(features, labels, remembered.detach(), [len(labels)])
+            return _Batch(features, labels, remembered.detach(), [len(labels)], self._norms(embeddings))
         fault: Exception | None = None
         try:
             self._check(embeddings, labels, memory_embeddings)
         except (TypeError, ValueError) as error:
             fault = error
         counts = self.ranks.agree(len(embeddings), fault, self.weight.device)
+        norms = self._norms(embeddings)
+        norms = None if norms is None else self.ranks.gather(norms, counts)
         features = self.ranks.gather(self._unit(embeddings), counts)
         labels = self.ranks.gather(labels, counts)
         remembered = features.detach()
         if memory_embeddings is not None:
             remembered = self.ranks.gather(self._unit(memory_embeddings.detach()), counts)
-        return _Batch(features, labels, remembered, counts)
+        return _Batch(features, labels, remembered, counts, norms)
+
+    def _norms(self, embeddings: Tensor) -> Tensor | None:
+        if not (isinstance(self.margin, SampleMargin) and self.margin.uses_norms):
+            return None
+        norms: Tensor = vector_norm(embeddings.to(torch.promote_types(self.weight.dtype, torch.float32)), dim=1)
+        return norms
+
+    def _hardness(self, batch: _Batch, injection: Injection | None, in_step: bool) -> _Hardness:
+        """What the margin makes of the samples; out of a step there is no chance and nothing is observed."""
+        margin = self.margin
+        if not isinstance(margin, SampleMargin):
+            return _Hardness()
+        ones = batch.features.new_ones(len(batch.labels), dtype=torch.promote_types(self.weight.dtype, torch.float32))
+        norms = ones if batch.norms is None else batch.norms
+        samples = Samples(
+            norms=norms,
+            cosines=partial(self._cosines_to_own, batch, injection),
+            noise=partial(self._noise if in_step else torch.zeros_like, ones),
+        )
+        state = self._margin_state()
+        observed = margin.observe(samples).detach() if state and in_step else None
+        if observed is not None:
+            state = margin.learn(state, observed)
+        # Every rank reckons with all norms, which reach their owner once from every rank; strengths have theirs at one.
+        penalty = margin.penalty(_scale_gradient(norms, 1.0 if self.ranks is None else 1.0 / self.ranks.world))
+        return _Hardness(margin.strength(samples, state), penalty, observed)
+
+    @torch.no_grad()
+    def _cosines_to_own(self, batch: _Batch, injection: Injection | None) -> Float[Tensor, " batch"]:
+        """Cosines of all samples with the prototypes of their classes, whichever rank has them."""
+        rows = self._rows(batch.labels)
+        here = (rows >= 0).nonzero().squeeze(1)
+        rows, kind = rows[here], torch.promote_types(self.weight.dtype, torch.float32)
+        prototypes = class_prototypes(self.weight[rows].to(kind), None if injection is None else injection.of(rows))
+        features = batch.features.to(kind)
+        part = features.new_zeros(len(features)).index_put((here,), _cosines(features[here], prototypes))
+        return part if self.ranks is None else self.ranks.sum(part)
+
+    def _noise(self, like: Tensor) -> Float[Tensor, " batch"]:
+        """Normal numbers, of every part of a step others; the same whatever the number of ranks."""
+        uniform = Draw(range(len(like)), self.seed, self.step_count).uniform(_NOISE + len(self._pending))
+        noise: Tensor = torch.special.ndtri(uniform.clamp_min(2.0**-54)).to(like)
+        return noise
+
+    def _names_of_margin(self) -> tuple[str, ...]:
+        """Of what the margin keeps in ``state_dict()``."""
+        learned = ("margin_bias",) if isinstance(self.margin, SphereFace2) else ()
+        return *learned, *(f"margin_{name}" for name in self._margin_state())
+
+    def _margin_state(self) -> dict[str, Tensor]:
+        names = self.margin.state if isinstance(self.margin, SampleMargin) else ()
+        return {name: getattr(self, f"margin_{name}") for name in names}
 
     def _rows(self, labels: Tensor) -> Tensor:
         """Row numbers from class ids, −1 for rows of other ranks."""
@@ -401,10 +507,12 @@ class PrototypeHead(nn.Module):
     def _bound_terms(self) -> dict[str, BoundTerm]:
         return dict(self.terms.items())  # type: ignore[arg-type]  # torch knows them as modules
 
-    def _loss_with_terms(self, features: Tensor, labels: Tensor, injection: Injection | None) -> Float[Tensor, ""]:
+    def _loss_with_terms(
+        self, features: Tensor, labels: Tensor, injection: Injection | None, strength: Tensor | None
+    ) -> Float[Tensor, ""]:
         """The loss of a step, with all that the terms contribute."""
         if not self.terms:
-            return self._loss_of_step(features, labels, injection)
+            return self._loss_of_step(features, labels, injection, strength)
         # What every rank computes from all features reaches each of them once from every rank.
         world = 1 if self.ranks is None else self.ranks.world
         batch = Batch(
@@ -432,7 +540,7 @@ class PrototypeHead(nn.Module):
             if negatives is not None:
                 nothing = negatives.new_full((len(past.labels),), -torch.inf)
                 negatives = torch.cat([_scale_gradient(negatives, more), nothing])
-        loss = self._loss_of_step(rows, targets, injection, negatives)
+        loss = self._loss_of_step(rows, targets, injection, strength, negatives)
         # A backward pass takes first what was formed last: whatever reads W comes before FusedSGD moves it.
         extra = [added for term in terms if (added := term.loss(batch)) is not None]
         return torch.stack([loss, *extra]).sum()
@@ -461,15 +569,20 @@ class PrototypeHead(nn.Module):
         )
 
     def _loss_of_step(
-        self, features: Tensor, labels: Tensor, injection: Injection | None, negatives: Tensor | None = None
+        self,
+        features: Tensor,
+        labels: Tensor,
+        injection: Injection | None,
+        strength: Tensor | None,
+        negatives: Tensor | None = None,
     ) -> Float[Tensor, ""]:
         """The loss over the classes that this step draws."""
         rows, places = self._drawn(labels)
         if rows is None:
-            return self._loss(features, places, self.weight, injection, negatives=negatives)
+            return self._loss(features, places, self.weight, injection, strength=strength, negatives=negatives)
         weight = self.weight[rows] if self.optimizer is None else self.weight.detach()[rows].requires_grad_()
         drawn = None if injection is None else injection.of(rows)
-        return self._loss(features, places, weight, drawn, rows, negatives)
+        return self._loss(features, places, weight, drawn, rows, negatives, strength=strength)
 
     def _drawn(self, labels: Tensor) -> tuple[Tensor | None, Tensor]:
         """The rows that a step compares with, None for all, and the places of class ids among them."""
@@ -489,6 +602,7 @@ class PrototypeHead(nn.Module):
         injection: Injection | None = None,
         rows: Tensor | None = None,
         negatives: Tensor | None = None,
+        strength: Tensor | None = None,
         margin: Margin | None = None,
     ) -> Float[Tensor, ""]:
         """The loss over rows of W, all unless ``rows`` are given; ``labels`` are positions among them.
@@ -498,13 +612,38 @@ class PrototypeHead(nn.Module):
         """
         first = margin is None
         margin = self.margin if margin is None else margin
+        threshold = self.interclass_threshold if first else None
         fused = self.optimizer if first else None
         update = None if fused is None else partial(fused.update, among=rows)
         backend = fastest_backend(weight.device) if self.backend == "auto" else self.backend
+        walk = None if backend == "reference" else walk_of(backend, weight.device)
+        if isinstance(margin, SphereFace2):
+            walk = binary.BinaryWalk
+            bias = self.margin_bias if self.ranks is None else self.ranks.spread(self.margin_bias)
+            strength = bias.expand(len(features))
         if backend == "reference":
             moving = weight if update is None else hand_over_gradient(weight, update)
+            if isinstance(margin, SphereFace2) and strength is not None:
+                return binary.binary_loss(
+                    features,
+                    labels,
+                    moving,
+                    margin,
+                    injection,
+                    strength=strength,
+                    threshold=threshold,
+                    ranks=self.ranks,
+                )
             return reference.margin_softmax(
-                features, labels, moving, margin, injection, negatives=negatives, ranks=self.ranks
+                features,
+                labels,
+                moving,
+                margin,
+                injection,
+                strength=strength,
+                threshold=threshold,
+                negatives=negatives,
+                ranks=self.ranks,
             )
         return tiled.margin_softmax(
             features,
@@ -512,13 +651,15 @@ class PrototypeHead(nn.Module):
             weight,
             margin,
             injection,
+            strength=strength,
+            threshold=threshold,
             negatives=negatives,
             workspace=self._workspace if first else self._scratch,
             update=update,
             momentum=None if fused is None or rows is not None else fused.rule,
             filtering=self._filter if first else None,
             ranks=self.ranks,
-            walk=walk_of(backend, weight.device),
+            walk=walk,
         )
 
     def _begin_backward(self, version: int) -> None:
@@ -572,6 +713,10 @@ class PrototypeHead(nn.Module):
         ]
         ordered = [part for of_rank in zip(*parts, strict=True) for part in of_rank]
         compared, labels, features = (torch.cat(each) for each in zip(*ordered, strict=True))
+        observed = [batch.observed for batch in self._pending if batch.observed is not None]
+        if observed and isinstance(self.margin, SampleMargin):
+            for name, value in self.margin.learn(self._margin_state(), torch.cat(observed)).items():
+                setattr(self, f"margin_{name}", value)
         self._pending.clear()
         self.step_count += 1
         for term in self._bound_terms().values():
@@ -615,6 +760,7 @@ class PrototypeHead(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> PrototypeHead:
         kept = self._memory_state()  # what does not follow W to another type
+        moving = self._margin_state()  # nor below float32, where a moving mean would stand still
         del kept["timer"]
         if self.memory_dtype is None:
             del kept["memory"]
@@ -625,6 +771,12 @@ class PrototypeHead(nn.Module):
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         for name, tensor in kept.items():
             setattr(self, name, None if tensor is None else tensor.to(self.weight.device))
+        for name, tensor in moving.items():
+            setattr(
+                self,
+                f"margin_{name}",
+                tensor.to(self.weight.device, torch.promote_types(self.weight.dtype, torch.float32)),
+            )
         if self.optimizer is not None:
             self.optimizer.follow(fn)
         return self
@@ -671,6 +823,7 @@ class PrototypeHead(nn.Module):
             if self.delta_t is None:
                 error_msgs.append(f"the state has a memory and does not say Δt: give {prefix}variational one")
         names = tuple(self._memory_state())
+        of_margin = self._names_of_margin()
         for name in names:
             setattr(self, name, None)
         told = state.pop(prefix + "memory_kind", None)
@@ -687,10 +840,55 @@ class PrototypeHead(nn.Module):
             missing_keys.extend(missing)
         super()._load_from_state_dict(state, prefix, local_metadata, False, missing_keys, unexpected_keys, error_msgs)
         if strict:
-            known = {prefix + name for name in ("weight", *names)}
+            known = {prefix + name for name in ("weight", *names, *of_margin)}
             here = (key for key in state if not key.startswith(prefix + "terms."))  # those look after themselves
             unexpected_keys.extend(key for key in here if key not in known)
-            missing_keys.extend([prefix + "weight"] if prefix + "weight" not in state else [])
+            missing_keys.extend(key for name in ("weight", *of_margin) if (key := prefix + name) not in state)
+
+
+def require_fit(
+    margin: Margin,
+    terms: Iterable[Term] = (),
+    sample_rate: float = 1.0,
+    subcenters: int = 1,
+    filter_bound: float | None = None,
+) -> None:
+    """Raise ValueError where a loss, and what is to be combined with it, have no meaning together.
+
+    Args:
+        margin: of the head.
+        terms: likewise, as all that follows.
+        sample_rate: of the classes.
+        subcenters: K.
+        filter_bound: ε.
+    """
+    name = type(margin).__name__
+    if isinstance(margin, SphereFace2) and sample_rate < 1.0:
+        raise ValueError(
+            f"{name} weighs a sample's own class against the sum over all others, of which sample_rate would take a"
+            " part; leave one of the two out"
+        )
+    if filter_bound is not None and changes_negatives(margin, None):
+        raise ValueError(
+            f"filter_bound bounds what is left out by probability, and with {name}, which changes the logits of other"
+            " classes, gradients do not follow probabilities; leave one of the two out"
+        )
+    for term in terms:
+        if isinstance(term, BroadFace) and has_strength(margin):
+            raise ValueError(
+                f"BroadFace classifies past samples, of which {name} knows neither norm nor difficulty; take a margin"
+                " of the cosine alone, such as ArcFace, or leave BroadFace out"
+            )
+        if isinstance(term, UNPG) and isinstance(margin, SphereFace2):
+            raise ValueError(
+                f"UNPG adds negatives to the denominator of a softmax, which {name} does not have; leave one of the two"
+                " out"
+            )
+        if isinstance(term, BroadFace | EPL) and subcenters > 1:
+            raise ValueError(
+                f"{type(term).__name__} asks for the prototype of a class, which has {subcenters} sub-centres; leave"
+                " one of the two out"
+            )
 
 
 def _draw(classes: range, embedding_dim: int, seed: int) -> Float[Tensor, "rows dim"]:
@@ -704,6 +902,14 @@ def _draw(classes: range, embedding_dim: int, seed: int) -> Float[Tensor, "rows 
         start, stop = max(first, classes.start), min(first + _DRAW_BLOCK, classes.stop)
         weight[start - classes.start : stop - classes.start] = block[start - first : stop - first]
     return weight
+
+
+def _cosines(
+    features: Float[Tensor, "samples dim"], prototypes: Float[Tensor, "samples ... dim"]
+) -> Float[Tensor, " samples"]:
+    """Of each sample with the prototype of its own class, or the nearest of them."""
+    several = prototypes if prototypes.ndim == 3 else prototypes.unsqueeze(1)
+    return (several * features.unsqueeze(1)).sum(2).amax(1)
 
 
 def _only(place: str, found: list[_T]) -> _T | None:

@@ -8,11 +8,12 @@ from typing import Literal
 
 import numpy as np
 import torch
+from torch.nn.functional import softplus
 
 from vplface.cluster import Footprint, Job, footprint, lifetimes, network_of
 from vplface.data.samplers import visits
 from vplface.errors import ConfigError
-from vplface.margins import Margin
+from vplface.margins import Margin, SampleMargin, SphereFace2
 from vplface.prototypes import LastFeature, remembered
 from vplface.training.config import Config
 from vplface.training.state import prepare
@@ -83,6 +84,7 @@ def plan(config: Config, gpus: int = 1) -> Plan:
             state={"sgd": 1 if config.optimizer.momentum else 0, "adamw": 2}[config.optimizer.name],
             variational=variational is not None,
             kind=LastFeature() if variational is None else variational.memory,
+            subcenters=config.subcenters,
             sample_rate=config.sample_rate,
             scale=config.margin.scale,
             accumulate=config.accumulate,
@@ -111,8 +113,20 @@ def plan(config: Config, gpus: int = 1) -> Plan:
 def expected_first_loss(margin: Margin, classes: int, dim: int) -> float:
     """Loss for random directions: −s·t + log(e^{s·t} + (N−1)·e^{s²/2d}), where t is the margin's target at cosθ = 0.
 
-    Cosines of random unit vectors have mean 0 and variance 1/d, so that E e^{s·cosθ} is near e^{s²/2d}.
+    Cosines of random unit vectors have mean 0 and variance 1/d, so that E e^{s·cosθ} is near e^{s²/2d}. Of a margin
+    that changes the logits of other classes the mean is taken at the nodes of a quadrature.
     """
-    target = margin.scale * float(margin.target(torch.zeros(1, dtype=torch.float64)))
-    others = math.log(classes - 1) + margin.scale**2 / (2 * dim)
-    return float(np.logaddexp(target, others)) - target
+    target = margin.target(torch.zeros(1, dtype=torch.float64))
+    mean = margin.scale**2 / (2 * dim)
+    if isinstance(margin, SampleMargin) and margin.changes_negatives:
+        nodes, weights = (torch.from_numpy(each) for each in np.polynomial.hermite_e.hermegauss(64))
+        others = margin.scale * margin.negative((nodes / dim**0.5).clamp(-1.0, 1.0), target, None)
+        shares = weights / weights.sum()
+        if isinstance(margin, SphereFace2):
+            bias = margin.first_bias(classes)
+            other = (classes - 1) * float((softplus(others + bias) * shares).sum())
+            same = float(softplus(-margin.scale * target - bias))
+            return margin.weight / margin.scale * (margin.lam * same + (1.0 - margin.lam) * other)
+        mean = float((others + shares.log()).logsumexp(0))
+    own = margin.scale * float(target)
+    return float(np.logaddexp(own, math.log(classes - 1) + mean)) - own

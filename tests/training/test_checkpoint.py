@@ -11,7 +11,18 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from vplface import BorrowedSpread, Gaussian, LastFeature, PrototypeHead, SeveralFeatures, Variational
+from vplface import (
+    AdaFace,
+    BorrowedSpread,
+    CurricularFace,
+    ElasticFace,
+    Gaussian,
+    LastFeature,
+    PrototypeHead,
+    SeveralFeatures,
+    SphereFace2,
+    Variational,
+)
 from vplface.errors import DataError
 from vplface.training.checkpoint import Checkpoints, _digest, load_checkpoint, newest_checkpoint, read_manifest, verify
 from vplface.training.drift import DriftMonitor
@@ -30,10 +41,10 @@ def save(folder, run, keep=2):
     return found
 
 
-def made(seed, optimizer="sgd", average=True, classes=5, memory=LastFeature()):  # noqa: B008 - it is frozen
+def made(seed, optimizer="sgd", average=True, classes=5, memory=LastFeature(), **loss):  # noqa: B008 - it is frozen
     torch.manual_seed(seed)
     backbone = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Dropout(0.3), nn.Linear(8, 4))
-    head = PrototypeHead(classes, 4, variational=Variational(0.3, 2, 1, memory=memory), seed=seed)
+    head = PrototypeHead(classes, 4, variational=Variational(0.3, 2, 1, memory=memory), seed=seed, **loss)
     parameters = [*backbone.parameters(), *head.parameters()]
     kinds = {
         "sgd": lambda: torch.optim.SGD(parameters, lr=0.1, momentum=0.9),
@@ -81,6 +92,29 @@ def test_every_memory_is_restored_bit_for_bit(tmp_path, memory):
     assert advance(other, 4) == expected
     with pytest.raises(DataError, match=f"memory of the kind {type(memory).__name__}, this head has .*LastFeature"):
         load_checkpoint(path, made(5), ALONE)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        {"margin": AdaFace(t_alpha=0.2)},
+        {"margin": CurricularFace(16.0, t_alpha=0.2), "subcenters": 2},
+        {"margin": ElasticFace(16.0, plus=True)},
+        {"margin": SphereFace2()},
+    ],
+    ids=str,
+)
+def test_every_loss_is_restored_bit_for_bit(tmp_path, loss):
+    run = made(0, **loss)
+    advance(run, 6)
+    path = save(tmp_path, run)
+    expected = advance(run, 4)
+    other = made(0, **loss)
+    load_checkpoint(path, other, ALONE)
+    assert advance(other, 4) == expected
+    if not isinstance(loss["margin"], ElasticFace):
+        with pytest.raises(DataError, match="does not fit this configuration"):
+            load_checkpoint(path, made(5), ALONE)
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])

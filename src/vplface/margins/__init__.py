@@ -1,9 +1,34 @@
 """Margins: cosine → logit, one file each."""
 
+from vplface.margins.adaface import AdaFace
 from vplface.margins.arcface import ArcFace
 from vplface.margins.combined import CombinedMargin
 from vplface.margins.cosface import CosFace
+from vplface.margins.curricularface import CurricularFace
+from vplface.margins.elasticface import ElasticFace
+from vplface.margins.magface import MagFace
 from vplface.margins.margin import Margin
 from vplface.margins.norm_softmax import NormSoftmax
+from vplface.margins.sample import SampleMargin, Samples
+from vplface.margins.sphereface import SphereFace
+from vplface.margins.sphereface2 import SphereFace2
+from vplface.margins.spherefacer import SphereFaceR
+from vplface.margins.x2softmax import X2Softmax
 
-__all__ = ["ArcFace", "CombinedMargin", "CosFace", "Margin", "NormSoftmax"]
+__all__ = [
+    "AdaFace",
+    "ArcFace",
+    "CombinedMargin",
+    "CosFace",
+    "CurricularFace",
+    "ElasticFace",
+    "MagFace",
+    "Margin",
+    "NormSoftmax",
+    "SampleMargin",
+    "Samples",
+    "SphereFace",
+    "SphereFace2",
+    "SphereFaceR",
+    "X2Softmax",
+]

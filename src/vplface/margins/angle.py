@@ -1,4 +1,4 @@
-"""The angle between a sample and its class, with gradients that stay finite where the two coincide.
+"""Functions of the angle between a sample and its class, with gradients that stay finite where the two coincide.
 
 d sinθ/d cosθ = −cosθ/sinθ diverges as θ → 0 or π, although the gradient that reaches the sample does not: it is this
 quotient times the tangent u − cosθ·x, whose length is sinθ. So sinθ is floored in the quotient, and there alone.
@@ -28,7 +28,18 @@ class _Sine(torch.autograd.Function):
         return -gradient * cosine / sine.clamp_min(floor)
 
 
-def sine(cosine: Float[Tensor, " batch"]) -> Float[Tensor, " batch"]:
+def sine(cosine: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """sinθ ≥ 0 from cosθ, which rounding may have carried a little past ±1."""
     result: Tensor = _Sine.apply(cosine)  # type: ignore[no-untyped-call]
     return result
+
+
+def angle(cosine: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """θ in [0, π] from cosθ, which rounding may have carried a little past ±1."""
+    return torch.atan2(sine(cosine), cosine)
+
+
+def add_angle(cosine: Float[Tensor, " batch"], margin: Float[Tensor, " batch"]) -> Float[Tensor, " batch"]:
+    """cos(θ + m), or cosθ − m·sin m past θ = π − m; ``ArcFace``'s target for a margin m of each sample."""
+    angular = cosine * margin.cos() - sine(cosine) * margin.sin()
+    return torch.where(cosine >= -margin.cos(), angular, cosine - margin * margin.sin())

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from vplface.margins.angle import sine
-from vplface.margins.margin import require_positive_scale
+from vplface.margins.margin import MarginGradient, exact_or_detached, require_margin_gradient, require_positive_scale
 
 
 @dataclass(frozen=True)
@@ -31,20 +30,17 @@ class ArcFace:
 
     scale: float = 64.0
     margin: float = 0.5
-    margin_gradient: Literal["exact", "detached"] = "exact"
+    margin_gradient: MarginGradient = "exact"
 
     def __post_init__(self) -> None:
         require_positive_scale(self.scale)
         if not 0.0 <= self.margin <= math.pi / 2:
             raise ValueError(f"margin must lie in [0, π/2] radians, got {self.margin}")
-        if self.margin_gradient not in ("exact", "detached"):
-            raise ValueError(f"margin_gradient must be 'exact' or 'detached', got {self.margin_gradient!r}")
+        require_margin_gradient(self.margin_gradient)
 
     def target(self, cosine: Float[Tensor, " batch"]) -> Float[Tensor, " batch"]:
         """cos(θ + m), or cosθ − m·sin m past π − m."""
         m = self.margin
         angular = cosine * math.cos(m) - sine(cosine) * math.sin(m)
         target = torch.where(cosine >= -math.cos(m), angular, cosine - m * math.sin(m))
-        if self.margin_gradient == "detached":
-            return cosine + (target - cosine).detach()
-        return target
+        return exact_or_detached(target, cosine, self.margin_gradient)

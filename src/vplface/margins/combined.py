@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vplface.margins.angle import sine
+from vplface.margins.angle import angle, sine
 from vplface.margins.margin import require_positive_scale
 
 
@@ -51,5 +51,5 @@ class CombinedMargin:
         """(sin m1·θ, cos m1·θ)."""
         if self.m1 == 1.0:
             return sine(cosine), cosine
-        theta = torch.atan2(sine(cosine), cosine)
+        theta = angle(cosine)
         return torch.sin(self.m1 * theta), torch.cos(self.m1 * theta)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Literal, Protocol, TypeAlias
 
 from jaxtyping import Float
 from torch import Tensor
+
+MarginGradient: TypeAlias = Literal["exact", "detached"]
+"""Whether a margin is differentiated, or taken for a constant that is subtracted from the cosine."""
 
 
 class Margin(Protocol):
@@ -23,3 +26,16 @@ def require_positive_scale(scale: float) -> None:
     """Raise ValueError unless the scale is a positive number."""
     if not scale > 0.0:
         raise ValueError(f"scale must be positive, got {scale}")
+
+
+def require_margin_gradient(choice: str) -> None:
+    """Raise ValueError unless it is one of the two."""
+    if choice not in ("exact", "detached"):
+        raise ValueError(f"margin_gradient must be 'exact' or 'detached', got {choice!r}")
+
+
+def exact_or_detached(
+    margined: Float[Tensor, "*shape"], cosine: Float[Tensor, "*shape"], choice: MarginGradient
+) -> Float[Tensor, "*shape"]:
+    """``margined``, with its own derivative or with that of the cosine, 1."""
+    return margined if choice == "exact" else cosine + (margined - cosine).detach()

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.linalg import vector_norm
 
 from vplface.prototypes.memory import Recall, living
 from vplface.prototypes.variational import inject
@@ -54,6 +56,28 @@ class Injection:
     def of(self, rows: Int[Tensor, " rows"]) -> Injection:
         """That of some classes, with a copy of what is injected into them."""
         return Injection(self.recalled(rows), self.timer[rows], self.lam, self.renormalise)
+
+    @torch.no_grad()
+    def of_subcenters(self, weight: Float[Tensor, "classes subcenters dim"]) -> Injection:
+        """That of all sub-centres, class by class: M_j goes into the one of its class that is nearest to it.
+
+        Args:
+            weight: W of the classes that this is the injection of.
+        """
+        classes, subcenters = weight.shape[:2]
+        with torch.autocast(weight.device.type, enabled=False):
+            along = torch.bmm(weight, self.recalled(slice(None)).to(weight.dtype).unsqueeze(2)).squeeze(2)
+        nearest = (along / vector_norm(weight, dim=2)).argmax(1, keepdim=True)
+        timer = self.timer.new_zeros(classes, subcenters).scatter_(1, nearest, self.timer.unsqueeze(1))
+
+        def recall(memory: Tensor, rows: Tensor | slice) -> Tensor:
+            if isinstance(rows, slice):
+                rows = torch.arange(*rows.indices(classes * subcenters), device=memory.device)
+            return self.recalled(rows // subcenters)
+
+        every = Injection(self.memory, timer.flatten(), self.lam, self.renormalise, recall)
+        every._overwritten = self._overwritten
+        return every
 
     def preserve(self, rows: Int[Tensor, " rows"]) -> None:
         """Keep the given rows of M, all different, before they are overwritten."""

@@ -8,7 +8,7 @@ from typing import Literal, TypeAlias, get_args
 
 import torch
 
-from vplface.softmax import reference, tiled
+from vplface.softmax import binary, reference, tiled
 from vplface.softmax.reference import class_prototypes
 from vplface.softmax.sampling import drawn_classes
 from vplface.softmax.sharded import OtherRankError, Ranks, shard
@@ -25,6 +25,7 @@ __all__ = [
     "OtherRankError",
     "Ranks",
     "Workspace",
+    "binary",
     "class_prototypes",
     "drawn_classes",
     "fastest_backend",

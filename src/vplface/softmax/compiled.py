@@ -199,6 +199,8 @@ class CompiledWalk(Walk):
         return Tile(rows, weight, operand, operand, ratio, own, memory)
 
     def _exponentials(self, tile: Tile, push: Tensor | None) -> Float[Tensor, " batch"]:
+        if not self.plain:
+            return super()._exponentials(tile, push)
         cosines = product(tile.operand, self.operand)
         cosines[tile.own] = -math.inf
         sums = tile.ratio.new_empty(numba.get_num_threads(), cosines.shape[1])

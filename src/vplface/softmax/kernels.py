@@ -112,6 +112,8 @@ class TritonWalk(Walk):
         return Tile(rows, weight, operand, operand, self.ratio[rows], own, memory)
 
     def _exponentials(self, tile: Tile, push: Tensor | None) -> Float[Tensor, " batch"]:
+        if not self.plain:
+            return super()._exponentials(tile, push)
         cosines = product(tile.operand, self.operand)
         block, columns = _block(cosines, widest=256)
         blocks = triton.cdiv(len(cosines), block)

@@ -8,12 +8,18 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, linear, normalize
 
 from vplface.margins import Margin
+from vplface.margins.sample import changes_negatives, negative_of, target_of
 from vplface.prototypes import Injection
 from vplface.softmax.sharded import Ranks
 
 
-def class_prototypes(weight: Float[Tensor, "classes dim"], injection: Injection | None) -> Float[Tensor, "classes dim"]:
-    """v = W/‖W‖, or the variational u where there is an injection."""
+def class_prototypes(
+    weight: Float[Tensor, "classes ... dim"], injection: Injection | None
+) -> Float[Tensor, "classes ... dim"]:
+    """v = W/‖W‖, or the variational u where there is an injection; of every sub-centre, if classes have several."""
+    if weight.ndim == 3:
+        of_subcenters = None if injection is None else injection.of_subcenters(weight.detach())
+        return class_prototypes(weight.flatten(0, 1), of_subcenters).view(weight.shape)
     prototypes = normalize(weight, dim=1)
     return prototypes if injection is None else injection(prototypes)
 
@@ -21,35 +27,71 @@ def class_prototypes(weight: Float[Tensor, "classes dim"], injection: Injection 
 def margin_softmax(
     features: Float[Tensor, "batch dim"],
     labels: Int[Tensor, " batch"],
-    weight: Float[Tensor, "classes dim"],
+    weight: Float[Tensor, "classes ... dim"],
     margin: Margin,
     injection: Injection | None = None,
     *,
+    strength: Float[Tensor, " batch"] | None = None,
+    threshold: float | None = None,
     negatives: Float[Tensor, " batch"] | None = None,
     ranks: Ranks | None = None,
 ) -> Float[Tensor, ""]:
     """Mean cross-entropy over N classes of the logits s·cosθ_ij, the target's after its margin.
 
-    cosθ_ij = u_j·x_i. Under autocast the product runs in autocast's type; margin and softmax never run below
-    float32.
+    cosθ_ij = u_j·x_i, with K sub-centres of a class max_k u_jk·x_i (Deng et al., "Sub-center ArcFace: Boosting Face
+    Recognition by Large-Scale Noisy Web Faces", ECCV 2020). Under autocast the product runs in autocast's type; margin
+    and softmax never run below float32.
 
     Args:
         features: x, unit rows.
         labels: y, row numbers of ``weight``; −1 where the class lives on another rank.
-        weight: W, rows of any length.
+        weight: W, rows of any length; [N, d], or [N, K, d] with K sub-centres of each class.
         margin: changes the target cosine and gives the scale s.
         injection: memory to mix into the prototypes; None for the plain softmax.
+        strength: m_i of each sample, for a margin that has one; the same on every rank. Its gradient, like that of a
+            target, is found where the class of the sample lives.
+        threshold: other classes with a larger cosθ_ij are left out of the softmax of sample i; None for none.
         negatives: one more logit for each sample, log Σ_k exp(s·cosθ_ik) over whatever else it is compared with; −∞ for
             nothing. The same on every rank, as is its gradient. None for no sample.
         ranks: who holds the other classes; None if there are none.
     """
-    cosine = linear(features, class_prototypes(weight, injection))
-    cosine = cosine.to(torch.promote_types(cosine.dtype, torch.float32))
-    samples = (labels >= 0).nonzero().squeeze(1)
-    own = samples, labels[samples]
-    logits = margin.scale * cosine.index_put(own, margin.target(cosine[own]))
+    logits, own = class_logits(
+        features, labels, weight, margin, injection, strength=strength, threshold=threshold, ranks=ranks
+    )
     if ranks is not None:
         return ranks.cross_entropy(logits, *own, negatives)
     if negatives is not None:
         logits = torch.cat([logits, negatives.to(logits.dtype).unsqueeze(1)], 1)
     return cross_entropy(logits, labels)
+
+
+def class_logits(
+    features: Float[Tensor, "batch dim"],
+    labels: Int[Tensor, " batch"],
+    weight: Float[Tensor, "classes ... dim"],
+    margin: Margin,
+    injection: Injection | None,
+    *,
+    strength: Float[Tensor, " batch"] | None,
+    threshold: float | None,
+    ranks: Ranks | None,
+) -> tuple[Float[Tensor, "batch classes"], tuple[Tensor, Tensor]]:
+    """The logits of the classes here, and where among them those are of samples with their own class.
+
+    The arguments are those of ``margin_softmax``.
+    """
+    prototypes = class_prototypes(weight, injection)
+    cosine = linear(features, prototypes.flatten(0, -2))
+    if weight.ndim == 3:
+        cosine = cosine.view(len(features), *weight.shape[:2]).max(2).values
+    cosine = cosine.to(torch.promote_types(cosine.dtype, torch.float32))
+    samples = (labels >= 0).nonzero().squeeze(1)
+    own = samples, labels[samples]
+    target = target_of(margin, cosine[own], None if strength is None else strength[samples])
+    others = cosine
+    if changes_negatives(margin, threshold):
+        every = cosine.new_zeros(len(cosine)).index_put((samples,), target.detach())
+        every = every if ranks is None else ranks.sum(every)
+        own_strength = None if strength is None else strength.detach().unsqueeze(1)
+        others = negative_of(margin, cosine, every.unsqueeze(1), own_strength, threshold)
+    return margin.scale * others.index_put(own, target), own

@@ -82,6 +82,11 @@ class Ranks:
         total: Tensor = _Sum.apply(part, self)  # type: ignore[no-untyped-call]
         return total
 
+    def spread(self, value: Tensor) -> Tensor:
+        """What every rank has the same of; its gradient is the sum of what the ranks make of it."""
+        spread: Tensor = _Spread.apply(value, self)  # type: ignore[no-untyped-call]
+        return spread
+
     def largest(self, part: Tensor) -> Tensor:
         """The largest over ranks, element by element; it has no gradient."""
         result = part.detach().clone()
@@ -149,3 +154,16 @@ class _Sum(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         return gradient, None
+
+
+class _Spread(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: FunctionCtx, value: Tensor, ranks: Ranks) -> Tensor:
+        ctx.ranks = ranks  # type: ignore[attr-defined]
+        return value.view_as(value)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        total = gradient.clone()
+        dist.all_reduce(total, group=ctx.ranks.group)
+        return total, None

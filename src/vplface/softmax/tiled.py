@@ -8,6 +8,10 @@ In the notation of ``reference``, with Z_j any multiple of u_j and ρ_j = u_j/Z_
                    dx_i = f_i·Σ_j e_ji·ρ_j·Z_j                  dL/dZ_j = ρ_j·Σ_i e_ji·f_i·x_i = h_j
                    dW_j = h_j less its components along Z_j (u has unit length) and then along W_j (so has v)
 
+Another function of the cosine, N(cosθ_ij), may stand in place of the cosine with another class, or −∞: then
+e_ji = exp(s·N(ρ_j·Z_j·x_i)), and on the second visit N'·e_ji stands where e_ji does. The gradient of the strength m_i
+of a margin is −f_i·rest_i·dt_i/dm_i.
+
 A further logit n_i of a sample adds exp(n_i) to rest_i once, not once a rank; its gradient is exp(n_i)/(B·S_i).
 
 Between the visits as many ρ_j·e_ji are kept as the workspace holds; the others are computed again.
@@ -19,7 +23,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -29,7 +33,8 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.linalg import vecdot, vector_norm
 from torch.nn.functional import normalize
 
-from vplface.margins import Margin
+from vplface.margins import Margin, SampleMargin
+from vplface.margins.sample import changes_negatives, negative_of, target_of
 from vplface.prototypes import Injection
 from vplface.softmax.product import operand_type, product
 from vplface.softmax.sharded import Ranks
@@ -95,10 +100,12 @@ class Filter:
 def margin_softmax(
     features: Float[Tensor, "batch dim"],
     labels: Int[Tensor, " batch"],
-    weight: Float[Tensor, "classes dim"],
+    weight: Float[Tensor, "classes ... dim"],
     margin: Margin,
     injection: Injection | None = None,
     *,
+    strength: Float[Tensor, " batch"] | None = None,
+    threshold: float | None = None,
     negatives: Float[Tensor, " batch"] | None = None,
     workspace: Workspace,
     update: Update | None = None,
@@ -115,9 +122,11 @@ def margin_softmax(
     Args:
         features: x, unit rows.
         labels: y, row numbers of ``weight``; −1 where the class lives on another rank.
-        weight: W, rows of any length.
+        weight: W, rows of any length; [N, d], or [N, K, d] with K sub-centres of each class.
         margin: changes the target cosine and gives the scale s.
         injection: memory to mix into the prototypes; None for the plain softmax.
+        strength: m_i of each sample, for a margin that has one.
+        threshold: other classes with a larger cosine are left out of the softmax of a sample; None for none.
         negatives: one more logit for each sample, at most s + log B; −∞ for nothing, None for no sample.
         workspace: where exponentials are kept between the visits.
         update: what to do with the gradient of W, tile by tile, instead of leaving it in ``weight.grad``.
@@ -127,11 +136,30 @@ def margin_softmax(
         walk: what carries out the visits; None for torch's own operations.
     """
     operands = operand_type(weight)
+    subcenters = 1 if weight.ndim == 2 else weight.shape[1]
+    if weight.ndim == 3:
+        injection = None if injection is None else injection.of_subcenters(weight.detach())
+        update, momentum = _of_rows(update, momentum, subcenters)
+        weight = weight.flatten(0, 1)
     with torch.autocast(weight.device.type, enabled=False):
         visits = (walk or Walk)(
-            features, labels, weight, margin, injection, workspace, operands, momentum, filtering, ranks, negatives
+            features,
+            labels,
+            weight,
+            margin,
+            injection,
+            workspace,
+            operands,
+            momentum,
+            filtering,
+            ranks,
+            negatives,
+            strength,
+            threshold,
+            subcenters,
         )
-        loss: Tensor = _MarginSoftmax.apply(features, weight, negatives, visits, update)  # type: ignore[no-untyped-call]
+        tensors = features, weight, negatives, strength
+        loss: Tensor = _MarginSoftmax.apply(*tensors, visits, update)  # type: ignore[no-untyped-call]
     return loss
 
 
@@ -142,6 +170,7 @@ class _MarginSoftmax(torch.autograd.Function):
         features: Tensor,
         weight: Tensor,
         negatives: Tensor | None,
+        strength: Tensor | None,
         walk: Walk,
         update: Update | None,
     ) -> Tensor:
@@ -151,7 +180,7 @@ class _MarginSoftmax(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
+    def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor | None, ...]:
         walk: Walk = ctx.walk  # type: ignore[attr-defined]
         update: Update | None = ctx.update  # type: ignore[attr-defined]
         features, weight = ctx.saved_tensors  # type: ignore[attr-defined]
@@ -161,7 +190,8 @@ class _MarginSoftmax(torch.autograd.Function):
         with nullcontext() if walk.injection is None else walk.injection.as_seen():
             of_features = walk.gradients(gradient, wanted[0], sink)
         of_negatives = walk.gradient_of_negatives(gradient) if wanted[2] else None
-        return of_features.to(features.dtype) if wanted[0] else None, whole, of_negatives, None, None
+        of_strength = walk.gradient_of_strength(gradient) if wanted[3] else None
+        return of_features.to(features.dtype) if wanted[0] else None, whole, of_negatives, of_strength, None, None
 
 
 class Tile(NamedTuple):
@@ -195,12 +225,15 @@ class Walk:
         filtering: Filter | None,
         ranks: Ranks | None,
         negatives: Tensor | None,
+        strength: Tensor | None,
+        threshold: float | None,
+        subcenters: int,
     ) -> None:
         self.weight = weight.detach()
         self.type = torch.promote_types(weight.dtype, torch.float32)
         self.operand_type = operand_type
         self.features = features.detach().to(self.type)
-        self.labels = labels
+        self.subcenters = subcenters
         self.operand = self.features.to(operand_type)
         self.scale = margin.scale
         self.injection = injection
@@ -209,13 +242,19 @@ class Walk:
         self.filtering = filtering
         self.ranks = ranks
         self.negatives = None if negatives is None else negatives.detach().to(self.type)
-        self.classes = len(weight) if ranks is None else ranks.classes
-        self.target, self.slope = _own_cosines(self.features, labels, self.weight, margin, injection)
+        self.classes = len(weight) // subcenters if ranks is None else ranks.classes
+        self.strength_of_margin = None if strength is None else strength.detach().to(self.type)
+        self.labels = _nearest_of_own(self.features, labels, self.weight, injection, subcenters)
+        self.target, self.slope, self.slope_of_strength = _own_cosines(
+            self.features, self.labels, self.weight, margin, injection, self.strength_of_margin
+        )
         if ranks is not None:
             self.target = ranks.sum(self.target)
 
+        labels = self.labels
         (classes, dim), batch = weight.shape, len(labels)
         size = _tile_size(max(dim, batch), weight.device)
+        size = max(size // subcenters, 1) * subcenters
         self.tiles = [slice(first, min(first + size, classes)) for first in range(0, classes, size)]
         order = labels.argsort(stable=True)
         starts = torch.tensor([rows.start for rows in self.tiles], dtype=labels.dtype, device=labels.device)
@@ -234,9 +273,15 @@ class Walk:
             alive = [part.any() for part in torch.split(self.strength, size)]
             self.mixed = torch.stack(alive).tolist() if self.tiles else []
 
-        # Logits lie in [−s, s]: most often the sum of their exponentials needs no maximum taken out first.
+        self.negative: Callable[[Tensor], Tensor] | None = None
+        self.plain = subcenters == 1 and not changes_negatives(margin, threshold)
+        if changes_negatives(margin, threshold):
+            columns = self.target, self.strength_of_margin
+            self.negative = lambda cosines: negative_of(margin, cosines, *columns, threshold)
+        # Logits lie in [−s·bound, s·bound]: most often the sum of their exponentials needs no maximum taken out first.
         compared = self.classes + (0 if negatives is None else batch)
-        self.bounded = self.scale + math.log(compared) <= BOUNDED
+        bound = margin.bound if isinstance(margin, SampleMargin) else 1.0
+        self.bounded = self.scale * bound + math.log(compared) <= BOUNDED
         self.top = self.features.new_full((batch,), 0.0 if self.bounded else -self.scale)
         room = workspace.limit // (size * batch * operand_type.itemsize) * size
         keep = min(room, classes) if self.bounded and torch.is_grad_enabled() else 0
@@ -304,9 +349,14 @@ class Walk:
             return None
         return gradient * (self.negatives - self.top).exp_() / self._total() / len(self.negatives)
 
+    def gradient_of_strength(self, gradient: Tensor) -> Float[Tensor, " batch"]:
+        """dL/dm; 0 for samples whose class is elsewhere."""
+        return -gradient * self.scale / len(self.rest) * self.rest / self._total() * self.slope_of_strength
+
     def _total(self) -> Float[Tensor, " batch"]:
-        """S·exp(−top)."""
-        return self.rest + (self.scale * self.target - self.top).exp_()
+        """S·exp(−top), which only where all other classes are left out might be too small to divide by."""
+        total = self.rest + (self.scale * self.target - self.top).exp_()
+        return total.clamp_min_(math.exp(-BOUNDED))
 
     def _visit(self, first: bool) -> Iterator[Tile]:
         """Every tile; the first visit leaves ‖W‖ and ρ for the second."""
@@ -335,37 +385,53 @@ class Walk:
             operand = self._buffer("operand", mixture, self.operand_type).copy_(mixture)
         return Tile(rows, weight, mixture, operand, ratio, own)
 
-    def _logits(self, tile: Tile) -> Float[Tensor, "tile batch"]:
-        """s·cosθ_ij of a tile; −∞ where j = y_i, whose logit is another."""
-        logits = product(tile.operand, self.operand).to(self.type).mul_(self.scale * tile.ratio)
-        logits[tile.own] = -math.inf
-        return logits
+    def _logits(self, tile: Tile) -> tuple[Float[Tensor, "tile batch"], Tensor]:
+        """s·N(cosθ_ij) of a tile, −∞ where j = y_i, whose logit is another; and ρ_j·N'(cosθ_ij)."""
+        logits, slope = product(tile.operand, self.operand).to(self.type), tile.ratio
+        if self.plain:
+            logits.mul_(self.scale * slope)[tile.own] = -math.inf
+            return logits, slope
+        logits *= slope
+        of_class = logits.view(-1, self.subcenters, logits.shape[1])
+        further = torch.arange(self.subcenters, device=logits.device).view(1, -1, 1) != of_class.argmax(1, keepdim=True)
+        if self.negative is not None:
+            with torch.enable_grad():
+                others = self.negative(logits.requires_grad_())
+                (change,) = torch.autograd.grad(others.sum(), logits)
+            logits, slope = others.detach().clone(), change * slope
+        of_class = logits.mul_(self.scale).view(-1, self.subcenters, logits.shape[1])
+        of_class.masked_fill_(further, -math.inf)
+        classes, samples = tile.own
+        of_class[classes // self.subcenters, :, samples] = -math.inf
+        return logits, slope
 
     def _accumulate(self, tile: Tile, kept: Tensor | None) -> None:
         """Add a tile to ``rest``; keep ρ_j·e_ji."""
         if self.bounded:
             self.rest += self._exponentials(tile, kept)
             return
-        logits = self._logits(tile)
+        logits, _ = self._logits(tile)
         top = torch.maximum(self.top, logits.amax(0))
         self.rest *= (self.top - top).exp_()
         self.top = top
         self.rest += logits.sub_(top).exp_().sum(0)
 
     def _push(self, tile: Tile) -> Float[Tensor, "tile batch"]:
-        """ρ_j·e_ji of a tile that was not kept."""
+        """ρ_j·N'·e_ji of a tile that was not kept."""
         if not self.bounded:
-            return self._logits(tile).sub_(self.top).exp_().mul_(tile.ratio).to(self.operand_type)
+            logits, slope = self._logits(tile)
+            return logits.sub_(self.top).exp_().mul_(slope).to(self.operand_type)
         shape = len(tile.operand), len(self.target)
         push = self.workspace.take("push", shape, self.operand_type, tile.operand.device)
         self._exponentials(tile, push)
         return push
 
     def _exponentials(self, tile: Tile, push: Tensor | None) -> Float[Tensor, " batch"]:
-        """Σ_j e_ji of a tile where logits are bounded; ρ_j·e_ji goes to ``push``."""
-        exponentials = self._logits(tile).exp_()
+        """Σ_j e_ji of a tile where logits are bounded; ρ_j·N'·e_ji goes to ``push``."""
+        logits, slope = self._logits(tile)
+        exponentials = logits.exp_()
         if push is not None:
-            torch.mul(exponentials, tile.ratio, out=push)
+            torch.mul(exponentials, slope, out=push)
         return exponentials.sum(0)
 
     def _move(self, tile: Tile, pulled: Float[Tensor, "tile dim"], sink: Update) -> None:
@@ -395,14 +461,52 @@ def _remove(direction: Tensor, vectors: Tensor, coefficient: Tensor) -> None:
     vectors.addcmul_(direction, vecdot(vectors, direction).unsqueeze(1).mul_(coefficient))
 
 
+def _of_rows(
+    update: Update | None, momentum: Callable[[], Momentum | None] | None, subcenters: int
+) -> tuple[Update | None, Callable[[], Momentum | None] | None]:
+    """What moves classes of [K, d], for tiles of rows that are their sub-centres one after the other."""
+
+    def move(rows: slice, gradient: Tensor) -> None:
+        assert update is not None
+        classes = slice(rows.start // subcenters, rows.stop // subcenters)
+        update(classes, gradient.view(-1, subcenters, gradient.shape[1]))
+
+    def rule() -> Momentum | None:
+        found = None if momentum is None else momentum()
+        return None if found is None else replace(found, buffer=found.buffer.flatten(0, 1))
+
+    return None if update is None else move, None if momentum is None else rule
+
+
+def _nearest_of_own(
+    features: Float[Tensor, "batch dim"],
+    labels: Int[Tensor, " batch"],
+    weight: Float[Tensor, "rows dim"],
+    injection: Injection | None,
+    subcenters: int,
+) -> Int[Tensor, " batch"]:
+    """The row of the sub-centre of its own class that is nearest to each sample; −1 if the class is elsewhere."""
+    if subcenters == 1:
+        return labels
+    samples = (labels >= 0).nonzero().squeeze(1)
+    rows = labels[samples].unsqueeze(1) * subcenters + torch.arange(subcenters, device=labels.device)
+    prototypes = normalize(weight[rows.flatten()].to(features.dtype), dim=1)
+    if injection is not None:
+        prototypes = injection(prototypes, rows.flatten())
+    cosines = torch.bmm(prototypes.view(*rows.shape, weight.shape[1]), features[samples].unsqueeze(2)).squeeze(2)
+    own = rows.gather(1, cosines.argmax(1, keepdim=True)).squeeze(1)
+    return torch.full_like(labels, -1).index_put((samples,), own)
+
+
 def _own_cosines(
     features: Float[Tensor, "batch dim"],
     labels: Int[Tensor, " batch"],
     weight: Float[Tensor, "classes dim"],
     margin: Margin,
     injection: Injection | None,
-) -> tuple[Float[Tensor, " batch"], Float[Tensor, " batch"]]:
-    """t_i, the cosine of each sample with its own class after the margin, and dt_i/dcosθ_i; 0 if that is elsewhere."""
+    strength: Float[Tensor, " batch"] | None,
+) -> tuple[Float[Tensor, " batch"], Float[Tensor, " batch"], Float[Tensor, " batch"]]:
+    """t_i, the cosine of each sample with its own class after the margin, dt_i/dcosθ_i, dt_i/dm_i; 0 if elsewhere."""
     samples = (labels >= 0).nonzero().squeeze(1)
     rows = labels[samples]
     prototypes = normalize(weight[rows].to(features.dtype), dim=1)
@@ -410,7 +514,10 @@ def _own_cosines(
         prototypes = injection(prototypes, rows)
     with torch.enable_grad():
         cosine = (features[samples] * prototypes).sum(1).requires_grad_()
-        target = margin.target(cosine)
-        (slope,) = torch.autograd.grad(target.sum(), cosine)
+        own = None if strength is None else strength[samples].requires_grad_()
+        target = target_of(margin, cosine, own)
+        leaves = [cosine] if own is None else [cosine, own]
+        slopes = torch.autograd.grad(target.sum(), leaves, allow_unused=True, materialize_grads=True)
     nothing = features.new_zeros(len(features))
-    return nothing.index_put((samples,), target.detach()), nothing.index_put((samples,), slope)
+    found = [nothing.index_put((samples,), each) for each in (target.detach(), *slopes)]
+    return found[0], found[1], found[2] if strength is not None else nothing

@@ -151,6 +151,8 @@ def pictures_per_second(config: Config, classes: int) -> float:
         margin=config.margin,
         variational=_from_the_first_step(config.variational),
         sample_rate=config.sample_rate,
+        interclass_threshold=config.interclass_threshold,
+        subcenters=config.subcenters,
         device=device,
     )
     optimizer = torch.optim.SGD([*backbone.parameters(), *head.parameters()], lr=1e-3, momentum=0.9)

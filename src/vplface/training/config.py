@@ -18,7 +18,21 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSeriali
 from vplface.data.augment import Augmentation
 from vplface.data.samplers import SAMPLERS, Shuffled
 from vplface.errors import ConfigError, UsageError
-from vplface.margins import ArcFace, CombinedMargin, CosFace, NormSoftmax
+from vplface.head import require_fit
+from vplface.margins import (
+    AdaFace,
+    ArcFace,
+    CombinedMargin,
+    CosFace,
+    CurricularFace,
+    ElasticFace,
+    MagFace,
+    NormSoftmax,
+    SphereFace,
+    SphereFace2,
+    SphereFaceR,
+    X2Softmax,
+)
 from vplface.prototypes import (
     BorrowedSpread,
     Gaussian,
@@ -34,10 +48,18 @@ from vplface.terms import EPL, UNPG, XBM, BroadFace, Term, UniTSFace
 from vplface.training.drift import Settled
 
 MARGINS: dict[str, type] = {
+    "adaface": AdaFace,
     "arcface": ArcFace,
     "combined": CombinedMargin,
     "cosface": CosFace,
+    "curricularface": CurricularFace,
+    "elasticface": ElasticFace,
+    "magface": MagFace,
     "normsoftmax": NormSoftmax,
+    "sphereface": SphereFace,
+    "sphereface2": SphereFace2,
+    "spherefacer": SphereFaceR,
+    "x2softmax": X2Softmax,
 }
 TERMS: dict[str, type] = {"broadface": BroadFace, "epl": EPL, "unitsface": UniTSFace, "unpg": UNPG, "xbm": XBM}
 
@@ -422,6 +444,8 @@ class Config(_Section):
     variational: Injection | None = None
     terms: list[TermField] = []
     sample_rate: float = Field(default=1.0, gt=0.0, le=1.0)
+    subcenters: int = Field(default=1, ge=1)
+    interclass_threshold: float | None = Field(default=None, gt=-1.0, le=1.0)
     optimizer: Optimizer = Optimizer()
     schedule: Schedule = Schedule()
     batch_size: int = Field(default=128, ge=1)
@@ -458,6 +482,7 @@ class Config(_Section):
             raise ValueError("terms: broadface and variational both use past samples; take one of the two")
         if BroadFace in kinds and self.accumulate > 1:
             raise ValueError("terms: broadface needs the whole batch at once; it needs accumulate: 1")
+        require_fit(self.margin, self.resolved_terms(1), self.sample_rate, self.subcenters)
         return self
 
     def resolved_terms(self, steps_per_epoch: int) -> list[Term]:

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from vplface.head import PrototypeHead
+from vplface.margins import SphereFace2
 from vplface.prototypes import Injection
 from vplface.prototypes.memory import number_type
 from vplface.softmax import class_prototypes
@@ -32,6 +33,8 @@ def measure(
 ) -> dict[str, Any]:
     """All of them, for the journal; nothing before the memory exists.
 
+    Nothing either where classes have several sub-centres or the loss is no softmax (``SphereFace2``).
+
     Called inside ``micro_batches()``, with the batch under way, it sees the memory that the batch was compared with.
 
     Args:
@@ -40,7 +43,7 @@ def measure(
         labels: class ids.
     """
     injection = head.injection
-    if injection is None:
+    if injection is None or head.subcenters > 1 or isinstance(head.margin, SphereFace2):
         return {}
     features, labels = first_samples(head, embeddings.detach(), labels)
     mean, high = injected_angle(head)
@@ -102,6 +105,9 @@ def gradient_norm(
     injection: Injection | None,
 ) -> float:
     """‖dL/dW‖, Frobenius, of the mean margin softmax L over these samples and all classes.
+
+    A margin that looks at more than cosines counts as that of an ordinary sample, and neither margins nor thresholds
+    change the logits of other classes.
 
     With p_ij the softmax of the logits z_ij, dL/dz_ij = (p_ij − [j = y_i])/b. That is also the gradient of
 

@@ -19,7 +19,7 @@ from vplface.training.state import Training
 
 CHECKPOINTS, IDENTITIES = "checkpoints", "identities.json"
 _BATCH = 64
-_OF_A_RUN = ("step_count", "begun_at", "delta_t")
+_OF_A_RUN = ("step_count", "begun_at", "delta_t", "margin_")
 _STATE_OF = {"sgd": ("momentum_buffer",), "adamw": ("exp_avg", "exp_avg_sq")}
 
 
@@ -78,12 +78,12 @@ def start_from(path: Path, run: Training) -> None:
     _take_over(run, here, read_rows(path, manifest, old), common)
     new = np.setdiff1d(np.arange(len(names)), here.cpu().numpy())
     if run.config.init_new_classes == "mean" and len(new):
-        length = float(head.weight.detach()[here].norm(dim=1).mean()) if len(here) else 1.0
+        length = float(head.weight.detach()[here].norm(dim=-1).mean()) if len(here) else 1.0
         means = _mean_embeddings(run, new + head.classes.start)
         with torch.no_grad():
             for row, mean in zip(new.tolist(), means, strict=True):
                 if mean.any():
-                    head.weight[row] = length * normalize(mean, dim=0)
+                    head.weight[row].view(-1, head.embedding_dim)[0] = length * normalize(mean, dim=0)
 
 
 def _take_over(run: Training, here: Tensor, rows: dict[str, Tensor], common: dict[str, Tensor]) -> None:
@@ -95,11 +95,16 @@ def _take_over(run: Training, here: Tensor, rows: dict[str, Tensor], common: dic
         result[here] = values.to(device)
         return result
 
+    if rows["head.weight"].shape[1:] != head.weight.shape[1:]:
+        raise ConfigError(
+            f"that run has prototypes of {list(rows['head.weight'].shape[1:])} for each class, this one of"
+            f" {list(head.weight.shape[1:])}; set subcenters to what it has"
+        )
     with torch.no_grad():
         head.weight[here] = rows["head.weight"].to(head.weight)
     if head.begun_at is not None and "head.memory" in rows:  # start: auto waits until features hold still again
         memory = {name: placed(value) for name, value in _of_head(rows).items() if name != "weight"}
-        memory |= {name: value for name, value in _of_head(common).items() if name not in _OF_A_RUN}
+        memory |= {name: value for name, value in _of_head(common).items() if not name.startswith(_OF_A_RUN)}
         try:
             head.load_state_dict(head.state_dict() | memory)
         except RuntimeError as error:

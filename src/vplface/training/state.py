@@ -144,6 +144,8 @@ def prepare(config: Config, world: World | None = None) -> Training:
         terms=config.resolved_terms(per_epoch),
         optimizer=_fused(config) if config.optimizer.fused else None,
         sample_rate=config.sample_rate,
+        interclass_threshold=config.interclass_threshold,
+        subcenters=config.subcenters,
         process_group=world.group,
         device=device,
         seed=config.seed,
@@ -250,7 +252,7 @@ def _fused(config: Config) -> FusedSGD:
 
 def _optimizer(config: Config, backbone: nn.Module, head: PrototypeHead) -> torch.optim.Optimizer:
     options = config.optimizer
-    trained = [p for p in (*backbone.parameters(), *head.terms.parameters()) if p.requires_grad]
+    trained = [p for p in (*backbone.parameters(), *head.parameters()) if p.requires_grad and p is not head.weight]
     groups: list[dict[str, Any]] = [
         {"params": [p for p in trained if p.ndim > 1], "lr": options.lr},
         {"params": [p for p in trained if p.ndim <= 1], "lr": options.lr, "weight_decay": 0.0},

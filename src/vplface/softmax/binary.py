@@ -1,0 +1,100 @@
+"""Binary classification over all classes (``SphereFace2``): the definition, and the same a tile at a time.
+
+The logits z_ij are those of a margin and a bias b; the loss of sample i is
+
+    w/s·( λ·log(1 + exp(−z_iy)) + (1 − λ)·Σ_{j≠y} log(1 + exp(z_ij)) )
+
+with dL/dcosθ_ij = w(1 − λ)/B·σ(z_ij)·N' for other classes and −wλ/B·σ(−z_iy)·t' for the own. So on the second visit
+σ(z_ij) stands where the softmax has e_ji, λ/(1 − λ)·σ(−z_iy) where it has rest_i, and w(1 − λ)/B where it has f_i.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from vplface.margins import SphereFace2
+from vplface.prototypes import Injection
+from vplface.softmax.reference import class_logits
+from vplface.softmax.sharded import Ranks
+from vplface.softmax.tiled import Tile, Walk
+
+
+def binary_loss(
+    features: Float[Tensor, "batch dim"],
+    labels: Int[Tensor, " batch"],
+    weight: Float[Tensor, "classes ... dim"],
+    margin: SphereFace2,
+    injection: Injection | None = None,
+    *,
+    strength: Float[Tensor, " batch"],
+    threshold: float | None = None,
+    ranks: Ranks | None = None,
+) -> Float[Tensor, ""]:
+    """Mean loss of a batch in plain autograd; the arguments are those of ``reference.margin_softmax``.
+
+    Args:
+        features: x.
+        labels: y.
+        weight: W.
+        margin: gives the logits without b, and the hyper-parameters.
+        injection: memory.
+        strength: b of each sample. Its gradient is that of the classes here.
+        threshold: of other classes.
+        ranks: who holds them.
+    """
+    logits, own = class_logits(
+        features, labels, weight, margin, injection, strength=None, threshold=threshold, ranks=ranks
+    )
+    logits = logits + strength.to(logits.dtype).unsqueeze(1)
+    zero = logits.new_zeros(())
+    others = torch.logaddexp(logits.index_put(own, logits.new_tensor(-torch.inf)), zero).sum(1)
+    same = zero.new_zeros(len(logits)).index_put((own[0],), torch.logaddexp(-logits[own], zero))
+    loss = margin.lam * same + (1.0 - margin.lam) * others
+    return margin.weight / margin.scale * (loss if ranks is None else ranks.sum(loss)).mean()
+
+
+class BinaryWalk(Walk):
+    """A batch on its two visits to every class, each with a question of its own."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.bounded = True  # no sum of exponentials, no maximum
+        margin = arguments[3]
+        assert isinstance(margin, SphereFace2)
+        assert self.strength_of_margin is not None
+        self.hyper, self.bias = margin, self.strength_of_margin
+
+    def loss(self) -> Float[Tensor, ""]:
+        """The first visit."""
+        others, self.pushed = torch.zeros_like(self.target), torch.zeros_like(self.target)
+        for tile in self._visit(first=True):
+            others += self._exponentials(tile, self.kept[tile.rows] if tile.rows.stop <= len(self.kept) else None)
+            self.pushed += self.sigmoids
+        others = others if self.ranks is None else self.ranks.sum(others)
+        z, share = self.scale * self.target + self.bias, self.hyper.lam
+        self.rest = share / (1.0 - share) * torch.sigmoid(-z)
+        loss = share * torch.logaddexp(-z, torch.zeros_like(z)) + (1.0 - share) * others
+        return self.hyper.weight / self.scale * loss.mean()
+
+    def gradient_of_strength(self, gradient: Tensor) -> Float[Tensor, " batch"]:
+        """dL/db of each sample, of the classes here."""
+        factor = gradient * self.hyper.weight * (1.0 - self.hyper.lam) / self.scale / len(self.rest)
+        return factor * (self.pushed - self.rest * (self.labels >= 0))
+
+    def _total(self) -> Float[Tensor, " batch"]:
+        """What makes f_i = s/(B·S_i) to w(1 − λ)/B."""
+        return torch.full_like(self.rest, self.scale / (self.hyper.weight * (1.0 - self.hyper.lam)))
+
+    def _exponentials(self, tile: Tile, push: Tensor | None) -> Float[Tensor, " batch"]:
+        """Σ_j log(1 + exp(z_ij)) of a tile; ρ_j·N'·σ(z_ij) goes to ``push``, Σ_j σ(z_ij) to ``sigmoids``."""
+        logits, slope = self._logits(tile)
+        logits += self.bias
+        sigmoid = torch.sigmoid(logits)
+        self.sigmoids = sigmoid.sum(0)
+        if push is not None:
+            torch.mul(sigmoid, slope, out=push)
+        return torch.logaddexp(logits, logits.new_zeros(())).sum(0)
