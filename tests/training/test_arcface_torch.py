@@ -276,7 +276,9 @@ def test_secrets_and_text_that_would_break_out_of_a_comment_stay_out(made):
     source = (
         TODAY + 'config.wandb_key = "very-secret"\nconfig.network = "x\\n# y\\nseed: 3"\nconfig.own = "also-secret"\n'
     )
-    text = made(source).to_yaml()
+    translation = made(source)
+    assert all(str(remark).isprintable() for remark in translation.to_fill_in)
+    text = translation.to_yaml()
     assert "secret" not in text
     assert yaml.safe_load(text)["backbone"]["name"] == "x\n# y\nseed: 3"
     assert "seed" not in yaml.safe_load(text)

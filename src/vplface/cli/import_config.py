@@ -30,10 +30,12 @@ def import_config(
 ) -> None:
     """Translate a configuration of insightface's arcface_torch to a recipe.
 
-    The file is read, never run: literals, arithmetic of numbers, and config.a = config.b. What would have to be run
-    is named with its line and left to fill in. A base.py beside it is read first, as arcface_torch does. Every key is
-    translated, or said to mean nothing here, or said to be unknown; the recipe says so in comments, together with
-    what is written alike and means something else.
+    The file is read, never run: literals, arithmetic of numbers, and
+    config.a = config.b. What would have to be run is named with its line and
+    left to fill in. A base.py beside it is read first, as arcface_torch does.
+    Every key is translated, or said to mean nothing here, or to be unknown.
+    The recipe says so in comments, together with what is written alike and
+    means something else.
 
     \b
     vplface import-config configs/ms1mv3_r50.py --gpus 8 --out ms1mv3_r50.yaml

@@ -42,7 +42,7 @@ class Remark:
     text: str
 
     def __str__(self) -> str:
-        return f"{self.key}{f' ({self.where})' if self.where else ''}: {self.text}"
+        return printable(f"{self.key}{f' ({self.where})' if self.where else ''}: {self.text}")
 
 
 @dataclass
@@ -106,7 +106,7 @@ def _comments(said: Iterable[object]) -> list[str]:
         line
         for remark in said
         for line in textwrap.wrap(
-            printable(str(remark)), 116, initial_indent="#   ", subsequent_indent="#     ", break_long_words=False
+            str(remark), 116, initial_indent="#   ", subsequent_indent="#     ", break_long_words=False
         )
     ]
 
