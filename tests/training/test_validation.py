@@ -4,6 +4,7 @@ import pytest
 
 from vplface.backbones import build
 from vplface.data.formats.image_folder import ImageFolder
+from vplface.data.formats.verification_bin import write_verification_bin
 from vplface.data.pairs import read_pairs
 from vplface.data.selection import narrow
 from vplface.embedder import Embedder, ModelCard
@@ -139,3 +140,15 @@ def test_a_half_needs_two_people(faces, tmp_path):
     people.write_text("p0\np1\np2\n", encoding="utf-8")
     with pytest.raises(ConfigError, match="'a': cannot take a half of 3 identities"):
         Validation(settings(faces, {"name": "a", "half": "second", "people": str(people)}), None)
+
+
+def test_a_verification_set_brings_its_own_pairs(faces, embedder, tmp_path):
+    listed = [f"p{a}/0.png p{b}/1.png {int(a == b)}" for a in range(10) for b in (a, (a + 1) % 10)]
+    (tmp_path / "pairs.txt").write_text("\n".join(listed), encoding="utf-8")
+    pairs = read_pairs(tmp_path / "pairs.txt")
+    write_verification_bin(tmp_path / "few.bin", ImageFolder(faces), pairs)
+    asked = settings(faces, {"name": "few", "path": str(tmp_path / "few.bin")})
+    metrics = Validation(asked, None).run(embedder, bootstrap=0)["few"].metrics
+    alone = evaluate_pairs(embedder, ImageFolder(faces), pairs, fars=[0.1], bootstrap=0).metrics
+    assert metrics["eer"]["value"] == pytest.approx(alone["eer"]["value"])
+    assert metrics["accuracy"]["value"] is not None  # and its ten folds

@@ -24,6 +24,7 @@ from vplface.cli.evaluate_identification import evaluate_identification
 from vplface.cli.evaluate_templates import evaluate_ijb
 from vplface.cli.export import export
 from vplface.cli.identify import identify
+from vplface.cli.import_config import import_config
 from vplface.cli.plan import plan
 from vplface.cli.report import report
 from vplface.cli.study import study
@@ -68,7 +69,18 @@ data.command()(convert)
 data.command()(synth)
 data.command()(overlap)
 data.command()(get)
-for command in (train, study, plan, evaluate, evaluate_ijb, evaluate_identification, report, export, embed):
+for command in (
+    train,
+    study,
+    plan,
+    evaluate,
+    evaluate_ijb,
+    evaluate_identification,
+    report,
+    export,
+    embed,
+    import_config,
+):
     app.command(command.__name__.replace("_", "-"))(command)
 app.command()(verify)
 app.command()(enroll)

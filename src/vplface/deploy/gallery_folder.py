@@ -74,13 +74,12 @@ def load_gallery(folder: Path) -> Gallery:
 
 def require_place(folder: Path) -> None:
     """Raise DataError unless a gallery is in the folder or can be made there: it is empty or new."""
-    if has_gallery(folder):
-        return
     try:
-        if folder.exists() and any(not entry.name.startswith(".") for entry in folder.iterdir()):
-            raise DataError(f"{folder}: holds other files and no gallery; choose an empty or a new folder")
+        occupied = folder.exists() and any(not entry.name.startswith(".") for entry in folder.iterdir())
     except OSError as error:
         raise DataError(f"{folder}: cannot be a gallery: {error.strerror or error}") from error
+    if occupied and not has_gallery(folder):  # in this order: what came in between is another writer's gallery
+        raise DataError(f"{folder}: holds other files and no gallery; choose an empty or a new folder")
 
 
 def add_faces(folder: Path, maker: Maker, faces: Sequence[EnrolledFace]) -> list[tuple[EnrolledFace, str]]:

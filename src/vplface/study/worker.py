@@ -16,6 +16,7 @@ from vplface.study.carry import STOPPED
 from vplface.study.single import finish
 from vplface.training.config import build_config
 
+
 def main() -> int:
     """Carry out the run; returns the exit status."""
     with open(0, "rb", buffering=0, closefd=False) as told:

@@ -160,6 +160,8 @@ def _open(entry: EvaluationSet, opened: dict[str, PictureSet], seed: int) -> _Qu
     pairs = threshold_pairs = None
     if entry.balanced_pairs is not None:
         pairs = balanced_pairs(pictures, entry.balanced_pairs, seed)
+    elif entry.pairs is None and entry.people is None and entry.half is None:
+        pairs = getattr(pictures, "pairs", None)  # a .bin file brings its own
     elif entry.pairs is not None:
         pairs = read_pairs(entry.pairs)
         threshold_pairs = None if entry.threshold_pairs is None else read_pairs(entry.threshold_pairs)
