@@ -311,10 +311,7 @@ class PrototypeHead(nn.Module):
         self._finish_step()
         if self.memory is not None:
             raise RuntimeError(f"injection has begun at step {self.begun_at} already")
-        delta_t = self.variational.delta_t if delta_t is None else delta_t
-        if delta_t is None or delta_t < 1:
-            raise ValueError(f"begin needs a lifetime of at least 1 step, got delta_t={delta_t}")
-        self.begun_at, self.delta_t = self.step_count, delta_t
+        self.begun_at, self.delta_t = self.step_count, self.variational.lifetime(delta_t)
 
     @property
     def remembers(self) -> bool:

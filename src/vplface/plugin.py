@@ -251,10 +251,7 @@ class Plugged(nn.Module):
             raise RuntimeError("begin() was called inside micro_batches(), in the middle of a step; call it after")
         if self._state:
             raise RuntimeError(f"injection has begun at step {self.begun_at} already")
-        delta_t = self.variational.delta_t if delta_t is None else delta_t
-        if delta_t is None or delta_t < 1:
-            raise ValueError(f"begin needs a lifetime of at least 1 step, got delta_t={delta_t}")
-        self.begun_at, self.delta_t = self.step_count, delta_t
+        self.begun_at, self.delta_t = self.step_count, self.variational.lifetime(delta_t)
 
     @property
     def weight(self) -> nn.Parameter:

@@ -79,12 +79,12 @@ for command in (
     report,
     export,
     embed,
+    verify,
+    enroll,
+    identify,
     import_config,
 ):
     app.command(command.__name__.replace("_", "-"))(command)
-app.command()(verify)
-app.command()(enroll)
-app.command()(identify)
 
 
 @app.callback(invoke_without_command=True)

@@ -83,6 +83,17 @@ class Variational:
         if not isinstance(self.memory, Memory):
             raise TypeError(f"memory must be a kind of memory such as LastFeature(), got {self.memory!r}")
 
+    def lifetime(self, delta_t: int | None = None) -> int:
+        """Δt of an injection that begins: the one given, or without one that of ``self``.
+
+        Raises:
+            ValueError: if neither says it, or it is less than a step.
+        """
+        chosen = self.delta_t if delta_t is None else delta_t
+        if chosen is None or chosen < 1:
+            raise ValueError(f"begin needs a lifetime of at least 1 step, got delta_t={chosen}")
+        return chosen
+
 
 def inject(
     prototypes: Float[Tensor, "classes dim"],

@@ -10,7 +10,9 @@ from vplface.report.chart import Scale, ink, span
 from vplface.report.markup import Markup, tag
 from vplface.report.study_findings import Finding, digits_for, points
 
-_WIDTH, _LEFT, _RIGHT, _TOP, _ROW, _BOTTOM = 720.0, 300.0, 84.0, 10.0, 30.0, 44.0
+_WIDTH, _RIGHT, _TOP, _ROW, _BOTTOM = 720.0, 84.0, 10.0, 30.0, 44.0
+_LEFT, _CHARACTER, _GAP = 300.0, 7.0, 14.0
+"""Room for names: as much as the longest needs, and not less than _LEFT."""
 
 
 def forest(found: Sequence[Finding], colours: Mapping[str, int], label: str) -> Markup:
@@ -25,7 +27,8 @@ def forest(found: Sequence[Finding], colours: Mapping[str, int], label: str) -> 
     """
     ends = [end for f in found for ci95 in (f.ci95, f.t_ci95) if ci95 is not None for end in ci95]
     low, high = span([100 * np.array([0.0, *ends, *(f.value for f in found)])])
-    x = Scale(low, high, _LEFT, _WIDTH - _RIGHT)
+    left = max(_LEFT, _GAP + _CHARACTER * max(len(_name(f) + _where(f)) + 2 for f in found))
+    x = Scale(low, high, left, left + _WIDTH - _LEFT - _RIGHT)
     bottom = _TOP + _ROW * len(found)
     marks: list[Markup] = []
     for value in x.ticks(6):
@@ -40,18 +43,26 @@ def forest(found: Sequence[Finding], colours: Mapping[str, int], label: str) -> 
     marks.append(
         tag("text", "difference in points", class_="axis-label", x=middle, y=bottom + 38, text_anchor="middle")
     )
-    size = f"0 0 {_WIDTH:.0f} {bottom + _BOTTOM:.0f}"
+    size = f"0 0 {x.stop + _RIGHT:.0f} {bottom + _BOTTOM:.0f}"
     return tag("svg", marks, viewBox=size, role="img", aria_label=label, class_="chart")
 
 
+def _name(finding: Finding) -> str:
+    return f"{finding.arm} − {finding.baseline}"
+
+
+def _where(finding: Finding) -> str:
+    return f"{finding.setting} · {finding.set_name}"
+
+
 def _row(finding: Finding, colour: int, x: Scale, y: float) -> list[Markup]:
-    where = f"{finding.setting} · {finding.set_name}"
+    where = _where(finding)
     names = tag(
         "text",
-        tag("tspan", f"{finding.arm} − {finding.baseline}", class_=f"end {ink(colour)}"),
+        tag("tspan", _name(finding), class_=f"end {ink(colour)}"),
         tag("tspan", f"  {where}"),
         class_="tick",
-        x=_LEFT - 14,
+        x=x.start - _GAP,
         y=y + 4,
         text_anchor="end",
     )
@@ -68,7 +79,7 @@ def _row(finding: Finding, colour: int, x: Scale, y: float) -> list[Markup]:
     marks.append(
         tag(
             "circle",
-            tag("title", f"{finding.arm} − {finding.baseline}, {where}: seed by seed {note}"),
+            tag("title", f"{_name(finding)}, {where}: seed by seed {note}"),
             class_=f"dot {ink(colour)}",
             cx=float(x(100 * finding.value)),
             cy=y,
@@ -77,5 +88,5 @@ def _row(finding: Finding, colour: int, x: Scale, y: float) -> list[Markup]:
     )
     text = points(finding.value, digits)
     style = f"end {ink(colour)}" if finding.distinguishable else "tick"
-    marks.append(tag("text", text, class_=style, x=_WIDTH - _RIGHT + 12, y=y + 4))
+    marks.append(tag("text", text, class_=style, x=x.stop + 12, y=y + 4))
     return marks
