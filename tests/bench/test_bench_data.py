@@ -40,7 +40,7 @@ def test_every_form_holds_the_same_files(faces, tmp_path):
 
 def test_what_is_usual_gives_what_training_gets(faces):
     folder = ImageFolder(faces)
-    usual = bench._UsualFolder(folder)
+    usual = bench.UsualFolder(folder)
     expected = Preprocessing()(torch.from_numpy(folder.picture(5)[None]))[0]
     floats, label = usual[5]
     assert label == folder.labels[5]

@@ -74,7 +74,7 @@ def test_what_would_not_fit_is_refused_before_it_starts(monkeypatch):
     ("words", "sizes"),
     [
         (["head", "--dtype", "float32,bfloat16"], [("float32", 100, 8), ("bfloat16", 100, 8)]),
-        (["train", "--dtype", "bfloat16"], [("bfloat16", 50, 16)]),
+        (["train", "--backbone", "tiny", "--dtype", "bfloat16"], [("bfloat16", 50, 16)]),
     ],
 )
 def test_json_is_all_there_is_on_stdout(words, sizes):
@@ -90,7 +90,8 @@ def test_json_is_all_there_is_on_stdout(words, sizes):
 
 def test_table_and_too_many_processes(monkeypatch):
     monkeypatch.setattr("vplface.bench.head.cores", lambda: 1)
-    words = ["bench", "train", "--classes", "50", "--batch", "8", "--dim", "16", "--repeats", "1"]
+    words = ["bench", "train", "--backbone", "tiny", "--classes", "50", "--batch", "8", "--dim", "16", "--repeats", "1"]
+    words += ["--dtype", "float32", "--processes", "1,2"]
     shown = CliRunner().invoke(app, words)
     assert shown.exit_code == 0, shown.output
     assert "tiny, N 50, B 8, d 16, float32" in shown.stdout
@@ -105,6 +106,8 @@ def test_table_and_too_many_processes(monkeypatch):
         (["train", "--dtype", "float16"], "--dtype takes float32 or bfloat16"),
         (["train", "--processes", "1,x"], "--processes takes whole numbers"),
         (["train", "--processes", "0"], "at least 1"),
+        (["train", "--threads", "1"], "give --processes too"),
+        (["train", "--processes", "1,2", "--compile"], "leave out --plot"),
         (["train", "--batch", "5", "--processes", "1,3"], "--batch 5 is too small: each of 3 processes"),
         (["head", "--batch", "128,2", "--processes", "3"], "--batch 2 is too small: each of 3 processes"),
         (["head", "--processes", "1,2", "--arms", "vplface"], "leave out --arms"),

@@ -67,7 +67,7 @@ def measure(data: Path | None, pictures: int, batch: int, repeats: int, workers:
     """
     with tempfile.TemporaryDirectory(prefix="vplface-bench-") as name, _one_thread():
         root = Path(name)
-        source = open_pictures(data) if data is not None else _generated(root / "generated", pictures)
+        source = open_pictures(data) if data is not None else generated_faces(root / "generated", pictures)
         missing = _write_all(source, pictures, root)
         folder = ImageFolder(root / "folder")
         if len(folder) < batch:
@@ -113,7 +113,8 @@ def startup(records: int, repeats: int) -> dict[str, Any]:
         return {"records": records, "identities": identities, "opening": opened}
 
 
-def _generated(root: Path, pictures: int) -> StoredPictures:
+def generated_faces(root: Path, pictures: int) -> ImageFolder:
+    """About so many generated faces, written as a folder of JPEGs."""
     write_synthetic(root, SyntheticFaces(identities=max(2, pictures // 10), pictures=10), "jpg")
     return ImageFolder(root)
 
@@ -183,7 +184,7 @@ def _loading(pictures: PictureSet, batch: int, *, floats: bool) -> Lap:
     return lap
 
 
-class _UsualFolder(Dataset[tuple[Tensor, int]]):
+class UsualFolder(Dataset[tuple[Tensor, int]]):
     """A folder as it is usually read for PyTorch: PIL decodes and flips, each picture becomes a tensor of its own."""
 
     def __init__(self, folder: ImageFolder) -> None:
@@ -205,7 +206,7 @@ class _UsualFolder(Dataset[tuple[Tensor, int]]):
 
 
 def _usual(folder: ImageFolder, batch: int) -> Lap:
-    dataset = _UsualFolder(folder)
+    dataset = UsualFolder(folder)
 
     def lap(steps: int, workers: int) -> float:
         clock = _clock(workers)

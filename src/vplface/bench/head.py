@@ -104,32 +104,47 @@ def problem_of(setting: Setting) -> Problem:
     return Problem(setting, *(each.to(setting.device) for each in (weight, memory, timer, features, labels)))
 
 
-def _eager(problem: Problem, compiled: bool = False) -> Step:
-    """What the authors' code does: dense normalisation, injection, all logits, one-hot, autograd, SGD."""
-    weight = nn.Parameter(problem.weight.clone())
-    memory, timer, labels = problem.memory.clone(), problem.timer.clone(), problem.labels
-    optimizer = torch.optim.SGD([weight], lr=LR, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
+class EagerHead(nn.Module):
+    """What the authors' code does: dense normalisation, injection, all logits, one-hot, autograd."""
 
-    def loss_of(features: Tensor, alive: Tensor) -> Tensor:
-        with problem.autocast():
-            mixture = (1 - LAM * alive) * F.normalize(weight) + LAM * alive * memory
-            cosine = F.linear(features, F.normalize(mixture))
+    def __init__(self, problem: Problem, compiled: bool = False) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(problem.weight.clone())
+        self.memory, self.timer, self.autocast = problem.memory.clone(), problem.timer.clone(), problem.autocast
+        self.seen: tuple[Tensor, Tensor] | None = None
+        self._loss = torch.compile(self._loss_of, dynamic=False) if compiled else self._loss_of
+
+    def _loss_of(self, features: Tensor, labels: Tensor, alive: Tensor) -> Tensor:
+        with self.autocast():
+            mixture = (1 - LAM * alive) * F.normalize(self.weight) + LAM * alive * self.memory
+            cosine = F.linear(F.normalize(features), F.normalize(mixture))
         cosine = cosine.float().clamp(-1 + 1e-7, 1 - 1e-7)
         own = torch.zeros_like(cosine).scatter_(1, labels.unsqueeze(1), 1.0)
         logits = SCALE * torch.where(own > 0, torch.cos(torch.acos(cosine) + MARGIN), cosine)
         return F.cross_entropy(logits, labels)
 
-    forward = torch.compile(loss_of, dynamic=False) if compiled else loss_of
+    def forward(self, features: Tensor, labels: Tensor) -> Tensor:
+        """Remember the features of the step before, then the loss."""
+        if self.seen is not None:
+            before, classes = self.seen
+            self.timer.sub_(1).clamp_(min=0)
+            self.memory[classes] = F.normalize(before)
+            self.timer[classes] = 10**9
+        self.seen = features.detach(), labels
+        loss: Tensor = self._loss(features, labels, (self.timer > 0).float().unsqueeze(1))
+        return loss
+
+
+def _eager(problem: Problem, compiled: bool = False) -> Step:
+    """The eager head and torch's SGD."""
+    head = EagerHead(problem, compiled)
+    optimizer = torch.optim.SGD(head.parameters(), lr=LR, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
 
     def step() -> float:
-        features = problem.leaf()
         optimizer.zero_grad(set_to_none=True)
-        loss = forward(features, (timer > 0).float().unsqueeze(1))
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss = head(problem.leaf(), problem.labels)
+        loss.backward()
         optimizer.step()
-        timer.sub_(1).clamp_(min=0)
-        memory[labels] = features.detach()
-        timer[labels] = 10**9
         return float(loss.detach())
 
     return step
@@ -404,13 +419,17 @@ def _floor(seconds: Mapping[str, float]) -> dict[str, float]:
     return {"products": products, "memory": memory, "seconds": products + memory}
 
 
-def _time(step: Step, device: str) -> float:
+def synchronize(device: str) -> None:
+    """Wait until a GPU has done what it was told."""
     if device.startswith("cuda"):
         torch.cuda.synchronize()
+
+
+def _time(step: Step, device: str) -> float:
+    synchronize(device)
     began = time.perf_counter()
     step()
-    if device.startswith("cuda"):
-        torch.cuda.synchronize()
+    synchronize(device)
     return time.perf_counter() - began
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Iterable
 from typing import Annotated
 
 import typer
@@ -73,7 +74,8 @@ def study(
             if json:
                 print_json({"schema": 1, **done.summary, "verdict": done.verdict, "report": str(done.report)})
             else:
-                show_results(done)
+                cells = grid.chosen
+                show_results(done, _different(cell.setting for cell in cells), _different(cell.arm for cell in cells))
             if failed:
                 raise typer.Exit(1)
             return
@@ -92,6 +94,10 @@ def study(
             return
         grid = grid_of_recipe(recipe, chosen or [0])
     show_estimate(estimate(grid), json)
+
+
+def _different(names: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(names))
 
 
 def _names(text: str | None) -> list[str] | None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from vplface.report.study_findings import findings, study_cautions
+from vplface.report.study_findings import NOTHING, findings, study_cautions, study_verdicts
 from vplface.report.verdict import metric_name, metric_order
 from vplface.study import Estimate, Results, Study
 
@@ -54,52 +55,78 @@ def _table(study: Study, name: str) -> Table:
     return table
 
 
-def show_results(results: Results) -> None:
-    """A table for each setting and set; what may be said, with its cautions; what failed; where the report is."""
+def show_results(results: Results, settings: Sequence[str], arms: Sequence[str]) -> None:
+    """Figures and differences of some settings and arms; what may be said, with its cautions; where the report is.
+
+    Differences are those to the first baseline; the page has the others, and all intervals.
+    """
     console = Console()
-    for setting, told in results.summary["settings"].items():
+    for setting in settings:
+        told = results.summary["settings"][setting]
         sets = dict.fromkeys(name for entry in told["arms"].values() for name in entry["sets"])
         for name in sets:
-            console.print(_table_of_setting(setting, name, told))
-    console.print(results.verdict, soft_wrap=True)
-    for caution in study_cautions({**results.summary, "failed": {}}, list(findings(results.summary))):
+            console.print(_figures_of_setting(setting, name, told, arms))
+            if (table := _differences_of_setting(name, told, arms)) is not None:
+                console.print(table)
+    found = [f for f in findings(results.summary) if f.setting in settings and f.arm in arms]
+    for sentences in list(study_verdicts(found).values())[:1] or [[NOTHING]]:
+        for sentence in sentences:
+            console.print(sentence, soft_wrap=True)
+    if others := list(dict.fromkeys(f.baseline for f in found))[1:]:
+        console.print(f"Intervals, and differences to {' and '.join(others)}: see the report.", soft_wrap=True)
+    for caution in study_cautions({**results.summary, "failed": {}}, found):
         console.print(caution, style="dim", soft_wrap=True)
     for run, why in results.summary["failed"].items():
         print(f"{run} failed:", *(f"  {line}" for line in why.splitlines()), sep="\n", file=sys.stderr)
     console.print(f"report: {results.report}", soft_wrap=True, highlight=False)
 
 
-def _table_of_setting(setting: str, name: str, told: Mapping[str, Any]) -> Table:
-    arms: Mapping[str, Any] = told["arms"]
-    figures = {arm: entry["sets"].get(name, {}) for arm, entry in arms.items()}
-    measured = {metric for each in figures.values() for metric, entry in each.items() if entry["value"] is not None}
-    metrics = sorted(measured, key=metric_order)
-    table = Table(title=f"{setting}, {name}: %, and 95 % interval, mean over seeds", title_justify="left")
-    table.add_column("")
-    for head in (*(metric_name(metric) for metric in metrics), "final loss", "seeds"):
+_SHORT = {"equal error rate": "EER", "area under the ROC": "AUC", "accuracy": "acc.", "rank-1": "rank 1"}
+
+
+def _short(metric: str) -> str:
+    """A metric as the head of a narrow column."""
+    name = metric_name(metric)
+    return _SHORT.get(name, name.replace("TAR at FAR ", "TAR "))
+
+
+def _metrics_of(name: str, arms: Mapping[str, Any]) -> list[str]:
+    figures = (entry["sets"].get(name, {}) for entry in arms.values())
+    measured = {metric for each in figures for metric, entry in each.items() if entry["value"] is not None}
+    return sorted(measured, key=metric_order)
+
+
+def _figures_of_setting(setting: str, name: str, told: Mapping[str, Any], arms: Sequence[str]) -> Table:
+    metrics = _metrics_of(name, told["arms"])
+    table = Table(title=f"{setting}, {name}: %, means over n seeds", title_justify="left", box=SIMPLE)
+    table.add_column("", no_wrap=True)
+    for head in (*(_short(metric) for metric in metrics), "loss", "n"):
         table.add_column(head, justify="right")
-    for arm, entry in arms.items():
-        loss = entry["final_loss"]["value"]
-        cells = (_figure(figures[arm].get(metric, {})) for metric in metrics)
-        table.add_row(arm, *cells, "" if loss is None else f"{loss:.3f}", str(len(entry["seeds"])))
-    for baseline, others in told["differences"].items():
-        for arm, sets in others.items():
-            entries = [sets.get(name, {}).get(metric, {}) for metric in metrics]
-            if any(entries):
-                seeds = max(entry.get("seeds", 0) for entry in entries)
-                cells = (_difference(entry) + _seeds(entry) for entry in entries)
-                table.add_row(f"{arm} − {baseline}", *cells, "", str(seeds), style="bold")
+    for arm, entry in told["arms"].items():
+        if arm in arms:
+            figures, loss = entry["sets"].get(name, {}), entry["final_loss"]["value"]
+            values = (figures.get(metric, {}).get("value") for metric in metrics)
+            cells = ("" if value is None else f"{100 * value:.1f}" for value in values)
+            table.add_row(arm, *cells, "" if loss is None else f"{loss:.2f}", str(len(entry["seeds"])))
     return table
 
 
-def _seeds(entry: Mapping[str, Any]) -> str:
-    """What the seeds of a difference say beside the bootstrap."""
-    if not entry or entry["seeds"] < 2:
-        return ""
-    told = f"\n[dim]sign: {entry['same_sign']} of {entry['seeds']}[/]"
-    if t_ci95 := entry.get("t_ci95"):
-        told = f"\n[dim]t: {100 * t_ci95[0]:+.1f} – {100 * t_ci95[1]:+.1f}[/]{told}"
-    return told
+def _differences_of_setting(name: str, told: Mapping[str, Any], arms: Sequence[str]) -> Table | None:
+    baseline, others = next(iter(told["differences"].items()), ("", {}))
+    metrics = _metrics_of(name, told["arms"])
+    table = Table(title=f"minus {baseline}: points; *: told apart", title_justify="left", box=SIMPLE)
+    table.add_column("", no_wrap=True)
+    for metric in metrics:
+        table.add_column(_short(metric), justify="right")
+    for arm, sets in others.items():
+        entries = [sets.get(name, {}).get(metric, {}) for metric in metrics]
+        if arm in arms and any(entries):
+            table.add_row(arm, *(_marked(entry) for entry in entries))
+    return table if table.row_count else None
+
+
+def _marked(entry: Mapping[str, Any]) -> str:
+    return f"{100 * entry['difference']:+.1f}{'*' if entry['distinguishable'] else ' '}" if entry else ""
 
 
 def show_estimate(estimate: Estimate, as_json: bool) -> None:

@@ -63,12 +63,21 @@ def findings(summary: Mapping[str, Any]) -> Iterator[Finding]:
                         )
 
 
+NOTHING = "No two arms have finished runs of one setting and seed with figures, so there is nothing to compare."
+
+
+def study_verdicts(found: Sequence[Finding]) -> dict[str, list[str]]:
+    """{baseline: a sentence for each arm: where it is ahead of it, where behind, where that cannot be told}."""
+    told: dict[str, list[str]] = {}
+    for arm, baseline in dict.fromkeys((finding.arm, finding.baseline) for finding in found):
+        of_pair = [f for f in found if (f.arm, f.baseline) == (arm, baseline)]
+        told.setdefault(baseline, []).append(_of_pair(of_pair, arm, baseline))
+    return told
+
+
 def study_verdict(found: Sequence[Finding]) -> str:
-    """A sentence for each arm and baseline: where it is ahead, where behind, where that cannot be told."""
-    pairs = list(dict.fromkeys((finding.arm, finding.baseline) for finding in found))
-    if not pairs:
-        return "No two arms have finished runs of one setting and seed with figures, so there is nothing to compare."
-    return " ".join(_of_pair([f for f in found if (f.arm, f.baseline) == pair], *pair) for pair in pairs)
+    """All of them, a line each."""
+    return "\n".join(sentence for told in study_verdicts(found).values() for sentence in told) or NOTHING
 
 
 def study_cautions(summary: Mapping[str, Any], found: Sequence[Finding]) -> list[str]:

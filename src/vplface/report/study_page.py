@@ -14,7 +14,16 @@ from vplface.report.evaluation import figure_of
 from vplface.report.forest import forest
 from vplface.report.markup import Child, Markup, join, tag
 from vplface.report.record import RunRecord
-from vplface.report.study_findings import Finding, digits_for, findings, points, study_cautions, study_verdict
+from vplface.report.study_findings import (
+    NOTHING,
+    Finding,
+    digits_for,
+    findings,
+    points,
+    study_cautions,
+    study_verdict,
+    study_verdicts,
+)
 from vplface.report.verdict import metric_name, metric_order
 
 _LOGGED = ("Loss", "Coverage")
@@ -30,10 +39,9 @@ def write_study(path: str | Path, summary: Mapping[str, Any], curves: Mapping[st
         curves: {setting: the arms' logs, averaged over seeds}.
 
     Returns:
-        The verdict, the sentences at the head of the page.
+        The verdict, the sentences at the head of the page, a line each.
     """
     found = list(findings(summary))
-    sentence = study_verdict(found)
     arms, settings = list(summary["arms"]), mapping(summary["settings"])
     counts = (("setting", len(settings)), ("arm", len(arms)), ("seed", len(summary["seeds"])))
     body = tag(
@@ -41,7 +49,7 @@ def write_study(path: str | Path, summary: Mapping[str, Any], curves: Mapping[st
         tag("p", "vplface · study", class_="eyebrow"),
         tag("h1", summary["name"]),
         tag("p", " × ".join(f"{count} {noun}{'s' * (count > 1)}" for noun, count in counts), class_="lead"),
-        tag("p", sentence, class_="verdict"),
+        _verdict(found),
         [tag("p", note, class_="caution") for note in study_cautions(summary, found)],
         tag("ul", [tag("li", swatch(k), name) for k, name in enumerate(arms)], class_="arms"),
         tag("h2", "Differences"),
@@ -53,7 +61,22 @@ def write_study(path: str | Path, summary: Mapping[str, Any], curves: Mapping[st
         limits(),
     )
     write_page(Path(path), document(summary["name"], body, script=""))
-    return sentence
+    return study_verdict(found)
+
+
+def _verdict(found: Sequence[Finding]) -> Markup:
+    """The first baseline's in sight, the others' one click away."""
+    told = study_verdicts(found)
+    if not told:
+        return tag("p", NOTHING, class_="verdict")
+    lists = [
+        tag("ul", [tag("li", sentence) for sentence in sentences], class_="verdict") for sentences in told.values()
+    ]
+    others = [
+        tag("details", tag("summary", f"Beside {baseline}"), listed)
+        for baseline, listed in zip(list(told)[1:], lists[1:], strict=True)
+    ]
+    return join(lists[0], *others)
 
 
 def _forests(found: Sequence[Finding], arms: Sequence[str]) -> Markup:

@@ -1,0 +1,138 @@
+"""``vplface bench head``: a step of the head."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from vplface.cli.bench_scaling import numbers, scaling, tell_scaling
+from vplface.cli.options import AS_JSON
+from vplface.errors import UsageError
+
+
+def head(
+    classes: Annotated[str, typer.Option(help="N, number of classes; several with commas are swept.")] = "100000",
+    batch: Annotated[str, typer.Option(help="B, pictures in a step; several with commas.")] = "128,512",
+    dim: Annotated[int, typer.Option(min=1, help="d, size of an embedding.")] = 512,
+    dtype: Annotated[str, typer.Option(help="Type of the products: float32, bfloat16 or both.")] = "float32,bfloat16",
+    arms: Annotated[
+        str | None, typer.Option(help="What to measure, names with commas; all unless given.", show_default=False)
+    ] = None,
+    repeats: Annotated[int, typer.Option(min=1, help="Rounds in which each arm takes a step.")] = 5,
+    workspace_mb: Annotated[float, typer.Option(min=0, help="Workspace of the head, MiB.")] = 256,
+    memory: Annotated[bool, typer.Option(help="Also measure peak memory, in processes of their own.")] = True,
+    device: Annotated[str, typer.Option(help="Where it runs: cpu, cuda, ...")] = "cpu",
+    processes: Annotated[
+        str | None,
+        typer.Option(
+            help="Instead of the arms, measure the head with its classes shared by so many processes, e.g. 1,2.",
+            show_default=False,
+        ),
+    ] = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="With --processes: threads of each; 0 divides the cores among them.  [default: 1]",
+            show_default=False,
+        ),
+    ] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="Draw the result into this file (png, svg, pdf).", show_default=False)
+    ] = None,
+    as_json: AS_JSON = False,
+) -> None:
+    """Time a step of the head: forward, backward and update, with half of the memory alive.
+
+    Arms take turns in one process on the same data; those that compute the same loss are first checked to do so. Times
+    are medians. "floor" is what must be done at least: three matrix products of that type, and reading W, momentum and
+    M and writing W and momentum once. "extra" is peak memory beyond W, momentum, M and T.
+
+    \b
+    vplface bench head                      100,000 classes, B 128 and 512
+    vplface bench head --classes 10000,100000,1000000 --plot head.png
+
+    With --processes the head alone, its classes sharded over processes of this machine that talk through gloo:
+
+    \b
+    strong     N and B stay; each process has fewer classes
+    weak       N grows with the processes; each has as many classes as one alone
+    efficiency logits a second and thread, as a share of the fewest processes'
+
+    \b
+    vplface bench head --processes 1,2      one thread a process
+    """  # noqa: D301 (the mark before lines that stay as they are)
+    from vplface.bench.head import ARMS, Setting, machine, measure, sharded
+
+    chosen = list(ARMS) if arms is None else [name.strip() for name in arms.split(",")]
+    if unknown := [name for name in chosen if name not in ARMS]:
+        raise UsageError(f"--arms: no arm {unknown[0]!r}; there are: {', '.join(ARMS)}")
+    types = [each.strip() for each in dtype.split(",")]
+    if not set(types) <= {"float32", "bfloat16"}:
+        raise UsageError(f"--dtype takes float32, bfloat16, or both with a comma, got {dtype!r}")
+    settings = [
+        Setting(n, b, dim, each, device, workspace_mb)  # type: ignore[arg-type]  # checked above
+        for n in numbers("--classes", classes, 2)
+        for b in numbers("--batch", batch, 1)
+        for each in types
+    ]
+    if processes is not None:
+        if arms is not None or plot is not None or device != "cpu" or not memory:
+            raise UsageError(
+                "--processes times one arm, on the CPU: leave out --arms, --plot, --device and --no-memory"
+            )
+        counted = 1 if threads is None else threads
+        tell_scaling(scaling(sharded, settings, processes, counted, repeats, grows="classes"), as_json)
+        return
+    if threads is not None:
+        raise UsageError("--threads is of the processes: give --processes too")
+    results = [measure(setting, chosen, repeats, memory=memory) for setting in settings]
+    if plot is not None:
+        from vplface.bench.plot import draw
+
+        draw(plot, machine(), results)
+    if as_json:
+        from vplface.cli.tables import print_json
+
+        print_json({"schema": 1, "machine": machine(), "results": results})
+        return
+    _show(machine(), results)
+    if plot is not None:
+        print(f"plot: {plot}")
+
+
+def _show(machine: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    where = machine["gpu"] or f"{machine['processor']}, {machine['threads']} threads"
+    console.print(f"{where}, torch {machine['torch']}", highlight=False)
+    for result in results:
+        floor = result["floor"]
+        table = Table(
+            title=f"N {result['classes']:,}, B {result['batch']}, d {result['dim']}, {result['dtype']}: floor"
+            f" {1e3 * floor['seconds']:.0f} ms (products {1e3 * floor['products']:.0f},"
+            f" memory {1e3 * floor['memory']:.0f})",
+            title_justify="left",
+        )
+        table.add_column("arm")
+        for heading in ("ms a step", "least – most", "× faster", "× floor", "extra MiB"):
+            table.add_column(heading, justify="right")
+        for name, arm in result["arms"].items():
+            if "reason" in arm:
+                table.add_row(name, arm["reason"])
+                continue
+            least, most = arm["spread"]
+            table.add_row(
+                name,
+                f"{1e3 * arm['seconds']:.0f}",
+                f"{1e3 * least:.0f} – {1e3 * most:.0f}",
+                f"{arm['speedup']:.1f}" if "speedup" in arm else "",
+                f"{arm['over_floor']:.2f}",
+                f"{arm['extra_mb']:.0f}" if "extra_mb" in arm else "",
+            )
+        console.print(table)

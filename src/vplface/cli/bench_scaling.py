@@ -1,0 +1,90 @@
+"""One process and several, for ``vplface bench head`` and ``train``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+from vplface.errors import UsageError
+
+if TYPE_CHECKING:
+    from vplface.bench.head import Setting
+    from vplface.bench.processes import Make
+
+
+def scaling(
+    make: Make,
+    settings: Sequence[Setting],
+    processes: str,
+    threads: int,
+    repeats: int,
+    grows: Literal["batch", "classes"],
+) -> list[dict[str, Any]]:
+    """What ``processes.scale`` has to say of each setting.
+
+    Raises:
+        UsageError: if there are not enough pictures for each process.
+    """
+    from vplface.bench.head import cores
+    from vplface.bench.processes import scale
+
+    counts = numbers("--processes", processes, 1)
+    most, pictures = max(counts), 2 if grows == "batch" else 1
+    for setting in settings:
+        if setting.batch < pictures * most:
+            enough = "2 pictures, for its batch statistics" if pictures == 2 else "a picture"
+            raise UsageError(f"--batch {setting.batch} is too small: each of {most} processes needs {enough}")
+    if most * max(threads, 1) > cores():
+        print(f"{most * max(threads, 1)} threads share {cores()} cores: efficiency suffers from that", file=sys.stderr)
+    return [scale(make, setting, counts, repeats, grows=grows, threads=threads) for setting in settings]
+
+
+def numbers(option: str, text: str, least: int) -> list[int]:
+    """Whole numbers with commas between them.
+
+    Raises:
+        UsageError: that names the option.
+    """
+    parts = [part.strip().replace("_", "") for part in text.split(",")]
+    if not all(part.isdigit() and int(part) >= least for part in parts):
+        raise UsageError(f"{option} takes whole numbers of at least {least} with commas between them, got {text!r}")
+    return [int(part) for part in parts]
+
+
+def tell_scaling(results: Sequence[Mapping[str, Any]], as_json: bool) -> None:
+    """A table for each setting, or one JSON object."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from vplface.bench.head import machine
+    from vplface.cli.tables import print_json
+
+    where = machine()
+    if as_json:
+        print_json({"schema": 1, "machine": where, "results": results})
+        return
+    console = Console()
+    console.print(f"{where['processor']}, {where['cores']} cores, torch {where['torch']}", highlight=False)
+    for result in results:
+        threads = {entry["threads"] for entry in result["scaling"]}
+        name = f"{result['backbone']}, " if "backbone" in result else ""
+        size = f"N {result['classes']:,}, B {result['batch']}, d {result['dim']}, {result['dtype']}"
+        each = "cores divided" if len(threads) > 1 else f"threads a process: {max(threads)}"
+        table = Table(title=f"{name}{size}; {each}", title_justify="left")
+        grows, letter = ("batch", "B") if "backbone" in result else ("classes", "N")
+        table.add_column("processes")
+        for heading in (letter, "ms a step", "least – most", "pictures/s", "efficiency"):
+            table.add_column(heading, justify="right")
+        for entry in result["scaling"]:
+            base = entry["scaling"] == "base"
+            least, most = entry["spread"]
+            table.add_row(
+                f"{entry['processes']}" + ("" if base else f", {entry['scaling']}"),
+                f"{entry[grows]:,}",
+                f"{1e3 * entry['seconds']:.0f}",
+                f"{1e3 * least:.0f} – {1e3 * most:.0f}",
+                f"{entry['pictures_per_second']:,.0f}",
+                "" if base else f"{entry['efficiency']:.0%}",
+            )
+        console.print(table)

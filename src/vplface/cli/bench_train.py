@@ -1,0 +1,167 @@
+"""``vplface bench train``: whole training steps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from vplface.cli.bench_scaling import scaling, tell_scaling
+from vplface.cli.options import AS_JSON
+from vplface.errors import UsageError
+
+EACH = ("tiny", "mobilefacenet", "iresnet50")
+
+
+def train(
+    backbone: Annotated[str, typer.Option(help="Which networks, as in recipes, with commas.")] = ",".join(EACH),
+    dim: Annotated[int, typer.Option(min=1, help="d, size of an embedding.")] = 512,
+    classes: Annotated[int, typer.Option(min=2, help="N, number of classes.")] = 100_000,
+    batch: Annotated[int, typer.Option(min=2, help="B, pictures in a step (of the fewest processes).")] = 64,
+    dtype: Annotated[
+        str, typer.Option(help="Precision of our network and products: float32, bfloat16 or both.")
+    ] = "float32,bfloat16",
+    repeats: Annotated[int, typer.Option(min=1, help="Rounds in which each loop takes a step.")] = 5,
+    workspace_mb: Annotated[float, typer.Option(min=0, help="Workspace of the head (in each process), MiB.")] = 256,
+    workers: Annotated[int, typer.Option(min=0, help="Worker processes of each loop that load pictures.")] = 0,
+    compiled: Annotated[bool, typer.Option("--compile", help="Compile our network with torch.compile.")] = False,
+    device: Annotated[str, typer.Option(help="Where it runs: cpu, cuda, ...")] = "cpu",
+    processes: Annotated[
+        str | None,
+        typer.Option(
+            help="Instead of the usual loop, compare so many processes that share batch and classes, e.g. 1,2.",
+            show_default=False,
+        ),
+    ] = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="With --processes: threads of each; 0 divides the cores among them.  [default: 1]",
+            show_default=False,
+        ),
+    ] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="Draw where the time goes into this file (png, svg, pdf).", show_default=False)
+    ] = None,
+    as_json: AS_JSON = False,
+) -> None:
+    """Pictures per second of whole training steps, and where the time goes.
+
+    A step is loading, backbone, head with half of the memory alive, backward, and both updates, on generated faces with
+    random labels. Beside it a loop as it is usually written takes the same step: a folder read by PIL in a DataLoader,
+    float32, NCHW, all logits by autograd, torch's SGD. Both begin with the same weights, and their first losses must
+    agree. They take turns; figures are medians.
+
+    \b
+    × usual    times as many pictures a second as the usual loop
+    of peak    floating-point operations, as a share of what a large matrix product reaches in that precision
+
+    \b
+    vplface bench train --backbone mobilefacenet --plot step.png
+    vplface bench train --backbone iresnet50 --device cuda --compile --workers 8 --batch 512
+
+    With --processes pictures are random and in memory, so that loading is not measured, and the processes talk through
+    gloo; their backbones are wrapped in DistributedDataParallel:
+
+    \b
+    strong     B stays; each process has a smaller part of the batch
+    weak       B grows with the processes; each has as many pictures as one alone
+    efficiency pictures a second and thread, as a share of the fewest processes'
+
+    \b
+    vplface bench train --backbone tiny --classes 10000 --batch 128 --processes 1,2
+    """  # noqa: D301 (the mark before lines that stay as they are)
+    from vplface.backbones import BACKBONES
+    from vplface.bench.head import Setting, machine
+    from vplface.bench.loop import measure
+
+    networks = [each.strip() for each in backbone.split(",")]
+    if unknown := [each for each in networks if each not in BACKBONES]:
+        raise UsageError(f"--backbone: no backbone {unknown[0]!r}; there are: {', '.join(BACKBONES)}")
+    types = [each.strip() for each in dtype.split(",")]
+    if not set(types) <= {"float32", "bfloat16"}:
+        raise UsageError(f"--dtype takes float32, bfloat16, or both with a comma, got {dtype!r}")
+    setting = Setting(classes, batch, dim, device=device, workspace_mb=workspace_mb)
+    if processes is not None:
+        if plot is not None or workers or compiled or device != "cpu":
+            raise UsageError("--processes measures on the CPU: leave out --plot, --workers, --compile and --device")
+        _scale(networks, types, setting, processes, 1 if threads is None else threads, repeats, as_json)
+        return
+    if threads is not None:
+        raise UsageError("--threads is of the processes: give --processes too")
+    results = [measure(setting, each, types, repeats, workers=workers, compiled=compiled) for each in networks]
+    if plot is not None:
+        from vplface.bench.loop_plot import draw_loops
+
+        draw_loops(plot, machine(), results)
+    if as_json:
+        from vplface.cli.tables import print_json
+
+        print_json({"schema": 1, "machine": machine(), "results": results})
+        return
+    _show(machine(), results)
+    if plot is not None:
+        print(f"plot: {plot}")
+
+
+def _scale(
+    networks: Sequence[str],
+    types: Sequence[str],
+    setting: Any,
+    processes: str,
+    threads: int,
+    repeats: int,
+    as_json: bool,
+) -> None:
+    from vplface.bench.train import training
+
+    settings = [replace(setting, dtype=each) for each in types]
+    results = []
+    for network in networks:
+        found = scaling(partial(training, backbone=network), settings, processes, threads, repeats, grows="batch")
+        results += [{"backbone": network, **each} for each in found]
+    tell_scaling(results, as_json)
+
+
+def _show(machine: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from vplface.bench.loop import PARTS
+
+    console = Console()
+    where = machine["gpu"] or f"{machine['processor']}, {machine['threads']} threads"
+    console.print(f"{where}, torch {machine['torch']}", highlight=False)
+    for result in results:
+        size = f"N {result['classes']:,}, B {result['batch']}, d {result['dim']}"
+        speed = Table(
+            title=f"{result['backbone']}, {result['parameters'] / 1e6:.1f} M parameters; {size};"
+            f" {result['flops'] / 1e9:,.0f} GFLOP a step",
+            title_justify="left",
+        )
+        parts = Table(title="milliseconds", title_justify="left")
+        for table, headings in (
+            (speed, ("pictures/s", "× usual", "of peak", "ms a step", "least – most")),
+            (parts, PARTS),
+        ):
+            table.add_column("loop")
+            for heading in headings:
+                table.add_column(heading, justify="right")
+        for name, arm in result["arms"].items():
+            least, most = arm["spread"]
+            speed.add_row(
+                name,
+                f"{arm['pictures_per_second']:,.1f}",
+                f"{arm['speedup']:.2f}",
+                f"{arm['of_peak']:.0%}",
+                f"{1e3 * arm['seconds']:,.0f}",
+                f"{1e3 * least:,.0f} – {1e3 * most:,.0f}",
+            )
+            parts.add_row(name, *(f"{1e3 * arm['parts'][part]:,.0f}" for part in PARTS))
+        console.print(speed)
+        console.print(parts)

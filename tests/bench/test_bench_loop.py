@@ -1,0 +1,89 @@
+"""Whole training steps beside a loop as it is usually written."""
+
+import json
+
+import pytest
+from torch import nn
+from typer.testing import CliRunner
+
+from vplface.bench import loop
+from vplface.bench.head import Setting
+from vplface.cli.app import app
+from vplface.errors import VplfaceError
+
+SMALL = Setting(1000, 4, 64)
+
+
+@pytest.fixture(autouse=True)
+def few(monkeypatch):
+    monkeypatch.setattr(loop, "PICTURES", 20)
+    monkeypatch.setattr(loop, "PEAK_SIZE", 32)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_both_loops_do_the_same_work_and_tell_their_parts(workers):
+    result = loop.measure(SMALL, "tiny", ["float32", "bfloat16"], repeats=2, workers=workers)
+    usual, ours, half = result["arms"].values()
+    assert ours["losses"] == pytest.approx(usual["losses"], rel=1e-3)
+    assert half["losses"][0] == pytest.approx(usual["losses"][0], rel=2e-2)
+    assert half["losses"] != ours["losses"]
+    assert usual["speedup"] == 1.0
+    for arm in (usual, ours, half):
+        assert list(arm["parts"]) == list(loop.PARTS)
+        assert min(arm["parts"].values()) >= 0
+        assert arm["spread"][0] <= arm["seconds"] <= arm["spread"][1]
+        assert arm["pictures_per_second"] == pytest.approx(4 / arm["seconds"])
+
+
+def test_a_loop_that_computes_something_else_is_refused(monkeypatch):
+    monkeypatch.setattr("vplface.bench.head.MARGIN", 0.4)  # of the usual head, at every step; ours is built with it too
+    built = loop.head_of
+
+    def other(problem, *rest):
+        head = built(problem, *rest)
+        head.margin = type(head.margin)(head.margin.scale, 0.5)
+        return head
+
+    monkeypatch.setattr(loop, "head_of", other)
+    with pytest.raises(VplfaceError, match=r"vplface, float32 comes to a loss of .* in step 1"):
+        loop.measure(SMALL, "tiny", ["float32"], repeats=1)
+
+
+def test_operations_are_those_counted_by_hand():
+    network = nn.Sequential(nn.Flatten(), nn.Linear(3 * 112 * 112, 16, bias=False))
+    one_way = 2 * 4 * 3 * 112 * 112 * 16  # the pictures need no gradient, so there is one product forward, one back
+    assert loop._flops(network, SMALL) == 2 * one_way + 6 * 4 * 1000 * 64
+
+
+def test_table_json_and_picture(tmp_path):
+    words = [
+        "bench",
+        "train",
+        "--backbone",
+        "tiny",
+        "--classes",
+        "1000",
+        "--batch",
+        "4",
+        "--dim",
+        "64",
+        "--repeats",
+        "1",
+    ]
+    plot = tmp_path / "step.svg"
+    shown = CliRunner().invoke(app, [*words, "--plot", str(plot)])
+    assert shown.exit_code == 0, shown.output
+    assert "tiny, " in shown.stdout
+    assert "vplface, bfloat16" in shown.stdout
+    assert "…" not in shown.stdout
+    assert plot.read_bytes().startswith(b"<?xml")
+    told = CliRunner().invoke(app, [*words, "--dtype", "float32", "--json"])
+    [result] = json.loads(told.stdout)["results"]
+    assert list(result["arms"]) == ["as usual", "vplface, float32"]
+    assert result["flops"] > 6 * 4 * 1000 * 64
+
+
+def test_no_such_backbone():
+    result = CliRunner().invoke(app, ["bench", "train", "--backbone", "tiny,resnet"])
+    assert result.exit_code == 2
+    assert "no backbone 'resnet'" in result.stderr
