@@ -71,7 +71,7 @@ def identify(
     """
     require_drawing(show)
     from vplface.data.pictures import UnreadablePictureError  # torch and opencv take seconds to import
-    from vplface.deploy.decision import label, stored_point
+    from vplface.deploy.decision import stored_point
     from vplface.deploy.faces import FaceReader, NoFaceError
     from vplface.deploy.gallery import Maker
     from vplface.deploy.gallery_folder import load_gallery
@@ -106,7 +106,7 @@ def identify(
                 told += _lines(photograph, found, decided)
                 reports.append(_report(photograph, found, decided))
                 if show is not None and len(drawn) < _MOST_DRAWN:
-                    drawn.append((photograph, [label(matches, decided) for matches in found]))
+                    drawn.append((photograph, [_label(matches, decided) for matches in found]))
             advance(1)
     for reason in without:
         print(reason, file=sys.stderr)
@@ -178,6 +178,13 @@ def _told(matches: list[Match], threshold: Threshold | None) -> str:
     known = sum(accepted(match.similarity, threshold) is not False for match in matches)
     below = f" (below the threshold: {', '.join(names[known:])})" if names[known:] else ""
     return ", ".join(names[:known]) + below
+
+
+def _label(matches: list[Match], threshold: Threshold | None) -> tuple[str, bool | None]:
+    from vplface.deploy.decision import answer
+
+    name, known = answer(matches, threshold)
+    return f"{name} {matches[0].similarity:.2f}", known
 
 
 def _report(photograph: Photograph, faces: list[list[Match]], threshold: Threshold | None) -> dict[str, Any]:

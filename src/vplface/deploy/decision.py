@@ -97,11 +97,10 @@ def accepted(similarity: float, threshold: Threshold | None) -> bool | None:
     return None if threshold is None else similarity >= threshold.value
 
 
-def label(matches: Sequence[Match], threshold: Threshold | None) -> tuple[str, bool | None]:
-    """The name to write beside a face whose nearest people are ``matches``, and whether it is known."""
-    best = matches[0]
-    known = accepted(best.similarity, threshold)
-    return ("unknown" if known is False else best.name) + f" {best.similarity:.2f}", known
+def answer(matches: Sequence[Match], threshold: Threshold | None) -> tuple[str, bool | None]:
+    """What to call a face whose nearest people are ``matches``, the nearest first; and whether it is known."""
+    known = accepted(matches[0].similarity, threshold)
+    return "unknown" if known is False else matches[0].name, known
 
 
 def _plain(value: Any) -> str:
