@@ -2,11 +2,13 @@
 
 A server on this machine can be reached by every web site that is open in the browser, too. So a request must name this
 server (or a site could pass its own name off as it), and one that changes something must come from its own page. Of the
-server's many routes those that the page uses are let through; the one that gives out files is not among them.
+server's many routes those that the page uses are let through; the one that gives out files is not among them. And an
+event may name no file but an upload: of any other, on this disk or at an address, gradio would make itself a copy.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Awaitable, Callable, Collection, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,12 +25,13 @@ App: TypeAlias = Callable[[Message, Receive, Send], Awaitable[None]]
 REPORT = "/report"
 
 _UPLOAD = "/gradio_api/upload"
+_EVENT = "/gradio_api/queue/join"
 _READ = {
     "/", "/config", "/theme.css", "/gradio_api/theme.css", "/gradio_api/queue/data", "/gradio_api/upload_progress",
     "/gradio_api/startup-events", "/favicon.ico", "/manifest.json",
 }  # fmt: skip
 _READ_BELOW = ("/assets/", "/static/", "/gradio_api/heartbeat/")
-_WRITE = {"/gradio_api/queue/join": 1_000_000, _UPLOAD: MOST_BYTES * MOST_PICTURES + 1_000_000}
+_WRITE = {_EVENT: 1_000_000, _UPLOAD: MOST_BYTES * MOST_PICTURES + 1_000_000}
 """{what may be posted to: the longest body, in bytes}."""
 
 _POLICY = (
@@ -50,11 +53,13 @@ class Gate:
         app: what serves the page.
         hosts: names under which this server may be asked for, without a port; None for any.
         report: the file that is given out as the report; None if there is none.
+        uploads: the folder in which uploads lie.
     """
 
     app: App
     hosts: Collection[str] | None
     report: Path | None
+    uploads: Path
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Answer, refuse, or hand on."""
@@ -68,6 +73,12 @@ class Gate:
             await _answer(send, *refused)
         elif scope["path"] == REPORT:
             await self._give_report(send)
+        elif scope["path"] == _EVENT:
+            event = _checked(await _whole(receive), self.uploads)
+            if event is None:
+                await _answer(send, 400, "this is no event, or it names a file that was not uploaded here")
+            else:
+                await self.app(scope, _again(event, receive), _with_policy(send, _POLICY))
         else:
             await self.app(scope, receive, _with_policy(send, _POLICY))
 
@@ -75,7 +86,7 @@ class Gate:
         """Status and reason; None for what is let through."""
         headers = {key.decode("latin-1"): value.decode("latin-1") for key, value in scope["headers"]}
         host, path = headers.get("host", ""), scope["path"]
-        if self.hosts is not None and urlsplit(f"//{host}").hostname not in self.hosts:
+        if self.hosts is not None and _host_name(host) not in self.hosts:
             return 403, "this server does not go by that name"
         if scope["method"] in ("GET", "HEAD"):
             known = path in _READ or path == REPORT or path.startswith(_READ_BELOW)
@@ -83,7 +94,7 @@ class Gate:
         if scope["method"] != "POST" or path not in _WRITE:
             return 404, "not found"
         origin = headers.get("origin")
-        if origin is None or urlsplit(origin).netloc != host:
+        if origin not in (f"http://{host}", f"https://{host}"):
             return 403, "only this server's own page may do that"
         length = headers.get("content-length", "")
         if not length.isdecimal():
@@ -99,6 +110,53 @@ class Gate:
             await _answer(send, 404, "there is no report")
         else:
             await _answer(_with_policy(send, _REPORT_POLICY), 200, page, "text/html; charset=utf-8")
+
+
+def _host_name(host: str) -> str | None:
+    try:
+        return urlsplit(f"//{host}").hostname
+    except ValueError:
+        return None
+
+
+async def _whole(receive: Receive) -> bytes:
+    body, more = b"", True
+    while more:
+        message = await receive()
+        body, more = body + message.get("body", b""), message.get("more_body", False)
+    return body
+
+
+def _again(body: bytes, receive: Receive) -> Receive:
+    """What gives a body that was read already, and then what else comes."""
+    pending = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def receiving() -> Message:
+        return pending.pop() if pending else await receive()
+
+    return receiving
+
+
+def _checked(body: bytes, uploads: Path) -> bytes | None:
+    """The event in a body, written anew so that no two readers differ over it.
+
+    None if it is none, or if a ``path`` in it, at whatever depth, does not lie below the folder of uploads.
+    """
+    root = uploads.resolve()
+    try:
+        event = json.loads(body)
+        pending = [event]
+        while pending:
+            value = pending.pop()
+            if isinstance(value, dict):
+                if "path" in value and root not in Path(value["path"]).resolve().parents:
+                    return None
+                pending += value.values()
+            elif isinstance(value, list):
+                pending += value
+        return json.dumps(event).encode()
+    except (ValueError, TypeError, OSError, RecursionError):  # no JSON, no text, a NUL, a loop of links, too deep
+        return None
 
 
 def _with_policy(send: Send, policy: str) -> Send:

@@ -20,8 +20,7 @@ from vplface.errors import DataError, VplfaceError, import_extra
 from vplface.report.markup import Markup, join, tag
 
 _FORGOTTEN_AFTER = 1800
-_SWEEP = (60, 120)
-"""Seconds: how often abandoned uploads are looked for, and from which age on they are deleted."""
+"""Seconds."""
 
 _NO_PICTURE = f"No picture yet. Jpg, png, webp or bmp, up to {MOST_BYTES // 10**6} MB."
 _CONSENT = "These people have agreed to it, know what for, and can take it back."
@@ -47,7 +46,7 @@ class Page:
     def blocks(self) -> Any:
         """The page as gradio's Blocks."""
         gr = self._gr
-        with gr.Blocks(title="vplface demo", analytics_enabled=False, delete_cache=_SWEEP) as blocks:
+        with gr.Blocks(title="vplface demo", analytics_enabled=False) as blocks:
             self._html(self._head())
             with gr.Tabs():
                 with gr.Tab("Compare", id="compare"):
@@ -165,7 +164,8 @@ class Page:
         held = held | {path: (data, self._shown(data, path)) for path, data in more.items()}
         return None, held, _waiting(held), ""
 
-    def _enrolled(self, name: str, consent: bool, held: dict[Path, Any]) -> tuple[Any, ...]:
+    def _enrolled(self, typed: str | None, consent: bool, held: dict[Path, Any]) -> tuple[Any, ...]:
+        name = typed or ""
         try:
             if not held:
                 raise DataError("put in a picture first")

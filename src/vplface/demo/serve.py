@@ -17,10 +17,11 @@ from types import FrameType
 from vplface.demo.gate import Gate, report_of
 from vplface.demo.page import Page
 from vplface.demo.recogniser import Recogniser
-from vplface.demo.uploads import MOST_BYTES
+from vplface.demo.uploads import MOST_BYTES, sweeping
 from vplface.errors import UsageError, import_extra
 
 _NAMES_HERE = ("localhost", "127.0.0.1", "::1")
+_UPLOADS = "uploads"
 _GRACE = 1
 """Seconds that open connections are given at the end."""
 
@@ -50,7 +51,7 @@ def listening(host: str, port: int) -> socket.socket:
     except PermissionError as error:
         raise UsageError(f"--port {port}: {error.strerror}; ports below 1024 are the system's") from error
     except OSError as error:
-        if error.errno is not None and not isinstance(error, socket.gaierror) and _is_taken(error):
+        if error.errno == errno.EADDRINUSE:
             raise UsageError(f"--port {port}: another program listens there; {_free(host)} is free") from error
         raise UsageError(f"--host {host}: {error.strerror or error}") from error
     return here
@@ -63,7 +64,7 @@ def temporary_folder() -> Iterator[Path]:
     Gradio reads its settings from the environment, some when it is imported: it must not have been.
     """
     with tempfile.TemporaryDirectory(prefix="vplface-demo-", ignore_cleanup_errors=True) as folder:
-        uploads = Path(folder, "uploads")
+        uploads = Path(folder, _UPLOADS)
         uploads.mkdir(mode=0o700)
         os.environ |= {
             "GRADIO_TEMP_DIR": str(uploads),
@@ -94,19 +95,21 @@ def serve(
     """
     gradio, uvicorn = import_extra("gradio", "demo"), import_extra("uvicorn", "demo")
     fastapi = import_extra("fastapi", "demo")
+    uploads = folder / _UPLOADS
     report = report_of(recogniser.model)
-    page = Page(recogniser, folder / "uploads", kept, report is not None)
+    page = Page(recogniser, uploads, kept, report is not None)
     app = gradio.mount_gradio_app(
         fastapi.FastAPI(docs_url=None, redoc_url=None, openapi_url=None), page.blocks(), "/",
         footer_links=[], run_history=False, show_error=False, max_file_size=MOST_BYTES, ssr_mode=False,
         mcp_server=False, enable_monitoring=False, pwa=False, allowed_paths=[], **page.look(),
     )  # fmt: skip
+    gate = Gate(app, hosts, report, uploads)
     config = uvicorn.Config(
-        Gate(app, hosts, report), log_level="critical", timeout_graceful_shutdown=_GRACE, server_header=False, ws="none"
+        gate, log_level="critical", timeout_graceful_shutdown=_GRACE, server_header=False, ws="none"
     )
     if open_:
         webbrowser.open(address_of(here))
-    with _terminated_like_interrupted():
+    with sweeping(uploads), _terminated_like_interrupted():
         uvicorn.Server(config).run(sockets=[here])
 
 
@@ -135,10 +138,6 @@ def _terminated_like_interrupted() -> Iterator[None]:
         pass
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def _is_taken(error: OSError) -> bool:
-    return error.errno == errno.EADDRINUSE
 
 
 def _free(host: str) -> int:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import suppress
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from vplface.errors import DataError
@@ -13,6 +15,9 @@ MOST_BYTES = 20_000_000
 
 MOST_PICTURES = 20
 """That are held at a time."""
+
+_EVERY, _ABANDONED = 30.0, 120.0
+"""Seconds."""
 
 
 def taken(uploaded: Sequence[str], folder: Path) -> dict[Path, bytes]:
@@ -47,6 +52,35 @@ def taken(uploaded: Sequence[str], folder: Path) -> dict[Path, bytes]:
             file.unlink(missing_ok=True)
             with suppress(OSError):  # another upload of the same bytes may lie there
                 file.parent.rmdir()
+
+
+def swept(folder: Path, older_than: float) -> int:
+    """Delete abandoned uploads, those last written more than so many seconds ago; returns how many there were."""
+    count = 0
+    for file in folder.rglob("*"):
+        with suppress(OSError):
+            if not file.is_dir() and file.lstat().st_mtime < time.time() - older_than:
+                file.unlink()
+                count += 1
+    return count
+
+
+@contextmanager
+def sweeping(folder: Path) -> Iterator[None]:
+    """Delete abandoned uploads from time to time."""
+    over = threading.Event()
+
+    def sweep() -> None:
+        while not over.wait(_EVERY):
+            swept(folder, _ABANDONED)
+
+    thread = threading.Thread(target=sweep, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 def _free(name: Path, names: dict[Path, bytes]) -> Path:
