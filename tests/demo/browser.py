@@ -27,12 +27,12 @@ class Browser:
         read_here, write_there = os.pipe()
         read_there, write_here = os.pipe()
         command = [
-            str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars",
-            "--no-first-run", "--disable-extensions", "--disable-background-networking", "--remote-debugging-pipe",
-            f"--user-data-dir={profile}", f"--window-size={width},{height}",
+            str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
+            "--hide-scrollbars", "--no-first-run", "--disable-extensions", "--disable-background-networking",
+            "--remote-debugging-pipe", f"--user-data-dir={profile}", f"--window-size={width},{height}",
             "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
         ]  # fmt: skip
-        pipes = f"exec 3<&{read_there} 4>&{write_there}"
+        pipes = f"exec 3</dev/fd/{read_there} 4>/dev/fd/{write_there}"
         self._process = subprocess.Popen(
             ["/bin/sh", "-c", f'{pipes}; exec "$@"', "sh", *command],
             pass_fds=(read_there, write_there), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
@@ -94,10 +94,8 @@ class Browser:
 
     def tab(self, name: str) -> None:
         """Turn to a tab."""
-        self.wait(f"[...document.querySelectorAll('button[role=tab]')].some(each => each.innerText.trim() == '{name}')")
-        self.value(
-            f"[...document.querySelectorAll('button[role=tab]')].find(e => e.innerText.trim() == '{name}').click()"
-        )
+        tabs = "[...document.querySelectorAll('button[role=tab]')]"
+        self.wait(f"{tabs}.filter(tab => tab.innerText.trim() == '{name}').map(tab => tab.click()).length > 0")
 
     def type(self, selector: str, text: str) -> None:
         """Fill in a field."""
