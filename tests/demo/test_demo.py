@@ -36,11 +36,11 @@ ENDED = "stopped; what was temporary is deleted\n"
 NAME = "Ada <img src=x onerror=document.title='bad'> ${document.title='bad'} {{x}}"
 
 WATCHED = """
-import ipaddress, sys
+import sys
 def watch(event, arguments):
     if event in ("socket.connect", "socket.getaddrinfo"):
         host = arguments[1][0] if event == "socket.connect" and isinstance(arguments[1], tuple) else arguments[0]
-        if isinstance(host, str) and host != "localhost" and not ipaddress.ip_address(host).is_loopback:
+        if isinstance(host, str) and host not in ("localhost", "127.0.0.1", "::1"):
             print("reached for", host, file=sys.stderr, flush=True)
 sys.addaudithook(watch)
 from vplface.cli import main
