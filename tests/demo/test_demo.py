@@ -167,9 +167,9 @@ def test_an_upload_stays_in_its_folder_whatever_its_name(demo, name):
 
 
 def test_an_upload_is_bounded(demo):
-    status, body = demo.upload(b"large.png", bytes(20_000_001))
+    status, body = demo.upload(b"large.png", bytes(20 * 2**20 + 1))
     assert status == 413
-    assert b"20000000 bytes" in body
+    assert b"20971520 bytes" in body
     for left in demo.uploaded:  # the sweeper's, in two minutes
         left.unlink()
 
@@ -205,7 +205,8 @@ def test_in_a_browser(demo, pictures, tmp_path):
         assert {urlsplit(address).netloc for address in browser.requests if not address.startswith("data:")} == {
             f"{demo.host}:{demo.port}"
         }
-        assert browser.complaints == []
+        # gradio asks how an upload gets on, and a small one is over before that
+        assert [each for each in browser.complaints if "upload_progress" not in each] == []
     finally:
         browser.close()
     assert demo.uploaded == []

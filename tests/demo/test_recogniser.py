@@ -179,6 +179,10 @@ def test_what_is_found_is_named_or_unknown(desk, pictures):
     assert told.count(">Ada</b>") == told.count(">unknown</b>") == 2  # in the picture, and below it
     assert "similarity 1.0000" in told
     assert "nearest: Ada 0." in told
+    undecided = pieces.found(Shown.of(photograph), faces, None, count, desk.model)
+    assert undecided.count('<b class="open">no decision</b>') == 2
+    assert ">Ada 1.00</b>" in undecided
+    assert "has no operating point" in undecided
     point = OperatingPoint(0.4, 0.5, 0.5, 0.75, {}, "faces", "2026-01-01T00:00:00+00:00", {})
     crowded = pieces.found(Shown.of(photograph), faces, Threshold(0.4, point), 2, desk.model)
     assert "with 2 enrolled pictures up to 75 % of strangers are given a name" in crowded
@@ -202,6 +206,7 @@ def test_what_is_not_ours_is_escaped(desk, pictures):
         pieces.pending({photograph.path: shown, Path("<b>"): "<i>no face</i>"}),
         pieces.enrolled(HOSTILE, done),
         pieces.people({HOSTILE: 1}),
+        pieces.removed(HOSTILE, 1),
         pieces.note(HOSTILE),
     ):
         assert "<img src=x" not in markup

@@ -185,7 +185,15 @@ async def _answer(send: Send, status: int, body: str | bytes, kind: str = "text/
 
 def report_of(model: Path) -> Path | None:
     """The report of the run that a model belongs to, in the run's own folder; None if there is none."""
-    run = model.parent if model.name == "best" else model
+    run = run_of(model)
+    if run is None:
+        return None
     report = run / "report.html"
-    inside = report.is_file() and report.resolve().parent == run.resolve()
-    return report if model.is_dir() and inside else None
+    return report if report.is_file() and report.resolve().parent == run.resolve() else None
+
+
+def run_of(model: Path) -> Path | None:
+    """The folder of the run that a model belongs to; None for a file."""
+    if not model.is_dir():
+        return None
+    return model.parent if model.name == "best" else model

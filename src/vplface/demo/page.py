@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from vplface.demo import pieces
-from vplface.demo.gate import REPORT
+from vplface.demo.gate import REPORT, run_of
 from vplface.demo.pieces import Shown
 from vplface.demo.recogniser import LONGEST_NAME, Recogniser
 from vplface.demo.uploads import MOST_BYTES, MOST_PICTURES, taken
@@ -22,7 +22,7 @@ from vplface.report.markup import Markup, join, tag
 _FORGOTTEN_AFTER = 1800
 """Seconds."""
 
-_NO_PICTURE = f"No picture yet. Jpg, png, webp or bmp, up to {MOST_BYTES // 10**6} MB."
+_NO_PICTURE = f"No picture yet. Jpg, png, webp or bmp, up to {MOST_BYTES // 2**20} MB."
 _CONSENT = "These people have agreed to it, know what for, and can take it back."
 
 
@@ -183,8 +183,7 @@ class Page:
             pictures = self._recogniser.remove(name)
         except VplfaceError as error:
             return pieces.note(_plainly(error), tone="no"), *self._listed()
-        told = f"{name} is removed, with all that the gallery held of {pictures} pictures"
-        return pieces.note(told, "Backups and copies of the folder are yours to delete.", tone="yes"), *self._listed()
+        return pieces.removed(name, pictures), *self._listed()
 
     def _listed(self) -> tuple[Markup, Any]:
         try:
@@ -237,7 +236,11 @@ class Page:
             link = tag("a", "Open it alone", href=REPORT, target="_blank", rel="noopener")
             frame = tag("iframe", src=REPORT, title="report of the training", sandbox="allow-scripts", loading="lazy")
             return join(tag("p", link, class_="fine"), frame)
-        run = self._recogniser.model
+        run = run_of(self._recogniser.model)
+        if run is None:
+            return pieces.empty(
+                "A model that is one file has no report; that of its training lies in the run's folder."
+            )
         command = f"vplface report {run} --out {run / 'report.html'}"
         return tag(
             "div",

@@ -97,17 +97,25 @@ def found(
 ) -> Markup:
     """A photograph with names, and the nearest people of each of its faces."""
     answers = [answer(matches, threshold) for matches in faces]
+    marks = [
+        (_TONE[known], name if known is not None else f"{name} {matches[0].similarity:.2f}")
+        for matches, (name, known) in zip(faces, answers, strict=True)
+    ]
     rows = [
         tag(
             "li",
             _crop(face, f"face {number}"),
-            tag("div", tag("b", name, class_=_TONE[known]), tag("p", _nearest(matches, known))),
+            tag(
+                "div",
+                tag("b", VERDICT[None] if known is None else name, class_=_TONE[known]),
+                tag("p", _nearest(matches, known)),
+            ),
         )
         for number, (face, matches, (name, known)) in enumerate(zip(shown.faces, faces, answers, strict=True), 1)
     ]
     words = _unmeasured(model) if threshold is None else (str(threshold), threshold.among(pictures))
     return join(
-        _photograph(shown, [(_TONE[known], name) for name, known in answers]),
+        _photograph(shown, marks),
         tag("ul", rows, class_="found", id="found"),
         [tag("p", each, class_="fine") for each in words if each],
     )
@@ -137,6 +145,12 @@ def enrolled(name: str, done: Enrolment) -> Markup:
     lines += [f"{passed.path.name}: passed over, {passed.reason}" for passed in done.passed_over]
     lines += [f"{each.path.name}: shows {len(each.boxes)} faces, the largest was taken" for each in done.several]
     return note(*lines, tone="yes" if added else "no")
+
+
+def removed(name: str, pictures: int) -> Markup:
+    """What became of a person."""
+    told = f"{name} is removed, with all that the gallery held of {_count(pictures, 'picture')}"
+    return note(told, "Backups and copies of the folder are yours to delete.", tone="yes")
 
 
 def people(enrolled_people: Mapping[str, int]) -> Markup:
@@ -201,7 +215,7 @@ def _unmeasured(model: Path) -> Sequence[str]:
 
 def _nearest(matches: Sequence[Match], known: bool | None) -> str:
     told = [f"{match.name} {match.similarity:.4f}" for match in matches]
-    if known is False:
+    if not known:
         return f"nearest: {', '.join(told)}"
     return f"similarity {matches[0].similarity:.4f}" + (f"; then {', '.join(told[1:])}" if told[1:] else "")
 

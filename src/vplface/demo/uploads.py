@@ -10,7 +10,7 @@ from pathlib import Path
 
 from vplface.errors import DataError
 
-MOST_BYTES = 20_000_000
+MOST_BYTES = 20 * 2**20
 """Of one picture."""
 
 MOST_PICTURES = 20
@@ -43,7 +43,7 @@ def taken(uploaded: Sequence[str], folder: Path) -> dict[Path, bytes]:
         for file in files:
             if file.stat().st_size > MOST_BYTES:
                 raise DataError(
-                    f"{file.name}: larger than {MOST_BYTES // 10**6} MB, which is the limit; make the picture smaller"
+                    f"{file.name}: larger than {MOST_BYTES // 2**20} MB, which is the limit; make the picture smaller"
                 )
             pictures[_free(Path(file.name), pictures)] = file.read_bytes()
         return pictures
