@@ -20,6 +20,7 @@ class Server:
     """Answers everything, and remembers what got through."""
 
     seen: list[tuple[str, bytes]] = field(default_factory=list)
+    queries: list[bytes] = field(default_factory=list)
 
     async def __call__(self, scope, receive, send):
         body, more = b"", True
@@ -27,6 +28,7 @@ class Server:
             message = await receive()
             body, more = body + message.get("body", b""), message.get("more_body", False)
         self.seen.append((scope["path"], body))
+        self.queries.append(scope["query_string"])
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/html")]})
         await send({"type": "http.response.body", "body": b"the page"})
 
@@ -37,13 +39,16 @@ class Answer:
     headers: dict[str, str]
     body: bytes
     through: list[tuple[str, bytes]]
+    queries: list[bytes]
 
 
-def ask(tmp_path, method, path, *, body=b"", host=HERE, hosts=HOSTS, report=None, length=None, **headers) -> Answer:
+def ask(
+    tmp_path, method, path, *, query=b"", body=b"", host=HERE, hosts=HOSTS, report=None, length=None, **headers
+) -> Answer:
     server = Server()
     given = {"host": host, "content-length": str(len(body)) if length is None else length, **headers}
     scope = {
-        "type": "http", "method": method, "path": path,
+        "type": "http", "method": method, "path": path, "query_string": query,
         "headers": [(key.encode(), value.encode()) for key, value in given.items() if value],
     }  # fmt: skip
     parts = [body[:5], body[5:]]
@@ -58,7 +63,7 @@ def ask(tmp_path, method, path, *, body=b"", host=HERE, hosts=HOSTS, report=None
     asyncio.run(Gate(server, hosts, report, tmp_path)(scope, receive, send))
     start, *rest = sent
     answered = {key.decode(): value.decode() for key, value in start["headers"]}
-    return Answer(start["status"], answered, b"".join(message["body"] for message in rest), server.seen)
+    return Answer(start["status"], answered, b"".join(message["body"] for message in rest), server.seen, server.queries)
 
 
 def post(tmp_path, path=EVENT, **more) -> Answer:
@@ -108,6 +113,8 @@ def test_another_site_cannot_post(tmp_path, origin):
     for path in (EVENT, "/gradio_api/upload"):
         answer = post(tmp_path, path, body=b"{}", origin=origin)
         assert (answer.status, answer.through) == (403, [])
+    reading = ask(tmp_path, "GET", "/config", origin=origin)
+    assert reading.status == (403 if origin else 200)  # a browser names no origin when a page asks its own server
 
 
 def test_bodies_are_bounded(tmp_path):
@@ -140,6 +147,11 @@ def test_an_event_may_name_no_other_file(tmp_path):
     for body in bodies:
         answer = post(tmp_path, body=body)
         assert (answer.status, answer.through) == (400, []), body[:80]
+
+
+def test_a_query_means_nothing_but_for_what_the_page_asks(tmp_path):
+    for path, kept in (("/", b""), ("/config", b""), ("/gradio_api/queue/data", b"deep_link=x")):
+        assert ask(tmp_path, "GET", path, query=b"deep_link=x").queries == [kept]
 
 
 def test_two_readers_of_an_event_cannot_differ(tmp_path):

@@ -53,7 +53,7 @@ def demo(
     memory and deleted at once; a gallery keeps embeddings, hashes and names.
     Ctrl-C ends it, and deletes what is temporary.
 
-    It needs the extra demo:  pip install 'vplface[demo]'
+    It needs the extra demo.
 
     Example:  vplface demo runs/lfw/best --gallery people --open
     """

@@ -31,6 +31,8 @@ _READ = {
     "/gradio_api/startup-events", "/favicon.ico", "/manifest.json",
 }  # fmt: skip
 _READ_BELOW = ("/assets/", "/static/", "/gradio_api/heartbeat/")
+_QUERIED = "/gradio_api/"
+"""Below this a question mark means something; elsewhere gradio would load stored states by it."""
 _WRITE = {_EVENT: 1_000_000, _UPLOAD: MOST_BYTES * MOST_PICTURES + 1_000_000}
 """{what may be posted to: the longest body, in bytes}."""
 
@@ -41,8 +43,10 @@ _POLICY = (
 )
 """A browser fetches nothing for the page from anywhere else, whatever it asks for; gradio's own script needs eval."""
 
-_REPORT_POLICY = "sandbox allow-scripts; default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
-_REPORT_POLICY += "script-src 'unsafe-inline'; frame-ancestors 'self'"
+_REPORT_POLICY = (
+    "sandbox allow-scripts; default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
+    "frame-ancestors 'self'"
+)
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,8 @@ class Gate:
             else:
                 await self.app(scope, _again(event, receive), _with_policy(send, _POLICY))
         else:
+            if not scope["path"].startswith(_QUERIED):
+                scope = {**scope, "query_string": b""}
             await self.app(scope, receive, _with_policy(send, _POLICY))
 
     def _refused(self, scope: Message) -> tuple[int, str] | None:
@@ -88,13 +94,15 @@ class Gate:
         host, path = headers.get("host", ""), scope["path"]
         if self.hosts is not None and _host_name(host) not in self.hosts:
             return 403, "this server does not go by that name"
+        origin = headers.get("origin")
+        if origin is not None and origin not in (f"http://{host}", f"https://{host}"):
+            return 403, "only this server's own page may ask"
         if scope["method"] in ("GET", "HEAD"):
             known = path in _READ or path == REPORT or path.startswith(_READ_BELOW)
             return None if known and ".." not in path else (404, "not found")
         if scope["method"] != "POST" or path not in _WRITE:
             return 404, "not found"
-        origin = headers.get("origin")
-        if origin not in (f"http://{host}", f"https://{host}"):
+        if origin is None:
             return 403, "only this server's own page may do that"
         length = headers.get("content-length", "")
         if not length.isdecimal():

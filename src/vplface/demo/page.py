@@ -6,7 +6,6 @@ Pictures of a visit lie in its own state, in memory, and are forgotten with it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from vplface.demo.gate import REPORT, run_of
 from vplface.demo.pieces import Shown
 from vplface.demo.recogniser import LONGEST_NAME, Recogniser
 from vplface.demo.uploads import MOST_BYTES, MOST_PICTURES, taken
+from vplface.deploy.faces import Photograph
 from vplface.errors import DataError, VplfaceError, import_extra
 from vplface.report.markup import Markup, join, tag
 
@@ -132,11 +132,9 @@ class Page:
         gr = self._gr
         hidden = gr.Radio([1], value=1, visible=False)
         try:
-            (shown,) = self._read(_listed_paths(uploaded)).values()
-        except (VplfaceError, ValueError) as error:
-            return None, None, hidden, pieces.note(_plainly(error), tone="no")
-        if isinstance(shown, str):
-            return None, None, hidden, pieces.note(shown, tone="no")
+            shown = Shown.of(self._one(uploaded))
+        except VplfaceError as error:
+            return None, None, hidden, pieces.note(str(error), tone="no")
         numbers = list(range(1, len(shown.faces) + 1))
         offered = gr.Radio(numbers, value=1, visible=len(numbers) > 1)
         return None, shown, offered, pieces.side(shown, 1)
@@ -150,17 +148,17 @@ class Page:
         try:
             similarity = self._recogniser.similarity(first.faces[m - 1], second.faces[n - 1])
         except VplfaceError as error:
-            return pieces.note(_plainly(error), tone="no")
+            return pieces.note(str(error), tone="no")
         return pieces.verdict(similarity, self._recogniser.threshold, self._recogniser.model)
 
     def _held(self, uploaded: list[str] | None, held: dict[Path, Any]) -> tuple[Any, ...]:
         """More pictures of somebody, held in memory until they are enrolled or put away."""
         try:
-            more = taken(_listed_paths(uploaded), self._uploads)
+            more = taken(uploaded or [], self._uploads)
             if len({**held, **more}) > MOST_PICTURES:
                 raise DataError(f"more than {MOST_PICTURES} pictures at once; enrol these first")
         except VplfaceError as error:
-            return None, held, _waiting(held), pieces.note(_plainly(error), tone="no")
+            return None, held, _waiting(held), pieces.note(str(error), tone="no")
         held = held | {path: (data, self._shown(data, path)) for path, data in more.items()}
         return None, held, _waiting(held), ""
 
@@ -173,7 +171,7 @@ class Page:
                 raise DataError("say first that these people have agreed to it")
             done = self._recogniser.enrol(name, {path: data for path, (data, _) in held.items()})
         except VplfaceError as error:
-            return held, _waiting(held), pieces.note(_plainly(error), tone="no"), name, consent, *self._listed()
+            return held, _waiting(held), pieces.note(str(error), tone="no"), name, consent, *self._listed()
         return {}, pieces.pending({}), pieces.enrolled(name, done), "", False, *self._listed()
 
     def _removed(self, name: str | None) -> tuple[Any, ...]:
@@ -182,35 +180,38 @@ class Page:
                 raise DataError("choose a name first")
             pictures = self._recogniser.remove(name)
         except VplfaceError as error:
-            return pieces.note(_plainly(error), tone="no"), *self._listed()
+            return pieces.note(str(error), tone="no"), *self._listed()
         return pieces.removed(name, pictures), *self._listed()
 
     def _listed(self) -> tuple[Markup, Any]:
         try:
             people = self._recogniser.people()
         except VplfaceError as error:
-            return pieces.note(_plainly(error), tone="no"), self._gr.Dropdown([], value=None)
+            return pieces.note(str(error), tone="no"), self._gr.Dropdown([], value=None)
         return pieces.people(people), self._gr.Dropdown(list(people), value=None)
 
     def _found(self, uploaded: str | None) -> tuple[None, Markup]:
         try:
-            ((path, data),) = taken(_listed_paths(uploaded), self._uploads).items()
-            photograph = self._recogniser.read(data, path)
+            photograph = self._one(uploaded)
             faces, pictures = self._recogniser.search(photograph)
-        except (VplfaceError, ValueError) as error:
-            return None, pieces.note(_plainly(error), tone="no")
+        except VplfaceError as error:
+            return None, pieces.note(str(error), tone="no")
         recogniser = self._recogniser
         return None, pieces.found(Shown.of(photograph), faces, recogniser.threshold, pictures, recogniser.model)
 
-    def _read(self, uploaded: Sequence[str]) -> dict[Path, Shown | str]:
-        return {path: self._shown(data, path) for path, data in taken(uploaded, self._uploads).items()}
+    def _one(self, uploaded: str | None) -> Photograph:
+        """The picture that was put in, which is deleted."""
+        if not isinstance(uploaded, str):
+            raise DataError("put in one picture")
+        ((path, data),) = taken([uploaded], self._uploads).items()
+        return self._recogniser.read(data, path)
 
     def _shown(self, data: bytes, path: Path) -> Shown | str:
         """A picture, or why it cannot be used."""
         try:
             return Shown.of(self._recogniser.read(data, path))
         except VplfaceError as error:
-            return _plainly(error)
+            return str(error)
 
     def _head(self) -> Markup:
         card = self._recogniser.embedder.card
@@ -255,16 +256,8 @@ def _event() -> dict[str, Any]:
     return {"concurrency_limit": 1, "concurrency_id": "model", "api_visibility": "private", "show_progress": "minimal"}
 
 
-def _listed_paths(uploaded: str | Sequence[str] | None) -> list[str]:
-    return [] if uploaded is None else [uploaded] if isinstance(uploaded, str) else list(uploaded)
-
-
 def _waiting(held: dict[Path, Any]) -> Markup:
     return pieces.pending({path: shown for path, (_, shown) in held.items()})
-
-
-def _plainly(error: Exception) -> str:
-    return str(error) if isinstance(error, VplfaceError) else "put in one picture"
 
 
 def _foot() -> Markup:

@@ -76,7 +76,7 @@ def verdict(similarity: float, threshold: Threshold | None, model: Path) -> Mark
         role="img",
         aria_label=f"similarity {similarity:.4f} on a scale from 0 to 1",
     )
-    words = (str(threshold),) if threshold is not None else _unmeasured(model)
+    words = way_to_a_threshold(model) if threshold is None else str(threshold)
     return tag(
         "section",
         tag(
@@ -86,7 +86,7 @@ def verdict(similarity: float, threshold: Threshold | None, model: Path) -> Mark
             class_="line",
         ),
         scale,
-        [tag("p", each) for each in words],
+        tag("p", words),
         class_=f"verdict {_TONE[same]}",
         id="verdict",
     )
@@ -113,7 +113,7 @@ def found(
         )
         for number, (face, matches, (name, known)) in enumerate(zip(shown.faces, faces, answers, strict=True), 1)
     ]
-    words = _unmeasured(model) if threshold is None else (str(threshold), threshold.among(pictures))
+    words = [way_to_a_threshold(model)] if threshold is None else [str(threshold), threshold.among(pictures)]
     return join(
         _photograph(shown, marks),
         tag("ul", rows, class_="found", id="found"),
@@ -207,10 +207,6 @@ def _source(picture: UInt8[np.ndarray, "h w 3"]) -> str:
 
 def _along(similarity: float) -> str:
     return f"{100 * min(1.0, max(0.0, similarity)):.1f}%"
-
-
-def _unmeasured(model: Path) -> Sequence[str]:
-    return (way_to_a_threshold(model),)
 
 
 def _nearest(matches: Sequence[Match], known: bool | None) -> str:

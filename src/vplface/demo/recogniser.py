@@ -18,7 +18,8 @@ from vplface.errors import DataError
 LONGEST_NAME = 200
 """Of a person, in characters."""
 
-_NAMES = 3
+_NEAREST = 3
+"""People that are given for a face."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,4 +111,4 @@ class Recogniser:
         people.maker.require_same(self.maker, str(self.gallery))
         find = Search(people, folder=self.gallery)
         crops = [face.picture for face in photograph.faces]
-        return find(self.embedder(crops, self.maker.flip), _NAMES), len(people)
+        return find(self.embedder(crops, self.maker.flip), _NEAREST), len(people)

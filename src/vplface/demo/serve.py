@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import tempfile
+import threading
 import webbrowser
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -108,7 +109,7 @@ def serve(
         gate, log_level="critical", timeout_graceful_shutdown=_GRACE, server_header=False, ws="none"
     )
     if open_:
-        webbrowser.open(address_of(here))
+        threading.Thread(target=webbrowser.open, args=[address_of(here)], daemon=True).start()
     with sweeping(uploads), _terminated_like_interrupted():
         uvicorn.Server(config).run(sockets=[here])
 
