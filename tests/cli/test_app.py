@@ -10,7 +10,9 @@ from typer.testing import CliRunner
 from vplface import __version__
 from vplface.cli.app import app
 
-COMMANDS = ["train", "study", "plan", "evaluate", "report", "export", "embed", "verify", "enroll", "identify", "data"]
+COMMANDS = [
+    "train", "study", "plan", "evaluate", "report", "export", "embed", "verify", "enroll", "identify", "demo", "data",
+]  # fmt: skip
 
 
 @pytest.fixture

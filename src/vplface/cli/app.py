@@ -17,6 +17,7 @@ from vplface.cli.data_get import get
 from vplface.cli.data_info import info
 from vplface.cli.data_overlap import overlap
 from vplface.cli.data_synth import synth
+from vplface.cli.demo import demo
 from vplface.cli.embed import embed
 from vplface.cli.enroll import enroll
 from vplface.cli.evaluate import evaluate
@@ -82,6 +83,7 @@ for command in (
     verify,
     enroll,
     identify,
+    demo,
     import_config,
 ):
     app.command(command.__name__.replace("_", "-"))(command)

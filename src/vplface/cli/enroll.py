@@ -15,8 +15,6 @@ from vplface.cli.faces import (
     DETECTOR_MODEL,
     FLIP_OF_POINT,
     embedder_of,
-    flip_of,
-    stored_point,
 )
 from vplface.cli.identify import model_of
 from vplface.cli.options import AS_JSON, DEVICE
@@ -105,6 +103,7 @@ def enroll(
         _remove(gallery, remove, as_json)
     elif pictures:
         from vplface.data.pictures import Preprocessing  # torch and opencv take seconds to import
+        from vplface.deploy.decision import flip_of, stored_point
         from vplface.deploy.enrolment import enrol
         from vplface.deploy.faces import FaceReader
         from vplface.deploy.gallery import Maker, name_of

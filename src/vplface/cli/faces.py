@@ -1,10 +1,9 @@
-"""What the commands that use a model share: how a picture becomes a face, and from which similarity on two are one."""
+"""What the commands that use a model share: its options, and how pictures and thresholds are told."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -15,6 +14,7 @@ from vplface.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     from vplface.data.pictures import Preprocessing
+    from vplface.deploy.decision import Threshold
     from vplface.deploy.faces import Photograph
     from vplface.embedder import Embedder, Flip
     from vplface.evaluation.operating_point import OperatingPoint
@@ -58,28 +58,6 @@ SHOW = Annotated[
 ]
 
 
-@dataclass(frozen=True)
-class Threshold:
-    """From which similarity on two faces are taken to be of one person.
-
-    Attributes:
-        value: this one.
-        point: the operating point that it is; None if it came from the command line.
-    """
-
-    value: float
-    point: OperatingPoint | None
-
-    def __str__(self) -> str:
-        if self.point is None:
-            return f"threshold {self.value:.4f}, from the command line"
-        point = self.point
-        return (
-            f"threshold {self.value:.4f}: FAR {point.far:g} (measured {point.actual_far:.2g}, TAR {point.tar:.4f}, on "
-            f"{point.data})"
-        )
-
-
 def embedder_of(model: Path, device: str, preprocessing: Preprocessing | None) -> Embedder:
     """The model; for an ONNX file without a card the error says with which options its pictures are described."""
     from vplface.embedder import Embedder
@@ -92,54 +70,16 @@ def embedder_of(model: Path, device: str, preprocessing: Preprocessing | None) -
         raise DataError(f"{error}. For an insightface model: {INSIGHTFACE}") from error
 
 
-def stored_point(model: Path, given: float | None) -> OperatingPoint | None:
-    """The model's operating point; None if it has none, or if a threshold is given instead.
-
-    Raises:
-        DataError: it is damaged, or was measured with other weights.
-    """
-    from vplface.evaluation.operating_point import OperatingPoint, operating_point_path
-
-    return OperatingPoint.load(model) if given is None and operating_point_path(model).is_file() else None
-
-
-def flip_of(point: OperatingPoint | None, asked: Flip | None) -> Flip:
-    """How to embed where the command line does not say: as the operating point does."""
-    measured = None if point is None else point.protocol.get("flip")
-    return asked or ("none" if measured == "none" else "sum")
-
-
-def threshold_of(
+def threshold_told(
     model: Path, point: OperatingPoint | None, given: float | None, flip: Flip, preprocessing: Preprocessing
 ) -> Threshold | None:
-    """The threshold; None, and a note on stderr that says how to get one, if there is none.
+    """As :func:`vplface.deploy.decision.threshold_of`; where there is none, a note on stderr says how to get one."""
+    from vplface.deploy.decision import threshold_of, way_to_a_threshold
 
-    Raises:
-        DataError: the operating point was measured with embeddings that were made in another way.
-    """
-    if given is not None:
-        return Threshold(given, None)
-    if point is None:
-        print(
-            f"note: {model} has no operating point, so nothing is decided. Measure one on people and cameras like "
-            f"yours: vplface evaluate {model} --data FACES --people PEOPLE --save-operating-point 1e-4; or give "
-            "--threshold",
-            file=sys.stderr,
-        )
-        return None
-    for key, now in (("flip", flip), ("preprocessing", preprocessing.to_dict())):
-        measured = point.protocol.get(key, now)
-        if measured != now:
-            raise DataError(
-                f"{model}: its operating point was measured with {key} {_plain(measured)}, these embeddings are made "
-                f"with {_plain(now)}, so its threshold does not hold; give --threshold, or measure it anew with "
-                "vplface evaluate --save-operating-point"
-            )
-    return Threshold(point.threshold, point)
-
-
-def _plain(value: Any) -> str:
-    return ", ".join(f"{key} {entry}" for key, entry in value.items()) if isinstance(value, Mapping) else str(value)
+    threshold = threshold_of(model, point, given, flip, preprocessing)
+    if threshold is None:
+        print(f"note: {way_to_a_threshold(model)}", file=sys.stderr)
+    return threshold
 
 
 def threshold_report(threshold: Threshold | None) -> dict[str, Any]:

@@ -13,18 +13,17 @@ from vplface.cli.faces import (
     DETECTOR_MODEL,
     SHOW,
     THRESHOLD,
-    Threshold,
     photograph_report,
     require_drawing,
-    stored_point,
-    threshold_of,
     threshold_report,
+    threshold_told,
 )
 from vplface.cli.options import AS_JSON, DEVICE
 from vplface.errors import DataError
 
 if TYPE_CHECKING:
     from vplface.data.pictures import UnreadablePictureError
+    from vplface.deploy.decision import Threshold
     from vplface.deploy.faces import NoFaceError, Photograph
     from vplface.deploy.gallery import Maker, Match
 
@@ -72,6 +71,7 @@ def identify(
     """
     require_drawing(show)
     from vplface.data.pictures import UnreadablePictureError  # torch and opencv take seconds to import
+    from vplface.deploy.decision import stored_point
     from vplface.deploy.faces import FaceReader, NoFaceError
     from vplface.deploy.gallery import Maker
     from vplface.deploy.gallery_folder import load_gallery
@@ -85,7 +85,7 @@ def identify(
     model = model_of(maker, model)
     embedder = Embedder.load(model, device, maker.preprocessing)
     maker.require_same(Maker.of(model, embedder, maker.flip), str(gallery))
-    decided = threshold_of(model, stored_point(model, threshold), threshold, maker.flip, maker.preprocessing)
+    decided = threshold_told(model, stored_point(model, threshold), threshold, maker.flip, maker.preprocessing)
     find = Search(people, search, gallery)
     if find.not_kept is not None:
         print(f"note: the index is made anew each time, it could not be kept: {find.not_kept}", file=sys.stderr)
@@ -140,9 +140,8 @@ def identify(
         print(line)
     if decided is not None:
         print(decided)
-        if decided.point is not None:
-            strangers = 1 - (1 - decided.point.far) ** len(people)
-            print(f"with {len(people):,} enrolled pictures up to {100 * strangers:.2g} % of strangers are given a name")
+        if (among := decided.among(len(people))) is not None:
+            print(among)
     if show is not None:
         print(f"wrote {show}")
 
@@ -162,10 +161,6 @@ def _reason(error: NoFaceError | UnreadablePictureError) -> dict[str, str]:
     return {"path": error.where, "reason": error.reason}
 
 
-def _known(match: Match, threshold: Threshold | None) -> bool | None:
-    return None if threshold is None else match.similarity >= threshold.value
-
-
 def _lines(photograph: Photograph, faces: list[list[Match]], threshold: Threshold | None) -> list[str]:
     from vplface.deploy.faces import place
 
@@ -175,25 +170,30 @@ def _lines(photograph: Photograph, faces: list[list[Match]], threshold: Threshol
 
 
 def _told(matches: list[Match], threshold: Threshold | None) -> str:
+    from vplface.deploy.decision import accepted
+
     names = [f"{match.name} {match.similarity:.4f}" for match in matches]
-    if _known(matches[0], threshold) is False:
+    if accepted(matches[0].similarity, threshold) is False:
         return f"unknown (nearest: {', '.join(names)})"
-    known = sum(_known(match, threshold) is not False for match in matches)
+    known = sum(accepted(match.similarity, threshold) is not False for match in matches)
     below = f" (below the threshold: {', '.join(names[known:])})" if names[known:] else ""
     return ", ".join(names[:known]) + below
 
 
 def _label(matches: list[Match], threshold: Threshold | None) -> tuple[str, bool | None]:
-    best = matches[0]
-    known = _known(best, threshold)
-    return ("unknown" if known is False else best.name) + f" {best.similarity:.2f}", known
+    from vplface.deploy.decision import answer
+
+    name, known = answer(matches, threshold)
+    return f"{name} {matches[0].similarity:.2f}", known
 
 
 def _report(photograph: Photograph, faces: list[list[Match]], threshold: Threshold | None) -> dict[str, Any]:
+    from vplface.deploy.decision import accepted
+
     report = photograph_report(photograph)
     for face, matches in zip(report["faces"], faces, strict=True):
-        known = _known(matches[0], threshold)
+        known = accepted(matches[0].similarity, threshold)
         face["name"] = matches[0].name if known else None
         face["known"] = known
-        face["matches"] = [{**vars(match), "known": _known(match, threshold)} for match in matches]
+        face["matches"] = [{**vars(match), "known": accepted(match.similarity, threshold)} for match in matches]
     return report

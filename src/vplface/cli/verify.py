@@ -15,12 +15,10 @@ from vplface.cli.faces import (
     SHOW,
     THRESHOLD,
     embedder_of,
-    flip_of,
     photograph_report,
     require_drawing,
-    stored_point,
-    threshold_of,
     threshold_report,
+    threshold_told,
 )
 from vplface.cli.options import AS_JSON, DEVICE
 from vplface.cli.preprocessing import COLOR, MEAN, STD, preprocessing_of
@@ -67,7 +65,8 @@ def verify(
     """
     require_drawing(show)
     chosen = _numbers(face)
-    from vplface.deploy.faces import FaceReader, listed  # torch and opencv take seconds to import
+    from vplface.deploy.decision import VERDICT, accepted, flip_of, stored_point  # torch takes seconds to import
+    from vplface.deploy.faces import FaceReader, listed
     from vplface.evaluation.provenance import hashes, model_files
 
     embedder = embedder_of(model, device, preprocessing_of(color, mean, std))
@@ -79,8 +78,8 @@ def verify(
     faces = [photograph.face(number) for photograph, number in zip(photographs, chosen, strict=True)]
     a, b = embedder([face.picture for face in faces], flip, names=[str(first), str(second)])
     similarity = float(a @ b)
-    decided = threshold_of(model, point, threshold, flip, preprocessing)
-    same = None if decided is None else similarity >= decided.value
+    decided = threshold_told(model, point, threshold, flip, preprocessing)
+    same = accepted(similarity, decided)
 
     for photograph, number in zip(photographs, chosen, strict=True):
         if len(photograph.faces) > 1:
@@ -89,7 +88,7 @@ def verify(
                 f"{number}, others with --face",
                 file=sys.stderr,
             )
-    verdict = {True: "same person", False: "different people", None: "no decision"}[same]
+    verdict = VERDICT[same]
     if show is not None:
         from vplface.cli.faces_drawn import draw_pair
 

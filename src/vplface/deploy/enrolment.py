@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -62,6 +62,7 @@ def enrol(
     read: FaceReader,
     pictures: Sequence[tuple[str, Path]],
     face: int | None = None,
+    bytes_of: Callable[[Path], bytes] = Path.read_bytes,
 ) -> Enrolment:
     """Put pictures into the gallery in a folder, which is made if it is not there.
 
@@ -75,6 +76,7 @@ def enrol(
         read: finds the faces.
         pictures: (name, picture) for each.
         face: which face of a picture, 1 for the largest; None takes the largest of pictures that are not there yet.
+        bytes_of: how to have the bytes of a picture; those of an upload are in no file.
 
     Raises:
         DataError: the gallery was made with another model, is damaged or cannot be written.
@@ -87,7 +89,7 @@ def enrol(
     with progress("enrolling", len(pictures)) as advance:
         for start in range(0, len(pictures), _BATCH_SIZE):
             batch = pictures[start : start + _BATCH_SIZE]
-            pending |= _embedded(batch, maker, embedder, read, face, known, done)
+            pending |= _embedded(batch, maker, embedder, read, face, bytes_of, known, done)
             if time.monotonic() - stored > _BETWEEN_SAVES:
                 _store(gallery, maker, pending, done)
                 pending, stored = {}, time.monotonic()
@@ -111,13 +113,14 @@ def _embedded(
     embedder: Embedder,
     read: FaceReader,
     number: int | None,
+    bytes_of: Callable[[Path], bytes],
     known: dict[str, set[str]],
     done: Enrolment,
 ) -> dict[EnrolledFace, Path]:
     found = []
     for name, path in batch:
         try:
-            data = path.read_bytes()
+            data = bytes_of(path)
             if number is None and name in known.get(hashlib.sha256(data).hexdigest(), ()):
                 done.there += 1
                 continue

@@ -1,0 +1,83 @@
+"""``vplface demo``: a page on this machine to try a model."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vplface.cli.faces import ALIGN, DETECTOR_MODEL, THRESHOLD, embedder_of
+from vplface.cli.options import DEVICE
+from vplface.cli.preprocessing import COLOR, MEAN, STD, preprocessing_of
+from vplface.errors import UsageError
+
+
+def demo(
+    model: Annotated[
+        Path,
+        typer.Argument(
+            help="The model: a run's folder, RUN/best, or an .onnx file.", show_default=False, metavar="RUN"
+        ),
+    ],
+    gallery: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="The gallery to enrol into and search, a folder, made if it is not there. Without it, a temporary one "
+            "that is deleted at the end.",
+            show_default=False,
+        ),
+    ] = None,
+    detector_model: DETECTOR_MODEL = None,
+    host: Annotated[str, typer.Option(help="The address to listen on; others than this machine's need --expose.")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int, typer.Option(min=0, max=65535, help="The port; 0 takes one that is free.")] = 7860,
+    open_: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
+    expose: Annotated[
+        bool, typer.Option("--expose", help="Let other machines reach the page. It has no password.")
+    ] = False,
+    threshold: THRESHOLD = None,
+    align: ALIGN = "auto",
+    color: COLOR = None,
+    mean: MEAN = None,
+    std: STD = None,
+    device: DEVICE = "cpu",
+) -> None:
+    """Try a model on a page in the browser: compare two pictures, enrol people, search for them, read its report.
+
+    The page is served on this machine, for this machine, and fetches nothing
+    from elsewhere. Pictures (jpg, png, webp, bmp, up to 20 MB) are read into
+    memory and deleted at once; a gallery keeps embeddings, hashes and names.
+    Ctrl-C ends it, and deletes what is temporary.
+
+    It needs the extra demo.
+
+    Example:  vplface demo runs/lfw/best --gallery people --open
+    """
+    from vplface.demo.recogniser import Recogniser
+    from vplface.demo.serve import address_of, hosts_of, is_loopback, listening, serve, temporary_folder
+    from vplface.deploy.faces import FaceReader
+    from vplface.errors import import_extra
+
+    if not is_loopback(host):
+        if not expose:
+            raise UsageError(
+                f"--host {host}: others could reach the page, which has no password, and faces are personal data. Add "
+                "--expose if that is what you want"
+            )
+        print(
+            f"warning: everybody who can reach {host} can see, enrol and remove people. Faces are personal data: do "
+            "this in a network that you trust, with people who have agreed",
+            file=sys.stderr,
+        )
+    with listening(host, port) as here, temporary_folder() as folder:
+        import_extra("gradio", "demo")
+        embedder = embedder_of(model, device, preprocessing_of(color, mean, std))
+        reader = FaceReader(embedder.card.preprocessing.size, align, detector_model)
+        recogniser = Recogniser.of(model, embedder, reader, gallery or folder / "gallery", threshold)
+        print(f"{address_of(here)}  (Ctrl-C ends it)", flush=True)
+        serve(recogniser, here, folder, kept=gallery is not None, hosts=hosts_of(host), open_=open_)
+    print("stopped; what was temporary is deleted")

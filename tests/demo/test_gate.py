@@ -1,0 +1,191 @@
+"""What gets through to the page's server, without that server."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from dataclasses import dataclass, field
+
+import pytest
+
+from vplface.demo.gate import Gate, report_of
+
+HOSTS = ("127.0.0.1", "localhost", "::1")
+HERE = "127.0.0.1:7860"
+EVENT = "/gradio_api/queue/join"
+
+
+@dataclass
+class Server:
+    """Answers everything, and remembers what got through."""
+
+    seen: list[tuple[str, bytes]] = field(default_factory=list)
+    queries: list[bytes] = field(default_factory=list)
+
+    async def __call__(self, scope, receive, send):
+        body, more = b"", True
+        while more:
+            message = await receive()
+            body, more = body + message.get("body", b""), message.get("more_body", False)
+        self.seen.append((scope["path"], body))
+        self.queries.append(scope["query_string"])
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/html")]})
+        await send({"type": "http.response.body", "body": b"the page"})
+
+
+@dataclass
+class Answer:
+    status: int
+    headers: dict[str, str]
+    body: bytes
+    through: list[tuple[str, bytes]]
+    queries: list[bytes]
+
+
+def ask(
+    tmp_path, method, path, *, query=b"", body=b"", host=HERE, hosts=HOSTS, report=None, length=None, **headers
+) -> Answer:
+    server = Server()
+    given = {"host": host, "content-length": str(len(body)) if length is None else length, **headers}
+    scope = {
+        "type": "http", "method": method, "path": path, "query_string": query,
+        "headers": [(key.encode(), value.encode()) for key, value in given.items() if value],
+    }  # fmt: skip
+    parts = [body[:5], body[5:]]
+    sent = []
+
+    async def receive():
+        return {"type": "http.request", "body": parts.pop(0), "more_body": bool(parts)}
+
+    async def send(message):
+        sent.append(message)
+
+    asyncio.run(Gate(server, hosts, report, tmp_path)(scope, receive, send))
+    start, *rest = sent
+    answered = {key.decode(): value.decode() for key, value in start["headers"]}
+    return Answer(start["status"], answered, b"".join(message["body"] for message in rest), server.seen, server.queries)
+
+
+def post(tmp_path, path=EVENT, **more) -> Answer:
+    return ask(tmp_path, "POST", path, **{"origin": f"http://{HERE}", **more})
+
+
+def test_the_page_gets_through_with_a_policy_that_lets_it_fetch_nothing_from_elsewhere(tmp_path):
+    for path in ("/", "/config", "/assets/index.js", "/gradio_api/queue/data", "/gradio_api/heartbeat/abc"):
+        answer = ask(tmp_path, "GET", path)
+        assert (answer.status, answer.through) == (200, [(path, b"")])
+        policy = answer.headers["content-security-policy"]
+        assert "default-src 'self'" in policy
+        assert "http" not in policy
+        assert "*" not in policy
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/gradio_api/file=/etc/passwd", "/file=/etc/passwd", "/file/etc/passwd", "/gradio_api/proxy=http://x/",
+        "/gradio_api/info", "/gradio_api/call/x", "/gradio_api/runs", "/gradio_api/vibe-code/", "/docs",
+        "/openapi.json", "/login", "/monitoring", "/static/../config.yaml", "/report/../x", "/report.html", "//", "",
+    ],
+)  # fmt: skip
+def test_other_routes_are_not_there(tmp_path, path):
+    for method in ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS"):
+        answer = ask(tmp_path, method, path, origin=f"http://{HERE}")
+        assert (answer.status, answer.through) == (404, [])
+
+
+@pytest.mark.parametrize("host", ["evil.example", "evil.example:7860", "127.0.0.1.evil.example", "a@evil", "[", ""])
+def test_a_request_by_another_name_is_refused(tmp_path, host):
+    answer = ask(tmp_path, "GET", "/", host=host)
+    assert (answer.status, answer.through) == (403, [])
+
+
+@pytest.mark.parametrize("host", ["localhost:7860", "[::1]:7860", "127.0.0.1", "LOCALHOST"])
+def test_names_of_this_machine_will_do_and_any_name_if_others_may_come(tmp_path, host):
+    assert ask(tmp_path, "GET", "/", host=host).status == 200
+    assert ask(tmp_path, "GET", "/", host="box.example", hosts=None).status == 200
+
+
+@pytest.mark.parametrize(
+    "origin", ["", "null", "http://evil.example", "http://127.0.0.1:1", "http://127.0.0.1:7860.evil"]
+)
+def test_another_site_cannot_post(tmp_path, origin):
+    for path in (EVENT, "/gradio_api/upload"):
+        answer = post(tmp_path, path, body=b"{}", origin=origin)
+        assert (answer.status, answer.through) == (403, [])
+    reading = ask(tmp_path, "GET", "/config", origin=origin)
+    assert reading.status == (403 if origin else 200)  # a browser names no origin when a page asks its own server
+
+
+def test_bodies_are_bounded(tmp_path):
+    for length, status in (("1000001", 413), ("-1", 411), ("many", 411), ("", 411)):
+        answer = post(tmp_path, body=b"{}", length=length)
+        assert (answer.status, answer.through) == (status, [])
+    assert post(tmp_path, "/gradio_api/upload", body=b"x").through == [("/gradio_api/upload", b"x")]
+    assert post(tmp_path, "/gradio_api/upload", body=b"x", length="420430401").status == 413
+
+
+def event(path: object) -> bytes:
+    return json.dumps({"data": [{"deep": [{"path": path, "meta": {"_type": "gradio.FileData"}}]}]}).encode()
+
+
+def test_an_event_may_name_an_upload(tmp_path):
+    body = event(str(tmp_path / "hash" / "a.png"))
+    (through,) = post(tmp_path, body=body).through
+    assert json.loads(through[1]) == json.loads(body)
+
+
+def test_an_event_may_name_no_other_file(tmp_path):
+    outside = tmp_path.parent / "x.png"
+    (tmp_path / "link").symlink_to(tmp_path.parent)
+    bodies = [
+        *map(event, ["/etc/passwd", "http://example.org/x.png", "../x", str(outside), str(tmp_path)]),
+        *map(event, [str(tmp_path / ".."), str(tmp_path / "link" / "x.png"), str(tmp_path / "a\0b"), ""]),
+        *map(event, [3, None, ["a"], {"a": "b"}]),
+        b"", b"{", b"\xff", b"[" * 100_000,
+    ]  # fmt: skip
+    for body in bodies:
+        answer = post(tmp_path, body=body)
+        assert (answer.status, answer.through) == (400, []), body[:80]
+
+
+def test_a_query_means_nothing_but_for_what_the_page_asks(tmp_path):
+    for path, kept in (("/", b""), ("/config", b""), ("/gradio_api/queue/data", b"deep_link=x")):
+        assert ask(tmp_path, "GET", path, query=b"deep_link=x").queries == [kept]
+
+
+def test_two_readers_of_an_event_cannot_differ(tmp_path):
+    good = json.dumps(str(tmp_path / "a.png")).encode()
+    (through,) = post(tmp_path, body=b'{"path": "/etc/passwd", "path": ' + good + b"}").through
+    assert b"passwd" not in through[1]
+
+
+def test_the_report_is_given_out_in_a_sandbox(tmp_path):
+    report = tmp_path / "report.html"
+    assert ask(tmp_path, "GET", "/report", report=report).status == 404
+    assert ask(tmp_path, "GET", "/report", report=None).status == 404
+    report.write_text("<p>the report</p>")
+    answer = ask(tmp_path, "GET", "/report", report=report)
+    assert (answer.status, answer.body, answer.through) == (200, b"<p>the report</p>", [])
+    assert answer.headers["content-security-policy"].startswith("sandbox allow-scripts; default-src 'none'")
+
+
+def test_the_report_lies_in_the_runs_own_folder(tmp_path):
+    run = tmp_path / "run"
+    (run / "best").mkdir(parents=True)
+    assert report_of(run) is report_of(run / "best") is None
+    (tmp_path / "report.html").write_text("of a study")
+    assert report_of(run) is report_of(run / "best") is None
+    (run / "report.html").symlink_to(tmp_path / "report.html")
+    assert report_of(run) is None
+    (run / "report.html").unlink()
+    (run / "report.html").write_text("of the run")
+    assert report_of(run) == report_of(run / "best") == run / "report.html"
+    (run / "model.onnx").write_bytes(b"")
+    assert report_of(run / "model.onnx") is None
+
+
+def test_nothing_but_http_is_served(tmp_path):
+    server = Server()
+    asyncio.run(Gate(server, HOSTS, None, tmp_path)({"type": "websocket", "path": "/"}, None, None))
+    assert server.seen == []
