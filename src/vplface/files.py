@@ -1,4 +1,4 @@
-"""Files that are either the old one or the new one, whatever happens while they are written."""
+"""Files that are either the old one or the new one, whatever happens while they are written, and by whom."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from vplface.errors import DataError
+from vplface.errors import DataError, import_extra
 
 
 @contextmanager
@@ -40,3 +40,28 @@ def replacing(path: Path) -> Iterator[Path]:
         raise DataError(f"cannot write {path}: {error.strerror or error}; what was there before is unharmed") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(folder: Path, otherwise: str, patience: float = 0.0) -> Iterator[None]:
+    """Hold the folder's ``.lock``, which ends with this process, whatever ends it.
+
+    Args:
+        folder: exists.
+        otherwise: what to say of the folder if another process holds it.
+        patience: seconds to wait for that one.
+
+    Raises:
+        DataError: if it still does.
+        OSError: if the folder cannot be written.
+    """
+    filelock = import_extra("filelock", "train")
+    lock = filelock.FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=patience)
+    except filelock.Timeout as error:
+        raise DataError(f"{folder}: {otherwise}") from error
+    try:
+        yield
+    finally:
+        lock.release()

@@ -7,6 +7,7 @@ import sys
 import textwrap
 import time
 
+import filelock
 import numpy as np
 import pytest
 import torch
@@ -234,10 +235,23 @@ def test_validation_keeps_the_best_model_beside_the_last(faces, tmp_path):
     assert card.identities == 6
 
 
+@pytest.mark.parametrize("options", [{}, {"resume": True}, {"overwrite": True}])
+def test_two_processes_do_not_train_in_one_folder(faces, tmp_path, monkeypatch, options):
+    monkeypatch.setattr("vplface.training.loop._PATIENCE", 0.1)
+    config = settings(faces, tmp_path, schedule={"length": 2, "warmup": 0})
+    train(config)
+    before = (tmp_path / "run" / "metrics.jsonl").read_bytes()
+    with filelock.FileLock(tmp_path / "run" / ".lock"), pytest.raises(DataError, match="another process is training"):
+        train(config, **options)
+    assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == before
+    train(config, overwrite=True)
+
+
 def test_a_run_is_not_overwritten_unasked(faces, tmp_path):
     config = settings(faces, tmp_path, schedule={"length": 2, "warmup": 0})
     with pytest.raises(ConfigError, match="no whole checkpoint to resume from"):
         train(config, resume=True)
+    assert not (tmp_path / "run").exists()
     train(config)
     with pytest.raises(ConfigError, match="already holds a run"):
         train(config)

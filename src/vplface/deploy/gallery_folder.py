@@ -22,8 +22,8 @@ import safetensors.numpy
 from safetensors import SafetensorError, safe_open
 
 from vplface.deploy.gallery import EnrolledFace, Gallery, Maker
-from vplface.errors import DataError, import_extra
-from vplface.files import replacing
+from vplface.errors import DataError
+from vplface.files import locked, replacing
 
 _FILE = "gallery.safetensors"
 _UNFINISHED = ".unfinished"
@@ -139,19 +139,15 @@ def writing_index(folder: Path, gallery: Gallery) -> Iterator[Path | None]:
 @contextmanager
 def _writing(folder: Path) -> Iterator[None]:
     """Hold the lock. What a killed writer has left unfinished is deleted: it may hold people who were removed."""
-    filelock = import_extra("filelock", "train")
+    otherwise = f"another process has been changing this gallery for {_PATIENCE:g} seconds; try again later"
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with filelock.FileLock(folder / ".lock", timeout=_PATIENCE):
+        with locked(folder, otherwise, _PATIENCE):
             _sweep(folder)
             try:
                 yield
             finally:
                 _sweep(folder)
-    except filelock.Timeout as error:
-        raise DataError(
-            f"{folder}: another process has been changing this gallery for {_PATIENCE:g} seconds; try again later"
-        ) from error
     except OSError as error:
         raise DataError(f"{folder}: cannot be written: {error.strerror or error}") from error
 

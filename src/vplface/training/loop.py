@@ -8,7 +8,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from vplface.data.batches import Batch, load_batches
 from vplface.data.pictures import Preprocessing
 from vplface.embedder import Embedder, ModelCard, save_model
 from vplface.errors import ConfigError, DataError, TrainingInterrupted, VplfaceError
+from vplface.files import locked
 from vplface.progress import progress
 from vplface.softmax import OtherRankError
 from vplface.training.checkpoint import Checkpoints, has_checkpoints, load_checkpoint, newest_checkpoint
@@ -31,6 +32,9 @@ from vplface.training.start import CHECKPOINTS, IDENTITIES, start_from, whole_ch
 from vplface.training.state import Training, prepare
 from vplface.training.validation import Validation
 from vplface.training.world import World, join
+
+_PATIENCE = 10.0
+"""Seconds in which the workers of a run that was killed notice that it is gone, and let go of its folder."""
 
 MAY_CHANGE_ON_RESUME = frozenset(
     {"device", "threads", "log_every", "checkpoint_every", "checkpoints_kept", "compile", "timeout"}
@@ -68,10 +72,12 @@ def train(config: Config, *, resume: bool = False, overwrite: bool = False) -> T
         TrainingInterrupted: after Ctrl-C, SIGTERM or SIGUSR1, when everything is saved.
         RankError: if another process of the run has died or hangs.
     """
-    with join(config.timeout) as world, world.blaming():
+    with join(config.timeout) as world, world.blaming(), ExitStack() as stack:
         if world.again:
             resume = has_checkpoints(config.run_folder / CHECKPOINTS)
             overwrite = not resume
+        if config.run_folder.exists() or not resume:
+            world.once(lambda: stack.enter_context(_alone_in(config.run_folder)))
         chosen = world.once(lambda: _claim(config, resume, overwrite))
         world.has_begun()
         run = _prepare_in_turn(config, world)
@@ -354,6 +360,19 @@ def _autocast(run: Training) -> torch.autocast:
     return torch.autocast(run.device.type, dtype=torch.bfloat16, enabled=run.config.precision == "bfloat16")
 
 
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Make the run folder, and keep other runs out of it."""
+    otherwise = "another process is training in this folder; let it end, or choose another name (name=...)"
+    with ExitStack() as stack:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(locked(folder, otherwise, _PATIENCE))
+        except OSError as error:
+            raise ConfigError(f"cannot write the run folder {folder}: {error.strerror or error}") from error
+        yield
+
+
 def _claim(config: Config, resume: bool, overwrite: bool) -> str | None:
     """Make the run folder ours, or say why it cannot be; returns the checkpoint to go on from."""
     folder = config.run_folder
@@ -384,7 +403,6 @@ def _claim(config: Config, resume: bool, overwrite: bool) -> str | None:
         for old in ("metrics.jsonl", "evaluation.json"):
             (folder / old).unlink(missing_ok=True)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         stored.write_text(config.to_yaml(), encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"cannot write the run folder {folder}: {error.strerror or error}") from error
