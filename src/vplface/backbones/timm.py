@@ -23,8 +23,8 @@ _FIXED = ("pretrained", "checkpoint_path", "num_classes", "in_chans", "img_size"
 class Timm(nn.Module):
     """x ↦ BN(linear(network(x))), where the network ends with its own pooling.
 
-    Nothing is downloaded: the weights are random. A network with a fixed size of picture is built for 112×112, others
-    take what they are given. Autocast ends before ``linear``.
+    Nothing is downloaded: the weights are random. A network that is built for a size of picture is built for 112×112.
+    Autocast ends before ``linear``.
 
     Args:
         name: of timm, with or without the tag after the dot, which tells weights apart and is of no effect here.
@@ -33,7 +33,7 @@ class Timm(nn.Module):
 
     Raises:
         ConfigError: a name that timm does not have (the nearest are named), an option that the model does not take, or
-            a model that makes no features of 112×112 pictures.
+            a model that makes no feature vector of a 112×112 picture.
         MissingExtraError: without the extra ``timm``.
         VplfaceError: timm is there but cannot be imported.
     """
@@ -51,18 +51,8 @@ class Timm(nn.Module):
                     f"backbone {PREFIX}{name}: option {option!r} cannot be set: the model takes RGB pictures of "
                     f"{_SIZE}×{_SIZE}, ends in features and begins with random weights, or those of backbone.weights"
                 )
-        if timm.get_pretrained_cfg(name).fixed_input_size:
-            options["img_size"] = _SIZE
-        try:
-            self.network: nn.Module = timm.create_model(name, pretrained=False, num_classes=0, **options)
-            with torch.no_grad():
-                features = self.network.eval()(torch.zeros(1, 3, _SIZE, _SIZE))
-        except Exception as error:  # a model refuses options and sizes with whatever its code comes to
-            raise ConfigError(f"backbone {PREFIX}{name}: {_first_line(error)}") from error
-        if not isinstance(features, Tensor) or features.ndim != 2:
-            raise ConfigError(f"backbone {PREFIX}{name}: this model makes no feature vector, which a backbone needs")
-        self.network.train()
-        self.embedding = nn.Linear(features.shape[1], embedding_dim, bias=False)
+        self.network, features = _network(timm, name, options)
+        self.embedding = nn.Linear(features, embedding_dim, bias=False)
         self.embedding_norm = nn.BatchNorm1d(embedding_dim)
 
     def forward(self, x: Float[Tensor, "batch 3 112 112"]) -> Float[Tensor, "batch dim"]:
@@ -93,6 +83,27 @@ def _timm() -> ModuleType:
             f"timm is installed but cannot be imported: {_first_line(error)}. A torchvision that was built for another "
             "torch does this, as where torch is the CPU build and torchvision is not: install both from one index"
         ) from error
+
+
+def _network(timm: ModuleType, name: str, options: dict[str, Any]) -> tuple[nn.Module, int]:
+    """The network in training mode, and the size of its features."""
+    failure = ""
+    for size in ({"img_size": _SIZE}, {}):  # most convolutional networks have no size
+        try:
+            network: nn.Module = timm.create_model(name, pretrained=False, num_classes=0, **size, **options)
+        except Exception as error:  # whatever its code comes to with an option that it does not expect
+            failure = _first_line(error)
+            continue
+        try:
+            with torch.no_grad():
+                features = network.eval()(torch.zeros(1, 3, _SIZE, _SIZE))
+        except Exception as error:  # here with a size
+            failure = f"this model does not take pictures of {_SIZE}×{_SIZE} ({_first_line(error)})"
+            continue
+        if isinstance(features, Tensor) and features.ndim == 2:
+            return network.train(), features.shape[1]
+        failure = "this model makes no feature vector"
+    raise ConfigError(f"backbone {PREFIX}{name}: {failure}")
 
 
 def _first_line(error: Exception) -> str:
