@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 
 from vplface.backbones import build
+from vplface.deploy.onnx import export
+from vplface.embedder import ModelCard, load_model, save_model
 from vplface.errors import ConfigError
 
 # insightface, recognition/arcface_torch/backbones: width, depth, drop path, tokens of 144 that stay in training
@@ -255,6 +257,15 @@ def test_bf16_autocast_keeps_the_residual_stream_and_the_embedding_in_float32():
     assert seen == [torch.bfloat16, torch.float32]
     assert low.dtype == torch.float32
     assert torch.cosine_similarity(low, plain).min() > 0.99
+
+
+def test_a_model_is_saved_loaded_and_exported(tmp_path):
+    pytest.importorskip("onnxscript", reason="needs the extra onnx")
+    options = {"drop_path": 0.2, "mask_ratio": 0.5}
+    save_model(tmp_path, randomised(build("vit_t", 8, **options)), ModelCard("vit_t", 8, options))
+    backbone, _card = load_model(tmp_path)
+    assert backbone.kept == 72
+    assert export(tmp_path, tmp_path / "model.onnx").parity < 1e-4
 
 
 @pytest.mark.parametrize("option", ["drop_path", "mask_ratio"])

@@ -112,11 +112,11 @@ class ViT(nn.Module):
             nn.Linear(width, embedding_dim, bias=False),
             nn.BatchNorm1d(embedding_dim, eps=2e-5),
         )
-        nn.init.trunc_normal_(self.pos_embed, std=0.02)
+        nn.init.normal_(self.pos_embed, std=0.02)
         nn.init.normal_(self.mask_token, std=0.02)
         for module in self.modules():
             if isinstance(module, nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=0.02)
+                nn.init.normal_(module.weight, std=0.02)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
 
