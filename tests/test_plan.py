@@ -183,7 +183,7 @@ def test_the_classes_of_a_step_are_as_many_as_planned():
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-@pytest.mark.parametrize("name", ["tiny", "mobilefacenet"])
+@pytest.mark.parametrize("name", ["tiny", "mobilefacenet", "vit_t", "vit_b"])  # vit_b recomputes
 def test_a_backbone_keeps_what_was_counted_without_data(name, precision):
     backbone = build(name, DIM).train()
     kept = {}

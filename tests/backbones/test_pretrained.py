@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import nn
 
-from vplface.backbones import build, load_insightface
+from vplface.backbones import build, load_insightface, load_weights
 from vplface.errors import DataError
 
 
@@ -76,6 +76,25 @@ def test_another_dimension_is_named(tmp_path):
     torch.save(build("iresnet18", 6).state_dict(), path)
     with pytest.raises(DataError, match=r"fc.weight \(6, 25088\) instead of \(4, 25088\).*embedding_dim 6"):
         load_insightface(target(), path)
+
+
+@pytest.mark.parametrize("name", ["mobilefacenet", "mbf", "mbf_large", "vit_t", "vit_s", "vit_b"])
+def test_the_backbone_that_fits_is_named(tmp_path, name):
+    with torch.device("meta"):
+        state = build(name, 5).state_dict()
+    torch.save(
+        {key: torch.zeros((), dtype=each.dtype).expand(each.shape) for key, each in state.items()}, tmp_path / "x.pt"
+    )
+    with pytest.raises(DataError, match=f"fits backbone {name} with embedding_dim 5"):
+        load_insightface(target(), tmp_path / "x.pt")
+
+
+@pytest.mark.parametrize("name", ["mbf", "vit_t"])
+def test_other_networks_of_theirs(tmp_path, name):
+    source, backbone = build(name, 4), build(name, 4)
+    torch.save(source.state_dict(), tmp_path / "model.pt")
+    load_weights(backbone, tmp_path / "model.pt")
+    assert_loaded(backbone, source)
 
 
 def test_no_backbone_fits(tmp_path):

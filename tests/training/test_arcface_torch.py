@@ -157,8 +157,9 @@ def test_margins(made, margins, margin, said):
         ("r34", "iresnet34", True),
         ("r100", "iresnet100", True),
         ("r200", "iresnet200", True),
-        ("mbf", "mobilefacenet", True),
-        ("vit_b", "vit_b", False),
+        ("mbf", "mbf", True),
+        ("vit_b_dp005_mask_005", "vit_b_dp005_mask_005", True),
+        ("vit_h", "vit_h", False),
         ("r2060", "r2060", False),
     ],
 )

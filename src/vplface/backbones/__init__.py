@@ -4,50 +4,61 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 from torch import nn
 
-from vplface.backbones.iresnet import BLOCKS, IResNet
+from vplface.backbones.iresnet import IResNet
 from vplface.backbones.mobilefacenet import MobileFaceNet
-from vplface.backbones.pretrained import load_insightface
+from vplface.backbones.pretrained import load_insightface, load_timm, load_weights
+from vplface.backbones.table import BACKBONES
+from vplface.backbones.timm import PREFIX, Timm
 from vplface.backbones.tiny import Tiny
+from vplface.backbones.vit import ViT
 from vplface.errors import ConfigError
 
-__all__ = ["BACKBONES", "IResNet", "MobileFaceNet", "Tiny", "build", "load_insightface"]
-
-BACKBONES: dict[str, Callable[..., nn.Module]] = {
-    **{f"iresnet{depth}": partial(IResNet, blocks) for depth, blocks in BLOCKS.items()},
-    "mobilefacenet": MobileFaceNet,
-    "tiny": Tiny,
-}
-"""Name → what builds it, given ``embedding_dim`` and options by keyword."""
+__all__ = [
+    "BACKBONES",
+    "IResNet",
+    "MobileFaceNet",
+    "Timm",
+    "Tiny",
+    "ViT",
+    "build",
+    "load_insightface",
+    "load_timm",
+    "load_weights",
+]
 
 
 def build(name: str, embedding_dim: int = 512, **options: Any) -> nn.Module:
     """A new backbone with random weights.
 
     Args:
-        name: a key of :data:`BACKBONES`.
+        name: a key of ``BACKBONES``, or ``"timm:"`` and the name of a model of timm.
         embedding_dim: d.
         options: of that backbone, e.g. ``dropout`` of IResNet.
 
     Raises:
         ConfigError: unknown name or option (the nearest known one is named), or a value that the backbone refuses.
+        MissingExtraError: a model of timm without the extra ``timm``.
     """
+    if embedding_dim < 1:
+        raise ConfigError(f"backbone {name}: embedding_dim must be at least 1, got {embedding_dim}")
+    if name.startswith(PREFIX):
+        return Timm(name.removeprefix(PREFIX), embedding_dim, **options)
     if name not in BACKBONES:
-        raise ConfigError(f"unknown backbone {name!r}{_nearest(name, BACKBONES)}; there are {', '.join(BACKBONES)}")
+        raise ConfigError(
+            f"unknown backbone {name!r}{_nearest(name, BACKBONES)}; there are {', '.join(BACKBONES)}, and {PREFIX}NAME "
+            "for any model of timm"
+        )
     known = [option for option in inspect.signature(BACKBONES[name]).parameters if option != "embedding_dim"]
     for option in options:
         if option not in known:
             raise ConfigError(
-                f"backbone {name}: unknown option {option!r}{_nearest(option, known)}; "
-                + (f"its options are {', '.join(known)}" if known else "it has no options")
+                f"backbone {name}: unknown option {option!r}{_nearest(option, known)}; its options are "
+                f"{', '.join(known)}"
             )
-    if embedding_dim < 1:
-        raise ConfigError(f"backbone {name}: embedding_dim must be at least 1, got {embedding_dim}")
     try:
         return BACKBONES[name](embedding_dim=embedding_dim, **options)
     except (TypeError, ValueError) as error:

@@ -1,89 +1,109 @@
 """MobileFaceNet: a million parameters, made for faces (Chen et al., "MobileFaceNets", CCBR 2018, table 1).
 
 Inverted residuals as in MobileNetV2 with PReLU, and instead of average pooling, which weighs the corner of a face like
-its centre, a global depthwise convolution (GDConv): one learned 7×7 weight map per channel.
+its centre, a global depthwise convolution (GDConv): one learned 7×7 weight map per channel. insightface's ``mbf`` and
+``mbf_large`` have more channels between the inverted residuals, and as many inside them; the parameters have the names
+that insightface gives them.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from vplface.backbones.precision import full_precision
 
-_BOTTLENECKS = (
-    # expansion, channels, repeats, stride of the first
-    (2, 64, 5, 2),
-    (4, 128, 1, 2),
-    (2, 128, 6, 1),
-    (4, 128, 1, 2),
-    (2, 128, 2, 1),
-)
 
-
-def _conv(
-    channels_in: int,
-    channels_out: int,
-    kernel: int,
-    *,
-    stride: int = 1,
-    padding: int = 0,
-    groups: int = 1,
-    linear: bool = False,
-) -> nn.Sequential:
-    layers: list[nn.Module] = [
-        nn.Conv2d(channels_in, channels_out, kernel, stride=stride, padding=padding, groups=groups, bias=False),
-        nn.BatchNorm2d(channels_out),
-    ]
-    if not linear:
-        layers.append(nn.PReLU(channels_out))
-    return nn.Sequential(*layers)
-
-
-class _Bottleneck(nn.Module):
-    def __init__(self, channels_in: int, channels_out: int, expansion: int, stride: int) -> None:
+class _Layers(nn.Module):
+    def __init__(self, *layers: nn.Module, residual: bool = False) -> None:
         super().__init__()
-        inner = channels_in * expansion
-        self.expand = _conv(channels_in, inner, 1)
-        self.depthwise = _conv(inner, inner, 3, stride=stride, padding=1, groups=inner)
-        self.project = _conv(inner, channels_out, 1, linear=True)
-        self.residual = stride == 1 and channels_in == channels_out
+        self.layers = nn.Sequential(*layers)
+        self.residual = residual
 
-    def forward(self, x: Float[Tensor, "batch in h w"]) -> Float[Tensor, "batch out h2 w2"]:
-        y: Tensor = self.project(self.depthwise(self.expand(x)))
+    def forward(self, x: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch ..."]:
+        y: Tensor = self.layers(x)
         return x + y if self.residual else y
 
 
-class MobileFaceNet(nn.Module):
-    """x ↦ linear(GDConv(conv(bottlenecks(stem(x))))).
+def _conv(
+    channels_in: int, channels_out: int, kernel: int, stride: int = 1, padding: int = 0, groups: int = 1
+) -> _Layers:
+    linear = _linear_conv(channels_in, channels_out, kernel, stride, padding, groups)
+    return _Layers(*linear.layers, nn.PReLU(channels_out))
 
-    Autocast ends before the GDConv.
+
+def _linear_conv(
+    channels_in: int, channels_out: int, kernel: int, stride: int = 1, padding: int = 0, groups: int = 1
+) -> _Layers:
+    return _Layers(
+        nn.Conv2d(channels_in, channels_out, kernel, stride, padding, groups=groups, bias=False),
+        nn.BatchNorm2d(channels_out),
+    )
+
+
+def _bottleneck(channels_in: int, inner: int, channels_out: int, stride: int) -> _Layers:
+    return _Layers(
+        _conv(channels_in, inner, 1),
+        _conv(inner, inner, 3, stride, 1, groups=inner),
+        _linear_conv(inner, channels_out, 1),
+        residual=stride == 1,
+    )
+
+
+def _bottlenecks(channels: int, inner: int, count: int) -> _Layers:
+    return _Layers(*(_bottleneck(channels, inner, channels, stride=1) for _ in range(count)))
+
+
+class MobileFaceNet(nn.Module):
+    """x ↦ BN(linear(GDConv(conv(bottlenecks(stem(x)))))).
+
+    Autocast ends after the bottlenecks.
 
     Args:
         embedding_dim: d; 128 in the paper, a million parameters then.
+        blocks: (1, 4, 6, 2) in the paper: bottlenecks at 56×56, where 1 stands for a grouped convolution instead, and
+            those at 28×28, 14×14 and 7×7 that follow the one which halves the map.
+        scale: factor on the channels between bottlenecks, 1 in the paper; inside them there are 128, 256 or 512.
+
+    Raises:
+        ValueError: blocks that are not four numbers of at least 1, or a scale below 1.
     """
 
-    def __init__(self, embedding_dim: int = 512) -> None:
+    def __init__(self, embedding_dim: int = 512, blocks: Sequence[int] = (1, 4, 6, 2), scale: int = 1) -> None:
         super().__init__()
-        self.stem = nn.Sequential(
-            _conv(3, 64, 3, stride=2, padding=1),
-            _conv(64, 64, 3, padding=1, groups=64),
+        if len(blocks) != 4 or min(blocks) < 1:
+            raise ValueError(f"blocks must be four numbers of at least 1, got {blocks}")
+        if scale < 1:
+            raise ValueError(f"scale must be at least 1, got {scale}")
+        narrow, wide = 64 * scale, 128 * scale
+        self.layers = nn.ModuleList(
+            [
+                _conv(3, narrow, 3, stride=2, padding=1),
+                _conv(narrow, narrow, 3, padding=1, groups=64)
+                if blocks[0] == 1
+                else _bottlenecks(narrow, 128, blocks[0]),
+                _bottleneck(narrow, 128, narrow, stride=2),
+                _bottlenecks(narrow, 128, blocks[1]),
+                _bottleneck(narrow, 256, wide, stride=2),
+                _bottlenecks(wide, 256, blocks[2]),
+                _bottleneck(wide, 512, wide, stride=2),
+                _bottlenecks(wide, 256, blocks[3]),
+            ]
         )
-        bottlenecks: list[nn.Module] = []
-        channels_in = 64
-        for expansion, channels, repeats, first_stride in _BOTTLENECKS:
-            for repeat in range(repeats):
-                stride = first_stride if repeat == 0 else 1
-                bottlenecks.append(_Bottleneck(channels_in, channels, expansion, stride))
-                channels_in = channels
-        self.bottlenecks = nn.Sequential(*bottlenecks)
-        self.conv = _conv(channels_in, 512, 1)
-        self.gdconv = _conv(512, 512, 7, groups=512, linear=True)
-        self.linear = _conv(512, embedding_dim, 1, linear=True)
+        self.conv_sep = _conv(wide, 512, 1)
+        self.features = _Layers(
+            _linear_conv(512, 512, 7, groups=512),
+            nn.Flatten(),
+            nn.Linear(512, embedding_dim, bias=False),
+            nn.BatchNorm1d(embedding_dim),
+        )
 
     def forward(self, x: Float[Tensor, "batch 3 112 112"]) -> Float[Tensor, "batch dim"]:
         """Embeddings, not normalised."""
-        x = self.conv(self.bottlenecks(self.stem(x)))
+        for layer in self.layers:
+            x = layer(x)
         with full_precision(x.device):
-            embedding: Tensor = self.linear(self.gdconv(x.to(next(self.gdconv.parameters()).dtype))).flatten(1)
+            embedding: Tensor = self.features(self.conv_sep(x.to(next(self.parameters()).dtype)))
         return embedding

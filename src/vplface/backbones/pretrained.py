@@ -1,8 +1,9 @@
-"""Weights trained elsewhere, for a backbone of ours: insightface's IResNets as they are published."""
+"""Weights trained elsewhere, for a backbone of ours: insightface's and timm's as they are published."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -10,31 +11,75 @@ import safetensors.torch
 import torch
 from torch import Size, Tensor, nn
 
-from vplface.backbones.iresnet import BLOCKS, IResNet
+from vplface.backbones.table import BACKBONES
+from vplface.backbones.timm import Timm
 from vplface.errors import DataError
 
 _PREFIXES = ("module.", "_orig_mod.", "backbone.")  # DistributedDataParallel, torch.compile, a model around it
 _NESTED = ("state_dict_backbone", "state_dict")  # where training checkpoints keep the weights
 _NAMED_IN_ERRORS = 3
+_UNUSUAL = 7  # no layer of a backbone has this length
+
+
+def load_weights(backbone: nn.Module, path: str | Path) -> None:
+    """:func:`load_timm` for a model of timm, :func:`load_insightface` for every other; the key ``backbone.weights``."""
+    if isinstance(backbone, Timm):
+        load_timm(backbone, path)
+    else:
+        load_insightface(backbone, path)
 
 
 def load_insightface(backbone: nn.Module, path: str | Path) -> None:
-    """Load an insightface IResNet's weights (``.pth``, ``.pt`` or ``.safetensors``) into ``backbone``, all or none.
+    """Load insightface's weights (``.pth``, ``.pt`` or ``.safetensors``) into ``backbone``, all or none.
 
-    The file may be a bare state dict or a training checkpoint; ``module.``, ``_orig_mod.`` and ``backbone.`` before
-    every name are ignored. Nothing in the file is executed: only tensors are unpickled.
+    Made for its IResNets, MobileFaceNets (``mbf``, ``mbf_large``) and ViTs; weights that a backbone of ours saved load
+    too. The file may be a bare state dict or a training checkpoint; ``module.``, ``_orig_mod.`` and ``backbone.``
+    before every name are ignored. Nothing in the file is executed: only tensors are unpickled.
 
     Raises:
         DataError: the file is missing, damaged, holds more than tensors, or belongs to another architecture; then the
-            first names that differ are given, and the IResNet that the file would fit.
+            first names that differ are given, and the backbone that the file would fit.
     """
     path = Path(path)
     state = _without_prefixes(_tensors(path))
-    expected = {name: tensor.shape for name, tensor in backbone.state_dict().items()}
-    found = {name: tensor.shape for name, tensor in state.items()}
+    found, expected = _shapes(state), _shapes(backbone.state_dict())
     if found != expected:
-        raise DataError(f"{path}: these weights are not for this backbone: {_differences(found, expected)}")
+        raise DataError(
+            f"{path}: these weights are not for this backbone: {_differences(found, expected)}. {_advice(found)}"
+        )
     backbone.load_state_dict(state, strict=True)
+
+
+def load_timm(backbone: Timm, path: str | Path) -> None:
+    """Load a file of weights (``.pth``, ``.pt``, ``.bin`` or ``.safetensors``) into a model of timm, all or none.
+
+    Either timm's own, of the same model: then its classifier is left out, and the layers after the network keep their
+    random weights. Or those of the whole backbone, as a run saves them. Weights that depend on the size of the picture
+    (positions in a ViT) have to be those of 112×112. Nothing in the file is executed: only tensors are unpickled.
+
+    Raises:
+        DataError: the file is missing, damaged, holds more than tensors, or belongs to another model; then the first
+            names that differ are given.
+    """
+    path = Path(path)
+    state = _without_prefixes(_tensors(path))
+    if _shapes(state) == _shapes(backbone.state_dict()):
+        backbone.load_state_dict(state, strict=True)
+        return
+    expected = _shapes(backbone.network.state_dict())
+    state = {
+        name: tensor for name, tensor in state.items() if name in expected or not name.startswith(backbone.classifiers)
+    }
+    found = _shapes(state)
+    if found != expected:
+        raise DataError(
+            f"{path}: these weights are not for this model at 112×112 pixels: {_differences(found, expected)}"
+        )
+    backbone.network.load_state_dict(state, strict=True)
+
+
+def _shapes(state: Mapping[str, Tensor]) -> dict[str, Size]:
+    return {name: tensor.shape for name, tensor in state.items()}
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:
@@ -89,15 +134,23 @@ def _differences(found: Mapping[str, Size], expected: Mapping[str, Size]) -> str
         if names:
             more = f" and {len(names) - _NAMED_IN_ERRORS} more" if len(names) > _NAMED_IN_ERRORS else ""
             lines.append(f"{what}: {', '.join(names[:_NAMED_IN_ERRORS])}{more}")
-    return f"{'; '.join(lines)}. {_advice(found)}"
+    return "; ".join(lines)
 
 
 def _advice(found: Mapping[str, Size]) -> str:
-    if "fc.weight" in found:
-        embedding_dim = found["fc.weight"][0]
-        for depth, blocks in BLOCKS.items():
-            with torch.device("meta"):
-                candidate = IResNet(blocks, embedding_dim)
-            if {name: tensor.shape for name, tensor in candidate.state_dict().items()} == found:
-                return f"The file fits backbone iresnet{depth} with embedding_dim {embedding_dim}"
-    return "The file fits none of " + ", ".join(f"iresnet{depth}" for depth in BLOCKS)
+    for name in BACKBONES:
+        embedding_dim = found.get(_of_length_d(name), Size([0])).numel()
+        if embedding_dim > 0 and _state_of(name, embedding_dim) == found:
+            return f"The file fits backbone {name} with embedding_dim {embedding_dim}"
+    return f"The file fits none of {', '.join(BACKBONES)}"
+
+
+@cache
+def _of_length_d(name: str) -> str:
+    """The name of a tensor whose length is the size of the embedding."""
+    return next(name for name, shape in _state_of(name, _UNUSUAL).items() if shape == (_UNUSUAL,))
+
+
+def _state_of(name: str, embedding_dim: int) -> dict[str, Size]:
+    with torch.device("meta"):
+        return _shapes(BACKBONES[name](embedding_dim=embedding_dim).state_dict())

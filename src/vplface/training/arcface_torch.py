@@ -24,8 +24,8 @@ FILL_IN = "FILL-IN"
 _NETWORKS = {
     **{f"r{depth}": f"iresnet{depth}" for depth in (18, 34, 50, 100, 200)},
     **{f"iresnet{depth}": f"iresnet{depth}" for depth in (18, 34, 50, 100, 200)},
-    "mbf": "mobilefacenet",
 }
+"""Theirs → ours, where the names differ."""
 
 _PUBLISHED: dict[str, Any] = {
     "network": "r50",
@@ -230,12 +230,10 @@ class _Translator:
                 "backbone.name", f"no {network or 'network'} here; there are {', '.join(BACKBONES)}", self.at("network")
             )
         self.write("backbone.name", name, "network" if network else "to fill in")
-        if network == "mbf":
-            self.differ("network: their mbf has other layers than our mobilefacenet, which are those of its paper")
         self.copy("embedding_size", "backbone.embedding_dim", int)
         known = self.found.keys.get("dataset")
         if isinstance(known, Assigned):
-            if known.value == "webface":
+            if known.value == "webface" and name.startswith("iresnet"):
                 self.get("dataset", str)
                 self.write("backbone.options", {"dropout": 0.4}, "dataset")
             else:

@@ -13,7 +13,7 @@ from jaxtyping import Int64
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from vplface.backbones import build, load_insightface
+from vplface.backbones import build, load_weights
 from vplface.data.pictures import PictureSet, Preprocessing
 from vplface.data.samplers import Batches
 from vplface.data.selection import split_identities
@@ -127,7 +127,7 @@ def prepare(config: Config, world: World | None = None) -> Training:
     )
     backbone = build(config.backbone.name, config.backbone.embedding_dim, **config.backbone.options)
     if config.backbone.weights is not None:
-        load_insightface(backbone, config.backbone.weights)
+        load_weights(backbone, config.backbone.weights)
     backbone = backbone.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     variational = None
     if config.variational is not None:
