@@ -21,7 +21,7 @@ def train(
     backbone: Annotated[str, typer.Option(help="Which networks, as in recipes, with commas.")] = ",".join(EACH),
     dim: Annotated[int, typer.Option(min=1, help="d, size of an embedding.")] = 512,
     classes: Annotated[int, typer.Option(min=2, help="N, number of classes.")] = 100_000,
-    batch: Annotated[int, typer.Option(min=2, help="B, pictures in a step (of the fewest processes).")] = 64,
+    batch: Annotated[int, typer.Option(min=2, help="B, pictures in a step (of the fewest processes).")] = 32,
     dtype: Annotated[
         str, typer.Option(help="Precision of our network and products: float32, bfloat16 or both.")
     ] = "float32,bfloat16",
