@@ -100,7 +100,7 @@ def main() -> None:
         "backbone",
         "parameters",
         "multiply-adds",
-        *["forward, pictures/s", "forward and backward"][: 2 * bool(options.rounds)],
+        *["forward, pictures/s", "with backward"][: 2 * bool(options.rounds)],
     ]
     print(f"| {' | '.join(heads)} |\n|---{'|--:' * (len(heads) - 1)}|")
     for row in table:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from vplface.backbones import build
+from vplface.backbones import BACKBONES, ViT, build
 from vplface.deploy.onnx import export
 from vplface.embedder import ModelCard, load_model, save_model
 from vplface.errors import ConfigError
@@ -259,13 +260,20 @@ def test_bf16_autocast_keeps_the_residual_stream_and_the_embedding_in_float32():
     assert torch.cosine_similarity(low, plain).min() > 0.99
 
 
-def test_a_model_is_saved_loaded_and_exported(tmp_path):
+def test_a_model_is_saved_loaded_and_exported(tmp_path, monkeypatch):
     pytest.importorskip("onnxscript", reason="needs the extra onnx")
+    monkeypatch.setitem(BACKBONES, "vit_x", partial(ViT, 32, 2))
     options = {"drop_path": 0.2, "mask_ratio": 0.5}
-    save_model(tmp_path, randomised(build("vit_t", 8, **options)), ModelCard("vit_t", 8, options))
+    save_model(tmp_path, randomised(build("vit_x", 8, **options)), ModelCard("vit_x", 8, options))
     backbone, _card = load_model(tmp_path)
     assert backbone.kept == 72
     assert export(tmp_path, tmp_path / "model.onnx").parity < 1e-4
+
+
+def test_a_token_is_always_left():
+    backbone = build("vit_t", 8, mask_ratio=0.999)
+    assert backbone.kept == 1
+    assert backbone(pictures(2, torch.float32)).isfinite().all()
 
 
 @pytest.mark.parametrize("option", ["drop_path", "mask_ratio"])

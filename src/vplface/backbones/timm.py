@@ -65,7 +65,7 @@ class Timm(nn.Module):
     @property
     def classifiers(self) -> tuple[str, ...]:
         """What the names begin with, in timm's files of weights, of the layers that are left out here."""
-        names = self.network.pretrained_cfg["classifier"] or ()  # type: ignore[index]  # timm puts a dict there
+        names = self.network.pretrained_cfg.get("classifier") or ()  # type: ignore[operator, union-attr]  # a dict
         return tuple(f"{name}." for name in ((names,) if isinstance(names, str) else names))
 
 

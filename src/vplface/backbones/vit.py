@@ -65,10 +65,10 @@ class ViT(nn.Module):
     12×12 patches of 9×9 pixels (the last 4 rows and columns of a picture are not seen); eight attention heads; queries,
     keys and values without bias.
 
-    In training, ⌊144·(1 − mask_ratio)⌋ tokens of each picture, drawn anew, go through the blocks; the others are, after
-    them, a learned ``mask_token``. Block i of k adds each of its two branches, for a picture, with probability
-    1 − drop_path·(i−1)/(k−1), scaled by its inverse (stochastic depth: Huang et al., ECCV 2016). Nothing is random in
-    evaluation.
+    In training, ⌊144·(1 − mask_ratio)⌋ tokens of each picture (at least one), drawn anew, go through the blocks; the
+    others are, after them, a learned ``mask_token``. Block i of k adds each of its two branches, for a picture, with
+    probability 1 − drop_path·(i−1)/(k−1), scaled by its inverse (stochastic depth: Huang et al., ECCV 2016). Nothing is
+    random in evaluation.
 
     Under autocast only the four linear maps of a block run in its type; patches, the product of queries and keys, its
     softmax, the sum of the branches and everything after the blocks keep that of the parameters.
@@ -99,7 +99,7 @@ class ViT(nn.Module):
         for name, share in (("drop_path", drop_path), ("mask_ratio", mask_ratio)):
             if not 0.0 <= share < 1.0:
                 raise ValueError(f"{name} must lie in [0, 1), got {share}")
-        self.kept = int(_TOKENS * (1.0 - mask_ratio))
+        self.kept = max(int(_TOKENS * (1.0 - mask_ratio)), 1)
         self.recompute = recompute
         self.pos_embed = nn.Parameter(torch.empty(1, _TOKENS, width))
         self.mask_token = nn.Parameter(torch.empty(1, 1, width), requires_grad=self.kept < _TOKENS)
