@@ -77,11 +77,12 @@ def train(
     vplface bench train --backbone tiny --classes 10000 --batch 128 --processes 1,2
     """  # noqa: D301 (the mark before lines that stay as they are)
     from vplface.backbones import BACKBONES
+    from vplface.backbones.timm import PREFIX
     from vplface.bench.head import Setting, machine
     from vplface.bench.loop import measure
 
     networks = [each.strip() for each in backbone.split(",")]
-    if unknown := [each for each in networks if each not in BACKBONES]:
+    if unknown := [each for each in networks if each not in BACKBONES and not each.startswith(PREFIX)]:
         raise UsageError(f"--backbone: no backbone {unknown[0]!r}; there are: {', '.join(BACKBONES)}")
     types = [each.strip() for each in dtype.split(",")]
     if not set(types) <= {"float32", "bfloat16"}:
