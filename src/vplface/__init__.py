@@ -7,6 +7,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from vplface.deploy.hub import from_pretrained, push_to_hub
     from vplface.embedder import Embedder
     from vplface.head import PrototypeHead
     from vplface.margins import (
@@ -69,7 +70,9 @@ __all__ = [
     "VonMisesFisher",
     "X2Softmax",
     "__version__",
+    "from_pretrained",
     "plug",
+    "push_to_hub",
 ]
 
 _HOME = {
@@ -83,6 +86,7 @@ _HOME = {
     "ElasticFace": "margins",
     "Embedder": "embedder",
     "EPL": "terms",
+    "from_pretrained": "deploy.hub",
     "FusedSGD": "optim",
     "Gaussian": "prototypes",
     "LastFeature": "prototypes",
@@ -90,6 +94,7 @@ _HOME = {
     "NormSoftmax": "margins",
     "PrototypeHead": "head",
     "plug": "plugin",
+    "push_to_hub": "deploy.hub",
     "RunningMean": "prototypes",
     "SeveralFeatures": "prototypes",
     "ShuffledMemory": "prototypes",
