@@ -7,9 +7,9 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vplface.deploy.hub import from_pretrained, push_to_hub
     from vplface.embedder import Embedder
     from vplface.head import PrototypeHead
+    from vplface.hub import from_pretrained, push_to_hub
     from vplface.margins import (
         AdaFace,
         ArcFace,
@@ -86,7 +86,7 @@ _HOME = {
     "ElasticFace": "margins",
     "Embedder": "embedder",
     "EPL": "terms",
-    "from_pretrained": "deploy.hub",
+    "from_pretrained": "hub",
     "FusedSGD": "optim",
     "Gaussian": "prototypes",
     "LastFeature": "prototypes",
@@ -94,7 +94,7 @@ _HOME = {
     "NormSoftmax": "margins",
     "PrototypeHead": "head",
     "plug": "plugin",
-    "push_to_hub": "deploy.hub",
+    "push_to_hub": "hub",
     "RunningMean": "prototypes",
     "SeveralFeatures": "prototypes",
     "ShuffledMemory": "prototypes",

@@ -51,7 +51,7 @@ def push(
 
     Example:  vplface hub push runs/lfw/best me/lfw --private --license cc-by-nc-4.0 --dry-run
     """
-    from vplface.deploy.hub import push_to_hub, write_hub_folder  # torch takes seconds to import
+    from vplface.hub import push_to_hub, write_hub_folder  # torch takes seconds to import
 
     if dry_run:
         files = write_hub_folder(model, model / "hub", repo, licence=licence, evaluations=evaluation or ())
@@ -93,7 +93,7 @@ def pull(
 
     Example:  vplface hub pull me/lfw --out models/lfw
     """
-    from vplface.deploy.hub import pull_from_hub
+    from vplface.hub import pull_from_hub
 
     folder = pull_from_hub(repo, out, revision=revision)
     if as_json:

@@ -23,8 +23,8 @@ from vplface.report.verdict import metric_name, metric_order
 UNKNOWN_LICENCE = "unknown"
 
 _PAPER = (
-    "Jiankang Deng, Jia Guo, Jing Yang, Alexandros Lattas, Stefanos Zafeiriou: *Variational Prototype Learning for Deep "
-    "Face Recognition*. CVPR 2021."
+    "Jiankang Deng, Jia Guo, Jing Yang, Alexandros Lattas, Stefanos Zafeiriou: *Variational Prototype Learning for "
+    "Deep Face Recognition*. CVPR 2021."
 )
 
 
@@ -72,18 +72,24 @@ def model_page(
         point: the threshold that goes with the weights.
     """
     name = repo.rpartition("/")[2]
+    what = (
+        f"A face-recognition network ({_text(card.backbone)}): it turns a picture of an aligned face into "
+        f"{card.embedding_dim} numbers, and the cosine between two such embeddings says how likely the two pictures "
+        "show one person. Trained and measured with vplface (Variational Prototype Learning)."
+    )
+    limits = (
+        "A threshold belongs to a population and a camera. Choose it on pairs from where it will be used, for the "
+        "false accept rate that can be borne there. Embeddings of faces are personal data in many places."
+    )
     sections = [
         f"# {_text(name)}",
-        f"A {_text(card.backbone)} that turns a picture of an aligned face into {card.embedding_dim} numbers. The cosine "
-        "between two such embeddings says how likely the two pictures show one person. Trained and measured with "
-        "vplface (Variational Prototype Learning).",
+        what,
         *_figures(name, measured),
         *_use(repo, card.preprocessing, point),
         *_training(card, settings),
         "## Limits",
         _text(card.limits),
-        "A threshold belongs to a population and a camera. Choose it on pairs from where it will be used, for the false "
-        "accept rate that can be borne there. Embeddings of faces are personal data in many places.",
+        limits,
         "## Licence",
         _licence(licence),
         "## Citation",
@@ -110,7 +116,7 @@ def _metadata(name: str, card: ModelCard, licence: str, measured: Sequence[Measu
     results = [
         {
             "task": {"type": "face-verification", "name": "Face verification"},
-            "dataset": {"type": _slug(each.name), "name": each.name},
+            "dataset": {"type": _slug(each.name), "name": " ".join(each.name.split())},
             "metrics": [
                 {
                     "type": metric,
@@ -127,7 +133,7 @@ def _metadata(name: str, card: ModelCard, licence: str, measured: Sequence[Measu
     if results:
         values["metrics"] = list(dict.fromkeys(metric for each in measured for metric, _, _ in each.figures))
         values["model-index"] = [{"name": name, "results": results}]
-    return str(yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
+    return str(yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=1000))
 
 
 def _figures(name: str, measured: Sequence[Measured]) -> list[str]:
@@ -162,36 +168,38 @@ def _use(repo: str, how: Preprocessing, point: OperatingPoint | None) -> list[st
         prepared = f"(x − {255 * how.mean[0]:g}) / {255 * how.std[0]:g}"
     else:
         prepared = f"(x − mean) / std with mean {mean} and std {std}, in that order of channels"
-    decision = (
-        "a threshold comes from pairs of your own: vplface evaluate FOLDER --data DIR --pairs FILE "
-        "--save-operating-point 1e-4"
-        if point is None
-        else f"accepted from {point.threshold:.4f} on: FAR {point.actual_far:.2g} and TAR {point.tar:.4f} on "
-        f"{_text(Path(point.data).name)}"
+    code = f"""```python
+import vplface
+
+embedder = vplface.from_pretrained("{repo}")
+a, b = embedder(["ada.jpg", "grace.jpg"])  # aligned faces
+similarity = float(a @ b)  # a cosine
+```"""
+    command = (
+        f"Or `vplface hub pull {repo} --out FOLDER`, and FOLDER wherever a model is asked for: `vplface evaluate`, "
+        "`verify`, `enroll`, or `export` to ONNX."
     )
-    return [
-        "## Use",
-        "With vplface and its extras `train` and `hub` installed:",
-        "```python\n"
-        "import vplface\n\n"
-        f'embedder = vplface.from_pretrained("{repo}")\n'
-        'a, b = embedder(["ada.jpg", "grace.jpg"])  # aligned faces\n'
-        "similarity = float(a @ b)  # a cosine\n"
-        "```",
-        f"or `vplface hub pull {repo} --out FOLDER`, and FOLDER wherever vplface asks for a model: `vplface evaluate`, "
-        "`verify`, `enroll`, `export` to ONNX.",
-        f"Pictures are {how.size} × {how.size}, aligned by five landmarks to the ArcFace template (`vplface data align` "
-        f"does it), {how.color.upper()}, {prepared} for x in 0 … 255. `vplface.from_pretrained` prepares them so. "
-        f"The embedding of the network is not normalised; the embedder's is.",
-        f"Decision: {decision}.",
-    ]
+    pictures = (
+        f"Pictures: {how.size} × {how.size}, aligned by five landmarks to the ArcFace template, as `vplface data "
+        f"align` does it; {how.color.upper()}, {prepared} for x in 0 … 255. The embedder prepares them so, and gives "
+        "embeddings of unit norm; those of the bare network are not normalised."
+    )
+    threshold = (
+        "Threshold: from pairs of your own, `vplface evaluate FOLDER --data DIR --pairs FILE --save-operating-point "
+        "1e-4`."
+        if point is None
+        else f"Threshold: accepted from a cosine of {point.threshold:.4f} on, at which FAR was {point.actual_far:.2g} "
+        f"and TAR {100 * point.tar:.2f} % on {_text(Path(point.data).name)}."
+    )
+    installed = "With vplface and its extras `train` and `hub` installed:"
+    return ["## Use", installed, code, command, pictures, threshold]
 
 
 def _training(card: ModelCard, settings: Mapping[str, Any]) -> list[str]:
     schedule = settings.get("schedule")
     length = schedule.get("length") if isinstance(schedule, Mapping) else None
     facts = {
-        "pictures": f"{card.pictures:,} pictures" if card.pictures is not None else None,
+        "pictures": f"{card.pictures:,}" if card.pictures is not None else None,
         "people": f"{card.identities:,}" if card.identities is not None else None,
         "steps": f"{card.step:,}" if card.step is not None else None,
         "length": length,
@@ -201,9 +209,9 @@ def _training(card: ModelCard, settings: Mapping[str, Any]) -> list[str]:
         "backbone": ", ".join([card.backbone, *(f"{key} {value}" for key, value in card.backbone_options.items())]),
         "vplface": card.vplface_version,
     }
-    rows = [f"| data | {_text(card.training_data)} |"]
-    rows += [f"| {key} | {_text(str(value))} |" for key, value in facts.items() if value is not None]
-    return ["## Training", "\n".join(["| | |", "|---|---|", *rows])]
+    lines = [f"- data: {_text(card.training_data)}"]
+    lines += [f"- {key}: {_text(str(value))}" for key, value in facts.items() if value is not None]
+    return ["## Training", "\n".join(lines)]
 
 
 def _licence(licence: str) -> str:

@@ -15,19 +15,18 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from vplface.deploy.model_page import UNKNOWN_LICENCE, Measured, model_page
 from vplface.embedder import Embedder, load_model
 from vplface.errors import DataError, VplfaceError, import_extra
 from vplface.evaluation.operating_point import OperatingPoint, operating_point_path
 from vplface.evaluation.provenance import hashes
 from vplface.files import replacing
-from vplface.report.record import FILES as RUN_FILES
+from vplface.report.model_page import UNKNOWN_LICENCE, Measured, model_page
 from vplface.report.record import read_run
 
 MODEL_FILES = ("model.safetensors", "model.json")
 _POINT = "operating_point.json"
 _PAGE = "README.md"
-_NAME = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
+_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 
 
 def write_hub_folder(
@@ -59,7 +58,7 @@ def write_hub_folder(
     model, folder = Path(model), Path(folder)
     _require_name(repo)
     _, card = load_model(model)
-    run = read_run(model.parent if model.name == "best" and _is_run(model.parent) else model)
+    run = read_run(model.parent if model.name == "best" and (model.parent / "config.yaml").is_file() else model)
     measured = []
     if card.evaluation is not None:
         protocols = {name: entry.get("protocol") for name, entry in run.evaluations.items()}
@@ -212,10 +211,6 @@ def _measured(path: Path, weights: str) -> list[Measured]:
             f"{path}: holds figures of other weights; make it anew with: vplface evaluate MODEL --out {path}"
         )
     return found
-
-
-def _is_run(folder: Path) -> bool:
-    return any((folder / name).is_file() for name in RUN_FILES)
 
 
 def _mapping(value: object) -> Mapping[str, Any]:
