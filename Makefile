@@ -1,9 +1,10 @@
 # make train   set up, then train plain and variational ArcFace on generated faces and compare them
 # make test    set up, then run the tests
+# make peers   set up a second environment with insightface, and see that it loads what we export
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: env train test lint docs clean
+.PHONY: env train test peers lint docs clean
 
 env: .venv/installed
 
@@ -19,6 +20,18 @@ train: env
 test: env
 	$(BIN)/pytest --numprocesses 2
 
+# insightface asks for opencv-python, which cannot share an environment with opencv-python-headless.
+.venv-peers/installed: Makefile constraints.txt
+	$(PYTHON) -m venv --clear .venv-peers
+	PIP_CONSTRAINT=constraints.txt .venv-peers/bin/python -m pip install --disable-pip-version-check --quiet \
+	    numpy onnx onnxruntime opencv-python-headless requests scikit-image tqdm
+	.venv-peers/bin/python -m pip install --disable-pip-version-check --quiet --no-deps insightface==2.1
+	touch $@
+
+peers: env .venv-peers/installed
+	$(BIN)/python tests/peers/insightface_export.py build/peers
+	.venv-peers/bin/python tests/peers/insightface_load.py build/peers
+
 lint: env
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -29,4 +42,4 @@ docs: env
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 clean:
-	rm -rf .venv build dist site
+	rm -rf .venv .venv-peers build dist site

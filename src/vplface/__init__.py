@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from vplface.embedder import Embedder
     from vplface.head import PrototypeHead
+    from vplface.hub import from_pretrained, push_to_hub
     from vplface.margins import (
         AdaFace,
         ArcFace,
@@ -69,7 +70,9 @@ __all__ = [
     "VonMisesFisher",
     "X2Softmax",
     "__version__",
+    "from_pretrained",
     "plug",
+    "push_to_hub",
 ]
 
 _HOME = {
@@ -83,6 +86,7 @@ _HOME = {
     "ElasticFace": "margins",
     "Embedder": "embedder",
     "EPL": "terms",
+    "from_pretrained": "hub",
     "FusedSGD": "optim",
     "Gaussian": "prototypes",
     "LastFeature": "prototypes",
@@ -90,6 +94,7 @@ _HOME = {
     "NormSoftmax": "margins",
     "PrototypeHead": "head",
     "plug": "plugin",
+    "push_to_hub": "hub",
     "RunningMean": "prototypes",
     "SeveralFeatures": "prototypes",
     "ShuffledMemory": "prototypes",

@@ -101,7 +101,7 @@ class ModelCard:
         """
         try:
             values = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise DataError(f"{where}: the model card is not valid JSON: {error}") from error
         if not isinstance(values, dict) or not isinstance(values.get("schema"), int):
             raise DataError(f"{where}: not a model card of vplface: it has no 'schema' number")
@@ -169,12 +169,22 @@ def load_model(folder: str | Path) -> tuple[nn.Module, ModelCard]:
         raise DataError(f"{weights_path}: damaged: {error}") from error
     except OSError as error:
         raise DataError(f"{folder}: the model there cannot be read: {error}") from error
+    if card.preprocessing.size != SIZE:
+        raise DataError(
+            f"{card_path}: says that pictures are {card.preprocessing.size} pixels wide; every backbone takes {SIZE}"
+        )
     try:
-        backbone = build(card.backbone, card.embedding_dim, **card.backbone_options)
-    except VplfaceError as error:
+        with torch.device("meta"):  # what a card from elsewhere claims takes no memory until the weights bear it out
+            backbone = build(card.backbone, card.embedding_dim, **card.backbone_options)
+    except (VplfaceError, RuntimeError, OverflowError) as error:
         raise DataError(f"{card_path}: {error}") from error
+    expected = backbone.state_dict()
+    state = {
+        name: tensor.to(expected[name].dtype if name in expected else tensor.dtype, copy=True)
+        for name, tensor in state.items()
+    }
     try:
-        backbone.load_state_dict(state, strict=True)
+        backbone.load_state_dict(state, strict=True, assign=True)
     except RuntimeError as error:
         raise DataError(
             f"{weights_path}: the weights do not fit {card.backbone} with embedding_dim {card.embedding_dim}, which "

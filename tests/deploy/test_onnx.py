@@ -169,21 +169,28 @@ def test_a_model_that_cannot_be_exported(folder, tmp_path, monkeypatch):
 def test_command(command, folder, exported):
     assert command.exit_code == 0
     answer = json.loads(command.stdout)
-    assert 0 < answer.pop("parity").pop("max_abs_difference") < 1e-5
+    parity = answer.pop("parity")
+    assert 0 < parity["max_abs_difference"] < 1e-5
+    assert parity["least_cosine"] == pytest.approx(1)
+    assert (parity["pictures"], parity["calibration_pictures"]) == (10, None)
+    size = exported.stat().st_size
     assert answer == {
         "schema": 1,
         "model": str(folder),
         "file": str(exported),
         "opset": 18,
+        "precision": "fp32",
+        "bytes": size,
+        "fp32_bytes": size,
         "files": {str(exported): hashlib.sha256(exported.read_bytes()).hexdigest()},
     }
     assert "torchvision" not in command.stderr
 
 
 def test_command_prints_the_parity(folder, tmp_path, monkeypatch):
-    def quick(model, path, opset):
+    def quick(model, path, opset, precision, calibration):
         path.write_bytes(bytes(2_000_000))
-        return deploy.Exported(path, opset, 3.21e-7, 10)
+        return deploy.Exported(path, opset, precision, 3.21e-7, 1.0, 1.0, 10, None, 2_000_000)
 
     monkeypatch.setattr(deploy, "export", quick)
     result = CliRunner().invoke(app, [str(folder), str(tmp_path / "m.onnx"), "--opset", "20"], catch_exceptions=False)

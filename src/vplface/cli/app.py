@@ -24,6 +24,7 @@ from vplface.cli.evaluate import evaluate
 from vplface.cli.evaluate_identification import evaluate_identification
 from vplface.cli.evaluate_templates import evaluate_ijb
 from vplface.cli.export import export
+from vplface.cli.hub import hub
 from vplface.cli.identify import identify
 from vplface.cli.import_config import import_config
 from vplface.cli.plan import plan
@@ -63,6 +64,7 @@ app = typer.Typer(
 data = typer.Typer(no_args_is_help=True, help="Make and look after picture sets.")
 app.add_typer(data, name="data")
 app.add_typer(bench, name="bench")
+app.add_typer(hub, name="hub")
 data.command()(align)
 data.command()(info)
 data.command()(check)

@@ -1,0 +1,124 @@
+"""What a file of reduced precision costs in accuracy: the same questions to it and to the fp32 model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from vplface.embedder import Embedder, Flip
+from vplface.errors import VplfaceError
+from vplface.evaluation import FARS, Evaluation, compare
+from vplface.evaluation.question import open_question
+from vplface.report.verdict import metric_name
+from vplface.training.config import read_config
+from vplface.training.validation import validation_of
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Evaluations of the fp32 model and of the file, by set; empty with the reason where none could be made."""
+
+    fp32: Mapping[str, Evaluation]
+    reduced: Mapping[str, Evaluation]
+    reason: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready values."""
+        if self.reason:
+            return {"sets": {}, "reason": self.reason}
+        sets = {
+            name: {
+                "protocol": dict(before.protocol),
+                "fp32": dict(before.metrics),
+                "reduced": dict(self.reduced[name].metrics),
+                "differences": compare(before, self.reduced[name]),
+            }
+            for name, before in self.fp32.items()
+        }
+        return {"sets": sets}
+
+    def show(self) -> None:
+        """A table a set, differences paired; or why there is none."""
+        console = Console()
+        if self.reason:
+            console.print(f"accuracy: not measured: {self.reason}", soft_wrap=True, highlight=False, markup=False)
+        for name, before in self.fp32.items():
+            after = self.reduced[name]
+            table = Table(title=f"{name}: %, and 95 % interval", title_justify="left")
+            table.add_column("figure")
+            for heading in ("fp32", "this file", "difference"):
+                table.add_column(heading, justify="right")
+            differences = compare(before, after)
+            for metric, figure in before.metrics.items():
+                if figure["value"] is not None:
+                    cells = (_cell(figure), _cell(after.metrics[metric]), _difference(differences.get(metric)))
+                    table.add_row(metric_name(metric), *cells)
+            console.print(table)
+
+
+def measured_by(
+    model: Path,
+    data: Path | None,
+    pairs: Path | None,
+    threshold_pairs: Path | None,
+    people: Path | None,
+    flip: Flip,
+    bootstrap: int,
+) -> Callable[[Path], Cost]:
+    """What measures a file: the question that ``data`` poses, or else those of the run's own configuration.
+
+    Raises:
+        UsageError: ``data`` without pairs or people.
+        DataError: a file of the question is at fault.
+    """
+    if data is not None:
+        question = open_question(data, pairs, threshold_pairs, people)
+
+        def asked(embedder: Embedder) -> dict[str, Evaluation]:
+            found = question.put(
+                question.embed(embedder, flip),
+                flip=flip,
+                fars=FARS,
+                fmrs=(),
+                protocol="exact",
+                far_rule="strict",
+                bootstrap=bootstrap,
+                groups=None,
+            )
+            return {found.name: found}
+
+    else:
+        run = model.parent if model.name == "best" else model
+        if not (run / "config.yaml").is_file():
+            return lambda file: Cost({}, {}, "no evaluation sets are known; give --data and --pairs")
+        try:
+            config = read_config(run)
+            validation = validation_of(config)
+        except VplfaceError as error:
+            reason = f"the evaluation sets of {run} cannot be opened ({error}); give --data and --pairs"
+            return lambda file: Cost({}, {}, reason)
+        if not validation.questions:
+            return lambda file: Cost({}, {}, f"{run} has no evaluation sets; give --data and --pairs")
+
+        def asked(embedder: Embedder) -> dict[str, Evaluation]:
+            return validation.run(embedder, bootstrap)
+
+    return lambda file: Cost(asked(Embedder.load(model)), asked(Embedder.load(file)))
+
+
+def _cell(figure: Mapping[str, Any]) -> str:
+    ends = figure.get("ci95")
+    value = f"{100 * figure['value']:.2f}"
+    return value if ends is None else f"{value}\n[dim]{100 * ends[0]:.2f} … {100 * ends[1]:.2f}[/]"
+
+
+def _difference(entry: Mapping[str, Any] | None) -> str:
+    if entry is None:
+        return ""
+    value, ends = f"{100 * entry['difference']:+.2f}", entry["ci95"]
+    return value if ends is None else f"{value}\n[dim]{100 * ends[0]:+.2f} … {100 * ends[1]:+.2f}[/]"
