@@ -402,7 +402,7 @@ def _load_onnx(
     else:
         raise DataError(
             f"{path}: this ONNX file has no model card, vplface did not export it; say how its pictures are prepared "
-            "(colour order, mean, std), and it must give one embedding [batch, dim]"
+            "(--color, --mean and --std of the commands), and it must give one embedding [batch, dim]"
         )
     if made.shape[1:] != [card.embedding_dim]:
         raise DataError(f"{path}: gives embeddings of dimension {made.shape[1:]}, its card says {card.embedding_dim}")

@@ -79,7 +79,7 @@ _NO_COUNTERPART = {
     "dali": "data.workers processes decode pictures",
     "dali_aug": "see data.augmentation: scale, low_resolution, blur, grey",
     "tf32": "products are float32, or bfloat16 with precision",
-    "interclass_filtering_threshold": "no other class is left out for being too similar",
+    "interclass_filtering_threshold": "there such cosines become 0; interclass_threshold here leaves such classes out of the softmax",
     "using_wandb": "the run folder has metrics.jsonl and TensorBoard files",
     **dict.fromkeys(
         (
