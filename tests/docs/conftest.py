@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 from pathlib import Path
 
@@ -55,10 +56,10 @@ def template(tmp_path_factory: pytest.TempPathFactory, faces: Path) -> Path:
     try:
         for words in (
             ["train", "folder", "data.train=my_faces", "name=mine", *SHORT, "evaluation.every=2"],
-            "evaluate runs/mine/best --data faces --people people.txt --save-operating-point 0.1".split(" "),
-            "embed runs/mine/best lfw --out embeddings.npz".split(" "),
-            "export runs/mine/best mine.onnx".split(" "),
-            "data convert my_faces faces_webface/train.rec".split(" "),
+            shlex.split("evaluate runs/mine/best --data faces --people people.txt --save-operating-point 0.1"),
+            shlex.split("embed runs/mine/best lfw --out embeddings.npz"),
+            shlex.split("export runs/mine/best mine.onnx"),
+            shlex.split("data convert my_faces faces_webface/train.rec"),
         ):
             done = CliRunner().invoke(app, words)
             assert done.exit_code == 0, done.output
