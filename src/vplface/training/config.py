@@ -456,6 +456,7 @@ class Config(_Section):
     device: str = "auto"
     threads: int | None = Field(default=None, ge=1)
     evaluation: Evaluation = Evaluation()
+    loggers: list[Literal["tensorboard", "wandb", "mlflow"]] = ["tensorboard"]
     log_every: Length = Duration(20)
     drift_every: Length | None = None
     checkpoint_every: Length = Duration(1, "epochs")

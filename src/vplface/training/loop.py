@@ -27,13 +27,15 @@ from vplface.training.config import Config, read_config
 from vplface.training.instruments import measure
 from vplface.training.interrupt import Interrupt
 from vplface.training.journal import Journal, environment, write_json
+from vplface.training.loggers import IDENTITIES as LOGGERS_KNOW
+from vplface.training.loggers import Loggers
 from vplface.training.start import CHECKPOINTS, IDENTITIES, start_from, whole_checkpoint
 from vplface.training.state import Training, prepare
 from vplface.training.validation import Validation
 from vplface.training.world import World, join
 
 MAY_CHANGE_ON_RESUME = frozenset(
-    {"device", "threads", "log_every", "checkpoint_every", "checkpoints_kept", "compile", "timeout"}
+    {"device", "threads", "log_every", "checkpoint_every", "checkpoints_kept", "compile", "timeout", "loggers"}
 )
 
 
@@ -100,7 +102,8 @@ def _carry_out(run: Training, world: World) -> Training | None:
             validation = Validation(config.evaluation, run.heldout)
             write_json(folder / "environment.json", environment() | _counts(run, world))
             write_json(folder / IDENTITIES, list(run.pictures.identities))
-            journal = stack.enter_context(Journal(folder, run.step))
+            loggers = stack.enter_context(Loggers(config, run.step))
+            journal = stack.enter_context(Journal(folder, run.step, loggers))
         interrupt = stack.enter_context(Interrupt())
         stack.push(lambda kind, error, trace: checkpoints.abandon() if error is not None else None)
         try:
@@ -381,7 +384,7 @@ def _claim(config: Config, resume: bool, overwrite: bool) -> str | None:
         )
     elif stored.exists():
         shutil.rmtree(checkpoints, ignore_errors=True)
-        for old in ("metrics.jsonl", "evaluation.json"):
+        for old in ("metrics.jsonl", "evaluation.json", LOGGERS_KNOW):
             (folder / old).unlink(missing_ok=True)
     try:
         folder.mkdir(parents=True, exist_ok=True)
