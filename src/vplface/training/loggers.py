@@ -79,7 +79,7 @@ class WeightsAndBiases:
             settings=wandb.Settings(console="off", silent=True, init_timeout=30, finish_timeout=60),
         )
         self._run.define_metric("*", step_metric="step")  # W&B's own count would refuse steps that are taken again
-        print(f"wandb: {self._run.url or self._run.dir}", file=sys.stderr)
+        print(f"wandb: {self._run.dir if local else self._run.url}", file=sys.stderr)
 
     def log(self, numbers: Mapping[str, float], step: int) -> None:
         """See :class:`Logger`."""

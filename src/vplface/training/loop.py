@@ -377,7 +377,7 @@ def _claim(config: Config, resume: bool, overwrite: bool) -> str | None:
                 f"{folder} was trained with another {', '.join(changed)}; resume it as it was (vplface train {folder}"
                 " --resume), or start a new run under another name (name=...)"
             )
-    elif stored.exists() and not overwrite:
+    elif not overwrite and _has_begun(folder):
         raise ConfigError(
             f"{folder} already holds a run; go on with it (--resume), replace it (--overwrite), or choose another name"
             " (name=...)"
@@ -392,6 +392,11 @@ def _claim(config: Config, resume: bool, overwrite: bool) -> str | None:
     except OSError as error:
         raise ConfigError(f"cannot write the run folder {folder}: {error.strerror or error}") from error
     return None if chosen is None else str(chosen)
+
+
+def _has_begun(folder: Path) -> bool:
+    """Whether a folder holds anything of a run but what it was asked for: a start that failed leaves no more."""
+    return any((folder / name).exists() for name in ("metrics.jsonl", "model.safetensors", CHECKPOINTS))
 
 
 def _compare_data(run: Training) -> None:
