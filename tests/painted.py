@@ -48,7 +48,7 @@ class Dots:
 class InTiles:
     """Finds such a face in every 300 pixels of a picture's width; in the place of YuNet, whose arguments it takes."""
 
-    def __init__(self, model: Path | None = None) -> None:
+    def __init__(self, model: Path | None = None, score: float = 0.6, side: int = 640) -> None:
         self.model = model
 
     def __call__(self, picture: np.ndarray) -> list[Face]:

@@ -439,3 +439,10 @@ def test_damaged_and_missing_onnx(tmp_path):
         Embedder.load(tmp_path / "bad.onnx")
     with pytest.raises(DataError, match=r"none\.onnx: no such file"):
         Embedder.load(tmp_path / "none.onnx")
+
+
+def test_a_run_that_kept_no_best_model_is_said_to_have_none(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "model.json").touch()
+    with pytest.raises(DataError, match="kept no best model"):
+        load_model(tmp_path / "run" / "best")

@@ -152,7 +152,10 @@ def load_model(folder: str | Path) -> tuple[nn.Module, ModelCard]:
     folder = Path(folder)
     card_path, weights_path = folder / "model.json", folder / "model.safetensors"
     if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder")
+        run = folder.parent
+        kept_none = folder.name == "best" and (run / "model.json").is_file()
+        last = f"; that run kept no best model, {run} is its last one" if kept_none else ""
+        raise DataError(f"{folder}: no such folder{last}; give a run folder, its folder 'best', or an .onnx file")
     for path in (card_path, weights_path):
         if not path.is_file():
             best = " (there is one in its folder 'best')" if (folder / "best" / path.name).is_file() else ""
@@ -412,7 +415,7 @@ def _load_onnx(
     else:
         raise DataError(
             f"{path}: this ONNX file has no model card, vplface did not export it; say how its pictures are prepared "
-            "(colour order, mean, std), and it must give one embedding [batch, dim]"
+            "(--color, --mean and --std of the commands), and it must give one embedding [batch, dim]"
         )
     if made.shape[1:] != [card.embedding_dim]:
         raise DataError(f"{path}: gives embeddings of dimension {made.shape[1:]}, its card says {card.embedding_dim}")

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pages import all_commands, command_of
 from typer.testing import CliRunner
 
 from vplface import __version__
@@ -42,6 +43,15 @@ def test_help_names_every_command_and_is_quick(vplface):
     probe = "import sys, vplface.cli.app; print('torch' in sys.modules, 'cv2' in sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", probe], check=True, capture_output=True, text=True).stdout
     assert loaded.split() == ["False", "False"]
+
+
+def test_help_fills_its_lines_and_keeps_those_that_are_marked():
+    told = command_of(["study"])[1].help
+    assert "differences are taken on the same pairs" in told
+    assert "\nvplface study shallow.yaml --dry-run\n" in told
+    for command in all_commands().values():
+        plain = [part for part in command.help.split("\n\n") if not part.startswith("\b")]
+        assert not any("\n" in part for part in plain)
 
 
 def test_a_run_from_folder_to_report(vplface, faces):

@@ -1,25 +1,19 @@
-"""The documentation names what there is: keys and defaults of recipes, commands and their options, files."""
+"""The documentation names what there is: keys of recipes and studies with their defaults, and files."""
 
 from __future__ import annotations
 
-import ast
+import dataclasses
 import re
-import shlex
 from pathlib import Path
 from typing import Any
 
 import pytest
-import typer.main
+from pages import PAGES, ROOT
 from pydantic import BaseModel
 
-from vplface.cli.app import app
 from vplface.data.augment import Augmentation
 from vplface.study.grid import StudyFile, read_grid
 from vplface.training import config
-
-ROOT = Path(__file__).parents[2]
-PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
-COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 
 
 def table(page: str, heading: str) -> dict[str, str]:
@@ -75,6 +69,31 @@ def test_every_term_is_explained_with_its_defaults() -> None:
         assert {key: float(value) for key, value in given} == vars(kind())
 
 
+@pytest.mark.parametrize(
+    ("heading", "kinds"), [("### `margin`", config.MARGINS), ("### `variational.memory`", config.MEMORIES)]
+)
+def test_every_margin_and_memory_is_listed_with_its_defaults(heading: str, kinds: dict[str, type]) -> None:
+    text = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
+    section = text.split(f"{heading}\n", 1)[1].split("\n### ")[0]
+    rows = re.findall(r"^\| (`.+?`) \| (.+) \|$", section, flags=re.MULTILINE)
+    said = {name: options for names, options in rows for name in re.findall(r"`(\w+)`", names) if name != "name"}
+    assert said.keys() == kinds.keys()
+    for name, kind in kinds.items():
+        given = dict(re.findall(r"`(\w+)` `?([\w.-]+)", said[name]))
+        defaults = {field.name: field.default for field in dataclasses.fields(kind)}
+        named = set(re.findall(r"`([a-z]\w*)`", said[name]))
+        assert defaults.keys() <= named, name
+        for key, default in defaults.items():
+            if key in given and given[key] not in ("and", "as"):
+                require_default(given[key], default)
+
+
+def test_every_key_of_generated_faces_is_named() -> None:
+    said = re.search(r"^\| `synthetic` \| none \| (.+?) \|$", (ROOT / "docs" / "recipes.md").read_text("utf-8"), re.M)
+    assert said is not None
+    assert set(re.findall(r"`(\w+)`", said[1])) == set(config.Synthetic.model_fields)
+
+
 def test_every_key_of_data_and_evaluation_is_explained() -> None:
     data = table("recipes.md", "### `data`")
     assert set(data) == set(config.Data.model_fields) | set(config.Source.model_fields)
@@ -96,33 +115,8 @@ def test_every_shipped_recipe_is_listed() -> None:
     assert set(table("recipes.md", "## Shipped recipes")) >= set(config.shipped_recipes())
 
 
-def commands_in(page: Path) -> list[str]:
-    """Command lines: indented lines that begin with vplface, and the same in backticks."""
-    text = page.read_text(encoding="utf-8").replace("\\\n", "")
-    lines = re.findall(r"^ {4}(vplface .+)$", text, flags=re.MULTILINE) + re.findall(r"`(vplface [^`]+)`", text)
-    return [line.split("#")[0].strip() for line in lines]
-
-
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_commands_and_their_options_exist(page: Path) -> None:
-    for line in commands_in(page):
-        words = shlex.split(line)[1:]
-        group = COMMANDS
-        while words and words[0] in group:
-            command = group[words.pop(0)]
-            group = getattr(command, "commands", {})
-        assert not group, f"{page.name}: no such command: {line}"
-        options = [(*parameter.opts, *parameter.secondary_opts) for parameter in command.params]
-        known = {"--help", *(option for both in options for option in both)}
-        for word in words:
-            if word.startswith("--"):
-                assert word.split("=")[0] in known, f"{page.name}: {line}: no option {word}"
-
-
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_python_is_python_and_linked_files_exist(page: Path) -> None:
+def test_linked_files_exist(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
-    for block in re.findall(r"^```python\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL):
-        ast.parse(block)
     for target in re.findall(r"\[[^\]]+\]\(([^)#:]+)(?:#[^)]*)?\)", text):
         assert (page.parent / target).exists(), f"{page.name} links to {target}"

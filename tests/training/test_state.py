@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
+import torch
 
 from vplface.errors import ConfigError
 from vplface.training.config import build_config
-from vplface.training.state import PROBE_SIZE, _probe_indices, drift_every, prepare
+from vplface.training.state import PROBE_SIZE, _probe_indices, device_of, drift_every, prepare
 
 
 def config(**changes):
@@ -41,3 +42,12 @@ def test_a_rule_that_the_data_cannot_follow_is_refused(faces):
     raw["data"]["train"]["max_pictures"] = 1
     with pytest.raises(ConfigError, match="no two pictures of the probe are of one class"):
         prepare(config(**raw, variational=start))
+
+
+@pytest.mark.parametrize(
+    ("cuda", "mps", "chosen"), [(True, True, "cuda:1"), (False, True, "mps"), (False, False, "cpu")]
+)
+def test_auto_takes_the_best_device_there_is(monkeypatch, cuda, mps, chosen):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.mps, "is_available", lambda: mps)
+    assert device_of("auto", local_rank=1) == torch.device(chosen)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 from typing import Annotated, Any
 
@@ -89,6 +90,18 @@ for command in (
     import_config,
 ):
     app.command(command.__name__.replace("_", "-"))(command)
+
+
+def _paragraphs(text: str) -> str:
+    """A docstring whose lines may be filled anew; what begins with the mark backslash-b stays as it is."""
+    parts = inspect.cleandoc(text).split("\n\n")
+    return "\n\n".join(part if part.startswith("\b") else " ".join(part.split()) for part in parts)
+
+
+for group in (app, data, bench):
+    for registered in group.registered_commands:
+        assert registered.callback is not None
+        registered.help = _paragraphs(registered.callback.__doc__ or "")
 
 
 @app.callback(invoke_without_command=True)

@@ -86,6 +86,8 @@ def operating_point_path(model: Path | str) -> Path:
         DataError: neither a model's folder nor an ``.onnx`` file.
     """
     model = Path(model)
+    if not model.exists() and not model.suffix:
+        raise DataError(f"{model}: no such model; give a model folder or an .onnx file")
     if model.is_dir():
         return model / "operating_point.json"
     if model.suffix == ".onnx":

@@ -14,6 +14,7 @@ from vplface.evaluation import Evaluation
 from vplface.training.checkpoint import has_checkpoints
 from vplface.training.config import Config
 from vplface.training.journal import write_json
+from vplface.training.loggers import Loggers
 from vplface.training.loop import changed_keys, train
 from vplface.training.sources import open_sources
 from vplface.training.sphere import embed_on_sphere
@@ -78,6 +79,13 @@ def measure(config: Config) -> dict[str, Evaluation]:
     if config.sphere and config.variational is not None:
         embed_on_sphere(open_sources(config.data.train), folder / "sphere.npz", SPHERE_LAM, config.seed)
     write_json(folder / "evaluation.json", {name: found.to_dict() for name, found in evaluations.items()})
+    values = {
+        name: {metric: figure["value"] for metric, figure in found.metrics.items()}
+        for name, found in evaluations.items()
+    }
+    assert card.step is not None
+    with Loggers(config, card.step) as loggers:
+        loggers.log({"evaluation": values}, card.step)
     return evaluations
 
 

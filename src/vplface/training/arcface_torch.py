@@ -79,8 +79,8 @@ _NO_COUNTERPART = {
     "dali": "data.workers processes decode pictures",
     "dali_aug": "see data.augmentation: scale, low_resolution, blur, grey",
     "tf32": "products are float32, or bfloat16 with precision",
-    "interclass_filtering_threshold": "no other class is left out for being too similar",
-    "using_wandb": "the run folder has metrics.jsonl and TensorBoard files",
+    "interclass_filtering_threshold": "there such cosines become 0; interclass_threshold here leaves out such classes",
+    "using_wandb": "loggers: [tensorboard, wandb]",
     **dict.fromkeys(
         (
             "wandb_key",
@@ -91,7 +91,7 @@ _NO_COUNTERPART = {
             "suffix_run_name",
             "save_artifacts",
         ),
-        "there is no logging to W&B",
+        "see loggers; W&B's own WANDB_PROJECT, WANDB_ENTITY and `wandb login` say where to",
     ),
 }
 

@@ -456,6 +456,7 @@ class Config(_Section):
     device: str = "auto"
     threads: int | None = Field(default=None, ge=1)
     evaluation: Evaluation = Evaluation()
+    loggers: list[Literal["tensorboard", "wandb", "mlflow"]] = ["tensorboard"]
     log_every: Length = Duration(20)
     drift_every: Length | None = None
     checkpoint_every: Length = Duration(1, "epochs")
@@ -537,8 +538,8 @@ def read_recipe(recipe: str | Path) -> dict[str, Any]:
     else:
         known = shipped_recipes()
         raise ConfigError(
-            f"no configuration {str(recipe)!r}: neither a file nor a shipped recipe{nearest(path.stem, known)}"
-            f" (shipped: {', '.join(known)})"
+            f"no configuration {str(recipe)!r}: neither a file, a run folder nor a shipped recipe"
+            f"{nearest(path.stem, known)}"
         )
     try:
         raw = yaml.safe_load(text)

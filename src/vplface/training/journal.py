@@ -1,4 +1,4 @@
-"""What a run leaves to read: metrics.jsonl, TensorBoard, and the environment it ran in."""
+"""What a run leaves to read: metrics.jsonl, and the environment it ran in."""
 
 from __future__ import annotations
 
@@ -14,28 +14,29 @@ from typing import Any
 
 import torch
 
-from vplface.errors import DataError, import_extra
+from vplface.errors import DataError
 from vplface.files import replacing
+from vplface.training.loggers import Loggers
 
 PACKAGES = ("vplface", "torch", "numpy", "opencv-python-headless", "safetensors")
 
 
 class Journal:
-    """Appends a line of JSON a measurement to metrics.jsonl, and the same numbers to TensorBoard.
+    """Appends a line of JSON a measurement to metrics.jsonl, and tells loggers the same numbers.
 
     Args:
         folder: the run folder.
         first_step: lines of later steps are dropped: a resumed run takes those steps again.
+        loggers: where else the numbers go.
     """
 
-    def __init__(self, folder: Path, first_step: int) -> None:
+    def __init__(self, folder: Path, first_step: int, loggers: Loggers) -> None:
         self._path = folder / "metrics.jsonl"
         kept = [line for line in self._lines() if _step(line) <= first_step] if first_step else []
         with replacing(self._path) as temporary:
             temporary.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
         self._file = self._path.open("a", encoding="utf-8")
-        tensorboard = import_extra("torch.utils.tensorboard", "train")
-        self._board = tensorboard.SummaryWriter(str(folder / "tensorboard"), purge_step=first_step)
+        self._loggers = loggers
 
     def __enter__(self) -> Journal:
         return self
@@ -44,7 +45,6 @@ class Journal:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._file.close()
-        self._board.close()
 
     def write(self, entry: Mapping[str, Any]) -> None:
         """Append one measurement; ``entry["step"]`` says when it was taken.
@@ -57,8 +57,7 @@ class Journal:
             self._file.flush()
         except OSError as error:
             raise DataError(f"cannot write {self._path}: {error.strerror or error}") from error
-        for name, value in _numbers(entry, ""):
-            self._board.add_scalar(name, value, entry["step"])
+        self._loggers.log(entry, entry["step"])
 
     def _lines(self) -> list[str]:
         if not self._path.exists():
@@ -92,16 +91,6 @@ def _step(line: str) -> int:
         return int(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError):
         return -1
-
-
-def _numbers(value: Mapping[str, Any], prefix: str) -> list[tuple[str, float]]:
-    found: list[tuple[str, float]] = []
-    for key, item in value.items():
-        if isinstance(item, Mapping):
-            found += _numbers(item, f"{prefix}{key}/")
-        elif isinstance(item, int | float) and key != "step":
-            found.append((f"{prefix}{key}", item))
-    return found
 
 
 def _processor() -> str:

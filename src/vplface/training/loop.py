@@ -28,6 +28,8 @@ from vplface.training.config import Config, read_config
 from vplface.training.instruments import measure
 from vplface.training.interrupt import Interrupt
 from vplface.training.journal import Journal, environment, write_json
+from vplface.training.loggers import IDENTITIES as LOGGERS_KNOW
+from vplface.training.loggers import Loggers
 from vplface.training.start import CHECKPOINTS, IDENTITIES, start_from, whole_checkpoint
 from vplface.training.state import Training, prepare
 from vplface.training.validation import Validation
@@ -37,7 +39,7 @@ _PATIENCE = 10.0
 """Seconds in which the workers of a run that was killed notice that it is gone, and let go of its folder."""
 
 MAY_CHANGE_ON_RESUME = frozenset(
-    {"device", "threads", "log_every", "checkpoint_every", "checkpoints_kept", "compile", "timeout"}
+    {"device", "threads", "log_every", "checkpoint_every", "checkpoints_kept", "compile", "timeout", "loggers"}
 )
 
 
@@ -106,7 +108,8 @@ def _carry_out(run: Training, world: World) -> Training | None:
             validation = Validation(config.evaluation, run.heldout)
             write_json(folder / "environment.json", environment() | _counts(run, world))
             write_json(folder / IDENTITIES, list(run.pictures.identities))
-            journal = stack.enter_context(Journal(folder, run.step))
+            loggers = stack.enter_context(Loggers(config, run.step))
+            journal = stack.enter_context(Journal(folder, run.step, loggers))
         interrupt = stack.enter_context(Interrupt())
         stack.push(lambda kind, error, trace: checkpoints.abandon() if error is not None else None)
         try:
@@ -393,20 +396,25 @@ def _claim(config: Config, resume: bool, overwrite: bool) -> str | None:
                 f"{folder} was trained with another {', '.join(changed)}; resume it as it was (vplface train {folder}"
                 " --resume), or start a new run under another name (name=...)"
             )
-    elif stored.exists() and not overwrite:
+    elif not overwrite and _has_begun(folder):
         raise ConfigError(
             f"{folder} already holds a run; go on with it (--resume), replace it (--overwrite), or choose another name"
             " (name=...)"
         )
     elif stored.exists():
         shutil.rmtree(checkpoints, ignore_errors=True)
-        for old in ("metrics.jsonl", "evaluation.json"):
+        for old in ("metrics.jsonl", "evaluation.json", LOGGERS_KNOW):
             (folder / old).unlink(missing_ok=True)
     try:
         stored.write_text(config.to_yaml(), encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"cannot write the run folder {folder}: {error.strerror or error}") from error
     return None if chosen is None else str(chosen)
+
+
+def _has_begun(folder: Path) -> bool:
+    """Whether a folder holds anything of a run but what it was asked for: a start that failed leaves no more."""
+    return any((folder / name).exists() for name in ("metrics.jsonl", "model.safetensors", CHECKPOINTS))
 
 
 def _compare_data(run: Training) -> None:

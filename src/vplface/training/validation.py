@@ -21,7 +21,7 @@ from vplface.training.config import Evaluation as Settings
 from vplface.training.sources import generate, open_sources
 
 HOLDOUT = "holdout"
-PREFERRED = ("tar@far=1e-3", "tar@far=1e-2", "accuracy", "accuracy@best_threshold")
+PREFERRED = ("tar@far=1e-3", "tar@far=1e-2", "accuracy", "accuracy@best_threshold", "rank-1")
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,11 @@ class Validation:
         if len(self.questions) < len(settings.sets):
             raise ConfigError("evaluation.sets: two sets have the same name")
         if heldout is not None:
+            if len(heldout.identities) < 2:
+                raise ConfigError(
+                    "data.holdout keeps one person aside, and pairs of strangers take two; raise it, or set"
+                    " data.holdout=0"
+                )
             self.questions[HOLDOUT] = _Question(HOLDOUT, heldout, np.arange(len(heldout)), None, None)
         if settings.best is not None and settings.best.rpartition("/")[0] not in self.questions:
             raise ConfigError(

@@ -103,7 +103,7 @@ def open_pictures(path: Path | str, split: str | None = None) -> StoredPictures:
 
         return VerificationBin(path)
     if not path.exists():
-        raise DataError(f"{path}: does not exist")
+        raise DataError(f"{path}: does not exist; give a folder PATH/IDENTITY/PICTURE, or a file of a known form")
     if not folder:
         raise DataError(f"{path}: of no form that is known: .rec, .tar, .zip, .csv, .tsv, .parquet, .bin, or a folder")
     from vplface.data.formats.image_folder import ImageFolder

@@ -1,0 +1,236 @@
+"""Where the numbers of a run go beside metrics.jsonl: TensorBoard, Weights & Biases, MLflow."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol
+
+from vplface.errors import ConfigError, VplfaceError, import_extra
+from vplface.training.config import Config
+
+IDENTITIES = "loggers.json"
+"""Under what names the run is known elsewhere; with them a resumed run goes on there."""
+
+PROJECT = "vplface"
+"""Of Weights & Biases, and the experiment of MLflow, where the environment says nothing."""
+
+_PARAMETERS = 100
+"""So many MLflow takes in one call."""
+
+
+class Logger(Protocol):
+    """A place for numbers; whatever it raises costs the run this place and no more."""
+
+    def log(self, numbers: Mapping[str, float], step: int) -> None:
+        """Take the numbers of a step."""
+
+    def close(self, failed: bool) -> None:
+        """Send what is left."""
+
+
+class TensorBoard:
+    """Event files in ``tensorboard/`` of the run folder; those of steps that are taken again no longer count."""
+
+    def __init__(self, config: Config, first_step: int) -> None:
+        tensorboard = import_extra("torch.utils.tensorboard", "train")
+        self._board = tensorboard.SummaryWriter(str(config.run_folder / "tensorboard"), purge_step=first_step + 1)
+
+    def log(self, numbers: Mapping[str, float], step: int) -> None:
+        """See :class:`Logger`."""
+        for name, value in numbers.items():
+            self._board.add_scalar(name, value, step)
+
+    def close(self, failed: bool) -> None:
+        """See :class:`Logger`."""
+        self._board.close()
+
+
+class WeightsAndBiases:
+    """A run of W&B, whose files lie in ``wandb/`` of the run folder; WANDB_MODE says whether they are sent.
+
+    Raises:
+        ConfigError: online without a key; it is never asked for.
+    """
+
+    def __init__(self, config: Config, first_step: int) -> None:
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+        wandb = import_extra("wandb", "wandb")
+        local = wandb.setup().settings.mode in ("offline", "dryrun", "disabled")
+        if not local and not wandb.login(prompt=False, verify=False):
+            raise ConfigError(
+                "loggers: wandb has no key here; run `wandb login` once, or set WANDB_MODE=offline to keep its files in"
+                " the run folder, from where `wandb sync` sends them"
+            )
+        self._run = wandb.init(
+            project=os.environ.get("WANDB_PROJECT", PROJECT),
+            id=_identity(config.run_folder, "wandb", lambda: secrets.token_hex(8)),
+            resume="allow",
+            name=config.name,
+            dir=str(config.run_folder),
+            config=config.model_dump(mode="json"),
+            settings=wandb.Settings(console="off", silent=True, init_timeout=30, finish_timeout=60),
+        )
+        self._run.define_metric("*", step_metric="step")  # W&B's own count would refuse steps that are taken again
+        print(f"wandb: {self._run.dir if local else self._run.url}", file=sys.stderr)
+
+    def log(self, numbers: Mapping[str, float], step: int) -> None:
+        """See :class:`Logger`."""
+        self._run.log({**numbers, "step": step})
+
+    def close(self, failed: bool) -> None:
+        """See :class:`Logger`."""
+        self._run.finish(exit_code=int(failed))
+
+
+class MLflow:
+    """A run of MLflow, at MLFLOW_TRACKING_URI or in ``mlruns/`` beside the run folder."""
+
+    def __init__(self, config: Config, first_step: int) -> None:
+        # A server that does not answer holds up a step for a minute, not for the many of MLflow's defaults.
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        place = os.environ.get("MLFLOW_TRACKING_URI")
+        if place is None:
+            os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
+            place = (config.output / "mlruns").resolve().as_uri()
+        self._mlflow = import_extra("mlflow", "mlflow")
+        self._client = self._mlflow.MlflowClient(tracking_uri=place)
+        self._run = _identity(config.run_folder, "mlflow", lambda: self._begin(config))
+        self._client.update_run(self._run, status="RUNNING")
+        print(f"mlflow: {place}, run {self._run}", file=sys.stderr)
+
+    def _begin(self, config: Config) -> str:
+        name = os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT)
+        known = self._client.get_experiment_by_name(name)
+        experiment = self._client.create_experiment(name) if known is None else known.experiment_id
+        run: str = self._client.create_run(experiment, run_name=config.name).info.run_id
+        given = list(_leaves(config.model_dump(mode="json"), ""))
+        for first in range(0, len(given), _PARAMETERS):
+            some = [self._mlflow.entities.Param(_allowed(key), value) for key, value in given[first:][:_PARAMETERS]]
+            self._client.log_batch(run, params=some)
+        return run
+
+    def log(self, numbers: Mapping[str, float], step: int) -> None:
+        """See :class:`Logger`."""
+        now = int(1000 * time.time())
+        metrics = [self._mlflow.entities.Metric(_allowed(name), value, now, step) for name, value in numbers.items()]
+        self._client.log_batch(self._run, metrics=metrics)
+
+    def close(self, failed: bool) -> None:
+        """See :class:`Logger`."""
+        self._client.set_terminated(self._run, status="FAILED" if failed else "FINISHED")
+
+
+KINDS: dict[str, Callable[[Config, int], Logger]] = {
+    "tensorboard": TensorBoard,
+    "wandb": WeightsAndBiases,
+    "mlflow": MLflow,
+}
+
+
+class Loggers:
+    """All places that a configuration names. One that fails is warned of once and left out; the run goes on.
+
+    Args:
+        config: the run, which every place is told.
+        first_step: steps that are taken already.
+
+    Raises:
+        VplfaceError: before the first step, if a place cannot be used: its extra is missing, nobody is logged in, its
+            server does not answer. Later on that is a warning, too.
+    """
+
+    def __init__(self, config: Config, first_step: int) -> None:
+        self._open: dict[str, Logger] = {}
+        for name in dict.fromkeys(config.loggers):
+            try:
+                self._open[name] = KINDS[name](config, first_step)
+            except Exception as error:
+                if first_step:
+                    _warn(name, error)
+                    continue
+                self.close(failed=True)
+                if isinstance(error, VplfaceError):
+                    raise
+                raise ConfigError(
+                    f"loggers: {name} cannot be used: {_told(error)}; mend that, or leave it out of loggers"
+                ) from error
+
+    def __enter__(self) -> Loggers:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close(failed=error is not None)
+
+    def log(self, entry: Mapping[str, Any], step: int) -> None:
+        """Send the numbers of an entry of the journal, nested names joined by slashes."""
+        numbers = dict(_numbers(entry, ""))
+        for name, logger in list(self._open.items()):
+            try:
+                logger.log(numbers, step)
+            except Exception as error:
+                _warn(name, error)
+                del self._open[name]
+
+    def close(self, failed: bool) -> None:
+        """Send what is left, and say whether the run has failed."""
+        while self._open:
+            name, logger = self._open.popitem()
+            try:
+                logger.close(failed)
+            except Exception as error:
+                _warn(name, error)
+
+
+def _identity(folder: Path, name: str, begin: Callable[[], str]) -> str:
+    """The name of the run in another place, as the run folder remembers it; made by ``begin`` where it does not."""
+    path = folder / IDENTITIES
+    known: dict[str, str] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    if name not in known:
+        known[name] = begin()
+        path.write_text(json.dumps(known) + "\n", encoding="utf-8")
+    return known[name]
+
+
+def _warn(name: str, error: Exception) -> None:
+    print(
+        f"loggers: {name} is left out from here on: {_told(error)}; metrics.jsonl in the run folder has every number",
+        file=sys.stderr,
+    )
+
+
+def _told(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def _numbers(value: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, float]]:
+    for key, item in value.items():
+        if isinstance(item, Mapping):
+            yield from _numbers(item, f"{prefix}{key}/")
+        elif isinstance(item, int | float) and key != "step":
+            yield f"{prefix}{key}", float(item)
+
+
+def _leaves(value: Any, key: str) -> Iterator[tuple[str, str]]:
+    if isinstance(value, Mapping) and value:
+        for name, item in value.items():
+            yield from _leaves(item, f"{key}.{name}" if key else str(name))
+    else:
+        yield key, json.dumps(value, ensure_ascii=False) if not isinstance(value, str) else value
+
+
+def _allowed(name: str) -> str:
+    """A name with nothing in it that MLflow refuses."""
+    return re.sub(r"[^\w\-. :/]", "_", name)

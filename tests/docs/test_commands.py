@@ -1,0 +1,190 @@
+"""Every command of the documentation is one that there is, and runs where that costs little."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pages import PAGES, ROOT, SHORT, all_commands, blocks, command_of, commands, mentions, of_vplface
+from torch.distributed.run import get_args_parser
+from typer.testing import CliRunner
+
+from vplface.cli.app import app
+from vplface.study import is_study, read_grid
+from vplface.training.config import read_config, read_recipe
+
+RECIPES = {
+    "my_recipe.yaml": "folder",
+    "runs/mine": "folder",
+    "small_r50.yaml": "folder",
+    "shallow.yaml": "studies.md",
+    "studies/confirmation.yaml": "confirmation.yaml",
+}
+"""What stands for recipes that a page names and the program does not ship."""
+
+NOT_RUN = {
+    "bench": "measures for minutes; tests/bench runs small ones",
+    "data synth": "draws ten thousand faces; tests/data/test_synthetic_write.py draws a few",
+    "data get lfw": "needs the network",
+    "evaluate MODEL --data cfp112": "CFP's lists are read by tests/data/test_pairs.py",
+    "evaluate-ijb": "needs IJB's files; tests/cli/test_evaluate_templates.py makes some up",
+    "plan --classes": "arithmetic, of which tests/test_plan.py makes the table",
+    "plan small_r50.yaml": "needs the RecordIO that its configuration names",
+    "study": "runs for minutes; tests/study and tests/cli/test_app.py run small ones",
+    "data overlap ../shared": "needs real faces",
+}
+"""Beginnings of commands that are read and not run, and why."""
+
+LONG = ("train folder", "train my_recipe.yaml", "train runs/mine")
+"""Beginnings of commands that run with a small network and four steps."""
+
+SMALLER = {"1e-4": "1e-2"}
+"""Rates for which there are too few pairs here, and what stands for them."""
+
+ARGUMENTS_OF_PROSE = {"A", "B", "CONFIG", "NAME", "..."}
+
+
+def text_of(page: Path) -> str:
+    return page.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_command_lines_are_read_by_the_program_and_their_recipes_are_recipes(
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "studies.md").write_text(blocks(ROOT / "docs" / "studies.md", "yaml")[0].text, encoding="utf-8")
+    shutil.copy(ROOT / "studies" / "confirmation.yaml", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    for line in commands(page):
+        words = of_vplface(line)
+        if words is None:
+            continue
+        _, command, rest = command_of(words)
+        given = command.make_context("vplface", without_variables(rest)).params
+        if "overrides" in given and given["config"] is not None:
+            read_changes(RECIPES.get(given["config"], given["config"]), given)
+
+
+def without_variables(words: list[str]) -> list[str]:
+    """Words that the shell does not fill in."""
+    return [word for word in words if not word.startswith("$")]
+
+
+def read_changes(recipe: str, given: dict[str, Any]) -> None:
+    changes = given["overrides"] or []
+    if not is_study(read_recipe(recipe)):
+        read_config(recipe, changes)
+        return
+    arms, settings = (None if given[part] is None else given[part].split(",") for part in ("arms", "settings"))
+    read_grid(recipe, changes, arms=arms, settings=settings)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_in_the_text_exist_with_their_options(page: Path) -> None:
+    for words in mentions(page):
+        _, command, rest = command_of(words)
+        rest = [word for word in rest if word not in ARGUMENTS_OF_PROSE]
+        with command.make_context("vplface", [], resilient_parsing=True) as context:
+            values, _, _ = command.make_parser(context).parse_args([*rest, *closing(command, rest)])
+            for parameter in command.params:
+                if values.get(parameter.name) is not None:
+                    parameter.process_value(context, values[parameter.name])
+
+
+def closing(command: Any, words: list[str]) -> list[str]:
+    """A value for an option that the text names without one."""
+    takes_value = {name for each in command.params if not getattr(each, "is_flag", True) for name in each.opts}
+    return ["1"] if words and words[-1] in takes_value else []
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if any(map(of_vplface, commands(page)))], ids=lambda p: p.name)
+def test_what_costs_little_runs_from_the_top_of_the_page_to_its_end(page: Path, desk: Path) -> None:
+    if page.name == "coming-from.md":
+        (desk / "small_r50.py").write_text(blocks(page, "python")[0].text, encoding="utf-8")
+    shutil.copy(ROOT / "src" / "vplface" / "configs" / "folder.yaml", desk / "my_recipe.yaml")
+    for line in commands(page):
+        words = of_vplface(line)
+        if words is None or " ".join(words).startswith(tuple(NOT_RUN)):
+            continue
+        if words[:2] == ["data", "align"]:
+            shutil.rmtree(words[3])  # they are made from photographs here
+        if "name=mine" in words and words[0] == "train":
+            shutil.rmtree("runs/mine", ignore_errors=True)
+        words = [SMALLER.get(word, word) for word in without_variables(words)]
+        if " ".join(words).startswith(LONG) and "--resume" not in words:
+            words += SHORT
+        _, command, _ = command_of(words)
+        if any("--workers" in parameter.opts for parameter in command.params) and "--workers" not in words:
+            words += ["--workers", "0"]
+        done = CliRunner().invoke(app, words)
+        assert done.exit_code == 0, f"{page.name}: vplface {' '.join(words)}\n{done.output}"
+
+
+def test_the_tables_speak_of_commands_that_there_are() -> None:
+    lines = [" ".join(words) for page in PAGES for line in commands(page) if (words := of_vplface(line))]
+    for beginning in (*NOT_RUN, *LONG):
+        assert any(line.startswith(beginning) for line in lines), beginning
+    assert all(any(recipe in line.split() for line in lines) for recipe in RECIPES)
+
+
+def test_every_command_is_in_the_documentation() -> None:
+    text = "\n".join(text_of(page) for page in PAGES)
+    assert [name for name in all_commands() if not re.search(rf"vplface {name}\b", text)] == []
+
+
+def test_options_named_alone_belong_to_a_command() -> None:
+    known = {option for action in get_args_parser()._actions for option in action.option_strings}
+    for command in all_commands().values():
+        known |= {name for each in command.params for name in (*each.opts, *each.secondary_opts)}
+    for folder in ("benchmarks", "examples"):
+        known |= {option for script in (ROOT / folder).rglob("*.py") for option in options_of(script)}
+    named = {option: page.name for page in PAGES for option in re.findall(r"`(--[a-z-]+)", text_of(page))}
+    assert {option: page for option, page in named.items() if option not in known} == {}
+
+
+def options_of(script: Path) -> set[str]:
+    """Options that a script takes, by itself or by what lies beside it."""
+    texts = [text_of(file) for file in script.parent.glob("*.py")]
+    by_keyword = [f"--{name}" for text in texts for name in re.findall(r'options\(.*?, (\w+)="', text)]
+    return {*by_keyword, *(name for text in texts for name in re.findall(r'"(--[a-z-]+)"', text))}
+
+
+def test_other_programs_are_started_with_what_they_take() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    for page in PAGES:
+        for extra in re.findall(r"(?:vplface|'\.)\[([a-z,-]+)\]", text_of(page)):
+            assert set(extra.split(",")) <= extras.keys(), f"{page.name}: no extra {extra}"
+        for words in commands(page):
+            if words[0] == "make":
+                assert set(words[1:]) <= set(targets), f"{page.name}: {words}"
+            if "torchrun" in words:
+                get_args_parser().parse_args(words[words.index("torchrun") + 1 :])
+            if "python" in words:
+                script, *options = words[words.index("python") + 1 :]
+                assert (ROOT / script).is_file(), f"{page.name}: {script}"
+                given = {option for option in options if option.startswith("--")}
+                assert given <= options_of(ROOT / script), f"{page.name}: {script} {given}"
+
+
+def test_the_table_of_evaluate_has_its_options_and_their_defaults() -> None:
+    section = text_of(ROOT / "docs" / "evaluation.md").split("## Commands\n")[1].split("\n## ")[0]
+    rows = re.findall(r"^\| (`--.+?) \| ([^|]*?) ?\|", section, flags=re.MULTILINE)
+    said = {option: default for options, default in rows for option in re.findall(r"`(--[a-z-]+)`", options)}
+    options = {each.opts[0]: each for each in all_commands()["evaluate"].params if each.opts[0].startswith("--")}
+    assert said.keys() == options.keys()
+    for name, each in options.items():
+        default = each.default
+        if isinstance(default, int | str) and not isinstance(default, bool):
+            assert said[name].strip("`") == str(default), name
+
+
+def test_shell_scripts_are_shell() -> None:
+    for page in PAGES:
+        for block in blocks(page, "bash"):
+            subprocess.run(["bash", "-n"], input=block.text, text=True, check=True)
