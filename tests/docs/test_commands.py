@@ -35,6 +35,7 @@ NOT_RUN = {
     "evaluate-ijb": "needs IJB's files; tests/cli/test_evaluate_templates.py makes some up",
     "plan --classes": "arithmetic, of which tests/test_plan.py makes the table",
     "plan small_r50.yaml": "needs the RecordIO that its configuration names",
+    "train folder data.train=my_faces name=mine loggers": "needs W&B and MLflow; see tests/training/test_loggers.py",
     "study": "runs for minutes; tests/study and tests/cli/test_app.py run small ones",
     "data overlap ../shared": "needs real faces",
 }
