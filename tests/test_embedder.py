@@ -416,7 +416,7 @@ def test_foreign_onnx_with_its_preprocessing(tmp_path, batch):
 
 
 def test_foreign_onnx_without_preprocessing(tmp_path):
-    with pytest.raises(DataError, match=r"no model card.*colour order"):
+    with pytest.raises(DataError, match=r"no model card.*--color, --mean and --std"):
         Embedder.load(mean_colour_model(tmp_path / "foreign.onnx"))
 
 

@@ -103,7 +103,7 @@ def test_table_and_too_many_processes(monkeypatch):
     ("words", "message"),
     [
         (["train", "--backbone", "resnet"], "no backbone 'resnet'"),
-        (["train", "--dtype", "float16"], "--dtype takes float32 or bfloat16"),
+        (["train", "--dtype", "float16"], "--dtype takes float32, bfloat16, or both"),
         (["train", "--processes", "1,x"], "--processes takes whole numbers"),
         (["train", "--processes", "0"], "at least 1"),
         (["train", "--threads", "1"], "give --processes too"),

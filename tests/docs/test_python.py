@@ -14,6 +14,8 @@ from torch import nn
 
 NOT_RUN = {
     ("coming-from.md", 0): "a configuration of arcface_torch, which needs easydict; test_coming_from translates it",
+    ("deploy.md", 1): "needs insightface; tests/peers loads what is exported in an environment of its own",
+    ("deploy.md", 2): "needs the network; tests/test_hub.py serves a repository",
 }
 """Blocks that are compiled and no more, and why."""
 
@@ -67,6 +69,7 @@ NAMES: dict[str, Callable[[], dict[str, Any]]] = {
 """Names that a page takes for granted, and what stands for them here."""
 
 FILES: dict[str, list[list[str]]] = {
+    "demo.md": [["enroll", "people", "photos", "--model", "runs/mine/best"]],
     "galleries.md": [["enroll", "people", "photos", "--model", "runs/mine/best"]],
 }
 """Commands that make files which the blocks of a page read; others are on the desk."""

@@ -98,7 +98,7 @@ def _paragraphs(text: str) -> str:
     return "\n\n".join(part if part.startswith("\b") else " ".join(part.split()) for part in parts)
 
 
-for group in (app, data, bench):
+for group in (app, data, bench, hub):
     for registered in group.registered_commands:
         assert registered.callback is not None
         registered.help = _paragraphs(registered.callback.__doc__ or "")
