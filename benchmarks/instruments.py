@@ -86,10 +86,10 @@ def main() -> None:
             f"{run.head.num_classes:,} classes, batch {config.batch_size}, {config.backbone.name} on {run.device},"
             f" Δt {run.head.delta_t}, drift every {every} steps of {len(run.drift.pictures)} pictures"
         )
-        run.drift.step = clock.around("drift", run.drift.step)  # type: ignore[method-assign]
+        run.drift.step = clock.around("drift", run.drift.step)
         loop.measure = clock.around("closer look", loop.measure)
-        run.head.cosine_by_age = clock.around("ages", run.head.cosine_by_age)  # type: ignore[method-assign]
-        run.head.by_age.update = clock.around("ages", run.head.by_age.update)  # type: ignore[method-assign,union-attr]
+        run.head.cosine_by_age = clock.around("ages", run.head.cosine_by_age)
+        run.head.by_age.update = clock.around("ages", run.head.by_age.update)
         print("| block | a step, ms | " + " | ".join(PARTS) + " | share |\n|" + "---|" * (len(PARTS) + 3))
         shares = []
         for number in range(options.blocks + 1):
