@@ -98,6 +98,8 @@ def test_mistakes_on_the_command_line(photos, tmp_path):
         run(photos, target, "--sheet", "sheet.gif")
     with pytest.raises(DataError, match=r"absent\.onnx: there is no face detection model"):
         run(photos, target, "--detector-model", "absent.onnx")
+    with pytest.raises(DataError, match=r"phtos: no such folder"):
+        run(photos.with_name("phtos"), target, "--detector-model", "absent.onnx")
     with pytest.raises(DataError, match=r"typo\.csv: cannot be read"):
         run(photos, target, "--landmarks", "typo.csv")
     for wrong in (["--faces", "biggest"], ["--format", "gif"], ["--quality", "0"], ["--min-scor", "1"]):

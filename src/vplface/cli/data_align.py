@@ -106,6 +106,8 @@ def align(
         raise UsageError("--detector-model and --landmarks: give one of them, the faces come from the one or the other")
     if sheet is not None and sheet.suffix.lower() not in (".png", ".jpg", ".jpeg"):
         raise UsageError(f"--sheet {sheet}: the name must end in .png or .jpg")
+    if not source.is_dir():
+        raise DataError(f"{source}: no such folder; give the folder of the pictures, or of folders of them")
     from vplface.data.align import Detector, Face, YuNet, align_folder, read_landmarks  # opencv takes time to import
     from vplface.data.align.folder import OPTIONS, RECORDS
     from vplface.data.align.sheet import write_sheet

@@ -68,7 +68,10 @@ def synth(
         )  # fmt: skip
     except ValueError as error:
         raise UsageError(str(error)) from error
-    drawn = None if pairs is None else balanced_pairs(faces, pair_count, seed)
+    try:
+        drawn = None if pairs is None else balanced_pairs(faces, pair_count, seed)
+    except DataError as error:
+        raise UsageError(f"--pair-count {pair_count}: {error}") from error
     written = write_synthetic(out, faces, picture_format, workers)
     typer.echo(
         f"{out}: {len(faces)} pictures of {identities} people ({written} new)"

@@ -624,7 +624,10 @@ def validated(kind: type[Model], raw: Mapping[str, Any], origin: str) -> Model:
         more = f" ({error.error_count() - 1} more)" if error.error_count() > 1 else ""
         message = first["msg"].removeprefix("Value error, ")
         given = "" if first["type"] == "missing" else f", got {first['input']!r}"
-        raise ConfigError(f"{origin}: {key}: {message}{given}{more}") from error
+        near = ""
+        if first["type"] == "literal_error":
+            near = most_like(str(first["input"]), re.findall("'(.*?)'", first["ctx"]["expected"]))
+        raise ConfigError(f"{origin}: {key}: {message}{given}{near}{more}") from error
 
 
 def _is_valid(raw: Mapping[str, Any]) -> bool:
@@ -678,5 +681,10 @@ def _sections(annotation: Any) -> list[type]:
 
 def nearest(word: str, known: Iterable[str]) -> str:
     """What to say to a word that is unknown: the known one that is most like it, or all of them."""
+    return most_like(word, known) or f"; known: {', '.join(known)}"
+
+
+def most_like(word: str, known: Iterable[str]) -> str:
+    """As :func:`nearest`, but nothing where no known word is like it."""
     matches = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
-    return f"; did you mean {matches[0]!r}?" if matches else f"; known: {', '.join(known)}"
+    return f"; did you mean {matches[0]!r}?" if matches else ""

@@ -1,0 +1,24 @@
+"""vplface data synth: mistakes as people make them."""
+
+from __future__ import annotations
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from vplface.cli.data_synth import synth
+from vplface.errors import UsageError
+
+app = typer.Typer()
+app.command()(synth)
+
+
+@pytest.mark.parametrize(
+    ("count", "message"),
+    [(6000, "--pair-count 6000: 20 identities with 40 pictures are too few"), (30, "multiple of 20")],
+)
+def test_pairs_that_cannot_be_drawn_are_refused_before_anything_is_written(count, message, tmp_path):
+    given = ["--identities", 20, "--pictures", 2, "--pairs", tmp_path / "pairs.txt", "--pair-count", count]
+    with pytest.raises(UsageError, match=message):
+        CliRunner().invoke(app, [str(part) for part in [tmp_path / "faces", *given]], catch_exceptions=False)
+    assert not list(tmp_path.iterdir())
