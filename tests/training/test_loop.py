@@ -164,17 +164,23 @@ def test_terms_are_logged_and_resumed(faces, tmp_path, changes, monkeypatch):
     assert logged == {f"terms/{name}" for name in whole.head.terms}
 
 
-def test_fused_prototypes_train_as_the_others_and_resume(faces, tmp_path, monkeypatch):
+def test_fused_prototypes_train_as_the_others(faces, tmp_path):
+    # Few steps: later an activation beside zero changes its sign by rounding, and the two runs part.
+    few = {"schedule": {"length": 4, "warmup": 2}, "variational": {"lam": 0.3, "delta_t": 3, "start": 1}}
     options = {"lr": 0.02, "clip": None}
-    plain = train(settings(faces, tmp_path / "plain", optimizer=options))
-    config = settings(faces, tmp_path / "fused", optimizer={**options, "fused": True})
-    whole = train(config)
-    assert whole.head.weight.grad is None or "used up" in repr(whole.head.weight.grad)
-    torch.testing.assert_close(whole.head.weight, plain.head.weight, rtol=1e-3, atol=1e-4)
-    losses = [[line["loss"] for line in journal(tmp_path / name / "run")] for name in ("plain", "fused")]
-    assert losses[1] == pytest.approx(losses[0], rel=1e-3)
-    import vplface.training.loop as loop
+    plain = train(settings(faces, tmp_path / "plain", optimizer=options, **few))
+    fused = train(settings(faces, tmp_path / "fused", optimizer={**options, "fused": True}, **few))
+    assert fused.head.weight.grad is None or "used up" in repr(fused.head.weight.grad)
+    torch.testing.assert_close(fused.head.weight, plain.head.weight, rtol=1e-4, atol=1e-5)
+    lines = [journal(tmp_path / name / "run") for name in ("plain", "fused")]
+    assert lines[0][-1]["coverage"] > 0
+    losses = [[line["loss"] for line in each] for each in lines]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
 
+
+def test_fused_prototypes_resume(faces, tmp_path, monkeypatch):
+    changes = {"optimizer": {"lr": 0.02, "clip": None, "fused": True}}
+    whole = train(settings(faces, tmp_path / "whole", **changes))
     step = loop._step
 
     def stopped(run, *rest):
@@ -183,7 +189,7 @@ def test_fused_prototypes_train_as_the_others_and_resume(faces, tmp_path, monkey
         return step(run, *rest)
 
     monkeypatch.setattr(loop, "_step", stopped)
-    again = settings(faces, tmp_path / "again", optimizer={**options, "fused": True})
+    again = settings(faces, tmp_path / "again", **changes)
     with pytest.raises(KeyboardInterrupt):
         train(again)
     monkeypatch.undo()
