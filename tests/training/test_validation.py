@@ -84,7 +84,7 @@ def test_a_picture_is_found_by_set_and_name(faces):
         ([{"name": "a"}], {"best": "a/eer"}, ConfigError, "an error rate"),
         ([{"name": "a", "people": "nobody.txt"}], {}, ConfigError, "1 of the 1 people"),
         ([{"name": "a", "pairs": "nowhere.txt"}], {}, DataError, "nowhere.txt"),
-        ([{"name": "a", "path": "/nowhere"}], {}, DataError, "/nowhere"),
+        ([{"name": "a", "path": "/nowhere"}], {}, DataError, "set 'a': /nowhere"),
         ([{"name": "a", "balanced_pairs": 100_000}], {}, DataError, "too few"),
     ],
 )

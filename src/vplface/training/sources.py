@@ -11,7 +11,7 @@ from vplface.data.pairs import read_people
 from vplface.data.pictures import PictureSet
 from vplface.data.selection import Joined, Subset, narrow
 from vplface.data.synthetic import SyntheticFaces, write_synthetic
-from vplface.errors import ConfigError
+from vplface.errors import ConfigError, DataError
 from vplface.training.config import Source, Synthetic
 
 
@@ -24,9 +24,14 @@ def open_sources(sources: list[Source], *, write: bool = True) -> PictureSet:
 
     Raises:
         ConfigError: if fewer than two identities remain.
-        DataError: if a folder or a list is at fault.
+        DataError: if a folder or a list is at fault; it names the key of the source.
     """
-    sets = [open_source(source, write=write) for source in sources]
+    sets = []
+    for number, source in enumerate(sources):
+        try:
+            sets.append(open_source(source, write=write))
+        except DataError as error:
+            raise DataError(f"data.train.{number}: {error}") from error
     joined = sets[0] if len(sets) == 1 else Joined(sets)
     if len(joined.identities) < 2:
         folders = ", ".join(str(source.path) for source in sources)

@@ -145,7 +145,10 @@ def _open(entry: EvaluationSet, opened: dict[str, PictureSet], seed: int) -> _Qu
     if source not in opened:
         if entry.synthetic is not None:
             generate(entry.path, entry.synthetic)
-        opened[source] = open_pictures(entry.path, entry.split)
+        try:
+            opened[source] = open_pictures(entry.path, entry.split)
+        except DataError as error:
+            raise DataError(f"evaluation set {entry.name!r}: {error}") from error
     pictures = opened[source]
     used = np.arange(len(pictures))
     if entry.people is not None:
