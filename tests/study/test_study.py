@@ -199,7 +199,10 @@ def test_a_dry_run_writes_nothing(tmp_path, monkeypatch):
     assert (first["identities"], first["pictures"], first["steps"]) == (6, 18, 4)
     assert first["measured_on"] == "random"
     assert first["minutes_left"] == pytest.approx(4 * 8 / first["pictures_per_second"] / 60)
-    assert "8 runs, 2 at a time" in vplface("study", "study.yaml", "--dry-run").stdout
+    shown = vplface("study", "study.yaml", "--dry-run").stdout
+    assert "8 runs, 2 at a time" in shown
+    assert "2 new" in shown
+    assert shown.count("0–1") == 4  # the seeds of each setting and arm
     assert [path.name for path in tmp_path.iterdir()] == ["study.yaml"]
 
 

@@ -155,27 +155,28 @@ def show_estimate(estimate: Estimate, as_json: bool) -> None:
         print_json({"schema": 1, "runs": runs, "workers": estimate.workers, "minutes_left": minutes})
         return
     console = Console()
-    table = Table(title=f"{len(costs)} runs, {estimate.workers} at a time", title_justify="left", box=None)
-    for head in ("setting", "arm"):
-        table.add_column(head, no_wrap=True)
-    for head in ("seeds", "people", "pictures", "steps", "per s", "min", "left", "runs"):
-        table.add_column(head, justify="right", no_wrap=head != "runs")
-    for setting, arm in dict.fromkeys((cost.cell.setting, cost.cell.arm) for cost in costs):
-        same = [cost for cost in costs if (cost.cell.setting, cost.cell.arm) == (setting, arm)]
-        first = same[0]
-        whole = first.steps * first.cell.config.batch_size / first.pictures_per_second / 60
-        states = [cost.state for cost in same]
-        table.add_row(
-            setting,
-            arm,
-            ",".join(str(cost.cell.seed) for cost in same),
-            *(f"{number:,}" for number in (first.identities, first.pictures, first.steps)),
-            f"{first.pictures_per_second:.0f}{'' if first.measured_on == 'runs' else '*'}",
-            f"{whole:.1f}",
-            f"{sum(cost.seconds for cost in same) / 60:.1f}",
-            ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states)),
-        )
-    console.print(table)
+    console.print(f"{len(costs)} runs, {estimate.workers} at a time")
+    for setting in dict.fromkeys(cost.cell.setting for cost in costs):
+        table = Table(title=setting, title_justify="left", box=None)
+        table.add_column("arm", no_wrap=True)
+        for head in ("seeds", "people", "pictures", "steps", "per s", "min", "left", "runs"):
+            table.add_column(head, justify="right", no_wrap=head not in ("seeds", "runs"))
+        of_setting = [cost for cost in costs if cost.cell.setting == setting]
+        for arm in dict.fromkeys(cost.cell.arm for cost in of_setting):
+            same = [cost for cost in of_setting if cost.cell.arm == arm]
+            first = same[0]
+            whole = first.steps * first.cell.config.batch_size / first.pictures_per_second / 60
+            states = [cost.state for cost in same]
+            table.add_row(
+                arm,
+                _ranges([cost.cell.seed for cost in same]),
+                *(f"{number:,}" for number in (first.identities, first.pictures, first.steps)),
+                f"{first.pictures_per_second:.0f}{'' if first.measured_on == 'runs' else '*'}",
+                f"{whole:.1f}",
+                f"{sum(cost.seconds for cost in same) / 60:.1f}",
+                ",\n".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states)),
+            )
+        console.print(table)
     total = sum(cost.seconds for cost in costs) / 60
     console.print(
         f"per s: pictures; min: minutes of training a run; left: of all seeds. {total:.1f} minutes are left, about"
@@ -191,6 +192,17 @@ def show_estimate(estimate: Estimate, as_json: bool) -> None:
         )
     if any(cost.state == "changed" for cost in costs):
         console.print("changed: the folder holds a run of another configuration; --overwrite starts it anew.")
+
+
+def _ranges(seeds: list[int]) -> str:
+    """0–2, 7"""
+    ends: list[list[int]] = []
+    for seed in sorted(seeds):
+        if ends and seed == ends[-1][1] + 1:
+            ends[-1][1] = seed
+        else:
+            ends.append([seed, seed])
+    return ", ".join(f"{first}" if first == last else f"{first}–{last}" for first, last in ends)
 
 
 def _figure(entry: Mapping[str, Any]) -> str:
