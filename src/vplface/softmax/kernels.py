@@ -14,7 +14,7 @@ from torch import Tensor
 
 from vplface.errors import import_extra
 from vplface.softmax.product import product
-from vplface.softmax.tiled import SHORTEST, Tile, Walk
+from vplface.softmax.tiled import SHORTEST, Momentum, Tile, Update, Walk
 
 triton: Any = import_extra("triton", "triton")
 tl: Any = import_extra("triton.language", "triton")
@@ -35,7 +35,7 @@ def _mix(weight, memory, share, mixture, length, ratio, classes, dim, shortest, 
     z, rho = w, 1.0 / norm
     if MIXED:
         kept = tl.load(share + row, mask=there, other=1.0)
-        m = tl.load(memory + place, mask=inside, other=0.0).to(TYPE)
+        m = tl.load(memory + place, mask=inside & (kept < 1.0)[:, None], other=0.0).to(TYPE)
         z = w + ((1.0 / kept - 1.0) * norm)[:, None] * m
         if RENORMALISE:
             rho = tl.where(kept < 1.0, 1.0 / tl.maximum(tl.sqrt(tl.sum(z * z, 1)), shortest), rho)
@@ -63,9 +63,10 @@ def _exponentiate(cosines, ratio, labels, push, sums, start, classes, batch, sca
 
 
 @triton.jit
-def _project(pulled, weight, memory, share, gradient, length, ratio, classes, dim,
-             MIXED: tl.constexpr, TYPE: tl.constexpr, ROWS: tl.constexpr, DIM: tl.constexpr):  # fmt: skip
-    """dL/dW of a block of classes from h."""
+def _project(pulled, weight, memory, share, gradient, length, ratio, classes, dim, rate, momentum, decay,
+             MIXED: tl.constexpr, MOVE: tl.constexpr, TYPE: tl.constexpr,
+             ROWS: tl.constexpr, DIM: tl.constexpr):  # fmt: skip
+    """dL/dW of a block of classes from h; or, to MOVE, m ← μ·m + dL/dW + ω·w, w ← w − η·m, with m at ``gradient``."""
     row, column = tl.program_id(0) * ROWS + tl.arange(0, ROWS), tl.arange(0, DIM)
     there = row < classes
     place, inside = row[:, None] * dim + column[None, :], there[:, None] & (column < dim)[None, :]
@@ -74,11 +75,14 @@ def _project(pulled, weight, memory, share, gradient, length, ratio, classes, di
     norm = tl.load(length + row, mask=there, other=1.0)
     if MIXED:
         kept = tl.load(share + row, mask=there, other=1.0)
-        m = tl.load(memory + place, mask=inside, other=0.0).to(TYPE)
+        m = tl.load(memory + place, mask=inside & (kept < 1.0)[:, None], other=0.0).to(TYPE)
         rho = tl.load(ratio + row, mask=there, other=1.0)
         z = w + ((1.0 / kept - 1.0) * norm)[:, None] * m
         h -= (tl.sum(h * z, 1) * rho * rho)[:, None] * z
     h -= (tl.sum(h * w, 1) / (norm * norm))[:, None] * w
+    if MOVE:
+        h += momentum * tl.load(gradient + place, mask=inside, other=0.0) + decay * w
+        tl.store(weight + place, w - rate * h, mask=inside)
     tl.store(gradient + place, h, mask=inside)
 
 
@@ -135,9 +139,22 @@ class TritonWalk(Walk):
         return sums.sum(0)
 
     def _project(self, tile: Tile, pulled: Float[Tensor, "tile dim"]) -> Float[Tensor, "tile dim"]:
-        pulled = pulled.contiguous()
         gradient = torch.empty_like(pulled, dtype=self.type)
+        self._launch_projection(tile, pulled, gradient)
+        return gradient
+
+    def _move(self, tile: Tile, pulled: Float[Tensor, "tile dim"], sink: Update) -> None:
+        sgd = None if self.momentum is None else self.momentum()
+        if sgd is None:
+            super()._move(tile, pulled, sink)
+            return
+        self._launch_projection(tile, pulled, sgd.buffer[tile.rows], sgd)
+        torch.autograd.graph.increment_version(self.weight)
+
+    def _launch_projection(self, tile: Tile, pulled: Tensor, gradient: Tensor, sgd: Momentum | None = None) -> None:
+        pulled = pulled.contiguous()
         block, columns = _block(pulled)
+        rates = (0.0, 0.0, 0.0) if sgd is None else (sgd.lr, sgd.momentum, sgd.weight_decay)
         _project[(triton.cdiv(len(pulled), block),)](
             pulled,
             tile.weight,
@@ -147,12 +164,13 @@ class TritonWalk(Walk):
             self.length[tile.rows],
             self.ratio[tile.rows],
             *pulled.shape,
+            *rates,
             MIXED=self.injection is not None and self.injection.renormalise,
+            MOVE=sgd is not None,
             TYPE=self.kernel_type,
             ROWS=block,
             DIM=columns,
         )
-        return gradient
 
     def _memory(self, rows: slice, mixed: bool) -> tuple[Tensor, Tensor]:
         """What is recalled and the share of v; without memory something that is not looked at."""
