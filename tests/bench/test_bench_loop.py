@@ -17,7 +17,7 @@ SMALL = Setting(1000, 4, 64)
 @pytest.fixture(autouse=True)
 def few(monkeypatch):
     monkeypatch.setattr(loop, "PICTURES", 20)
-    monkeypatch.setattr(loop, "PEAK_SIZE", 32)
+    monkeypatch.setattr(loop, "PEAK_SIZE", {"cpu": 32})
 
 
 @pytest.mark.parametrize("workers", [0, 1])

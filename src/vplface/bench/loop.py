@@ -51,8 +51,10 @@ TOLERANCE = {"float32": 1e-3, "bfloat16": 2e-2}
 """By how much they may differ from those of the usual loop, as a part of the first."""
 
 PICTURES = 2048
-PEAK_SIZE = 2048
-"""Rows and columns of the matrices whose product says what the machine can do."""
+PEAK_SIZE = {"cpu": 2048}
+"""Rows and columns of the matrices whose product says what the machine can do, by kind of device."""
+LARGE_PEAK_SIZE = 8192
+"""The same on every other device, which has to be kept busy."""
 
 Lap = Callable[[str], None]
 """Called at the end of each part, with its name."""
@@ -149,7 +151,7 @@ def measure(
         _require_equal(losses, precisions)
         rounds, products = _rounds(loops, precisions, repeats, setting, backbone)
     flops = _flops(network, setting)
-    peak = {dtype: 2 * PEAK_SIZE**3 / statistics.median(seconds[1:]) for dtype, seconds in products.items()}
+    peak = {dtype: 2 * _peak_size(setting) ** 3 / statistics.median(seconds[1:]) for dtype, seconds in products.items()}
     arms = {}
     for arm, dtype in precisions.items():
         seconds, usual = (np.array([sum(parts.values()) for parts in rounds[each][1:]]) for each in (arm, USUAL))
@@ -269,9 +271,8 @@ def _rounds(
     """Seconds of every part, and of the product in each precision, round by round."""
     rounds: dict[str, list[dict[str, float]]] = {arm: [] for arm in loops}
     products: dict[str, list[float]] = {dtype: [] for dtype in precisions.values()}
-    operands = {
-        dtype: torch.randn(PEAK_SIZE, PEAK_SIZE, device=setting.device).to(getattr(torch, dtype)) for dtype in products
-    }
+    size = _peak_size(setting)
+    operands = {dtype: torch.randn(size, size, device=setting.device).to(getattr(torch, dtype)) for dtype in products}
     with progress(title, (repeats + 1) * len(loops)) as advance:
         for _ in range(repeats + 1):
             for arm, loop in loops.items():
@@ -284,6 +285,10 @@ def _rounds(
                 synchronize(setting.device)
                 products[dtype].append(time.perf_counter() - began)
     return rounds, products
+
+
+def _peak_size(setting: Setting) -> int:
+    return PEAK_SIZE.get(torch.device(setting.device).type, LARGE_PEAK_SIZE)
 
 
 def _timed(loop: Loop, device: str) -> dict[str, float]:
