@@ -15,7 +15,7 @@ from torch import Tensor
 
 from vplface.errors import import_extra
 from vplface.softmax.product import product
-from vplface.softmax.tiled import SHORTEST, Tile, Update, Walk
+from vplface.softmax.tiled import SHORTEST, Momentum, Tile, Walk
 
 numba: Any = import_extra("numba", "train")
 extending: Any = import_extra("numba.extending", "train")
@@ -222,15 +222,13 @@ class CompiledWalk(Walk):
         _project(*self._arrays_of_projection(tile, pulled, gradient))
         return gradient
 
-    def _move(self, tile: Tile, pulled: Float[Tensor, "tile dim"], sink: Update) -> None:
-        sgd = self.momentum() if self.compiled and self.momentum is not None else None
-        if sgd is None:
-            super()._move(tile, pulled, sink)
-            return
+    def _step(self, tile: Tile, pulled: Float[Tensor, "tile dim"], rule: Momentum) -> bool:
+        if not self.compiled:
+            return False
         gradient = self.workspace.take("gradient", (numba.get_num_threads(), pulled.shape[1]), self.type, pulled.device)
-        rates = (np.float64(rate).astype(_array(gradient).dtype) for rate in (sgd.lr, sgd.momentum, sgd.weight_decay))
-        _project_and_move(*self._arrays_of_projection(tile, pulled, gradient), _array(sgd.buffer[tile.rows]), *rates)
-        torch.autograd.graph.increment_version(self.weight)
+        rates = (np.float64(x).astype(_array(gradient).dtype) for x in (rule.lr, rule.momentum, rule.weight_decay))
+        _project_and_move(*self._arrays_of_projection(tile, pulled, gradient), _array(rule.buffer[tile.rows]), *rates)
+        return True
 
     def _arrays_of_projection(self, tile: Tile, pulled: Tensor, gradient: Tensor) -> tuple[Any, ...]:
         rows = tile.rows

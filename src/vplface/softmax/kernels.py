@@ -14,7 +14,7 @@ from torch import Tensor
 
 from vplface.errors import import_extra
 from vplface.softmax.product import product
-from vplface.softmax.tiled import SHORTEST, Momentum, Tile, Update, Walk
+from vplface.softmax.tiled import SHORTEST, Momentum, Tile, Walk
 
 triton: Any = import_extra("triton", "triton")
 tl: Any = import_extra("triton.language", "triton")
@@ -143,18 +143,14 @@ class TritonWalk(Walk):
         self._launch_projection(tile, pulled, gradient)
         return gradient
 
-    def _move(self, tile: Tile, pulled: Float[Tensor, "tile dim"], sink: Update) -> None:
-        sgd = None if self.momentum is None else self.momentum()
-        if sgd is None:
-            super()._move(tile, pulled, sink)
-            return
-        self._launch_projection(tile, pulled, sgd.buffer[tile.rows], sgd)
-        torch.autograd.graph.increment_version(self.weight)
+    def _step(self, tile: Tile, pulled: Float[Tensor, "tile dim"], rule: Momentum) -> bool:
+        self._launch_projection(tile, pulled, rule.buffer[tile.rows], rule)
+        return True
 
-    def _launch_projection(self, tile: Tile, pulled: Tensor, gradient: Tensor, sgd: Momentum | None = None) -> None:
+    def _launch_projection(self, tile: Tile, pulled: Tensor, gradient: Tensor, rule: Momentum | None = None) -> None:
         pulled = pulled.contiguous()
         block, columns = _block(pulled)
-        rates = (0.0, 0.0, 0.0) if sgd is None else (sgd.lr, sgd.momentum, sgd.weight_decay)
+        rates = (0.0, 0.0, 0.0) if rule is None else (rule.lr, rule.momentum, rule.weight_decay)
         _project[(triton.cdiv(len(pulled), block),)](
             pulled,
             tile.weight,
@@ -166,7 +162,7 @@ class TritonWalk(Walk):
             *pulled.shape,
             *rates,
             MIXED=self.injection is not None and self.injection.renormalise,
-            MOVE=sgd is not None,
+            MOVE=rule is not None,
             TYPE=self.kernel_type,
             ROWS=block,
             DIM=columns,

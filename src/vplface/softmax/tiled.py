@@ -209,7 +209,7 @@ class Tile(NamedTuple):
 class Walk:
     """A batch on its two visits to every class.
 
-    What is done inside a tile is in ``_mix``, ``_exponentials``, ``_project`` and ``_move``; subclasses do it faster.
+    What is done inside a tile is in ``_mix``, ``_exponentials``, ``_project`` and ``_step``; subclasses do it faster.
     """
 
     def __init__(
@@ -435,8 +435,16 @@ class Walk:
         return exponentials.sum(0)
 
     def _move(self, tile: Tile, pulled: Float[Tensor, "tile dim"], sink: Update) -> None:
-        """Hand over dL/dW of a tile."""
-        sink(tile.rows, self._project(tile, pulled))
+        """Take a step inside a tile, or hand over its dL/dW."""
+        rule = None if self.momentum is None else self.momentum()
+        if rule is not None and self._step(tile, pulled, rule):
+            torch.autograd.graph.increment_version(self.weight)
+        else:
+            sink(tile.rows, self._project(tile, pulled))
+
+    def _step(self, tile: Tile, pulled: Float[Tensor, "tile dim"], rule: Momentum) -> bool:
+        """Move W and its momentum with dL/dW, for a walk that can, which then says so."""
+        return False
 
     def _project(self, tile: Tile, pulled: Float[Tensor, "tile dim"]) -> Float[Tensor, "tile dim"]:
         """From h to dL/dW."""
