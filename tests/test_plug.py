@@ -2,6 +2,7 @@
 
 import copy
 import math
+import warnings
 from types import SimpleNamespace
 
 import pytest
@@ -12,7 +13,7 @@ from torch.nn.utils import parametrize
 
 import vplface
 from vplface import ArcFace, CosFace, NormSoftmax, PrototypeHead, RunningMean, SeveralFeatures, Variational
-from vplface.plugin import plug
+from vplface.plugin import FORGOTTEN, plug
 from vplface.training.drift import DriftMonitor
 
 N, D = 7, 5
@@ -387,6 +388,23 @@ def test_what_is_remembered_by_itself_is_not_remembered_twice():
     with pytest.raises(RuntimeError, match="remember='call'"):
         handle.remember(*draw(4, 0))
     assert not plugged_linear(Variational())[1].by_itself
+
+
+def test_who_forgets_to_remember_is_told_once():
+    layer = nn.Linear(4, 3, bias=False)
+    handle = plug(layer, "weight", Variational(start=0))
+    x, y = torch.randn(2, 4), torch.tensor([0, 2])
+
+    def train():
+        for _ in range(2 * FORGOTTEN):
+            layer(x)
+
+    with pytest.warns(UserWarning, match=r"not one remember\(\).*handle\.remember\(embeddings, labels\)") as told:
+        train()
+    assert len(told) == 1
+    handle.remember(x, y)
+    with warnings.catch_warnings(action="error"):
+        train()
 
 
 def test_a_metric_loss_can_be_remembered_by_call():

@@ -8,6 +8,7 @@ their optimiser and their checkpoints stay as they are. The prototypes, the memo
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -26,6 +27,9 @@ from vplface.prototypes.memory import State, number_type
 from vplface.softmax import Ranks
 
 Layout = Literal["rows", "columns"]
+
+FORGOTTEN = 100
+"""Looks at a weight in training after which somebody is reminded of ``remember``."""
 
 
 class _Batch(NamedTuple):
@@ -58,7 +62,8 @@ def plug(
     weight is zero has no direction and stays plain.
 
     A module whose forward takes ``embeddings`` and ``labels`` (all losses of pytorch-metric-learning) is remembered by
-    itself: each such forward is a step. For any other call ``remember`` once a step, after the loss is formed.
+    itself: each such forward is a step. For any other call ``remember`` once a step, after the loss is formed; whoever
+    forgets it is warned.
 
     Args:
         module: which holds the weight, somewhere.
@@ -167,6 +172,7 @@ class Plugged(nn.Module):
         self._state: State = {}
         self._pending: list[_Batch] = []
         self._gathering = False
+        self._looks = 0
         # Where the weight is; in a tuple, so that the owner is not taken for a part of its own part.
         self._place: tuple[nn.Module, str] | None = None
         self._given: _Batch | None = None
@@ -178,7 +184,11 @@ class Plugged(nn.Module):
 
     def forward(self, weight: Float[Tensor, "a b"]) -> Float[Tensor, "a b"]:
         """What the module finds in place of its weight."""
-        if not (self._state and self._takes_step):
+        if not self._takes_step:
+            return weight
+        if not (self.by_itself or self.step_count or self._gathering or torch.compiler.is_compiling()):
+            self._remind()
+        if not self._state:
             return weight
         exact = (weight if self.layout == "rows" else weight.t()).to(number_type(weight.dtype))
         injection = self._injection()
@@ -190,6 +200,15 @@ class Plugged(nn.Module):
         injected = (injection.timer[rows] > 0).unsqueeze(1) & (length > 0)
         mixed = torch.where(injected, drawn, exact).to(weight.dtype)
         return mixed if self.layout == "rows" else mixed.t()
+
+    def _remind(self) -> None:
+        self._looks += 1
+        if self._looks == FORGOTTEN:
+            warnings.warn(
+                f"{FORGOTTEN} forwards in training and not one remember(): nothing will be remembered or injected;"
+                " call handle.remember(embeddings, labels) once a step",
+                stacklevel=2,
+            )
 
     def right_inverse(self, weight: Tensor) -> Tensor:
         """What is assigned to the module's weight becomes W."""
