@@ -15,8 +15,12 @@ from torch.optim.swa_utils import AveragedModel
 from typer.testing import CliRunner
 
 from vplface import (
+    EPL,
+    UNPG,
+    XBM,
     ArcFace,
     BorrowedSpread,
+    BroadFace,
     FusedSGD,
     Gaussian,
     NormSoftmax,
@@ -147,6 +151,15 @@ def test_every_memory_takes_what_was_planned(kind):
         footprint(Job(classes=5_000, batch=32, gpus=2, dim=DIM, kind=each), BLANK) for each in (kind, type(kind)())
     )
     assert one.traffic.residuals == two.traffic.residuals == 32 * 4 * kind.exchanged(DIM)
+
+
+@pytest.mark.parametrize("term", [EPL(start=0), XBM(size=300, start=0), BroadFace(size=70, start=0), UNPG()], ids=str)
+def test_every_term_holds_what_was_planned(term):
+    head = PrototypeHead(5_000, DIM, terms=(term,))
+    head(torch.randn(32, DIM), torch.randint(5_000, (32,))).backward()
+    found = footprint(Job(classes=5_000, batch=32, dim=DIM, terms=(term,)), BLANK)
+    held = sum(tensor.nbytes for tensor in head.terms.state_dict().values() if tensor.ndim)
+    assert held == found.memory.terms == found.checkpoint.terms
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])

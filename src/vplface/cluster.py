@@ -17,6 +17,7 @@ from vplface.prototypes import LastFeature
 from vplface.prototypes import Memory as KindOfMemory
 from vplface.softmax import Workspace, shard
 from vplface.softmax.tiled import BOUNDED, tile_bytes
+from vplface.terms import Term
 
 Precision = Literal["float32", "bfloat16"]
 
@@ -41,6 +42,7 @@ class Job:
         variational: whether there are M and T.
         memory_dtype: of M.
         kind: of memory.
+        terms: that are added to the loss.
         subcenters: K.
         sample_rate: share of the classes that a step draws.
         workspace_mb: MiB for exponentials.
@@ -63,6 +65,7 @@ class Job:
     variational: bool = True
     memory_dtype: str = "float32"
     kind: KindOfMemory = field(default_factory=LastFeature)
+    terms: tuple[Term, ...] = ()
     subcenters: int = 1
     sample_rate: float = 1.0
     workspace_mb: float = 256
@@ -144,6 +147,7 @@ class Memory(_Bytes):
         memory: M.
         timer: T.
         statistics: what a kind of memory holds beside M and T.
+        terms: what terms hold from step to step; not what they take within one.
         drawn: copies of the rows that a step draws, where it does not take all.
         workspace: exponentials that the softmax keeps from forward to backward.
         tiles: buffers of a tile of classes, and seven numbers a class.
@@ -159,6 +163,7 @@ class Memory(_Bytes):
     memory: int
     timer: int
     statistics: int
+    terms: int
     drawn: int
     workspace: int
     tiles: int
@@ -215,6 +220,7 @@ class Checkpoint(_Bytes):
         memory: M.
         timer: T.
         statistics: what a kind of memory holds beside M and T.
+        terms: what terms hold from step to step.
         backbone: its weights and statistics.
         optimizer: what the optimiser keeps for the backbone.
         average: the moving average of the backbone.
@@ -225,6 +231,7 @@ class Checkpoint(_Bytes):
     memory: int
     timer: int
     statistics: int
+    terms: int
     backbone: int
     optimizer: int
     average: int
@@ -391,12 +398,15 @@ def _state(job: Job, rows: int) -> dict[str, int]:
     if job.variational:
         empty = job.kind.empty(rows, job.dim, getattr(torch, job.memory_dtype), torch.device("meta"), seed=0)
         held = {name: tensor.nbytes for name, tensor in empty.items()}
+    with torch.device("meta"):
+        terms = [term.bind(rows, job.dim) for term in job.terms]
     return {
         "weight": _FLOAT32 * rows * job.subcenters * job.dim,
         "momentum": _FLOAT32 * rows * job.subcenters * job.dim * job.state,
         "memory": held.pop("memory"),
         "timer": held.pop("timer"),
         "statistics": sum(held.values()),
+        "terms": sum(tensor.nbytes for term in terms for tensor in (*term.parameters(), *term.buffers())),
     }
 
 

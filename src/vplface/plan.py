@@ -84,6 +84,7 @@ def plan(config: Config, gpus: int = 1) -> Plan:
             state={"sgd": 1 if config.optimizer.momentum else 0, "adamw": 2}[config.optimizer.name],
             variational=variational is not None,
             kind=LastFeature() if variational is None else variational.memory,
+            terms=tuple(config.resolved_terms(per_epoch)),
             subcenters=config.subcenters,
             sample_rate=config.sample_rate,
             scale=config.margin.scale,

@@ -32,6 +32,7 @@ _MEMORY = {
     "memory": "M",
     "timer": "T",
     "statistics": "statistics of M",
+    "terms": "state of terms",
     "drawn": "copies of drawn classes",
     "workspace": "softmax: exponentials",
     "tiles": "softmax: a tile",
