@@ -287,3 +287,11 @@ def test_rules_are_read_as_they_are_written(tmp_path, options):
 def test_a_rule_at_fault_is_named(options, message):
     with pytest.raises(ConfigError, match=message):
         build_config({**MINIMAL, "variational": options}, "test")
+
+
+def test_keys_that_do_not_go_together_are_named_without_the_whole_recipe():
+    raw = {"name": "a", "data": {"train": "x"}, "accumulate": 2, "optimizer": {"fused": True, "clip": None}}
+    with pytest.raises(ConfigError) as error:
+        build_config(raw, "mine.yaml")
+    assert str(error.value).startswith("mine.yaml: optimizer.fused")
+    assert str(error.value).endswith("it needs accumulate: 1")

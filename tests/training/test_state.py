@@ -4,7 +4,8 @@ import torch
 
 from vplface.errors import ConfigError
 from vplface.training.config import build_config
-from vplface.training.state import PROBE_SIZE, _probe_indices, device_of, drift_every, prepare
+from vplface.training.networks import device_of
+from vplface.training.state import PROBE_SIZE, _probe_indices, drift_every, prepare
 
 
 def config(**changes):

@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
+import dataclasses
 import heapq
 import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 
-from vplface.backbones import build
 from vplface.data.pictures import SIZE, Preprocessing
 from vplface.data.selection import split_identities
 from vplface.errors import ConfigError, DataError, VplfaceError
-from vplface.head import PrototypeHead
 from vplface.progress import progress
 from vplface.prototypes import Variational
 from vplface.study.board import last_line
 from vplface.study.grid import Cell, Grid
 from vplface.study.single import standing
+from vplface.terms import Term
 from vplface.training.config import Config, Injection
+from vplface.training.networks import backbone_of, device_of, head_of, optimizer_of
 from vplface.training.sources import open_sources
-from vplface.training.state import device_of
 
 WARM_UP, TIMED = 1, 3
 """Steps with random pictures, where no finished run says how fast it goes."""
@@ -77,6 +77,7 @@ class Estimate:
 class _Extent:
     identities: int
     pictures: int
+    per_epoch: int
     steps: int
 
 
@@ -100,7 +101,7 @@ def estimate(grid: Grid) -> Estimate:
                 if speed is None:
                     measured_on, key = "random", (_kind(cell.config), extent.identities)
                     if key not in tried:
-                        tried[key] = pictures_per_second(cell.config, extent.identities)
+                        tried[key] = pictures_per_second(cell.config, extent.identities, extent.per_epoch)
                     speed = tried[key]
             except VplfaceError as error:
                 raise (DataError if isinstance(error, DataError) else ConfigError)(f"{cell.name}: {error}") from error
@@ -133,29 +134,23 @@ def lasting(seconds: Sequence[float], workers: int) -> float:
     return max(free)
 
 
-def pictures_per_second(config: Config, classes: int) -> float:
+def pictures_per_second(config: Config, classes: int, per_epoch: int) -> float:
     """Speed of training on random pictures: backbone, head and the update of both, without loading.
 
     Args:
         config: the run.
         classes: of its data.
+        per_epoch: steps of an epoch.
     """
     device, threads = device_of(config.device), torch.get_num_threads()
     torch.set_num_threads(config.threads or threads)
     generator = torch.Generator().manual_seed(0)
-    backbone = build(config.backbone.name, config.backbone.embedding_dim, **config.backbone.options)
-    backbone = backbone.to(device=device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
-    head = PrototypeHead(
-        classes,
-        config.backbone.embedding_dim,
-        margin=config.margin,
-        variational=_from_the_first_step(config.variational),
-        sample_rate=config.sample_rate,
-        interclass_threshold=config.interclass_threshold,
-        subcenters=config.subcenters,
-        device=device,
-    )
-    optimizer = torch.optim.SGD([*backbone.parameters(), *head.parameters()], lr=1e-3, momentum=0.9)
+    backbone = backbone_of(config, device).train()
+    head = head_of(config, classes, _injected(config.variational), _started(config.resolved_terms(per_epoch)), device)
+    optimizers = [optimizer_of(config, backbone, head), *([head.optimizer] if head.optimizer is not None else [])]
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = 0.0
     prepare_input = Preprocessing()
     parts = config.accumulate
     began = 0.0
@@ -164,23 +159,30 @@ def pictures_per_second(config: Config, classes: int) -> float:
             began = _now(device)
         pictures = torch.randint(256, (config.batch_size, SIZE, SIZE, 3), dtype=torch.uint8, generator=generator)
         labels = torch.randint(classes, (config.batch_size,), generator=generator).to(device)
-        optimizer.zero_grad()
+        for optimizer in optimizers:
+            optimizer.zero_grad()
         with head.micro_batches():
             for some, of in zip(pictures.tensor_split(parts), labels.tensor_split(parts), strict=True):
                 with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
                     loss = head(backbone(prepare_input(some).to(device)), of)
                 loss.backward()
-        optimizer.step()
+        for optimizer in optimizers:
+            optimizer.step()
     took = _now(device) - began
     torch.set_num_threads(threads)
     return TIMED * config.batch_size / took
 
 
-def _from_the_first_step(injection: Injection | None) -> Variational | None:
+def _injected(injection: Injection | None) -> Variational | None:
     """What costs as much as the injection once it has begun."""
     if injection is None:
         return None
     return Variational(injection.lam, start=0, renormalise=injection.renormalise, memory=injection.memory)
+
+
+def _started(terms: Sequence[Term]) -> list[Any]:
+    """What costs as much as the terms once they have begun."""
+    return [dataclasses.replace(term, start=0) if hasattr(term, "start") else term for term in terms]  # type: ignore[type-var]
 
 
 def _now(device: torch.device) -> float:
@@ -202,13 +204,15 @@ def _extent(config: Config, known: dict[str, _Extent]) -> _Extent:
         except ValueError as error:
             raise ConfigError(f"data.sampler: {error}; raise batch_size") from error
         steps = config.schedule.length.steps(per_epoch)
-        known[key] = _Extent(len(pictures.identities), len(pictures), steps)
+        known[key] = _Extent(len(pictures.identities), len(pictures), per_epoch, steps)
     return known[key]
 
 
 def _kind(config: Config) -> str:
     """What the speed of training depends on most."""
-    told = config.model_dump(mode="json", include={"batch_size", "accumulate", "precision", "device", "threads"})
+    told = config.model_dump(
+        mode="json", include={"batch_size", "accumulate", "precision", "device", "threads", "terms"}
+    )
     told |= {"backbone": config.backbone.model_dump(mode="json", exclude={"weights"})}
     return json.dumps(told, sort_keys=True)
 

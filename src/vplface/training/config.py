@@ -621,13 +621,15 @@ def validated(kind: type[Model], raw: Mapping[str, Any], origin: str) -> Model:
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
+        where = f"{origin}: {key}" if key else origin
         more = f" ({error.error_count() - 1} more)" if error.error_count() > 1 else ""
         message = first["msg"].removeprefix("Value error, ")
-        given = "" if first["type"] == "missing" else f", got {first['input']!r}"
+        whole = first["type"] == "missing" or isinstance(first["input"], Mapping)
+        given = "" if whole else f", got {first['input']!r}"
         near = ""
         if first["type"] == "literal_error":
             near = most_like(str(first["input"]), re.findall("'(.*?)'", first["ctx"]["expected"]))
-        raise ConfigError(f"{origin}: {key}: {message}{given}{near}{more}") from error
+        raise ConfigError(f"{where}: {message}{given}{near}{more}") from error
 
 
 def _is_valid(raw: Mapping[str, Any]) -> bool:

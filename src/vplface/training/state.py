@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import math
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,16 +12,15 @@ from jaxtyping import Int64
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from vplface.backbones import build, load_weights
 from vplface.data.pictures import PictureSet, Preprocessing
 from vplface.data.samplers import Batches
 from vplface.data.selection import split_identities
 from vplface.errors import ConfigError, VplfaceError
 from vplface.head import PrototypeHead
-from vplface.optim import FusedSGD
 from vplface.prototypes import CosineByAge
 from vplface.training.config import Config
 from vplface.training.drift import DriftMonitor, Settled
+from vplface.training.networks import backbone_of, device_of, head_of, optimizer_of
 from vplface.training.schedules import LearningRate
 from vplface.training.sources import open_sources
 from vplface.training.world import World
@@ -125,10 +123,7 @@ def prepare(config: Config, world: World | None = None) -> Training:
         config.schedule.gamma,
         config.schedule.power,
     )
-    backbone = build(config.backbone.name, config.backbone.embedding_dim, **config.backbone.options)
-    if config.backbone.weights is not None:
-        load_weights(backbone, config.backbone.weights)
-    backbone = backbone.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    backbone = backbone_of(config, device)
     variational = None
     if config.variational is not None:
         sizes = np.bincount(pictures.labels, minlength=len(pictures.identities))
@@ -136,20 +131,8 @@ def prepare(config: Config, world: World | None = None) -> Training:
             variational = config.variational.resolve(per_epoch, sizes, batches.batch_size)
         except ValueError as error:
             raise ConfigError(f"variational.delta_t: {error}") from error
-    head = PrototypeHead(
-        len(pictures.identities),
-        config.backbone.embedding_dim,
-        margin=config.margin,
-        variational=variational,
-        terms=config.resolved_terms(per_epoch),
-        optimizer=_fused(config) if config.optimizer.fused else None,
-        sample_rate=config.sample_rate,
-        interclass_threshold=config.interclass_threshold,
-        subcenters=config.subcenters,
-        process_group=world.group,
-        device=device,
-        seed=config.seed,
-    )
+    terms = config.resolved_terms(per_epoch)
+    head = head_of(config, len(pictures.identities), variational, terms, device, world.group)
     if world.rank:
         torch.manual_seed(config.seed + 1_000_003 * world.rank)  # ranks drop out different units
     average = None if config.ema is None else _average(backbone, config.ema)
@@ -170,7 +153,7 @@ def prepare(config: Config, world: World | None = None) -> Training:
         rate,
         backbone,
         head,
-        _optimizer(config, backbone, head),
+        optimizer_of(config, backbone, head),
         average,
         _monitor(config, pictures, head, per_epoch, steps, device),
         encoder,
@@ -243,36 +226,3 @@ def _evenly(count: int, most: int) -> Int64[np.ndarray, " k"]:
 
 def _average(backbone: nn.Module, decay: float) -> AveragedModel:
     return AveragedModel(backbone, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)  # type: ignore[no-untyped-call]
-
-
-def _fused(config: Config) -> FusedSGD:
-    options = config.optimizer
-    return FusedSGD(options.lr * options.head_lr_scale, options.momentum, options.weight_decay)
-
-
-def _optimizer(config: Config, backbone: nn.Module, head: PrototypeHead) -> torch.optim.Optimizer:
-    options = config.optimizer
-    trained = [p for p in (*backbone.parameters(), *head.parameters()) if p.requires_grad and p is not head.weight]
-    groups: list[dict[str, Any]] = [
-        {"params": [p for p in trained if p.ndim > 1], "lr": options.lr},
-        {"params": [p for p in trained if p.ndim <= 1], "lr": options.lr, "weight_decay": 0.0},
-    ]
-    if head.optimizer is None:
-        groups.append({"params": [head.weight], "lr": options.lr * options.head_lr_scale})
-    if options.name == "sgd":
-        return torch.optim.SGD(groups, momentum=options.momentum, weight_decay=options.weight_decay)
-    return torch.optim.AdamW(groups, betas=(options.momentum, 0.999), weight_decay=options.weight_decay)
-
-
-def device_of(name: str, local_rank: int = 0) -> torch.device:
-    """The device that a configuration names; the best there is for ``auto``."""
-    if name != "auto":
-        try:
-            device = torch.device(name)
-            torch.empty(1, device=device)
-        except (RuntimeError, AssertionError) as error:
-            raise ConfigError(f"device {name!r} cannot be used: {str(error).splitlines()[0]}") from error
-        return device
-    if torch.cuda.is_available():
-        return torch.device("cuda", local_rank)
-    return torch.device("mps" if torch.mps.is_available() else "cpu")
