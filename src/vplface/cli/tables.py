@@ -158,9 +158,9 @@ def show_estimate(estimate: Estimate, as_json: bool) -> None:
     console.print(f"{len(costs)} runs, {estimate.workers} at a time")
     for setting in dict.fromkeys(cost.cell.setting for cost in costs):
         table = Table(title=setting, title_justify="left", box=None)
-        table.add_column("arm", no_wrap=True)
+        table.add_column("arm", overflow="fold")
         for head in ("seeds", "people", "pictures", "steps", "per s", "min", "left", "runs"):
-            table.add_column(head, justify="right", no_wrap=head not in ("seeds", "runs"))
+            table.add_column(head, justify="right", no_wrap=head != "seeds")
         of_setting = [cost for cost in costs if cost.cell.setting == setting]
         for arm in dict.fromkeys(cost.cell.arm for cost in of_setting):
             same = [cost for cost in of_setting if cost.cell.arm == arm]
