@@ -34,6 +34,7 @@ from vplface.prototypes import (
     living,
 )
 from vplface.prototypes.age import MeanCosine, cosine_by_age
+from vplface.prototypes.kind import other_kind, told_kind
 from vplface.softmax import (
     BACKENDS,
     Backend,
@@ -789,9 +790,9 @@ class PrototypeHead(nn.Module):
         if self._has_begun_by_rule:
             destination[prefix + "begun_at"] = torch.tensor(self.begun_at)
             destination[prefix + "delta_t"] = torch.tensor(self.delta_t)
-        if self.memory is not None and type(self._memory_kind) is not LastFeature:
-            name = type(self._memory_kind).__name__
-            destination[prefix + "memory_kind"] = torch.tensor(list(name.encode()), dtype=torch.uint8)
+        told = told_kind(self._memory_kind)
+        if self.memory is not None and told is not None:
+            destination[prefix + "memory_kind"] = told
 
     def _load_from_state_dict(
         self,
@@ -824,8 +825,9 @@ class PrototypeHead(nn.Module):
         for name in names:
             setattr(self, name, None)
         told = state.pop(prefix + "memory_kind", None)
-        stored = LastFeature.__name__ if told is None else bytes(told.tolist()).decode()
-        if prefix + "memory" in state and stored != (own := type(self._memory_kind).__name__):
+        stored = other_kind(self._memory_kind, told)
+        if prefix + "memory" in state and stored is not None:
+            own = type(self._memory_kind).__name__
             error_msgs.append(
                 f"the state holds a memory of the kind {stored}, this head has variational.memory={own}()"
             )

@@ -22,7 +22,8 @@ from torch.nn.functional import normalize
 from torch.nn.utils import parametrize
 from torch.utils.hooks import RemovableHandle
 
-from vplface.prototypes import Draw, Injection, LastFeature, Variational, check_batch, coverage, last_samples
+from vplface.prototypes import Draw, Injection, Variational, check_batch, coverage, last_samples
+from vplface.prototypes.kind import other_kind, told_kind
 from vplface.prototypes.memory import State, number_type
 from vplface.softmax import Ranks
 
@@ -432,9 +433,9 @@ def _save(leaf: str, owner: nn.Module, state: dict[str, Any], prefix: str, metad
     if handle.begun_at is not None and (handle.begun_at, handle.delta_t) != (chosen.start, chosen.delta_t):
         state[f"{key}_begun_at"] = torch.tensor(handle.begun_at)
         state[f"{key}_delta_t"] = torch.tensor(handle.delta_t)
-    if handle._state and type(chosen.memory) is not LastFeature:
-        kind = type(chosen.memory).__name__
-        state[f"{key}_memory_kind"] = torch.tensor(list(kind.encode()), dtype=torch.uint8)
+    told = told_kind(chosen.memory)
+    if handle._state and told is not None:
+        state[f"{key}_memory_kind"] = told
 
 
 def _load(
@@ -465,11 +466,11 @@ def _load(
     if f"{key}_memory" not in state:
         return
     kind = handle.variational.memory
-    stored = LastFeature.__name__ if told is None else bytes(told.tolist()).decode()
+    stored = other_kind(kind, told)
     empty = handle._empty()
     found = {name: state.pop(f"{key}_{name}") for name in empty if f"{key}_{name}" in state}
-    if stored != (own := type(kind).__name__):
-        error_msgs.append(f"{key}: the state holds a memory of the kind {stored}, the plug has {own}()")
+    if stored is not None:
+        error_msgs.append(f"{key}: the state holds a memory of the kind {stored}, the plug has {type(kind).__name__}()")
     elif wrong := [name for name in empty if name not in found or found[name].shape != empty[name].shape]:
         error_msgs.append(
             f"{key}_{wrong[0]}: {list(empty[wrong[0]].shape)} is needed,"

@@ -1,0 +1,22 @@
+"""How a state says which kind of memory it holds."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from vplface.prototypes.memory import Memory
+from vplface.prototypes.variational import LastFeature
+
+
+def told_kind(kind: Memory) -> Tensor | None:
+    """The name of a kind, in bytes; None for ``LastFeature``, whose states do not say it."""
+    if type(kind) is LastFeature:
+        return None
+    return torch.tensor(list(type(kind).__name__.encode()), dtype=torch.uint8)
+
+
+def other_kind(kind: Memory, told: Tensor | None) -> str | None:
+    """The name of the kind that a state tells of, if it is another than ``kind``."""
+    stored = LastFeature.__name__ if told is None else bytes(told.tolist()).decode()
+    return None if stored == type(kind).__name__ else stored
