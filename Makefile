@@ -18,7 +18,7 @@ train: env
 	$(BIN)/vplface study quickstart
 
 test: env
-	$(BIN)/pytest --numprocesses 2 --dist loadfile
+	$(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 # insightface asks for opencv-python, which cannot share an environment with opencv-python-headless.
 .venv-peers/installed: Makefile constraints.txt
