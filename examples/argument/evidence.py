@@ -10,6 +10,7 @@ import argparse
 import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from itertools import groupby
 from pathlib import Path
 
 from figure import INK, SOFT, VPL, present
@@ -83,7 +84,10 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, metavar="FILE.svg", help="draw the figure; without it, only the numbers")
     parser.add_argument("--json", action="store_true", help="print the numbers as one JSON object")
     asked = parser.parse_args(argv)
-    found = differences(asked.page.read_text(encoding="utf-8"))
+    try:
+        found = differences(asked.page.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        parser.error(f"{asked.page}: {error}")
     if not found:
         parser.error(f"{asked.page} states no differences: no rows 'A − B, people' and 'A − B, seeds'")
     present(asked, {"differences": [asdict(one) for one in found]}, _text(found), lambda figure: _draw(figure, found))
@@ -102,22 +106,19 @@ def _text(found: list[Difference]) -> str:
 
 
 def _draw(figure: Figure, found: list[Difference]) -> None:
-    rows: dict[tuple[str, str, int], dict[str, Difference]] = {}
-    seen: dict[tuple[str, str, str], int] = {}
-    for one in found:  # the same difference may be stated twice in a section, of other seeds
-        turn = seen[one.section, one.name, one.rate] = seen.get((one.section, one.name, one.rate), -1) + 1
-        rows.setdefault((one.section, one.name, turn), {})[one.rate] = one
+    grouped = groupby(found, key=lambda one: (one.section, one.name))
+    rows = [(*key, {one.rate: one for one in group}) for key, group in grouped]
     heights, labels, height, section = [], [], 0.0, None
-    for key in rows:
-        if key[0] != section:
-            section, height = key[0], height - 1.6
+    for of, _, _ in rows:
+        if of != section:
+            section, height = of, height - 1.6
             labels.append((height + 0.9, section))
         heights.append(height)
         height -= 1.0
     figure.set_size_inches(10.5, 0.9 - height * 0.24)
     axes = figure.subplots(1, len(RATES), sharex=True, sharey=True)
     for axis, rate in zip(axes, RATES, strict=True):
-        _column(axis, rate, list(zip(heights, rows.values(), strict=True)))
+        _column(axis, rate, list(zip(heights, [by_rate for *_, by_rate in rows], strict=True)))
     axes[0].set_yticks(heights, [name for _, name, _ in rows])
     axes[0].set_ylim(height, 0)
     for at, label in labels:

@@ -182,6 +182,7 @@ def _injected(injection: Injection | None) -> Variational | None:
 
 def _started(terms: Sequence[Term]) -> list[Any]:
     """What costs as much as the terms once they have begun."""
+    # Every term is a dataclass, which the protocol Term cannot say.
     return [dataclasses.replace(term, start=0) if hasattr(term, "start") else term for term in terms]  # type: ignore[type-var]
 
 

@@ -41,6 +41,7 @@ def backbone_of(config: Config, device: torch.device) -> nn.Module:
     backbone = build(config.backbone.name, config.backbone.embedding_dim, **config.backbone.options)
     if config.backbone.weights is not None:
         load_weights(backbone, config.backbone.weights)
+    # torch's overloads of Module.to leave out device and memory_format together.
     return backbone.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
