@@ -3,6 +3,7 @@
 import os
 
 os.environ.setdefault("TRITON_INTERPRET", "1")  # read when triton is imported
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the programs that tests start: threads of several wait for each other
 
 import cv2
 import numpy as np
