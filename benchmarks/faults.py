@@ -31,12 +31,12 @@ RECIPE = """
 name: {name}
 output: {output}
 data: {{train: {{path: {faces}, synthetic: {{identities: 20, pictures: 6}}}}, workers: 1}}
-backbone: {{name: tiny, embedding_dim: 16, options: {{width: 16, dropout: 0.1}}}}
+backbone: {{name: tiny, embedding_dim: 16, options: {{width: 8, dropout: 0.1}}}}
 margin: {{name: arcface, scale: 16, margin: 0.2}}
 variational: {{lam: 0.3, delta_t: 5, start: 6}}
 optimizer: {{lr: 0.05}}
 schedule: {{length: {steps}, warmup: 5}}
-batch_size: 60
+batch_size: 24
 ema: 0.9
 threads: 1
 device: cpu
