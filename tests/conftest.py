@@ -3,7 +3,7 @@
 import os
 
 os.environ.setdefault("TRITON_INTERPRET", "1")  # read when triton is imported
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the programs that tests start: threads of several wait for each other
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # for programs that tests start side by side
 
 import cv2
 import numpy as np
