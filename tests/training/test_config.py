@@ -45,6 +45,13 @@ def test_overrides_reach_nested_keys_lists_and_new_sections():
     }
 
 
+def test_an_override_changes_its_key_and_neither_an_alias_nor_what_it_was_given():
+    raw = yaml.safe_load("first: &shared {k: 1, l: [1, 2]}\nsecond: *shared")
+    merged = merge(raw, ["first.k=2", "first.l.0=3"])
+    assert merged == {"first": {"k": 2, "l": [3, 2]}, "second": {"k": 1, "l": [1, 2]}}
+    assert raw == {"first": {"k": 1, "l": [1, 2]}, "second": {"k": 1, "l": [1, 2]}}
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [

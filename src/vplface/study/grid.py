@@ -174,11 +174,11 @@ def read_grid(
     folder = file.output / file.name
     cells = []
     for setting, of_setting in all_settings.items():
+        below = merge(overlay({"threads": file.threads} | base, of_setting), of_runs)
         for seed in dict.fromkeys([*file.seeds, *chosen_seeds]):
             for arm, of_arm in all_arms.items():
                 where = f"{path}: setting {setting!r}, arm {arm!r}"
                 here = {"name": f"{arm}-seed{seed}", "output": str(folder / setting), "seed": seed}
-                below = merge(overlay({"threads": file.threads} | base, of_setting), of_runs)
                 values = overlay(below, of_arm) | here
                 # A section that was removed is one that was never written.
                 config = build_config({key: value for key, value in values.items() if value is not None}, where)

@@ -556,7 +556,7 @@ def merge(raw: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
     Raises:
         UsageError: if an override is not of the form key=value, or walks into something that is no mapping or list.
     """
-    merged: dict[str, Any] = yaml.safe_load(yaml.safe_dump(dict(raw), sort_keys=False))
+    merged: dict[str, Any] = _copied(raw)
     for override in overrides:
         key, separator, text = override.partition("=")
         if not separator or not key:
@@ -638,6 +638,13 @@ def _is_valid(raw: Mapping[str, Any]) -> bool:
     except ConfigError:
         return False
     return True
+
+
+def _copied(value: Any) -> Any:
+    """The same values in containers of their own; what a YAML alias made one is two."""
+    if isinstance(value, Mapping):
+        return {key: _copied(below) for key, below in value.items()}
+    return [_copied(below) for below in value] if isinstance(value, list) else value
 
 
 def _enter(place: Any, part: str, key: str) -> Any:
