@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -28,15 +28,12 @@ def results(runs: Sequence[RunRecord], compared: Sequence[Compared]) -> Markup:
 
 def results_table(runs: Sequence[RunRecord], set_name: str, compared: Sequence[Compared]) -> Markup:
     """The figures of all arms on one set, and below them the paired differences."""
-    metrics = sorted(
-        {
-            metric
-            for run in runs
-            for metric in mapping(run.evaluations.get(set_name, {}).get("metrics"))
-            if metric_value(run, set_name, metric) is not None or metric_entry(run, set_name, metric).get("reason")
-        },
-        key=metric_order,
-    )
+    named = {metric for run in runs for metric in mapping(run.evaluations.get(set_name, {}).get("metrics"))}
+    metrics = [
+        metric
+        for metric in sorted(named, key=metric_order)
+        if any(metric_value(run, set_name, metric) is not None for run in runs)
+    ]
     cells = {(run.name, metric): metric_entry(run, set_name, metric) for run in runs for metric in metrics}
     rows: list[Markup] = []
     trained = {"Coverage reached": coverage, "Training time": training_time}
@@ -70,7 +67,17 @@ def results_table(runs: Sequence[RunRecord], set_name: str, compared: Sequence[C
             class_="wide",
         ),
         tag("p", "Percent, with 95\N{NO-BREAK SPACE}% intervals. " + protocol_sentence(runs, set_name), class_="note"),
+        [tag("p", text, class_="note") for text in _unmeasured(runs, set_name, named.difference(metrics))],
     )
+
+
+def _unmeasured(runs: Sequence[RunRecord], set_name: str, metrics: Collection[str]) -> list[str]:
+    """Why each of the metrics, which no arm has, has no column."""
+    return [
+        f"{capitalised(metric_name(metric))}: {' '.join(dict.fromkeys(reasons))}."
+        for metric in sorted(metrics, key=metric_order)
+        if (reasons := [str(why) for run in runs if (why := metric_entry(run, set_name, metric).get("reason"))])
+    ]
 
 
 def _measured(entry: Mapping[str, Any], of_column: Sequence[Mapping[str, Any]], index: int) -> Child:
