@@ -26,7 +26,7 @@ from vplface.training.config import Config, Injection
 from vplface.training.networks import backbone_of, device_of, head_of, optimizer_of
 from vplface.training.sources import open_sources
 
-WARM_UP, TIMED = 1, 3
+WARM_UP, TIMED = 2, 3
 """Steps with random pictures, where no finished run says how fast it goes."""
 
 
