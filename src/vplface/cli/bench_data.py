@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from vplface.cli.options import AS_JSON
+from vplface.cli.options import AS_JSON, PLOT
 from vplface.errors import UsageError
 
 
@@ -25,9 +25,7 @@ def data(
         int | None,
         typer.Option(min=1, help="Instead, time the opening of a RecordIO set of so many records.", show_default=False),
     ] = None,
-    plot: Annotated[
-        Path | None, typer.Option(help="Draw the result into this file (png, svg, pdf).", show_default=False)
-    ] = None,
+    plot: PLOT = None,
     as_json: AS_JSON = False,
 ) -> None:
     """Pictures per second that one core loads from RecordIO, tar shards and a folder.

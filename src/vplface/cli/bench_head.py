@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from vplface.cli.bench_scaling import numbers, scaling, tell_scaling
-from vplface.cli.options import AS_JSON
+from vplface.cli.options import AS_JSON, DEVICE, DIM, PLOT, THREADS
 from vplface.errors import UsageError
 
 
 def head(
     classes: Annotated[str, typer.Option(help="N, number of classes; several with commas are swept.")] = "100000",
     batch: Annotated[str, typer.Option(help="B, pictures in a step; several with commas.")] = "128,512",
-    dim: Annotated[int, typer.Option(min=1, help="d, size of an embedding.")] = 512,
+    dim: DIM = 512,
     dtype: Annotated[str, typer.Option(help="Type of the products: float32, bfloat16 or both.")] = "float32,bfloat16",
     arms: Annotated[
         str | None, typer.Option(help="What to measure, names with commas; all unless given.", show_default=False)
@@ -24,7 +23,7 @@ def head(
     repeats: Annotated[int, typer.Option(min=1, help="Rounds in which each arm takes a step.")] = 5,
     workspace_mb: Annotated[float, typer.Option(min=0, help="Workspace of the head, MiB.")] = 256,
     memory: Annotated[bool, typer.Option(help="Also measure peak memory, in processes of their own.")] = True,
-    device: Annotated[str, typer.Option(help="Where it runs: cpu, cuda, ...")] = "cpu",
+    device: DEVICE = "cpu",
     processes: Annotated[
         str | None,
         typer.Option(
@@ -32,17 +31,8 @@ def head(
             show_default=False,
         ),
     ] = None,
-    threads: Annotated[
-        int | None,
-        typer.Option(
-            min=0,
-            help="With --processes: threads of each; 0 divides the cores among them.  [default: 1]",
-            show_default=False,
-        ),
-    ] = None,
-    plot: Annotated[
-        Path | None, typer.Option(help="Draw the result into this file (png, svg, pdf).", show_default=False)
-    ] = None,
+    threads: THREADS = None,
+    plot: PLOT = None,
     as_json: AS_JSON = False,
 ) -> None:
     """Time a step of the head: forward, backward and update, with half of the memory alive.

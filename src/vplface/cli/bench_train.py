@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from vplface.cli.bench_scaling import scaling, tell_scaling
-from vplface.cli.options import AS_JSON
+from vplface.cli.options import AS_JSON, DEVICE, DIM, PLOT, THREADS
 from vplface.errors import UsageError
 
 EACH = ("tiny", "mobilefacenet", "iresnet50")
@@ -19,7 +18,7 @@ EACH = ("tiny", "mobilefacenet", "iresnet50")
 
 def train(
     backbone: Annotated[str, typer.Option(help="Which networks, as in recipes, with commas.")] = ",".join(EACH),
-    dim: Annotated[int, typer.Option(min=1, help="d, size of an embedding.")] = 512,
+    dim: DIM = 512,
     classes: Annotated[int, typer.Option(min=2, help="N, number of classes.")] = 100_000,
     batch: Annotated[int, typer.Option(min=2, help="B, pictures in a step (of the fewest processes).")] = 32,
     dtype: Annotated[
@@ -29,7 +28,7 @@ def train(
     workspace_mb: Annotated[float, typer.Option(min=0, help="Workspace of the head (in each process), MiB.")] = 256,
     workers: Annotated[int, typer.Option(min=0, help="Worker processes of each loop that load pictures.")] = 0,
     compiled: Annotated[bool, typer.Option("--compile", help="Compile our network with torch.compile.")] = False,
-    device: Annotated[str, typer.Option(help="Where it runs: cpu, cuda, ...")] = "cpu",
+    device: DEVICE = "cpu",
     processes: Annotated[
         str | None,
         typer.Option(
@@ -37,17 +36,8 @@ def train(
             show_default=False,
         ),
     ] = None,
-    threads: Annotated[
-        int | None,
-        typer.Option(
-            min=0,
-            help="With --processes: threads of each; 0 divides the cores among them.  [default: 1]",
-            show_default=False,
-        ),
-    ] = None,
-    plot: Annotated[
-        Path | None, typer.Option(help="Draw where the time goes into this file (png, svg, pdf).", show_default=False)
-    ] = None,
+    threads: THREADS = None,
+    plot: PLOT = None,
     as_json: AS_JSON = False,
 ) -> None:
     """Pictures per second of whole training steps, and where the time goes.

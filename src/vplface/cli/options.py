@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 AS_JSON = Annotated[bool, typer.Option("--json", help="Print one JSON object, and nothing else.")]
 DEVICE = Annotated[str, typer.Option(help="Where the model runs: cpu, cuda, ...")]
+DIM = Annotated[int, typer.Option(min=1, help="d, size of an embedding.")]
+PLOT = Annotated[Path | None, typer.Option(help="Draw the result into this file (png, svg, pdf).", show_default=False)]
+THREADS = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        help="With --processes: threads of each; 0 divides the cores among them.  [default: 1]",
+        show_default=False,
+    ),
+]
 WORKERS = Annotated[int, typer.Option(min=0, help="Processes that decode pictures beside this one.")]
 FLIP = Annotated[
     Literal["none", "sum"],
