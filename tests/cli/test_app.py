@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from pages import all_commands, command_of
+from rich.text import Text
 from typer.testing import CliRunner
 
 from vplface import __version__
@@ -52,6 +53,13 @@ def test_help_fills_its_lines_and_keeps_those_that_are_marked():
     for command in all_commands().values():
         plain = [part for part in command.help.split("\n\n") if not part.startswith("\b")]
         assert not any("\n" in part for part in plain)
+
+
+def test_what_a_help_says_in_brackets_is_not_taken_for_markup():
+    for name, command in all_commands().items():
+        for told in (command.help, *(option.help for option in command.params)):
+            said = (told or "").replace("\b", "")
+            assert Text.from_markup(said).plain == said, name
 
 
 def test_a_run_from_folder_to_report(vplface, faces):

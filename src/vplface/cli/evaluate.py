@@ -92,8 +92,8 @@ def evaluate(
     far: Annotated[
         list[float] | None,
         typer.Option(
-            help="False accept rate to give the true accept rate at; may be repeated.  [default: 1e-2, 1e-3, 1e-4]",
-            show_default=False,
+            help="False accept rate to give the true accept rate at; may be repeated.",
+            show_default="1e-2, 1e-3, 1e-4",
         ),
     ] = None,
     fmr: Annotated[

@@ -74,15 +74,15 @@ def push(
 def pull(
     repo: REPO,
     revision: Annotated[
-        str | None, typer.Option(help="A branch, a tag or a commit.  [default: the newest]", show_default=False)
+        str | None, typer.Option(help="A branch, a tag or a commit.", show_default="the newest")
     ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
             "--out",
             "-o",
-            help="Folder to put the model in.  [default: the hub's cache, which is not to be changed]",
-            show_default=False,
+            help="Folder to put the model in.",
+            show_default="the hub's cache, which is not to be changed",
         ),
     ] = None,
     as_json: AS_JSON = False,

@@ -15,8 +15,8 @@ THREADS = Annotated[
     int | None,
     typer.Option(
         min=0,
-        help="With --processes: threads of each; 0 divides the cores among them.  [default: 1]",
-        show_default=False,
+        help="With --processes: threads of each; 0 divides the cores among them.",
+        show_default="1",
     ),
 ]
 WORKERS = Annotated[int, typer.Option(min=0, help="Processes that decode pictures beside this one.")]
