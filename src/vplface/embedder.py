@@ -23,6 +23,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from vplface.backbones import build
+from vplface.backbones.outline import outlines
 from vplface.data.batches import load_all
 from vplface.data.pictures import SIZE, Picture, PictureSet, Preprocessing, UnreadablePictureError, decode
 from vplface.errors import DataError, VplfaceError, import_extra
@@ -177,7 +178,7 @@ def load_model(folder: str | Path) -> tuple[nn.Module, ModelCard]:
             f"{card_path}: says that pictures are {card.preprocessing.size} pixels wide; every backbone takes {SIZE}"
         )
     try:
-        with torch.device("meta"):  # what a card from elsewhere claims takes no memory until the weights bear it out
+        with outlines():  # what a card from elsewhere claims takes no memory until the weights bear it out
             backbone = build(card.backbone, card.embedding_dim, **card.backbone_options)
     except (VplfaceError, RuntimeError, OverflowError) as error:
         raise DataError(f"{card_path}: {error}") from error

@@ -11,6 +11,7 @@ import safetensors.torch
 import torch
 from torch import Size, Tensor, nn
 
+from vplface.backbones.outline import outlines
 from vplface.backbones.table import BACKBONES
 from vplface.backbones.timm import Timm
 from vplface.errors import DataError
@@ -152,5 +153,5 @@ def _of_length_d(name: str) -> str:
 
 
 def _state_of(name: str, embedding_dim: int) -> dict[str, Size]:
-    with torch.device("meta"):
+    with outlines():
         return _shapes(BACKBONES[name](embedding_dim=embedding_dim).state_dict())
