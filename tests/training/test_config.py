@@ -302,3 +302,13 @@ def test_keys_that_do_not_go_together_are_named_without_the_whole_recipe():
         build_config(raw, "mine.yaml")
     assert str(error.value).startswith("mine.yaml: optimizer.fused")
     assert str(error.value).endswith("it needs accumulate: 1")
+
+
+def test_a_recipe_that_is_not_there_is_looked_for_beside_it(tmp_path):
+    (tmp_path / "factors.yaml").write_text("{}")
+    with pytest.raises(ConfigError, match=r"did you mean '.*factors\.yaml'\?$"):
+        read_config(tmp_path / "factor.yaml")
+    with pytest.raises(ConfigError, match="did you mean 'quickstart'"):
+        read_config(tmp_path / "quickstar")
+    with pytest.raises(ConfigError, match="known: folder, lfw"):
+        read_config(tmp_path / "xyz.yaml")

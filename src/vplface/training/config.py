@@ -536,10 +536,11 @@ def read_recipe(recipe: str | Path) -> dict[str, Any]:
     elif path.stem in shipped_recipes() and str(path.parent) in (".", "configs"):
         text = files("vplface").joinpath("configs", f"{path.stem}.yaml").read_text(encoding="utf-8")
     else:
-        known = shipped_recipes()
+        beside = {file.stem: str(file) for file in path.parent.glob("*.yaml")}
+        alike = difflib.get_close_matches(path.stem, beside, n=1)
         raise ConfigError(
             f"no configuration {str(recipe)!r}: neither a file, a run folder nor a shipped recipe"
-            f"{nearest(path.stem, known)}"
+            + (f"; did you mean {beside[alike[0]]!r}?" if alike else nearest(path.stem, shipped_recipes()))
         )
     try:
         raw = yaml.safe_load(text)
