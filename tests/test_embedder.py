@@ -184,6 +184,9 @@ def test_folder_without_a_model(tmp_path, backbone):
     save_model(tmp_path / "best", backbone, CARD)
     with pytest.raises(DataError, match="there is one in its folder 'best'"):
         Embedder.load(tmp_path)
+    save_model(tmp_path / "arm", backbone, CARD)
+    with pytest.raises(DataError, match="there is one in its folders 'arm', 'best'"):
+        Embedder.load(tmp_path)
 
 
 def test_file_of_a_folder(folder):

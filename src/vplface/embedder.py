@@ -159,9 +159,10 @@ def load_model(folder: str | Path) -> tuple[nn.Module, ModelCard]:
         raise DataError(f"{folder}: no such folder{last}; give a run folder, its folder 'best', or an .onnx file")
     for path in (card_path, weights_path):
         if not path.is_file():
-            best = " (there is one in its folder 'best')" if (folder / "best" / path.name).is_file() else ""
+            inside = sorted(repr(found.parent.name) for found in folder.glob(f"*/{path.name}"))
+            there = f" (there is one in its folder{'s' * (len(inside) > 1)} {', '.join(inside)})" if inside else ""
             raise DataError(
-                f"{folder}: no {path.name} there{best}; a model folder is a run folder, its folder 'best', or any "
+                f"{folder}: no {path.name} there{there}; a model folder is a run folder, its folder 'best', or any "
                 "other with model.json and model.safetensors"
             )
     try:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -91,7 +92,11 @@ def test_damaged_files_are_named(vpl_run: Path, name: str, content: bytes) -> No
 def test_a_folder_without_a_run_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such run folder"):
         read_run(tmp_path / "nowhere")
-    with pytest.raises(DataError, match="not a run folder"):
+    with pytest.raises(DataError, match=r"not a run folder.*give the folder that `vplface train` wrote"):
+        read_run(tmp_path)
+    (tmp_path / "arm").mkdir()
+    (tmp_path / "arm" / "config.yaml").write_text("{}")
+    with pytest.raises(DataError, match=f"give {re.escape(str(tmp_path / 'arm'))}$"):
         read_run(tmp_path)
 
 

@@ -94,9 +94,10 @@ def read_run(folder: str | Path) -> RunRecord:
         raise DataError(f"{folder}: no such run folder")
     present = [name for name in FILES if (folder / name).is_file()]
     if not present:
+        inside = sorted({str(found.parent) for name in FILES[:4] for found in folder.glob(f"*/{name}")})
         raise DataError(
             f"{folder}: not a run folder: it holds none of {', '.join(FILES[:4])}; "
-            "give the folder that `vplface train` wrote"
+            f"give {' '.join(inside) or 'the folder that `vplface train` wrote'}"
         )
     training, validation, truncated = _read_metrics(folder / "metrics.jsonl")
     return RunRecord(
