@@ -306,6 +306,12 @@ def test_missing_device(folder):
         Embedder.load(folder, device="cuda")
 
 
+@pytest.mark.parametrize("name", ["gpu", "meter"])
+def test_a_device_that_is_none_is_named(folder, name):
+    with pytest.raises(VplfaceError, match=rf"device {name}: .*; use device cpu"):
+        Embedder.load(folder, device=name)
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_embed_set_keeps_the_order(folder, workers):
     pictures = random_pictures(9)

@@ -141,7 +141,7 @@ def save_model(folder: str | Path, backbone: nn.Module, card: ModelCard) -> None
     with replacing(folder / "model.safetensors") as path:
         path.write_bytes(safetensors.torch.save(state))
     with replacing(folder / "model.json") as path:
-        path.write_text(card.to_json(), encoding="utf-8")
+        path.write_text(card.to_json(), encoding="utf-8", errors="backslashreplace")
 
 
 def load_model(folder: str | Path) -> tuple[nn.Module, ModelCard]:
@@ -243,9 +243,13 @@ class Embedder:
             MissingExtraError: an ONNX file without the extra ``onnx``.
             VplfaceError: the device is not there.
         """
-        path, device = Path(path), torch.device(device)
-        if device.type == "cuda" and path.suffix != ".onnx" and not torch.cuda.is_available():
-            raise VplfaceError(f"device {device}: this torch sees no CUDA device; use device cpu")
+        path = Path(path)
+        try:
+            device = torch.device(device)
+            if path.suffix != ".onnx":
+                torch.empty(1, device=device)
+        except (RuntimeError, AssertionError) as error:
+            raise VplfaceError(f"device {device}: {str(error).splitlines()[0]}; use device cpu") from error
         if path.suffix == ".onnx":
             forward, card = _load_onnx(path, device, preprocessing)
             return cls(forward, card)

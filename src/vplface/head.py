@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
 from torch.linalg import vector_norm
 from torch.nn.functional import normalize
+from torch.nn.parallel import DistributedDataParallel
 
 from vplface.margins import ArcFace, Margin, SampleMargin, Samples, SphereFace2
 from vplface.margins.sample import changes_negatives, has_strength
@@ -50,10 +51,14 @@ from vplface.softmax import (
     walk_of,
 )
 from vplface.terms import EPL, UNPG, Batch, BoundTerm, BroadFace, Term
+from vplface.uncompiled import uncompiled
 
 _T = TypeVar("_T")
 _DRAW_BLOCK = 4096
 _INITIAL_STD = 0.01
+_SCALED = 2.0**10
+"""No weight of a loss is as large, but the scales of a GradScaler are."""
+
 _NOISE = 2**32
 """The stream of random numbers of samples; classes have those below."""
 
@@ -231,7 +236,10 @@ class PrototypeHead(nn.Module):
         self._gathering = False
         self._met: Injection | None = None  # what the step under way is compared with
         self._injections: weakref.WeakSet[Injection] = weakref.WeakSet()
+        self._unscaled = False  # no GradScaler was seen at the first backward pass, and none comes later
+        self._looked_at: Callable[[], object] = _nothing  # the wrapper that was found to do no harm
 
+    @uncompiled
     def forward(
         self,
         embeddings: Float[Tensor, "batch dim"],
@@ -250,14 +258,19 @@ class PrototypeHead(nn.Module):
             OtherRankError: a RuntimeError that names another rank, if its batch is at fault.
             ValueError: for a wrong shape, a label out of range, and NaN, infinite or zero embeddings.
             RuntimeError: for a second micro-batch with ``FusedSGD``, which moves W in the backward pass of the first;
-                and from ``backward()``, if W has moved since the loss was formed.
+                in a module that DistributedDataParallel wraps, if that would harm the head; and from ``backward()``, if
+                W has moved since the loss was formed, or with ``FusedSGD`` if a GradScaler has scaled the loss.
         """
+        if torch.is_inference_mode_enabled():  # the slope of a margin is asked of autograd
+            with torch.inference_mode(False), torch.no_grad():
+                return self.forward(embeddings, labels, memory_embeddings)
         batch = self._batch(embeddings, labels, memory_embeddings)
         if not (self.training and torch.is_grad_enabled()):
             weight = self.weight if self.optimizer is None else self.weight.detach()
             hardness = self._hardness(batch, None, in_step=False)
             rows = self._rows(batch.labels)
             return hardness.penalised(self._loss(batch.features, rows, weight, strength=hardness.strength))
+        self._look_at_wrapping()
         if self._gathering and self._pending and self.optimizer is not None:
             raise RuntimeError(
                 "FusedSGD moves the prototypes in every backward pass, so a step cannot be taken in several"
@@ -578,7 +591,9 @@ class PrototypeHead(nn.Module):
         rows, places = self._drawn(labels)
         if rows is None:
             return self._loss(features, places, self.weight, injection, strength=strength, negatives=negatives)
-        weight = self.weight[rows] if self.optimizer is None else self.weight.detach()[rows].requires_grad_()
+        weight = self.weight[rows]
+        if self.optimizer is not None:
+            weight = weight.detach().requires_grad_(self.weight.requires_grad)
         drawn = None if injection is None else injection.of(rows)
         return self._loss(features, places, weight, drawn, rows, negatives, strength=strength)
 
@@ -660,8 +675,15 @@ class PrototypeHead(nn.Module):
             walk=walk,
         )
 
-    def _begin_backward(self, version: int) -> None:
+    def _begin_backward(self, version: int, gradient: Tensor) -> None:
         if self.optimizer is not None:
+            if not self._unscaled and abs(gradient.item()) >= _SCALED:
+                raise RuntimeError(
+                    f"the loss was multiplied by {gradient.item():g} before backward(), as a GradScaler does, and"
+                    " FusedSGD moves W in backward(), before the scale can be taken off; train in bfloat16, or build"
+                    " the head with optimizer=None"
+                )
+            self._unscaled = True
             if self.weight._version != version:
                 raise RuntimeError(
                     "W has moved since this loss was formed. With FusedSGD a loss takes one backward pass, which moves"
@@ -670,6 +692,27 @@ class PrototypeHead(nn.Module):
                 )
             self.optimizer.consume()
         self._finish_step()
+
+    def _look_at_wrapping(self) -> None:
+        """Refuse DistributedDataParallel around the head, where its broadcasts or averages would ruin it."""
+        wrapper = getattr(DistributedDataParallel, "_active_ddp_module", None)
+        if wrapper is None or wrapper is self._looked_at():
+            return
+        fault = None
+        if all(each is not self.weight for each in wrapper.parameters()):
+            pass
+        elif self.ranks is not None:
+            fault = "has given all ranks the classes of the first, and averages gradients of different classes"
+        elif self.optimizer is not None:
+            fault = "cannot average gradients that FusedSGD uses up in backward(), so that the ranks part"
+        elif self.variational is not None and getattr(wrapper, "broadcast_buffers", False):
+            fault = "overwrites the memory of each rank with that of the first, unless broadcast_buffers=False"
+        if fault is not None:
+            raise RuntimeError(
+                f"this head lies in a module that DistributedDataParallel wraps, which {fault}; wrap the backbone"
+                " alone, and give the head the process group: PrototypeHead(..., process_group=dist.group.WORLD)"
+            )
+        self._looked_at = weakref.ref(wrapper)
 
     def _unit(self, embeddings: Tensor) -> Tensor:
         widest = torch.promote_types(embeddings.dtype, self.weight.dtype)
@@ -697,7 +740,8 @@ class PrototypeHead(nn.Module):
 
     def _create_memory(self) -> None:
         dtype, device = self.memory_dtype or self.weight.dtype, self.weight.device
-        empty = self._memory_kind.empty(len(self.classes), self.embedding_dim, dtype, device, self.seed)
+        with torch.inference_mode(False):
+            empty = self._memory_kind.empty(len(self.classes), self.embedding_dim, dtype, device, self.seed)
         for name, tensor in empty.items():
             setattr(self, name, tensor)
 
@@ -705,6 +749,10 @@ class PrototypeHead(nn.Module):
         """Remember the features of the step whose loss was formed last, unless that is done or still gathering."""
         if not self._pending or self._gathering:
             return
+        with torch.inference_mode(False), torch.no_grad():  # what is remembered is to be trained with
+            self._remember_pending()
+
+    def _remember_pending(self) -> None:
         # In the order of the whole batch: of each rank all its micro-batches.
         parts = [
             list(zip(*(torch.split(each, batch.counts) for each in batch[:3]), strict=True)) for batch in self._pending
@@ -767,6 +815,8 @@ class PrototypeHead(nn.Module):
         if self.optimizer is not None:
             self.optimizer.zero_grad()
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        if self.optimizer is not None:
+            self.optimizer.rebind(self.weight)
         for name, tensor in kept.items():
             setattr(self, name, None if tensor is None else tensor.to(self.weight.device))
         for name, tensor in moving.items():
@@ -781,7 +831,7 @@ class PrototypeHead(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         self._finish_step()
-        return {**self.__dict__, "_injections": weakref.WeakSet(), "_met": None}
+        return {**self.__dict__, "_injections": weakref.WeakSet(), "_met": None, "_looked_at": _nothing}
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         self._finish_step()
@@ -804,9 +854,13 @@ class PrototypeHead(nn.Module):
         unexpected_keys: list[str],
         error_msgs: list[str],
     ) -> None:
+        state = {key: value for key, value in state_dict.items() if key.startswith(prefix)}
+        if not state:  # a state of other modules, which leaves this one as it is
+            if strict:
+                missing_keys.extend(prefix + name for name in ("weight", "step_count", *self._names_of_margin()))
+            return
         self._pending.clear()
         self._met = None
-        state = {key: value for key, value in state_dict.items() if key.startswith(prefix)}
         step_count = state.pop(prefix + "step_count", None)
         if step_count is not None:
             self.step_count = int(step_count)
@@ -838,6 +892,8 @@ class PrototypeHead(nn.Module):
         elif strict and len(missing) < len(names):
             missing_keys.extend(missing)
         super()._load_from_state_dict(state, prefix, local_metadata, False, missing_keys, unexpected_keys, error_msgs)
+        if self.optimizer is not None:
+            self.optimizer.rebind(self.weight)
         if strict:
             known = {prefix + name for name in ("weight", *names, *of_margin)}
             here = (key for key in state if not key.startswith(prefix + "terms."))  # those look after themselves
@@ -892,12 +948,13 @@ def require_fit(
 
 def _draw(classes: range, embedding_dim: int, seed: int) -> Float[Tensor, "rows dim"]:
     """W ~ N(0, .01²), drawn in fixed blocks of class ids so that a row depends on the seed and its id alone."""
-    weight = torch.empty(len(classes), embedding_dim)
+    alike: dict[str, Any] = {"dtype": torch.float32, "device": "cpu"}  # whatever torch's defaults are
+    weight = torch.empty(len(classes), embedding_dim, **alike)
     for first in range(classes.start - classes.start % _DRAW_BLOCK, classes.stop, _DRAW_BLOCK):
         state = np.random.SeedSequence((seed, first)).generate_state(1, np.uint64)
-        generator = torch.Generator().manual_seed(int(state[0]))
+        generator = torch.Generator("cpu").manual_seed(int(state[0]))
         # normal_ fills short tensors in another order than long ones: always draw a whole block
-        block = torch.empty(_DRAW_BLOCK, embedding_dim).normal_(0.0, _INITIAL_STD, generator=generator)
+        block = torch.empty(_DRAW_BLOCK, embedding_dim, **alike).normal_(0.0, _INITIAL_STD, generator=generator)
         start, stop = max(first, classes.start), min(first + _DRAW_BLOCK, classes.stop)
         weight[start - classes.start : stop - classes.start] = block[start - first : stop - first]
     return weight
@@ -909,6 +966,10 @@ def _cosines(
     """Of each sample with the prototype of its own class, or the nearest of them."""
     several = prototypes if prototypes.ndim == 3 else prototypes.unsqueeze(1)
     return (several * features.unsqueeze(1)).sum(2).amax(1)
+
+
+def _nothing() -> None:
+    """In place of a reference, that of nothing."""
 
 
 def _only(place: str, found: list[_T]) -> _T | None:
@@ -929,17 +990,17 @@ def _scale_gradient(tensor: Tensor, factor: float) -> Tensor:
 
 class _BeforeBackward(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: FunctionCtx, loss: Tensor, call: Callable[[], None]) -> Tensor:
+    def forward(ctx: FunctionCtx, loss: Tensor, call: Callable[[Tensor], None]) -> Tensor:
         ctx.call = call  # type: ignore[attr-defined]
         return loss.view_as(loss)
 
     @staticmethod
     def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor, None]:
-        ctx.call()  # type: ignore[attr-defined]
+        ctx.call(gradient)  # type: ignore[attr-defined]
         return gradient, None
 
 
-def _before_backward(loss: Tensor, call: Callable[[], None]) -> Tensor:
-    """``loss``, whose backward pass begins with ``call``."""
+def _before_backward(loss: Tensor, call: Callable[[Tensor], None]) -> Tensor:
+    """``loss``, whose backward pass begins with ``call`` of its gradient."""
     result: Tensor = _BeforeBackward.apply(loss, call)  # type: ignore[no-untyped-call]
     return result

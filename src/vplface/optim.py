@@ -19,8 +19,8 @@ class FusedSGD:
     """SGD with momentum for ``PrototypeHead(optimizer=...)``, carried out during backward.
 
     For a tile of rows of W, with their gradient g:  m ← μ·m + g + ω·w,  w ← w − η·m.  This is torch.optim.SGD, but
-    no gradient of W ever exists as a whole. What needs one is refused: clipping by a norm over W, a GradScaler, a
-    second optimiser for W, several backward passes a step.
+    no gradient of W ever exists as a whole. What needs one is refused: clipping by a norm over W, a GradScaler (known
+    by its scale, at the first backward pass), a second optimiser for W, several backward passes a step.
 
     Attributes:
         lr: η > 0.
@@ -124,6 +124,14 @@ class PrototypeSGD(torch.optim.Optimizer):
         """
         self._require_no_gradient()
         self._weight.grad = _ConsumedGradient(self._weight)
+
+    def rebind(self, weight: nn.Parameter) -> None:
+        """Move ``weight`` from now on, which has taken the place of W in the head; the momentum stays."""
+        state = self.state.pop(self._weight, {})
+        if state.get("momentum_buffer") is not None:
+            state["momentum_buffer"] = state["momentum_buffer"].to(weight.device, weight.dtype)
+        self.param_groups[0]["params"][0] = weight
+        self.state[weight] = state
 
     def follow(self, move: Callable[[Tensor], Tensor]) -> None:
         """Move the momentum where W went, to another device or type."""

@@ -26,6 +26,7 @@ from vplface.prototypes import Draw, Injection, Variational, check_batch, covera
 from vplface.prototypes.kind import other_kind, told_kind
 from vplface.prototypes.memory import State, number_type
 from vplface.softmax import Ranks
+from vplface.uncompiled import uncompiled
 
 Layout = Literal["rows", "columns"]
 
@@ -183,6 +184,7 @@ class Plugged(nn.Module):
         self.delta_t = self.variational.delta_t
         self.begun_at = None if self.variational.start == "auto" else self.variational.start
 
+    @uncompiled
     def forward(self, weight: Float[Tensor, "a b"]) -> Float[Tensor, "a b"]:
         """What the module finds in place of its weight."""
         if not self._takes_step:
@@ -452,6 +454,10 @@ def _load(
     """The other way; a state without what is remembered is one from before the first step."""
     handle, key = _handle(owner, leaf), prefix + leaf
     original = handle.weight
+    if not any(name == key or name.startswith(f"{key}_") for name in state):  # a state of other modules
+        missing_keys.append(key)
+        state[f"{prefix}parametrizations.{leaf}.original"] = original
+        return
     if key not in state:
         missing_keys.append(key)
     state[f"{prefix}parametrizations.{leaf}.original"] = state.pop(key, original)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 
 import cv2
 import numpy as np
@@ -15,6 +16,7 @@ from typer.testing import CliRunner
 
 from vplface.backbones import build
 from vplface.cli.evaluate import evaluate
+from vplface.cli.evaluation_output import store
 from vplface.data.formats.image_folder import ImageFolder
 from vplface.data.pairs import read_pairs
 from vplface.embedder import Embedder, ModelCard, save_model
@@ -197,6 +199,23 @@ def test_an_onnx_file_of_others_must_be_described(place):
 def evaluate_many(place, models, *arguments):
     command = [*(str(place / model) for model in models), "--data", str(place / "faces"), *map(str, arguments)]
     return CliRunner().invoke(app, command)
+
+
+def test_names_that_are_no_text_and_places_that_cannot_be_written(place, tmp_path):
+    """As zips of another age give them: é of Latin-1."""
+    shutil.copytree(place / "faces", tmp_path / "faces")
+    for picture in list((tmp_path / "faces").rglob("*_0002.png")):
+        picture.rename(picture.with_name(f"caf\udce9_{picture.name}"))
+    options = ("--data", tmp_path / "faces", "--people", place / "people.txt", "--far", "0.25", "--bootstrap", 0)
+    out, page = tmp_path / "r.json", tmp_path / "r.html"
+    done = run(place, *options, "--out", out, "--report", page)
+    assert done.exit_code == 0, done.output
+    store(out, {"name": "caf\udce9, café"})
+    assert json.loads(out.read_text(encoding="utf-8")) == {"name": "caf\udce9, café"}
+    assert "caf\\udce9_" in page.read_text(encoding="utf-8")
+    (tmp_path / "afile").touch()
+    with pytest.raises(DataError, match=r"cannot write .*afile/r\.html"):
+        raise run(place, *options, "--report", tmp_path / "afile/r.html").exception
 
 
 @pytest.fixture(scope="module")

@@ -113,11 +113,13 @@ def test_a_file_at_fault(place):
     np.save(place / "flat.npy", np.ones(3, np.float32))
     np.savez(place / "part.npz", gallery=np.ones((10, 4), np.float32))
     (place / "text.npy").write_text("no array")
+    (place / "half.npz").write_bytes((place / "all.npz").read_bytes()[:-100])
     for model, message in (
         ("short.npy", r"3 embeddings where the sets have 31 pictures \(10 gallery \+ 21 probes\)"),
         ("flat.npy", r"must be an array \[n, dim\]"),
         ("part.npz", "lacks the array 'probes'; it holds gallery"),
         ("text.npy", "damaged"),
+        ("half.npz", "half.npz: is no file of arrays, or damaged"),
         ("none.npy", "none.npy: cannot be read"),
         ("no_model", "no_model"),
     ):

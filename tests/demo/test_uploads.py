@@ -33,6 +33,8 @@ def test_an_upload_is_read_and_deleted_with_its_folder(tmp_path):
 def test_names_that_occur_twice_are_told_apart(tmp_path):
     given = [put(tmp_path, str(number), "a.png", bytes([number])) for number in range(3)]
     assert taken(given, tmp_path) == {Path("a.png"): b"\0", Path("a (2).png"): b"\1", Path("a (3).png"): b"\2"}
+    held = [Path("a.png"), Path("a (2).png")]
+    assert taken([put(tmp_path, "1", "a.png")], tmp_path, held) == {Path("a (3).png"): b"x"}
 
 
 def test_what_is_too_large_or_too_many_is_named_and_deleted_all_the_same(tmp_path, monkeypatch):

@@ -144,6 +144,17 @@ def test_a_mistyped_name_is_met_with_those_that_are_like_it(tmp_path):
     assert list(load_gallery(tmp_path / "people").names) == ["Ada Lovelace", "Grace Hopper"]
 
 
+@pytest.mark.skipif(os.name != "posix", reason="no rights as on Unix")
+def test_its_files_are_for_their_owner_in_whatever_folder(tmp_path):
+    tmp_path.chmod(0o755)
+    add_faces(tmp_path, MAKER, [face("Ada", 1)])
+    stored = tmp_path / "gallery.safetensors"
+    assert stored.stat().st_mode & 0o777 == 0o600
+    stored.chmod(0o640)
+    add_faces(tmp_path, MAKER, [face("Grace", 2)])
+    assert stored.stat().st_mode & 0o777 == 0o640
+
+
 def test_of_a_removed_person_no_byte_is_left_in_the_folder(tmp_path):
     folder = tmp_path / "people"
     gone = [face("Ada Lovelace", seed, (1, 2, 30, 40)) for seed in range(3)]
@@ -335,6 +346,7 @@ def test_folders_without_the_right_to_write_or_read_are_named(nobody):
     add_faces(people, MAKER, [face("Ada", 1)])
     assert people.stat().st_mode & 0o777 == 0o700
     (people / ".lock").unlink()
+    (people / "gallery.safetensors").chmod(0o444)
     people.chmod(0o555)
     folder.chmod(0o555)
     become()

@@ -63,3 +63,8 @@ def test_who_has_one_picture_is_not_judged_but_compared_with():
     embeddings = np.array([[1, 0], [0, 1], [0.1, 0.995]], np.float32)
     found = suspect_labels(Names(np.array([0, 0, 1])), np.arange(3), embeddings)
     assert [(finding.index, finding.other) for finding in found] == [(1, 2)]
+
+
+def test_who_has_no_picture_left_is_like_nobody():
+    embeddings = np.array([[1, 0], [-1, 0]], np.float32)  # 0, the mean of no pictures, is nearer than the opposite
+    assert suspect_labels(Names(np.array([0, 0])), np.arange(2), embeddings, margin=0.1) == []

@@ -66,6 +66,13 @@ def test_arms_that_win_at_different_things_are_both_named_and_the_rest_left_open
     )
 
 
+def test_a_comparison_of_other_seeds_is_not_taken_for_that_of_these() -> None:
+    entry = {"difference": 0.02, "ci95": [-0.05, 0.09], "distinguishable": False}
+    sentence, notes = judged({"accuracy": entry}, {"accuracy": 0.90}, {"accuracy": 0.93})
+    assert sentence.startswith("No paired difference of these 2 runs")
+    assert "does not belong to these two runs" in notes[0]
+
+
 def test_a_comparison_of_other_runs_or_another_order_names_no_winner() -> None:
     entry = {"difference": 0.02, "ci95": [0.01, 0.03], "distinguishable": True}
     sentence, notes = judged({"accuracy": entry}, {"accuracy": 0.92}, {"accuracy": 0.90})

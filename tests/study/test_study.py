@@ -24,6 +24,7 @@ from vplface.study import pool
 from vplface.study.cost import lasting
 from vplface.study.grid import is_study, read_grid
 from vplface.study.pool import paired
+from vplface.study.single import finish, start_anew
 from vplface.training.config import read_recipe, shipped_recipes
 
 BASE = {
@@ -172,7 +173,7 @@ def test_finished_runs_are_kept_and_changed_ones_refused_by_name(carried_out):
     assert json.loads(again.stdout)["missing"] == [f"{s}/broken-seed{k}" for s in ("wide", "narrow") for k in (0, 1)]
     refused = vplface("study", "study.yaml", "--arms", "plain", "--settings", "wide", "optimizer.lr=0.01")
     assert refused.exit_code == 1
-    assert "wide/plain-seed0 (optimizer)" in refused.stderr
+    assert "wide/plain-seed0 (optimizer.lr)" in refused.stderr
     assert "--overwrite" in refused.stderr
     assert "narrow" not in refused.stderr
 
@@ -235,6 +236,40 @@ def test_what_was_stopped_is_resumed(tmp_path, number, status):
     assert json.loads(done.stdout)["missing"] == []
     steps = [json.loads(line)["step"] for line in journal.open() if '"loss"' in line]
     assert steps == list(range(1, 41))
+
+
+def test_overwriting_that_was_stopped_is_gone_on_with(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path, settings={"wide": {}}, arms={"vpl": {}}, baselines=[], workers=1)
+    assert vplface("study", "study.yaml").exit_code == 0
+    models = [tmp_path / f"runs/small/wide/vpl-seed{seed}/model.safetensors" for seed in (0, 1)]
+    before = [path.read_bytes() for path in models]
+    grid = read_grid("study.yaml", ["optimizer.lr=0.05"])
+    start_anew(cell.config for cell in grid.chosen)
+    finish(grid.chosen[0].config)  # and then it is stopped
+    assert [path.read_bytes() == old for path, old in zip(models, before, strict=True)] == [False, True]
+    told = json.loads(vplface("study", "study.yaml", "--dry-run", "--json", "optimizer.lr=0.05").stdout)
+    assert [run["state"] for run in told["runs"]] == ["finished", "anew"]
+    assert told["runs"][1]["taken"] == 0
+    assert "an --overwrite that was stopped" in vplface("study", "study.yaml", "--dry-run", "optimizer.lr=0.05").stdout
+    gone_on = vplface("study", "study.yaml", "optimizer.lr=0.05")
+    assert gone_on.exit_code == 0, gone_on.output
+    assert [path.read_bytes() == old for path, old in zip(models, before, strict=True)] == [False, False]
+    kept = [path.read_bytes() for path in models]
+    assert vplface("study", "study.yaml", "optimizer.lr=0.05").exit_code == 0
+    assert [path.read_bytes() for path in models] == kept
+    assert vplface("study", "study.yaml", "--overwrite", "--seeds", "1").exit_code == 0
+    assert [path.read_bytes() == old for path, old in zip(models, kept, strict=True)] == [True, False]
+    assert models[1].read_bytes() == before[1]
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path, settings={"wide": {}}, arms={"vpl": {}}, baselines=[], seeds=[0])
+    (tmp_path / "afile").touch()
+    refused = vplface("study", "study.yaml", "output=afile")
+    assert refused.exit_code == 1
+    assert "cannot write the run folder afile/small/wide/vpl-seed0" in refused.stderr
 
 
 def _worker_lives(place):
@@ -342,6 +377,11 @@ def test_a_paired_difference_by_hand():
     pooled = pool([second[0], second[1]])["test"]
     assert pooled.metrics["auc"]["value"] == pytest.approx(0.65)
     assert paired({0: first[0]}, {1: second[1]}) == {}
+
+
+def test_seeds_that_all_tell_everything_rightly_claim_no_certainty():
+    pooled = pool([{"test": evaluation(1.0, [1.0] * 4)} for _ in range(3)])["test"]
+    assert pooled.metrics["auc"]["ci95"] == pytest.approx([0.025 ** (1 / 9), 1.0])
 
 
 def test_what_was_asked_differently_is_not_compared():

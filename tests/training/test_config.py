@@ -1,8 +1,10 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 import yaml
 
-from vplface import EPL, UNPG, XBM, ArcFace, CosFace, LastFeature, SeveralFeatures, Variational
+from vplface import EPL, UNPG, XBM, AdaFace, ArcFace, CosFace, LastFeature, SeveralFeatures, Variational
 from vplface.data.samplers import Balanced, Proximity, Sharded, Shuffled
 from vplface.errors import ConfigError, UsageError
 from vplface.training.config import MEMORIES, Duration, build_config, merge, overlay, read_config, shipped_recipes
@@ -16,7 +18,7 @@ def test_shipped_recipes_are_valid_and_survive_a_round_trip(recipe, tmp_path):
     config = read_config(recipe)
     stored = tmp_path / "config.yaml"
     stored.write_text(config.to_yaml(), encoding="utf-8")
-    assert read_config(tmp_path) == config
+    assert read_config(stored) == config
     for arm in config.arms.values():
         build_config(overlay(config.model_dump(mode="json"), arm), recipe)
 
@@ -84,6 +86,10 @@ def test_malformed_overrides_are_refused(override, message):
         ({**MINIMAL, "loggers": ["zzz"]}, "loggers.0: .* got 'zzz'$"),
         ({**MINIMAL, "margin": {"name": "cosface", "m1": 1}}, "margin.m1 is not an option of cosface"),
         ({**MINIMAL, "margin": {"name": "arcface", "scale": -1}}, "scale must be positive"),
+        ({**MINIMAL, "margin": {"name": "arcface", "scale": "abc"}}, "margin.scale: .*a valid number.*got 'abc'"),
+        ({**MINIMAL, "terms": [{"name": "xbm", "size": 9.5}]}, "terms.size: .*a valid integer"),
+        ({**MINIMAL, "evaluation": {"fars": [0]}}, "evaluation.fars.0: .*greater than 0"),
+        ({**MINIMAL, "seed": 10**20}, "seed: .*less than"),
         ({**MINIMAL, "margin": "sphereface2", "sample_rate": 0.5}, "of which sample_rate would take a part"),
         ({**MINIMAL, "margin": "sphereface2", "terms": ["unpg"]}, "UNPG adds negatives"),
         ({**MINIMAL, "margin": "adaface", "terms": ["broadface"]}, "of which AdaFace knows neither norm"),
@@ -121,6 +127,31 @@ def test_files_that_are_no_configuration(tmp_path, text, message):
     path.write_text(text, encoding="utf-8")
     with pytest.raises(ConfigError, match=message):
         read_config(path)
+
+
+def test_a_file_that_is_no_text_is_named(tmp_path):
+    (tmp_path / "c.yaml").write_bytes("name: é".encode("latin-1"))
+    with pytest.raises(ConfigError, match=r"c\.yaml cannot be read: 'utf-8' codec"):
+        read_config(tmp_path / "c.yaml")
+
+
+def test_numbers_that_yaml_takes_for_text():
+    config = build_config({**MINIMAL, "margin": {"name": "adaface", "t_alpha": "1e-2"}}, "x")
+    assert config.margin == AdaFace(t_alpha=0.01)
+    assert build_config({**MINIMAL, "terms": [{"name": "xbm", "weight": "1e-1"}]}, "x").terms == [XBM(weight=0.1)]
+    assert injection(start={"drift": "1e-1"}).start == Settled(0.1)
+
+
+def test_a_run_folder_is_called_and_lies_as_it_is(tmp_path, monkeypatch):
+    config = build_config(MINIMAL, "x")
+    for name in ("first", "deep/copied"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "config.yaml").write_text(config.to_yaml(), encoding="utf-8")
+        assert read_config(tmp_path / name).run_folder == tmp_path / name
+    monkeypatch.chdir(tmp_path / "deep/copied")
+    assert read_config(".").run_folder == tmp_path / "deep/copied"
+    assert read_config("..//copied/", ["name=other"]).run_folder == Path("../other")
+    assert read_config("config.yaml").name == config.name
 
 
 def test_an_unknown_recipe_names_the_nearest():
@@ -282,7 +313,9 @@ def test_rules_are_read_as_they_are_written(tmp_path, options):
         ({"start": "soon"}, "variational.start.*is not a duration"),
         ({"start": {"drfit": 0.1}}, "start.drfit is unknown; did you mean 'drift'"),
         ({"start": {"by": 2}}, "by must be a share of the run"),
-        ({"start": {"drift": "small"}}, "start.drift must be a number"),
+        ({"start": {"drift": "small"}}, "start.drift: .*a valid number.*got 'small'"),
+        ({"start": {"drift": True}}, "start.drift must be a number"),
+        ({"start": {"drift": None}}, "start.drift: .*a valid number"),
         ({"start": True}, "start must be a number of steps"),
         ({"delta_t": {"coverage": 1.5}}, r"coverage must lie in \(0, 1\)"),
         ({"delta_t": {}}, "a coverage, a drift, or both"),

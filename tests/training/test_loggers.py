@@ -38,9 +38,10 @@ class Recorded:
     """A logger that remembers what it was told, and fails from a step on."""
 
     made: list[Recorded]
+    identity = None
     fails_from = 10**9
 
-    def __init__(self, config: Config, first_step: int) -> None:
+    def __init__(self, config: Config, first_step: int, known: str | None) -> None:
         self.first_step, self.told, self.closed = first_step, {}, None
         Recorded.made.append(self)
 
@@ -94,7 +95,7 @@ def test_one_that_fails_is_warned_of_once_and_training_goes_on(faces, tmp_path, 
 def test_what_cannot_be_opened_stops_a_run_before_its_first_step_and_no_other(
     faces, tmp_path, recorded, monkeypatch, capsys
 ) -> None:
-    def refuse(config: Config, first_step: int) -> None:
+    def refuse(config: Config, first_step: int, known: str | None) -> None:
         raise OSError("no such host")
 
     config = settings(faces, tmp_path, loggers=["wandb", "mlflow"])

@@ -1,6 +1,7 @@
 import copy
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,9 +17,10 @@ from vplface.data.augment import Augmentation
 from vplface.data.batches import load_batches
 from vplface.data.pictures import Preprocessing
 from vplface.embedder import load_model
-from vplface.errors import ConfigError, DataError, TrainingInterrupted
+from vplface.errors import ConfigError, DataError, TrainingInterrupted, VplfaceError
 from vplface.training import loop
-from vplface.training.config import build_config
+from vplface.training.config import build_config, read_config
+from vplface.training.journal import write_json
 from vplface.training.loop import TrainingError, train
 from vplface.training.sources import open_sources
 from vplface.training.state import prepare
@@ -267,6 +269,72 @@ def test_a_run_is_not_overwritten_unasked(faces, tmp_path):
     assert [entry["step"] for entry in journal(tmp_path / "run")] == [1, 2, 3]
 
 
+def test_a_run_that_starts_anew_leaves_nothing_of_the_earlier_one(faces, tmp_path):
+    data = {"train": str(faces), "workers": 0, "holdout": 0.5}
+    validated = {"every": 1, "fars": [0.1], "best": "holdout/tar@far=1e-1"}
+    few = {"schedule": {"length": 2, "warmup": 0}, "loggers": []}
+    train(settings(faces, tmp_path, data=data, evaluation=validated, **few))
+    folder = tmp_path / "run"
+    for name in ("evaluation.json", "sphere.npz", "report.html", "operating_point.json", "mine.txt"):
+        (folder / name).write_text("of before")
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != ".lock"}
+    assert folder / "best/model.json" in before
+    train(settings(faces, tmp_path, variational=None, **few), overwrite=True)
+    assert {path.name for path, content in before.items() if path.exists() and path.read_bytes() == content} == {
+        "mine.txt"
+    }
+    assert not (folder / "best").exists()
+
+
+def test_what_is_asked_may_change_when_a_run_goes_on_and_what_is_trained_may_not(faces, tmp_path):
+    data = {"train": str(faces), "workers": 0, "holdout": 0.5}
+    asked = {"every": 1, "fars": [0.1], "best": "holdout/rank-1"}
+    train(
+        settings(faces, tmp_path, data=data, evaluation=asked, schedule={"length": 3, "warmup": 0}, checkpoint_every=1)
+    )
+    checkpoints = sorted((tmp_path / "run/checkpoints").glob("step-*"))
+    shutil.rmtree(checkpoints[-1])
+    shutil.move(tmp_path / "run", tmp_path / "elsewhere")
+    changes = ("evaluation.best=holdout/auc", "data.workers=1", "evaluation.fars=[0.2]")
+    again = read_config(tmp_path / "elsewhere", changes)
+    resumed = train(again, resume=True)
+    assert not (tmp_path / "run").exists()
+    last = [line["validation"] for line in journal(tmp_path / "elsewhere") if "validation" in line][-1]
+    assert resumed.best == last["holdout"]["auc"]
+    for change, key in (("evaluation.seed=5", "evaluation.seed"), ("optimizer.lr=1", "optimizer.lr")):
+        with pytest.raises(ConfigError, match=f"was trained with another {key};"):
+            train(read_config(tmp_path / "elsewhere", [change]), resume=True)
+
+
+def test_a_name_that_is_no_text_is_read_back_as_it_was(tmp_path):
+    write_json(tmp_path / "a.json", {"name": "caf\udce9, café"})
+    assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8")) == {"name": "caf\udce9, café"}
+    assert b"caf\\udce9, caf\xc3\xa9" in (tmp_path / "a.json").read_bytes()
+
+
+def test_what_cannot_start_leaves_the_earlier_run_as_it_was(faces, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    train(settings(faces, tmp_path, schedule={"length": 2, "warmup": 0}))
+    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    for changes, fault in (
+        ({"data": {"train": str(tmp_path / "nowhere")}}, DataError),
+        ({"backbone": {"name": "tiny", "weights": str(tmp_path / "none.pth")}}, VplfaceError),
+        ({"init_from": str(tmp_path / "nobody")}, DataError),
+        ({"evaluation": {"sets": [{"name": "a", "path": str(tmp_path / "nowhere")}]}}, DataError),
+        ({"loggers": ["wandb", "tensorboard"]}, VplfaceError),
+    ):
+        with pytest.raises(fault):
+            train(settings(faces, tmp_path, **changes), overwrite=True)
+        assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == before
+
+
+def test_a_run_may_start_from_the_one_that_it_replaces(faces, tmp_path):
+    first = train(settings(faces, tmp_path, schedule={"length": 2, "warmup": 0}))
+    again = {"schedule": {"length": 1, "warmup": 0}, "optimizer": {"lr": 1e-9}, "init_from": tmp_path / "run"}
+    second = train(settings(faces, tmp_path, **again), overwrite=True)
+    torch.testing.assert_close(second.head.weight, first.head.weight, atol=1e-6, rtol=0)
+
+
 def test_divergence_stops_with_step_cause_and_checkpoint(faces, tmp_path, monkeypatch):
     config = settings(faces, tmp_path)
     original = torch.optim.SGD.step
@@ -375,13 +443,17 @@ def test_pictures_on_a_list_are_left_out(faces, tmp_path):
         open_sources(config.data.train)
 
 
-def test_people_and_exclude_choose_identities(faces, tmp_path):
+def test_people_and_exclude_choose_identities(faces, tmp_path, capsys):
     (tmp_path / "people.txt").write_text("p1\np2\np3\n", encoding="utf-8")
     (tmp_path / "exclude.txt").write_text("p2\n", encoding="utf-8")
     source = {"path": str(faces), "people": str(tmp_path / "people.txt"), "exclude": str(tmp_path / "exclude.txt")}
     assert list(prepare(settings(faces, tmp_path, data={"train": source})).pictures.identities) == ["p1", "p3"]
     everyone = {"path": str(faces), "exclude": str(tmp_path / "exclude.txt")}
     assert len(prepare(settings(faces, tmp_path, data={"train": everyone})).pictures.identities) == 11
+    assert capsys.readouterr().err == ""
+    (tmp_path / "exclude.txt").write_text("faces/p2\n", encoding="utf-8")
+    assert len(prepare(settings(faces, tmp_path, data={"train": everyone})).pictures.identities) == 12
+    assert "none of its 1 people is in" in capsys.readouterr().err
     (tmp_path / "exclude.txt").write_text("", encoding="utf-8")
     assert len(prepare(settings(faces, tmp_path, data={"train": everyone})).pictures.identities) == 12
     (tmp_path / "exclude.txt").unlink()

@@ -165,3 +165,16 @@ def test_resuming_with_other_people_is_refused(before, faces):
     shutil.copytree(faces / "p3", before.config.data.train[0].path / "p3")
     with pytest.raises(DataError, match=r"12 instead of 11: with p3.*--init-from"):
         train(before.config, resume=True)
+
+
+@pytest.mark.parametrize("terms", [[{"name": "xbm", "size": 16, "start": 0}], [{"name": "xbm", "size": 32}], []])
+def test_terms_start_anew(faces, others, tmp_path, terms):
+    """The queue of XBM holds numbers of classes, which are other people's in another set."""
+    before = train(settings(faces, tmp_path / "before", terms=[{"name": "xbm", "size": 16, "start": 0}]))
+    assert before.head.terms["xbm"].queue.classes.unique().numel() > 1
+    run = prepare(settings(others, tmp_path, terms=terms))
+    fresh = [each.clone() for each in run.head.terms.buffers()]
+    start_from(whole_checkpoint(tmp_path / "before" / "run"), run)
+    for untouched, now in zip(fresh, run.head.terms.buffers(), strict=True):
+        torch.testing.assert_close(now, untouched, equal_nan=True)
+    assert run.head.memory is not None

@@ -82,6 +82,7 @@ def test_a_picture_is_found_by_set_and_name(faces):
         ([{"name": "a"}, {"name": "a"}], {}, ConfigError, "same name"),
         ([{"name": "a"}], {"best": "b/accuracy"}, ConfigError, "SET one of a"),
         ([{"name": "a"}], {"best": "a/eer"}, ConfigError, "an error rate"),
+        ([{"name": "a"}], {"best": "a/tar@far=1e-3"}, ConfigError, r"not measured, only tar@far=1e-1; add its rate"),
         ([{"name": "a", "people": "nobody.txt"}], {}, ConfigError, "1 of the 1 people"),
         ([{"name": "a", "pairs": "nowhere.txt"}], {}, DataError, "nowhere.txt"),
         ([{"name": "a", "path": "/nowhere"}], {}, DataError, "set 'a': /nowhere"),
@@ -152,3 +153,9 @@ def test_a_verification_set_brings_its_own_pairs(faces, embedder, tmp_path):
     alone = evaluate_pairs(embedder, ImageFolder(faces), pairs, fars=[0.1], bootstrap=0).metrics
     assert metrics["eer"]["value"] == pytest.approx(alone["eer"]["value"])
     assert metrics["accuracy"]["value"] is not None  # and its ten folds
+
+
+def test_a_set_without_two_pictures_of_one_person_is_refused_beforehand(faces):
+    single = narrow(ImageFolder(faces), max_pictures=1)
+    with pytest.raises(ConfigError, match=r"'holdout': no two of its 12 pictures show one person.*\(data.holdout=0\)"):
+        Validation(settings(faces), single)

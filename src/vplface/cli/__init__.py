@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from io import TextIOWrapper
 
 
 def main() -> None:
@@ -13,4 +14,6 @@ def main() -> None:
         if (error.name or "").split(".")[0] not in ("typer", "rich", "cv2", "pydantic", "yaml"):
             raise
         sys.exit(f"vplface: the command line needs {error.name!r}; install it with: pip install 'vplface[train]'")
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be text
     app()

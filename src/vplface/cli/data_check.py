@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vplface.cli.options import AS_JSON, DEVICE
+from vplface.cli.options import AS_JSON, DEVICE, SPLIT
 from vplface.cli.preprocessing import COLOR, MEAN, STD, preprocessing_of
 from vplface.cli.sheet import PICTURES, require_picture_name, row, write_sheet
 from vplface.errors import UsageError
@@ -39,6 +39,7 @@ def check(
     path: Annotated[
         Path, typer.Argument(help="The set: a folder, RecordIO, tar shards, parquet, a list.", show_default=False)
     ],
+    split: SPLIT = None,
     model: Annotated[
         Path | None,
         typer.Option(
@@ -99,7 +100,7 @@ def check(
     from vplface.data.formats import open_pictures
 
     chosen = _chosen(kinds)
-    pictures = open_pictures(path)
+    pictures = open_pictures(path, split)
     findings = check_pictures(pictures, workers)
     if model is not None:
         from vplface.embedder import Embedder

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from vplface.cli.options import AS_JSON
+from vplface.cli.options import AS_JSON, SPLIT
 from vplface.errors import UsageError
 
 _LINES = 20
@@ -39,6 +39,7 @@ def convert(
             show_default=False,
         ),
     ] = None,
+    split: SPLIT = None,
     drop: Annotated[
         Path | None,
         typer.Option(help="Leave out the pictures on this list, which vplface data check writes.", show_default=False),
@@ -68,7 +69,7 @@ def convert(
         raise UsageError("--pairs and a .bin file go together: it says which pictures the file compares")
     if pairs is not None and drop is not None:
         raise UsageError("--drop has no use with a .bin file: it holds the pictures of --pairs and no others")
-    pictures = open_pictures(source)
+    pictures = open_pictures(source, split)
     listed: Path | None = None
     if pairs is not None:
         done = convert_to_bin(pictures, target, read_pairs(pairs))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vplface.cli.options import AS_JSON
+from vplface.cli.options import AS_JSON, SPLIT
 from vplface.errors import UsageError
 
 if TYPE_CHECKING:
@@ -28,9 +28,7 @@ def info(
             show_default=False,
         ),
     ],
-    split: Annotated[
-        str | None, typer.Option(help="Of a list or parquet with splits: the part to take.", show_default=False)
-    ] = None,
+    split: SPLIT = None,
     sample: Annotated[int, typer.Option(min=1, help="Pictures to look at for types and sizes.")] = 1000,
     plot: Annotated[
         Path | None,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vplface.cli.options import AS_JSON, DEVICE
+from vplface.cli.options import AS_JSON, DEVICE, SPLIT
 from vplface.cli.preprocessing import COLOR, MEAN, STD, preprocessing_of
 from vplface.cli.sheet import PICTURES, require_picture_name, row, write_sheet
 from vplface.errors import UsageError
@@ -33,6 +33,7 @@ def overlap(
             show_default=False,
         ),
     ],
+    split: SPLIT = None,
     people: Annotated[
         Path | None,
         typer.Option(help="A list of those people in the test folder who are tested on, such as peopleDevTest.txt."),
@@ -102,7 +103,7 @@ def overlap(
     from vplface.evaluation.overlap import find_overlap, write_exclude_list
 
     tested = narrow(open_pictures(against), None if people is None else read_people(people), where=against)
-    trained = open_pictures(train)
+    trained = open_pictures(train, split)
     embedder = Embedder.load(model, device, preprocessing)
     found = find_overlap(trained, tested, embedder, threshold=threshold, false_flag_rate=rate, workers=workers)
     if out is not None:

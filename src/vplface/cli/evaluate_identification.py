@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zipfile
+import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -204,7 +206,7 @@ def _array(
                 loaded = loaded[key]
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except (ValueError, EOFError) as error:
+    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"{path}: is no file of arrays, or damaged: {error}") from error
     array: Float[np.ndarray, "n dim"] = loaded
     if array.ndim != 2 or not array.size or not np.issubdtype(array.dtype, np.floating):

@@ -44,7 +44,8 @@ def store(path: Path, values: Mapping[str, Any]) -> None:
     from vplface.files import replacing
 
     with replacing(path) as temporary:
-        temporary.write_text(json.dumps(values, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+        text = json.dumps(values, ensure_ascii=False, allow_nan=False) + "\n"
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def write_page(

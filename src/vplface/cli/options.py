@@ -11,6 +11,10 @@ AS_JSON = Annotated[bool, typer.Option("--json", help="Print one JSON object, an
 DEVICE = Annotated[str, typer.Option(help="Where the model runs: cpu, cuda, ...")]
 DIM = Annotated[int, typer.Option(min=1, help="d, size of an embedding.")]
 PLOT = Annotated[Path | None, typer.Option(help="Draw the result into this file (png, svg, pdf).", show_default=False)]
+SPLIT = Annotated[
+    str | None,
+    typer.Option(help="Of a list, zip archive or parquet with splits: the part to take.", show_default=False),
+]
 THREADS = Annotated[
     int | None,
     typer.Option(

@@ -192,6 +192,8 @@ def show_estimate(estimate: Estimate, as_json: bool) -> None:
         )
     if any(cost.state == "changed" for cost in costs):
         console.print("changed: the folder holds a run of another configuration; --overwrite starts it anew.")
+    if any(cost.state == "anew" for cost in costs):
+        console.print("anew: an earlier run, which an --overwrite that was stopped had not come to.")
 
 
 def _ranges(seeds: list[int]) -> str:

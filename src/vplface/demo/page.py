@@ -154,8 +154,8 @@ class Page:
     def _held(self, uploaded: list[str] | None, held: dict[Path, Any]) -> tuple[Any, ...]:
         """More pictures of somebody, held in memory until they are enrolled or put away."""
         try:
-            more = taken(uploaded or [], self._uploads)
-            if len({**held, **more}) > MOST_PICTURES:
+            more = taken(uploaded or [], self._uploads, held)
+            if len(held) + len(more) > MOST_PICTURES:
                 raise DataError(f"more than {MOST_PICTURES} pictures at once; enrol these first")
         except VplfaceError as error:
             return None, held, _waiting(held), pieces.note(str(error), tone="no")

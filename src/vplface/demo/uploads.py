@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -20,12 +20,13 @@ _EVERY, _ABANDONED = 30.0, 120.0
 """Seconds."""
 
 
-def taken(uploaded: Sequence[str], folder: Path) -> dict[Path, bytes]:
+def taken(uploaded: Sequence[str], folder: Path, beside: Collection[Path] = ()) -> dict[Path, bytes]:
     """{file name: bytes} of uploaded files, which are deleted; a name that occurs twice gets a number.
 
     Args:
         uploaded: where the server says that it has put them; the browser had a say in it, so it is checked.
         folder: where uploads lie.
+        beside: names that are there already.
 
     Raises:
         DataError: a path that leads out of the folder, too many files, or a file that is too large. The others are
@@ -45,7 +46,7 @@ def taken(uploaded: Sequence[str], folder: Path) -> dict[Path, bytes]:
                 raise DataError(
                     f"{file.name}: larger than {MOST_BYTES // 2**20} MB, which is the limit; make the picture smaller"
                 )
-            pictures[_free(Path(file.name), pictures)] = file.read_bytes()
+            pictures[_free(Path(file.name), {*beside, *pictures})] = file.read_bytes()
         return pictures
     finally:
         for file in files:
@@ -83,7 +84,7 @@ def sweeping(folder: Path) -> Iterator[None]:
         thread.join()
 
 
-def _free(name: Path, names: dict[Path, bytes]) -> Path:
+def _free(name: Path, names: Collection[Path]) -> Path:
     free, number = name, 1
     while free in names:
         number += 1

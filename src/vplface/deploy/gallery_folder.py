@@ -159,10 +159,16 @@ def _sweep(folder: Path) -> None:
 
 @contextmanager
 def _replacing(path: Path) -> Iterator[Path]:
-    """As :func:`vplface.files.replacing`, with all that is unfinished in a folder of its own, which can be deleted."""
-    finished = path.parent / _UNFINISHED / path.name
+    """As :func:`vplface.files.replacing`, with all that is unfinished in a folder of its own, which can be deleted.
+
+    It can be read by its owner only, or by whom the gallery that is there has been opened to.
+    """
+    finished, stored = path.parent / _UNFINISHED / path.name, path.parent / _FILE
+    mode = stored.stat().st_mode & 0o777 if stored.exists() else 0o600
+    finished.parent.mkdir(mode=0o700, exist_ok=True)
     with replacing(finished) as temporary:
         yield temporary
+    finished.chmod(mode)
     finished.replace(path)
 
 

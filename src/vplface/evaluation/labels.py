@@ -47,7 +47,9 @@ def suspect_labels(
     own_label = torch.as_tensor(labels, device=device)
     sums = torch.zeros(len(pictures.identities), x.shape[1], device=device).index_add_(0, own_label, x)
     means = torch.nn.functional.normalize(sums)
-    judged = np.bincount(labels, minlength=len(pictures.identities))[labels] > 1
+    counts = np.bincount(labels, minlength=len(pictures.identities))
+    judged = counts[labels] > 1
+    empty = torch.as_tensor(counts == 0, device=device)
     own = np.zeros(len(labels), np.float32)
     other, nearest = np.zeros_like(own), np.zeros(len(labels), np.int64)
     rows = max(1, _BLOCK_ELEMENTS // len(means))
@@ -57,6 +59,7 @@ def suspect_labels(
             without = torch.nn.functional.normalize(sums[its] - part)
             cosines = part @ means.T
             cosines[torch.arange(len(part), device=device), its] = -torch.inf
+            cosines[:, empty] = -torch.inf
             best = cosines.max(dim=1)
             block = slice(first, first + len(part))
             own[block] = (part * without).sum(dim=1).cpu()

@@ -52,7 +52,7 @@ class OperatingPoint:
         path = operating_point_path(model)
         with replacing(path) as temporary:
             text = json.dumps({"schema": _SCHEMA, **asdict(self)}, indent=2, ensure_ascii=False)
-            temporary.write_text(text + "\n", encoding="utf-8")
+            temporary.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
         return path
 
     @classmethod

@@ -18,6 +18,7 @@ cosine 423). And means are a hundred times cheaper, and a stray picture of anoth
 from __future__ import annotations
 
 import math
+import re
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -269,7 +270,7 @@ def write_exclude_list(path: Path, names: list[str]) -> None:
         DataError: the file cannot be written, or a name cannot stand in such a file.
     """
     for name in names:
-        if not name or name != name.strip() or any(sign in name for sign in "\t\n\r"):
+        if not name or name != name.strip() or re.search(r"[\t\n\r\ud800-\udfff]", name):
             raise DataError(f"{path}: the identity {name!r} cannot be written into a list of people; rename its folder")
     with replacing(path) as temporary:
         temporary.write_text("".join(f"{name}\n" for name in names), encoding="utf-8", newline="\n")

@@ -50,10 +50,9 @@ def document(title: str, body: Markup, script: str) -> str:
 
 
 def write_page(path: Path, text: str) -> None:
-    """Write the page, at once or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write the page, at once or not at all; raises DataError if the file cannot be written."""
     with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def limits() -> Markup:

@@ -10,6 +10,8 @@ from vplface.report.chart import SUPERSCRIPT
 from vplface.report.plots import interval, number, quoted_far
 from vplface.report.record import RunRecord
 
+_ROUNDING = 1e-6
+
 
 @dataclass(frozen=True)
 class Difference:
@@ -27,9 +29,9 @@ def differences(
 ) -> tuple[list[Difference], list[str]]:
     """The usable entries of a comparison of two arms, and why others are not used.
 
-    An entry is used only if it agrees with the two arms' own figures: a stale file, or one written for another
-    order of the arms, must not name the wrong winner. A difference counts as distinguishable only if its
-    interval excludes 0 and its author agrees.
+    An entry is used only if it is the difference of the two arms' own figures: a stale file, one written for another
+    order of the arms or for other seeds, must not name the wrong winner. A difference counts as distinguishable only if
+    its interval excludes 0 and its author agrees.
     """
     if len(runs) != 2:
         return [], ["comparison.json compares two arms and was not used for this page."] if comparison else []
@@ -45,8 +47,7 @@ def differences(
                 notes.append(f"The paired difference of {metric_name(metric)} on {set_name} has no interval.")
                 continue
             first, second = (metric_value(run, set_name, metric) for run in runs)
-            slack = (ci95[1] - ci95[0]) / 2 + 1e-6
-            if first is None or second is None or abs((second - first) - value) > slack:
+            if first is None or second is None or abs((second - first) - value) > _ROUNDING:
                 notes.append(
                     f"The paired difference of {metric_name(metric)} on {set_name} in comparison.json does not "
                     "belong to these two runs in this order, and was not used."

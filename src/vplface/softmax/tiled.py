@@ -187,11 +187,20 @@ class _MarginSoftmax(torch.autograd.Function):
         wanted = ctx.needs_input_grad  # type: ignore[attr-defined]
         whole = torch.empty_like(weight) if wanted[1] and update is None else None
         sink = whole.__setitem__ if whole is not None else update if wanted[1] else None
-        with nullcontext() if walk.injection is None else walk.injection.as_seen():
-            of_features = walk.gradients(gradient, wanted[0], sink)
-        of_negatives = walk.gradient_of_negatives(gradient) if wanted[2] else None
-        of_strength = walk.gradient_of_strength(gradient) if wanted[3] else None
+        with torch.autocast(weight.device.type, enabled=False):
+            with nullcontext() if walk.injection is None else walk.injection.as_seen():
+                of_features = walk.gradients(gradient, wanted[0], sink)
+            of_negatives = walk.gradient_of_negatives(gradient) if wanted[2] else None
+            of_strength = walk.gradient_of_strength(gradient) if wanted[3] else None
+        if not _graph_is_kept():
+            ctx.walk = None  # type: ignore[attr-defined]  # which a loss that somebody keeps would hold on to
         return of_features.to(features.dtype) if wanted[0] else None, whole, of_negatives, of_strength, None, None
+
+
+def _graph_is_kept() -> bool:
+    """Whether another backward pass over the same graph may follow; True where torch does not say."""
+    ask = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", None)
+    return ask is None or bool(ask())
 
 
 class Tile(NamedTuple):

@@ -13,7 +13,7 @@ from vplface.evaluation import Evaluation, compare
 from vplface.report import RunRecord, read_run, write_report
 from vplface.study.grid import grid_of_recipe
 from vplface.study.pool import pool
-from vplface.study.single import figures, finish, measure, measured
+from vplface.study.single import figures, finish, measure, measured, start_anew
 from vplface.training.config import Config
 from vplface.training.journal import write_json
 from vplface.training.loop import train
@@ -85,8 +85,10 @@ def compare_arms(config: Config, seeds: Sequence[int], *, overwrite: bool = Fals
     grid = grid_of_recipe(config, seeds)
     evaluations: dict[str, list[dict[str, Evaluation]]] = {arm: [] for arm in grid.arms}
     folders: dict[str, list[Path]] = {arm: [] for arm in grid.arms}
+    if overwrite:
+        start_anew(cell.config for cell in grid.cells)
     for cell in grid.cells:
-        finish(cell.config, overwrite=overwrite)
+        finish(cell.config)
         folders[cell.arm].append(cell.folder)
         evaluations[cell.arm].append(measured(cell.folder))
     folder = grid.folder

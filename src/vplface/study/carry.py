@@ -16,7 +16,7 @@ from pathlib import Path
 from vplface.errors import ConfigError, TrainingInterrupted, VplfaceError
 from vplface.study.board import Board
 from vplface.study.grid import Cell, Grid
-from vplface.study.single import standing
+from vplface.study.single import standing, start_anew
 from vplface.training.config import Config, EvaluationSet, Source
 from vplface.training.interrupt import Interrupt
 from vplface.training.sources import generate
@@ -56,7 +56,9 @@ def carry_out(grid: Grid, *, overwrite: bool = False) -> dict[str, str]:
         raise ConfigError(
             "a study trains its runs in one process each; for many processes train one run: vplface train"
         )
-    waiting = deque(_unfinished(grid.chosen, overwrite))
+    if overwrite:
+        start_anew(cell.config for cell in grid.chosen)
+    waiting = deque(_unfinished(grid.chosen))
     failed: dict[str, str] = {}
     written: set[tuple[Path, str]] = set()
     for cell in list(waiting):
@@ -70,7 +72,7 @@ def carry_out(grid: Grid, *, overwrite: bool = False) -> dict[str, str]:
         try:
             while (waiting or active) and not interrupt.requested:
                 while waiting and len(active) < grid.workers:
-                    active.append(_start(waiting.popleft(), grid.threads, overwrite))
+                    active.append(_start(waiting.popleft(), grid.threads))
                     board.started(active[-1].cell)
                 time.sleep(_LOOK_EVERY)
                 for child in [child for child in active if child.process.poll() is not None]:
@@ -97,9 +99,7 @@ def carry_out(grid: Grid, *, overwrite: bool = False) -> dict[str, str]:
     return failed
 
 
-def _unfinished(cells: Sequence[Cell], overwrite: bool) -> list[Cell]:
-    if overwrite:
-        return list(cells)
+def _unfinished(cells: Sequence[Cell]) -> list[Cell]:
     found = {cell.name: standing(cell.config) for cell in cells}
     changed = [f"{name} ({', '.join(each.changed)})" for name, each in found.items() if each.state == "changed"]
     if changed:
@@ -121,8 +121,11 @@ def _generate(config: Config, written: set[tuple[Path, str]]) -> None:
                 written.add(key)
 
 
-def _start(cell: Cell, threads: int, overwrite: bool) -> _Child:
-    cell.folder.mkdir(parents=True, exist_ok=True)
+def _start(cell: Cell, threads: int) -> _Child:
+    try:
+        cell.folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"cannot write the run folder {cell.folder}: {error.strerror}") from error
     environment = os.environ | {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
     with (cell.folder / LOG).open("ab") as log:
         log_start = log.tell()
@@ -136,9 +139,8 @@ def _start(cell: Cell, threads: int, overwrite: bool) -> _Child:
             start_new_session=True,
         )
     assert process.stdin is not None
-    task = {"config": cell.config.model_dump(mode="json"), "overwrite": overwrite}
     with suppress(BrokenPipeError):  # it died at once: its log says why
-        process.stdin.write(json.dumps(task).encode() + b"\n")
+        process.stdin.write(json.dumps(cell.config.model_dump(mode="json")).encode() + b"\n")
         process.stdin.flush()
     return _Child(cell, process, log_start)
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from vplface.errors import ConfigError
 from vplface.evaluation import Evaluation, compare
+from vplface.evaluation.bootstrap import interval
 from vplface.evaluation.student import t_interval
 
 T_SEEDS = 3
@@ -46,7 +47,8 @@ def pool(of_seeds: Sequence[Mapping[str, Evaluation]]) -> dict[str, Evaluation]:
                 stacked = np.stack([one.replicates[metric] for one in same])
                 draws = np.random.default_rng(0).integers(len(same), size=stacked.shape)
                 replicates[metric] = np.take_along_axis(stacked, draws, axis=0).mean(axis=0)
-                metrics[metric]["ci95"] = np.nanquantile(replicates[metric], [0.025, 0.975]).tolist()
+                ends = interval(replicates[metric], int(evaluation.protocol["identities"]))
+                metrics[metric]["ci95"] = None if ends is None else list(ends)
         # Which pairs were told rightly is a matter of one seed.
         pooled[name] = replace(evaluation, metrics=metrics, replicates=replicates, correct=np.zeros(0, bool))
     return pooled

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +15,7 @@ from vplface.training.checkpoint import has_checkpoints
 from vplface.training.config import Config
 from vplface.training.journal import write_json
 from vplface.training.loggers import Loggers
-from vplface.training.loop import changed_keys, train
+from vplface.training.loop import ANEW, changed_keys, train
 from vplface.training.sources import open_sources
 from vplface.training.sphere import embed_on_sphere
 from vplface.training.start import CHECKPOINTS
@@ -30,11 +30,12 @@ class Standing:
     """How far a run has come.
 
     Attributes:
-        state: ``changed``: its folder holds a run of another configuration.
+        state: ``changed``: its folder holds a run of another configuration; ``anew``: its folder holds a run that is to
+            be started anew.
         changed: the keys of the configuration that differ.
     """
 
-    state: Literal["new", "begun", "finished", "changed"]
+    state: Literal["new", "anew", "begun", "finished", "changed"]
     changed: tuple[str, ...] = ()
 
 
@@ -43,20 +44,38 @@ def standing(config: Config) -> Standing:
     stored = config.run_folder / "config.yaml"
     if not stored.exists():
         return Standing("new")
+    if (config.run_folder / ANEW).exists():
+        return Standing("anew")
     if changed := changed_keys(stored, config):
         return Standing("changed", changed)
     return Standing("finished" if (config.run_folder / "evaluation.json").exists() else "begun")
 
 
-def finish(config: Config, *, overwrite: bool = False) -> None:
+def start_anew(configs: Iterable[Config]) -> None:
+    """Have the runs that there are of some configurations, whatever they were, started anew when their turn comes.
+
+    Until then they stay as they are; a call that is stopped is gone on with as if they were unfinished.
+
+    Raises:
+        ConfigError: a folder cannot be written.
+    """
+    for config in configs:
+        if (config.run_folder / "config.yaml").exists():
+            try:
+                (config.run_folder / ANEW).touch()
+            except OSError as error:
+                raise ConfigError(f"cannot write the run folder {config.run_folder}: {error.strerror}") from error
+
+
+def finish(config: Config) -> None:
     """Bring one run to its end: train it, or what is left of it, and measure it.
 
     Raises:
-        ConfigError: the folder holds a run of another configuration, and ``overwrite`` is not set.
+        ConfigError: the folder holds a run of another configuration.
         VplfaceError: see ``training.loop.train``.
     """
     folder = config.run_folder
-    found = Standing("new") if overwrite else standing(config)
+    found = standing(config)
     if found.state == "finished":
         return
     if found.state == "changed":
@@ -65,7 +84,7 @@ def finish(config: Config, *, overwrite: bool = False) -> None:
             " name (name=...)"
         )
     resume = found.state == "begun" and has_checkpoints(folder / CHECKPOINTS)
-    train(config, resume=resume, overwrite=overwrite or found.state == "begun")
+    train(config, resume=resume, overwrite=found.state in ("anew", "begun"))
     measure(config)
 
 

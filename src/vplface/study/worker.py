@@ -20,10 +20,10 @@ from vplface.training.config import build_config
 def main() -> int:
     """Carry out the run; returns the exit status."""
     with open(0, "rb", buffering=0, closefd=False) as told:
-        task = json.loads(told.readline())
+        config = json.loads(told.readline())
     threading.Thread(target=_stop_with_parent, daemon=True).start()
     try:
-        finish(build_config(task["config"], "the study"), overwrite=task["overwrite"])
+        finish(build_config(config, "the study"))
     except TrainingInterrupted:
         return STOPPED
     except VplfaceError as error:

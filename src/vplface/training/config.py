@@ -13,7 +13,16 @@ from typing import Annotated, Any, Literal, TypeVar, get_args
 import numpy as np
 import yaml
 from jaxtyping import Int
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 
 from vplface.data.augment import Augmentation
 from vplface.data.samplers import SAMPLERS, Shuffled
@@ -122,6 +131,19 @@ class StartedTerm:
         return term
 
 
+def _made(section: str, kind: type, options: Mapping[str, Any]) -> object:
+    """A dataclass from raw values, which are converted to the types of its fields (YAML reads 1e-2 as text)."""
+    try:
+        return TypeAdapter(kind).validate_python(options)
+    except ValidationError as error:
+        first = error.errors()[0]
+        message = first["msg"].removeprefix("Value error, ")
+        if not first["loc"]:
+            raise ValueError(message) from error
+        key = ".".join(str(part) for part in first["loc"])
+        raise ValueError(f"{section}.{key}: {message}, got {first['input']!r}") from error
+
+
 class _Named:
     """A choice among dataclasses, written as ``{name: NAME, option: value, ...}`` or, with all defaults, as NAME.
 
@@ -149,7 +171,7 @@ class _Named:
             if key not in known:
                 hint = nearest(str(key), known) if known else ", which has none"
                 raise ValueError(f"{self.section}.{key} is not an option of {name}{hint}")
-        return self.kinds[name](**options)
+        return _made(self.section, self.kinds[name], options)
 
     def write(self, value: object) -> dict[str, Any]:
         """The mapping that reads as ``value``."""
@@ -199,9 +221,9 @@ class _Rule:
             for key, number in value.items():
                 if key not in known:
                     raise ValueError(f"{self.section}.{key} is unknown{nearest(str(key), known)}")
-                if isinstance(number, bool) or not isinstance(number, int | float | None):
+                if isinstance(number, bool):
                     raise ValueError(f"{self.section}.{key} must be a number, got {number!r}")
-            return self.kind(**value)
+            return _made(self.section, self.kind, value)
         read = _read_duration(value)
         if not isinstance(read, Duration | self.kind):
             raise ValueError(f"{self.section} must be a number of steps or epochs, or a rule")
@@ -425,7 +447,7 @@ class Evaluation(_Section):
 
     sets: list[EvaluationSet] = []
     flip: Literal["none", "sum"] = "sum"
-    fars: list[float] = [1e-2, 1e-3, 1e-4]
+    fars: list[Annotated[float, Field(gt=0.0, le=1.0)]] = [1e-2, 1e-3, 1e-4]
     bootstrap: int = Field(default=500, ge=0)
     seed: int = Field(default=0, ge=0)
     every: Length | None = None
@@ -437,7 +459,7 @@ class Config(_Section):
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     output: Path = Path("runs")
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, le=2**62)
     data: Data
     backbone: Backbone = Backbone()
     margin: MarginField = ArcFace(32.0, 0.4)
@@ -527,12 +549,17 @@ def shipped_recipes() -> list[str]:
 
 
 def read_recipe(recipe: str | Path) -> dict[str, Any]:
-    """The raw contents of a recipe; see ``read_config``."""
-    path = Path(recipe)
+    """The raw contents of a recipe; see ``read_config``. That of a run folder is called and lies as the folder does."""
+    path, place = Path(recipe), {}
     if path.joinpath("config.yaml").is_file():
+        folder = path if path.name not in ("", "..") else path.resolve()
+        place = {"name": folder.name, "output": str(folder.parent)}
         path = path / "config.yaml"
     if path.is_file():
-        text = path.read_text(encoding="utf-8")
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path} cannot be read: {error}") from error
     elif path.stem in shipped_recipes() and str(path.parent) in (".", "configs"):
         text = files("vplface").joinpath("configs", f"{path.stem}.yaml").read_text(encoding="utf-8")
     else:
@@ -548,7 +575,7 @@ def read_recipe(recipe: str | Path) -> dict[str, Any]:
         raise ConfigError(f"{recipe} is not valid YAML: {error}") from error
     if not isinstance(raw, dict):
         raise ConfigError(f"{recipe} must hold a mapping of keys to values")
-    return raw
+    return raw | place
 
 
 def merge(raw: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:

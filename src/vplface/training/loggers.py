@@ -9,7 +9,6 @@ import secrets
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
 
@@ -27,7 +26,13 @@ _PARAMETERS = 100
 
 
 class Logger(Protocol):
-    """A place for numbers; whatever it raises costs the run this place and no more."""
+    """A place for numbers; whatever it raises costs the run this place and no more.
+
+    Attributes:
+        identity: under what name it knows the run; None where the run folder is enough.
+    """
+
+    identity: str | None
 
     def log(self, numbers: Mapping[str, float], step: int) -> None:
         """Take the numbers of a step."""
@@ -39,7 +44,9 @@ class Logger(Protocol):
 class TensorBoard:
     """Event files in ``tensorboard/`` of the run folder; those of steps that are taken again no longer count."""
 
-    def __init__(self, config: Config, first_step: int) -> None:
+    identity: str | None = None
+
+    def __init__(self, config: Config, first_step: int, known: str | None) -> None:
         tensorboard = import_extra("torch.utils.tensorboard", "train")
         self._board = tensorboard.SummaryWriter(str(config.run_folder / "tensorboard"), purge_step=first_step + 1)
 
@@ -60,7 +67,8 @@ class WeightsAndBiases:
         ConfigError: online without a key; it is never asked for.
     """
 
-    def __init__(self, config: Config, first_step: int) -> None:
+    def __init__(self, config: Config, first_step: int, known: str | None) -> None:
+        self.identity: str | None = known or secrets.token_hex(8)
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
         wandb = import_extra("wandb", "wandb")
         local = wandb.setup().settings.mode in ("offline", "dryrun", "disabled")
@@ -71,7 +79,7 @@ class WeightsAndBiases:
             )
         self._run = wandb.init(
             project=os.environ.get("WANDB_PROJECT", PROJECT),
-            id=_identity(config.run_folder, "wandb", lambda: secrets.token_hex(8)),
+            id=self.identity,
             resume="allow",
             name=config.name,
             dir=str(config.run_folder),
@@ -93,7 +101,7 @@ class WeightsAndBiases:
 class MLflow:
     """A run of MLflow, at MLFLOW_TRACKING_URI or in ``mlruns/`` beside the run folder."""
 
-    def __init__(self, config: Config, first_step: int) -> None:
+    def __init__(self, config: Config, first_step: int, known: str | None) -> None:
         # A server that does not answer holds up a step for a minute, not for the many of MLflow's defaults.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
@@ -104,7 +112,8 @@ class MLflow:
             place = (config.output / "mlruns").resolve().as_uri()
         self._mlflow = import_extra("mlflow", "mlflow")
         self._client = self._mlflow.MlflowClient(tracking_uri=place)
-        self._run = _identity(config.run_folder, "mlflow", lambda: self._begin(config))
+        self._run = known or self._begin(config)
+        self.identity: str | None = self._run
         self._client.update_run(self._run, status="RUNNING")
         print(f"mlflow: {place}, run {self._run}", file=sys.stderr)
 
@@ -130,7 +139,7 @@ class MLflow:
         self._client.set_terminated(self._run, status="FAILED" if failed else "FINISHED")
 
 
-KINDS: dict[str, Callable[[Config, int], Logger]] = {
+KINDS: dict[str, Callable[[Config, int, str | None], Logger]] = {
     "tensorboard": TensorBoard,
     "wandb": WeightsAndBiases,
     "mlflow": MLflow,
@@ -143,17 +152,21 @@ class Loggers:
     Args:
         config: the run, which every place is told.
         first_step: steps that are taken already.
+        fresh: whether the run is a new one, whatever the folder remembers.
 
     Raises:
         VplfaceError: before the first step, if a place cannot be used: its extra is missing, nobody is logged in, its
             server does not answer. Later on that is a warning, too.
     """
 
-    def __init__(self, config: Config, first_step: int) -> None:
+    def __init__(self, config: Config, first_step: int, fresh: bool = False) -> None:
         self._open: dict[str, Logger] = {}
-        for name in dict.fromkeys(config.loggers):
+        path = config.run_folder / IDENTITIES
+        known = json.loads(path.read_text(encoding="utf-8")) if path.exists() and not fresh else {}
+        # TensorBoard last: it purges the events of an earlier run, which is to lose nothing by a start that fails.
+        for name in sorted(dict.fromkeys(config.loggers), key=lambda name: name == "tensorboard"):
             try:
-                self._open[name] = KINDS[name](config, first_step)
+                self._open[name] = KINDS[name](config, first_step, known.get(name))
             except Exception as error:
                 if first_step:
                     _warn(name, error)
@@ -164,6 +177,11 @@ class Loggers:
                 raise ConfigError(
                     f"loggers: {name} cannot be used: {_told(error)}; mend that, or leave it out of loggers"
                 ) from error
+        names = known | {name: logger.identity for name, logger in self._open.items() if logger.identity is not None}
+        if names:
+            path.write_text(json.dumps(names) + "\n", encoding="utf-8")
+        else:
+            path.unlink(missing_ok=True)
 
     def __enter__(self) -> Loggers:
         return self
@@ -191,16 +209,6 @@ class Loggers:
                 logger.close(failed)
             except Exception as error:
                 _warn(name, error)
-
-
-def _identity(folder: Path, name: str, begin: Callable[[], str]) -> str:
-    """The name of the run in another place, as the run folder remembers it; made by ``begin`` where it does not."""
-    path = folder / IDENTITIES
-    known: dict[str, str] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    if name not in known:
-        known[name] = begin()
-        path.write_text(json.dumps(known) + "\n", encoding="utf-8")
-    return known[name]
 
 
 def _warn(name: str, error: Exception) -> None:

@@ -7,7 +7,7 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,6 @@ from vplface.training.config import Config, read_config
 from vplface.training.instruments import measure
 from vplface.training.interrupt import Interrupt
 from vplface.training.journal import Journal, environment, write_json
-from vplface.training.loggers import IDENTITIES as LOGGERS_KNOW
 from vplface.training.loggers import Loggers
 from vplface.training.start import CHECKPOINTS, IDENTITIES, start_from, whole_checkpoint
 from vplface.training.state import Training, prepare
@@ -38,15 +37,61 @@ from vplface.training.world import World, join
 _PATIENCE = 10.0
 """Seconds in which the workers of a run that was killed notice that it is gone, and let go of its folder."""
 
-MAY_CHANGE_ON_RESUME = frozenset(
-    {"device", "threads", "log_every", "checkpoint_every", "checkpoints_kept", "compile", "timeout", "loggers"}
+ANEW = "anew"
+"""A file that says of the run in its folder that it is to be started anew."""
+
+OF_A_RUN = (
+    ANEW,
+    CHECKPOINTS,
+    "best",
+    "environment.json",
+    "evaluation.json",
+    IDENTITIES,
+    "metrics.jsonl",
+    "model.json",
+    "model.safetensors",
+    "operating_point.json",
+    "report.html",
+    "sphere.npz",
 )
+"""What a run that starts anew takes away; event files of TensorBoard are purged by their writer."""
+
+NO_MATTER = frozenset(
+    {
+        "name",
+        "output",
+        "device",
+        "threads",
+        "data.workers",
+        "log_every",
+        "checkpoint_every",
+        "checkpoints_kept",
+        "compile",
+        "timeout",
+        "loggers",
+    }
+)
+"""Keys on which nothing depends that a run finds."""
 
 
 def changed_keys(stored: Path, config: Config) -> tuple[str, ...]:
-    """The keys in which a run cannot go on as ``config`` says, for its stored configuration says otherwise."""
+    """The dotted keys, less those of no matter, that ``config`` and a stored configuration differ in."""
     before, now = (each.model_dump(mode="json") for each in (read_config(stored), config))
-    return tuple(sorted(key for key in now if now[key] != before[key] and key not in MAY_CHANGE_ON_RESUME))
+    return tuple(key for key in _differing(before, now) if key not in NO_MATTER)
+
+
+def _differing(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    for key in sorted(before.keys() | now.keys()):
+        one, other = before.get(key), now.get(key)
+        if isinstance(one, Mapping) and isinstance(other, Mapping):
+            yield from _differing(one, other, f"{prefix}{key}.")
+        elif one != other:
+            yield prefix + key
+
+
+def _of_evaluation(key: str) -> bool:
+    """Whether a key says what is asked of a model and not what is trained; who is held out is a matter of training."""
+    return key.startswith("evaluation.") and key != "evaluation.seed"
 
 
 class TrainingError(VplfaceError):
@@ -81,15 +126,16 @@ def train(config: Config, *, resume: bool = False, overwrite: bool = False) -> T
         if config.run_folder.exists() or not resume:
             world.once(lambda: stack.enter_context(_alone_in(config.run_folder)))
         chosen = world.once(lambda: _claim(config, resume, overwrite))
-        world.has_begun()
         run = _prepare_in_turn(config, world)
         if chosen is not None:
             world.once(lambda: _compare_data(run))
             load_checkpoint(Path(chosen), run, world)
+            if any(_of_evaluation(key) for key in changed_keys(config.run_folder / "config.yaml", config)):
+                run.best = None  # the figure of another question
         elif config.init_from is not None:
             source = config.init_from
             start_from(Path(str(world.once(lambda: str(whole_checkpoint(source))))), run)
-        return _carry_out(run, world)
+        return _carry_out(run, world, fresh=chosen is None)
 
 
 def _prepare_in_turn(config: Config, world: World) -> Training:
@@ -99,17 +145,19 @@ def _prepare_in_turn(config: Config, world: World) -> Training:
     return made[0] if made else prepare(config, world)
 
 
-def _carry_out(run: Training, world: World) -> Training | None:
+def _carry_out(run: Training, world: World, fresh: bool) -> Training | None:
     config, folder = run.config, run.config.run_folder
     checkpoints = Checkpoints(folder / CHECKPOINTS, world, config.checkpoints_kept)
     with ExitStack() as stack:
         validation = journal = None
         if world.main:
             validation = Validation(config.evaluation, run.heldout)
+            loggers = stack.enter_context(Loggers(config, run.step, fresh))
+            _move_in(config, fresh)
             write_json(folder / "environment.json", environment() | _counts(run, world))
             write_json(folder / IDENTITIES, list(run.pictures.identities))
-            loggers = stack.enter_context(Loggers(config, run.step))
             journal = stack.enter_context(Journal(folder, run.step, loggers))
+        world.has_begun()
         interrupt = stack.enter_context(Interrupt())
         stack.push(lambda kind, error, trace: checkpoints.abandon() if error is not None else None)
         try:
@@ -377,7 +425,7 @@ def _alone_in(folder: Path) -> Iterator[None]:
 
 
 def _claim(config: Config, resume: bool, overwrite: bool) -> str | None:
-    """Make the run folder ours, or say why it cannot be; returns the checkpoint to go on from."""
+    """Say why the run folder cannot be ours, if it cannot; returns the checkpoint to go on from."""
     folder = config.run_folder
     stored, checkpoints = folder / "config.yaml", folder / CHECKPOINTS
     chosen = None
@@ -391,7 +439,7 @@ def _claim(config: Config, resume: bool, overwrite: bool) -> str | None:
             raise ConfigError(f"{folder} holds no whole checkpoint to resume from; train without --resume")
         if faults:
             print(f"going on from {chosen}", file=sys.stderr)
-        if changed := changed_keys(stored, config):
+        if changed := [key for key in changed_keys(stored, config) if not _of_evaluation(key)]:
             raise ConfigError(
                 f"{folder} was trained with another {', '.join(changed)}; resume it as it was (vplface train {folder}"
                 " --resume), or start a new run under another name (name=...)"
@@ -401,15 +449,20 @@ def _claim(config: Config, resume: bool, overwrite: bool) -> str | None:
             f"{folder} already holds a run; go on with it (--resume), replace it (--overwrite), or choose another name"
             " (name=...)"
         )
-    elif stored.exists():
-        shutil.rmtree(checkpoints, ignore_errors=True)
-        for old in ("metrics.jsonl", "evaluation.json", LOGGERS_KNOW):
-            (folder / old).unlink(missing_ok=True)
+    return None if chosen is None else str(chosen)
+
+
+def _move_in(config: Config, fresh: bool) -> None:
+    """Write what the run is asked for into its folder; a fresh one takes away all that an earlier one has left."""
+    folder = config.run_folder
     try:
-        stored.write_text(config.to_yaml(), encoding="utf-8")
+        if fresh:
+            for name in OF_A_RUN:
+                path = folder / name
+                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        (folder / "config.yaml").write_text(config.to_yaml(), encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"cannot write the run folder {folder}: {error.strerror or error}") from error
-    return None if chosen is None else str(chosen)
 
 
 def _has_begun(folder: Path) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 from vplface.data.drop import kept, read_drop
@@ -50,10 +51,17 @@ def open_source(source: Source, *, write: bool = True) -> PictureSet:
         pictures = open_pictures(source.path, source.split)
     if source.drop is not None:
         pictures = Subset(pictures, kept(pictures, read_drop(source.drop), source.path))
+    excluded = set() if source.exclude is None else _read_excluded(source.exclude)
+    if excluded and not excluded.intersection(pictures.identities):
+        print(
+            f"{source.exclude}: none of its {len(excluded)} people is in {source.path}, where they are called"
+            f" {pictures.identities[0]!r} and the like; nobody is left out",
+            file=sys.stderr,
+        )
     return narrow(
         pictures,
         None if source.people is None else read_people(source.people),
-        () if source.exclude is None else _read_excluded(source.exclude),
+        excluded,
         source.min_pictures,
         source.max_pictures,
         source.path,

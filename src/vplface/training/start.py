@@ -19,7 +19,7 @@ from vplface.training.state import Training
 
 CHECKPOINTS, IDENTITIES = "checkpoints", "identities.json"
 _BATCH = 64
-_OF_A_RUN = ("step_count", "begun_at", "delta_t", "margin_")
+_OF_A_RUN = ("step_count", "begun_at", "delta_t", "margin_", "terms.")
 _STATE_OF = {"sgd": ("momentum_buffer",), "adamw": ("exp_avg", "exp_avg_sq")}
 
 
@@ -103,7 +103,8 @@ def _take_over(run: Training, here: Tensor, rows: dict[str, Tensor], common: dic
     with torch.no_grad():
         head.weight[here] = rows["head.weight"].to(head.weight)
     if head.begun_at is not None and "head.memory" in rows:  # start: auto waits until features hold still again
-        memory = {name: placed(value) for name, value in _of_head(rows).items() if name != "weight"}
+        of_memory = {name: value for name, value in _of_head(rows).items() if not name.startswith(("weight", "terms."))}
+        memory = {name: placed(value) for name, value in of_memory.items()}
         memory |= {name: value for name, value in _of_head(common).items() if not name.startswith(_OF_A_RUN)}
         try:
             head.load_state_dict(head.state_dict() | memory)

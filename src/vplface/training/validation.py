@@ -16,6 +16,7 @@ from vplface.data.selection import Subset, half_of, split_identities
 from vplface.embedder import Embedder
 from vplface.errors import ConfigError, DataError
 from vplface.evaluation import Evaluation, evaluate_all_pairs_embedded, evaluate_pairs_embedded
+from vplface.evaluation.protocols import far_name
 from vplface.training.config import Config, EvaluationSet
 from vplface.training.config import Evaluation as Settings
 from vplface.training.sources import generate, open_sources
@@ -60,13 +61,16 @@ class Validation:
                     " data.holdout=0"
                 )
             self.questions[HOLDOUT] = _Question(HOLDOUT, heldout, np.arange(len(heldout)), None, None)
-        if settings.best is not None and settings.best.rpartition("/")[0] not in self.questions:
-            raise ConfigError(
-                f"evaluation.best: {settings.best!r} must be SET/METRIC, with SET one of"
-                f" {', '.join(self.questions) or 'none'}"
-            )
-        if settings.best is not None and settings.best.rpartition("/")[2].startswith(("eer", "fnmr@")):
-            raise ConfigError(f"evaluation.best: {settings.best!r} is an error rate; name a figure that rises")
+        for name, question in self.questions.items():
+            shown = question.pictures.labels[question.used]
+            if question.pairs is None and len(np.unique(shown)) == len(shown):
+                raise ConfigError(
+                    f"evaluation set {name!r}: no two of its {len(shown)} pictures show one person, and all pairs are"
+                    " to be compared; give it people with two or more pictures, or leave it out"
+                    + (" (data.holdout=0)" if name == HOLDOUT else "")
+                )
+        if settings.best is not None:
+            self._require_figure(settings.best)
 
     def run(self, embedder: Embedder, bootstrap: int) -> dict[str, Evaluation]:
         """Evaluate a model on every set.
@@ -122,6 +126,21 @@ class Validation:
         found = (index for index in question.used if question.pictures.name(int(index)) == name)
         index = next(found, None)
         return None if index is None else question.pictures.picture(int(index))
+
+    def _require_figure(self, best: str) -> None:
+        """As far as can be told before anything is measured; see ``criterion``."""
+        name, _, metric = best.rpartition("/")
+        if name not in self.questions:
+            sets = ", ".join(self.questions) or "none"
+            raise ConfigError(f"evaluation.best: {best!r} must be SET/METRIC, with SET one of {sets}")
+        if metric.startswith(("eer", "fnmr@")):
+            raise ConfigError(f"evaluation.best: {best!r} is an error rate; name a figure that rises")
+        measured = [f"tar@far={far_name(far)}" for far in self.settings.fars]
+        if metric.startswith("tar@") and metric not in measured:
+            raise ConfigError(
+                f"evaluation.best: {metric!r} is not measured, only {', '.join(measured)}; add its rate to"
+                " evaluation.fars"
+            )
 
     def _embed(self, embedder: Embedder, source: str) -> Float[np.ndarray, "n dim"]:
         sharing = [question for question in self.questions.values() if question.source == source]

@@ -101,6 +101,10 @@ def test_linked_folders_are_followed_but_not_in_circles(tmp_path: Path) -> None:
         (tmp_path / "root/b").symlink_to(tmp_path / "elsewhere")
         (tmp_path / "elsewhere/x/up").symlink_to(tmp_path / "elsewhere")
         (tmp_path / "root/a/self").symlink_to(tmp_path / "root/a")
+        (tmp_path / "root/a/everybody").symlink_to(tmp_path / "root")
+        (tmp_path / "root/a/itself").symlink_to("itself")
+        (tmp_path / "root/itself").symlink_to("itself")
+        (tmp_path / "root/a/itself.png").symlink_to("itself.png")
     except OSError:
         pytest.skip("this file system has no links")
     assert names(ImageFolder(tmp_path / "root")) == ["a/1.png", "b/x/1.png"]

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Literal, Self
 
 import numpy as np
 
@@ -94,7 +94,7 @@ class ImageFolderWriter:
             self._part.unlink(missing_ok=True)
         except OSError as error:
             raise _unwritable(error, self.root) from error
-        folders = [entry.path for entry in _entries(self.root) if entry.is_dir()]
+        folders = [entry.path for entry in _entries(self.root) if _is(entry, "dir")]
         self._written = sum(1 for folder in folders for _ in _pictures_below(Path(folder), "", ()))
 
     @property
@@ -195,7 +195,7 @@ def _identity_folders(root: Path) -> list[str]:
         raise DataError(f"{root}: {'is not a folder' if root.exists() else 'does not exist'}; {LAYOUT}")
     folders, strays = [], []
     for entry in _entries(root):
-        if entry.is_dir():
+        if _is(entry, "dir"):
             folders.append(entry.name)
         elif _is_picture(entry.name):
             strays.append(entry.name)
@@ -211,7 +211,8 @@ def _scan(root: Path, folders: list[str]) -> list[tuple[str, list[str]]]:
     found = []
     with progress(f"scanning {root}", len(folders)) as advance:
         for name in folders:
-            found.append((name, sorted(_pictures_below(root / name, "", ()), key=natural)))
+            pictures = _pictures_below(root / name, "", (os.path.realpath(root),))
+            found.append((name, sorted(pictures, key=natural)))
             advance(1)
     return found
 
@@ -219,9 +220,9 @@ def _scan(root: Path, folders: list[str]) -> list[tuple[str, list[str]]]:
 def _pictures_below(folder: Path, prefix: str, above: tuple[str, ...]) -> Iterable[str]:
     for entry in _entries(folder):
         if _is_picture(entry.name):
-            if entry.is_file():
+            if _is(entry, "file"):
                 yield prefix + entry.name
-        elif entry.is_dir():
+        elif _is(entry, "dir"):
             chain = (*above, os.path.realpath(folder))
             if os.path.realpath(entry.path) not in chain:  # else a link that leads back up
                 yield from _pictures_below(Path(entry.path), f"{prefix}{entry.name}/", chain)
@@ -233,6 +234,14 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
             return [entry for entry in entries if not entry.name.startswith(".")]
     except OSError as error:
         raise DataError(f"{folder}: cannot be read: {error.strerror}") from error
+
+
+def _is(entry: os.DirEntry[str], kind: Literal["dir", "file"]) -> bool:
+    """Whether an entry is a folder or a file, or a link to one; a link that leads to itself is neither."""
+    try:
+        return entry.is_dir() if kind == "dir" else entry.is_file()
+    except OSError:
+        return False
 
 
 def _is_picture(name: str) -> bool:

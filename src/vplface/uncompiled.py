@@ -1,0 +1,32 @@
+"""Methods that torch.compile leaves as they are."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from functools import wraps
+from typing import ParamSpec, TypeVar
+
+import torch
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+
+def uncompiled(function: Callable[_P, _T]) -> Callable[_P, _T]:
+    """``function``, at which a graph of torch.compile ends: it keeps account of steps, which no graph holds.
+
+    As ``torch.compiler.disable``, but the compiler, which takes a second to load, is not loaded where nobody has.
+    """
+    disabled: Callable[_P, _T] | None = None
+
+    @wraps(function)
+    def call(*args: _P.args, **options: _P.kwargs) -> _T:
+        nonlocal disabled
+        if "torch._dynamo" not in sys.modules:
+            return function(*args, **options)
+        if disabled is None:
+            disabled = torch.compiler.disable(function)  # type: ignore[no-untyped-call]
+        return disabled(*args, **options)
+
+    return call
