@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from margin_checks import RANKS, WAYS, batch, require_definition, require_named, require_one_process, settings
 from torch.nn.functional import normalize
@@ -49,6 +49,7 @@ def test_a_loss_by_hand(backend):
         assert loss.item() == pytest.approx(expected)
 
 
+@example(3, 0.7, 64.0, 0.4, 3.0)
 @given(st.integers(2, 10**6), st.floats(0.05, 0.95), st.floats(1, 80), st.floats(0, 0.6), st.floats(1, 5))
 def test_the_first_bias_balances_both_sides(classes, lam, scale, m, t):
     margin = SphereFace2(scale, m, lam, t)

@@ -89,8 +89,10 @@ class SphereFace2(SampleMargin):
         """
         z = self.lam / ((1.0 - self.lam) * (classes - 1))
         q = math.exp(-2.0 * self.scale * self.margin)
-        v = 2.0 * z / (1.0 - z + math.sqrt((1.0 - z) ** 2 + 4.0 * q * z))
-        bias: float = math.log(v) - self.scale * (2.0 * 0.5**self.t - 1.0 + self.margin)
+        root = math.sqrt((1.0 - z) ** 2 + 4.0 * q * z)
+        # The same root of the equation in two forms, neither of which cancels.
+        log_v = math.log(2.0 * z / (1.0 - z + root)) if z <= 1.0 else math.log((z - 1.0 + root) / 2.0) - math.log(q)
+        bias: float = log_v - self.scale * (2.0 * 0.5**self.t - 1.0 + self.margin)
         return bias
 
     def _spread(self, cosine: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
