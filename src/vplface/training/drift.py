@@ -183,7 +183,7 @@ class DriftMonitor:
             self._in_a_row = int(state["in_a_row"])
 
     @cached_property
-    def _digest(self) -> UInt8[Tensor, 32]:
+    def _digest(self) -> UInt8[Tensor, " bytes"]:
         """SHA-256 of the probe."""
         content = self.pictures.detach().cpu().contiguous().view(torch.uint8).numpy()
         return torch.tensor(list(hashlib.sha256(content.tobytes()).digest()), dtype=torch.uint8)

@@ -130,7 +130,9 @@ def train(config: Config, *, resume: bool = False, overwrite: bool = False) -> T
         if chosen is not None:
             world.once(lambda: _compare_data(run))
             load_checkpoint(Path(chosen), run, world)
-            if any(_of_evaluation(key) for key in changed_keys(config.run_folder / "config.yaml", config)):
+            if world.main and any(
+                _of_evaluation(key) for key in changed_keys(config.run_folder / "config.yaml", config)
+            ):
                 run.best = None  # the figure of another question
         elif config.init_from is not None:
             source = config.init_from
