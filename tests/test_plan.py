@@ -32,10 +32,11 @@ from vplface.backbones import build
 from vplface.cli.app import app
 from vplface.cluster import Job, Network, footprint, network_of, outline
 from vplface.errors import ConfigError
-from vplface.plan import expected_first_loss
+from vplface.plan import expected_first_loss, plan
 from vplface.prototypes import expected_coverage
 from vplface.softmax.tiled import BOUNDED, tile_bytes
 from vplface.training.checkpoint import Checkpoints, newest_checkpoint
+from vplface.training.config import build_config
 from vplface.training.drift import DriftMonitor
 from vplface.training.state import Training
 from vplface.training.world import World
@@ -58,6 +59,32 @@ def test_an_untrained_head_has_the_expected_loss(margin):
     head = PrototypeHead(2000, 128, margin=margin).eval()
     loss = head(torch.randn(256, 128), torch.randint(2000, (256,))).item()
     assert loss == pytest.approx(expected_first_loss(margin, 2000, 128), rel=0.05)
+
+
+def test_an_untrained_head_that_compares_with_some_classes_has_the_expected_loss():
+    torch.manual_seed(0)
+    margin = ArcFace(16.0, 0.5)
+    head = PrototypeHead(20_000, 128, margin=margin, sample_rate=0.1)
+    loss = head(torch.randn(256, 128), torch.randint(20_000, (256,))).item()
+    job = Job(classes=20_000, batch=256, dim=128, sample_rate=0.1)
+    assert loss == pytest.approx(expected_first_loss(margin, job.compared, 128), rel=0.01)
+    assert loss < expected_first_loss(margin, 20_000, 128) - 2
+
+
+def test_a_plan_writes_no_generated_faces(tmp_path):
+    synthetic = {"identities": 4, "pictures": 3}
+    raw = {
+        "name": "x",
+        "data": {"train": {"path": str(tmp_path / "faces"), "synthetic": synthetic}},
+        "backbone": {"name": "tiny", "embedding_dim": 8},
+        "variational": {"momentum": 0.99},
+        "schedule": {"length": 4, "warmup": 1},
+        "batch_size": 4,
+    }
+    found = plan(build_config(raw, "test"))
+    assert (found.identities, found.pictures) == (4, 12)
+    assert found.footprint.checkpoint.encoder > 0
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_the_softmax_takes_grows_with_the_logits_up_to_the_workspace():
@@ -92,6 +119,17 @@ def test_a_footprint_by_hand():
     assert (checkpoint.memory, checkpoint.timer) == (1001 * 32, 1001 * 4)
     assert (checkpoint.backbone, checkpoint.optimizer, checkpoint.average) == (4080, 3600, 4080)
     assert found.host_bytes == 251 * (64 + 64 + 32 + 4) + 4080 + 3600 + 4080
+
+
+def test_a_momentum_encoder_is_one_more_network():
+    network = Network(parameters=1000, trained=900, buffer_bytes=80, activation_bytes=7_000)
+    plain, encoded = (
+        footprint(Job(classes=100, batch=8, gpus=4, dim=16, encoder=each), network) for each in (False, True)
+    )
+    assert encoded.memory.backbone - plain.memory.backbone == 4080
+    assert (plain.checkpoint.encoder, encoded.checkpoint.encoder) == (0, 4080)
+    assert encoded.checkpoint.total - plain.checkpoint.total == encoded.host_bytes - plain.host_bytes == 4080
+    assert encoded.traffic.embeddings == 2 * plain.traffic.embeddings
 
 
 def test_one_gpu_sends_nothing_and_plain_prototypes_have_no_memory():

@@ -49,6 +49,7 @@ class Job:
         scale: s of the margin.
         accumulate: parts in which a GPU takes its part of the batch.
         average: whether a moving average of the backbone is kept.
+        encoder: whether a momentum encoder is, which writes the memory.
         device: kind of device, on which the size of a tile depends.
 
     Raises:
@@ -72,6 +73,7 @@ class Job:
     scale: float = 64.0
     accumulate: int = 1
     average: bool = False
+    encoder: bool = False
     device: str = "cuda"
 
     def __post_init__(self) -> None:
@@ -95,6 +97,11 @@ class Job:
     def product_bytes(self) -> int:
         """Of a number in a product."""
         return 2 if self.precision == "bfloat16" else _FLOAT32
+
+    @property
+    def compared(self) -> float:
+        """The classes that a sample is expected to be compared with, its own included."""
+        return 1 + (self.classes - 1) * (self.sample_rate + (1.0 - self.sample_rate) * self.coverage(1))
 
     @property
     def bounded(self) -> bool:
@@ -224,6 +231,7 @@ class Checkpoint(_Bytes):
         backbone: its weights and statistics.
         optimizer: what the optimiser keeps for the backbone.
         average: the moving average of the backbone.
+        encoder: the momentum encoder.
     """
 
     weight: int
@@ -235,6 +243,7 @@ class Checkpoint(_Bytes):
     backbone: int
     optimizer: int
     average: int
+    encoder: int
 
 
 @dataclass(frozen=True)
@@ -386,7 +395,7 @@ def _memory(job: Job, network: Network, rows: int) -> Memory:
         + _NUMBERS_A_CLASS * _FLOAT32 * compared,
         # x, also in the type of products, and dL/dx; besides, two of the softmax, later of the exchange
         features=padded * job.dim * (4 * _FLOAT32 + second_type),
-        backbone=network.state_bytes * (2 if job.average else 1)
+        backbone=network.state_bytes * (1 + job.average + job.encoder)
         + _FLOAT32 * network.trained * (1 + job.state + (job.gpus > 1)),
         activations=network.activation_bytes,
     )
@@ -429,7 +438,7 @@ def _traffic(job: Job, network: Network) -> Traffic:
 
     return Traffic(
         sizes=parts * others * 2 * _INT64,
-        embeddings=parts * others * own * job.dim * _FLOAT32,
+        embeddings=parts * others * own * job.dim * _FLOAT32 * (1 + job.encoder),
         labels=parts * others * own * _INT64,
         targets=parts * summed(a_number_each),
         sums=parts * summed(a_number_each) * (1 if job.bounded else 2),
@@ -447,4 +456,5 @@ def _checkpoint(job: Job, network: Network, rows: int) -> Checkpoint:
         backbone=network.state_bytes,
         optimizer=_FLOAT32 * network.trained * job.state,
         average=network.state_bytes if job.average else 0,
+        encoder=network.state_bytes if job.encoder else 0,
     )

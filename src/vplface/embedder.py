@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -39,6 +40,10 @@ Flip = Literal["none", "sum"]
 _SCHEMA = 1
 _REQUIRED = ("backbone", "embedding_dim", "preprocessing")
 _BATCH_SIZE = 64
+_PARTS_A_TENSOR = 20
+"""No backbone has so many parts for each of its tensors."""
+_LONGEST = 1000
+"""Of a message of torch's, letters."""
 
 _LIMITS = (
     "Research use. Accuracy differs between groups of people, cameras and ages: measure on your own data before a "
@@ -179,7 +184,8 @@ def load_model(folder: str | Path) -> tuple[nn.Module, ModelCard]:
             f"{card_path}: says that pictures are {card.preprocessing.size} pixels wide; every backbone takes {SIZE}"
         )
     try:
-        with outlines():  # what a card from elsewhere claims takes no memory until the weights bear it out
+        # What a card from elsewhere claims takes neither memory nor time until the weights bear it out.
+        with outlines(most_modules=_PARTS_A_TENSOR * (len(state) + _PARTS_A_TENSOR)):
             backbone = build(card.backbone, card.embedding_dim, **card.backbone_options)
     except (VplfaceError, RuntimeError, OverflowError) as error:
         raise DataError(f"{card_path}: {error}") from error
@@ -193,8 +199,11 @@ def load_model(folder: str | Path) -> tuple[nn.Module, ModelCard]:
     except RuntimeError as error:
         raise DataError(
             f"{weights_path}: the weights do not fit {card.backbone} with embedding_dim {card.embedding_dim}, which "
-            f"{card_path.name} beside them names: {error}"
+            f"{card_path.name} beside them names: {textwrap.shorten(str(error), _LONGEST, placeholder=' ...')}"
         ) from error
+    if any(buffer.is_meta for buffer in backbone.buffers()):  # those that follow from the options and are not stored
+        backbone = build(card.backbone, card.embedding_dim, **card.backbone_options)
+        backbone.load_state_dict(state, strict=True)
     return backbone.eval(), card
 
 

@@ -61,7 +61,7 @@ def plan(config: Config, gpus: int = 1) -> Plan:
         ConfigError: if the configuration cannot be carried out, or not by so many.
         DataError: if pictures or lists are at fault.
     """
-    run = prepare(config)
+    run = prepare(config, write=False)
     start = None if config.variational is None else config.variational.start_rule(len(run.batches))
     classes, dim = run.head.num_classes, run.head.embedding_dim
     variational = run.head.variational
@@ -90,6 +90,7 @@ def plan(config: Config, gpus: int = 1) -> Plan:
             scale=config.margin.scale,
             accumulate=config.accumulate,
             average=config.ema is not None,
+            encoder=config.variational is not None and config.variational.momentum is not None,
             device=run.device.type,
         )
     except ValueError as error:
@@ -107,11 +108,11 @@ def plan(config: Config, gpus: int = 1) -> Plan:
         delta_t=None if variational is None else variational.delta_t,
         coverage={delta_t: each.coverage for delta_t, each in memory.items()},
         own={delta_t: each.own for delta_t, each in memory.items()},
-        first_loss=expected_first_loss(config.margin, classes, dim),
+        first_loss=expected_first_loss(config.margin, job.compared, dim),
     )
 
 
-def expected_first_loss(margin: Margin, classes: int, dim: int) -> float:
+def expected_first_loss(margin: Margin, classes: float, dim: int) -> float:
     """Loss for random directions: −s·t + log(e^{s·t} + (N−1)·e^{s²/2d}), where t is the margin's target at cosθ = 0.
 
     Cosines of random unit vectors have mean 0 and variance 1/d, so that E e^{s·cosθ} is near e^{s²/2d}. Of a margin
@@ -124,7 +125,7 @@ def expected_first_loss(margin: Margin, classes: int, dim: int) -> float:
         others = margin.scale * margin.negative((nodes / dim**0.5).clamp(-1.0, 1.0), target, None)
         shares = weights / weights.sum()
         if isinstance(margin, SphereFace2):
-            bias = margin.first_bias(classes)
+            bias = margin.first_bias(round(classes))
             other = (classes - 1) * float((softplus(others + bias) * shares).sum())
             same = float(softplus(-margin.scale * target - bias))
             return margin.weight / margin.scale * (margin.lam * same + (1.0 - margin.lam) * other)

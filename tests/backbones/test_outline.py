@@ -10,6 +10,7 @@ import torch
 
 from vplface.backbones import build
 from vplface.backbones.outline import outlines
+from vplface.errors import ConfigError
 
 
 @pytest.mark.parametrize("name", ["tiny", "mobilefacenet", "iresnet18", "vit_t"])
@@ -22,6 +23,14 @@ def test_an_outline_has_the_weights_of_the_network(name: str) -> None:
     assert [(each.shape, each.dtype) for each in outline.values()] == [
         (each.shape, each.dtype) for each in network.values()
     ]
+
+
+def test_a_network_of_too_many_parts_is_not_built_to_its_end() -> None:
+    with pytest.raises(ConfigError, match="more than 300 parts"), outlines(most_modules=300):
+        build("mobilefacenet", 32, blocks=[1, 4, 10**12, 2])
+    with outlines():
+        assert build("mobilefacenet", 32).state_dict()
+    assert build("iresnet18", 32).state_dict()
 
 
 def test_networks_after_it_are_drawn_again() -> None:

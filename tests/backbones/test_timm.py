@@ -72,6 +72,24 @@ def test_the_embedding_is_a_normalised_linear_map_of_the_pooled_features(timm):
         torch.testing.assert_close(backbone(x), expected, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("swin_tiny_patch4_window7_224", {"depths": (1, 1), "embed_dim": 12, "num_heads": (1, 2)}),
+        ("eva02_tiny_patch14_224", {"depth": 1, "embed_dim": 24, "num_heads": 2}),
+    ],
+)
+def test_what_a_network_holds_and_does_not_store_is_there_after_loading(timm, tmp_path, name, options):
+    backbone = build(f"timm:{name}", 8, **options).eval()
+    assert {key for key, _ in backbone.named_buffers()} - backbone.state_dict().keys()
+    save_model(tmp_path, backbone, ModelCard(f"timm:{name}", 8, options))
+    again, _ = load_model(tmp_path)
+    x = torch.rand(2, 3, 112, 112)
+    with torch.no_grad():
+        torch.testing.assert_close(again(x), backbone(x), rtol=0, atol=0)
+    assert Embedder.load(tmp_path).dim == 8
+
+
 def test_options_reach_the_model(timm):
     assert build(SMALL, 8, drop_rate=0.25).network.drop_rate == 0.25
 

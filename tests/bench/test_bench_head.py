@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from dataclasses import replace
 
@@ -77,6 +78,18 @@ def test_memory_beyond_the_state_is_that_of_the_workspace():
     ours = bench.peak_memory(setting, "vplface")
     assert ours < 8 + 64
     assert ours < bench.peak_memory(setting, "normalised softmax")
+
+
+def test_nothing_of_the_timed_steps_is_left_when_memory_is_measured(monkeypatch):
+    def count(setting, arm):
+        gc.collect()
+        size = setting.classes * setting.dim
+        return sum(1 for each in gc.get_objects() if type(each) is torch.Tensor and each.numel() >= size)
+
+    before = count(bench.Setting(classes=3000, batch=4, dim=8), "")
+    monkeypatch.setattr(bench, "peak_memory", count)
+    found = bench.measure(bench.Setting(classes=3000, batch=4, dim=8), ["eager", "vplface"], repeats=1)
+    assert found["arms"]["vplface"]["extra_mb"] <= before
 
 
 def test_command(tmp_path):

@@ -131,6 +131,7 @@ def test_the_last_assignment_counts_and_chains_are_followed(read):
     found = read("config.a = config.b = 1\nconfig.a: int = 2\nconfig.b = f()\nconfig.b = 3\n")
     assert values(found) == {"a": 2, "b": 3}
     assert found.statements == []
+    assert values(read("config.lr = 0.4\nconfig.lr = config.lr / 2\n")) == {"lr": 0.2}
 
 
 @pytest.mark.parametrize(

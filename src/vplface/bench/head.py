@@ -316,7 +316,7 @@ def measure(setting: Setting, arms: Sequence[str], repeats: int, *, memory: bool
         if arms[0] in seconds:
             ratios = [a / b for a, b in zip(seconds[arms[0]][1:], counted, strict=True)]
             found[name]["speedup"] = statistics.median(ratios)
-    del steps, least, problem
+    del step, steps, least, problem  # each step holds W and M
     gc.collect()
     for name in arms if memory else ():
         if "seconds" in found[name] and name != COMPILED:

@@ -112,7 +112,7 @@ class Loop:
 
 
 def measure(
-    setting: Setting, backbone: str, dtypes: Sequence[str], repeats: int, *, workers: int = 0, compiled: bool = False
+    setting: Setting, backbone: str, dtypes: Sequence[str], repeats: int, *, compiled: bool = False
 ) -> dict[str, Any]:
     """Time whole steps, medians over ``repeats`` rounds in which every loop takes one.
 
@@ -121,7 +121,6 @@ def measure(
         backbone: a key of ``BACKBONES``.
         dtypes: precisions in which vplface takes the step: ``"float32"``, ``"bfloat16"``.
         repeats: rounds, after one that is not counted.
-        workers: worker processes that load pictures, for each loop; 0 loads in the loop.
         compiled: vplface's network is compiled by torch.compile.
 
     Returns:
@@ -144,9 +143,9 @@ def measure(
         for arm, dtype in precisions.items():
             given = replace(problem, setting=replace(setting, dtype=dtype))  # type: ignore[arg-type]  # a type's name
             if arm == USUAL:
-                loops[arm] = _usual(folder, copy.deepcopy(network), given, steps, workers)
+                loops[arm] = _usual(folder, copy.deepcopy(network), given, steps)
             else:
-                loops[arm] = _ours(records, copy.deepcopy(network), given, steps, workers, compiled)
+                loops[arm] = _ours(records, copy.deepcopy(network), given, steps, compiled)
         losses = _losses(loops, setting)
         _require_equal(losses, precisions)
         rounds, products = _rounds(loops, precisions, repeats, setting, backbone)
@@ -168,7 +167,6 @@ def measure(
     return {
         "backbone": backbone,
         **{key: value for key, value in asdict(setting).items() if key != "dtype"},
-        "workers": workers,
         "compiled": compiled,
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
         "flops": flops,
@@ -186,7 +184,7 @@ def _faces(root: Path) -> tuple[ImageFolder, RecordIO]:
     return folder, RecordIO(root / "train.rec")
 
 
-def _usual(folder: ImageFolder, network: Module, problem: Problem, steps: int, workers: int) -> Loop:
+def _usual(folder: ImageFolder, network: Module, problem: Problem, steps: int) -> Loop:
     setting = problem.setting
     dataset = UsualFolder(folder)
     order = RandomSampler(dataset, replacement=True, num_samples=steps * setting.batch)
@@ -200,7 +198,7 @@ def _usual(folder: ImageFolder, network: Module, problem: Problem, steps: int, w
         weight_decay=WEIGHT_DECAY,
     )
     return Loop(
-        (pictures for pictures, _ in DataLoader(dataset, setting.batch, sampler=order, num_workers=workers)),
+        (pictures for pictures, _ in DataLoader(dataset, setting.batch, sampler=order)),
         lambda pictures: pictures.to(setting.device),
         network,
         head,
@@ -215,7 +213,6 @@ def _ours(
     network: Module,
     problem: Problem,
     steps: int,
-    workers: int,
     compiled: bool,
 ) -> Loop:
     setting, preprocessing = problem.setting, Preprocessing()
@@ -223,7 +220,7 @@ def _ours(
     head = head_of(problem)
     optimizer = torch.optim.SGD(network.parameters(), BACKBONE_LR, MOMENTUM, weight_decay=WEIGHT_DECAY)
     batches = ShuffledBatches(len(records), setting.batch, seed=0)
-    loaded = load_batches(records, batches, Augmentation(), 0, 0, steps, workers)
+    loaded = load_batches(records, batches, Augmentation(), 0, 0, steps, 0)
     return Loop(
         (batch.pictures for batch in loaded),
         lambda pictures: preprocessing(pictures.to(setting.device, non_blocking=True)),

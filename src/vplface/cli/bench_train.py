@@ -26,7 +26,6 @@ def train(
     ] = "float32,bfloat16",
     repeats: Annotated[int, typer.Option(min=1, help="Rounds in which each loop takes a step.")] = 5,
     workspace_mb: Annotated[float, typer.Option(min=0, help="Workspace of the head (in each process), MiB.")] = 256,
-    workers: Annotated[int, typer.Option(min=0, help="Worker processes of each loop that load pictures.")] = 0,
     compiled: Annotated[bool, typer.Option("--compile", help="Compile our network with torch.compile.")] = False,
     device: DEVICE = "cpu",
     processes: Annotated[
@@ -45,7 +44,8 @@ def train(
     A step is loading, backbone, head with half of the memory alive, backward, and both updates, on generated faces with
     random labels. Beside it a loop as it is usually written takes the same step: a folder read by PIL in a DataLoader,
     float32, NCHW, all logits by autograd, torch's SGD. Both begin with the same weights, and their first losses must
-    agree. They take turns; figures are medians.
+    agree. They take turns, and load in the loop, so that none prepares batches while another is timed: vplface bench
+    data tells what worker processes load. Figures are medians.
 
     \b
     × usual    times as many pictures a second as the usual loop
@@ -53,7 +53,7 @@ def train(
 
     \b
     vplface bench train --backbone mobilefacenet --plot step.png
-    vplface bench train --backbone iresnet50 --device cuda --compile --workers 8 --batch 512
+    vplface bench train --backbone iresnet50 --device cuda --compile --batch 512
 
     With --processes pictures are random and in memory, so that loading is not measured, and the processes talk through
     gloo; their backbones are wrapped in DistributedDataParallel:
@@ -79,13 +79,13 @@ def train(
         raise UsageError(f"--dtype takes float32, bfloat16, or both with a comma, got {dtype!r}")
     setting = Setting(classes, batch, dim, device=device, workspace_mb=workspace_mb)
     if processes is not None:
-        if plot is not None or workers or compiled or device != "cpu":
-            raise UsageError("--processes measures on the CPU: leave out --plot, --workers, --compile and --device")
+        if plot is not None or compiled or device != "cpu":
+            raise UsageError("--processes measures on the CPU: leave out --plot, --compile and --device")
         _scale(networks, types, setting, processes, 1 if threads is None else threads, repeats, as_json)
         return
     if threads is not None:
         raise UsageError("--threads is of the processes: give --processes too")
-    results = [measure(setting, each, types, repeats, workers=workers, compiled=compiled) for each in networks]
+    results = [measure(setting, each, types, repeats, compiled=compiled) for each in networks]
     if plot is not None:
         from vplface.bench.loop_plot import draw_loops
 

@@ -157,8 +157,9 @@ class _Reader:
     def assign(self, target: ast.expr, value: ast.expr) -> None:
         key = _key(target)
         if key is not None:
+            known = self.known(value, target)  # which may be of what the key has been
             self.found.keys.pop(key, None)
-            self.found.keys[key] = self.known(value, target)
+            self.found.keys[key] = known
             return
         self.found.keys.clear()  # config = ...
         match value:

@@ -86,12 +86,13 @@ class Training:
         return model
 
 
-def prepare(config: Config, world: World | None = None) -> Training:
+def prepare(config: Config, world: World | None = None, *, write: bool = True) -> Training:
     """Open the data and build networks, optimiser and schedule, all from ``config.seed``.
 
     Args:
         config: what is asked for.
         world: who takes part, each with classes of its own; None for this process alone.
+        write: generated faces to the folders of their sources; else they are drawn when they are asked for.
 
     Raises:
         ConfigError: if the configuration cannot be carried out.
@@ -102,7 +103,7 @@ def prepare(config: Config, world: World | None = None) -> Training:
     torch.manual_seed(config.seed)
     world = World() if world is None else world
     device = device_of(config.device, world.local_rank)
-    pictures, heldout = open_sources(config.data.train), None
+    pictures, heldout = open_sources(config.data.train, write=write), None
     if config.data.holdout:
         pictures, heldout = split_identities(pictures, config.data.holdout, config.evaluation.seed)
     try:
