@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import gc
-import os
 import subprocess
 import sys
 import textwrap
@@ -54,13 +53,13 @@ def batches(number: int, seed: int = 0) -> Iterator[tuple[torch.Tensor, torch.Te
         yield torch.randn(6, D, generator=g), torch.randint(N, (6,), generator=g)
 
 
-def trained(model: nn.Module, called: nn.Module | None = None, steps: int = 5) -> list[tuple[float, ...]]:
+def trained(model: nn.Module) -> list[tuple[float, ...]]:
     """Loss and gradients' norms of each step."""
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     told = []
-    for x, y in batches(steps):
+    for x, y in batches(5):
         optimizer.zero_grad()
-        loss = (called or model)(x, y)
+        loss = model(x, y)
         loss.backward()
         told.append((loss.item(), *(p.grad.norm().item() for p in model.parameters())))
         optimizer.step()
@@ -110,11 +109,8 @@ def test_a_state_loaded_in_inference_mode_can_be_trained_on():
 @pytest.mark.parametrize("optimizer", [None, FusedSGD(0.1)])
 def test_a_compiled_model_trains_as_it_does_uncompiled(optimizer):
     plain, compiled = (Model(optimizer=optimizer) for _ in range(2))
-    learnt = [each for each in plain.parameters() if optimizer is None or each is not plain.head.weight]
-    assert len(learnt) == 3 - (optimizer is not None)
-    called = torch.compile(compiled, backend="eager")
     found = []
-    for model, forward in ((plain, plain), (compiled, called)):
+    for model, forward in ((plain, plain), (compiled, torch.compile(compiled, backend="eager"))):
         told = []
         for x, y in batches(5):
             loss = forward(x, y)
@@ -152,9 +148,9 @@ def test_a_loss_that_is_kept_keeps_no_memory_alive_once_it_is_differentiated(ret
         torch.testing.assert_close(x.grad, 2 * first)
 
 
-def _wrapped(group, between, settings, broadcast):
+def _wrapped(group, settings, broadcast):
     sharded = settings.pop("sharded", False)
-    model = Model(*(nn.BatchNorm1d(D) for _ in range(between)), process_group=group if sharded else None, **settings)
+    model = Model(nn.BatchNorm1d(D), process_group=group if sharded else None, **settings)
     wrapped = DistributedDataParallel(model, process_group=group, broadcast_buffers=broadcast)
     alive = []
     for x, _ in batches(3, seed=dist.get_rank(group)):
@@ -179,7 +175,7 @@ def _wrapped(group, between, settings, broadcast):
     ],
 )
 def test_a_wrapper_that_would_ruin_the_head_is_refused(processes, settings, broadcast, fault):
-    answers = processes.run(_wrapped, 2, 1, settings, broadcast)
+    answers = processes.run(_wrapped, 2, settings, broadcast)
     if fault is not None:
         assert all("DistributedDataParallel wraps" in answer and fault in answer for answer in answers)
     elif settings:
@@ -308,7 +304,6 @@ def test_prototypes_do_not_depend_on_torchs_defaults():
         torch.set_default_device(None)
 
 
-@pytest.mark.skipif(os.name != "posix", reason="no rights as on Unix")
 def test_kernels_are_compiled_where_nothing_can_be_kept():
     """As in a container with a file system that is read only."""
     pytest.importorskip("numba", reason="needs vplface[train]")

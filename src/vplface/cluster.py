@@ -101,7 +101,12 @@ class Job:
     @property
     def compared(self) -> float:
         """The classes that a sample is expected to be compared with, its own included."""
-        return 1 + (self.classes - 1) * (self.sample_rate + (1.0 - self.sample_rate) * self.coverage(1))
+        return 1 + (self.classes - 1) * self.share
+
+    @property
+    def share(self) -> float:
+        """The share of the classes that a step is expected to compare with: those drawn, and those of its batch."""
+        return self.sample_rate + (1.0 - self.sample_rate) * self.coverage(1)
 
     @property
     def bounded(self) -> bool:
@@ -378,7 +383,7 @@ def _memory(job: Job, network: Network, rows: int) -> Memory:
     state = _state(job, rows)
     visited, copies = rows, 0
     if job.sample_rate < 1.0:
-        visited = math.ceil(rows * (job.sample_rate + (1.0 - job.sample_rate) * job.coverage(1)))
+        visited = math.ceil(rows * job.share)
         recalled = getattr(torch, job.memory_dtype).itemsize * rows * job.dim if job.variational else 0
         copies = (state["weight"] * (1 if job.fused else 2) + recalled) * visited // rows
     compared = visited * job.subcenters

@@ -189,7 +189,7 @@ class Plugged(nn.Module):
         """What the module finds in place of its weight."""
         if not self._takes_step:
             return weight
-        if not (self.by_itself or self.step_count or self._gathering or torch.compiler.is_compiling()):
+        if not (self.by_itself or self.step_count or self._gathering):
             self._remind()
         if not self._state:
             return weight

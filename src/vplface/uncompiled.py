@@ -26,7 +26,7 @@ def uncompiled(function: Callable[_P, _T]) -> Callable[_P, _T]:
         if "torch._dynamo" not in sys.modules:
             return function(*args, **options)
         if disabled is None:
-            disabled = torch.compiler.disable(function)  # type: ignore[no-untyped-call]
+            disabled = torch.compiler.disable(function)  # type: ignore[no-untyped-call]  # torch's
         return disabled(*args, **options)
 
     return call
