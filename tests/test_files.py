@@ -1,7 +1,15 @@
+import os
+import stat
+from pathlib import Path
+
 import pytest
 
 from vplface.errors import DataError, MissingExtraError, import_extra
-from vplface.files import replacing
+from vplface.files import PRIVATE, locked, remove_temporaries, replacing
+
+
+def _names(folder):
+    return sorted(entry.name for entry in folder.iterdir())
 
 
 def test_a_block_that_ends_well_replaces_the_file(tmp_path):
@@ -37,3 +45,90 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path):
 def test_a_missing_extra_is_named():
     with pytest.raises(MissingExtraError, match=r"vplface\[onnx\]"):
         import_extra("no_such_package_anywhere", "onnx")
+
+
+def test_a_new_file_has_the_mode_that_the_umask_allows(tmp_path):
+    before = os.umask(0o027)
+    try:
+        with replacing(tmp_path / "a") as temporary:
+            temporary.write_text("")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o640
+
+
+def test_a_file_keeps_its_mode_unless_another_is_given(tmp_path):
+    path = tmp_path / "a"
+    path.write_text("old")
+    path.chmod(0o604)
+    with replacing(path) as temporary:
+        assert stat.S_IMODE(temporary.stat().st_mode) & 0o077 in (0o000, 0o004)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o604
+    with replacing(path, PRIVATE) as temporary:
+        assert stat.S_IMODE(temporary.stat().st_mode) == 0o600
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_the_umask_of_the_process_is_never_changed(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "umask", lambda mask: pytest.fail("other threads would create files with this umask"))
+    with replacing(tmp_path / "a") as temporary:
+        temporary.write_text("")
+
+
+def test_behind_a_link_the_file_is_replaced_and_the_link_stays(tmp_path):
+    (tmp_path / "far").mkdir()
+    (tmp_path / "far" / "a").write_text("old")
+    (tmp_path / "a").symlink_to("far/a")
+    with replacing(tmp_path / "a") as temporary:
+        assert temporary.parent == tmp_path / "far"
+        temporary.write_text("new")
+    assert (tmp_path / "a").is_symlink()
+    assert (tmp_path / "far" / "a").read_text() == "new"
+    assert _names(tmp_path / "far") == ["a"]
+
+
+@pytest.mark.parametrize("make", [lambda path: os.mkfifo(path), lambda path: path.mkdir()])
+def test_only_regular_files_are_replaced(tmp_path, make):
+    make(tmp_path / "a")
+    with pytest.raises(DataError, match="not a regular file"), replacing(tmp_path / "a"):
+        pass
+    assert _names(tmp_path) == ["a"]
+
+
+def test_the_folder_is_flushed_after_the_file_has_its_name(tmp_path, monkeypatch):
+    flushed = []
+    fsync = os.fsync
+
+    def record(handle):
+        flushed.append(Path(f"/proc/self/fd/{handle}").readlink())
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", record)
+    with replacing(tmp_path / "a") as temporary:
+        temporary.write_text("")
+    assert flushed == [temporary, tmp_path]
+
+
+def test_a_long_name_leaves_room_for_the_temporary_one(tmp_path):
+    path = tmp_path / ("é" * 120 + ".safetensors")
+    with replacing(path) as temporary:
+        assert temporary.suffix == ".safetensors"
+        temporary.write_text("a")
+    assert path.read_text() == "a"
+
+
+def test_what_killed_processes_left_is_removed_and_nothing_else(tmp_path):
+    with replacing(tmp_path / "model.safetensors") as temporary:
+        left = temporary.name
+    for name in (left, ".hidden", "a.tmp-0123456789ab", ".lock"):
+        (tmp_path / name).write_text("")
+    remove_temporaries(tmp_path)
+    assert _names(tmp_path) == [".hidden", ".lock", "a.tmp-0123456789ab", "model.safetensors"]
+
+
+def test_a_lock_never_follows_a_link(tmp_path):
+    (tmp_path / "victim").write_text("precious")
+    (tmp_path / ".lock").symlink_to("victim")
+    with pytest.raises(DataError, match=r"\.lock: is a symbolic link"), locked(tmp_path, "held"):
+        pass
+    assert (tmp_path / "victim").read_text() == "precious"

@@ -1,45 +1,81 @@
-"""Files that are either the old one or the new one, whatever happens while they are written, and by whom."""
+"""Writing files: each is the old one or the new one, whatever happens while it is written, and by whom."""
 
 from __future__ import annotations
 
+import errno
 import os
-import tempfile
+import re
+import secrets
+import stat
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from vplface.errors import DataError, import_extra
 
+PRIVATE = 0o600
+"""The mode of files that hold embeddings or names: only their owner reads and writes them."""
+
+_TEMPORARY = re.compile(r"\..*\.tmp-[0-9a-f]{12}(\.[^.]*)?", re.DOTALL)
+
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``path``; when the block ends well, what was written there becomes ``path``.
+def replacing(path: Path, mode: int | None = None) -> Iterator[Path]:
+    """Yield a temporary path beside ``path``; when the block succeeds, what was written there becomes ``path``.
 
-    The file is flushed to the disk before it takes the name, so neither a killed process nor a full disk leaves half
-    a file under it.
+    The file is flushed to the disk before it takes the name, and the folder after it. Neither a killed process, nor a
+    full disk, nor a loss of power leaves half a file under the name. Where ``path`` is a symbolic link, the file that
+    it leads to is replaced and the link stays.
+
+    Args:
+        path: the file; its folder is made if it is missing.
+        mode: the permissions of the file, for example :data:`PRIVATE`. None keeps those of the file that is there, and
+            gives a new file what the umask allows.
 
     Raises:
-        DataError: naming ``path``, if it cannot be written.
+        DataError: naming ``path``, if it cannot be written or is not a regular file.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
-    except OSError as error:
-        raise DataError(f"cannot write {path}: {error.strerror or error}") from error
-    os.close(handle)
-    temporary = Path(name)
+        target = Path(os.path.realpath(path))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        mode = _mode_of(target) if mode is None else mode
+        temporary = _create(target, 0o666 if mode is None else mode)
+    except (OSError, ValueError) as error:
+        raise DataError(f"cannot write {path}: {_reason(error)}") from error
     try:
         yield temporary
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
-        temporary.replace(path)
+        if mode is not None:
+            temporary.chmod(mode)
+        _flush(temporary)
+        temporary.replace(target)
+        flush_folder(target.parent)
     except OSError as error:
-        raise DataError(f"cannot write {path}: {error.strerror or error}; what was there before is unharmed") from error
+        raise DataError(f"cannot write {path}: {_reason(error)}; what was there before is unharmed") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def flush_folder(folder: Path) -> None:
+    """Make what was created, renamed or removed in a folder durable, where the file system can."""
+    if sys.platform == "win32":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):
+            raise
+    finally:
+        os.close(handle)
+
+
+def remove_temporaries(folder: Path) -> None:
+    """Delete what killed processes left of :func:`replacing` in a folder; nobody else may be writing there."""
+    for entry in folder.iterdir():
+        if _TEMPORARY.fullmatch(entry.name):
+            entry.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -52,11 +88,14 @@ def locked(folder: Path, otherwise: str, patience: float = 0.0) -> Iterator[None
         patience: seconds to wait for that one.
 
     Raises:
-        DataError: if it still does.
+        DataError: if another process still holds it, or if ``.lock`` is a symbolic link, which is never followed.
         OSError: if the folder cannot be written.
     """
     filelock = import_extra("filelock", "train")
-    lock = filelock.FileLock(folder / ".lock")
+    path = folder / ".lock"
+    if path.is_symlink():
+        raise DataError(f"{path}: is a symbolic link, and locks never follow one; delete it")
+    lock = filelock.FileLock(path)
     try:
         lock.acquire(timeout=patience)
     except filelock.Timeout as error:
@@ -65,3 +104,30 @@ def locked(folder: Path, otherwise: str, patience: float = 0.0) -> Iterator[None
         yield
     finally:
         lock.release()
+
+
+def _mode_of(target: Path) -> int | None:
+    try:
+        found = target.stat().st_mode
+    except FileNotFoundError:
+        return None
+    if not stat.S_ISREG(found):
+        raise ValueError("it is not a regular file")
+    return stat.S_IMODE(found)
+
+
+def _create(target: Path, mode: int) -> Path:
+    """An empty file beside the target, with the mode that the umask leaves of ``mode``."""
+    stem = os.fsdecode(os.fsencode(target.name)[:180])
+    temporary = target.with_name(f".{stem}.tmp-{secrets.token_hex(6)}{target.suffix[:20]}")
+    os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode))
+    return temporary
+
+
+def _flush(path: Path) -> None:
+    with path.open("rb+") as written:
+        os.fsync(written.fileno())
+
+
+def _reason(error: OSError | ValueError) -> str:
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
