@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fnmatch
 import os
 import re
 import secrets
@@ -17,7 +18,7 @@ from vplface.errors import DataError, import_extra
 PRIVATE = 0o600
 """The mode of files that hold embeddings or names: only their owner reads and writes them."""
 
-_TEMPORARY = re.compile(r"\..*\.tmp-[0-9a-f]{12}(\.[^.]*)?", re.DOTALL)
+_TEMPORARY = re.compile(r"\.(.*)\.tmp-[0-9a-f]{12}(\.[^.]*)?", re.DOTALL)
 
 
 @contextmanager
@@ -71,10 +72,16 @@ def flush_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def remove_temporaries(folder: Path) -> None:
-    """Delete what killed processes left of :func:`replacing` in a folder; nobody else may be writing there."""
+def remove_temporaries(folder: Path, of: str = "*") -> None:
+    """Delete what killed processes left of :func:`replacing` in a folder.
+
+    Args:
+        folder: exists.
+        of: a pattern, as for :mod:`fnmatch`, of the names of the files that were to be replaced; nobody else may be
+            replacing one of them.
+    """
     for entry in folder.iterdir():
-        if _TEMPORARY.fullmatch(entry.name):
+        if (found := _TEMPORARY.fullmatch(entry.name)) and fnmatch.fnmatchcase(found[1], of):
             entry.unlink(missing_ok=True)
 
 

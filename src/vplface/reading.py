@@ -65,9 +65,13 @@ def read_bytes(path: Path | str, limit: int = PICTURE_LIMIT) -> bytes:
     try:
         handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
         with os.fdopen(handle, "rb") as file:
-            if not stat.S_ISREG(os.fstat(handle).st_mode):
+            found = os.fstat(handle)
+            if not stat.S_ISREG(found.st_mode):
                 raise DataError(f"{path}: not a regular file; devices, pipes and sockets are not read")
-            data = file.read(limit + 1)
+            size = min(found.st_size, limit)  # read() takes memory for all that it is asked for
+            data = file.read(size + 1)
+            if len(data) > size:
+                data += file.read(limit - size)
     except (OSError, ValueError) as error:
         raise unreadable(path, error) from error
     if len(data) > limit:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import stat
 import tempfile
 import threading
 import time
@@ -17,6 +18,7 @@ import pytest
 import safetensors.numpy
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors import safe_open
 
 from vplface.data.pictures import Preprocessing
 from vplface.deploy import gallery_folder as module
@@ -210,7 +212,7 @@ def test_a_killed_writer_leaves_the_old_gallery_or_the_new(tmp_path):
         found = contents(load_gallery(folder))
         assert found in states
         met.add(states.index(found))
-        unfinished += (folder / ".unfinished").is_dir()
+        unfinished += any(path.name.startswith(".gallery") for path in folder.iterdir())
         add_faces(folder, MAKER, [face("first", 0)])  # the lock went with its holder, and what is unfinished is swept
         assert sorted(path.name for path in folder.iterdir()) == [".lock", "gallery.safetensors"]
         kills += 1
@@ -243,7 +245,7 @@ def test_a_gallery_that_stays_locked_is_an_error(tmp_path, monkeypatch):
 
 def rewritten(path: Path, header=None, **arrays) -> None:
     """The stored gallery with other arrays, or with other entries in its header."""
-    with module.safe_open(path, "np") as file:
+    with safe_open(path, "np") as file:
         metadata = file.metadata()
     stored = safetensors.numpy.load_file(path) | arrays
     if header is not None:
@@ -264,7 +266,7 @@ DAMAGE = {
     "a name without pictures": ({"names": texts("a", "b", "c")}, "not those of its 3 people"),
     "a picture without a name": ({"names": texts("a")}, "not those of its 1 people"),
     "a name twice": ({"names": texts("a", "a")}, "a name occurs twice"),
-    "no json": ({"names": np.frombuffer(b'["a",', np.uint8)}, "'names' is no JSON"),
+    "no json": ({"names": np.frombuffer(b'["a",', np.uint8)}, "'names': not valid JSON"),
     "no text": ({"files": np.frombuffer(b"[1,2,3]", np.uint8)}, "'files' is no list of texts"),
     "later schema": ({"header": {"schema": 2}}, "has schema 2, this vplface reads 1"),
     "no maker": ({"header": {"maker": None}}, "not a gallery"),
@@ -361,7 +363,7 @@ def test_folders_without_the_right_to_write_or_read_are_named(nobody):
     os.seteuid(people.stat().st_uid)
     people.chmod(0o000)
     become()
-    with pytest.raises(DataError, match="people: cannot be read: Permission denied"):
+    with pytest.raises(DataError, match=r"people/gallery\.safetensors'?: cannot be read: Permission denied"):
         load_gallery(people)
 
 
@@ -371,3 +373,133 @@ def test_a_reader_keeps_what_it_has_opened(tmp_path):
     remove_people(tmp_path, ["Ada"])
     assert contents(opened)["Ada"] == [expected(face("Ada", 1))]
     assert opened.revision != load_gallery(tmp_path).revision
+
+
+def behind_links(folder: Path, kind: str) -> tuple[Path, Path]:
+    """A gallery of which something is a symbolic link: where it is reached, and the folder that its data are in."""
+    reached, elsewhere = folder / "people", folder / "encrypted"
+    add_faces(reached, MAKER, [face("Ada Lovelace", 1), face("Grace Hopper", 2)])
+    index = reached / f"index-{load_gallery(reached).revision}.faiss"
+    index.write_bytes(b"IPfs" + face("Ada Lovelace", 1).embedding.tobytes())
+    if kind == "folder":
+        reached.rename(elsewhere)
+        reached.symlink_to(elsewhere)
+        return reached, elsewhere
+    elsewhere.mkdir()
+    for path in {"gallery": [reached / "gallery.safetensors"], "index": [index], "unfinished": []}[kind]:
+        path.rename(elsewhere / path.name)
+        path.symlink_to(elsewhere / path.name)
+    if kind == "unfinished":
+        (elsewhere / "gallery.safetensors").write_bytes(b"Ada Lovelace")
+        (reached / ".unfinished").symlink_to(elsewhere)
+    return reached, elsewhere
+
+
+@pytest.mark.parametrize("kind", ["gallery", "folder", "index", "unfinished"])
+def test_people_are_removed_where_the_data_are_and_links_stay(tmp_path, kind):
+    reached, elsewhere = behind_links(tmp_path, kind)
+    left = elsewhere / ".gallery.safetensors.tmp-0123456789ab.safetensors"  # by a killed writer
+    others = elsewhere / ".other.tmp-0123456789ab.json"
+    if kind in ("gallery", "folder"):
+        left.write_bytes(b"Ada Lovelace")
+    others.write_bytes(b"of another program")
+    if kind == "gallery":
+        (elsewhere / "gallery.safetensors").chmod(0o640)
+    remove_people(reached, ["Ada Lovelace"])
+    everything = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+    for trace in (b"Ada Lovelace", face("Ada Lovelace", 1).embedding.tobytes(), bytes.fromhex(face("", 1).sha256)):
+        assert trace not in everything
+    assert others.exists()
+    assert (reached / "gallery.safetensors").is_symlink() == (kind == "gallery")
+    assert reached.is_symlink() == (kind == "folder")
+    assert not list(reached.glob("index-*"))
+    assert load_gallery(reached).pictures == {"Grace Hopper": 1}
+    if kind == "gallery":
+        assert (elsewhere / "gallery.safetensors").stat().st_mode & 0o777 == 0o640
+
+
+def test_a_link_that_is_called_an_index_deletes_nothing_that_is_none(tmp_path):
+    add_faces(tmp_path / "people", MAKER, [face("Ada", 1)])
+    (tmp_path / "letter").write_text("dear Ada")
+    (tmp_path / "people" / "index-0.faiss").symlink_to(tmp_path / "letter")
+    remove_people(tmp_path / "people", ["Ada"])
+    assert (tmp_path / "letter").read_text() == "dear Ada"
+    assert not list((tmp_path / "people").glob("index-*"))
+
+
+def test_a_gallery_behind_a_link_that_leads_nowhere_is_not_begun_anew(tmp_path):
+    (tmp_path / "people").mkdir()
+    (tmp_path / "people" / "gallery.safetensors").symlink_to(
+        tmp_path / "disk that is not there" / "gallery.safetensors"
+    )
+    with pytest.raises(DataError, match="holds other files and no gallery"):
+        add_faces(tmp_path / "people", MAKER, [face("Ada", 1)])
+    assert not (tmp_path / "disk that is not there").exists()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="folders are flushed on Unix")
+@pytest.mark.parametrize("kind", ["gallery", "index"])
+def test_a_removal_is_on_the_disk_when_it_is_reported(tmp_path, kind, monkeypatch):
+    reached, elsewhere = behind_links(tmp_path, kind)
+    flushed: list[tuple[int, list[str]]] = []
+
+    def fsync(handle: int) -> None:
+        names = os.listdir(handle) if stat.S_ISDIR(os.fstat(handle).st_mode) else []
+        flushed.append((os.fstat(handle).st_ino, sorted(name for name in names if name != ".lock")))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    remove_people(reached, ["Ada Lovelace"])
+    stored = Path(os.path.realpath(reached / "gallery.safetensors"))
+    assert stored.stat().st_ino in {inode for inode, _ in flushed}
+    for folder in {reached, elsewhere, stored.parent}:
+        names = sorted(path.name for path in folder.iterdir() if path.name != ".lock")
+        assert (folder.stat().st_ino, names) in flushed
+
+
+def test_a_gallery_is_read_whole_while_it_is_changed(tmp_path):
+    folder = tmp_path / "people"
+    add_faces(folder, MAKER, [face("first", 0)])
+    states = [{"first": [expected(face("first", 0))]}]
+    states.append(states[0] | {each.name: [expected(each)] for each in MANY})
+    child = multiprocessing.get_context("fork").Process(target=change_for_ever, args=(folder,))
+    child.start()
+    try:
+        met = []
+        while len(met) < 400 or len({met.count(0), met.count(1), 0}) < 2:
+            met.append(states.index(contents(load_gallery(folder))))
+            assert len(met) < 4000
+    finally:
+        child.kill()
+        child.join()
+
+
+def test_a_gallery_that_is_cut_short_in_place_while_it_is_used_stays_as_it_was_read(tmp_path):
+    add_faces(tmp_path, MAKER, MANY)
+    opened = load_gallery(tmp_path)
+    os.truncate(tmp_path / "gallery.safetensors", 100)
+    assert contents(opened) == {each.name: [expected(each)] for each in MANY}
+
+
+@pytest.mark.parametrize("what", ["names", "files", "header"])
+def test_json_that_is_nested_deep_or_has_long_numbers_is_damage(tmp_path, what):
+    for text in ("[" * 100_000 + "]" * 100_000, "9" * 5000):
+        add_faces(tmp_path, MAKER, [face("a", 1)])
+        path = tmp_path / "gallery.safetensors"
+        if what == "header":
+            safetensors.numpy.save_file(safetensors.numpy.load_file(path), path, {"vplface_gallery": text})
+        else:
+            rewritten(path, **{what: np.frombuffer(text.encode(), np.uint8)})
+        with pytest.raises(DataError, match=r"gallery\.safetensors: .*(nested too deeply|not valid JSON)"):
+            load_gallery(tmp_path)
+        path.unlink()
+
+
+def test_a_gallery_that_is_no_file_or_larger_than_any_is_refused(tmp_path, monkeypatch):
+    add_faces(tmp_path / "people", MAKER, [face("a", 1)])
+    monkeypatch.setattr(module, "GALLERY_LIMIT", 100)
+    with pytest.raises(DataError, match="larger than"):
+        load_gallery(tmp_path / "people")
+    (tmp_path / "device").mkdir()
+    os.mkfifo(tmp_path / "device" / "gallery.safetensors")
+    with pytest.raises(DataError, match="there is no gallery"):
+        load_gallery(tmp_path / "device")

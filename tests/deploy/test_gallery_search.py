@@ -6,7 +6,7 @@ import sys
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vplface.data.pictures import Preprocessing
@@ -89,6 +89,37 @@ def test_by_codes_of_a_small_gallery_all_people_are_found_in_order():
         wanted = definition(gallery, probe, 50)
         assert [match.name for match in matches] == [name for name, _, _ in wanted]
         np.testing.assert_allclose([match.similarity for match in matches], [cos for _, cos, _ in wanted], atol=1e-6)
+
+
+@settings(max_examples=60)
+@given(st.integers(1, 40), st.integers(1, 12), st.integers(1, 8), st.integers(1, 15), st.data())
+def test_by_codes_small_galleries_are_searched_exactly_whatever_is_equal_in_them(pictures, people, axes, k, data):
+    pytest.importorskip("faiss")
+    # Axes and signs: cosines are exact in float32. Few axes: equal pictures, and probes that are orthogonal to all.
+    signed = np.concatenate([np.eye(8), -np.eye(8)]).astype(np.float32)
+    rows = data.draw(st.lists(st.integers(0, axes - 1), min_size=pictures, max_size=pictures))
+    owners = data.draw(st.lists(st.integers(0, people - 1), min_size=pictures, max_size=pictures))
+    _, person = np.unique(owners, return_inverse=True)
+    gallery = gallery_of(signed[rows], person)
+    found, exact = (Search(gallery, engine)(signed, k) for engine in ("faiss", "exact"))
+    assert [list(map(vars, each)) for each in found] == [list(map(vars, each)) for each in exact]
+
+
+@pytest.mark.parametrize("equal", [1, 15, 16, 17, 255, 256, 257, 400])
+def test_by_codes_equal_pictures_are_found_however_many(equal):
+    pytest.importorskip("faiss")
+    row = unit(np.random.default_rng(0).normal(size=(1, 32)))
+    gallery = gallery_of(np.repeat(row, equal, 0), np.zeros(equal, np.int64))
+    ((match,),) = Search(gallery, "faiss")(row)
+    assert (match.name, match.similarity) == ("person 0", pytest.approx(1, abs=1e-6))
+
+
+def test_by_codes_somebody_is_found_for_a_probe_that_no_code_tells_apart():
+    pytest.importorskip("faiss")
+    axes = np.eye(32, dtype=np.float32)
+    gallery = gallery_of(axes[np.arange(400) % 16], np.arange(400) % 16)
+    found, exact = (Search(gallery, engine)(axes[20:21], 3)[0] for engine in ("faiss", "exact"))
+    assert list(map(vars, found)) == list(map(vars, exact))
 
 
 def test_large_galleries_are_searched_by_codes(monkeypatch):

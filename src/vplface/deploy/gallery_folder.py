@@ -3,67 +3,66 @@
 GALLERY/gallery.safetensors   all of it; tensors beside each other, the model and the revision in the header
 GALLERY/index-REVISION.faiss  codes of the embeddings, for large galleries; made when missing, deleted with every change
 GALLERY/.lock                 held by whoever changes the gallery
-GALLERY/.unfinished/          what is being written; left by a killed writer, deleted by the next
+
+The folder, the file and the indexes may be symbolic links. What they lead to is changed, and the links stay.
 """
 
 from __future__ import annotations
 
+import glob
 import json
+import os
 import secrets
 import shutil
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import safetensors.numpy
-from safetensors import SafetensorError, safe_open
 
 from vplface.deploy.gallery import EnrolledFace, Gallery, Maker
 from vplface.errors import DataError
-from vplface.files import locked, replacing
+from vplface.files import PRIVATE, flush_folder, locked, remove_temporaries, replacing
+from vplface.reading import is_file, parse_json, read_bytes
+
+GALLERY_LIMIT = 16 * 2**30
+"""The largest gallery that is read, in bytes."""
 
 _FILE = "gallery.safetensors"
-_UNFINISHED = ".unfinished"
+_LONGEST_HEADER = 2**20
+_INDEXES = "index-*"
+_INDEX_STARTS = b"IPfs"
 _SCHEMA = 1
 _KEY = "vplface_gallery"
 _PATIENCE = 30.0
 """Seconds to wait for another writer."""
 
 _TENSORS = {"embeddings": "F32", "person": "I32", "sha256": "U8", "boxes": "I32", "names": "U8", "files": "U8"}
+_KINDS = {"F32": "<f4", "I32": "<i4", "U8": "u1"}
 
 
 def has_gallery(folder: Path) -> bool:
     """Whether there is a gallery in a folder; raises DataError if that cannot be seen."""
-    try:
-        return stat.S_ISREG((folder / _FILE).stat().st_mode)
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    except OSError as error:
-        raise DataError(f"{folder}: cannot be read: {error.strerror or error}") from error
+    return is_file(folder / _FILE)
 
 
 def load_gallery(folder: Path) -> Gallery:
-    """The gallery in a folder, as it is now. Embeddings are read from the file when they are used.
+    """The gallery in a folder, as it is now; it is in memory, and later changes of the file do not reach it.
 
     Raises:
         DataError: there is none, or a file of it is damaged; the file is named.
     """
     path = folder / _FILE
     if not has_gallery(folder):
-        what = "it is a file" if folder.is_file() else "there is no gallery"
+        what = "it is a file" if is_file(folder) else "there is no gallery"
         raise DataError(f"{folder}: {what}; make one with: vplface enroll GALLERY --model MODEL --name NAME PICTURE...")
-    try:
-        with safe_open(path, "pt") as file:
-            header = _header(path, file.metadata())
-            stored = {key: file.get_slice(key).get_dtype() for key in file.keys()}  # noqa: SIM118 - it is no dictionary
-            if stored != _TENSORS:
-                raise DataError(f"{path}: damaged: it holds {stored}, a gallery {_TENSORS}")
-            arrays: dict[str, Any] = {key: file.get_tensor(key).numpy() for key in _TENSORS}
-    except (SafetensorError, OSError) as error:
-        raise DataError(f"{path}: damaged or not readable: {error}") from error
+    data = read_bytes(path, GALLERY_LIMIT)
+    described = _described(path, data)
+    header = _header(path, described)
+    arrays = _arrays(path, data, described)
     arrays |= {key: _texts(path, key, arrays[key]) for key in ("names", "files")}
     gallery = Gallery(
         Maker.from_dict(header["maker"], str(path)), **arrays, where=str(folder), revision=header["revision"]
@@ -129,53 +128,55 @@ def index_path(folder: Path, gallery: Gallery) -> Path:
 def writing_index(folder: Path, gallery: Gallery) -> Iterator[Path | None]:
     """Yield a path to write the index to; None if the gallery has changed since, so that its index must not be kept."""
     with _writing(folder):
-        if load_gallery(folder).revision != gallery.revision:
+        if _stored_revision(folder) != gallery.revision:
             yield None
         else:
-            with _replacing(index_path(folder, gallery)) as path:
+            with replacing(index_path(folder, gallery), _mode(folder)) as path:
                 yield path
 
 
 @contextmanager
 def _writing(folder: Path) -> Iterator[None]:
-    """Hold the lock. What a killed writer has left unfinished is deleted: it may hold people who were removed."""
+    """Hold the lock. What a killed writer has left is deleted: it may hold people who were removed."""
     otherwise = f"another process has been changing this gallery for {_PATIENCE:g} seconds; try again later"
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with locked(folder, otherwise, _PATIENCE):
             _sweep(folder)
-            try:
-                yield
-            finally:
-                _sweep(folder)
+            yield
     except OSError as error:
         raise DataError(f"{folder}: cannot be written: {error.strerror or error}") from error
 
 
 def _sweep(folder: Path) -> None:
-    if (folder / _UNFINISHED).is_dir():
-        shutil.rmtree(folder / _UNFINISHED)
+    stored = _target(folder / _FILE)
+    remove_temporaries(folder, _INDEXES)
+    if stored.parent.is_dir():
+        remove_temporaries(stored.parent, glob.escape(stored.name))
+    earlier = folder / ".unfinished"  # where earlier versions wrote
+    if earlier.is_symlink():
+        for path in (*_target(earlier).glob(f"*{_FILE}*"), *_target(earlier).glob(f"*{_INDEXES}")):
+            path.unlink(missing_ok=True)
+        earlier.unlink()
+    elif earlier.is_dir():
+        shutil.rmtree(earlier)
 
 
-@contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """As :func:`vplface.files.replacing`, with all that is unfinished in a folder of its own, which can be deleted.
+def _target(path: Path) -> Path:
+    return Path(os.path.realpath(path))
 
-    It can be read by its owner only, or by whom the gallery that is there has been opened to.
-    """
-    finished, stored = path.parent / _UNFINISHED / path.name, path.parent / _FILE
-    mode = stored.stat().st_mode & 0o777 if stored.exists() else 0o600
-    finished.parent.mkdir(mode=0o700, exist_ok=True)
-    with replacing(finished) as temporary:
-        yield temporary
-    finished.chmod(mode)
-    finished.replace(path)
+
+def _mode(folder: Path) -> int:
+    """The permissions of what is written: for its owner only, or for whom the gallery that is there is opened to."""
+    stored = folder / _FILE
+    return stat.S_IMODE(stored.stat().st_mode) if has_gallery(folder) else PRIVATE
 
 
 def _store(folder: Path, gallery: Gallery) -> None:
     """Replace the stored gallery; its index goes first, since it has codes of everybody in the old one."""
-    for index in folder.glob("index-*"):
-        index.unlink(missing_ok=True)
+    for index in folder.glob(_INDEXES):
+        _remove_index(index)
+    flush_folder(folder)
     header = {"schema": _SCHEMA, "revision": secrets.token_hex(8), "maker": gallery.maker.to_dict()}
     arrays = {
         "embeddings": np.ascontiguousarray(gallery.embeddings, np.float32),
@@ -185,20 +186,62 @@ def _store(folder: Path, gallery: Gallery) -> None:
         "names": np.frombuffer(json.dumps(list(gallery.names)).encode(), np.uint8),
         "files": np.frombuffer(json.dumps(list(gallery.files)).encode(), np.uint8),
     }
+    with replacing(folder / _FILE, _mode(folder)) as temporary:  # save_file makes temporary files of its own
+        temporary.write_bytes(safetensors.numpy.save(arrays, {_KEY: json.dumps(header)}))
+
+
+def _remove_index(path: Path) -> None:
+    """Delete an index; of one behind a link what the link leads to, if that is an index."""
+    target = _target(path)
+    if path.is_symlink() and is_file(target):
+        with target.open("rb") as file:
+            starts = file.read(len(_INDEX_STARTS))
+        if starts == _INDEX_STARTS:
+            target.unlink()
+            flush_folder(target.parent)
+    path.unlink(missing_ok=True)
+
+
+def _stored_revision(folder: Path) -> str:
     path = folder / _FILE
-    with _replacing(path) as temporary:
-        try:
-            safetensors.numpy.save_file(arrays, temporary, {_KEY: json.dumps(header)})
-        except SafetensorError as error:  # a full disk among others
-            raise DataError(f"cannot write {path}: {error}; what was there before is unharmed") from error
+    with path.open("rb") as file:
+        start = file.read(_LONGEST_HEADER)
+    return str(_header(path, _described(path, start))["revision"])
 
 
-def _header(path: Path, metadata: dict[str, str] | None) -> dict[str, Any]:
+def _described(path: Path, data: bytes) -> dict[str, Any]:
+    """What a safetensors file that starts like this says of its tensors."""
+    described = parse_json(data[8 : 8 + int.from_bytes(data[:8], "little")], f"{path}: damaged")
+    if not isinstance(described, dict):
+        raise DataError(f"{path}: damaged: its header is no JSON object")
+    return described
+
+
+def _arrays(path: Path, data: bytes, described: Mapping[str, Any]) -> dict[str, Any]:
+    """The tensors as views of the file's bytes; safetensors' own ``load`` would copy what may be gigabytes."""
+    start = 8 + int.from_bytes(data[:8], "little")
     try:
-        header = json.loads((metadata or {})[_KEY])
+        stored = {key: entry["dtype"] for key, entry in described.items() if key != "__metadata__"}
+        if stored != _TENSORS:
+            raise DataError(f"{path}: damaged: it holds {stored}, a gallery {_TENSORS}")
+        arrays: dict[str, Any] = {}
+        for key, kind in _TENSORS.items():
+            shape, (first, end) = described[key]["shape"], described[key]["data_offsets"]
+            whole = memoryview(data)[start + first : start + end]
+            arrays[key] = np.ndarray(shape, _KINDS[kind], whole)
+            if arrays[key].nbytes != end - first:
+                raise ValueError(f"{key!r} has the shape {shape} and {end - first} bytes")
+        return arrays
+    except (KeyError, IndexError, TypeError, ValueError, OverflowError) as error:
+        raise DataError(f"{path}: damaged: {error}") from error
+
+
+def _header(path: Path, described: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        header = parse_json(described["__metadata__"][_KEY], str(path))
         schema, revision = header["schema"], header["revision"]
         header["maker"]
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError) as error:
         raise DataError(f"{path}: not a gallery: its header is none of vplface's ({error!r})") from error
     if schema != _SCHEMA:
         raise DataError(f"{path}: has schema {schema!r}, this vplface reads {_SCHEMA}; upgrade vplface")
@@ -208,10 +251,7 @@ def _header(path: Path, metadata: dict[str, str] | None) -> dict[str, Any]:
 
 
 def _texts(path: Path, key: str, data: np.ndarray) -> list[str]:
-    try:
-        texts = json.loads(data.tobytes())
-    except ValueError as error:
-        raise DataError(f"{path}: damaged: {key!r} is no JSON: {error}") from error
+    texts = parse_json(data.tobytes(), f"{path}: damaged: {key!r}")
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
         raise DataError(f"{path}: damaged: {key!r} is no list of texts")
     return texts

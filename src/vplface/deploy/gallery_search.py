@@ -17,9 +17,10 @@ import numpy as np
 from jaxtyping import Float32, Int64
 
 from vplface.deploy.gallery import Gallery, Match
-from vplface.deploy.gallery_folder import index_path, writing_index
+from vplface.deploy.gallery_folder import GALLERY_LIMIT, index_path, writing_index
 from vplface.errors import DataError, MissingExtraError, import_extra
 from vplface.progress import progress
+from vplface.reading import is_file, read_bytes
 
 Engine = Literal["auto", "exact", "faiss"]
 """``"exact"``: every cosine. ``"faiss"``: codes first. ``"auto"``: exact below :data:`EXACT_BELOW` pictures."""
@@ -99,17 +100,25 @@ class Search:
         return matches
 
     def _by_codes(self, probes: Float32[np.ndarray, "n dim"], k: int) -> list[list[Match]]:
-        most = min(max(_CANDIDATES, 64 * k), len(self._gallery))
+        most = max(_CANDIDATES, 64 * k)
+        all_rows = np.arange(len(self._gallery))
+        scanned = most < len(all_rows)
+        found_rows = self._index.search(probes, most)[1] if scanned else np.full((len(probes), 1), -1)
         matches = []
-        for probe, found in zip(probes, self._index.search(probes, most)[1], strict=True):
-            rows = np.sort(found[found >= 0])
+        for probe, found in zip(probes, found_rows, strict=True):
+            # faiss fills up with -1 where no code tells two pictures apart: then all of them are candidates.
+            rows = all_rows if (found < 0).any() else np.sort(found)
             _require_unit(self._gallery, rows)
             cosines = self._gallery.embeddings[rows] @ probe
             best: dict[int, Match] = {}
+            least = -np.inf
             for place in np.argsort(-cosines, kind="stable").tolist():
+                if cosines[place] < least:
+                    break
                 person = int(self._gallery.person[rows[place]])
                 if person not in best:
                     best[person] = self._match(int(rows[place]), float(cosines[place]))
+                    least = cosines[place] if len(best) == k else least
             ranked = sorted(best.items(), key=lambda entry: (-entry[1].similarity, entry[0]))
             matches.append([match for _, match in ranked[:k]])
         return matches
@@ -124,12 +133,13 @@ class Search:
             faiss = import_extra("faiss", "faiss")
         except MissingExtraError as error:
             raise MissingExtraError(f"{error}; or search exactly, which is slower") from error
-        if folder is not None and index_path(folder, self._gallery).is_file():
+        if folder is not None and is_file(index_path(folder, self._gallery)):
             try:
-                index = faiss.read_index(str(index_path(folder, self._gallery)))
+                data = read_bytes(index_path(folder, self._gallery), GALLERY_LIMIT)
+                index = faiss.deserialize_index(np.frombuffer(data, np.uint8))
                 if (index.ntotal, index.d) == self._gallery.embeddings.shape:
                     return index
-            except RuntimeError:
+            except (DataError, RuntimeError, MemoryError):
                 pass  # damaged; a new one takes its place
         index = _coded(faiss, self._gallery)
         if folder is not None:
