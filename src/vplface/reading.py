@@ -52,6 +52,25 @@ def is_folder(path: Path | str) -> bool:
     return kind_of(path) == "folder"
 
 
+def open_regular(path: Path | str) -> int:
+    """A descriptor for reading a regular file; a device, a pipe or a socket is refused without waiting for it.
+
+    Raises:
+        DataError: naming the path, if it cannot be opened or is not a regular file.
+    """
+    try:
+        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    except (OSError, ValueError) as error:
+        raise unreadable(path, error) from error
+    mode = os.fstat(handle).st_mode
+    if stat.S_ISREG(mode):
+        return handle
+    os.close(handle)
+    if stat.S_ISDIR(mode):
+        raise unreadable(path, IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR)))
+    raise DataError(f"{path}: not a regular file; devices, pipes and sockets are not read")
+
+
 def read_bytes(path: Path | str, limit: int = PICTURE_LIMIT) -> bytes:
     """All bytes of a regular file.
 
@@ -63,16 +82,12 @@ def read_bytes(path: Path | str, limit: int = PICTURE_LIMIT) -> bytes:
         DataError: naming the path, if it cannot be read, is not a regular file, or is larger.
     """
     try:
-        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-        with os.fdopen(handle, "rb") as file:
-            found = os.fstat(handle)
-            if not stat.S_ISREG(found.st_mode):
-                raise DataError(f"{path}: not a regular file; devices, pipes and sockets are not read")
-            size = min(found.st_size, limit)  # read() takes memory for all that it is asked for
+        with os.fdopen(open_regular(path), "rb") as file:
+            size = min(os.fstat(file.fileno()).st_size, limit)  # read() takes memory for all that it is asked for
             data = file.read(size + 1)
             if len(data) > size:
                 data += file.read(limit - size)
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise unreadable(path, error) from error
     if len(data) > limit:
         raise DataError(f"{path}: larger than {limit // MEBIBYTE} MiB, the most that is read of a file of this kind")

@@ -239,7 +239,7 @@ def damage(path: Path, suffix: str, change) -> Path:
         (".idx", lambda data: data + b"9\n", r"train\.idx, line 11: expected a key"),
         (".idx", lambda data: data + b"9\t-8\n", r"train\.idx, line 11: expected a key"),
         (".idx", lambda data: data + b"9\t" + b"9" * 17 + b"\n", r"train\.idx, line 11: expected a key"),
-        (".idx", lambda data: data + b"1\t0\n", r"train\.idx: the key 1 occurs more than once"),
+        (".idx", lambda data: data + b"1\t0\n", r"train\.idx, line 11: the key 1 occurs more than once"),
         (".idx", lambda data: data + b"77\t6\n", r"record 77 is said to begin at offset 6, which is no multiple of 4"),
         (
             ".idx",
@@ -247,7 +247,11 @@ def damage(path: Path, suffix: str, change) -> Path:
             r"record 77 is said to begin at offset 99996, but train\.rec ends",
         ),
         (".rec", lambda data: data[:-1], r"train\.rec, record 9 at offset \d+: .*more than are left.*train\.idx knows"),
-        (".rec", lambda data: data[:-100], r"train\.idx: record 8 is said to begin at offset \d+, but .* is cut short"),
+        (
+            ".rec",
+            lambda data: data[:-100],
+            r"train\.idx, line 9: record 8 is said to begin at .*, but .* is cut short",
+        ),
         (".rec", lambda data: data + bytes(8), r"record 9 at offset \d+: .*but the file goes on to"),
         (".rec", lambda data: b"", r"train\.rec: is empty"),
     ],
@@ -289,7 +293,7 @@ def test_a_header_that_float32_has_rounded(tmp_path: Path) -> None:
 
 
 def test_which_file_is_meant(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"none\.rec: cannot be read: No such file"):
+    with pytest.raises(DataError, match=r"none\.rec': cannot be read: No such file"):
         RecordIO(tmp_path / "none.rec")
     with pytest.raises(DataError, match=r"expected one \.rec file in this folder, found none"):
         RecordIO(tmp_path)
@@ -379,6 +383,223 @@ def test_mutated_files_give_pictures_or_errors(tmp_path_factory, suffix, changes
         assert pictures.name(position)
         with suppress(UnreadablePictureError):
             assert pictures.picture(position).shape == (112, 112, 3)
+
+
+# --- records that the header does not announce ---
+
+
+def joined_files(*sets: dict[int, bytes]) -> dict[int, bytes]:
+    """What cat makes of several files, with running keys."""
+    return dict(enumerate(record(payloads[key]) for payloads in sets for key in sorted(payloads)))
+
+
+def with_header(labels: list[float], header: tuple[float, float]) -> dict[int, bytes]:
+    return insightface(labels) | {0: image(0, header, b"")}
+
+
+def plain(labels: list[float], first: int = 1, numbered: bytes | None = None) -> dict[int, bytes]:
+    """Pictures without header and identity records; or with a header of one number."""
+    start = {} if numbered is None else {0: numbered}
+    return start | {key: image(key, label, png(key)) for key, label in enumerate(labels, first)}
+
+
+IDENTITY = image(0, (1.0, 3.0), b"")
+BEYOND = {
+    "two files": (
+        joined_files(insightface([0, 0, 1]), insightface([0, 1])),
+        "announces the records up to 5, but 5 more",
+    ),
+    "three files": (joined_files(*[insightface([0, 1])] * 3), "announces the records up to 4, but 10 more"),
+    "pictures behind": (
+        insightface([0, 1]) | {5: image(5, 2.0, png(5)), 6: image(6, 2.0, png(6))},
+        "announces the records up to 4, but 2 more",
+    ),
+    "a header too low": (with_header(LABELS, (6.0, 10.0)), "holds a picture, but .* 1 pictures would be lost"),
+    "a header far too low": (with_header(LABELS, (4.0, 10.0)), "holds a picture, but .* 3 pictures would be lost"),
+    "a header that ends early": (with_header(LABELS, (7.0, 9.0)), "announces the records up to 8, but 1 more"),
+    "a header too high": (with_header([3, 3, 5], (5.0, 6.0)), "record 4 .* holds no picture but numbers"),
+    "a header of zeros": (with_header(LABELS, (0.0, 0.0)), "says that pictures have the keys"),
+    "identity records among the pictures": (
+        insightface([0, 1, 2], [(1, 2), (2, 3)]) | {2: image(2, (1.0, 2.0), b"")},
+        "holds no picture but numbers",
+    ),
+    "a set behind pictures alone": (joined_files(plain([4, 5]), insightface([0, 1])), "holds no picture but numbers"),
+    "two headers of one number": (
+        joined_files(*[plain([4, 5], numbered=image(0, 3.0, b""))] * 2),
+        "record 3 .* holds no picture but numbers",
+    ),
+    "a record too few": (
+        {key: payload for key, payload in insightface(LABELS).items() if key != 4},
+        "announces 9 records, and 8 are there: 1 are missing",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", BEYOND)
+@pytest.mark.parametrize("index", [True, False])
+def test_what_the_header_does_not_announce_is_refused(tmp_path: Path, kind: str, index: bool) -> None:
+    payloads, message = BEYOND[kind]
+    with pytest.raises(DataError, match=message) as caught:
+        RecordIO(write(tmp_path, payloads, index))
+    assert str(tmp_path / "train.rec") in str(caught.value)
+
+
+@pytest.mark.parametrize("numbered", [image(0, 7.0, b""), image(0, (7.0,), b""), image(0, 0.0, b"")])
+def test_a_header_of_one_number_is_no_person_and_no_picture(tmp_path: Path, numbered: bytes) -> None:
+    for index in (True, False):
+        pictures = RecordIO(write(tmp_path / str(index), plain(LABELS, numbered=numbered), index))
+        is_that_set(pictures)
+        behind = plain(LABELS, numbered=numbered) | {
+            key: image(key, ends, b"") for key, ends in ((7, (1.0, 3.0)), (8, (3.0, 4.0)), (9, (4.0, 7.0)))
+        }
+        is_that_set(RecordIO(write(tmp_path / f"{index} identities", behind, index)))
+    with pytest.raises(DataError, match="holds no pictures"):
+        RecordIO(write(tmp_path, {0: numbered}))
+
+
+def the_records(data: bytes) -> list[bytes]:
+    """The payloads in a file of whole records."""
+    found = []
+    while data:
+        length = struct.unpack("<I", data[4:8])[0]
+        found.append(data[8 : 8 + length])
+        data = data[8 + length + -length % 4 :]
+    return found
+
+
+labels_of_a_file = st.lists(st.integers(0, 3), min_size=1, max_size=5)
+valid_files = st.one_of(
+    st.builds(lambda labels: insightface(sorted(labels)), labels_of_a_file),
+    st.builds(lambda labels: insightface(sorted(labels), []), labels_of_a_file),
+    st.builds(lambda labels, first: plain(labels, first), labels_of_a_file, st.integers(0, 9)),
+    st.builds(lambda labels: plain(labels, numbered=image(0, (float(len(labels) + 1),), b"")), labels_of_a_file),
+)
+
+
+@given(st.lists(valid_files, min_size=1, max_size=4), st.booleans())
+def test_files_that_are_joined_are_refused_or_give_every_picture(tmp_path_factory, sets, index: bool) -> None:
+    """Whatever is joined: a set that opens has all the pictures, each with its label, and nobody else."""
+    payloads = joined_files(*sets)
+    path = write(tmp_path_factory.mktemp("joined"), payloads, index)
+    expected = []
+    for payload in the_records(path.read_bytes()):
+        flag, label = struct.unpack("<If", payload[:8])
+        if picture := payload[24 + 4 * flag :]:
+            expected.append((picture, struct.unpack("<f", payload[24:28])[0] if flag else label))
+    try:
+        pictures = RecordIO(path)
+    except DataError:
+        assert len(sets) > 1
+        return
+    found = [(pictures.encoded(k), float(pictures.identities[pictures.labels[k]])) for k in range(len(pictures))]
+    assert sorted(found) == sorted(expected)
+    assert {float(name) for name in pictures.identities} == {label for _, label in expected}
+
+
+def indexed(folder: Path, payloads: dict[int, bytes], change) -> Path:
+    """A set whose .idx has other lines."""
+    path = write(folder, payloads)
+    lines = path.with_suffix(".idx").read_text().splitlines()
+    path.with_suffix(".idx").write_text("\n".join(change(lines)) + "\n")
+    return path
+
+
+def offset_of(line: str, add: int) -> str:
+    key, offset = line.split("\t")
+    return f"{key}\t{int(offset) + add}"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda lines: [*lines[:3], offset_of(lines[3], 10**9), *lines[4:]], r"idx, line 4: record 4 .*ends at \d+"),
+        (lambda lines: [*lines[:3], offset_of(lines[3], 4), *lines[4:]], r"idx, line 4: .* but no record begins there"),
+        (
+            lambda lines: [*lines[:3], offset_of(lines[3], -8), *lines[4:]],
+            r"line 4: .* but no record begins there",
+        ),
+        (lambda lines: [*lines[:3], f"4\t{lines[2].split()[1]}", *lines[4:]], r"idx, line 4: .*, as record 3 is"),
+        (lambda lines: [*lines[:3], "4\t-4", *lines[4:]], r"idx, line 4: expected a key, a tab and an offset"),
+        (lambda lines: [*lines[:3], "4\t" + "8" * 5000, *lines[4:]], r"idx, line 4: expected a key.*\.\.\."),
+        (lambda lines: [*lines[:3], "4" * 5000 + "\t8", *lines[4:]], r"idx, line 4: expected a key"),
+        (lambda lines: [*lines[:3], "4\tnan", *lines[4:]], r"idx, line 4: expected a key"),
+        (lambda lines: [*lines[:3], "4\t0x10", *lines[4:]], r"idx, line 4: expected a key"),
+        (lambda lines: [*lines[:3], "4\t\u0664", *lines[4:]], r"idx, line 4: expected a key"),
+        (lambda lines: [*lines[:3], *lines[4:]], r"1 records of train\.rec are not in it, the first at offset \d+"),
+        (lambda lines: [lines[0], *lines[3:]], r"2 records of train\.rec are not in it, the first at offset 140"),
+    ],
+)
+def test_an_index_that_cannot_be_is_an_error_that_names_the_line(tmp_path: Path, change, message: str) -> None:
+    payloads = {key: image(key, float(key), png(key)) for key in range(1, 9)}
+    with pytest.raises(DataError, match=message) as caught:
+        RecordIO(indexed(tmp_path, payloads, change))
+    assert "train.idx" in str(caught.value)
+
+
+def test_the_index_of_another_file_is_noticed(tmp_path: Path) -> None:
+    """Of one that is as long, with the same last record."""
+    more = [0, 4, 8, 12, 16, 0]
+    one = write(tmp_path / "a", {key: image(key, 1.0, png(key) + bytes(more[key])) for key in range(6)})
+    two = write(tmp_path / "b", {key: image(key, 1.0, png(key) + bytes([0, 8, 4, 12, 16, 0][key])) for key in range(6)})
+    assert one.stat().st_size == two.stat().st_size
+    one.with_suffix(".idx").write_bytes(two.with_suffix(".idx").read_bytes())
+    with pytest.raises(DataError, match=r"train\.idx, line 3: record 2 is said to .*but no record begins there"):
+        RecordIO(one)
+    longer = write(tmp_path / "b", {key: image(key, 1.0, png(key)) for key in range(7)})
+    one.with_suffix(".idx").write_bytes(longer.with_suffix(".idx").read_bytes())
+    with pytest.raises(DataError, match=r"train\.rec, record 6 .*the last that train\.idx knows"):
+        RecordIO(one)
+
+
+def test_counts_that_a_record_names_cost_no_memory(tmp_path: Path) -> None:
+    many = struct.pack("<IfQQ", 70_000, 0, 2, 0) + bytes(4 * 70_000) + png(2)
+    parts = record(b"a" * 24, 1) + record(b"", 2) * 70_000 + record(png(3), 3)
+    pictures = RecordIO(write(tmp_path, {1: image(1, 3.0, png(1)), 2: many, 3: parts, 4: image(4, 3.0, png(4))}))
+    assert pictures.picture(0)[0, 0, 0] == 1
+    for index, reason in ((1, "has 70,000 labels, more than the 65,536"), (2, "has more than 65,536 parts")):
+        with pytest.raises(UnreadablePictureError, match=reason):
+            pictures.picture(index)
+
+
+def test_a_file_that_changes_while_it_is_open_costs_pictures_and_no_process(tmp_path: Path) -> None:
+    path = write(tmp_path, insightface(LABELS))
+    pictures, size = RecordIO(path), path.stat().st_size
+    os.truncate(path, 100)
+    for index in (0, 5):
+        with pytest.raises(UnreadablePictureError, match=rf"has changed .* had {size:,} bytes and now has 100"):
+            pictures.picture(index)
+    os.truncate(path, size)
+    with pytest.raises(UnreadablePictureError, match="has changed since it was opened: it was written to"):
+        pictures.picture(5)
+    copy = pickle.dumps(RecordIO(write(tmp_path, insightface(LABELS))))
+    path.write_bytes(path.read_bytes() * 2)
+    with pytest.raises(DataError, match=r"train\.rec: the file has changed"):
+        pickle.loads(copy)
+
+
+def test_a_file_that_is_replaced_while_it_is_open_is_read_as_it_was(tmp_path: Path) -> None:
+    path = write(tmp_path, insightface(LABELS))
+    pictures = RecordIO(path)
+    other = write(tmp_path / "other", insightface([1, 2]))
+    other.replace(path)
+    is_that_set(pictures)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+@pytest.mark.parametrize("suffix", [".rec", ".idx", ".lst"])
+def test_pipes_and_devices_are_not_waited_for(tmp_path: Path, suffix: str) -> None:
+    path = write(tmp_path, insightface(LABELS), lst="" if suffix == ".lst" else None)
+    path.with_suffix(suffix).unlink()
+    os.mkfifo(path.with_suffix(suffix))
+    if suffix == ".rec":
+        with pytest.raises(DataError, match="not a regular file"):
+            RecordIO(path)
+        path.unlink()
+        path.symlink_to("/dev/zero")
+        with pytest.raises(DataError, match="not a regular file"):
+            RecordIO(path)
+    else:  # as if it were not there
+        assert len(RecordIO(path)) == 6
 
 
 # --- writing ---

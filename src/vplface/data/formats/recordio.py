@@ -7,7 +7,6 @@ one identity. What a record is made of is in ``recordio_frames``.
 
 from __future__ import annotations
 
-import mmap
 import os
 import shutil
 from array import array
@@ -18,15 +17,14 @@ from types import TracebackType
 from typing import BinaryIO, Self
 
 import numpy as np
-from jaxtyping import Float32, Int64, UInt32
+from jaxtyping import Float32, Int64
 
 from vplface.data.encoded import suffix_of
+from vplface.data.formats.random_access import RandomAccess, ReadAhead, Stamp
 from vplface.data.formats.recordio_frames import (
-    FRAME,
     HEADER,
     LABELS,
     LONGEST,
-    MAGIC,
     BrokenRecordError,
     frame,
     is_label,
@@ -35,11 +33,13 @@ from vplface.data.formats.recordio_frames import (
     payload_at,
     unpack,
 )
-from vplface.data.formats.recordio_tables import NameList, read_index
+from vplface.data.formats.recordio_records import Records, whole
+from vplface.data.formats.recordio_tables import NameList
 from vplface.data.pictures import StoredPictures, UnreadablePictureError
 from vplface.errors import DataError
 from vplface.files import replacing
 from vplface.progress import progress
+from vplface.reading import is_file, is_folder, kind_of
 
 
 class RecordIO(StoredPictures):
@@ -53,31 +53,40 @@ class RecordIO(StoredPictures):
     only if those are missing or do not cover all pictures. Without an .idx the whole file is walked through.
     """
 
-    def __init__(self, path: Path | str) -> None:
+    def __init__(self, path: Path | str, stamp: Stamp | None = None) -> None:
         """Open a .rec file, or the one in a folder.
 
+        Args:
+            path: the file or the folder.
+            stamp: what the file has to have; None takes any.
+
         Raises:
-            DataError: naming the file, and the key and offset or the line, if it is missing, cut short, or not what
-                its .idx or .lst says. Damage inside a picture's record shows when the picture is asked for.
+            DataError: naming the file, and the key and offset or the line, if it is missing, cut short, not what its
+                .idx or .lst says, or holds records that its header does not announce. Damage inside a picture's record
+                shows when the picture is asked for.
         """
         self.path = _record_file(Path(path))
-        self._data = _mapped(self.path)
-        keys, offsets = self._index()
-        pictures, identities = self._divide(keys, offsets)
-        self._keys, self._offsets = keys[pictures], offsets[pictures]
-        if len(self._keys) == 0:
-            raise DataError(f"{self.path}: holds no pictures")
-        numbers = self._numbers_of_ranges(offsets[identities])
-        if numbers is None:
-            numbers = self._numbers_at(self._offsets)
+        self._file = RandomAccess(self.path, stamp)
+        if not self._file.size:
+            raise DataError(f"{self.path}: is empty")
+        try:
+            records = Records(self._file)
+            self._keys, self._offsets = records.keys[records.pictures], records.offsets[records.pictures]
+            if len(self._keys) == 0:
+                raise DataError(f"{self.path}: holds no pictures")
+            numbers = self._numbers_of_ranges(records)
+            if numbers is None:
+                numbers = records.numbers()
+        except OSError as error:
+            raise DataError(f"{self.path}: cannot be read: {error.strerror or error}") from error
         self._numbers, self._labels = _positions(numbers)
         if len(self._numbers) == 0:
             raise DataError(f"{self.path}: no picture has a label; {self._why_not(0)}")
         self._names, self._places = self._name_list()
         self._identities = self._identity_names(numbers)
 
-    def __reduce__(self) -> tuple[type[RecordIO], tuple[Path]]:
-        return RecordIO, (self.path,)  # a memory map does not travel; a worker opens its own
+    def __reduce__(self) -> tuple[type[RecordIO], tuple[Path, Stamp]]:
+        return RecordIO, (self.path, self._file.stamp)  # a worker opens its own, which has to be the same
 
     def name(self, index: int) -> str:
         """The name in the .lst, else IDENTITY/KEY and the suffix of what the record holds."""
@@ -97,13 +106,9 @@ class RecordIO(StoredPictures):
 
     def encoded(self, index: int) -> bytes:
         """The picture's file; raises UnreadablePictureError if its record is damaged or of another identity."""
-        self._require(index)
-        try:
-            labels, picture = unpack(payload_at(self._data, self._offsets.item(index)))
-        except BrokenRecordError as error:
-            raise UnreadablePictureError(self.where(index), str(error)) from None
+        labels, picture = self._unpacked(index)
         if labels[0] != self._numbers.item(self._labels.item(index)):
-            raise UnreadablePictureError(self.where(index), self._why_not(index))
+            raise self._unreadable(index, self._why_not(index))
         return picture
 
     def all_labels(self, index: int) -> Float32[np.ndarray, " labels"]:
@@ -112,11 +117,24 @@ class RecordIO(StoredPictures):
         Raises:
             UnreadablePictureError: if the record is damaged.
         """
+        return np.array(self._unpacked(index)[0], np.float32)
+
+    def _unpacked(self, index: int) -> tuple[tuple[float, ...], bytes]:
         self._require(index)
         try:
-            return np.array(unpack(payload_at(self._data, int(self._offsets[index])))[0], np.float32)
+            return unpack(payload_at(self._file, self._offsets.item(index)))
         except BrokenRecordError as error:
-            raise UnreadablePictureError(self.where(index), str(error)) from None
+            raise self._unreadable(index, str(error)) from None
+        except OSError as error:
+            raise self._unreadable(index, error.strerror or str(error)) from error
+
+    def _unreadable(self, index: int, reason: str) -> UnreadablePictureError:
+        """The error for a picture; that the file has changed, if it has, and else the reason."""
+        try:
+            self._file.require_unchanged()
+        except OSError as error:
+            reason = error.strerror or str(error)
+        return UnreadablePictureError(self.where(index), reason)
 
     def _why_not(self, index: int) -> str:
         """What is wrong with a label."""
@@ -125,158 +143,26 @@ class RecordIO(StoredPictures):
             return f"its label is {label:.0f}, but the identity record says {self._numbers[self._labels[index]]}"
         return f"its label is {label}, not a whole number from 0 to {LABELS - 1:,}"
 
-    def _index(self) -> tuple[Int64[np.ndarray, " n"], Int64[np.ndarray, " n"]]:
-        """Keys in ascending order, and the offsets of their records."""
-        path = self.path.with_suffix(".idx")
-        if path.exists():
-            keys, offsets = read_index(path)
-            self._require_offsets(path, keys, offsets)
-        else:
-            offsets = self._walk()
-            keys = self._ids(offsets)
-        if (np.diff(keys) <= 0).any():
-            order = np.argsort(keys, kind="stable")
-            keys, offsets = keys[order], offsets[order]
-            same = np.flatnonzero(np.diff(keys) == 0)
-            if len(same):
-                raise DataError(f"{path}: the key {keys[same[0]]} occurs more than once")
-        return keys, offsets
-
-    def _require_offsets(self, path: Path, keys: Int64[np.ndarray, " n"], offsets: Int64[np.ndarray, " n"]) -> None:
-        """That each record begins in the file, and that the last ends it."""
-        size = len(self._data)
-        wrong = np.flatnonzero((offsets % 4 != 0) | (offsets > size - FRAME.size))
-        if len(wrong):
-            key, offset = keys[wrong[0]], offsets[wrong[0]]
-            says = (
-                "which is no multiple of 4" if offset % 4 else f"but {self.path.name} ends at {size}: it is cut short"
-            )
-            raise DataError(
-                f"{path}: record {key} is said to begin at offset {offset}, {says}, or the .idx is not its own"
-            )
-        last = int(offsets.argmax())
-        where = f"{self.path}, record {keys[last]} at offset {offsets[last]}"
-        try:
-            _, end = parts_at(self._data, int(offsets[last]))
-        except BrokenRecordError as error:
-            raise DataError(f"{where}: {error}; it is the last that {path.name} knows, and ends the file") from None
-        if end != size:
-            raise DataError(
-                f"{where}: is the last that {path.name} knows and ends at {end}, but the file goes on to {size}; "
-                f"remove {path.name} if it is not whole: the .rec file itself is then read through"
-            )
-
-    def _walk(self) -> Int64[np.ndarray, " n"]:
-        """Offsets of all records, found by going from one to the next."""
-        offsets = array("q")
-        with progress(f"reading through {self.path.name}, for want of an .idx", len(self._data)) as advance:
-            offset = told = 0
-            while offset < len(self._data):
-                try:
-                    _, end = parts_at(self._data, offset)
-                except BrokenRecordError as error:
-                    raise DataError(
-                        f"{self.path}, record number {len(offsets)} at offset {offset}: {error}; without an .idx the "
-                        "records behind it cannot be found"
-                    ) from None
-                offsets.append(offset)
-                offset = end
-                if len(offsets) % 4096 == 0:
-                    advance(offset - told)
-                    told = offset
-        return np.array(offsets, np.int64)
-
-    def _ids(self, offsets: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
-        """The ids in the records, which are the keys that the .idx had, if they are distinct; else their order."""
-        words = self._words()
-        places = offsets // 4
-        room = places + FRAME.size // 4 + HEADER.size // 4 <= len(words)
-        if room.all():
-            ids: Int64[np.ndarray, " n"] = words[places + 4].astype(np.int64) + (
-                words[places + 5].astype(np.int64) << 32
-            )
-            if (ids >= 0).all() and len(np.unique(ids)) == len(ids):
-                return ids
-        return np.arange(len(offsets))
-
-    def _divide(self, keys: Int64[np.ndarray, " n"], offsets: Int64[np.ndarray, " n"]) -> tuple[slice, slice]:
-        """Which records are pictures, and which are identity records."""
-        everything = slice(0, len(keys)), slice(0, 0)
-        if keys[0] != 0:
-            return everything
-        try:
-            labels, picture = unpack(payload_at(self._data, int(offsets[0])))
-        except BrokenRecordError as error:
-            raise DataError(
-                f"{self.path}, record 0 at offset {offsets[0]}: {error}; it may be the header of the set, without "
-                "which pictures cannot be told from identities"
-            ) from None
-        if picture or len(labels) < 2:
-            return everything
-        first, stop = labels[:2]
-        last = float(keys[-1]) + 1
-        if not (1 <= first <= stop <= last * (1 + 2.0**-23) and first.is_integer() and stop.is_integer()):
-            raise DataError(
-                f"{self.path}, record 0 at offset {offsets[0]}: says that pictures have the keys 1 to {first - 1:.0f} "
-                f"and identities those up to {stop - 1:.0f}, but the last key is {keys[-1]}"
-            )
-        boundary, end = np.searchsorted(keys, [int(first), int(stop)]).tolist()
-        if first >= LABELS:  # float32 has rounded it; identity records hold no picture
-            while boundary > 1 and self._is_bare(int(offsets[boundary - 1])):
-                boundary -= 1
-            while boundary < len(keys) and not self._is_bare(int(offsets[boundary])):
-                boundary += 1
-            end = len(keys)
-        return slice(1, boundary), slice(boundary, end)
-
-    def _is_bare(self, offset: int) -> bool:
-        try:
-            return not unpack(payload_at(self._data, offset))[1]
-        except BrokenRecordError:
-            return False
-
-    def _numbers_of_ranges(self, offsets: Int64[np.ndarray, " m"]) -> Int64[np.ndarray, " n"] | None:
-        """The label of each picture by the identity records there; None if they do not cover the pictures."""
-        words = self._words()
-        places = offsets // 4
-        if len(places) == 0 or places.max() + 10 > len(words):
-            return None
-        two_labels = (words[places] == MAGIC) & (words[places + 1] == HEADER.size + 8) & (words[places + 2] == 2)
-        begin, end = (_whole(words[places + 8 + k].view("<f4")) for k in range(2))
+    def _numbers_of_ranges(self, records: Records) -> Int64[np.ndarray, " n"] | None:
+        """The label of each picture by the identity records; None if they do not cover the pictures."""
+        heads = records.identity_heads()
+        begin, end = (whole(heads.labels[:, k]) for k in range(2))
         filled = end > begin
         begin, end = begin[filled], end[filled]
         first, last = int(self._keys[0]), int(self._keys[-1])
         contiguous = len(self._keys) == last - first + 1
-        if not (two_labels.all() and contiguous and len(begin) and begin[0] == first and end[-1] == last + 1):
+        two_labels = (heads.bare & (heads.flag == 2)).all()
+        if not (two_labels and contiguous and len(begin) and begin[0] == first and end[-1] == last + 1):
             return None
         if (begin[1:] != end[:-1]).any():
             return None
-        numbers = self._numbers_at(self._offsets[begin - first])
+        numbers = records.visit(records.pictures.start + begin - first).numbers
         return None if (numbers < 0).any() else np.repeat(numbers, end - begin)
-
-    def _numbers_at(self, offsets: Int64[np.ndarray, " m"]) -> Int64[np.ndarray, " m"]:
-        """The first label of each of these records; −1 where there is none that is a label."""
-        words, places = self._words(), offsets // 4
-        magic, length, flag, label, further = (words.take(places + k, mode="clip") for k in (0, 1, 2, 3, 8))
-        plain = (magic == MAGIC) & (length <= np.minimum(LONGEST, len(self._data) - offsets - FRAME.size))  # of kind 0
-        plain &= length >= HEADER.size + 4 * (flag > 0)
-        numbers = np.where(plain, _whole(np.where(flag > 0, further, label).view("<f4")), -1)
-        for other in np.flatnonzero(~plain).tolist():
-            try:
-                labels, _ = unpack(payload_at(self._data, int(offsets[other])))
-            except BrokenRecordError:
-                continue
-            numbers[other] = int(labels[0]) if is_label(labels[0]) else -1
-        return numbers
-
-    def _words(self) -> UInt32[np.ndarray, " words"]:
-        words: UInt32[np.ndarray, " words"] = np.frombuffer(self._data, "<u4", len(self._data) // 4)
-        return words
 
     def _name_list(self) -> tuple[NameList | None, Int64[np.ndarray, " n"]]:
         """The list of names and the place of each picture in it."""
         path = self.path.with_suffix(".lst")
-        if not path.exists() or not NameList.names_pictures(path):
+        if not is_file(path) or not NameList.names_pictures(path):
             return None, self._keys[:0]
         names = NameList(path)
         if np.array_equal(names.keys, self._keys):
@@ -298,14 +184,6 @@ class RecordIO(StoredPictures):
         return [f"{number:07d}" for number in self._numbers.tolist()]
 
 
-def _whole(values: Float32[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
-    """Whole numbers from 0 to what float32 holds exactly; −1 for all else."""
-    fits = (values >= 0) & (values < LABELS)
-    numbers = np.where(fits, values, np.float32(-1)).astype(np.int64)
-    numbers[numbers != np.where(fits, values, np.float32(-1))] = -1
-    return numbers
-
-
 def _positions(numbers: Int64[np.ndarray, " n"]) -> tuple[Int64[np.ndarray, " k"], Int64[np.ndarray, " n"]]:
     """The distinct labels in ascending order, and the position of each picture's; of a picture without one, 0."""
     present = np.zeros(int(numbers.max()) + 1, bool)
@@ -315,23 +193,13 @@ def _positions(numbers: Int64[np.ndarray, " n"]) -> tuple[Int64[np.ndarray, " k"
 
 
 def _record_file(path: Path) -> Path:
-    if path.is_dir():
+    if is_folder(path):
         files = sorted(path.glob("*.rec"))
         if len(files) != 1:
             found = ", ".join(file.name for file in files[:5]) or "none"
             raise DataError(f"{path}: expected one .rec file in this folder, found {found}; name one")
         return files[0]
     return path
-
-
-def _mapped(path: Path) -> mmap.mmap:
-    try:
-        with path.open("rb") as file:
-            if not os.fstat(file.fileno()).st_size:
-                raise DataError(f"{path}: is empty")
-            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
 
 
 class RecordIOWriter:
@@ -367,11 +235,11 @@ class RecordIOWriter:
         self._end, self._end_of_lines = 0, 0
         self._records: BinaryIO
         self._list: BinaryIO
-        self._complete = self.path.exists()
+        self._complete = kind_of(self.path) is not None
         if self._complete:
             self._lines.unlink(missing_ok=True)
             self._written_before = len(RecordIO(self.path))
-        elif self._part.exists() and self._lines.exists():
+        elif is_file(self._part) and is_file(self._lines):
             self._find_what_is_complete()
 
     @property
@@ -468,15 +336,14 @@ class RecordIOWriter:
 
     def _find_what_is_complete(self) -> None:
         """Records and lines that are whole, up to the first that either file lacks."""
-        if self._part.stat().st_size == 0:
-            return
-        with _mapped(self._part) as data, self._lines.open("rb") as lines:
+        data = ReadAhead(RandomAccess(self._part))
+        with self._writing(), self._lines.open("rb") as lines:
             try:
                 _, self._end = parts_at(data, 0)
             except BrokenRecordError:
                 return
             self._offsets.append(0)
-            with progress(f"reading through {self._part.name}", len(data), self._end) as advance:
+            with progress(f"reading through {self._part.name}", data.size, self._end) as advance:
                 for key, line in enumerate(lines, 1):
                     try:
                         [(start, _), *_], end = parts_at(data, self._end)
@@ -484,7 +351,7 @@ class RecordIOWriter:
                         return
                     if not line.endswith(b"\n"):
                         return
-                    self._labels.append(self._label_of(line, key, data[start : start + HEADER.size]))
+                    self._labels.append(self._label_of(line, key, data.read(start, HEADER.size)))
                     self._offsets.append(self._end)
                     self._end_of_lines += len(line)
                     advance(end - self._end)

@@ -9,9 +9,11 @@ little-endian.
 
 from __future__ import annotations
 
-import mmap
 import struct
 from collections.abc import Sequence
+
+from vplface.data.formats.random_access import Source
+from vplface.reading import MEBIBYTE, PICTURE_LIMIT
 
 MAGIC = 0xCED7230A
 LABELS = 2**24
@@ -20,36 +22,45 @@ LABELS = 2**24
 LONGEST = 2**29 - 1
 """Bytes of the longest part."""
 
+MOST_PARTS = 2**16
+MOST_LABELS = 2**16
+"""A record of more parts or labels than this is no picture's."""
+
 FRAME = struct.Struct("<II")
 HEADER = struct.Struct("<IfQQ")
 
 _MAGIC = struct.pack("<I", MAGIC)
+_AHEAD = 2**13
+"""Bytes that are read at first, in which most pictures of 112 x 112 are whole."""
 
 
 class BrokenRecordError(ValueError):
     """What is wrong with a record."""
 
 
-def payload_at(data: mmap.mmap, offset: int) -> bytes:
-    """The payload of the record at an offset, its parts joined; raises BrokenRecordError."""
-    start, size = offset + FRAME.size, len(data)
-    if start <= size:
-        magic, length = FRAME.unpack_from(data, offset)
-        if magic == MAGIC and length <= LONGEST and start + length + 3 <= size:  # of kind 0, as nearly all are
-            return data[start : start + length]
-    parts, _ = parts_at(data, offset)
-    if len(parts) == 1:
-        return data[parts[0][0] : parts[0][1]]
-    return _MAGIC.join(data[start:end] for start, end in parts)
+def payload_at(file: Source, offset: int) -> bytes:
+    """The payload of the record at an offset, its parts joined; raises BrokenRecordError, and OSError."""
+    start = offset + FRAME.size
+    ahead = file.read(offset, _AHEAD)
+    if len(ahead) >= FRAME.size:
+        magic, length = FRAME.unpack_from(ahead)
+        if magic == MAGIC and length <= PICTURE_LIMIT and start + length + 3 <= file.size:  # of kind 0, as nearly all
+            payload = ahead[FRAME.size : FRAME.size + length]
+            return payload if len(payload) == length else payload + file.read(offset + _AHEAD, length - len(payload))
+    parts, _ = parts_at(file, offset)
+    if sum(end - start for start, end in parts) > PICTURE_LIMIT:
+        raise BrokenRecordError(f"has more than {PICTURE_LIMIT // MEBIBYTE} MiB, the most that is read of a picture")
+    return _MAGIC.join(file.read(start, end - start) for start, end in parts)
 
 
-def parts_at(data: mmap.mmap, offset: int) -> tuple[list[tuple[int, int]], int]:
-    """Where the parts of a record's payload are, and where the record ends; raises BrokenRecordError."""
+def parts_at(file: Source, offset: int) -> tuple[list[tuple[int, int]], int]:
+    """Where the parts of a record's payload are, and where the record ends; raises BrokenRecordError, and OSError."""
     parts: list[tuple[int, int]] = []
+    size = file.size
     while True:
-        if offset + FRAME.size > len(data):
+        if offset + FRAME.size > size:
             raise BrokenRecordError("is cut short by the end of the file")
-        magic, word = FRAME.unpack_from(data, offset)
+        magic, word = FRAME.unpack(file.read(offset, FRAME.size))
         kind, length = word >> 29, word & LONGEST
         start = offset + FRAME.size
         end = start + length
@@ -60,8 +71,10 @@ def parts_at(data: mmap.mmap, offset: int) -> tuple[list[tuple[int, int]], int]:
         if kind not in ((2, 3) if parts else (0, 1)):
             raise BrokenRecordError(f"is of kind {kind}, which cannot stand here (at {offset})")
         offset = (end + 3) & ~3
-        if offset > len(data):
+        if offset > size:
             raise BrokenRecordError(f"is said to have {length} bytes, more than are left in the file")
+        if len(parts) == MOST_PARTS:
+            raise BrokenRecordError(f"has more than {MOST_PARTS:,} parts")
         parts.append((start, end))
         if kind in (0, 3):
             return parts, offset
@@ -76,6 +89,8 @@ def unpack(payload: bytes) -> tuple[tuple[float, ...], bytes]:
         return (label,), payload[HEADER.size :]
     if HEADER.size + 4 * flag > len(payload):
         raise BrokenRecordError(f"is said to have {flag} labels, more than there is room for")
+    if flag > MOST_LABELS:
+        raise BrokenRecordError(f"has {flag:,} labels, more than the {MOST_LABELS:,} that are read")
     return struct.unpack_from(f"<{flag}f", payload, HEADER.size), payload[HEADER.size + 4 * flag :]
 
 

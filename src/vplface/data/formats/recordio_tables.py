@@ -5,12 +5,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Int64, UInt8
 
 from vplface.errors import DataError
+from vplface.reading import open_regular
 
 _WORD = 8
 _PAD = 2 * _WORD
@@ -27,13 +29,21 @@ _ZEROS, _SIXES, _UPPER, _THREES, _ONES = (
 _TAB, _NEWLINE = 9, 10
 
 
-def read_index(path: Path) -> tuple[Int64[np.ndarray, " n"], Int64[np.ndarray, " n"]]:
+LIMIT = 2**32
+"""The largest file that is read, in bytes."""
+
+
+def read_index(path: Path, limit: int = LIMIT) -> tuple[Int64[np.ndarray, " n"], Int64[np.ndarray, " n"]]:
     """The keys and offsets of an .idx file, in its order.
 
+    Args:
+        path: of the file.
+        limit: the largest size, in bytes.
+
     Raises:
-        DataError: naming the line, if one is not a key and an offset; or if there are none.
+        DataError: naming the line, if one is not a key and an offset; or if there are none, or the file is larger.
     """
-    text = _text(path)
+    text = _text(path, limit)
     tabs, newlines = _places(text, _TAB), _places(text, _NEWLINE)
     if len(tabs) == len(newlines):
         keys = _numbers(text, np.concatenate([[_PAD], newlines[:-1] + 1]), tabs)
@@ -45,7 +55,7 @@ def read_index(path: Path) -> tuple[Int64[np.ndarray, " n"], Int64[np.ndarray, "
 
 def _read_index_by_line(path: Path) -> tuple[Int64[np.ndarray, " n"], Int64[np.ndarray, " n"]]:
     keys, offsets = [], []
-    with path.open("rb") as lines:
+    with os.fdopen(open_regular(path), "rb") as lines:
         for number, line in enumerate(lines, 1):
             fields = line.split()
             if not fields:
@@ -57,6 +67,13 @@ def _read_index_by_line(path: Path) -> tuple[Int64[np.ndarray, " n"], Int64[np.n
     if not keys:
         raise DataError(f"{path}: holds no records; without an .idx the .rec file itself is read through")
     return np.array(keys, np.int64), np.array(offsets, np.int64)
+
+
+def line_of(path: Path, key: int) -> int:
+    """The number of the last line of an .idx that holds a key; 0 if none does."""
+    with os.fdopen(open_regular(path), "rb") as lines:
+        found = [number for number, line in enumerate(lines, 1) if (fields := line.split()) and int(fields[0]) == key]
+    return found[-1] if found else 0
 
 
 class NameList:
@@ -74,7 +91,7 @@ class NameList:
             DataError: naming the line, if one has not the columns of the first or begins with no key.
         """
         self.path = path
-        self._text = _text(path)
+        self._text = _text(path, LIMIT)
         ends, tabs = _places(self._text, _NEWLINE), _places(self._text, _TAB)
         starts = np.concatenate([[_PAD], ends[:-1] + 1])
         columns = int(np.searchsorted(tabs, ends[0]))
@@ -93,7 +110,7 @@ class NameList:
     @staticmethod
     def names_pictures(path: Path) -> bool:
         """Whether the first line is one of a .lst of MXNet's form; InsightFace has lists of other columns."""
-        with path.open("rb") as lines:
+        with os.fdopen(open_regular(path), "rb") as lines:
             fields = lines.readline(65536).split(b"\t")
         return len(fields) >= 3 and fields[0].isdigit() and all(_is_number(field) for field in fields[1:-1])
 
@@ -114,12 +131,14 @@ class NameList:
         raise AssertionError("unreachable: one of the lines is at fault")
 
 
-def _text(path: Path) -> UInt8[np.ndarray, " bytes"]:
+def _text(path: Path, limit: int) -> UInt8[np.ndarray, " bytes"]:
     """The file behind padding, with a newline at its end."""
     try:
-        size = path.stat().st_size
-        text = np.zeros(_PAD + size + 1, np.uint8)
-        with path.open("rb") as file:
+        with os.fdopen(open_regular(path), "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > limit:
+                raise DataError(f"{path}: has {size:,} bytes, more than the {limit:,} that are read of it")
+            text = np.zeros(_PAD + size + 1, np.uint8)
             read = file.readinto(text[_PAD : _PAD + size].data)
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error

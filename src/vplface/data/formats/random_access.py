@@ -1,0 +1,183 @@
+"""Reading a file at any place, from forked processes and threads at once, without a memory map.
+
+A memory map of a file that becomes shorter, or that lies on a file system that fails, kills the process that reads it.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from jaxtyping import Int64, UInt32
+
+from vplface.errors import DataError
+from vplface.reading import open_regular
+
+_BLOCK = 2**20
+"""Bytes that are read at once where much of them is looked at."""
+
+_WORTH_A_BLOCK = 64
+"""So many places in a block, and one reading of it is quicker than a reading for each."""
+
+
+class Stamp(NamedTuple):
+    """By which a file is known again: its size, and when it was changed."""
+
+    size: int
+    modified: int
+
+
+def stamp_of(file: Path | int) -> Stamp:
+    """The stamp of a path or of an open file; raises OSError."""
+    status = os.stat(file)  # noqa: PTH116 - it takes descriptors too
+    return Stamp(status.st_size, status.st_mtime_ns)
+
+
+class FileChangedError(OSError):
+    """A file is not what it was when it was opened."""
+
+    def __init__(self, then: Stamp, now: Stamp) -> None:
+        sizes = f"it had {then.size:,} bytes and now has {now.size:,}" if then.size != now.size else "it was written to"
+        super().__init__(f"the file has changed since it was opened: {sizes}; start again when it is whole")
+
+
+class Source(Protocol):
+    """Bytes that are read at places."""
+
+    @property
+    def size(self) -> int:
+        """How many there are."""
+
+    def read(self, start: int, count: int) -> bytes:
+        """So many bytes, fewer only at the end; raises OSError."""
+
+
+class RandomAccess:
+    """A regular file that is read at places.
+
+    The file stays open: one that is replaced by another is read on as it was. A copy that travels to another process
+    opens the path again and requires the file to be the same.
+
+    Attributes:
+        path: of the file.
+        stamp: of the file when it was opened.
+    """
+
+    def __init__(self, path: Path, stamp: Stamp | None = None) -> None:
+        """Open the file.
+
+        Args:
+            path: of the file.
+            stamp: what the file has to have; None takes any.
+
+        Raises:
+            DataError: if it cannot be opened, is not a regular file, or has another stamp.
+        """
+        self.path = path
+        self._handle = open_regular(path)
+        weakref.finalize(self, os.close, self._handle)
+        self.stamp = stamp_of(self._handle)
+        if stamp is not None and stamp != self.stamp:
+            raise DataError(f"{path}: {FileChangedError(stamp, self.stamp)}")
+        self._one_at_a_time = threading.Lock()
+
+    def __reduce__(self) -> tuple[type[RandomAccess], tuple[Path, Stamp]]:
+        return RandomAccess, (self.path, self.stamp)
+
+    @property
+    def size(self) -> int:
+        """Of the file when it was opened, in bytes."""
+        return self.stamp.size
+
+    def read(self, start: int, count: int) -> bytes:
+        """The bytes from a place on, fewer than ``count`` only at the end.
+
+        Raises:
+            FileChangedError: the file has become shorter.
+            OSError: it cannot be read.
+        """
+        count = max(0, min(count, self.size - start))
+        data = self._at(start, count)
+        while len(data) < count:
+            more = self._at(start + len(data), count - len(data))
+            if not more:
+                raise FileChangedError(self.stamp, stamp_of(self._handle))
+            data += more
+        return data
+
+    def require_unchanged(self) -> None:
+        """Raise FileChangedError if the file is not what it was when it was opened."""
+        if (now := stamp_of(self._handle)) != self.stamp:
+            raise FileChangedError(self.stamp, now)
+
+    def words_at(self, places: Int64[np.ndarray, " n"], count: int) -> UInt32[np.ndarray, "n count"]:
+        """So many little-endian words from each place on, which is a multiple of 4; zeros beyond the file's end.
+
+        Places that ascend and lie near each other are read together.
+        """
+        words = np.zeros((len(places), count), np.uint32)
+        if len(places) == 0:
+            return words
+        if (np.diff(places) < 0).any():
+            order = np.argsort(places, kind="stable")
+            words[order] = self.words_at(places[order], count)
+            return words
+        begin = 0
+        while begin < len(places):
+            first = int(places[begin])
+            end = int(np.searchsorted(places, first + _BLOCK - 4 * count, side="right"))
+            if end - begin >= _WORTH_A_BLOCK:
+                block = self.read(first, int(places[end - 1]) - first + 4 * count)
+                block += bytes(int(places[end - 1]) - first + 4 * count - len(block))
+                inside = (places[begin:end] - first) // 4
+                words[begin:end] = np.frombuffer(block, "<u4")[inside[:, None] + np.arange(count)]
+            else:
+                end = min(begin + _WORTH_A_BLOCK, len(places))
+                each = [self.read(place, 4 * count).ljust(4 * count, b"\0") for place in places[begin:end].tolist()]
+                words[begin:end] = np.frombuffer(b"".join(each), "<u4").reshape(-1, count)
+            begin = end
+        return words
+
+    def _at(self, start: int, count: int) -> bytes:
+        if hasattr(os, "pread"):
+            return os.pread(self._handle, count, start)
+        with self._one_at_a_time:  # Windows
+            os.lseek(self._handle, start, os.SEEK_SET)
+            return os.read(self._handle, count)
+
+
+class ReadAhead:
+    """A source that is read from its begin to its end in small pieces, for one thread."""
+
+    def __init__(self, source: Source, ahead: int = 2**18) -> None:
+        self._source, self._ahead = source, ahead
+        self._start, self._block = 0, b""
+
+    @property
+    def size(self) -> int:
+        """Of the source, in bytes."""
+        return self._source.size
+
+    def read(self, start: int, count: int) -> bytes:
+        """As the source's; long pieces are not kept."""
+        at = start - self._start
+        if at >= 0 and at + count <= len(self._block):
+            return self._block[at : at + count]
+        if count >= self._ahead:
+            return self._source.read(start, count)
+        self._start, self._block = start, self._source.read(start, self._ahead)
+        return self._block[:count]
+
+    def find(self, byte: bytes, start: int, stop: int | None = None) -> int:
+        """Where a byte stands first within start ... stop; −1 if nowhere."""
+        stop = self.size if stop is None else min(stop, self.size)
+        while start < stop:
+            piece = self.read(start, min(4096, stop - start))
+            if (found := piece.find(byte)) >= 0:
+                return start + found
+            start += len(piece)
+        return -1
