@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from typing import Any
+from functools import partial
+from typing import Any, get_type_hints
 
 from torch import nn
 
@@ -28,6 +29,7 @@ __all__ = [
     "load_insightface",
     "load_timm",
     "load_weights",
+    "option_types",
 ]
 
 
@@ -52,7 +54,7 @@ def build(name: str, embedding_dim: int = 512, **options: Any) -> nn.Module:
             f"unknown backbone {name!r}{_nearest(name, BACKBONES)}; there are {', '.join(BACKBONES)}, and {PREFIX}NAME "
             "for any model of timm"
         )
-    known = [option for option in inspect.signature(BACKBONES[name]).parameters if option != "embedding_dim"]
+    known = list(option_types(name) or ())
     for option in options:
         if option not in known:
             raise ConfigError(
@@ -61,8 +63,17 @@ def build(name: str, embedding_dim: int = 512, **options: Any) -> nn.Module:
             )
     try:
         return BACKBONES[name](embedding_dim=embedding_dim, **options)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"backbone {name}: {error}") from error
+    except (TypeError, ValueError, RuntimeError, MemoryError) as error:  # sizes that overflow, or that nobody has
+        raise ConfigError(f"backbone {name}: {str(error).partition(chr(10))[0] or 'too large for memory'}") from error
+
+
+def option_types(name: str) -> dict[str, Any] | None:
+    """The options of a backbone and their types; None for a model of timm, or a name that is not known."""
+    if name not in BACKBONES:
+        return None
+    made = BACKBONES[name]
+    types = get_type_hints((made.func if isinstance(made, partial) else made).__init__)
+    return {option: types[option] for option in inspect.signature(made).parameters if option != "embedding_dim"}
 
 
 def _nearest(word: str, known: list[str] | dict[str, Any]) -> str:

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from jaxtyping import Float, Int
 
 from vplface.errors import DataError
+from vplface.reading import read_json
+from vplface.strict_yaml import read_yaml
 
 FILES = (
     "config.yaml",
@@ -133,11 +134,7 @@ def _is_number(value: object) -> bool:
 def _read_mapping(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
-    try:
-        text = path.read_text(encoding="utf-8")
-        content = yaml.safe_load(text) if path.suffix == ".yaml" else json.loads(text)
-    except (UnicodeDecodeError, yaml.YAMLError, json.JSONDecodeError) as error:
-        raise DataError(f"{path}: damaged: {error}") from error
+    content = read_yaml(path) if path.suffix == ".yaml" else read_json(path)
     if content is None:
         return {}
     if not isinstance(content, dict):

@@ -8,12 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import BaseModel, Field, StringConstraints, model_validator
 
+from vplface import bounds
 from vplface.errors import ConfigError, UsageError
 from vplface.evaluation.protocols import far_name
 from vplface.training.config import (
     Config,
+    Name,
+    Seed,
     build_config,
     merge,
     nearest,
@@ -22,11 +25,14 @@ from vplface.training.config import (
     refuse_unknown,
     validated,
 )
+from vplface.training.section import Section
 
-Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+Word = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+"""What an option can list between commas."""
+MOST_RUNS = 10_000
 
 
-class StudyFile(BaseModel):
+class StudyFile(Section, BaseModel):
     """A study as it is written: a base, and what is laid over it.
 
     Attributes:
@@ -43,19 +49,17 @@ class StudyFile(BaseModel):
         threads: of each, where the recipe does not say.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
     name: Name
     output: Path = Path("runs")
     recipe: str | None = None
     base: dict[str, Any] = {}
-    settings: dict[Name, dict[str, Any]] = {}
-    arms: dict[Name, dict[str, Any]] = {}
-    seeds: list[Annotated[int, Field(ge=0)]] = Field(default=[0], min_length=1)
+    settings: dict[Word, dict[str, Any]] = {}
+    arms: dict[Word, dict[str, Any]] = {}
+    seeds: list[Seed] = Field(default=[0], min_length=1, max_length=MOST_RUNS)
     baselines: list[str] = []
     metrics: list[str] = []
-    workers: int | None = Field(default=None, ge=1)
-    threads: int = Field(default=1, ge=1)
+    workers: int | None = Field(default=None, ge=1, le=bounds.PROCESSES)
+    threads: int = Field(default=1, ge=1, le=bounds.THREADS)
 
     @model_validator(mode="after")
     def _has_a_base(self) -> StudyFile:
@@ -171,6 +175,9 @@ def read_grid(
     chosen_arms = _chosen("--arms", arms, all_arms)
     chosen_settings = _chosen("--settings", settings, all_settings)
     chosen_seeds = list(file.seeds if seeds is None else seeds)
+    runs = len(all_settings) * len(all_arms) * len({*file.seeds, *chosen_seeds})
+    if runs > MOST_RUNS:
+        raise ConfigError(f"{path}: {runs:,} runs; a study has at most {MOST_RUNS:,}, of all settings, arms and seeds")
     folder = file.output / file.name
     cells = []
     for setting, of_setting in all_settings.items():

@@ -10,10 +10,9 @@ from __future__ import annotations
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import yaml
-
 from vplface.backbones import BACKBONES
 from vplface.errors import ConfigError
+from vplface.strict_yaml import parse_yaml
 from vplface.training.assignments import Assigned, Assignments, NotRead, printable, read_assignments
 from vplface.training.config import Config, build_config
 from vplface.training.translation import Line, Remark, Translation
@@ -146,8 +145,8 @@ class _Translator:
         self.rest()
         order = list(Config.model_fields)
         self.made.lines.sort(key=lambda line: order.index(line.key.partition(".")[0]))
-        recipe = yaml.safe_load(self.made.to_yaml())
-        build_config(recipe, f"the recipe from {self.path}")
+        origin = f"the recipe from {self.path}"
+        build_config(parse_yaml(self.made.to_yaml(), origin), origin)
         return self.made
 
     def get(self, key: str, kinds: type | tuple[type, ...]) -> Any:

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from decimal import Decimal
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_type_hints
 
 import numpy as np
-import yaml
 from jaxtyping import Int
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     PlainSerializer,
     TypeAdapter,
@@ -24,9 +25,11 @@ from pydantic import (
     model_validator,
 )
 
+from vplface import bounds
+from vplface.backbones import option_types
 from vplface.data.augment import Augmentation
 from vplface.data.samplers import SAMPLERS, Shuffled
-from vplface.errors import ConfigError, UsageError
+from vplface.errors import ConfigError, DataError, UsageError
 from vplface.head import require_fit
 from vplface.margins import (
     AdaFace,
@@ -42,6 +45,7 @@ from vplface.margins import (
     SphereFaceR,
     X2Softmax,
 )
+from vplface.paths import at_home
 from vplface.prototypes import (
     BorrowedSpread,
     Gaussian,
@@ -53,8 +57,11 @@ from vplface.prototypes import (
     VonMisesFisher,
     covering,
 )
+from vplface.reading import kind_of, read_text
+from vplface.strict_yaml import DEEPEST, LIMIT, number, parse_yaml, plain, to_yaml
 from vplface.terms import EPL, UNPG, XBM, BroadFace, Term, UniTSFace
 from vplface.training.drift import Settled
+from vplface.training.section import Section, as_expected, as_number
 
 MARGINS: dict[str, type] = {
     "adaface": AdaFace,
@@ -95,22 +102,40 @@ class Duration:
     amount: float
     unit: Literal["steps", "epochs"] = "steps"
 
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.amount <= bounds.LARGEST:
+            raise ValueError(f"a duration is of 0 to {bounds.LARGEST:,} {self.unit}, got {self.amount:g}")
+        object.__setattr__(self, "amount", float(self.amount))
+
     def steps(self, steps_per_epoch: int) -> int:
         """The length in steps, epochs rounded to whole steps."""
         return round(self.amount * (steps_per_epoch if self.unit == "epochs" else 1))
 
     def __str__(self) -> str:
-        return f"{self.amount:g} {self.unit}"
+        return f"{Decimal(repr(self.amount)).normalize():f} {self.unit}"
+
+
+_DURATION = re.compile(r"\s*(\S+?)\s*(steps?|epochs?)?\s*")
 
 
 def _read_duration(value: object) -> object:
-    if isinstance(value, bool) or not isinstance(value, int | str):
+    if isinstance(value, Duration):
         return value
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(steps?|epochs?)?\s*", str(value))
-    if match is None:
-        raise ValueError(f"{value!r} is not a duration; write a number of steps (500) or of epochs (3 epochs)")
-    unit: Literal["steps", "epochs"] = "epochs" if (match[2] or "").startswith("epoch") else "steps"
-    return Duration(float(match[1]), unit)
+    amount, unit = value, ""
+    if isinstance(value, str) and (match := _DURATION.fullmatch(value)) is not None:
+        amount, unit = number(match[1].replace("_", "")), match[2] or ""
+    if isinstance(amount, bool) or not isinstance(amount, int | float):
+        raise ValueError(f"{shown(value)} is not a duration; write a number of steps (500) or of epochs (3 epochs)")
+    return Duration(amount, "epochs" if unit.startswith("epoch") else "steps")
+
+
+def shown(value: object) -> str:
+    """A value for a message, cut where it is long."""
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
+
+
+_SHOWN = 100
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,17 +156,42 @@ class StartedTerm:
         return term
 
 
+_MOST = {"size": bounds.SIZE, "bank": bounds.SIZE, "count": bounds.EACH, "per_class": bounds.BATCH}
+"""Of options that say how much is kept, or how many there are."""
+_ENDLESS = ("whisker",)
+"""Options of which infinity has a meaning."""
+
+
 def _made(section: str, kind: type, options: Mapping[str, Any]) -> object:
     """A dataclass from raw values, which are converted to the types of its fields (YAML reads 1e-2 as text)."""
+    hints = get_type_hints(kind)
+    options = {key: as_expected(hints[key], value) for key, value in options.items()}
+    for key, value in options.items():
+        most = _MOST.get(key, bounds.LARGEST)
+        endless = key in _ENDLESS and value == math.inf
+        if isinstance(value, int | float) and not endless and not -most <= value <= most:
+            raise ValueError(f"{section}.{key} must be at most {most:,}, got {shown(value)}")
     try:
-        return TypeAdapter(kind).validate_python(options)
+        return _validate(kind, options)
     except ValidationError as error:
-        first = error.errors()[0]
-        message = first["msg"].removeprefix("Value error, ")
-        if not first["loc"]:
-            raise ValueError(message) from error
-        key = ".".join(str(part) for part in first["loc"])
-        raise ValueError(f"{section}.{key}: {message}, got {first['input']!r}") from error
+        loc = error.errors()[0]["loc"]
+        raise ValueError(f"{section}.{_dotted(loc)}: {_first_fault(error)}" if loc else _first_fault(error)) from error
+
+
+def _validate(kind: Any, value: object) -> Any:
+    return TypeAdapter(kind).validate_python(value)
+
+
+def _first_fault(error: ValidationError) -> str:
+    """What is wrong with the first value that is, and that value unless it is a whole section."""
+    first = error.errors()[0]
+    message = first["msg"].removeprefix("Value error, ")
+    whole = first["type"] == "missing" or isinstance(first["input"], Mapping)
+    return message if whole else f"{message}, got {shown(first['input'])}"
+
+
+def _dotted(loc: Iterable[object]) -> str:
+    return ".".join(str(part) for part in loc)
 
 
 class _Named:
@@ -164,8 +214,8 @@ class _Named:
             raise ValueError(f"{self.section} must be a name, or a name and options{nearest('', self.kinds)}")
         options = {"name": value} if isinstance(value, str) else dict(value)
         name = options.pop("name", self.default)
-        if name not in self.kinds:
-            raise ValueError(f"{self.section}.name {name!r} is unknown{nearest(str(name), self.kinds)}")
+        if not isinstance(name, str) or name not in self.kinds:
+            raise ValueError(f"{self.section}.name {shown(name)} is unknown{nearest(str(name), self.kinds)}")
         known = [field.name for field in dataclasses.fields(self.kinds[name])]
         for key in options:
             if key not in known:
@@ -224,10 +274,11 @@ class _Rule:
                 if isinstance(number, bool):
                     raise ValueError(f"{self.section}.{key} must be a number, got {number!r}")
             return _made(self.section, self.kind, value)
-        read = _read_duration(value)
-        if not isinstance(read, Duration | self.kind):
+        if isinstance(value, self.kind):
+            return value
+        if not isinstance(value, Duration | int | float | str) or isinstance(value, bool):
             raise ValueError(f"{self.section} must be a number of steps or epochs, or a rule")
-        return read
+        return _read_duration(value)
 
     def write(self, value: Any) -> Any:
         """What reads as ``value``."""
@@ -268,21 +319,43 @@ TermField = Annotated[Any, BeforeValidator(_read_term), PlainSerializer(_write_t
 Model = TypeVar("Model", bound=BaseModel)
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
+def _a_name(name: str) -> str:
+    """Refuse what cannot be the name of a folder."""
+    if (
+        name in ("", ".", "..")
+        or "/" in name
+        or "\\" in name
+        or len(name.encode(errors="surrogateescape")) > _LONGEST_NAME
+    ):
+        raise ValueError(f"a name is that of a folder: at most {_LONGEST_NAME} bytes, without slashes, not '.' or '..'")
+    return name
+
+
+_LONGEST_NAME = 200
+Name = Annotated[str, AfterValidator(_a_name)]
+Seed = Annotated[int, Field(ge=0, le=bounds.SEED)]
+Positive = Annotated[float, Field(gt=0.0, le=bounds.LARGEST)]
+NotNegative = Annotated[float, Field(ge=0.0, le=bounds.LARGEST)]
+
+
+_SCALAR = str | int | float  # bool is an int
+
+
+class _Section(Section, BaseModel):  # the second base is there for linters, which look no further
+    pass
 
 
 class Synthetic(_Section):
     """Generated faces, written to the folder of the source that asks for them if they are not there yet."""
 
-    identities: int = Field(gt=0)
-    pictures: int = Field(gt=0)
-    seed: int = Field(default=0, ge=0)
-    first_identity: int = Field(default=0, ge=0)
-    tail: float = Field(default=0.0, ge=0.0)
-    fewest: int = Field(default=1, gt=0)
+    identities: int = Field(gt=0, le=bounds.PEOPLE)
+    pictures: int = Field(gt=0, le=bounds.PICTURES)
+    seed: Seed = 0
+    first_identity: Seed = 0
+    tail: NotNegative = 0.0
+    fewest: int = Field(default=1, gt=0, le=bounds.PICTURES)
     label_noise: float = Field(default=0.0, ge=0.0, le=1.0)
-    difficulty: float = Field(default=1.0, ge=0.0)
+    difficulty: float = Field(default=1.0, ge=0.0, le=100.0)
 
 
 class Source(_Section):
@@ -293,14 +366,14 @@ class Source(_Section):
     people: Path | None = None
     exclude: Path | None = None
     drop: Path | None = None
-    min_pictures: int = Field(default=1, ge=1)
-    max_pictures: int | None = Field(default=None, ge=1)
+    min_pictures: int = Field(default=1, ge=1, le=bounds.LARGEST)
+    max_pictures: int | None = Field(default=None, ge=1, le=bounds.LARGEST)
     synthetic: Synthetic | None = None
 
     @model_validator(mode="before")
     @classmethod
     def _from_path(cls, value: object) -> object:
-        return {"path": value} if isinstance(value, str | Path) else value
+        return {"path": value} if isinstance(value, _SCALAR | Path) else value
 
 
 class Data(_Section):
@@ -310,21 +383,29 @@ class Data(_Section):
     holdout: float = Field(default=0.0, ge=0.0, lt=1.0)
     sampler: SamplerField = Shuffled()
     augmentation: Augmentation = Augmentation()
-    workers: int | None = Field(default=None, ge=0)
+    workers: int | None = Field(default=None, ge=0, le=bounds.PROCESSES)
 
     @model_validator(mode="before")
     @classmethod
     def _from_one(cls, value: object) -> object:
-        if isinstance(value, Mapping) and isinstance(value.get("train"), str | Mapping):
+        if isinstance(value, Mapping) and isinstance(value.get("train"), _SCALAR | Path | Mapping):
             return {**value, "train": [value["train"]]}
         return value
+
+
+def _is_small(value: object) -> bool:
+    """Whether no number in a value is larger than any size of a network."""
+    if isinstance(value, Mapping | list | tuple):
+        return all(map(_is_small, value.values() if isinstance(value, Mapping) else value))
+    found = number(value) if isinstance(value, str) else value
+    return not isinstance(found, int | float) or abs(found) <= bounds.DIM
 
 
 class Backbone(_Section):
     """The network, picture → embedding."""
 
     name: str = "tiny"
-    embedding_dim: int = Field(default=128, ge=1)
+    embedding_dim: int = Field(default=128, ge=1, le=bounds.DIM)
     options: dict[str, Any] = {}
     weights: Path | None = None
 
@@ -332,6 +413,23 @@ class Backbone(_Section):
     @classmethod
     def _from_name(cls, value: object) -> object:
         return {"name": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _options_fit(self) -> Backbone:
+        types = option_types(self.name)
+        for option, value in self.options.items():
+            key = f"backbone.options.{option}"
+            if types is not None and option not in types:
+                raise ValueError(f"{key} is not an option of {self.name}{nearest(option, types)}")
+            if not _is_small(value):
+                raise ValueError(f"{key}: no number may exceed {bounds.DIM:,}, got {shown(value)}")
+            try:
+                self.options[option] = (
+                    as_number(value) if types is None else _validate(types[option], as_expected(types[option], value))
+                )
+            except ValidationError as error:
+                raise ValueError(f"{key}: {_first_fault(error)}") from error
+        return self
 
 
 class Injection(_Section):
@@ -381,11 +479,11 @@ class Optimizer(_Section):
     """How weights move."""
 
     name: Literal["sgd", "adamw"] = "sgd"
-    lr: float = Field(default=0.1, gt=0.0)
+    lr: Positive = 0.1
     momentum: float = Field(default=0.9, ge=0.0, lt=1.0)
-    weight_decay: float = Field(default=5e-4, ge=0.0)
-    head_lr_scale: float = Field(default=1.0, gt=0.0)
-    clip: float | None = Field(default=5.0, gt=0.0)
+    weight_decay: NotNegative = 5e-4
+    head_lr_scale: Positive = 1.0
+    clip: Positive | None = 5.0
     fused: bool = False
 
     @model_validator(mode="after")
@@ -407,7 +505,7 @@ class Schedule(_Section):
     warmup: Length = Duration(1, "epochs")
     milestones: list[Length] = []
     gamma: float = Field(default=0.1, gt=0.0, le=1.0)
-    power: float = Field(default=2.0, gt=0.0)
+    power: Positive = 2.0
 
 
 class EvaluationSet(_Section):
@@ -423,9 +521,9 @@ class EvaluationSet(_Section):
     pairs: Path | None = None
     threshold_pairs: Path | None = None
     people: Path | None = None
-    balanced_pairs: int | None = Field(default=None, ge=20, multiple_of=20)
+    balanced_pairs: int | None = Field(default=None, ge=20, le=bounds.PAIRS, multiple_of=20)
     half: Literal["first", "second"] | None = None
-    half_seed: int = Field(default=0, ge=0)
+    half_seed: Seed = 0
     synthetic: Synthetic | None = None
 
     @model_validator(mode="after")
@@ -447,9 +545,9 @@ class Evaluation(_Section):
 
     sets: list[EvaluationSet] = []
     flip: Literal["none", "sum"] = "sum"
-    fars: list[Annotated[float, Field(gt=0.0, le=1.0)]] = [1e-2, 1e-3, 1e-4]
-    bootstrap: int = Field(default=500, ge=0)
-    seed: int = Field(default=0, ge=0)
+    fars: list[Annotated[float, Field(gt=0.0, le=1.0)]] = Field(default=[1e-2, 1e-3, 1e-4], max_length=100)
+    bootstrap: int = Field(default=500, ge=0, le=bounds.REPEATS)
+    seed: Seed = 0
     every: Length | None = None
     best: str | None = None
 
@@ -457,35 +555,35 @@ class Evaluation(_Section):
 class Config(_Section):
     """A training run."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    name: Name
     output: Path = Path("runs")
-    seed: int = Field(default=0, ge=0, le=2**62)
+    seed: Seed = 0
     data: Data
     backbone: Backbone = Backbone()
     margin: MarginField = ArcFace(32.0, 0.4)
     variational: Injection | None = None
     terms: list[TermField] = []
     sample_rate: float = Field(default=1.0, gt=0.0, le=1.0)
-    subcenters: int = Field(default=1, ge=1)
+    subcenters: int = Field(default=1, ge=1, le=bounds.EACH)
     interclass_threshold: float | None = Field(default=None, gt=-1.0, le=1.0)
     optimizer: Optimizer = Optimizer()
     schedule: Schedule = Schedule()
-    batch_size: int = Field(default=128, ge=1)
-    accumulate: int = Field(default=1, ge=1)
+    batch_size: int = Field(default=128, ge=1, le=bounds.BATCH)
+    accumulate: int = Field(default=1, ge=1, le=bounds.EACH)
     ema: float | None = Field(default=None, gt=0.0, lt=1.0)
     precision: Literal["float32", "bfloat16"] = "float32"
     compile: bool = False
     device: str = "auto"
-    threads: int | None = Field(default=None, ge=1)
+    threads: int | None = Field(default=None, ge=1, le=bounds.THREADS)
     evaluation: Evaluation = Evaluation()
     loggers: list[Literal["tensorboard", "wandb", "mlflow"]] = ["tensorboard"]
     log_every: Length = Duration(20)
     drift_every: Length | None = None
     checkpoint_every: Length = Duration(1, "epochs")
-    checkpoints_kept: int = Field(default=2, ge=1)
+    checkpoints_kept: int = Field(default=2, ge=1, le=bounds.LARGEST)
     init_from: Path | None = None
     init_new_classes: Literal["mean", "random"] = "mean"
-    timeout: float = Field(default=600.0, gt=0.0)
+    timeout: float = Field(default=600.0, gt=0.0, le=1e8)
     sphere: bool = False
     arms: dict[str, dict[str, Any]] = {}
 
@@ -519,7 +617,7 @@ class Config(_Section):
 
     def to_yaml(self) -> str:
         """The whole configuration, defaults included, as read_config reads it."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        return to_yaml(self.model_dump(mode="json"))
 
 
 def read_config(recipe: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -548,18 +646,25 @@ def shipped_recipes() -> list[str]:
     return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
 
 
+_READABLE = ("file", "other")  # of another kind than a regular file the reader says so
+
+
 def read_recipe(recipe: str | Path) -> dict[str, Any]:
     """The raw contents of a recipe; see ``read_config``. That of a run folder is called and lies as the folder does."""
-    path, place = Path(recipe), {}
-    if path.joinpath("config.yaml").is_file():
+    try:
+        return _read_recipe(recipe)
+    except DataError as error:
+        raise ConfigError(str(error)) from error
+
+
+def _read_recipe(recipe: str | Path) -> dict[str, Any]:
+    path, place = at_home(recipe), {}
+    if kind_of(path / "config.yaml") in _READABLE:
         folder = path if path.name not in ("", "..") else path.resolve()
         place = {"name": folder.name, "output": str(folder.parent)}
         path = path / "config.yaml"
-    if path.is_file():
-        try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{path} cannot be read: {error}") from error
+    if kind_of(path) in _READABLE:
+        text = read_text(path, limit=LIMIT)
     elif path.stem in shipped_recipes() and str(path.parent) in (".", "configs"):
         text = files("vplface").joinpath("configs", f"{path.stem}.yaml").read_text(encoding="utf-8")
     else:
@@ -569,10 +674,7 @@ def read_recipe(recipe: str | Path) -> dict[str, Any]:
             f"no configuration {str(recipe)!r}: neither a file, a run folder nor a shipped recipe"
             + (f"; did you mean {beside[alike[0]]!r}?" if alike else nearest(path.stem, shipped_recipes()))
         )
-    try:
-        raw = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{recipe} is not valid YAML: {error}") from error
+    raw = parse_yaml(text, str(path))
     if not isinstance(raw, dict):
         raise ConfigError(f"{recipe} must hold a mapping of keys to values")
     return raw | place
@@ -588,13 +690,12 @@ def merge(raw: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
     for override in overrides:
         key, separator, text = override.partition("=")
         if not separator or not key:
-            raise UsageError(f"{override!r} is not of the form key=value, e.g. optimizer.lr=0.05")
-        try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise UsageError(f"the value of {key!r} is not valid YAML: {text!r}") from error
+            raise UsageError(f"{shown(override)} is not of the form key=value, e.g. optimizer.lr=0.05")
+        value = _of_override(key, text)
         place: Any = merged
         *parents, last = key.split(".")
+        if len(parents) >= DEEPEST:
+            raise UsageError(f"the key of {shown(override)} has more than {DEEPEST} parts")
         for part in parents:
             place = _enter(place, part, key)
         if isinstance(place, list):
@@ -602,6 +703,18 @@ def merge(raw: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
         else:
             place[last] = value
     return merged
+
+
+def _of_override(key: str, text: str) -> Any:
+    """What stands behind the sign of equality: a list, a mapping or a text in quotes is YAML, all else as it stands."""
+    if not text.lstrip().startswith(("[", "{", '"', "'")):
+        bare = text.strip()
+        value = plain(bare)
+        return text if isinstance(value, str) else value
+    try:
+        return parse_yaml(text, f"the value of {key!r}")
+    except DataError as error:
+        raise UsageError(f"{error}; of a text that begins so, write the whole in quotes: {key}='\"TEXT\"'") from error
 
 
 def overlay(raw: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -648,16 +761,12 @@ def validated(kind: type[Model], raw: Mapping[str, Any], origin: str) -> Model:
         return kind.model_validate(raw)
     except ValidationError as error:
         first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        where = f"{origin}: {key}" if key else origin
+        where = f"{origin}: {_dotted(first['loc'])}" if first["loc"] else origin
         more = f" ({error.error_count() - 1} more)" if error.error_count() > 1 else ""
-        message = first["msg"].removeprefix("Value error, ")
-        whole = first["type"] == "missing" or isinstance(first["input"], Mapping)
-        given = "" if whole else f", got {first['input']!r}"
         near = ""
         if first["type"] == "literal_error":
             near = most_like(str(first["input"]), re.findall("'(.*?)'", first["ctx"]["expected"]))
-        raise ConfigError(f"{where}: {message}{given}{near}{more}") from error
+        raise ConfigError(f"{where}: {_first_fault(error)}{near}{more}") from error
 
 
 def _is_valid(raw: Mapping[str, Any]) -> bool:
@@ -681,12 +790,12 @@ def _enter(place: Any, part: str, key: str) -> Any:
     if place.get(part) is None:
         place[part] = {}
     if not isinstance(place[part], dict | list):
-        raise UsageError(f"cannot set {key!r}: {part!r} holds the value {place[part]!r}")
+        raise UsageError(f"cannot set {key!r}: {part!r} holds the value {shown(place[part])}")
     return place[part]
 
 
 def _index(place: list[Any], part: str, key: str) -> int:
-    if not part.isdigit() or int(part) >= len(place):
+    if not re.fullmatch("[0-9]{1,9}", part) or int(part) >= len(place):
         raise UsageError(f"cannot set {key!r}: {part!r} is not an index in 0..{len(place) - 1}")
     return int(part)
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
 from vplface.backbones import build, load_weights
+from vplface.backbones.outline import outlines
 from vplface.errors import ConfigError
 from vplface.head import PrototypeHead
 from vplface.optim import FusedSGD
@@ -36,8 +39,16 @@ def backbone_of(config: Config, device: torch.device) -> nn.Module:
     """The backbone, with the weights that it starts from.
 
     Raises:
+        ConfigError: if there is no such backbone, or it is too large for the memory of this machine.
         DataError: if the weights are at fault.
     """
+    with outlines(_MOST_PARTS):
+        outline = build(config.backbone.name, config.backbone.embedding_dim, **config.backbone.options)
+    _require_memory(
+        sum(p.nbytes for p in outline.parameters()),
+        f"backbone: the weights of {config.backbone.name}",
+        "lower backbone.embedding_dim or the sizes in backbone.options",
+    )
     backbone = build(config.backbone.name, config.backbone.embedding_dim, **config.backbone.options)
     if config.backbone.weights is not None:
         load_weights(backbone, config.backbone.weights)
@@ -53,8 +64,19 @@ def head_of(
     device: torch.device,
     process_group: ProcessGroup | None = None,
 ) -> PrototypeHead:
-    """The head, with the injection and the terms of the configuration in steps."""
+    """The head, with the injection and the terms of the configuration in steps.
+
+    Raises:
+        ConfigError: if it is too large for the memory of this machine.
+    """
     options = config.optimizer
+    if device.type == "cpu":
+        ranks = 1 if process_group is None else process_group.size()
+        _require_memory(
+            _head_bytes(config, math.ceil(classes / ranks), variational, terms),
+            f"the head for {classes:,} classes: prototypes, memory and terms",
+            "lower backbone.embedding_dim, subcenters, or the sizes of variational.memory and terms",
+        )
     fused = FusedSGD(options.lr * options.head_lr_scale, options.momentum, options.weight_decay)
     return PrototypeHead(
         classes,
@@ -85,3 +107,35 @@ def optimizer_of(config: Config, backbone: nn.Module, head: PrototypeHead) -> to
     if options.name == "sgd":
         return torch.optim.SGD(groups, momentum=options.momentum, weight_decay=options.weight_decay)
     return torch.optim.AdamW(groups, betas=(options.momentum, 0.999), weight_decay=options.weight_decay)
+
+
+_MOST_PARTS = 20_000
+"""Of a network; the largest have some thousands."""
+
+
+def _require_memory(needed: int, what: str, advice: str) -> None:
+    """Refuse what cannot be held, before the system ends the process for it."""
+    have = _memory()
+    if have is not None and needed > have:
+        raise ConfigError(f"{what} take {needed / 2**30:,.1f} GiB, of {have / 2**30:,.1f} GiB of memory; {advice}")
+
+
+def _memory() -> int | None:
+    """Bytes of memory of this machine, None where the system does not say."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return None
+
+
+def _head_bytes(config: Config, rows: int, variational: Variational | None, terms: Sequence[Term]) -> int:
+    """Bytes of W and of what is remembered, for so many classes."""
+    dim, device = config.backbone.embedding_dim, torch.device("meta")
+    held: list[Tensor] = []
+    with device:
+        for term in terms:
+            bound = term.bind(rows, dim)
+            held += [*bound.parameters(), *bound.buffers()]
+        if variational is not None:
+            held += variational.memory.empty(rows, dim, torch.float32, device, seed=0).values()
+    return 4 * rows * config.subcenters * dim + sum(each.nbytes for each in held)

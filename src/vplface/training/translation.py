@@ -7,8 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-import yaml
-
+from vplface.strict_yaml import to_yaml
 from vplface.training.assignments import printable
 
 
@@ -113,5 +112,4 @@ def _comments(said: Iterable[object]) -> list[str]:
 
 def _flow(value: Any) -> str:
     """YAML on one line."""
-    text = yaml.safe_dump(value, default_flow_style=True, width=10**6, allow_unicode=True)
-    return text.removesuffix("\n").removesuffix("\n...")
+    return to_yaml(value, flow=True)
