@@ -78,6 +78,10 @@ def test_a_run_leaves_its_journal_models_and_environment(faces, tmp_path):
     assert environment["packages"]["torch"].startswith("2.")
     assert environment["steps"] == 12
     assert list((folder / "tensorboard").iterdir())
+    if os.name == "posix":
+        private = [folder / "identities.json", *(folder / "checkpoints").glob("step-*")]
+        assert [path.stat().st_mode & 0o777 for path in private] == [0o600, *[0o700] * (len(private) - 1)]
+        assert len(private) > 1
 
 
 def test_killed_and_resumed_is_the_run_that_was_never_killed(faces, tmp_path):

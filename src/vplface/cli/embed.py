@@ -126,9 +126,9 @@ def picture_files(places: list[Path]) -> list[Path]:
 
 
 def _write(out: Path, names: list[str], embeddings: Float[np.ndarray, "n dim"], card: str) -> None:
-    from vplface.files import replacing
+    from vplface.files import PRIVATE, replacing
 
-    with replacing(out) as path:
+    with replacing(out, PRIVATE) as path:
         if out.suffix == ".npz":
             np.savez(path, names=np.array(names), embeddings=embeddings, model_card=np.array(card))
         elif out.suffix == ".npy":

@@ -41,9 +41,9 @@ def require_endings(out: Path | None, report: Path | None) -> None:
 
 def store(path: Path, values: Mapping[str, Any]) -> None:
     """Write JSON-ready values, at once or not at all; raises DataError if the file cannot be written."""
-    from vplface.files import replacing
+    from vplface.files import PRIVATE, replacing
 
-    with replacing(path) as temporary:
+    with replacing(path, PRIVATE) as temporary:
         text = json.dumps(values, ensure_ascii=False, allow_nan=False) + "\n"
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vplface.errors import import_extra
-from vplface.files import replacing
+from vplface.files import PRIVATE, replacing
 
 if TYPE_CHECKING:
     from vplface.deploy.faces import FoundFace, Photograph
@@ -88,5 +88,5 @@ def _save(figure: Any, path: Path) -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")  # what the font lacks is drawn as a box
         figure.savefig(data, format=path.suffix.lower().lstrip("."), dpi=130)
-    with replacing(path) as temporary:
+    with replacing(path, PRIVATE) as temporary:
         temporary.write_bytes(data.getvalue())

@@ -45,14 +45,14 @@ def write_sheet(path: Path, note: str, rows: Sequence[UInt8[np.ndarray, "height 
     import cv2
     import numpy as np
 
-    from vplface.files import replacing
+    from vplface.files import PRIVATE, replacing
 
     head = np.full((_CAPTION + 4, _WIDTH, 3), 255, np.uint8)
     _write(head, note)
     encoded, data = cv2.imencode(path.suffix, cv2.cvtColor(np.concatenate([head, *rows]), cv2.COLOR_RGB2BGR))
     if not encoded:
         raise DataError(f"{path}: the sheet could not be encoded")
-    with replacing(path) as temporary:
+    with replacing(path, PRIVATE) as temporary:
         temporary.write_bytes(data.tobytes())
 
 

@@ -14,7 +14,7 @@ from jaxtyping import Int64
 
 from vplface.data.pictures import PictureSet
 from vplface.errors import DataError
-from vplface.files import replacing
+from vplface.files import PRIVATE, replacing
 
 _ESCAPES = {"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"}
 _MEANINGS = {escape: sign for sign, escape in _ESCAPES.items()}
@@ -47,7 +47,7 @@ def write_drop(path: Path | str, dropped: Mapping[str, str]) -> None:
         DataError: if it cannot be written.
     """
     lines = (f"{_escaped(name)}\t{_escaped(reason)}\n" for name, reason in dropped.items())
-    with replacing(Path(path)) as temporary:
+    with replacing(Path(path), PRIVATE) as temporary:
         temporary.write_text("".join(lines), encoding="utf-8", errors="surrogateescape", newline="\n")
 
 

@@ -27,7 +27,7 @@ from jaxtyping import Bool, Int64
 
 from vplface.data.pictures import PictureSet
 from vplface.errors import DataError
-from vplface.files import replacing
+from vplface.files import PRIVATE, replacing
 
 COLUMNS = ("left", "right", "same", "fold")
 _NUMBER = re.compile(r"[0-9]{1,9}")
@@ -253,7 +253,7 @@ def write_pairs(path: Path | str, pairs: Pairs) -> None:
             raise DataError(f"{path}: the name {name!r} cannot be written into a list of pairs")
     rows = zip(pairs.left, pairs.right, pairs.same.astype(int), pairs.fold, strict=True)
     lines = ["\t".join(COLUMNS), *(f"{left}\t{right}\t{same}\t{fold}" for left, right, same, fold in rows)]
-    with replacing(Path(path)) as temporary:
+    with replacing(Path(path), PRIVATE) as temporary:
         temporary.write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
 
 

@@ -32,7 +32,7 @@ from vplface.data.pictures import PictureSet
 from vplface.embedder import Embedder
 from vplface.errors import DataError
 from vplface.evaluation.verification import between
-from vplface.files import replacing
+from vplface.files import PRIVATE, replacing
 
 FALSE_FLAG_RATE = 0.01
 """Share of training identities that may be flagged wrongly: so little of the training set is a cheap price."""
@@ -272,7 +272,7 @@ def write_exclude_list(path: Path, names: list[str]) -> None:
     for name in names:
         if not name or name != name.strip() or re.search(r"[\t\n\r\ud800-\udfff]", name):
             raise DataError(f"{path}: the identity {name!r} cannot be written into a list of people; rename its folder")
-    with replacing(path) as temporary:
+    with replacing(path, PRIVATE) as temporary:
         temporary.write_text("".join(f"{name}\n" for name in names), encoding="utf-8", newline="\n")
 
 

@@ -7,7 +7,7 @@ import hashlib
 from importlib.resources import files
 from pathlib import Path
 
-from vplface.files import replacing
+from vplface.files import PRIVATE, replacing
 from vplface.report.markup import Markup, tag
 
 
@@ -51,7 +51,7 @@ def document(title: str, body: Markup, script: str) -> str:
 
 def write_page(path: Path, text: str) -> None:
     """Write the page, at once or not at all; raises DataError if the file cannot be written."""
-    with replacing(path) as temporary:
+    with replacing(path, PRIVATE) as temporary:
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from vplface.embedder import Embedder, load_model, save_model
 from vplface.errors import ConfigError
 from vplface.evaluation import Evaluation
+from vplface.files import PRIVATE
 from vplface.training.checkpoint import has_checkpoints
 from vplface.training.config import Config
 from vplface.training.journal import write_json
@@ -97,7 +98,7 @@ def measure(config: Config) -> dict[str, Evaluation]:
     save_model(folder, backbone, replace(card, evaluation=figures(evaluations)))
     if config.sphere and config.variational is not None:
         embed_on_sphere(open_sources(config.data.train), folder / "sphere.npz", SPHERE_LAM, config.seed)
-    write_json(folder / "evaluation.json", {name: found.to_dict() for name, found in evaluations.items()})
+    write_json(folder / "evaluation.json", {name: found.to_dict() for name, found in evaluations.items()}, PRIVATE)
     values = {
         name: {metric: figure["value"] for metric, figure in found.metrics.items()}
         for name, found in evaluations.items()

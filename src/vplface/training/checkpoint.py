@@ -120,7 +120,7 @@ class Checkpoints:
     ) -> None:
         rank, world = self._world.rank, self._world.size
         try:
-            part.mkdir(parents=True, exist_ok=True)
+            part.mkdir(mode=0o700, parents=True, exist_ok=True)
             receipts = {}
             name = f"rows-{rank:05d}-of-{world:05d}.safetensors"
             receipts[name] = _write_file(part / name, rows) | own

@@ -79,9 +79,15 @@ def environment() -> dict[str, Any]:
     }
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write ``value`` as readable JSON, atomically; of a name that is no UTF-8, its bytes are escaped."""
-    with replacing(path) as temporary:
+def write_json(path: Path, value: Any, mode: int | None = None) -> None:
+    """Write ``value`` as readable JSON, atomically; of a name that is no UTF-8, its bytes are escaped.
+
+    Args:
+        path: the file.
+        value: what to write.
+        mode: the file's permissions, see :func:`vplface.files.replacing`.
+    """
+    with replacing(path, mode) as temporary:
         text = json.dumps(value, indent=1, ensure_ascii=False) + "\n"
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 

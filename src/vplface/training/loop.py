@@ -20,7 +20,7 @@ from vplface.data.batches import Batch, load_batches
 from vplface.data.pictures import Preprocessing
 from vplface.embedder import Embedder, ModelCard, save_model
 from vplface.errors import ConfigError, DataError, TrainingInterrupted, VplfaceError
-from vplface.files import locked
+from vplface.files import PRIVATE, locked
 from vplface.progress import progress
 from vplface.softmax import OtherRankError
 from vplface.training.checkpoint import Checkpoints, has_checkpoints, load_checkpoint, newest_checkpoint
@@ -157,7 +157,7 @@ def _carry_out(run: Training, world: World, fresh: bool) -> Training | None:
             loggers = stack.enter_context(Loggers(config, run.step, fresh))
             _move_in(config, fresh)
             write_json(folder / "environment.json", environment() | _counts(run, world))
-            write_json(folder / IDENTITIES, list(run.pictures.identities))
+            write_json(folder / IDENTITIES, list(run.pictures.identities), PRIVATE)
             journal = stack.enter_context(Journal(folder, run.step, loggers))
         world.has_begun()
         interrupt = stack.enter_context(Interrupt())

@@ -14,7 +14,7 @@ from vplface.data.batches import load_batches
 from vplface.data.pictures import PictureSet, Preprocessing
 from vplface.data.samplers import ShuffledBatches
 from vplface.data.selection import Subset
-from vplface.files import replacing
+from vplface.files import PRIVATE, replacing
 from vplface.head import PrototypeHead
 from vplface.margins import ArcFace
 from vplface.progress import progress
@@ -75,5 +75,5 @@ def embed_on_sphere(pictures: PictureSet, path: Path, lam: float, seed: int) -> 
         "variational": head.variational_prototypes().detach(),
         "lam": torch.tensor(lam),
     }
-    with replacing(path) as temporary, temporary.open("wb") as file:
+    with replacing(path, PRIVATE) as temporary, temporary.open("wb") as file:
         np.savez(file, allow_pickle=False, **{name: tensor.numpy() for name, tensor in arrays.items()})

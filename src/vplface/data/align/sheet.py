@@ -12,7 +12,7 @@ from vplface.data.align.face import Face
 from vplface.data.align.record import Record
 from vplface.data.pictures import UnreadablePictureError, decode_whole
 from vplface.errors import DataError, import_extra
-from vplface.files import replacing
+from vplface.files import PRIVATE, replacing
 
 cv2 = import_extra("cv2", "train")
 
@@ -47,7 +47,7 @@ def write_sheet(path: Path, source: Path, target: Path, records: Sequence[Record
     fields += [np.full_like(fields[0], 255)] * (-len(fields) % columns)
     rows = [np.concatenate(fields[start : start + columns], axis=1) for start in range(0, len(fields), columns)]
     data = cv2.imencode(path.suffix, cv2.cvtColor(np.concatenate(rows), cv2.COLOR_RGB2BGR))[1]
-    with replacing(path) as temporary:
+    with replacing(path, PRIVATE) as temporary:
         temporary.write_bytes(data.tobytes())
     return len(shown)
 
