@@ -1,4 +1,4 @@
-"""Files that hold embeddings, faces, or results with names are for their owner only, whatever the umask; others are not."""
+"""Files that hold embeddings, faces, or results with names are for their owner only, whatever the umask."""
 
 from __future__ import annotations
 

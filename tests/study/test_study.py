@@ -96,6 +96,7 @@ def test_a_failing_arm_is_named_and_the_others_are_told(carried_out):
                 assert {"config.yaml", "model.safetensors", "evaluation.json", "log.txt"} <= {
                     path.name for path in folder.iterdir()
                 }
+                assert os.name != "posix" or (folder / "evaluation.json").stat().st_mode & 0o777 == 0o600
     shown = vplface("study", "study.yaml")
     assert shown.exit_code == 1
     assert "wide/broken-seed1 failed:\n" in shown.stderr
