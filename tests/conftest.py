@@ -12,6 +12,8 @@ import torch
 from hypothesis import settings
 from processes import Processes
 
+import vplface  # noqa: F401 - switches telemetry off before test modules import other libraries
+
 torch.set_num_threads(1)
 settings.register_profile("ci", deadline=None, max_examples=50, derandomize=True)
 settings.register_profile("long", deadline=None, max_examples=2000)

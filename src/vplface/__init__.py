@@ -6,6 +6,8 @@ from importlib import import_module
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
+from vplface.telemetry import switch_off
+
 if TYPE_CHECKING:
     from vplface.embedder import Embedder
     from vplface.head import PrototypeHead
@@ -37,6 +39,8 @@ if TYPE_CHECKING:
         VonMisesFisher,
     )
     from vplface.terms import EPL, UNPG, XBM, BroadFace, UniTSFace
+
+switch_off()
 
 __version__ = version("vplface")
 

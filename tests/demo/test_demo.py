@@ -98,7 +98,7 @@ def start(folder: Path, *words: str) -> Demo:
     errors = folder / "errors.txt"
     command = [sys.executable, "-c", WATCHED, "demo", str(run), "--port", "0", *words]
     with errors.open("w") as log:
-        environment = os.environ | {"TMPDIR": str(temporary), "PYTHONUNBUFFERED": "1"}
+        environment = os.environ | {"TMPDIR": str(temporary), "HOME": str(folder / "home"), "PYTHONUNBUFFERED": "1"}
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, env=environment)
     line = process.stdout.readline()
     found = re.match(r"http://([\d.]+):(\d+)/ ", line)
@@ -119,6 +119,8 @@ def demo(tmp_path_factory):
     assert running.process.stdout.read() == ENDED
     assert "reached for" not in running.errors.read_text()
     assert list(running.temporary.iterdir()) == []
+    left = [path.name for path in (folder / "home").rglob("*") if path.is_file()]
+    assert [name for name in left if not name.startswith("fontlist-")] == []  # matplotlib's, of this machine
 
 
 @pytest.fixture(scope="module")

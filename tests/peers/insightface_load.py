@@ -7,8 +7,11 @@ the shape of its input and the number of its outputs, and chooses mean and stand
 nodes.
 """
 
+import os
 import sys
 from pathlib import Path
+
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # before insightface imports onnxruntime; vplface need not be there
 
 import numpy as np
 from insightface.model_zoo import ArcFaceONNX, get_model

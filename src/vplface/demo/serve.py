@@ -69,11 +69,9 @@ def temporary_folder() -> Iterator[Path]:
         uploads.mkdir(mode=0o700)
         os.environ |= {
             "GRADIO_TEMP_DIR": str(uploads),
-            "GRADIO_ANALYTICS_ENABLED": "False",
             "GRADIO_SHARE": "False",
             "GRADIO_MCP_SERVER": "False",
             "HF_HUB_OFFLINE": "1",
-            "HF_HUB_DISABLE_TELEMETRY": "1",
         }
         yield Path(folder)
 

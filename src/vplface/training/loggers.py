@@ -69,7 +69,6 @@ class WeightsAndBiases:
 
     def __init__(self, config: Config, first_step: int, known: str | None) -> None:
         self.identity: str | None = known or secrets.token_hex(8)
-        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
         wandb = import_extra("wandb", "wandb")
         local = wandb.setup().settings.mode in ("offline", "dryrun", "disabled")
         if not local and not wandb.login(prompt=False, verify=False):
@@ -105,7 +104,6 @@ class MLflow:
         # A server that does not answer holds up a step for a minute, not for the many of MLflow's defaults.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
-        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         place = os.environ.get("MLFLOW_TRACKING_URI")
         if place is None:
             os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
