@@ -21,6 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from vplface.margins import ArcFace, Margin, SampleMargin, Samples, SphereFace2
 from vplface.margins.sample import changes_negatives, has_strength
+from vplface.once import once, once_differentiable
 from vplface.optim import FusedSGD, PrototypeSGD, hand_over_gradient
 from vplface.prototypes import (
     CosineByAge,
@@ -282,8 +283,9 @@ class PrototypeHead(nn.Module):
         hardness = self._hardness(batch, self._met, in_step=True)
         loss = self._loss_with_terms(batch.features, batch.labels, self._met, hardness.strength)
         loss = hardness.penalised(loss)
+        loss = _before_backward(loss, partial(self._begin_backward, self.weight._version))
         self._pending.append(batch._replace(features=batch.features.detach(), norms=None, observed=hardness.observed))
-        return _before_backward(loss, partial(self._begin_backward, self.weight._version))
+        return loss
 
     @contextmanager
     def micro_batches(self) -> Iterator[None]:
@@ -552,6 +554,8 @@ class PrototypeHead(nn.Module):
                 nothing = negatives.new_full((len(past.labels),), -torch.inf)
                 negatives = torch.cat([_scale_gradient(negatives, more), nothing])
         loss = self._loss_of_step(rows, targets, injection, strength, negatives)
+        if past is not None:
+            loss = once(loss, "BroadFace takes past samples, which follow W, for constants")
         # A backward pass takes first what was formed last: whatever reads W comes before FusedSGD moves it.
         extra = [added for term in terms if (added := term.loss(batch)) is not None]
         return torch.stack([loss, *extra]).sum()
@@ -677,6 +681,11 @@ class PrototypeHead(nn.Module):
 
     def _begin_backward(self, version: int, gradient: Tensor) -> None:
         if self.optimizer is not None:
+            if torch.is_grad_enabled():
+                raise RuntimeError(
+                    "FusedSGD moves W in backward(), so there is no second derivative and no create_graph=True; build"
+                    ' the head with optimizer=None and backend="reference"'
+                )
             if not self._unscaled and abs(gradient.item()) >= _SCALED:
                 raise RuntimeError(
                     f"the loss was multiplied by {gradient.item():g} before backward(), as a GradScaler does, and"
@@ -983,9 +992,21 @@ def _scale_gradient(tensor: Tensor, factor: float) -> Tensor:
     """``tensor``, whose gradient becomes ``factor`` times as large."""
     if factor == 1.0 or not tensor.requires_grad:
         return tensor
-    view = tensor.view_as(tensor)
-    view.register_hook(lambda gradient: gradient * factor)  # type: ignore[no-untyped-call]
-    return view
+    scaled: Tensor = _ScaleGradient.apply(tensor, factor)  # type: ignore[no-untyped-call]
+    return scaled
+
+
+class _ScaleGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: FunctionCtx, tensor: Tensor, factor: float) -> Tensor:
+        ctx.save_for_backward(tensor)
+        ctx.factor = factor  # type: ignore[attr-defined]
+        return tensor.view_as(tensor)
+
+    @staticmethod
+    @once_differentiable("it is not that of the loss, but the part that one rank or one batch has in it")
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient * ctx.factor, None
 
 
 class _BeforeBackward(torch.autograd.Function):

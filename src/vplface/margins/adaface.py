@@ -16,6 +16,7 @@ from torch import Tensor
 from vplface.margins.angle import angle
 from vplface.margins.margin import require_positive_scale
 from vplface.margins.sample import SampleMargin, Samples
+from vplface.once import once
 
 _SHORTEST, _LONGEST = 1e-3, 100.0
 _SMALLEST_SPREAD = 1e-3
@@ -80,4 +81,5 @@ class AdaFace(SampleMargin):
         """cos(θ − m·q) − m·(1 + q); q = 0 for an ordinary sample."""
         quality = cosine.new_zeros(()) if strength is None else strength
         shifted = (angle(cosine) - self.margin * quality).clamp(0.0, math.pi)
-        return shifted.cos() - self.margin * (1.0 + quality)
+        target = shifted.cos() - self.margin * (1.0 + quality)
+        return once(target, "AdaFace takes the quality of a sample, which its norm tells, for a constant")

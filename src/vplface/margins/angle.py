@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import FunctionCtx
 
 
 class _Sine(torch.autograd.Function):
@@ -20,7 +20,6 @@ class _Sine(torch.autograd.Function):
         return sine
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: FunctionCtx, gradient: Tensor) -> Tensor:
         saved: tuple[Tensor, Tensor] = ctx.saved_tensors  # type: ignore[attr-defined]
         cosine, sine = saved

@@ -18,6 +18,7 @@ from torch import Tensor
 from vplface.margins.arcface import ArcFace
 from vplface.margins.margin import require_positive_scale
 from vplface.margins.sample import SampleMargin, Samples
+from vplface.once import once
 
 
 @dataclass(frozen=True)
@@ -87,4 +88,5 @@ class CurricularFace(SampleMargin):
     ) -> Float[Tensor, "*shape"]:
         """N; t = 0 for an ordinary sample, as at the start."""
         pace = 0.0 if strength is None else strength
-        return torch.where(cosine > target, cosine * (pace + cosine), cosine)
+        reweighted = torch.where(cosine > target, cosine * (pace + cosine), cosine)
+        return once(reweighted, "CurricularFace takes t, a mean of cosines, for a constant")

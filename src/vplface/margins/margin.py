@@ -7,6 +7,8 @@ from typing import Literal, Protocol, TypeAlias
 from jaxtyping import Float
 from torch import Tensor
 
+from vplface.once import once
+
 MarginGradient: TypeAlias = Literal["exact", "detached"]
 """Whether a margin is differentiated, or taken for a constant that is subtracted from the cosine."""
 
@@ -38,4 +40,6 @@ def exact_or_detached(
     margined: Float[Tensor, "*shape"], cosine: Float[Tensor, "*shape"], choice: MarginGradient
 ) -> Float[Tensor, "*shape"]:
     """``margined``, with its own derivative or with that of the cosine, 1."""
-    return margined if choice == "exact" else cosine + (margined - cosine).detach()
+    if choice == "exact":
+        return margined
+    return once(cosine + (margined - cosine).detach(), "margin_gradient='detached' takes the margin for a constant")

@@ -15,6 +15,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
+from vplface.once import once_differentiable
+
+_EXCHANGED = "ranks have exchanged it, outside of autograd"
+
 
 def shard(classes: int, rank: int, world: int) -> range:
     """The class ids of a rank: contiguous in rank order, the first N mod world ranks have one more."""
@@ -127,6 +131,7 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: FunctionCtx, rows: Tensor, counts: list[int], ranks: Ranks) -> Tensor:
         ctx.counts, ctx.ranks = counts, ranks  # type: ignore[attr-defined]
+        ctx.save_for_backward(rows)
         padded = rows.new_zeros((max(counts), *rows.shape[1:]))
         padded[: len(rows)] = rows
         every = list(rows.new_empty((ranks.world, *padded.shape)))
@@ -134,6 +139,7 @@ class _Gather(torch.autograd.Function):
         return torch.cat([part[:count] for part, count in zip(every, counts, strict=True)])
 
     @staticmethod
+    @once_differentiable(_EXCHANGED)
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         counts, ranks = ctx.counts, ctx.ranks
         every = gradient.new_zeros((ranks.world, max(counts), *gradient.shape[1:]))
@@ -147,11 +153,13 @@ class _Gather(torch.autograd.Function):
 class _Sum(torch.autograd.Function):
     @staticmethod
     def forward(ctx: FunctionCtx, part: Tensor, ranks: Ranks) -> Tensor:
+        ctx.save_for_backward(part)
         total = part.clone()
         dist.all_reduce(total, group=ranks.group)
         return total
 
     @staticmethod
+    @once_differentiable(_EXCHANGED)
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         return gradient, None
 
@@ -159,10 +167,12 @@ class _Sum(torch.autograd.Function):
 class _Spread(torch.autograd.Function):
     @staticmethod
     def forward(ctx: FunctionCtx, value: Tensor, ranks: Ranks) -> Tensor:
+        ctx.save_for_backward(value)
         ctx.ranks = ranks  # type: ignore[attr-defined]
         return value.view_as(value)
 
     @staticmethod
+    @once_differentiable(_EXCHANGED)
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         total = gradient.clone()
         dist.all_reduce(total, group=ctx.ranks.group)

@@ -29,12 +29,13 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import FunctionCtx
 from torch.linalg import vecdot, vector_norm
 from torch.nn.functional import normalize
 
 from vplface.margins import Margin, SampleMargin
 from vplface.margins.sample import changes_negatives, negative_of, target_of
+from vplface.once import once_differentiable
 from vplface.prototypes import Injection
 from vplface.softmax.product import operand_type, product
 from vplface.softmax.sharded import Ranks
@@ -174,16 +175,16 @@ class _MarginSoftmax(torch.autograd.Function):
         walk: Walk,
         update: Update | None,
     ) -> Tensor:
-        ctx.save_for_backward(features, weight)
+        ctx.save_for_backward(features, weight, negatives, strength)  # type: ignore[arg-type]  # None may be saved
         ctx.walk, ctx.update = walk, update  # type: ignore[attr-defined]
         return walk.loss()
 
     @staticmethod
-    @once_differentiable
+    @once_differentiable("the softmax forms it a tile of classes at a time, outside of autograd")
     def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor | None, ...]:
         walk: Walk = ctx.walk  # type: ignore[attr-defined]
         update: Update | None = ctx.update  # type: ignore[attr-defined]
-        features, weight = ctx.saved_tensors  # type: ignore[attr-defined]
+        features, weight, *_ = ctx.saved_tensors  # type: ignore[attr-defined]
         wanted = ctx.needs_input_grad  # type: ignore[attr-defined]
         whole = torch.empty_like(weight) if wanted[1] and update is None else None
         sink = whole.__setitem__ if whole is not None else update if wanted[1] else None

@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
+from vplface.once import once
 from vplface.prototypes import Injection
 from vplface.terms.term import Batch, BoundTerm, require_positive, require_steps
 
@@ -62,7 +63,8 @@ class _AdaptiveMargin:
     share: float
 
     def target(self, cosine: Float[Tensor, " batch"]) -> Float[Tensor, " batch"]:
-        return cosine - self.share * cosine.detach().clamp_min(0.0)
+        margined = cosine - self.share * cosine.detach().clamp_min(0.0)
+        return once(margined, "EPL takes its margin and its prototypes for constants")
 
 
 class _EPL(BoundTerm):

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from vplface.once import once
 from vplface.terms.queue import Queue, require_size
 from vplface.terms.term import Batch, BoundTerm, cosines, require_positive, require_steps
 
@@ -66,6 +67,7 @@ class _XBM(BoundTerm):
             return None
         count = len(batch.features)
         cosine = cosines(batch.features, torch.cat([batch.features.detach(), self.queue.rows]))
+        cosine = once(cosine, "XBM takes the second sample of each pair for a constant")
         same = batch.labels.unsqueeze(1) == torch.cat([batch.labels, self.queue.labels])
         pulled = (self.options.positive_margin - cosine).clamp_min(0.0)
         pushed = (cosine - self.options.negative_margin).clamp_min(0.0)
