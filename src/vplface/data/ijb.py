@@ -18,15 +18,14 @@ import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int64, UInt8
 
+from vplface.compiled_function import compiled
 from vplface.data.pictures import SIZE, Picture, UnreadablePictureError
-from vplface.errors import DataError, import_extra
-
-numba: Any = import_extra("numba", "train")
+from vplface.errors import DataError
 
 SetName = Literal["ijbb", "ijbc"]
 GALLERIES = {"ijbb": ("S1", "S2"), "ijbc": ("G1", "G2")}
@@ -342,7 +341,7 @@ _FAULTS = {
 }
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]  # numba is not typed
+@compiled(nogil=True)
 def _parse(
     data: UInt8[np.ndarray, " bytes"], values: Int64[np.ndarray, "rows columns"], line_of: Int64[np.ndarray, " rows"]
 ) -> tuple[int, int, int]:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 from jaxtyping import Float, Float32, Int32
 
+from vplface.compiled_function import compiled
 from vplface.errors import DataError, import_extra
 from vplface.progress import progress
-
-numba: Any = import_extra("numba", "train")
 
 Engine = Literal["exact", "faiss"]
 """``"exact"``: products in blocks, here. ``"faiss"``: an IndexFlatIP, which is exact too and copies the gallery."""
@@ -107,7 +106,7 @@ def _blocks(galleries: Sequence[Float[np.ndarray, "_ dim"]]) -> Iterator[tuple[i
             first += len(block)
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]  # numba is not typed
+@compiled(nogil=True)
 def _keep_highest(
     cosines: Float32[np.ndarray, "n b"],
     first: int,

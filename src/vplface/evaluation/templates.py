@@ -33,8 +33,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Float64, Int64
 
+from vplface.compiled_function import compiled
 from vplface.data.ijb import Faces, TemplateList, TemplatePairs
-from vplface.errors import DataError, import_extra
+from vplface.errors import DataError
 from vplface.evaluation.all_pairs import BINS, AllPairs
 from vplface.evaluation.bootstrap import tail_length
 from vplface.evaluation.identification import (
@@ -50,8 +51,6 @@ from vplface.evaluation.result import Evaluation
 from vplface.evaluation.scores import Scores
 from vplface.evaluation.tar_at_far import FarRule, drawable
 from vplface.progress import progress
-
-numba: Any = import_extra("numba", "train")
 
 FARS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 FPIRS = (1e-1, 1e-2)
@@ -430,7 +429,7 @@ def _connected(
     return person, len(roots)
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]  # numba is not typed
+@compiled(nogil=True)
 def _impostor_weight(
     left: Int64[np.ndarray, " p"], right: Int64[np.ndarray, " p"], drawn: Float64[np.ndarray, "people replicates"]
 ) -> Float64[np.ndarray, " replicates"]:

@@ -6,7 +6,6 @@ torch goes over a tile once for every operation. The products of a tile are left
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from vplface.compiled_function import compiled
 from vplface.errors import import_extra
 from vplface.softmax.product import product
 from vplface.softmax.tiled import SHORTEST, Momentum, Tile, Walk
@@ -87,23 +87,11 @@ def _exp_of(x):
     return exp
 
 
-def _compiler(**options: Any) -> Callable[[Any], Any]:
-    """numba.njit, which keeps what it compiles where there is a place for that."""
-
-    def compile_(function: Any) -> Any:
-        try:
-            return numba.njit(**options, cache=True)(function)
-        except RuntimeError:  # no folder can be written, neither beside this file nor in the home of the user
-            return numba.njit(**options)(function)
-
-    return compile_
-
-
 _options = {"parallel": True, "nogil": True, "error_model": "numpy"}
 _ANY_ORDER = {"reassoc", "contract"}
-_compile = _compiler(**_options, fastmath=_ANY_ORDER)
+_compile = compiled(**_options, fastmath=_ANY_ORDER)
 """Sums may be taken in any order, which vectors need; nothing else may change, NaN least of all."""
-_compile_in_order = _compiler(**_options, fastmath={"contract"})
+_compile_in_order = compiled(**_options, fastmath={"contract"})
 
 
 @_compile
