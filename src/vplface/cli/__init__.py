@@ -2,18 +2,37 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from io import TextIOWrapper
 
 
 def main() -> None:
     """Run the command line. Exit status: 0 done, 1 the data or a file is at fault, 2 the command line is wrong."""
+    _open_closed_streams()
     try:
         from vplface.cli.app import app
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] not in ("typer", "rich", "cv2", "pydantic", "yaml"):
             raise
         sys.exit(f"vplface: the command line needs {error.name!r}; install it with: pip install 'vplface[train]'")
+    from vplface.console import guard
+
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be text
+    guard()  # for as long as the process lives: the traceback of a bug may show names too
     app()
+
+
+def _open_closed_streams() -> None:
+    """Put /dev/null where the caller closed a standard stream, so that no file that is opened later takes its place.
+
+    It can only be read there, so that to write to standard output fails.
+    """
+    for handle in (0, 1, 2):
+        try:
+            os.fstat(handle)
+        except OSError:
+            os.open(os.devnull, os.O_RDONLY)
+    if sys.stdout is None:
+        sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115

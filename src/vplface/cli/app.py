@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import inspect
 import sys
+from functools import partial
 from typing import Annotated, Any
 
 import typer
+import typer.rich_utils
 from typer.core import TyperGroup
 
 from vplface import __version__
@@ -28,32 +30,31 @@ from vplface.cli.export import export
 from vplface.cli.hub import hub
 from vplface.cli.identify import identify
 from vplface.cli.import_config import import_config
+from vplface.cli.last_resort import ending
 from vplface.cli.plan import plan
 from vplface.cli.report import report
 from vplface.cli.study import study
 from vplface.cli.train import train
 from vplface.cli.verify import verify
-from vplface.errors import TrainingInterrupted, UsageError, VplfaceError
+from vplface.console import Console, guarded
 
 
 class _Commands(TyperGroup):
-    """Turns an error that the user can mend into its message and an exit status."""
+    """Guards what is printed, and ends every command as :mod:`vplface.cli.last_resort` says."""
+
+    def main(self, *args: Any, **options: Any) -> Any:
+        with guarded(), ending():
+            try:
+                return super().main(*args, **options)
+            finally:
+                sys.stdout.flush()  # what fails here would otherwise fail when the interpreter ends
 
     def invoke(self, ctx: Any) -> Any:
-        try:
+        with ending():  # before typer's own handlers of OSError and KeyboardInterrupt
             return super().invoke(ctx)
-        except UsageError as error:
-            _fail(error, 2)
-        except TrainingInterrupted as error:
-            print(error, file=sys.stderr)
-            raise SystemExit(0 if error.preempted else 130) from None
-        except VplfaceError as error:
-            _fail(error, 1)
-        except KeyboardInterrupt:
-            print("stopped", file=sys.stderr)
-            raise SystemExit(130) from None
 
 
+typer.rich_utils.Console = partial(Console, markup=True, emoji=True)  # type: ignore[attr-defined,assignment]
 app = typer.Typer(
     cls=_Commands,
     no_args_is_help=True,
@@ -112,8 +113,3 @@ def options(
     if version:
         print(__version__)
         raise typer.Exit
-
-
-def _fail(error: Exception, status: int) -> None:
-    print(f"vplface: {error}", file=sys.stderr)
-    raise SystemExit(status) from None

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from vplface.cli.options import AS_JSON, PLOT
+from vplface.console import Console, print_json, say
 from vplface.errors import UsageError
 
 
@@ -47,7 +48,6 @@ def data(
     from vplface.bench.data import measure
     from vplface.bench.data import startup as measure_startup
     from vplface.bench.head import machine
-    from vplface.cli.tables import print_json
 
     if startup is not None:
         if path is not None or workers or plot is not None:
@@ -70,11 +70,10 @@ def data(
         return
     _show_loading(machine(), result)
     if plot is not None:
-        print(f"plot: {plot}")
+        say(f"plot: {plot}")
 
 
 def _show_loading(machine: Mapping[str, Any], result: Mapping[str, Any]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     console = Console()
@@ -104,7 +103,6 @@ def _show_loading(machine: Mapping[str, Any], result: Mapping[str, Any]) -> None
 
 
 def _show_startup(result: Mapping[str, Any]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(title=f"{result['records']:,} records, {result['identities']:,} identities", title_justify="left")

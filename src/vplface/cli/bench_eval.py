@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from vplface.cli.options import AS_JSON
+from vplface.console import Console, print_json
 from vplface.errors import UsageError
 
 
@@ -36,7 +37,6 @@ def evaluation(
     """  # noqa: D301 (the mark before lines that stay as they are)
     from vplface.bench.eval import QUICK, STAGES, Size, measure
     from vplface.bench.head import machine
-    from vplface.cli.tables import print_json
     from vplface.progress import progress
 
     begun = [""] if stages is None else [each.strip() for each in stages.split(",")]
@@ -52,7 +52,6 @@ def evaluation(
     if as_json:
         print_json({"schema": 1, "machine": where, "quick": quick, "results": results})
         return
-    from rich.console import Console
     from rich.table import Table
 
     console = Console()

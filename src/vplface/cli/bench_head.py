@@ -9,6 +9,7 @@ import typer
 
 from vplface.cli.bench_scaling import numbers, scaling, tell_scaling
 from vplface.cli.options import AS_JSON, DEVICE, DIM, PLOT, THREADS
+from vplface.console import Console, print_json, say
 from vplface.errors import UsageError
 
 
@@ -85,17 +86,14 @@ def head(
 
         draw(plot, machine(), results)
     if as_json:
-        from vplface.cli.tables import print_json
-
         print_json({"schema": 1, "machine": machine(), "results": results})
         return
     _show(machine(), results)
     if plot is not None:
-        print(f"plot: {plot}")
+        say(f"plot: {plot}")
 
 
 def _show(machine: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     console = Console()

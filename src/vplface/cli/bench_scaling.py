@@ -6,6 +6,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
+from vplface.console import Console, print_json, say
 from vplface.errors import UsageError
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def scaling(
             enough = "2 pictures, for its batch statistics" if pictures == 2 else "a picture"
             raise UsageError(f"--batch {setting.batch} is too small: each of {most} processes needs {enough}")
     if most * max(threads, 1) > cores():
-        print(f"{most * max(threads, 1)} threads share {cores()} cores: efficiency suffers from that", file=sys.stderr)
+        say(f"{most * max(threads, 1)} threads share {cores()} cores: efficiency suffers from that", file=sys.stderr)
     return [scale(make, setting, counts, repeats, grows=grows, threads=threads) for setting in settings]
 
 
@@ -54,11 +55,9 @@ def numbers(option: str, text: str, least: int) -> list[int]:
 
 def tell_scaling(results: Sequence[Mapping[str, Any]], as_json: bool) -> None:
     """A table for each setting, or one JSON object."""
-    from rich.console import Console
     from rich.table import Table
 
     from vplface.bench.head import machine
-    from vplface.cli.tables import print_json
 
     where = machine()
     if as_json:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from vplface.cli.options import AS_JSON
+from vplface.console import print_json, say
 from vplface.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -151,11 +152,11 @@ def align(
             "pictures_per_second": round((outcomes.total() - done.kept) / done.seconds, 1),
             "files": {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in written},
         }
-        print(json.dumps(report))
+        print_json(report)
         return
     _tell(done, faces)
     for path in written:
-        print(f"wrote {path}")
+        say(f"wrote {path}")
 
 
 def _tell(done: Alignment, faces: str) -> None:
@@ -163,18 +164,18 @@ def _tell(done: Alignment, faces: str) -> None:
     aligned = {record.name for record in done.records if record.crop}
     unaligned = {record.name: record for record in done.records if record.name not in aligned}
     for record in list(unaligned.values())[:_REASONS]:
-        print(f"{record.name}: {record.outcome}{f' ({record.reason})' if record.reason else ''}")
+        say(f"{record.name}: {record.outcome}{f' ({record.reason})' if record.reason else ''}")
     if len(unaligned) > _REASONS:
-        print(f"... and {len(unaligned) - _REASONS} more without a crop")
+        say(f"... and {len(unaligned) - _REASONS} more without a crop")
     new = outcomes.total() - done.kept
     kept = f", {done.kept} of them kept from before" if done.kept else ""
     speed = f"; {new / done.seconds:.0f} pictures/s" if new else ""
-    print(f"{done.crops} crops of {outcomes.total()} pictures{kept}: {_counted(done)}{speed}")
+    say(f"{done.crops} crops of {outcomes.total()} pictures{kept}: {_counted(done)}{speed}")
     if done.several:
-        print(f"{done.several} pictures show several faces; taken: {faces}")
+        say(f"{done.several} pictures show several faces; taken: {faces}")
     if done.others:
         others = ", ".join(f"{count} {kind}" for kind, count in done.others.most_common(5))
-        print(f"passed over files that are not pictures of a known type: {others}")
+        say(f"passed over files that are not pictures of a known type: {others}")
 
 
 def _counted(done: Alignment) -> str:

@@ -13,7 +13,9 @@ import typer
 from vplface.cli.options import AS_JSON, DEVICE, SPLIT
 from vplface.cli.preprocessing import COLOR, MEAN, STD, preprocessing_of
 from vplface.cli.sheet import PICTURES, require_picture_name, row, write_sheet
+from vplface.console import Console, print_json, say
 from vplface.errors import UsageError
+from vplface.printable import printable_name
 
 if TYPE_CHECKING:
     from vplface.data.check import Finding, Kind
@@ -117,8 +119,6 @@ def check(
         _write_sheet(sheet, pictures, findings)
 
     if as_json:
-        from vplface.cli.tables import print_json
-
         print_json(
             {
                 "schema": 1,
@@ -143,11 +143,11 @@ def check(
         return
     _tell(path, pictures, findings, chosen, model is not None)
     if out is not None:
-        print(f"wrote {out}: {len(listed):,} pictures to drop")
+        say(f"wrote {out}: {len(listed):,} pictures to drop")
     elif listed:
-        print(f"{len(listed):,} pictures would be dropped; --out FILE lists them")
+        say(f"{len(listed):,} pictures would be dropped; --out FILE lists them")
     if sheet is not None:
-        print(f"wrote {sheet}")
+        say(f"wrote {sheet}")
 
 
 def _chosen(text: str | None) -> tuple[Kind, ...]:
@@ -172,11 +172,12 @@ def _counts(findings: Sequence[Finding], judged: bool) -> dict[str, int]:
 def _tell(
     path: Path, pictures: StoredPictures, findings: Sequence[Finding], chosen: Sequence[Kind], judged: bool
 ) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     counts = _counts(findings, judged)
-    table = Table(title=f"{path}: {len(pictures):,} pictures of {len(pictures.identities):,} identities")
+    table = Table(
+        title=f"{printable_name(str(path))}: {len(pictures):,} pictures of {len(pictures.identities):,} identities"
+    )
     table.title_justify = "left"
     for name in ("finding", "pictures", "share", "dropped", ""):
         table.add_column(name, justify="right" if name in ("pictures", "share") else "left")
@@ -185,7 +186,7 @@ def _tell(
         table.add_row(kind, f"{count:,}", share, "yes" if kind in chosen else "", _MEANINGS[kind])
     Console().print(table)
     for finding in [finding for finding in findings if finding.kind in chosen][:_ROWS]:
-        print(f"{pictures.name(finding.index)}: {finding.kind}: {finding.reason}")
+        say(f"{printable_name(pictures.name(finding.index))}: {finding.kind}: {finding.reason}")
 
 
 def _write_sheet(path: Path, pictures: StoredPictures, findings: Sequence[Finding]) -> None:

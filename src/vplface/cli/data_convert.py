@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from vplface.cli.options import AS_JSON, SPLIT
+from vplface.console import print_json, say
 from vplface.errors import UsageError
 
 _LINES = 20
@@ -82,8 +83,6 @@ def convert(
         listed = write_pairs_of_bin(pictures, target, form)
 
     if as_json:
-        from vplface.cli.tables import print_json
-
         print_json(
             {
                 "schema": 1,
@@ -108,12 +107,12 @@ def convert(
             )
             if count
         ]
-        print(f"{target}: {', '.join([f'{done.pictures:,} pictures of {done.identities:,} identities', *details])}")
+        say(f"{target}: {', '.join([f'{done.pictures:,} pictures of {done.identities:,} identities', *details])}")
         if listed is not None:
-            print(f"{listed}: its pairs")
+            say(f"{listed}: its pairs")
     if done.unreadable:
         for path, reason in list(done.unreadable.items())[:_LINES]:
-            print(f"cannot be read: {path}: {reason}", file=sys.stderr)
+            say(f"cannot be read: {path}: {reason}", file=sys.stderr)
         if len(done.unreadable) > _LINES:
-            print(f"... and {len(done.unreadable) - _LINES:,} more; --json names all", file=sys.stderr)
+            say(f"... and {len(done.unreadable) - _LINES:,} more; --json names all", file=sys.stderr)
         raise typer.Exit(1)

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vplface.cli.options import AS_JSON, SPLIT
+from vplface.console import Console, print_json, say
 from vplface.errors import UsageError
+from vplface.printable import printable_name
 
 if TYPE_CHECKING:
     from vplface.data.summary import Summary
@@ -58,8 +60,6 @@ def info(
     if plot is not None:
         _draw(plot, path, told)
     if as_json:
-        from vplface.cli.tables import print_json
-
         sizes = told.class_sizes
         print_json(
             {
@@ -94,11 +94,10 @@ def info(
         return
     _tell(path, told, coverage)
     if plot is not None:
-        print(f"wrote {plot}")
+        say(f"wrote {plot}")
 
 
 def _tell(path: Path, told: Summary, coverage: dict[int, dict[int, float]]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     console = Console(highlight=False)
@@ -114,7 +113,7 @@ def _tell(path: Path, told: Summary, coverage: dict[int, dict[int, float]]) -> N
         rows.insert(3, ("without pictures", f"{told.empty:,} identities"))
     if told.unreadable:
         rows.append((f"unreadable, {looked}", f"{told.unreadable:,}; vplface data check names them"))
-    table = Table(title=str(path), title_justify="left", show_header=False, box=None, padding=(0, 2))
+    table = Table(title=printable_name(str(path)), title_justify="left", show_header=False, box=None, padding=(0, 2))
     for row in rows:
         table.add_row(*row)
     console.print(table)

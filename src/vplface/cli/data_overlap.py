@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,7 +11,9 @@ import typer
 from vplface.cli.options import AS_JSON, DEVICE, SPLIT
 from vplface.cli.preprocessing import COLOR, MEAN, STD, preprocessing_of
 from vplface.cli.sheet import PICTURES, require_picture_name, row, write_sheet
+from vplface.console import print_json, say
 from vplface.errors import UsageError
+from vplface.printable import printable_name
 
 if TYPE_CHECKING:
     from vplface.data.pictures import Picture, PictureSet
@@ -132,33 +133,34 @@ def overlap(
             **found.to_dict(),
             "files": {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in written},
         }
-        print(json.dumps(report))
+        print_json(report)
         return
     _tell(found)
     for path in written:
-        print(f"wrote {path}")
+        say(f"wrote {path}")
 
 
 def _tell(found: Overlap) -> None:
     for match in found.matches[:_LINES]:
-        print(
-            f"{match.similarity:.3f}  {match.train} is probably {match.test}  "
-            f"({match.train_picture}, {match.test_picture}: {match.picture_similarity:.3f})"
+        names = [printable_name(name) for name in (match.train, match.test, match.train_picture, match.test_picture)]
+        say(
+            f"{match.similarity:.3f}  {names[0]} is probably {names[1]}  "
+            f"({names[2]}, {names[3]}: {match.picture_similarity:.3f})"
         )
     if len(found.matches) > _LINES:
-        print(f"... and {len(found.matches) - _LINES} more pairs")
+        say(f"... and {len(found.matches) - _LINES} more pairs")
     by_name = found.by_name_alone
     for match in by_name[:_LINES]:
-        print(f"{match.similarity:.3f}  {match.train} is called like {match.test}")
+        say(f"{match.similarity:.3f}  {printable_name(match.train)} is called like {printable_name(match.test)}")
     if len(by_name) > _LINES:
-        print(f"... and {len(by_name) - _LINES} more names")
+        say(f"... and {len(by_name) - _LINES} more names")
     below = "" if found.nearest_below is None else f"; the next below it is {found.nearest_below:.3f}"
-    print(
+    say(
         f"{len(found.flagged)} of {found.train_identities} training identities flagged against {found.test_identities} "
         f"people of the test set, at similarity {found.threshold:.3f}{below}"
         + (f"; {len({match.train for match in by_name})} of them by their names alone" if by_name else "")
     )
-    print(f"by the likeness of strangers alone about {found.expected_false_flags:.1f} would be flagged")
+    say(f"by the likeness of strangers alone about {found.expected_false_flags:.1f} would be flagged")
 
 
 def _write_sheet(path: Path, found: Overlap, train: PictureSet, test: PictureSet) -> None:

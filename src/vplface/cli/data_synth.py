@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from vplface.console import say
 from vplface.errors import DataError, UsageError
 
 
@@ -73,7 +74,7 @@ def synth(
     except DataError as error:
         raise UsageError(f"--pair-count {pair_count}: {error}") from error
     written = write_synthetic(out, faces, picture_format, workers)
-    typer.echo(
+    say(
         f"{out}: {len(faces)} pictures of {identities} people ({written} new)"
         + (f", {int(faces.mislabelled.sum())} of them mislabelled" if label_noise else "")
     )
@@ -85,7 +86,7 @@ def synth(
             write_pairs(pairs, Pairs(left, right, drawn.same, drawn.fold))
         except OSError as error:
             raise DataError(f"{pairs}: cannot be written ({error.strerror})") from error
-        typer.echo(f"{pairs}: {len(drawn)} pairs in 10 folds")
+        say(f"{pairs}: {len(drawn)} pairs in 10 folds")
     if sheet is not None:
         write_sheet(sheet, faces)
-        typer.echo(f"{sheet}: contact sheet")
+        say(f"{sheet}: contact sheet")

@@ -11,6 +11,7 @@ import typer
 from vplface.cli.faces import ALIGN, DETECTOR_MODEL, THRESHOLD, embedder_of
 from vplface.cli.options import DEVICE
 from vplface.cli.preprocessing import COLOR, MEAN, STD, preprocessing_of
+from vplface.console import say
 from vplface.errors import UsageError
 
 
@@ -68,7 +69,7 @@ def demo(
                 f"--host {host}: others could reach the page, which has no password, and faces are personal data. Add "
                 "--expose if that is what you want"
             )
-        print(
+        say(
             f"warning: everybody who can reach {host} can see, enrol and remove people. Faces are personal data: do "
             "this in a network that you trust, with people who have agreed",
             file=sys.stderr,
@@ -78,6 +79,6 @@ def demo(
         embedder = embedder_of(model, device, preprocessing_of(color, mean, std))
         reader = FaceReader(embedder.card.preprocessing.size, align, detector_model)
         recogniser = Recogniser.of(model, embedder, reader, gallery or folder / "gallery", threshold)
-        print(f"{address_of(here)}  (Ctrl-C ends it)", flush=True)
+        say(f"{address_of(here)}  (Ctrl-C ends it)")
         serve(recogniser, here, folder, kept=gallery is not None, hosts=hosts_of(host), open_=open_)
-    print("stopped; what was temporary is deleted")
+    say("stopped; what was temporary is deleted")

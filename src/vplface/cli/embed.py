@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import json
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
@@ -15,6 +14,7 @@ from jaxtyping import Float
 
 from vplface.cli.options import AS_JSON, DEVICE
 from vplface.cli.preprocessing import COLOR, MEAN, STD, preprocessing_of
+from vplface.console import print_json, say
 from vplface.errors import DataError, UsageError
 
 _FORMATS = (".npz", ".csv", ".npy")
@@ -85,7 +85,7 @@ def embed(
             names += batch
             advance(min(_BATCH_SIZE, len(files) - start))
     for unread in unreadable:
-        print(f"skipped {unread}", file=sys.stderr)
+        say(f"skipped {unread}", file=sys.stderr)
     if not names:
         raise DataError(
             f"none of the {len(files)} pictures can be read"
@@ -105,10 +105,10 @@ def embed(
             "unreadable": [{"path": unread.where, "reason": unread.reason} for unread in unreadable],
             "files": {str(out): hashlib.sha256(out.read_bytes()).hexdigest()},
         }
-        print(json.dumps(report))
+        print_json(report)
     else:
         skipped = f", skipped {len(unreadable)}" if unreadable else ""
-        print(f"wrote {out}: {len(names)} embeddings of {embedder.dim} numbers{skipped}")
+        say(f"wrote {out}: {len(names)} embeddings of {embedder.dim} numbers{skipped}")
 
 
 def picture_files(places: list[Path]) -> list[Path]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +18,9 @@ from vplface.cli.faces import (
 from vplface.cli.identify import model_of
 from vplface.cli.options import AS_JSON, DEVICE
 from vplface.cli.preprocessing import COLOR, MEAN, STD, preprocessing_of
+from vplface.console import print_json, say
 from vplface.errors import DataError, UsageError
+from vplface.printable import printable_name
 
 if TYPE_CHECKING:
     from vplface.deploy.enrolment import Enrolment
@@ -133,14 +134,14 @@ def _tell(gallery: Path, maker: Maker, done: Enrolment, as_json: bool) -> None:
     from vplface.deploy.faces import listed
 
     for passed in done.passed_over[:_NOTES]:
-        print(f"passed over {passed.path} ({passed.name}): {passed.reason}", file=sys.stderr)
+        say(f"passed over {passed.path} ({printable_name(passed.name)}): {passed.reason}", file=sys.stderr)
     if len(done.passed_over) > _NOTES:
-        print(f"... and {len(done.passed_over) - _NOTES} more; --json names all", file=sys.stderr)
+        say(f"... and {len(done.passed_over) - _NOTES} more; --json names all", file=sys.stderr)
     for several in done.several[:_NOTES]:
         faces = f"{len(several.boxes)} faces{listed(several.boxes)}"
-        print(f"note: {several.path} shows {faces}; taken: {several.taken}", file=sys.stderr)
+        say(f"note: {several.path} shows {faces}; taken: {several.taken}", file=sys.stderr)
     if len(done.several) > _NOTES:
-        print(f"... and {len(done.several) - _NOTES} more with several faces; --json names all", file=sys.stderr)
+        say(f"... and {len(done.several) - _NOTES} more with several faces; --json names all", file=sys.stderr)
     if not done.added and not done.there:
         raise DataError(f"{gallery}: none of the {len(done.passed_over)} pictures could be enrolled")
     if as_json:
@@ -153,12 +154,12 @@ def _tell(gallery: Path, maker: Maker, done: Enrolment, as_json: bool) -> None:
             "passed_over": [{**vars(passed), "path": str(passed.path)} for passed in done.passed_over],
             "several_faces": [{**vars(several), "path": str(several.path)} for several in done.several],
         }
-        print(json.dumps(report, ensure_ascii=False))
+        print_json(report)
         return
     added = _count(sum(done.added.values()), "picture")
     there = f"; {done.there} were there already" if done.there else ""
     over = f"; passed over {len(done.passed_over)}" if done.passed_over else ""
-    print(f"{gallery}: enrolled {added} of {_people(len(done.added))}{there}{over}")
+    say(f"{gallery}: enrolled {added} of {_people(len(done.added))}{there}{over}")
 
 
 def _sources(places: list[Path], name: str | None) -> Iterator[tuple[str, Path]]:
@@ -186,14 +187,10 @@ def _remove(gallery: Path, names: list[str], as_json: bool) -> None:
 
     pictures = remove_people(gallery, names)
     if as_json:
-        print(
-            json.dumps(
-                {"schema": 1, "gallery": str(gallery), "removed": names, "pictures": pictures}, ensure_ascii=False
-            )
-        )
+        print_json({"schema": 1, "gallery": str(gallery), "removed": names, "pictures": pictures})
     else:
-        enrolled = _count(pictures, "picture")
-        print(f"{gallery}: removed {', '.join(names)}, {enrolled}; backups and copies are yours to delete")
+        removed = f"{', '.join(map(printable_name, names))}, {_count(pictures, 'picture')}"
+        say(f"{gallery}: removed {removed}; backups and copies are yours to delete")
 
 
 def _list(gallery: Path, as_json: bool) -> None:
@@ -210,13 +207,13 @@ def _list(gallery: Path, as_json: bool) -> None:
             "maker": people.maker.to_dict(),
             "people": [{"name": name, "pictures": listed} for name, listed in pictures.items()],
         }
-        print(json.dumps(report, ensure_ascii=False))
+        print_json(report)
         return
     for name, count in people.pictures.items():
-        print(f"{name}  {count}")
+        say(f"{printable_name(name)}  {count}")
     maker = people.maker
     enrolled = f"{_people(len(people.names))}, {_count(len(people), 'picture')}"
-    print(f"{enrolled}; model {maker.model}, flip {maker.flip}")
+    say(f"{enrolled}; model {printable_name(maker.model)}, flip {maker.flip}")
 
 
 def _count(number: int, what: str) -> str:

@@ -13,6 +13,7 @@ import typer
 from vplface.cli.evaluation_output import OUT, REPORT, require_endings, store, write_page
 from vplface.cli.options import AS_JSON, DEVICE, FLIP, WORKERS
 from vplface.cli.preprocessing import COLOR, INSIGHTFACE, MEAN, STD, preprocessing_of
+from vplface.console import print_json, say
 from vplface.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -210,7 +211,7 @@ def evaluate(
             )
         )
     if contradicted := results[0].evaluation.protocol.get("contradicted_by_folders"):
-        print(
+        say(
             f"note: {contradicted} pairs are of one person by the list but of two by the folders, or the reverse; the "
             "list decides, but the intervals rest on the folders",
             file=sys.stderr,
@@ -237,13 +238,11 @@ def evaluate(
         )
         written.append(report)
     if as_json:
-        from vplface.cli.tables import print_json
-
         print_json(_object([result.to_dict() for result in results], differences))
         return
     _show(results, differences)
     for path in written:
-        print(f"wrote {path}")
+        say(f"wrote {path}")
 
 
 def _load(model: Path, device: str, preprocessing: Preprocessing | None, *, alone: bool) -> Embedder:
@@ -263,7 +262,7 @@ def _load(model: Path, device: str, preprocessing: Preprocessing | None, *, alon
         embedder = Embedder.load(model, device, asked)
     if asked is not None:
         whose = "" if alone else f"{model}: "
-        print(f"note: {whose}pictures are prepared as the command line says: {preparation(asked)}", file=sys.stderr)
+        say(f"note: {whose}pictures are prepared as the command line says: {preparation(asked)}", file=sys.stderr)
     return embedder
 
 

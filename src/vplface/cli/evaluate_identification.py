@@ -13,6 +13,7 @@ from vplface.cli.evaluate_templates import rates, show
 from vplface.cli.evaluation_output import OUT, REPORT, leave, require_endings
 from vplface.cli.options import AS_JSON, DEVICE, FLIP, WORKERS
 from vplface.cli.preprocessing import COLOR, MEAN, STD, preprocessing_of
+from vplface.console import print_json, say
 from vplface.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -94,7 +95,6 @@ def evaluate_identification(
     require_endings(out, report)
     if mates == "each" and distractors is None:
         raise UsageError("--mates each ranks every mate among the distractors: give --distractors")
-    from vplface.cli.tables import print_json
     from vplface.data.formats import open_pictures  # torch and opencv take seconds to import
     from vplface.embedder import Embedder
     from vplface.evaluation.embeddings_file import TYPES
@@ -167,7 +167,7 @@ def evaluate_identification(
         return
     show([(evaluation.name, evaluation)], made, files)
     for path in written:
-        print(f"wrote {path}")
+        say(f"wrote {path}")
 
 
 def _ranks(text: str) -> list[int]:

@@ -11,7 +11,9 @@ import typer
 from vplface.cli.evaluation_output import OUT, REPORT, leave, require_endings
 from vplface.cli.options import AS_JSON, DEVICE, WORKERS
 from vplface.cli.preprocessing import COLOR, MEAN, STD, preprocessing_of
+from vplface.console import Console, print_json, say
 from vplface.errors import UsageError
+from vplface.printable import printable_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -88,7 +90,6 @@ def evaluate_ijb(
         chosen = Flags.parse(flags)
     except ValueError as error:
         raise UsageError(f"--{error}") from error
-    from vplface.cli.tables import print_json
     from vplface.data.ijb import IJB, LooseFaces
     from vplface.embedder import Embedder
     from vplface.evaluation.embeddings_file import TYPES, read_embeddings
@@ -124,7 +125,7 @@ def evaluate_ijb(
         scores=landmarks.score if chosen.detector and landmarks is not None else None,
     )
     if chosen.norm and templates.equal_norms:
-        print(
+        say(
             "note: all embeddings are of one norm, so N1 changes nothing: these are N0's figures. vplface embed, for "
             "one, writes embeddings of unit norm",
             file=sys.stderr,
@@ -154,7 +155,7 @@ def evaluate_ijb(
         return
     show(list(titled.items()), made, files)
     for path in written:
-        print(f"wrote {path}")
+        say(f"wrote {path}")
 
 
 def rates(option: str, text: str) -> list[float]:
@@ -171,7 +172,6 @@ def rates(option: str, text: str) -> list[float]:
 
 def show(evaluations: Sequence[tuple[str, Evaluation]], made: Mapping[str, Any], files: Mapping[str, str]) -> None:
     """Tables for people, the protocols, how the embeddings were made, the files."""
-    from rich.console import Console
     from rich.table import Table
 
     from vplface.report.verdict import metric_name
@@ -179,7 +179,7 @@ def show(evaluations: Sequence[tuple[str, Evaluation]], made: Mapping[str, Any],
     console = Console()
     lines: list[str] = []
     for title, evaluation in evaluations:
-        table = Table(title=f"{title} (%)", title_justify="left")
+        table = Table(title=f"{printable_name(title)} (%)", title_justify="left")
         table.add_column("figure")
         for heading in ("value", "95 % interval", "threshold"):
             table.add_column(heading, justify="right")
@@ -198,7 +198,7 @@ def show(evaluations: Sequence[tuple[str, Evaluation]], made: Mapping[str, Any],
     lines.append(f"{_sentence(made).capitalize()}.")
     lines += [f"sha256 {digest}  {path}" for path, digest in files.items()]
     for line in lines:
-        console.print(line, soft_wrap=True, highlight=False, markup=False)
+        say(line)
 
 
 def _thresholds(value: Any) -> str:

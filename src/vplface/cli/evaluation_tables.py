@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
+from vplface.console import Console, say
 from vplface.data.pictures import Preprocessing
 from vplface.evaluation import Evaluation
+from vplface.printable import printable_name
 from vplface.report.verdict import metric_name, point_name
 
 
@@ -43,7 +44,10 @@ def show_figures(evaluation: Evaluation, title: str, prepared: str, files: Mappi
 
 def show_differences(first: str, second: str, differences: Mapping[str, Mapping[str, Any]]) -> None:
     """How a model differs from the first, in every figure that both have."""
-    table = Table(title=f"{second} − {first} (percentage points, same pairs)", title_justify="left")
+    table = Table(
+        title=f"{printable_name(second)} − {printable_name(first)} (percentage points, same pairs)",
+        title_justify="left",
+    )
     table.add_column("figure")
     for heading in ("difference", "95 % interval"):
         table.add_column(heading, justify="right")
@@ -79,7 +83,7 @@ def _show_groups(console: Console, found: Mapping[str, Any]) -> None:
             table.add_column(heading, justify="right")
         for name, rates in at["rates"].items():
             cells = [cell for kind in ("fnmr", "fmr") for cell in _rate(rates[kind], kind)]
-            table.add_row(name, f"{found['groups'][name]['identities']:,}", *cells)
+            table.add_row(printable_name(name), f"{found['groups'][name]['identities']:,}", *cells)
         console.print(table)
         for kind, spread in at["spread"].items():
             if spread is not None:
@@ -108,7 +112,7 @@ def _ends(ends: list[float] | None, form: str = ".2f") -> str:
 
 def _say(console: Console, *lines: str) -> None:
     for line in lines:
-        console.print(line, soft_wrap=True, highlight=False, markup=False)
+        say(line)
 
 
 def _sentence(protocol: Mapping[str, Any]) -> str:

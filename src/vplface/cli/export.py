@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from vplface.cli.options import AS_JSON, FLIP
+from vplface.console import print_json, say
 from vplface.errors import UsageError
 
 if TYPE_CHECKING:
@@ -103,10 +103,10 @@ def export(
         report = _report(model, exported)
         if cost is not None:
             report["cost"] = cost.to_dict()
-        print(json.dumps(report))
+        print_json(report)
         return
-    print(f"wrote {file} ({_size(exported)}, opset {exported.opset})")
-    print(_parity(exported, calibrate))
+    say(f"wrote {file} ({_size(exported)}, opset {exported.opset})")
+    say(_parity(exported, calibrate))
     if cost is not None:
         cost.show()
 

@@ -7,13 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
+from vplface.cli.tables import with_interval
+from vplface.console import Console, say
 from vplface.embedder import Embedder, Flip
 from vplface.errors import VplfaceError
 from vplface.evaluation import FARS, Evaluation, compare
 from vplface.evaluation.question import open_question
+from vplface.printable import printable_name
 from vplface.report.verdict import metric_name
 from vplface.training.config import read_config
 from vplface.training.validation import validation_of
@@ -46,10 +49,10 @@ class Cost:
         """A table a set, differences paired; or why there is none."""
         console = Console()
         if self.reason:
-            console.print(f"accuracy: not measured: {self.reason}", soft_wrap=True, highlight=False, markup=False)
+            say(f"accuracy: not measured: {self.reason}")
         for name, before in self.fp32.items():
             after = self.reduced[name]
-            table = Table(title=f"{name}: %, and 95 % interval", title_justify="left")
+            table = Table(title=f"{printable_name(name)}: %, and 95 % interval", title_justify="left")
             table.add_column("figure")
             for heading in ("fp32", "this file", "difference"):
                 table.add_column(heading, justify="right")
@@ -111,14 +114,14 @@ def measured_by(
     return lambda file: Cost(asked(Embedder.load(model)), asked(Embedder.load(file)))
 
 
-def _cell(figure: Mapping[str, Any]) -> str:
+def _cell(figure: Mapping[str, Any]) -> Text:
     ends = figure.get("ci95")
     value = f"{100 * figure['value']:.2f}"
-    return value if ends is None else f"{value}\n[dim]{100 * ends[0]:.2f} … {100 * ends[1]:.2f}[/]"
+    return with_interval(value, ends and f"{100 * ends[0]:.2f} … {100 * ends[1]:.2f}")
 
 
-def _difference(entry: Mapping[str, Any] | None) -> str:
+def _difference(entry: Mapping[str, Any] | None) -> Text:
     if entry is None:
-        return ""
+        return Text()
     value, ends = f"{100 * entry['difference']:+.2f}", entry["ci95"]
-    return value if ends is None else f"{value}\n[dim]{100 * ends[0]:+.2f} … {100 * ends[1]:+.2f}[/]"
+    return with_interval(value, ends and f"{100 * ends[0]:+.2f} … {100 * ends[1]:+.2f}")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from vplface.cli.preprocessing import INSIGHTFACE
+from vplface.console import say
 from vplface.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ def threshold_told(
 
     threshold = threshold_of(model, point, given, flip, preprocessing)
     if threshold is None:
-        print(f"note: {way_to_a_threshold(model)}", file=sys.stderr)
+        say(f"note: {way_to_a_threshold(model)}", file=sys.stderr)
     return threshold
 
 

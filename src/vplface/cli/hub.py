@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from vplface.cli.options import AS_JSON
+from vplface.console import print_json, say
 
 hub = typer.Typer(no_args_is_help=True, help="Publish models on the Hugging Face Hub, and fetch them.")
 
@@ -59,15 +60,15 @@ def push(
             _print({"model": str(model), "repo": repo, "pushed": False, "files": _hashes(files)})
             return
         print((model / "hub" / "README.md").read_text(encoding="utf-8"))
-        print(f"{model / 'hub'} holds what would be pushed to {repo}; nothing was sent:")
+        say(f"{model / 'hub'} holds what would be pushed to {repo}; nothing was sent:")
         for path in files:
-            print(f"  {path.name:<22}{path.stat().st_size:>14,} bytes")
+            say(f"  {path.name:<22}{path.stat().st_size:>14,} bytes")
         return
     url = push_to_hub(model, repo, private=private, licence=licence, evaluations=evaluation or ())
     if as_json:
         _print({"model": str(model), "repo": repo, "pushed": True, "commit": url})
     else:
-        print(f"pushed {model}: {url}")
+        say(f"pushed {model}: {url}")
 
 
 @hub.command()
@@ -100,7 +101,7 @@ def pull(
         files = sorted(path for path in folder.iterdir() if path.is_file())
         _print({"repo": repo, "folder": str(folder), "files": _hashes(files)})
     else:
-        print(folder)
+        say(folder)
 
 
 def _hashes(files: list[Path]) -> dict[str, str]:
@@ -108,6 +109,5 @@ def _hashes(files: list[Path]) -> dict[str, str]:
 
 
 def _print(values: dict[str, object]) -> None:
-    from vplface.cli.tables import print_json
 
     print_json({"schema": 1, **values})

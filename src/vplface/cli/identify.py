@@ -19,7 +19,9 @@ from vplface.cli.faces import (
     threshold_told,
 )
 from vplface.cli.options import AS_JSON, DEVICE
+from vplface.console import print_json, say
 from vplface.errors import DataError
+from vplface.printable import printable_name
 
 if TYPE_CHECKING:
     from vplface.data.pictures import UnreadablePictureError
@@ -88,7 +90,7 @@ def identify(
     decided = threshold_told(model, stored_point(model, threshold), threshold, maker.flip, maker.preprocessing)
     find = Search(people, search, gallery)
     if find.not_kept is not None:
-        print(f"note: the index is made anew each time, it could not be kept: {find.not_kept}", file=sys.stderr)
+        say(f"note: the index is made anew each time, it could not be kept: {find.not_kept}", file=sys.stderr)
     read = FaceReader(maker.preprocessing.size, align, detector_model)
     told: list[str] = []
     reports: list[dict[str, Any]] = []
@@ -109,7 +111,7 @@ def identify(
                     drawn.append((photograph, [_label(matches, decided) for matches in found]))
             advance(1)
     for reason in without:
-        print(reason, file=sys.stderr)
+        say(reason, file=sys.stderr)
     if not reports and not any(isinstance(reason, NoFaceError) for reason in without):
         raise DataError(f"none of the {len(pictures)} pictures can be read")
     if show is not None:
@@ -117,8 +119,6 @@ def identify(
 
         draw_identified(show, drawn, "" if decided is None else str(decided))
     if as_json:
-        from vplface.cli.tables import print_json
-
         print_json(
             {
                 "schema": 1,
@@ -137,13 +137,13 @@ def identify(
         )  # fmt: skip
         return
     for line in told:
-        print(line)
+        say(line)
     if decided is not None:
-        print(decided)
+        say(decided)
         if (among := decided.among(len(people))) is not None:
-            print(among)
+            say(among)
     if show is not None:
-        print(f"wrote {show}")
+        say(f"wrote {show}")
 
 
 def model_of(maker: Maker, asked: Path | None) -> Path:
@@ -172,7 +172,7 @@ def _lines(photograph: Photograph, faces: list[list[Match]], threshold: Threshol
 def _told(matches: list[Match], threshold: Threshold | None) -> str:
     from vplface.deploy.decision import accepted
 
-    names = [f"{match.name} {match.similarity:.4f}" for match in matches]
+    names = [f"{printable_name(match.name)} {match.similarity:.4f}" for match in matches]
     if accepted(matches[0].similarity, threshold) is False:
         return f"unknown (nearest: {', '.join(names)})"
     known = sum(accepted(match.similarity, threshold) is not False for match in matches)
@@ -184,7 +184,7 @@ def _label(matches: list[Match], threshold: Threshold | None) -> tuple[str, bool
     from vplface.deploy.decision import answer
 
     name, known = answer(matches, threshold)
-    return f"{name} {matches[0].similarity:.2f}", known
+    return f"{printable_name(name, 60)} {matches[0].similarity:.2f}", known
 
 
 def _report(photograph: Photograph, faces: list[list[Match]], threshold: Threshold | None) -> dict[str, Any]:

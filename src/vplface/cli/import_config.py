@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from vplface.cli.options import AS_JSON
+from vplface.console import print_json, say
 from vplface.errors import UsageError
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def import_config(
         with replacing(out) as temporary:
             temporary.write_text(made.to_yaml(), encoding="utf-8")
     if as_json:
-        print(json.dumps(_report(made, config, out), ensure_ascii=False))
+        print_json(_report(made, config, out))
     elif out is None:
         print(made.to_yaml(), end="")
     else:
@@ -78,14 +78,14 @@ def _show(made: Translation, out: Path) -> None:
         ("without a counterpart here", made.no_counterpart),
         ("unknown, left out", made.unknown),
     ]
-    print(f"wrote {out}: {len(made.lines)} values, each with the line it comes from")
+    say(f"wrote {out}: {len(made.lines)} values, each with the line it comes from")
     for title, remarks in parts:
         if remarks:
-            print(f"{title}:")
+            say(f"{title}:")
             for remark in remarks:
-                print(f"  {remark}")
+                say(f"  {remark}")
     if made.differences:
-        print("means something else there:")
+        say("means something else there:")
         for difference in made.differences:
-            print(f"  {difference}")
-    print(f"next: vplface plan {out}")
+            say(f"  {difference}")
+    say(f"next: vplface plan {out}")

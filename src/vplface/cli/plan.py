@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from vplface.cli.recipe import OVERRIDES
+from vplface.console import Console, print_json
 from vplface.errors import ConfigError, UsageError
 
 if TYPE_CHECKING:
@@ -160,7 +161,6 @@ def plan(
 
 def show_plan(config: Config, as_json: bool, gpus: int = 1) -> None:
     """Print the plan of a configuration, as a table or as JSON."""
-    from vplface.cli.tables import print_json
     from vplface.plan import plan as make_plan
     from vplface.prototypes import LastFeature
 
@@ -210,8 +210,6 @@ def _sampler(sampler: Sampler) -> str:
 
 def _show_outline(job: Job, name: str, network: Network, made: Outline, as_json: bool) -> None:
     if as_json:
-        from vplface.cli.tables import print_json
-
         told = asdict(made) | {"footprint": _as_json(made.footprint)}
         print_json(
             {
@@ -280,7 +278,6 @@ def _as_json(footprint: Footprint) -> dict[str, Any]:
 
 
 def _show(title: str, rows: Sequence[tuple[str, str]]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(title=title, title_justify="left", show_header=False, box=None, padding=(0, 2))

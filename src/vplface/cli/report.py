@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vplface.cli.options import AS_JSON
+from vplface.console import print_json, say
 
 if TYPE_CHECKING:
     from vplface.data.pictures import Picture
@@ -50,10 +50,10 @@ def report(
     sentence = write_report(out, records, headline, picture_of=_pictures_of(records, pictures or []))
     if as_json:
         told = {"schema": 1, "report": str(out), "runs": [str(folder) for folder in runs], "verdict": sentence}
-        print(json.dumps(told, ensure_ascii=False))
+        print_json(told)
     else:
-        print(sentence)
-        print(f"wrote {out}")
+        say(sentence)
+        say(f"wrote {out}")
 
 
 def _pictures_of(records: Sequence[RunRecord], given: Sequence[Path]) -> Callable[[str, str], Picture | None]:

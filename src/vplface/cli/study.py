@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from vplface.cli.recipe import OVERRIDES
+from vplface.console import print_json
 
 
 def study(
@@ -53,7 +54,7 @@ def study(
     vplface study shallow.yaml --dry-run
     vplface study shallow.yaml --settings lfw --arms plain,vpl workers=4
     """  # noqa: D301 (the mark before lines that stay as they are)
-    from vplface.cli.tables import print_json, show_estimate, show_results, show_study
+    from vplface.cli.tables import show_estimate, show_results, show_study
     from vplface.errors import TrainingInterrupted, UsageError
     from vplface.study import carry_out, compare_arms, conclude, estimate, grid_of_recipe, is_study, read_grid
     from vplface.training.config import read_config, read_recipe

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.box import SIMPLE
-from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
+from vplface.console import Console, print_json, say
+from vplface.printable import printable_name
 from vplface.report.study_findings import NOTHING, findings, study_cautions, study_verdicts
 from vplface.report.verdict import metric_name, metric_order
 from vplface.study import Estimate, Results, Study
-
-
-def print_json(value: Mapping[str, Any]) -> None:
-    """One JSON object on stdout."""
-    json.dump(value, sys.stdout, ensure_ascii=False)
-    print()
 
 
 def show_study(study: Study) -> None:
@@ -28,8 +23,8 @@ def show_study(study: Study) -> None:
     arms: Mapping[str, Any] = study.summary["runs"]
     for name in dict.fromkeys(name for figures in arms.values() for name in figures):
         console.print(_table(study, name))
-    console.print(study.verdict, soft_wrap=True)
-    console.print(f"report: {study.report}", soft_wrap=True, highlight=False)
+    say(study.verdict)
+    say(f"report: {study.report}")
 
 
 def _table(study: Study, name: str) -> Table:
@@ -39,7 +34,8 @@ def _table(study: Study, name: str) -> Table:
     metrics = sorted(measured, key=metric_order)
     seeds = len(study.summary.get("seeds", [0]))
     table = Table(
-        title=f"{name}: %, and 95 % interval" + (f", mean of {seeds} seeds" if seeds > 1 else ""), title_justify="left"
+        title=f"{printable_name(name)}: %, and 95 % interval" + (f", mean of {seeds} seeds" if seeds > 1 else ""),
+        title_justify="left",
     )
     table.add_column("")
     for metric in metrics:
@@ -48,10 +44,10 @@ def _table(study: Study, name: str) -> Table:
     for arm, figures in arms.items():
         reached = next((run.last("coverage") for run in study.runs if run.name == arm), None)
         cells = (_figure(figures.get(name, {}).get(metric, {})) for metric in metrics)
-        table.add_row(arm, *cells, "" if reached is None else f"{100 * reached:.0f}")
+        table.add_row(printable_name(arm), *cells, "" if reached is None else f"{100 * reached:.0f}")
     for other, sets in study.summary.get("differences", {}).items():
         cells = (_difference(sets.get(name, {}).get(metric, {})) for metric in metrics)
-        table.add_row(f"{other} − {study.summary['differences_to']}", *cells, "", style="bold")
+        table.add_row(printable_name(f"{other} − {study.summary['differences_to']}"), *cells, "", style="bold")
     return table
 
 
@@ -71,14 +67,14 @@ def show_results(results: Results, settings: Sequence[str], arms: Sequence[str])
     found = [f for f in findings(results.summary) if f.setting in settings and f.arm in arms]
     for sentences in list(study_verdicts(found).values())[:1] or [[NOTHING]]:
         for sentence in sentences:
-            console.print(sentence, soft_wrap=True)
+            say(sentence)
     if others := list(dict.fromkeys(f.baseline for f in found))[1:]:
         console.print(f"Intervals, and differences to {' and '.join(others)}: see the report.", soft_wrap=True)
     for caution in study_cautions({**results.summary, "failed": {}}, found):
         console.print(caution, style="dim", soft_wrap=True)
     for run, why in results.summary["failed"].items():
         print(f"{run} failed:", *(f"  {line}" for line in why.splitlines()), sep="\n", file=sys.stderr)
-    console.print(f"report: {results.report}", soft_wrap=True, highlight=False)
+    say(f"report: {results.report}")
 
 
 _SHORT = {"equal error rate": "EER", "area under the ROC": "AUC", "accuracy": "acc.", "rank-1": "rank 1"}
@@ -98,7 +94,11 @@ def _metrics_of(name: str, arms: Mapping[str, Any]) -> list[str]:
 
 def _figures_of_setting(setting: str, name: str, told: Mapping[str, Any], arms: Sequence[str]) -> Table:
     metrics = _metrics_of(name, told["arms"])
-    table = Table(title=f"{setting}, {name}: %, means over n seeds", title_justify="left", box=SIMPLE)
+    table = Table(
+        title=f"{printable_name(setting)}, {printable_name(name)}: %, means over n seeds",
+        title_justify="left",
+        box=SIMPLE,
+    )
     table.add_column("", no_wrap=True)
     for head in (*(_short(metric) for metric in metrics), "loss", "n"):
         table.add_column(head, justify="right")
@@ -107,21 +107,21 @@ def _figures_of_setting(setting: str, name: str, told: Mapping[str, Any], arms: 
             figures, loss = entry["sets"].get(name, {}), entry["final_loss"]["value"]
             values = (figures.get(metric, {}).get("value") for metric in metrics)
             cells = ("" if value is None else f"{100 * value:.1f}" for value in values)
-            table.add_row(arm, *cells, "" if loss is None else f"{loss:.2f}", str(len(entry["seeds"])))
+            table.add_row(printable_name(arm), *cells, "" if loss is None else f"{loss:.2f}", str(len(entry["seeds"])))
     return table
 
 
 def _differences_of_setting(name: str, told: Mapping[str, Any], arms: Sequence[str]) -> Table | None:
     baseline, others = next(iter(told["differences"].items()), ("", {}))
     metrics = _metrics_of(name, told["arms"])
-    table = Table(title=f"minus {baseline}: points; *: told apart", title_justify="left", box=SIMPLE)
+    table = Table(title=f"minus {printable_name(baseline)}: points; *: told apart", title_justify="left", box=SIMPLE)
     table.add_column("", no_wrap=True)
     for metric in metrics:
         table.add_column(_short(metric), justify="right")
     for arm, sets in others.items():
         entries = [sets.get(name, {}).get(metric, {}) for metric in metrics]
         if arm in arms and any(entries):
-            table.add_row(arm, *(_marked(entry) for entry in entries))
+            table.add_row(printable_name(arm), *(_marked(entry) for entry in entries))
     return table if table.row_count else None
 
 
@@ -157,7 +157,7 @@ def show_estimate(estimate: Estimate, as_json: bool) -> None:
     console = Console()
     console.print(f"{len(costs)} runs, {estimate.workers} at a time")
     for setting in dict.fromkeys(cost.cell.setting for cost in costs):
-        table = Table(title=setting, title_justify="left", box=None)
+        table = Table(title=printable_name(setting), title_justify="left", box=None)
         table.add_column("arm", overflow="fold")
         for head in ("seeds", "people", "pictures", "steps", "per s", "min", "left", "runs"):
             table.add_column(head, justify="right", no_wrap=head != "seeds")
@@ -168,7 +168,7 @@ def show_estimate(estimate: Estimate, as_json: bool) -> None:
             whole = first.steps * first.cell.config.batch_size / first.pictures_per_second / 60
             states = [cost.state for cost in same]
             table.add_row(
-                arm,
+                printable_name(arm),
                 _ranges([cost.cell.seed for cost in same]),
                 *(f"{number:,}" for number in (first.identities, first.pictures, first.steps)),
                 f"{first.pictures_per_second:.0f}{'' if first.measured_on == 'runs' else '*'}",
@@ -207,16 +207,20 @@ def _ranges(seeds: list[int]) -> str:
     return ", ".join(f"{first}" if first == last else f"{first}–{last}" for first, last in ends)
 
 
-def _figure(entry: Mapping[str, Any]) -> str:
+def _figure(entry: Mapping[str, Any]) -> Text:
     value, interval = entry.get("value"), entry.get("ci95")
     if value is None:
-        return ""
-    text = f"{100 * value:.1f}"
-    return text if interval is None else f"{text}\n[dim]{100 * interval[0]:.1f} – {100 * interval[1]:.1f}[/]"
+        return Text()
+    return with_interval(f"{100 * value:.1f}", interval and f"{100 * interval[0]:.1f} – {100 * interval[1]:.1f}")
 
 
-def _difference(entry: Mapping[str, Any]) -> str:
+def _difference(entry: Mapping[str, Any]) -> Text:
     value, interval = entry.get("difference"), entry.get("ci95")
     if value is None or interval is None:
-        return ""
-    return f"{100 * value:+.1f}\n[dim]{100 * interval[0]:+.1f} – {100 * interval[1]:+.1f}[/]"
+        return Text()
+    return with_interval(f"{100 * value:+.1f}", f"{100 * interval[0]:+.1f} – {100 * interval[1]:+.1f}")
+
+
+def with_interval(value: str, interval: str | None) -> Text:
+    """A cell: a figure, and below it its interval, dimmed."""
+    return Text(value) if interval is None else Text.assemble(value, "\n", (interval, "dim"))

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from vplface.cli.recipe import CONFIG, OVERRIDES
+from vplface.console import print_json
 
 
 def train(
@@ -39,7 +40,7 @@ def train(
     torchrun --nproc-per-node 8 -m vplface train folder data.train=my_faces name=mine
     """  # noqa: D301 (the mark before lines that stay as they are)
     from vplface.cli.plan import show_plan
-    from vplface.cli.tables import print_json, show_study
+    from vplface.cli.tables import show_study
     from vplface.study import run
     from vplface.training.config import read_config
 

@@ -22,6 +22,7 @@ from vplface.cli.faces import (
 )
 from vplface.cli.options import AS_JSON, DEVICE
 from vplface.cli.preprocessing import COLOR, MEAN, STD, preprocessing_of
+from vplface.console import print_json, say
 from vplface.errors import UsageError
 
 
@@ -83,7 +84,7 @@ def verify(
 
     for photograph, number in zip(photographs, chosen, strict=True):
         if len(photograph.faces) > 1:
-            print(
+            say(
                 f"note: {photograph.path} shows {len(photograph.faces)} faces{listed(photograph.boxes)}; taken: "
                 f"{number}, others with --face",
                 file=sys.stderr,
@@ -96,8 +97,6 @@ def verify(
             show, photographs, faces, f"similarity {similarity:.4f}: {verdict}", "" if decided is None else str(decided)
         )
     if as_json:
-        from vplface.cli.tables import print_json
-
         pictures = [
             photograph_report(each) | {"taken": number} for each, number in zip(photographs, chosen, strict=True)
         ]
@@ -114,11 +113,11 @@ def verify(
             }
         )
         return
-    print(f"similarity {similarity:.4f}: {verdict}")
+    say(f"similarity {similarity:.4f}: {verdict}")
     if decided is not None:
-        print(decided)
+        say(decided)
     if show is not None:
-        print(f"wrote {show}")
+        say(f"wrote {show}")
 
 
 def _numbers(text: str) -> tuple[int, int]:

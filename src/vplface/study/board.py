@@ -11,10 +11,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from vplface.console import Console, start_display
+from vplface.printable import printable_name
 from vplface.study.grid import Cell
 
 _SHOW_EVERY = 1.0
@@ -66,7 +67,9 @@ class Board:
 
     def __enter__(self) -> Board:
         if self._console.is_terminal and self._left:
-            self._live = self._stack.enter_context(Live(console=self._console, auto_refresh=False, transient=True))
+            self._live = Live(console=self._console, auto_refresh=False, transient=True)
+            start_display(self._live)
+            self._stack.callback(self._live.stop)
         return self
 
     def __exit__(
@@ -126,7 +129,9 @@ class Board:
             known = pace is not None and watched.steps is not None
             left = _duration(pace * (watched.steps - watched.step)) if known else ""  # type: ignore[operator]
             steps = "" if watched.steps is None else f"{watched.steps:,}"
-            table.add_row(watched.cell.name, f"{watched.step:,}", steps, watched.loss, watched.speed, left)
+            table.add_row(
+                printable_name(watched.cell.name), f"{watched.step:,}", steps, watched.loss, watched.speed, left
+            )
         return table
 
 

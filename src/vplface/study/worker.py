@@ -11,7 +11,8 @@ import signal
 import sys
 import threading
 
-from vplface.errors import TrainingInterrupted, VplfaceError
+from vplface.errors import TrainingInterrupted
+from vplface.reasons import explained
 from vplface.study.carry import STOPPED
 from vplface.study.single import finish
 from vplface.training.config import build_config
@@ -26,8 +27,10 @@ def main() -> int:
         finish(build_config(config, "the study"))
     except TrainingInterrupted:
         return STOPPED
-    except VplfaceError as error:
-        print(error, file=sys.stderr)
+    except Exception as error:
+        if (message := explained(error)) is None:
+            raise
+        print(message, file=sys.stderr)
         return 1
     return 0
 
