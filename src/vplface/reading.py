@@ -25,6 +25,18 @@ _ABSENT = (errno.ENOENT, errno.ENOTDIR)
 _KINDS = {stat.S_IFREG: "file", stat.S_IFDIR: "folder"}
 
 
+class UnreadableFileError(DataError):
+    """A file that cannot be read; ``where`` is its path, ``reason`` what is wrong with it."""
+
+    def __init__(self, where: str, reason: str) -> None:
+        super().__init__(where, reason)
+        self.where = where
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.where!r}: cannot be read: {self.reason}"
+
+
 def kind_of(path: Path | str) -> Literal["file", "folder", "other"] | None:
     """What is at a path, links followed; None if nothing is there.
 
@@ -56,7 +68,7 @@ def open_regular(path: Path | str) -> int:
     """A descriptor for reading a regular file; a device, a pipe or a socket is refused without waiting for it.
 
     Raises:
-        DataError: naming the path, if it cannot be opened or is not a regular file.
+        UnreadableFileError: naming the path, if it cannot be opened or is not a regular file.
     """
     try:
         handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
@@ -68,7 +80,7 @@ def open_regular(path: Path | str) -> int:
     os.close(handle)
     if stat.S_ISDIR(mode):
         raise unreadable(path, IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR)))
-    raise DataError(f"{path}: not a regular file; devices, pipes and sockets are not read")
+    raise UnreadableFileError(str(path), "not a regular file; devices, pipes and sockets are not read")
 
 
 def read_bytes(path: Path | str, limit: int = PICTURE_LIMIT) -> bytes:
@@ -79,7 +91,7 @@ def read_bytes(path: Path | str, limit: int = PICTURE_LIMIT) -> bytes:
         limit: the largest size, in bytes.
 
     Raises:
-        DataError: naming the path, if it cannot be read, is not a regular file, or is larger.
+        UnreadableFileError: naming the path, if it cannot be read, is not a regular file, or is larger.
     """
     try:
         with os.fdopen(open_regular(path), "rb") as file:
@@ -90,7 +102,8 @@ def read_bytes(path: Path | str, limit: int = PICTURE_LIMIT) -> bytes:
     except OSError as error:
         raise unreadable(path, error) from error
     if len(data) > limit:
-        raise DataError(f"{path}: larger than {limit // MEBIBYTE} MiB, the most that is read of a file of this kind")
+        reason = f"larger than {limit // MEBIBYTE} MiB, the most that is read of a file of this kind"
+        raise UnreadableFileError(str(path), reason)
     return data
 
 
@@ -138,6 +151,6 @@ def read_json_object(path: Path | str, limit: int = TEXT_LIMIT) -> dict[str, Any
     return value
 
 
-def unreadable(path: Path | str, error: Exception) -> DataError:
+def unreadable(path: Path | str, error: Exception) -> UnreadableFileError:
     """The error for a path that cannot be read."""
-    return DataError(f"{str(path)!r}: cannot be read: {getattr(error, 'strerror', None) or error}")
+    return UnreadableFileError(str(path), getattr(error, "strerror", None) or str(error))

@@ -111,6 +111,7 @@ def test_json(model, pictures, tmp_path):
         "protocol": {"flip": "none"},
         "pictures": 4,
         "embedding_dim": 16,
+        "left_out": {"kinds": {}, "irregular": [], "people": []},
         "unreadable": [{"path": str(pictures / "a" / "4.jpg"), "reason": "the file is empty"}],
         "files": {str(out): hashlib.sha256(out.read_bytes()).hexdigest()},
     }

@@ -71,6 +71,7 @@ def test_json(photos, tmp_path):
         "outcomes": {"aligned": 3, "no face": 1, "unreadable": 1},
         "kept": 0,
         "other_files": {},
+        "left_out": {"kinds": {}, "irregular": [], "people": []},
         "files": {
             str(target / name): hashlib.sha256((target / name).read_bytes()).hexdigest()
             for name in ("align.csv", "align.json")

@@ -13,6 +13,7 @@ import typer
 from vplface.cli.options import AS_JSON
 from vplface.console import print_json, say
 from vplface.errors import DataError, UsageError
+from vplface.reading import is_folder
 
 if TYPE_CHECKING:
     from vplface.data.align.folder import Alignment
@@ -107,7 +108,7 @@ def align(
         raise UsageError("--detector-model and --landmarks: give one of them, the faces come from the one or the other")
     if sheet is not None and sheet.suffix.lower() not in (".png", ".jpg", ".jpeg"):
         raise UsageError(f"--sheet {sheet}: the name must end in .png or .jpg")
-    if not source.is_dir():
+    if not is_folder(source):
         raise DataError(f"{source}: no such folder; give the folder of the pictures, or of folders of them")
     from vplface.data.align import Detector, Face, YuNet, align_folder, read_landmarks  # opencv takes time to import
     from vplface.data.align.folder import OPTIONS, RECORDS
@@ -149,6 +150,7 @@ def align(
             "outcomes": dict(outcomes),
             "kept": done.kept,
             "other_files": dict(done.others),
+            "left_out": done.left_out.to_dict(),
             "pictures_per_second": round((outcomes.total() - done.kept) / done.seconds, 1),
             "files": {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in written},
         }
@@ -176,6 +178,8 @@ def _tell(done: Alignment, faces: str) -> None:
     if done.others:
         others = ", ".join(f"{count} {kind}" for kind, count in done.others.most_common(5))
         say(f"passed over files that are not pictures of a known type: {others}")
+    if done.left_out:
+        say(f"note: {done.left_out}")
 
 
 def _counted(done: Alignment) -> str:

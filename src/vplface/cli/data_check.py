@@ -128,6 +128,7 @@ def check(
                 "identities": len(pictures.identities),
                 "counts": _counts(findings, model is not None),
                 "dropped": len(listed),
+                "left_out": pictures.left_out.to_dict(),
                 "kinds": list(chosen),
                 "findings": [
                     {
@@ -142,6 +143,8 @@ def check(
         )
         return
     _tell(path, pictures, findings, chosen, model is not None)
+    if pictures.left_out:
+        say(f"note: {pictures.left_out}")
     if out is not None:
         say(f"wrote {out}: {len(listed):,} pictures to drop")
     elif listed:

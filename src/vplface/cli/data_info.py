@@ -52,7 +52,8 @@ def info(
     from vplface.data.summary import summarise
     from vplface.prototypes.coverage import expected_coverage
 
-    told = summarise(open_pictures(path, split), sample)
+    pictures = open_pictures(path, split)
+    told = summarise(pictures, sample)
     coverage = {
         batch: {delta_t: expected_coverage(told.class_sizes, batch, delta_t) for delta_t in LIFETIMES}
         for batch in BATCHES
@@ -84,6 +85,7 @@ def info(
                     "unreadable": told.unreadable,
                 },
                 "bytes": told.bytes,
+                "left_out": pictures.left_out.to_dict(),
                 "expected_coverage": [
                     {"batch_size": batch, "delta_t": delta_t, "coverage": share}
                     for batch, shares in coverage.items()
@@ -93,6 +95,8 @@ def info(
         )
         return
     _tell(path, told, coverage)
+    if pictures.left_out:
+        say(f"note: {pictures.left_out}")
     if plot is not None:
         say(f"wrote {plot}")
 

@@ -6,7 +6,7 @@ import csv
 import hashlib
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 import typer
@@ -16,6 +16,9 @@ from vplface.cli.options import AS_JSON, DEVICE
 from vplface.cli.preprocessing import COLOR, MEAN, STD, preprocessing_of
 from vplface.console import print_json, say
 from vplface.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    from vplface.data.walk import LeftOut
 
 _FORMATS = (".npz", ".csv", ".npy")
 _BATCH_SIZE = 64
@@ -65,11 +68,14 @@ def embed(
     if out.suffix not in _FORMATS:
         raise UsageError(f"--out {out}: the name must end in one of {', '.join(_FORMATS)}")
     from vplface.data.pictures import UnreadablePictureError  # torch and opencv take seconds to import
+    from vplface.data.walk import but
     from vplface.embedder import Embedder, read_picture
     from vplface.progress import progress
 
     embedder = Embedder.load(model, device, preprocessing_of(color, mean, std))
-    files = picture_files(pictures)
+    files, left_out = picture_files(pictures)
+    if not files:
+        raise DataError(f"no pictures in {', '.join(map(str, pictures))}{but(left_out)}")
     names: list[str] = []
     parts: list[Float[np.ndarray, "some dim"]] = []
     unreadable: list[UnreadablePictureError] = []
@@ -87,11 +93,9 @@ def embed(
     for unread in unreadable:
         say(f"skipped {unread}", file=sys.stderr)
     if not names:
-        raise DataError(
-            f"none of the {len(files)} pictures can be read"
-            if files
-            else f"no pictures in {', '.join(map(str, pictures))}"
-        )
+        raise DataError(f"none of the {len(files)} pictures can be read{but(left_out)}")
+    if left_out:
+        say(f"note: {left_out}", file=sys.stderr)
     embeddings = np.concatenate(parts)
     _write(out, names, embeddings, embedder.card.to_json())
 
@@ -102,6 +106,7 @@ def embed(
             "protocol": {"flip": flip},
             "pictures": len(names),
             "embedding_dim": embedder.dim,
+            "left_out": left_out.to_dict(),
             "unreadable": [{"path": unread.where, "reason": unread.reason} for unread in unreadable],
             "files": {str(out): hashlib.sha256(out.read_bytes()).hexdigest()},
         }
@@ -111,18 +116,21 @@ def embed(
         say(f"wrote {out}: {len(names)} embeddings of {embedder.dim} numbers{skipped}")
 
 
-def picture_files(places: list[Path]) -> list[Path]:
-    """The files named, and the pictures below the folders named, each once, in order."""
-    from vplface.data.formats.image_folder import PICTURE_TYPES
+def picture_files(places: list[Path]) -> tuple[list[Path], LeftOut]:
+    """The files named, and the pictures below the folders named, each once, in order; and what is left out there."""
+    from vplface.data.walk import LeftOut, by_identity, walk
+    from vplface.reading import is_folder
 
     files: list[Path] = []
+    left_out = LeftOut()
     for place in places:
-        if place.is_dir():
-            below = (path for path in place.rglob("*") if path.suffix.lower() in PICTURE_TYPES)
-            files += sorted(path for path in below if not path.name.startswith(".") and path.is_file())
+        if is_folder(place):
+            found = walk(place)
+            files += [place / name for name in sorted(found.pictures, key=by_identity)]
+            left_out += found.left_out
         else:
             files.append(place)
-    return list(dict.fromkeys(files))
+    return list(dict.fromkeys(files)), left_out
 
 
 def _write(out: Path, names: list[str], embeddings: Float[np.ndarray, "n dim"], card: str) -> None:

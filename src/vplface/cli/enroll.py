@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -23,6 +22,7 @@ from vplface.errors import DataError, UsageError
 from vplface.printable import printable_name
 
 if TYPE_CHECKING:
+    from vplface.data.walk import LeftOut
     from vplface.deploy.enrolment import Enrolment
     from vplface.deploy.gallery import Maker
 
@@ -116,7 +116,7 @@ def enroll(
             model = model_of(there, model)
         elif model is None:
             raise UsageError(f"{gallery} is a new gallery: say with --model which model it is made with")
-        sources = list(_sources(pictures, None if name is None else name_of(name)))
+        sources, left_out = _sources(pictures, None if name is None else name_of(name))
         if face is not None and len(sources) > 1:
             raise UsageError(f"--face {face} is for one picture, and these are {len(sources)}")
         preprocessing: Preprocessing | None = preprocessing_of(color, mean, std)
@@ -127,10 +127,10 @@ def enroll(
         if there is not None:
             there.require_same(maker, str(gallery))
         read = FaceReader(maker.preprocessing.size, align, detector_model)
-        _tell(gallery, maker, enrol(gallery, maker, embedder, read, sources, face), as_json)
+        _tell(gallery, maker, enrol(gallery, maker, embedder, read, sources, face), left_out, as_json)
 
 
-def _tell(gallery: Path, maker: Maker, done: Enrolment, as_json: bool) -> None:
+def _tell(gallery: Path, maker: Maker, done: Enrolment, left_out: LeftOut, as_json: bool) -> None:
     from vplface.deploy.faces import listed
 
     for passed in done.passed_over[:_NOTES]:
@@ -142,6 +142,8 @@ def _tell(gallery: Path, maker: Maker, done: Enrolment, as_json: bool) -> None:
         say(f"note: {several.path} shows {faces}; taken: {several.taken}", file=sys.stderr)
     if len(done.several) > _NOTES:
         say(f"... and {len(done.several) - _NOTES} more with several faces; --json names all", file=sys.stderr)
+    if left_out:
+        say(f"note: {left_out}", file=sys.stderr)
     if not done.added and not done.there:
         raise DataError(f"{gallery}: none of the {len(done.passed_over)} pictures could be enrolled")
     if as_json:
@@ -152,6 +154,7 @@ def _tell(gallery: Path, maker: Maker, done: Enrolment, as_json: bool) -> None:
             "added": done.added,
             "there_already": done.there,
             "passed_over": [{**vars(passed), "path": str(passed.path)} for passed in done.passed_over],
+            "left_out": left_out.to_dict(),
             "several_faces": [{**vars(several), "path": str(several.path)} for several in done.several],
         }
         print_json(report)
@@ -162,24 +165,31 @@ def _tell(gallery: Path, maker: Maker, done: Enrolment, as_json: bool) -> None:
     say(f"{gallery}: enrolled {added} of {_people(len(done.added))}{there}{over}")
 
 
-def _sources(places: list[Path], name: str | None) -> Iterator[tuple[str, Path]]:
-    """(name, picture) for all pictures in these places."""
+def _sources(places: list[Path], name: str | None) -> tuple[list[tuple[str, Path]], LeftOut]:
+    """(name, picture) for all pictures in these places, and what is left out there."""
     from vplface.cli.embed import picture_files
     from vplface.data.formats.image_folder import ImageFolder
+    from vplface.data.walk import LeftOut, but
     from vplface.deploy.gallery import name_of
+    from vplface.reading import is_file
 
     if name is not None:
-        files = picture_files(places)
+        files, left_out = picture_files(places)
         if not files:
-            raise DataError(f"no pictures in {', '.join(map(str, places))}")
-        yield from ((name, path) for path in files)
-        return
+            raise DataError(f"no pictures in {', '.join(map(str, places))}{but(left_out)}")
+        return [(name, path) for path in files], left_out
+    sources: list[tuple[str, Path]] = []
+    left_out = LeftOut()
     for place in places:
-        if place.is_file():
+        if is_file(place):
             raise UsageError(f"{place} is a picture, and nobody knows of whom: say it with --name")
         people = ImageFolder(place)
-        for index, label in enumerate(people.labels.tolist()):
-            yield name_of(people.identities[label]), people.path(index)
+        left_out += people.left_out
+        sources += [
+            (name_of(people.identities[label]), people.path(index))
+            for index, label in enumerate(people.labels.tolist())
+        ]
+    return sources, left_out
 
 
 def _remove(gallery: Path, names: list[str], as_json: bool) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 from typing import Any, Literal, Protocol, TypeAlias
 
 import numpy as np
@@ -17,7 +18,9 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
 from vplface.data.encoded import MOST_PIXELS, is_whole, may_be_transparent, size_of, type_of
+from vplface.data.walk import LeftOut
 from vplface.errors import DataError, import_extra
+from vplface.reading import UnreadableFileError, read_bytes
 
 cv2 = import_extra("cv2", "train")
 
@@ -72,6 +75,12 @@ class StoredPictures(abc.ABC):
 
     _identities: Sequence[str]
     _labels: Int64[np.ndarray, " n"]
+    _left_out: LeftOut = LeftOut()
+
+    @property
+    def left_out(self) -> LeftOut:
+        """What lies beside the pictures and may well be pictures, but is not read."""
+        return self._left_out
 
     @property
     def identities(self) -> Sequence[str]:
@@ -179,6 +188,18 @@ class Preprocessing:
             return cls(**values)
         except (TypeError, ValueError) as error:
             raise DataError(f"preprocessing: {error}") from error
+
+
+def read_picture_file(path: Path | str) -> bytes:
+    """The bytes of a picture's file: a regular file of at most 256 MiB.
+
+    Raises:
+        UnreadablePictureError: with the path and the reason, if it cannot be read.
+    """
+    try:
+        return read_bytes(path)
+    except UnreadableFileError as error:
+        raise UnreadablePictureError(error.where, error.reason) from error
 
 
 def decode(data: bytes, where: str, size: int = SIZE) -> UInt8[np.ndarray, "size size 3"]:

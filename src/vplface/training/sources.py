@@ -13,6 +13,7 @@ from vplface.data.pictures import PictureSet
 from vplface.data.selection import Joined, Subset, narrow
 from vplface.data.synthetic import SyntheticFaces, write_synthetic
 from vplface.errors import ConfigError, DataError
+from vplface.reading import is_file
 from vplface.training.config import Source, Synthetic
 
 
@@ -48,7 +49,9 @@ def open_source(source: Source, *, write: bool = True) -> PictureSet:
     else:
         if source.synthetic is not None:
             generate(source.path, source.synthetic)
-        pictures = open_pictures(source.path, source.split)
+        pictures = stored = open_pictures(source.path, source.split)
+        if stored.left_out:
+            say(f"note: {source.path}: {stored.left_out}", file=sys.stderr)
     if source.drop is not None:
         pictures = Subset(pictures, kept(pictures, read_drop(source.drop), source.path))
     excluded = set() if source.exclude is None else _read_excluded(source.exclude)
@@ -70,7 +73,7 @@ def open_source(source: Source, *, write: bool = True) -> PictureSet:
 
 def _read_excluded(path: Path) -> set[str]:
     """The people on a list that an audit wrote: it may well have found nobody."""
-    return set(read_people(path)) if not path.is_file() or path.stat().st_size else set()
+    return set(read_people(path)) if not is_file(path) or path.stat().st_size else set()
 
 
 def generate(folder: Path, synthetic: Synthetic) -> None:

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vplface.data.formats.image_folder import ImageFolder, ImageFolderWriter, natural
+from vplface.data.formats.image_folder import ImageFolder, ImageFolderWriter
 from vplface.data.pictures import UnreadablePictureError
+from vplface.data.walk import natural
 from vplface.errors import DataError
 
 

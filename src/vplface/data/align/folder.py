@@ -26,11 +26,12 @@ from vplface.data.align.aligner import Aligner, Choice
 from vplface.data.align.face import Detector, Face
 from vplface.data.align.record import Record, append_records, read_records, write_records
 from vplface.data.forking import work_alone, worker_processes
-from vplface.data.formats.image_folder import PICTURE_TYPES
-from vplface.data.pictures import SIZE, SMALLEST_SIDE, UnreadablePictureError, decode_whole
+from vplface.data.pictures import SIZE, SMALLEST_SIDE, UnreadablePictureError, decode_whole, read_picture_file
+from vplface.data.walk import PICTURE_TYPES, LeftOut, Walk, but, by_identity, counted, walk
 from vplface.errors import DataError, import_extra
 from vplface.files import replacing
 from vplface.progress import progress
+from vplface.reading import is_folder, kind_of, read_json
 
 cv2 = import_extra("cv2", "train")
 
@@ -48,12 +49,14 @@ class Alignment:
         records: a row per face, and one per picture without a face, in the order of names.
         kept: pictures that an earlier run had aligned.
         others: files that are of no picture type, by their ending.
+        left_out: what of them may well be pictures.
         seconds: what this run took.
     """
 
     records: list[Record]
     kept: int
     others: Counter[str]
+    left_out: LeftOut
     seconds: float
 
     @property
@@ -129,7 +132,7 @@ def align_folder(
     detector = _finds_none if isinstance(faces, Mapping) else faces
     work = _Work(source, target, Aligner(detector, choice, size, min_size), picture_format, quality)
     _require_apart(source, target)
-    names, others = _scan(source)
+    names, found = _scan(source)
     if listed is not None and not any(name in listed for name in names):
         raise DataError(
             f"none of the {len(names)} pictures in {source} is among the landmarks; there the first is called "
@@ -160,7 +163,7 @@ def align_folder(
             advance(len(results))
     everything = [record for name in names for record in done[name]]
     write_records(target / RECORDS, everything)
-    return Alignment(everything, kept, others, time.monotonic() - began)
+    return Alignment(everything, kept, found.others, found.left_out, time.monotonic() - began)
 
 
 def _results(
@@ -217,11 +220,9 @@ def _align(work: _Work, chunk: list[tuple[str, Sequence[Face] | None]]) -> list[
 def _align_picture(work: _Work, name: str, faces: Sequence[Face] | None) -> list[Record]:
     path = work.source / name
     try:
-        picture = decode_whole(path.read_bytes(), str(path))
+        picture = decode_whole(read_picture_file(path), str(path))
     except UnreadablePictureError as error:
         return [Record(name, "unreadable", reason=error.reason)]
-    except OSError as error:
-        return [Record(name, "unreadable", reason=error.strerror or str(error))]
     if faces is None:
         faces = work.aligner.detector(picture)
     if not faces:
@@ -273,7 +274,7 @@ def _owners(names: list[str], choice: Choice) -> dict[str, str]:
 
 def _done(target: Path, listed: Mapping[str, Sequence[Face]] | None) -> dict[str, list[Record]]:
     """What an earlier run has done: the pictures all of whose crops are there, with the faces that are listed now."""
-    if not (target / RECORDS).exists():
+    if kind_of(target / RECORDS) is None:
         return {}
     found: dict[str, list[Record]] = {}
     for record in read_records(target / RECORDS):
@@ -290,58 +291,36 @@ def _complete(target: Path, records: list[Record], listed: Mapping[str, Sequence
 
 
 def _require_apart(source: Path, target: Path) -> None:
-    if not source.is_dir():
-        raise DataError(f"{source}: {'is a file, not a folder' if source.exists() else 'does not exist'}")
-    if target.exists() and not target.is_dir():
+    if not is_folder(source):
+        raise DataError(f"{source}: {'does not exist' if kind_of(source) is None else 'is a file, not a folder'}")
+    if kind_of(target) not in (None, "folder"):
         raise DataError(f"{target}: is a file, not a folder")
     here, there = source.resolve(), target.resolve()
     if here == there or here in there.parents or there in here.parents:
         raise DataError(f"{target}: lies in {source}, or the other way round; crops need a folder of their own")
 
 
-def _scan(root: Path) -> tuple[list[str], Counter[str]]:
-    """Names of the pictures below ``root``, in order, and how many other files there are of each ending."""
-    names: list[str] = []
-    others: Counter[str] = Counter()
-    seen: set[str] = set()
-
-    def refuse(error: OSError) -> None:
-        raise DataError(f"{error.filename}: cannot be read: {error.strerror}") from error
-
-    with progress(f"scanning {root}", None) as advance:
-        for folder, below, files in os.walk(root, onerror=refuse, followlinks=True):
-            real = os.path.realpath(folder)
-            if real in seen:  # a link that leads to where we have been
-                below.clear()
-                continue
-            seen.add(real)
-            below[:] = [name for name in below if not name.startswith(".")]
-            for name in files:
-                if name.startswith("."):
-                    continue
-                if name.lower().endswith(PICTURE_TYPES):
-                    names.append((Path(folder) / name).relative_to(root).as_posix())
-                else:
-                    others[Path(name).suffix.lower() or name] += 1
-            advance(1)
-    if not names:
-        held = "".join(f", but {count} {kind}" for kind, count in others.most_common(3))
+def _scan(root: Path) -> tuple[list[str], Walk]:
+    """Names of the pictures below ``root``, in order, and what else is there."""
+    found = walk(root)
+    if not found.pictures:
+        held = but(found.left_out or counted(found.others))
         raise DataError(f"{root}: holds no pictures of type {', '.join(PICTURE_TYPES)}{held}")
-    return sorted(names), others
+    return sorted(found.pictures, key=by_identity), found
 
 
 def _record_options(target: Path, options: dict[str, object]) -> None:
     """Write align.json, or check that the one that is there says the same."""
     path = target / OPTIONS
-    if not path.exists():
-        if target.is_dir() and any(target.iterdir()):
+    if kind_of(path) is None:
+        if is_folder(target) and any(target.iterdir()):
             raise DataError(f"{target}: holds other files and no {OPTIONS}; choose an empty or a new folder")
         with replacing(path) as temporary:
             temporary.write_text(json.dumps(options, indent=1) + "\n", encoding="utf-8")
         return
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        found = read_json(path)
+    except DataError as error:
         raise DataError(f"{path}: not a record of aligned pictures ({error}); choose another folder") from error
     if found != options:
         changed = [key for key in options if not isinstance(found, dict) or found.get(key) != options[key]]

@@ -6,20 +6,33 @@ import hashlib
 import os
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Self
+from typing import Self
 
 import numpy as np
 
 from vplface.data.encoded import suffix_of
 from vplface.data.formats.packed_names import PackedNames
-from vplface.data.pictures import StoredPictures, UnreadablePictureError
+from vplface.data.pictures import StoredPictures, read_picture_file
+from vplface.data.walk import (
+    PICTURE_TYPES,
+    LeftOut,
+    but,
+    counted,
+    ending_of,
+    entries,
+    is_picture,
+    kind_of_entry,
+    natural,
+    walk,
+)
 from vplface.errors import DataError
 from vplface.progress import progress
+from vplface.reading import is_folder, kind_of
 
-PICTURE_TYPES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 LAYOUT = "expected ROOT/IDENTITY/PICTURE, with pictures of type " + ", ".join(PICTURE_TYPES)
 
 
@@ -27,7 +40,8 @@ class ImageFolder(StoredPictures):
     """The pictures below ``root/IDENTITY/``.
 
     Identities and pictures are in natural order ("2.jpg" before "10.jpg"), whatever the order of the file
-    system. Hidden files and files of other types are passed over. An identity without pictures is none.
+    system. Hidden files and files of other types are passed over, see :mod:`vplface.data.walk`. An identity without
+    pictures is none.
     """
 
     def __init__(self, root: Path | str) -> None:
@@ -37,9 +51,8 @@ class ImageFolder(StoredPictures):
             DataError: if the root is missing, not laid out as expected, or holds no pictures.
         """
         self.root = Path(root)
-        kept = [(name, files) for name, files in _scan(self.root, _identity_folders(self.root)) if files]
-        if not kept:
-            raise DataError(f"{self.root}: holds no pictures; {LAYOUT}")
+        found, self._left_out = _scan(self.root)
+        kept = [(name, files) for name, files in found if files]
         self._identities = [name for name, _ in kept]
         self._labels = np.repeat(np.arange(len(kept)), [len(files) for _, files in kept])
         names = [os.fsencode(f"{name}/{file}") for name, files in kept for file in files]
@@ -60,11 +73,7 @@ class ImageFolder(StoredPictures):
 
     def encoded(self, index: int) -> bytes:
         """The file's bytes; raises UnreadablePictureError with its path and the reason."""
-        path = self.path(index)
-        try:
-            return path.read_bytes()
-        except OSError as error:
-            raise UnreadablePictureError(str(path), error.strerror or str(error)) from error
+        return read_picture_file(self.path(index))
 
 
 class ImageFolderWriter:
@@ -94,8 +103,8 @@ class ImageFolderWriter:
             self._part.unlink(missing_ok=True)
         except OSError as error:
             raise _unwritable(error, self.root) from error
-        folders = [entry.path for entry in _entries(self.root) if _is(entry, "dir")]
-        self._written = sum(1 for folder in folders for _ in _pictures_below(Path(folder), "", ()))
+        folders = [entry.path for entry in entries(self.root) if kind_of_entry(entry) == "folder"]
+        self._written = sum(len(walk(Path(folder)).pictures) for folder in folders)
 
     @property
     def written(self) -> int:
@@ -153,9 +162,7 @@ def _folder_names(identities: Sequence[str]) -> list[str]:
 def _below(identity: str, name: str, encoded: bytes) -> str:
     """Where a picture goes below its identity's folder."""
     *folders, file = name.removeprefix(f"{identity}/").split("/")
-    # A folder that is called like a picture would not be searched on reading.
-    folders = [f"{folder}_" if _is_picture(folder) else folder for folder in map(_safe, folders)]
-    return "/".join([*folders, _safe(file if _is_picture(file) else file + suffix_of(encoded))])
+    return "/".join([*map(_safe, folders), _safe(file if is_picture(file) else file + suffix_of(encoded))])
 
 
 _LONGEST = 240  # bytes; file systems allow 255, and a number may follow
@@ -170,7 +177,7 @@ def _safe(name: str) -> str:
         safe = f"_{safe}"
     coded = os.fsencode(safe)
     if len(coded) > _LONGEST:
-        ending = Path(safe).suffix if _is_picture(safe) else ""
+        ending = Path(safe).suffix if is_picture(safe) else ""
         digest = hashlib.sha256(coded).hexdigest()[:16]
         safe = coded[:200].decode(errors="ignore") + digest + ending
     return safe
@@ -183,66 +190,31 @@ def _unwritable(error: OSError, path: Path) -> DataError:
     )
 
 
-def natural(name: str) -> tuple[list[str | int], str]:
-    """Sort key under which digits count as numbers; the name itself decides between "1" and "01"."""
-    parts: list[str | int] = list(re.split(r"([0-9]+)", name))
-    parts[1::2] = [int(digits) for digits in parts[1::2] if isinstance(digits, str)]
-    return parts, name
-
-
-def _identity_folders(root: Path) -> list[str]:
-    if not root.is_dir():
-        raise DataError(f"{root}: {'is not a folder' if root.exists() else 'does not exist'}; {LAYOUT}")
-    folders, strays = [], []
-    for entry in _entries(root):
-        if _is(entry, "dir"):
-            folders.append(entry.name)
-        elif _is_picture(entry.name):
-            strays.append(entry.name)
-    if strays:
+def _scan(root: Path) -> tuple[list[tuple[str, list[str]]], LeftOut]:
+    """The pictures of each identity's folder as paths below it, all in natural order; and what is left out."""
+    if not is_folder(root):
+        raise DataError(f"{root}: {'does not exist' if kind_of(root) is None else 'is not a folder'}; {LAYOUT}")
+    beside = {entry.name: kind_of_entry(entry) for entry in entries(root)}
+    folders = sorted((name for name, kind in beside.items() if kind == "folder"), key=natural)
+    files = [name for name, kind in beside.items() if kind == "file"]
+    if strays := [name for name in files if is_picture(name)]:
         raise DataError(f"{root}: {len(strays)} pictures lie directly in the root, {min(strays)!r} for one; {LAYOUT}")
+    others = Counter(map(ending_of, files))
     if not folders:
-        raise DataError(f"{root}: holds no identity folders; {LAYOUT}")
-    return sorted(folders, key=natural)
-
-
-def _scan(root: Path, folders: list[str]) -> list[tuple[str, list[str]]]:
-    """The pictures of each folder as paths below it, in natural order."""
-    found = []
+        raise DataError(f"{root}: holds no identity folders{but(LeftOut.of(others))}; {LAYOUT}")
+    found: list[tuple[str, list[str]]] = []
+    irregular, people = sorted(name for name, kind in beside.items() if kind == "other"), []
+    above = (os.path.realpath(root),)
     with progress(f"scanning {root}", len(folders)) as advance:
         for name in folders:
-            pictures = _pictures_below(root / name, "", (os.path.realpath(root),))
-            found.append((name, sorted(pictures, key=natural)))
+            inside = walk(root / name, above)
+            found.append((name, sorted(inside.pictures, key=natural)))
+            others += inside.others
+            irregular += [f"{name}/{path}" for path in inside.irregular]
+            if inside.left_out and not inside.pictures:
+                people.append(name)
             advance(1)
-    return found
-
-
-def _pictures_below(folder: Path, prefix: str, above: tuple[str, ...]) -> Iterable[str]:
-    for entry in _entries(folder):
-        if _is_picture(entry.name):
-            if _is(entry, "file"):
-                yield prefix + entry.name
-        elif _is(entry, "dir"):
-            chain = (*above, os.path.realpath(folder))
-            if os.path.realpath(entry.path) not in chain:  # else a link that leads back up
-                yield from _pictures_below(Path(entry.path), f"{prefix}{entry.name}/", chain)
-
-
-def _entries(folder: Path) -> list[os.DirEntry[str]]:
-    try:
-        with os.scandir(folder) as entries:
-            return [entry for entry in entries if not entry.name.startswith(".")]
-    except OSError as error:
-        raise DataError(f"{folder}: cannot be read: {error.strerror}") from error
-
-
-def _is(entry: os.DirEntry[str], kind: Literal["dir", "file"]) -> bool:
-    """Whether an entry is a folder or a file, or a link to one; a link that leads to itself is neither."""
-    try:
-        return entry.is_dir() if kind == "dir" else entry.is_file()
-    except OSError:
-        return False
-
-
-def _is_picture(name: str) -> bool:
-    return name.lower().endswith(PICTURE_TYPES)
+    left_out = LeftOut.of(others, irregular, people)
+    if not any(pictures for _, pictures in found):
+        raise DataError(f"{root}: holds no pictures{but(left_out or counted(others))}; {LAYOUT}")
+    return found, left_out

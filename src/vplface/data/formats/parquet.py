@@ -21,9 +21,9 @@ from typing import Any, Self
 import numpy as np
 from jaxtyping import Int64
 
-from vplface.data.formats.image_folder import natural
 from vplface.data.formats.picture_list import PictureList, Row, below
 from vplface.data.pictures import StoredPictures, UnreadablePictureError
+from vplface.data.walk import natural
 from vplface.errors import DataError, import_extra
 from vplface.files import replacing
 from vplface.progress import progress

@@ -17,9 +17,9 @@ from typing import NamedTuple, Self
 import numpy as np
 from jaxtyping import Int64
 
-from vplface.data.formats.image_folder import natural
 from vplface.data.formats.packed_names import PackedNames
-from vplface.data.pictures import StoredPictures, UnreadablePictureError
+from vplface.data.pictures import StoredPictures, read_picture_file
+from vplface.data.walk import natural
 from vplface.errors import DataError
 from vplface.files import replacing
 from vplface.progress import progress
@@ -96,11 +96,7 @@ class PictureList(StoredPictures):
 
     def encoded(self, index: int) -> bytes:
         """The file's bytes; raises UnreadablePictureError with its path and the reason."""
-        where = self.where(index)
-        try:
-            return Path(where).read_bytes()
-        except OSError as error:
-            raise UnreadablePictureError(where, error.strerror or str(error)) from error
+        return read_picture_file(self.where(index))
 
     def _path(self, index: int) -> str:
         self._require(index)

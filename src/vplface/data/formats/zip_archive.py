@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from vplface.data.formats.image_folder import PICTURE_TYPES, natural
 from vplface.data.formats.packed_names import PackedNames
 from vplface.data.pictures import StoredPictures, UnreadablePictureError
+from vplface.data.walk import PICTURE_TYPES, natural
 from vplface.errors import DataError
 
 LAYOUT = "expected FOLDERS/IDENTITY/PICTURE, with pictures of type " + ", ".join(PICTURE_TYPES)
