@@ -6,6 +6,7 @@ import os
 import sys
 from pathlib import Path
 
+from vplface.console import say
 from vplface.data.drop import kept, read_drop
 from vplface.data.formats import open_pictures
 from vplface.data.pairs import read_people
