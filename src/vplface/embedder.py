@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import textwrap
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from types import UnionType
@@ -24,10 +24,11 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from vplface.backbones import build
+from vplface.backbones.onnx import OnnxNetwork
 from vplface.backbones.outline import outlines
 from vplface.data.batches import load_all
 from vplface.data.pictures import SIZE, Picture, PictureSet, Preprocessing, UnreadablePictureError, decode
-from vplface.errors import DataError, VplfaceError, import_extra
+from vplface.errors import DataError, VplfaceError
 from vplface.files import replacing
 from vplface.progress import progress
 
@@ -402,50 +403,23 @@ class Embedder:
         return raw.cpu().double()  # the norm of large float32 embeddings must not overflow
 
 
-def _load_onnx(
-    path: Path, device: torch.device, preprocessing: Preprocessing | None
-) -> tuple[Callable[[Tensor], Tensor], ModelCard]:
-    runtime = import_extra("onnxruntime", "onnx")
-    if not path.is_file():
-        raise DataError(f"{path}: no such file")
-    provider = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}.get(device.type)
-    if provider not in runtime.get_available_providers():
-        raise VplfaceError(f"device {device}: this onnxruntime does not support it; use device cpu")
-    options = runtime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 3
-    try:
-        session = runtime.InferenceSession(path, options, providers=[provider])
-    except Exception as error:  # onnxruntime's errors share no base class of their own
-        raise DataError(f"{path}: onnxruntime cannot load it: {error}") from error
-
-    given, made = session.get_inputs()[0], session.get_outputs()[0]
-    metadata: Mapping[str, str] = session.get_modelmeta().custom_metadata_map
-    if CARD_KEY in metadata:
-        card = ModelCard.from_json(metadata[CARD_KEY], str(path))
-        if preprocessing is not None:
-            card = replace(card, preprocessing=preprocessing)
-    elif preprocessing is not None and len(made.shape) == 2 and isinstance(made.shape[1], int):
-        card = ModelCard("onnx", made.shape[1], preprocessing=preprocessing)
-    else:
+def _load_onnx(path: Path, device: torch.device, preprocessing: Preprocessing | None) -> tuple[OnnxNetwork, ModelCard]:
+    network = OnnxNetwork(path, device)
+    text = network.metadata.get(CARD_KEY)
+    card = None if text is None else ModelCard.from_json(text, str(path))
+    if preprocessing is None:
+        if card is None:
+            raise DataError(
+                f"{path}: this ONNX file has no model card, vplface did not export it; say how its pictures are "
+                "prepared (--color, --mean and --std of the commands)"
+            )
+        preprocessing = card.preprocessing
+    if network.takes_bytes and not preprocessing.keeps_bytes:
         raise DataError(
-            f"{path}: this ONNX file has no model card, vplface did not export it; say how its pictures are prepared "
-            "(--color, --mean and --std of the commands), and it must give one embedding [batch, dim]"
+            f"{path}: takes pixels in uint8 and prepares them itself; say so with --mean 0,0,0 "
+            "--std 0.0039215686,0.0039215686,0.0039215686"
         )
-    if made.shape[1:] != [card.embedding_dim]:
-        raise DataError(f"{path}: gives embeddings of dimension {made.shape[1:]}, its card says {card.embedding_dim}")
-    size = card.preprocessing.size
-    fixed = isinstance(given.shape[0], int)
-    if given.shape[1:] != [3, size, size] or (fixed and given.shape[0] != 1):
-        raise DataError(f"{path}: takes pictures of shape {given.shape}; expected [batch or 1, 3, {size}, {size}]")
-
-    def forward(x: Tensor) -> Tensor:
-        array = np.ascontiguousarray(x.numpy())
-        step = 1 if fixed else len(array)
-        outputs = [
-            session.run([made.name], {given.name: array[start : start + step]})[0]
-            for start in range(0, len(array), step)
-        ]
-        return torch.from_numpy(np.concatenate(outputs))
-
-    return forward, card
+    network.try_out(preprocessing.size, None if card is None else card.embedding_dim)
+    if card is None:
+        return network, ModelCard("onnx", network.dim, preprocessing=preprocessing)
+    return network, replace(card, preprocessing=preprocessing)

@@ -170,6 +170,11 @@ class Preprocessing:
         # Channels stay innermost in memory: moving the axis afterwards is what channels_last means.
         return floats.permute(0, 3, 1, 2)
 
+    @property
+    def keeps_bytes(self) -> bool:
+        """Whether a network gets the pixels as they are, 0 to 255: mean 0 and std 1/255."""
+        return not any(self.mean) and all(abs(std * 255 - 1) < 1e-3 for std in self.std)
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready values, the inverse of :meth:`from_dict`."""
         return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
