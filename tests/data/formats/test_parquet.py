@@ -1,7 +1,11 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
+import sys
+import traceback
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -193,6 +197,150 @@ def test_mutated_files_give_pictures_or_errors(tmp_path: Path, changes: list[tup
             pictures.name(k)
             with suppress(UnreadablePictureError):
                 assert isinstance(pictures.encoded(k), bytes)
+
+
+def test_names_are_paths_and_no_addresses(tmp_path: Path) -> None:
+    for name in ("a#b", "a?b=c", "a%20b", "s3:x", "file: y", "é\udcff"):
+        path = tmp_path / name / "train.parquet"
+        path.parent.mkdir()
+        path.write_bytes(put(tmp_path / "x.parquet", [b"1", b"2"], [0, 1]).read_bytes())
+        for opened in (open_pictures(path), open_pictures(path.parent), open_pictures(path.parent, "train")):
+            assert [opened.encoded(k) for k in range(2)] == [b"1", b"2"]
+
+
+def test_sets_as_the_hub_converts_them(tmp_path: Path) -> None:
+    for folder in (tmp_path / "one/default", tmp_path / "two/big", tmp_path / "two/small"):
+        put(folder / "train/0000.parquet", [b"1", b"2"], [0, 1])
+        put(folder / "train/0001.parquet", [b"3"], [2])
+        put(folder / "test/0000.parquet", [b"4"], [0])
+    for path in (tmp_path / "one", tmp_path / "one/default", tmp_path / "two/small"):
+        assert len(open_pictures(path)) == 4
+        train = open_pictures(path, "train")
+        assert [train.encoded(k) for k in range(3)] == [b"1", b"2", b"3"]
+        with pytest.raises(DataError, match="has no split 'val', only 'test', 'train'"):
+            open_pictures(path, "val")
+    with pytest.raises(DataError, match=r"two: holds 2 configurations: 'big', 'small'; give one, .*two/NAME"):
+        open_pictures(tmp_path / "two")
+    put(tmp_path / "three/en/train-00000-of-00001.parquet", [b"1"], [0])
+    assert len(open_pictures(tmp_path / "three")) == 1
+    (tmp_path / "one/default/train/0000.parquet").unlink()
+    with pytest.raises(DataError, match=r"default/train: 0000\.parquet is missing"):
+        open_pictures(tmp_path / "one")
+
+
+def in_little_memory(function: Callable[[], None]) -> None:
+    """Call it in a process that may take 400 MiB more than this one."""
+    resource = pytest.importorskip("resource")
+    if sys.platform != "linux":
+        pytest.skip("limits of memory as Linux has them")
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            pages = int(Path("/proc/self/statm").read_text().split()[0])
+            resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + (400 << 20),) * 2)
+            function()
+            code = 0
+        except BaseException:
+            traceback.print_exc()
+        os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def repeated(entry: object, count: int, kind: pa.DataType) -> pa.Array:
+    """An array of one value, many times, that takes no memory for it."""
+    return pa.DictionaryArray.from_arrays(pa.array(np.zeros(count, np.int8)), pa.array([entry], kind))
+
+
+MEGABYTE = 1 << 20
+BOMBS = {
+    "a picture of 4 MB, 2,000 times": ({"image": repeated(b"x" * 4 * MEGABYTE, 2000, pa.binary())}, None),
+    "a label of 1 MB, 4,000 times": ({"label": repeated("x" * MEGABYTE, 4000, pa.string())}, None),
+    "labels of 1 MB, in row groups": (
+        {"label": pa.concat_arrays([repeated("ab"[k % 2] * MEGABYTE, 500, pa.string()) for k in range(8)])},
+        None,
+    ),
+    "20 million rows": (
+        {"image": repeated(b"x", 20_000_000, pa.binary()), "label": repeated("x", 20_000_000, pa.string())},
+        "claims 20,000,000 rows",
+    ),
+    "a page of 80 MB": ({"label": pa.array(["x" * 80 * MEGABYTE])}, "the column 'label' unpacks to more than"),
+}
+
+
+@pytest.mark.parametrize("with_schema", [True, False])  # which says that the columns are dictionaries
+@pytest.mark.parametrize("bomb", BOMBS)
+def test_what_unpacks_to_gigabytes_costs_no_memory(tmp_path: Path, bomb: str, with_schema: bool) -> None:
+    columns, refused = BOMBS[bomb]
+    count = max(len(column) for column in columns.values())
+    whole = {"image": repeated(b"x", count, pa.binary()), "label": repeated("p", count, pa.string())} | columns
+    path = tmp_path / "x.parquet"
+    rows = 1000 if count < 10_000 else None
+    pq.write_table(pa.table(whole), path, compression="zstd", row_group_size=rows, store_schema=with_schema)
+    assert path.stat().st_size < 3 * MEGABYTE
+
+    def read() -> None:
+        if refused is None:
+            pictures = open_pictures(path)
+            assert len(pictures) == count
+            assert pictures.encoded(count - 1) == whole["image"][count - 1].as_py()
+            return
+        with pytest.raises(DataError, match=refused):
+            open_pictures(path)
+
+    in_little_memory(read)
+
+
+def test_a_list_that_repeats_a_long_path_costs_no_memory(tmp_path: Path) -> None:
+    columns = {"path": repeated("x" * MEGABYTE, 4000, pa.string()), "label": repeated("x", 4000, pa.string())}
+    pq.write_table(pa.table(columns), tmp_path / "x.parquet", compression="zstd", store_schema=False)
+
+    def read() -> None:
+        with pytest.raises(DataError, match=r"x\.parquet: unpacks to more than a file of its size should"):
+            open_pictures(tmp_path / "x.parquet")
+
+    in_little_memory(read)
+
+
+def test_columns_of_lists_and_lying_headers_are_refused(tmp_path: Path) -> None:
+    path = put(tmp_path / "x.parquet", [b"1" * 3000, b"2"], [0, 1])
+    whole = path.read_bytes()
+    chunk = pq.read_metadata(path).row_group(0).column(1)
+    assert chunk.path_in_schema == "label"
+    at = min(chunk.dictionary_page_offset, chunk.data_page_offset)
+    for patch, message in {
+        b"\x15\x04\x15\xfe\xff\xff\xff\x0f\x15\x02\x4c\x15\x02\x00\x00": "unpacks to more than",
+        b"\x15\x04\x15\x20\x15\xff\xff\xff\xff\x0f": "a page of the column 'label' is said to have",
+        b"\x19\x19": "no page begins at",
+        b"\xff" * 20: "no page begins at",
+        b"\x15\x04\x15\x20\x15\x20\x4c\x15\xff\xff\xff\xff\x0f\x00\x00": "damaged, or not honest",
+    }.items():
+        path.write_bytes(whole[:at] + patch + whole[at + len(patch) :])
+        with pytest.raises(DataError, match=message):
+            open_pictures(path)
+    table = pa.table({"image": [b"1"], "label": pa.array([["a", "b"]])})
+    pq.write_table(table, path)
+    with pytest.raises(DataError, match=r"x\.parquet: .*label"):
+        open_pictures(path)
+
+
+def test_a_file_that_changes_while_it_is_open_costs_pictures_and_no_process(tmp_path: Path) -> None:
+    path = put(tmp_path / "x.parquet", [b"%d" % k * 3000 for k in range(8)], [0] * 8)
+    pictures, copy, size = open_pictures(path), pickle.dumps(open_pictures(path)), path.stat().st_size
+    assert pictures.encoded(0) == b"0" * 3000
+    os.truncate(path, 4096)
+    with pytest.raises(UnreadablePictureError, match=rf"has changed .*it had {size:,} bytes and now has 4,096"):
+        pictures.encoded(7)
+    with pytest.raises(UnreadablePictureError, match="has changed"):
+        pickle.loads(copy).encoded(0)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_pipes_are_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "x.parquet")
+    for path in (tmp_path, tmp_path / "x.parquet"):
+        with pytest.raises(DataError, match=r"x\.parquet: not a regular file"):
+            open_pictures(path)
 
 
 def test_a_damaged_row_group_costs_only_itself(tmp_path: Path) -> None:

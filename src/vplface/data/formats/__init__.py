@@ -5,7 +5,7 @@
 | image folder | a folder ROOT/IDENTITY/PICTURE |
 | InsightFace RecordIO | a .rec file, or a folder that holds one, with its .idx |
 | WebDataset shards | a .tar file, a folder of them, or a pattern such as train-{000..127}.tar or train-*.tar |
-| Hugging Face parquet | a .parquet file with a column of pictures, or a folder of them |
+| Hugging Face parquet | a .parquet file with a column of pictures, a folder of them, or of CONFIG/SPLIT/0000.parquet |
 | list | a .csv, .tsv or .parquet file with the columns path, label and maybe split |
 | zip archive | a .zip file of folders, one per identity |
 | InsightFace verification set | a .bin file |
@@ -18,8 +18,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal, Protocol, Self
 
+from vplface.data.formats.parquet_files import holds_parquet
 from vplface.data.pictures import StoredPictures
 from vplface.errors import DataError, UsageError
+from vplface.reading import is_folder, kind_of
 
 Form = Literal["folder", "recordio", "tar", "parquet", "list", "bin"]
 """The names of the forms, in the order of the table."""
@@ -71,14 +73,12 @@ def open_pictures(path: Path | str, split: str | None = None) -> StoredPictures:
     """
     path = Path(path)
     kind = path.suffix.lower()
-    folder = path.is_dir()
+    folder = is_folder(path)
     if kind in (".csv", ".tsv"):
         from vplface.data.formats.picture_list import PictureList
 
         return PictureList(path, split)
-    if kind == ".parquet" or (
-        folder and any(found for pattern in ("*.parquet", "data/*.parquet") for found in path.glob(pattern))
-    ):
+    if kind == ".parquet" or (folder and holds_parquet(path)):
         from vplface.data.formats.parquet import open_parquet
 
         return open_parquet(path, split)
@@ -102,7 +102,7 @@ def open_pictures(path: Path | str, split: str | None = None) -> StoredPictures:
         from vplface.data.formats.verification_bin import VerificationBin
 
         return VerificationBin(path)
-    if not path.exists():
+    if kind_of(path) is None:
         raise DataError(f"{path}: does not exist; give a folder PATH/IDENTITY/PICTURE, or a file of a known form")
     if not folder:
         raise DataError(f"{path}: of no form that is known: .rec, .tar, .zip, .csv, .tsv, .parquet, .bin, or a folder")

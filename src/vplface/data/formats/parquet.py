@@ -4,7 +4,7 @@ A set of pictures has a column of pictures, struct{bytes, path} or plain bytes, 
 which stand for the ClassLabel names of the schema's metadata ``huggingface`` if there are any, or strings. A list has
 the columns ``path`` and ``label`` and perhaps ``split`` (:mod:`vplface.data.formats.picture_list`).
 
-Files are named SPLIT-00000-of-00004.parquet or SPLIT.parquet.
+How files are named and where they lie is in ``parquet_files``.
 """
 
 from __future__ import annotations
@@ -21,12 +21,16 @@ from typing import Any, Self
 import numpy as np
 from jaxtyping import Int64
 
+from vplface.data.formats.parquet_files import find_files, split_of
+from vplface.data.formats.parquet_pages import allowance, require_bounded, require_rows
 from vplface.data.formats.picture_list import PictureList, Row, below
+from vplface.data.formats.random_access import AsFile, RandomAccess, Stamp
 from vplface.data.pictures import StoredPictures, UnreadablePictureError
 from vplface.data.walk import natural
 from vplface.errors import DataError, import_extra
 from vplface.files import replacing
 from vplface.progress import progress
+from vplface.reading import parse_json
 
 pa = import_extra("pyarrow", "parquet")
 pc = import_extra("pyarrow.compute", "parquet")
@@ -42,7 +46,6 @@ GROUP_BYTES = 1 << 18
 """How many bytes of pictures a row group has at least, when it is written here: one is read as a whole."""
 
 _OWN = re.compile(r"\.train-(?P<number>[0-9]{5})\.parquet|train-(?P<final>[0-9]{5})-of-[0-9]{5}\.parquet")
-_SHARD = re.compile(r"(?P<split>.+)-(?P<number>[0-9]{5,})-of-(?P<count>[0-9]{5,})")
 
 
 def open_parquet(path: Path | str, split: str | None = None) -> PictureList | ParquetPictures:
@@ -57,9 +60,9 @@ def open_parquet(path: Path | str, split: str | None = None) -> PictureList | Pa
             columns of a set of pictures or of a list, or if there is no such split.
     """
     path = Path(path)
-    files = _files(path)
-    with _reading(files[0]):
-        schema = pq.read_schema(files[0])
+    files = find_files(path)
+    with _opened(files[0]) as first:
+        schema = first.schema_arrow
     image = _image_column(files[0], schema)
     if image is None and {"path", "label"} <= set(schema.names):
         if "split" not in schema.names:
@@ -91,8 +94,8 @@ class ParquetPictures(StoredPictures):
             DataError: if a file is damaged, has other columns than the first, or if there are no pictures.
         """
         self._files = list(files)
-        with _reading(files[0]):
-            schema = pq.read_schema(files[0])
+        with _opened(files[0]) as first:
+            schema = first.schema_arrow
         column = _image_column(files[0], schema)
         self._label = _label_column(files[0], schema)
         if column is None or self._label is None:
@@ -101,24 +104,29 @@ class ParquetPictures(StoredPictures):
         struct = pa.types.is_struct(schema.field(column).type)
         self._bytes_leaf = f"{column}.bytes" if struct else column
         has_paths = struct and "path" in {field.name for field in schema.field(column).type}
-        groups, labels, paths = [], [], []
+        wanted = [self._label, *([f"{column}.path"] if has_paths else [])]
+        self._stamps: list[Stamp] = []
+        groups, rows, labels, paths = [], [], [], []
         with progress("reading labels", len(files)) as advance:
             for number, file in enumerate(self._files):
-                with _reading(file), pq.ParquetFile(file) as opened:
+                with _opened(file) as opened:
                     _require_alike(file, opened.schema_arrow, files[0], schema, (column, self._label))
+                    self._stamps.append(opened.access.stamp)
                     sizes = [opened.metadata.row_group(k).num_rows for k in range(opened.num_row_groups)]
                     groups += [(number, k, size) for k, size in enumerate(sizes)]
-                    read = opened.read([self._label, *([f"{column}.path"] if has_paths else [])], use_threads=False)
-                    read.validate(full=True)
-                    labels.append(read.column(self._label))
-                    if has_paths:
-                        paths.append(pc.struct_field(read.column(column), "path").cast(pa.large_string()))
-                    if sum(sizes) != len(read):
-                        raise DataError(f"{file}: announces {sum(sizes)} rows and holds {len(read)}; get it again")
+                    rows.append(0)
+                    for read in opened.read_bounded(wanted):
+                        read.validate(full=True)
+                        labels.append(read.column(self._label))
+                        if has_paths:
+                            paths.append(pc.struct_field(read.column(column), "path"))
+                        rows[-1] += len(read)
+                    if sum(sizes) != rows[-1]:
+                        raise DataError(f"{file}: announces {sum(sizes)} rows and holds {rows[-1]}; get it again")
                 advance(1)
         self._group_ends = np.cumsum([size for _, _, size in groups], dtype=np.int64)
         self._groups = [(number, k) for number, k, _ in groups]
-        self._file_starts = np.cumsum([0, *(len(part) for part in labels)])
+        self._file_starts = np.cumsum([0, *rows])
         if not self._file_starts[-1]:
             raise DataError(f"{files[0]}: holds no pictures")
         self._identities, self._labels, self._unlabelled = _identities(files[0], schema, self._label, labels)
@@ -147,14 +155,14 @@ class ParquetPictures(StoredPictures):
             pictures = self._row_group(group)
             inside = index - int(self._group_ends[group]) + len(pictures)
             value = pictures[inside].as_py()
-        except (pa.ArrowException, OSError, ValueError) as error:
+        except (pa.ArrowException, OSError, ValueError, DataError) as error:
             raise UnreadablePictureError(where, f"its row group cannot be read: {_first_line(error)}") from error
         if value is None:
             raise UnreadablePictureError(where, "the row holds no picture")
         return bytes(value)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in vars(self).items() if key not in ("_kept", "_open")}
+        return {key: value for key, value in vars(self).items() if key not in ("_kept", "_open", "_repeats")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
@@ -162,7 +170,8 @@ class ParquetPictures(StoredPictures):
 
     def _forget(self) -> None:
         self._kept: OrderedDict[int, Any] = OrderedDict()
-        self._open: OrderedDict[int, Any] = OrderedDict()
+        self._open: OrderedDict[int, _ParquetFile] = OrderedDict()
+        self._repeats: dict[int, bool] = {}
 
     def _locate(self, index: int) -> tuple[Path, int]:
         self._require(index)
@@ -175,15 +184,13 @@ class ParquetPictures(StoredPictures):
             self._kept.move_to_end(group)
             return self._kept[group]
         number, inside = self._groups[group]
-        if number not in self._open:
-            # Read without threads of Arrow's own, which would not live on in a forked worker.
-            self._open[number] = pq.ParquetFile(
-                self._files[number], memory_map=True, pre_buffer=False, page_checksum_verification=True
-            )
-            if len(self._open) > OPEN_FILES:
-                self._open.popitem(last=False)[1].close()
-        self._open.move_to_end(number)
-        read = self._open[number].read_row_group(inside, columns=[self._bytes_leaf], use_threads=False)
+        opened = self._file(number)
+        if group not in self._repeats:
+            bound = require_bounded(opened.access, opened.metadata, inside, {self._bytes_leaf})
+            self._repeats[group] = bound.written_out > allowance(opened.access.size)
+        if self._repeats[group]:  # pictures that come many times stay in their dictionary
+            opened = opened.with_dictionaries([self._bytes_leaf])
+        read = opened.read_row_group(inside, columns=[self._bytes_leaf], use_threads=False)
         pictures = read.column(self._column)
         if pa.types.is_struct(pictures.type):
             pictures = pc.struct_field(pictures, "bytes")
@@ -195,47 +202,62 @@ class ParquetPictures(StoredPictures):
             self._kept.popitem(last=False)
         return pictures
 
-
-def _files(path: Path) -> list[Path]:
-    if not path.is_dir():
-        if not path.exists():
-            raise DataError(f"{path}: does not exist")
-        return [path]
-    for folder in (path, path / "data"):
-        found = sorted(folder.glob("*.parquet"), key=lambda file: natural(file.name))
-        if files := [file for file in found if not file.name.startswith(".")]:
-            _require_complete(files)
-            return files
-        if found:
-            raise DataError(f"{path}: was not written to its end; write it again, which goes on where it stopped")
-    raise DataError(f"{path}: holds no .parquet files, nor does its folder 'data'")
+    def _file(self, number: int) -> _ParquetFile:
+        """A file, opened by this process; raises DataError if it has changed."""
+        opened = self._open.pop(number, None)
+        if opened is None:
+            opened = _ParquetFile(RandomAccess(self._files[number], self._stamps[number]))
+        self._open[number] = opened
+        if len(self._open) > OPEN_FILES:
+            self._open.popitem(last=False)
+        return opened
 
 
-def _require_complete(files: list[Path]) -> None:
-    series: dict[tuple[str, int], set[int]] = {}
-    for file in files:
-        if shard := _SHARD.fullmatch(file.stem):
-            series.setdefault((shard["split"], int(shard["count"])), set()).add(int(shard["number"]))
-    for (split, count), numbers in series.items():
-        if len(numbers) < count:
-            missing = next(number for number in range(count) if number not in numbers)
-            raise DataError(
-                f"{files[0].parent}: {count - len(numbers)} of the {count} files of {split!r} are missing, "
-                f"{split}-{missing:05d}-of-{count:05d}.parquet for one; get them, or finish the writing"
-            )
+class _ParquetFile(pq.ParquetFile):  # type: ignore[misc,name-defined]  # pyarrow is not typed
+    """A file that is read without a memory map and without threads of Arrow's own, which do not live on in a fork."""
 
+    def __init__(self, access: RandomAccess, repeated: Sequence[str] = (), metadata: Any = None) -> None:
+        self.access = access
+        super().__init__(
+            AsFile(access),
+            metadata=metadata,
+            read_dictionary=list(repeated),
+            pre_buffer=False,
+            page_checksum_verification=True,
+        )
+        require_rows(access, self.metadata.num_rows)
 
-def _split_of(file: Path) -> str:
-    shard = _SHARD.fullmatch(file.stem)
-    return shard["split"] if shard else file.stem
+    def with_dictionaries(self, columns: Sequence[str]) -> _ParquetFile:
+        """The same, with entries of these columns kept once each, however often they come."""
+        leaves = {self.schema.column(number).path for number in range(len(self.schema))}
+        return _ParquetFile(self.access, [column for column in columns if column in leaves], self.metadata)
+
+    def read_bounded(self, columns: Sequence[str]) -> Iterator[Any]:
+        """Tables of some columns, of all rows together in bounded memory; raises DataError if they cannot be."""
+        groups = range(self.num_row_groups)
+        bounds = [require_bounded(self.access, self.metadata, group, set(columns)) for group in groups]
+        if sum(bound.written_out for bound in bounds) <= allowance(self.access.size):
+            yield self.read(columns, use_threads=False)
+            return
+        if sum(bound.unpacked for bound in bounds) > allowance(self.access.size):
+            raise DataError(f"{self.access.path}: unpacks to more than a file of its size should; get it again")
+        entries = self.with_dictionaries(columns)
+        for group in groups:
+            yield entries.read_row_group(group, columns, use_threads=False)
 
 
 def _of_split(path: Path, files: list[Path], split: str | None) -> list[Path]:
-    chosen = [file for file in files if split is None or _split_of(file) == split]
+    chosen = [file for file in files if split is None or split_of(file) == split]
     if not chosen:
-        known = dict.fromkeys(_split_of(file) for file in files)
+        known = dict.fromkeys(split_of(file) for file in files)
         raise DataError(f"{path}: has no split {split!r}, only {', '.join(map(repr, known))}")
     return chosen
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[_ParquetFile]:
+    with _reading(file):
+        yield _ParquetFile(RandomAccess(file))
 
 
 @contextmanager
@@ -258,9 +280,9 @@ def _features(file: Path, schema: Any) -> dict[str, Any]:
     if stored is None:
         return {}
     try:
-        features = json.loads(stored)["info"]["features"]
+        features = parse_json(stored, "it")["info"]["features"]
         return {name: feature for name, feature in features.items() if isinstance(feature, dict)}
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
+    except (DataError, LookupError, TypeError, AttributeError) as error:
         raise DataError(
             f"{file}: the metadata 'huggingface' of its schema are not what they should be: {error}"
         ) from error
@@ -283,6 +305,7 @@ def _holds_pictures(kind: Any) -> bool:
 
 
 def _is_binary(kind: Any) -> bool:
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
     return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
 
@@ -312,9 +335,8 @@ def _identities(
     file: Path, schema: Any, column: str, parts: list[Any]
 ) -> tuple[list[str], Int64[np.ndarray, " n"], dict[int, str]]:
     """The names that occur, the label of each row, and the rows without a label with the reason."""
-    values = pa.chunked_array([chunk for part in parts for chunk in part.chunks], type=schema.field(column).type)
-    if pa.types.is_dictionary(values.type):
-        values = values.cast(values.type.value_type)
+    chunks = [_once(chunk) for part in parts for chunk in part.chunks]
+    values = pa.chunked_array(chunks) if chunks else pa.chunked_array([], type=pa.int64())
     missing = np.flatnonzero(values.is_null().to_numpy(zero_copy_only=False))
     reasons = dict.fromkeys(missing.tolist(), f"the row has no {column}")
     if pa.types.is_integer(values.type):
@@ -330,15 +352,15 @@ def _identities(
         else:
             raise DataError(f"{file}: the names of the column {column!r} are no list of names")
         known = list(np.unique(np.delete(codes, list(reasons))).tolist())
-    elif pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
-        for index in np.flatnonzero(pc.equal(values, "").fill_null(False).to_numpy(zero_copy_only=False)).tolist():
-            reasons[index] = f"the row has an empty {column}"
-        encoded = values.combine_chunks().dictionary_encode()
-        if isinstance(encoded, pa.ChunkedArray):
-            encoded = encoded.combine_chunks()
+    elif pa.types.is_dictionary(values.type):
+        encoded = values.unify_dictionaries().combine_chunks()
         codes = encoded.indices.fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
         named = dict(enumerate(encoded.dictionary.to_pylist()))
-        known = sorted((code for code in named if named[code]), key=lambda code: natural(named[code]))
+        empty = [code for code, name in named.items() if not name]
+        for index in np.flatnonzero(np.isin(codes, empty)).tolist():
+            reasons.setdefault(index, f"the row has an empty {column}")
+        used = np.unique(np.delete(codes, list(reasons))).tolist()
+        known = sorted(used, key=lambda code: natural(named[code]))
     else:
         raise DataError(f"{file}: the column {column!r} is {values.type}; labels are whole numbers or strings")
     if not known:
@@ -349,27 +371,54 @@ def _identities(
     return [named[code] for code in known], order[np.searchsorted(ranked, codes)].astype(np.int64), reasons
 
 
+def _is_text(kind: Any) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
+def _once(chunk: Any) -> Any:
+    """Texts as indices into a dictionary, other values as they are."""
+    kind = chunk.type.value_type if pa.types.is_dictionary(chunk.type) else chunk.type
+    if not _is_text(kind):
+        return chunk.cast(kind)
+    encoded = chunk if pa.types.is_dictionary(chunk.type) else chunk.dictionary_encode()
+    return pa.DictionaryArray.from_arrays(encoded.indices.cast(pa.int32()), encoded.dictionary.cast(pa.string()))
+
+
 def _unique(paths: list[Any]) -> Any | None:
     """All paths as one Arrow array, or None if one is missing or there twice."""
-    if not paths:
+    chunks = [chunk for part in paths for chunk in part.chunks]
+    if not chunks or any(chunk.null_count for chunk in chunks):
         return None
-    joined = pa.chunked_array([chunk for part in paths for chunk in part.chunks], type=pa.large_string())
-    distinct = pc.count_distinct(joined, mode="all").as_py()
-    return joined.combine_chunks() if not joined.null_count and distinct == len(joined) else None
+    if any(pa.types.is_dictionary(chunk.type) and len(chunk.dictionary) < len(chunk) for chunk in chunks):
+        return None  # before they are written out for each row
+    chunks = [chunk.cast(pa.large_string()) for chunk in chunks]
+    joined = pa.chunked_array(chunks, type=pa.large_string()).combine_chunks()
+    return joined if pc.count_distinct(joined, mode="all").as_py() == len(joined) else None
 
 
 def _listed(files: list[Path]) -> Iterator[Row]:
     for file in files:
-        with _reading(file), pq.ParquetFile(file) as opened:
+        with _opened(file) as opened:
             columns = [name for name in ("path", "label", "split") if name in opened.schema_arrow.names]
+            left = allowance(opened.access.size)
             number = 0
-            for batch in opened.iter_batches(columns=columns, use_threads=False):
+            for batch in (batch for read in opened.read_bounded(columns) for batch in read.to_batches()):
                 batch.validate(full=True)
-                values = [batch.column(name).cast(pa.string()).to_pylist() for name in columns]
-                for row in zip(*values, strict=True):
+                for row in zip(*(_texts(batch.column(name)) for name in columns), strict=True):
                     fields = dict(zip(columns, (value or "" for value in row), strict=True))
+                    if (left := left - sum(map(len, fields.values()))) < 0:
+                        raise DataError(f"{file}: unpacks to more than a file of its size should; get it again")
                     yield Row(f"{file}, row {number}", fields["path"], fields["label"], fields.get("split", ""))
                     number += 1
+
+
+def _texts(column: Any) -> list[str | None]:
+    """Its values as strings; one that is there many times is one object."""
+    if pa.types.is_dictionary(column.type):
+        entries = [*column.dictionary.cast(pa.string()).to_pylist(), None]
+        return [entries[index] for index in column.indices.fill_null(len(entries) - 1).to_pylist()]
+    values: list[str | None] = column.cast(pa.string()).to_pylist()
+    return values
 
 
 class ParquetWriter:
@@ -407,7 +456,7 @@ class ParquetWriter:
         self._shards = self._complete_shards()
         self.written = 0
         for shard in self._shards:
-            with _reading(shard), pq.ParquetFile(shard) as opened:
+            with _opened(shard) as opened:
                 _require_alike(shard, opened.schema_arrow, self.path, self._schema, ("image", "label"))
                 self.written += opened.metadata.num_rows
         self._rows: list[tuple[bytes, str, int]] = []

@@ -5,11 +5,12 @@ A memory map of a file that becomes shorter, or that lies on a file system that 
 
 from __future__ import annotations
 
+import io
 import os
 import threading
 import weakref
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from jaxtyping import Int64, UInt32
@@ -148,6 +149,45 @@ class RandomAccess:
         with self._one_at_a_time:  # Windows
             os.lseek(self._handle, start, os.SEEK_SET)
             return os.read(self._handle, count)
+
+
+class AsFile(io.RawIOBase):
+    """A file object on a source, for libraries that want one."""
+
+    def __init__(self, source: Source) -> None:
+        super().__init__()
+        self._source, self._at = source, 0
+
+    def readable(self) -> bool:
+        """True."""
+        return True
+
+    def seekable(self) -> bool:
+        """True."""
+        return True
+
+    def tell(self) -> int:
+        """The position."""
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Move the position."""
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._source.size}[whence]
+        self._at = max(0, start + offset)
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill a buffer from the position on, as far as there is something."""
+        view = memoryview(buffer).cast("B")
+        data = self.read(len(view))
+        view[: len(data)] = data
+        return len(data)
+
+    def read(self, size: int | None = -1) -> bytes:
+        """So many bytes from the position on; all that are left if the number is negative."""
+        data = self._source.read(self._at, self._source.size if size is None or size < 0 else size)
+        self._at += len(data)
+        return data
 
 
 class ReadAhead:
