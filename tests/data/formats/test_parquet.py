@@ -339,7 +339,7 @@ def test_a_file_that_changes_while_it_is_open_costs_pictures_and_no_process(tmp_
 def test_pipes_are_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "x.parquet")
     for path in (tmp_path, tmp_path / "x.parquet"):
-        with pytest.raises(DataError, match=r"x\.parquet: not a regular file"):
+        with pytest.raises(DataError, match=r"x\.parquet.*not a regular file"):
             open_pictures(path)
 
 

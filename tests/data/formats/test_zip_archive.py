@@ -1,8 +1,13 @@
 from __future__ import annotations
 
+import bz2
 import os
 import pickle
+import stat
+import struct
+import warnings
 import zipfile
+import zlib
 from pathlib import Path
 
 import pytest
@@ -14,6 +19,7 @@ from vplface.data.pictures import UnreadablePictureError
 from vplface.errors import DataError
 
 from .test_image_folder import fill, names
+from .test_parquet import in_little_memory
 
 
 def packed(folder: Path, *members: str, method: int = zipfile.ZIP_DEFLATED) -> Path:
@@ -112,3 +118,158 @@ def test_an_archive_that_goes_away_is_named(tmp_path: Path) -> None:
     os.truncate(path, 30)
     with pytest.raises(DataError, match=r"x\.zip: no whole \.zip file"):
         pictures.encoded(0)
+
+
+def written(path: Path, *entries: tuple[zipfile.ZipInfo | str, bytes]) -> Path:
+    with warnings.catch_warnings(), zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        warnings.simplefilter("ignore")  # that a name is there twice
+        for name, content in entries:
+            archive.writestr(name, content)
+    return path
+
+
+def stored(path: Path, name: bytes, content: bytes, method: int, size: int, flags: int = 0) -> Path:
+    """An archive of one file, built by hand."""
+    common = struct.pack("<HHHHHIIIHH", 20, flags, method, 0, 33, zlib.crc32(content), len(content), size, len(name), 0)
+    local = b"PK\3\4" + common + name + content
+    directory = b"PK\1\2" + struct.pack("<H", 20) + common + struct.pack("<HHHII", 0, 0, 0, 0, 0) + name
+    end = b"PK\5\6" + struct.pack("<HHHHIIH", 0, 0, 1, 1, len(directory), len(local), 0)
+    path.write_bytes(local + directory + end)
+    return path
+
+
+def test_archives_made_on_windows(tmp_path: Path) -> None:
+    path = written(
+        tmp_path / "x.zip",
+        (r"set\p10\1.png", b"10"),
+        (r"set\p9\1.png", b"9"),
+        (r"set\p9\Thumbs.db", b""),
+        ("set/p9/2.png", b"9b"),
+    )
+    pictures = open_pictures(path)
+    assert names(pictures) == ["p9/1.png", "p9/2.png", "p10/1.png"]
+    assert [pictures.encoded(k) for k in range(3)] == [b"9", b"9b", b"10"]
+
+
+@pytest.mark.parametrize(
+    "name", ["/a/x.png", "../a/x.png", "a/../../x.png", r"..\a\x.png", r"C:\a\x.png", r"\\h\a\x.png"]
+)
+def test_names_that_lead_out_are_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(DataError, match=r"x\.zip: .* leads out of the archive"):
+        open_pictures(written(tmp_path / "x.zip", (name, b"1"), ("a/b.png", b"2")))
+
+
+def test_pictures_at_the_top_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"'1\.png' lies in no identity's folder; .* at the top of the archive: 12"):
+        open_pictures(
+            written(tmp_path / "x.zip", *((f"{k}.png", b"1") for k in range(1, 13)), ("__MACOSX/._1.png", b""))
+        )
+    apart = written(
+        tmp_path / "y.zip", ("a/1.png", b"1"), (".DS_Store", b""), ("__MACOSX/a/._1.png", b""), ("b/1.png", b"2")
+    )
+    assert names(open_pictures(apart)) == ["a/1.png", "b/1.png"]
+
+
+def test_what_is_left_out_is_counted(tmp_path: Path) -> None:
+    link = zipfile.ZipInfo("a/link.png")
+    link.create_system, link.external_attr = 3, (stat.S_IFLNK | 0o777) << 16
+    device = zipfile.ZipInfo("a/device.png")
+    device.create_system, device.external_attr = 3, (stat.S_IFCHR | 0o777) << 16
+    heic = [("a/2.heic", b"h"), ("b/1.HEIC", b"h"), ("b/readme.txt", b"t")]
+    path = written(tmp_path / "x.zip", ("a/1.png", b"1"), *heic, (link, b"/dev/zero"), (device, b""))
+    pictures = open_pictures(path)
+    assert names(pictures) == ["a/1.png"]
+    assert pictures.left_out.kinds == {".heic": 2}
+    assert list(pictures.left_out.irregular) == ["a/link.png", "a/device.png"]
+    assert list(pictures.left_out.people) == ["b"]
+    with pytest.raises(DataError, match=r"holds no pictures, but 2 files of a kind that is not read"):
+        open_pictures(written(tmp_path / "y.zip", ("a/2.heic", b"h"), ("b/1.HEIC", b"h")))
+
+
+def test_one_name_twice_is_one_picture_or_refused(tmp_path: Path) -> None:
+    assert names(open_pictures(written(tmp_path / "x.zip", ("a/1.png", b"1"), ("a/1.png", b"1")))) == ["a/1.png"]
+    for other in ("a/1.png", r"a\1.png"):
+        with pytest.raises(DataError, match=r"holds two different files 'a/1\.png'"):
+            open_pictures(written(tmp_path / "x.zip", ("a/1.png", b"1"), (other, b"2")))
+
+
+@pytest.mark.parametrize(
+    ("method", "flags", "reason"),
+    [
+        (9, 0, "packed by deflate64, which is not read"),
+        (93, 0, "packed by zstd"),
+        (95, 0, "packed by xz"),
+        (98, 0, "packed by ppmd"),
+        (99, 1, "encrypted"),
+        (8, 1, "encrypted"),
+        (200, 0, "packed by the method 200"),
+    ],
+)
+def test_what_cannot_be_unpacked_is_refused_by_name(tmp_path: Path, method: int, flags: int, reason: str) -> None:
+    with pytest.raises(DataError, match=rf"x\.zip: every picture is {reason}"):
+        open_pictures(stored(tmp_path / "x.zip", b"a/1.png", b"1", method, 1, flags))
+
+
+@pytest.mark.parametrize("method", [0, 8, 12, 14])
+def test_what_is_no_stream_of_its_method_costs_its_picture(tmp_path: Path, method: int) -> None:
+    for content in (b"no such stream" * 9, b"", b"\x09\x04\x05\x00]\0\0\0\4" + b"\xff" * 40, b"BZh9" + bytes(40)):
+        pictures = open_pictures(stored(tmp_path / "x.zip", b"a/1.png", content, method, len(content) + 7))
+        with pytest.raises(UnreadablePictureError, match=r"x\.zip: a/1\.png: "):
+            pictures.encoded(0)
+
+
+def deflated(content: bytes) -> bytes:
+    packer = zlib.compressobj(9, zlib.DEFLATED, -15)
+    return packer.compress(content) + packer.flush()
+
+
+@pytest.mark.parametrize("claimed", [10, 2**26])
+@pytest.mark.parametrize("method", [8, 12])
+def test_what_unpacks_to_more_than_it_claims_costs_no_memory(tmp_path: Path, method: int, claimed: int) -> None:
+    bomb = bz2.compress(bytes(2**24)) * 64 if method == 12 else deflated(bytes(2**27)) + b"more"
+    pictures = open_pictures(stored(tmp_path / "x.zip", b"a/1.png", bomb, method, claimed))
+
+    def read() -> None:
+        with pytest.raises(UnreadablePictureError, match="Bad CRC-32"):
+            pictures.encoded(0)
+
+    in_little_memory(read)
+
+
+def test_files_that_overlap_are_refused(tmp_path: Path) -> None:
+    path = written(tmp_path / "x.zip", *((f"a/{k}.png", b"%d" % k * 99) for k in range(3)))
+    data = bytearray(path.read_bytes())
+    entry = data.index(b"PK\1\2", data.index(b"PK\1\2") + 1)
+    for patch in (0, 10, len(data)):
+        data[entry + 42 : entry + 46] = patch.to_bytes(4, "little")
+        path.write_bytes(data)
+        with pytest.raises(DataError, match=r"x\.zip: 'a/\d\.png' overlaps what comes behind it"):
+            open_pictures(path)
+
+
+def test_lies_of_zip64_and_names_that_are_no_text(tmp_path: Path) -> None:
+    path = tmp_path / "x.zip"
+    for huge in (2**40, 2**63, 2**64 - 1):
+        end64 = b"PK\6\6" + struct.pack("<QHHIIQQQQ", 44, 45, 45, 0, 0, 1, 1, huge, huge)
+        locator = b"PK\6\7" + struct.pack("<IQI", 0, 0, 1)
+        end = b"PK\5\6" + struct.pack("<HHHHIIH", 0, 0, 65535, 65535, 2**32 - 1, 2**32 - 1, 0)
+        path.write_bytes(end64 + locator + end)
+        with pytest.raises(DataError, match=r"x\.zip: no whole \.zip file"):
+            open_pictures(path)
+    with pytest.raises(DataError, match=r"x\.zip: no whole \.zip file .*utf-8"):
+        open_pictures(stored(path, b"a/\xff.png", b"1", 0, 1, 0x800))
+    assert names(open_pictures(stored(path, b"a/\xff.png", b"1", 0, 1))) == ["a/\u00a0.png"]  # the old code page
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "x.zip")
+    with pytest.raises(DataError, match="not a regular file"):
+        open_pictures(tmp_path / "x.zip")
+
+
+def test_an_archive_that_is_cut_while_it_is_open_costs_pictures(tmp_path: Path) -> None:
+    pictures = open_pictures(path := packed(tmp_path, *(f"a/{k}.png" for k in range(9)), method=zipfile.ZIP_STORED))
+    os.truncate(path, 100)
+    with pytest.raises(UnreadablePictureError, match=r"x\.zip: a/8\.png: .*has changed since it was opened"):
+        pictures.encoded(8)
