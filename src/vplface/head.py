@@ -37,6 +37,7 @@ from vplface.prototypes import (
 )
 from vplface.prototypes.age import MeanCosine, cosine_by_age
 from vplface.prototypes.kind import other_kind, told_kind
+from vplface.prototypes.missing import missing_memory
 from vplface.softmax import (
     BACKENDS,
     Backend,
@@ -235,6 +236,7 @@ class PrototypeHead(nn.Module):
         self._filter = None if filter_bound is None else Filter(filter_bound)
         self._pending: list[_Batch] = []
         self._gathering = False
+        self._reserved = False  # whether the memory has only been given a place
         self._met: Injection | None = None  # what the step under way is compared with
         self._injections: weakref.WeakSet[Injection] = weakref.WeakSet()
         self._unscaled = False  # no GradScaler was seen at the first backward pass, and none comes later
@@ -325,14 +327,30 @@ class PrototypeHead(nn.Module):
         if self._gathering:
             raise RuntimeError("begin() was called inside micro_batches(), in the middle of a step; call it after")
         self._finish_step()
-        if self.memory is not None:
+        if self.memory is not None and not self._reserved:
             raise RuntimeError(f"injection has begun at step {self.begun_at} already")
         self.begun_at, self.delta_t = self.step_count, self.variational.lifetime(delta_t)
+
+    def create_memory(self) -> None:
+        """Make the memory, empty, before it begins: ``state_dict()`` then has a place for one that is to be loaded.
+
+        For loaders that fill the tensors they find, such as ``torch.distributed.checkpoint``, where the checkpoint was
+        saved after injection began. It does not begin by this, and an empty memory changes no prototype.
+
+        Raises:
+            RuntimeError: for plain prototypes.
+        """
+        if self.variational is None:
+            raise RuntimeError("plain prototypes have no memory; build the head with variational=Variational(...)")
+        if self.memory is None:
+            self._create_memory()
+            self._reserved = True
 
     @property
     def remembers(self) -> bool:
         """Whether the features of the step under way, or of the next, are remembered."""
-        return self.memory is not None or (self.begun_at is not None and self.step_count >= self.begun_at)
+        loaded = self.memory is not None and not self._reserved
+        return loaded or (self.begun_at is not None and self.step_count >= self.begun_at)
 
     def variational_prototypes(self) -> Float[Tensor, "classes ... dim"]:
         """u of the rows here, the prototypes of the step to come; v where no memory is alive. [N, d] or [N, K, d]"""
@@ -409,6 +427,11 @@ class PrototypeHead(nn.Module):
     def injection(self) -> Injection | None:
         """M, T and λ as the step under way sees them, or the step to come; None without memory."""
         return self._injection(create=False)
+
+    @property
+    def memory_kind(self) -> Tensor | None:
+        """How states say the kind of memory: its name in bytes; None for the last feature."""
+        return told_kind(self._memory_kind)
 
     @property
     def workspace_bytes(self) -> int:
@@ -730,8 +753,10 @@ class PrototypeHead(nn.Module):
     def _injection(self, create: bool = True) -> Injection | None:
         if self.variational is None:
             return None
-        if create and self.memory is None and self.remembers:
-            self._create_memory()
+        if create and self.remembers:
+            self._reserved = False
+            if self.memory is None:
+                self._create_memory()
         if self.memory is None or self.timer is None:
             return None
         recall = self._memory_kind.recall(self._memory_state(), Draw(self.classes, self.seed, self.step_count))
@@ -777,7 +802,7 @@ class PrototypeHead(nn.Module):
         for term in self._bound_terms().values():
             term.remember(features, labels, self._rows(labels))
         met, self._met = self._met, None
-        if self.delta_t is not None and self.memory is not None:
+        if self.delta_t is not None and self.memory is not None and not self._reserved:
             if self.by_age is not None and met is not None:
                 own = self._rows(labels)
                 own, compared = own[own >= 0], compared[own >= 0]
@@ -800,13 +825,6 @@ class PrototypeHead(nn.Module):
         variational = self.variational
         self.delta_t = None if variational is None else variational.delta_t
         self.begun_at = None if variational is None or variational.start == "auto" else variational.start
-
-    @property
-    def _has_begun_by_rule(self) -> bool:
-        chosen = self.variational
-        if chosen is None or self.begun_at is None:
-            return False
-        return (self.begun_at, self.delta_t) != (chosen.start, chosen.delta_t)
 
     def _check(self, embeddings: Tensor, labels: Tensor, memory_embeddings: Tensor | None) -> None:
         check_batch(
@@ -839,19 +857,29 @@ class PrototypeHead(nn.Module):
         return self
 
     def __getstate__(self) -> dict[str, Any]:
+        if self._gathering:
+            raise RuntimeError(
+                "a head cannot be copied or pickled inside micro_batches(), in the middle of a step; do it after"
+            )
         self._finish_step()
-        return {**self.__dict__, "_injections": weakref.WeakSet(), "_met": None, "_looked_at": _nothing}
+        state = {**self.__dict__, "_met": None, "_looked_at": _nothing}
+        del state["_injections"]  # those of losses that stay here
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]  # torch
+        self._injections = weakref.WeakSet()
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         self._finish_step()
         super()._save_to_state_dict(destination, prefix, keep_vars)
         destination[prefix + "step_count"] = torch.tensor(self.step_count)
-        if self._has_begun_by_rule:
-            destination[prefix + "begun_at"] = torch.tensor(self.begun_at)
-            destination[prefix + "delta_t"] = torch.tensor(self.delta_t)
-        told = told_kind(self._memory_kind)
-        if self.memory is not None and told is not None:
-            destination[prefix + "memory_kind"] = told
+        chosen = self.variational
+        if chosen is not None and (self.begun_at, self.delta_t) != (chosen.start, chosen.delta_t):
+            destination[prefix + "begun_at"] = torch.tensor(-1 if self.begun_at is None else self.begun_at)
+            destination[prefix + "delta_t"] = torch.tensor(-1 if self.delta_t is None else self.delta_t)
+        if self.memory is not None and self.memory_kind is not None:
+            destination[prefix + "memory_kind"] = self.memory_kind
 
     def _load_from_state_dict(
         self,
@@ -877,29 +905,33 @@ class PrototypeHead(nn.Module):
             missing_keys.append(prefix + "step_count")
         self._forget_begin()
         begun_at, delta_t = (state.pop(prefix + name, None) for name in ("begun_at", "delta_t"))
+        self._reserved = False
         if self.variational is not None and begun_at is not None and delta_t is not None:
-            self.begun_at, self.delta_t = int(begun_at), int(delta_t)
-        if self.variational is not None and self.begun_at is None and prefix + "memory" in state:
+            self._reserved = int(begun_at) < 0  # it waits, and a memory is one of create_memory()
+            if not self._reserved:
+                self.begun_at, self.delta_t = int(begun_at), int(delta_t)
+        elif self.variational is not None and self.begun_at is None and prefix + "memory" in state:
             self.begun_at = self.step_count  # saved by a head that began at a given step
             if self.delta_t is None:
                 error_msgs.append(f"the state has a memory and does not say Δt: give {prefix}variational one")
-        names = tuple(self._memory_state())
+        names = tuple(self._memory_state()) if self.variational is not None else ()
         of_margin = self._names_of_margin()
         for name in names:
             setattr(self, name, None)
         told = state.pop(prefix + "memory_kind", None)
         stored = other_kind(self._memory_kind, told)
-        if prefix + "memory" in state and stored is not None:
+        if names and prefix + "memory" in state and stored is not None:
             own = type(self._memory_kind).__name__
             error_msgs.append(
                 f"the state holds a memory of the kind {stored}, this head has variational.memory={own}()"
             )
             return
         missing = [prefix + name for name in names if prefix + name not in state]
-        if not missing:
+        begun = self.begun_at is not None and self.step_count > self.begun_at
+        if names and not missing:
             self._create_memory()
-        elif strict and len(missing) < len(names):
-            missing_keys.extend(missing)
+        elif strict and missing and (begun or len(missing) < len(names)):
+            missing_keys.extend(missing_memory(missing))
         super()._load_from_state_dict(state, prefix, local_metadata, False, missing_keys, unexpected_keys, error_msgs)
         if self.optimizer is not None:
             self.optimizer.rebind(self.weight)

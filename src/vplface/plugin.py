@@ -25,6 +25,7 @@ from torch.utils.hooks import RemovableHandle
 from vplface.prototypes import Draw, Injection, Variational, check_batch, coverage, last_samples
 from vplface.prototypes.kind import other_kind, told_kind
 from vplface.prototypes.memory import State, number_type
+from vplface.prototypes.missing import missing_memory
 from vplface.softmax import Ranks
 from vplface.uncompiled import uncompiled
 
@@ -172,6 +173,7 @@ class Plugged(nn.Module):
         # Not buffers: DistributedDataParallel would overwrite them with those of the first rank, and the handle may be
         # an attribute of a second module.
         self._state: State = {}
+        self._reserved = False  # whether the memory has only been given a place
         self._pending: list[_Batch] = []
         self._gathering = False
         self._looks = 0
@@ -271,9 +273,19 @@ class Plugged(nn.Module):
         """
         if self._gathering:
             raise RuntimeError("begin() was called inside micro_batches(), in the middle of a step; call it after")
-        if self._state:
+        if self._state and not self._reserved:
             raise RuntimeError(f"injection has begun at step {self.begun_at} already")
         self.begun_at, self.delta_t = self.step_count, self.variational.lifetime(delta_t)
+
+    def create_memory(self) -> None:
+        """Make the memory, empty, before it begins, as ``PrototypeHead.create_memory`` does.
+
+        Raises:
+            RuntimeError: if the handle was removed.
+        """
+        if not self._state:
+            self._state = self._empty()
+            self._reserved = True
 
     @property
     def weight(self) -> nn.Parameter:
@@ -383,10 +395,11 @@ class Plugged(nn.Module):
             counts = [sum(of_rank) for of_rank in zip(*(batch.counts for batch in self._pending), strict=True)]
             features, labels = (self.ranks.gather(part, counts) for part in (features, labels))
         self._pending.clear()
-        if not self._state and self.begun_at is not None and self.step_count >= self.begun_at:
-            self._state = self._empty()
+        if self.begun_at is not None and self.step_count >= self.begun_at:
+            self._reserved = False
+            self._state = self._state or self._empty()
         self.step_count += 1
-        if self._state:
+        if self._state and not self._reserved:
             assert self.delta_t is not None
             kind = self.variational.memory
             seen, last = last_samples(labels)
@@ -432,9 +445,9 @@ def _save(leaf: str, owner: nn.Module, state: dict[str, Any], prefix: str, metad
         state[f"{key}_{name}"] = tensor
     state[f"{key}_step_count"] = torch.tensor(handle.step_count)
     chosen = handle.variational
-    if handle.begun_at is not None and (handle.begun_at, handle.delta_t) != (chosen.start, chosen.delta_t):
-        state[f"{key}_begun_at"] = torch.tensor(handle.begun_at)
-        state[f"{key}_delta_t"] = torch.tensor(handle.delta_t)
+    if (handle.begun_at, handle.delta_t) != (chosen.start, chosen.delta_t):
+        state[f"{key}_begun_at"] = torch.tensor(-1 if handle.begun_at is None else handle.begun_at)
+        state[f"{key}_delta_t"] = torch.tensor(-1 if handle.delta_t is None else handle.delta_t)
     told = told_kind(chosen.memory)
     if handle._state and told is not None:
         state[f"{key}_memory_kind"] = told
@@ -462,18 +475,21 @@ def _load(
         missing_keys.append(key)
     state[f"{prefix}parametrizations.{leaf}.original"] = state.pop(key, original)
     handle._pending.clear()
-    handle._state = {}
+    handle._state, handle._reserved = {}, False
     handle._start_anew()
     handle.step_count = int(state.pop(f"{key}_step_count", 0))
     begun_at, delta_t = (state.pop(f"{key}_{name}", None) for name in ("begun_at", "delta_t"))
-    if begun_at is not None and delta_t is not None:
+    told_begin = begun_at is not None and delta_t is not None
+    if told_begin and int(begun_at) >= 0:  # else it waits
         handle.begun_at, handle.delta_t = int(begun_at), int(delta_t)
     told = state.pop(f"{key}_memory_kind", None)
+    empty = handle._empty()
     if f"{key}_memory" not in state:
+        if handle.begun_at is not None and handle.step_count > handle.begun_at:
+            missing_keys.extend(missing_memory([f"{key}_{name}" for name in empty]))
         return
     kind = handle.variational.memory
     stored = other_kind(kind, told)
-    empty = handle._empty()
     found = {name: state.pop(f"{key}_{name}") for name in empty if f"{key}_{name}" in state}
     if stored is not None:
         error_msgs.append(f"{key}: the state holds a memory of the kind {stored}, the plug has {type(kind).__name__}()")
@@ -484,6 +500,9 @@ def _load(
         )
     else:
         handle._state = {name: empty[name].copy_(found[name]) for name in empty}
+        handle._reserved = told_begin and int(begun_at) < 0
+        if handle._reserved:
+            return
         handle.begun_at = handle.step_count if handle.begun_at is None else handle.begun_at
         if handle.delta_t is None:
             error_msgs.append(f"{key}: the state has a memory and does not say Δt: give variational one")

@@ -52,6 +52,15 @@ class Ranks:
         self.classes = classes
         self.own = shard(classes, self.rank, self.world)
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Ranks:
+        return self  # a copy of a head talks to the same processes
+
+    def __reduce__(self) -> Any:
+        raise TypeError(
+            "what has a process_group cannot be pickled: the group is one of running processes, and each of them has"
+            " classes of its own. Save state_dict(), and load it into one that was built with the group there"
+        )
+
     def agree(self, count: int, fault: Exception | None, device: torch.device) -> list[int]:
         """Exchange the sizes of the local batches, and whether one is at fault: then all ranks fail together.
 

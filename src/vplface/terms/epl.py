@@ -105,4 +105,10 @@ class _EPL(BoundTerm):
             self.seen[row] = 1
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_injections": weakref.WeakSet()}
+        state = self.__dict__.copy()
+        del state["_injections"]  # those of losses that stay here
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]  # torch
+        self._injections = weakref.WeakSet()

@@ -1,0 +1,23 @@
+"""States that lack a memory which, by their step count, they should have."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class _Advised(str):
+    """A key that says, where a message quotes it, what to do."""
+
+    __slots__ = ()
+
+    def __format__(self, spec: str) -> str:
+        return (
+            f"{format(str(self), spec)} (by its step count the state has a memory, and it holds none; if"
+            " torch.distributed.checkpoint read it, which fills only the tensors that it finds, call create_memory()"
+            " before state_dict(); to begin with an empty memory, load with strict=False)"
+        )
+
+
+def missing_memory(keys: Sequence[str]) -> list[str]:
+    """For ``missing_keys`` of ``load_state_dict``: the keys of a memory, the first of which says what to do."""
+    return [_Advised(keys[0]), *keys[1:]]
