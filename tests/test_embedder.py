@@ -205,7 +205,7 @@ def test_damaged_weights(tmp_path, backbone, content):
 def test_card_in_another_encoding(tmp_path, backbone):
     save_model(tmp_path, backbone, CARD)
     (tmp_path / "model.json").write_bytes("Köln".encode("latin-1"))
-    with pytest.raises(DataError, match=r"model\.json: damaged"):
+    with pytest.raises(DataError, match=r"model\.json: not utf-8 text"):
         load_model(tmp_path)
 
 

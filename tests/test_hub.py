@@ -138,7 +138,7 @@ def test_best_has_no_figures_until_they_are_measured(run, tmp_path):
         write_hub_folder(best, tmp_path / "up", "ada/mine", evaluations=[file])
     for damaged in ("[]", "{", '{"files": 3}', "[" * 100_000):
         file.write_text(damaged)
-        with pytest.raises(DataError, match=r"result\.json: not what vplface evaluate --out writes"):
+        with pytest.raises(DataError, match=r"result\.json: not (valid|what vplface evaluate --out writes)"):
             write_hub_folder(best, tmp_path / "up", "ada/mine", evaluations=[file])
 
 

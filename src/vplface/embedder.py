@@ -27,10 +27,11 @@ from vplface.backbones import build
 from vplface.backbones.onnx import OnnxNetwork
 from vplface.backbones.outline import outlines
 from vplface.data.batches import load_all
-from vplface.data.pictures import SIZE, Picture, PictureSet, Preprocessing, UnreadablePictureError, decode
+from vplface.data.pictures import SIZE, Picture, PictureSet, Preprocessing, decode, read_picture_file
 from vplface.errors import DataError, VplfaceError
 from vplface.files import replacing
 from vplface.progress import progress
+from vplface.reading import is_file, is_folder, parse_json, read_text
 
 CARD_KEY = "model_card"
 """The key of an ONNX file's metadata under which its card is kept, as JSON."""
@@ -106,10 +107,7 @@ class ModelCard:
         Raises:
             DataError: no JSON, a missing key, a value of the wrong type, or a card of a later version.
         """
-        try:
-            values = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise DataError(f"{where}: the model card is not valid JSON: {error}") from error
+        values = parse_json(text, f"{where}: the model card")
         if not isinstance(values, dict) or not isinstance(values.get("schema"), int):
             raise DataError(f"{where}: not a model card of vplface: it has no 'schema' number")
         if values["schema"] > _SCHEMA:
@@ -158,13 +156,13 @@ def load_model(folder: str | Path) -> tuple[nn.Module, ModelCard]:
     """
     folder = Path(folder)
     card_path, weights_path = folder / "model.json", folder / "model.safetensors"
-    if not folder.is_dir():
+    if not is_folder(folder):
         run = folder.parent
-        kept_none = folder.name == "best" and (run / "model.json").is_file()
+        kept_none = folder.name == "best" and is_file(run / "model.json")
         last = f"; that run kept no best model, {run} is its last one" if kept_none else ""
         raise DataError(f"{folder}: no such folder{last}; give a run folder, its folder 'best', or an .onnx file")
     for path in (card_path, weights_path):
-        if not path.is_file():
+        if not is_file(path):
             inside = sorted(repr(found.parent.name) for found in folder.glob(f"*/{path.name}"))
             there = f" (there is one in its folder{'s' * (len(inside) > 1)} {', '.join(inside)})" if inside else ""
             raise DataError(
@@ -172,10 +170,8 @@ def load_model(folder: str | Path) -> tuple[nn.Module, ModelCard]:
                 "other with model.json and model.safetensors"
             )
     try:
-        card = ModelCard.from_json(card_path.read_text(encoding="utf-8"), str(card_path))
+        card = ModelCard.from_json(read_text(card_path), str(card_path))
         state = safetensors.torch.load_file(weights_path)
-    except UnicodeDecodeError as error:
-        raise DataError(f"{card_path}: damaged: {error}") from error
     except SafetensorError as error:
         raise DataError(f"{weights_path}: damaged: {error}") from error
     except OSError as error:
@@ -210,11 +206,7 @@ def load_model(folder: str | Path) -> tuple[nn.Module, ModelCard]:
 
 def read_picture(path: str | Path, size: int = SIZE) -> Picture:
     """The picture in a file; raises UnreadablePictureError with its path and the reason."""
-    try:
-        data = Path(path).read_bytes()
-    except OSError as error:
-        raise UnreadablePictureError(str(path), error.strerror or str(error)) from error
-    return decode(data, str(path), size)
+    return decode(read_picture_file(path), str(path), size)
 
 
 class Embedder:
@@ -263,7 +255,7 @@ class Embedder:
         if path.suffix == ".onnx":
             forward, card = _load_onnx(path, device, preprocessing)
             return cls(forward, card)
-        if path.is_file():
+        if is_file(path):
             raise DataError(f"{path}: give the model's folder or an .onnx file, not a file of that folder")
         backbone, card = load_model(path)
         if preprocessing is not None:

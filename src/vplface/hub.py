@@ -5,7 +5,6 @@ What comes down is JSON and safetensors, which are data: nothing in it is run, w
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,6 +19,7 @@ from vplface.errors import DataError, VplfaceError, import_extra
 from vplface.evaluation.operating_point import OperatingPoint, operating_point_path
 from vplface.evaluation.provenance import hashes
 from vplface.files import replacing
+from vplface.reading import is_file, kind_of, read_json
 from vplface.report.model_page import UNKNOWN_LICENCE, Measured, model_page
 from vplface.report.record import read_run
 
@@ -58,7 +58,7 @@ def write_hub_folder(
     model, folder = Path(model), Path(folder)
     _require_name(repo)
     _, card = load_model(model)
-    run = read_run(model.parent if model.name == "best" and (model.parent / "config.yaml").is_file() else model)
+    run = read_run(model.parent if model.name == "best" and is_file(model.parent / "config.yaml") else model)
     measured = []
     if card.evaluation is not None:
         protocols = {name: entry.get("protocol") for name, entry in run.evaluations.items()}
@@ -69,7 +69,7 @@ def write_hub_folder(
     weights = hashes([model / MODEL_FILES[0]])[str(model / MODEL_FILES[0])]
     for path in evaluations:
         measured += _measured(Path(path), weights)
-    point = OperatingPoint.load(model) if operating_point_path(model).is_file() else None
+    point = OperatingPoint.load(model) if is_file(operating_point_path(model)) else None
     page = model_page(card, repo, licence, measured, run.config, point)
 
     with replacing(folder / MODEL_FILES[0]) as path:
@@ -188,7 +188,7 @@ def from_pretrained(
         MissingExtraError: a repository without the extra ``hub``.
         VplfaceError: the hub cannot be reached, or there is no such repository or revision.
     """
-    if Path(source).exists():
+    if kind_of(source) is not None:
         return Embedder.load(source, device)
     if not _NAME.fullmatch(str(source)):
         raise DataError(f"{source}: no such folder, and not OWNER/NAME of a model on the hub")
@@ -198,13 +198,11 @@ def from_pretrained(
 def _measured(path: Path, weights: str) -> list[Measured]:
     """The figures in a file of ``vplface evaluate --out`` that are of the weights with this SHA-256."""
     try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
+        stored = read_json(path)
         of_models = stored.get("models", [stored])
         mine = [each for each in of_models if weights in each["files"].values()]
         found = [Measured(each["protocol"]["name"], each["protocol"], each["metrics"]) for each in mine]
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except (ValueError, RecursionError, AttributeError, KeyError, TypeError) as error:
+    except (ValueError, AttributeError, KeyError, TypeError) as error:
         raise DataError(f"{path}: not what vplface evaluate --out writes: {error}") from error
     if not found:
         raise DataError(

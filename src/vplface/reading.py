@@ -21,6 +21,9 @@ TEXT_LIMIT = 64 * MEBIBYTE
 PICTURE_LIMIT = 256 * MEBIBYTE
 """The largest encoded picture, in bytes."""
 
+_DIGITS = 300
+"""The most digits of an integer in JSON; a float can still hold it."""
+
 _ABSENT = (errno.ENOENT, errno.ENOTDIR)
 _KINDS = {stat.S_IFREG: "file", stat.S_IFDIR: "folder"}
 
@@ -131,11 +134,17 @@ def parse_json(text: str | bytes, where: str) -> Any:
         DataError: it is not JSON, is nested too deeply, or has a number of too many digits.
     """
     try:
-        return json.loads(text)
+        return json.loads(text, parse_int=_integer)
     except RecursionError as error:
         raise DataError(f"{where}: not valid: JSON that is nested too deeply") from error
     except ValueError as error:
         raise DataError(f"{where}: not valid JSON: {error}") from error
+
+
+def _integer(digits: str) -> int:
+    if len(digits) > _DIGITS:
+        raise ValueError(f"an integer of {len(digits):,} digits")
+    return int(digits)
 
 
 def read_json(path: Path | str, limit: int = TEXT_LIMIT) -> Any:

@@ -146,5 +146,5 @@ def test_a_list_of_groups_that_cannot_be_read(tmp_path):
     with pytest.raises(DataError, match=r"nowhere\.csv"):
         read_groups(tmp_path / "nowhere.csv", People([2, 2]))
     (tmp_path / "latin.csv").write_bytes("Jos\xe9,a\n".encode("latin-1"))
-    with pytest.raises(DataError, match="not text in UTF-8"):
+    with pytest.raises(DataError, match="not utf-8 text"):
         read_groups(tmp_path / "latin.csv", People([2, 2]))

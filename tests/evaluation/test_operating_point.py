@@ -83,9 +83,10 @@ def test_half_a_file_and_none(model):
     beside.write_text(json.dumps(values))
     with pytest.raises(DataError, match="lacks 'tar', 'data'"):
         OperatingPoint.load(path)
-    beside.write_text(json.dumps(values)[:50])
-    with pytest.raises(DataError, match="damaged"):
-        OperatingPoint.load(path)
+    for damaged in (json.dumps(values)[:50], '{"threshold":' + "[" * 100_000, '{"threshold":' + "9" * 5000 + "}", "\0"):
+        beside.write_text(damaged)
+        with pytest.raises(DataError, match="not valid"):
+            OperatingPoint.load(path)
     beside.unlink()
     with pytest.raises(DataError, match=r"vplface evaluate .* --save-operating-point"):
         OperatingPoint.load(path)

@@ -9,9 +9,10 @@ from typing import Any
 from vplface.bench.data import DECODING, USUAL
 from vplface.bench.plot import INK, OTHERS, OURS
 from vplface.errors import import_extra
-from vplface.files import replacing
+from vplface.figures import literal_text, save_figure
 
 
+@literal_text()
 def draw_loading(path: Path, machine: Mapping[str, Any], result: Mapping[str, Any]) -> None:
     """Pictures a second as bars; a panel for one core and one for workers.
 
@@ -45,6 +46,5 @@ def draw_loading(path: Path, machine: Mapping[str, Any], result: Mapping[str, An
         f"{machine['processor']}, {machine['cores']} cores, torch {machine['torch']}",
         x=0.01, ha="left", fontsize=11,
     )  # fmt: skip
-    with replacing(path) as temporary:
-        figure.savefig(temporary, dpi=160)
+    save_figure(figure, path)
     pyplot.close(figure)

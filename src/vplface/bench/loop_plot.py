@@ -9,11 +9,12 @@ from typing import Any
 from vplface.bench.loop import PARTS
 from vplface.bench.plot import INK, OTHERS, OURS
 from vplface.errors import import_extra
-from vplface.files import replacing
+from vplface.figures import literal_text, save_figure
 
 _COLOURS = dict(zip(PARTS, (OTHERS[6], OTHERS[5], OTHERS[1], OURS, OTHERS[0], OTHERS[3]), strict=True))
 
 
+@literal_text()
 def draw_loops(path: Path, machine: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> None:
     """Milliseconds a picture as bars, cut into the parts of a step; a panel for each backbone.
 
@@ -50,6 +51,5 @@ def draw_loops(path: Path, machine: Mapping[str, Any], results: Sequence[Mapping
     figure.legend(handles, labels, loc="outside lower center", ncols=len(PARTS), frameon=False)
     where = machine["gpu"] or f"{machine['processor']}, {machine['threads']} threads"
     figure.suptitle(f"A training step\n{where}, torch {machine['torch']}", x=0.01, ha="left", fontsize=11)
-    with replacing(path) as temporary:
-        figure.savefig(temporary, dpi=160)
+    save_figure(figure, path)
     pyplot.close(figure)

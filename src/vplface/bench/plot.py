@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from vplface.errors import import_extra
-from vplface.files import replacing
+from vplface.figures import literal_text, plain_numbers, save_figure
 
 Result = Mapping[str, Any]
 
@@ -15,6 +15,7 @@ INK, OURS = "#1d2226", "#d55e00"
 OTHERS = ("#0072b2", "#3b9bd1", "#a8568b", "#a87900", "#00876a", "#7a7a1f", "#8b949b", "#1d6f42")
 
 
+@literal_text()
 def draw(path: Path, machine: Mapping[str, Any], results: Sequence[Result]) -> None:
     """Seconds a step: over N where several were measured, else over B, else as bars; a panel for what is held fixed.
 
@@ -56,8 +57,7 @@ def draw(path: Path, machine: Mapping[str, Any], results: Sequence[Result]) -> N
         f"Forward, backward and update of the head, half of the memory alive\n{where}, torch {machine['torch']}",
         x=0.01, ha="left", fontsize=11,
     )  # fmt: skip
-    with replacing(path) as temporary:
-        figure.savefig(temporary, dpi=160)
+    save_figure(figure, path)
     pyplot.close(figure)
 
 
@@ -70,6 +70,7 @@ def _bars(axis: Any, result: Result) -> None:
     axis.axvline(result["floor"]["seconds"], color=INK, linestyle=":", linewidth=1)
     axis.set_xlabel("seconds a step; dotted: three products and one pass over the state")
     axis.set_xscale("log")
+    plain_numbers(axis.xaxis)
 
 
 def _lines(axis: Any, group: Sequence[Result], over: str) -> None:
@@ -84,6 +85,7 @@ def _lines(axis: Any, group: Sequence[Result], over: str) -> None:
     axis.plot(sizes, [result["floor"]["seconds"] for result in group], ":", color=INK, label="floor")
     axis.set_xscale("log")
     axis.set_yscale("log")
+    plain_numbers(axis.yaxis)
     axis.set_xticks(sizes, [f"{size:,}" for size in sizes])
     axis.minorticks_off()
     axis.set_xlabel({"classes": "classes N", "batch": "batch B"}[over])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -13,7 +12,7 @@ import typer
 from vplface.cli.options import AS_JSON
 from vplface.console import print_json, say
 from vplface.errors import DataError, UsageError
-from vplface.reading import is_folder
+from vplface.reading import is_folder, read_json
 
 if TYPE_CHECKING:
     from vplface.data.align.folder import Alignment
@@ -142,7 +141,7 @@ def align(
             "schema": 1,
             "source": str(source),
             "target": str(target),
-            "protocol": json.loads((target / OPTIONS).read_text(encoding="utf-8")),
+            "protocol": read_json(target / OPTIONS),
             "pictures": outcomes.total(),
             "aligned": outcomes["aligned"],
             "crops": done.crops,

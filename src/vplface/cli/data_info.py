@@ -11,6 +11,7 @@ import typer
 from vplface.cli.options import AS_JSON, SPLIT
 from vplface.console import Console, print_json, say
 from vplface.errors import UsageError
+from vplface.figures import TITLE_LENGTH, literal_text, plain_numbers, save_figure
 from vplface.printable import printable_name
 
 if TYPE_CHECKING:
@@ -151,14 +152,13 @@ def _bytes(count: int) -> str:
     return f"{count / 2**30:,.1f} GiB" if count >= 2**30 else f"{count / 2**20:,.1f} MiB"
 
 
+@literal_text()
 def _draw(plot: Path, path: Path, told: Summary) -> None:
     import numpy as np
 
     from vplface.errors import import_extra
-    from vplface.files import replacing
     from vplface.prototypes.coverage import expected_coverage
 
-    import_extra("matplotlib", "plot").use("agg")
     pyplot = import_extra("matplotlib.pyplot", "plot")
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 4.2), layout="constrained")
     histogram = told.histogram()
@@ -168,20 +168,19 @@ def _draw(plot: Path, path: Path, told: Summary) -> None:
     left.set_xlabel("pictures of an identity")
     left.set_ylabel("identities")
     left.tick_params(axis="x", rotation=45)
-    left.set_title(
-        f"{path.name}: {told.pictures:,} pictures of {told.identities:,} identities", loc="left", fontsize=10
-    )
+    name = printable_name(path.name, TITLE_LENGTH)
+    left.set_title(f"{name}: {told.pictures:,} pictures of {told.identities:,} identities", loc="left", fontsize=10)
     lifetimes = np.unique(np.geomspace(1, 10_000, 60).round().astype(int))
     for batch, colour in zip(BATCHES, ("#d55e00", "#0072b2", "#00876a"), strict=True):
         shares = [expected_coverage(told.class_sizes, batch, int(delta_t)) for delta_t in lifetimes]
         right.semilogx(lifetimes, shares, color=colour, label=f"batch of {batch:,}")
     right.set_ylim(0, 1)
+    plain_numbers(right.xaxis)
     right.set_xlabel("Δt (steps)")
     right.set_title("expected coverage", loc="left", fontsize=10)
     right.legend(frameon=False, loc="lower right")
     right.grid(alpha=0.25)
     for axis in (left, right):
         axis.spines[["top", "right"]].set_visible(False)
-    with replacing(plot) as temporary:
-        figure.savefig(temporary, dpi=150)
+    save_figure(figure, plot, dpi=150)
     pyplot.close(figure)

@@ -15,6 +15,7 @@ from vplface.cli.options import AS_JSON, DEVICE, FLIP, WORKERS
 from vplface.cli.preprocessing import COLOR, INSIGHTFACE, MEAN, STD, preprocessing_of
 from vplface.console import print_json, say
 from vplface.errors import DataError, UsageError
+from vplface.reading import is_file
 
 if TYPE_CHECKING:
     from vplface.cli.evaluation_result import Result
@@ -177,7 +178,7 @@ def evaluate(
         fars = tuple(dict.fromkeys((*fars, save_operating_point)))
     question = open_question(data, pairs, threshold_pairs, people)
     grouped = None if groups is None else read_groups(groups, question.pictures)
-    lists = [path for path in (data, people, groups) if path is not None and path.is_file()]
+    lists = [path for path in (data, people, groups) if path is not None and is_file(path)]
     lists += [file for path in (pairs, threshold_pairs) if path is not None for file in pair_files(path)]
     results = []
     for model in models:
@@ -254,7 +255,7 @@ def _load(model: Path, device: str, preprocessing: Preprocessing | None, *, alon
     try:
         embedder = Embedder.load(model, device, asked)
     except DataError as error:
-        if asked is not None or model.suffix != ".onnx" or not model.is_file():
+        if asked is not None or model.suffix != ".onnx" or not is_file(model):
             raise
         if preprocessing is None:
             raise DataError(f"{error}. For an insightface model: {INSIGHTFACE}") from error

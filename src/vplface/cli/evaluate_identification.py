@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
+import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from vplface.arrays import read_array, read_arrays
 from vplface.cli.evaluate_templates import rates, show
 from vplface.cli.evaluation_output import OUT, REPORT, leave, require_endings
 from vplface.cli.options import AS_JSON, DEVICE, FLIP, WORKERS
 from vplface.cli.preprocessing import COLOR, MEAN, STD, preprocessing_of
 from vplface.console import print_json, say
 from vplface.errors import DataError, UsageError
+from vplface.reading import is_folder
 
 if TYPE_CHECKING:
     import numpy as np
@@ -103,13 +104,13 @@ def evaluate_identification(
     from vplface.evaluation.provenance import hashes, model_files
 
     sets: dict[str, PictureSet] = {"gallery": open_pictures(gallery)}
-    if probes.resolve() != gallery.resolve():
+    if os.path.realpath(probes) != os.path.realpath(gallery):
         sets["probes"] = open_pictures(probes)
     others = distractors if distractors is not None and distractors.suffix == ".npy" else None
     if distractors is not None and others is None:
         sets["distractors"] = open_pictures(distractors)
     preprocessing = None
-    ready = model.suffix in TYPES and not model.is_dir()
+    ready = model.suffix in TYPES and not is_folder(model)
     if ready:
         arrays = _read(model, {name: len(pictures) for name, pictures in sets.items()})
     else:
@@ -197,18 +198,7 @@ def _array(
     """An array of embeddings; rows are read from the file when they are needed, where it allows that."""
     import numpy as np
 
-    try:
-        loaded: Any = np.load(path, mmap_mode="r", allow_pickle=False)
-        if key is not None:
-            with loaded:
-                if key not in loaded.files:
-                    raise DataError(f"{path}: lacks the array {key!r}; it holds {', '.join(loaded.files) or 'nothing'}")
-                loaded = loaded[key]
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f"{path}: is no file of arrays, or damaged: {error}") from error
-    array: Float[np.ndarray, "n dim"] = loaded
+    array: Float[np.ndarray, "n dim"] = read_array(path, mapped=True) if key is None else read_arrays(path, [key])[key]
     if array.ndim != 2 or not array.size or not np.issubdtype(array.dtype, np.floating):
         raise DataError(
             f"{path}: embeddings must be an array [n, dim] of floating-point numbers, "

@@ -14,6 +14,7 @@ from vplface.cli.preprocessing import COLOR, MEAN, STD, preprocessing_of
 from vplface.console import Console, print_json, say
 from vplface.errors import UsageError
 from vplface.printable import printable_name
+from vplface.reading import is_folder
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -100,7 +101,7 @@ def evaluate_ijb(
     faces = place.faces()
     pairs = place.pairs()
     galleries, probes = (place.galleries(), place.probes()) if one_to_many else ({}, None)
-    ready = model.suffix in TYPES and not model.is_dir()
+    ready = model.suffix in TYPES and not is_folder(model)
     landmarks = place.landmarks(faces.pictures) if chosen.detector or not ready else None
     pictures = None
     if ready:

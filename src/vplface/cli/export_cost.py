@@ -17,6 +17,7 @@ from vplface.errors import VplfaceError
 from vplface.evaluation import FARS, Evaluation, compare
 from vplface.evaluation.question import open_question
 from vplface.printable import printable_name
+from vplface.reading import is_file
 from vplface.report.verdict import metric_name
 from vplface.training.config import read_config
 from vplface.training.validation import validation_of
@@ -97,7 +98,7 @@ def measured_by(
 
     else:
         run = model.parent if model.name == "best" else model
-        if not (run / "config.yaml").is_file():
+        if not is_file(run / "config.yaml"):
             return lambda file: Cost({}, {}, "no evaluation sets are known; give --data and --pairs")
         try:
             config = read_config(run)

@@ -12,6 +12,7 @@ import typer
 from vplface.cli.preprocessing import INSIGHTFACE
 from vplface.console import say
 from vplface.errors import DataError, UsageError
+from vplface.reading import is_file
 
 if TYPE_CHECKING:
     from vplface.data.pictures import Preprocessing
@@ -66,7 +67,7 @@ def embedder_of(model: Path, device: str, preprocessing: Preprocessing | None) -
     try:
         return Embedder.load(model, device, preprocessing)
     except DataError as error:
-        if preprocessing is not None or model.suffix != ".onnx" or not model.is_file():
+        if preprocessing is not None or model.suffix != ".onnx" or not is_file(model):
             raise
         raise DataError(f"{error}. For an insightface model: {INSIGHTFACE}") from error
 

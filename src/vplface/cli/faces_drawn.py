@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import io
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vplface.errors import import_extra
-from vplface.files import PRIVATE, replacing
+from vplface.figures import TITLE_LENGTH, literal_text, save_figure
+from vplface.files import PRIVATE
+from vplface.printable import printable_name
 
 if TYPE_CHECKING:
     from vplface.deploy.faces import FoundFace, Photograph
@@ -19,6 +19,7 @@ _COLUMNS = 3
 _TALLEST = 1.5
 
 
+@literal_text()
 def draw_pair(path: Path, photographs: Sequence[Photograph], taken: Sequence[FoundFace], title: str, note: str) -> None:
     """Two pictures beside each other, below each the face that the model saw."""
     high = 4 * min(_TALLEST, max(map(_tallness, photographs)))
@@ -27,7 +28,7 @@ def draw_pair(path: Path, photographs: Sequence[Photograph], taken: Sequence[Fou
     for column, (photograph, face) in enumerate(zip(photographs, taken, strict=True)):
         axes = figure.add_subplot(grid[0, column])
         axes.imshow(photograph.picture)
-        axes.set_title(photograph.path.name, fontsize=9)
+        axes.set_title(printable_name(photograph.path.name, TITLE_LENGTH), fontsize=9)
         for each in photograph.faces:
             _frame(axes, each, _COLOURS[None], 2.5 if each is face else 0.8)
         below = figure.add_subplot(grid[1, column])
@@ -36,9 +37,10 @@ def draw_pair(path: Path, photographs: Sequence[Photograph], taken: Sequence[Fou
             each.set_axis_off()
     figure.suptitle(title, fontsize=13)
     figure.supxlabel(note, fontsize=8)
-    _save(figure, path)
+    save_figure(figure, path, PRIVATE, dpi=130)
 
 
+@literal_text()
 def draw_identified(
     path: Path, pictures: Sequence[tuple[Photograph, Sequence[tuple[str, bool | None]]]], note: str
 ) -> None:
@@ -54,16 +56,16 @@ def draw_identified(
         axes.set_axis_off()
     for axes, (photograph, labels) in zip(grid, pictures, strict=False):
         axes.imshow(photograph.picture)
-        axes.set_title(photograph.path.name, fontsize=9, pad=9)
+        axes.set_title(printable_name(photograph.path.name, TITLE_LENGTH), fontsize=9, pad=9)
         for face, (label, known) in zip(photograph.faces, labels, strict=True):
             _frame(axes, face, _COLOURS[known], 1.8)
             x, y = (0, 0) if face.box is None else face.box[:2]
             axes.text(
-                x, y, label, fontsize=8, color="white", va="bottom" if y else "top", parse_math=False,
+                x, y, label, fontsize=8, color="white", va="bottom" if y else "top",
                 bbox={"facecolor": _COLOURS[known], "edgecolor": "none", "pad": 1.5},
             )  # fmt: skip
     figure.supxlabel(note, fontsize=8)
-    _save(figure, path)
+    save_figure(figure, path, PRIVATE, dpi=130)
 
 
 def _tallness(photograph: Photograph) -> float:
@@ -81,12 +83,3 @@ def _frame(axes: Any, face: FoundFace, colour: str, width: float) -> None:
     x, y, wide, high = face.box
     rectangle = import_extra("matplotlib.patches", "plot").Rectangle
     axes.add_patch(rectangle((x, y), wide, high, fill=False, edgecolor=colour, linewidth=width))
-
-
-def _save(figure: Any, path: Path) -> None:
-    data = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing")  # what the font lacks is drawn as a box
-        figure.savefig(data, format=path.suffix.lower().lstrip("."), dpi=130)
-    with replacing(path, PRIVATE) as temporary:
-        temporary.write_bytes(data.getvalue())

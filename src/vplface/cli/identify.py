@@ -22,6 +22,7 @@ from vplface.cli.options import AS_JSON, DEVICE
 from vplface.console import print_json, say
 from vplface.errors import DataError
 from vplface.printable import printable_name
+from vplface.reading import kind_of
 
 if TYPE_CHECKING:
     from vplface.data.pictures import UnreadablePictureError
@@ -149,7 +150,7 @@ def identify(
 def model_of(maker: Maker, asked: Path | None) -> Path:
     """Where a gallery's model is; raises DataError if it is gone."""
     model = Path(maker.model) if asked is None else asked
-    if not model.exists():
+    if kind_of(model) is None:
         raise DataError(
             f"{model}: the gallery's model is not there"
             + (" any more; say where with --model" if asked is None else "")

@@ -10,6 +10,7 @@ import typer
 from vplface.cli.options import AS_JSON
 from vplface.console import print_json, say
 from vplface.errors import UsageError
+from vplface.reading import kind_of
 
 if TYPE_CHECKING:
     from vplface.training.translation import Remark, Translation
@@ -41,7 +42,7 @@ def import_config(
     vplface import-config configs/ms1mv3_r50.py --gpus 8 --out ms1mv3_r50.yaml
     vplface plan ms1mv3_r50.yaml
     """  # noqa: D301 (the mark before lines that stay as they are)
-    if out is not None and out.exists():
+    if out is not None and kind_of(out) is not None:
         raise UsageError(f"--out {out}: is there already; give another name, or remove it")
     from vplface.files import replacing
     from vplface.training.arcface_torch import translate

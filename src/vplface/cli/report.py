@@ -10,6 +10,8 @@ import typer
 
 from vplface.cli.options import AS_JSON
 from vplface.console import print_json, say
+from vplface.errors import DataError
+from vplface.reading import is_file
 
 if TYPE_CHECKING:
     from vplface.data.pictures import Picture
@@ -66,16 +68,16 @@ def _pictures_of(records: Sequence[RunRecord], given: Sequence[Path]) -> Callabl
         of_training += [Path(str(entry.get("path"))) for entry in _entries(record.config, "data", "train")]
 
     def picture_of(set_name: str, name: str) -> Picture | None:
-        from vplface.data.pictures import UnreadablePictureError, decode
+        from vplface.data.pictures import UnreadablePictureError, decode, read_picture_file
 
         for root in given or of_sets.get(set_name, of_training):
             path = root / name
             # A name comes from a file that may be anybody's: it must not lead out of the folder.
-            if path.resolve().is_relative_to(root.resolve()) and path.is_file():
-                try:
-                    return decode(path.read_bytes(), str(path))
-                except (OSError, UnreadablePictureError):
-                    return None
+            try:
+                if path.resolve().is_relative_to(root.resolve()) and is_file(path):
+                    return decode(read_picture_file(path), str(path))
+            except (OSError, RuntimeError, ValueError, DataError, UnreadablePictureError):  # a loop of links, a null
+                return None
         return None
 
     return picture_of

@@ -11,13 +11,14 @@ A name is that of a picture of the set, or a path that ends in one: ``vplface em
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float32, Int64
 
+from vplface.arrays import array_names, read_array, read_arrays
 from vplface.data.pictures import PictureSet
 from vplface.errors import DataError
 
@@ -82,21 +83,16 @@ def _rows(path: Path, names: Sequence[str], pictures: PictureSet) -> dict[int, i
 
 
 def _read(path: Path) -> tuple[Float32[np.ndarray, "n dim"], list[str] | None]:
-    try:
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.lib.npyio.NpzFile):
-            with loaded:
-                arrays = {key: loaded[key] for key in loaded.files if key in ("embeddings", "names")}
-                held = ", ".join(loaded.files) or "nothing"
-        elif loaded.dtype.names is not None:
-            arrays = {f"{field}s": loaded[field] for field in loaded.dtype.names if field in ("embedding", "name")}
-            held = ", ".join(loaded.dtype.names)
-        else:
-            arrays, held = {"embeddings": loaded}, ""
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path}: is no file of arrays, or damaged: {error}") from error
+    arrays: dict[str, np.ndarray[Any, Any]]
+    if path.suffix.lower() == ".npz":
+        names_there = array_names(path)
+        arrays = read_arrays(path, [name for name in ("embeddings", "names") if name in names_there])
+        held = ", ".join(names_there) or "nothing"
+    else:
+        loaded = read_array(path)
+        fields = loaded.dtype.names
+        arrays = {"embeddings": loaded} if fields is None else {f"{field}s": loaded[field] for field in fields}
+        held = ", ".join(fields or ())
     if "embeddings" not in arrays:
         raise DataError(f"{path}: lacks the array 'embeddings'; it holds {held}")
     embeddings, names = arrays["embeddings"], arrays.get("names")

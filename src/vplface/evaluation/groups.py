@@ -9,6 +9,7 @@ Intervals are by the bootstrap over people, on the same draws for all groups.
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from vplface.data.pictures import PictureSet
 from vplface.errors import DataError
 from vplface.evaluation.bootstrap import PairWeights, draws, interval
 from vplface.evaluation.scores import Scores
+from vplface.reading import read_text
 
 AT_MOST = 100
 
@@ -200,13 +202,9 @@ def _spread(
 
 
 def _read(path: Path) -> dict[str, str]:
+    text = read_text(path).removeprefix("\ufeff")
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = [(line, [field.strip() for field in row]) for line, row in enumerate(csv.reader(file), start=1)]
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: is not text in UTF-8 (byte {error.start})") from error
+        rows = [(line, [field.strip() for field in row]) for line, row in enumerate(csv.reader(io.StringIO(text)), 1)]
     except csv.Error as error:
         raise DataError(f"{path}: is not a CSV file: {error}") from error
     rows = [(line, row) for line, row in rows if any(row)]

@@ -19,6 +19,7 @@ from typing import Any
 from vplface.errors import DataError
 from vplface.evaluation.provenance import hashes, model_files
 from vplface.files import replacing
+from vplface.reading import is_file, is_folder, kind_of, read_json
 
 _SCHEMA = 1
 
@@ -63,13 +64,9 @@ class OperatingPoint:
             DataError: there is none, it is damaged, or the model's weights are not those it was measured with.
         """
         path = operating_point_path(model)
-        if not path.is_file():
+        if not is_file(path):
             raise DataError(f"{path}: no such file; make it with: vplface evaluate {model} --save-operating-point 1e-4")
-        try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise DataError(f"{path}: damaged: {error}") from error
-        point = cls(**_checked(path, values))
+        point = cls(**_checked(path, read_json(path)))
         weights = model_files(Path(model))[0]
         if point.files.get(weights.name) != hashes([weights])[str(weights)]:
             raise DataError(
@@ -86,9 +83,9 @@ def operating_point_path(model: Path | str) -> Path:
         DataError: neither a model's folder nor an ``.onnx`` file.
     """
     model = Path(model)
-    if not model.exists() and not model.suffix:
+    if kind_of(model) is None and not model.suffix:
         raise DataError(f"{model}: no such model; give a model folder or an .onnx file")
-    if model.is_dir():
+    if is_folder(model):
         return model / "operating_point.json"
     if model.suffix == ".onnx":
         return model.with_suffix(".operating_point.json")

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from vplface.errors import DataError
+from vplface.reading import is_file
 
 PACKAGES = ("vplface", "torch", "numpy", "onnxruntime")
 
@@ -35,7 +36,7 @@ def hashes(paths: Iterable[Path]) -> dict[str, str]:
 
 def model_files(model: Path) -> list[Path]:
     """The files that a model's embeddings depend on: an ``.onnx`` or embeddings file itself, or weights and card."""
-    return [model] if model.is_file() else [model / "model.safetensors", model / "model.json"]
+    return [model] if is_file(model) else [model / "model.safetensors", model / "model.json"]
 
 
 def _sha256(path: Path) -> str:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,8 +11,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
+from vplface.arrays import read_arrays
 from vplface.errors import DataError
-from vplface.reading import read_json
+from vplface.reading import is_file, is_folder, parse_json, read_bytes, read_json
 from vplface.strict_yaml import read_yaml
 
 FILES = (
@@ -28,6 +27,9 @@ FILES = (
     "best/model.safetensors",
     "sphere.npz",
 )
+
+
+_LARGEST_JOURNAL = 2**31
 
 
 @dataclass(frozen=True)
@@ -91,9 +93,9 @@ def read_run(folder: str | Path) -> RunRecord:
             line). A last line of ``metrics.jsonl`` that breaks off is what a killed run leaves, and no error.
     """
     folder = Path(folder)
-    if not folder.is_dir():
+    if not is_folder(folder):
         raise DataError(f"{folder}: no such run folder")
-    present = [name for name in FILES if (folder / name).is_file()]
+    present = [name for name in FILES if is_file(folder / name)]
     if not present:
         inside = sorted({str(found.parent) for name in FILES[:4] for found in folder.glob(f"*/{name}")})
         raise DataError(
@@ -132,7 +134,7 @@ def _is_number(value: object) -> bool:
 
 
 def _read_mapping(path: Path) -> dict[str, Any]:
-    if not path.is_file():
+    if not is_file(path):
         return {}
     content = read_yaml(path) if path.suffix == ".yaml" else read_json(path)
     if content is None:
@@ -143,9 +145,9 @@ def _read_mapping(path: Path) -> dict[str, Any]:
 
 
 def _read_metrics(path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]], bool]:
-    if not path.is_file():
+    if not is_file(path):
         return [], [], False
-    content = path.read_bytes()
+    content = read_bytes(path, _LARGEST_JOURNAL)
     lines = content.split(b"\n")
     training: list[dict[str, Any]] = []
     validation: list[dict[str, Any]] = []
@@ -153,13 +155,13 @@ def _read_metrics(path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]
         if not line.strip():
             continue
         try:
-            entry = json.loads(line)
+            entry = parse_json(line, f"{path}, line {number}")
             if not isinstance(entry, dict) or not _is_number(entry.get("step")):
-                raise ValueError('expected an object with a number under "step"')
-        except ValueError as error:
+                raise DataError(f'{path}, line {number}: expected an object with a number under "step"')
+        except DataError as error:
             if number == len(lines):  # no newline after it: the writer was stopped within the line
                 return training, validation, True
-            raise DataError(f"{path}, line {number}: {error}; mend or delete this line") from error
+            raise DataError(f"{error}; mend or delete this line") from error
         kind = validation if "validation" in entry else training
         # A resumed run repeats the steps after its checkpoint: what it says last holds.
         while kind and kind[-1]["step"] >= entry["step"]:
@@ -169,13 +171,9 @@ def _read_metrics(path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]
 
 
 def _read_sphere(path: Path) -> Sphere | None:
-    if not path.is_file():
+    if not is_file(path):
         return None
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            found = {name: np.asarray(arrays[name]) for name in arrays.files}
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path}: damaged: {error}") from error
+    found = read_arrays(path)
     names = ("embeddings", "labels", "prototypes", "memory", "timer", "variational", "lam")
     if missing := [name for name in names if name not in found]:
         raise DataError(f"{path}: lacks the array {missing[0]!r}; it holds {', '.join(found) or 'nothing'}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -15,7 +14,9 @@ from rich.live import Live
 from rich.table import Table
 
 from vplface.console import Console, start_display
+from vplface.errors import DataError
 from vplface.printable import printable_name
+from vplface.reading import parse_json, read_json
 from vplface.study.grid import Cell
 
 _SHOW_EVERY = 1.0
@@ -141,16 +142,16 @@ def last_line(journal: Path) -> Mapping[str, Any]:
         with journal.open("rb") as file:
             file.seek(max(0, journal.stat().st_size - _TAIL))
             lines = file.read().split(b"\n")[:-1]
-        found = json.loads(lines[-1]) if lines else {}
-    except (OSError, ValueError):
+        found = parse_json(lines[-1], str(journal)) if lines else {}
+    except (OSError, ValueError, DataError):
         return {}
     return found if isinstance(found, Mapping) else {}
 
 
 def _steps(folder: Path) -> int | None:
     try:
-        return int(json.loads((folder / "environment.json").read_text(encoding="utf-8"))["steps"])
-    except (OSError, ValueError, KeyError):
+        return int(read_json(folder / "environment.json")["steps"])
+    except (DataError, ValueError, KeyError, TypeError):
         return None
 
 

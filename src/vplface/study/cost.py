@@ -18,6 +18,7 @@ from vplface.data.selection import split_identities
 from vplface.errors import ConfigError, DataError, VplfaceError
 from vplface.progress import progress
 from vplface.prototypes import Variational
+from vplface.reading import parse_json, read_text
 from vplface.study.board import last_line
 from vplface.study.grid import Cell, Grid
 from vplface.study.single import standing
@@ -223,7 +224,8 @@ def _speeds_of_finished(grid: Grid) -> dict[str, float]:
     logged: dict[str, list[float]] = {}
     for cell in grid.cells:
         if standing(cell.config).state == "finished":
-            lines = (cell.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-            speeds = [line["pictures_per_second"] for line in map(json.loads, lines) if "pictures_per_second" in line]
+            journal = cell.folder / "metrics.jsonl"
+            lines = [parse_json(line, str(journal)) for line in read_text(journal).splitlines()]
+            speeds = [line["pictures_per_second"] for line in lines if "pictures_per_second" in line]
             logged.setdefault(_kind(cell.config), []).extend(speed for speed in speeds if speed > 0)
     return {kind: float(np.median(speeds)) for kind, speeds in logged.items() if speeds}

@@ -13,6 +13,7 @@ from pydantic import BaseModel, Field, StringConstraints, model_validator
 from vplface import bounds
 from vplface.errors import ConfigError, UsageError
 from vplface.evaluation.protocols import far_name
+from vplface.reading import is_file
 from vplface.training.config import (
     Config,
     Name,
@@ -167,7 +168,7 @@ def read_grid(
     base = dict(file.base)
     if file.recipe is not None:
         beside = Path(path).parent / file.recipe
-        base = overlay(read_recipe(beside if beside.is_file() else file.recipe), base)
+        base = overlay(read_recipe(beside if is_file(beside) else file.recipe), base)
     of_recipe = base.pop("arms", None) or {}
     refuse_unknown(Config, base, (), f"{path}: base")
     all_arms = file.arms or of_recipe or {"run": {}}

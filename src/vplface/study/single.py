@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +11,7 @@ from vplface.embedder import Embedder, load_model, save_model
 from vplface.errors import ConfigError
 from vplface.evaluation import Evaluation
 from vplface.files import PRIVATE
+from vplface.reading import kind_of, read_json
 from vplface.training.checkpoint import has_checkpoints
 from vplface.training.config import Config
 from vplface.training.journal import write_json
@@ -43,13 +43,13 @@ class Standing:
 def standing(config: Config) -> Standing:
     """How far the run of a configuration has come, as its folder tells."""
     stored = config.run_folder / "config.yaml"
-    if not stored.exists():
+    if kind_of(stored) is None:
         return Standing("new")
-    if (config.run_folder / ANEW).exists():
+    if kind_of(config.run_folder / ANEW) is not None:
         return Standing("anew")
     if changed := changed_keys(stored, config):
         return Standing("changed", changed)
-    return Standing("finished" if (config.run_folder / "evaluation.json").exists() else "begun")
+    return Standing("finished" if kind_of(config.run_folder / "evaluation.json") is not None else "begun")
 
 
 def start_anew(configs: Iterable[Config]) -> None:
@@ -61,7 +61,7 @@ def start_anew(configs: Iterable[Config]) -> None:
         ConfigError: a folder cannot be written.
     """
     for config in configs:
-        if (config.run_folder / "config.yaml").exists():
+        if kind_of(config.run_folder / "config.yaml") is not None:
             try:
                 (config.run_folder / ANEW).touch()
             except OSError as error:
@@ -111,7 +111,7 @@ def measure(config: Config) -> dict[str, Evaluation]:
 
 def measured(folder: Path) -> dict[str, Evaluation]:
     """What ``measure`` left in a run folder."""
-    values = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
+    values = read_json(folder / "evaluation.json")
     return {name: Evaluation.from_dict(value) for name, value in values.items()}
 
 
