@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -162,3 +164,22 @@ def test_a_picture_is_warped_by_its_landmarks(tmp_path, written):
         np.testing.assert_allclose(warped[round(y), round(x)], colour, atol=30)
     with pytest.raises(DataError, match=r"2\.png"):
         faces.picture(1)
+
+
+def test_hostile_fields_are_refused_in_little_memory(written):
+    wide = "".join(f"{number}.jpg 1 {'2' * (10**6 if number == 5 else 1)}\n" for number in range(20_000))
+    with pytest.raises(DataError, match="line 6: a number of more than 64 characters"):
+        read_faces(written(wide))
+    for number in ("9" * 5000, "9" * 30, str(2**63)):
+        with pytest.raises(DataError, match="line 2: TEMPLATE_ID and SUBJECT_ID must be whole numbers"):
+            read_templates(written(f"TEMPLATE_ID,SUBJECT_ID\n{number},1\n"))
+    with pytest.raises(DataError, match="line 2: cannot be read: field larger than"):
+        read_templates(written("TEMPLATE_ID,SUBJECT_ID\n" + "1" * 200_000 + ",1\n"))
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_pipes_are_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "x.txt")
+    for read in (read_faces, read_template_pairs, read_templates):
+        with pytest.raises(DataError, match="not a regular file"):
+            read(tmp_path / "x.txt")

@@ -15,7 +15,7 @@ shows them; a medium is a still or a video, of which there may be many frames.
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -26,11 +26,16 @@ from jaxtyping import Bool, Float32, Float64, Int64, UInt8
 from vplface.compiled_function import compiled
 from vplface.data.pictures import SIZE, Picture, UnreadablePictureError
 from vplface.errors import DataError
+from vplface.reading import UnreadableFileError, is_file, is_folder, read_bytes
 
 SetName = Literal["ijbb", "ijbc"]
 GALLERIES = {"ijbb": ("S1", "S2"), "ijbc": ("G1", "G2")}
 PICTURES = "loose_crop"
 
+LIMIT = 2**31
+"""The largest file of a set that is read, in bytes; the largest of IJB-C has 0.3 GB."""
+
+_LONGEST_NUMBER = 64
 _NOT_A_NUMBER, _TOO_FEW, _TOO_MANY, _TOO_LARGE = 1, 2, 3, 4
 
 
@@ -96,7 +101,7 @@ class IJB:
         if name not in get_args(SetName):
             raise ValueError(f"name must be one of {', '.join(get_args(SetName))}, got {name!r}")
         self.folder, self.name = Path(folder), name
-        if not self.folder.is_dir():
+        if not is_folder(self.folder):
             raise DataError(f"{self.folder}: no such folder; it should hold {name}_face_tid_mid.txt and so on")
         self.used: list[Path] = []
         """The files that were read."""
@@ -124,14 +129,14 @@ class IJB:
     def aligned(self, pictures: Sequence[str], landmarks: Landmarks) -> LooseFaces:
         """The pictures, warped to 112 x 112 by their landmarks; raises DataError if there is no folder of them."""
         folder = self.folder / PICTURES
-        if not folder.is_dir():
+        if not is_folder(folder):
             raise DataError(f"{folder}: no such folder; the pictures of {self.name} should lie there")
         return LooseFaces(folder, pictures, landmarks)
 
     def _file(self, ending: str) -> Path:
         name = f"{self.name}_{ending}"
         for path in (self.folder / name, self.folder / "meta" / name):
-            if path.is_file():
+            if is_file(path):
                 self.used.append(path)
                 return path
         raise DataError(f"{self.folder}: no {name} there, nor in {self.folder / 'meta'}")
@@ -174,9 +179,9 @@ class LooseFaces:
         assert self._landmarks is not None
         path = self._folder / self._names[index]
         try:
-            data = path.read_bytes()
-        except OSError as error:
-            raise UnreadablePictureError(str(path), error.strerror or str(error)) from error
+            data = read_bytes(path)
+        except UnreadableFileError as error:
+            raise UnreadablePictureError(str(path), error.reason) from error
         try:
             matrix = similarity(self._landmarks.points[index].astype(np.float64), TEMPLATE)
         except ValueError as error:
@@ -239,30 +244,41 @@ def read_templates(path: Path | str) -> TemplateList:
     Raises:
         DataError: if the file is missing, empty or malformed, or if it gives a template two subjects.
     """
-    rows = csv.reader(_text(path).splitlines())
-    header = [field.strip().upper() for field in next(rows, [])]
+    rows = _rows(path)
+    header = [field.strip().upper() for field in next(rows, (1, []))[1]]
     if not {"TEMPLATE_ID", "SUBJECT_ID"} <= set(header):
         raise DataError(f"{path}, line 1: expected a header with TEMPLATE_ID and SUBJECT_ID, got {','.join(header)!r}")
     at, of = header.index("TEMPLATE_ID"), header.index("SUBJECT_ID")
     subjects: dict[int, int] = {}
-    for fields in rows:
+    for line, fields in rows:
         if not any(field.strip() for field in fields):
             continue
         try:
             template, subject = int(fields[at]), int(fields[of])
+            if max(abs(template), abs(subject)) >= 2**63:
+                raise ValueError("too large")
         except (IndexError, ValueError):
             raise DataError(
-                f"{path}, line {rows.line_num}: TEMPLATE_ID and SUBJECT_ID must be whole numbers, "
-                f"got {','.join(fields)[:80]!r}"
+                f"{path}, line {line}: TEMPLATE_ID and SUBJECT_ID must be whole numbers, got {','.join(fields)[:80]!r}"
             ) from None
         if subjects.setdefault(template, subject) != subject:
             raise DataError(
-                f"{path}, line {rows.line_num}: template {template} shows subject {subject} here and subject "
+                f"{path}, line {line}: template {template} shows subject {subject} here and subject "
                 f"{subjects[template]} above"
             )
     if not subjects:
         raise DataError(f"{path}: lists no templates")
     return TemplateList(np.array([*subjects], np.int64), np.array([*subjects.values()], np.int64))
+
+
+def _rows(path: Path | str) -> Iterator[tuple[int, list[str]]]:
+    """Lines of fields, with their numbers."""
+    rows = csv.reader(_text(path).splitlines())
+    try:
+        for fields in rows:
+            yield rows.line_num, fields
+    except csv.Error as error:
+        raise DataError(f"{path}, line {rows.line_num}: cannot be read: {error}") from error
 
 
 def _named_rows(path: Path | str, numbers: int, form: str) -> tuple[list[str], Float64[np.ndarray, "n numbers"]]:
@@ -275,6 +291,8 @@ def _named_rows(path: Path | str, numbers: int, form: str) -> tuple[list[str], F
             continue
         if len(fields) != numbers + 1:
             raise DataError(f"{path}, line {line}: expected {form!r}, got {len(fields)} fields: {text.strip()[:80]!r}")
+        if max(map(len, fields[1:])) > _LONGEST_NUMBER:  # an array of text is as wide as its longest
+            raise DataError(f"{path}, line {line}: a number of more than {_LONGEST_NUMBER} characters")
         names.append(fields[0])
         values.append(fields[1:])
     if not names:
@@ -306,10 +324,7 @@ def _line_of(path: Path | str, row: int) -> int:
 
 
 def _bytes(path: Path | str) -> bytes:
-    try:
-        return Path(path).read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+    return read_bytes(path, LIMIT)
 
 
 def _text(path: Path | str) -> str:

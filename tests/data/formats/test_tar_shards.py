@@ -4,6 +4,7 @@ import gzip
 import io
 import json
 import multiprocessing
+import os
 import pickle
 import signal
 import subprocess
@@ -16,10 +17,12 @@ import cv2
 import numpy as np
 import pytest
 import webdataset
+from braceexpand import braceexpand
 from hypothesis import given
 from hypothesis import strategies as st
 
 from vplface.data.formats import open_pictures
+from vplface.data.formats.shard_names import _count_of
 from vplface.data.formats.tar_shards import TarShards, TarShardsWriter
 from vplface.data.pictures import UnreadablePictureError
 from vplface.errors import DataError, MissingExtraError
@@ -463,3 +466,68 @@ def test_trained_on_from_shards(tmp_path: Path, faces: Path) -> None:
     ):
         assert np.array_equal(one.pictures, other.pictures)
         assert np.array_equal(one.labels, other.labels)
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "{0..999999999}.tar",
+        "{000..999999999}.tar",
+        "a-{0..99999}-{0..9}.tar",
+        "{{0..99999},{0..99999}}.tar",
+        "{1..9}" * 9,
+        "{a..z}" * 9,
+        "{a,b}" * 30,
+        "{a,{b,{c..z}}}" * 12,
+        f"{{{10**20}..{10**40}}}.tar",
+    ],
+)
+def test_patterns_for_more_shards_than_there_can_be_are_not_expanded(tmp_path: Path, pattern: str) -> None:
+    with pytest.raises(DataError, match=r"stands for more than 100,000 shards"):
+        TarShards(tmp_path / pattern)
+
+
+def in_a_row_or_in_braces(inner):
+    parts = st.lists(inner, min_size=2, max_size=3)
+    return st.one_of(parts.map("".join), parts.map(lambda some: "{" + ",".join(some) + "}"))
+
+
+patterns = st.recursive(
+    st.sampled_from(["a", "{1..3}", "{03..1}", "{a..d}", "{5..9..2}"]), in_a_row_or_in_braces, max_leaves=6
+)
+
+
+@given(patterns)
+def test_the_count_of_a_pattern_is_that_of_its_names(pattern: str) -> None:
+    assert _count_of(pattern) == len(list(braceexpand(pattern)))
+
+
+def test_deep_or_endless_values_in_json_cost_their_sample(tmp_path: Path) -> None:
+    values = [b"[" * 400 + b"]" * 400, b"9" * 5000, b'"\xff"', b"[" * 100_000]
+    samples = [
+        [(f"{k}.png", picture(k)), (f"{k}.json", b'{"label": ' + value + b"}")] for k, value in enumerate(values)
+    ]
+    pictures = TarShards(write(tmp_path / "x.tar", *sample("a", 3), *[file for each in samples for file in each]))
+    assert len(pictures) == 1
+    assert len(pictures.faults) == 4
+    assert all("json" in fault for fault in pictures.faults)
+    for key in ("identity", "name"):
+        deep = b'{"label": 1, "' + key.encode() + b'": ' + b"[" * 400 + b"]" * 400 + b"}"
+        files = [("b.png", picture(1)), ("b.json", deep)]
+        assert "list" in TarShards(write(tmp_path / f"{key}.tar", *sample("a", 3), *files)).faults[0]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs named pipes")
+def test_shards_that_are_pipes_or_become_them_are_not_waited_for(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.tar", *sample("a", 3))
+    pictures = TarShards(path)
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(UnreadablePictureError, match="not a regular file"):
+        pictures.encoded(0)
+    with pytest.raises(DataError, match="not a regular file"):
+        TarShards(path)
+    path.unlink()
+    path.symlink_to("/dev/zero")
+    with pytest.raises(DataError, match="not a regular file"):
+        TarShards(path)

@@ -28,6 +28,14 @@ SHOWN = [0, 1, 1, 2, 3, 0, 3, 3]
 SAME = [True, True, False, True]
 
 
+def as_int64(same: list[bool]) -> np.ndarray:
+    return np.array(same, np.int64)
+
+
+def as_ints(same: list[bool]) -> list[int]:
+    return [int(each) for each in same]
+
+
 def written(folder: Path, content: bytes) -> Path:
     path = folder / "set.bin"
     path.write_bytes(content)
@@ -40,7 +48,7 @@ def array(content: bytes, shape: tuple[int, ...] = (-1,)) -> np.ndarray:
 
 @pytest.mark.parametrize("protocol", range(6))
 @pytest.mark.parametrize("picture", [bytes, array, lambda content: array(content, (-1, 1))])
-@pytest.mark.parametrize("truths", [list, np.array, lambda same: [np.bool_(each) for each in same]])
+@pytest.mark.parametrize("truths", [list, np.array, lambda same: [np.bool_(each) for each in same], as_int64, as_ints])
 def test_what_pickle_and_numpy_write_is_read(tmp_path: Path, protocol: int, picture, truths) -> None:
     content = pickle.dumps(([picture(FOUR[k]) for k in SHOWN], truths(SAME)), protocol=protocol)
     pictures = VerificationBin(written(tmp_path, content))
@@ -53,6 +61,53 @@ def test_what_pickle_and_numpy_write_is_read(tmp_path: Path, protocol: int, pict
     assert pictures.pairs.right == [names[k] for k in SHOWN[1::2]]
     assert pictures.pairs.same.tolist() == SAME
     assert pictures.pairs.fold.tolist() == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("kind", ["i1", "u1", "<i2", ">i2", "<u4", ">i4", "<i8", ">i8", "<u8", "?"])
+@pytest.mark.parametrize("protocol", [0, 2, 4, 5])
+def test_truth_values_are_numbers_of_any_width(tmp_path: Path, kind: str, protocol: int) -> None:
+    values = np.array(SAME).astype(kind)
+    for truths in (values, values.reshape(-1, 1), list(values), [values[k : k + 1] for k in range(4)]):
+        content = pickle.dumps(([FOUR[k] for k in SHOWN], truths), protocol=protocol)
+        assert VerificationBin(written(tmp_path, content)).pairs.same.tolist() == SAME
+    for truths in (values + 2, list(values + 2), [np.array(SAME).astype(kind)] * 4) if kind != "?" else ():
+        content = pickle.dumps(([FOUR[k] for k in SHOWN], truths), protocol=protocol)
+        with pytest.raises(DataError, match=r"truth value 0 is neither"):
+            VerificationBin(written(tmp_path, content))
+
+
+def test_numbers_that_are_no_truth_values_are_refused(tmp_path: Path) -> None:
+    for truths in (
+        np.array([0.5] * 4),
+        np.array(["1"] * 4),
+        np.array([1.0] * 4),
+        [0.0] * 4,
+        [-1] * 4,
+        [256] * 4,
+        ["1"] * 4,
+    ):
+        with pytest.raises(DataError, match="not a verification set that can be trusted"):
+            VerificationBin(written(tmp_path, pickle.dumps(([FOUR[k] for k in SHOWN], truths))))
+
+
+def test_one_picture_that_is_referred_to_a_million_times_is_read_once(tmp_path: Path) -> None:
+    picture = b"x" * 2**20
+    content = pickle.dumps(([picture] * 200_000, [True] * 100_000), protocol=4)
+    assert len(content) < 2**21
+    pictures = VerificationBin(written(tmp_path, content))
+    assert len(pictures) == 1
+    assert len(pictures.pairs) == 100_000
+
+
+def test_a_file_that_changes_while_it_is_open_costs_pictures(tmp_path: Path) -> None:
+    path = written(tmp_path, pickle.dumps(([FOUR[k] for k in SHOWN], SAME)))
+    pictures = VerificationBin(path)
+    copy = pickle.dumps(pictures)
+    os.truncate(path, 30)
+    with pytest.raises(UnreadablePictureError, match="has changed since it was opened"):
+        pictures.encoded(0)
+    with pytest.raises(DataError, match=r"set\.bin: the file has changed"):
+        pickle.loads(copy)
 
 
 def test_pickles_of_python_2_are_read(tmp_path: Path) -> None:
@@ -227,7 +282,7 @@ def test_every_cut_is_a_data_error(tmp_path: Path) -> None:
 
 
 def test_a_missing_file_is_a_data_error(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"no\.bin: cannot be read: No such file"):
+    with pytest.raises(DataError, match=r"no\.bin': cannot be read: No such file"):
         open_pictures(tmp_path / "no.bin")
 
 

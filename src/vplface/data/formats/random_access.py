@@ -191,16 +191,20 @@ class AsFile(io.RawIOBase):
 
 
 class ReadAhead:
-    """A source that is read from its begin to its end in small pieces, for one thread."""
+    """A source that is read from its begin to its end in small pieces, for one thread.
+
+    Attributes:
+        source: for what is not read in order.
+    """
 
     def __init__(self, source: Source, ahead: int = 2**18) -> None:
-        self._source, self._ahead = source, ahead
+        self.source, self._ahead = source, ahead
         self._start, self._block = 0, b""
 
     @property
     def size(self) -> int:
         """Of the source, in bytes."""
-        return self._source.size
+        return self.source.size
 
     def read(self, start: int, count: int) -> bytes:
         """As the source's; long pieces are not kept."""
@@ -208,8 +212,8 @@ class ReadAhead:
         if at >= 0 and at + count <= len(self._block):
             return self._block[at : at + count]
         if count >= self._ahead:
-            return self._source.read(start, count)
-        self._start, self._block = start, self._source.read(start, self._ahead)
+            return self.source.read(start, count)
+        self._start, self._block = start, self.source.read(start, self._ahead)
         return self._block[:count]
 
     def find(self, byte: bytes, start: int, stop: int | None = None) -> int:

@@ -12,7 +12,6 @@ the tar.
 
 from __future__ import annotations
 
-import glob
 import json
 import os
 import re
@@ -31,11 +30,14 @@ from jaxtyping import Int32, Int64
 
 from vplface.data.encoded import type_of
 from vplface.data.formats.packed_names import PackedNames
+from vplface.data.formats.random_access import Stamp, stamp_of
+from vplface.data.formats.shard_names import find_shards
 from vplface.data.formats.tar import Member, members, text
 from vplface.data.pictures import StoredPictures, UnreadablePictureError
 from vplface.errors import DataError, import_extra
 from vplface.files import replacing
 from vplface.progress import Advance, progress
+from vplface.reading import PICTURE_LIMIT, UnreadableFileError, is_folder, kind_of, open_regular, parse_json
 
 PICTURES = {b"jpg", b"jpeg", b"png", b"webp", b"bmp"}
 LABELS = {b"cls", b"json", b"txt"}
@@ -72,10 +74,10 @@ class TarShards(StoredPictures):
                 no sample can be used.
             MissingExtraError: for a brace pattern without the package that expands it.
         """
-        self._shards = _find(Path(path))
+        self._shards = find_shards(Path(path))
         self.faults: list[str] = []
         indices = []
-        total = sum(shard.stat().st_size for shard in self._shards)
+        total = sum(_size(shard) for shard in self._shards)
         with progress(f"indexing {path}, MB", total // 10**6) as advance:
             for shard in self._shards:
                 indices.append(_index(shard, advance))
@@ -84,7 +86,7 @@ class TarShards(StoredPictures):
         if not sum(counts):
             reason = f"; the first fault: {self.faults[0]}" if self.faults else ""
             raise DataError(f"{path}: holds no labelled pictures{reason}; {_LAYOUT}")
-        self._stamps = [(index.size, index.modified) for index in indices]
+        self._stamps = [index.stamp for index in indices]
         self._shard = np.repeat(np.arange(len(indices), dtype=np.int32), counts)
         self._offsets = np.concatenate([index.offsets for index in indices])
         self._sizes = np.concatenate([index.sizes for index in indices])
@@ -112,11 +114,13 @@ class TarShards(StoredPictures):
         shard, size = int(self._shard[index]), int(self._sizes[index])
         # A file opened for each picture costs little beside decoding, and needs no care in forked workers and threads.
         try:
-            with self._shards[shard].open("rb", buffering=0) as file:
-                if _stamp(file) != self._stamps[shard]:
+            with os.fdopen(open_regular(self._shards[shard]), "rb", buffering=0) as file:
+                if stamp_of(file.fileno()) != self._stamps[shard]:
                     raise UnreadablePictureError(self.where(index), "the shard has changed since it was opened")
                 file.seek(int(self._offsets[index]))
                 data = file.read(size)
+        except UnreadableFileError as error:
+            raise UnreadablePictureError(self.where(index), error.reason) from error
         except OSError as error:
             raise UnreadablePictureError(self.where(index), error.strerror or str(error)) from error
         if len(data) != size:
@@ -149,15 +153,16 @@ class TarShardsWriter:
         self._open = ExitStack()
         self._tar: Any = None
         self._in_shard = self._bytes = 0
-        if self.path.exists() and not (self._single and self.path.is_dir()):
+        kind = kind_of(self.path)
+        if kind is not None and not (self._single and kind == "folder"):
             self._continue()
-        elif self.path.exists():
+        elif kind is not None:
             raise DataError(f"{self.path}: is a folder; a path that ends in .tar is to become a file")
 
     def _continue(self) -> None:
         """Take up what an earlier writer has completed, and clear away what it has not."""
         if not self._single:
-            if not self.path.is_dir():
+            if not is_folder(self.path):
                 raise DataError(f"{self.path}: is a file; give a folder, or a path that ends in .tar")
             found = sorted(entry.name for entry in self.path.iterdir())
             for unfinished in [name for name in found if re.fullmatch(r"\.\d{6}\.tar\..*\.tar", name)]:
@@ -237,8 +242,7 @@ _LAYOUT = "expected samples of files with one key: KEY.jpg and its label in KEY.
 class _Index:
     """What is in one shard; a picture's identity is a position in ``people``."""
 
-    size: int
-    modified: int
+    stamp: Stamp
     offsets: Int64[np.ndarray, " n"]
     sizes: Int64[np.ndarray, " n"]
     people: list[tuple[int | None, str | None]]
@@ -260,30 +264,12 @@ class _FaultError(Exception):
     """A sample that cannot be used."""
 
 
-def _find(path: Path) -> list[Path]:
-    """The shards that a path stands for, in order."""
-    pattern = str(path)
-    if path.is_dir():
-        shards = sorted(entry for entry in path.glob("*.tar") if not entry.name.startswith("."))
-        if not shards and any(path.glob("*.tar.*")):
-            raise DataError(f"{path}: the shards are compressed, which allows no random access; unpack them (gunzip)")
-    elif path.exists():
-        shards = [path]
-    elif "{" in pattern:
-        expand = import_extra("braceexpand", "webdataset")
-        try:
-            shards = [Path(each) for each in expand.braceexpand(pattern)]
-        except ValueError as error:
-            raise DataError(f"{path}: is no brace pattern: {error}") from error
-    else:
-        shards = sorted(map(Path, glob.glob(pattern)))  # noqa: PTH207 - the pattern may be absolute
-    if not shards:
-        raise DataError(f"{path}: no tar files are there")
-    missing = [shard for shard in shards if not shard.is_file()]
-    if missing:
-        more = f" and {len(missing) - 1} more of {len(shards)}" if len(missing) > 1 else ""
-        raise DataError(f"{missing[0]}{more}: no such file")
-    return shards
+def _size(shard: Path) -> int:
+    handle = open_regular(shard)
+    try:
+        return stamp_of(handle).size
+    finally:
+        os.close(handle)
 
 
 def _index(path: Path, advance: Advance) -> _Index:
@@ -293,8 +279,8 @@ def _index(path: Path, advance: Advance) -> _Index:
     names = bytearray()
     faults: list[str] = []
     try:
-        with path.open("rb", buffering=2**18) as file:
-            stamp = _stamp(file)
+        with os.fdopen(open_regular(path), "rb", buffering=2**18) as file:
+            stamp = stamp_of(file.fileno())
             told = 0
             for sample in _samples(file, path, stamp[0]):
                 if (megabytes := sample.at // 10**6) > told + 10:
@@ -315,7 +301,7 @@ def _index(path: Path, advance: Advance) -> _Index:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
     numbers = [np.array(each, np.int64) for each in (offsets, sizes, name_sizes)]
     return _Index(
-        *stamp, numbers[0], numbers[1], list(people), np.array(person, np.int32), bytes(names), numbers[2], faults
+        stamp, numbers[0], numbers[1], list(people), np.array(person, np.int32), bytes(names), numbers[2], faults
     )
 
 
@@ -366,7 +352,7 @@ def _read_sample(file: BinaryIO, sample: _Sample) -> tuple[Member, tuple[int | N
     about = _read_json(_contents(file, sample.files[b"json"])) if b"json" in sample.files else {}
     number, identity = about.get("label"), about.get("identity")
     if number is not None and (not isinstance(number, int) or isinstance(number, bool)):
-        raise _FaultError(f'"label" in .json is no whole number: {str(number)[:40]!r}')
+        raise _FaultError(f'"label" in .json is no whole number: {_shown(number)}')
     if b"cls" in sample.files:
         given = _contents(file, sample.files[b"cls"]).strip()
         if not _WHOLE(given):
@@ -380,14 +366,21 @@ def _read_sample(file: BinaryIO, sample: _Sample) -> tuple[Member, tuple[int | N
     if number is not None and not 0 <= number < 2**63:
         raise _FaultError(f"the label {number} is out of range")
     if identity is not None and not (isinstance(identity, str) and identity):
-        raise _FaultError(f"the name of its identity is none: {str(identity)[:40]!r}")
+        raise _FaultError(f"the name of its identity is none: {_shown(identity)}")
     if number is None and identity is None:
         raise _FaultError("has no label")
     picture = sample.files[pictures[0]]
+    if picture.size > PICTURE_LIMIT:
+        raise _FaultError(f"its picture has {picture.size:,} bytes, more than the {PICTURE_LIMIT:,} that are read")
     name = about.get("name", text(picture.name))
     if not isinstance(name, str):
-        raise _FaultError(f'"name" in .json is no text: {str(name)[:40]!r}')
+        raise _FaultError(f'"name" in .json is no text: {_shown(name)}')
     return picture, (number, identity), name.encode("utf-8", "surrogatepass")
+
+
+def _shown(value: object) -> str:
+    """The begin of a value of JSON; of lists and objects, which may be deep, the kind."""
+    return type(value).__name__ if isinstance(value, list | dict) else repr(str(value)[:40])
 
 
 def _contents(file: BinaryIO, member: Member) -> bytes:
@@ -399,9 +392,9 @@ def _contents(file: BinaryIO, member: Member) -> bytes:
 
 def _read_json(data: bytes) -> dict[str, Any]:
     try:
-        values = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise _FaultError(f".json is not valid: {error}") from error
+        values = parse_json(data, ".json")
+    except DataError as error:
+        raise _FaultError(f".json is not valid: {error.__cause__}") from error
     if not isinstance(values, dict):
         raise _FaultError(".json holds no keys and values")
     return values
@@ -433,9 +426,3 @@ def _counts(sample: _Sample) -> bool:
     return sample.fault is not None or any(
         suffix in LABELS or suffix.rpartition(b".")[2] in PICTURES for suffix in sample.files
     )
-
-
-def _stamp(file: BinaryIO) -> tuple[int, int]:
-    """Size and time of change, by which a shard is known again."""
-    status = os.fstat(file.fileno())
-    return status.st_size, status.st_mtime_ns

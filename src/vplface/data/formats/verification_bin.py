@@ -9,14 +9,12 @@ that bytes and numpy arrays are written with stand for values of this module.
 from __future__ import annotations
 
 import codecs
-import contextlib
 import hashlib
-import mmap
 import pickle
 import pickletools
 import re
 import struct
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,11 +23,13 @@ import numpy as np
 from jaxtyping import Int64
 
 from vplface.data.encoded import type_of
+from vplface.data.formats.random_access import RandomAccess, ReadAhead, Source
 from vplface.data.pairs import Pairs, resolve
 from vplface.data.pictures import StoredPictures, UnreadablePictureError
 from vplface.errors import DataError
 from vplface.files import replacing
 from vplface.progress import progress
+from vplface.reading import PICTURE_LIMIT
 
 FOLDS = 10
 """Contiguous parts that the pairs are cut into, the first p mod 10 of which are one longer."""
@@ -60,22 +60,13 @@ class VerificationBin(StoredPictures):
                 or the name that is refused is given with its place in the file.
         """
         self.path = Path(path)
-        with _mapped(self.path) as data:
-            pictures, same = _pictures_and_truths(self.path, data)
-            distinct: dict[bytes, int] = {}
-            which = np.empty(len(pictures), np.int64)
-            self._places: list[_Bytes] = []
-            types: list[str] = []
-            with progress(f"reading {self.path}", len(pictures)) as advance:
-                for place, picture in enumerate(pictures):
-                    content = self._content(data, picture)
-                    index = distinct.setdefault(hashlib.blake2b(content, digest_size=16).digest(), len(distinct))
-                    if index == len(self._places):
-                        self._places.append(picture)
-                        kind = type_of(content)
-                        types.append(f".{kind}" if kind else "")
-                    which[place] = index
-                    advance(1)
+        self._file = RandomAccess(self.path)
+        if not self._file.size:
+            raise DataError(f"{self.path}: the file is empty")
+        try:
+            which, same, types = self._read()
+        except OSError as error:
+            raise DataError(f"{self.path}: cannot be read: {error.strerror or error}") from error
         left, right = which[0::2], which[1::2]
         self._labels = _components(len(self._places), left[same], right[same])
         self._identities = [f"{person:05d}" for person in range(int(self._labels.max()) + 1)]
@@ -100,19 +91,40 @@ class VerificationBin(StoredPictures):
         """The picture's file; raises UnreadablePictureError with its place and the reason."""
         where, place = self.where(index), self._places[index]
         try:
-            with self.path.open("rb") as file:
-                file.seek(place.start)
-                stored = file.read(place.length)
+            return place.decode(self._file.read(place.start, place.length))
         except OSError as error:
             raise UnreadablePictureError(where, error.strerror or str(error)) from error
-        try:
-            return place.decode(stored)
         except ValueError as error:
             raise UnreadablePictureError(where, f"the file has changed: {error}") from error
 
-    def _content(self, data: mmap.mmap, place: _Bytes) -> bytes:
+    def _read(self) -> tuple[Int64[np.ndarray, " n"], np.ndarray, list[str]]:
+        """The number of each picture among the distinct ones, the truth values, and the suffixes of the distinct."""
+        data = ReadAhead(self._file)
+        pictures, same = _pictures_and_truths(self.path, data)
+        numbers: dict[_Bytes, int] = {}
+        distinct: dict[bytes, int] = {}
+        self._places: list[_Bytes] = []
+        types: list[str] = []
+        with progress(f"reading {self.path}", len(pictures)) as advance:
+            for picture in pictures:
+                if picture not in numbers:  # one place in the file may be referred to any number of times
+                    content = self._content(data, picture)
+                    number = distinct.setdefault(hashlib.blake2b(content, digest_size=16).digest(), len(distinct))
+                    numbers[picture] = number
+                    if number == len(self._places):
+                        self._places.append(picture)
+                        kind = type_of(content)
+                        types.append(f".{kind}" if kind else "")
+                advance(1)
+        return np.array([numbers[picture] for picture in pictures], np.int64), same, types
+
+    def _content(self, data: Source, place: _Bytes) -> bytes:
+        if place.length > PICTURE_LIMIT:
+            raise DataError(
+                f"{self.path}: the string at byte {place.start} has {place.length:,} bytes, more than a picture"
+            )
         try:
-            return place.decode(data[place.start : place.start + place.length])
+            return place.decode(data.read(place.start, place.length))
         except ValueError as error:
             raise DataError(f"{self.path}: the string at byte {place.start} is no picture: {error}") from error
 
@@ -172,21 +184,6 @@ def _components(count: int, left: Int64[np.ndarray, " p"], right: Int64[np.ndarr
     return np.unique([root(node) for node in range(count)], return_inverse=True)[1].astype(np.int64)
 
 
-@contextlib.contextmanager
-def _mapped(path: Path) -> Iterator[mmap.mmap]:
-    try:
-        file = path.open("rb")
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
-    with file:
-        try:
-            data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        except ValueError:
-            raise DataError(f"{path}: the file is empty") from None
-        with data:
-            yield data
-
-
 @dataclass(frozen=True, slots=True)
 class _Bytes:
     """A string in the file, and how its bytes are written there.
@@ -217,18 +214,30 @@ class _Name:
 
 
 @dataclass(slots=True)
-class _Array:
-    """A numpy array or scalar of ``kind`` u1 or b1 that is, or is yet to be, filled with bytes of the file."""
-
-    kind: str = ""
-    content: _Bytes | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class _Kind:
-    """A numpy data type."""
+    """A numpy data type: truth values, or whole numbers of an order of bytes."""
 
     kind: str
+    order: str = "<"
+
+
+@dataclass(slots=True)
+class _Array:
+    """A numpy array or scalar of a kind that is, or is yet to be, filled with bytes of the file."""
+
+    kind: _Kind | None = None
+    content: _Bytes | None = None
+
+    def values(self, data: ReadAhead) -> list[int]:
+        """What it holds, of which a file names no more than it has bytes."""
+        assert self.kind is not None
+        assert self.content is not None
+        stored = _decoded(data, self.content)
+        kind = np.dtype(self.kind.kind).newbyteorder("<" if self.kind.order != ">" else ">")
+        if len(stored) % kind.itemsize:
+            raise _Refused(f"an array of {len(stored)} bytes that is to hold values of {kind.itemsize}")
+        values: list[int] = np.frombuffer(stored, kind).tolist()
+        return values
 
 
 _MARK = object()
@@ -251,7 +260,7 @@ class _Refused(Exception):  # noqa: N818 - it becomes a DataError with the place
     """What is read is not what a verification set is made of."""
 
 
-def _pictures_and_truths(path: Path, data: mmap.mmap) -> tuple[list[_Bytes], np.ndarray]:
+def _pictures_and_truths(path: Path, data: ReadAhead) -> tuple[list[_Bytes], np.ndarray]:
     reader = _Reader(data)
     try:
         top = reader.read()
@@ -270,31 +279,32 @@ def _pictures_and_truths(path: Path, data: mmap.mmap) -> tuple[list[_Bytes], np.
 
 
 def _picture(value: Any, place: int) -> _Bytes:
-    if isinstance(value, _Array) and value.kind == "u1" and value.content is not None:
+    if isinstance(value, _Array) and value.content is not None and value.kind is not None and value.kind.kind == "u1":
         return value.content
     if isinstance(value, _Bytes) and not value.is_text:
         return value
     raise _Refused(f"picture {place} is not a string of bytes")
 
 
-def _truths(data: mmap.mmap, value: Any) -> np.ndarray:
+def _truths(data: ReadAhead, value: Any) -> np.ndarray:
     if isinstance(value, _Array) and value.content is not None:
-        value = list(_decoded(data, value.content))
+        value = value.values(data)
     if not isinstance(value, list):
         raise _Refused("the second of the two is no list of truth values")
     truths = np.empty(len(value), dtype=bool)
     for place, truth in enumerate(value):
         if isinstance(truth, _Array) and truth.content is not None:
-            truth = int.from_bytes(_decoded(data, truth.content))
+            values = truth.values(data) if truth.content.length <= _LONGEST_SCALAR else []
+            truth = values[0] if len(values) == 1 else None
         if not isinstance(truth, int) or truth not in (0, 1):
             raise _Refused(f"truth value {place} is neither true nor false")
         truths[place] = truth
     return truths
 
 
-def _decoded(data: mmap.mmap, place: _Bytes) -> bytes:
+def _decoded(data: ReadAhead, place: _Bytes) -> bytes:
     try:
-        return place.decode(data[place.start : place.start + place.length])
+        return place.decode(data.source.read(place.start, place.length))
     except ValueError as error:
         raise _Refused(f"the string at byte {place.start} cannot be read: {error}") from None
 
@@ -306,7 +316,7 @@ class _Reader:
     nothing is hashed, compared or printed, so that depth does no harm.
     """
 
-    def __init__(self, data: mmap.mmap) -> None:
+    def __init__(self, data: ReadAhead) -> None:
         self.data = data
         self.position = 0
         self.last = 0
@@ -330,12 +340,12 @@ class _Reader:
     def take(self, count: int) -> bytes:
         """The next bytes."""
         self.skip(count)
-        return self.data[self.position - count : self.position]
+        return self.data.read(self.position - count, count)
 
     def skip(self, count: int) -> None:
         """Step over bytes, which must be there."""
-        if count > len(self.data) - self.position:
-            raise _Refused(f"the file ends {count - len(self.data) + self.position:,} bytes too early: it is cut short")
+        if count > self.data.size - self.position:
+            raise _Refused(f"the file ends {count - self.data.size + self.position:,} bytes too early: it is cut short")
         self.position += count
 
     def number(self, form: str) -> int:
@@ -348,7 +358,7 @@ class _Reader:
         if end < 0:
             raise _Refused(f"there is no line break within {longest:,} bytes")
         start, self.position = self.position, end + 1
-        return self.data[start:end]
+        return self.data.read(start, end - start)
 
     def push(self, value: Any) -> None:
         """Put a value on the stack."""
@@ -391,7 +401,9 @@ class _Reader:
         """A string in quotes, up to the end of its line."""
         start = self.position
         end = self.data.find(b"\n", start)
-        line = self.data[start : max(end, start)].rstrip()
+        if end - start > PICTURE_LIMIT:
+            raise _Refused(f"a string of {end - start:,} bytes")
+        line = self.data.read(start, max(end - start, 0)).rstrip()
         if len(line) < 2 or line[:1] not in b"'\"" or line[-1:] != line[:1]:
             raise _Refused("a string is not in quotes")
         self.push(_Bytes(start + 1, len(line) - 2, "escape"))
@@ -483,33 +495,36 @@ class _Reader:
                 return _Bytes(text.start, text.length, text.coding)
             case [] if name in _BYTES:
                 return _Bytes(self.position, 0)
-            case [kind, *_] if name == _DTYPE and self.text(kind).lstrip("|") in ("u1", "b1"):
-                return _Kind(self.text(kind).lstrip("|"))
+            case [kind, *_] if name == _DTYPE and (found := _NUMBERS.fullmatch(self.text(kind))):
+                return _Kind(found[2], found[1] or "<")
             case [_Name(name=str(made)), *_] if name.endswith("._reconstruct") and made == _NDARRAY:
                 return _Array()
-            case [_Kind(kind=kind), _Bytes(is_text=False) as content] if name.endswith(".scalar"):
+            case [_Kind() as kind, _Bytes(is_text=False) as content] if name.endswith(".scalar"):
                 return _filled(_Array(), kind, [], content)
-            case [_Bytes(is_text=False) as content, _Kind(kind=kind), list(shape), *_] if name.endswith("._frombuffer"):
+            case [_Bytes(is_text=False) as content, _Kind() as kind, list(shape), *_] if name.endswith("._frombuffer"):
                 return _filled(_Array(), kind, shape, content)
-        raise _Refused(f"{name!r} is not used as bytes or an array of numpy's type u1 or b1 would use it")
+        raise _Refused(f"{name!r} is not used as bytes or an array of whole numbers or truth values would use it")
 
     def build(self) -> None:
         """The state of an array or of a data type."""
         state = self.pop()
         target = self.top(object)
         match target, state:
-            case _Kind(), list():  # byte order and alignment, of no weight for single bytes
+            case _Kind(), [_, _Bytes() as order, *_]:  # and alignment, which has no weight here
+                target.order = self.text(order)
                 return
-            case _Array(content=None), [_, list(shape), _Kind(kind=kind), _, _Bytes(is_text=False) as content]:
+            case _Array(content=None), [_, list(shape), _Kind() as kind, _, _Bytes(is_text=False) as content]:
                 _filled(target, kind, shape, content)
                 return
-        raise _Refused("a state is set on something that is no array of numpy's type u1 or b1")
+        raise _Refused("a state is set on something that is no array of whole numbers or truth values")
 
 
+_NUMBERS = re.compile(r"([<>|=]?)(b1|[iu][1248])")
+_LONGEST_SCALAR = 64  # bytes in the file, where protocol 0 takes six for one
 _LATIN_1 = ("latin1", "latin-1", "iso-8859-1")
 
 
-def _filled(array: _Array, kind: str, shape: list[Any], content: _Bytes) -> _Array:
+def _filled(array: _Array, kind: _Kind, shape: list[Any], content: _Bytes) -> _Array:
     if not all(isinstance(side, int) and side >= 0 for side in shape):
         raise _Refused("the shape of an array is not made of numbers")
     if sum(side != 1 for side in shape) > 1:

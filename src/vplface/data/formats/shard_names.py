@@ -1,0 +1,83 @@
+"""Which tar files a path, a folder or a pattern stands for."""
+
+from __future__ import annotations
+
+import glob
+import itertools
+import math
+import re
+from pathlib import Path
+
+from vplface.errors import DataError, import_extra
+from vplface.reading import kind_of
+
+MOST_SHARDS = 100_000
+"""A pattern for more is not expanded."""
+
+_RANGE = re.compile(r"(-?\d+)\.\.(-?\d+)(?:\.\.(-?\d+))?")
+_LETTERS = re.compile(r"([A-Za-z])\.\.([A-Za-z])(?:\.\.-?\d+)?")
+_INNERMOST = re.compile(r"\{([^{}]*)\}")
+_COUNTED = re.compile(r"<(\d+)>")
+
+
+def find_shards(path: Path) -> list[Path]:
+    """The shards that a path stands for, in order.
+
+    Raises:
+        DataError: if there are none or too many, one is missing, or the pattern is none.
+        MissingExtraError: for a brace pattern without the package that expands it.
+    """
+    pattern = str(path)
+    kind = kind_of(path)
+    if kind == "folder":
+        shards = sorted(entry for entry in path.glob("*.tar") if not entry.name.startswith("."))
+        if not shards and any(path.glob("*.tar.*")):
+            raise DataError(f"{path}: the shards are compressed, which allows no random access; unpack them (gunzip)")
+    elif kind is not None:
+        shards = [path]
+    elif "{" in pattern:
+        expand = import_extra("braceexpand", "webdataset")
+        try:
+            if _count_of(pattern) > MOST_SHARDS:
+                raise DataError(f"{path}: stands for more than {MOST_SHARDS:,} shards, which is no set's")
+            shards = [Path(each) for each in itertools.islice(expand.braceexpand(pattern), MOST_SHARDS + 1)]
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{path}: is no brace pattern: {error}") from error
+    else:
+        shards = sorted(map(Path, glob.glob(pattern)))  # noqa: PTH207 - the pattern may be absolute
+    if not shards:
+        raise DataError(f"{path}: no tar files are there")
+    if len(shards) > MOST_SHARDS:
+        raise DataError(f"{path}: stands for more than {MOST_SHARDS:,} shards, which is no set's")
+    missing = [shard for shard in shards if kind_of(shard) is None]
+    if missing:
+        more = f" and {len(missing) - 1} more of {len(shards)}" if len(missing) > 1 else ""
+        raise DataError(f"{missing[0]}{more}: no such file")
+    return shards
+
+
+def _count_of(pattern: str) -> int:
+    """For how many names a brace pattern stands, found without making them; the innermost braces are counted first."""
+    counts: list[int] = []
+
+    def counted(found: re.Match[str]) -> str:
+        inside = found[1]
+        if letters := _LETTERS.fullmatch(inside):
+            counts.append(abs(ord(letters[1]) - ord(letters[2])) + 1)
+        elif numbers := _RANGE.fullmatch(inside):
+            if max(len(digits or "") for digits in numbers.groups()) > 18:
+                counts.append(MOST_SHARDS + 1)
+            else:
+                first, last, step = (int(digits or 1) for digits in numbers.groups())
+                counts.append(abs(last - first) // max(1, abs(step)) + 1)
+        else:
+            parts = [math.prod(counts[int(at)] for at in _COUNTED.findall(part)) for part in inside.split(",")]
+            counts.append(sum(parts))
+        return f"<{len(counts) - 1}>"
+
+    left = re.sub("[<>]", "", pattern)
+    for _ in range(len(pattern)):
+        left, found = _INNERMOST.subn(counted, left)
+        if not found or max(counts) > MOST_SHARDS:
+            break
+    return max([math.prod(counts[int(at)] for at in _COUNTED.findall(left)), *counts])
