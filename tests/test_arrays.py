@@ -34,13 +34,12 @@ def test_what_numpy_writes_is_read(tmp_path):
     for save in (np.savez, np.savez_compressed):
         save(tmp_path / "e.npz", **arrays)
         found = read_arrays(tmp_path / "e.npz")
-        assert array_names(tmp_path / "e.npz") == list(found) == list(arrays)
+        assert array_names((tmp_path / "e.npz").read_bytes(), "e.npz") == list(found) == list(arrays)
         for name, array in arrays.items():
             np.testing.assert_array_equal(found[name], array)
         assert list(read_arrays(tmp_path / "e.npz", ["n"])) == ["n"]
-    for mapped in (False, True):
-        np.save(tmp_path / "a.npy", arrays["a"])
-        np.testing.assert_array_equal(read_array(tmp_path / "a.npy", mapped=mapped), arrays["a"])
+    np.save(tmp_path / "a.npy", arrays["a"])
+    np.testing.assert_array_equal(read_array(tmp_path / "a.npy"), arrays["a"])
 
 
 @pytest.mark.parametrize(
@@ -106,8 +105,8 @@ def test_other_files_are_refused_by_name(tmp_path):
     torn[500:600] = bytes(100)
     (tmp_path / "torn.npz").write_bytes(torn)
     for name in ("empty.npy", "deep.npy", "nowhere.npy", ".", "/dev/zero"):
-        with pytest.raises(DataError, match=r"cannot be read|damaged"):
+        with pytest.raises(DataError, match=r"cannot be read|damaged|not a regular file"):
             read_array(tmp_path / name)
     for name in ("half.npz", "torn.npz", "empty.npy", "nowhere.npz", ".", "/dev/zero"):
-        with pytest.raises(DataError, match=r"cannot be read|damaged"):
+        with pytest.raises(DataError, match=r"cannot be read|damaged|not a regular file"):
             read_arrays(tmp_path / name)

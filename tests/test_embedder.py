@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import re
+import threading
 
 import cv2
 import numpy as np
@@ -11,10 +13,12 @@ import pytest
 import torch
 from onnx import TensorProto, helper
 
+from vplface import embedder as embedder_module
 from vplface.backbones import build
 from vplface.data.pictures import Preprocessing, UnreadablePictureError
 from vplface.embedder import CARD_KEY, Embedder, ModelCard, load_model, read_picture, save_model
 from vplface.errors import DataError, VplfaceError
+from vplface.reading import read_bytes
 
 CARD = ModelCard("tiny", 16, {"width": 8})
 
@@ -153,6 +157,65 @@ def test_model_round_trip(tmp_path, backbone):
     for name, tensor in backbone.state_dict().items():
         assert loaded.state_dict()[name].equal(tensor), name
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["model.json", "model.safetensors"]
+
+
+def digest(path):
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_a_model_states_the_digest_of_its_weights_and_knows_what_was_loaded(tmp_path, backbone):
+    save_model(tmp_path, backbone, CARD)
+    weights, card = tmp_path / "model.safetensors", tmp_path / "model.json"
+    assert json.loads(card.read_text())["weights"] == digest(weights)
+    embedder = Embedder.load(tmp_path)
+    assert embedder.files == {str(weights): digest(weights), str(card): digest(card)}
+    loaded = embedder.weights
+    save_model(tmp_path, tiny(1), CARD)
+    assert embedder.weights == loaded != digest(weights)
+
+
+def test_weights_of_one_version_with_the_card_of_another_are_refused(tmp_path, backbone):
+    save_model(tmp_path / "a", backbone, CARD)
+    save_model(tmp_path / "b", tiny(1), CARD)
+    (tmp_path / "b" / "model.safetensors").replace(tmp_path / "a" / "model.safetensors")
+    with pytest.raises(
+        DataError, match=r"model\.safetensors: damaged, or of another version than model\.json beside it"
+    ):
+        load_model(tmp_path / "a")
+
+
+def test_a_model_of_an_earlier_version_states_no_digest_and_loads(tmp_path, backbone):
+    save_model(tmp_path, backbone, CARD)
+    card = json.loads((tmp_path / "model.json").read_text())
+    del card["weights"]
+    (tmp_path / "model.json").write_text(json.dumps(card))
+    assert load_model(tmp_path)[1].weights == Embedder.load(tmp_path).weights == digest(tmp_path / "model.safetensors")
+
+
+def test_a_model_that_is_saved_while_it_is_loaded_is_loaded_whole(tmp_path, backbone, monkeypatch):
+    save_model(tmp_path, backbone, CARD)
+    later, pending = dataclasses.replace(CARD, step=2), [tiny(1)]
+
+    def read(path, *limits):
+        if str(path).endswith(".safetensors") and pending:
+            save_model(tmp_path, pending.pop(), later)
+        return read_bytes(path, *limits)
+
+    monkeypatch.setattr(embedder_module, "read_bytes", read)
+    stored = embedder_module.read_model(tmp_path)
+    assert stored.card.step == 2
+    assert stored.card.weights == hashlib.sha256(stored.weights).hexdigest() == digest(tmp_path / "model.safetensors")
+
+
+def test_the_end_of_a_save_is_waited_for(tmp_path, backbone):
+    save_model(tmp_path, backbone, CARD)
+    save_model(tmp_path / "later", tiny(1), dataclasses.replace(CARD, step=2))
+    card = (tmp_path / "later" / "model.json").rename(tmp_path / ".model.json.tmp-0123456789ab.json")
+    (tmp_path / "later" / "model.safetensors").replace(tmp_path / "model.safetensors")
+    saver = threading.Timer(0.3, card.replace, [tmp_path / "model.json"])
+    saver.start()
+    assert load_model(tmp_path)[1].step == 2
+    saver.join()
 
 
 def test_frozen_scale_stays_frozen(tmp_path):

@@ -19,6 +19,7 @@ import yaml
 from typer.testing import CliRunner
 
 import vplface
+from vplface import hub as hub_module
 from vplface.backbones import build
 from vplface.cli.hub import hub as commands
 from vplface.embedder import Embedder, ModelCard, load_model, save_model
@@ -26,6 +27,7 @@ from vplface.errors import DataError, VplfaceError
 from vplface.evaluation.operating_point import OperatingPoint
 from vplface.hub import pull_from_hub, push_to_hub, write_hub_folder
 from vplface.report.model_page import Measured, model_page
+from vplface.report.record import read_run
 
 FIGURES = {
     "accuracy": {"value": 0.9432, "ci95": [0.93, 0.955], "threshold": 0.3},
@@ -140,6 +142,22 @@ def test_best_has_no_figures_until_they_are_measured(run, tmp_path):
         file.write_text(damaged)
         with pytest.raises(DataError, match=r"result\.json: not (valid|what vplface evaluate --out writes)"):
             write_hub_folder(best, tmp_path / "up", "ada/mine", evaluations=[file])
+
+
+def test_weights_card_and_figures_are_of_one_version(run, tmp_path, monkeypatch):
+    loaded = (run / "model.safetensors").read_bytes()
+
+    def saved_meanwhile(folder):
+        save_model(run, build("tiny", 16, width=8), dataclasses.replace(CARD, step=5))
+        return read_run(folder)
+
+    monkeypatch.setattr(hub_module, "read_run", saved_meanwhile)
+    write_hub_folder(run, tmp_path / "up", "ada/mine")
+    assert (run / "model.safetensors").read_bytes() != loaded
+    assert (tmp_path / "up" / "model.safetensors").read_bytes() == loaded
+    card = load_model(tmp_path / "up")[1]
+    assert card == CARD
+    assert card.weights == hashlib.sha256(loaded).hexdigest()
 
 
 def test_an_operating_point_goes_along_without_the_path_of_its_pictures(run, tmp_path):

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import math
-import os
 import tokenize
 import zipfile
 import zlib
 from collections.abc import Collection
+from io import BytesIO
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
 from vplface.errors import DataError
-from vplface.reading import MEBIBYTE, is_file, kind_of, unreadable
+from vplface.reading import MEBIBYTE, read_bytes
+
+ARRAYS_LIMIT = 16 * 2**30
+"""The largest file of arrays that is read, in bytes."""
 
 _FREE = 256 * MEBIBYTE
 _GROWTH = 20
@@ -24,77 +27,71 @@ _DAMAGED = (ValueError, TypeError, EOFError, SyntaxError, RecursionError, Overfl
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 
-def read_array(path: Path | str, *, mapped: bool = False) -> np.ndarray[Any, Any]:
-    """The array of an .npy file.
+def read_array(path: Path | str) -> np.ndarray[Any, Any]:
+    """The array of an .npy file; raises DataError as :func:`read_bytes` and :func:`parse_array`."""
+    return parse_array(read_bytes(path, ARRAYS_LIMIT), path)
+
+
+def parse_array(data: bytes, where: Path | str) -> np.ndarray[Any, Any]:
+    """The array in the bytes of an .npy file.
 
     Args:
-        path: the file.
-        mapped: whether to read rows only when they are needed.
+        data: the bytes.
+        where: the file that they are from, for errors.
 
     Raises:
-        DataError: naming the path: it cannot be read, is not a regular file, holds objects, or claims a shape that is
-            larger than the file.
+        DataError: it holds objects, or claims a shape that is larger than the file.
     """
-    _require_file(path)
     try:
-        with Path(path).open("rb") as file:
-            _require_size(path, file, os.fstat(file.fileno()).st_size)
-        found: np.ndarray[Any, Any] = np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
-    except OSError as error:
-        raise unreadable(path, error) from error
+        return _array(where, BytesIO(data), len(data))
     except _DAMAGED as error:
-        raise _damaged(path, error) from error
-    return found
+        raise _damaged(where, error) from error
 
 
 def read_arrays(path: Path | str, wanted: Collection[str] | None = None) -> dict[str, np.ndarray[Any, Any]]:
-    """The arrays of an .npz file by their names.
+    """The arrays of an .npz file; raises DataError as :func:`read_bytes` and :func:`parse_arrays`."""
+    return parse_arrays(read_bytes(path, ARRAYS_LIMIT), path, wanted)
+
+
+def parse_arrays(
+    data: bytes, where: Path | str, wanted: Collection[str] | None = None
+) -> dict[str, np.ndarray[Any, Any]]:
+    """The arrays in the bytes of an .npz file, by their names.
 
     Args:
-        path: the file.
+        data: the bytes.
+        where: the file that they are from, for errors.
         wanted: the names that are read; None for all.
 
     Raises:
-        DataError: as :func:`read_array`; the file grows beyond bounds when it is read; or it lacks a name that is
+        DataError: as :func:`parse_array`; the file grows beyond bounds when it is read; or it lacks a name that is
             wanted.
     """
-    _require_file(path)
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(BytesIO(data)) as archive:
             members = {entry.filename.removesuffix(".npy"): entry for entry in archive.infolist()}
             names = list(members) if wanted is None else list(wanted)
             if missing := [name for name in names if name not in members]:
-                raise DataError(f"{path}: lacks the array {missing[0]!r}; it holds {', '.join(members) or 'nothing'}")
+                raise DataError(f"{where}: lacks the array {missing[0]!r}; it holds {', '.join(members) or 'nothing'}")
             chosen = {name: members[name] for name in names}
-            _require_growth(path, list(chosen.values()))
-            return {name: _member(path, archive, entry) for name, entry in chosen.items()}
-    except OSError as error:
-        raise unreadable(path, error) from error
-    except (*_DAMAGED, zipfile.BadZipFile, zlib.error, RuntimeError) as error:  # RuntimeError: it is encrypted
-        raise _damaged(path, error) from error
+            _require_growth(where, len(data), list(chosen.values()))
+            return {name: _member(where, archive, entry) for name, entry in chosen.items()}
+    except (*_DAMAGED, zipfile.BadZipFile, zlib.error, OSError, RuntimeError) as error:  # RuntimeError: it is encrypted
+        raise _damaged(where, error) from error
 
 
-def array_names(path: Path | str) -> list[str]:
-    """The names of the arrays of an .npz file; raises DataError as :func:`read_arrays`."""
-    _require_file(path)
+def array_names(data: bytes, where: Path | str) -> list[str]:
+    """The names of the arrays in the bytes of an .npz file; raises DataError as :func:`parse_arrays`."""
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(BytesIO(data)) as archive:
             return [name.removesuffix(".npy") for name in archive.namelist()]
-    except OSError as error:
-        raise unreadable(path, error) from error
-    except (*_DAMAGED, zipfile.BadZipFile) as error:
-        raise _damaged(path, error) from error
+    except (*_DAMAGED, zipfile.BadZipFile, OSError) as error:
+        raise _damaged(where, error) from error
 
 
-def _require_file(path: Path | str) -> None:
-    if not is_file(path):
-        reason = "no such file" if kind_of(path) is None else "it is not a regular file"
-        raise DataError(f"{path}: cannot be read: {reason}")
-
-
-def _require_growth(path: Path | str, entries: list[zipfile.ZipInfo]) -> None:
+def _require_growth(path: Path | str, size: int, entries: list[zipfile.ZipInfo]) -> None:
     claimed = sum(entry.file_size for entry in entries)
-    allowed = _FREE + _GROWTH * Path(path).stat().st_size
+    allowed = _FREE + _GROWTH * size
     if claimed > allowed:
         raise DataError(f"{path}: would take {claimed:,} bytes in memory, at most {allowed:,} are read for its size")
     if strange := [entry.filename for entry in entries if entry.compress_type not in _METHODS]:
@@ -103,9 +100,13 @@ def _require_growth(path: Path | str, entries: list[zipfile.ZipInfo]) -> None:
 
 def _member(path: Path | str, archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> np.ndarray[Any, Any]:
     with archive.open(entry) as file:
-        _require_size(path, file, entry.file_size)
-    with archive.open(entry) as file:
-        found: np.ndarray[Any, Any] = np.lib.format.read_array(file, allow_pickle=False)
+        return _array(path, file, entry.file_size)
+
+
+def _array(path: Path | str, file: IO[bytes], size: int) -> np.ndarray[Any, Any]:
+    _require_size(path, file, size)
+    file.seek(0)
+    found: np.ndarray[Any, Any] = np.lib.format.read_array(file, allow_pickle=False)
     return found
 
 

@@ -2,15 +2,17 @@
 
 A model folder holds ``model.safetensors``, the weights, and ``model.json``, the card: which backbone they belong to and
 how a picture is prepared for it. Colour order, mean and scale travel with the model because a wrong one goes unnoticed:
-the embeddings are only worse.
+the embeddings are only worse. The card states the SHA-256 of the weights, so that files of two versions are noticed.
 """
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import json
 import textwrap
-from collections.abc import Callable, Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from types import UnionType
@@ -31,8 +33,10 @@ from vplface.data.pictures import SIZE, Picture, PictureSet, Preprocessing, deco
 from vplface.errors import DataError, VplfaceError
 from vplface.files import replacing
 from vplface.progress import progress
-from vplface.reading import is_file, is_folder, parse_json, read_text
+from vplface.reading import is_file, is_folder, parse_json, read_bytes
 
+WEIGHTS_LIMIT = 8 * 2**30
+"""The largest file of weights that is read, in bytes."""
 CARD_KEY = "model_card"
 """The key of an ONNX file's metadata under which its card is kept, as JSON."""
 
@@ -42,6 +46,8 @@ Flip = Literal["none", "sum"]
 _SCHEMA = 1
 _REQUIRED = ("backbone", "embedding_dim", "preprocessing")
 _BATCH_SIZE = 64
+_PATIENCE = 5.0
+"""Seconds to wait for a save that is in progress."""
 _PARTS_A_TENSOR = 20
 """No backbone has so many parts for each of its tensors."""
 _LONGEST = 1000
@@ -71,6 +77,8 @@ class ModelCard:
         evaluation: figures of this very model, by set and metric.
         limits: what it should not be used for.
         vplface_version: the version that wrote it.
+        weights: SHA-256 of ``model.safetensors``, for an ONNX file of the one that it was exported from; None if that
+            is not known. Cards that differ in it alone are equal.
     """
 
     backbone: str
@@ -86,6 +94,7 @@ class ModelCard:
     evaluation: dict[str, Any] | None = None
     limits: str = _LIMITS
     vplface_version: str = field(default_factory=lambda: importlib.metadata.version("vplface"))
+    weights: str | None = field(default=None, compare=False)
 
     def to_json(self) -> str:
         """The card as a JSON object."""
@@ -138,70 +147,124 @@ def _classes(hint: Any) -> tuple[type, ...]:
     return tuple(get_origin(part) or part for part in parts)
 
 
+@dataclass(frozen=True, eq=False)
+class StoredModel:
+    """The files of a model folder, both of one version, as they were read.
+
+    Attributes:
+        folder: where they were.
+        card: of the model.
+        weights: the bytes of ``model.safetensors``.
+        files: SHA-256 of what was read, by path, the weights first.
+    """
+
+    folder: Path
+    card: ModelCard
+    weights: bytes
+    files: Mapping[str, str]
+
+    def backbone(self) -> nn.Module:
+        """The backbone, in eval mode on the CPU; raises DataError for weights that are damaged or do not fit."""
+        card, (weights_path, card_path) = self.card, self.files
+        try:
+            state = safetensors.torch.load(self.weights)
+        except SafetensorError as error:
+            raise DataError(f"{weights_path}: damaged: {error}") from error
+        if card.preprocessing.size != SIZE:
+            raise DataError(
+                f"{card_path}: says that pictures are {card.preprocessing.size} pixels wide; every backbone takes "
+                f"{SIZE}"
+            )
+        try:
+            # What a card from elsewhere claims takes neither memory nor time until the weights bear it out.
+            with outlines(most_modules=_PARTS_A_TENSOR * (len(state) + _PARTS_A_TENSOR)):
+                backbone = build(card.backbone, card.embedding_dim, **card.backbone_options)
+        except (VplfaceError, RuntimeError, OverflowError) as error:
+            raise DataError(f"{card_path}: {error}") from error
+        expected = backbone.state_dict()
+        state = {
+            name: tensor.to(expected[name].dtype if name in expected else tensor.dtype)
+            for name, tensor in state.items()
+        }
+        try:
+            backbone.load_state_dict(state, strict=True, assign=True)
+        except RuntimeError as error:
+            raise DataError(
+                f"{weights_path}: the weights do not fit {card.backbone} with embedding_dim {card.embedding_dim}, "
+                f"which model.json beside them names: {textwrap.shorten(str(error), _LONGEST, placeholder=' ...')}"
+            ) from error
+        if any(buffer.is_meta for buffer in backbone.buffers()):  # those that follow from the options, not stored
+            backbone = build(card.backbone, card.embedding_dim, **card.backbone_options)
+            backbone.load_state_dict(state, strict=True)
+        return backbone.eval()
+
+
 def save_model(folder: str | Path, backbone: nn.Module, card: ModelCard) -> None:
     """Write ``model.safetensors`` and ``model.json``, each atomically; the card last, so that a card has weights."""
     folder = Path(folder)
     state = {name: tensor.detach().contiguous().cpu() for name, tensor in backbone.state_dict().items()}
-    with replacing(folder / "model.safetensors") as path:
-        path.write_bytes(safetensors.torch.save(state))
-    with replacing(folder / "model.json") as path:
-        path.write_text(card.to_json(), encoding="utf-8", errors="backslashreplace")
+    with replacing(folder / "model.json") as card_path, replacing(folder / "model.safetensors") as path:
+        data = safetensors.torch.save(state)
+        path.write_bytes(data)
+        card = replace(card, weights=hashlib.sha256(data).hexdigest())
+        card_path.write_text(card.to_json(), encoding="utf-8", errors="backslashreplace")
 
 
 def load_model(folder: str | Path) -> tuple[nn.Module, ModelCard]:
     """The backbone of a model folder, in eval mode on the CPU, and its card.
 
     Raises:
-        DataError: no such folder, a file of it missing or damaged, or weights that do not fit the card.
+        DataError: as :func:`read_model`, and for weights that do not fit the card.
+    """
+    stored = read_model(folder)
+    return stored.backbone(), stored.card
+
+
+def read_model(folder: str | Path) -> StoredModel:
+    """The files of a model folder. While the model is being saved there, this waits for the end of it.
+
+    Raises:
+        DataError: no such folder, a file of it missing, damaged or too large, or files of two versions.
     """
     folder = Path(folder)
     card_path, weights_path = folder / "model.json", folder / "model.safetensors"
+    _require_model(folder)
+    deadline, first = time.monotonic() + _PATIENCE, True
+    while True:
+        text, weights = read_bytes(card_path), read_bytes(weights_path, WEIGHTS_LIMIT)
+        try:
+            card = ModelCard.from_json(text.decode(), str(card_path))
+        except UnicodeDecodeError as error:
+            raise DataError(f"{card_path}: not utf-8 text: {error}") from error
+        found = hashlib.sha256(weights).hexdigest()
+        if card.weights in (None, found):
+            files = {str(weights_path): found, str(card_path): hashlib.sha256(text).hexdigest()}
+            return StoredModel(folder, replace(card, weights=found), weights, files)
+        being_saved = next(folder.glob(".model.json.tmp-*"), None) is not None
+        if not first and not (being_saved and time.monotonic() < deadline):
+            raise DataError(
+                f"{weights_path}: damaged, or of another version than {card_path.name} beside it, which states the "
+                f"SHA-256 {card.weights[:12]}… for it, not {found[:12]}…; copy both files of one version, or save the "
+                "model again"
+            )
+        first = False
+        time.sleep(0.05)
+
+
+def _require_model(folder: Path) -> None:
     if not is_folder(folder):
         run = folder.parent
         kept_none = folder.name == "best" and is_file(run / "model.json")
         last = f"; that run kept no best model, {run} is its last one" if kept_none else ""
         raise DataError(f"{folder}: no such folder{last}; give a run folder, its folder 'best', or an .onnx file")
-    for path in (card_path, weights_path):
-        if not is_file(path):
-            inside = sorted(repr(found.parent.name) for found in folder.glob(f"*/{path.name}"))
+    for name in ("model.json", "model.safetensors"):
+        if not is_file(folder / name):
+            inside = sorted(repr(found.parent.name) for found in folder.glob(f"*/{name}"))
             there = f" (there is one in its folder{'s' * (len(inside) > 1)} {', '.join(inside)})" if inside else ""
             raise DataError(
-                f"{folder}: no {path.name} there{there}; a model folder is a run folder, its folder 'best', or any "
+                f"{folder}: no {name} there{there}; a model folder is a run folder, its folder 'best', or any "
                 "other with model.json and model.safetensors"
             )
-    try:
-        card = ModelCard.from_json(read_text(card_path), str(card_path))
-        state = safetensors.torch.load_file(weights_path)
-    except SafetensorError as error:
-        raise DataError(f"{weights_path}: damaged: {error}") from error
-    except OSError as error:
-        raise DataError(f"{folder}: the model there cannot be read: {error}") from error
-    if card.preprocessing.size != SIZE:
-        raise DataError(
-            f"{card_path}: says that pictures are {card.preprocessing.size} pixels wide; every backbone takes {SIZE}"
-        )
-    try:
-        # What a card from elsewhere claims takes neither memory nor time until the weights bear it out.
-        with outlines(most_modules=_PARTS_A_TENSOR * (len(state) + _PARTS_A_TENSOR)):
-            backbone = build(card.backbone, card.embedding_dim, **card.backbone_options)
-    except (VplfaceError, RuntimeError, OverflowError) as error:
-        raise DataError(f"{card_path}: {error}") from error
-    expected = backbone.state_dict()
-    state = {
-        name: tensor.to(expected[name].dtype if name in expected else tensor.dtype, copy=True)
-        for name, tensor in state.items()
-    }
-    try:
-        backbone.load_state_dict(state, strict=True, assign=True)
-    except RuntimeError as error:
-        raise DataError(
-            f"{weights_path}: the weights do not fit {card.backbone} with embedding_dim {card.embedding_dim}, which "
-            f"{card_path.name} beside them names: {textwrap.shorten(str(error), _LONGEST, placeholder=' ...')}"
-        ) from error
-    if any(buffer.is_meta for buffer in backbone.buffers()):  # those that follow from the options and are not stored
-        backbone = build(card.backbone, card.embedding_dim, **card.backbone_options)
-        backbone.load_state_dict(state, strict=True)
-    return backbone.eval(), card
 
 
 def read_picture(path: str | Path, size: int = SIZE) -> Picture:
@@ -216,6 +279,8 @@ class Embedder:
         forward: prepared pictures [n, 3, size, size] on ``device`` → raw embeddings [n, d].
         card: the card of the model behind ``forward``.
         device: where ``forward`` wants its input.
+        files: SHA-256 of the bytes that the model was loaded from, by path, the weights first; empty for a backbone
+            that is in no file.
     """
 
     def __init__(
@@ -223,8 +288,10 @@ class Embedder:
         forward: Callable[[Float[Tensor, "n 3 size size"]], Float[Tensor, "n dim"]],
         card: ModelCard,
         device: str | torch.device = "cpu",
+        files: Mapping[str, str] | None = None,
     ) -> None:
         self.card = card
+        self.files = dict(files or {})
         self.dim = card.embedding_dim
         self._forward = forward
         self._device = torch.device(device)
@@ -253,17 +320,16 @@ class Embedder:
         except (RuntimeError, AssertionError) as error:
             raise VplfaceError(f"device {device}: {str(error).splitlines()[0]}; use device cpu") from error
         if path.suffix == ".onnx":
-            forward, card = _load_onnx(path, device, preprocessing)
-            return cls(forward, card)
+            network, card = _load_onnx(path, device, preprocessing)
+            return cls(network, card, files=network.files)
         if is_file(path):
             raise DataError(f"{path}: give the model's folder or an .onnx file, not a file of that folder")
-        backbone, card = load_model(path)
-        if preprocessing is not None:
-            card = replace(card, preprocessing=preprocessing)
-        return cls.from_backbone(backbone.to(device), card)
+        stored = read_model(path)
+        card = stored.card if preprocessing is None else replace(stored.card, preprocessing=preprocessing)
+        return cls.from_backbone(stored.backbone().to(device), card, stored.files)
 
     @classmethod
-    def from_backbone(cls, backbone: nn.Module, card: ModelCard) -> Embedder:
+    def from_backbone(cls, backbone: nn.Module, card: ModelCard, files: Mapping[str, str] | None = None) -> Embedder:
         """A backbone as it is, also in the middle of its training: used in eval mode and put back after each batch."""
 
         def forward(x: Tensor) -> Tensor:
@@ -276,7 +342,12 @@ class Embedder:
                 backbone.train(training)
             return embeddings
 
-        return cls(forward, card, next(backbone.parameters()).device)
+        return cls(forward, card, next(backbone.parameters()).device, files)
+
+    @property
+    def weights(self) -> str | None:
+        """SHA-256 of the weights or the ``.onnx`` file that were loaded; None for a backbone that is in no file."""
+        return next(iter(self.files.values()), None)
 
     def __call__(
         self,

@@ -14,10 +14,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from vplface.embedder import Embedder, load_model
+from vplface.embedder import Embedder, load_model, read_model
 from vplface.errors import DataError, VplfaceError, import_extra
 from vplface.evaluation.operating_point import OperatingPoint, operating_point_path
-from vplface.evaluation.provenance import hashes
 from vplface.files import replacing
 from vplface.reading import is_file, kind_of, read_json
 from vplface.report.model_page import UNKNOWN_LICENCE, Measured, model_page
@@ -57,7 +56,9 @@ def write_hub_folder(
     """
     model, folder = Path(model), Path(folder)
     _require_name(repo)
-    _, card = load_model(model)
+    stored = read_model(model)
+    stored.backbone()
+    card = stored.card
     run = read_run(model.parent if model.name == "best" and is_file(model.parent / "config.yaml") else model)
     measured = []
     if card.evaluation is not None:
@@ -66,14 +67,14 @@ def write_hub_folder(
             Measured(name, _mapping(protocols.get(name)), _mapping(metrics))
             for name, metrics in card.evaluation.items()
         ]
-    weights = hashes([model / MODEL_FILES[0]])[str(model / MODEL_FILES[0])]
+    assert card.weights is not None
     for path in evaluations:
-        measured += _measured(Path(path), weights)
-    point = OperatingPoint.load(model) if is_file(operating_point_path(model)) else None
+        measured += _measured(Path(path), card.weights)
+    point = OperatingPoint.load(model, card.weights) if is_file(operating_point_path(model)) else None
     page = model_page(card, repo, licence, measured, run.config, point)
 
     with replacing(folder / MODEL_FILES[0]) as path:
-        shutil.copyfile(model / MODEL_FILES[0], path)
+        path.write_bytes(stored.weights)
     for name, text in ((MODEL_FILES[1], card.to_json()), (_PAGE, page)):
         with replacing(folder / name) as path:
             path.write_text(text, encoding="utf-8")

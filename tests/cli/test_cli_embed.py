@@ -113,7 +113,10 @@ def test_json(model, pictures, tmp_path):
         "embedding_dim": 16,
         "left_out": {"kinds": {}, "irregular": [], "people": []},
         "unreadable": [{"path": str(pictures / "a" / "4.jpg"), "reason": "the file is empty"}],
-        "files": {str(out): hashlib.sha256(out.read_bytes()).hexdigest()},
+        "files": {
+            str(path): hashlib.sha256(path.read_bytes()).hexdigest()
+            for path in (out, model / "model.safetensors", model / "model.json")
+        },
     }
 
 

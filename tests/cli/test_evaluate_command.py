@@ -23,6 +23,7 @@ from vplface.embedder import Embedder, ModelCard, save_model
 from vplface.errors import DataError, UsageError
 from vplface.evaluation import Evaluation
 from vplface.evaluation.operating_point import OperatingPoint
+from vplface.evaluation.question import Question
 
 app = typer.Typer()
 app.command()(evaluate)
@@ -329,6 +330,30 @@ def test_an_operating_point_stays_with_the_model(embedded):
     assert OperatingPoint.load(embedded / "model").far == 0.25  # the earlier one is unharmed
     with pytest.raises(DataError, match="belongs to a model"):
         raise run(embedded, *base, "--save-operating-point", 0.25, model="named.npz").exception
+
+
+@pytest.mark.parametrize("kind", ["model", "named.npz"])
+def test_figures_are_of_what_was_loaded_though_it_is_replaced_meanwhile(embedded, kind, tmp_path, monkeypatch):
+    for name in ("model", "named.npz", "faces", "pairs.txt"):
+        (shutil.copytree if (embedded / name).is_dir() else shutil.copy)(embedded / name, tmp_path / name)
+    loaded = tmp_path / ("model/model.safetensors" if kind == "model" else kind)
+    before = {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in (loaded, tmp_path / "pairs.txt")}
+    put = Question.put
+
+    def replaced_meanwhile(self, *arguments, **options):
+        save_model(tmp_path / "model", build("tiny", 16, width=8), ModelCard("tiny", 16, {"width": 8}))
+        np.savez(tmp_path / "named.npz", embeddings=np.ones((1, 1), np.float32))
+        (tmp_path / "pairs.txt").write_text("")
+        return put(self, *arguments, **options)
+
+    monkeypatch.setattr(Question, "put", replaced_meanwhile)
+    keep = ("--save-operating-point", 0.25) if kind == "model" else ()
+    result = run(tmp_path, "--pairs", tmp_path / "pairs.txt", "--bootstrap", 0, "--json", *keep, model=kind)
+    assert {path: as_json(result)["files"][str(path)] for path in before} == before
+    if kind == "model":
+        with pytest.raises(DataError, match=r"another model\.safetensors than lies there now"):
+            OperatingPoint.load(tmp_path / "model")
+        assert OperatingPoint.load(tmp_path / "model", before[loaded]).far == 0.25
 
 
 @pytest.mark.parametrize(

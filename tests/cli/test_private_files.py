@@ -13,6 +13,7 @@ import pytest
 from vplface.cli import embed, evaluation_output, sheet
 from vplface.data.drop import write_drop
 from vplface.data.pairs import Pairs, write_pairs
+from vplface.embedder import Embedder, ModelCard
 from vplface.evaluation.operating_point import OperatingPoint
 from vplface.evaluation.overlap import write_exclude_list
 from vplface.report import document
@@ -21,6 +22,7 @@ pytestmark = pytest.mark.skipif(os.name != "posix", reason="no rights as on Unix
 
 PICTURE = np.zeros((112, 112, 3), np.uint8)
 ROW = np.full((1, 4), 0.5, np.float32)
+EMBEDDER = Embedder(lambda x: x.flatten(1), ModelCard("tiny", 4))
 
 
 def pairs(path: Path) -> None:
@@ -28,9 +30,9 @@ def pairs(path: Path) -> None:
 
 
 PRIVATE: dict[str, Callable[[Path], object]] = {
-    "e.npz": lambda path: embed._write(path, ["a.jpg"], ROW, "{}"),
-    "e.npy": lambda path: embed._write(path, ["a.jpg"], ROW, "{}"),
-    "e.csv": lambda path: embed._write(path, ["a.jpg"], ROW, "{}"),
+    "e.npz": lambda path: embed._write(path, ["a.jpg"], ROW, EMBEDDER),
+    "e.npy": lambda path: embed._write(path, ["a.jpg"], ROW, EMBEDDER),
+    "e.csv": lambda path: embed._write(path, ["a.jpg"], ROW, EMBEDDER),
     "result.json": lambda path: evaluation_output.store(path, {"mistakes": ["a.jpg"]}),
     "page.html": lambda path: document.write_page(path, "<!doctype html>"),
     "sheet.png": lambda path: sheet.write_sheet(path, "note", [sheet.row("a", [PICTURE], [PICTURE])]),

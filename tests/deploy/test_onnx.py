@@ -77,7 +77,10 @@ def test_the_file_is_one_valid_model_with_its_card(exported):
     ]
     assert shapes == [("input", ["batch", 3, 112, 112]), ("embedding", ["batch", 24])]
     metadata = {entry.key: entry.value for entry in model.metadata_props}
-    assert ModelCard.from_json(metadata["model_card"], "here") == CARD
+    card = ModelCard.from_json(metadata["model_card"], "here")
+    assert card == CARD
+    assert card.weights == hashlib.sha256((exported.parents[1] / "model.safetensors").read_bytes()).hexdigest()
+    assert Embedder.load(exported).files == {str(exported): hashlib.sha256(exported.read_bytes()).hexdigest()}
 
 
 def test_the_file_says_nothing_of_the_machine_it_was_made_on(exported, folder):

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
+import zipfile
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from vplface.errors import DataError
-from vplface.evaluation.embeddings_file import read_embeddings
+from vplface.evaluation import embeddings_file as module
+from vplface.evaluation.embeddings_file import EmbeddingsFile, read_embeddings
 
 
 class Named:
@@ -81,7 +86,7 @@ def test_what_does_not_fit(tmp_path, arrays, message):
 
 
 def test_what_is_no_file_of_arrays(tmp_path):
-    with pytest.raises(DataError, match=r"nowhere\.npz: cannot be read"):
+    with pytest.raises(DataError, match=r"nowhere\.npz'?: cannot be read"):
         read_embeddings(tmp_path / "nowhere.npz", Named(NAMES))
     (tmp_path / "text.npy").write_text("1 2 3")
     (tmp_path / "empty.npy").write_bytes(b"")
@@ -90,6 +95,47 @@ def test_what_is_no_file_of_arrays(tmp_path):
     for name in ("text.npy", "empty.npy", "cut.npz"):
         with pytest.raises(DataError, match="no file of arrays, or damaged"):
             read_embeddings(tmp_path / name, Named(NAMES))
+
+
+def test_what_was_read_is_what_the_digest_is_of(tmp_path):
+    path = tmp_path / "e.npz"
+    np.savez(path, embeddings=ROWS)
+    before = hashlib.sha256(path.read_bytes()).hexdigest()
+    stored = EmbeddingsFile.read(path)
+    np.savez(path, embeddings=-ROWS)
+    assert stored.files == {str(path): before}
+    np.testing.assert_array_equal(stored.of(Named(NAMES)), ROWS)
+
+
+def array_header(shape: str) -> bytes:
+    """A .npy file that claims this shape and ends there."""
+    text = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}}}\n".encode()
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text
+
+
+def packed(path, kind, member="embeddings.npy", content=b"\0" * 1000):
+    with zipfile.ZipFile(path, "w", kind) as archive:
+        archive.writestr(member, content)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda path: path.write_bytes(array_header("(1000000000000, 1000)")), "no file of arrays, or damaged"),
+        (lambda path: path.write_bytes(array_header("(" * 3000)), "no file of arrays, or damaged"),
+        (lambda path: path.write_bytes(array_header("(" + "9" * 4000 + ",)")), "no file of arrays, or damaged"),
+        (lambda path: packed(path, zipfile.ZIP_LZMA, content=b"no array"), "compressed in a way"),
+        (lambda path: packed(path, zipfile.ZIP_DEFLATED, "embeddings"), "no file of arrays, or damaged"),
+        (lambda path: path.write_bytes(b"\0" * 200_000), "larger than"),
+        (lambda path: path.mkdir(), "cannot be read|not a regular file"),
+        (os.mkfifo, "not a regular file"),
+    ],
+)
+def test_files_that_claim_too_much_are_refused(tmp_path, make, message, monkeypatch):
+    monkeypatch.setattr(module, "ARRAYS_LIMIT", 100_000)
+    make(tmp_path / "e.npz")
+    with pytest.raises(DataError, match=rf"e\.npz'?: .*({message})"):
+        read_embeddings(tmp_path / "e.npz", Named(NAMES))
 
 
 def test_no_code_is_run(tmp_path):

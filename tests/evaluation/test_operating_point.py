@@ -53,6 +53,23 @@ def test_other_weights_are_refused(model):
         OperatingPoint.load(path)
 
 
+def test_a_point_is_for_the_weights_that_were_loaded(model):
+    path, weights = model
+    loaded = hashes([weights])[str(weights)]
+    weights.write_bytes(b"weights of a later training")
+    assert OperatingPoint.load(path, loaded).far == POINT.far
+    with pytest.raises(DataError, match="than was loaded"):
+        OperatingPoint.load(path, "0" * 64)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000 + "]" * 100_000, "9" * 5000])
+def test_json_that_is_nested_deep_or_has_long_numbers_is_damage(model, text):
+    path, _ = model
+    operating_point_path(path).write_text(f'{{"schema": 1, "threshold": {text}}}')
+    with pytest.raises(DataError, match=r"operating_point\.json: not valid"):
+        OperatingPoint.load(path)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

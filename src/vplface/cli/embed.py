@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-import hashlib
+import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -19,6 +19,7 @@ from vplface.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     from vplface.data.walk import LeftOut
+    from vplface.embedder import Embedder
 
 _FORMATS = (".npz", ".csv", ".npy")
 _BATCH_SIZE = 64
@@ -97,7 +98,7 @@ def embed(
     if left_out:
         say(f"note: {left_out}", file=sys.stderr)
     embeddings = np.concatenate(parts)
-    _write(out, names, embeddings, embedder.card.to_json())
+    digest = _write(out, names, embeddings, embedder)
 
     if as_json:
         report = {
@@ -108,7 +109,7 @@ def embed(
             "embedding_dim": embedder.dim,
             "left_out": left_out.to_dict(),
             "unreadable": [{"path": unread.where, "reason": unread.reason} for unread in unreadable],
-            "files": {str(out): hashlib.sha256(out.read_bytes()).hexdigest()},
+            "files": {str(out): digest, **embedder.files},
         }
         print_json(report)
     else:
@@ -133,12 +134,20 @@ def picture_files(places: list[Path]) -> tuple[list[Path], LeftOut]:
     return list(dict.fromkeys(files)), left_out
 
 
-def _write(out: Path, names: list[str], embeddings: Float[np.ndarray, "n dim"], card: str) -> None:
+def _write(out: Path, names: list[str], embeddings: Float[np.ndarray, "n dim"], embedder: Embedder) -> str:
+    """Write the file; returns its SHA-256."""
+    from vplface.evaluation.provenance import hashes
     from vplface.files import PRIVATE, replacing
 
     with replacing(out, PRIVATE) as path:
         if out.suffix == ".npz":
-            np.savez(path, names=np.array(names), embeddings=embeddings, model_card=np.array(card))
+            np.savez(
+                path,
+                names=np.array(names),
+                embeddings=embeddings,
+                model_card=np.array(embedder.card.to_json()),
+                model_files=np.array(json.dumps(embedder.files)),
+            )
         elif out.suffix == ".npy":
             rows = np.empty(
                 len(names), [("name", np.array(names).dtype), ("embedding", np.float32, embeddings.shape[1])]
@@ -151,3 +160,4 @@ def _write(out: Path, names: list[str], embeddings: Float[np.ndarray, "n dim"], 
                 writer.writerow(["name", *(f"e{index}" for index in range(embeddings.shape[1]))])
                 for name, embedding in zip(names, embeddings, strict=True):
                     writer.writerow([name, *(format(value, ".9g") for value in embedding)])
+        return hashes([path])[str(path)]

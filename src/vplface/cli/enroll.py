@@ -122,7 +122,7 @@ def enroll(
         preprocessing: Preprocessing | None = preprocessing_of(color, mean, std)
         embedder = embedder_of(model, device, preprocessing or (None if there is None else there.preprocessing))
         if flip is None:
-            flip = flip_of(stored_point(model, None), None) if there is None else there.flip
+            flip = flip_of(stored_point(model, None, embedder.weights), None) if there is None else there.flip
         maker = Maker.of(model, embedder, flip)
         if there is not None:
             there.require_same(maker, str(gallery))

@@ -165,9 +165,10 @@ def evaluate(
     from vplface.data.pairs import pair_files
     from vplface.evaluation import FARS
     from vplface.evaluation import compare as differences_of
-    from vplface.evaluation.embeddings_file import TYPES, read_embeddings
+    from vplface.evaluation.embeddings_file import TYPES, EmbeddingsFile
     from vplface.evaluation.groups import read_groups
     from vplface.evaluation.operating_point import operating_point_path
+    from vplface.evaluation.provenance import hashes
     from vplface.evaluation.question import open_question
 
     fars = tuple(far or FARS)
@@ -180,15 +181,18 @@ def evaluate(
     grouped = None if groups is None else read_groups(groups, question.pictures)
     lists = [path for path in (data, people, groups) if path is not None and is_file(path)]
     lists += [file for path in (pairs, threshold_pairs) if path is not None for file in pair_files(path)]
+    digests = hashes(lists)  # before pictures are embedded, which may take hours
     results = []
     for model in models:
         embedder = None
         if model.suffix in TYPES:
             if preprocessing is not None and len(models) == 1:
                 raise UsageError(f"--color, --mean and --std prepare pictures, and {model} holds embeddings")
-            embeddings = read_embeddings(model, question.pictures, question.used)
+            stored = EmbeddingsFile.read(model)
+            embeddings, files = stored.of(question.pictures, question.used), stored.files
         else:
             embedder = _load(model, device, preprocessing, alone=len(models) == 1)
+            files = embedder.files
             embeddings = question.embed(embedder, flip, workers)
         evaluation = question.put(
             embeddings,
@@ -208,7 +212,7 @@ def evaluate(
                 evaluation,
                 None if card is None else card.preprocessing,
                 {} if card is None else json.loads(card.to_json()),
-                lists,
+                {**files, **digests},
             )
         )
     if contradicted := results[0].evaluation.protocol.get("contradicted_by_folders"):

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from vplface.arrays import read_array, read_arrays
+from vplface.arrays import ARRAYS_LIMIT, parse_array, parse_arrays
 from vplface.cli.evaluate_templates import rates, show
 from vplface.cli.evaluation_output import OUT, REPORT, leave, require_endings
 from vplface.cli.options import AS_JSON, DEVICE, FLIP, WORKERS
 from vplface.cli.preprocessing import COLOR, MEAN, STD, preprocessing_of
 from vplface.console import print_json, say
 from vplface.errors import DataError, UsageError
-from vplface.reading import is_folder
+from vplface.reading import is_folder, read_bytes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -101,7 +102,6 @@ def evaluate_identification(
     from vplface.evaluation.embeddings_file import TYPES
     from vplface.evaluation.identification import Side
     from vplface.evaluation.identification import evaluate_identification as identify
-    from vplface.evaluation.provenance import hashes, model_files
 
     sets: dict[str, PictureSet] = {"gallery": open_pictures(gallery)}
     if os.path.realpath(probes) != os.path.realpath(gallery):
@@ -112,16 +112,18 @@ def evaluate_identification(
     preprocessing = None
     ready = model.suffix in TYPES and not is_folder(model)
     if ready:
-        arrays = _read(model, {name: len(pictures) for name, pictures in sets.items()})
+        arrays, files = _read(model, {name: len(pictures) for name, pictures in sets.items()})
     else:
         embedder = Embedder.load(model, device, preprocessing_of(color, mean, std))
-        preprocessing = embedder.card.preprocessing.to_dict()
+        preprocessing, files = embedder.card.preprocessing.to_dict(), embedder.files
         arrays = {
             name: embedder.embed_set(pictures, flip=flip, workers=workers, description=f"embedding the {name}")
             for name, pictures in sets.items()
         }
     if others is not None:
-        arrays["distractors"] = _array(others)
+        data = read_bytes(others, ARRAYS_LIMIT)
+        arrays["distractors"] = _array(others, data)
+        files = {**files, str(others): _digest(data)}
 
     sides = {
         name: Side(
@@ -144,7 +146,6 @@ def evaluate_identification(
         engine=engine,
         bootstrap=bootstrap,
     )
-    files = hashes([*model_files(model), *([] if others is None else [others])])
     made = {
         "embeddings": "from a file" if ready else "of this model",
         "flip": None if ready else flip,
@@ -178,27 +179,34 @@ def _ranks(text: str) -> list[int]:
     return [int(part) for part in parts]
 
 
-def _read(path: Path, sizes: dict[str, int]) -> dict[str, Float[np.ndarray, "n dim"]]:
-    """The embeddings of each set."""
+def _read(path: Path, sizes: dict[str, int]) -> tuple[dict[str, Float[np.ndarray, "n dim"]], dict[str, str]]:
+    """The embeddings of each set, and the file's SHA-256 by its path."""
+    data = read_bytes(path, ARRAYS_LIMIT)
+    files = {str(path): _digest(data)}
     if path.suffix == ".npz":
-        return {name: _array(path, name, rows) for name, rows in sizes.items()}
+        return {name: _array(path, data, name, rows) for name, rows in sizes.items()}, files
     order = [name for name in ("gallery", "probes", "distractors") if name in sizes]
-    whole = _array(path, None, sum(sizes.values()), " + ".join(f"{sizes[name]} {name}" for name in order))
+    whole = _array(path, data, None, sum(sizes.values()), " + ".join(f"{sizes[name]} {name}" for name in order))
     found: dict[str, Float[np.ndarray, "n dim"]] = {}
     first = 0
     for name in order:
         found[name] = whole[first : first + sizes[name]]
         first += sizes[name]
-    return found
+    return found, files
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 def _array(
-    path: Path, key: str | None = None, rows: int | None = None, counted: str = ""
+    path: Path, data: bytes, key: str | None = None, rows: int | None = None, counted: str = ""
 ) -> Float[np.ndarray, "n dim"]:
-    """An array of embeddings; rows are read from the file when they are needed, where it allows that."""
+    """An array of embeddings in the bytes of a file."""
     import numpy as np
 
-    array: Float[np.ndarray, "n dim"] = read_array(path, mapped=True) if key is None else read_arrays(path, [key])[key]
+    array: Float[np.ndarray, "n dim"]
+    array = parse_array(data, path) if key is None else parse_arrays(data, path, [key])[key]
     if array.ndim != 2 or not array.size or not np.issubdtype(array.dtype, np.floating):
         raise DataError(
             f"{path}: embeddings must be an array [n, dim] of floating-point numbers, "

@@ -93,8 +93,8 @@ def evaluate_ijb(
         raise UsageError(f"--{error}") from error
     from vplface.data.ijb import IJB, LooseFaces
     from vplface.embedder import Embedder
-    from vplface.evaluation.embeddings_file import TYPES, read_embeddings
-    from vplface.evaluation.provenance import hashes, model_files
+    from vplface.evaluation.embeddings_file import TYPES, EmbeddingsFile
+    from vplface.evaluation.provenance import hashes
     from vplface.evaluation.templates import evaluate_one_to_many, evaluate_template_pairs, pool
 
     place = IJB(data, set_name)
@@ -104,12 +104,14 @@ def evaluate_ijb(
     ready = model.suffix in TYPES and not is_folder(model)
     landmarks = place.landmarks(faces.pictures) if chosen.detector or not ready else None
     pictures = None
+    files = hashes(place.used)  # before pictures are embedded, which may take hours
     if ready:
         preprocessing = None
-        embeddings = read_embeddings(model, LooseFaces(place.folder, faces.pictures))
+        stored = EmbeddingsFile.read(model)
+        embeddings, loaded = stored.of(LooseFaces(place.folder, faces.pictures)), stored.files
     else:
         embedder = Embedder.load(model, device, preprocessing_of(color, mean, std))
-        preprocessing = embedder.card.preprocessing.to_dict()
+        preprocessing, loaded = embedder.card.preprocessing.to_dict(), embedder.files
         assert landmarks is not None
         pictures = place.aligned(faces.pictures, landmarks)
         embeddings = embedder.embed_set(
@@ -119,6 +121,7 @@ def evaluate_ijb(
             description=f"embedding {set_name}",
             unit=False,
         )
+    files = {**loaded, **files}
     templates = pool(
         embeddings,
         faces,
@@ -134,7 +137,6 @@ def evaluate_ijb(
     found = [evaluate_template_pairs(templates, pairs, chosen, fars=far_list, far_rule=far_rule, bootstrap=bootstrap)]
     if probes is not None:
         found.append(evaluate_one_to_many(templates, galleries, probes, chosen, fpirs=fpir_list, bootstrap=bootstrap))
-    files = hashes([*model_files(model), *place.used])
     made = {"embeddings": "from a file" if ready else "of this model", "preprocessing": preprocessing}
     values = {
         "schema": 1,

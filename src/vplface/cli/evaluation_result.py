@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
@@ -14,7 +14,7 @@ from vplface.errors import DataError
 from vplface.evaluation import Evaluation
 from vplface.evaluation.operating_point import OperatingPoint
 from vplface.evaluation.protocols import far_name
-from vplface.evaluation.provenance import hashes, model_files, versions
+from vplface.evaluation.provenance import versions
 from vplface.report import RunRecord
 
 
@@ -28,7 +28,8 @@ class Result:
         evaluation: the figures.
         preprocessing: how the pictures were prepared; None where embeddings were read.
         card: the model's card, JSON-ready.
-        lists: the files that pose the question.
+        files: SHA-256 of what was read: the model's files or that of the embeddings, and the lists that pose the
+            question.
         date: when, ISO 8601.
     """
 
@@ -37,13 +38,8 @@ class Result:
     evaluation: Evaluation
     preprocessing: Preprocessing | None
     card: Mapping[str, Any]
-    lists: Sequence[Path]
+    files: Mapping[str, str]
     date: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
-
-    @cached_property
-    def files(self) -> dict[str, str]:
-        """SHA-256 of the model's files and of the lists."""
-        return hashes([*model_files(self.model), *self.lists])
 
     @cached_property
     def protocol(self) -> dict[str, Any]:
@@ -58,7 +54,7 @@ class Result:
             "data": str(self.data),
             "protocol": self.protocol,
             "metrics": dict(self.evaluation.metrics),
-            "files": self.files,
+            "files": dict(self.files),
             "versions": versions(),
             "date": self.date,
         }

@@ -80,7 +80,7 @@ def identify(
     from vplface.deploy.gallery_folder import load_gallery
     from vplface.deploy.gallery_search import Search
     from vplface.embedder import Embedder
-    from vplface.evaluation.provenance import hashes, model_files
+    from vplface.evaluation.provenance import hashes
     from vplface.progress import progress
 
     people = load_gallery(gallery)
@@ -88,7 +88,9 @@ def identify(
     model = model_of(maker, model)
     embedder = Embedder.load(model, device, maker.preprocessing)
     maker.require_same(Maker.of(model, embedder, maker.flip), str(gallery))
-    decided = threshold_told(model, stored_point(model, threshold), threshold, maker.flip, maker.preprocessing)
+    decided = threshold_told(
+        model, stored_point(model, threshold, embedder.weights), threshold, maker.flip, maker.preprocessing
+    )
     find = Search(people, search, gallery)
     if find.not_kept is not None:
         say(f"note: the index is made anew each time, it could not be kept: {find.not_kept}", file=sys.stderr)
@@ -133,7 +135,7 @@ def identify(
                 "pictures": reports,
                 "without_face": [_reason(each) for each in without if isinstance(each, NoFaceError)],
                 "unreadable": [_reason(each) for each in without if isinstance(each, UnreadablePictureError)],
-                "files": hashes([*model_files(model), *([] if show is None else [show])]),
+                "files": embedder.files | hashes([] if show is None else [show]),
             }
         )  # fmt: skip
         return

@@ -68,11 +68,11 @@ def verify(
     chosen = _numbers(face)
     from vplface.deploy.decision import VERDICT, accepted, flip_of, stored_point  # torch takes seconds to import
     from vplface.deploy.faces import FaceReader, listed
-    from vplface.evaluation.provenance import hashes, model_files
+    from vplface.evaluation.provenance import hashes
 
     embedder = embedder_of(model, device, preprocessing_of(color, mean, std))
     preprocessing = embedder.card.preprocessing
-    point = stored_point(model, threshold)
+    point = stored_point(model, threshold, embedder.weights)
     flip = flip_of(point, flip)
     read = FaceReader(preprocessing.size, align, detector_model)
     photographs = [read(path) for path in (first, second)]
@@ -109,7 +109,7 @@ def verify(
                 "similarity": similarity,
                 "same": same,
                 **threshold_report(decided),
-                "files": hashes([*model_files(model), *([] if show is None else [show])]),
+                "files": embedder.files | hashes([] if show is None else [show]),
             }
         )
         return

@@ -60,7 +60,7 @@ class Recogniser:
                 does not hold for embeddings like the gallery's.
         """
         require_place(gallery)
-        point = stored_point(model, threshold)
+        point = stored_point(model, threshold, embedder.weights)
         there = load_gallery(gallery).maker if has_gallery(gallery) else None
         maker = Maker.of(model, embedder, flip_of(point, None) if there is None else there.flip)
         if there is not None:

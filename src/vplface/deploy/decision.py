@@ -12,6 +12,7 @@ from vplface.deploy.gallery import Match
 from vplface.embedder import Flip
 from vplface.errors import DataError
 from vplface.evaluation.operating_point import OperatingPoint, operating_point_path
+from vplface.reading import is_file
 
 VERDICT = {True: "same person", False: "different people", None: "no decision"}
 """What :func:`accepted` means for two pictures."""
@@ -46,13 +47,18 @@ class Threshold:
         return f"with {pictures:,} enrolled pictures up to {100 * strangers:.2g} % of strangers are given a name"
 
 
-def stored_point(model: Path, given: float | None) -> OperatingPoint | None:
+def stored_point(model: Path, given: float | None, weights: str | None = None) -> OperatingPoint | None:
     """The model's operating point; None if it has none, or if a threshold is given instead.
+
+    Args:
+        model: the model.
+        given: the threshold that is given.
+        weights: see :meth:`OperatingPoint.load`.
 
     Raises:
         DataError: it is damaged, or was measured with other weights.
     """
-    return OperatingPoint.load(model) if given is None and operating_point_path(model).is_file() else None
+    return OperatingPoint.load(model, weights) if given is None and is_file(operating_point_path(model)) else None
 
 
 def flip_of(point: OperatingPoint | None, asked: Flip | None) -> Flip:

@@ -48,7 +48,7 @@ class Maker:
     def of(cls, model: Path, embedder: Embedder, flip: Flip) -> Maker:
         """The maker that ``embedder``, loaded from ``model``, is."""
         weights = model_files(model)[0]
-        digest = hashes([weights])[str(weights)]
+        digest = embedder.weights or hashes([weights])[str(weights)]
         return cls(str(model.resolve()), digest, embedder.dim, embedder.card.preprocessing, flip)
 
     def require_same(self, other: Maker, where: str) -> None:

@@ -11,54 +11,83 @@ A name is that of a picture of the set, or a path that ends in one: ``vplface em
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float32, Int64
 
-from vplface.arrays import array_names, read_array, read_arrays
+from vplface.arrays import ARRAYS_LIMIT, array_names, parse_array, parse_arrays
 from vplface.data.pictures import PictureSet
 from vplface.errors import DataError
+from vplface.reading import read_bytes
 
 TYPES = (".npy", ".npz")
+
+
+@dataclass(frozen=True, eq=False)
+class EmbeddingsFile:
+    """A file of embeddings, as it was read.
+
+    Attributes:
+        path: see the module's table.
+        embeddings: a row for each picture.
+        names: of the pictures; None if they are in the set's order.
+        files: SHA-256 of the bytes that were read, by path.
+    """
+
+    path: Path
+    embeddings: Float32[np.ndarray, "n dim"]
+    names: Sequence[str] | None
+    files: Mapping[str, str]
+
+    @classmethod
+    def read(cls, path: Path | str) -> EmbeddingsFile:
+        """Read a file; raises DataError if it is missing, damaged, too large or of another layout."""
+        path = Path(path)
+        data = read_bytes(path, ARRAYS_LIMIT)
+        return cls(path, *_parsed(path, data), {str(path): hashlib.sha256(data).hexdigest()})
+
+    def of(self, pictures: PictureSet, used: Int64[np.ndarray, " m"] | None = None) -> Float32[np.ndarray, "n dim"]:
+        """The embedding of each picture of a set, in the set's order.
+
+        Args:
+            pictures: the set.
+            used: the pictures that must have one; None for all. Others without one are NaN.
+
+        Raises:
+            DataError: as many rows as there are not pictures; a picture without embedding, or with two.
+        """
+        embeddings, names = self.embeddings, self.names
+        if names is None:
+            if len(embeddings) != len(pictures):
+                raise DataError(
+                    f"{self.path}: holds {len(embeddings)} embeddings, the set {len(pictures)} pictures; without names "
+                    "there must be a row for each picture, in the set's order. Write names with them: vplface embed "
+                    "does"
+                )
+            return embeddings
+        row_of = _rows(self.path, names, pictures)
+        wanted = np.arange(len(pictures)) if used is None else used
+        missing = [index for index in wanted.tolist() if index not in row_of]
+        if missing:
+            raise DataError(
+                f"{self.path}: {len(missing)} of the {len(wanted)} pictures that are asked about have no embedding "
+                f"there, {pictures.name(missing[0])!r} for one; its names look like {names[0]!r}"
+            )
+        found = np.full((len(pictures), embeddings.shape[1]), np.nan, np.float32)
+        found[list(row_of)] = embeddings[list(row_of.values())]
+        return found
 
 
 def read_embeddings(
     path: Path | str, pictures: PictureSet, used: Int64[np.ndarray, " m"] | None = None
 ) -> Float32[np.ndarray, "n dim"]:
-    """The embedding of each picture of a set, in the set's order.
-
-    Args:
-        path: see the module's table.
-        pictures: the set.
-        used: the pictures that must have one; None for all. Others without one are NaN.
-
-    Raises:
-        DataError: a file that is missing, damaged or of another layout; as many rows as there are not pictures; a
-            picture without embedding, or with two.
-    """
-    path = Path(path)
-    embeddings, names = _read(path)
-    if names is None:
-        if len(embeddings) != len(pictures):
-            raise DataError(
-                f"{path}: holds {len(embeddings)} embeddings, the set {len(pictures)} pictures; without names there "
-                "must be a row for each picture, in the set's order. Write names with them: vplface embed does"
-            )
-        return embeddings
-    row_of = _rows(path, names, pictures)
-    wanted = np.arange(len(pictures)) if used is None else used
-    missing = [index for index in wanted.tolist() if index not in row_of]
-    if missing:
-        raise DataError(
-            f"{path}: {len(missing)} of the {len(wanted)} pictures that are asked about have no embedding there, "
-            f"{pictures.name(missing[0])!r} for one; its names look like {names[0]!r}"
-        )
-    found = np.full((len(pictures), embeddings.shape[1]), np.nan, np.float32)
-    found[list(row_of)] = embeddings[list(row_of.values())]
-    return found
+    """The embedding of each picture of a set; see :meth:`EmbeddingsFile.read` and :meth:`EmbeddingsFile.of`."""
+    return EmbeddingsFile.read(path).of(pictures, used)
 
 
 def _rows(path: Path, names: Sequence[str], pictures: PictureSet) -> dict[int, int]:
@@ -82,14 +111,14 @@ def _rows(path: Path, names: Sequence[str], pictures: PictureSet) -> dict[int, i
     return rows
 
 
-def _read(path: Path) -> tuple[Float32[np.ndarray, "n dim"], list[str] | None]:
+def _parsed(path: Path, data: bytes) -> tuple[Float32[np.ndarray, "n dim"], list[str] | None]:
     arrays: dict[str, np.ndarray[Any, Any]]
     if path.suffix.lower() == ".npz":
-        names_there = array_names(path)
-        arrays = read_arrays(path, [name for name in ("embeddings", "names") if name in names_there])
+        names_there = array_names(data, path)
+        arrays = parse_arrays(data, path, [name for name in ("embeddings", "names") if name in names_there])
         held = ", ".join(names_there) or "nothing"
     else:
-        loaded = read_array(path)
+        loaded = parse_array(data, path)
         fields = loaded.dtype.names
         arrays = {"embeddings": loaded} if fields is None else {f"{field}s": loaded[field] for field in fields}
         held = ", ".join(fields or ())

@@ -57,8 +57,13 @@ class OperatingPoint:
         return path
 
     @classmethod
-    def load(cls, model: Path | str) -> OperatingPoint:
+    def load(cls, model: Path | str, weights: str | None = None) -> OperatingPoint:
         """The operating point of a model.
+
+        Args:
+            model: the model.
+            weights: SHA-256 of the weights that were loaded, see :attr:`vplface.embedder.Embedder.weights`; None takes
+                those that are in the model's file now.
 
         Raises:
             DataError: there is none, it is damaged, or the model's weights are not those it was measured with.
@@ -67,11 +72,12 @@ class OperatingPoint:
         if not is_file(path):
             raise DataError(f"{path}: no such file; make it with: vplface evaluate {model} --save-operating-point 1e-4")
         point = cls(**_checked(path, read_json(path)))
-        weights = model_files(Path(model))[0]
-        if point.files.get(weights.name) != hashes([weights])[str(weights)]:
+        file = model_files(Path(model))[0]
+        if point.files.get(file.name) != (weights or hashes([file])[str(file)]):
             raise DataError(
-                f"{path}: was measured with another {weights.name} than lies there now, so its threshold does not "
-                f"hold; make it anew with: vplface evaluate {model} --save-operating-point {point.far:g}"
+                f"{path}: was measured with another {file.name} than {'was loaded' if weights else 'lies there now'}, "
+                f"so its threshold does not hold; measure it again with: vplface evaluate {model} "
+                f"--save-operating-point {point.far:g}"
             )
         return point
 
