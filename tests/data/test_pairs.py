@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,7 +10,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from vplface.data.drop import kept, read_drop
 from vplface.data.pairs import Pairs, pair_files, read_cfp, read_pairs, read_people, resolve, write_pairs
+from vplface.data.selection import narrow
 from vplface.errors import DataError
 
 
@@ -295,3 +298,119 @@ def test_lists_of_people(tmp_path: Path, text: str, people: list[str]) -> None:
 def test_malformed_lists_of_people(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(DataError, match=message):
         read_people(written(tmp_path, text))
+
+
+CALFW = (
+    "Al_Gore_0001.jpg 1\nAl_Gore_0002.jpg 1\nB_0001.jpg 2\nB_0003.jpg 2\n"
+    "A_0001.jpg 0\nB_0001.jpg 0\nA_0002.jpg 0\nC_0001.jpg 0\n"
+)
+
+
+@pytest.mark.parametrize("separator", [" ", "\t", ","])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_calfw_has_two_lines_a_pair_and_folds_of_genuine_pairs(tmp_path: Path, separator: str, end: str) -> None:
+    pairs = read_pairs(written(tmp_path, "\ufeff" + CALFW.replace(" ", separator).replace("\n", end)))
+    assert pairs.left == ["Al_Gore_0001.jpg", "B_0001.jpg", "A_0001.jpg", "A_0002.jpg"]
+    assert pairs.right == ["Al_Gore_0002.jpg", "B_0003.jpg", "B_0001.jpg", "C_0001.jpg"]
+    assert pairs.same.tolist() == [True, True, False, False]
+    assert pairs.fold.tolist() == [0, 1, 0, 1]
+
+
+def test_cplfw_has_truths_and_no_folds(tmp_path: Path) -> None:
+    lines = [f"{person}_{k}.jpg {same}\n" for same in (1, 0) for person in range(20) for k in (1, 2)]
+    pairs = read_pairs(written(tmp_path, "".join(lines)))
+    assert pairs.same.tolist() == [True] * 20 + [False] * 20
+    assert pairs.fold.tolist() == [fold for fold in range(10) for _ in range(2)] * 2
+    few = read_pairs(written(tmp_path, "a_1.jpg 1\na_2.jpg 1\na_1.jpg 0\nb_1.jpg 0\n"))
+    assert (few.same.tolist(), few.fold.tolist()) == ([True, False], [0, 0])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a.jpg 1\nb.jpg 1\nc.jpg 1\n", "line 3: has no second picture"),
+        ("a.jpg 1\nb.jpg 0\n", "line 2: ends in 0, but the other line of its pair in 1"),
+        ("a.jpg 999999999\nb.jpg 999999999\n", "has a fold 999999999, but 1 pairs"),
+    ],
+)
+def test_damage_in_lists_of_two_lines_a_pair_is_named(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        read_pairs(written(tmp_path, text))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a.jpg b.jpg True\na.jpg c.jpg False\n",
+        "a.jpg\tb.jpg\ttrue\na.jpg\tc.jpg\tFALSE\n",
+        "a.jpg,b.jpg,1.0\na.jpg,c.jpg,0.0\n",
+        "a.jpg b.jpg 1\na.jpg c.jpg -1\n",
+        "True a.jpg b.jpg\nFalse a.jpg c.jpg\n",
+        '"a.jpg","b.jpg","1"\n"a.jpg","c.jpg","0"\n',
+        'left,right,same\n"a.jpg", "b.jpg", True\n"a.jpg", "c.jpg", False\n',
+        "img1,img2,is_same\r\na.jpg,b.jpg,1\r\na.jpg,c.jpg,0\r\n",
+        ",Image 1,Image 2,Label\n0,a.jpg,b.jpg,1\n1,a.jpg,c.jpg,0\n",
+        "label,file1,file2\n1,a.jpg,b.jpg\n0,a.jpg,c.jpg\n",
+    ],
+)
+def test_truths_quotes_and_headers_of_other_programs(tmp_path: Path, text: str) -> None:
+    pairs = read_pairs(written(tmp_path, text))
+    assert (pairs.left, pairs.right) == (["a.jpg", "a.jpg"], ["b.jpg", "c.jpg"])
+    assert pairs.same.tolist() == [True, False]
+
+
+def test_quoted_names_may_hold_commas_and_quotes(tmp_path: Path) -> None:
+    pairs = read_pairs(written(tmp_path, '"Gore, Al/1.jpg","a ""b"".jpg",1\n"x,2".jpg,1\n'))
+    assert (pairs.left, pairs.right) == (["Gore, Al/1.jpg", '"x'], ['a "b".jpg', '2".jpg'])
+
+
+def test_lfw_csv_of_impostors_alone(tmp_path: Path) -> None:
+    pairs = read_pairs(written(tmp_path, "name,imagenum1,name,imagenum2\na,1,b,2\nc,3,d,4\n"))
+    assert pairs.right == ["b/b_0002", "d/d_0004"]
+    assert not pairs.same.any()
+
+
+def test_an_unknown_form_is_shown_with_the_forms_that_are_known(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"The line is 'one two three four five'; lists that are read: LFW's .*CALFW"):
+        read_pairs(written(tmp_path, "one two three four five\n"))
+
+
+def test_lists_that_are_no_files_are_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/zero")):
+        for read in (read_pairs, read_people, read_drop):
+            with pytest.raises(DataError, match="not a regular file"):
+                read(path)
+    for path in (tmp_path / ("x" * 300), tmp_path / "a\0b"):
+        for read in (read_pairs, read_people, read_drop):
+            with pytest.raises(DataError, match=r"too long|null"):
+                read(path)
+
+
+DECOMPOSED, COMPOSED = "Zoe\u0308/1.jpg", "Zo\u00eb/1.jpg"
+
+
+@pytest.mark.parametrize(("stored", "listed"), [(DECOMPOSED, COMPOSED), (COMPOSED, DECOMPOSED)])
+def test_accents_may_be_composed_on_one_side_and_not_on_the_other(stored: str, listed: str) -> None:
+    pictures = Named([stored, "b/1.jpg"], [stored[:-6], "b"], np.array([0, 1]))
+    pairs = Pairs([listed, listed.removesuffix(".jpg")], ["b/1.jpg"] * 2, np.ones(2, bool), np.zeros(2, int))
+    assert resolve(pairs, pictures)[0].tolist() == [0, 0]
+    assert narrow(pictures, people=[listed[:-6]]).identities == [stored[:-6]]
+    assert narrow(pictures, exclude=[listed[:-6]]).identities == ["b"]
+    assert kept(pictures, [listed]).tolist() == [1]
+
+
+def test_spellings_that_the_set_tells_apart_stay_apart() -> None:
+    pictures = Named([DECOMPOSED, COMPOSED])
+    pairs = Pairs([DECOMPOSED], [COMPOSED], np.ones(1, bool), np.zeros(1, int))
+    assert [found.tolist() for found in resolve(pairs, pictures)] == [[0], [1]]
+
+
+def test_a_name_without_a_folder_is_found_in_any() -> None:
+    pictures = Named(["aligned images/A_0001.jpg", "B/B_0001.jpg", "C/1.jpg", "D/1.jpg"])
+    pairs = Pairs(["A_0001.jpg"], ["B_0001"], np.ones(1, bool), np.zeros(1, int))
+    assert [found.tolist() for found in resolve(pairs, pictures)] == [[0], [1]]
+    with pytest.raises(DataError, match=r"stand for several pictures: 1\.jpg"):
+        resolve(Pairs(["1.jpg"], ["B_0001"], np.ones(1, bool), np.zeros(1, int)), pictures)
+    with pytest.raises(DataError, match=r"not in the set: x/A_0001\.jpg"):
+        resolve(Pairs(["x/A_0001.jpg"], ["B_0001"], np.ones(1, bool), np.zeros(1, int)), pictures)

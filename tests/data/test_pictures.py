@@ -1,9 +1,13 @@
 from __future__ import annotations
 
 import io
+import os
 import pickle
 import struct
+import tracemalloc
+import zlib
 from contextlib import suppress
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -11,12 +15,15 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageOps
 
+from vplface.data.encoded import memory_of
 from vplface.data.pictures import (
     Preprocessing,
     UnreadablePictureError,
     decode,
+    decode_whole,
+    read_picture_file,
 )
 from vplface.errors import DataError
 
@@ -248,3 +255,115 @@ def test_preprocessing_refuses_what_it_cannot_mean() -> None:
         Preprocessing.from_dict(Preprocessing().to_dict() | {"mean": [1, 2]})
     with pytest.raises(DataError, match="preprocessing"):
         Preprocessing.from_dict(Preprocessing().to_dict() | {"std": "abc"})
+
+
+def transparent(mode: str) -> Image.Image:
+    """A picture of this mode, of other height than width, whose transparency differs from row to row."""
+    colours = Image.fromarray(smooth_picture(40, 64))
+    opacity = Image.fromarray(np.linspace(0, 255, 40).round().astype(np.uint8).repeat(64).reshape(40, 64))
+    if mode == "P":
+        return colours.convert("P")
+    whole = colours.convert("L" if mode == "LA" else "RGB")
+    return Image.merge(mode, (*whole.split(), opacity)) if mode in ("LA", "RGBA") else whole
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize(
+    ("mode", "kind"), [("RGBA", "PNG"), ("LA", "PNG"), ("P", "PNG"), ("RGB", "PNG"), ("RGBA", "WEBP"), ("RGB", "WEBP")]
+)
+def test_orientation_is_that_of_pillow_in_every_form(mode: str, kind: str, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    buffer = io.BytesIO()
+    options = {"lossless": True, "exact": True} if kind == "WEBP" else {"transparency": 3} if mode == "P" else {}
+    transparent(mode).save(buffer, kind, exif=exif, **options)
+    shown = ImageOps.exif_transpose(Image.open(io.BytesIO(buffer.getvalue()))).convert("RGBA")
+    colours = np.asarray(shown).astype(float)
+    expected = np.rint(colours[..., :3] * (colours[..., 3:] / 255))
+    decoded = decode_whole(buffer.getvalue(), "x")
+    assert decoded.flags.c_contiguous
+    np.testing.assert_allclose(decoded, expected, atol=1)  # a half may be rounded to either side
+
+
+@pytest.mark.parametrize("exif", [b"", b"II*\0", b"MM\0*\xff\xff\xff\xff", b"II*\0\x08\0\0\0\xff\xff", b"\0" * 200])
+def test_a_damaged_orientation_is_none(exif: bytes) -> None:
+    chunk = struct.pack(">I", len(exif)) + b"eXIf" + exif + struct.pack(">I", zlib.crc32(b"eXIf" + exif))
+    buffer = io.BytesIO()
+    transparent("RGBA").save(buffer, "PNG")
+    data = buffer.getvalue()
+    np.testing.assert_array_equal(decode_whole(data[:33] + chunk + data[33:], "x"), decode_whole(data, "x"))
+
+
+def test_compositing_takes_no_more_than_the_picture_and_the_result() -> None:
+    data = encoded(np.full((2048, 2048, 4), 128, np.uint8), "PNG", compress_level=1)
+    tracemalloc.start()
+    try:
+        picture = decode_whole(data, "x")
+        most = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert picture[0, 0].tolist() == [64, 64, 64]
+    assert most < 10 * 2048 * 2048
+
+
+def header(width: int, height: int, depth: int, colours: int, *, interlaced: bool = False) -> bytes:
+    """A PNG that is whole and has no pixels."""
+    chunks = b""
+    begin = struct.pack(">IIBBBBB", width, height, depth, colours, 0, 0, interlaced)
+    for kind, body in ((b"IHDR", begin), (b"IDAT", zlib.compress(b"")), (b"IEND", b"")):
+        chunks += struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+    return b"\x89PNG\r\n\x1a\n" + chunks
+
+
+@pytest.mark.parametrize("interlaced", [False, True])
+@pytest.mark.parametrize(("depth", "colours"), [(16, 6), (16, 4)])
+def test_what_takes_more_than_a_gigabyte_is_not_decoded(depth: int, colours: int, interlaced: bool) -> None:
+    with pytest.raises(UnreadablePictureError, match=r"x: too large: 11585x11585 .* 2\.0 GiB .* at most 1 are"):
+        decode(header(11585, 11585, depth, colours, interlaced=interlaced), "x")
+    with pytest.raises(UnreadablePictureError, match="damaged"):  # small enough, and empty
+        decode(header(100, 100, depth, colours, interlaced=interlaced), "x")
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "cost"),
+    [("JPEG", {}, 6), ("JPEG", {"progressive": True}, 9), ("WEBP", {}, 6), ("WEBP", {"lossless": True}, 10)],
+)
+def test_memory_depends_on_how_a_picture_is_stored(kind: str, options: dict[str, object], cost: int) -> None:
+    assert memory_of(encoded(smooth_picture(), kind, **options)) == cost * 112 * 112
+
+
+@pytest.mark.parametrize("error", [MemoryError(), cv2.error("Failed to allocate 1 bytes")])
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+def test_want_of_memory_makes_a_picture_unreadable(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, mode: str
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    data = encoded(np.asarray(transparent(mode)), "PNG")
+    for function in ("imdecode", "resize"):
+        with monkeypatch.context() as patch:
+            patch.setattr(cv2, function, fail)
+            with pytest.raises(UnreadablePictureError, match=r"too large|cannot be decoded"):
+                decode(data, "x")
+
+
+@pytest.mark.parametrize(
+    ("begin", "kind"),
+    [
+        (b"\0\0\0\x18ftypheic", "HEIC"), (b"\0\0\0\x20ftypmif1", "HEIC"), (b"\0\0\0\x1cftypavif", "AVIF"),
+        (b"II*\0", "TIFF or raw"), (b"MM\0*", "TIFF or raw"), (b"GIF89a", "GIF"), (b"\xff\x0a", "JPEG XL"),
+        (b"\0\0\0\x0cJXL \r\n\x87\n", "JPEG XL"), (b"\0\0\0\x0cjP  \r\n\x87\n", "JPEG 2000"),
+    ],
+)  # fmt: skip
+def test_other_kinds_are_named_whatever_the_file_is_called(begin: bytes, kind: str) -> None:
+    with pytest.raises(UnreadablePictureError, match=f"^1.jpg: not a jpg, .* but a {kind} one; convert it to JPEG$"):
+        decode(begin + b"\0" * 100, "1.jpg")
+
+
+def test_only_regular_files_are_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.jpg")
+    (tmp_path / "endless.jpg").symlink_to("/dev/zero")
+    for name in ("pipe.jpg", "endless.jpg", "x" * 300, "a\0b.jpg"):
+        with pytest.raises(UnreadablePictureError, match=r"not a regular file|too long|null"):
+            read_picture_file(tmp_path / name)

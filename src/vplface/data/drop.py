@@ -13,8 +13,10 @@ import numpy as np
 from jaxtyping import Int64
 
 from vplface.data.pictures import PictureSet
+from vplface.data.spelling import spelled_as_in
 from vplface.errors import DataError
 from vplface.files import PRIVATE, replacing
+from vplface.reading import PICTURE_LIMIT, UnreadableFileError, read_text
 
 _ESCAPES = {"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"}
 _MEANINGS = {escape: sign for sign, escape in _ESCAPES.items()}
@@ -27,9 +29,9 @@ def read_drop(path: Path | str) -> dict[str, str]:
         DataError: if the file cannot be read or is no text.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8", errors="surrogateescape")
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
+        text = read_text(path, errors="surrogateescape", limit=PICTURE_LIMIT)
+    except UnreadableFileError as error:
+        raise DataError(f"{path}: cannot be read: {error.reason}") from error
     dropped = {}
     for number, line in enumerate(text.removeprefix("\ufeff").split("\n"), start=1):
         name, _, reason = line.partition("\t")
@@ -59,14 +61,12 @@ def kept(pictures: PictureSet, dropped: Collection[str], where: object = "the se
     """
     if not dropped:
         return np.arange(len(pictures))
-    unwanted, found = set(dropped), set()
-    remaining = []
-    for index in range(len(pictures)):
-        name = pictures.name(index)
-        if name in unwanted:
-            found.add(name)
-        else:
-            remaining.append(index)
+    unwanted = set(dropped)
+    remaining, found = _without(pictures, unwanted)
+    if unwanted - found:
+        composable = [name for index in range(len(pictures)) if not (name := pictures.name(index)).isascii()]
+        unwanted = spelled_as_in(composable, unwanted)
+        remaining, found = _without(pictures, unwanted)
     missing = sorted(unwanted - found)
     if missing:
         raise DataError(
@@ -76,6 +76,19 @@ def kept(pictures: PictureSet, dropped: Collection[str], where: object = "the se
     if not remaining:
         raise DataError(f"{where}: all {len(pictures)} pictures are on the list of those to drop")
     return np.array(remaining, dtype=np.int64)
+
+
+def _without(pictures: PictureSet, unwanted: set[str]) -> tuple[list[int], set[str]]:
+    """Indices of the other pictures, and which of the names there are."""
+    found: set[str] = set()
+    remaining = []
+    for index in range(len(pictures)):
+        name = pictures.name(index)
+        if name in unwanted:
+            found.add(name)
+        else:
+            remaining.append(index)
+    return remaining, found
 
 
 def _escaped(text: str) -> str:

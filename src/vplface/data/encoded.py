@@ -1,4 +1,4 @@
-"""What the bytes of a picture file say before they are decoded: its type, its size, whether it is whole.
+"""What the bytes of a picture file say before they are decoded: its type, size and orientation, whether it is whole.
 
 A decoder is asked only afterwards. OpenCV fills what a cut JPEG lacks with grey and says nothing, and it sets aside
 memory for as many pixels as a header claims.
@@ -6,8 +6,10 @@ memory for as many pixels as a header claims.
 
 from __future__ import annotations
 
+import re
 import struct
 import zlib
+from collections.abc import Iterator
 from typing import Literal, TypeAlias
 
 _TWO_SHORTS = struct.Struct(">HH")
@@ -16,6 +18,21 @@ Type: TypeAlias = Literal["jpg", "png", "webp", "bmp"]
 
 MOST_PIXELS = 2**27
 """Pictures of more pixels than this, 134 million, are not decoded."""
+
+MOST_MEMORY = 2**30
+"""Nor are pictures that take more bytes of memory while they are decoded."""
+
+MOST_BYTES_A_PIXEL = 32
+
+_OTHER_TYPES = (
+    (re.compile(rb"....ftyp(?:hei[cxms]|hev[cxms]|mif1|msf1)", re.DOTALL), "HEIC"),
+    (re.compile(rb"....ftypavi[fs]", re.DOTALL), "AVIF"),
+    (re.compile(rb"....ftypcrx ", re.DOTALL), "CR3"),
+    (re.compile(rb"II[*+]\0|MM\0[*+]"), "TIFF or raw"),
+    (re.compile(rb"GIF8[79]a"), "GIF"),
+    (re.compile(rb"\xff\x0a|\0\0\0\x0cJXL "), "JPEG XL"),
+    (re.compile(rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51"), "JPEG 2000"),
+)
 
 _SIZE_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 """JPEG's start-of-frame markers; the others in that row define tables."""
@@ -30,6 +47,11 @@ def type_of(data: bytes) -> Type | None:
     if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
         return "webp"
     return "bmp" if data.startswith(b"BM") else None
+
+
+def other_type_of(data: bytes) -> str | None:
+    """The type of a picture file that is of none of these; None if it is not known."""
+    return next((name for begins, name in _OTHER_TYPES if begins.match(data)), None)
 
 
 def suffix_of(data: bytes) -> str:
@@ -73,6 +95,27 @@ def is_whole(data: bytes) -> bool:
             return False
 
 
+def memory_of(data: bytes) -> int:
+    """About how many bytes of memory a picture takes while it is decoded, as measured; 0 if its size is not known.
+
+    They are at most :data:`MOST_BYTES_A_PIXEL` for each pixel.
+    """
+    width, height = size_of(data) or (0, 0)
+    return width * height * _bytes_a_pixel(data)
+
+
+def orientation_of(data: bytes) -> int:
+    """The EXIF orientation of a PNG or WebP file, 1 to 8; 1 if it says none."""
+    match type_of(data):
+        case "png":
+            chunks = ((kind, body) for kind, body in _png_bodies(data) if kind == b"eXIf")
+        case "webp":
+            chunks = ((kind, body) for kind, body in _webp_chunks(data) if kind == b"EXIF")
+        case _:
+            return 1
+    return next((_exif_orientation(body.removeprefix(b"Exif\0\0")) for _, body in chunks), 1)
+
+
 def may_be_transparent(data: bytes) -> bool:
     """Whether a whole picture file has, or may have, an alpha channel or a transparent colour."""
     match type_of(data):
@@ -98,6 +141,27 @@ def _jpeg_size(data: bytes) -> tuple[int, int] | None:
         else:
             position += 2 + max(2, data[position + 2] << 8 | data[position + 3])
     return None
+
+
+def _jpeg_kept(data: bytes) -> int:
+    """How many components of a JPEG are kept as a whole while it is decoded: none if one scan brings all at once."""
+    position, components, progressive = 2, 0, False
+    try:
+        while data[position] == 0xFF:
+            marker = data[position + 1]
+            if marker in _SIZE_MARKERS:
+                components, progressive = data[position + 9], marker & 3 == 2
+            elif marker == 0xDA:  # a scan
+                return components if progressive or data[position + 4] < components else 0
+            if marker == 0xFF:
+                position += 1
+            elif marker <= 0x01 or 0xD0 <= marker <= 0xD8:
+                position += 2
+            else:
+                position += 2 + max(2, data[position + 2] << 8 | data[position + 3])
+    except IndexError:
+        pass
+    return components
 
 
 def _webp_size(data: bytes) -> tuple[int, int] | None:
@@ -137,13 +201,56 @@ def _jpeg_is_whole(data: bytes) -> bool:
 
 def _png_chunks(data: bytes) -> set[bytes]:
     """Types of the leading chunks that are complete and whose checksum is right."""
-    kinds: set[bytes] = set()
-    position = 8
-    while position + 12 <= len(data) and b"IEND" not in kinds:
+    return {kind for kind, _ in _png_bodies(data)}
+
+
+def _png_bodies(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Type and contents of the leading chunks that are complete and whose checksum is right."""
+    position, kind = 8, b""
+    while position + 12 <= len(data) and kind != b"IEND":
         length = int(struct.unpack_from(">I", data, position)[0])
         end = position + 8 + length
         if end + 4 > len(data) or zlib.crc32(data[position + 4 : end]) != struct.unpack_from(">I", data, end)[0]:
             break
-        kinds.add(data[position + 4 : position + 8])
+        kind = data[position + 4 : position + 8]
+        yield kind, data[position + 8 : end]
         position = end + 4
-    return kinds
+
+
+def _webp_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    position = 12
+    while position + 8 <= len(data):
+        length = int(struct.unpack_from("<I", data, position + 4)[0])
+        yield data[position : position + 4], data[position + 8 : position + 8 + length]
+        position += 8 + length + length % 2
+
+
+def _exif_orientation(exif: bytes) -> int:
+    order = {b"II*\0": "<", b"MM\0*": ">"}.get(exif[:4])
+    if order is None:
+        return 1
+    try:
+        start = int(struct.unpack_from(f"{order}I", exif, 4)[0])
+        for number in range(struct.unpack_from(f"{order}H", exif, start)[0]):
+            tag, kind, count, value = struct.unpack_from(f"{order}HHIH", exif, start + 2 + 12 * number)
+            if (tag, kind, count) == (0x0112, 3, 1):
+                return value if 1 <= value <= 8 else 1
+    except struct.error:
+        pass
+    return 1
+
+
+def _bytes_a_pixel(data: bytes) -> int:
+    match type_of(data):
+        case "jpg":
+            return max(6, 3 + 2 * _jpeg_kept(data))
+        case "png":
+            animated, transparent = b"acTL" in data[: data.find(b"IDAT")], may_be_transparent(data)
+            deep = transparent and data[24] == 16
+            return (12 if animated else 6) if not transparent else (8 + 8 * animated) * (1 + deep)
+        case "webp" if data[12:16] == b"VP8X" and data[20] & 0x02:  # animated
+            return 14
+        case "webp":
+            return 6 if data[12:16] == b"VP8 " else 10
+        case _:
+            return 6

@@ -1,13 +1,18 @@
 """Lists of pairs for face verification, and lists of people, in LFW's formats and as plain text.
 
-Four forms of a list of pairs are read; fields are separated by tabs, or by commas, or by blanks:
+Five forms of a list of pairs are read; fields are separated by tabs, or by commas, or by blanks, and between commas
+they may be quoted:
 
 - LFW View 2: a header "F N", then for each of F folds N pairs "NAME i j" of one person and N pairs
   "NAME i OTHER j" of two;
 - LFW View 1: a header "N", then N pairs of one person and N of two, all in fold 0;
 - LFW as CSV: a header "name,imagenum1,imagenum2" and the same lines; each run of pairs of one person begins a fold;
-- plain: "left right 1|0" with an optional fourth field, the fold (0 if absent), or "1|0 left right"; a first line
-  naming the columns is allowed, and :func:`write_pairs` writes one.
+- CALFW's and CPLFW's: a line for each picture, "NAME_0001.jpg 3", two lines for a pair. The number is 0 for two people;
+  for one it is CALFW's fold, from 1 on, or CPLFW's 1. Pairs without a fold are dealt to the folds in order, in equal
+  parts; CPLFW's to ten folds;
+- plain: "left right 1|0" with an optional fourth field, the fold (0 if absent), or "1|0 left right". For 1 there may be
+  true or 1.0, for 0 false, 0.0 or -1. A first line may name the columns, which may then be in another order, with
+  others among them; :func:`write_pairs` writes one.
 
 CFP's protocol is a folder of lists, see :func:`read_cfp`.
 
@@ -16,8 +21,10 @@ In LFW's forms "NAME i" stands for the picture NAME/NAME_000i, whatever its file
 
 from __future__ import annotations
 
+import csv
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal
@@ -26,11 +33,26 @@ import numpy as np
 from jaxtyping import Bool, Int64
 
 from vplface.data.pictures import PictureSet
+from vplface.data.spelling import composed
 from vplface.errors import DataError
 from vplface.files import PRIVATE, replacing
+from vplface.reading import UnreadableFileError, is_file, is_folder, read_bytes
 
 COLUMNS = ("left", "right", "same", "fold")
 _NUMBER = re.compile(r"[0-9]{1,9}")
+_TRUTHS = {"1": True, "1.0": True, "true": True, "0": False, "0.0": False, "-1": False, "false": False}
+_COLUMN = {
+    "left": re.compile(r"left|a|first|(image|img|file|filename|path|name|picture|photo)_?(1|a|left)"),
+    "right": re.compile(r"right|b|second|(image|img|file|filename|path|name|picture|photo)_?(2|b|right)"),
+    "same": re.compile(r"(is_?)?same(_?(person|identity))?|label|match|target|truth|genuine|(is_?)?match(ing)?"),
+    "fold": re.compile(r"fold|split"),
+}
+"""What people call the columns of a list of pairs."""
+
+FORMS = (
+    "LFW's pairs.txt and pairs.csv, the lists of CALFW and CPLFW, CFP's folders Split/FF and Split/FP, and lines 'left "
+    "right 1|0' with a fold behind or not"
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +79,7 @@ def read_pairs(path: Path | str) -> Pairs:
     Raises:
         DataError: if the file is missing, empty or malformed; the line is named.
     """
-    if Path(path).is_dir():
+    if is_folder(path):
         return read_cfp(path, _cfp_kind(path))
     rows = _rows(path)
     if not rows:
@@ -66,16 +88,62 @@ def read_pairs(path: Path | str) -> Pairs:
     if len(header) <= 2 and all(map(_NUMBER.fullmatch, header)):
         folds, per_fold = (1, int(header[0])) if len(header) == 1 else (int(header[0]), int(header[1]))
         return _lfw_pairs(path, rows[1:], folds, per_fold)
-    columns = tuple(field.lower() for field in header)
-    if columns[:3] == ("name", "imagenum1", "imagenum2"):
+    columns = [field.lower() for field in header]
+    if columns[:2] == ["name", "imagenum1"]:
         return _lfw_csv_pairs(path, rows[1:])
-    if columns in (COLUMNS[:3], COLUMNS):
-        rows = rows[1:]
-    if all(len(fields) == 3 and fields[0] in ("0", "1") for _, fields in rows) and any(
-        fields[2] not in ("0", "1") for _, fields in rows
+    named = {key: _column(columns, pattern) for key, pattern in _COLUMN.items()}
+    if None not in (named["left"], named["right"], named["same"]):
+        rows = [(line, _chosen(path, line, fields, len(header), named)) for line, fields in rows[1:]]
+    elif all(len(fields) == 2 and _NUMBER.fullmatch(fields[1]) for _, fields in rows):
+        return _pairs_in_twos(path, rows)
+    elif all(len(fields) == 3 and _truth(fields[0]) is not None for _, fields in rows) and any(
+        _truth(fields[2]) is None for _, fields in rows
     ):
         rows = [(line, [left, right, same]) for line, (same, left, right) in rows]
     return _plain_pairs(path, rows)
+
+
+def _column(columns: list[str], name: re.Pattern[str]) -> int | None:
+    return next((place for place, column in enumerate(columns) if name.fullmatch(column.replace(" ", "_"))), None)
+
+
+def _chosen(path: Path | str, line: int, fields: list[str], width: int, named: dict[str, int | None]) -> list[str]:
+    """Left, right, same and the fold, if there is one, of a line under a line that names the columns."""
+    if len(fields) != width:
+        raise DataError(f"{path}, line {line}: {len(fields)} fields, but line 1 names {width} columns: {fields}")
+    return [fields[place] for place in named.values() if place is not None]
+
+
+def _truth(text: str) -> bool | None:
+    return _TRUTHS.get(text.lower())
+
+
+def _pairs_in_twos(path: Path | str, rows: list[tuple[int, list[str]]]) -> Pairs:
+    if len(rows) % 2:
+        raise DataError(f"{path}, line {rows[-1][0]}: has no second picture; there must be two lines for each pair")
+    for (_, first), (line, second) in zip(rows[::2], rows[1::2], strict=True):
+        if first[1] != second[1]:
+            raise DataError(f"{path}, line {line}: ends in {second[1]}, but the other line of its pair in {first[1]}")
+    number = np.array([int(fields[1]) for _, fields in rows[::2]], np.int64)
+    same = number > 0
+    folds = int(number.max())
+    if folds > len(number):
+        raise DataError(f"{path}: has a fold {folds}, but {len(number)} pairs")
+    if folds == 1:
+        folds = 10 if not (same.sum() % 10 or (~same).sum() % 10) else 1
+        fold = _dealt(same, folds)
+    else:
+        fold = np.where(same, number - 1, _dealt(same, max(1, folds)))
+    return Pairs([fields[0] for _, fields in rows[::2]], [fields[0] for _, fields in rows[1::2]], same, fold)
+
+
+def _dealt(same: Bool[np.ndarray, " p"], folds: int) -> Int64[np.ndarray, " p"]:
+    """Genuine pairs and impostors, each in order, in as many parts of equal size."""
+    fold = np.zeros(len(same), np.int64)
+    for kind in (same, ~same):
+        count = int(kind.sum())
+        fold[kind] = np.arange(count) * folds // max(1, count)
+    return fold
 
 
 def _lfw_pairs(path: Path | str, rows: list[tuple[int, list[str]]], folds: int, per_fold: int) -> Pairs:
@@ -127,10 +195,13 @@ def _plain_pairs(path: Path | str, rows: list[tuple[int, list[str]]]) -> Pairs:
     if not rows:
         raise DataError(f"{path}: holds no pairs")
     for line, fields in rows:
+        known = f". The line is {' '.join(fields)[:200]!r}; lists that are read: {FORMS}" if line == rows[0][0] else ""
         if len(fields) not in (3, 4) or "" in fields:
-            raise DataError(f"{path}, line {line}: expected 'left right 0|1', got {fields}")
-        if fields[2] not in ("0", "1"):
-            raise DataError(f"{path}, line {line}: the third field must be 0 or 1, got {fields[2]!r}")
+            raise DataError(f"{path}, line {line}: expected 'left right 0|1', got {fields}{known}")
+        if _truth(fields[2]) is None:
+            raise DataError(
+                f"{path}, line {line}: the third field must be 0 or 1, got {fields[2]!r} in {fields}{known}"
+            )
         if len(fields) != len(rows[0][1]):
             raise DataError(f"{path}, line {line}: {len(fields)} fields where earlier lines have {len(rows[0][1])}")
         if len(fields) == 4 and not _NUMBER.fullmatch(fields[3]):
@@ -138,7 +209,7 @@ def _plain_pairs(path: Path | str, rows: list[tuple[int, list[str]]]) -> Pairs:
     return Pairs(
         [fields[0] for _, fields in rows],
         [fields[1] for _, fields in rows],
-        np.array([fields[2] == "1" for _, fields in rows]),
+        np.array([bool(_truth(fields[2])) for _, fields in rows]),
         np.array([int(fields[3]) if len(fields) == 4 else 0 for _, fields in rows], dtype=np.int64),
     )
 
@@ -184,7 +255,7 @@ def pair_files(path: Path | str) -> list[Path]:
     Raises:
         DataError: if ``path`` is a folder that is not CFP's.
     """
-    if not Path(path).is_dir():
+    if not is_folder(path):
         return [Path(path)]
     folder, kind = _cfp_folder(path), _cfp_kind(path)
     lists = [folder / f"Pair_list_{letter}.txt" for letter in sorted(set(kind))]
@@ -204,7 +275,7 @@ def _cfp_folder(path: Path | str) -> Path:
     root = Path(path)
     above = root.absolute().parents
     for folder in (root, root / "Protocol", *above[:2]):
-        if (folder / "Pair_list_F.txt").is_file():
+        if is_file(folder / "Pair_list_F.txt"):
             return folder
     raise DataError(
         f"{path}: cannot be read: it is a folder, and not CFP's Protocol/Split/FF or Protocol/Split/FP (there is no "
@@ -300,27 +371,24 @@ def _without_headers(path: Path | str, rows: list[tuple[int, list[str]]]) -> lis
 def resolve(pairs: Pairs, pictures: PictureSet) -> tuple[Int64[np.ndarray, " p"], Int64[np.ndarray, " p"]]:
     """Indices of the left and of the right pictures of all pairs.
 
-    A pair may call a picture by its name or by its name without the file type.
+    A pair may call a picture by its name, by its name without the file type, or by the last part of it, as CALFW does,
+    and may compose accents where the set decomposes them, or the other way round.
 
     Raises:
         DataError: if names are missing from the set, or stand for several of its pictures.
     """
+    found: dict[str, list[int]] = {}
     wanted = set(pairs.left) | set(pairs.right)
-    exact: dict[str, list[int]] = {}
-    by_stem: dict[str, list[int]] = {}
-    for index in range(len(pictures)):
-        name = pictures.name(index)
-        if name in wanted:
-            exact.setdefault(name, []).append(index)
-        stem, _, kind = name.rpartition(".")
-        if stem in wanted and "/" not in kind:
-            by_stem.setdefault(stem, []).append(index)
-    found = by_stem | exact
-    missing = sorted(wanted - found.keys())
-    if missing:
+    for spelling in (str, composed, _last_part):
+        missing = {name for name in wanted - found.keys() if spelling is not _last_part or "/" not in name}
+        if missing:
+            places = _places(pictures, set(map(spelling, missing)), spelling)
+            found |= {name: places[spelling(name)] for name in missing if spelling(name) in places}
+    if missing := wanted - found.keys():
         example = f"; its names look like {pictures.name(0)!r}" if len(pictures) else ", which is empty"
         raise DataError(
-            f"{len(missing)} of the {len(wanted)} pictures of the pairs are not in the set: {_few(missing)}{example}"
+            f"{len(missing)} of the {len(wanted)} pictures of the pairs are not in the set: {_few(sorted(missing))}"
+            f"{example}"
         )
     ambiguous = sorted(name for name, indices in found.items() if len(indices) > 1)
     if ambiguous:
@@ -331,24 +399,53 @@ def resolve(pairs: Pairs, pictures: PictureSet) -> tuple[Int64[np.ndarray, " p"]
     )
 
 
+def _places(pictures: PictureSet, wanted: set[str], spelling: Callable[[str], str]) -> dict[str, list[int]]:
+    """The pictures that have each of the wanted names, with the file type or, if there are none, without it."""
+    exact: dict[str, list[int]] = {}
+    by_stem: dict[str, list[int]] = {}
+    for index in range(len(pictures)):
+        name = spelling(pictures.name(index))
+        if name in wanted:
+            exact.setdefault(name, []).append(index)
+        stem, _, kind = name.rpartition(".")
+        if stem in wanted and "/" not in kind:
+            by_stem.setdefault(stem, []).append(index)
+    return by_stem | exact
+
+
+def _last_part(name: str) -> str:
+    """By which names without a folder are found in any."""
+    return composed(name.rpartition("/")[2])
+
+
 def _few(names: Sequence[str]) -> str:
     return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
 
 
 def _rows(path: Path | str) -> list[tuple[int, list[str]]]:
-    rows = []
-    for line, text in _lines(path):
-        separator = "\t" if "\t" in text else "," if "," in text else None
-        rows.append((line, [field.strip() for field in text.split(separator)]))
-    return rows
+    return [(line, [field.strip() for field in _fields(text)]) for line, text in _lines(path)]
+
+
+def _fields(text: str) -> list[str]:
+    if "\t" in text:
+        return text.split("\t")
+    if "," not in text:
+        return text.split()
+    if '"' in text:
+        with suppress(csv.Error):  # quotes that are part of a name
+            return next(csv.reader([text], skipinitialspace=True, strict=True))
+    return text.split(",")
 
 
 def _lines(path: Path | str) -> list[tuple[int, str]]:
     """Lines that are not blank, stripped, with their numbers from 1."""
     try:
-        text = Path(path).read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+        data = read_bytes(path)
+    except UnreadableFileError as error:
+        raise DataError(f"{path}: cannot be read: {error.reason}") from error
+    try:
+        text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise DataError(f"{path}: is not text in UTF-8 (byte {error.start})") from error
-    return [(number, line.strip()) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
+        raise DataError(f"{path}: is not text in UTF-8 (byte {error.start}); save it as UTF-8") from error
+    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    return [(number, line.strip()) for number, line in enumerate(lines, start=1) if line.strip()]

@@ -17,7 +17,18 @@ import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
-from vplface.data.encoded import MOST_PIXELS, is_whole, may_be_transparent, size_of, type_of
+from vplface.data.encoded import (
+    MOST_BYTES_A_PIXEL,
+    MOST_MEMORY,
+    MOST_PIXELS,
+    is_whole,
+    may_be_transparent,
+    memory_of,
+    orientation_of,
+    other_type_of,
+    size_of,
+    type_of,
+)
 from vplface.data.walk import LeftOut
 from vplface.errors import DataError, import_extra
 from vplface.reading import UnreadableFileError, read_bytes
@@ -29,6 +40,12 @@ SIZE = 112
 
 SMALLEST_SIDE = 16
 """A file with a shorter side than this many pixels holds no face worth enlarging."""
+
+_BAND = 2**18
+"""Pixels that are composited at a time."""
+
+_FLIPS = {1: (1, 1), 2: (1, -1), 3: (-1, -1), 4: (-1, 1), 5: (1, 1), 6: (1, -1), 7: (-1, -1), 8: (-1, 1)}
+"""Steps along rows and columns that bring each EXIF orientation upright; from 5 on, after the axes are exchanged."""
 
 Picture: TypeAlias = UInt8[np.ndarray, "112 112 3"]
 """One aligned face: RGB."""
@@ -216,18 +233,25 @@ def decode(data: bytes, where: str, size: int = SIZE) -> UInt8[np.ndarray, "size
         UnreadablePictureError: as :func:`decode_whole`.
     """
     rgb = decode_whole(data, where)
-    height, width = rgb.shape[:2]
-    if (height, width) != (size, size):
-        shrinks = height >= size and width >= size
-        rgb = cv2.resize(rgb, (size, size), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
-    return rgb
+    try:
+        return resized(rgb, size)
+    except (MemoryError, cv2.error) as error:
+        raise UnreadablePictureError(where, "too large: there is no memory to resize it") from error
+
+
+def resized(picture: UInt8[np.ndarray, "h w 3"], size: int) -> UInt8[np.ndarray, "size size 3"]:
+    """The picture with sides of ``size`` pixels, stretched if it is not square."""
+    height, width = picture.shape[:2]
+    if (height, width) == (size, size):
+        return picture
+    shrinks = height >= size and width >= size
+    return np.asarray(cv2.resize(picture, (size, size), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR))
 
 
 def decode_whole(data: bytes, where: str) -> UInt8[np.ndarray, "h w 3"]:
     """Decode a jpg, png, webp or bmp file into an RGB picture of the size that it has.
 
-    Grey becomes RGB, 16 bits become 8, an EXIF orientation is applied, transparency is composited on black (such
-    files are taken as stored, whatever their EXIF orientation).
+    Grey becomes RGB, 16 bits become 8, transparency is composited on black, an EXIF orientation is applied.
 
     Args:
         data: the bytes of the file.
@@ -235,12 +259,15 @@ def decode_whole(data: bytes, where: str) -> UInt8[np.ndarray, "h w 3"]:
 
     Raises:
         UnreadablePictureError: if the bytes are of no known format, cut short or damaged, if a side of the picture is
-            shorter than 16 pixels, or if it claims to have more than 134 million.
+            shorter than 16 pixels, if it claims to have more than 134 million, or takes more than one GiB of memory to
+            decode, or more than there is.
     """
     if not data:
         raise UnreadablePictureError(where, "the file is empty")
     if type_of(data) is None:
-        raise UnreadablePictureError(where, "not a jpg, png, webp or bmp file")
+        other = other_type_of(data)
+        but = "" if other is None else f" but a {other} one; convert it to JPEG"
+        raise UnreadablePictureError(where, f"not a jpg, png, webp or bmp file{but}")
     if not is_whole(data):
         raise UnreadablePictureError(where, "the file is cut short or damaged")
     width, height = size_of(data) or (0, 0)
@@ -248,14 +275,16 @@ def decode_whole(data: bytes, where: str) -> UInt8[np.ndarray, "h w 3"]:
         raise UnreadablePictureError(
             where, f"too large: {width}x{height}, at most {MOST_PIXELS / 1e6:.0f} million pixels are decoded"
         )
-
-    stored = np.frombuffer(data, np.uint8)
+    if width * height * MOST_BYTES_A_PIXEL > MOST_MEMORY and memory_of(data) > MOST_MEMORY:
+        raise UnreadablePictureError(
+            where,
+            f"too large: {width}x{height} of this kind take {memory_of(data) / 2**30:.1f} GiB of memory to decode, at "
+            f"most {MOST_MEMORY / 2**30:g} are taken",
+        )
     try:
-        bgra = cv2.imdecode(stored, cv2.IMREAD_UNCHANGED) if may_be_transparent(data) else None
-        if bgra is not None and bgra.ndim == 3 and bgra.shape[2] == 4:
-            rgb = cv2.cvtColor(_on_black(bgra), cv2.COLOR_BGR2RGB)
-        else:
-            rgb = cv2.imdecode(stored, cv2.IMREAD_COLOR_RGB)
+        rgb = _decoded(data)
+    except MemoryError:
+        raise UnreadablePictureError(where, f"too large: there is no memory for {width}x{height} pixels") from None
     except cv2.error as error:
         raise UnreadablePictureError(where, f"cannot be decoded: {error.err}") from None
     if rgb is None:
@@ -263,10 +292,37 @@ def decode_whole(data: bytes, where: str) -> UInt8[np.ndarray, "h w 3"]:
     height, width = rgb.shape[:2]  # an EXIF orientation may have exchanged them
     if min(height, width) < SMALLEST_SIDE:
         raise UnreadablePictureError(where, f"too small: {width}x{height}, needs {SMALLEST_SIDE} pixels a side")
-    return rgb  # type: ignore[no-any-return]
+    return rgb
+
+
+def _decoded(data: bytes) -> UInt8[np.ndarray, "h w 3"] | None:
+    """The pixels in RGB; None if they are damaged."""
+    stored = np.frombuffer(data, np.uint8)
+    if may_be_transparent(data):
+        bgra = cv2.imdecode(stored, cv2.IMREAD_UNCHANGED)  # which leaves the orientation to us
+        if bgra is not None and bgra.ndim == 3 and bgra.shape[2] == 4:
+            rgb = _on_black(bgra)
+            del bgra
+            return _turned(rgb, orientation_of(data))
+        del bgra
+    return cv2.imdecode(stored, cv2.IMREAD_COLOR_RGB)  # type: ignore[no-any-return]
 
 
 def _on_black(bgra: np.ndarray) -> UInt8[np.ndarray, "h w 3"]:
+    height, width = bgra.shape[:2]
     full = np.iinfo(bgra.dtype).max
-    colour, opacity = bgra[..., :3].astype(np.float32), bgra[..., 3:].astype(np.float32) / full
-    return np.rint(colour * opacity * (255 / full)).astype(np.uint8)
+    rgb = np.empty((height, width, 3), np.uint8)
+    rows = max(1, _BAND // width)
+    for start in range(0, height, rows):  # the products are four times as large as the picture
+        band = bgra[start : start + rows]
+        colour, opacity = band[..., 2::-1].astype(np.float32), band[..., 3:].astype(np.float32) / full
+        rgb[start : start + rows] = np.rint(colour * opacity * (255 / full))
+    return rgb
+
+
+def _turned(picture: UInt8[np.ndarray, "h w 3"], orientation: int) -> UInt8[np.ndarray, "h2 w2 3"]:
+    """The picture as it is shown, by its EXIF orientation."""
+    if orientation in (5, 6, 7, 8):
+        picture = picture.swapaxes(0, 1)
+    rows, columns = _FLIPS[orientation]
+    return np.ascontiguousarray(picture[::rows, ::columns])

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from vplface.data.pictures import Picture, PictureSet
+from vplface.data.spelling import spelled_as_in
 from vplface.errors import DataError
 
 
@@ -150,12 +151,12 @@ def narrow(
     sizes = np.bincount(pictures.labels, minlength=len(pictures.identities))
     wanted = sizes > 0
     if people is not None:
-        chosen = set(people)
+        chosen = spelled_as_in(pictures.identities, people)
         named = np.array([name in chosen for name in pictures.identities])
         _require_everyone(chosen, {name for name, size in zip(pictures.identities, sizes, strict=True) if size}, where)
         wanted &= named
     if exclude:
-        unwanted = set(exclude)
+        unwanted = spelled_as_in(pictures.identities, exclude)
         wanted &= np.array([name not in unwanted for name in pictures.identities])
     if not wanted.any():
         raise DataError(f"{where}: no identity is left of {len(sizes)}: all are excluded")

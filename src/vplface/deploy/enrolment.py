@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from vplface.data.pictures import UnreadablePictureError
+from vplface.data.pictures import UnreadablePictureError, read_picture_file
 from vplface.deploy.faces import Box, FaceReader, NoFaceError
 from vplface.deploy.gallery import EnrolledFace, Maker
 from vplface.deploy.gallery_folder import add_faces, has_gallery, load_gallery
@@ -62,7 +62,7 @@ def enrol(
     read: FaceReader,
     pictures: Sequence[tuple[str, Path]],
     face: int | None = None,
-    bytes_of: Callable[[Path], bytes] = Path.read_bytes,
+    bytes_of: Callable[[Path], bytes] = read_picture_file,
 ) -> Enrolment:
     """Put pictures into the gallery in a folder, which is made if it is not there.
 
@@ -126,8 +126,6 @@ def _embedded(
                 continue
             photograph = read.decoded(data, path)
             found.append((name, photograph, photograph.face(number or 1)))
-        except OSError as error:
-            done.passed_over.append(PassedOver(path, name, error.strerror or str(error)))
         except UnreadablePictureError as error:
             done.passed_over.append(PassedOver(path, name, error.reason))
         except NoFaceError as error:

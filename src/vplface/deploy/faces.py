@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from vplface.data.align import AlignedFace, Aligner, YuNet
-from vplface.data.pictures import SIZE, UnreadablePictureError, decode, decode_whole
+from vplface.data.pictures import SIZE, decode_whole, read_picture_file, resized
 from vplface.errors import DataError
 
 Alignment: TypeAlias = Literal["auto", "always", "never"]
@@ -120,18 +120,13 @@ class FaceReader:
             NoFaceError: a photograph without a face, or with none that is large enough.
             DataError: the detector's model is missing or none.
         """
-        path = Path(path)
-        try:
-            data = path.read_bytes()
-        except OSError as error:
-            raise UnreadablePictureError(str(path), error.strerror or str(error)) from error
-        return self.decoded(data, path)
+        return self.decoded(read_picture_file(path), Path(path))
 
     def decoded(self, data: bytes, path: Path) -> Photograph:
         """The same from a file's bytes; ``path`` is for errors and names."""
         picture = decode_whole(data, str(path))
         if self.align == "never" or (self.align == "auto" and picture.shape[:2] == (self.size, self.size)):
-            faces = [FoundFace(decode(data, str(path), self.size))]
+            faces = [FoundFace(resized(picture, self.size))]
         else:
             faces = self._found(picture, path)
         return Photograph(path, hashlib.sha256(data).hexdigest(), picture, faces)

@@ -12,6 +12,7 @@ from vplface.data.formats import open_pictures
 from vplface.data.pairs import read_people
 from vplface.data.pictures import PictureSet
 from vplface.data.selection import Joined, Subset, narrow
+from vplface.data.spelling import spelled_as_in
 from vplface.data.synthetic import SyntheticFaces, write_synthetic
 from vplface.errors import ConfigError, DataError
 from vplface.reading import is_file
@@ -56,7 +57,7 @@ def open_source(source: Source, *, write: bool = True) -> PictureSet:
     if source.drop is not None:
         pictures = Subset(pictures, kept(pictures, read_drop(source.drop), source.path))
     excluded = set() if source.exclude is None else _read_excluded(source.exclude)
-    if excluded and not excluded.intersection(pictures.identities):
+    if excluded and not spelled_as_in(pictures.identities, excluded).intersection(pictures.identities):
         print(
             f"{source.exclude}: none of its {len(excluded)} people is in {source.path}, where they are called"
             f" {pictures.identities[0]!r} and the like; nobody is left out",

@@ -1,0 +1,24 @@
+"""Names that two places spell with different code points: macOS decomposes "é" into a letter and an accent."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterable
+
+
+def composed(name: str) -> str:
+    """The name in Unicode's composed form, NFC, in which equal names are equal."""
+    return name if name.isascii() else unicodedata.normalize("NFC", name)
+
+
+def spelled_as_in(names: Iterable[str], wanted: Iterable[str]) -> set[str]:
+    """The wanted names, each as it is spelled in ``names``; those that are not there stay as they are."""
+    unknown = set(wanted)
+    known = unknown.intersection(names)
+    unknown -= known
+    if not unknown:
+        return known
+    spellings: dict[str, set[str]] = {}
+    for name in names:
+        spellings.setdefault(composed(name), set()).add(name)
+    return known.union(*(spellings.get(composed(name), {name}) for name in unknown))
