@@ -124,6 +124,7 @@ REFUSED = {
     "another size": (made(inputs=[value("x", ["b", 3, 160, 160])]),
                      r"takes pictures of shape \['b', 3, 160, 160\]; expected \[batch, 3, 112, 112\]"),
     "no picture": (made([node("Identity", "x", "f"), PRODUCT], [value("x", ["b", 3])]), r"shape \['b', 3\]; expected"),
+    "no axes": (made([node("Identity", "x", "f"), PRODUCT], [value("x", [])]), r"shape \[\]; expected|cannot load it"),
     "grey": (made(inputs=[value("x", ["b", 1, SIZE, SIZE])], W=W[:1]), r"shape \['b', 1, 112, 112\]"),
     "huge batch": (made(inputs=[value("x", [10**9, 3, SIZE, SIZE])]), r"a batch that is open or at most 1024"),
     "two vectors": (made([*MEANS, PRODUCT], outputs=[value("f", ["b", 3]), E]),

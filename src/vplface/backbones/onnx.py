@@ -134,7 +134,7 @@ class OnnxNetwork:
         orders = {(3, size, size): (0, 1, 2, 3), (size, size, 3): (0, 2, 3, 1)}
         self._order = next((orders[axes] for axes in orders if _fits(shape[1:], axes)), ())
         fixed = shape[0] if shape and isinstance(shape[0], int) else None
-        if len(self._order) != len(shape) or (fixed is not None and not 1 <= fixed <= BATCH_LIMIT):
+        if not self._order or (fixed is not None and not 1 <= fixed <= BATCH_LIMIT):
             raise DataError(
                 f"{self._path}: takes pictures of shape {_short(str(shape))}; expected [batch, 3, {size}, {size}] or "
                 f"[batch, {size}, {size}, 3], with a batch that is open or at most {BATCH_LIMIT}"

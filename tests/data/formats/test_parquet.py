@@ -311,7 +311,7 @@ def test_columns_of_lists_and_lying_headers_are_refused(tmp_path: Path) -> None:
     for patch, message in {
         b"\x15\x04\x15\xfe\xff\xff\xff\x0f\x15\x02\x4c\x15\x02\x00\x00": "unpacks to more than",
         b"\x15\x04\x15\x20\x15\xff\xff\xff\xff\x0f": "a page of the column 'label' is said to have",
-        b"\x19\x19": "no page begins at",
+        b"\x19\x19": "is said to have -1 bytes",
         b"\xff" * 20: "no page begins at",
         b"\x15\x04\x15\x20\x15\x20\x4c\x15\xff\xff\xff\xff\x0f\x00\x00": "damaged, or not honest",
     }.items():
@@ -454,3 +454,15 @@ def test_what_cannot_be_written_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(DataError, match="cannot write"), ParquetWriter(tmp_path / "file", ["x"]) as writer:
         writer.add(b"1", "a", 0)
+
+
+def test_statistics_that_contradict_the_schema_do_not_end_the_process(tmp_path: Path) -> None:
+    path = put(tmp_path / "x.parquet", [b"1" * 3000, b"2"], [0, 1])
+    data = path.read_bytes()
+    footer = data[-8 - int.from_bytes(data[-8:-4], "little") : -8]
+    # The histogram of definition levels, field 3 of the size statistics: a list of two numbers becomes one of three.
+    longer = footer.replace(b"\x06\x19\x26\x00\x04", b"\x06\x19\x36\x00\x04\x00")
+    assert len(longer) == len(footer) + 2
+    path.write_bytes(data[: -8 - len(footer)] + longer + len(longer).to_bytes(4, "little") + b"PAR1")
+    with pytest.raises(DataError, match="Definition level histogram size mismatch"):
+        open_pictures(path)

@@ -273,3 +273,10 @@ def test_an_archive_that_is_cut_while_it_is_open_costs_pictures(tmp_path: Path) 
     os.truncate(path, 100)
     with pytest.raises(UnreadablePictureError, match=r"x\.zip: a/8\.png: .*has changed since it was opened"):
         pictures.encoded(8)
+
+
+def test_an_archive_without_entries_is_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w"):
+        pass
+    with pytest.raises(DataError, match="holds no pictures"):
+        open_pictures(tmp_path / "a.zip")

@@ -22,7 +22,8 @@ import numpy as np
 from jaxtyping import Int64
 
 from vplface.data.formats.parquet_files import find_files, split_of
-from vplface.data.formats.parquet_pages import allowance, require_bounded, require_rows
+from vplface.data.formats.parquet_footer import columns_of
+from vplface.data.formats.parquet_pages import Bound, allowance, require_bounded, require_rows
 from vplface.data.formats.picture_list import PictureList, Row, below
 from vplface.data.formats.random_access import AsFile, RandomAccess, Stamp
 from vplface.data.pictures import StoredPictures, UnreadablePictureError
@@ -186,7 +187,7 @@ class ParquetPictures(StoredPictures):
         number, inside = self._groups[group]
         opened = self._file(number)
         if group not in self._repeats:
-            bound = require_bounded(opened.access, opened.metadata, inside, {self._bytes_leaf})
+            bound = opened.require_bounded(inside, [self._bytes_leaf])
             self._repeats[group] = bound.written_out > allowance(opened.access.size)
         if self._repeats[group]:  # pictures that come many times stay in their dictionary
             opened = opened.with_dictionaries([self._bytes_leaf])
@@ -226,6 +227,14 @@ class _ParquetFile(pq.ParquetFile):  # type: ignore[misc,name-defined]  # pyarro
             page_checksum_verification=True,
         )
         require_rows(access, self.metadata.num_rows)
+        self._chunks = columns_of(access)
+        columns = len(self.schema)
+        if len(self._chunks) != self.num_row_groups or any(len(chunks) != columns for chunks in self._chunks):
+            raise DataError(f"{access.path}: its footer is damaged; get it again")
+
+    def require_bounded(self, group: int, columns: Sequence[str]) -> Bound:
+        """What some columns of a row group unpack to; raises DataError if that is out of bounds."""
+        return require_bounded(self.access, self.metadata, group, self._chunks[group], columns)
 
     def with_dictionaries(self, columns: Sequence[str]) -> _ParquetFile:
         """The same, with entries of these columns kept once each, however often they come."""
@@ -235,7 +244,7 @@ class _ParquetFile(pq.ParquetFile):  # type: ignore[misc,name-defined]  # pyarro
     def read_bounded(self, columns: Sequence[str]) -> Iterator[Any]:
         """Tables of some columns, of all rows together in bounded memory; raises DataError if they cannot be."""
         groups = range(self.num_row_groups)
-        bounds = [require_bounded(self.access, self.metadata, group, set(columns)) for group in groups]
+        bounds = [self.require_bounded(group, columns) for group in groups]
         if sum(bound.written_out for bound in bounds) <= allowance(self.access.size):
             yield self.read(columns, use_threads=False)
             return

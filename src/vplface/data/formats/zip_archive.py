@@ -168,7 +168,7 @@ class ZipArchive(StoredPictures):
         """That no file lies within another, by which a small archive unpacks to any size."""
         ordered = sorted(infos, key=lambda info: info.header_offset)
         ends = [*(info.header_offset for info in ordered[1:]), self._archive().start_dir]
-        for info, end in zip(ordered, ends, strict=True):
+        for info, end in zip(ordered, ends, strict=False):
             if info.header_offset < 0 or info.header_offset + _HEADER + info.compress_size > end:
                 raise DataError(f"{self.path}: {info.filename!r} overlaps what comes behind it; no honest archive does")
 
