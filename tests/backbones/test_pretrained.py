@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import zipfile
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import nn
 
-from vplface.backbones import build, load_insightface, load_weights
+from vplface.backbones import build, load_insightface, load_weights, pretrained
 from vplface.errors import DataError
 
 
@@ -142,6 +143,75 @@ def test_truncated_file(tmp_path):
     path.write_bytes(path.read_bytes()[:-500])
     with pytest.raises(DataError, match="damaged"):
         load_insightface(nn.Linear(1, 1), path)
+
+
+def small():
+    return build("tiny", 4, width=8)
+
+
+def changed(change):
+    return {name: change(value) if value.is_floating_point() else value for name, value in small().state_dict().items()}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda value: value * float("nan"), r"stem.0.0.weight holds numbers that are not finite in float32"),
+        (lambda value: value.double() + 1e300, r"stem.0.0.weight holds numbers that are not finite in float32"),
+        (lambda value: value.int(), r"stem.0.0.weight is of int32; expected dense float32"),
+        (lambda value: value.to(torch.complex64), r"stem.0.0.weight is of complex64"),
+        (lambda value: value.to("meta"), r"stem.0.0.weight is of float32, sparse, quantised or without numbers"),
+        (lambda value: value.to_sparse(), r"stem.0.0.weight is of float32, sparse, quantised or without numbers"),
+    ],
+)
+def test_weights_that_are_no_finite_numbers_change_nothing(tmp_path, change, message):
+    backbone = small()
+    before = {name: value.clone() for name, value in backbone.state_dict().items()}
+    torch.save(changed(change), tmp_path / "odd.pth")
+    with pytest.raises(DataError, match=rf"odd\.pth: {message}"):
+        load_insightface(backbone, tmp_path / "odd.pth")
+    assert all(torch.equal(value, before[name]) for name, value in backbone.state_dict().items())
+
+
+def test_any_number_of_prefixes(tmp_path):
+    state = small().state_dict()
+    torch.save({"module." * 1500 + name: value for name, value in state.items()}, tmp_path / "deep.pth")
+    backbone = small()
+    load_insightface(backbone, tmp_path / "deep.pth")
+    assert all(torch.equal(value, state[name]) for name, value in backbone.state_dict().items())
+
+
+def test_archives_that_grow_or_are_programs(tmp_path, monkeypatch):
+    torch.save({"a": torch.zeros(10**6)}, tmp_path / "plain.pth")
+    with zipfile.ZipFile(tmp_path / "plain.pth") as plain, zipfile.ZipFile(tmp_path / "packed.pth", "w", 8) as packed:
+        for part in plain.infolist():
+            packed.writestr(part.filename, plain.read(part))
+    with pytest.raises(DataError, match=r"packed\.pth: its parts are compressed, or overlap"):
+        load_insightface(nn.Linear(1, 1), tmp_path / "packed.pth")
+    with zipfile.ZipFile(tmp_path / "program.pt", "w") as program:
+        program.writestr("program/constants.pkl", b"")
+    with pytest.raises(DataError, match=r"program\.pt: a TorchScript archive"):
+        load_insightface(nn.Linear(1, 1), tmp_path / "program.pt")
+    monkeypatch.setattr(pretrained, "PICKLE_LIMIT", 10)
+    with pytest.raises(DataError, match=r"plain\.pth: the names of its tensors take more than"):
+        load_insightface(nn.Linear(1, 1), tmp_path / "plain.pth")
+    monkeypatch.setattr(pretrained, "LIMIT", 10**6)
+    with pytest.raises(DataError, match=r"plain\.pth.*larger than 0 MiB"):
+        load_insightface(nn.Linear(1, 1), tmp_path / "plain.pth")
+
+
+def test_devices_pipes_long_names_and_other_kinds_of_files(tmp_path):
+    os.mkfifo(tmp_path / "pipe.pth")
+    (tmp_path / "endless.safetensors").symlink_to("/dev/zero")
+    (tmp_path / "m.onnx").write_bytes(b"")
+    for name, message in {
+        "pipe.pth": "not a regular file",
+        "endless.safetensors": "not a regular file",
+        "n" * 300: "too long",
+        "m.onnx": "an ONNX file is a whole network",
+    }.items():
+        with pytest.raises(DataError, match=rf"{name}\b.*{message}"):
+            load_weights(small(), tmp_path / name)
 
 
 @pytest.mark.parametrize("content", [[torch.zeros(2)], {}, {"fc.weight": 3.0}, {0: torch.zeros(2)}])
