@@ -311,8 +311,36 @@ def test_an_address_that_others_can_reach_has_to_be_meant(tmp_path):
     assert [is_loopback(host) for host in ("localhost", "127.0.0.1", "127.8.8.8", "::1", "10.0.0.1", "x")] == [
         True, True, True, True, False, False,
     ]  # fmt: skip
-    assert hosts_of("0.0.0.0") is None
-    assert "127.8.8.8" in (hosts_of("127.8.8.8") or ())
+    result = vplface("demo", tmp_path / "absent", "--port", "0", "--name", "http://box")
+    assert (result.exit_code, "--name http://box: expected the name of a host" in result.stderr) == (2, True)
+
+
+def test_a_server_goes_by_the_names_that_it_was_given_and_by_addresses_if_others_can_reach_it():
+    here = {"localhost", "127.0.0.1", "::1"}
+    elsewhere = {"192.168.1.5", "8.8.8.8", "2001:db8::1", "::ffff:10.0.0.1"}
+    others = {
+        "evil.example",
+        "box",
+        "localhost.evil.example",
+        "127.1",
+        "0x7f000001",
+        "2130706433",
+        "",
+        "0.0.0.0.nip.io",
+    }
+    for host, own, addresses in (
+        ("127.8.8.8", {"127.8.8.8"}, set()), ("localhost", set(), set()), ("0.0.0.0", {"0.0.0.0"}, elsewhere),
+        ("::", {"::"}, elsewhere), ("box.lan", {"box.lan"}, elsewhere),
+    ):  # fmt: skip
+        hosts = hosts_of(host)
+        assert all(name in hosts for name in here | own | addresses)
+        assert not any(name in hosts for name in (elsewhere | others) - addresses)
+    named = hosts_of("0.0.0.0", ["Box.Example.", "grüße.example"])
+    assert {name for name in ("box.example", "xn--gre-hoa3n.example") if name in named} == {"box.example"}
+    assert "grüße.example".encode("idna").decode() in named
+    for name in ("", "*", "box:80", "http://box", "a b", "box/", "[::1", "a@box", "x" * 80):
+        with pytest.raises(UsageError, match="expected the name of a host"):
+            hosts_of("0.0.0.0", [name])
 
 
 def test_a_missing_extra_is_named(tmp_path, monkeypatch):

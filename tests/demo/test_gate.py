@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from vplface.demo import gate
 from vplface.demo.gate import Gate, report_of
+from vplface.demo.serve import hosts_of
 
 HOSTS = ("127.0.0.1", "localhost", "::1")
 HERE = "127.0.0.1:7860"
@@ -94,16 +96,36 @@ def test_other_routes_are_not_there(tmp_path, path):
         assert (answer.status, answer.through) == (404, [])
 
 
-@pytest.mark.parametrize("host", ["evil.example", "evil.example:7860", "127.0.0.1.evil.example", "a@evil", "[", ""])
+@pytest.mark.parametrize(
+    "host",
+    [
+        "evil.example", "evil.example:7860", "127.0.0.1.evil.example", "a@evil", "[", "", "localhost#.evil.example",
+        "localhost/.evil.example", "evil@localhost", "localhost:7860:1", "[localhost]", "::1", "localhost..", "127.1",
+    ],
+)  # fmt: skip
 def test_a_request_by_another_name_is_refused(tmp_path, host):
     answer = ask(tmp_path, "GET", "/", host=host)
     assert (answer.status, answer.through) == (403, [])
 
 
-@pytest.mark.parametrize("host", ["localhost:7860", "[::1]:7860", "127.0.0.1", "LOCALHOST"])
-def test_names_of_this_machine_will_do_and_any_name_if_others_may_come(tmp_path, host):
+@pytest.mark.parametrize(
+    "host", ["localhost:7860", "[::1]:7860", "127.0.0.1", "LOCALHOST", "localhost.:7860", "[0:0:0:0:0:0:0:1]:7860"]
+)
+def test_names_of_this_machine_will_do(tmp_path, host):
     assert ask(tmp_path, "GET", "/", host=host).status == 200
-    assert ask(tmp_path, "GET", "/", host="box.example", hosts=None).status == 200
+    assert post(tmp_path, host=host, origin=f"http://{host.lower()}", body=b"{}").status == 200
+    assert post(tmp_path, host=host, origin="http://127.0.0.1:8000", body=b"{}").status == 403
+
+
+def test_a_site_that_has_its_name_lead_here_is_refused_though_others_may_come(tmp_path):
+    for path in ("/", "/gradio_api/queue/data"):
+        assert ask(tmp_path, "GET", path, host="evil.example", hosts=hosts_of("0.0.0.0")).status == 403
+    for name in ("evil.example", "evil.example:7860", "EVIL.example."):
+        answer = post(tmp_path, host=name, origin=f"http://{name}", hosts=hosts_of("0.0.0.0", ["box.example"]))
+        assert (answer.status, answer.through) == (403, [])
+    for name in ("192.168.1.5:7860", "[2001:db8::1]:7860", "box.example", "Box.Example.:7860", "localhost"):
+        hosts = hosts_of("0.0.0.0", ["box.example"])
+        assert post(tmp_path, host=name, origin=f"http://{name}", body=b"{}", hosts=hosts).status == 200
 
 
 @pytest.mark.parametrize(
@@ -147,6 +169,54 @@ def test_an_event_may_name_no_other_file(tmp_path):
     for body in bodies:
         answer = post(tmp_path, body=body)
         assert (answer.status, answer.through) == (400, []), body[:80]
+
+
+def test_a_header_that_is_there_twice_is_refused(tmp_path):
+    answer = post(tmp_path, body=b"{}", Host="localhost")
+    assert (answer.status, answer.through) == (400, [])
+
+
+def test_a_body_without_a_length_or_with_a_length_of_many_digits_is_refused(tmp_path):
+    assert post(tmp_path, body=b"{}", **{"transfer-encoding": "chunked"}).status == 411
+    assert post(tmp_path, body=b"{}", length="9" * 5000).status == 413
+    assert post(tmp_path, body=b"{}", length="²").status == 411
+
+
+@pytest.mark.parametrize("path", [EVENT, "/gradio_api/upload"])
+def test_a_body_that_never_ends_is_cut_off(tmp_path, path, monkeypatch):
+    received, sent = [], []
+
+    async def receive():
+        received.append(2**20)
+        assert len(received) < 1000
+        return {"type": "http.request", "body": bytes(2**20), "more_body": True}
+
+    async def send(message):
+        sent.append(message)
+
+    async def app(scope, receive, send):
+        while (await receive())["type"] == "http.request":
+            pass
+
+    headers = {"host": HERE, "origin": f"http://{HERE}", "content-length": "100"}
+    scope = {
+        "type": "http", "method": "POST", "path": path, "query_string": b"",
+        "headers": [(key.encode(), value.encode()) for key, value in headers.items()],
+    }  # fmt: skip
+    asyncio.run(Gate(app, HOSTS, None, tmp_path)(scope, receive, send))
+    assert sum(received) <= gate._WRITE[path] + 2**21
+
+    async def wait():
+        await asyncio.sleep(60)
+
+    monkeypatch.setattr(gate, "_PATIENCE", 0.05)
+    asyncio.run(asyncio.wait_for(Gate(app, HOSTS, None, tmp_path)(scope, wait, send), 10))
+
+
+def test_events_that_are_nested_deep_or_have_long_numbers_are_refused(tmp_path):
+    for body in (b"[" * 100_000 + b"]" * 100_000, b'{"a": ' + b"9" * 5000 + b"}", b"\xff", b"{"):
+        answer = post(tmp_path, body=body)
+        assert (answer.status, answer.through) == (400, [])
 
 
 def test_a_query_means_nothing_but_for_what_the_page_asks(tmp_path):

@@ -40,6 +40,15 @@ def demo(
     expose: Annotated[
         bool, typer.Option("--expose", help="Let other machines reach the page. It has no password.")
     ] = False,
+    name: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="HOST",
+            help="A further name under which the page is asked for, beside localhost and numeric addresses; may be "
+            "repeated.",
+            show_default=False,
+        ),
+    ] = None,
     threshold: THRESHOLD = None,
     align: ALIGN = "auto",
     color: COLOR = None,
@@ -63,6 +72,7 @@ def demo(
     from vplface.deploy.faces import FaceReader
     from vplface.errors import import_extra
 
+    hosts = hosts_of(host, name or ())
     if not is_loopback(host):
         if not expose:
             raise UsageError(
@@ -80,5 +90,5 @@ def demo(
         reader = FaceReader(embedder.card.preprocessing.size, align, detector_model)
         recogniser = Recogniser.of(model, embedder, reader, gallery or folder / "gallery", threshold)
         say(f"{address_of(here)}  (Ctrl-C ends it)")
-        serve(recogniser, here, folder, kept=gallery is not None, hosts=hosts_of(host), open_=open_)
+        serve(recogniser, here, folder, kept=gallery is not None, hosts=hosts, open_=open_)
     say("stopped; what was temporary is deleted")

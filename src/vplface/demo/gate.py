@@ -1,21 +1,26 @@
 """What stands between a browser and the page's server: only what the page needs gets through, and nothing leaves it.
 
 A server on this machine can be reached by every web site that is open in the browser, too. So a request must name this
-server (or a site could pass its own name off as it), and one that changes something must come from its own page. Of the
-server's many routes those that the page uses are let through; the one that gives out files is not among them. And an
-event may name no file but an upload: of any other, on this disk or at an address, gradio would make itself a copy.
+server (or a site could pass its own name off as it, see :mod:`vplface.demo.hosts`), and one that changes something must
+come from its own page. Of the server's many routes those that the page uses are let through; the one that gives out
+files is not among them. And an event may name no file but an upload: of any other, on this disk or at an address,
+gradio would make itself a copy.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Awaitable, Callable, Collection, MutableMapping
+import time
+from collections.abc import Awaitable, Callable, Container, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
-from urllib.parse import urlsplit
 
+from vplface.demo.hosts import authority
 from vplface.demo.uploads import MOST_BYTES, MOST_PICTURES
+from vplface.errors import DataError
+from vplface.reading import parse_json
 
 Message: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[Message]]
@@ -35,6 +40,9 @@ _QUERIED = "/gradio_api/"
 """Below this a question mark means something; elsewhere gradio would load stored states by it."""
 _WRITE = {_EVENT: 1_000_000, _UPLOAD: MOST_BYTES * MOST_PICTURES + 1_000_000}
 """{what may be posted to: the longest body, in bytes}."""
+_DIGITS = 12
+_PATIENCE = 300.0
+"""Seconds that a body may take to arrive."""
 
 _POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
@@ -55,13 +63,13 @@ class Gate:
 
     Args:
         app: what serves the page.
-        hosts: names under which this server may be asked for, without a port; None for any.
+        hosts: names under which this server may be asked for, as :func:`vplface.demo.hosts.authority` gives them.
         report: the file that is given out as the report; None if there is none.
         uploads: the folder in which uploads lie.
     """
 
     app: App
-    hosts: Collection[str] | None
+    hosts: Container[str]
     report: Path | None
     uploads: Path
 
@@ -73,6 +81,7 @@ class Gate:
         if scope["type"] != "http":
             return
         refused = self._refused(scope)
+        receive = _bounded(receive, _WRITE.get(scope["path"], 0))
         if refused is not None:
             await _answer(send, *refused)
         elif scope["path"] == REPORT:
@@ -90,12 +99,14 @@ class Gate:
 
     def _refused(self, scope: Message) -> tuple[int, str] | None:
         """Status and reason; None for what is let through."""
-        headers = {key.decode("latin-1"): value.decode("latin-1") for key, value in scope["headers"]}
-        host, path = headers.get("host", ""), scope["path"]
-        if self.hosts is not None and _host_name(host) not in self.hosts:
-            return 403, "this server does not go by that name"
-        origin = headers.get("origin")
-        if origin is not None and origin not in (f"http://{host}", f"https://{host}"):
+        headers = {key.decode("latin-1").lower(): value.decode("latin-1") for key, value in scope["headers"]}
+        names = [key.lower() for key, _ in scope["headers"]]
+        if any(names.count(name) > 1 for name in (b"host", b"origin", b"content-length")):
+            return 400, "a header is there twice"
+        path, host, origin = scope["path"], authority(headers.get("host", "")), headers.get("origin")
+        if host is None or host[0] not in self.hosts:
+            return 403, "this server does not go by that name; vplface demo takes further ones as --name"
+        if origin is not None and _of_origin(origin) != host:
             return 403, "only this server's own page may ask"
         if scope["method"] in ("GET", "HEAD"):
             known = path in _READ or path == REPORT or path.startswith(_READ_BELOW)
@@ -105,9 +116,9 @@ class Gate:
         if origin is None:
             return 403, "only this server's own page may do that"
         length = headers.get("content-length", "")
-        if not length.isdecimal():
+        if not (length.isascii() and length.isdecimal()) or "transfer-encoding" in headers:
             return 411, "the length of the body must be given"
-        return (413, "too large") if int(length) > _WRITE[path] else None
+        return (413, "too large") if len(length) > _DIGITS or int(length) > _WRITE[path] else None
 
     async def _give_report(self, send: Send) -> None:
         try:
@@ -120,19 +131,38 @@ class Gate:
             await _answer(_with_policy(send, _REPORT_POLICY), 200, page, "text/html; charset=utf-8")
 
 
-def _host_name(host: str) -> str | None:
-    try:
-        return urlsplit(f"//{host}").hostname
-    except ValueError:
-        return None
+def _of_origin(origin: str) -> tuple[str, str] | None:
+    scheme, _, rest = origin.partition("://")
+    return authority(rest) if scheme in ("http", "https") else None
+
+
+def _bounded(receive: Receive, most: int) -> Receive:
+    """The same, but the visitor is taken to be gone once a body is longer than ``most`` bytes or takes too long."""
+    left, deadline, whole = most, 0.0, False
+
+    async def receiving() -> Message:
+        nonlocal left, deadline, whole
+        if whole:
+            return await receive()
+        deadline = deadline or time.monotonic() + _PATIENCE
+        try:
+            message = await asyncio.wait_for(receive(), deadline - time.monotonic())
+        except TimeoutError:
+            return {"type": "http.disconnect"}
+        left -= len(message.get("body", b""))
+        whole = message["type"] == "http.request" and not message.get("more_body", False)
+        return message if left >= 0 else {"type": "http.disconnect"}
+
+    return receiving
 
 
 async def _whole(receive: Receive) -> bytes:
-    body, more = b"", True
+    body, more = bytearray(), True
     while more:
         message = await receive()
-        body, more = body + message.get("body", b""), message.get("more_body", False)
-    return body
+        body += message.get("body", b"")
+        more = message.get("more_body", False)
+    return bytes(body)
 
 
 def _again(body: bytes, receive: Receive) -> Receive:
@@ -152,7 +182,7 @@ def _checked(body: bytes, uploads: Path) -> bytes | None:
     """
     root = uploads.resolve()
     try:
-        event = json.loads(body)
+        event = parse_json(body, "the event")
         pending = [event]
         while pending:
             value = pending.pop()
@@ -163,7 +193,7 @@ def _checked(body: bytes, uploads: Path) -> bytes | None:
             elif isinstance(value, list):
                 pending += value
         return json.dumps(event).encode()
-    except (ValueError, TypeError, OSError, RecursionError):  # no JSON, no text, a NUL, a loop of links, too deep
+    except (DataError, ValueError, TypeError, OSError, RecursionError):  # no JSON, no text, a NUL, a loop, too deep
         return None
 
 

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import errno
-import ipaddress
 import os
 import signal
 import socket
 import tempfile
 import threading
 import webbrowser
-from collections.abc import Collection, Iterator
+from collections.abc import Container, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
 from vplface.demo.gate import Gate, report_of
+from vplface.demo.hosts import Hosts, authority, named, numeric_address
 from vplface.demo.page import Page
 from vplface.demo.recogniser import Recogniser
 from vplface.demo.uploads import MOST_BYTES, sweeping
@@ -23,18 +23,31 @@ from vplface.errors import UsageError, import_extra
 
 _NAMES_HERE = ("localhost", "127.0.0.1", "::1")
 _UPLOADS = "uploads"
+_CONNECTIONS = 100
+"""That are open at a time; a visit needs a few."""
 _GRACE = 1
 """Seconds that open connections are given at the end."""
 
 
 def is_loopback(host: str) -> bool:
     """Whether an address is of this machine alone."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+    address = numeric_address(host)
+    return host == "localhost" or (address is not None and address.is_loopback)
+
+
+def hosts_of(host: str, names: Iterable[str] = ()) -> Hosts:
+    """What requests may call a server that listens on ``host``: any numeric address, too, if others can reach it.
+
+    Args:
+        host: an address, or a name of one.
+        names: further names.
+
+    Raises:
+        UsageError: a further name that is none.
+    """
+    own = authority(f"[{host}]" if ":" in host else host)
+    given = [named(name) for name in names]
+    return Hosts(frozenset([*_NAMES_HERE, *given, *([own[0]] if own else [])]), numeric=not is_loopback(host))
 
 
 def listening(host: str, port: int) -> socket.socket:
@@ -77,7 +90,7 @@ def temporary_folder() -> Iterator[Path]:
 
 
 def serve(
-    recogniser: Recogniser, here: socket.socket, folder: Path, *, kept: bool, hosts: Collection[str] | None, open_: bool
+    recogniser: Recogniser, here: socket.socket, folder: Path, *, kept: bool, hosts: Container[str], open_: bool
 ) -> None:
     """Serve the page until it is interrupted.
 
@@ -86,7 +99,7 @@ def serve(
         here: where to listen.
         folder: of :func:`temporary_folder`.
         kept: whether the gallery is kept at the end.
-        hosts: the names under which this server may be asked for; None for any.
+        hosts: the names under which this server may be asked for.
         open_: whether to open the page in a browser.
 
     Raises:
@@ -104,17 +117,17 @@ def serve(
     )  # fmt: skip
     gate = Gate(app, hosts, report, uploads)
     config = uvicorn.Config(
-        gate, log_level="critical", timeout_graceful_shutdown=_GRACE, server_header=False, ws="none"
+        gate,
+        log_level="critical",
+        timeout_graceful_shutdown=_GRACE,
+        server_header=False,
+        ws="none",
+        limit_concurrency=_CONNECTIONS,
     )
     if open_:
         threading.Thread(target=webbrowser.open, args=[address_of(here)], daemon=True).start()
     with sweeping(uploads), _terminated_like_interrupted():
         uvicorn.Server(config).run(sockets=[here])
-
-
-def hosts_of(host: str) -> Collection[str] | None:
-    """The names that requests may use for a server on this address; None, for any, if others can reach it."""
-    return {*_NAMES_HERE, host} if is_loopback(host) else None
 
 
 def address_of(here: socket.socket) -> str:
