@@ -1,11 +1,12 @@
 import os
+import signal
 import stat
 from pathlib import Path
 
 import pytest
 
 from vplface.errors import DataError, MissingExtraError, import_extra
-from vplface.files import PRIVATE, locked, remove_temporaries, replacing
+from vplface.files import PRIVATE, claimed, locked, remove_temporaries, replacing
 
 
 def _names(folder):
@@ -132,3 +133,51 @@ def test_a_lock_never_follows_a_link(tmp_path):
     with pytest.raises(DataError, match=r"\.lock: is a symbolic link"), locked(tmp_path, "held"):
         pass
     assert (tmp_path / "victim").read_text() == "precious"
+
+
+def test_what_one_claims_no_other_may_write_until_it_is_done_with(tmp_path: Path) -> None:
+    target = tmp_path / "new" / "set.rec"
+    with claimed(target):
+        assert [path.name for path in target.parent.iterdir()] == [".set.rec.lock"]
+        with pytest.raises(DataError, match=r"set\.rec: another command is writing there"), claimed(target):
+            pass
+        with claimed(tmp_path / "new" / "other"):
+            pass
+    assert not any(target.parent.iterdir())
+    with claimed(target):
+        pass
+
+
+def test_a_claim_through_a_link_is_the_same_claim(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    inner = claimed(tmp_path / "link" / "set")
+    with claimed(tmp_path / "real" / "set"), pytest.raises(DataError, match="another command"), inner:
+        pass
+
+
+def test_the_claim_of_a_killed_process_holds_nobody_up(tmp_path: Path) -> None:
+    ready, tell = os.pipe()
+    child = os.fork()
+    if not child:
+        with claimed(tmp_path / "set"):
+            os.write(tell, b"x")
+            signal.pause()
+        os._exit(0)
+    os.read(ready, 1)
+    with pytest.raises(DataError, match="another command"), claimed(tmp_path / "set"):
+        pass
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    assert (tmp_path / ".set.lock").exists()
+    with claimed(tmp_path / "set"):
+        pass
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_claim_never_follows_a_link(tmp_path: Path) -> None:
+    (tmp_path / "precious").write_text("precious")
+    (tmp_path / ".set.lock").symlink_to("precious")
+    with pytest.raises(DataError, match=r"\.set\.lock: is a symbolic link"), claimed(tmp_path / "set"):
+        pass
+    assert (tmp_path / "precious").read_text() == "precious"

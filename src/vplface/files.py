@@ -10,7 +10,7 @@ import secrets
 import stat
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from vplface.errors import DataError, import_extra
@@ -98,15 +98,48 @@ def locked(folder: Path, otherwise: str, patience: float = 0.0) -> Iterator[None
         DataError: if another process still holds it, or if ``.lock`` is a symbolic link, which is never followed.
         OSError: if the folder cannot be written.
     """
+    with _held(folder / ".lock", folder, otherwise, patience):
+        yield
+
+
+@contextmanager
+def claimed(target: Path) -> Iterator[None]:
+    """Hold ``.NAME.lock`` beside a file or folder that is being written; it goes when it is done with.
+
+    The lock of a process that was killed holds nobody up.
+
+    Args:
+        target: may be missing; the folder that it lies in is made.
+
+    Raises:
+        DataError: if another process holds it, or its folder cannot be written.
+    """
+    real = Path(os.path.realpath(target))
+    path = real.with_name(f".{real.name}.lock")
+    with ExitStack() as held:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            otherwise = "another command is writing there; wait for it, or choose another place"
+            held.enter_context(_held(path, target, otherwise, 0.0))
+        except OSError as error:
+            raise DataError(f"{target}: cannot be written ({_reason(error)})") from error
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                path.unlink()
+
+
+@contextmanager
+def _held(path: Path, what: Path, otherwise: str, patience: float) -> Iterator[None]:
     filelock = import_extra("filelock", "train")
-    path = folder / ".lock"
     if path.is_symlink():
         raise DataError(f"{path}: is a symbolic link, and locks never follow one; delete it")
     lock = filelock.FileLock(path)
     try:
         lock.acquire(timeout=patience)
     except filelock.Timeout as error:
-        raise DataError(f"{folder}: {otherwise}") from error
+        raise DataError(f"{what}: {otherwise}") from error
     try:
         yield
     finally:

@@ -16,11 +16,15 @@ from typer.testing import CliRunner
 
 from vplface.cli.app import app
 from vplface.data import convert as module
+from vplface.data.align import align_folder
 from vplface.data.convert import convert
-from vplface.data.formats import create_pictures, form_of
+from vplface.data.formats import create_pictures, form_of, open_pictures
 from vplface.data.formats.image_folder import ImageFolder
+from vplface.data.pairs import Pairs
 from vplface.data.pictures import UnreadablePictureError
+from vplface.data.synthetic import SyntheticFaces, write_synthetic
 from vplface.errors import DataError, UsageError
+from vplface.files import claimed
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="forks, signals and limits as Linux has them")
 
@@ -367,3 +371,40 @@ def test_mistakes_are_said(source, tmp_path, monkeypatch, arguments, status, say
     assert result.exit_code == status
     assert says in result.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["source"]
+
+
+@pytest.mark.parametrize("name", ["folder", "list.csv", "set.rec", "set.tar", "set.parquet"])
+def test_of_two_conversions_into_one_place_one_is_refused(source, tmp_path, name):
+    target = tmp_path / name
+    with claimed(target):
+        with pytest.raises(DataError, match="another command is writing there; wait for it"):
+            convert(ImageFolder(source), source, target)
+        assert not target.exists()
+    assert convert(ImageFolder(source), source, target).pictures == 60
+    stored, original = open_pictures(target), ImageFolder(source)
+    assert sorted(map(stored.encoded, range(60))) == sorted(map(original.encoded, range(60)))
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_so_are_other_writers(source, tmp_path):
+    faces = SyntheticFaces(identities=2, pictures=2)
+    pairs = Pairs(["p0/0.jpg"], ["p0/1.jpg"], np.array([True]), np.array([0]))
+    with claimed(tmp_path / "x"), claimed(tmp_path / "x.bin"):
+        for write in (
+            lambda: write_synthetic(tmp_path / "x", faces),
+            lambda: align_folder(source, tmp_path / "x", lambda picture: []),
+            lambda: module.convert_to_bin(ImageFolder(source), tmp_path / "x.bin", pairs),
+        ):
+            with pytest.raises(DataError, match="another command is writing there"):
+                write()
+
+
+def test_a_damaged_journal_is_an_error_that_says_what_to_delete(source, tmp_path):
+    target = tmp_path / "target"
+    interrupted(source, target)
+    journal = module._Journal.place(target)
+    begun = journal.read_text().splitlines()[0]
+    for line in ('{"position": "x"}', '{"position": 1}', '{"position": null, "where": 1, "reason": 2}'):
+        journal.write_text(f"{begun}\n{line}\n")
+        with pytest.raises(DataError, match="is damaged; delete it and"):
+            convert(ImageFolder(source), source, target)

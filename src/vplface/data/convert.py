@@ -23,8 +23,9 @@ from vplface.data.formats import Form, create_pictures, form_of, open_pictures
 from vplface.data.pairs import Pairs, resolve, write_pairs
 from vplface.data.pictures import StoredPictures, UnreadablePictureError
 from vplface.errors import DataError
-from vplface.files import replacing
+from vplface.files import claimed, replacing
 from vplface.progress import progress
+from vplface.reading import is_folder, kind_of, parse_json, read_text
 
 if TYPE_CHECKING:
     from vplface.data.formats.verification_bin import VerificationBin
@@ -82,7 +83,19 @@ def convert(
         order = order[np.argsort(source.labels[order], kind="stable")]
     present, labels = np.unique(source.labels[order], return_inverse=True)
     identities = [source.identities[label] for label in present]
+    with claimed(target):
+        return _convert(source, where, target, form, order, identities, labels)
 
+
+def _convert(
+    source: StoredPictures,
+    where: Path,
+    target: Path,
+    form: Form,
+    order: Int64[np.ndarray, " m"],
+    identities: list[str],
+    labels: Int64[np.ndarray, " m"],
+) -> Conversion:
     journal = _Journal(target, _header(source, where, form, order))
     try:
         writer = create_pictures(target, form, identities)
@@ -131,9 +144,10 @@ def convert_to_bin(source: StoredPictures, target: Path, pairs: Pairs) -> Conver
     """
     from vplface.data.formats.verification_bin import write_verification_bin
 
-    if target.exists():
-        raise DataError(f"{target}: is there already; choose another place, or delete it first")
-    write_verification_bin(target, source, pairs)
+    with claimed(target):
+        if kind_of(target) is not None:
+            raise DataError(f"{target}: is there already; choose another place, or delete it first")
+        write_verification_bin(target, source, pairs)
     left, right = resolve(pairs, source)
     used = np.unique([left, right])
     return Conversion(len(used), len(np.unique(source.labels[used])), 0, 0, {})
@@ -177,14 +191,14 @@ class _Journal:
         self._path = self.place(target)
         self.unreadable: list[int] = []
         self.reasons: dict[str, str] = {}
-        try:
-            lines = self._path.read_text(encoding="utf-8").split("\n")
-        except FileNotFoundError:
-            lines = []
-            if target.is_file() or (target.is_dir() and any(target.iterdir())):
-                raise DataError(f"{target}: is there already; choose another place, or delete it first") from None
-        except (OSError, UnicodeDecodeError) as error:
-            raise DataError(f"{self._path}: cannot be read ({error}); delete it and {target}") from error
+        lines: list[str] = []
+        if kind_of(self._path) is not None:
+            try:
+                lines = read_text(self._path).split("\n")
+            except DataError as error:
+                raise DataError(f"{error}; delete it and {target}") from error
+        elif kind_of(target) not in (None, "folder") or (is_folder(target) and any(target.iterdir())):
+            raise DataError(f"{target}: is there already; choose another place, or delete it first")
         whole = [line for line in map(_parsed, lines) if line is not None]
         if whole and whole[0] != header:
             changed = ", ".join(f"{key} {whole[0].get(key)!r}, now {header[key]!r}" for key in header
@@ -194,8 +208,11 @@ class _Journal:
                 f"{target} and {self._path} first"
             )
         self._new = not whole
-        for entry in whole[1:]:
-            self._remember(entry)
+        try:
+            for entry in whole[1:]:
+                self._remember(entry)
+        except (KeyError, TypeError, ValueError) as error:
+            raise DataError(f"{self._path}: is damaged; delete it and {target}") from error
         with replacing(self._path) as temporary:  # without the torn line of a killed process
             temporary.write_text("".join(json.dumps(line) + "\n" for line in whole or [header]), encoding="utf-8")
         self._file = self._path.open("a", encoding="utf-8")
@@ -242,7 +259,7 @@ class _Journal:
 def _parsed(line: str) -> dict[str, Any] | None:
     """The object on a line; None if it is torn."""
     try:
-        entry = json.loads(line)
-    except ValueError:
+        entry = parse_json(line, "the journal")
+    except DataError:
         return None
     return entry if isinstance(entry, dict) else None

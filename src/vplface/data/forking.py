@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing.context import BaseContext
@@ -31,5 +33,14 @@ def worker_processes() -> Iterator[BaseContext]:
 
 
 def work_alone() -> None:
-    """Keep OpenCV to one thread in this worker: the other cores have workers of their own."""
+    """Keep OpenCV to one thread in this worker, for the other cores have workers of their own; end with the parent."""
     cv2.setNumThreads(1)
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
+
+
+def _leave_with_parent() -> None:
+    """A parent that is killed cannot stop its workers, and they would wait for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

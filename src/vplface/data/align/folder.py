@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
-import multiprocessing
-import os
 import re
 import signal
-import threading
 import time
 from collections import Counter
 from collections.abc import Generator, Mapping, Sequence
@@ -29,7 +26,7 @@ from vplface.data.forking import work_alone, worker_processes
 from vplface.data.pictures import SIZE, SMALLEST_SIDE, UnreadablePictureError, decode_whole, read_picture_file
 from vplface.data.walk import PICTURE_TYPES, LeftOut, Walk, but, by_identity, counted, walk
 from vplface.errors import DataError, import_extra
-from vplface.files import replacing
+from vplface.files import claimed, replacing
 from vplface.progress import progress
 from vplface.reading import is_folder, kind_of, read_json
 
@@ -126,12 +123,18 @@ def align_folder(
         DataError: if the source has no pictures, the landmarks belong to other pictures, the target lies in the source
             or holds something else or cannot be written.
     """
-    began = time.monotonic()
     source, target = Path(source), Path(target)
     listed = faces if isinstance(faces, Mapping) else None
     detector = _finds_none if isinstance(faces, Mapping) else faces
     work = _Work(source, target, Aligner(detector, choice, size, min_size), picture_format, quality)
     _require_apart(source, target)
+    with claimed(target):
+        return _aligned(work, listed, found_by, workers)
+
+
+def _aligned(work: _Work, listed: Mapping[str, Sequence[Face]] | None, found_by: str, workers: int) -> Alignment:
+    began = time.monotonic()
+    source, target, aligner = work.source, work.target, work.aligner
     names, found = _scan(source)
     if listed is not None and not any(name in listed for name in names):
         raise DataError(
@@ -139,12 +142,12 @@ def align_folder(
             f"{next(iter(listed))!r}, here {names[0]!r}"
         )
     options = {
-        "schema": 1, "found_by": found_by, "faces": choice, "size": size, "min_size": min_size,
-        "format": picture_format, "quality": quality,
+        "schema": 1, "found_by": found_by, "faces": aligner.choice, "size": aligner.size,
+        "min_size": aligner.min_size, "format": work.picture_format, "quality": work.quality,
     }  # fmt: skip
     _record_options(target, options)
     done = _done(target, listed)
-    for name, owner in _owners(names, choice).items():
+    for name, owner in _owners(names, aligner.choice).items():
         if name != owner:
             reason = f"its crop would be called like one of {owner}; rename one of them"
             done[name] = [Record(name, "name taken", reason=reason)]
@@ -196,17 +199,8 @@ def _start_worker(work: _Work) -> None:
     global _of_worker
     work_alone()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent process stops the workers
-    threading.Thread(target=_leave_with_parent, daemon=True).start()
     # A network that was made before the fork is not used after it: copied, it is loaded anew.
     _of_worker = replace(work, aligner=replace(work.aligner, detector=copy.copy(work.aligner.detector)))
-
-
-def _leave_with_parent() -> None:
-    """A parent that is killed cannot stop its workers, and they would wait for ever."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
 
 
 def _align_in_worker(chunk: list[tuple[str, Sequence[Face] | None]]) -> list[list[Record]]:

@@ -10,7 +10,9 @@ from typing import Literal
 from vplface.data.forking import work_alone, worker_processes
 from vplface.data.synthetic.faces import SyntheticFaces
 from vplface.errors import DataError, import_extra
+from vplface.files import claimed
 from vplface.progress import progress
+from vplface.reading import kind_of, read_json
 
 cv2 = import_extra("cv2", "train")
 
@@ -41,7 +43,11 @@ def write_synthetic(
     Raises:
         DataError: if the folder holds something else or cannot be written, or the disk is full.
     """
-    root = Path(root)
+    with claimed(Path(root)):
+        return _write_missing(Path(root), faces, picture_format, workers)
+
+
+def _write_missing(root: Path, faces: SyntheticFaces, picture_format: Literal["png", "jpg"], workers: int) -> int:
     try:
         _record(root, faces, picture_format)
         paths = [root / Path(faces.name(k)).with_suffix(f".{picture_format}") for k in range(len(faces))]
@@ -104,10 +110,10 @@ def _record(root: Path, faces: SyntheticFaces, picture_format: str) -> None:
         },
     }
     path = root / RECORD
-    if path.exists():
+    if kind_of(path) is not None:
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
+            found = read_json(path)
+        except DataError as error:
             raise DataError(f"{path}: not a record of generated faces ({error}); choose another folder") from error
         if found != record:
             raise DataError(
