@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from vplface.data.align import TEMPLATE, Aligner, YuNet, align_folder, read_landmarks
+from vplface.data.align import yunet as yunet_module
 from vplface.data.align.yunet import default_model
 from vplface.data.pictures import decode_whole
 from vplface.errors import DataError
@@ -150,6 +152,52 @@ def test_another_network_is_refused(tmp_path):
     )
     with pytest.raises(DataError, match=r"other\.onnx: not a YuNet model"):
         YuNet(tmp_path / "other.onnx")
+
+
+GRIDS = [f"{kind}_{stride}" for kind in ("cls", "obj", "bbox", "kps") for stride in (8, 16, 32)]
+
+
+def model_with(folder, nodes, names, shape):
+    graph = helper.make_graph(
+        nodes,
+        "other",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, 64, 64])],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in names],
+    )
+    path = folder / "other.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), path)
+    return path
+
+
+def test_a_network_with_names_of_yunet_and_too_few_numbers_is_refused(tmp_path, capfd):
+    nodes = [helper.make_node("GlobalAveragePool", ["x"], [name]) for name in GRIDS]
+    with pytest.raises(DataError, match=r"other\.onnx: not a YuNet model"):
+        YuNet(model_with(tmp_path, nodes, GRIDS, [1, 3, 1, 1]))
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("fault", ["import os; os.abort()", "import time; time.sleep(60)"], ids=["crash", "hang"])
+def test_a_model_that_opencv_does_not_survive_is_refused(tmp_path, monkeypatch, fault):
+    path = model_with(tmp_path, [helper.make_node("Relu", ["x"], ["y"])], ["y"], [1, 3, 64, 64])
+    monkeypatch.setattr(yunet_module, "_TRIAL", fault)
+    monkeypatch.setattr(yunet_module, "_PATIENCE", 0.5)
+    monkeypatch.setattr(cv2.FaceDetectorYN, "create", None)  # is not reached in this process
+    with pytest.raises(DataError, match=r"other\.onnx: not a YuNet model"):
+        YuNet(path)
+
+
+def test_pipes_devices_and_large_files_are_no_models(tmp_path, monkeypatch):
+    os.mkfifo(tmp_path / "pipe.onnx")
+    (tmp_path / "endless.onnx").symlink_to("/dev/zero")
+    for name in ("pipe.onnx", "endless.onnx"):
+        with pytest.raises(DataError, match=rf"{name}\b.*not a regular file"):
+            YuNet(tmp_path / name)
+    monkeypatch.setattr(yunet_module, "LIMIT", 10)
+    (tmp_path / "large.onnx").write_bytes(bytes(11))
+    with pytest.raises(DataError, match=r"large\.onnx\b.*larger than"):
+        YuNet(tmp_path / "large.onnx")
+    with pytest.raises(DataError, match=r"cannot be read: .*too long"):
+        YuNet(tmp_path / ("n" * 300))
 
 
 def test_the_template_is_that_of_arcface():

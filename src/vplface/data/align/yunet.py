@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +16,7 @@ from jaxtyping import UInt8
 
 from vplface.data.align.face import Face
 from vplface.errors import DataError, import_extra
+from vplface.reading import kind_of, read_bytes
 
 cv2 = import_extra("cv2", "train")
 
@@ -25,6 +28,22 @@ _SUPPRESSION = 0.3
 _MOST = 5000
 """Boxes that enter the suppression."""
 _DECIMALS = 3
+
+LIMIT = 64 * 2**20
+"""The largest model file, in bytes."""
+_KNOWN = {"ebafce4e3c118d6554634be5c27ab333b4c047a9a8c3faf1d7cf93101c22f0f0"}
+"""SHA-256 of models that OpenCV is known to run. Others are tried in a process of their own, which may crash."""
+_PATIENCE = 60
+"""Seconds for that."""
+_TRIAL = """
+import sys, cv2, numpy
+data = numpy.frombuffer(sys.stdin.buffer.read(), numpy.uint8)
+net = cv2.FaceDetectorYN.create("onnx", data, numpy.empty(0, numpy.uint8), (64, 64))
+net.detect(numpy.zeros((64, 64, 3), numpy.uint8))
+"""
+_STRIDES = (8, 16, 32)
+_OUTPUTS = {"cls": 1, "obj": 1, "bbox": 4, "kps": 10}
+"""Numbers for each place of a grid; there is a grid for each stride."""
 
 
 def default_model() -> Path:
@@ -72,7 +91,10 @@ class YuNet:
             shrunk = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
         factor = np.array([width / shrunk.shape[1], height / shrunk.shape[0]])
         self._net.setInputSize((shrunk.shape[1], shrunk.shape[0]))
-        rows = self._net.detect(cv2.cvtColor(shrunk, cv2.COLOR_RGB2BGR))[1]
+        try:
+            rows = self._net.detect(cv2.cvtColor(shrunk, cv2.COLOR_RGB2BGR))[1]
+        except cv2.error as error:
+            raise DataError(f"{self.model}: OpenCV cannot run it on a picture of {width}×{height}: {error}") from error
         found = []
         for row in () if rows is None else rows.astype(np.float64):
             # A row is a box, five points and a score. YuNet's first eye is the person's right one: left in the picture.
@@ -87,32 +109,56 @@ class YuNet:
 
 def _load(model: Path, min_score: float) -> tuple[Any, str]:
     where = f"get face_detection_yunet_2026may.onnx from {SOURCE}"
-    try:
-        data = model.read_bytes()
-    except FileNotFoundError:
+    if kind_of(model) is None:
         raise DataError(
             f"{model}: there is no face detection model; {where}, and put it there or name it with --detector-model"
-        ) from None
-    except OSError as error:
-        raise DataError(f"{model}: the face detection model cannot be read: {error.strerror}") from error
+        )
+    data = read_bytes(model, LIMIT)
     if data.startswith(b"version https://git-lfs"):
         raise DataError(f"{model}: this is Git LFS's pointer to the model, not the model; {where}")
+    refusal = f"{model}: not a YuNet model that OpenCV {cv2.__version__} runs; {where}"
+    digest = hashlib.sha256(data).hexdigest()
+    if digest not in _KNOWN and not _survives(data):
+        raise DataError(refusal)
+    buffer = np.frombuffer(data, np.uint8)
     try:
         with _quiet():
+            _require_grids(buffer)
             net = cv2.FaceDetectorYN.create(
-                "onnx", np.frombuffer(data, np.uint8), np.empty(0, np.uint8), (64, 64), min_score, _SUPPRESSION, _MOST
+                "onnx", buffer, np.empty(0, np.uint8), (64, 64), min_score, _SUPPRESSION, _MOST
             )
-            net.detect(np.zeros((64, 64, 3), np.uint8))  # another network loads, and fails here
-    except cv2.error as error:
-        raise DataError(f"{model}: not a YuNet model that OpenCV {cv2.__version__} runs; {where}") from error
-    return net, hashlib.sha256(data).hexdigest()
+            net.detect(np.zeros((64, 64, 3), np.uint8))
+    except (cv2.error, ValueError, MemoryError, SystemError) as error:
+        raise DataError(refusal) from error
+    return net, digest
+
+
+def _survives(data: bytes) -> bool:
+    """Whether a process that loads a model ends by itself, with an error or without."""
+    try:
+        done = subprocess.run([sys.executable, "-c", _TRIAL], input=data, capture_output=True, timeout=_PATIENCE)
+    except subprocess.TimeoutExpired:
+        return False
+    return done.returncode in (0, 1)
+
+
+def _require_grids(model: UInt8[np.ndarray, " bytes"]) -> None:
+    """Raise ValueError unless the outputs grow with the picture; OpenCV reads them without asking for their size."""
+    net = cv2.dnn.readNetFromONNX(model)
+    names = [f"{kind}_{stride}" for kind in _OUTPUTS for stride in _STRIDES]
+    sizes = [numbers * stride**-2 for numbers in _OUTPUTS.values() for stride in _STRIDES]
+    for height, width in ((64, 64), (96, 64)):
+        net.setInput(np.zeros((1, 3, height, width), np.float32))
+        for made, size in zip(net.forward(names), sizes, strict=True):
+            if made.size != height * width * size:
+                raise ValueError("outputs of another size")
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """OpenCV 5 warns on stderr of a setting that this detector does not use."""
+    """OpenCV 5 warns on stderr of a setting that this detector does not use, and tells errors there too."""
     level = cv2.utils.logging.getLogLevel()
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     try:
         yield
     finally:
