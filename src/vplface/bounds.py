@@ -20,3 +20,17 @@ PICTURES = 10**5
 SEED = 2**62
 LARGEST = 10**9
 """Any other number of a recipe, in magnitude."""
+
+
+def require_whole(**values: object) -> None:
+    """Refuse what is no whole number, truth values among them: counts that are cut off are silently others.
+
+    Args:
+        values: by the name that the message shall have.
+
+    Raises:
+        ValueError: naming the first that is none.
+    """
+    for name, value in values.items():
+        if isinstance(value, bool) or not hasattr(value, "__index__"):
+            raise ValueError(f"{name} must be a whole number, got {value!r}")

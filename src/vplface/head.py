@@ -19,6 +19,7 @@ from torch.linalg import vector_norm
 from torch.nn.functional import normalize
 from torch.nn.parallel import DistributedDataParallel
 
+from vplface.bounds import require_whole
 from vplface.margins import ArcFace, Margin, SampleMargin, Samples, SphereFace2
 from vplface.margins.sample import changes_negatives, has_strength
 from vplface.once import once, once_differentiable
@@ -34,6 +35,7 @@ from vplface.prototypes import (
     coverage,
     last_samples,
     living,
+    require_memory_dtype,
 )
 from vplface.prototypes.age import MeanCosine, cosine_by_age
 from vplface.prototypes.kind import other_kind, told_kind
@@ -184,14 +186,18 @@ class PrototypeHead(nn.Module):
         seed: int = 0,
     ) -> None:
         super().__init__()
+        require_whole(num_classes=num_classes, embedding_dim=embedding_dim, subcenters=subcenters, seed=seed)
         if num_classes < 2:
             raise ValueError(f"a softmax needs at least 2 classes, got num_classes={num_classes}")
         if embedding_dim < 1:
             raise ValueError(f"embedding_dim must be at least 1, got {embedding_dim}")
         if backend not in ("auto", *BACKENDS):
             raise ValueError(f"backend must be one of 'auto', {', '.join(map(repr, BACKENDS))}, got {backend!r}")
-        if not workspace_mb >= 0:
-            raise ValueError(f"workspace_mb must not be negative, got {workspace_mb}")
+        if not 0 <= workspace_mb < math.inf:
+            raise ValueError(f"workspace_mb must not be negative or infinite, got {workspace_mb}")
+        require_memory_dtype(memory_dtype)
+        if not dtype.is_floating_point:
+            raise ValueError(f"dtype must be a floating-point type, got {dtype}")
         if filter_bound is not None and not 0.0 <= filter_bound < 1.0:
             raise ValueError(f"filter_bound must lie in [0, 1), got {filter_bound}")
         if filter_bound is not None and backend == "reference":

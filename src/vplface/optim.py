@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -36,11 +37,11 @@ class FusedSGD:
     weight_decay: float = 5e-4
 
     def __post_init__(self) -> None:
-        if not self.lr > 0.0:
+        if not 0.0 < self.lr < math.inf:
             raise ValueError(f"lr must be positive, got {self.lr}")
         if not 0.0 <= self.momentum < 1.0:
             raise ValueError(f"momentum must lie in [0, 1), got {self.momentum}")
-        if not self.weight_decay >= 0.0:
+        if not 0.0 <= self.weight_decay < math.inf:
             raise ValueError(f"weight_decay must not be negative, got {self.weight_decay}")
 
     def bind(self, weight: nn.Parameter) -> PrototypeSGD:

@@ -22,7 +22,16 @@ from torch.nn.functional import normalize
 from torch.nn.utils import parametrize
 from torch.utils.hooks import RemovableHandle
 
-from vplface.prototypes import Draw, Injection, Variational, check_batch, coverage, last_samples
+from vplface.bounds import require_whole
+from vplface.prototypes import (
+    Draw,
+    Injection,
+    Variational,
+    check_batch,
+    coverage,
+    last_samples,
+    require_memory_dtype,
+)
 from vplface.prototypes.kind import other_kind, told_kind
 from vplface.prototypes.memory import State, number_type
 from vplface.prototypes.missing import missing_memory
@@ -109,6 +118,8 @@ def plug(
         raise ValueError(f"{name} of {kind} is {list(weight.shape)} {weight.dtype}; a classifier's weight is a matrix")
     if sub_centers is None:
         sub_centers = int(getattr(owner, "sub_centers", 1))
+    require_whole(sub_centers=sub_centers)
+    require_memory_dtype(memory_dtype)
     layout = _layout(owner, leaf, weight.shape, sub_centers) if layout is None else layout
     if layout not in ("rows", "columns"):
         raise ValueError(f"layout must be 'rows' or 'columns', got {layout!r}")

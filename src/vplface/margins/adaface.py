@@ -53,7 +53,7 @@ class AdaFace(SampleMargin):
         require_positive_scale(self.scale)
         if not 0.0 <= self.margin <= math.pi / 2:
             raise ValueError(f"margin must lie in [0, π/2], got {self.margin}")
-        if not self.h > 0.0:
+        if not 0.0 < self.h < math.inf:
             raise ValueError(f"h must be positive, got {self.h}")
         if not 0.0 < self.t_alpha <= 1.0:
             raise ValueError(f"t_alpha must lie in (0, 1], got {self.t_alpha}")

@@ -33,11 +33,11 @@ class CombinedMargin:
 
     def __post_init__(self) -> None:
         require_positive_scale(self.scale)
-        if self.m1 < 1.0:
+        if not 1.0 <= self.m1 < math.inf:
             raise ValueError(f"m1 must be at least 1, got {self.m1}")
         if not 0.0 <= self.m2 <= math.pi / 2:
             raise ValueError(f"m2 must lie in [0, π/2] radians, got {self.m2}")
-        if self.m3 < 0.0:
+        if not 0.0 <= self.m3 < math.inf:
             raise ValueError(f"m3 must not be negative, got {self.m3}")
 
     def target(self, cosine: Float[Tensor, " batch"]) -> Float[Tensor, " batch"]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from jaxtyping import Float
@@ -24,7 +25,7 @@ class CosFace:
 
     def __post_init__(self) -> None:
         require_positive_scale(self.scale)
-        if self.margin < 0.0:
+        if not 0.0 <= self.margin < math.inf:
             raise ValueError(f"margin must not be negative, got {self.margin}")
 
     def target(self, cosine: Float[Tensor, " batch"]) -> Float[Tensor, " batch"]:

@@ -6,6 +6,7 @@ Boutros, Damer, Kirchbuchner, Kuijper, "ElasticFace: Elastic Margin Loss for Dee
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -57,7 +58,7 @@ class ElasticFace(SampleMargin):
         if (self.kind, self.plus) not in _PUBLISHED:
             raise ValueError(f"kind must be 'arc' or 'cos' and plus a truth value, got {self.kind!r} and {self.plus!r}")
         for name, value in (("margin", self.margin), ("sigma", self.sigma)):
-            if value is not None and not value >= 0.0:
+            if value is not None and not 0.0 <= value < math.inf:
                 raise ValueError(f"{name} must not be negative, got {value}")
 
     def strength(self, samples: Samples, state: Mapping[str, Tensor]) -> Float[Tensor, " batch"]:

@@ -55,7 +55,7 @@ class MagFace(SampleMargin):
             raise ValueError(f"l_a and u_a are norms with 0 < l_a < u_a, got {self.l_a} and {self.u_a}")
         if not 0.0 <= self.l_m <= self.u_m <= math.pi / 2:
             raise ValueError(f"l_m and u_m are margins with 0 ≤ l_m ≤ u_m ≤ π/2, got {self.l_m} and {self.u_m}")
-        if not self.lambda_g >= 0.0:
+        if not 0.0 <= self.lambda_g < math.inf:
             raise ValueError(f"lambda_g must not be negative, got {self.lambda_g}")
 
     def strength(self, samples: Samples, state: Mapping[str, Tensor]) -> Float[Tensor, " batch"]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal, Protocol, TypeAlias
 
 from jaxtyping import Float
@@ -26,7 +27,7 @@ class Margin(Protocol):
 
 def require_positive_scale(scale: float) -> None:
     """Raise ValueError unless the scale is a positive number."""
-    if not scale > 0.0:
+    if not 0.0 < scale < math.inf:
         raise ValueError(f"scale must be positive, got {scale}")
 
 

@@ -48,5 +48,5 @@ class SphereFace:
 
 def require_multiple(margin: float) -> None:
     """Raise ValueError unless an angle becomes no smaller by it."""
-    if not margin >= 1.0:
+    if not 1.0 <= margin < math.inf:
         raise ValueError(f"margin multiplies an angle and must be at least 1, got {margin}")

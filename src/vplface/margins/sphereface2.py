@@ -48,13 +48,13 @@ class SphereFace2(SampleMargin):
     def __post_init__(self) -> None:
         require_positive_scale(self.scale)
         require_margin_gradient(self.margin_gradient)
-        if not self.margin >= 0.0:
+        if not 0.0 <= self.margin < math.inf:
             raise ValueError(f"margin must not be negative, got {self.margin}")
         if not 0.0 < self.lam < 1.0:
             raise ValueError(f"lam must lie in (0, 1), got {self.lam}")
-        if not self.t >= 1.0:
+        if not 1.0 <= self.t < math.inf:
             raise ValueError(f"t must be at least 1, got {self.t}")
-        if not self.weight > 0.0:
+        if not 0.0 < self.weight < math.inf:
             raise ValueError(f"weight must be positive, got {self.weight}")
 
     @property

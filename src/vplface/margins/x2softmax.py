@@ -6,6 +6,7 @@ Systems with Applications 2024 (arXiv 2312.05281).
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from jaxtyping import Float
@@ -40,11 +41,11 @@ class X2Softmax:
     def __post_init__(self) -> None:
         require_positive_scale(self.scale)
         require_margin_gradient(self.margin_gradient)
-        if not self.a < 0.0:
+        if not -math.inf < self.a < 0.0:
             raise ValueError(f"a must be negative, or the target would rise with the angle, got {self.a}")
-        if not self.h <= 0.0:
+        if not -math.inf < self.h <= 0.0:
             raise ValueError(f"h must not be positive, or the target would rise up to there, got {self.h}")
-        if not self.k + self.a * self.h**2 <= 1.0:
+        if not -math.inf < self.k + self.a * self.h**2 <= 1.0:
             raise ValueError(
                 f"k + a·h² is the target at θ = 0 and must be a cosine of at most 1, got {self.k + self.a * self.h**2}"
             )

@@ -13,7 +13,7 @@ from vplface.prototypes.memories import (
     ShuffledMemory,
     VonMisesFisher,
 )
-from vplface.prototypes.memory import Memory, living
+from vplface.prototypes.memory import Memory, living, require_memory_dtype
 from vplface.prototypes.variational import LastFeature, Variational, inject, last_samples, remember
 
 __all__ = [
@@ -39,4 +39,5 @@ __all__ = [
     "living",
     "remember",
     "remembered",
+    "require_memory_dtype",
 ]

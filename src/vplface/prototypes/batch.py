@@ -18,12 +18,17 @@ def check_batch(
         labels: int64 class ids in [0, N).
         num_classes: N.
         dim: d.
-        embeddings: by the name that the message shall have, of any length but zero; None where there are none.
+        embeddings: by the name that the message shall have, of any length but zero. None where there are none, which
+            the first may not be.
 
     Raises:
         TypeError: for a wrong dtype.
         ValueError: for a wrong shape, a label out of range, and NaN, infinite or zero embeddings.
     """
+    (needed, _), *_ = embeddings.items()
+    for name, value in {"labels": labels, **embeddings}.items():
+        if not isinstance(value, Tensor) and (value is not None or name in ("labels", needed)):
+            raise TypeError(f"{name} must be a tensor, got {type(value).__name__}")
     given = {name: tensor for name, tensor in embeddings.items() if tensor is not None}
     (first, rows), *_ = given.items()
     for name, tensor in given.items():

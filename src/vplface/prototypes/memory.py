@@ -91,6 +91,12 @@ def living(timer: Int[Tensor, "classes ..."]) -> Int[Tensor, " classes"]:
     return timer if timer.ndim == 1 else timer.amax(1)
 
 
+def require_memory_dtype(dtype: torch.dtype | None) -> None:
+    """Raise ValueError for a type in which there are no unit vectors; None is that of W."""
+    if dtype is not None and not dtype.is_floating_point:
+        raise ValueError(f"memory_dtype must be a floating-point type, got {dtype}")
+
+
 def number_type(dtype: torch.dtype) -> torch.dtype:
     """In which statistics of vectors of a type are kept: never below float32."""
     return torch.promote_types(dtype, torch.float32)

@@ -21,7 +21,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from vplface.bounds import require_whole
 from vplface.prototypes.memory import Memory, State
+
+LONGEST = 2**31 - 1
+"""Steps that a timer can count."""
 
 
 @dataclass(frozen=True)
@@ -76,9 +80,13 @@ class Variational:
             raise ValueError(f"lam must lie in [0, 1], got {self.lam}")
         if self.delta_t is None and self.start != "auto":
             raise ValueError('delta_t=None is decided when injection begins, which needs start="auto"')
-        if self.delta_t is not None and self.delta_t < 1:
-            raise ValueError(f"delta_t must be at least 1 step, got {self.delta_t}")
-        if self.start != "auto" and not (isinstance(self.start, int) and self.start >= 0):
+        if self.delta_t is not None:
+            require_whole(delta_t=self.delta_t)
+            if not 1 <= self.delta_t <= LONGEST:
+                raise ValueError(f"delta_t must be at least 1 step and at most {LONGEST}, got {self.delta_t}")
+        if self.start != "auto" and not (
+            isinstance(self.start, int) and not isinstance(self.start, bool) and self.start >= 0
+        ):
             raise ValueError(f"start must be 'auto' or a step count of at least 0, got {self.start!r}")
         if not isinstance(self.memory, Memory):
             raise TypeError(f"memory must be a kind of memory such as LastFeature(), got {self.memory!r}")
@@ -90,9 +98,9 @@ class Variational:
             ValueError: if neither says it, or it is less than a step.
         """
         chosen = self.delta_t if delta_t is None else delta_t
-        if chosen is None or chosen < 1:
+        if chosen is None or isinstance(chosen, bool) or not 1 <= chosen <= LONGEST or chosen != int(chosen):
             raise ValueError(f"begin needs a lifetime of at least 1 step, got delta_t={chosen}")
-        return chosen
+        return int(chosen)
 
 
 def inject(

@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from vplface.bounds import require_whole
+
 
 class Queue(nn.Module):
     """The last samples that were put in, in no particular order.
@@ -58,5 +60,6 @@ class Queue(nn.Module):
 
 def require_size(size: int) -> None:
     """Refuse a queue without room."""
+    require_whole(size=size)
     if size < 1:
         raise ValueError(f"size must be at least 1 sample, got {size}")

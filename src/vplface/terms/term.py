@@ -12,6 +12,7 @@ Every rank holds the whole batch, so all of them compute the same, and what is r
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
@@ -20,6 +21,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from vplface.bounds import require_whole
 from vplface.margins import Margin
 from vplface.prototypes import Injection
 
@@ -119,12 +121,13 @@ def cosines(a: Float[Tensor, "rows dim"], b: Float[Tensor, "columns dim"]) -> Fl
 
 
 def require_positive(name: str, value: float) -> None:
-    """Refuse a value that is not positive, or NaN."""
-    if not value > 0:
+    """Refuse a value that is not positive, NaN or infinite."""
+    if not 0 < value < math.inf:
         raise ValueError(f"{name} must be positive, got {value}")
 
 
 def require_steps(name: str, value: int) -> None:
     """Refuse what is no number of steps."""
+    require_whole(**{name: value})
     if value < 0:
         raise ValueError(f"{name} must be a step count of at least 0, got {value}")

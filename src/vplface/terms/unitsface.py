@@ -6,6 +6,7 @@ NeurIPS 2023.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -48,7 +49,7 @@ class UniTSFace:
     def __post_init__(self) -> None:
         require_positive("scale", self.scale)
         require_positive("weight", self.weight)
-        if not self.margin >= 0.0:
+        if not 0.0 <= self.margin < math.inf:
             raise ValueError(f"margin must not be negative, got {self.margin}")
         if not -1.0 <= self.threshold <= 1.0:
             raise ValueError(f"threshold must be a cosine in [-1, 1], got {self.threshold}")

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from vplface.bounds import require_whole
 from vplface.prototypes.draw import Draw
 from vplface.prototypes.memory import Memory, Recall, State
 
@@ -34,6 +35,7 @@ class SeveralFeatures(Memory):
     count: int = 4
 
     def __post_init__(self) -> None:
+        require_whole(count=self.count)
         if self.count < 1:
             raise ValueError(f"count must be at least 1, got {self.count}")
 

@@ -21,6 +21,7 @@ collected, and σ² contains what they drift in between.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -28,6 +29,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from vplface.bounds import require_whole
 from vplface.prototypes.memory import State, number_type
 
 PER_CLASS = ("memory", "timer", "memory_variance", "memory_count")
@@ -48,8 +50,9 @@ def require_in_range(momentum: float, prior: float, bank: int) -> None:
     """
     if not 0.0 <= momentum < 1.0:
         raise ValueError(f"momentum must lie in [0, 1), got {momentum}")
-    if not prior > 0.0:
+    if not 0.0 < prior < math.inf:
         raise ValueError(f"prior must be positive, got {prior}")
+    require_whole(bank=bank)
     if bank < 1:
         raise ValueError(f"bank must hold at least 1 vector, got {bank}")
 
