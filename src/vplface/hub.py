@@ -14,7 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from vplface.embedder import Embedder, load_model, read_model
+from vplface.embedder import Embedder, read_model
 from vplface.errors import DataError, VplfaceError, import_extra
 from vplface.evaluation.operating_point import OperatingPoint, operating_point_path
 from vplface.files import replacing
@@ -73,11 +73,9 @@ def write_hub_folder(
     point = OperatingPoint.load(model, card.weights) if is_file(operating_point_path(model)) else None
     page = model_page(card, repo, licence, measured, run.config, point)
 
-    with replacing(folder / MODEL_FILES[0]) as path:
-        path.write_bytes(stored.weights)
-    for name, text in ((MODEL_FILES[1], card.to_json()), (_PAGE, page)):
-        with replacing(folder / name) as path:
-            path.write_text(text, encoding="utf-8")
+    _put(folder, stored.weights, card.to_json().encode("utf-8", "backslashreplace"))
+    with replacing(folder / _PAGE) as path:
+        path.write_text(page, encoding="utf-8", errors="backslashreplace")
     if point is None:
         (folder / _POINT).unlink(missing_ok=True)
         return [folder / name for name in (*MODEL_FILES, _PAGE)]
@@ -160,11 +158,13 @@ def pull_from_hub(
         )
     if missing := [name for name in MODEL_FILES if not (cached / name).is_file()]:
         raise DataError(f"{repo}: holds no {missing[0]}; it is no model that vplface pushed")
-    load_model(cached)
+    stored = read_model(cached)
+    stored.backbone()
     if folder is None:
         return cached
     folder = Path(folder)
-    for name in (*MODEL_FILES, _PAGE, _POINT):
+    _put(folder, stored.weights, (cached / MODEL_FILES[1]).read_bytes())
+    for name in (_PAGE, _POINT):
         if (cached / name).is_file():
             with replacing(folder / name) as path:
                 shutil.copyfile(cached / name, path)
@@ -194,6 +194,13 @@ def from_pretrained(
     if not _NAME.fullmatch(str(source)):
         raise DataError(f"{source}: no such folder, and not OWNER/NAME of a model on the hub")
     return Embedder.load(pull_from_hub(str(source), revision=revision, token=token), device)
+
+
+def _put(folder: Path, weights: bytes, card: bytes) -> None:
+    """Write a model's files, each atomically, the card last; see :func:`vplface.embedder.read_model`."""
+    with replacing(folder / MODEL_FILES[1]) as card_path, replacing(folder / MODEL_FILES[0]) as weights_path:
+        weights_path.write_bytes(weights)
+        card_path.write_bytes(card)
 
 
 def _measured(path: Path, weights: str) -> list[Measured]:

@@ -20,7 +20,7 @@ from typing import Any, TypeAlias
 from vplface.demo.hosts import authority
 from vplface.demo.uploads import MOST_BYTES, MOST_PICTURES
 from vplface.errors import DataError
-from vplface.reading import parse_json
+from vplface.reading import parse_json, read_bytes
 
 Message: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[Message]]
@@ -122,8 +122,8 @@ class Gate:
 
     async def _give_report(self, send: Send) -> None:
         try:
-            page = None if self.report is None else self.report.read_bytes()
-        except OSError:
+            page = None if self.report is None else read_bytes(self.report)
+        except DataError:
             page = None
         if page is None:
             await _answer(send, 404, "there is no report")
