@@ -10,7 +10,8 @@ import sys
 
 import pytest
 
-from vplface.training.world import World, join
+from vplface.errors import ConfigError
+from vplface.training.world import RankError, World, join, launch
 
 SCRIPT = """
 import os, signal, sys, time
@@ -69,3 +70,58 @@ def test_one_process_needs_nobody():
         assert world.sum([1.0, 2.0]) == [1.0, 2.0]
         assert world.union({"a"}) == {"a"}
         assert world.once(lambda: "done") == "done"
+
+
+WHOLE = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
+
+
+@pytest.fixture
+def environment(monkeypatch):
+    def set_to(variables):
+        for name in (*WHOLE, "TORCHELASTIC_RUN_ID"):
+            monkeypatch.delenv(name, raising=False)
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+
+    return set_to
+
+
+def test_the_variables_of_torchrun(environment):
+    environment(WHOLE)
+    assert launch() == (2, 1)
+    for alone in ({}, {"RANK": "0"}, {"RANK": "0", "WORLD_SIZE": "1"}, {"LOCAL_RANK": "x"}):
+        environment(alone)
+        assert launch() is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"MASTER_ADDR": None}, "RANK is set and MASTER_ADDR is not; start with torchrun"),
+        ({"MASTER_PORT": None}, "RANK is set and MASTER_PORT is not"),
+        ({"RANK": None}, "WORLD_SIZE is 2 and RANK is not set"),
+        ({"RANK": "2"}, "RANK must be a whole number from 0 to 1, got '2'"),
+        ({"RANK": "first"}, "RANK must be a whole number"),
+        ({"RANK": ""}, "RANK must be a whole number"),
+        ({"WORLD_SIZE": "two"}, "WORLD_SIZE must be a whole number from 1 to .*, got 'two'"),
+        ({"WORLD_SIZE": "9" * 5000}, "WORLD_SIZE must be"),
+        ({"WORLD_SIZE": "0"}, "WORLD_SIZE must be"),
+        ({"LOCAL_RANK": "-1"}, "LOCAL_RANK must be"),
+        ({"MASTER_PORT": "70000"}, "MASTER_PORT must be a whole number from 0 to 65535"),
+    ],
+)
+def test_variables_that_are_half_set_are_named(environment, changes, message):
+    environment({name: value for name, value in (WHOLE | changes).items() if value is not None})
+    with pytest.raises(ConfigError, match=f"^{message}") as raised, join(timeout=1):
+        pass
+    assert "\n" not in str(raised.value)
+    assert len(str(raised.value)) < 250
+
+
+def test_an_address_where_nobody_is_is_named(environment):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        environment(WHOLE | {"RANK": "0", "MASTER_PORT": str(taken.getsockname()[1])})
+        with pytest.raises(RankError, match=r"cannot meet at 127\.0\.0\.1:.*MASTER_ADDR"), join(timeout=1):
+            pass

@@ -78,11 +78,19 @@ class Evaluation:
             "correct": str,
             "groups": Mapping,
         }
+        if not isinstance(values, Mapping):
+            raise DataError(f"not an evaluation: {type(values).__name__}")
         values = {"correct": "", "groups": {}, **values}
         wrong = [key for key, kind in kinds.items() if not isinstance(values.get(key), kind)]
         if wrong:
             raise DataError(f"not an evaluation: {', '.join(map(repr, wrong))} missing or of the wrong kind")
-        replicates = {name: np.array(numbers, np.float64) for name, numbers in values["replicates"].items()}
+        for name, figure in values["metrics"].items():
+            if not isinstance(figure, Mapping) or not isinstance(figure.get("value"), int | float | None):
+                raise DataError(f"not an evaluation: the metric {name!r} has no value")
+        try:
+            replicates = {name: np.array(numbers, np.float64) for name, numbers in values["replicates"].items()}
+        except (TypeError, ValueError, OverflowError) as error:
+            raise DataError(f"not an evaluation: replicates that are no numbers: {error}") from error
         correct = np.array([answer == "1" for answer in values["correct"]], bool)
         arrays: dict[str, Any] = {"replicates": replicates, "correct": correct}
         return cls(**{key: values[key] for key in kinds if key not in arrays}, **arrays)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from vplface.training.config import Config
 from vplface.training.journal import write_json
 from vplface.training.loop import train
 from vplface.training.validation import validation_of
+from vplface.training.world import launch
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def compare_arms(config: Config, seeds: Sequence[int], *, overwrite: bool = Fals
         ConfigError: if an arm is no valid configuration.
         VplfaceError: see ``training.loop.train``.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if (started := launch()) is not None and started[0] > 1:
         raise ConfigError(
             "a study trains its arms in one process each; for many processes train one run: vplface train"
         )

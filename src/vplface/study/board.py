@@ -8,7 +8,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 from rich.live import Live
 from rich.table import Table
@@ -16,11 +15,12 @@ from rich.table import Table
 from vplface.console import Console, start_display
 from vplface.errors import DataError
 from vplface.printable import printable_name
-from vplface.reading import parse_json, read_json
+from vplface.reading import is_file, parse_json, read_json_object
 from vplface.study.grid import Cell
 
 _SHOW_EVERY = 1.0
 _TAIL = 8192
+_LARGEST = 10**15
 
 
 @dataclass
@@ -136,23 +136,30 @@ class Board:
         return table
 
 
-def last_line(journal: Path) -> Mapping[str, Any]:
-    """The last whole line of a metrics.jsonl; empty if there is none."""
+def last_line(journal: Path) -> Mapping[str, float]:
+    """The numbers in the last whole line of a metrics.jsonl; empty if there are none."""
     try:
+        if not is_file(journal):
+            return {}
         with journal.open("rb") as file:
             file.seek(max(0, journal.stat().st_size - _TAIL))
-            lines = file.read().split(b"\n")[:-1]
+            lines = file.read(_TAIL).split(b"\n")[:-1]
         found = parse_json(lines[-1], str(journal)) if lines else {}
-    except (OSError, ValueError, DataError):
+    except (OSError, DataError):
         return {}
-    return found if isinstance(found, Mapping) else {}
+    return {key: value for key, value in found.items() if _is_number(value)} if isinstance(found, dict) else {}
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _LARGEST
 
 
 def _steps(folder: Path) -> int | None:
     try:
-        return int(read_json(folder / "environment.json")["steps"])
-    except (DataError, ValueError, KeyError, TypeError):
+        steps = read_json_object(folder / "environment.json").get("steps")
+    except DataError:
         return None
+    return steps if isinstance(steps, int) else None
 
 
 def _duration(seconds: float) -> str:

@@ -20,6 +20,7 @@ from vplface.study.single import standing, start_anew
 from vplface.training.config import Config, EvaluationSet, Source
 from vplface.training.interrupt import Interrupt
 from vplface.training.sources import generate
+from vplface.training.world import launch
 
 LOG = "log.txt"
 STOPPED = 3
@@ -52,7 +53,7 @@ def carry_out(grid: Grid, *, overwrite: bool = False) -> dict[str, str]:
         ConfigError: naming the runs whose folders hold runs of another configuration.
         TrainingInterrupted: after Ctrl-C, SIGTERM or SIGUSR1, when everything is saved.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if (started := launch()) is not None and started[0] > 1:
         raise ConfigError(
             "a study trains its runs in one process each; for many processes train one run: vplface train"
         )

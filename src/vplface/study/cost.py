@@ -14,18 +14,17 @@ import numpy as np
 import torch
 
 from vplface.data.pictures import SIZE, Preprocessing
-from vplface.data.selection import split_identities
 from vplface.errors import ConfigError, DataError, VplfaceError
 from vplface.progress import progress
 from vplface.prototypes import Variational
-from vplface.reading import parse_json, read_text
+from vplface.report import read_run
 from vplface.study.board import last_line
 from vplface.study.grid import Cell, Grid
 from vplface.study.single import standing
 from vplface.terms import Term
 from vplface.training.config import Config, Injection
 from vplface.training.networks import backbone_of, device_of, head_of, optimizer_of
-from vplface.training.sources import open_sources
+from vplface.training.sources import open_training
 
 WARM_UP, TIMED = 2, 3
 """Steps with random pictures, where no finished run says how fast it goes."""
@@ -198,9 +197,7 @@ def _extent(config: Config, known: dict[str, _Extent]) -> _Extent:
     relevant = (config.data, config.batch_size, config.evaluation.seed, config.schedule.length)
     key = repr(relevant)
     if key not in known:
-        pictures = open_sources(config.data.train, write=False)
-        if config.data.holdout:
-            pictures, _ = split_identities(pictures, config.data.holdout, config.evaluation.seed)
+        pictures, _ = open_training(config.data, config.evaluation.seed, write=False)
         try:
             per_epoch = len(config.data.sampler.batches(pictures.labels, config.batch_size, config.seed))
         except ValueError as error:
@@ -224,8 +221,10 @@ def _speeds_of_finished(grid: Grid) -> dict[str, float]:
     logged: dict[str, list[float]] = {}
     for cell in grid.cells:
         if standing(cell.config).state == "finished":
-            journal = cell.folder / "metrics.jsonl"
-            lines = [parse_json(line, str(journal)) for line in read_text(journal).splitlines()]
-            speeds = [line["pictures_per_second"] for line in lines if "pictures_per_second" in line]
+            speeds = [
+                line["pictures_per_second"]
+                for line in read_run(cell.folder).training
+                if isinstance(line.get("pictures_per_second"), int | float)
+            ]
             logged.setdefault(_kind(cell.config), []).extend(speed for speed in speeds if speed > 0)
     return {kind: float(np.median(speeds)) for kind, speeds in logged.items() if speeds}

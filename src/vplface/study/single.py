@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vplface.embedder import Embedder, load_model, save_model
-from vplface.errors import ConfigError
+from vplface.errors import ConfigError, DataError
 from vplface.evaluation import Evaluation
 from vplface.files import PRIVATE
-from vplface.reading import kind_of, read_json
+from vplface.reading import kind_of, read_json_object
 from vplface.training.checkpoint import has_checkpoints
 from vplface.training.config import Config
 from vplface.training.journal import write_json
@@ -110,9 +110,13 @@ def measure(config: Config) -> dict[str, Evaluation]:
 
 
 def measured(folder: Path) -> dict[str, Evaluation]:
-    """What ``measure`` left in a run folder."""
-    values = read_json(folder / "evaluation.json")
-    return {name: Evaluation.from_dict(value) for name, value in values.items()}
+    """What ``measure`` left in a run folder; raises DataError if its file is damaged."""
+    path = folder / "evaluation.json"
+    values = read_json_object(path)
+    try:
+        return {name: Evaluation.from_dict(value) for name, value in values.items()}
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
 
 
 def figures(evaluations: Mapping[str, Evaluation]) -> dict[str, Any]:

@@ -11,12 +11,12 @@ from vplface.data.drop import kept, read_drop
 from vplface.data.formats import open_pictures
 from vplface.data.pairs import read_people
 from vplface.data.pictures import PictureSet
-from vplface.data.selection import Joined, Subset, narrow
+from vplface.data.selection import Joined, Subset, narrow, split_identities
 from vplface.data.spelling import spelled_as_in
 from vplface.data.synthetic import SyntheticFaces, write_synthetic
 from vplface.errors import ConfigError, DataError
 from vplface.reading import is_file
-from vplface.training.config import Source, Synthetic
+from vplface.training.config import Data, Source, Synthetic
 
 
 def open_sources(sources: list[Source], *, write: bool = True) -> PictureSet:
@@ -41,6 +41,32 @@ def open_sources(sources: list[Source], *, write: bool = True) -> PictureSet:
         folders = ", ".join(str(source.path) for source in sources)
         raise ConfigError(f"{folders}: {len(joined.identities)} identity remains; training needs at least two")
     return joined
+
+
+def open_training(data: Data, seed: int, *, write: bool = True) -> tuple[PictureSet, PictureSet | None]:
+    """What is trained on, and who is kept aside for validation: None if nobody is.
+
+    Args:
+        data: the section of the configuration.
+        seed: who is kept aside follows from it.
+        write: see :func:`open_sources`.
+
+    Raises:
+        ConfigError: if fewer than two people are left, or kept aside.
+        DataError: see :func:`open_sources`.
+    """
+    pictures = open_sources(data.train, write=write)
+    if not data.holdout:
+        return pictures, None
+    rest, aside = split_identities(pictures, data.holdout, seed)
+    kept, left, count = len(aside.identities), len(rest.identities), len(pictures.identities)
+    if min(kept, left) < 2:
+        raise ConfigError(
+            f"data.holdout keeps {'one person' if kept == 1 else f'{kept} people'} aside of {count} and leaves {left}"
+            " to train on; pairs of strangers and training take two each. Keep nobody aside (data.holdout=0)"
+            + (", or another share" if count >= 4 else "")
+        )
+    return rest, aside
 
 
 def open_source(source: Source, *, write: bool = True) -> PictureSet:

@@ -14,7 +14,6 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from vplface.data.pictures import PictureSet, Preprocessing
 from vplface.data.samplers import Batches
-from vplface.data.selection import split_identities
 from vplface.errors import ConfigError, VplfaceError
 from vplface.head import PrototypeHead
 from vplface.prototypes import CosineByAge
@@ -22,7 +21,7 @@ from vplface.training.config import Config
 from vplface.training.drift import DriftMonitor, Settled
 from vplface.training.networks import backbone_of, device_of, head_of, optimizer_of
 from vplface.training.schedules import LearningRate
-from vplface.training.sources import open_sources
+from vplface.training.sources import open_training
 from vplface.training.world import World
 
 PROBE_SIZE = 256
@@ -103,9 +102,7 @@ def prepare(config: Config, world: World | None = None, *, write: bool = True) -
     torch.manual_seed(config.seed)
     world = World() if world is None else world
     device = device_of(config.device, world.local_rank)
-    pictures, heldout = open_sources(config.data.train, write=write), None
-    if config.data.holdout:
-        pictures, heldout = split_identities(pictures, config.data.holdout, config.evaluation.seed)
+    pictures, heldout = open_training(config.data, config.evaluation.seed, write=write)
     try:
         batches: Batches = config.data.sampler.batches(pictures.labels, config.batch_size, config.seed)
     except ValueError as error:

@@ -12,14 +12,14 @@ from vplface.data.balanced import balanced_pairs
 from vplface.data.formats import open_pictures
 from vplface.data.pairs import Pairs, read_pairs, read_people, resolve
 from vplface.data.pictures import Picture, PictureSet
-from vplface.data.selection import Subset, half_of, split_identities
+from vplface.data.selection import Subset, half_of
 from vplface.embedder import Embedder
 from vplface.errors import ConfigError, DataError
 from vplface.evaluation import Evaluation, evaluate_all_pairs_embedded, evaluate_pairs_embedded
 from vplface.evaluation.protocols import far_name
 from vplface.training.config import Config, EvaluationSet
 from vplface.training.config import Evaluation as Settings
-from vplface.training.sources import generate, open_sources
+from vplface.training.sources import generate, open_training
 
 HOLDOUT = "holdout"
 PREFERRED = ("tar@far=1e-3", "tar@far=1e-2", "accuracy", "accuracy@best_threshold", "rank-1")
@@ -55,11 +55,6 @@ class Validation:
         if len(self.questions) < len(settings.sets):
             raise ConfigError("evaluation.sets: two sets have the same name")
         if heldout is not None:
-            if len(heldout.identities) < 2:
-                raise ConfigError(
-                    "data.holdout keeps one person aside, and pairs of strangers take two; raise it, or set"
-                    " data.holdout=0"
-                )
             self.questions[HOLDOUT] = _Question(HOLDOUT, heldout, np.arange(len(heldout)), None, None)
         for name, question in self.questions.items():
             shown = question.pictures.labels[question.used]
@@ -153,9 +148,7 @@ class Validation:
 
 def validation_of(config: Config) -> Validation:
     """The questions of a configuration, for a model whose training is over."""
-    heldout = None
-    if config.data.holdout:
-        heldout = split_identities(open_sources(config.data.train), config.data.holdout, config.evaluation.seed)[1]
+    heldout = open_training(config.data, config.evaluation.seed)[1] if config.data.holdout else None
     return Validation(config.evaluation, heldout)
 
 

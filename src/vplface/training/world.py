@@ -19,7 +19,7 @@ import torch.distributed as dist
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
-from vplface.errors import VplfaceError
+from vplface.errors import ConfigError, VplfaceError
 
 _BEAT = 1.0
 """Seconds between two signs of life."""
@@ -183,31 +183,72 @@ def _is_of_a_collective(error: RuntimeError) -> bool:
     return isinstance(error, dist.DistError) or "gloo" in str(error) or "ProcessGroup" in str(error)
 
 
+def launch() -> tuple[int, int] | None:
+    """The number of processes and the number of this one on its machine, as torchrun's variables say; None without it.
+
+    Raises:
+        ConfigError: naming the variable that is missing or makes no sense.
+    """
+    size = _variable("WORLD_SIZE", "1", 1, _MOST)
+    if "RANK" not in os.environ or (size == 1 and "TORCHELASTIC_RUN_ID" not in os.environ):
+        if size > 1:
+            raise ConfigError(f"WORLD_SIZE is {size} and RANK is not set{_ADVICE}")
+        return None
+    _variable("RANK", None, 0, size - 1)
+    _variable("MASTER_PORT", None, 0, 65535)
+    if not os.environ.get("MASTER_ADDR"):
+        raise ConfigError(f"RANK is set and MASTER_ADDR is not{_ADVICE}")
+    return size, _variable("LOCAL_RANK", "0", 0, _MOST)
+
+
+_MOST = 2**20
+_ADVICE = "; start with torchrun, which sets all of them, or unset RANK, WORLD_SIZE and LOCAL_RANK"
+
+
+def _variable(name: str, default: str | None, least: int, most: int) -> int:
+    text = os.environ.get(name, default)
+    if text is None:
+        raise ConfigError(f"RANK is set and {name} is not{_ADVICE}")
+    if not (text.isascii() and text.isdigit() and len(text) < 10 and least <= int(text) <= most):
+        raise ConfigError(f"{name} must be a whole number from {least} to {most}, got {text[:40]!r}{_ADVICE}")
+    return int(text)
+
+
 @contextmanager
 def join(timeout: float) -> Iterator[World]:
     """The world that torchrun made, as its environment variables describe it; left again at the end.
 
     Args:
         timeout: seconds after which a process that does not come is given up.
+
+    Raises:
+        ConfigError: see :func:`launch`.
+        RankError: the processes cannot meet at the address that the variables give.
     """
-    size = int(os.environ.get("WORLD_SIZE", "1"))
-    if "RANK" not in os.environ or (size == 1 and "TORCHELASTIC_RUN_ID" not in os.environ):
+    started = launch()
+    if started is None:
         yield World()
         return
-    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    size, local_rank = started
     if torch.cuda.is_available():
         torch.cuda.set_device(local_rank)
     patience = timedelta(seconds=timeout)
-    shared, rank, size = next(iter(rendezvous("env://", timeout=patience)))
+    try:
+        shared, rank, size = next(iter(rendezvous("env://", timeout=patience)))
+    except (RuntimeError, ValueError, OSError) as error:
+        place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        reason = str(error).partition("\n")[0]
+        raise RankError(f"the processes cannot meet at {place} (MASTER_ADDR, MASTER_PORT): {reason}") from error
     # torchrun's store still holds what the ranks of an earlier start said of themselves, their addresses included.
     store = PrefixStore(f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", shared)
-    launch = PrefixStore("launch", shared)
-    again = launch.check(["begun"])
+    of_launch = PrefixStore("launch", shared)
+    again = of_launch.check(["begun"])
     if size == 1:
-        yield World(again=again, _launch=launch)
+        yield World(again=again, _launch=of_launch)
         return
     dist.init_process_group(store=store, rank=rank, world_size=size, timeout=patience)
-    world = World(rank, size, local_rank, again, dist.group.WORLD, _store=PrefixStore("vplface", store), _launch=launch)
+    told = PrefixStore("vplface", store)
+    world = World(rank, size, local_rank, again, dist.group.WORLD, _store=told, _launch=of_launch)
     try:
         with world.beating():
             yield world
