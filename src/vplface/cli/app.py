@@ -12,6 +12,7 @@ import typer.rich_utils
 from typer.core import TyperGroup
 
 from vplface import __version__
+from vplface.cli.at_home import with_home
 from vplface.cli.bench import bench
 from vplface.cli.data_align import align
 from vplface.cli.data_check import check
@@ -103,6 +104,7 @@ for group in (app, data, bench, hub):
     for registered in group.registered_commands:
         assert registered.callback is not None
         registered.help = _paragraphs(registered.callback.__doc__ or "")
+        registered.callback = with_home(registered.callback)
 
 
 @app.callback(invoke_without_command=True)

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from vplface import bounds
 from vplface.cli.options import AS_JSON, PLOT
 from vplface.console import Console, print_json, say
 from vplface.errors import UsageError
@@ -18,13 +19,24 @@ def data(
         Path | None,
         typer.Option("--data", help="A set in any form; faces are generated unless given.", show_default=False),
     ] = None,
-    pictures: Annotated[int, typer.Option(min=1, help="How many pictures to take, evenly over the set.")] = 1500,
-    batch: Annotated[int, typer.Option(min=1, help="B, pictures in a batch.")] = 128,
-    repeats: Annotated[int, typer.Option(min=1, help="Rounds in which each arm loads all of them.")] = 9,
-    workers: Annotated[int, typer.Option(min=0, help="Measure with so many worker processes as well.")] = 0,
+    pictures: Annotated[
+        int, typer.Option(min=1, max=bounds.LARGEST, help="How many pictures to take, evenly over the set.")
+    ] = 1500,
+    batch: Annotated[int, typer.Option(min=1, max=bounds.BATCH, help="B, pictures in a batch.")] = 128,
+    repeats: Annotated[
+        int, typer.Option(min=1, max=bounds.REPEATS, help="Rounds in which each arm loads all of them.")
+    ] = 9,
+    workers: Annotated[
+        int, typer.Option(min=0, max=bounds.PROCESSES, help="Measure with so many worker processes as well.")
+    ] = 0,
     startup: Annotated[
         int | None,
-        typer.Option(min=1, help="Instead, time the opening of a RecordIO set of so many records.", show_default=False),
+        typer.Option(
+            min=1,
+            max=bounds.LARGEST,
+            help="Instead, time the opening of a RecordIO set of so many records.",
+            show_default=False,
+        ),
     ] = None,
     plot: PLOT = None,
     as_json: AS_JSON = False,

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from vplface import bounds
 from vplface.cli.bench_scaling import numbers, scaling, tell_scaling
 from vplface.cli.options import AS_JSON, DEVICE, DIM, PLOT, THREADS
 from vplface.console import Console, print_json, say
@@ -21,7 +22,7 @@ def head(
     arms: Annotated[
         str | None, typer.Option(help="What to measure, names with commas; all unless given.", show_default=False)
     ] = None,
-    repeats: Annotated[int, typer.Option(min=1, help="Rounds in which each arm takes a step.")] = 5,
+    repeats: Annotated[int, typer.Option(min=1, max=bounds.REPEATS, help="Rounds in which each arm takes a step.")] = 5,
     workspace_mb: Annotated[float, typer.Option(min=0, help="Workspace of the head, MiB.")] = 256,
     memory: Annotated[bool, typer.Option(help="Also measure peak memory, in processes of their own.")] = True,
     device: DEVICE = "cpu",
@@ -67,7 +68,7 @@ def head(
     settings = [
         Setting(n, b, dim, each, device, workspace_mb)  # type: ignore[arg-type]  # checked above
         for n in numbers("--classes", classes, 2)
-        for b in numbers("--batch", batch, 1)
+        for b in numbers("--batch", batch, 1, bounds.BATCH)
         for each in types
     ]
     if processes is not None:

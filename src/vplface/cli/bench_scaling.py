@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
+from vplface import bounds
 from vplface.console import Console, print_json, say
 from vplface.errors import UsageError
 
@@ -30,7 +32,7 @@ def scaling(
     from vplface.bench.head import cores
     from vplface.bench.processes import scale
 
-    counts = numbers("--processes", processes, 1)
+    counts = numbers("--processes", processes, 1, bounds.PROCESSES)
     most, pictures = max(counts), 2 if grows == "batch" else 1
     for setting in settings:
         if setting.batch < pictures * most:
@@ -41,15 +43,17 @@ def scaling(
     return [scale(make, setting, counts, repeats, grows=grows, threads=threads) for setting in settings]
 
 
-def numbers(option: str, text: str, least: int) -> list[int]:
+def numbers(option: str, text: str, least: int, most: int = bounds.LARGEST) -> list[int]:
     """Whole numbers with commas between them.
 
     Raises:
         UsageError: that names the option.
     """
     parts = [part.strip().replace("_", "") for part in text.split(",")]
-    if not all(part.isdigit() and int(part) >= least for part in parts):
-        raise UsageError(f"{option} takes whole numbers of at least {least} with commas between them, got {text!r}")
+    if not all(re.fullmatch("[0-9]{1,10}", part) and least <= int(part) <= most for part in parts):
+        raise UsageError(
+            f"{option} takes whole numbers from {least} to {most:,} with commas between them, got {text[:60]!r}"
+        )
     return [int(part) for part in parts]
 
 

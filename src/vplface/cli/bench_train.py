@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from vplface import bounds
 from vplface.cli.bench_scaling import scaling, tell_scaling
 from vplface.cli.options import AS_JSON, DEVICE, DIM, PLOT, THREADS
 from vplface.console import Console, print_json, say
@@ -20,12 +21,16 @@ EACH = ("tiny", "mobilefacenet", "iresnet50")
 def train(
     backbone: Annotated[str, typer.Option(help="Which networks, as in recipes, with commas.")] = ",".join(EACH),
     dim: DIM = 512,
-    classes: Annotated[int, typer.Option(min=2, help="N, number of classes.")] = 100_000,
-    batch: Annotated[int, typer.Option(min=2, help="B, pictures in a step (of the fewest processes).")] = 32,
+    classes: Annotated[int, typer.Option(min=2, max=bounds.LARGEST, help="N, number of classes.")] = 100_000,
+    batch: Annotated[
+        int, typer.Option(min=2, max=bounds.BATCH, help="B, pictures in a step (of the fewest processes).")
+    ] = 32,
     dtype: Annotated[
         str, typer.Option(help="Precision of our network and products: float32, bfloat16 or both.")
     ] = "float32,bfloat16",
-    repeats: Annotated[int, typer.Option(min=1, help="Rounds in which each loop takes a step.")] = 5,
+    repeats: Annotated[
+        int, typer.Option(min=1, max=bounds.REPEATS, help="Rounds in which each loop takes a step.")
+    ] = 5,
     workspace_mb: Annotated[float, typer.Option(min=0, help="Workspace of the head (in each process), MiB.")] = 256,
     compiled: Annotated[bool, typer.Option("--compile", help="Compile our network with torch.compile.")] = False,
     device: DEVICE = "cpu",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from vplface import bounds
 from vplface.cli.options import AS_JSON
 from vplface.console import print_json, say
 from vplface.errors import DataError, UsageError
@@ -74,6 +75,7 @@ def align(
         int,
         typer.Option(
             min=32,
+            max=2**14,
             help="Larger pictures are shrunk to this side to be searched. YuNet finds faces of 10 to 300 pixels there: "
             "raise it for small faces in large pictures.",
         ),
@@ -84,7 +86,7 @@ def align(
     ] = "jpg",
     quality: Annotated[int, typer.Option(min=1, max=100, help="Quality of jpg files.")] = 95,
     workers: Annotated[
-        int, typer.Option(min=0, help="Worker processes; the crops do not depend on it.")
+        int, typer.Option(min=0, max=bounds.PROCESSES, help="Worker processes; the crops do not depend on it.")
     ] = os.cpu_count() or 1,
     sheet: Annotated[
         Path | None,

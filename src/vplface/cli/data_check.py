@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from vplface import bounds
 from vplface.cli.options import AS_JSON, DEVICE, SPLIT
 from vplface.cli.preprocessing import COLOR, MEAN, STD, preprocessing_of
 from vplface.cli.sheet import PICTURES, require_picture_name, row, write_sheet
@@ -78,9 +79,9 @@ def check(
         Path | None,
         typer.Option(help="Draw findings into this .png or .jpg, up to 20 of a kind.", show_default=False),
     ] = None,
-    workers: Annotated[int, typer.Option(min=0, help="Processes that read pictures; 0 for none but this one.")] = (
-        os.cpu_count() or 1
-    ),
+    workers: Annotated[
+        int, typer.Option(min=0, max=bounds.PROCESSES, help="Processes that read pictures; 0 for none but this one.")
+    ] = (os.cpu_count() or 1),
     device: DEVICE = "cpu",
     as_json: AS_JSON = False,
 ) -> None:

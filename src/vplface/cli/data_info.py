@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from vplface import bounds
 from vplface.cli.options import AS_JSON, SPLIT
 from vplface.console import Console, print_json, say
 from vplface.errors import UsageError
@@ -32,7 +33,9 @@ def info(
         ),
     ],
     split: SPLIT = None,
-    sample: Annotated[int, typer.Option(min=1, help="Pictures to look at for types and sizes.")] = 1000,
+    sample: Annotated[
+        int, typer.Option(min=1, max=bounds.LARGEST, help="Pictures to look at for types and sizes.")
+    ] = 1000,
     plot: Annotated[
         Path | None,
         typer.Option(help="Draw class sizes and expected coverage into this .png, .svg or .pdf.", show_default=False),

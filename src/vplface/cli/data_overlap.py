@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from vplface import bounds
 from vplface.cli.options import AS_JSON, DEVICE, SPLIT
 from vplface.cli.preprocessing import COLOR, MEAN, STD, preprocessing_of
 from vplface.cli.sheet import PICTURES, require_picture_name, row, write_sheet
@@ -75,7 +76,9 @@ def overlap(
         ),
     ] = None,
     device: DEVICE = "cpu",
-    workers: Annotated[int, typer.Option(min=0, help="Processes that read pictures; 0 for none but this one.")] = 0,
+    workers: Annotated[
+        int, typer.Option(min=0, max=bounds.PROCESSES, help="Processes that read pictures; 0 for none but this one.")
+    ] = 0,
     as_json: AS_JSON = False,
 ) -> None:
     """Find people of the test set in a training set, under whatever name: testing on them flatters a model.

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from vplface import bounds
 from vplface.console import say
 from vplface.errors import DataError, UsageError
 
@@ -16,34 +17,49 @@ def synth(
     out: Annotated[
         Path, typer.Argument(help="The folder to write: OUT/identity/picture, and OUT/synth.json.", show_default=False)
     ],
-    identities: Annotated[int, typer.Option(min=1, help="Number of generated people.")] = 400,
-    pictures: Annotated[int, typer.Option(min=1, help="Pictures per person; with --tail, of the largest.")] = 20,
-    seed: Annotated[int, typer.Option(min=0, help="Names the world that people and pictures are drawn from.")] = 0,
+    identities: Annotated[int, typer.Option(min=1, max=bounds.PEOPLE, help="Number of generated people.")] = 400,
+    pictures: Annotated[
+        int, typer.Option(min=1, max=bounds.PICTURES, help="Pictures per person; with --tail, of the largest.")
+    ] = 20,
+    seed: Annotated[
+        int, typer.Option(min=0, max=bounds.SEED, help="Names the world that people and pictures are drawn from.")
+    ] = 0,
     first_identity: Annotated[
         int,
-        typer.Option(min=0, help="Number of the first person: test people after the last training person are new."),
+        typer.Option(
+            min=0,
+            max=bounds.SEED,
+            help="Number of the first person: test people after the last training person are new.",
+        ),
     ] = 0,
     tail: Annotated[
-        float, typer.Option(min=0.0, help="Exponent of long-tailed sizes, PICTURES·(rank+1)^-TAIL; 0: all equal.")
+        float,
+        typer.Option(min=0.0, max=100.0, help="Exponent of long-tailed sizes, PICTURES·(rank+1)^-TAIL; 0: all equal."),
     ] = 0.0,
-    fewest: Annotated[int, typer.Option(min=1, help="The least pictures of a person under --tail.")] = 1,
+    fewest: Annotated[
+        int, typer.Option(min=1, max=bounds.PICTURES, help="The least pictures of a person under --tail.")
+    ] = 1,
     label_noise: Annotated[
         float, typer.Option(min=0.0, max=1.0, help="Share of pictures that show somebody else than their folder says.")
     ] = 0.0,
     difficulty: Annotated[
-        float, typer.Option(min=0.0, help="Scale of pose, expression, light, occlusion and camera; 0: passports.")
+        float,
+        typer.Option(min=0.0, max=100.0, help="Scale of pose, expression, light, occlusion and camera; 0: passports."),
     ] = 1.0,
     picture_format: Annotated[
         Literal["png", "jpg"], typer.Option("--format", help="png is exact; jpg is smaller.")
     ] = "png",
     workers: Annotated[
-        int, typer.Option(min=0, help="Worker processes; the pictures do not depend on it.")
+        int, typer.Option(min=0, max=bounds.PROCESSES, help="Worker processes; the pictures do not depend on it.")
     ] = os.cpu_count() or 1,
     pairs: Annotated[
         Path | None, typer.Option(help="Also write a list of pairs for verification to this file.", show_default=False)
     ] = None,
     pair_count: Annotated[
-        int, typer.Option(min=20, help="Pairs to write: a multiple of 20, half of them genuine, in 10 folds.")
+        int,
+        typer.Option(
+            min=20, max=bounds.PAIRS, help="Pairs to write: a multiple of 20, half of them genuine, in 10 folds."
+        ),
     ] = 6000,
     sheet: Annotated[
         Path | None, typer.Option(help="Also write a contact sheet, one person per row, to this .png or .jpg.")

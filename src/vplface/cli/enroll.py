@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from vplface import bounds
 from vplface.cli.faces import (
     ALIGN,
     DETECTOR_MODEL,
@@ -62,6 +63,7 @@ def enroll(
         int | None,
         typer.Option(
             min=1,
+            max=bounds.LARGEST,
             help="Which face, if the one picture that is given shows several: 1, the default, is the largest.",
             show_default=False,
         ),

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from vplface import bounds
 from vplface.cli.evaluation_output import OUT, REPORT, require_endings, store, write_page
 from vplface.cli.options import AS_JSON, DEVICE, FLIP, WORKERS
 from vplface.cli.preprocessing import COLOR, INSIGHTFACE, MEAN, STD, preprocessing_of
@@ -113,7 +114,7 @@ def evaluate(
         ),
     ] = "strict",
     bootstrap: Annotated[
-        int, typer.Option(min=0, help="Resamples of the people for the 95 % intervals; 0 for none.")
+        int, typer.Option(min=0, max=bounds.REPEATS, help="Resamples of the people for the 95 % intervals; 0 for none.")
     ] = 500,
     color: COLOR = None,
     mean: MEAN = None,

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from vplface import bounds
 from vplface.arrays import ARRAYS_LIMIT, parse_array, parse_arrays
 from vplface.cli.evaluate_templates import rates, show
 from vplface.cli.evaluation_output import OUT, REPORT, leave, require_endings
@@ -77,7 +79,7 @@ def evaluate_identification(
         ),
     ] = "exact",
     bootstrap: Annotated[
-        int, typer.Option(min=0, help="Resamples of the people for the 95 % intervals; 0 for none.")
+        int, typer.Option(min=0, max=bounds.REPEATS, help="Resamples of the people for the 95 % intervals; 0 for none.")
     ] = 500,
     color: COLOR = None,
     mean: MEAN = None,
@@ -174,7 +176,7 @@ def evaluate_identification(
 
 def _ranks(text: str) -> list[int]:
     parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdigit() and 1 <= int(part) <= 100 for part in parts):
+    if not all(re.fullmatch("[0-9]{1,3}", part) and 1 <= int(part) <= 100 for part in parts):
         raise UsageError(f"--ranks takes whole numbers from 1 to 100 with commas between them, got {text!r}")
     return [int(part) for part in parts]
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from vplface import bounds
 from vplface.cli.evaluation_output import OUT, REPORT, leave, require_endings
 from vplface.cli.options import AS_JSON, DEVICE, WORKERS
 from vplface.cli.preprocessing import COLOR, MEAN, STD, preprocessing_of
@@ -66,7 +67,7 @@ def evaluate_ijb(
         typer.Option(help="With --one-to-many: false positive identification rates, with commas."),
     ] = "1e-1,1e-2",
     bootstrap: Annotated[
-        int, typer.Option(min=0, help="Resamples of the people for the 95 % intervals; 0 for none.")
+        int, typer.Option(min=0, max=bounds.REPEATS, help="Resamples of the people for the 95 % intervals; 0 for none.")
     ] = 100,
     color: COLOR = None,
     mean: MEAN = None,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from vplface import bounds
 from vplface.cli.options import AS_JSON, FLIP
 from vplface.console import print_json, say
 from vplface.errors import UsageError
@@ -56,7 +57,7 @@ def export(
     ] = None,
     flip: FLIP = "sum",
     bootstrap: Annotated[
-        int, typer.Option(min=0, help="Resamples of the people for the 95 % intervals; 0 for none.")
+        int, typer.Option(min=0, max=bounds.REPEATS, help="Resamples of the people for the 95 % intervals; 0 for none.")
     ] = 500,
     opset: Annotated[
         int, typer.Option(min=18, max=23, help="Version of the ONNX operators; the lowest runs in most places.")

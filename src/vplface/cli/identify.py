@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from vplface import bounds
 from vplface.cli.faces import (
     ALIGN,
     DETECTOR_MODEL,
@@ -41,7 +42,7 @@ def identify(
         list[Path],
         typer.Argument(help="Photographs, with any number of faces, or aligned faces.", show_default=False),
     ],
-    top: Annotated[int, typer.Option(min=1, help="How many names to give for each face.")] = 3,
+    top: Annotated[int, typer.Option(min=1, max=bounds.LARGEST, help="How many names to give for each face.")] = 3,
     threshold: THRESHOLD = None,
     search: Annotated[
         Literal["auto", "exact", "faiss"],

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from vplface import bounds
 from vplface.cli.options import AS_JSON
 from vplface.console import print_json, say
 from vplface.errors import UsageError
@@ -26,7 +27,9 @@ def import_config(
     out: Annotated[
         Path | None, typer.Option(help="The recipe to write; on stdout if none is given.", show_default=False)
     ] = None,
-    gpus: Annotated[int, typer.Option(min=1, help="GPUs it was trained on: batch_size is that of one there.")] = 1,
+    gpus: Annotated[
+        int, typer.Option(min=1, max=bounds.LARGEST, help="GPUs it was trained on: batch_size is that of one there.")
+    ] = 1,
     as_json: AS_JSON = False,
 ) -> None:
     """Translate a configuration of insightface's arcface_torch to a recipe.

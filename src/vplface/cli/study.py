@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import sys
 from collections.abc import Iterable
@@ -60,9 +61,11 @@ def study(
     from vplface.training.config import read_config, read_recipe
 
     numbers = None if seeds is None else [number.strip() for number in seeds.split(",")]
-    if numbers is not None and (not all(number.isdigit() for number in numbers) or len(set(numbers)) < len(numbers)):
+    if numbers is not None and not all(re.fullmatch("[0-9]{1,18}", number) for number in numbers):
         raise UsageError(f"--seeds takes different whole numbers with commas between them (0,1,2), got {seeds!r}")
     chosen = None if numbers is None else [int(number) for number in numbers]
+    if chosen is not None and len(set(chosen)) < len(chosen):
+        raise UsageError(f"--seeds takes different whole numbers with commas between them (0,1,2), got {seeds!r}")
     if is_study(read_recipe(config)):
         grid = read_grid(config, overrides or [], seeds=chosen, arms=_names(arms), settings=_names(settings))
         if not dry_run:

@@ -41,10 +41,12 @@ def train(
     """  # noqa: D301 (the mark before lines that stay as they are)
     from vplface.cli.plan import show_plan
     from vplface.cli.tables import show_study
+    from vplface.strict_yaml import to_yaml
     from vplface.study import run
     from vplface.training.config import read_config
 
-    settings = read_config(config, [*(overrides or []), *([f"init_from={init_from}"] if init_from else [])])
+    other = [] if init_from is None else [f"init_from={to_yaml(init_from, flow=True)}"]
+    settings = read_config(config, [*(overrides or []), *other])
     if dry_run:
         show_plan(settings, json)
         return
