@@ -52,19 +52,17 @@ def open_training(data: Data, seed: int, *, write: bool = True) -> tuple[Picture
         write: see :func:`open_sources`.
 
     Raises:
-        ConfigError: if fewer than two people are left, or kept aside.
+        ConfigError: if fewer than two people are left.
         DataError: see :func:`open_sources`.
     """
     pictures = open_sources(data.train, write=write)
     if not data.holdout:
         return pictures, None
     rest, aside = split_identities(pictures, data.holdout, seed)
-    kept, left, count = len(aside.identities), len(rest.identities), len(pictures.identities)
-    if min(kept, left) < 2:
+    if len(rest.identities) < 2:
         raise ConfigError(
-            f"data.holdout keeps {'one person' if kept == 1 else f'{kept} people'} aside of {count} and leaves {left}"
-            " to train on; pairs of strangers and training take two each. Keep nobody aside (data.holdout=0)"
-            + (", or another share" if count >= 4 else "")
+            f"data.holdout keeps {len(aside.identities)} of {len(pictures.identities)} people aside and leaves one to"
+            " train on; training needs at least two. Keep nobody aside (data.holdout=0), or fewer"
         )
     return rest, aside
 

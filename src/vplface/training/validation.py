@@ -55,6 +55,11 @@ class Validation:
         if len(self.questions) < len(settings.sets):
             raise ConfigError("evaluation.sets: two sets have the same name")
         if heldout is not None:
+            if len(heldout.identities) < 2:
+                raise ConfigError(
+                    "data.holdout keeps one person aside, and pairs of strangers take two; raise it, or set"
+                    " data.holdout=0"
+                )
             self.questions[HOLDOUT] = _Question(HOLDOUT, heldout, np.arange(len(heldout)), None, None)
         for name, question in self.questions.items():
             shown = question.pictures.labels[question.used]
