@@ -139,6 +139,14 @@ def test_states_without_a_start_of_their_own_still_load():
     assert begun.see(1).module.coverage() > 0
 
 
+@pytest.mark.parametrize("made", [Head, Plug])
+def test_a_memory_without_its_step_count_is_no_whole_state(made):
+    one = made(AT_ONCE).see(0)
+    state = {key: value for key, value in one.state().items() if not key.endswith("step_count")}
+    with pytest.raises(RuntimeError, match=f'Missing key.*"{one.key}step_count"'):
+        one.module.load_state_dict(state)
+
+
 def test_inside_a_larger_module_the_key_is_whole():
     model = nn.ModuleDict({"head": Head(AT_ONCE).see(0).module})
     state = {key: value for key, value in model.state_dict().items() if "memory" not in key and "timer" not in key}

@@ -488,19 +488,21 @@ def _load(
     handle._pending.clear()
     handle._state, handle._reserved = {}, False
     handle._start_anew()
+    if f"{key}_step_count" not in state and f"{key}_memory" in state:
+        missing_keys.append(f"{key}_step_count")
     handle.step_count = int(state.pop(f"{key}_step_count", 0))
     begun_at, delta_t = (state.pop(f"{key}_{name}", None) for name in ("begun_at", "delta_t"))
     told_begin = begun_at is not None and delta_t is not None
     if told_begin and int(begun_at) >= 0:  # else it waits
         handle.begun_at, handle.delta_t = int(begun_at), int(delta_t)
     told = state.pop(f"{key}_memory_kind", None)
-    empty = handle._empty()
+    kind = handle.variational.memory
     if f"{key}_memory" not in state:
         if handle.begun_at is not None and handle.step_count > handle.begun_at:
-            missing_keys.extend(missing_memory([f"{key}_{name}" for name in empty]))
+            missing_keys.extend(missing_memory([f"{key}_{name}" for name in (*kind.per_class, *kind.shared)]))
         return
-    kind = handle.variational.memory
     stored = other_kind(kind, told)
+    empty = handle._empty()
     found = {name: state.pop(f"{key}_{name}") for name in empty if f"{key}_{name}" in state}
     if stored is not None:
         error_msgs.append(f"{key}: the state holds a memory of the kind {stored}, the plug has {type(kind).__name__}()")
