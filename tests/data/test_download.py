@@ -9,6 +9,8 @@ import re
 import socket
 import tarfile
 import threading
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,7 @@ from vplface.cli.app import app
 from vplface.data import catalogue, download
 from vplface.data.download import File, fetch
 from vplface.errors import DataError
+from vplface.files import claimed
 
 CONTENT = bytes(range(256)) * 2000
 
@@ -67,7 +70,7 @@ def server(monkeypatch):
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
     with Server() as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         yield server
         server.shutdown()
 
@@ -258,3 +261,128 @@ def test_mistakes_are_said(arguments, says):
 def test_the_list_names_all():
     told = run("--list").stdout
     assert all(f"  {name} " in told for name in (*catalogue.SETS, *catalogue.ELSEWHERE))
+
+
+class Liar(http.server.BaseHTTPRequestHandler):
+    """Answers as the server's ``lie`` says: a function of the handler."""
+
+    def do_GET(self) -> None:
+        self.server.asked += 1
+        with suppress(OSError):  # the other side hangs up
+            self.server.lie(self)
+
+    def log_message(self, *_: object) -> None: ...
+
+
+@pytest.fixture
+def liar(monkeypatch):
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Liar) as lying:
+        lying.asked, lying.daemon_threads = 0, True
+        lying.url = f"http://127.0.0.1:{lying.server_port}/file"
+        threading.Thread(target=lying.serve_forever, args=(0.02,), daemon=True).start()
+        yield lying
+        lying.shutdown()
+
+
+def says(status: int, headers: dict[str, object], body: bytes = b"", *, endless: bool = False):
+    def answer(handler: Liar) -> None:
+        handler.send_response(status)
+        for name, value in headers.items():
+            handler.send_header(name, str(value))
+        handler.end_headers()
+        handler.wfile.write(body)
+        while endless:
+            handler.wfile.write(body)
+
+    return answer
+
+
+LENGTH = "Content-Length"
+
+
+@pytest.mark.parametrize("length", [None, "-5", "many", "9" * 40, len(CONTENT) + 1000])
+def test_what_is_right_is_taken_whatever_length_is_announced(liar, tmp_path, length):
+    liar.lie = says(200, {} if length is None else {LENGTH: length}, CONTENT)
+    assert fetch(described(liar.url), tmp_path)
+    assert (tmp_path / "data.bin").read_bytes() == CONTENT
+    assert names(tmp_path) == ["data.bin"]
+
+
+def one_line(file: File, folder: Path) -> str:
+    """What is said about the only URL."""
+    with pytest.raises(DataError) as caught:
+        fetch(file, folder)
+    assert len(str(caught.value).split("\n  ")) == 2
+    return str(caught.value).split("\n")[1]
+
+
+def test_a_length_that_is_too_small_is_noticed(liar, tmp_path):
+    liar.lie = says(200, {LENGTH: 100}, CONTENT)
+    assert "another sha256" in one_line(described(liar.url), tmp_path)
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("headers", [{}, {LENGTH: 2**40}, {"Transfer-Encoding": "chunked"}])
+def test_an_endless_answer_ends_and_leaves_nothing(liar, tmp_path, headers):
+    chunk = b"10000\r\n" + bytes(2**16) + b"\r\n" if "Transfer-Encoding" in headers else bytes(2**16)
+    liar.lie = says(200, headers, chunk, endless=True)
+    file = replace(described(liar.url), most=10**6)
+    assert "larger than 1,000,000 bytes" in one_line(file, tmp_path)
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("status", "headers"),
+    [
+        (302, {"Location": "/file"}), (302, {"Location": "file:///etc/passwd"}), (302, {"Location": "http://[::1"}),
+        (302, {"Location": "gopher://x/"}), (302, {}), (200, {"Transfer-Encoding": "chunked"}), (999, {}),
+        (200, {"X": "y" * 70_000}),
+    ],
+)  # fmt: skip
+def test_answers_that_lead_nowhere_are_said_in_a_line(liar, tmp_path, status, headers):
+    liar.lie = says(status, headers, b"no chunk\r\n\r\n")
+    assert liar.url in one_line(described(liar.url), tmp_path)
+    assert not (tmp_path / "data.bin").exists()
+
+
+@pytest.mark.parametrize("place", ["bytes 0-9/10", f"bytes 7-9/{len(CONTENT)}", "nonsense"])
+def test_a_part_that_was_not_asked_for_is_not_appended(liar, tmp_path, place):
+    (tmp_path / ".data.bin.part").write_bytes(CONTENT[:1000])
+
+    def answer(handler: Liar) -> None:
+        ranged = "Range" in handler.headers
+        says(206 if ranged else 200, {"Content-Range": place} if ranged else {}, CONTENT[7:] if ranged else CONTENT)(
+            handler
+        )
+
+    liar.lie = answer
+    assert fetch(described(liar.url), tmp_path)
+    assert (tmp_path / "data.bin").read_bytes() == CONTENT
+    assert liar.asked == 2
+
+
+def test_of_two_downloads_into_one_place_one_is_refused(server, tmp_path):
+    with claimed(tmp_path / "data.bin"), pytest.raises(DataError, match="another command is writing there"):
+        fetch(described(server.url), tmp_path)
+
+
+def test_archives_that_unpack_without_end_are_refused(server, tmp_path, monkeypatch):
+    server.content = archive(("set/a.jpg", bytes(5000)), ("set/b.jpg", bytes(5000)))
+    file = described(server.url, content=server.content, archive=True)
+    for limit, value in (("_MOST_UNPACKED", 9000), ("_MOST_MEMBERS", 1)):
+        with monkeypatch.context() as patch:
+            patch.setattr(download, limit, value)
+            with pytest.raises(DataError, match="cannot be unpacked: it unpacks to more than"):
+                fetch(file, tmp_path)
+            assert names(tmp_path) == [".data.bin.part"]
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\x1f\x8b\x08\0garbage", b"\x1f\x8bx", bytes(1024), b"BZh9x", b"\xfd7zXZ\0x"]
+)
+def test_what_is_no_archive_is_said(server, tmp_path, content):
+    server.content = content
+    with pytest.raises(DataError, match=r"cannot be unpacked|holds 0 folders"):
+        fetch(described(server.url, content=content, archive=True), tmp_path)

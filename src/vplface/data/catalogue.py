@@ -50,7 +50,7 @@ class Elsewhere:
 
 def _list(name: str, digest: str, mirror: str | None = None) -> File:
     mirrors = [] if mirror is None else [f"{_MIRROR}/{mirror}"]
-    return File(name, [*mirrors, f"{_OFFICIAL}/{name}"], "sha256", digest)
+    return File(name, [*mirrors, f"{_OFFICIAL}/{name}"], "sha256", digest, most=2**24)
 
 
 _LFW_LISTS = (

@@ -2,25 +2,37 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import http.client
+import lzma
+import re
 import shutil
 import ssl
 import tarfile
 import urllib.error
 import urllib.request
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from vplface.errors import DataError
+from vplface.files import claimed
 from vplface.progress import progress
+from vplface.reading import is_file, is_folder
 
 TIMEOUT = 30.0
 """Seconds without an answer after which a server is given up."""
 
 _BLOCK = 1 << 16
-_FAULTS = (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError, ssl.SSLError)
+_MOST_UNPACKED, _MOST_MEMBERS = 2**33, 10**6
+"""Bytes and members of an archive; more is a bomb."""
+
+# ValueError: headers and addresses that are none
+_FAULTS = (
+    urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError, ssl.SSLError, ValueError
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -33,6 +45,7 @@ class File:
         algorithm: of the digest: "sha256", or "md5" where no other is published, which shows damage but no malice.
         digest: of the file, in hexadecimal digits.
         archive: whether it is a .tar.gz of one folder, to be unpacked.
+        most: bytes; a server that sends more is not listened to.
     """
 
     name: str
@@ -40,6 +53,7 @@ class File:
     algorithm: str
     digest: str
     archive: bool = False
+    most: int = 2**30
 
 
 def fetch(file: File, folder: Path) -> bool:
@@ -53,18 +67,12 @@ def fetch(file: File, folder: Path) -> bool:
             kept, unless it is wrong.
     """
     target = folder / file.name
-    if target.is_dir() if file.archive else _is_right(target, file):
+    if _is_there(target, file):
         return False
-    part = folder / f".{file.name}.part"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if not _is_right(part, file):
-            _download(file, part)
-        if file.archive:
-            _unpack(part, folder / f".{file.name}.unpacking", target)
-            part.unlink()
-        else:
-            part.replace(target)
+        with claimed(target):
+            _have(file, folder, target)
     except OSError as error:
         where = error.filename or target
         raise DataError(
@@ -74,14 +82,31 @@ def fetch(file: File, folder: Path) -> bool:
     return True
 
 
+def _is_there(target: Path, file: File) -> bool:
+    return is_folder(target) if file.archive else _is_right(target, file)
+
+
+def _have(file: File, folder: Path, target: Path) -> None:
+    part = folder / f".{file.name}.part"
+    if not _is_right(part, file):
+        _download(file, part)
+    if file.archive:
+        _unpack(part, folder / f".{file.name}.unpacking", target)
+        part.unlink()
+    else:
+        part.replace(target)
+
+
 def _download(file: File, part: Path) -> None:
     faults = []
     for url in file.urls:
         for attempt in range(2):
             before = part.stat().st_size if part.exists() else 0
             try:
-                _receive(url, part, file.name)
+                _receive(url, part, file)
             except _FAULTS as error:
+                if _is_right(part, file):  # a server that promises more than there is
+                    return
                 faults.append(f"{url}: {_reason(error)}")
                 if isinstance(error, urllib.error.HTTPError) and error.code == 416 and before and not attempt:
                     part.unlink()  # longer than the file: it is of something else
@@ -98,7 +123,7 @@ def _download(file: File, part: Path) -> None:
     raise DataError(f"{file.name} cannot be downloaded:\n  " + "\n  ".join(faults) + kept)
 
 
-def _receive(url: str, part: Path, name: str) -> None:
+def _receive(url: str, part: Path, file: File) -> None:
     """Append to ``part`` what it lacks of the file at a URL."""
     have = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(url, headers={"User-Agent": "vplface"})
@@ -108,32 +133,54 @@ def _receive(url: str, part: Path, name: str) -> None:
         goes_on = answer.status == 206 and answer.headers.get("Content-Range", "").startswith(f"bytes {have}-")
         if have and not goes_on:
             have = 0
-        length = answer.headers.get("Content-Length")
-        total = None if length is None else have + int(length)
-        with part.open("ab" if have else "wb") as file, progress(f"downloading {name}", total, have) as advance:
-            while block := answer.read(_BLOCK):
-                file.write(block)
+        length = answer.headers.get("Content-Length", "")
+        total = have + int(length) if re.fullmatch("[0-9]{1,15}", length) else None
+        _require_size(total or 0, file, part)
+        with part.open("ab" if have else "wb") as stored, progress(f"downloading {file.name}", total, have) as advance:
+            while block := _block(answer):
                 have += len(block)
+                _require_size(have, file, part)
+                stored.write(block)
                 advance(len(block))
         if total is not None and have < total:
             raise http.client.IncompleteRead(b"", total - have)
 
 
+def _block(answer: http.client.HTTPResponse) -> bytes:
+    try:
+        return answer.read(_BLOCK)
+    except _FAULTS:
+        raise
+    except OSError as error:  # of the network, not of the disk
+        raise ConnectionError(error.strerror or str(error)) from error
+
+
+def _require_size(size: int, file: File, part: Path) -> None:
+    if size > file.most:
+        part.unlink(missing_ok=True)
+        raise ValueError(f"the file there is larger than {file.most:,} bytes, which {file.name} is not")
+
+
 def _reason(error: Exception) -> str:
     match error:
         case urllib.error.HTTPError():
-            return f"the server answers {error.code} {error.reason}"
+            return f"the server answers {error.code} {_in_a_line(error.reason)}"
         case http.client.IncompleteRead():
-            return f"the connection broke off, {error.expected:,} bytes before the end"
+            before = "before the end" if error.expected is None else f"{error.expected:,} bytes before the end"
+            return f"the connection broke off, {before}"
         case urllib.error.URLError():
-            return f"cannot be reached: {error.reason}; is this machine online?"
+            return f"cannot be reached: {_in_a_line(error.reason)}; is this machine online?"
         case TimeoutError():
             return f"no answer within {TIMEOUT:.0f} seconds"
-    return str(error) or type(error).__name__
+    return _in_a_line(error) or type(error).__name__
+
+
+def _in_a_line(text: object) -> str:
+    return " ".join(str(text).split())[:300]
 
 
 def _is_right(path: Path, file: File) -> bool:
-    if not path.is_file():
+    if not is_file(path):
         return False
     with path.open("rb") as stored:
         return hashlib.file_digest(stored, file.algorithm).hexdigest() == file.digest
@@ -145,10 +192,17 @@ def _unpack(archive: Path, working: Path, target: Path) -> None:
     working.mkdir()
     try:
         with tarfile.open(archive, "r:*") as tar, progress(f"unpacking {target.name}", None) as advance:
-            for member in tar:
+            size = 0
+            for number, member in enumerate(tar, start=1):
+                size += member.size
+                if size > _MOST_UNPACKED or number > _MOST_MEMBERS:
+                    raise tarfile.ReadError(
+                        f"it unpacks to more than {_MOST_UNPACKED:,} bytes or {_MOST_MEMBERS:,} files"
+                    )
                 tar.extract(member, working, filter="data")
                 advance(1)
-    except (tarfile.TarError, EOFError) as error:
+    except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile, ValueError, MemoryError) as error:
+        shutil.rmtree(working, ignore_errors=True)
         raise DataError(f"{archive}: cannot be unpacked: {error}; delete it and repeat the command") from error
     found = [path for path in working.iterdir() if path.is_dir()]
     if len(found) != 1:
