@@ -33,7 +33,7 @@ from vplface.data.pictures import SIZE, Picture, PictureSet, Preprocessing, deco
 from vplface.errors import DataError, VplfaceError
 from vplface.files import replacing
 from vplface.progress import progress
-from vplface.reading import is_file, is_folder, parse_json, read_bytes
+from vplface.reading import decoded, is_file, is_folder, parse_json, read_bytes
 
 WEIGHTS_LIMIT = 8 * 2**30
 """The largest file of weights that is read, in bytes."""
@@ -232,10 +232,7 @@ def read_model(folder: str | Path) -> StoredModel:
     deadline, first = time.monotonic() + _PATIENCE, True
     while True:
         text, weights = read_bytes(card_path), read_bytes(weights_path, WEIGHTS_LIMIT)
-        try:
-            card = ModelCard.from_json(text.decode(), str(card_path))
-        except UnicodeDecodeError as error:
-            raise DataError(f"{card_path}: not utf-8 text: {error}") from error
+        card = ModelCard.from_json(decoded(text, card_path), str(card_path))
         found = hashlib.sha256(weights).hexdigest()
         if card.weights in (None, found):
             files = {str(weights_path): found, str(card_path): hashlib.sha256(text).hexdigest()}

@@ -116,11 +116,15 @@ def read_text(path: Path | str, encoding: str = "utf-8", errors: str = "strict",
     Raises:
         DataError: as :func:`read_bytes`, and if it is not text in this encoding.
     """
-    data = read_bytes(path, limit)
+    return decoded(read_bytes(path, limit), path, encoding, errors)
+
+
+def decoded(data: bytes, where: Path | str, encoding: str = "utf-8", errors: str = "strict") -> str:
+    """The text in bytes, with newlines as line ends; raises DataError, naming ``where``, if they are none."""
     try:
         return data.decode(encoding, errors).replace("\r\n", "\n").replace("\r", "\n")
     except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not {encoding} text: byte {error.start} is {data[error.start]:#04x}") from error
+        raise DataError(f"{where}: not {encoding} text: byte {error.start} is {data[error.start]:#04x}") from error
 
 
 def parse_json(text: str | bytes, where: str) -> Any:

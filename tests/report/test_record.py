@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vplface.backbones import build
+from vplface.embedder import ModelCard, save_model
 from vplface.errors import DataError
-from vplface.report.record import _read_metrics, read_comparison, read_run
+from vplface.report import record
+from vplface.report.record import _metrics, read_comparison, read_run
 
 
 def write_metrics(folder: Path, text: str) -> Path:
@@ -73,7 +77,7 @@ def test_whatever_a_kill_cuts_off_the_lines_before_it_are_read(
     cut = min(cut, len(whole))
     path = tmp_path_factory.mktemp("cut") / "metrics.jsonl"
     path.write_text(whole[:cut])
-    training, _, truncated = _read_metrics(path)
+    training, _, truncated = _metrics(path, path.read_bytes())
     complete = whole[:cut].count("\n")
     rest = whole[:cut].rpartition("\n")[2]
     whole_rest = rest.endswith("}")
@@ -133,3 +137,24 @@ def test_a_comparison_is_that_of_the_folder_which_holds_all_arms(study: list[Pat
     elsewhere = read_run(write_metrics(tmp_path / "deeper", '{"step": 1}\n'))
     nested = write_metrics(tmp_path / "deeper" / "run", '{"step": 1}\n')
     assert read_comparison([elsewhere, read_run(nested)]) == {}
+
+
+def test_digests_are_of_what_was_read_though_training_goes_on(vpl_run: Path, tmp_path: Path, monkeypatch) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(vpl_run, run)
+    save_model(run, build("tiny", 16, width=8), ModelCard("tiny", 16, {"width": 8}, step=1))
+    before = {name: hashlib.sha256((run / name).read_bytes()).hexdigest() for name in ("model.json", "metrics.jsonl")}
+    weights = hashlib.sha256((run / "model.safetensors").read_bytes()).hexdigest()
+    parse = record.parse_json
+
+    def saved_meanwhile(text, where):
+        save_model(run, build("tiny", 16, width=8), ModelCard("tiny", 16, {"width": 8}, step=2))
+        (run / "metrics.jsonl").write_text("")
+        return parse(text, where)
+
+    monkeypatch.setattr(record, "parse_json", saved_meanwhile)
+    found = read_run(run)
+    assert found.card["step"] == 1
+    assert {name: found.files[name] for name in (*before, "model.safetensors")} == before | {
+        "model.safetensors": weights
+    }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -105,6 +104,7 @@ def overlap(
     from vplface.data.selection import narrow
     from vplface.embedder import Embedder
     from vplface.evaluation.overlap import find_overlap, write_exclude_list
+    from vplface.evaluation.provenance import hashes
 
     tested = narrow(open_pictures(against), None if people is None else read_people(people), where=against)
     trained = open_pictures(train, split)
@@ -134,7 +134,7 @@ def overlap(
                 "preprocessing": embedder.card.preprocessing.to_dict(),
             },
             **found.to_dict(),
-            "files": {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in written},
+            "files": {**embedder.files, **hashes(written)},
         }
         print_json(report)
         return

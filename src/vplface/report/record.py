@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from vplface.arrays import read_arrays
+from vplface.arrays import parse_arrays
 from vplface.errors import DataError
-from vplface.reading import is_file, is_folder, parse_json, read_bytes, read_json
-from vplface.strict_yaml import read_yaml
+from vplface.reading import TEXT_LIMIT, decoded, is_file, is_folder, parse_json, read_bytes
+from vplface.strict_yaml import parse_yaml
 
 FILES = (
     "config.yaml",
@@ -29,7 +29,8 @@ FILES = (
 )
 
 
-_LARGEST_JOURNAL = 2**31
+_LARGEST = 2**31
+_WEIGHTS = "model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -102,21 +103,34 @@ def read_run(folder: str | Path) -> RunRecord:
             f"{folder}: not a run folder: it holds none of {', '.join(FILES[:4])}; "
             f"give {' '.join(inside) or 'the folder that `vplface train` wrote'}"
         )
-    training, validation, truncated = _read_metrics(folder / "metrics.jsonl")
+    # Each file is read once: training may replace it meanwhile, and digests are of what the page shows.
+    contents = {
+        name: read_bytes(folder / name, TEXT_LIMIT if name.endswith(("json", "yaml")) else _LARGEST)
+        for name in present
+        if not name.endswith(_WEIGHTS)
+    }
+    digests = {name: hashlib.sha256(data).hexdigest() for name, data in contents.items()}
+    for name in present:
+        if name.endswith(_WEIGHTS):
+            stated = _mapping(folder, name.replace(_WEIGHTS, "model.json"), contents).get("weights")
+            digests[name] = stated if isinstance(stated, str) else _sha256(folder / name)
+    training, validation, truncated = _metrics(folder / "metrics.jsonl", contents.get("metrics.jsonl", b""))
     return RunRecord(
         folder=folder,
         name=folder.resolve().name,
-        config=_read_mapping(folder / "config.yaml"),
-        environment=_read_mapping(folder / "environment.json"),
-        card=_read_mapping(folder / "model.json"),
+        config=_mapping(folder, "config.yaml", contents),
+        environment=_mapping(folder, "environment.json", contents),
+        card=_mapping(folder, "model.json", contents),
         training=training,
         validation=validation,
         truncated=truncated,
         evaluations={
-            name: value for name, value in _read_mapping(folder / "evaluation.json").items() if isinstance(value, dict)
+            name: value
+            for name, value in _mapping(folder, "evaluation.json", contents).items()
+            if isinstance(value, dict)
         },
-        sphere=_read_sphere(folder / "sphere.npz"),
-        files={name: _sha256(folder / name) for name in present},
+        sphere=_sphere(folder / "sphere.npz", contents.get("sphere.npz")),
+        files={name: digests[name] for name in present},
     )
 
 
@@ -125,7 +139,8 @@ def read_comparison(runs: Sequence[RunRecord]) -> Mapping[str, Mapping[str, Any]
     parents = {run.folder.resolve().parent for run in runs}
     if len(parents) != 1 or len(runs) < 2:
         return {}
-    entries = _read_mapping(parents.pop() / "comparison.json")
+    path = parents.pop() / "comparison.json"
+    entries = _mapping(path.parent, path.name, {path.name: read_bytes(path)} if is_file(path) else {})
     return {name: value for name, value in entries.items() if isinstance(value, dict)}
 
 
@@ -133,10 +148,12 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _read_mapping(path: Path) -> dict[str, Any]:
-    if not is_file(path):
+def _mapping(folder: Path, name: str, contents: Mapping[str, bytes]) -> dict[str, Any]:
+    """What a file holds, of which the bytes are among ``contents``; nothing if they are not."""
+    if name not in contents:
         return {}
-    content = read_yaml(path) if path.suffix == ".yaml" else read_json(path)
+    path, data = folder / name, contents[name]
+    content = parse_yaml(decoded(data, path), str(path)) if path.suffix == ".yaml" else parse_json(data, str(path))
     if content is None:
         return {}
     if not isinstance(content, dict):
@@ -144,11 +161,8 @@ def _read_mapping(path: Path) -> dict[str, Any]:
     return {str(key): value for key, value in content.items()}
 
 
-def _read_metrics(path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]], bool]:
-    if not is_file(path):
-        return [], [], False
-    content = read_bytes(path, _LARGEST_JOURNAL)
-    lines = content.split(b"\n")
+def _metrics(path: Path, data: bytes) -> tuple[list[dict[str, Any]], list[dict[str, Any]], bool]:
+    lines = data.split(b"\n")
     training: list[dict[str, Any]] = []
     validation: list[dict[str, Any]] = []
     for number, line in enumerate(lines, start=1):
@@ -170,10 +184,10 @@ def _read_metrics(path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]
     return training, validation, False
 
 
-def _read_sphere(path: Path) -> Sphere | None:
-    if not is_file(path):
+def _sphere(path: Path, data: bytes | None) -> Sphere | None:
+    if data is None:
         return None
-    found = read_arrays(path)
+    found = parse_arrays(data, path)
     names = ("embeddings", "labels", "prototypes", "memory", "timer", "variational", "lam")
     if missing := [name for name in names if name not in found]:
         raise DataError(f"{path}: lacks the array {missing[0]!r}; it holds {', '.join(found) or 'nothing'}")
