@@ -153,6 +153,8 @@ REFUSED = {
     "an operator set to come": (made(opset=99), r"cannot load it: .*Opset 99"),
     "another shape inside": (made([*MEANS, node("MatMul", "f V")], V=W.T), r"onnxruntime cannot (load|run) it"),
     "damaged": (b"\x08\x09" + made().SerializeToString()[:-50], r"cannot load it: it is not an ONNX file, or a"),
+    "a name that is no text": (made(inputs=[value("x", ["batch", 3, SIZE, SIZE])]).SerializeToString()
+                               .replace(b"batch", b"b\xfftch"), r"cannot load it"),
     "empty": (b"", r"cannot load it"),
 }  # fmt: skip
 

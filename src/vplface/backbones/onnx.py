@@ -95,28 +95,29 @@ class OnnxNetwork:
                 self._session = runtime.InferenceSession(data, options, providers=[provider], enable_fallback=0)
         except Exception as error:  # onnxruntime's errors share no base class of their own
             raise DataError(f"{path}: onnxruntime cannot load it: {_short(error)}") from error
-        self.metadata: Mapping[str, str] = self._session.get_modelmeta().custom_metadata_map
         self._runtime = runtime
-        self._given = self._only_input()
-        self._type = _TYPES[self._given.type]
+        try:
+            self.metadata: Mapping[str, str] = self._session.get_modelmeta().custom_metadata_map
+            self._outputs: list[str] = [made.name for made in self._session.get_outputs()]
+            inputs = [(given.name, given.type, given.shape) for given in self._session.get_inputs()]
+        except UnicodeDecodeError as error:
+            raise DataError(f"{path}: onnxruntime cannot load it: a name in it is not text: {error}") from error
+        self._given, self._type, self._shape = self._only(inputs)
         self.takes_bytes = self._type is np.uint8
         self.dim = 0
-        self._outputs: list[str] = [made.name for made in self._session.get_outputs()]
 
-    def _only_input(self) -> Any:
-        inputs = self._session.get_inputs()
+    def _only(self, inputs: Sequence[tuple[str, str, list[Any]]]) -> tuple[str, Any, list[Any]]:
+        """Name, type and shape of the input."""
         if len(inputs) != 1:
-            names = _short(", ".join(repr(given.name) for given in inputs)) or "none"
+            names = _short(", ".join(repr(name) for name, _, _ in inputs)) or "none"
             raise DataError(
                 f"{self._path}: has {len(inputs)} inputs ({names}); a network of faces has one, which takes the "
                 "pictures; export it with that input alone"
             )
-        if inputs[0].type not in _TYPES:
-            raise DataError(
-                f"{self._path}: its input {inputs[0].name!r} is of type {inputs[0].type}; expected one of "
-                f"{', '.join(_TYPES)}"
-            )
-        return inputs[0]
+        ((name, kind, shape),) = inputs
+        if kind not in _TYPES:
+            raise DataError(f"{self._path}: its input {name!r} is of type {kind}; expected one of {', '.join(_TYPES)}")
+        return name, _TYPES[kind], shape
 
     def try_out(self, size: int, dim: int | None = None) -> None:
         """Find the order of axes, the batch that the network takes, and the output that is the embedding.
@@ -130,7 +131,7 @@ class OnnxNetwork:
         """
         if not 1 <= size <= SIZE_LIMIT:
             raise DataError(f"{self._path}: its card says pictures of {size} pixels; at most {SIZE_LIMIT} are possible")
-        shape = self._given.shape
+        shape = self._shape
         orders = {(3, size, size): (0, 1, 2, 3), (size, size, 3): (0, 2, 3, 1)}
         self._order = next((orders[axes] for axes in orders if _fits(shape[1:], axes)), ())
         fixed = shape[0] if shape and isinstance(shape[0], int) else None
@@ -218,7 +219,7 @@ class OnnxNetwork:
 
         try:
             with _within(patience, stop):
-                made: list[Any] = self._session.run(outputs, {self._given.name: given}, options)
+                made: list[Any] = self._session.run(outputs, {self._given: given}, options)
         except Exception as error:
             raise DataError(f"{self._path}: onnxruntime cannot run it: {_short(error)}") from error
         return made
