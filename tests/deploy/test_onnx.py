@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import logging
+import os
 
 import numpy as np
 import onnx
@@ -167,6 +169,23 @@ def test_a_model_that_cannot_be_exported(folder, tmp_path, monkeypatch):
     with pytest.raises(VplfaceError, match=r"out/model\.onnx: torch cannot export tiny at opset 18: .+"):
         export(folder, tmp_path / "out" / "model.onnx")
     assert not any((tmp_path / "out").iterdir())
+
+
+def test_what_cannot_be_written_keeps_its_message_and_what_was_there(folder, tmp_path, monkeypatch):
+    (tmp_path / "folder.onnx").mkdir()
+    with pytest.raises(DataError, match=r"cannot write \S*folder\.onnx: it is not a regular file"):
+        export(folder, tmp_path / "folder.onnx")
+
+    def full(backbone, path, *rest):
+        path.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(deploy, "_write", full)
+    (tmp_path / "old.onnx").write_bytes(b"old")
+    with pytest.raises(DataError, match=r"cannot write \S*old\.onnx: No space left on device"):
+        export(folder, tmp_path / "old.onnx")
+    assert (tmp_path / "old.onnx").read_bytes() == b"old"
+    assert {path.name for path in tmp_path.iterdir()} == {"folder.onnx", "old.onnx"}
 
 
 def test_command(command, folder, exported):
