@@ -11,13 +11,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vplface.errors import ConfigError
+from vplface.errors import ConfigError, DataError
+from vplface.reading import TEXT_LIMIT, read_bytes
 
 LARGEST_FILE = 256 * 1024
 """Bytes. Configurations have a thousand or two."""
 
 _LARGEST_INTEGER = 2**63 - 1
 _LARGEST_EXPONENT = 64
+_MOST_VALUES = 10_000
+"""That keys take over from other keys, in one file."""
 _ARITHMETIC: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
@@ -101,10 +104,9 @@ def read_assignments(path: Path) -> Assignments:
         ConfigError: if the file cannot be read, is too large, is not Python (with the line), or assigns no key.
     """
     try:
-        with path.open("rb") as file:
-            source = file.read(LARGEST_FILE + 1)
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror or error}") from error
+        source = read_bytes(path, TEXT_LIMIT)
+    except DataError as error:
+        raise ConfigError(str(error)) from error
     if len(source) > LARGEST_FILE:
         raise ConfigError(f"{path}: more than {LARGEST_FILE // 1024} KiB; that is no configuration")
     try:
@@ -132,6 +134,7 @@ class _Reader:
         self.name = name
         self.found = Assignments()
         self.makers = {"EasyDict", "edict", "dict"}
+        self.values = 0
 
     def read(self, tree: ast.Module) -> Assignments:
         for statement in tree.body:
@@ -216,12 +219,21 @@ class _Reader:
             case ast.Attribute() | ast.Subscript() if (key := _key(node)) is not None:
                 known = self.found.keys.get(key)
                 if isinstance(known, Assigned):
-                    return known.value
+                    return self.copied(known.value)
                 raise _NotALiteral(f"config.{key}, which is not known here")
             case ast.Name(id=name):
                 raise _NotALiteral(f"the name {name!r}")
             case _:
                 raise _NotALiteral(_kind(node))
+
+    def copied(self, value: Any) -> Any:
+        """A value that another key has; copies, so that keys that refer to each other do not multiply without bound."""
+        self.values += 1
+        if self.values > _MOST_VALUES:
+            raise _NotALiteral("more values than a configuration has")
+        if isinstance(value, dict):
+            return {key: self.copied(below) for key, below in value.items()}
+        return type(value)(map(self.copied, value)) if isinstance(value, tuple | list) else value
 
     def give_up(self, node: ast.AST) -> None:
         """Name what is not followed, and the keys that it may change."""
