@@ -311,7 +311,7 @@ def test_columns_of_lists_and_lying_headers_are_refused(tmp_path: Path) -> None:
     for patch, message in {
         b"\x15\x04\x15\xfe\xff\xff\xff\x0f\x15\x02\x4c\x15\x02\x00\x00": "unpacks to more than",
         b"\x15\x04\x15\x20\x15\xff\xff\xff\xff\x0f": "a page of the column 'label' is said to have",
-        b"\x19\x19": "is said to have -1 bytes",
+        b"\x1f\x1f": "no page begins at",
         b"\xff" * 20: "no page begins at",
         b"\x15\x04\x15\x20\x15\x20\x4c\x15\xff\xff\xff\xff\x0f\x00\x00": "damaged, or not honest",
     }.items():
@@ -322,6 +322,23 @@ def test_columns_of_lists_and_lying_headers_are_refused(tmp_path: Path) -> None:
     pq.write_table(table, path)
     with pytest.raises(DataError, match=r"x\.parquet: .*label"):
         open_pictures(path)
+
+
+def test_a_footer_with_any_wrong_byte_ends_no_process(tmp_path: Path) -> None:
+    path = tmp_path / "x.parquet"
+    pq.write_table(pa.table({"image": [b"1", b"2"], "label": ["a", "b"]}), path, store_schema=False)
+    whole = path.read_bytes()
+    begin = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")
+
+    def read() -> None:
+        for place in range(begin, len(whole) - 8):
+            for change in (0x04, 0x40):
+                path.write_bytes(whole[:place] + bytes([whole[place] ^ change]) + whole[place + 1 :])
+                with suppress(DataError):
+                    pictures = open_pictures(path)
+                    pictures.encoded(len(pictures) - 1)
+
+    in_little_memory(read)
 
 
 def test_a_file_that_changes_while_it_is_open_costs_pictures_and_no_process(tmp_path: Path) -> None:

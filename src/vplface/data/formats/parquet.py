@@ -14,6 +14,7 @@ import re
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -22,8 +23,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from vplface.data.formats.parquet_files import find_files, split_of
-from vplface.data.formats.parquet_footer import columns_of
-from vplface.data.formats.parquet_pages import Bound, allowance, require_bounded, require_rows
+from vplface.data.formats.parquet_pages import Bound, Chunk, allowance, bound_of, chunks_of
 from vplface.data.formats.picture_list import PictureList, Row, below
 from vplface.data.formats.random_access import AsFile, RandomAccess, Stamp
 from vplface.data.pictures import StoredPictures, UnreadablePictureError
@@ -113,8 +113,8 @@ class ParquetPictures(StoredPictures):
                 with _opened(file) as opened:
                     _require_alike(file, opened.schema_arrow, files[0], schema, (column, self._label))
                     self._stamps.append(opened.access.stamp)
-                    sizes = [opened.metadata.row_group(k).num_rows for k in range(opened.num_row_groups)]
-                    groups += [(number, k, size) for k, size in enumerate(sizes)]
+                    chunks = [group[self._bytes_leaf] for group in opened.chunks]
+                    groups += [(number, k, chunk) for k, chunk in enumerate(chunks)]
                     rows.append(0)
                     for read in opened.read_bounded(wanted):
                         read.validate(full=True)
@@ -122,11 +122,11 @@ class ParquetPictures(StoredPictures):
                         if has_paths:
                             paths.append(pc.struct_field(read.column(column), "path"))
                         rows[-1] += len(read)
-                    if sum(sizes) != rows[-1]:
-                        raise DataError(f"{file}: announces {sum(sizes)} rows and holds {rows[-1]}; get it again")
+                    if (announced := sum(chunk.rows for chunk in chunks)) != rows[-1]:
+                        raise DataError(f"{file}: announces {announced} rows and holds {rows[-1]}; get it again")
                 advance(1)
-        self._group_ends = np.cumsum([size for _, _, size in groups], dtype=np.int64)
-        self._groups = [(number, k) for number, k, _ in groups]
+        self._group_ends = np.cumsum([chunk.rows for _, _, chunk in groups], dtype=np.int64)
+        self._groups = groups
         self._file_starts = np.cumsum([0, *rows])
         if not self._file_starts[-1]:
             raise DataError(f"{files[0]}: holds no pictures")
@@ -184,10 +184,10 @@ class ParquetPictures(StoredPictures):
         if group in self._kept:
             self._kept.move_to_end(group)
             return self._kept[group]
-        number, inside = self._groups[group]
+        number, inside, chunk = self._groups[group]
         opened = self._file(number)
         if group not in self._repeats:
-            bound = opened.require_bounded(inside, [self._bytes_leaf])
+            bound = bound_of(opened.access, self._bytes_leaf, chunk)
             self._repeats[group] = bound.written_out > allowance(opened.access.size)
         if self._repeats[group]:  # pictures that come many times stay in their dictionary
             opened = opened.with_dictionaries([self._bytes_leaf])
@@ -226,15 +226,11 @@ class _ParquetFile(pq.ParquetFile):  # type: ignore[misc,name-defined]  # pyarro
             pre_buffer=False,
             page_checksum_verification=True,
         )
-        require_rows(access, self.metadata.num_rows)
-        self._chunks = columns_of(access)
-        columns = len(self.schema)
-        if len(self._chunks) != self.num_row_groups or any(len(chunks) != columns for chunks in self._chunks):
-            raise DataError(f"{access.path}: its footer is damaged; get it again")
 
-    def require_bounded(self, group: int, columns: Sequence[str]) -> Bound:
-        """What some columns of a row group unpack to; raises DataError if that is out of bounds."""
-        return require_bounded(self.access, self.metadata, group, self._chunks[group], columns)
+    @cached_property
+    def chunks(self) -> list[dict[str, Chunk]]:
+        """The columns of each row group; raises DataError if there are more than a file of its size has."""
+        return chunks_of(self.access, self.schema)
 
     def with_dictionaries(self, columns: Sequence[str]) -> _ParquetFile:
         """The same, with entries of these columns kept once each, however often they come."""
@@ -243,16 +239,18 @@ class _ParquetFile(pq.ParquetFile):  # type: ignore[misc,name-defined]  # pyarro
 
     def read_bounded(self, columns: Sequence[str]) -> Iterator[Any]:
         """Tables of some columns, of all rows together in bounded memory; raises DataError if they cannot be."""
-        groups = range(self.num_row_groups)
-        bounds = [self.require_bounded(group, columns) for group in groups]
+        bounds = [self._bound(name, chunk) for group in self.chunks for name, chunk in group.items() if name in columns]
         if sum(bound.written_out for bound in bounds) <= allowance(self.access.size):
             yield self.read(columns, use_threads=False)
             return
         if sum(bound.unpacked for bound in bounds) > allowance(self.access.size):
             raise DataError(f"{self.access.path}: unpacks to more than a file of its size should; get it again")
         entries = self.with_dictionaries(columns)
-        for group in groups:
+        for group in range(len(self.chunks)):
             yield entries.read_row_group(group, columns, use_threads=False)
+
+    def _bound(self, name: str, chunk: Chunk) -> Bound:
+        return bound_of(self.access, name, chunk) if chunk.rows else Bound(0, 0)
 
 
 def _of_split(path: Path, files: list[Path], split: str | None) -> list[Path]:

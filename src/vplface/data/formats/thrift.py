@@ -2,86 +2,102 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeAlias
 
-_MOST_DEPTH = 12
+Fields: TypeAlias = "dict[int, int | dict[int, Any] | list[Any]]"
+"""Fields of a struct that are kept: its number, and the kind, the fields of a struct, or what a list is of.
+
+A field of another kind than it should be is skipped, as Parquet's own readers do: it must not hide one of the right
+kind.
+"""
+
+I32, I64 = 5, 6
+_LIST, _STRUCT = 9, 12
+_MOST_DEPTH = 32
 
 
 class CompactReader:
-    """Reads structs as dicts from field numbers to values; names of fields are not part of the protocol.
-
-    Whole numbers, truth values, bytes, lists (also for sets) and structs are kept. Doubles and maps are stepped over.
-
-    Raises:
-        IndexError: in every method, if the data end within a value.
-        ValueError: in every method, if the data are not of the protocol, or are nested too deeply.
-    """
+    """Thrift's compact protocol; raises IndexError where the bytes end, and ValueError."""
 
     def __init__(self, data: bytes) -> None:
         self.data, self.at = data, 0
 
-    def struct(self, depth: int = 0) -> dict[int, Any]:
-        """The fields of a struct by their numbers."""
+    def struct(self, wanted: Fields, depth: int = 0) -> dict[int, Any]:
+        """Those fields of a struct that are wanted and of the kind that they should be; the others are skipped."""
         if depth > _MOST_DEPTH:
             raise ValueError("nested too deeply")
         fields: dict[int, Any] = {}
-        number = 0
-        while head := self._byte():
-            number = number + (head >> 4) if head >> 4 else self._signed()
-            kind = head & 15
-            fields[number] = kind == 1 if kind in (1, 2) else self._value(kind, depth)
-        return fields
+        data, number = self.data, 0
+        while True:
+            head = data[self.at]
+            self.at += 1
+            if not head:
+                return fields
+            number = number + (head >> 4) if head >> 4 else self.signed()
+            kind, want = head & 15, wanted.get(number)
+            if isinstance(want, dict) and kind == _STRUCT:
+                fields[number] = self.struct(want, depth + 1)
+            elif isinstance(want, list) and kind == _LIST:
+                fields[number] = self.structs(want[0], depth + 1)
+            elif want == kind:
+                fields[number] = self.signed()
+            else:
+                self.skip(kind, depth)
 
-    def _value(self, kind: int, depth: int) -> Any:
-        match kind:
-            case 1 | 2:  # in a list; in a struct the kind is the value
-                return self._byte() == 1
-            case 3:
-                return self._byte()
-            case 4 | 5 | 6:
-                return self._signed()
-            case 7:
-                self._bytes(8)
-                return None
-            case 8:
-                return self._bytes(self._unsigned())
-            case 9 | 10:
-                return self._list(depth + 1)
-            case 11:
-                return self._skip_map(depth + 1)
-            case 12:
-                return self.struct(depth + 1)
-        raise ValueError(f"no type has the number {kind}")
-
-    def _list(self, depth: int) -> list[Any]:
-        if depth > _MOST_DEPTH:
-            raise ValueError("nested too deeply")
-        head = self._byte()
-        count = head >> 4 if head >> 4 < 15 else self._unsigned()
-        if count > len(self.data) - self.at:  # an entry takes a byte at least
-            raise IndexError
-        return [self._value(head & 15, depth) for _ in range(count)]
-
-    def _skip_map(self, depth: int) -> None:
-        if depth > _MOST_DEPTH:
-            raise ValueError("nested too deeply")
-        count = self._unsigned()
-        if count > len(self.data) - self.at:
-            raise IndexError
-        kinds = self._byte() if count else 0
+    def structs(self, of: Any, depth: int) -> list[Any]:
+        """A list of structs; empty if it is of something else."""
+        count, kind = self.list_head()
+        if kind == _STRUCT:
+            return [self.struct(of, depth) for _ in range(count)]
         for _ in range(count):
-            self._value(kinds >> 4, depth)
-            self._value(kinds & 15, depth)
+            self.skip(kind, depth, in_list=True)
+        return []
 
-    def _byte(self) -> int:
+    def list_head(self) -> tuple[int, int]:
+        """How many, and of which kind."""
+        head = self.data[self.at]
         self.at += 1
-        return self.data[self.at - 1]
+        return (self.number() if head >> 4 == 15 else head >> 4), head & 15
 
-    def _unsigned(self) -> int:
+    def skip(self, kind: int, depth: int, in_list: bool = False) -> None:
+        """Step over a value."""
+        if depth > _MOST_DEPTH:
+            raise ValueError("nested too deeply")
+        if kind in (4, 5, 6):
+            while self.data[self.at] > 127:
+                self.at += 1
+            self.at += 1
+        elif kind in (1, 2, 3):  # truth values, which are in the heads of fields, and bytes
+            self.at += kind == 3 or in_list
+        elif kind == 8:
+            length = self.number()
+            self.at += length
+        elif kind == 7:
+            self.at += 8
+        elif kind == _STRUCT:
+            self.struct({}, depth + 1)
+        elif kind in (_LIST, 10):
+            count, of = self.list_head()
+            for _ in range(count):
+                self.skip(of, depth + 1, in_list=True)
+        elif kind == 11:
+            count = self.number()
+            kinds = self.data[self.at] if count else 0
+            self.at += bool(count)
+            for _ in range(count):
+                self.skip(kinds >> 4, depth + 1, in_list=True)
+                self.skip(kinds & 15, depth + 1, in_list=True)
+        else:
+            raise ValueError("no kind of value")
+        if self.at > len(self.data):
+            raise IndexError
+
+    def number(self) -> int:
         """A number of seven bits a byte."""
         value = shift = 0
         while True:
-            byte = self._byte()
+            byte = self.data[self.at]
+            self.at += 1
             value |= (byte & 127) << shift
             shift += 7
             if byte < 128:
@@ -89,19 +105,7 @@ class CompactReader:
             if shift > 63:
                 raise ValueError("too long a number")
 
-    def _signed(self) -> int:
+    def signed(self) -> int:
         """A number whose lowest bit is its sign."""
-        value = self._unsigned()
+        value = self.number()
         return value >> 1 ^ -(value & 1)
-
-    def _bytes(self, count: int) -> bytes:
-        self.at += count
-        if self.at > len(self.data):
-            raise IndexError
-        return self.data[self.at - count : self.at]
-
-
-def whole(fields: dict[int, Any], number: int) -> int:
-    """A field that holds a whole number of at least 0; -1 if it is missing or holds anything else."""
-    value = fields.get(number)
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else -1
