@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -121,13 +122,15 @@ def test_missing_columns_are_named(tmp_path):
 
 
 WRONG_JSON = {
-    "[1, 2": "not JSON",
+    "[1, 2": "not valid JSON",
     "[1, 2]": "expected an object from names to faces, got a list",
     '{"a.jpg": [[1, 2]]}': "'a.jpg': expected an object with the key 'landmarks'",
     '{"a.jpg": {"landmarks": [[1, 2]]}}': "'a.jpg': expected five points",
     '{"a.jpg": {"landmarks": [1,2,1,2,1,2,1,2,1,2], "score": "high"}}': "'a.jpg': expected five points.*'high'",
     '{"a.jpg": {"landmarks": [1,2,1,2,1,2,1,2,1,2]}}': "'a.jpg': the points coincide",
     "{}": "holds no pictures",
+    '{"a.jpg": {"landmarks": [1,2,1,2,1,2,1,2,1,%s]}}' % ("9" * 5000): "not valid JSON",
+    "[" * 100_000: "nested too deeply",
 }
 
 
@@ -164,3 +167,11 @@ def test_a_record_that_was_cut_short_loses_its_last_line_only(tmp_path):
     path.write_text("something else\n")
     with pytest.raises(DataError, match="not a record of aligned pictures"):
         read_records(path)
+
+
+def test_landmarks_that_are_no_file_are_refused_at_once(tmp_path):
+    os.mkfifo(tmp_path / "pipe.csv")
+    (tmp_path / "endless.json").symlink_to("/dev/zero")
+    for name in ("pipe.csv", "endless.json"):
+        with pytest.raises(DataError, match="not a regular file"):
+            read_landmarks(tmp_path / name)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import pickle
 from contextlib import suppress
 from pathlib import Path
@@ -227,3 +228,23 @@ def test_a_place_that_cannot_be_written_is_a_data_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(DataError, match="cannot write"):
         PictureListWriter(tmp_path / "file/l.csv", ["x"])
+
+
+def test_lists_that_are_no_file_or_have_no_lines_are_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.csv")
+    (tmp_path / "endless.csv").symlink_to("/dev/zero")
+    for name in ("pipe.csv", "endless.csv"):
+        with pytest.raises(DataError, match="not a regular file"):
+            PictureList(tmp_path / name)
+    (tmp_path / "one line.csv").write_bytes(b"path,label\n" + bytes(2**20 + 1))
+    with pytest.raises(DataError, match="line 2: is longer than 1,048,576 bytes, so this is no list"):
+        PictureList(tmp_path / "one line.csv")
+
+
+def test_a_listed_picture_that_is_no_file_costs_only_itself(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.jpg")
+    (tmp_path / "list.csv").write_text("path,label\npipe.jpg,a\n/dev/zero,a\n%s.jpg,b\n" % ("x" * 300))
+    pictures = PictureList(tmp_path / "list.csv")
+    for index in range(3):
+        with pytest.raises(UnreadablePictureError, match=r"not a regular file|too long"):
+            pictures.picture(index)

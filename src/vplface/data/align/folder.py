@@ -28,7 +28,7 @@ from vplface.data.walk import PICTURE_TYPES, LeftOut, Walk, but, by_identity, co
 from vplface.errors import DataError, import_extra
 from vplface.files import claimed, replacing
 from vplface.progress import progress
-from vplface.reading import is_folder, kind_of, read_json
+from vplface.reading import is_file, is_folder, kind_of, read_json
 
 cv2 = import_extra("cv2", "train")
 
@@ -278,7 +278,7 @@ def _done(target: Path, listed: Mapping[str, Sequence[Face]] | None) -> dict[str
 
 def _complete(target: Path, records: list[Record], listed: Mapping[str, Sequence[Face]] | None) -> bool:
     crops = [target / record.crop for record in records if record.crop]
-    if not crops or len(records) != records[0].faces or not all(crop.is_file() for crop in crops):
+    if not crops or len(records) != records[0].faces or not all(map(is_file, crops)):
         return False
     then = sorted(record.face.landmarks.tolist() for record in records if record.face is not None)
     return listed is None or then == sorted(face.landmarks.tolist() for face in listed.get(records[0].name, ()))

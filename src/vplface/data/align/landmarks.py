@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import numpy as np
 
 from vplface.data.align.face import LANDMARKS, Face
 from vplface.errors import DataError
+from vplface.reading import PICTURE_LIMIT, UnreadableFileError, parse_json, read_text
 
 POINTS = tuple(f"{name}_{axis}" for name in LANDMARKS for axis in "xy")
 BOX = ("box_x", "box_y", "box_width", "box_height")
@@ -39,9 +39,9 @@ def read_landmarks(path: Path | str) -> dict[str, list[Face]]:
     if path.suffix.lower() not in (".csv", ".json"):
         raise DataError(f"{path}: a landmark file is a .csv or a .json file")
     try:
-        text = path.read_text(encoding="utf-8-sig", errors="surrogateescape")
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+        text = read_text(path, "utf-8-sig", "surrogateescape", PICTURE_LIMIT)
+    except UnreadableFileError as error:
+        raise DataError(f"{path}: cannot be read: {error.reason}") from error
     found = _from_json(text, path) if path.suffix.lower() == ".json" else _from_csv(text, path)
     if not found:
         raise DataError(f"{path}: holds no pictures")
@@ -119,10 +119,7 @@ def _from_csv(text: str, path: Path) -> dict[str, list[Face]]:
 
 
 def _from_json(text: str, path: Path) -> dict[str, list[Face]]:
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}: not JSON: {error}") from error
+    value = parse_json(text, str(path))
     if not isinstance(value, dict):
         raise DataError(f"{path}: expected an object from names to faces, got a {type(value).__name__}")
     found: dict[str, list[Face]] = {}

@@ -12,7 +12,9 @@ from vplface.data.align.face import Face
 from vplface.data.align.landmarks import BOX, POINTS, cells, face_in
 from vplface.errors import DataError
 from vplface.files import replacing
+from vplface.reading import read_text
 
+_MOST_BYTES = 2**32
 COLUMNS = ("name", "outcome", "crop", "faces", "score", *POINTS, *BOX, "reason")
 
 
@@ -72,7 +74,7 @@ def read_records(path: Path) -> list[Record]:
     Raises:
         DataError: naming the line, if it is not such a file.
     """
-    text = path.read_text(encoding="utf-8", errors="surrogateescape")
+    text = read_text(path, errors="surrogateescape", limit=_MOST_BYTES)
     reader = csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1], newline=""))
     if tuple(reader.fieldnames or ()) != COLUMNS:
         raise DataError(f"{path}: not a record of aligned pictures; choose another folder, or delete this file")

@@ -10,7 +10,7 @@ from jaxtyping import UInt8
 
 from vplface.data.align.face import Face
 from vplface.data.align.record import Record
-from vplface.data.pictures import UnreadablePictureError, decode_whole
+from vplface.data.pictures import UnreadablePictureError, decode_whole, read_picture_file
 from vplface.errors import DataError, import_extra
 from vplface.files import PRIVATE, replacing
 
@@ -109,8 +109,8 @@ def _scaled(picture: np.ndarray, scale: float) -> np.ndarray:
 
 def _read(path: Path) -> UInt8[np.ndarray, "h w 3"] | None:
     try:
-        return decode_whole(path.read_bytes(), str(path))
-    except (OSError, UnreadablePictureError):  # it went while the others were aligned
+        return decode_whole(read_picture_file(path), str(path))
+    except UnreadablePictureError:  # it went while the others were aligned
         return None
 
 

@@ -23,7 +23,9 @@ from vplface.data.walk import natural
 from vplface.errors import DataError
 from vplface.files import replacing
 from vplface.progress import progress
+from vplface.reading import UnreadableFileError, open_regular
 
+_LONGEST = 2**20
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
 
 
@@ -167,8 +169,14 @@ def _column(path: Path, header: list[str], separator: str, name: str) -> int:
 
 def _lines(path: Path) -> Iterator[str]:
     try:
-        with path.open("rb") as file:
-            for number, line in enumerate(file, start=1):
+        handle = open_regular(path)
+    except UnreadableFileError as error:
+        raise DataError(f"{path}: cannot be read: {error.reason}") from error
+    try:
+        with os.fdopen(handle, "rb") as file:
+            for number, line in enumerate(iter(lambda: file.readline(_LONGEST + 1), b""), start=1):
+                if len(line) > _LONGEST:
+                    raise DataError(f"{path}, line {number}: is longer than {_LONGEST:,} bytes, so this is no list")
                 try:
                     yield line.decode("utf-8-sig" if number == 1 else "utf-8")
                 except UnicodeDecodeError as error:
