@@ -59,6 +59,14 @@ def test_figures_are_those_of_evaluate_and_differences_are_theirs(models, faces,
     assert low <= cost["differences"]["auc"]["difference"] <= high
 
 
+def test_a_model_that_was_saved_again_since_it_was_exported_is_not_compared(models, faces, pairs, tmp_path):
+    deploy.export(models[0], tmp_path / "m.onnx")
+    measure = measured_by(models[0], faces, pairs, None, None, "sum", 0)
+    assert "list" in measure(tmp_path / "m.onnx").fp32
+    with pytest.raises(DataError, match=r"was saved again after .* was exported from it"):
+        measured_by(models[1], faces, pairs, None, None, "sum", 0)(tmp_path / "m.onnx")
+
+
 def test_the_sets_of_the_run_are_asked_where_they_are_known(models, faces, pairs, tmp_path):
     model, file = models
     (tmp_path / "run").mkdir()
@@ -109,6 +117,8 @@ class Stub:
     """A model that tells pictures apart by their mean colour."""
 
     dim = 3
+    weights = None
+    card = ModelCard("stub", 3)
 
     @classmethod
     def load(cls, path):

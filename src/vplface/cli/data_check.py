@@ -105,6 +105,7 @@ def check(
     chosen = _chosen(kinds)
     pictures = open_pictures(path, split)
     findings = check_pictures(pictures, workers)
+    embedder = None
     if model is not None:
         from vplface.embedder import Embedder
         from vplface.evaluation.labels import suspect_labels
@@ -125,6 +126,7 @@ def check(
                 "schema": 1,
                 "path": str(path),
                 "model": None if model is None else str(model),
+                "files": {} if embedder is None else embedder.files,
                 "pictures": len(pictures),
                 "identities": len(pictures.identities),
                 "counts": _counts(findings, model is not None),

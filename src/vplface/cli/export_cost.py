@@ -13,7 +13,7 @@ from rich.text import Text
 from vplface.cli.tables import with_interval
 from vplface.console import Console, say
 from vplface.embedder import Embedder, Flip
-from vplface.errors import VplfaceError
+from vplface.errors import DataError, VplfaceError
 from vplface.evaluation import FARS, Evaluation, compare
 from vplface.evaluation.question import open_question
 from vplface.printable import printable_name
@@ -112,7 +112,13 @@ def measured_by(
         def asked(embedder: Embedder) -> dict[str, Evaluation]:
             return validation.run(embedder, bootstrap)
 
-    return lambda file: Cost(asked(Embedder.load(model)), asked(Embedder.load(file)))
+    def measure(file: Path) -> Cost:
+        whole, reduced = Embedder.load(model), Embedder.load(file)
+        if file.suffix == ".onnx" and whole.weights != reduced.card.weights:
+            raise DataError(f"{model}: was saved again after {file} was exported from it; export it again")
+        return Cost(asked(whole), asked(reduced))
+
+    return measure
 
 
 def _cell(figure: Mapping[str, Any]) -> Text:
