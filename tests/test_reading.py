@@ -1,5 +1,6 @@
 import os
 import threading
+import tracemalloc
 
 import pytest
 
@@ -43,6 +44,16 @@ def test_only_regular_files_are_read_up_to_the_limit(tmp_path):
     for endless in ("/dev/zero", "/dev/stdin"):
         with pytest.raises(DataError, match=r"not a regular file|No such|larger"):
             read_bytes(endless, 2**20)
+
+
+def test_a_file_that_is_too_large_is_not_read(tmp_path):
+    with (tmp_path / "sparse").open("wb") as file:
+        file.truncate(2**40)
+    tracemalloc.start()
+    with pytest.raises(DataError, match=r"sparse.*larger than 2048 MiB"):
+        read_bytes(tmp_path / "sparse", 2 * 2**30)
+    assert tracemalloc.get_traced_memory()[1] < 10**6
+    tracemalloc.stop()
 
 
 def test_a_pipe_without_a_writer_is_refused_at_once(tmp_path):

@@ -98,13 +98,13 @@ def read_bytes(path: Path | str, limit: int = PICTURE_LIMIT) -> bytes:
     """
     try:
         with os.fdopen(open_regular(path), "rb") as file:
-            size = min(os.fstat(file.fileno()).st_size, limit)  # read() takes memory for all that it is asked for
-            data = file.read(size + 1)
+            size = os.fstat(file.fileno()).st_size
+            data = file.read(size + 1) if size <= limit else b""  # read() takes memory for all that it is asked for
             if len(data) > size:
                 data += file.read(limit - size)
     except OSError as error:
         raise unreadable(path, error) from error
-    if len(data) > limit:
+    if max(size, len(data)) > limit:
         reason = f"larger than {limit // MEBIBYTE} MiB, the most that is read of a file of this kind"
         raise UnreadableFileError(str(path), reason)
     return data
