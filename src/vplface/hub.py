@@ -18,6 +18,7 @@ from vplface.embedder import Embedder, read_model
 from vplface.errors import DataError, VplfaceError, import_extra
 from vplface.evaluation.operating_point import OperatingPoint, operating_point_path
 from vplface.files import replacing
+from vplface.paths import argument
 from vplface.reading import is_file, kind_of, read_json
 from vplface.report.model_page import UNKNOWN_LICENCE, Measured, model_page
 from vplface.report.record import read_run
@@ -214,7 +215,7 @@ def _measured(path: Path, weights: str) -> list[Measured]:
         raise DataError(f"{path}: not what vplface evaluate --out writes: {error}") from error
     if not found:
         raise DataError(
-            f"{path}: holds figures of other weights; make it anew with: vplface evaluate MODEL --out {path}"
+            f"{path}: holds figures of other weights; make it anew with: vplface evaluate MODEL --out {argument(path)}"
         )
     return found
 

@@ -11,6 +11,7 @@ from vplface import bounds
 from vplface.cli.options import AS_JSON
 from vplface.console import print_json, say
 from vplface.errors import UsageError
+from vplface.paths import argument
 from vplface.reading import kind_of
 
 if TYPE_CHECKING:
@@ -92,4 +93,4 @@ def _show(made: Translation, out: Path) -> None:
         say("means something else there:")
         for difference in made.differences:
             say(f"  {difference}")
-    say(f"next: vplface plan {out}")
+    say(f"next: vplface plan {argument(out)}")

@@ -17,6 +17,7 @@ from vplface.demo.recogniser import LONGEST_NAME, Recogniser
 from vplface.demo.uploads import MOST_BYTES, MOST_PICTURES, taken
 from vplface.deploy.faces import Photograph
 from vplface.errors import DataError, VplfaceError, import_extra
+from vplface.paths import argument
 from vplface.report.markup import Markup, join, tag
 
 _FORGOTTEN_AFTER = 1800
@@ -242,7 +243,7 @@ class Page:
             return pieces.empty(
                 "A model that is one file has no report; that of its training lies in the run's folder."
             )
-        command = f"vplface report {run} --out {run / 'report.html'}"
+        command = f"vplface report {argument(run)} --out {argument(run / 'report.html')}"
         return tag(
             "div",
             tag("p", "This model's folder holds no report. A training run writes one; to make it anew:"),

@@ -19,6 +19,7 @@ from typing import Any
 from vplface.errors import DataError
 from vplface.evaluation.provenance import hashes, model_files
 from vplface.files import replacing
+from vplface.paths import argument
 from vplface.reading import is_file, is_folder, kind_of, read_json
 
 _SCHEMA = 1
@@ -70,13 +71,15 @@ class OperatingPoint:
         """
         path = operating_point_path(model)
         if not is_file(path):
-            raise DataError(f"{path}: no such file; make it with: vplface evaluate {model} --save-operating-point 1e-4")
+            raise DataError(
+                f"{path}: no such file; make it with: vplface evaluate {argument(model)} --save-operating-point 1e-4"
+            )
         point = cls(**_checked(path, read_json(path)))
         file = model_files(Path(model))[0]
         if point.files.get(file.name) != (weights or hashes([file])[str(file)]):
             raise DataError(
                 f"{path}: was measured with another {file.name} than {'was loaded' if weights else 'lies there now'}, "
-                f"so its threshold does not hold; measure it again with: vplface evaluate {model} "
+                f"so its threshold does not hold; measure it again with: vplface evaluate {argument(model)} "
                 f"--save-operating-point {point.far:g}"
             )
         return point

@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 
 from vplface.arrays import parse_arrays
 from vplface.errors import DataError
+from vplface.paths import argument
 from vplface.reading import TEXT_LIMIT, decoded, is_file, is_folder, parse_json, read_bytes
 from vplface.strict_yaml import parse_yaml
 
@@ -101,7 +102,7 @@ def read_run(folder: str | Path) -> RunRecord:
         inside = sorted({str(found.parent) for name in FILES[:4] for found in folder.glob(f"*/{name}")})
         raise DataError(
             f"{folder}: not a run folder: it holds none of {', '.join(FILES[:4])}; "
-            f"give {' '.join(inside) or 'the folder that `vplface train` wrote'}"
+            f"give {' '.join(map(argument, inside)) or 'the folder that `vplface train` wrote'}"
         )
     # Each file is read once: training may replace it meanwhile, and digests are of what the page shows.
     contents = {

@@ -21,6 +21,7 @@ from vplface.data.pictures import Preprocessing
 from vplface.embedder import Embedder, ModelCard, save_model
 from vplface.errors import ConfigError, DataError, TrainingInterrupted, VplfaceError
 from vplface.files import PRIVATE, locked
+from vplface.paths import argument
 from vplface.progress import progress
 from vplface.softmax import OtherRankError
 from vplface.training.checkpoint import Checkpoints, has_checkpoints, load_checkpoint, newest_checkpoint
@@ -244,7 +245,7 @@ def _fit(
                 checkpoints.finish()
                 raise TrainingInterrupted(
                     f"stopped after step {run.step} of {run.rate.steps}; everything is saved."
-                    f" Go on with: vplface train {folder} --resume",
+                    f" Go on with: vplface train {argument(folder)} --resume",
                     preempted=preempted,
                 )
 
@@ -443,8 +444,8 @@ def _claim(config: Config, resume: bool, overwrite: bool) -> str | None:
             print(f"going on from {chosen}", file=sys.stderr)
         if changed := [key for key in changed_keys(stored, config) if not _of_evaluation(key)]:
             raise ConfigError(
-                f"{folder} was trained with another {', '.join(changed)}; resume it as it was (vplface train {folder}"
-                " --resume), or start a new run under another name (name=...)"
+                f"{folder} was trained with another {', '.join(changed)}; resume it as it was (vplface train"
+                f" {argument(folder)} --resume), or start a new run under another name (name=...)"
             )
     elif not overwrite and _has_begun(folder):
         raise ConfigError(
@@ -486,7 +487,8 @@ def _compare_data(run: Training) -> None:
         examples = ", ".join([f"without {name}" for name in gone[:2]] + [f"with {name}" for name in new[:2]])
         raise DataError(
             f"the identities in the data are no longer those of {folder} ({len(now):,} instead of {len(before):,}:"
-            f" {examples or 'in another order'}); put them back, or start a new run from it (--init-from {folder})"
+            f" {examples or 'in another order'}); put them back, or start a new run from it (--init-from"
+            f" {argument(folder)})"
         )
     if len(run.pictures) != pictures:
         print(
