@@ -427,6 +427,15 @@ def test_a_link_that_is_called_an_index_deletes_nothing_that_is_none(tmp_path):
     assert not list((tmp_path / "people").glob("index-*"))
 
 
+def test_another_gallery_behind_a_link_is_left_alone(tmp_path):
+    for name in ("people", "others"):
+        add_faces(tmp_path / name, MAKER, [face("Ada", 1)])
+    (tmp_path / "people" / ".unfinished").symlink_to(tmp_path / "others")
+    remove_people(tmp_path / "people", ["Ada"])
+    assert load_gallery(tmp_path / "others").pictures == {"Ada": 1}
+    assert not (tmp_path / "people" / ".unfinished").is_symlink()
+
+
 def test_a_gallery_behind_a_link_that_leads_nowhere_is_not_begun_anew(tmp_path):
     (tmp_path / "people").mkdir()
     (tmp_path / "people" / "gallery.safetensors").symlink_to(

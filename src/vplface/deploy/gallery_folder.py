@@ -155,8 +155,10 @@ def _sweep(folder: Path) -> None:
         remove_temporaries(stored.parent, glob.escape(stored.name))
     earlier = folder / ".unfinished"  # where earlier versions wrote
     if earlier.is_symlink():
-        for path in (*_target(earlier).glob(f"*{_FILE}*"), *_target(earlier).glob(f"*{_INDEXES}")):
-            path.unlink(missing_ok=True)
+        behind = _target(earlier)
+        if not (behind / ".lock").exists():  # else it is another gallery
+            for path in (*behind.glob(f"*{_FILE}*"), *behind.glob(f"*{_INDEXES}")):
+                path.unlink(missing_ok=True)
         earlier.unlink()
     elif earlier.is_dir():
         shutil.rmtree(earlier)
