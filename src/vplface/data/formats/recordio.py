@@ -237,7 +237,8 @@ class RecordIOWriter:
         self._list: BinaryIO
         self._complete = kind_of(self.path) is not None
         if self._complete:
-            self._lines.unlink(missing_ok=True)
+            with self._writing():
+                self._lines.unlink(missing_ok=True)
             self._written_before = len(RecordIO(self.path))
         elif is_file(self._part) and is_file(self._lines):
             self._find_what_is_complete()

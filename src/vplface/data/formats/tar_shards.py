@@ -28,6 +28,7 @@ from typing import Any, BinaryIO, Self
 import numpy as np
 from jaxtyping import Int32, Int64
 
+from vplface.console import say
 from vplface.data.encoded import type_of
 from vplface.data.formats.packed_names import PackedNames
 from vplface.data.formats.random_access import Stamp, stamp_of
@@ -96,7 +97,7 @@ class TarShards(StoredPictures):
         )
         self._identities, self._labels, self.numbers = _identify(self._shards, indices)
         if self.faults:
-            print(f"{path}: samples left out: {len(self.faults):,}; the first: {self.faults[0]}", file=sys.stderr)
+            say(f"{path}: samples left out: {len(self.faults):,}; the first: {self.faults[0]}", file=sys.stderr)
 
     def name(self, index: int) -> str:
         """The picture's name, which may occur more than once."""
@@ -164,10 +165,13 @@ class TarShardsWriter:
         if not self._single:
             if not is_folder(self.path):
                 raise DataError(f"{self.path}: is a file; give a folder, or a path that ends in .tar")
-            found = sorted(entry.name for entry in self.path.iterdir())
-            for unfinished in [name for name in found if re.fullmatch(r"\.\d{6}\.tar\..*\.tar", name)]:
-                (self.path / unfinished).unlink()
-                found.remove(unfinished)
+            try:
+                found = sorted(entry.name for entry in self.path.iterdir())
+                for unfinished in [name for name in found if re.fullmatch(r"\.\d{6}\.tar\..*\.tar", name)]:
+                    (self.path / unfinished).unlink()
+                    found.remove(unfinished)
+            except OSError as error:
+                raise DataError(f"cannot write {self.path}: {error.strerror or error}") from error
             if found != [f"{number:06d}.tar" for number in range(len(found))]:
                 raise DataError(f"{self.path}: holds something else than the shards of an interrupted writing")
             if not found:
