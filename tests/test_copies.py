@@ -276,6 +276,13 @@ def test_a_plugged_module_is_not_pickled_whole_until_its_handle_is_removed(what,
     assert torch.equal(pickled(module).weight, module.weight)
 
 
+def test_inside_micro_batches_of_a_plug_a_copy_is_refused():
+    module, handle = classifier()
+    with handle.micro_batches(), pytest.raises(RuntimeError, match=r"inside micro_batches"):
+        copy.deepcopy(module)
+    copy.deepcopy(module)
+
+
 def test_a_copy_of_a_plugged_module_goes_on_as_the_original():
     module, handle = classifier()
     twin = copy.deepcopy(module)

@@ -1,4 +1,4 @@
-"""Gradients that are no function for autograd: whoever asks for their derivative is refused, and not given a wrong one.
+"""Gradients that autograd cannot differentiate again: asking for their derivative is an error, and gives no wrong value.
 
 torch's own ``once_differentiable`` refuses only where the gradient that comes in has a graph. That of a loss has none,
 so that with ``create_graph=True`` the gradients that go out would be constants to a second backward pass.
@@ -17,7 +17,7 @@ from torch.autograd.function import FunctionCtx
 
 _ADVICE = (
     "this gradient has no second derivative: {}. For gradient penalties, Hessians and the like build the head with"
-    ' backend="reference", optimizer=None and no process_group, with a margin that is differentiated as it stands'
+    ' backend="reference", optimizer=None, no process_group, and a margin and terms that take nothing for a constant'
 )
 
 

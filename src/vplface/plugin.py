@@ -427,6 +427,13 @@ class Plugged(nn.Module):
         dtype = self.memory_dtype or weight.dtype
         return self.variational.memory.empty(self.num_classes, self.embedding_dim, dtype, weight.device, self.seed)
 
+    def __getstate__(self) -> dict[str, Any]:
+        if self._gathering:
+            raise RuntimeError(
+                "a plugged module cannot be copied inside micro_batches(), in the middle of a step; do it after"
+            )
+        return self.__dict__.copy()
+
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Plugged:
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         for name, tensor in self._state.items():
@@ -492,8 +499,8 @@ def _load(
         missing_keys.append(f"{key}_step_count")
     handle.step_count = int(state.pop(f"{key}_step_count", 0))
     begun_at, delta_t = (state.pop(f"{key}_{name}", None) for name in ("begun_at", "delta_t"))
-    told_begin = begun_at is not None and delta_t is not None
-    if told_begin and int(begun_at) >= 0:  # else it waits
+    has_begin = begun_at is not None and delta_t is not None
+    if has_begin and int(begun_at) >= 0:  # else it waits
         handle.begun_at, handle.delta_t = int(begun_at), int(delta_t)
     told = state.pop(f"{key}_memory_kind", None)
     kind = handle.variational.memory
@@ -513,7 +520,7 @@ def _load(
         )
     else:
         handle._state = {name: empty[name].copy_(found[name]) for name in empty}
-        handle._reserved = told_begin and int(begun_at) < 0
+        handle._reserved = has_begin and int(begun_at) < 0
         if handle._reserved:
             return
         handle.begun_at = handle.step_count if handle.begun_at is None else handle.begun_at
