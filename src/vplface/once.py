@@ -1,4 +1,4 @@
-"""Gradients that autograd cannot differentiate again: asking for their derivative is an error, and gives no wrong value.
+"""Gradients that autograd cannot differentiate again: asking for their derivative is an error, never a wrong value.
 
 torch's own ``once_differentiable`` refuses only where the gradient that comes in has a graph. That of a loss has none,
 so that with ``create_graph=True`` the gradients that go out would be constants to a second backward pass.
