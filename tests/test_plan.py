@@ -442,9 +442,9 @@ def test_a_recipe_on_several_gpus(faces):
     assert four["footprint"]["rows"] == math.ceil(one["identities"] / 4)
     assert one["footprint"]["traffic"]["total"] == 0 < four["footprint"]["traffic"]["total"]
     assert "embeddings, all-gather" in vplface(*small, "--gpus", 4).stdout
-    refused = vplface(*small, "--gpus", 4, "accumulate=20", "batch_size=32")
+    refused = vplface(*small, "--gpus", 4, "accumulate=10", "batch_size=32")
     assert refused.exit_code == 1
-    assert "cannot be shared by 4 GPUs in 20 parts each; raise batch_size" in refused.stderr
+    assert "cannot be shared by 4 GPUs in 10 parts each; raise batch_size" in refused.stderr
 
 
 def test_the_table_of_the_documentation_is_what_the_command_says():

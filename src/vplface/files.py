@@ -18,7 +18,8 @@ from vplface.errors import DataError, import_extra
 PRIVATE = 0o600
 """The mode of files that hold embeddings or names: only their owner reads and writes them."""
 
-_TEMPORARY = re.compile(r"\.(.*)\.tmp-[0-9a-f]{12}(\.[^.]*)?", re.DOTALL)
+# The second form is that of earlier versions: .model.safetensors.XXXXXXXX.safetensors.
+_TEMPORARY = re.compile(r"\.(.*)\.tmp-[0-9a-f]{12}(\.[^.]*)?|\.(.*(\.[^.]+))\.[a-z0-9_]{8}\4", re.DOTALL)
 
 
 @contextmanager
@@ -81,7 +82,7 @@ def remove_temporaries(folder: Path, of: str = "*") -> None:
             replacing one of them.
     """
     for entry in folder.iterdir():
-        if (found := _TEMPORARY.fullmatch(entry.name)) and fnmatch.fnmatchcase(found[1], of):
+        if (found := _TEMPORARY.fullmatch(entry.name)) and fnmatch.fnmatchcase(found[1] or found[3], of):
             entry.unlink(missing_ok=True)
 
 

@@ -16,6 +16,7 @@ from vplface.errors import ConfigError
 from vplface.margins import Margin, SampleMargin, SphereFace2
 from vplface.prototypes import LastFeature, remembered
 from vplface.training.config import Config
+from vplface.training.parts import require_parts
 from vplface.training.state import prepare
 
 
@@ -95,6 +96,7 @@ def plan(config: Config, gpus: int = 1) -> Plan:
         )
     except ValueError as error:
         raise ConfigError(f"{error}; raise batch_size") from error
+    require_parts(config, run.batches, gpus)
     backbone = config.backbone
     network = network_of(backbone.name, dim, job.pictures_a_pass, job.precision, **backbone.options)
     return Plan(

@@ -6,22 +6,27 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
+from types import SimpleNamespace
 
 import filelock
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
+from vplface.data import batches
 from vplface.data.augment import Augmentation
 from vplface.data.batches import load_batches
-from vplface.data.pictures import Preprocessing
+from vplface.data.pictures import Preprocessing, UnreadablePictureError
 from vplface.embedder import load_model
 from vplface.errors import ConfigError, DataError, TrainingInterrupted, VplfaceError
-from vplface.training import loop
+from vplface.plan import plan
+from vplface.training import checkpoint, loop
 from vplface.training.config import build_config, read_config
-from vplface.training.journal import write_json
-from vplface.training.loop import TrainingError, train
+from vplface.training.journal import Journal, write_json
+from vplface.training.loop import TrainingError, restore_config, train
 from vplface.training.sources import open_sources
 from vplface.training.state import prepare
 from vplface.training.world import World
@@ -617,3 +622,223 @@ def test_a_start_that_failed_does_not_block_its_name(faces, tmp_path):
     train(config)
     with pytest.raises(ConfigError, match="already holds a run"):
         train(config)
+
+
+def test_a_stop_is_heard_while_pictures_do_not_come(faces, tmp_path, monkeypatch):
+    options = {"data": {"train": str(faces), "workers": 2}}
+    train(settings(faces, tmp_path / "a", **options))
+    config = settings(faces, tmp_path / "b", **options)
+    loads, step = batches._Steps.__call__, loop._step
+
+    def waits(task, item, room):
+        if item == 3:
+            time.sleep(600)
+        return loads(task, item, room)
+
+    def stopping(run, *rest):
+        if run.step == 2:
+            threading.Timer(0.5, lambda: os.kill(os.getpid(), signal.SIGTERM)).start()
+        return step(run, *rest)
+
+    monkeypatch.setattr(batches._Steps, "__call__", waits)
+    monkeypatch.setattr(loop, "_step", stopping)
+    with pytest.raises(TrainingInterrupted, match="stopped after step 3 of 12; everything is saved"):
+        train(config)
+    monkeypatch.undo()
+    train(config, resume=True)
+    assert journal(tmp_path / "b" / "run") == journal(tmp_path / "a" / "run")
+
+
+def test_too_few_readable_pictures_are_joined_by_those_of_the_next_steps(faces, tmp_path, monkeypatch):
+    options = {"data": {"train": str(faces), "workers": 0}, "batch_size": 6, "accumulate": 3}
+    kind = type(prepare(settings(faces, tmp_path, **options)).pictures)
+    reads = kind.picture
+
+    def broken(pictures, index):
+        if index % 2:
+            raise UnreadablePictureError(pictures.name(index), "broken")
+        return reads(pictures, index)
+
+    monkeypatch.setattr(kind, "picture", broken)
+    whole = train(settings(faces, tmp_path / "a", **options))
+    config = settings(faces, tmp_path / "b", **options)
+    step = loop._step
+
+    def stopping(run, *rest):
+        if run.step == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(run, *rest)
+
+    monkeypatch.setattr(loop, "_step", stopping)
+    with pytest.raises(TrainingInterrupted):
+        train(config)
+    monkeypatch.setattr(loop, "_step", step)
+    resumed = train(
+        settings(faces, tmp_path / "b", **options | {"data": {"train": str(faces), "workers": 2}}), resume=True
+    )
+    assert journal(tmp_path / "b" / "run") == journal(tmp_path / "a" / "run")
+    assert torch.equal(whole.head.weight, resumed.head.weight)
+    assert len(whole.unreadable) > 10
+
+
+@pytest.mark.parametrize("changes", [{"batch_size": 1}, {"batch_size": 4, "accumulate": 4}, {"accumulate": 9}])
+def test_parts_of_one_picture_are_refused_where_there_is_batch_norm(faces, tmp_path, changes):
+    for asked in (prepare, plan):
+        with pytest.raises(ConfigError, match=r"one picture.*the BatchNorm of backbone tiny.*raise batch_size"):
+            asked(settings(faces, tmp_path, **changes))
+    plain = {"name": "tiny", "embedding_dim": 8, "options": {"width": 8, "norm": "none"}}
+    assert prepare(settings(faces, tmp_path, backbone=plain, **changes)).rate.steps == 12
+
+
+def test_a_share_of_one_picture_is_refused_as_well(faces, tmp_path):
+    for asked in (lambda config: prepare(config, World(size=8)), lambda config: plan(config, 8)):
+        with pytest.raises(ConfigError, match=r"batches of 16 over 8 processes.*raise batch_size or lower accumulate"):
+            asked(settings(faces, tmp_path, accumulate=2))
+
+
+@pytest.mark.parametrize("error", [MemoryError("no memory"), KeyboardInterrupt(), RuntimeError("a bug"), SystemExit(2)])
+def test_any_error_of_the_thread_that_writes_checkpoints_ends_the_run(faces, tmp_path, monkeypatch, error):
+    def fails(tensors, path):
+        raise error
+
+    monkeypatch.setattr(checkpoint, "save_file", fails)
+    with pytest.raises(DataError, match=f"a checkpoint could not be written.*{type(error).__name__}"):
+        train(settings(faces, tmp_path, checkpoint_every=1))
+
+
+def test_without_another_thread_checkpoints_are_written_in_this_one(faces, tmp_path, monkeypatch):
+    class NoThread(threading.Thread):
+        def start(self):
+            raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(checkpoint, "threading", SimpleNamespace(Thread=NoThread, Event=threading.Event))
+    run = train(settings(faces, tmp_path, loggers=[]))
+    assert checkpoint.newest_checkpoint(tmp_path / "run/checkpoints")[0].name == f"step-{run.step:08d}"
+
+
+RUINED = {
+    "a huge rate": {"optimizer": {"lr": 1e30, "clip": None}, "schedule": {"length": 12, "warmup": 0}},
+    "the head's alone": {"optimizer": {"lr": 0.02, "head_lr_scale": 1e38, "clip": None}},
+    "AdamW": {"optimizer": {"name": "adamw", "lr": 1e30, "clip": None}},
+}
+
+
+@pytest.mark.parametrize("changes", RUINED.values(), ids=RUINED)
+def test_weights_that_are_not_finite_are_never_kept(faces, tmp_path, changes):
+    config = settings(faces, tmp_path, checkpoint_every=1, checkpoints_kept=9, loggers=[], ema=None, **changes)
+    with pytest.raises(TrainingError, match=r"diverged at step \d+"):
+        train(config)
+    for path in (tmp_path / "run").rglob("*.safetensors"):
+        assert all(tensor.isfinite().all() for tensor in load_file(path).values()), path
+
+
+@pytest.mark.parametrize("part", ["weights", "momentum", "memory", "average"])
+def test_no_part_of_a_checkpoint_may_be_infinite(faces, tmp_path, monkeypatch, part):
+    step = loop._step
+
+    def ruins(run, *rest):
+        found = step(run, *rest)
+        if run.step == 6:
+            ruined = {
+                "weights": next(run.backbone.parameters()),
+                "momentum": run.optimizer.state[run.head.weight]["momentum_buffer"],
+                "memory": run.head.memory,
+                "average": next(run.average.module.parameters()),
+            }[part]
+            ruined.data[(0,) * ruined.ndim] = float("inf")
+        return found
+
+    monkeypatch.setattr(loop, "_step", ruins)
+    with pytest.raises(TrainingError, match=r"diverged at step 7.*last good checkpoint is .*step-00000006"):
+        train(settings(faces, tmp_path, checkpoint_every=1, loggers=[]))
+    assert load_model(tmp_path / "run")[1].step == 6
+
+
+def stopped_run(faces, tmp_path, monkeypatch):
+    """A run of twelve steps that was stopped after the sixth."""
+    config, step = settings(faces, tmp_path, loggers=[]), loop._step
+
+    def stopping(run, *rest):
+        if run.step == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(run, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "_step", stopping)
+        with pytest.raises(TrainingInterrupted):
+            train(config)
+    return config
+
+
+def test_an_edited_config_is_compared_with_what_the_checkpoint_was_trained_with(faces, tmp_path, monkeypatch):
+    stopped_run(faces, tmp_path, monkeypatch)
+    stored = tmp_path / "run" / "config.yaml"
+    edited = stored.read_text().replace("lr: 0.02", "lr: 0.5").replace("seed: 0", "seed: 3", 1)
+    assert edited != stored.read_text()
+    stored.write_text(edited)
+    with pytest.raises(ConfigError, match=r"another optimizer\.lr.*--resume optimizer\.lr=0\.02"):
+        train(read_config(tmp_path / "run"), resume=True)
+    as_it_was = read_config(tmp_path / "run", ["optimizer.lr=0.02", "seed=0", "evaluation.seed=0"])
+    assert train(as_it_was, resume=True).step == 12
+
+
+@pytest.mark.parametrize("damage", ["emptied", "missing", "not text"])
+def test_a_run_with_damaged_small_files_goes_on(faces, tmp_path, monkeypatch, damage):
+    config = stopped_run(faces, tmp_path, monkeypatch)
+    for name in ("config.yaml", "identities.json", "environment.json", "loggers.json"):
+        path = tmp_path / "run" / name
+        if damage == "missing":
+            path.unlink(missing_ok=True)
+        else:
+            path.write_bytes(b"" if damage == "emptied" else b"\xff[[[")
+    restore_config(tmp_path / "run")
+    assert train(read_config(tmp_path / "run"), resume=True).step == 12
+    assert read_config(tmp_path / "run").optimizer == config.optimizer
+    assert len(json.loads((tmp_path / "run/identities.json").read_text())) == 12
+
+
+def test_a_checkpoint_that_does_not_know_its_configuration_is_compared_with_the_folders(faces, tmp_path, monkeypatch):
+    config = stopped_run(faces, tmp_path, monkeypatch)
+    manifest = checkpoint.newest_checkpoint(tmp_path / "run/checkpoints")[0] / "manifest.json"
+    told = json.loads(manifest.read_text())
+    for key in ("config", "data", "sha256"):
+        del told[key]
+    manifest.write_text(json.dumps(told | {"sha256": checkpoint._digest(told)}))
+    with pytest.raises(ConfigError, match=r"another optimizer\.lr"):
+        train(settings(faces, tmp_path, optimizer={"lr": 0.5}), resume=True)
+    assert train(config, resume=True).step == 12
+
+
+def test_what_killed_processes_left_is_taken_away(faces, tmp_path):
+    config, folder = settings(faces, tmp_path, loggers=[]), tmp_path / "run"
+    train(config)
+    left = [".model.safetensors.ab12_xyz.safetensors", ".model.json.tmp-0123456789ab.json"]
+    for name in left:
+        (folder / name).write_bytes(b"half")
+    (folder / ".mine.settings.yaml").write_text("keep me")
+    train(config, resume=True)
+    assert not any((folder / name).exists() for name in left)
+    assert (folder / ".mine.settings.yaml").exists()
+
+
+def test_a_journal_on_a_full_disk_keeps_its_message(tmp_path):
+    class Silent:
+        def log(self, *of):
+            pass
+
+    journal = Journal(tmp_path, 0, Silent())
+    journal._file.close()
+    journal._file = open("/dev/full", "a", encoding="utf-8")  # noqa: PTH123, SIM115
+    with pytest.raises(DataError, match=r"cannot write .*metrics\.jsonl: No space left"), journal:
+        journal.write({"step": 1})
+    journal = Journal(tmp_path, 0, Silent())
+    journal._file.close()
+    journal._file = open("/dev/full", "a", encoding="utf-8")  # noqa: PTH123, SIM115
+    with pytest.raises(DataError, match=r"cannot write .*metrics\.jsonl: No space left"), journal:
+        journal._file.write("not flushed")
+
+
+def test_a_journal_that_is_no_file_is_refused_without_waiting(tmp_path):
+    os.mkfifo(tmp_path / "metrics.jsonl")
+    with pytest.raises(DataError, match="not a regular file"):
+        Journal(tmp_path, 3, None)

@@ -125,3 +125,33 @@ def test_an_address_where_nobody_is_is_named(environment):
         environment(WHOLE | {"RANK": "0", "MASTER_PORT": str(taken.getsockname()[1])})
         with pytest.raises(RankError, match=r"cannot meet at 127\.0\.0\.1:.*MASTER_ADDR"), join(timeout=1):
             pass
+
+
+class Lying:
+    """A store that holds what somebody else wrote."""
+
+    def __init__(self, value: bytes) -> None:
+        self.value = value
+
+    def check(self, keys: list[str]) -> bool:
+        return True
+
+    def get(self, key: str) -> bytes:
+        return self.value
+
+
+@pytest.mark.parametrize(
+    "value", [b"", b"\xff", b"[" * 100_000, b"9" * 5000, b"3", b"null", b'{"result": 3}', b'{"result": {"a": []}}']
+)
+def test_a_store_that_lies_is_an_error(value: bytes) -> None:
+    world = World(1, 2, group=object(), _store=Lying(value))  # type: ignore[arg-type]
+    with pytest.raises(RankError, match=r"the store of the ranks|rank 0 said"):
+        world.once(lambda: None)
+    with pytest.raises(RankError, match="the store of the ranks"):
+        world._told("alive")
+
+
+def test_what_rank_0_says_cannot_move_the_cursor() -> None:
+    world = World(1, 2, group=object(), _store=Lying(b'{"error": "DataError: \\u001b[2J"}'))  # type: ignore[arg-type]
+    with pytest.raises(RankError, match=r"rank 0 failed: DataError: \\x1b\[2J"):
+        world.once(lambda: None)

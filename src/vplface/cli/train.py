@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -44,7 +45,10 @@ def train(
     from vplface.strict_yaml import to_yaml
     from vplface.study import run
     from vplface.training.config import read_config
+    from vplface.training.loop import restore_config
 
+    if resume:
+        restore_config(Path(config))
     other = [] if init_from is None else [f"init_from={to_yaml(init_from, flow=True)}"]
     settings = read_config(config, [*(overrides or []), *other])
     if dry_run:

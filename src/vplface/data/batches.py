@@ -1,26 +1,25 @@
-"""Worker processes that load the pictures of each step."""
+"""The pictures of each step, loaded in this process or in others."""
 
 from __future__ import annotations
 
-import signal
-import sys
-import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
 from vplface.data.augment import Augmentation
-from vplface.data.forking import work_alone, worker_processes
 from vplface.data.pictures import SIZE, PictureSet, UnreadablePictureError
 from vplface.data.samplers import Batches
-from vplface.errors import DataError, VplfaceError
+from vplface.data.workers import Task, in_order
+from vplface.errors import DataError
+
+BYTES = SIZE * SIZE * 3
+"""Of a picture in memory."""
 
 
 @dataclass
@@ -41,11 +40,14 @@ def load_batches(
     last_step: int,
     workers: int,
     part: tuple[int, int] = (0, 1),
+    least: int = 1,
+    give_up: Callable[[float], bool] = lambda seconds: False,
 ) -> Iterator[Batch]:
     """Load the batches of the steps first_step, ..., last_step − 1, in that order.
 
     A picture's augmentation is drawn from (seed, epoch, index of the picture), so that the content of a batch does
-    not depend on the number of workers. Unreadable pictures are left out of their batch and named in it.
+    not depend on the number of workers. Unreadable pictures are left out of their batch and named in it. If fewer than
+    ``least`` are left, the first readable pictures of the same slices of the next steps fill it up, augmented as there.
 
     Args:
         pictures: what to load from.
@@ -56,16 +58,20 @@ def load_batches(
         last_step: the step to stop before.
         workers: worker processes; 0 loads in this one.
         part: (r, R) loads the r-th of R contiguous slices of each batch, the first B mod R of which are one longer.
+        least: pictures that a batch (or its slice) must have; at most as many as it has with all of them readable.
+        give_up: is told, every half second, for how many seconds worker processes have been waited for; if it returns
+            True, there are no more batches.
 
     Raises:
         ValueError: if ``batches`` was made for another number of pictures.
-        DataError: if no picture of a batch can be read.
-        VplfaceError: if a worker process dies.
+        DataError: if no picture of a batch can be read, or too few of an epoch.
+        VplfaceError: if a worker process dies, is stopped, or cannot be started.
     """
     if batches.n != len(pictures):
         raise ValueError(f"the batches are made for {batches.n} pictures, the set has {len(pictures)}")
     steps = range(first_step, last_step)
-    return _load(_Steps(pictures, batches, augmentation, seed, part), steps, workers, tolerant=True)
+    task = _Steps(pictures, batches, augmentation, seed, part, least)
+    return _load(task, steps, -(-batches.batch_size // part[1]), workers, give_up, tolerant=True)
 
 
 def load_all(
@@ -76,17 +82,18 @@ def load_all(
     Raises:
         ValueError: if ``batch_size`` is below 1.
         DataError: if a picture cannot be read, for an evaluation on fewer pictures would be another evaluation.
-        VplfaceError: if a worker process dies.
+        VplfaceError: if a worker process dies, is stopped, or cannot be started.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     chosen = np.asarray(indices, dtype=np.int64).reshape(-1)
     slices = _Slices(pictures, chosen, batch_size)
-    return _load(slices, range(-(-len(chosen) // batch_size)), workers, tolerant=False)
+    room = min(batch_size, len(chosen))
+    return _load(slices, range(-(-len(chosen) // batch_size)), room, workers, lambda seconds: False, tolerant=False)
 
 
 @dataclass
-class _Steps(Dataset[Batch]):
+class _Steps:
     """Item t is the part of the batch of step t."""
 
     pictures: PictureSet
@@ -94,24 +101,40 @@ class _Steps(Dataset[Batch]):
     augmentation: Augmentation | None
     seed: int
     part: tuple[int, int] = (0, 1)
+    least: int = 1
 
-    def __getitem__(self, step: int) -> Batch:
+    def __call__(self, item: int, room: UInt8[np.ndarray, " room"]) -> tuple[int, Any]:
+        """See :class:`vplface.data.workers.Task`."""
+        collection = _Collection(self.pictures, room, self.augmentation, self.seed)
+        collection.add(*self._slice(item), len(room) // BYTES)
+        if collection.labels:
+            for step in range(item + 1, item + 2 + self.least * len(self.batches)):
+                if len(collection.labels) >= self.least:
+                    break
+                collection.add(*self._slice(step), self.least)
+            else:
+                raise DataError(_too_few(collection, self.least))
+        return collection.result()
+
+    def _slice(self, step: int) -> tuple[int, Int64[np.ndarray, " b"]]:
         epoch, indices = self.batches.batch(step)
         rank, ranks = self.part
-        return _collect(self.pictures, np.array_split(indices, ranks)[rank], self.augmentation, self.seed, epoch)
+        return epoch, np.array_split(indices, ranks)[rank]
 
 
 @dataclass
-class _Slices(Dataset[Batch]):
+class _Slices:
     """Item k is the k-th slice of the indices."""
 
     pictures: PictureSet
     indices: Int64[np.ndarray, " n"]
     batch_size: int
 
-    def __getitem__(self, position: int) -> Batch:
-        chosen = self.indices[position * self.batch_size : (position + 1) * self.batch_size]
-        return _collect(self.pictures, chosen)
+    def __call__(self, item: int, room: UInt8[np.ndarray, " room"]) -> tuple[int, Any]:
+        """See :class:`vplface.data.workers.Task`."""
+        collection = _Collection(self.pictures, room)
+        collection.add(0, self.indices[item * self.batch_size : (item + 1) * self.batch_size], len(room) // BYTES)
+        return collection.result()
 
 
 class _Streams:
@@ -133,90 +156,70 @@ class _Streams:
         return self._generator
 
 
-def _collect(
-    pictures: PictureSet,
-    indices: Int64[np.ndarray, " b"],
-    augmentation: Augmentation | None = None,
-    seed: int = 0,
-    epoch: int = 0,
-) -> Batch:
-    streams = _Streams(seed, epoch)
-    batch = np.empty((len(indices), SIZE, SIZE, 3), np.uint8)
-    read: list[int] = []
-    unreadable = []
-    for place, index in enumerate(indices.tolist()):
-        try:
-            picture = pictures.picture(index)
-        except UnreadablePictureError as error:
-            unreadable.append(str(error))
-            continue
-        row = batch[len(read)]
-        if augmentation is not None:
-            picture = augmentation(picture, streams.of(index), row)
-        if picture is not row:
-            row[:] = picture
-        read.append(place)
-    labels = pictures.labels[indices[read]]
-    return Batch(torch.from_numpy(batch[: len(read)]), torch.from_numpy(labels), unreadable)
+class _Collection:
+    """Readable pictures one after the other in the memory of a batch, and what could not be read."""
 
+    def __init__(
+        self,
+        pictures: PictureSet,
+        room: UInt8[np.ndarray, " room"],
+        augmentation: Augmentation | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.labels: list[int] = []
+        self.unreadable: list[str] = []
+        self._pictures, self._augmentation, self._seed = pictures, augmentation, seed
+        self._places = room.reshape(-1, SIZE, SIZE, 3)
 
-def _load(dataset: Dataset[Batch], items: range, workers: int, *, tolerant: bool) -> Iterator[Batch]:
-    workers = min(workers, len(items))
-    with worker_processes() as context:
-        loader = DataLoader(
-            dataset,
-            batch_size=None,  # an item is a whole batch, so that one tensor crosses to this process, not one a picture
-            sampler=items,
-            num_workers=workers,
-            collate_fn=_unchanged,
-            worker_init_fn=_start_worker,
-            multiprocessing_context=context if workers else None,
-            prefetch_factor=3 if workers else None,
-            generator=torch.Generator(),  # else the loader would draw its seed from the global generator
-        )
-        iterator = iter(loader)
-    try:
-        while True:
-            try:
-                batch = next(iterator, None)
-            except BaseException as error:
-                # Its frames hold the loader, and with it workers that a program that ends would wait for.
-                traceback.clear_frames(error.__traceback__)
-                if not (isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker (pid")):
-                    raise
-                raise VplfaceError(
-                    "a process that loads pictures has died, most likely for want of memory: use fewer workers or "
-                    "smaller batches, and in a container allow more shared memory (docker run --shm-size=8g)"
-                ) from error
-            if batch is None:
+    def add(self, epoch: int, indices: Int64[np.ndarray, " b"], most: int) -> None:
+        """Read pictures as they are in an epoch, until there are ``most`` altogether."""
+        streams = _Streams(self._seed, epoch)
+        for index in indices.tolist():
+            if len(self.labels) >= most:
                 return
-            if batch.unreadable and not (tolerant and len(batch.labels)):
-                raise DataError(_complaint(batch.unreadable, len(batch.labels)))
-            yield batch
-    finally:
-        del iterator  # ends the workers, also when the caller stops early
+            try:
+                picture = self._pictures.picture(index)
+            except UnreadablePictureError as error:
+                self.unreadable.append(str(error))
+                continue
+            place = self._places[len(self.labels)]
+            if self._augmentation is not None:
+                picture = self._augmentation(picture, streams.of(index), place)
+            if picture is not place:
+                place[:] = picture
+            self.labels.append(int(self._pictures.labels[index]))
+
+    def result(self) -> tuple[int, Any]:
+        """What a :class:`vplface.data.workers.Task` returns: how many bytes, and labels and unreadable pictures."""
+        return len(self.labels) * BYTES, (np.array(self.labels, np.int64), self.unreadable)
+
+
+def _too_few(collection: _Collection, least: int) -> str:
+    shown = "\n  ".join(collection.unreadable[:5])
+    return (
+        f"a step takes at least {least} pictures, and only {len(collection.labels)} of its epoch can be read:\n"
+        f"  {shown}\n  ..."
+    )
+
+
+def _load(
+    task: Task, items: range, room: int, workers: int, give_up: Callable[[float], bool], *, tolerant: bool
+) -> Iterator[Batch]:
+    workers = min(workers, len(items))
+    alone = (_alone(task, item, room * BYTES) for item in items)
+    with closing(in_order(task, items, room * BYTES, workers, give_up) if workers else alone) as found:
+        for pixels, (labels, unreadable) in found:
+            if unreadable and not (tolerant and len(labels)):
+                raise DataError(_complaint(unreadable, len(labels)))
+            yield Batch(torch.from_numpy(pixels.reshape(-1, SIZE, SIZE, 3)), torch.from_numpy(labels), unreadable)
+
+
+def _alone(task: Task, item: int, room: int) -> tuple[UInt8[np.ndarray, " bytes"], tuple[Any, list[str]]]:
+    memory = np.empty(room, np.uint8)
+    size, rest = task(item, memory)
+    return memory[:size], rest
 
 
 def _complaint(unreadable: list[str], readable: int) -> str:
     shown = "\n  ".join(unreadable[:5]) + ("\n  ..." if len(unreadable) > 5 else "")
     return f"{len(unreadable)} of {len(unreadable) + readable} pictures of a batch cannot be read:\n  {shown}"
-
-
-def _unchanged(batch: Any) -> Any:
-    return batch
-
-
-def _start_worker(_: int) -> None:
-    # Signals to stop are the main process's to answer; a worker ends when its queue is closed.
-    for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
-    # The thread that hands tensors over reports a main process that stopped listening, which is no news by then.
-    sys.excepthook = _report_unless_hung_up
-    work_alone()
-    torch.set_num_threads(1)
-
-
-def _report_unless_hung_up(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    if not issubclass(kind, (ConnectionError, EOFError)):
-        sys.__excepthook__(kind, error, trace)

@@ -13,7 +13,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from vplface.errors import ConfigError, TrainingInterrupted, VplfaceError
+from vplface.errors import ConfigError, DataError, TrainingInterrupted, VplfaceError
+from vplface.printable import printable
+from vplface.reading import kind_of
 from vplface.study.board import Board
 from vplface.study.grid import Cell, Grid
 from vplface.study.single import standing, start_anew
@@ -26,6 +28,8 @@ LOG = "log.txt"
 STOPPED = 3
 """Exit status of a run that was told to stop and has saved everything."""
 _LAST_LINES = 4
+_LOG_READ = 2**20
+"""Bytes of the end of a log that are looked at."""
 _LOOK_EVERY = 0.2
 
 
@@ -128,17 +132,22 @@ def _start(cell: Cell, threads: int) -> _Child:
     except OSError as error:
         raise ConfigError(f"cannot write the run folder {cell.folder}: {error.strerror}") from error
     environment = os.environ | {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
-    with (cell.folder / LOG).open("ab") as log:
-        log_start = log.tell()
-        # A session of its own: the terminal's Ctrl-C is for this process, which passes it on once.
-        process = subprocess.Popen(
-            [sys.executable, "-m", "vplface.study.worker"],
-            stdin=subprocess.PIPE,
-            stdout=log,
-            stderr=log,
-            env=environment,
-            start_new_session=True,
-        )
+    if kind_of(cell.folder / LOG) not in ("file", None):
+        raise DataError(f"{cell.folder / LOG}: not a regular file; delete it")
+    try:
+        with (cell.folder / LOG).open("ab") as log:
+            log_start = log.tell()
+            # A session of its own: the terminal's Ctrl-C is for this process, which passes it on once.
+            process = subprocess.Popen(
+                [sys.executable, "-m", "vplface.study.worker"],
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                env=environment,
+                start_new_session=True,
+            )
+    except OSError as error:
+        raise DataError(f"cannot start {cell.name}, which writes {cell.folder / LOG}: {error.strerror}") from error
     assert process.stdin is not None
     with suppress(BrokenPipeError):  # it died at once: its log says why
         process.stdin.write(json.dumps(cell.config.model_dump(mode="json")).encode() + b"\n")
@@ -150,9 +159,10 @@ def _reason(child: _Child) -> str:
     """The last lines that a failed run has written."""
     if child.process.returncode == STOPPED:
         return "it was stopped from outside; everything is saved"
-    with (child.cell.folder / LOG).open("rb") as log:
-        log.seek(child.log_start)
-        lines = [line for line in log.read().decode(errors="replace").splitlines() if line.strip()]
+    lines: list[str] = []
+    with suppress(OSError), (child.cell.folder / LOG).open("rb") as log:
+        log.seek(max(child.log_start, log.seek(0, os.SEEK_END) - _LOG_READ))
+        lines = [printable(line) for line in log.read().decode(errors="replace").splitlines() if line.strip()]
     if child.process.returncode < 0:
         lines.append(f"killed by signal {-child.process.returncode}")
     return "\n".join(lines[-_LAST_LINES:]) or f"exit status {child.process.returncode}, and not a word"

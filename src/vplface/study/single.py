@@ -16,7 +16,7 @@ from vplface.training.checkpoint import has_checkpoints
 from vplface.training.config import Config
 from vplface.training.journal import write_json
 from vplface.training.loggers import Loggers
-from vplface.training.loop import ANEW, changed_keys, train
+from vplface.training.loop import ANEW, changed_keys, stored_config, train
 from vplface.training.sources import open_sources
 from vplface.training.sphere import embed_on_sphere
 from vplface.training.start import CHECKPOINTS
@@ -42,14 +42,16 @@ class Standing:
 
 def standing(config: Config) -> Standing:
     """How far the run of a configuration has come, as its folder tells."""
-    stored = config.run_folder / "config.yaml"
-    if kind_of(stored) is None:
-        return Standing("new")
-    if kind_of(config.run_folder / ANEW) is not None:
+    folder = config.run_folder
+    if kind_of(folder / ANEW) is not None:
         return Standing("anew")
+    stored = stored_config(folder)
+    if stored is None:
+        return Standing("new")
     if changed := changed_keys(stored, config):
         return Standing("changed", changed)
-    return Standing("finished" if kind_of(config.run_folder / "evaluation.json") is not None else "begun")
+    whole = kind_of(folder / "config.yaml") is not None and kind_of(folder / "evaluation.json") is not None
+    return Standing("finished" if whole else "begun")
 
 
 def start_anew(configs: Iterable[Config]) -> None:
@@ -115,8 +117,8 @@ def measured(folder: Path) -> dict[str, Evaluation]:
     values = read_json_object(path)
     try:
         return {name: Evaluation.from_dict(value) for name, value in values.items()}
-    except DataError as error:
-        raise DataError(f"{path}: {error}") from error
+    except (DataError, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise DataError(f"{path}: {error}; delete it, and the run is measured again") from error
 
 
 def figures(evaluations: Mapping[str, Evaluation]) -> dict[str, Any]:

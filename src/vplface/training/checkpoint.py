@@ -17,7 +17,9 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from vplface.data.pictures import PictureSet
 from vplface.errors import DataError
+from vplface.files import flush_folder
+from vplface.reading import read_json, read_json_object
+from vplface.training.config import Config, build_config
 from vplface.training.state import Training
 from vplface.training.world import World
 
@@ -43,14 +49,16 @@ class Checkpoints:
         folder: of the run's checkpoints; all ranks see it.
         world: who takes part.
         keep: how many to keep.
+        trained_on: what else the manifest holds; see :func:`trained_on`.
     """
 
-    def __init__(self, folder: Path, world: World, keep: int) -> None:
+    def __init__(self, folder: Path, world: World, keep: int, trained_on: Mapping[str, Any] | None = None) -> None:
         self.folder = folder
         self._world = world
         self._keep = keep
+        self._trained_on = dict(trained_on or {})
         self._writer: threading.Thread | None = None
-        self._fault: Exception | None = None
+        self._fault: BaseException | None = None
         self._abandoned = threading.Event()
         if world.main:
             for torn in folder.glob(".step-*"):
@@ -61,10 +69,14 @@ class Checkpoints:
 
         Raises:
             DataError: if the write before this one failed.
+            FloatingPointError: if weights, memory or the optimiser's state are not finite; nothing is written then.
         """
         self.finish()
         unreadable = self._world.union(run.unreadable)
         common, rows = _state(run)
+        bad = next((name for name, value in (common | rows).items() if not _may_be_kept(name, value)), None)
+        if self._world.sum([float(bad is not None)])[0]:
+            raise FloatingPointError(f"{bad or 'the state of another rank'} is not finite")
         # All ranks have to write into one folder, and none into what a killed run has left of the same step.
         attempt = self._world.once(lambda: f"{os.getpid()}-{time.time_ns()}")
         notes = {"step": run.step, "best": run.best, "unreadable": sorted(unreadable)}
@@ -74,11 +86,17 @@ class Checkpoints:
             "classes": run.head.num_classes,
             "dim": run.head.embedding_dim,
             "world": self._world.size,
+            **self._trained_on,
         }
         part = self.folder / f".{name_of(run.step)}.{attempt}"
         own = {"first": run.head.classes.start, "stop": run.head.classes.stop}
-        self._writer = threading.Thread(target=self._write, args=(part, run.step, manifest, own, common, rows))
-        self._writer.start()
+        write = partial(self._write, part, run.step, manifest, own, common, rows)
+        self._writer = threading.Thread(target=write)
+        try:
+            self._writer.start()
+        except RuntimeError:  # the system has no more threads
+            self._writer = None
+            write()
 
     def finish(self) -> None:
         """Wait for the write under way.
@@ -105,8 +123,9 @@ class Checkpoints:
         """
         if self._fault is not None:
             fault, self._fault = self._fault, None
+            why = str(fault) if isinstance(fault, OSError | SafetensorError) else f"{type(fault).__name__}: {fault}"
             raise DataError(
-                f"a checkpoint could not be written to {self.folder}: {fault}; the checkpoints before it are unharmed"
+                f"a checkpoint could not be written to {self.folder}: {why}; the checkpoints before it are unharmed"
             ) from fault
 
     def _write(
@@ -131,7 +150,7 @@ class Checkpoints:
             receipt.with_suffix(".part").rename(receipt)
             if self._world.main:
                 self._complete(part, step, manifest)
-        except (OSError, SafetensorError) as error:
+        except BaseException as error:  # whatever it is, the thread of training must hear of it
             self._fault = error
             shutil.rmtree(part, ignore_errors=True)
 
@@ -144,7 +163,7 @@ class Checkpoints:
                 raise OSError(f"rank {missing[0]} did not write its part; do all ranks see {self.folder}?")
         files: dict[str, Any] = {}
         for receipt in receipts:
-            files |= json.loads(receipt.read_text(encoding="utf-8"))
+            files |= read_json_object(receipt)
             receipt.unlink()
         manifest |= {"files": files}
         with (part / MANIFEST).open("w", encoding="utf-8") as file:
@@ -156,7 +175,7 @@ class Checkpoints:
             again += 1
             whole = self.folder / f"{name_of(step)}.{again}"
         part.rename(whole)
-        _sync_folder(self.folder)
+        flush_folder(self.folder)
         for old in _newest_first(self.folder)[self._keep :]:
             shutil.rmtree(old, ignore_errors=True)
 
@@ -194,8 +213,8 @@ def read_manifest(path: Path) -> dict[str, Any]:
         DataError: if that is missing, damaged, or of another format.
     """
     try:
-        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        manifest = read_json(path / MANIFEST)
+    except DataError as error:
         raise DataError(f"checkpoint {path}: {MANIFEST} cannot be read: {error}") from error
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         found = manifest.get("format") if isinstance(manifest, dict) else None
@@ -215,6 +234,36 @@ def read_manifest(path: Path) -> dict[str, Any]:
         if Path(name).name != name:
             raise DataError(f"checkpoint {path}: {MANIFEST} names a file elsewhere: {name!r}")
     return manifest
+
+
+def trained_with(path: Path) -> Config | None:
+    """What the run of a checkpoint was trained with; None if an earlier version wrote it.
+
+    Raises:
+        DataError: if the manifest cannot be read.
+        ConfigError: if it holds what is no configuration of this program.
+    """
+    written = read_manifest(path).get("config")
+    return None if written is None else build_config(written, f"checkpoint {path}")
+
+
+def last_trained_with(folder: Path) -> Config | None:
+    """What the newest checkpoint of a run that can say so was trained with; its tensors are not read."""
+    for path in _newest_first(folder):
+        with suppress(DataError):
+            return trained_with(path)
+    return None
+
+
+def trained_on(config: Config, pictures: PictureSet) -> dict[str, Any]:
+    """What a checkpoint says of the configuration and the data of its run."""
+    data = {"identities": digest_of_names(pictures.identities), "pictures": len(pictures)}
+    return {"config": json.loads(json.dumps(config.model_dump(mode="json"))), "data": data}
+
+
+def digest_of_names(names: Sequence[str]) -> str:
+    """The SHA-256 of the names of identities, in their order."""
+    return hashlib.sha256(json.dumps(list(names)).encode()).hexdigest()
 
 
 def verify(path: Path) -> None:
@@ -331,6 +380,11 @@ def _state(run: Training) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     return next(copies), next(copies)
 
 
+def _may_be_kept(name: str, value: Tensor) -> bool:
+    """Whether a tensor of the state is finite, or one of those that need not be: measurements and random states."""
+    return name.startswith(("drift.", "age.", "rng.")) or not value.is_floating_point() or bool(value.isfinite().all())
+
+
 def _write_file(path: Path, tensors: dict[str, Tensor]) -> dict[str, Any]:
     save_file(tensors, path)
     with path.open("rb") as file:
@@ -345,15 +399,6 @@ def _sha256(path: Path) -> str:
 
 def _digest(manifest: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
-
-
-def _sync_folder(folder: Path) -> None:
-    if os.name == "posix":
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 def _newest_first(folder: Path) -> list[Path]:

@@ -16,9 +16,12 @@ import torch
 
 from vplface.errors import DataError
 from vplface.files import replacing
+from vplface.reading import MEBIBYTE, kind_of, parse_json, read_text
 from vplface.training.loggers import Loggers
 
 PACKAGES = ("vplface", "torch", "numpy", "opencv-python-headless", "safetensors")
+_LIMIT = 8192 * MEBIBYTE
+"""The largest journal that a run goes on with, in bytes."""
 
 
 class Journal:
@@ -35,7 +38,10 @@ class Journal:
         kept = [line for line in self._lines() if _step(line) <= first_step] if first_step else []
         with replacing(self._path) as temporary:
             temporary.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-        self._file = self._path.open("a", encoding="utf-8")
+        try:
+            self._file = self._path.open("a", encoding="utf-8")
+        except OSError as error:
+            raise self._cannot_write(error) from error
         self._loggers = loggers
 
     def __enter__(self) -> Journal:
@@ -44,7 +50,11 @@ class Journal:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._file.close()
+        try:
+            self._file.close()  # which writes what a full disk has not taken so far
+        except OSError as failed:
+            if error is None:
+                raise self._cannot_write(failed) from failed
 
     def write(self, entry: Mapping[str, Any]) -> None:
         """Append one measurement; ``entry["step"]`` says when it was taken.
@@ -56,13 +66,17 @@ class Journal:
             self._file.write(json.dumps(entry) + "\n")
             self._file.flush()
         except OSError as error:
-            raise DataError(f"cannot write {self._path}: {error.strerror or error}") from error
+            raise self._cannot_write(error) from error
         self._loggers.log(entry, entry["step"])
 
     def _lines(self) -> list[str]:
-        if not self._path.exists():
+        if kind_of(self._path) is None:
             return []
-        return [line for line in self._path.read_text(encoding="utf-8").split("\n") if _step(line) >= 0]
+        text = read_text(self._path, errors="replace", limit=_LIMIT)
+        return [line for line in text.split("\n") if _step(line) >= 0]
+
+    def _cannot_write(self, error: OSError) -> DataError:
+        return DataError(f"cannot write {self._path}: {error.strerror or error}")
 
 
 def environment() -> dict[str, Any]:
@@ -95,8 +109,8 @@ def write_json(path: Path, value: Any, mode: int | None = None) -> None:
 def _step(line: str) -> int:
     """The step of a line of metrics.jsonl; −1 for the torn last line of a killed run."""
     try:
-        return int(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
+        return int(parse_json(line, "metrics.jsonl")["step"])
+    except (DataError, ValueError, KeyError, TypeError, OverflowError):
         return -1
 
 

@@ -9,10 +9,13 @@ import secrets
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
 
-from vplface.errors import ConfigError, VplfaceError, import_extra
+from vplface.errors import ConfigError, DataError, VplfaceError, import_extra
+from vplface.files import replacing
+from vplface.reading import kind_of, read_json_object
 from vplface.training.config import Config
 
 IDENTITIES = "loggers.json"
@@ -160,7 +163,7 @@ class Loggers:
     def __init__(self, config: Config, first_step: int, fresh: bool = False) -> None:
         self._open: dict[str, Logger] = {}
         path = config.run_folder / IDENTITIES
-        known = json.loads(path.read_text(encoding="utf-8")) if path.exists() and not fresh else {}
+        known = {} if fresh else _known(path)
         # TensorBoard last: it purges the events of an earlier run, which is to lose nothing by a start that fails.
         for name in sorted(dict.fromkeys(config.loggers), key=lambda name: name == "tensorboard"):
             try:
@@ -177,7 +180,8 @@ class Loggers:
                 ) from error
         names = known | {name: logger.identity for name, logger in self._open.items() if logger.identity is not None}
         if names:
-            path.write_text(json.dumps(names) + "\n", encoding="utf-8")
+            with replacing(path) as temporary:
+                temporary.write_text(json.dumps(names) + "\n", encoding="utf-8")
         else:
             path.unlink(missing_ok=True)
 
@@ -207,6 +211,17 @@ class Loggers:
                 logger.close(failed)
             except Exception as error:
                 _warn(name, error)
+
+
+def _known(path: Path) -> dict[str, str]:
+    """What loggers called the run so far; nothing, with a warning, where that cannot be read."""
+    try:
+        if kind_of(path) is None:
+            return {}
+        return {name: identity for name, identity in read_json_object(path).items() if isinstance(identity, str)}
+    except DataError as error:
+        print(f"{error}; wandb and mlflow begin new runs", file=sys.stderr)
+        return {}
 
 
 def _warn(name: str, error: Exception) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import itertools
 import json
+import shlex
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +21,28 @@ from vplface.data.batches import Batch, load_batches
 from vplface.data.pictures import Preprocessing
 from vplface.embedder import Embedder, ModelCard, save_model
 from vplface.errors import ConfigError, DataError, TrainingInterrupted, VplfaceError
-from vplface.files import PRIVATE, locked
+from vplface.files import PRIVATE, locked, remove_temporaries, replacing
 from vplface.paths import argument
 from vplface.progress import progress
+from vplface.reading import is_folder, kind_of, read_json, read_json_object
 from vplface.softmax import OtherRankError
-from vplface.training.checkpoint import Checkpoints, has_checkpoints, load_checkpoint, newest_checkpoint
+from vplface.training.checkpoint import (
+    Checkpoints,
+    digest_of_names,
+    has_checkpoints,
+    last_trained_with,
+    load_checkpoint,
+    newest_checkpoint,
+    read_manifest,
+    trained_on,
+    trained_with,
+)
 from vplface.training.config import Config, read_config
 from vplface.training.instruments import measure
 from vplface.training.interrupt import Interrupt
 from vplface.training.journal import Journal, environment, write_json
 from vplface.training.loggers import Loggers
+from vplface.training.parts import fewest
 from vplface.training.start import CHECKPOINTS, IDENTITIES, start_from, whole_checkpoint
 from vplface.training.state import Training, prepare
 from vplface.training.validation import Validation
@@ -75,10 +88,48 @@ NO_MATTER = frozenset(
 """Keys on which nothing depends that a run finds."""
 
 
-def changed_keys(stored: Path, config: Config) -> tuple[str, ...]:
-    """The dotted keys, less those of no matter, that ``config`` and a stored configuration differ in."""
-    before, now = (each.model_dump(mode="json") for each in (read_config(stored), config))
-    return tuple(key for key in _differing(before, now) if key not in NO_MATTER)
+def changed_keys(before: Config, config: Config) -> tuple[str, ...]:
+    """The dotted keys, less those of no matter, that two configurations differ in."""
+    one, other = (each.model_dump(mode="json") for each in (before, config))
+    return tuple(key for key in _differing(one, other) if key not in NO_MATTER)
+
+
+def stored_config(folder: Path) -> Config | None:
+    """What the run in a folder was asked for: its config.yaml, or its newest checkpoint's where that cannot be read.
+
+    Raises:
+        ConfigError: naming config.yaml, if it cannot be read and no checkpoint can say what it held.
+    """
+    path = folder / "config.yaml"
+    if kind_of(path) is None:
+        return last_trained_with(folder / CHECKPOINTS)
+    try:
+        return read_config(path)
+    except (ConfigError, DataError) as error:
+        found = last_trained_with(folder / CHECKPOINTS)
+        if found is None:
+            raise ConfigError(f"{error}; delete it, and start the run anew (--overwrite)") from error
+        return found
+
+
+def restore_config(folder: Path) -> None:
+    """Write config.yaml of a run from its newest checkpoint, where it is damaged or missing."""
+    path = folder / "config.yaml"
+    if not is_folder(folder / CHECKPOINTS):
+        return
+    fault = f"{path} is missing"
+    if kind_of(path) is not None:
+        try:
+            read_config(path)
+            return
+        except (ConfigError, DataError) as error:
+            fault = f"{error}; it was kept as damaged-config.yaml"
+    found = last_trained_with(folder / CHECKPOINTS)
+    if found is not None:
+        with suppress(FileNotFoundError):
+            path.replace(path.with_name("damaged-config.yaml"))
+        _write_config(path, found)
+        print(f"{fault}; a new one was written from the newest checkpoint", file=sys.stderr)
 
 
 def _differing(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
@@ -124,16 +175,16 @@ def train(config: Config, *, resume: bool = False, overwrite: bool = False) -> T
         if world.again:
             resume = has_checkpoints(config.run_folder / CHECKPOINTS)
             overwrite = not resume
-        if config.run_folder.exists() or not resume:
+        if kind_of(config.run_folder) is not None or not resume:
             world.once(lambda: stack.enter_context(_alone_in(config.run_folder)))
         chosen = world.once(lambda: _claim(config, resume, overwrite))
         run = _prepare_in_turn(config, world)
         if chosen is not None:
-            world.once(lambda: _compare_data(run))
+            checkpoint = Path(chosen)
+            world.once(lambda: _compare_data(run, checkpoint))
             load_checkpoint(Path(chosen), run, world)
-            if world.main and any(
-                _of_evaluation(key) for key in changed_keys(config.run_folder / "config.yaml", config)
-            ):
+            before = trained_with(Path(chosen)) or stored_config(config.run_folder) or config
+            if any(_of_evaluation(key) for key in changed_keys(before, config)):
                 run.best = None  # the figure of another question
         elif config.init_from is not None:
             source = config.init_from
@@ -150,7 +201,9 @@ def _prepare_in_turn(config: Config, world: World) -> Training:
 
 def _carry_out(run: Training, world: World, fresh: bool) -> Training | None:
     config, folder = run.config, run.config.run_folder
-    checkpoints = Checkpoints(folder / CHECKPOINTS, world, config.checkpoints_kept)
+    checkpoints = Checkpoints(
+        folder / CHECKPOINTS, world, config.checkpoints_kept, trained_on(config, run.pictures) if world.main else None
+    )
     with ExitStack() as stack:
         validation = journal = None
         if world.main:
@@ -199,7 +252,7 @@ def _fit(
 
     world.meet()
     with progress(config.name, run.rate.steps, done=run.step, shown=world.main) as advance:
-        for batch in _batches(run, world):
+        for batch in _batches(run, world, interrupt):
             world.arrive(run.step)
             epoch = run.step / per_epoch
             run.unreadable.update(batch.unreadable)
@@ -213,7 +266,7 @@ def _fit(
                 loss, figures = _step(run, world, network, prepare_input, batch, logs, looks)
             except FloatingPointError as error:
                 checkpoints.finish()
-                raise TrainingError(_divergence(run, folder, str(error))) from error
+                raise TrainingError(_divergence(run, folder, str(error), run.step + 1)) from error
             run.step += 1
             taken += len(batch.labels)
             entry: dict[str, Any] = {}
@@ -237,17 +290,55 @@ def _fit(
             stop, preempted = (said > 0 for said in world.sum([interrupt.requested, interrupt.preempted]))
             checkpoints.check()
             if run.step % save_every == 0 or finished or stop:
-                checkpoints.save(run)
-                if world.main:
-                    save_model(folder, run.model, model_card(run))
+                _save(run, checkpoints, world)
                 clock = time.perf_counter()
             if stop and not finished:
-                checkpoints.finish()
-                raise TrainingInterrupted(
-                    f"stopped after step {run.step} of {run.rate.steps}; everything is saved."
-                    f" Go on with: vplface train {argument(folder)} --resume",
-                    preempted=preempted,
-                )
+                raise _stopped(run, checkpoints, preempted)
+    if run.step < run.rate.steps:  # told to stop while it waited for pictures
+        if world.group is not None:
+            raise TrainingError(
+                f"told to stop while rank {world.rank} waited for the pictures of step {run.step + 1};"
+                f" {_last_good(folder)}"
+            )
+        _save(run, checkpoints, world)
+        raise _stopped(run, checkpoints, interrupt.preempted)
+
+
+def _save(run: Training, checkpoints: Checkpoints, world: World) -> None:
+    """Save a checkpoint and the model, or end a run whose weights are not finite or no longer embed a picture."""
+    try:
+        bad = not all(_embeds(module, run.drift.pictures[:2]) for module in (run.backbone, run.model))
+        if world.sum([float(bad)])[0]:
+            raise FloatingPointError("the embeddings of the first pictures are not finite")
+        checkpoints.save(run)
+    except FloatingPointError as error:
+        checkpoints.finish()
+        raise TrainingError(_divergence(run, run.config.run_folder, str(error), run.step)) from error
+    if world.main:
+        save_model(run.config.run_folder, run.model, model_card(run))
+
+
+@torch.no_grad()
+def _embeds(module: nn.Module, pictures: Tensor) -> bool:
+    """Whether a network makes finite embeddings of pictures; its mode is left as it was."""
+    modes = [(each, each.training) for each in module.modules()]
+    module.eval()
+    try:
+        return bool(module(pictures).isfinite().all())
+    finally:
+        for each, mode in modes:
+            each.training = mode
+
+
+def _stopped(run: Training, checkpoints: Checkpoints, preempted: bool) -> TrainingInterrupted:
+    """What to say of a run that was told to stop, once everything is saved."""
+    checkpoints.finish()
+    folder = argument(run.config.run_folder)
+    return TrainingInterrupted(
+        f"stopped after step {run.step} of {run.rate.steps}; everything is saved."
+        f" Go on with: vplface train {folder} --resume",
+        preempted=preempted,
+    )
 
 
 def _follow_drift(run: Training, world: World) -> dict[str, Any]:
@@ -279,7 +370,7 @@ def _step(
         The loss of the whole batch; where it is a step that ``logs``, the mean cosines to the own class, and where it
         is one that ``looks`` closer, what injection does.
     """
-    parts = _parts(run, world, batch)
+    parts = _parts(run, batch)
     # A part counts by its share of the batch, over all ranks.
     shares = [1.0]
     if len(parts) > 1:
@@ -333,17 +424,10 @@ def _step(
     return total, found
 
 
-def _parts(run: Training, world: World, batch: Batch) -> list[Tensor]:
-    """Rows of the parts of a batch: as many on every rank."""
-    parts = list(torch.arange(len(batch.labels)).tensor_split(run.config.accumulate))
-    if world.group is None:
-        return [rows for rows in parts if len(rows)]
-    if any(len(rows) == 0 for rows in parts):
-        raise TrainingError(
-            f"rank {world.rank} has {len(batch.labels)} readable pictures of the batch of step {run.step + 1}, too few"
-            f" for accumulate={run.config.accumulate}; raise batch_size or lower accumulate"
-        )
-    return parts
+def _parts(run: Training, batch: Batch) -> list[Tensor]:
+    """Rows of the parts of a batch: as many on every rank, for every slice has enough for all parts."""
+    parts = torch.arange(len(batch.labels)).tensor_split(run.config.accumulate)
+    return [rows for rows in parts if len(rows)]
 
 
 def _clip(run: Training, world: World, most: float) -> None:
@@ -372,7 +456,8 @@ def _validate(run: Training, folder: Path, journal: Journal | None, validation: 
     }
     journal.write({"step": run.step, "validation": values, "time": round(time.time(), 3)})
     value = validation.criterion(values)
-    if value is not None and (run.best is None or value > run.best):
+    finite = all(tensor.isfinite().all() for tensor in run.model.state_dict().values())
+    if finite and value is not None and (run.best is None or value > run.best):
         run.best = value
         save_model(folder / "best", run.model, card)
 
@@ -395,8 +480,14 @@ def model_card(run: Training) -> ModelCard:
     )
 
 
-def _batches(run: Training, world: World) -> Iterator[Batch]:
+def _batches(run: Training, world: World, interrupt: Interrupt) -> Iterator[Batch]:
+    """The batches that are left; they end early if one is waited for when the run is told to stop."""
     config = run.config
+
+    def give_up(seconds: float) -> bool:
+        # Others may be in a step with this rank, and can save only after it.
+        return interrupt.requested and (world.group is None or seconds > _PATIENCE)
+
     workers = config.data.workers if config.data.workers is not None else min(4, max(torch.get_num_threads() // 2, 1))
     return load_batches(
         run.pictures,
@@ -407,6 +498,8 @@ def _batches(run: Training, world: World) -> Iterator[Batch]:
         run.rate.steps,
         workers,
         (world.rank, world.size),
+        fewest(config, run.batches, world.size),
+        give_up,
     )
 
 
@@ -422,6 +515,9 @@ def _alone_in(folder: Path) -> Iterator[None]:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             stack.enter_context(locked(folder, otherwise, _PATIENCE))
+            for place in (folder, folder / "best"):
+                if is_folder(place):
+                    remove_temporaries(place)
         except OSError as error:
             raise ConfigError(f"cannot write the run folder {folder}: {error.strerror or error}") from error
         yield
@@ -430,7 +526,7 @@ def _alone_in(folder: Path) -> Iterator[None]:
 def _claim(config: Config, resume: bool, overwrite: bool) -> str | None:
     """Say why the run folder cannot be ours, if it cannot; returns the checkpoint to go on from."""
     folder = config.run_folder
-    stored, checkpoints = folder / "config.yaml", folder / CHECKPOINTS
+    checkpoints = folder / CHECKPOINTS
     chosen = None
     if resume:
         chosen, faults = newest_checkpoint(checkpoints)
@@ -442,10 +538,14 @@ def _claim(config: Config, resume: bool, overwrite: bool) -> str | None:
             raise ConfigError(f"{folder} holds no whole checkpoint to resume from; train without --resume")
         if faults:
             print(f"going on from {chosen}", file=sys.stderr)
-        if changed := [key for key in changed_keys(stored, config) if not _of_evaluation(key)]:
+        before = trained_with(chosen) or stored_config(folder)
+        if before is None:
+            raise ConfigError(f"{folder / 'config.yaml'} is missing, and the checkpoints do not say what it held")
+        if changed := [key for key in changed_keys(before, config) if not _of_evaluation(key)]:
             raise ConfigError(
-                f"{folder} was trained with another {', '.join(changed)}; resume it as it was (vplface train"
-                f" {argument(folder)} --resume), or start a new run under another name (name=...)"
+                f"{folder} was trained with another {', '.join(changed)}; resume it as it was"
+                f" (vplface train {argument(folder)} --resume{_former(before, changed)}), or start a new run"
+                " under another name (name=...)"
             )
     elif not overwrite and _has_begun(folder):
         raise ConfigError(
@@ -453,6 +553,18 @@ def _claim(config: Config, resume: bool, overwrite: bool) -> str | None:
             " (name=...)"
         )
     return None if chosen is None else str(chosen)
+
+
+def _former(before: Config, changed: Sequence[str]) -> str:
+    """Overrides that give changed keys the values that they had, as far as a command line can hold them."""
+    values = before.model_dump(mode="json")
+    told = ""
+    for key in changed:
+        value: Any = values
+        for part in key.split("."):
+            value = value.get(part) if isinstance(value, Mapping) else None
+        told += f" {shlex.quote(f'{key}={json.dumps(value)}')}"
+    return told if len(told) < 500 else ""
 
 
 def _move_in(config: Config, fresh: bool) -> None:
@@ -463,9 +575,14 @@ def _move_in(config: Config, fresh: bool) -> None:
             for name in OF_A_RUN:
                 path = folder / name
                 shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-        (folder / "config.yaml").write_text(config.to_yaml(), encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"cannot write the run folder {folder}: {error.strerror or error}") from error
+    _write_config(folder / "config.yaml", config)
+
+
+def _write_config(path: Path, config: Config) -> None:
+    with replacing(path) as temporary:
+        temporary.write_text(config.to_yaml(), encoding="utf-8")
 
 
 def _has_begun(folder: Path) -> bool:
@@ -473,16 +590,23 @@ def _has_begun(folder: Path) -> bool:
     return any((folder / name).exists() for name in ("metrics.jsonl", "model.safetensors", CHECKPOINTS))
 
 
-def _compare_data(run: Training) -> None:
+def _compare_data(run: Training, checkpoint: Path) -> None:
     """Refuse to resume with other classes than the run has, and say so where pictures have come or gone."""
-    folder = run.config.run_folder
+    folder, now = run.config.run_folder, list(run.pictures.identities)
+    known = read_manifest(checkpoint).get("data") or {}
+    before: list[str] = []
     try:
-        before = json.loads((folder / IDENTITIES).read_text(encoding="utf-8"))
-        pictures = json.loads((folder / "environment.json").read_text(encoding="utf-8"))["pictures"]
-    except (OSError, ValueError, KeyError) as error:
-        raise DataError(f"{folder} does not say what it was trained on: {error}") from error
-    now = list(run.pictures.identities)
-    if now != before:
+        before = [str(name) for name in read_json(folder / IDENTITIES)]
+        pictures = known["pictures"] if known else int(read_json_object(folder / "environment.json")["pictures"])
+    except (DataError, KeyError, TypeError, ValueError) as error:
+        if not known:
+            raise DataError(
+                f"{folder} does not say what it was trained on: {error}; put the file back, or start a new run from its"
+                " backbone (backbone.weights=FILE)"
+            ) from error
+        pictures = known["pictures"]
+    same = digest_of_names(now) == known["identities"] if known else now == before
+    if not same:
         gone, new = sorted(set(before) - set(now)), sorted(set(now) - set(before))
         examples = ", ".join([f"without {name}" for name in gone[:2]] + [f"with {name}" for name in new[:2]])
         raise DataError(
@@ -512,15 +636,18 @@ def _counts(run: Training, world: World) -> dict[str, Any]:
     }
 
 
-def _divergence(run: Training, folder: Path, fault: str) -> str:
+def _divergence(run: Training, folder: Path, fault: str, step: int) -> str:
     bad = [name for name, p in run.backbone.named_parameters() if not p.isfinite().all()]
     cause = f" (already in the weights: {bad[0]} and {len(bad) - 1} more)" if bad else ""
-    last, _ = newest_checkpoint(folder / CHECKPOINTS)
-    good = "no checkpoint had been written yet" if last is None else f"the last good checkpoint is {last}"
     return (
-        f"training diverged at step {run.step + 1}: {fault}{cause}; {good}. Lower optimizer.lr, lengthen"
+        f"training diverged at step {step}: {fault}{cause}; {_last_good(folder)}. Lower optimizer.lr, lengthen"
         " schedule.warmup, or set optimizer.clip"
     )
+
+
+def _last_good(folder: Path) -> str:
+    last, _ = newest_checkpoint(folder / CHECKPOINTS)
+    return "no checkpoint had been written yet" if last is None else f"the last good checkpoint is {last}"
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

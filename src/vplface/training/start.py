@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,7 @@ from torch.nn.functional import normalize
 from vplface.data.pictures import Preprocessing, UnreadablePictureError
 from vplface.errors import ConfigError, DataError
 from vplface.progress import progress
+from vplface.reading import read_json
 from vplface.training.checkpoint import COMMON, newest_checkpoint, read_manifest, read_rows, read_tensors
 from vplface.training.state import Training
 
@@ -153,7 +153,9 @@ def _mean_embeddings(run: Training, classes: Int64[np.ndarray, " k"]) -> Float[T
 def _identities(folder: Path) -> dict[str, int]:
     path = folder / IDENTITIES
     try:
-        names = json.loads(path.read_text(encoding="utf-8"))
-        return {str(name): label for label, name in enumerate(names)}
-    except (OSError, ValueError, TypeError) as error:
-        raise DataError(f"{path}, the names of the identities of that run, cannot be read: {error}") from error
+        return {str(name): label for label, name in enumerate(read_json(path))}
+    except (DataError, TypeError) as error:
+        raise DataError(
+            f"{path}, the names of the identities of that run, cannot be read: {error}; resume that run, which writes"
+            " them again"
+        ) from error

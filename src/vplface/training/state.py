@@ -20,6 +20,7 @@ from vplface.prototypes import CosineByAge
 from vplface.training.config import Config
 from vplface.training.drift import DriftMonitor, Settled
 from vplface.training.networks import backbone_of, device_of, head_of, optimizer_of
+from vplface.training.parts import require_parts
 from vplface.training.schedules import LearningRate
 from vplface.training.sources import open_training
 from vplface.training.world import World
@@ -107,8 +108,7 @@ def prepare(config: Config, world: World | None = None, *, write: bool = True) -
         batches: Batches = config.data.sampler.batches(pictures.labels, config.batch_size, config.seed)
     except ValueError as error:
         raise ConfigError(f"data.sampler: {error}; raise batch_size") from error
-    if batches.smallest < world.size:
-        raise ConfigError(f"a batch of {batches.smallest} cannot be shared by {world.size} processes; raise batch_size")
+    require_parts(config, batches, world.size)
     per_epoch = len(batches)
     steps = config.schedule.length.steps(per_epoch)
     if steps < 1:

@@ -19,7 +19,9 @@ import torch.distributed as dist
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
-from vplface.errors import ConfigError, VplfaceError
+from vplface.errors import ConfigError, DataError, VplfaceError
+from vplface.printable import printable
+from vplface.reading import parse_json
 
 _BEAT = 1.0
 """Seconds between two signs of life."""
@@ -92,10 +94,13 @@ class World:
             return result
         while not self._store.check([key]):
             time.sleep(0.1)
-        told = json.loads(self._store.get(key))
+        told = self._said(key)
         if "error" in told:
-            raise RankError(f"rank 0 failed: {told['error']}")
-        return told["result"]  # type: ignore[no-any-return]
+            raise RankError(f"rank 0 failed: {printable(str(told['error']))}")
+        result = told.get("result")
+        if not isinstance(result, str | None):
+            raise RankError(f"rank 0 said {result!r} where a text was due; do all ranks run the same version?")
+        return result
 
     def meet(self) -> None:
         """Wait until all processes are here, however long that takes."""
@@ -134,7 +139,7 @@ class World:
         time.sleep(3 * _BEAT)
         faults, steps = [], [step + 1 for step in self._told("arrived", 0)]
         for rank, (earlier, now) in enumerate(zip(before, self._told("alive"), strict=True)):
-            if rank != self.rank and now == earlier:
+            if rank != self.rank and (now == earlier or now is None):
                 faults.append(f"rank {rank} has died or was stopped (last seen in step {steps[rank]})")
             elif rank != self.rank and not now["waits"]:
                 faults.append(f"rank {rank} lives but is late: in step {steps[rank]}, {now['place']}")
@@ -147,7 +152,22 @@ class World:
     def _told(self, what: str, nothing: Any = None) -> list[Any]:
         """What each rank has last said of itself."""
         keys = [f"{what}/{rank}" for rank in range(self.size)]
-        return [json.loads(self._store.get(key)) if self._store.check([key]) else nothing for key in keys]
+        return [self._said(key) if self._store.check([key]) else nothing for key in keys]
+
+    def _said(self, key: str) -> Any:
+        """What the store holds under a key.
+
+        Raises:
+            RankError: if that is not what a rank of this program has written.
+        """
+        try:
+            found = parse_json(self._store.get(key), f"the store of the ranks, {key}")
+        except DataError as error:
+            raise RankError(f"{error}; does another program write to it?") from error
+        fits = isinstance(found, int) if key.startswith("arrived/") else isinstance(found, dict)
+        if not fits or (key.startswith("alive/") and not {"waits", "place"} <= found.keys()):
+            raise RankError(f"the store of the ranks, {key}: not what a rank writes; does another program write to it?")
+        return found
 
     @contextmanager
     def beating(self) -> Iterator[None]:
@@ -231,6 +251,11 @@ def join(timeout: float) -> Iterator[World]:
         return
     size, local_rank = started
     if torch.cuda.is_available():
+        if local_rank >= torch.cuda.device_count():
+            raise ConfigError(
+                f"LOCAL_RANK={local_rank}, and there are {torch.cuda.device_count()} GPUs; start fewer processes"
+                " (--nproc-per-node)"
+            )
         torch.cuda.set_device(local_rank)
     patience = timedelta(seconds=timeout)
     try:
@@ -246,7 +271,10 @@ def join(timeout: float) -> Iterator[World]:
     if size == 1:
         yield World(again=again, _launch=of_launch)
         return
-    dist.init_process_group(store=store, rank=rank, world_size=size, timeout=patience)
+    try:
+        dist.init_process_group(store=store, rank=rank, world_size=size, timeout=patience)
+    except (RuntimeError, ValueError) as error:
+        raise RankError(f"rank {rank} could not join the others: {str(error).splitlines()[0]}") from error
     told = PrefixStore("vplface", store)
     world = World(rank, size, local_rank, again, dist.group.WORLD, _store=told, _launch=of_launch)
     try:
