@@ -41,7 +41,8 @@ def replacing(path: Path, mode: int | None = None) -> Iterator[Path]:
     try:
         target = Path(os.path.realpath(path))
         target.parent.mkdir(parents=True, exist_ok=True)
-        mode = _mode_of(target) if mode is None else mode
+        there = _mode_of(target)
+        mode = there if mode is None else mode
         temporary = _create(target, 0o666 if mode is None else mode)
     except (OSError, ValueError) as error:
         raise DataError(f"cannot write {path}: {_reason(error)}") from error
