@@ -45,6 +45,8 @@ def explained(error: BaseException) -> str | None:
             return "what was read is nested too deeply"
         case RuntimeError() if _NO_THREAD in text:
             return "no thread can be started; raise the limit of processes (ulimit -u) or ask for fewer workers"
+        case RuntimeError() if text.startswith("Symlink loop from"):  # Path.resolve until Python 3.12
+            return f"{text.removeprefix('Symlink loop from ')}: its symbolic links lead in a circle"
         case ValueError() if "embedded null" in text:
             return "a name of a file holds a null character"
         case _ if _OUT_OF_MEMORY.search(text):

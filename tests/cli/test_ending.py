@@ -33,6 +33,7 @@ from vplface.reasons import explained
         (UnicodeEncodeError("utf-8", "a\udcff", 1, 2, "surrogates not allowed"), "a text that is not Unicode"),
         (RecursionError("maximum recursion depth exceeded"), "nested too deeply"),
         (ValueError("embedded null byte"), "null character"),
+        (RuntimeError("Symlink loop from '/a'"), "'/a': its symbolic links lead in a circle"),
     ],
 )
 def test_a_reason_outside_the_program_is_one_line(capsys, error, said):

@@ -12,6 +12,7 @@ from typing import Any
 
 from vplface.backbones import BACKBONES
 from vplface.errors import ConfigError
+from vplface.reading import is_file
 from vplface.strict_yaml import parse_yaml
 from vplface.training.assignments import Assigned, Assignments, NotRead, printable, read_assignments
 from vplface.training.config import Config, build_config
@@ -112,7 +113,7 @@ def translate(path: Path, gpus: int = 1) -> Translation:
         ConfigError: if a file cannot be read, or a key holds what makes no sense for it; file and line are given.
     """
     base = path.with_name("base.py")
-    found = read_assignments(base) if base.is_file() and path.name != "base.py" else Assignments()
+    found = read_assignments(base) if is_file(base) and path.name != "base.py" else Assignments()
     own = read_assignments(path)
     for key, value in own.keys.items():
         found.keys.pop(key, None)
