@@ -1,11 +1,12 @@
 """Hostile input: mutated files of every form that is read, in worker processes with little memory and little time.
 
-Run: python benchmarks/fuzz.py --inputs 1000000 --seed 0 [--formats recordio,bin,tar,zip,csv,checkpoint,picture,text]
+Run: python benchmarks/fuzz.py --inputs 10000000 --seed 0 [--formats recordio,zip,yaml,...]
+     python benchmarks/fuzz.py --inputs 10000000 --first 4000000           the inputs from number 4,000,000 on
      python benchmarks/fuzz.py --seed 0 --only 12345 [--formats ...]      one of them again, with its traceback
 
-Input k follows from the seed, the formats and k alone. A small valid file set is mutated one to four times: bits are
-flipped, bytes overwritten with telling numbers, ends cut off, parts repeated, removed, inserted, spliced with those of
-another set. Of some formats the checksums are then made right again, so that what lies behind them is reached.
+Input k follows from the seed, the formats and k alone. A small valid file set (benchmarks/hostile.py) is mutated one to
+four times (benchmarks/mutations.py), in part spliced with another set. Of some formats the checksums are then made
+right again, so that what lies behind them is reached.
 
 A reader may refuse an input with an error of vplface's, or read it, in part or whole. Everything else is a failure:
 another exception, a crash, more memory or time than allowed, or the file that hostile pickles would make. Failures are
@@ -16,43 +17,28 @@ from __future__ import annotations
 
 import argparse
 import faulthandler
-import hashlib
 import importlib.util
-import json
 import os
-import pickle
 import random
 import resource
 import shutil
 import signal
-import struct
 import sys
 import tempfile
 import time
 import traceback
-import zipfile
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import cv2
-import numpy as np
 import torch
-from safetensors.torch import save
+from hostile import FORMATS, MARKER, Files, Format
+from mutations import mutate
 
-from vplface.data.drop import read_drop
 from vplface.data.forking import worker_processes
-from vplface.data.formats import Form, create_pictures, open_pictures
-from vplface.data.pairs import Pairs, read_pairs, read_people
-from vplface.data.pictures import UnreadablePictureError, decode
-from vplface.embedder import ModelCard
 from vplface.errors import VplfaceError
 from vplface.progress import progress
-from vplface.training import checkpoint
-
-Files = dict[str, bytes]
-"""Name → content of the files of an input."""
 
 MEMORY = 1 << 30
 """Bytes of address space that a worker may take beyond what it has at its start."""
@@ -64,249 +50,6 @@ DEADLINE = 30.0
 """Seconds after which a worker that does not even hear its alarm is killed."""
 
 OUTCOMES = ("refused", "read in part", "read", "failed")
-MARKER = "executed"
-
-
-@dataclass(frozen=True)
-class Format:
-    """A kind of input.
-
-    Attributes:
-        corpus: valid inputs, and hostile ones.
-        read: reads all there is in a folder with an input; True if all of it could be read.
-        repair: makes checksums right again.
-    """
-
-    corpus: Sequence[Files]
-    read: Callable[[Path], bool]
-    repair: Callable[[Files], Files] | None = None
-
-
-def read_set(path: Path) -> bool:
-    """Open a set and take everything out of it."""
-    pictures = open_pictures(path)
-    whole = True
-    for index in range(len(pictures)):
-        pictures.name(index), pictures.where(index), pictures.identities[pictures.labels[index]]
-        try:
-            pictures.picture(index)
-        except UnreadablePictureError:
-            whole = False
-    return whole
-
-
-def tiny_pictures() -> list[bytes]:
-    """A few hundred bytes each: jpg, png, webp, bmp."""
-    rng = np.random.default_rng(0)
-    made = []
-    for suffix, options in ((".jpg", (1, 30)), (".png", ()), (".webp", (64, 30)), (".bmp", ()), (".jpg", (1, 10))):
-        picture = cv2.resize(rng.integers(0, 255, (3, 3, 3), dtype=np.uint8), (16, 16))
-        made.append(cv2.imencode(suffix, picture, options)[1].tobytes())
-    return made
-
-
-def written(form: Form, target: str, folder: Path, names: Sequence[str]) -> Files:
-    """What a writer makes of three identities with five pictures."""
-    identities = ["ada", "grace", "mary"]
-    with create_pictures(folder / target, form, identities) as writer:
-        for number, (encoded, name) in enumerate(zip(tiny_pictures(), names, strict=True)):
-            label = (0, 0, 1, 1, 2)[number]
-            writer.add(encoded, f"{identities[label]}/{name}", label)
-    return contents(folder)
-
-
-def contents(folder: Path) -> Files:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-NAMES = (("1.jpg", "2.png", "3.webp", "4.bmp", "5.jpg"), ("a b.jpg", "é.png", "s/t.webp", "4.bmp", "x" * 90 + ".jpg"))
-
-
-def recordio(folder: Path) -> Format:
-    corpus = [written("recordio", "x/train.rec", folder / f"{k}", names) for k, names in enumerate(NAMES)]
-    for kinds in ((".rec",), (".rec", ".idx")):
-        corpus.append({name: data for name, data in corpus[0].items() if name.endswith(kinds)})
-    return Format(corpus, lambda here: read_set(here / "x" / "train.rec"))
-
-
-def tar(folder: Path) -> Format:
-    corpus = [written("tar", "x.tar", folder / f"{k}", names) for k, names in enumerate(NAMES)]
-    return Format(corpus, lambda here: read_set(here / "x.tar"), repair_tar)
-
-
-def repair_tar(files: Files) -> Files:
-    """Each 512-byte block that could be a header gets the checksum of a header."""
-    data = bytearray(files["x.tar"])
-    for start in range(0, len(data) - 511, 512):
-        if data[start + 257 : start + 262] == b"ustar":
-            data[start + 148 : start + 156] = b" " * 8
-            data[start + 148 : start + 156] = b"%06o\0 " % sum(data[start : start + 512])
-    return {**files, "x.tar": bytes(data)}
-
-
-def csv(folder: Path) -> Format:
-    corpus = []
-    for kind, names in (("csv", NAMES[0]), ("tsv", NAMES[1])):
-        files = written("list", f"x.{kind}", folder / kind, names)
-        corpus.append({name: files[name] for name in (f"x.{kind}", f"x/ada/{names[0]}")})
-    rows = b'path,label,split\nx/ada/1.jpg,ada,train\n"x/ada/2.png","a,da",val\n../x.jpg,,\n/etc/passwd,b,train\n'
-    corpus.append({**corpus[0], "x.csv": b"\xef\xbb\xbf" + rows})
-    corpus.append({**corpus[0], "x.csv": rows.replace(b"\n", b"\r\n")})
-    corpus.append({**corpus[0], "x.csv": b"path,label\nx/ada/1.jpg,ada\n"})
-    return Format(corpus, lambda here: read_set(here / ("x.tsv" if (here / "x.tsv").exists() else "x.csv")))
-
-
-def parquet(folder: Path) -> Format:
-    corpus = [written("parquet", "x", folder / f"{k}", names) for k, names in enumerate(NAMES)]
-    return Format(corpus, lambda here: read_set(here / "x"))
-
-
-def zip_(folder: Path) -> Format:
-    corpus = []
-    for number, names in enumerate(NAMES):
-        for method in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            path = folder / f"{number}-{method}.zip"
-            with zipfile.ZipFile(path, "w", method) as archive:
-                for label, encoded, name in zip("aabbc", tiny_pictures(), names, strict=True):
-                    archive.writestr(f"x/{label}/{name}", encoded)
-            corpus.append({"x.zip": path.read_bytes()})
-    return Format(corpus, lambda here: read_set(here / "x.zip"))
-
-
-class Hostile:
-    """Pickles as a call; loading it would leave a file behind."""
-
-    def __init__(self, called: Callable[..., Any], *arguments: Any) -> None:
-        self.call = called, arguments
-
-    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        return self.call
-
-
-def bin_(folder: Path) -> Format:
-    from vplface.data.formats.verification_bin import write_verification_bin
-
-    written("folder", "x", folder / "set", NAMES[0])
-    names = ["ada/1.jpg", "ada/2.png", "grace/3.webp", "grace/4.bmp", "mary/5.jpg"]
-    pairs = Pairs(
-        [names[k] for k in (0, 2, 0, 4)], [names[k] for k in (1, 3, 2, 1)], np.arange(4) < 2, np.zeros(4, int)
-    )
-    write_verification_bin(folder / "x.bin", open_pictures(folder / "set" / "x"), pairs)
-    pictures = tiny_pictures()[:4]
-    told = [(folder / "x.bin").read_bytes()]
-    told += [pickle.dumps((pictures, [True, False]), protocol) for protocol in range(6)]
-    told.append(pickle.dumps(([np.frombuffer(data, np.uint8) for data in pictures], np.array([1, 0], bool))))
-    calls = [
-        Hostile(os.system, f"touch {MARKER}"),
-        Hostile(eval, f"open({MARKER!r}, 'w').close()"),
-        Hostile(open, MARKER, "w"),
-        Hostile(os.mkdir, MARKER),
-    ]
-    told += [pickle.dumps(value, protocol) for call in calls for protocol in (0, 2, 4)
-             for value in (call, ([pictures[0], call], [True]), (pictures, [call, call]))]  # fmt: skip
-    return Format([{"x.bin": data} for data in told], lambda here: read_set(here / "x.bin"))
-
-
-def checkpoint_(folder: Path) -> Format:
-    common = save({"backbone.w": torch.arange(6.0).reshape(2, 3), "head.step_count": torch.tensor(7)})
-    rows = [save({"head.weight": torch.ones(2, 3), "head.timer": torch.ones(2, dtype=torch.int32)}) for _ in range(2)]
-    files = {"common.safetensors": common}
-    parts: dict[str, Any] = {"common.safetensors": {}}
-    for rank, data in enumerate(rows):
-        name = f"rows-{rank:05d}-of-00002.safetensors"
-        files[name] = data
-        parts[name] = {"first": 2 * rank, "stop": 2 * rank + 2}
-    notes = {"step": 7, "best": None, "unreadable": []}
-    manifest = {"format": checkpoint.FORMAT, "notes": notes, "classes": 4, "dim": 3, "world": 2, "files": parts}
-    files[checkpoint.MANIFEST] = json.dumps(manifest).encode()
-    card = {"model.json": ModelCard("tiny", 8).to_json().encode()}
-    return Format([repair_checkpoint(files | card)], read_checkpoint, repair_checkpoint)
-
-
-def read_checkpoint(folder: Path) -> bool:
-    card = folder / "model.json"
-    if card.exists():
-        ModelCard.from_json(card.read_text("utf-8", "replace"), "model.json")
-    manifest = checkpoint.read_manifest(folder)
-    checkpoint.verify(folder)
-    checkpoint.read_tensors(folder / checkpoint.COMMON)
-    checkpoint.read_rows(folder, manifest, torch.arange(manifest["classes"] if manifest["classes"] < 100 else 4))
-    return True
-
-
-def repair_checkpoint(files: Files) -> Files:
-    """A manifest that still is one gets the sizes and digests of the files, and its own digest."""
-    try:
-        manifest = json.loads(files[checkpoint.MANIFEST])
-        for name, told in manifest["files"].items():
-            told |= {"bytes": len(files[name]), "sha256": hashlib.sha256(files[name]).hexdigest()}
-        manifest.pop("sha256", None)
-        manifest["sha256"] = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
-        return {**files, checkpoint.MANIFEST: json.dumps(manifest).encode()}
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return files
-
-
-def picture(folder: Path) -> Format:
-    def read(here: Path) -> bool:
-        decode((here / "x").read_bytes(), "x")
-        return True
-
-    grey = cv2.imencode(".png", np.zeros((20, 20), np.uint16))[1].tobytes()
-    clear = cv2.imencode(".png", np.full((20, 20, 4), 90, np.uint8))[1].tobytes()
-    return Format([{"x": data} for data in (*tiny_pictures(), grey, clear)], read, repair_png)
-
-
-def repair_png(files: Files) -> Files:
-    """The chunks of a PNG file get their checksums."""
-    import zlib
-
-    data = bytearray(files["x"])
-    position = 8
-    while data[:4] == b"\x89PNG" and position + 12 <= len(data):
-        end = position + 8 + int(struct.unpack_from(">I", data, position)[0])
-        if end + 4 > len(data):
-            break
-        struct.pack_into(">I", data, end, zlib.crc32(data[position + 4 : end]))
-        position = end + 4
-    return {"x": bytes(data)}
-
-
-def text(folder: Path) -> Format:
-    def read(here: Path) -> bool:
-        for reader in (read_pairs, read_people, read_drop):
-            try:
-                reader(here / "x.txt")
-            except VplfaceError:
-                continue
-            return True
-        raise VplfaceError("none of them")
-
-    lists = [
-        b"2\t1\nAda\t1\t2\nAda\t1\tGrace\t2\nMary\t1\t2\nMary\t1\tAda\t2\n",
-        b"1\nAda\t1\t2\nAda\t1\tGrace\t2\n",
-        b"left,right,same,fold\na/1.jpg,a/2.jpg,1,0\na/1.jpg,b/2.jpg,0,9\n",
-        b"2\nAda\t3\nGrace\t1\n",
-        b"Ada\nGrace Hopper\n",
-        b"a/1.jpg\tblurred\nb/2.jpg\t\n",
-    ]
-    return Format([{"x.txt": data} for data in lists], read)
-
-
-FORMATS: Mapping[str, tuple[str, Callable[[Path], Format]]] = {
-    "recordio": ("vplface.data.formats.recordio", recordio),
-    "bin": ("vplface.data.formats.verification_bin", bin_),
-    "tar": ("vplface.data.formats.tar_shards", tar),
-    "zip": ("vplface.data.formats.zip_archive", zip_),
-    "csv": ("vplface.data.formats.picture_list", csv),
-    "parquet": ("vplface.data.formats.parquet", parquet),
-    "checkpoint": ("vplface.training.checkpoint", checkpoint_),
-    "picture": ("vplface.data.pictures", picture),
-    "text": ("vplface.data.pairs", text),
-}
-"""The module that is tried, and the format; a new one is one function here."""
-
-DEFAULT = "recordio,bin,tar,zip,csv,checkpoint,picture,text"
 
 
 def build(names: Sequence[str]) -> dict[str, Format]:
@@ -315,89 +58,10 @@ def build(names: Sequence[str]) -> dict[str, Format]:
     for name in names:
         module, make = FORMATS[name]
         if importlib.util.find_spec(module) is None:
-            sys.exit(f"{name}: there is no {module}")
+            sys.exit(f"{name}: needs {module}, which is not installed")
         with tempfile.TemporaryDirectory() as folder:
             built[name] = make(Path(folder))
     return built
-
-
-NUMBERS = [
-    0,
-    1,
-    -1,
-    2,
-    127,
-    128,
-    255,
-    256,
-    65535,
-    65536,
-    2**24,
-    2**29 - 1,
-    2**29,
-    2**31 - 1,
-    2**31,
-    2**32 - 1,
-    2**63 - 1,
-]
-TOKENS = [b"\0", b"\n", b"\r\n", b",", b"\t", b'"', b"'", b"..", b"../", b"/", b"\\", b"\xef\xbb\xbf", b"\xff\xd8\xff"]
-TOKENS += [
-    b"NaN",
-    b"1e999",
-    b"-1",
-    b"null",
-    b"[" * 50,
-    b"{" * 50,
-    b"9" * 30,
-    b"\xed\xa0\x80",
-    b"\xf0\x9f\x98\x80",
-    b"%s%n",
-]
-
-
-def mutate(data: bytes, rng: random.Random, other: bytes) -> bytes:
-    """One change of one file."""
-    size = len(data)
-    at = rng.randrange(size + 1)
-    match rng.randrange(10):
-        case 0 | 1 if size:  # a bit
-            changed = bytearray(data)
-            changed[rng.randrange(size)] ^= 1 << rng.randrange(8)
-            return bytes(changed)
-        case 2:  # a number of some width, such as a length
-            width = rng.choice((1, 2, 4, 8))
-            value = rng.choice(NUMBERS) + rng.randrange(-2, 3)
-            number = (value % (1 << 8 * width)).to_bytes(width, rng.choice(("little", "big")))
-            place = at - at % width if rng.random() < 0.7 else at
-            return data[:place] + number + data[place + width :]
-        case 3:  # a nearby change of a number
-            changed = bytearray(data)
-            if size:
-                place = rng.randrange(size)
-                changed[place] = (changed[place] + rng.choice((-1, 1, 16, -16))) % 256
-            return bytes(changed)
-        case 4:  # cut off
-            return data[:at]
-        case 5:  # a part removed
-            return data[:at] + data[at + rng.randrange(1, 65) :]
-        case 6:  # a part repeated
-            part = data[at : at + rng.randrange(1, 129)]
-            return data[:at] + part * rng.randrange(1, 4) + data[at:]
-        case 7:  # something inserted
-            return (
-                data[:at]
-                + (rng.choice(TOKENS) if rng.random() < 0.7 else rng.randbytes(rng.randrange(1, 33)))
-                + data[at:]
-            )
-        case 8:  # the end of another file
-            return data[:at] + other[rng.randrange(len(other) + 1) :]
-        case _:  # digits
-            start = data.find(rng.choice((b"0", b"1", b"2", b"3")), at)
-            return (
-                data[:start] + rng.choice((b"9", b"-", b"99999999", b"7", b"")) + data[start + 1 :]
-                if start >= 0
-                else data
-            )
 
 
 def generate(format: Format, rng: random.Random) -> Files:
@@ -416,8 +80,10 @@ def generate(format: Format, rng: random.Random) -> Files:
 
 
 def numbered(formats: Mapping[str, Format], seed: int, number: int) -> tuple[str, Files]:
-    """Input ``number``: its format and its files."""
-    name = list(formats)[number % len(formats)]
+    """Input ``number``: its format and its files. Each round has the share of inputs that a format asks for."""
+    rounds = [name for turn in range(max(form.share for form in formats.values()))
+              for name, form in formats.items() if turn < form.share]  # fmt: skip
+    name = rounds[number % len(rounds)]
     return name, generate(formats[name], random.Random(f"{seed}/{name}/{number}"))
 
 
@@ -508,8 +174,10 @@ def keep(out: Path, name: str, seed: int, number: int, files: Files, trace: str)
     put({**put_all, "failure.txt": f"format {name}, seed {seed}, input {number}\n\n{trace}".encode()}, folder)
 
 
-def fuzz(formats: Mapping[str, Format], inputs: int, seed: int, workers: int, out: Path) -> dict[str, dict[str, int]]:
-    """Outcomes of so many inputs, by format."""
+def fuzz(
+    formats: Mapping[str, Format], inputs: int, seed: int, workers: int, out: Path, first: int = 0
+) -> dict[str, dict[str, int]]:
+    """Outcomes of the inputs ``first``, ..., ``inputs`` − 1, by format."""
     with worker_processes() as context:
         desks = [Desk(context, len(formats)) for _ in range(workers)]
 
@@ -520,10 +188,10 @@ def fuzz(formats: Mapping[str, Format], inputs: int, seed: int, workers: int, ou
             process.start()
             return process
 
-        running = {worker: start(worker, worker) for worker in range(workers)}
+        running = {worker: start(worker, first + worker) for worker in range(workers)}
         seen = {worker: (-1, time.monotonic()) for worker in range(workers)}
         done = 0
-        with progress("hostile inputs", inputs) as advance:
+        with progress("hostile inputs", inputs - first) as advance:
             while running:
                 time.sleep(0.1)
                 for worker, process in list(running.items()):
@@ -558,8 +226,9 @@ def fuzz(formats: Mapping[str, Format], inputs: int, seed: int, workers: int, ou
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--inputs", type=int, default=1_000_000)
+    parser.add_argument("--first", type=int, default=0, metavar="K", help="begin with input K, to split a long run")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--formats", default=DEFAULT, help=f"with commas between: {', '.join(FORMATS)}")
+    parser.add_argument("--formats", default=",".join(FORMATS), help=f"with commas between: {', '.join(FORMATS)}")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--out", type=Path, default=Path("fuzz-failures"), help="where failures are put")
     parser.add_argument("--only", type=int, metavar="K", help="read input K in this process")
@@ -568,8 +237,8 @@ def main() -> None:
     unknown = [name for name in names if name not in FORMATS]
     if unknown:
         parser.error(f"no format is called {', '.join(unknown)}; there are {', '.join(FORMATS)}")
-    if options.inputs < 1 or options.workers < 1:
-        parser.error("--inputs and --workers must be at least 1")
+    if not 0 <= options.first < options.inputs or options.workers < 1:
+        parser.error("--workers must be at least 1, --first at least 0, and --inputs more than --first")
     out = options.out.absolute()
     formats = build(names)
     if options.only is not None:
@@ -580,7 +249,7 @@ def main() -> None:
         return
     began = time.monotonic()
     shutil.rmtree(out, ignore_errors=True)
-    table = fuzz(formats, options.inputs, options.seed, min(options.workers, options.inputs), out)
+    table = fuzz(formats, options.inputs, options.seed, min(options.workers, options.inputs), out, options.first)
     took = time.monotonic() - began
     print(f"{'':12}" + "".join(f"{outcome:>14}" for outcome in OUTCOMES))
     for name, counts in table.items():

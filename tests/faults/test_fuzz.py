@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-import importlib.util
+import importlib
 import os
 import signal
 import subprocess
@@ -21,17 +21,15 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="limits of memor
 
 @pytest.fixture(scope="module")
 def fuzz():
-    spec = importlib.util.spec_from_file_location("fuzz", PATH)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["fuzz"] = module
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules["fuzz"]
+    sys.path.insert(0, str(PATH.parent))
+    yield importlib.import_module("fuzz")
+    sys.path.remove(str(PATH.parent))
+    for name in ("fuzz", "hostile", "mutations"):
+        del sys.modules[name]
 
 
 def test_thousands_of_hostile_inputs(fuzz, tmp_path):
-    present = [name for name in fuzz.DEFAULT.split(",") if importlib.util.find_spec(fuzz.FORMATS[name][0])]
-    options = ["--inputs", "2100", "--formats", ",".join(present), "--out", str(tmp_path / "f")]
+    options = ["--inputs", "2100", "--out", str(tmp_path / "f")]
     command = [sys.executable, str(PATH), *options]
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stdout + ended.stderr
@@ -39,11 +37,23 @@ def test_thousands_of_hostile_inputs(fuzz, tmp_path):
     assert not (tmp_path / "f").exists()
     counts = {line.split()[0]: [int(n.replace(",", "")) for n in line.split()[1:]]
               for line in ended.stdout.splitlines()[1:-1]}  # fmt: skip
-    assert list(counts) == present
+    assert list(counts) == list(fuzz.FORMATS)
     for refused, partly, read, failed in counts.values():
         assert refused > 0
         assert partly + read > 0
         assert failed == 0
+
+
+def test_a_run_may_be_split(fuzz, tmp_path):
+    formats = fuzz.build(["text", "gallery"])
+    whole = fuzz.fuzz(formats, 60, 0, 2, tmp_path)
+    parts = [fuzz.fuzz(formats, 25, 0, 2, tmp_path), fuzz.fuzz(formats, 60, 0, 2, tmp_path, first=25)]
+    assert whole == {name: {o: sum(part[name][o] for part in parts) for o in fuzz.OUTCOMES} for name in whole}
+
+
+def test_each_format_gets_its_share_of_the_inputs(fuzz):
+    formats = {name: fuzz.Format([{"x": b"a"}], lambda _: True, share=share) for name, share in (("a", 3), ("b", 1))}
+    assert [fuzz.numbered(formats, 0, number)[0] for number in range(8)] == ["a", "b", "a", "a"] * 2
 
 
 def test_an_input_follows_from_its_number_and_is_no_copy(fuzz):
