@@ -6,6 +6,7 @@ the set is refused.
 
 from __future__ import annotations
 
+import struct
 from array import array
 
 import numpy as np
@@ -28,6 +29,9 @@ from vplface.data.formats.recordio_tables import line_of, read_index
 from vplface.errors import DataError
 from vplface.progress import progress
 from vplface.reading import is_file
+
+_BEGIN = struct.Struct("<II8xq")
+"""Of a record: its frame, and the id in its header."""
 
 _CHECKED = 2**12
 """Records whose place is compared with the .idx when a set is opened, evenly spread; all, of a smaller set."""
@@ -98,8 +102,9 @@ class Records:
             self.keys, self.offsets = read_index(self._index, 2**20 + 8 * file.size)
             self._require_offsets()
         else:
-            self.offsets = self._walk()
-            self.keys = self._ids()
+            self.offsets, ids = self._walk()
+            distinct = (ids >= 0).all() and len(np.unique(ids)) == len(ids)
+            self.keys = ids if distinct else np.arange(len(ids))
         self._sort()
         self._following = self._find_following()
         if self._indexed:
@@ -237,25 +242,26 @@ class Records:
             count += 1
         return count if begin == end else 0
 
-    def _walk(self) -> Int64[np.ndarray, " n"]:
-        """Offsets of all records, found by going from one to the next."""
-        offsets, size = array("q"), self.file.size
+    def _walk(self) -> tuple[Int64[np.ndarray, " n"], Int64[np.ndarray, " n"]]:
+        """Offsets of all records, found by going from one to the next, and their ids, which the .idx had for keys."""
+        offsets, ids, size = array("q"), array("q"), self.file.size
         start, block = 0, b""
         with progress(f"reading through {self.path.name}, for want of an .idx", size) as advance:
             offset = told = 0
             while offset < size:
                 at = offset - start
-                if at + FRAME.size > len(block):
+                if at + _BEGIN.size > len(block):
                     start, at, block = offset, 0, self.file.read(offset, _CHUNK)
                     advance(offset - told)
                     told = offset
                 offsets.append(offset)
-                if len(block) >= at + FRAME.size:
-                    magic, length = FRAME.unpack_from(block, at)
-                    end = (offset + FRAME.size + length + 3) & ~3
-                    if magic == MAGIC and length <= LONGEST and end <= size:  # of one part, as nearly all are
-                        offset = end
-                        continue
+                begin = block[at : at + _BEGIN.size].ljust(_BEGIN.size, b"\xff")  # no id where the file ends before it
+                magic, length, number = _BEGIN.unpack(begin)
+                ids.append(number)
+                end = (offset + FRAME.size + length + 3) & ~3
+                if magic == MAGIC and length <= LONGEST and end <= size:  # of one part, as nearly all are
+                    offset = end
+                    continue
                 try:
                     _, offset = parts_at(self.file, offset)
                 except BrokenRecordError as error:
@@ -263,15 +269,7 @@ class Records:
                         f"{self.path}, record number {len(offsets) - 1} at offset {offset}: {error}; without an .idx "
                         "the records behind it cannot be found"
                     ) from None
-        return np.array(offsets, np.int64)
-
-    def _ids(self) -> Int64[np.ndarray, " n"]:
-        """The ids in the records, which are the keys that the .idx had, if they are distinct; else their order."""
-        chunks = range(0, len(self.offsets), _CHUNK)
-        ids = np.concatenate([Heads(self.file, self.offsets[at : at + _CHUNK]).id for at in chunks])
-        room = self.offsets + FRAME.size + HEADER.size <= self.file.size
-        distinct = room.all() and (ids >= 0).all() and len(np.unique(ids)) == len(ids)
-        return ids if distinct else np.arange(len(ids))
+        return np.array(offsets, np.int64), np.array(ids, np.int64)
 
     def _sort(self) -> None:
         if (np.diff(self.keys) > 0).all():
