@@ -38,15 +38,15 @@ run("embed mean.onnx faces --color rgb --out embeddings.npz")
 run("enroll gallery --model mean.onnx --color rgb faces")
 run("train folder data.train=shards data.holdout=0 name=run backbone.name=tiny batch_size=4 data.workers=1"
     " variational.start=0 schedule.warmup=0 schedule.length=2")
-run("export runs/run run.onnx --precision fp16")
+run("export runs/run run.onnx")
 """
 LIBRARIES = """
 import importlib
 import vplface
 
 for name in ("cv2", "faiss", "gradio", "huggingface_hub", "lightning", "matplotlib.pyplot", "mlflow", "numba",
-             "onnxruntime.quantization", "onnxscript", "pyarrow.dataset", "pytorch_metric_learning.losses", "timm",
-             "torch.utils.tensorboard", "triton", "wandb", "webdataset"):
+             "onnxruntime.quantization", "onnxruntime.transformers.float16", "onnxscript", "pyarrow.dataset",
+             "pytorch_metric_learning.losses", "timm", "torch.utils.tensorboard", "triton", "wandb", "webdataset"):
     try:
         importlib.import_module(name)
     except ModuleNotFoundError as error:
