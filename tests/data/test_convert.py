@@ -342,6 +342,7 @@ def test_the_command_says_what_was_done(source, tmp_path):
         "resumed": 0,
         "dropped": 1,
         "pairs": None,
+        "left_out": {"kinds": {}, "irregular": [], "people": []},
         "unreadable": [],
     }
 

@@ -64,6 +64,7 @@ def test_pictures_that_are_not_read_are_counted_and_so_are_people_who_have_nothi
     assert list(pictures.identities) == ["ada"]
     assert f"note: {told}" in vplface("data", "info", root).stdout
     assert f"note: {told}" in vplface("data", "check", root, "--workers", 0).stdout
+    assert f"note: {told}" in vplface("data", "convert", root, tmp_path / "set.rec").stderr
 
 
 def test_training_and_planning_say_what_is_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -94,6 +94,7 @@ def convert(
                 "resumed": done.resumed,
                 "dropped": done.dropped,
                 "pairs": None if listed is None else str(listed),
+                "left_out": pictures.left_out.to_dict(),
                 "unreadable": [{"path": path, "reason": reason} for path, reason in done.unreadable.items()],
             }
         )
@@ -110,6 +111,8 @@ def convert(
         say(f"{target}: {', '.join([f'{done.pictures:,} pictures of {done.identities:,} identities', *details])}")
         if listed is not None:
             say(f"{listed}: its pairs")
+    if pictures.left_out:
+        say(f"note: {pictures.left_out}", file=sys.stderr)
     if done.unreadable:
         for path, reason in list(done.unreadable.items())[:_LINES]:
             say(f"cannot be read: {path}: {reason}", file=sys.stderr)
