@@ -418,6 +418,7 @@ def test_every_option_has_its_effect():
         (("--classes", "1e5", "--backbone", "ir51"), "did you mean 'iresnet50'"),
         (("--classes", "1e5", "--epochs", "3"), "epochs need a number of pictures"),
         (("--classes", "1e5", "--pictures", "1M", "--epochs", "nan"), "epochs must be positive"),
+        (("--classes", "1e5", "--pictures", "1M", "--epochs", "1e308"), "epochs must be positive, and at most"),
         (("--classes", "1e5", "--pictures", "10k"), "10,000 pictures are too few for 100,000 classes"),
         (("--classes", "1e5", "--sample-rate", "2"), "sample_rate must lie in"),
         (("quickstart", "--batch", "5"), "--batch goes with --classes"),

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from vplface import bounds
 from vplface.backbones import build
 from vplface.data.samplers import ShuffledBatches
 from vplface.prototypes import LastFeature
@@ -311,8 +312,8 @@ def outline(
             raise ValueError(f"{pictures:,} pictures are too few for {what}")
         per_epoch = len(ShuffledBatches(pictures, job.batch, seed=0))
     if epochs is not None:
-        if not 0.0 < epochs < math.inf:
-            raise ValueError(f"epochs must be positive, got {epochs}")
+        if not 0.0 < epochs <= bounds.LARGEST:
+            raise ValueError(f"epochs must be positive, and at most {bounds.LARGEST:,}, got {epochs:g}")
         if per_epoch is None:
             raise ValueError("epochs need a number of pictures, from which their steps follow")
         steps = round(epochs * per_epoch)

@@ -381,3 +381,10 @@ def test_proximity_lets_pictures_meet_their_own_memory_in_training(tmp_path, mon
     assert met["shuffled"] < 0.2
     # The price: the living memories are those of fewer classes.
     assert covered["proximity"] < covered["shuffled"]
+
+
+def test_a_shard_larger_than_all_takes_no_more_memory_than_all():
+    labels = np.arange(100) % 7
+    whole, endless = (Sharded(shard, 8).batches(labels, 10, 3) for shard in (100, 10**14))
+    for step in range(25):
+        assert endless.batch(step)[1].tolist() == whole.batch(step)[1].tolist()

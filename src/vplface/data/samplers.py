@@ -189,7 +189,7 @@ class ShardedBatches(_Permuted):
 
     def _draw(self, rng: np.random.Generator) -> tuple[Int64[np.ndarray, " n"], Int64[np.ndarray, " steps+1"]]:
         turn = rng.permutation(-(-self.n // self.shard))
-        window_of = np.repeat(turn // self.window, self.shard)[: self.n]
+        window_of = np.repeat(turn // self.window, min(self.shard, self.n))[: self.n]
         order = np.argsort(window_of + rng.random(self.n), kind="stable")
         return order, np.arange(len(self) + 1) * self.batch_size
 
