@@ -19,6 +19,7 @@ from vplface.errors import DataError, VplfaceError, import_extra
 from vplface.evaluation.operating_point import OperatingPoint, operating_point_path
 from vplface.files import replacing
 from vplface.paths import argument
+from vplface.printable import printable
 from vplface.reading import is_file, kind_of, read_json
 from vplface.report.model_page import UNKNOWN_LICENCE, Measured, model_page
 from vplface.report.record import read_run
@@ -72,7 +73,7 @@ def write_hub_folder(
     for path in evaluations:
         measured += _measured(Path(path), card.weights)
     point = OperatingPoint.load(model, card.weights) if is_file(operating_point_path(model)) else None
-    page = model_page(card, repo, licence, measured, run.config, point)
+    page = printable(model_page(card, repo, licence, measured, run.config, point))
 
     _put(folder, stored.weights, card.to_json().encode("utf-8", "backslashreplace"))
     with replacing(folder / _PAGE) as path:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vplface.errors import UsageError
+from vplface.printable import printable_json
 
 if TYPE_CHECKING:
     from vplface.data.pictures import Picture, PictureSet
@@ -44,7 +45,7 @@ def store(path: Path, values: Mapping[str, Any]) -> None:
     from vplface.files import PRIVATE, replacing
 
     with replacing(path, PRIVATE) as temporary:
-        text = json.dumps(values, ensure_ascii=False, allow_nan=False) + "\n"
+        text = printable_json(json.dumps(values, ensure_ascii=False, allow_nan=False)) + "\n"
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 

@@ -1,10 +1,12 @@
-"""Elements of HTML and SVG in which everything is escaped that is not markup already."""
+"""Elements of HTML and SVG: what is not markup already is escaped, and control characters in it are written out."""
 
 from __future__ import annotations
 
 import html
 from collections.abc import Sequence
 from typing import TypeAlias
+
+from vplface.printable import printable
 
 VOID = frozenset({"meta", "img", "br", "hr"})
 
@@ -23,7 +25,7 @@ def join(*children: Child) -> Markup:
     parts: list[str] = []
     for child in children:
         if isinstance(child, str):
-            parts.append(child if isinstance(child, Markup) else html.escape(child))
+            parts.append(child if isinstance(child, Markup) else html.escape(printable(child)))
         elif child is not None:
             parts.append(join(*child))
     return Markup("".join(parts))
@@ -32,7 +34,7 @@ def join(*children: Child) -> Markup:
 def tag(name: str, /, *children: Child, **attributes: str | float | None) -> Markup:
     """An element. ``class_`` stands for class, ``stroke_width`` for stroke-width; None leaves an attribute out."""
     written = "".join(
-        f' {key.rstrip("_").replace("_", "-")}="{html.escape(_text(value))}"'
+        f' {key.rstrip("_").replace("_", "-")}="{html.escape(printable(_text(value)))}"'
         for key, value in attributes.items()
         if value is not None
     )

@@ -1,0 +1,11 @@
+"""Elements of pages: names are text, and control characters in them are written out."""
+
+from vplface.report.markup import Markup, join, tag
+
+
+def test_names_are_escaped_and_their_control_characters_written_out() -> None:
+    name = "<b>\x1b[31m\x9b\u202e\0&"
+    shown = "&lt;b&gt;\\x1b[31m\\x9b\\u202e\\x00&amp;"
+    assert join(name, [name, None]) == shown + shown
+    assert tag("p", name, title=name) == f'<p title="{shown}">{shown}</p>'
+    assert tag("p", Markup("<b>x</b>"), "a\nb") == "<p><b>x</b>a\nb</p>"
