@@ -716,16 +716,16 @@ def test_without_another_thread_checkpoints_are_written_in_this_one(faces, tmp_p
     assert checkpoint.newest_checkpoint(tmp_path / "run/checkpoints")[0].name == f"step-{run.step:08d}"
 
 
-RUINED = {
-    "a huge rate": {"optimizer": {"lr": 1e30, "clip": None}, "schedule": {"length": 12, "warmup": 0}},
-    "the head's alone": {"optimizer": {"lr": 0.02, "head_lr_scale": 1e38, "clip": None}},
-    "AdamW": {"optimizer": {"name": "adamw", "lr": 1e30, "clip": None}},
-}
+RUINED = {"sgd": {"lr": 1e30}, "adamw": {"lr": 1e30}, "head alone": {"head_lr_scale": 1e38}}
 
 
 @pytest.mark.parametrize("changes", RUINED.values(), ids=RUINED)
-def test_weights_that_are_not_finite_are_never_kept(faces, tmp_path, changes):
-    config = settings(faces, tmp_path, checkpoint_every=1, checkpoints_kept=9, loggers=[], ema=None, **changes)
+def test_weights_that_are_not_finite_are_never_kept(faces, tmp_path, request, changes):
+    name = "adamw" if "adamw" in request.node.name else "sgd"
+    options = {"checkpoint_every": 1, "checkpoints_kept": 9, "loggers": [], "ema": None}
+    config = settings(faces, tmp_path, optimizer={"name": name, "clip": None}, **options)
+    absurd = config.optimizer.model_copy(update=changes)  # more than a recipe may ask for
+    config = config.model_copy(update={"optimizer": absurd})
     with pytest.raises(TrainingError, match=r"diverged at step \d+"):
         train(config)
     for path in (tmp_path / "run").rglob("*.safetensors"):
