@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -34,6 +34,7 @@ from vplface.files import flush_folder
 from vplface.reading import read_json, read_json_object
 from vplface.training.config import Config, build_config
 from vplface.training.state import Training
+from vplface.training.stored_tensors import StoredTensors
 from vplface.training.world import World
 
 FORMAT = 3
@@ -225,7 +226,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
         names = [str(name) for name in manifest["files"]]
         rows = [(int(file["first"]), int(file["stop"])) for _, file in _row_files(manifest)]
         int(manifest["notes"]["step"]), int(manifest["classes"]), int(manifest["dim"])
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise DataError(f"checkpoint {path}: {MANIFEST} is not one: {error!r}") from error
     ends = [0, *(stop for _, stop in rows)]
     if COMMON not in names or [first for first, _ in rows] != ends[:-1] or ends[-1] != manifest["classes"]:
@@ -323,10 +324,10 @@ def load_checkpoint(path: Path, run: Training, world: World) -> None:
             head.by_age.sums, head.by_age.counts = common["age.sums"], common["age.counts"]
     random = path / f"rows-{world.rank:05d}-of-{manifest['world']:05d}.safetensors"
     if random.exists():
-        with safe_open(random, framework="pt") as file:
-            torch.set_rng_state(file.get_tensor("rng.cpu"))
-            if "rng.cuda" in file.keys() and run.device.type == "cuda":  # noqa: SIM118 - not a dict
-                torch.cuda.set_rng_state(file.get_tensor("rng.cuda"), run.device)
+        stored = StoredTensors(random)
+        torch.set_rng_state(stored.tensor("rng.cpu"))
+        if "rng.cuda" in stored.names and run.device.type == "cuda":
+            torch.cuda.set_rng_state(stored.tensor("rng.cuda"), run.device)
     notes = manifest["notes"]
     run.step, run.best, run.unreadable = notes["step"], notes["best"], set(notes["unreadable"])
 
@@ -340,18 +341,11 @@ def read_rows(path: Path, manifest: Mapping[str, Any], classes: Tensor) -> dict[
     parts: dict[str, list[Tensor]] = {}
     for name, file in _row_files(manifest):
         inside = classes[(classes >= file["first"]) & (classes < file["stop"])] - file["first"]
-        try:
-            with safe_open(path / name, framework="pt") as tensors:
-                for key in tensors.keys():  # noqa: SIM118 - not a dict
-                    if not key.startswith("rng."):
-                        whole = tensors.get_slice(key)
-                        if len(inside):
-                            first, last = int(inside[0]), int(inside[-1])
-                            parts.setdefault(key, []).append(whole[first : last + 1][inside - first])
-                        else:
-                            parts.setdefault(key, []).append(whole[:0])
-        except (SafetensorError, OSError) as error:
-            raise DataError(f"checkpoint {path / name} cannot be read: {error}") from error
+        stored = StoredTensors(path / name)
+        first, last = (int(inside[0]), int(inside[-1])) if len(inside) else (0, -1)
+        for key in stored.names:
+            if not key.startswith("rng."):
+                parts.setdefault(key, []).append(stored.rows(key, first, last + 1)[inside - first])
     return {key: torch.cat(each) for key, each in parts.items()}
 
 
@@ -415,11 +409,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     Raises:
         DataError: if it cannot be read.
     """
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
-    except (SafetensorError, OSError) as error:
-        raise DataError(f"checkpoint {path} cannot be read: {error}") from error
+    stored = StoredTensors(path)
+    return {key: stored.tensor(key) for key in stored.names}
 
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
