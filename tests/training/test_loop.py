@@ -362,6 +362,15 @@ def test_divergence_stops_with_step_cause_and_checkpoint(faces, tmp_path, monkey
     assert train(config, resume=True).step == 12
 
 
+def test_an_infinite_learning_rate_ruins_nothing(faces, tmp_path):
+    config = settings(faces, tmp_path, optimizer={"lr": float("inf")}, schedule={"length": 12, "warmup": 0})
+    with pytest.raises(TrainingError, match="diverged at step 1: the learning rate is inf; no checkpoint had been"):
+        train(config)
+    stored = load_file(config.run_folder / "model.safetensors")
+    assert all(tensor.isfinite().all() for tensor in stored.values())
+    assert json.loads((config.run_folder / "model.json").read_text())["step"] == 0
+
+
 def test_an_infinite_loss_is_told_from_broken_embeddings(faces, tmp_path, monkeypatch):
     infinite = lambda features, *rest, **options: features.sum() * float("inf")  # noqa: E731
     monkeypatch.setattr("vplface.softmax.tiled.margin_softmax", infinite)

@@ -345,7 +345,10 @@ def read_rows(path: Path, manifest: Mapping[str, Any], classes: Tensor) -> dict[
         first, last = (int(inside[0]), int(inside[-1])) if len(inside) else (0, -1)
         for key in stored.names:
             if not key.startswith("rng."):
-                parts.setdefault(key, []).append(stored.rows(key, first, last + 1)[inside - first])
+                found = stored.rows(key, first, last + 1)
+                if len(found) != last + 1 - first:
+                    raise DataError(f"checkpoint {path / name}: {key!r} has fewer rows than {MANIFEST} says")
+                parts.setdefault(key, []).append(found[inside - first])
     return {key: torch.cat(each) for key, each in parts.items()}
 
 

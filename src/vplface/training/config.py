@@ -479,7 +479,8 @@ class Optimizer(_Section):
     """How weights move."""
 
     name: Literal["sgd", "adamw"] = "sgd"
-    lr: Positive = 0.1
+    # A step refuses an infinite rate and names the last good checkpoint, whoever made the rate infinite.
+    lr: float = Field(default=0.1, gt=0.0, allow_inf_nan=True)
     momentum: float = Field(default=0.9, ge=0.0, lt=1.0)
     weight_decay: NotNegative = 5e-4
     head_lr_scale: Positive = 1.0
@@ -494,6 +495,8 @@ class Optimizer(_Section):
             raise ValueError(
                 "fused moves the prototypes before a norm over all gradients is known; it needs clip: null"
             )
+        if self.fused and not math.isfinite(self.lr):
+            raise ValueError("fused needs a finite lr")
         return self
 
 

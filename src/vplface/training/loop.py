@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import shlex
 import shutil
 import sys
@@ -210,6 +211,8 @@ def _carry_out(run: Training, world: World, fresh: bool) -> Training | None:
             validation = Validation(config.evaluation, run.heldout)
             loggers = stack.enter_context(Loggers(config, run.step, fresh))
             _move_in(config, fresh)
+            if fresh:  # from here on the folder always holds a model whose weights are finite
+                save_model(folder, run.model, model_card(run))
             write_json(folder / "environment.json", environment() | _counts(run, world))
             write_json(folder / IDENTITIES, list(run.pictures.identities), PRIVATE)
             journal = stack.enter_context(Journal(folder, run.step, loggers))
@@ -256,13 +259,10 @@ def _fit(
             world.arrive(run.step)
             epoch = run.step / per_epoch
             run.unreadable.update(batch.unreadable)
-            factor = run.rate.factor(run.step)
-            for optimizer in run.optimizers:
-                for group in optimizer.param_groups:
-                    group["lr"] = group["base_lr"] * factor
             logs = (run.step + 1) % log_every == 0 or run.step + 1 == run.rate.steps
             looks = (run.step + 1) % run.drift.every == 0
             try:
+                factor = _set_rates(run)
                 loss, figures = _step(run, world, network, prepare_input, batch, logs, looks)
             except FloatingPointError as error:
                 checkpoints.finish()
@@ -302,6 +302,21 @@ def _fit(
             )
         _save(run, checkpoints, world)
         raise _stopped(run, checkpoints, interrupt.preempted)
+
+
+def _set_rates(run: Training) -> float:
+    """Set the learning rates of the next step and return their factor.
+
+    Raises:
+        FloatingPointError: a rate is not finite.
+    """
+    factor = run.rate.factor(run.step)
+    for optimizer in run.optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = group["base_lr"] * factor
+            if not math.isfinite(group["lr"]):
+                raise FloatingPointError(f"the learning rate is {group['lr']}")
+    return factor
 
 
 def _save(run: Training, checkpoints: Checkpoints, world: World) -> None:

@@ -77,14 +77,16 @@ def head_of(
             f"the head for {classes:,} classes: prototypes, memory and terms",
             "lower backbone.embedding_dim, subcenters, or the sizes of variational.memory and terms",
         )
-    fused = FusedSGD(options.lr * options.head_lr_scale, options.momentum, options.weight_decay)
+    fused = None
+    if options.fused:
+        fused = FusedSGD(options.lr * options.head_lr_scale, options.momentum, options.weight_decay)
     return PrototypeHead(
         classes,
         config.backbone.embedding_dim,
         margin=config.margin,
         variational=variational,
         terms=terms,
-        optimizer=fused if options.fused else None,
+        optimizer=fused,
         sample_rate=config.sample_rate,
         interclass_threshold=config.interclass_threshold,
         subcenters=config.subcenters,
