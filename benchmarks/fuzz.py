@@ -27,7 +27,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,10 +79,17 @@ def generate(format: Format, rng: random.Random) -> Files:
     return files
 
 
-def numbered(formats: Mapping[str, Format], seed: int, number: int) -> tuple[str, Files]:
-    """Input ``number``: its format and its files. Each round has the share of inputs that a format asks for."""
-    rounds = [name for turn in range(max(form.share for form in formats.values()))
-              for name, form in formats.items() if turn < form.share]  # fmt: skip
+def turns(formats: Mapping[str, Format]) -> list[str]:
+    """The formats of a round of inputs: each as often as its share."""
+    most = max(form.share for form in formats.values())
+    return [name for turn in range(most) for name, form in formats.items() if turn < form.share]
+
+
+def numbered(
+    formats: Mapping[str, Format], seed: int, number: int, rounds: Sequence[str] | None = None
+) -> tuple[str, Files]:
+    """Input ``number``: its format and its files; ``rounds`` are the :func:`turns`, if they are known."""
+    rounds = rounds or turns(formats)
     name = rounds[number % len(rounds)]
     return name, generate(formats[name], random.Random(f"{seed}/{name}/{number}"))
 
@@ -91,12 +98,13 @@ class TooSlow(BaseException):
     """The alarm; nothing that a reader catches."""
 
 
-def put(files: Files, folder: Path) -> None:
-    """The folder holds these files and no others."""
-    for path in [
-        path for path in folder.rglob("*") if path.is_file() and path.relative_to(folder).as_posix() not in files
-    ]:
-        path.unlink()
+def put(files: Files, folder: Path, before: Iterable[str] | None = None) -> None:
+    """The folder holds these files and no others; ``before``: those that are in it, if that is known."""
+    if before is None:
+        before = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+    for name in before:
+        if name not in files:
+            (folder / name).unlink()
     for name, data in files.items():
         try:
             (folder / name).write_bytes(data)
@@ -138,10 +146,13 @@ def work(formats: Mapping[str, Format], seed: int, numbers: range, desk: Desk, o
         folders = {name: Path(working) / name for name in formats}
         for folder in folders.values():
             folder.mkdir()
+        present: dict[str, Files] = {name: {} for name in formats}
+        rounds = turns(formats)
         for number in numbers:
             desk.current.value = number
-            name, files = numbered(formats, seed, number)
-            put(files, folders[name])
+            name, files = numbered(formats, seed, number, rounds)
+            put(files, folders[name], present[name])
+            present[name] = files
             outcome, trace = judge(formats[name], folders[name])
             desk.count(list(formats).index(name), outcome)
             if outcome == "failed":

@@ -42,13 +42,13 @@ class Format:
         corpus: valid inputs, and hostile ones.
         read: reads all there is in a folder with an input; True if all of it could be read.
         repair: makes checksums right again.
-        share: how many inputs it gets of each round; few where one takes long.
+        share: how many inputs it gets of each round, so that every format takes about as much time.
     """
 
     corpus: Sequence[Files]
     read: Callable[[Path], bool]
     repair: Callable[[Files], Files] | None = None
-    share: int = 8
+    share: int = 1
 
 
 def read_set(path: Path) -> bool:
@@ -95,12 +95,12 @@ def recordio(folder: Path) -> Format:
     corpus = [written("recordio", "x/train.rec", folder / f"{k}", names) for k, names in enumerate(NAMES)]
     for kinds in ((".rec",), (".rec", ".idx")):
         corpus.append({name: data for name, data in corpus[0].items() if name.endswith(kinds)})
-    return Format(corpus, lambda here: read_set(here / "x" / "train.rec"))
+    return Format(corpus, lambda here: read_set(here / "x" / "train.rec"), share=4)
 
 
 def tar(folder: Path) -> Format:
     corpus = [written("tar", "x.tar", folder / f"{k}", names) for k, names in enumerate(NAMES)]
-    return Format(corpus, lambda here: read_set(here / "x.tar"), repair_tar)
+    return Format(corpus, lambda here: read_set(here / "x.tar"), repair_tar, share=7)
 
 
 def repair_tar(files: Files) -> Files:
@@ -122,12 +122,12 @@ def csv(folder: Path) -> Format:
     corpus.append({**corpus[0], "x.csv": b"\xef\xbb\xbf" + rows})
     corpus.append({**corpus[0], "x.csv": rows.replace(b"\n", b"\r\n")})
     corpus.append({**corpus[0], "x.csv": b"path,label\nx/ada/1.jpg,ada\n"})
-    return Format(corpus, lambda here: read_set(here / ("x.tsv" if (here / "x.tsv").exists() else "x.csv")))
+    return Format(corpus, lambda here: read_set(here / ("x.tsv" if (here / "x.tsv").exists() else "x.csv")), share=9)
 
 
 def parquet(folder: Path) -> Format:
     corpus = [written("parquet", "x", folder / f"{k}", names) for k, names in enumerate(NAMES)]
-    return Format(corpus, lambda here: read_set(here / "x"), share=2)
+    return Format(corpus, lambda here: read_set(here / "x"), share=4)
 
 
 def zip_(folder: Path) -> Format:
@@ -139,7 +139,7 @@ def zip_(folder: Path) -> Format:
                 for label, encoded, name in zip("aabbc", tiny_pictures(), names, strict=True):
                     archive.writestr(f"x/{label}/{name}", encoded)
             corpus.append({"x.zip": path.read_bytes()})
-    return Format(corpus, lambda here: read_set(here / "x.zip"))
+    return Format(corpus, lambda here: read_set(here / "x.zip"), share=7)
 
 
 class Hostile:
@@ -173,7 +173,7 @@ def bin_(folder: Path) -> Format:
     ]
     told += [pickle.dumps(value, protocol) for call in calls for protocol in (0, 2, 4)
              for value in (call, ([pictures[0], call], [True]), (pictures, [call, call]))]  # fmt: skip
-    return Format([{"x.bin": data} for data in told], lambda here: read_set(here / "x.bin"))
+    return Format([{"x.bin": data} for data in told], lambda here: read_set(here / "x.bin"), share=13)
 
 
 def checkpoint_(folder: Path) -> Format:
@@ -189,7 +189,7 @@ def checkpoint_(folder: Path) -> Format:
     manifest = {"format": checkpoint.FORMAT, "notes": notes, "classes": 4, "dim": 3, "world": 2, "files": parts}
     stored[checkpoint.MANIFEST] = json.dumps(manifest).encode()
     card = {"model.json": ModelCard("tiny", 8).to_json().encode()}
-    return Format([repair_checkpoint(stored | card)], read_checkpoint, repair_checkpoint)
+    return Format([repair_checkpoint(stored | card)], read_checkpoint, repair_checkpoint, share=4)
 
 
 def read_checkpoint(folder: Path) -> bool:
@@ -223,7 +223,7 @@ def picture(folder: Path) -> Format:
 
     grey = cv2.imencode(".png", np.zeros((20, 20), np.uint16))[1].tobytes()
     clear = cv2.imencode(".png", np.full((20, 20, 4), 90, np.uint8))[1].tobytes()
-    return Format([{"x": data} for data in (*tiny_pictures(), grey, clear)], read, repair_png)
+    return Format([{"x": data} for data in (*tiny_pictures(), grey, clear)], read, repair_png, share=24)
 
 
 def repair_png(files: Files) -> Files:
@@ -259,7 +259,7 @@ def text(folder: Path) -> Format:
         b"Ada\nGrace Hopper\n",
         b"a/1.jpg\tblurred\nb/2.jpg\t\n",
     ]
-    return Format([{"x.txt": data} for data in lists], read)
+    return Format([{"x.txt": data} for data in lists], read, share=18)
 
 
 def yaml(folder: Path) -> Format:
@@ -288,7 +288,7 @@ def yaml(folder: Path) -> Format:
     )
     overrides = b"optimizer.lr=1e-3\ndata.train=people #2\nname=007\nschedule.length=3 epochs\n"
     corpus = [{"x.yaml": data, "overrides": overrides} for data in (recipe, short, study, aliased, bomb)]
-    return Format(corpus, read, share=1)
+    return Format(corpus, read, share=3)
 
 
 def json_(folder: Path) -> Format:
@@ -315,7 +315,7 @@ def json_(folder: Path) -> Format:
         "model.json": ModelCard("tiny", 8).to_json(),
     }
     corpus = [{"model.safetensors": weights} | {name: text.encode() for name, text in texts.items()}]
-    return Format(corpus, read)
+    return Format(corpus, read, share=6)
 
 
 def onnx(folder: Path) -> Format:
@@ -348,7 +348,7 @@ def onnx(folder: Path) -> Format:
 
     assert library
     corpus = [{"x.onnx": model(*of)} for of in (("b", 1), (1, 1), ("b", TensorProto.UINT8), (1, TensorProto.FLOAT16))]
-    return Format(corpus, read, share=1)
+    return Format(corpus, read, share=4)
 
 
 def gallery(folder: Path) -> Format:
@@ -367,7 +367,7 @@ def gallery(folder: Path) -> Format:
     people = [EnrolledFace(f"p{k // 2}", embeddings[k], f"{k:064x}", f"{k}.jpg") for k in range(4)]
     add_faces(folder / "g", Maker("m", "0" * 64, 4, Preprocessing(), "sum"), people)
     stored = contents(folder / "g")
-    return Format([{"gallery.safetensors": stored["gallery.safetensors"]}], read)
+    return Format([{"gallery.safetensors": stored["gallery.safetensors"]}], read, share=13)
 
 
 FORMATS: Mapping[str, tuple[str, Callable[[Path], Format]]] = {
