@@ -42,7 +42,7 @@ class Format:
         corpus: valid inputs, and hostile ones.
         read: reads all there is in a folder with an input; True if all of it could be read.
         repair: makes checksums right again.
-        share: how many inputs it gets of each round, so that every format takes about as much time.
+        share: how many inputs it gets of each round; the more, the quicker one is read.
     """
 
     corpus: Sequence[Files]
@@ -173,7 +173,7 @@ def bin_(folder: Path) -> Format:
     ]
     told += [pickle.dumps(value, protocol) for call in calls for protocol in (0, 2, 4)
              for value in (call, ([pictures[0], call], [True]), (pictures, [call, call]))]  # fmt: skip
-    return Format([{"x.bin": data} for data in told], lambda here: read_set(here / "x.bin"), share=13)
+    return Format([{"x.bin": data} for data in told], lambda here: read_set(here / "x.bin"), share=52)
 
 
 def checkpoint_(folder: Path) -> Format:
@@ -223,7 +223,7 @@ def picture(folder: Path) -> Format:
 
     grey = cv2.imencode(".png", np.zeros((20, 20), np.uint16))[1].tobytes()
     clear = cv2.imencode(".png", np.full((20, 20, 4), 90, np.uint8))[1].tobytes()
-    return Format([{"x": data} for data in (*tiny_pictures(), grey, clear)], read, repair_png, share=24)
+    return Format([{"x": data} for data in (*tiny_pictures(), grey, clear)], read, repair_png, share=96)
 
 
 def repair_png(files: Files) -> Files:
@@ -259,7 +259,7 @@ def text(folder: Path) -> Format:
         b"Ada\nGrace Hopper\n",
         b"a/1.jpg\tblurred\nb/2.jpg\t\n",
     ]
-    return Format([{"x.txt": data} for data in lists], read, share=18)
+    return Format([{"x.txt": data} for data in lists], read, share=72)
 
 
 def yaml(folder: Path) -> Format:
@@ -367,7 +367,7 @@ def gallery(folder: Path) -> Format:
     people = [EnrolledFace(f"p{k // 2}", embeddings[k], f"{k:064x}", f"{k}.jpg") for k in range(4)]
     add_faces(folder / "g", Maker("m", "0" * 64, 4, Preprocessing(), "sum"), people)
     stored = contents(folder / "g")
-    return Format([{"gallery.safetensors": stored["gallery.safetensors"]}], read, share=13)
+    return Format([{"gallery.safetensors": stored["gallery.safetensors"]}], read, share=52)
 
 
 FORMATS: Mapping[str, tuple[str, Callable[[Path], Format]]] = {

@@ -114,7 +114,7 @@ def test_command(tmp_path):
     [
         (["--arms", "eagre"], "no arm 'eagre'"),
         (["--classes", "many"], "--classes takes whole numbers"),
-        (["--classes", "1"], "at least 2"),
+        (["--classes", "1"], "whole numbers from 2 to"),
         (["--batch", "8,0"], "--batch takes whole numbers"),
         (["--dtype", "float16"], "--dtype takes float32"),
     ],

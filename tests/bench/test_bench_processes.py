@@ -105,7 +105,7 @@ def test_table_and_too_many_processes(monkeypatch):
         (["train", "--backbone", "resnet"], "no backbone 'resnet'"),
         (["train", "--dtype", "float16"], "--dtype takes float32, bfloat16, or both"),
         (["train", "--processes", "1,x"], "--processes takes whole numbers"),
-        (["train", "--processes", "0"], "at least 1"),
+        (["train", "--processes", "0"], "whole numbers from 1 to"),
         (["train", "--threads", "1"], "give --processes too"),
         (["train", "--processes", "1,2", "--compile"], "leave out --plot"),
         (["train", "--batch", "5", "--processes", "1,3"], "--batch 5 is too small: each of 3 processes"),
