@@ -105,16 +105,17 @@ def locked(folder: Path, otherwise: str, patience: float = 0.0) -> Iterator[None
 
 
 @contextmanager
-def claimed(target: Path) -> Iterator[None]:
+def claimed(target: Path, patience: float = 0.0) -> Iterator[None]:
     """Hold ``.NAME.lock`` beside a file or folder that is being written; it goes when it is done with.
 
     The lock of a process that was killed holds nobody up.
 
     Args:
         target: may be missing; the folder that it lies in is made.
+        patience: seconds to wait for another process.
 
     Raises:
-        DataError: if another process holds it, or its folder cannot be written.
+        DataError: if another process still holds it, or its folder cannot be written.
     """
     real = Path(os.path.realpath(target))
     path = real.with_name(f".{real.name}.lock")
@@ -122,7 +123,7 @@ def claimed(target: Path) -> Iterator[None]:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             otherwise = "another command is writing there; wait for it, or choose another place"
-            held.enter_context(_held(path, target, otherwise, 0.0))
+            held.enter_context(_held(path, target, otherwise, patience))
         except OSError as error:
             raise DataError(f"{target}: cannot be written ({_reason(error)})") from error
         try:

@@ -22,7 +22,6 @@ from vplface.data.formats import create_pictures, form_of, open_pictures
 from vplface.data.formats.image_folder import ImageFolder
 from vplface.data.pairs import Pairs
 from vplface.data.pictures import UnreadablePictureError
-from vplface.data.synthetic import SyntheticFaces, write_synthetic
 from vplface.errors import DataError, UsageError
 from vplface.files import claimed
 
@@ -388,11 +387,9 @@ def test_of_two_conversions_into_one_place_one_is_refused(source, tmp_path, name
 
 
 def test_so_are_other_writers(source, tmp_path):
-    faces = SyntheticFaces(identities=2, pictures=2)
     pairs = Pairs(["p0/0.jpg"], ["p0/1.jpg"], np.array([True]), np.array([0]))
     with claimed(tmp_path / "x"), claimed(tmp_path / "x.bin"):
         for write in (
-            lambda: write_synthetic(tmp_path / "x", faces),
             lambda: align_folder(source, tmp_path / "x", lambda picture: []),
             lambda: module.convert_to_bin(ImageFolder(source), tmp_path / "x.bin", pairs),
         ):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import json
+import threading
+import time
 from pathlib import Path
 
 import cv2
@@ -15,6 +17,7 @@ from hypothesis import strategies as st
 from vplface.data.balanced import balanced_pairs
 from vplface.data.synthetic import SyntheticFaces, write_synthetic
 from vplface.errors import DataError
+from vplface.files import claimed
 
 
 def _files(root: Path) -> dict[str, bytes]:
@@ -37,6 +40,19 @@ def test_worker_processes_write_the_same_files(tmp_path):
     write_synthetic(tmp_path / "one", faces, workers=0)
     write_synthetic(tmp_path / "two", faces, workers=2)
     assert _files(tmp_path / "one") == _files(tmp_path / "two")
+
+
+def test_of_two_that_write_at_once_one_waits_for_the_other(tmp_path):
+    faces = SyntheticFaces(2, 3)
+    written = []
+    other = threading.Thread(target=lambda: written.append(write_synthetic(tmp_path / "faces", faces)))
+    with claimed(tmp_path / "faces"):
+        other.start()
+        time.sleep(0.3)
+        assert other.is_alive()
+        assert not (tmp_path / "faces").exists()
+    other.join(30)
+    assert written == [6]
 
 
 def test_a_run_that_was_stopped_is_completed_and_what_is_there_is_kept(tmp_path):

@@ -20,6 +20,9 @@ RECORD = "synth.json"
 GENERATOR = 1
 """Raised whenever the same options come to give other pictures."""
 
+_PATIENCE = 3600.0
+"""Seconds to wait for another process that writes the same faces."""
+
 _CHUNK = 64
 
 
@@ -27,6 +30,8 @@ def write_synthetic(
     root: Path | str, faces: SyntheticFaces, picture_format: Literal["png", "jpg"] = "png", workers: int = 0
 ) -> int:
     """Write every picture of ``faces`` to ``root``/identity/number.format, and the options to ``root``/synth.json.
+
+    Of several processes that write at once, such as the runs of a study, one writes and the others wait for it.
 
     A file appears under its name only when it is whole, so a run that was killed is completed by repeating it.
     synth.json also names the mislabelled pictures and the identities that they show.
@@ -43,7 +48,7 @@ def write_synthetic(
     Raises:
         DataError: if the folder holds something else or cannot be written, or the disk is full.
     """
-    with claimed(Path(root)):
+    with claimed(Path(root), _PATIENCE):
         return _write_missing(Path(root), faces, picture_format, workers)
 
 
