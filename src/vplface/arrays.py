@@ -24,6 +24,8 @@ _GROWTH = 20
 """A compressed file may take its own size this many times over, and 256 MiB, in memory."""
 
 _DAMAGED = (ValueError, TypeError, EOFError, SyntaxError, RecursionError, OverflowError, NotImplementedError)
+"""What numpy, which parses a header as Python, and zipfile raise for damaged files."""
+
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 

@@ -35,4 +35,4 @@ def _open_closed_streams() -> None:
         except OSError:
             os.open(os.devnull, os.O_RDONLY)
     if sys.stdout is None:
-        sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+        sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115 - open as long as the process

@@ -55,6 +55,7 @@ class _Commands(TyperGroup):
             return super().invoke(ctx)
 
 
+# typer shows help and errors on a console that it makes itself; this one writes control characters out.
 typer.rich_utils.Console = partial(Console, markup=True, emoji=True)  # type: ignore[attr-defined,assignment]
 app = typer.Typer(
     cls=_Commands,

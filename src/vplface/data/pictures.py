@@ -305,7 +305,7 @@ def _decoded(data: bytes) -> UInt8[np.ndarray, "h w 3"] | None:
             del bgra
             return _turned(rgb, orientation_of(data))
         del bgra
-    return cv2.imdecode(stored, cv2.IMREAD_COLOR_RGB)  # type: ignore[no-any-return]
+    return cv2.imdecode(stored, cv2.IMREAD_COLOR_RGB)  # type: ignore[no-any-return]  # cv2 is not typed
 
 
 def _on_black(bgra: np.ndarray) -> UInt8[np.ndarray, "h w 3"]:
