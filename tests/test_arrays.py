@@ -87,11 +87,11 @@ def test_objects_are_never_read(tmp_path):
     (tmp_path / "e.npy").write_bytes(objects.getvalue())
     (tmp_path / "p.npy").write_bytes(pickle.dumps(_Code()))
     zipped(tmp_path / "e.npz", {"e.npy": objects.getvalue()})
-    with pytest.raises(DataError, match="no file of arrays, or damaged: it holds objects of Python"):
+    with pytest.raises(DataError, match="not an npy or npz file, or damaged: it holds objects of Python"):
         read_array(tmp_path / "e.npy")
-    with pytest.raises(DataError, match="no file of arrays, or damaged: it holds objects of Python"):
+    with pytest.raises(DataError, match="not an npy or npz file, or damaged: it holds objects of Python"):
         read_arrays(tmp_path / "e.npz")
-    with pytest.raises(DataError, match="no file of arrays"):
+    with pytest.raises(DataError, match="not an npy or npz file"):
         read_array(tmp_path / "p.npy")
 
 

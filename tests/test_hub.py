@@ -136,7 +136,7 @@ def test_best_has_no_figures_until_they_are_measured(run, tmp_path):
         text = (tmp_path / "up" / "README.md").read_text(encoding="utf-8")
         assert text.count("### dev") == text.count("| accuracy | 94.32 |") == 1
     file.write_text(json.dumps(other))
-    with pytest.raises(DataError, match=r"result\.json: holds figures of other weights"):
+    with pytest.raises(DataError, match=r"result\.json: was measured with other weights"):
         write_hub_folder(best, tmp_path / "up", "ada/mine", evaluations=[file])
     for damaged in ("[]", "{", '{"files": 3}', "[" * 100_000):
         file.write_text(damaged)

@@ -132,4 +132,4 @@ def _require_size(path: Path | str, file: IO[bytes], size: int) -> None:
 
 
 def _damaged(path: Path | str, error: Exception) -> DataError:
-    return DataError(f"{path}: is no file of arrays, or damaged: {str(error)[:200]}")
+    return DataError(f"{path}: not an npy or npz file, or damaged: {str(error)[:200]}")

@@ -216,7 +216,8 @@ def _measured(path: Path, weights: str) -> list[Measured]:
         raise DataError(f"{path}: not what vplface evaluate --out writes: {error}") from error
     if not found:
         raise DataError(
-            f"{path}: holds figures of other weights; make it anew with: vplface evaluate MODEL --out {argument(path)}"
+            f"{path}: was measured with other weights; measure again with: "
+            f"vplface evaluate MODEL --out {argument(path)}"
         )
     return found
 

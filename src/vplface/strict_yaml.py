@@ -186,7 +186,7 @@ class _Document:
     def scalar(self, event: yaml.ScalarEvent) -> None:
         text, bare = event.value, event.style is None
         if "\0" in text or re.search("[\ud800-\udc7f\udd00-\udfff]", text):
-            raise self.error("a text holds \\0 or half of a surrogate pair, which is no character")
+            raise self.error("a text holds \\0 or a lone surrogate, which is not a character")
         size = 1 + len(text) // 100
         value = self.typed(text, event.tag) if event.tag else plain(text) if bare else text
         if self.expects_key():
@@ -207,7 +207,7 @@ class _Document:
         if isinstance(value, str) and (found := number(text)) is not None:
             value = found
         if type(value) not in _TYPES[name]:
-            raise self.error(f"{text[:_SHOWN]!r} is no !!{name}")
+            raise self.error(f"{text[:_SHOWN]!r} is not a valid !!{name}")
         return value
 
     def alias(self, anchor: str) -> None:
@@ -215,11 +215,11 @@ class _Document:
             raise self.error(f"the alias *{anchor[:_SHOWN]} has no anchor before it")
         found = self.anchors[anchor]
         if found is None:
-            raise self.error(f"the alias *{anchor[:_SHOWN]} stands inside its own anchor")
+            raise self.error(f"the alias *{anchor[:_SHOWN]} refers to itself")
         value, size = found
         if self.expects_key():
             if isinstance(value, dict | list):
-                raise self.error("a key must be a word or a number, not a list or a mapping")
+                raise self.error("a key must be a scalar, not a list or a mapping")
             self.grow(size)
             self.key(written(value), merge=False)
         else:
@@ -229,7 +229,7 @@ class _Document:
         if event.tag not in (None, "!", _PREFIX + name):
             raise self.unknown_tag(event.tag)
         if self.expects_key():
-            raise self.error("a key must be a word or a number, not a list or a mapping")
+            raise self.error("a key must be a scalar, not a list or a mapping")
         if len(self.open) == DEEPEST:
             raise self.error(f"nested deeper than {DEEPEST} levels")
         self.grow(1)
@@ -257,7 +257,7 @@ class _Document:
         mapping = self.open[-1]
         if not merge:
             if text in mapping.lines:
-                raise self.error(f"the key {text[:_SHOWN]!r} stands twice, in line {mapping.lines[text]} and here")
+                raise self.error(f"the key {text[:_SHOWN]!r} is a duplicate of the one in line {mapping.lines[text]}")
             mapping.lines[text] = self.line
         mapping.key, mapping.merges = text, merge
         mapping.size += 1
@@ -265,7 +265,7 @@ class _Document:
     def grow(self, size: int) -> None:
         self.size += size
         if self.size > MOST_VALUES:
-            raise self.error(f"more than {MOST_VALUES:,} values, aliases counted as often as they stand")
+            raise self.error(f"more than {MOST_VALUES:,} values, counting each use of an alias")
 
     def add(self, value: Any, size: int) -> None:
         self.grow(size)

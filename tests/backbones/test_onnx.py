@@ -138,7 +138,7 @@ REFUSED = {
                    outputs=[value("e", ["b", 3], TensorProto.UINT8)]),
               r"gives no embedding"),
     "a loop": (made([*MEANS, node("MatMul", "f W", "d"), node("Loop", "n yes d", body=BODY)], n=2**62, yes=True),
-               r"has a Loop, which may go on for ever"),
+               r"has a Loop, which may loop without end"),
     "a loop in a branch": (
         made([*MEANS, node("MatMul", "f W", "d"), node("If", "yes", then_branch=BRANCH, else_branch=BRANCH)], n=2**62,
              yes=True), r"has a Loop"),

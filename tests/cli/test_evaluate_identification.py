@@ -119,7 +119,7 @@ def test_a_file_at_fault(place):
         ("flat.npy", r"must be an array \[n, dim\]"),
         ("part.npz", "lacks the array 'probes'; it holds gallery"),
         ("text.npy", "damaged"),
-        ("half.npz", "half.npz: is no file of arrays, or damaged"),
+        ("half.npz", "half.npz: not an npy or npz file, or damaged"),
         ("none.npy", r"none\.npy'?: cannot be read"),
         ("no_model", "no_model"),
     ):

@@ -57,7 +57,7 @@ def test_pictures_that_are_not_read_are_counted_and_so_are_people_who_have_nothi
     pictures = ImageFolder(root)
     assert pictures.left_out == LeftOut({".heic": 2, ".tif": 1}, [], ["grace", "joan"])
     told = (
-        "3 files of a kind that is not read were left out: 2 .heic, 1 .tif; convert them to JPEG. 2 people have no "
+        "3 files of unsupported formats were left out: 2 .heic, 1 .tif; convert them to JPEG. 2 people have no "
         "other pictures: 'grace', 'joan'"
     )
     assert str(pictures.left_out) == told
@@ -71,16 +71,14 @@ def test_training_and_planning_say_what_is_left_out(tmp_path: Path, capsys: pyte
     root = fill(tmp_path / "root", "ada/1.jpg", "grace/1.jpg")
     (root / "grace/2.avif").write_bytes(b"x")
     open_source(Source(path=root), write=False)
-    assert (
-        "root: 1 file of a kind that is not read was left out: 1 .avif; convert it to JPEG" in capsys.readouterr().err
-    )
+    assert "root: 1 file of an unsupported format was left out: 1 .avif; convert it to JPEG" in capsys.readouterr().err
 
 
 def test_a_folder_of_nothing_else_is_an_error_that_says_so(tmp_path: Path) -> None:
     (tmp_path / "root/ada").mkdir(parents=True)
     (tmp_path / "root/ada/1.heic").write_bytes(b"x")
     for reader in (ImageFolder, _scan):
-        with pytest.raises(DataError, match=r"holds no pictures.*, but 1 file of a kind that is not read.*1 \.heic"):
+        with pytest.raises(DataError, match=r"holds no pictures.*, but 1 file of an unsupported format.*1 \.heic"):
             reader(tmp_path / "root")
     (tmp_path / "root/ada/1.heic").rename(tmp_path / "root/ada/notes.txt")
     with pytest.raises(DataError, match=r"holds no pictures, but 1 \.txt"):
@@ -97,7 +95,9 @@ def test_pipes_devices_and_links_that_lead_nowhere_are_left_out_and_counted(tmp_
     left_out = ImageFolder(root).left_out
     assert sorted(left_out.irregular) == ["ada/pipe.jpg", "ada/random.jpg", "away", "joan/1.jpg"]
     assert left_out.people == ["joan"]
-    assert str(left_out).startswith("4 entries that are no files were left out (a link that leads nowhere, a pipe, ")
+    assert str(left_out).startswith(
+        "4 entries that are not regular files were left out (a link that leads nowhere, a pipe, "
+    )
 
 
 def test_folders_that_link_to_one_another_end(tmp_path: Path) -> None:

@@ -93,7 +93,7 @@ def test_what_is_no_file_of_arrays(tmp_path):
     np.savez(tmp_path / "cut.npz", embeddings=ROWS)
     (tmp_path / "cut.npz").write_bytes((tmp_path / "cut.npz").read_bytes()[:-40])
     for name in ("text.npy", "empty.npy", "cut.npz"):
-        with pytest.raises(DataError, match="no file of arrays, or damaged"):
+        with pytest.raises(DataError, match="not an npy or npz file, or damaged"):
             read_embeddings(tmp_path / name, Named(NAMES))
 
 
@@ -121,11 +121,11 @@ def packed(path, kind, member="embeddings.npy", content=b"\0" * 1000):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda path: path.write_bytes(array_header("(1000000000000, 1000)")), "no file of arrays, or damaged"),
-        (lambda path: path.write_bytes(array_header("(" * 3000)), "no file of arrays, or damaged"),
-        (lambda path: path.write_bytes(array_header("(" + "9" * 4000 + ",)")), "no file of arrays, or damaged"),
+        (lambda path: path.write_bytes(array_header("(1000000000000, 1000)")), "not an npy or npz file, or damaged"),
+        (lambda path: path.write_bytes(array_header("(" * 3000)), "not an npy or npz file, or damaged"),
+        (lambda path: path.write_bytes(array_header("(" + "9" * 4000 + ",)")), "not an npy or npz file, or damaged"),
         (lambda path: packed(path, zipfile.ZIP_LZMA, content=b"no array"), "compressed in a way"),
-        (lambda path: packed(path, zipfile.ZIP_DEFLATED, "embeddings"), "no file of arrays, or damaged"),
+        (lambda path: packed(path, zipfile.ZIP_DEFLATED, "embeddings"), "not an npy or npz file, or damaged"),
         (lambda path: path.write_bytes(b"\0" * 200_000), "larger than"),
         (lambda path: path.mkdir(), "cannot be read|not a regular file"),
         (os.mkfifo, "not a regular file"),
@@ -144,7 +144,7 @@ def test_no_code_is_run(tmp_path):
             return (pytest.fail, ("code in a file was run",))
 
     np.save(tmp_path / "trap.npy", np.array([Trap()], dtype=object), allow_pickle=True)
-    with pytest.raises(DataError, match="no file of arrays"):
+    with pytest.raises(DataError, match="not an npy or npz file"):
         read_embeddings(tmp_path / "trap.npy", Named(NAMES))
 
 

@@ -126,7 +126,7 @@ def test_a_sphere_that_does_not_fit_together_is_an_error(
 def test_a_torn_sphere_is_an_error(vpl_run: Path) -> None:
     path = vpl_run / "sphere.npz"
     path.write_bytes(path.read_bytes()[:500])
-    with pytest.raises(DataError, match=r"sphere\.npz: is no file of arrays, or damaged"):
+    with pytest.raises(DataError, match=r"sphere\.npz: not an npy or npz file, or damaged"):
         read_run(vpl_run)
 
 

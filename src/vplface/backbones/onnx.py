@@ -169,7 +169,7 @@ class OnnxNetwork:
         if len(found) > 1:
             raise DataError(
                 f"{self._path}: gives several vectors for each picture: {told} for {batch}; which is the embedding "
-                "cannot be told from that: export it with one of them"
+                "is ambiguous: export the network with that output alone"
             )
         return found[0]
 
@@ -236,7 +236,7 @@ def _parse(path: Path, data: bytes) -> Any:
         for node in nodes:
             if node.op_type in _LOOPS and node.domain in ("", "ai.onnx"):
                 raise DataError(
-                    f"{path}: has a {node.op_type}, which may go on for ever; a network of faces needs none"
+                    f"{path}: has a {node.op_type}, which may loop without end; export the network without it"
                 )
     return model
 

@@ -94,7 +94,7 @@ def identify(
     )
     find = Search(people, search, gallery)
     if find.not_kept is not None:
-        say(f"note: the index is made anew each time, it could not be kept: {find.not_kept}", file=sys.stderr)
+        say(f"note: the index is rebuilt each time, because it could not be stored: {find.not_kept}", file=sys.stderr)
     read = FaceReader(maker.preprocessing.size, align, detector_model)
     told: list[str] = []
     reports: list[dict[str, Any]] = []

@@ -59,7 +59,7 @@ def load_batches(
         workers: worker processes; 0 loads in this one.
         part: (r, R) loads the r-th of R contiguous slices of each batch, the first B mod R of which are one longer.
         least: pictures that a batch (or its slice) must have; at most as many as it has with all of them readable.
-        give_up: is told, every half second, for how many seconds worker processes have been waited for; if it returns
+        give_up: called every half second with the seconds that worker processes have been waited for; if it returns
             True, there are no more batches.
 
     Raises:

@@ -236,7 +236,7 @@ def decode(data: bytes, where: str, size: int = SIZE) -> UInt8[np.ndarray, "size
     try:
         return resized(rgb, size)
     except (MemoryError, cv2.error) as error:
-        raise UnreadablePictureError(where, "too large: there is no memory to resize it") from error
+        raise UnreadablePictureError(where, "too large: not enough memory to resize it") from error
 
 
 def resized(picture: UInt8[np.ndarray, "h w 3"], size: int) -> UInt8[np.ndarray, "size size 3"]:
@@ -284,7 +284,7 @@ def decode_whole(data: bytes, where: str) -> UInt8[np.ndarray, "h w 3"]:
     try:
         rgb = _decoded(data)
     except MemoryError:
-        raise UnreadablePictureError(where, f"too large: there is no memory for {width}x{height} pixels") from None
+        raise UnreadablePictureError(where, f"too large: not enough memory for {width}x{height} pixels") from None
     except cv2.error as error:
         raise UnreadablePictureError(where, f"cannot be decoded: {error.err}") from None
     if rgb is None:

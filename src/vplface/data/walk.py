@@ -57,26 +57,30 @@ class LeftOut:
         return LeftOut(dict(kinds.most_common()), [*self.irregular, *other.irregular], [*self.people, *other.people])
 
     def __str__(self) -> str:
-        told = []
+        notes = []
         if self.kinds:
             count = sum(self.kinds.values())
             which, them = (
-                ("1 file of a kind that is not read was", "it")
+                ("1 file of an unsupported format was", "it")
                 if count == 1
-                else (f"{count:,} files of a kind that is not read were", "them")
+                else (f"{count:,} files of unsupported formats were", "them")
             )
-            told.append(f"{which} left out: {counted(self.kinds)}; convert {them} to JPEG")
+            notes.append(f"{which} left out: {counted(self.kinds)}; convert {them} to JPEG")
         if self.irregular:
             count = len(self.irregular)
-            which = "1 entry that is no file was" if count == 1 else f"{count:,} entries that are no files were"
-            told.append(f"{which} left out (a link that leads nowhere, a pipe, a device): {_few(self.irregular)}")
+            which = (
+                "1 entry that is not a regular file was"
+                if count == 1
+                else f"{count:,} entries that are not regular files were"
+            )
+            notes.append(f"{which} left out (a link that leads nowhere, a pipe, a device): {_few(self.irregular)}")
         if self.people:
             has = "1 person has" if len(self.people) == 1 else f"{len(self.people):,} people have"
-            told.append(f"{has} no other pictures: {_few(self.people)}")
-        return ". ".join(told)
+            notes.append(f"{has} no other pictures: {_few(self.people)}")
+        return ". ".join(notes)
 
     def to_dict(self) -> dict[str, object]:
-        """For ``--json``."""
+        """The attributes as ``--json`` gives them."""
         return {"kinds": dict(self.kinds), "irregular": list(self.irregular), "people": list(self.people)}
 
 

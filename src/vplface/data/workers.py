@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import atexit
 import mmap
-import os
 import pickle
 import signal
 import time
@@ -61,7 +60,7 @@ def in_order(
         items: what it is done with.
         room: bytes that a result takes at most.
         workers: processes, at least 1.
-        give_up: is told every half second for how many seconds the next result has been waited for; if it returns
+        give_up: called every half second with the seconds that the next result has been waited for; if it returns
             True, there are no more results.
 
     Raises:
@@ -121,7 +120,7 @@ def _start(task: Task, items: range, room: int, workers: int) -> list[_Helper]:
                 memory = _shared_memory(context, AHEAD * room)
                 here, there = context.Pipe()
                 process = context.Process(  # type: ignore[attr-defined]
-                    target=_work, args=(task, items[number::workers], memory, here, there, os.getpid()), daemon=True
+                    target=_work, args=(task, items[number::workers], memory, here, there), daemon=True
                 )
                 process.start()
                 there.close()
@@ -171,7 +170,7 @@ def _wait_for(helper: _Helper, give_up: Callable[[float], bool]) -> bool:
         elif now - stopped_since > _STOPPED:
             raise VplfaceError(
                 f"a process that loads pictures (pid {helper.process.pid}) was stopped (SIGSTOP) {_STOPPED:.0f} s ago"
-                " and does not go on; find out what stops it, or use no workers (workers: 0)"
+                " and has not resumed; find what stopped it, or load in the main process (workers: 0)"
             )
     return True
 
@@ -183,7 +182,7 @@ def _is_stopped(process: BaseProcess) -> bool:
     return False
 
 
-def _work(task: Task, items: range, memory: Any, parents: Connection, pipe: Connection, parent: int) -> None:
+def _work(task: Task, items: range, memory: Any, parents: Connection, pipe: Connection) -> None:
     """What a process does: the task for each of its items, never more than ``AHEAD`` results ahead."""
     parents.close()  # so that the pipe ends with the parent
     # Signals to stop are for the main process. It ends this one when it needs no more pictures.
@@ -196,7 +195,7 @@ def _work(task: Task, items: range, memory: Any, parents: Connection, pipe: Conn
     with suppress(EOFError, OSError):  # the main process is gone
         for turn, item in enumerate(items):
             if turn >= AHEAD:
-                _await_taking(pipe, parent)
+                pipe.recv_bytes()  # the main process has taken a result
             try:
                 size, rest = task(item, places[turn % AHEAD])
             except BaseException as error:
@@ -205,26 +204,18 @@ def _work(task: Task, items: range, memory: Any, parents: Connection, pipe: Conn
             if size == _FAILED:
                 break
         while True:  # a pipe that is closed before all is read loses what is in it
-            _await_taking(pipe, parent)
-
-
-def _await_taking(pipe: Connection, parent: int) -> None:
-    """Wait until the main process has taken a result; raises EOFError if it is gone."""
-    while not pipe.poll(_LOOK_EVERY):
-        if os.getppid() != parent:
-            raise EOFError
-    pipe.recv_bytes()
+            pipe.recv_bytes()
 
 
 def _portable(error: BaseException) -> BaseException:
     """An exception as another process can raise it."""
     if isinstance(error, MemoryError):
         return VplfaceError(f"a process that loads pictures has no memory left: {_ADVICE}")
-    told = "".join(traceback.format_exception(error))
+    trace = "".join(traceback.format_exception(error))
     try:
         pickle.loads(pickle.dumps(error))
     except Exception:
-        return RuntimeError(told)
+        return RuntimeError(trace)
     if not isinstance(error, VplfaceError):
-        error.add_note(f"in a process that loads pictures:\n{told}")
+        error.add_note(f"in a process that loads pictures:\n{trace}")
     return error

@@ -215,7 +215,7 @@ def _described(path: Path, data: bytes) -> dict[str, Any]:
     """What a safetensors file that starts like this says of its tensors."""
     described = parse_json(data[8 : 8 + int.from_bytes(data[:8], "little")], f"{path}: damaged")
     if not isinstance(described, dict):
-        raise DataError(f"{path}: damaged: its header is no JSON object")
+        raise DataError(f"{path}: damaged: its header is not a JSON object")
     return described
 
 

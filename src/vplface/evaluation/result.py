@@ -90,7 +90,7 @@ class Evaluation:
         try:
             replicates = {name: np.array(numbers, np.float64) for name, numbers in values["replicates"].items()}
         except (TypeError, ValueError, OverflowError) as error:
-            raise DataError(f"not an evaluation: replicates that are no numbers: {error}") from error
+            raise DataError(f"not an evaluation: replicates are not numbers: {error}") from error
         correct = np.array([answer == "1" for answer in values["correct"]], bool)
         arrays: dict[str, Any] = {"replicates": replicates, "correct": correct}
         return cls(**{key: values[key] for key in kinds if key not in arrays}, **arrays)

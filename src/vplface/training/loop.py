@@ -109,7 +109,7 @@ def stored_config(folder: Path) -> Config | None:
     except (ConfigError, DataError) as error:
         found = last_trained_with(folder / CHECKPOINTS)
         if found is None:
-            raise ConfigError(f"{error}; delete it, and start the run anew (--overwrite)") from error
+            raise ConfigError(f"{error}; delete it and restart the run with --overwrite") from error
         return found
 
 
@@ -297,7 +297,7 @@ def _fit(
     if run.step < run.rate.steps:  # told to stop while it waited for pictures
         if world.group is not None:
             raise TrainingError(
-                f"told to stop while rank {world.rank} waited for the pictures of step {run.step + 1};"
+                f"received a stop signal while rank {world.rank} waited for the pictures of step {run.step + 1};"
                 f" {_last_good(folder)}"
             )
         _save(run, checkpoints, world)
@@ -555,7 +555,7 @@ def _claim(config: Config, resume: bool, overwrite: bool) -> str | None:
             print(f"going on from {chosen}", file=sys.stderr)
         before = trained_with(chosen) or stored_config(folder)
         if before is None:
-            raise ConfigError(f"{folder / 'config.yaml'} is missing, and the checkpoints do not say what it held")
+            raise ConfigError(f"{folder / 'config.yaml'} is missing, and no checkpoint records it; put the file back")
         if changed := [key for key in changed_keys(before, config) if not _of_evaluation(key)]:
             raise ConfigError(
                 f"{folder} was trained with another {', '.join(changed)}; resume it as it was"

@@ -234,7 +234,7 @@ def test_sources_without_pictures_are_refused(tmp_path):
     with pytest.raises(DataError, match=r"empty: holds no pictures of type \.jpg"):
         align_folder(tmp_path / "empty", tmp_path / "faces", Dots())
     (tmp_path / "empty" / "1.heic").write_bytes(b"x")
-    with pytest.raises(DataError, match=r"but 1 file of a kind that is not read was left out: 1 \.heic"):
+    with pytest.raises(DataError, match=r"but 1 file of an unsupported format was left out: 1 \.heic"):
         align_folder(tmp_path / "empty", tmp_path / "faces", Dots())
     with pytest.raises(DataError, match="is a file, not a folder"):
         align_folder(tmp_path / "empty" / "1.heic", tmp_path / "faces", Dots())

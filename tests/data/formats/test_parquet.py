@@ -313,7 +313,7 @@ def test_columns_of_lists_and_lying_headers_are_refused(tmp_path: Path) -> None:
         b"\x15\x04\x15\x20\x15\xff\xff\xff\xff\x0f": "a page of the column 'label' is said to have",
         b"\x1f\x1f": "no page begins at",
         b"\xff" * 20: "no page begins at",
-        b"\x15\x04\x15\x20\x15\x20\x4c\x15\xff\xff\xff\xff\x0f\x00\x00": "damaged, or not honest",
+        b"\x15\x04\x15\x20\x15\x20\x4c\x15\xff\xff\xff\xff\x0f\x00\x00": "damaged or forged",
     }.items():
         path.write_bytes(whole[:at] + patch + whole[at + len(patch) :])
         with pytest.raises(DataError, match=message):

@@ -237,7 +237,7 @@ def test_lists_that_are_no_file_or_have_no_lines_are_refused_at_once(tmp_path: P
         with pytest.raises(DataError, match="not a regular file"):
             PictureList(tmp_path / name)
     (tmp_path / "one line.csv").write_bytes(b"path,label\n" + bytes(2**20 + 1))
-    with pytest.raises(DataError, match="line 2: is longer than 1,048,576 bytes, so this is no list"):
+    with pytest.raises(DataError, match="line 2: is longer than 1,048,576 bytes; expected a list of pictures"):
         PictureList(tmp_path / "one line.csv")
 
 

@@ -163,18 +163,18 @@ def test_labels_in_every_form(tmp_path: Path, labels: list[dict[str, bytes]], wh
         ([("b.c.png", b""), ("b.cls", b"1")], "has no picture but 'b.c.png'; a key ends at the first dot"),
         ([("b.png", b""), ("b.jpg", b""), ("b.cls", b"1")], "has 2 pictures"),
         ([("b.png", b""), ("b.PNG", b""), ("b.cls", b"1")], "has two files .png"),
-        ([("b.png", b""), ("b.cls", b"one")], ".cls is no whole number: 'one'"),
-        ([("b.png", b""), ("b.cls", b"1_0")], ".cls is no whole number: '1_0'"),
-        ([("b.png", b""), ("b.cls", b"-1")], ".cls is no whole number: '-1'"),
+        ([("b.png", b""), ("b.cls", b"one")], ".cls is not a whole number: 'one'"),
+        ([("b.png", b""), ("b.cls", b"1_0")], ".cls is not a whole number: '1_0'"),
+        ([("b.png", b""), ("b.cls", b"-1")], ".cls is not a whole number: '-1'"),
         ([("b.png", b""), ("b.cls", b"9" * 19)], f"the label {'9' * 19} is out of range"),
-        ([("b.png", b""), ("b.cls", b"9" * 5000)], f".cls is no whole number: '{'9' * 40}'"),
+        ([("b.png", b""), ("b.cls", b"9" * 5000)], f".cls is not a whole number: '{'9' * 40}'"),
         ([("b.png", b""), ("b.cls", b"1" * (2**20 + 1))], "'b.cls' has 1,048,577 bytes, too many for a label"),
         ([("b.png", b""), ("b.cls", b"1"), ("b.json", b'{"label": 2}')], ".cls says 1, .json says 2"),
-        ([("b.png", b""), ("b.json", b'{"label": 2.0}')], "\"label\" in .json is no whole number: '2.0'"),
-        ([("b.png", b""), ("b.json", b'{"label": true}')], "\"label\" in .json is no whole number: 'True'"),
+        ([("b.png", b""), ("b.json", b'{"label": 2.0}')], "\"label\" in .json is not a whole number: '2.0'"),
+        ([("b.png", b""), ("b.json", b'{"label": true}')], "\"label\" in .json is not a whole number: 'True'"),
         ([("b.png", b""), ("b.json", b'{"label": -2}')], "the label -2 is out of range"),
         ([("b.png", b""), ("b.json", b'{"label": 2, "identity": 5}')], "the name of its identity is none: '5'"),
-        ([("b.png", b""), ("b.json", b'{"label": 2, "name": 5}')], "\"name\" in .json is no text: '5'"),
+        ([("b.png", b""), ("b.json", b'{"label": 2, "name": 5}')], "\"name\" in .json is not a string: '5'"),
         ([("b.png", b""), ("b.json", b"[1]")], ".json holds no keys and values"),
         ([("b.png", b""), ("b.json", b"{")], ".json is not valid: "),
         ([("b.png", b""), ("b.json", b"\xff")], ".json is not valid: "),
@@ -346,7 +346,7 @@ def test_paths_that_lead_to_no_shards(tmp_path: Path, monkeypatch: pytest.Monkey
         ("train-{000..003}.tar", r"train-001.tar and 2 more of 4: no such file"),
         ("train-001.tar", "no tar files are there"),
         ("train-1*.tar", "no tar files are there"),
-        ("train-{0.tar", "is no brace pattern"),
+        ("train-{0.tar", "not a valid brace pattern"),
     ):
         with pytest.raises(DataError, match=message):
             open_pictures(tmp_path / pattern)
@@ -483,7 +483,7 @@ def test_trained_on_from_shards(tmp_path: Path, faces: Path) -> None:
     ],
 )
 def test_patterns_for_more_shards_than_there_can_be_are_not_expanded(tmp_path: Path, pattern: str) -> None:
-    with pytest.raises(DataError, match=r"stands for more than 100,000 shards"):
+    with pytest.raises(DataError, match=r"expands to more than 100,000 shards"):
         TarShards(tmp_path / pattern)
 
 

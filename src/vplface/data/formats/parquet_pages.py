@@ -93,7 +93,7 @@ def _chunk(file: RandomAccess, name: str, about: dict[int, int], rows: int) -> C
     start = dictionary if 0 < dictionary < start else start
     end = start + about.get(7, -1)
     if rows and not 4 <= start <= end <= file.size:
-        raise _refused(file, f"the pages of the column {name!r} are said to lie outside of the file")
+        raise _refused(file, f"the pages of the column {name!r} lie outside the file, by its footer")
     return Chunk(start, end, rows, about.get(1) == _BYTE_ARRAY)
 
 
@@ -151,4 +151,4 @@ def _header(file: RandomAccess, at: int) -> tuple[dict[int, Any], int]:
 
 
 def _refused(file: RandomAccess, what: str) -> DataError:
-    return DataError(f"{file.path}: is damaged, or not honest: {what}; get it again")
+    return DataError(f"{file.path}: is damaged or forged: {what}; get it again")

@@ -176,7 +176,9 @@ def _lines(path: Path) -> Iterator[str]:
         with os.fdopen(handle, "rb") as file:
             for number, line in enumerate(iter(lambda: file.readline(_LONGEST + 1), b""), start=1):
                 if len(line) > _LONGEST:
-                    raise DataError(f"{path}, line {number}: is longer than {_LONGEST:,} bytes, so this is no list")
+                    raise DataError(
+                        f"{path}, line {number}: is longer than {_LONGEST:,} bytes; expected a list of pictures"
+                    )
                 try:
                     yield line.decode("utf-8-sig" if number == 1 else "utf-8")
                 except UnicodeDecodeError as error:

@@ -39,16 +39,18 @@ def find_shards(path: Path) -> list[Path]:
         expand = import_extra("braceexpand", "webdataset")
         try:
             if _count_of(pattern) > MOST_SHARDS:
-                raise DataError(f"{path}: stands for more than {MOST_SHARDS:,} shards, which is no set's")
+                raise DataError(
+                    f"{path}: expands to more than {MOST_SHARDS:,} shards, the limit; give a narrower pattern"
+                )
             shards = [Path(each) for each in itertools.islice(expand.braceexpand(pattern), MOST_SHARDS + 1)]
         except (ValueError, RecursionError) as error:
-            raise DataError(f"{path}: is no brace pattern: {error}") from error
+            raise DataError(f"{path}: not a valid brace pattern: {error}") from error
     else:
         shards = sorted(map(Path, glob.glob(pattern)))  # noqa: PTH207 - the pattern may be absolute
     if not shards:
         raise DataError(f"{path}: no tar files are there")
     if len(shards) > MOST_SHARDS:
-        raise DataError(f"{path}: stands for more than {MOST_SHARDS:,} shards, which is no set's")
+        raise DataError(f"{path}: expands to more than {MOST_SHARDS:,} shards, the limit; give a narrower pattern")
     missing = [shard for shard in shards if kind_of(shard) is None]
     if missing:
         more = f" and {len(missing) - 1} more of {len(shards)}" if len(missing) > 1 else ""

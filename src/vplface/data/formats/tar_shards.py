@@ -356,11 +356,11 @@ def _read_sample(file: BinaryIO, sample: _Sample) -> tuple[Member, tuple[int | N
     about = _read_json(_contents(file, sample.files[b"json"])) if b"json" in sample.files else {}
     number, identity = about.get("label"), about.get("identity")
     if number is not None and (not isinstance(number, int) or isinstance(number, bool)):
-        raise _FaultError(f'"label" in .json is no whole number: {_shown(number)}')
+        raise _FaultError(f'"label" in .json is not a whole number: {_shown(number)}')
     if b"cls" in sample.files:
         given = _contents(file, sample.files[b"cls"]).strip()
         if not _WHOLE(given):
-            raise _FaultError(f".cls is no whole number: {text(given[:40])!r}")
+            raise _FaultError(f".cls is not a whole number: {text(given[:40])!r}")
         if number not in (None, int(given)):
             raise _FaultError(f".cls says {int(given)}, .json says {number}")
         number = int(given)
@@ -378,7 +378,7 @@ def _read_sample(file: BinaryIO, sample: _Sample) -> tuple[Member, tuple[int | N
         raise _FaultError(f"its picture has {picture.size:,} bytes, more than the {PICTURE_LIMIT:,} that are read")
     name = about.get("name", text(picture.name))
     if not isinstance(name, str):
-        raise _FaultError(f'"name" in .json is no text: {_shown(name)}')
+        raise _FaultError(f'"name" in .json is not a string: {_shown(name)}')
     return picture, (number, identity), name.encode("utf-8", "surrogatepass")
 
 

@@ -516,7 +516,7 @@ class _Reader:
             case _Array(content=None), [_, list(shape), _Kind() as kind, _, _Bytes(is_text=False) as content]:
                 _filled(target, kind, shape, content)
                 return
-        raise _Refused("a state is set on something that is no array of whole numbers or truth values")
+        raise _Refused("a state is set on a value that is not an array of integers or booleans")
 
 
 _NUMBERS = re.compile(r"([<>|=]?)(b1|[iu][1248])")

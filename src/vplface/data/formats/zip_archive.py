@@ -170,7 +170,9 @@ class ZipArchive(StoredPictures):
         ends = [*(info.header_offset for info in ordered[1:]), self._archive().start_dir]
         for info, end in zip(ordered, ends, strict=False):
             if info.header_offset < 0 or info.header_offset + _HEADER + info.compress_size > end:
-                raise DataError(f"{self.path}: {info.filename!r} overlaps what comes behind it; no honest archive does")
+                raise DataError(
+                    f"{self.path}: {info.filename!r} overlaps the entry after it; the archive is damaged or forged"
+                )
 
     def _require_folders(self, found: dict[str, int]) -> None:
         if top := sorted((name for name in found if "/" not in name), key=natural):
