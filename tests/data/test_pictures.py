@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import ctypes
 import io
 import os
 import pickle
 import struct
+import sys
 import tracemalloc
 import zlib
 from contextlib import suppress
@@ -330,6 +332,43 @@ def test_what_takes_more_than_a_gigabyte_is_not_decoded(depth: int, colours: int
 )
 def test_memory_depends_on_how_a_picture_is_stored(kind: str, options: dict[str, object], cost: int) -> None:
     assert memory_of(encoded(smooth_picture(), kind, **options)) == cost * 112 * 112
+
+
+def peak(data: bytes) -> int:
+    """Bytes that a process grows by at most while it decodes a picture."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        ctypes.CDLL(None).malloc_trim(0)  # what was freed before would be taken again, and not count
+        before = _resident("VmRSS")
+        decode_whole(data, "x")
+        os.write(writing, str(_resident("VmHWM") - before).encode())
+        os._exit(0)
+    os.waitpid(child, 0)
+    os.close(writing)
+    with os.fdopen(reading) as found:
+        return int(found.read())
+
+
+def _resident(name: str) -> int:
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name))
+    return 1024 * int(line.split()[1])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/status")
+@pytest.mark.parametrize(
+    ("kind", "mode", "options"),
+    [
+        ("JPEG", "RGB", {}), ("JPEG", "RGB", {"progressive": True}), ("PNG", "RGB", {"compress_level": 1}),
+        ("PNG", "RGBA", {"compress_level": 1}), ("BMP", "RGB", {}), ("WEBP", "RGB", {}),
+        ("WEBP", "RGB", {"lossless": True, "quality": 0}), ("WEBP", "RGBA", {"quality": 0}),
+    ],
+)  # fmt: skip
+def test_decoding_takes_no_more_than_is_foreseen(kind: str, mode: str, options: dict[str, object]) -> None:
+    buffer = io.BytesIO()
+    Image.new(mode, (2800, 2800), (90, 120, 150, 100)[: len(mode)]).save(buffer, kind, **options)
+    data = buffer.getvalue()
+    assert 3 * 2800**2 <= peak(data) <= memory_of(data) + 2**24  # bands and tables
 
 
 @pytest.mark.parametrize("error", [MemoryError(), cv2.error("Failed to allocate 1 bytes")])
