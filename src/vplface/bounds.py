@@ -23,13 +23,13 @@ LARGEST = 10**9
 
 
 def require_whole(**values: object) -> None:
-    """Refuse what is no whole number, truth values among them: counts that are cut off are silently others.
+    """Refuse values that are not whole numbers, and booleans: truncating one would silently change a count.
 
     Args:
-        values: by the name that the message shall have.
+        values: by the name that the message gives them.
 
     Raises:
-        ValueError: naming the first that is none.
+        ValueError: naming the first value that is not whole.
     """
     for name, value in values.items():
         if isinstance(value, bool) or not hasattr(value, "__index__"):
