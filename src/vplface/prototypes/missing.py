@@ -8,8 +8,8 @@ from collections.abc import Sequence
 class _Advised(str):
     """A key that says, where a message quotes it, what to do.
 
-    The strict error of ``load_state_dict`` quotes the missing keys and has no other place for advice: an entry among its
-    other errors would fail with ``strict=False`` too.
+    The strict error of ``load_state_dict`` quotes the missing keys and has no other place for advice; an entry among
+    its other errors would fail with ``strict=False`` too.
     """
 
     __slots__ = ()
