@@ -1,10 +1,10 @@
 from __future__ import annotations
 
-import ctypes
 import io
 import os
 import pickle
 import struct
+import subprocess
 import sys
 import tracemalloc
 import zlib
@@ -334,25 +334,25 @@ def test_memory_depends_on_how_a_picture_is_stored(kind: str, options: dict[str,
     assert memory_of(encoded(smooth_picture(), kind, **options)) == cost * 112 * 112
 
 
-def peak(data: bytes) -> int:
-    """Bytes that a process grows by at most while it decodes a picture."""
-    reading, writing = os.pipe()
-    child = os.fork()
-    if child == 0:
-        ctypes.CDLL(None).malloc_trim(0)  # what was freed before would be taken again, and not count
-        before = _resident("VmRSS")
-        decode_whole(data, "x")
-        os.write(writing, str(_resident("VmHWM") - before).encode())
-        os._exit(0)
-    os.waitpid(child, 0)
-    os.close(writing)
-    with os.fdopen(reading) as found:
-        return int(found.read())
+PEAK = """
+import sys
+from pathlib import Path
+from vplface.data.pictures import decode_whole
 
-
-def _resident(name: str) -> int:
+def resident(name):
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name))
     return 1024 * int(line.split()[1])
+
+data = sys.stdin.buffer.read()
+before = resident("VmRSS")
+decode_whole(data, "x")
+print(resident("VmHWM") - before)
+"""
+
+
+def peak(data: bytes) -> int:
+    """Bytes that a new process grows by at most while it decodes a picture."""
+    return int(subprocess.run([sys.executable, "-c", PEAK], input=data, capture_output=True, check=True).stdout)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/status")
