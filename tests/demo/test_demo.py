@@ -181,14 +181,22 @@ def test_the_temporary_folder_is_its_owners_alone(demo):
     assert folder.stat().st_mode & 0o777 == 0o700
 
 
+def test_no_event_goes_through_the_queue_which_loses_some(demo):
+    events = json.loads(demo.ask("GET", "/config")[1])["dependencies"]
+    assert events
+    assert not any(event["queue"] for event in events)
+    assert demo.post("/gradio_api/queue/join", b"{}", "application/json")[0] == 404
+
+
 def test_an_event_that_names_another_file_is_refused(demo):
     config = json.loads(demo.ask("GET", "/config")[1])
     names = {each["id"]: each["props"].get("elem_id") for each in config["components"]}
     (search,) = [each for each in config["dependencies"] if [names[i] for i in each["inputs"]] == ["search-file"]]
+    path_of_event = f"/gradio_api/run/{search['api_name']}"
     for path in ("/etc/passwd", str(demo.run.parent / "secret.png"), "http://example.org/x.png"):
         file = {"path": path, "meta": {"_type": "gradio.FileData"}}
         event = {"data": [file], "fn_index": search["id"], "session_hash": "s"}
-        assert demo.post("/gradio_api/queue/join", json.dumps(event).encode(), "application/json")[0] == 400
+        assert demo.post(path_of_event, json.dumps(event).encode(), "application/json")[0] == 400
     assert demo.uploaded == []
 
 

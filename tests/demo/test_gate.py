@@ -14,7 +14,7 @@ from vplface.demo.serve import hosts_of
 
 HOSTS = ("127.0.0.1", "localhost", "::1")
 HERE = "127.0.0.1:7860"
-EVENT = "/gradio_api/queue/join"
+EVENT = "/gradio_api/run/_found"
 
 
 @dataclass
@@ -73,7 +73,7 @@ def post(tmp_path, path=EVENT, **more) -> Answer:
 
 
 def test_the_page_gets_through_with_a_policy_that_lets_it_fetch_nothing_from_elsewhere(tmp_path):
-    for path in ("/", "/config", "/assets/index.js", "/gradio_api/queue/data", "/gradio_api/heartbeat/abc"):
+    for path in ("/", "/config", "/assets/index.js", "/gradio_api/upload_progress", "/gradio_api/heartbeat/abc"):
         answer = ask(tmp_path, "GET", path)
         assert (answer.status, answer.through) == (200, [(path, b"")])
         policy = answer.headers["content-security-policy"]
@@ -118,7 +118,7 @@ def test_names_of_this_machine_will_do(tmp_path, host):
 
 
 def test_a_site_that_has_its_name_lead_here_is_refused_though_others_may_come(tmp_path):
-    for path in ("/", "/gradio_api/queue/data"):
+    for path in ("/", "/gradio_api/upload_progress"):
         assert ask(tmp_path, "GET", path, host="evil.example", hosts=hosts_of("0.0.0.0")).status == 403
     for name in ("evil.example", "evil.example:7860", "EVIL.example."):
         answer = post(tmp_path, host=name, origin=f"http://{name}", hosts=hosts_of("0.0.0.0", ["box.example"]))
@@ -204,7 +204,7 @@ def test_a_body_that_never_ends_is_cut_off(tmp_path, path, monkeypatch):
         "headers": [(key.encode(), value.encode()) for key, value in headers.items()],
     }  # fmt: skip
     asyncio.run(Gate(app, HOSTS, None, tmp_path)(scope, receive, send))
-    assert sum(received) <= gate._WRITE[path] + 2**21
+    assert sum(received) <= gate._longest(path) + 2**21
 
     async def wait():
         await asyncio.sleep(60)
@@ -220,7 +220,7 @@ def test_events_that_are_nested_deep_or_have_long_numbers_are_refused(tmp_path):
 
 
 def test_a_query_means_nothing_but_for_what_the_page_asks(tmp_path):
-    for path, kept in (("/", b""), ("/config", b""), ("/gradio_api/queue/data", b"deep_link=x")):
+    for path, kept in (("/", b""), ("/config", b""), ("/gradio_api/upload_progress", b"deep_link=x")):
         assert ask(tmp_path, "GET", path, query=b"deep_link=x").queries == [kept]
 
 

@@ -30,16 +30,17 @@ App: TypeAlias = Callable[[Message, Receive, Send], Awaitable[None]]
 REPORT = "/report"
 
 _UPLOAD = "/gradio_api/upload"
-_EVENT = "/gradio_api/queue/join"
+_EVENT = "/gradio_api/run/"
 _READ = {
-    "/", "/config", "/theme.css", "/gradio_api/theme.css", "/gradio_api/queue/data", "/gradio_api/upload_progress",
+    "/", "/config", "/theme.css", "/gradio_api/theme.css", "/gradio_api/upload_progress",
     "/gradio_api/startup-events", "/favicon.ico", "/manifest.json",
 }  # fmt: skip
 _READ_BELOW = ("/assets/", "/static/", "/gradio_api/heartbeat/")
 _QUERIED = "/gradio_api/"
 """Below this a question mark means something; elsewhere gradio would load stored states by it."""
-_WRITE = {_EVENT: 1_000_000, _UPLOAD: MOST_BYTES * MOST_PICTURES + 1_000_000}
-"""{what may be posted to: the longest body, in bytes}."""
+_LONGEST_EVENT = 1_000_000
+_LONGEST_UPLOAD = MOST_BYTES * MOST_PICTURES + 1_000_000
+"""Bytes of a body."""
 _DIGITS = 12
 _PATIENCE = 300.0
 """Seconds that a body may take to arrive."""
@@ -81,12 +82,12 @@ class Gate:
         if scope["type"] != "http":
             return
         refused = self._refused(scope)
-        receive = _bounded(receive, _WRITE.get(scope["path"], 0))
+        receive = _bounded(receive, _longest(scope["path"]) or 0)
         if refused is not None:
             await _answer(send, *refused)
         elif scope["path"] == REPORT:
             await self._give_report(send)
-        elif scope["path"] == _EVENT:
+        elif scope["path"].startswith(_EVENT):
             event = _checked(await _whole(receive), self.uploads)
             if event is None:
                 await _answer(send, 400, "this is no event, or it names a file that was not uploaded here")
@@ -111,14 +112,15 @@ class Gate:
         if scope["method"] in ("GET", "HEAD"):
             known = path in _READ or path == REPORT or path.startswith(_READ_BELOW)
             return None if known and ".." not in path else (404, "not found")
-        if scope["method"] != "POST" or path not in _WRITE:
+        longest = _longest(path)
+        if scope["method"] != "POST" or longest is None:
             return 404, "not found"
         if origin is None:
             return 403, "only this server's own page may do that"
         length = headers.get("content-length", "")
         if not (length.isascii() and length.isdecimal()) or "transfer-encoding" in headers:
             return 411, "the length of the body must be given"
-        return (413, "too large") if len(length) > _DIGITS or int(length) > _WRITE[path] else None
+        return (413, "too large") if len(length) > _DIGITS or int(length) > longest else None
 
     async def _give_report(self, send: Send) -> None:
         try:
@@ -129,6 +131,13 @@ class Gate:
             await _answer(send, 404, "there is no report")
         else:
             await _answer(_with_policy(send, _REPORT_POLICY), 200, page, "text/html; charset=utf-8")
+
+
+def _longest(path: str) -> int | None:
+    """The longest body that may be posted to a path, in bytes; None if nothing may."""
+    if path == _UPLOAD:
+        return _LONGEST_UPLOAD
+    return _LONGEST_EVENT if path.startswith(_EVENT) and path.removeprefix(_EVENT).isidentifier() else None
 
 
 def _of_origin(origin: str) -> tuple[str, str] | None:

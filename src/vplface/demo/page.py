@@ -6,9 +6,12 @@ Pictures of a visit lie in its own state, in memory, and are forgotten with it.
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
+from functools import wraps
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from vplface.demo import pieces
 from vplface.demo.gate import REPORT, run_of
@@ -19,6 +22,8 @@ from vplface.deploy.faces import Photograph
 from vplface.errors import DataError, VplfaceError, import_extra
 from vplface.paths import argument
 from vplface.report.markup import Markup, join, tag
+
+T = TypeVar("T")
 
 _FORGOTTEN_AFTER = 1800
 """Seconds."""
@@ -43,6 +48,7 @@ class Page:
         self._kept = kept
         self._report = report
         self._gr: Any = import_extra("gradio", "demo")
+        self._turn = threading.Lock()
 
     def blocks(self) -> Any:
         """The page as gradio's Blocks."""
@@ -59,7 +65,7 @@ class Page:
                 with gr.Tab("Report", id="report"):
                     self._html(self._report_tab())
             self._html(_foot())
-            blocks.load(self._listed, None, [listing, choice], api_visibility="private", show_progress="hidden")
+            blocks.load(self._alone(self._listed), None, [listing, choice], **_event() | {"show_progress": "hidden"})
         return blocks
 
     def look(self) -> dict[str, Any]:
@@ -84,10 +90,10 @@ class Page:
         result = self._html("", "comparison")
         compared = [each for _, choice, _, state in sides for each in (state, choice)]
         for file, choice, shown, state in sides:
-            seen = file.upload(self._seen, file, [file, state, choice, shown], **_event())
-            seen.then(self._compared, compared, result, **_event())
-            chosen = choice.input(self._chosen, [state, choice], shown, **_event())
-            chosen.then(self._compared, compared, result, **_event())
+            seen = file.upload(self._alone(self._seen), file, [file, state, choice, shown], **_event())
+            seen.then(self._alone(self._compared), compared, result, **_event())
+            chosen = choice.input(self._alone(self._chosen), [state, choice], shown, **_event())
+            chosen.then(self._alone(self._compared), compared, result, **_event())
 
     def _enrol_tab(self) -> tuple[Any, Any]:
         gr = self._gr
@@ -108,18 +114,28 @@ class Page:
                 choice = gr.Dropdown([], label="Remove", elem_id="remove-name", filterable=True)
                 remove = gr.Button("Remove for good", variant="stop", elem_id="remove-button")
                 removed = self._html("", "remove-told")
-        file.upload(self._held, [file, held], [file, held, waiting, told], **_event())
+        file.upload(self._alone(self._held), [file, held], [file, held, waiting, told], **_event())
         clear.click(lambda: ({}, pieces.pending({}), ""), None, [held, waiting, told], **_event())
         enrol.click(
             self._enrolled, [name, consent, held], [held, waiting, told, name, consent, listing, choice], **_event()
         )
-        remove.click(self._removed, choice, [removed, listing, choice], **_event())
+        remove.click(self._alone(self._removed), choice, [removed, listing, choice], **_event())
         return listing, choice
 
     def _search_tab(self) -> None:
         file = self._drop("A photograph, with any number of faces", "search-file")
         result = self._html(pieces.empty(_NO_PICTURE), "search-result")
-        file.upload(self._found, file, [file, result], **_event())
+        file.upload(self._alone(self._found), file, [file, result], **_event())
+
+    def _alone(self, step: Callable[..., T]) -> Callable[..., T]:
+        """A step that waits for the one before, for there is one model."""
+
+        @wraps(step)
+        def alone(*inputs: Any) -> T:
+            with self._turn:
+                return step(*inputs)
+
+        return alone
 
     def _html(self, value: str, name: str | None = None) -> Any:
         return self._gr.HTML(value, elem_id=name, js_on_load=None)
@@ -253,8 +269,12 @@ class Page:
 
 
 def _event() -> dict[str, Any]:
-    """One thing at a time, for there is one model; and nothing for programs to call."""
-    return {"concurrency_limit": 1, "concurrency_id": "model", "api_visibility": "private", "show_progress": "minimal"}
+    """Options of every event: nothing for programs to call, and no queue.
+
+    Gradio's queue loses an event that arrives while it closes the stream of the one before; the page then waits
+    without end.
+    """
+    return {"queue": False, "api_visibility": "private", "show_progress": "minimal"}
 
 
 def _waiting(held: dict[Path, Any]) -> Markup:
