@@ -29,8 +29,8 @@ test: env
 	touch $@
 
 peers: env .venv-peers/installed
-	$(BIN)/python tests/peers/insightface_export.py build/peers
-	.venv-peers/bin/python tests/peers/insightface_load.py build/peers
+	$(BIN)/python tests/integration/peers/insightface_export.py build/peers
+	.venv-peers/bin/python tests/integration/peers/insightface_load.py build/peers
 
 lint: env
 	$(BIN)/ruff check .

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import settings
-from processes import Processes
 
 import vplface  # noqa: F401 - switches telemetry off before test modules import other libraries
+from helpers.processes import Processes
 
 torch.set_num_threads(1)
 settings.register_profile("ci", deadline=None, max_examples=50, derandomize=True)

@@ -11,10 +11,10 @@ import cv2
 import numpy as np
 import onnx
 import pytest
-from pages import SHORT
-from painted import InTiles, landmarks, photograph, write
 from typer.testing import CliRunner
 
+from helpers.pages import SHORT
+from helpers.painted import InTiles, landmarks, photograph, write
 from vplface.cli.app import app
 from vplface.data.formats.image_folder import ImageFolder
 from vplface.data.formats.verification_bin import write_verification_bin

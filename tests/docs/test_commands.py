@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pages import PAGES, ROOT, SHORT, all_commands, blocks, command_of, commands, mentions, of_vplface
 from torch.distributed.run import get_args_parser
 from typer.testing import CliRunner
 
+from helpers.pages import PAGES, ROOT, SHORT, all_commands, blocks, command_of, commands, mentions, of_vplface
 from vplface.cli.app import app
 from vplface.study import is_study, read_grid
 from vplface.training.config import read_config, read_recipe
@@ -27,19 +27,19 @@ RECIPES = {
 """What stands for recipes that a page names and the program does not ship."""
 
 NOT_RUN = {
-    "bench": "measures for minutes; tests/bench runs small ones",
-    "data synth": "draws ten thousand faces; tests/data/test_synthetic_write.py draws a few",
+    "bench": "measures for minutes; tests/integration/bench runs small ones",
+    "data synth": "draws ten thousand faces; tests/unit/data/test_synthetic_write.py draws a few",
     "data get lfw": "needs the network",
-    "demo": "serves until it is stopped; tests/demo starts it",
-    "evaluate MODEL --data cfp112": "CFP's lists are read by tests/data/test_pairs.py",
-    "evaluate-ijb": "needs IJB's files; tests/cli/test_evaluate_templates.py makes some up",
-    "export runs/mine/best small.onnx": "needs more pictures; tests/cli/test_export_cost.py has them",
+    "demo": "serves until it is stopped; tests/integration/demo starts it",
+    "evaluate MODEL --data cfp112": "CFP's lists are read by tests/unit/data/test_pairs.py",
+    "evaluate-ijb": "needs IJB's files; tests/integration/cli/test_evaluate_templates.py makes some up",
+    "export runs/mine/best small.onnx": "needs more pictures; tests/integration/cli/test_export_cost.py has them",
     "export runs/late": "needs real faces, and minutes",
-    "hub pull": "needs the network; tests/test_hub.py serves a repository",
-    "plan --classes": "arithmetic, of which tests/test_plan.py makes the table",
+    "hub pull": "needs the network; tests/integration/test_hub.py serves a repository",
+    "plan --classes": "arithmetic, of which tests/unit/test_plan.py makes the table",
     "plan small_r50.yaml": "needs the RecordIO that its configuration names",
-    "train folder data.train=my_faces name=mine loggers": "needs W&B and MLflow; see tests/training/test_loggers.py",
-    "study": "runs for minutes; tests/study and tests/cli/test_app.py run small ones",
+    "train folder data.train=my_faces name=mine loggers": "needs W&B, MLflow; see tests/unit/training/test_loggers.py",
+    "study": "runs for minutes; tests/integration/study and tests/integration/cli/test_app.py run small ones",
     "data overlap ../shared": "needs real faces",
 }
 """Beginnings of commands that are read and not run, and why."""

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pages import PAGES, ROOT
 from pydantic import BaseModel
 
+from helpers.pages import PAGES, ROOT
 from vplface.data.augment import Augmentation
 from vplface.study.grid import StudyFile, read_grid
 from vplface.training import config

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import yaml
-from pages import PAGES, Block, blocks
 
+from helpers.pages import PAGES, Block, blocks
 from vplface.errors import VplfaceError
 from vplface.study.grid import StudyFile, grid_of_recipe, is_study, read_grid
 from vplface.training.config import Config, build_config, overlay, read_config, read_recipe

@@ -8,14 +8,15 @@ from typing import Any
 
 import pytest
 import torch
-from pages import PAGES, blocks
-from painted import landmarks, photograph
 from torch import nn
+
+from helpers.pages import PAGES, blocks
+from helpers.painted import landmarks, photograph
 
 NOT_RUN = {
     ("coming-from.md", 0): "a configuration of arcface_torch, which needs easydict; test_coming_from translates it",
-    ("deploy.md", 1): "needs insightface; tests/peers loads what is exported in an environment of its own",
-    ("deploy.md", 2): "needs the network; tests/test_hub.py serves a repository",
+    ("deploy.md", 1): "needs insightface; tests/integration/peers loads what is exported in an environment of its own",
+    ("deploy.md", 2): "needs the network; tests/integration/test_hub.py serves a repository",
 }
 """Blocks that are compiled and no more, and why."""
 

@@ -1,0 +1,114 @@
+"""vplface data align: as people type it, mistakes included."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+import numpy as np
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from helpers.painted import landmarks, photograph, write
+from vplface.cli.data_align import align
+from vplface.data.align import Face
+from vplface.data.align.record import Record, write_records
+from vplface.errors import DataError, UsageError
+
+app = typer.Typer()
+app.command()(align)
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments], catch_exceptions=False)
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Three pictures with a face, one with two, one without, one unreadable; and the landmarks."""
+    records = []
+    for name, scores in {"a/1.png": [0.9], "a/2.png": [0.8, 0.3], "b/1.png": [0.7], "b/2.png": []}.items():
+        write(tmp_path / "photos" / name, photograph(landmarks()))
+        faces = [Face(landmarks(1.5 - 0.4 * place), score) for place, score in enumerate(scores)]
+        records += [Record(name, "", len(faces), face) for face in faces] or [Record(name, "no face")]
+    (tmp_path / "photos" / "b" / "3.jpg").write_bytes(b"no picture")
+    write_records(tmp_path / "points.csv", records)
+    return tmp_path / "photos"
+
+
+def test_a_folder_is_aligned_and_told_of(photos, tmp_path):
+    sheet = tmp_path / "sheet.png"
+    result = run(photos, tmp_path / "faces", "--landmarks", tmp_path / "points.csv", "--workers", 0, "--sheet", sheet)
+    assert result.exit_code == 0
+    lines = result.stdout.splitlines()
+    assert lines[:2] == ["b/2.png: no face", "b/3.jpg: unreadable (not a jpg, png, webp or bmp file)"]
+    assert lines[2].startswith("3 crops of 5 pictures: 3 aligned, 1 no face, 1 unreadable; ")
+    assert lines[3] == "1 pictures show several faces; taken: largest"
+    assert f"wrote {sheet}" in lines
+    assert sheet.is_file()
+    again = run(photos, tmp_path / "faces", "--landmarks", tmp_path / "points.csv", "--workers", 0)
+    assert "3 crops of 5 pictures, 3 of them kept from before" in again.stdout
+
+
+def test_json(photos, tmp_path):
+    target = tmp_path / "faces"
+    result = run(photos, target, "--landmarks", tmp_path / "points.csv", "--workers", 0, "--faces", "all", "--json")
+    report = json.loads(result.stdout)
+    assert report.pop("pictures_per_second") > 0
+    assert report == {
+        "schema": 1,
+        "source": str(photos),
+        "target": str(target),
+        "protocol": {
+            "schema": 1, "found_by": "landmarks in points.csv, scores from 0", "faces": "all", "size": 112,
+            "min_size": 16, "format": "jpg", "quality": 95,
+        },
+        "pictures": 5,
+        "aligned": 3,
+        "crops": 4,
+        "several_faces": 1,
+        "outcomes": {"aligned": 3, "no face": 1, "unreadable": 1},
+        "kept": 0,
+        "other_files": {},
+        "left_out": {"kinds": {}, "irregular": [], "people": []},
+        "files": {
+            str(target / name): hashlib.sha256((target / name).read_bytes()).hexdigest()
+            for name in ("align.csv", "align.json")
+        },
+    }  # fmt: skip
+
+
+def test_faces_of_a_low_score_are_passed_over(photos, tmp_path):
+    arguments = ["--landmarks", tmp_path / "points.csv", "--workers", 0, "--min-score", 0.75]
+    assert "2 crops of 5 pictures: 2 aligned, 2 no face" in run(photos, tmp_path / "faces", *arguments).stdout
+
+
+def test_if_nothing_is_aligned_the_command_fails_and_says_why(photos, tmp_path):
+    arguments = ["--landmarks", tmp_path / "points.csv", "--workers", 0, "--min-size", 999]
+    with pytest.raises(DataError, match=r"none of 5 pictures .*\(3 too small, 1 no face, 1 unreadable\); .*align.csv"):
+        run(photos, tmp_path / "faces", *arguments)
+    assert "pixels a side, needs 999" in (tmp_path / "faces" / "align.csv").read_text()
+
+
+def test_mistakes_on_the_command_line(photos, tmp_path):
+    target = tmp_path / "faces"
+    with pytest.raises(UsageError, match="give one of them"):
+        run(photos, target, "--landmarks", tmp_path / "points.csv", "--detector-model", "x.onnx")
+    with pytest.raises(UsageError, match=r"sheet\.gif: the name must end in"):
+        run(photos, target, "--sheet", "sheet.gif")
+    with pytest.raises(DataError, match=r"absent\.onnx: there is no face detection model"):
+        run(photos, target, "--detector-model", "absent.onnx")
+    with pytest.raises(DataError, match=r"phtos: no such folder"):
+        run(photos.with_name("phtos"), target, "--detector-model", "absent.onnx")
+    with pytest.raises(DataError, match=r"typo\.csv: cannot be read"):
+        run(photos, target, "--landmarks", "typo.csv")
+    for wrong in (["--faces", "biggest"], ["--format", "gif"], ["--quality", "0"], ["--min-scor", "1"]):
+        assert run(photos, target, *wrong).exit_code == 2
+    assert not target.exists()
+
+
+def test_the_help_shows_an_example():
+    text = " ".join(run("--help").stdout.split())
+    assert "Example:" in text
+    assert np.all([option in text for option in ("--detector-model", "--landmarks", "--faces", "--sheet", "--json")])

@@ -1,0 +1,67 @@
+"""The picture of docs/results.md: it shows what the page's tables state, and refuses a table it cannot read."""
+
+from __future__ import annotations
+
+import json
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from xml.etree import ElementTree
+
+import pytest
+
+from helpers.paths import ROOT
+
+pytest.importorskip("matplotlib", reason="the figure needs vplface[plot]")
+FOLDER = ROOT / "examples" / "argument"
+PAGE = """# Results
+
+### Few pictures
+
+| arm | TAR at FAR 1e-2 | 1e-4 | rank-1 |
+|---|---|---|---|
+| ArcFace | 72.3 (56.6 – 79.4) | 27.1 (17.0 – 36.1) | 75.2 (67.9 – 80.9) |
+| λ .3 − ArcFace, people | (+0.4 – +1.4) | (−0.1 – +1.7) | (−0.3 – +0.9) |
+| λ .3 − ArcFace, seeds | +1.0 (+0.7 – +1.3) | −0.5 (−0.9 – 0.0) | +0.2 (−0.4 – +0.8) |
+| λ .7 − ArcFace, people | (+0.4 – +1.4) | (−0.1 – +1.7) | (−0.3 – +0.9) |
+"""
+
+
+@pytest.fixture
+def evidence(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(FOLDER))
+    return import_module("evidence")
+
+
+def test_a_difference_is_a_pair_of_rows_and_what_has_no_seeds_is_left_out(evidence: ModuleType) -> None:
+    first, second = evidence.differences(PAGE)
+    assert first == evidence.Difference("Few pictures", "λ .3 − ArcFace", "1e-2", 1.0, [0.4, 1.4], [0.7, 1.3])
+    assert second == evidence.Difference("Few pictures", "λ .3 − ArcFace", "1e-4", -0.5, [-0.1, 1.7], [-0.9, 0.0])
+
+
+def test_a_cell_that_is_no_interval_is_named(evidence: ModuleType) -> None:
+    with pytest.raises(ValueError, match=r"no interval: 'better'"):
+        evidence.differences(PAGE.replace("(+0.4 – +1.4)", "better"))
+
+
+def test_a_page_without_differences_is_refused(
+    evidence: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("# Nothing\n", encoding="utf-8")
+    with pytest.raises(SystemExit):
+        evidence.main([str(page)])
+    assert "states no differences" in capsys.readouterr().err
+
+
+def test_the_results_are_read_and_drawn(
+    evidence: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    picture = tmp_path / "figure.svg"
+    evidence.main(["--json", "--out", str(picture)])
+    found = json.loads(capsys.readouterr().out)["differences"]
+    assert {one["rate"] for one in found} == {"1e-2", "1e-3", "1e-4"}
+    for one in found:
+        assert one["people"][0] <= one["people"][1]
+        assert one["seeds"][0] <= one["mean"] <= one["seeds"][1]
+    assert ElementTree.parse(picture).getroot().tag.endswith("svg")

@@ -1,0 +1,106 @@
+"""Short fuzzing; the long one is a command, whose figure is in docs/reliability.md. And: it notices what it is for."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from helpers.paths import ROOT
+from vplface.errors import DataError
+
+PATH = ROOT / "benchmarks" / "fuzz.py"
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="limits of memory and forks as Linux has them")
+
+
+@pytest.fixture(scope="module")
+def fuzz():
+    sys.path.insert(0, str(PATH.parent))
+    yield importlib.import_module("fuzz")
+    sys.path.remove(str(PATH.parent))
+    for name in ("fuzz", "hostile", "mutations"):
+        del sys.modules[name]
+
+
+def test_thousands_of_hostile_inputs(fuzz, tmp_path):
+    options = ["--inputs", "2100", "--out", str(tmp_path / "f")]
+    command = [sys.executable, str(PATH), *options]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert "2,100 inputs" in ended.stdout
+    assert not (tmp_path / "f").exists()
+    counts = {line.split()[0]: [int(n.replace(",", "")) for n in line.split()[1:]]
+              for line in ended.stdout.splitlines()[1:-1]}  # fmt: skip
+    assert list(counts) == list(fuzz.FORMATS)
+    for refused, partly, read, failed in counts.values():
+        assert refused > 0
+        assert partly + read > 0
+        assert failed == 0
+
+
+def test_a_run_may_be_split(fuzz, tmp_path):
+    formats = fuzz.build(["text", "gallery"])
+    whole = fuzz.fuzz(formats, 60, 0, 2, tmp_path)
+    parts = [fuzz.fuzz(formats, 25, 0, 2, tmp_path), fuzz.fuzz(formats, 60, 0, 2, tmp_path, first=25)]
+    assert whole == {name: {o: sum(part[name][o] for part in parts) for o in fuzz.OUTCOMES} for name in whole}
+
+
+def test_each_format_gets_its_share_of_the_inputs(fuzz):
+    formats = {name: fuzz.Format([{"x": b"a"}], lambda _: True, share=share) for name, share in (("a", 3), ("b", 1))}
+    assert [fuzz.numbered(formats, 0, number)[0] for number in range(8)] == ["a", "b", "a", "a"] * 2
+
+
+def test_an_input_follows_from_its_number_and_is_no_copy(fuzz):
+    formats = fuzz.build(["text", "picture"])
+    some = [fuzz.numbered(formats, 1, number) for number in range(200)]
+    assert some == [fuzz.numbered(formats, 1, number) for number in range(200)]
+    assert some != [fuzz.numbered(formats, 2, number) for number in range(200)]
+    assert len({files["x"] for name, files in some if name == "picture"}) > 80
+
+
+def _wait_deafly(_: Path) -> bool:
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGALRM])
+    time.sleep(60)
+    return True
+
+
+def _run(folder: Path) -> bool:
+    Path("executed").touch()
+    raise DataError("refused, but too late")
+
+
+BAD = {
+    "another exception": (lambda _: [][1], "IndexError"),
+    "no memory": (lambda _: bool(bytearray(3 << 30)), "MemoryError"),
+    "no end": (lambda _: all(True for _ in iter(int, 1)), "TooSlow: took more than 0.3 seconds"),
+    "no end, and deaf": (_wait_deafly, "the process took more than 1 seconds"),
+    "a crash": (lambda _: ctypes.string_at(0), "the process ended with status -11"),
+    "an exit": (lambda _: os._exit(0), "the process ended with status 0"),
+    "executed": (_run, "the input was executed"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_what_must_not_be_is_noticed_saved_and_gone_on_from(fuzz, tmp_path, monkeypatch, kind):
+    monkeypatch.setattr(fuzz, "SECONDS", 0.3)
+    monkeypatch.setattr(fuzz, "DEADLINE", 1.0)
+    bad, told = BAD[kind]
+
+    def read(folder: Path) -> bool:
+        return bad(folder) if (folder / "x").read_bytes() == wrong else True
+
+    corpus = [{"x": b"%d" % number * 40} for number in range(10)]
+    formats = {"planted": fuzz.Format(corpus, read)}
+    wrong = fuzz.numbered(formats, 0, 5)[1]["x"]
+    same = sum(fuzz.numbered(formats, 0, number)[1]["x"] == wrong for number in range(12))
+    table = fuzz.fuzz(formats, 12, 0, 2, tmp_path)
+    assert table == {"planted": {"refused": 0, "read in part": 0, "read": 12 - same, "failed": same}}
+    assert (tmp_path / "planted-0-5" / "files" / "x").read_bytes() == wrong
+    assert told in (tmp_path / "planted-0-5" / "failure.txt").read_text()

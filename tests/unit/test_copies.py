@@ -1,0 +1,295 @@
+"""Heads that are pickled, saved whole, copied or given to a process train on as the original, bit for bit."""
+
+import copy
+import io
+import pickle
+import re
+from functools import partial
+from multiprocessing.reduction import ForkingPickler
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from helpers.spawned import B, D, N, advance, train_on
+from vplface import (
+    EPL,
+    UNPG,
+    XBM,
+    AdaFace,
+    ArcFace,
+    BorrowedSpread,
+    BroadFace,
+    CurricularFace,
+    ElasticFace,
+    FusedSGD,
+    Gaussian,
+    LastFeature,
+    PrototypeHead,
+    RunningMean,
+    SeveralFeatures,
+    ShuffledMemory,
+    SphereFace2,
+    UniTSFace,
+    Variational,
+    VonMisesFisher,
+    plug,
+)
+from vplface.prototypes import CosineByAge
+
+AT_ONCE = Variational(0.3, 3, 0)
+
+
+def saved_whole(head):
+    buffer = io.BytesIO()
+    torch.save(head, buffer)
+    buffer.seek(0)
+    return torch.load(buffer, weights_only=False)
+
+
+def pickled(head, protocol=pickle.DEFAULT_PROTOCOL):
+    return pickle.loads(pickle.dumps(head, protocol))
+
+
+def given_to_a_process(head):
+    buffer = io.BytesIO()
+    ForkingPickler(buffer).dump(head)
+    twin = pickle.loads(buffer.getvalue())
+    # The tensors of the twin are those of the original, in shared memory, of which each shall now have its own.
+    return copy.deepcopy(twin)
+
+
+WAYS = {"pickle": pickled, "torch.save": saved_whole, "process": given_to_a_process, "deepcopy": copy.deepcopy}
+
+OPTIONS = {
+    "plain": {},
+    "reference": {"backend": "reference", "variational": AT_ONCE},
+    "before its start": {"variational": Variational(0.3, 3, 4)},
+    "waiting": {"variational": Variational(0.3, None, "auto")},
+    "fused": {"optimizer": FusedSGD(0.2, 0.9, 1e-3), "variational": AT_ONCE},
+    "fused without momentum": {"optimizer": FusedSGD(0.2, 0.0), "sample_rate": 0.5},
+    "sub-centres": {"subcenters": 2, "variational": AT_ONCE, "optimizer": FusedSGD(0.2)},
+    "filtered": {"filter_bound": 0.1, "workspace_mb": 0.3},
+    "bfloat16": {"dtype": torch.bfloat16, "memory_dtype": torch.float16, "variational": AT_ONCE},
+    **{
+        type(kind).__name__: {"variational": Variational(0.3, 3, 0, memory=kind)}
+        for kind in (
+            LastFeature(),
+            RunningMean(),
+            SeveralFeatures(),
+            ShuffledMemory(),
+            Gaussian(),
+            VonMisesFisher(),
+            BorrowedSpread(),
+        )
+    },
+    **{
+        type(term).__name__: {"terms": [term], "variational": None if isinstance(term, BroadFace) else AT_ONCE}
+        for term in (UniTSFace(), UNPG(), XBM(size=12, start=0), EPL(start=0), BroadFace(size=12, start=0))
+    },
+    **{
+        type(margin).__name__: {"margin": margin, "variational": AT_ONCE}
+        for margin in (AdaFace(8.0), CurricularFace(8.0), ElasticFace(8.0, plus=True), SphereFace2(8.0))
+    },
+}
+
+
+def made(name, count_by_age=False):
+    head = PrototypeHead(N, D, **{"margin": ArcFace(8.0), "seed": 3, **OPTIONS[name]})
+    if count_by_age:
+        head.by_age = CosineByAge()
+    return head
+
+
+def optimiser_of(head):
+    others = [each for each in head.parameters() if head.optimizer is None or each is not head.weight]
+    return torch.optim.SGD(others, lr=0.2, momentum=0.9) if others else None
+
+
+def same(one, other):
+    assert one.keys() == other.keys()
+    for key, value in one.items():
+        assert torch.equal(value, other[key]), key
+
+
+def go_on_alike(head, optimizer, twin, twins_optimizer, first, steps=4):
+    for one, other in zip(
+        advance(head, optimizer, first, steps), advance(twin, twins_optimizer, first, steps), strict=True
+    ):
+        assert torch.equal(one, other)
+    same(head.state_dict(), twin.state_dict())
+    if head.optimizer is not None:
+        same(*({k: v for k, v in each.optimizer.state[each.weight].items() if v is not None} for each in (head, twin)))
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("name", OPTIONS)
+def test_a_copy_goes_on_as_the_original(name, way):
+    head = made(name)
+    optimizer = optimiser_of(head)
+    advance(head, optimizer, 0, 3)
+    twin, twins = WAYS[way]((head, optimizer))
+    assert twin.weight is not head.weight
+    if twin.optimizer is not None:
+        assert twin.optimizer.param_groups[0]["params"][0] is twin.weight
+    go_on_alike(head, optimizer, twin, twins, 3)
+    assert not torch.equal(twin.weight, made(name).weight)
+
+
+@pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))
+def test_every_protocol(protocol):
+    head = made("fused")
+    advance(head, None, 0, 2)
+    go_on_alike(head, None, pickled(head, protocol), None, 2)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    name=st.sampled_from(list(OPTIONS)),
+    before=st.integers(0, 6),
+    after=st.integers(1, 4),
+    way=st.sampled_from(["pickle", "torch.save"]),
+    count=st.booleans(),
+)
+def test_at_any_step(name, before, after, way, count):
+    head = made(name, count)
+    optimizer = optimiser_of(head)
+    advance(head, optimizer, 0, before)
+    twin, twins = WAYS[way]((head, optimizer))
+    go_on_alike(head, optimizer, twin, twins, before, after)
+    if count:
+        assert torch.equal(head.by_age.counts, twin.by_age.counts)
+        assert torch.equal(head.by_age.sums, twin.by_age.sums)
+
+
+@pytest.mark.parametrize("name", ["fused", "EPL", "Gaussian"])
+def test_between_a_forward_and_its_backward_the_step_is_taken(name):
+    """The copy has remembered the step; the backward pass belongs to the original, which sees what its forward saw."""
+    head, expected = made(name), made(name)
+    for each in (head, expected):
+        advance(each, None, 0, 2)
+    x, y = torch.randn(B, D, generator=torch.Generator().manual_seed(7)), torch.arange(B)
+    gradients = []
+    for each in (head, expected):
+        rows = x.clone().requires_grad_()
+        loss = each(rows, y)
+        if each is head:
+            twin = pickled(head)
+            assert twin.step_count == 3
+        loss.backward()
+        gradients.append(rows.grad)
+    assert torch.equal(*gradients)
+    same(head.state_dict(), expected.state_dict())
+    same(*({key: value for key, value in each.state_dict().items() if key != "weight"} for each in (twin, head)))
+    advance(twin, optimiser_of(twin), 3, 2)
+
+
+@pytest.mark.parametrize("way", [pickle.dumps, copy.deepcopy])
+def test_inside_micro_batches_it_is_refused_and_can_be_done_after(way):
+    head = made("reference")
+    with head.micro_batches():
+        head(torch.ones(2, D), torch.arange(2))
+        with pytest.raises(RuntimeError, match="inside micro_batches"):
+            way(head)
+    assert head.step_count == 1
+    way(head)
+
+
+def test_a_scheduler_goes_with_its_optimiser():
+    head = made("fused")
+    scheduler = torch.optim.lr_scheduler.StepLR(head.optimizer, 2, 0.1)
+    advance(head, None, 0, 2)
+    scheduler.step()
+    twin, twins = pickled((head, scheduler))
+    assert twins.optimizer is twin.optimizer
+    for one, schedule in ((head, scheduler), (twin, twins)):
+        schedule.step()
+        assert one.optimizer.param_groups[0]["lr"] == pytest.approx(0.02)
+    go_on_alike(head, None, twin, None, 2)
+
+
+def test_a_spawned_process_trains_it_on(tmp_path):
+    head = made("fused")
+    advance(head, None, 0, 2)
+    twin = copy.deepcopy(head)
+    torch.multiprocessing.spawn(train_on, (head, tmp_path / "found"), nprocs=1)
+    found, state = torch.load(tmp_path / "found")
+    for one, other in zip(advance(twin, None, 2, 2), found, strict=True):
+        assert torch.equal(one, other)
+    same(twin.state_dict(), state)
+
+
+@pytest.fixture
+def group():
+    if dist.is_initialized():
+        pytest.skip("this process is one of a group")
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield dist.group.WORLD
+    dist.destroy_process_group()
+
+
+def test_a_process_group_cannot_be_pickled_and_is_shared_by_copies(group):
+    head = PrototypeHead(N, D, process_group=group, variational=AT_ONCE)
+    linear = torch.nn.Linear(D, N)
+    handle = plug(linear, "weight", process_group=group)
+    advance(head, optimizer := optimiser_of(head), 0, 2)
+    with pytest.raises(TypeError, match=r"process_group cannot be pickled.*state_dict"):
+        pickle.dumps(head)
+    with pytest.raises(TypeError, match=r"process_group cannot be pickled.*state_dict"):
+        pickle.dumps(handle.ranks)
+    twin, twins = copy.deepcopy((head, optimizer))
+    assert twin.ranks is head.ranks
+    go_on_alike(head, optimizer, twin, twins, 2)
+    assert copy.deepcopy(linear).parametrizations.weight[0].ranks is handle.ranks
+
+
+def test_gradients_through_a_group_are_differentiated_once(group):
+    head = PrototypeHead(N, D, process_group=group, backend="reference", margin=ArcFace(8.0))
+    x = torch.randn(B, D).requires_grad_()
+    for wanted in (x, head.weight):
+        (gradient,) = torch.autograd.grad(head(x, torch.arange(B)), wanted, create_graph=True)
+        with pytest.raises(RuntimeError, match=r"no second derivative: ranks have exchanged it"):
+            gradient.square().sum().backward()
+
+
+def classifier():
+    module = torch.nn.Linear(D, N)
+    handle = plug(module, "weight", AT_ONCE)
+    for step in range(2):
+        handle.remember(torch.randn(B, D, generator=torch.Generator().manual_seed(step)), torch.arange(B))
+    return module, handle
+
+
+@pytest.mark.parametrize("way", [pickle.dumps, partial(torch.save, f=io.BytesIO())])
+@pytest.mark.parametrize("what", ["module", "handle", "around"])
+def test_a_plugged_module_is_not_pickled_whole_until_its_handle_is_removed(what, way):
+    """torch gives parametrised modules a class of their own, and says so."""
+    module, handle = classifier()
+    pickled_thing = {"module": module, "handle": handle, "around": torch.nn.Sequential(module)}[what]
+    with pytest.raises(RuntimeError, match=re.escape("only supported through state_dict()")):
+        way(pickled_thing)
+    handle.remove()
+    way(module)
+    assert torch.equal(pickled(module).weight, module.weight)
+
+
+def test_inside_micro_batches_of_a_plug_a_copy_is_refused():
+    module, handle = classifier()
+    with handle.micro_batches(), pytest.raises(RuntimeError, match=r"inside micro_batches"):
+        copy.deepcopy(module)
+    copy.deepcopy(module)
+
+
+def test_a_copy_of_a_plugged_module_goes_on_as_the_original():
+    module, handle = classifier()
+    twin = copy.deepcopy(module)
+    twins = twin.parametrizations.weight[0]
+    for step in range(3):
+        x = torch.randn(B, D, generator=torch.Generator().manual_seed(10 + step))
+        assert torch.equal(module(x), twin(x))
+        handle.remember(x, torch.arange(B) + step)
+        twins.remember(x, torch.arange(B) + step)
+    same(module.state_dict(), twin.state_dict())

@@ -1,0 +1,465 @@
+import json
+import math
+import re
+from collections import Counter
+from unittest.mock import patch
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel
+from typer.testing import CliRunner
+
+from helpers.paths import ROOT
+from vplface import (
+    EPL,
+    UNPG,
+    XBM,
+    ArcFace,
+    BorrowedSpread,
+    BroadFace,
+    FusedSGD,
+    Gaussian,
+    NormSoftmax,
+    PrototypeHead,
+    SeveralFeatures,
+    Variational,
+)
+from vplface.backbones import build
+from vplface.cli.app import app
+from vplface.cluster import Job, Network, footprint, network_of, outline
+from vplface.errors import ConfigError
+from vplface.plan import expected_first_loss, plan
+from vplface.prototypes import expected_coverage
+from vplface.softmax.tiled import BOUNDED, tile_bytes
+from vplface.training.checkpoint import Checkpoints, newest_checkpoint
+from vplface.training.config import build_config
+from vplface.training.drift import DriftMonitor
+from vplface.training.state import Training
+from vplface.training.world import World
+
+BLANK = Network(parameters=0, trained=0, buffer_bytes=0, activation_bytes=0)
+DIM = 64
+
+
+def test_expected_first_loss_by_hand():
+    # s → 0: the loss is log N whatever the margin
+    assert expected_first_loss(NormSoftmax(1e-9), 1000, 64) == pytest.approx(math.log(1000))
+    # a margin of 90° turns cosθ = 0 into −1
+    by_hand = 10 + math.log(99 * math.exp(100 / 1e9) + math.exp(-10))
+    assert expected_first_loss(ArcFace(10.0, math.pi / 2), 100, 10**9 // 2) == pytest.approx(by_hand)
+
+
+@pytest.mark.parametrize("margin", [ArcFace(32.0, 0.4), NormSoftmax(16.0)])
+def test_an_untrained_head_has_the_expected_loss(margin):
+    torch.manual_seed(0)
+    head = PrototypeHead(2000, 128, margin=margin).eval()
+    loss = head(torch.randn(256, 128), torch.randint(2000, (256,))).item()
+    assert loss == pytest.approx(expected_first_loss(margin, 2000, 128), rel=0.05)
+
+
+def test_an_untrained_head_that_compares_with_some_classes_has_the_expected_loss():
+    torch.manual_seed(0)
+    margin = ArcFace(16.0, 0.5)
+    head = PrototypeHead(20_000, 128, margin=margin, sample_rate=0.1)
+    loss = head(torch.randn(256, 128), torch.randint(20_000, (256,))).item()
+    job = Job(classes=20_000, batch=256, dim=128, sample_rate=0.1)
+    assert loss == pytest.approx(expected_first_loss(margin, job.compared, 128), rel=0.01)
+    assert loss < expected_first_loss(margin, 20_000, 128) - 2
+
+
+def test_a_plan_writes_no_generated_faces(tmp_path):
+    synthetic = {"identities": 4, "pictures": 3}
+    raw = {
+        "name": "x",
+        "data": {"train": {"path": str(tmp_path / "faces"), "synthetic": synthetic}},
+        "backbone": {"name": "tiny", "embedding_dim": 8},
+        "variational": {"momentum": 0.99},
+        "schedule": {"length": 4, "warmup": 1},
+        "batch_size": 4,
+    }
+    found = plan(build_config(raw, "test"))
+    assert (found.identities, found.pictures) == (4, 12)
+    assert found.footprint.checkpoint.encoder > 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_the_softmax_takes_grows_with_the_logits_up_to_the_workspace():
+    cpu = torch.device("cpu")
+    head = PrototypeHead(4, 2, workspace_mb=3)
+    assert head.workspace_bytes == 3 * 2**20
+    assert tile_bytes(10, 16, cpu) == 10 * tile_bytes(1, 16, cpu)
+    assert tile_bytes(10**7, 512, cpu) == tile_bytes(10**6, 512, cpu) < 64 * 2**20
+
+
+def test_a_footprint_by_hand():
+    network = Network(parameters=1000, trained=900, buffer_bytes=80, activation_bytes=7_000)
+    job = Job(classes=1001, batch=8, gpus=4, dim=16, memory_dtype="bfloat16", fused=False, average=True)
+    found = footprint(job, network)
+    assert found.rows == 251
+    memory = found.memory
+    assert (memory.weight, memory.momentum, memory.gradient, memory.update) == (251 * 64,) * 4
+    assert (memory.memory, memory.timer, memory.drawn) == (251 * 32, 251 * 4, 0)
+    assert memory.workspace == 251 * 8 * 2
+    assert memory.features == 8 * 16 * (4 * 4 + 2)
+    # weights and statistics twice; gradients, momentum and what is sent
+    assert memory.backbone == 2 * 4080 + 3 * 3600
+    assert memory.activations == 7_000
+    parts = vars(memory).values()
+    assert memory.total == sum(parts) - (7_000 + 8 * 16 * 18)  # which are gone when W moves
+    traffic = found.traffic
+    assert (traffic.sizes, traffic.embeddings, traffic.labels) == (3 * 16, 3 * 2 * 64, 3 * 2 * 8)
+    assert (traffic.targets, traffic.sums, traffic.gradients) == (48, 48, 3 * 2 * 64)
+    assert (traffic.backbone, traffic.buffers, traffic.stop) == (5400, 80, 24)
+    checkpoint = found.checkpoint
+    assert (checkpoint.weight, checkpoint.momentum) == (1001 * 64,) * 2
+    assert (checkpoint.memory, checkpoint.timer) == (1001 * 32, 1001 * 4)
+    assert (checkpoint.backbone, checkpoint.optimizer, checkpoint.average) == (4080, 3600, 4080)
+    assert found.host_bytes == 251 * (64 + 64 + 32 + 4) + 4080 + 3600 + 4080
+
+
+def test_a_momentum_encoder_is_one_more_network():
+    network = Network(parameters=1000, trained=900, buffer_bytes=80, activation_bytes=7_000)
+    plain, encoded = (
+        footprint(Job(classes=100, batch=8, gpus=4, dim=16, encoder=each), network) for each in (False, True)
+    )
+    assert encoded.memory.backbone - plain.memory.backbone == 4080
+    assert (plain.checkpoint.encoder, encoded.checkpoint.encoder) == (0, 4080)
+    assert encoded.checkpoint.total - plain.checkpoint.total == encoded.host_bytes - plain.host_bytes == 4080
+    assert encoded.traffic.embeddings == 2 * plain.traffic.embeddings
+
+
+def test_one_gpu_sends_nothing_and_plain_prototypes_have_no_memory():
+    found = footprint(Job(classes=100, batch=8, variational=False), network_of("tiny", 16, 2, "float32"))
+    assert found.traffic.total == 0
+    assert found.memory.memory == found.memory.timer == found.checkpoint.memory == 0
+
+
+def test_large_logits_leave_nothing_to_keep_and_add_an_exchange():
+    most = math.floor(math.exp(BOUNDED - 64))
+    small, large = (footprint(Job(classes=n, batch=512, gpus=8), BLANK) for n in (most, most + 1))
+    assert small.memory.workspace > 0
+    assert large.memory.workspace == 0
+    assert large.traffic.sums == 2 * small.traffic.sums
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("memory_dtype", ["float32", "bfloat16", None])
+def test_the_state_of_a_head_takes_what_was_planned(fused, memory_dtype):
+    head = PrototypeHead(
+        20_000,
+        DIM,
+        variational=None if memory_dtype is None else Variational(0.1, 5, 0),
+        memory_dtype=None if memory_dtype is None else getattr(torch, memory_dtype),
+        optimizer=FusedSGD(0.1) if fused else None,
+    )
+    optimizer = head.optimizer or torch.optim.SGD(head.parameters(), 0.1, momentum=0.9)
+    for _ in range(2):
+        optimizer.zero_grad()
+        head(torch.randn(32, DIM), torch.randint(20_000, (32,))).backward()
+        optimizer.step()
+    there = [head.weight, optimizer.state[head.weight]["momentum_buffer"], head.memory, head.timer]
+    if not fused:
+        there.append(head.weight.grad)
+    job = Job(
+        classes=20_000,
+        batch=32,
+        dim=DIM,
+        fused=fused,
+        variational=memory_dtype is not None,
+        memory_dtype=memory_dtype or "float32",
+    )
+    memory = footprint(job, BLANK).memory
+    planned = memory.weight + memory.momentum + memory.gradient + memory.memory + memory.timer
+    assert sum(tensor.nbytes for tensor in there if tensor is not None) == pytest.approx(planned, rel=0.1)
+
+
+@pytest.mark.parametrize("kind", [SeveralFeatures(3), Gaussian(), BorrowedSpread(bank=100)], ids=str)
+def test_every_memory_takes_what_was_planned(kind):
+    head = PrototypeHead(5_000, DIM, variational=Variational(0.1, 5, 0, memory=kind))
+    head(torch.randn(32, DIM), torch.randint(5_000, (32,))).backward()
+    memory = footprint(Job(classes=5_000, batch=32, dim=DIM, kind=kind), BLANK).memory
+    assert (head.memory.nbytes, head.timer.nbytes) == (memory.memory, memory.timer)
+    others = [getattr(head, name).nbytes for name in (*kind.per_class, *kind.shared) if name.startswith("memory_")]
+    assert sum(others) == memory.statistics
+    one, two = (
+        footprint(Job(classes=5_000, batch=32, gpus=2, dim=DIM, kind=each), BLANK) for each in (kind, type(kind)())
+    )
+    assert one.traffic.residuals == two.traffic.residuals == 32 * 4 * kind.exchanged(DIM)
+
+
+@pytest.mark.parametrize("term", [EPL(start=0), XBM(size=300, start=0), BroadFace(size=70, start=0), UNPG()], ids=str)
+def test_every_term_holds_what_was_planned(term):
+    head = PrototypeHead(5_000, DIM, terms=(term,))
+    head(torch.randn(32, DIM), torch.randint(5_000, (32,))).backward()
+    found = footprint(Job(classes=5_000, batch=32, dim=DIM, terms=(term,)), BLANK)
+    held = sum(tensor.nbytes for tensor in head.terms.state_dict().values() if tensor.ndim)
+    assert held == found.memory.terms == found.checkpoint.terms
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    ("classes", "batch", "workspace_mb", "scale"),
+    [(20_000, 48, 256, 32.0), (50_000, 300, 7, 32.0), (20_000, 48, 0, 32.0), (20_000, 48, 256, 100.0)],
+)
+def test_the_softmax_keeps_what_was_planned(precision, classes, batch, workspace_mb, scale):
+    head = PrototypeHead(classes, DIM, margin=ArcFace(scale), optimizer=FusedSGD(0.1), workspace_mb=workspace_mb)
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
+        loss = head(torch.randn(batch, DIM), torch.randint(classes, (batch,)))
+    loss.backward()
+    buffers = {name: buffer.nbytes for name, buffer in head._workspace._buffers.items()}
+    job = Job(classes, batch, dim=DIM, precision=precision, workspace_mb=workspace_mb, scale=scale, device="cpu")
+    memory = footprint(job, BLANK).memory
+    assert buffers["kept"] == pytest.approx(memory.workspace, rel=0.1)
+    assert sum(buffers.values()) <= memory.workspace + memory.tiles
+
+
+def test_the_classes_of_a_step_are_as_many_as_planned():
+    classes, batch = 20_000, 3_000
+    head = PrototypeHead(classes, DIM, margin=ArcFace(32.0), sample_rate=0.2, variational=Variational(0.1, 5, 0))
+    seen = {}
+    whole = PrototypeHead._loss
+
+    def loss(self, features, labels, weight, injection=None, rows=None, *rest, **options):
+        seen["bytes"] = weight.nbytes + injection.memory.nbytes
+        return whole(self, features, labels, weight, injection, rows, *rest, **options)
+
+    with patch.object(PrototypeHead, "_loss", loss):
+        head(torch.randn(batch, DIM), torch.randint(classes, (batch,))).backward()
+    planned = footprint(Job(classes, batch, dim=DIM, sample_rate=0.2), BLANK).memory.drawn
+    assert seen["bytes"] == pytest.approx(planned, rel=0.1)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", ["tiny", "mobilefacenet", "vit_t", "vit_b"])  # vit_b recomputes
+def test_a_backbone_keeps_what_was_counted_without_data(name, precision):
+    backbone = build(name, DIM).train()
+    kept = {}
+
+    def keep(tensor):
+        kept[tensor.untyped_storage()._cdata] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with (
+        torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+        torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"),
+    ):
+        embeddings = backbone(torch.randn(4, 3, 112, 112))
+    assert len(embeddings) == 4
+    weights = {p.untyped_storage()._cdata for p in backbone.parameters()}
+    found = network_of(name, DIM, 4, precision)
+    assert found.activation_bytes == pytest.approx(sum(b for at, b in kept.items() if at not in weights), rel=0.01)
+    assert found.parameters == sum(p.numel() for p in backbone.parameters())
+    assert found.buffer_bytes == sum(b.nbytes for b in backbone.buffers())
+
+
+def exchange(group, classes, sizes, scale):
+    """What a rank sends in the second step of a run, by collective; those of DistributedDataParallel apart."""
+    torch.manual_seed(0)
+    rank, world = group.rank(), group.size()
+    head = PrototypeHead(classes, DIM, margin=ArcFace(scale), optimizer=FusedSGD(0.1), process_group=group)
+    network = DistributedDataParallel(build("tiny", DIM), process_group=group)
+    network.register_comm_hook(group, allreduce_hook)
+    sent = Counter()
+
+    def counted(function, name, size):
+        def call(*args, **options):
+            sent["backbone" if options.get("async_op") else name] += size(*args)
+            return function(*args, **options)
+
+        return patch.object(dist, function.__name__, call)
+
+    def step():
+        loss = head(network(torch.randn(sizes[rank], 3, 112, 112)), torch.randint(classes, (sizes[rank],)))
+        loss.backward()
+        World(rank, world, group=group).sum([0, 0])  # who is to stop
+
+    step()
+    head.optimizer.zero_grad()
+    with (
+        counted(dist.all_gather, "all_gather", lambda every, own, *_: sum(t.nbytes for t in every) - own.nbytes),
+        counted(
+            dist.reduce_scatter, "reduce_scatter", lambda own, every, *_: sum(t.nbytes for t in every) - own.nbytes
+        ),
+        counted(dist.all_reduce, "all_reduce", lambda part, *_: 2 * (world - 1) * part.nbytes // world),
+        counted(dist._broadcast_coalesced, "broadcast", lambda _, tensors, *__: sum(t.nbytes for t in tensors)),
+    ):
+        step()
+    return sent
+
+
+@pytest.mark.parametrize(
+    ("world", "sizes", "scale"), [(2, [3, 3], 32.0), (2, [3, 3], 100.0), (3, [3, 3, 2], 32.0)], ids=str
+)
+def test_ranks_send_what_was_planned(processes, world, sizes, scale):
+    classes = 2000
+    job = Job(classes, sum(sizes), gpus=world, dim=DIM, precision="float32", scale=scale, device="cpu")
+    traffic = footprint(job, network_of("tiny", DIM, job.pictures_a_pass, job.precision)).traffic
+    for sent in processes.run(exchange, world, classes, sizes, scale):
+        assert sent["all_gather"] == traffic.sizes + traffic.embeddings + traffic.labels
+        assert sent["all_reduce"] == pytest.approx(traffic.targets + traffic.sums + traffic.stop, abs=3)
+        assert sent["reduce_scatter"] == traffic.gradients
+        assert sent["backbone"] == pytest.approx(traffic.backbone, rel=1e-3)
+        assert sent["broadcast"] == traffic.buffers
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("average", [True, False])
+def test_a_checkpoint_takes_what_was_planned(tmp_path, fused, average):
+    backbone = build("tiny", DIM)
+    head = PrototypeHead(
+        20_000, DIM, variational=Variational(0.1, 5, 0), optimizer=FusedSGD(0.1, 0.9) if fused else None
+    )
+    parameters = [p for p in backbone.parameters() if p.requires_grad] + ([] if fused else [head.weight])
+    run = Training(
+        device=torch.device("cpu"),
+        backbone=backbone,
+        head=head,
+        optimizer=torch.optim.SGD(parameters, 0.1, momentum=0.9),
+        average=AveragedModel(backbone, use_buffers=True) if average else None,
+        drift=DriftMonitor(head, torch.zeros(2, 3, 112, 112)),
+        **dict.fromkeys(("config", "pictures", "heldout", "batches", "rate")),
+    )
+    head(backbone(torch.randn(4, 3, 112, 112)), torch.arange(4)).backward()
+    run.optimizer.step()
+    checkpoints = Checkpoints(tmp_path, World(), keep=1)
+    checkpoints.save(run)
+    checkpoints.finish()
+    path, _ = newest_checkpoint(tmp_path)
+    on_disk = sum(file.stat().st_size for file in path.iterdir())
+    job = Job(20_000, 4, dim=DIM, fused=fused, average=average)
+    found = footprint(job, network_of("tiny", DIM, 4, "float32"))
+    assert on_disk == pytest.approx(found.checkpoint.total, rel=0.1)
+    assert on_disk == pytest.approx(found.host_bytes, rel=0.1)
+
+
+def test_an_outline_by_hand():
+    job = Job(classes=1000, batch=64, gpus=2)
+    found = outline(job, BLANK, 20, pictures=6500, epochs=2.5)
+    assert (found.steps_per_epoch, found.steps) == (101, 252)
+    assert found.coverage.keys() == {5, 10, 20, 40, 80}
+    for delta_t, share in found.coverage.items():
+        assert share == pytest.approx(expected_coverage(np.full(1000, 7), 64, delta_t))
+    assert job.coverage(found.half_covered - 1) < 0.5 <= job.coverage(found.half_covered)
+    assert outline(job, BLANK, 20).steps is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"classes": 1}, "classes must be at least 2, got 1"),
+        ({"gpus": 0}, "gpus must be at least 1"),
+        ({"gpus": 9}, "a batch of 8 cannot be shared by 9 GPUs"),
+        ({"gpus": 3, "accumulate": 3}, "by 3 GPUs in 3 parts each"),
+        ({"sample_rate": 0.0}, "sample_rate must lie in"),
+        ({"workspace_mb": math.nan}, "workspace_mb must be"),
+    ],
+)
+def test_a_job_that_makes_no_sense_is_refused(changes, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        Job(**{"classes": 10, "batch": 8, **changes})
+
+
+def test_an_unknown_backbone_is_named():
+    with pytest.raises(ConfigError, match="iresnet50"):
+        network_of("iresnet51", 64, 2, "float32")
+
+
+def vplface(*words):
+    return CliRunner().invoke(app, ["plan", *(str(word) for word in words)])
+
+
+@pytest.mark.parametrize("text", ["2000000", "2e6", "2M", "2m", "2000k", "2,000,000", "2_000_000", "0.002b", "2.0e+6"])
+def test_numbers_as_people_write_them(text):
+    result = vplface("--classes", text, "--backbone", "tiny", "--gpus", "8", "--json")
+    assert result.exit_code == 0, result.output
+    told = json.loads(result.stdout)
+    assert told["schema"] == 1
+    assert told["job"]["classes"] == 2_000_000
+    assert told["job"]["batch"] == 1024
+    found = told["plan"]["footprint"]
+    assert found["rows"] == 250_000
+    assert found["memory"]["weight"] == 250_000 * 512 * 4
+    assert found["traffic"]["total"] == sum(size for name, size in found["traffic"].items() if name != "total")
+
+
+def test_every_option_has_its_effect():
+    words = ["--classes", "1M", "--gpus", "4", "--batch", "256", "--dim", "256", "--backbone", "ir18", "--no-fused"]
+    words += ["--precision", "float32", "--memory-dtype", "bfloat16", "--sample-rate", "0.5", "--workspace-mb", "64"]
+    words += ["--delta-t", "1k", "--pictures", "10M", "--epochs", "1.5"]
+    told = json.loads(vplface(*words, "--json").stdout)
+    assert told["job"]["backbone"] == "iresnet18"
+    memory = told["plan"]["footprint"]["memory"]
+    assert memory["memory"] * 2 == memory["gradient"] == memory["weight"] == 250_000 * 256 * 4
+    assert memory["workspace"] <= 64 * 2**20
+    assert told["plan"]["steps"] == round(1.5 * told["plan"]["steps_per_epoch"]) == round(1.5 * (10**7 // 256))
+    shown = " ".join(vplface(*words).stdout.split())
+    for text in ("1,000,000 (250,000 a GPU), 0.5 of them a step", "39,062 an epoch", "copies of drawn classes"):
+        assert text in shown
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ((), "either CONFIG"),
+        (("quickstart", "--classes", "5"), "not both"),
+        (("--classes", "1e5", "batch_size=3"), "'batch_size=3' was taken for a CONFIG"),
+        (("--classes", "2x"), "--classes takes a whole number from 2"),
+        (("--classes", "-5"), "--classes takes"),
+        (("--classes", "1"), "--classes takes"),
+        (("--classes", "2.5"), "--classes takes"),
+        (("--classes", "1,5"), "--classes takes"),
+        (("--classes", "1e99"), "--classes takes"),
+        (("--classes", "1e5", "--gpus", "0"), "--gpus takes"),
+        (("--classes", "1e5", "--gpus", "8", "--batch", "4"), "cannot be shared by 8 GPUs"),
+        (("--classes", "1e5", "--backbone", "ir51"), "did you mean 'iresnet50'"),
+        (("--classes", "1e5", "--epochs", "3"), "epochs need a number of pictures"),
+        (("--classes", "1e5", "--pictures", "1M", "--epochs", "nan"), "epochs must be positive"),
+        (("--classes", "1e5", "--pictures", "1M", "--epochs", "1e308"), "epochs must be positive, and at most"),
+        (("--classes", "1e5", "--pictures", "10k"), "10,000 pictures are too few for 100,000 classes"),
+        (("--classes", "1e5", "--sample-rate", "2"), "sample_rate must lie in"),
+        (("quickstart", "--batch", "5"), "--batch goes with --classes"),
+        (("quickstart", "--no-fused"), "--fused goes with --classes"),
+        (("--classes", "1e5", "--clases", "3"), "--clases"),
+        (("--classes", "1e5", "--precision", "bf16"), "bf16"),
+    ],
+)
+def test_faults_of_the_command_line(words, message):
+    result = vplface(*words)
+    assert result.exit_code == 2, result.output
+    assert message in result.stderr
+    assert "Traceback" not in result.output
+    assert result.stdout == ""
+
+
+def test_a_recipe_on_several_gpus(faces):
+    small = ("folder", f"data.train={faces}", "backbone={name: tiny, embedding_dim: 8, options: {width: 8}}")
+    one, four = (json.loads(vplface(*small, "--gpus", gpus, "--json").stdout)["plan"] for gpus in (1, 4))
+    assert one["footprint"]["checkpoint"] == four["footprint"]["checkpoint"]
+    assert one["footprint"]["rows"] == one["identities"]
+    assert four["footprint"]["rows"] == math.ceil(one["identities"] / 4)
+    assert one["footprint"]["traffic"]["total"] == 0 < four["footprint"]["traffic"]["total"]
+    assert "embeddings, all-gather" in vplface(*small, "--gpus", 4).stdout
+    refused = vplface(*small, "--gpus", 4, "accumulate=10", "batch_size=32")
+    assert refused.exit_code == 1
+    assert "cannot be shared by 4 GPUs in 10 parts each; raise batch_size" in refused.stderr
+
+
+def test_the_table_of_the_documentation_is_what_the_command_says():
+    text = (ROOT / "docs" / "scaling.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| 10(\S) \| (\d+) \| (\S+) \| (\S+) \| (\S+) % \| (\S+) \|", text, flags=re.MULTILINE)
+    assert len(rows) == 16
+    network = network_of("iresnet50", 512, 128, "bfloat16")
+    for power, gpus, *said in rows:
+        job = Job(10 ** "⁰¹²³⁴⁵⁶⁷⁸⁹".index(power), 128 * int(gpus), gpus=int(gpus))
+        found = footprint(job, network)
+        right = [
+            found.memory.total / 2**30,
+            found.traffic.total / 2**20,
+            100 * job.coverage(200),
+            found.checkpoint.total / 2**30,
+        ]
+        assert [float(figure.replace(",", "")) for figure in said] == pytest.approx(right, rel=0.05)
