@@ -264,8 +264,8 @@ def text(folder: Path) -> Format:
 
 def yaml(folder: Path) -> Format:
     """A recipe, a study and the value of an override; none of them opens data."""
+    from vplface.config import build_config, merge, read_recipe
     from vplface.study.grid import is_study, read_grid
-    from vplface.training.config import build_config, merge, read_recipe
 
     def read(here: Path) -> bool:
         raw = read_recipe(here / "x.yaml")
@@ -380,7 +380,7 @@ FORMATS: Mapping[str, tuple[str, Callable[[Path], Format]]] = {
     "checkpoint": ("vplface.training.checkpoint", checkpoint_),
     "picture": ("vplface.data.pictures", picture),
     "text": ("vplface.data.pairs", text),
-    "yaml": ("vplface.training.config", yaml),
+    "yaml": ("vplface.config", yaml),
     "json": ("vplface.report.record", json_),
     "onnx": ("onnxruntime", onnx),
     "gallery": ("vplface.deploy.gallery_folder", gallery),

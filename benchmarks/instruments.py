@@ -20,10 +20,10 @@ from typing import Any
 
 import torch
 
+from vplface.config import read_config
 from vplface.data.batches import Batch, load_batches
 from vplface.data.pictures import Preprocessing
 from vplface.training import loop
-from vplface.training.config import read_config
 from vplface.training.state import Training, prepare
 from vplface.training.world import World
 

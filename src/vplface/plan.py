@@ -11,11 +11,11 @@ import torch
 from torch.nn.functional import softplus
 
 from vplface.cluster import Footprint, Job, footprint, lifetimes, network_of
+from vplface.config import Config
 from vplface.data.samplers import visits
 from vplface.errors import ConfigError
 from vplface.margins import Margin, SampleMargin, SphereFace2
 from vplface.prototypes import LastFeature, remembered
-from vplface.training.config import Config
 from vplface.training.parts import require_parts
 from vplface.training.state import prepare
 

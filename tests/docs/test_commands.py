@@ -15,8 +15,8 @@ from typer.testing import CliRunner
 
 from helpers.pages import PAGES, ROOT, SHORT, all_commands, blocks, command_of, commands, mentions, of_vplface
 from vplface.cli.app import app
+from vplface.config import read_config, read_recipe
 from vplface.study import is_study, read_grid
-from vplface.training.config import read_config, read_recipe
 
 RECIPES = {
     "my_recipe.yaml": "folder",

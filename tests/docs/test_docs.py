@@ -11,9 +11,9 @@ import pytest
 from pydantic import BaseModel
 
 from helpers.pages import PAGES, ROOT
+from vplface import config
 from vplface.data.augment import Augmentation
 from vplface.study.grid import StudyFile, read_grid
-from vplface.training import config
 
 
 def table(page: str, heading: str) -> dict[str, str]:

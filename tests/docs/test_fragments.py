@@ -10,9 +10,9 @@ import pytest
 import yaml
 
 from helpers.pages import PAGES, Block, blocks
+from vplface.config import Config, build_config, overlay, read_config, read_recipe
 from vplface.errors import VplfaceError
 from vplface.study.grid import StudyFile, grid_of_recipe, is_study, read_grid
-from vplface.training.config import Config, build_config, overlay, read_config, read_recipe
 
 BASE = overlay(read_recipe("folder"), {"optimizer": {"clip": None}})
 """A recipe in which every key may stand: ``fused`` needs clip: null."""

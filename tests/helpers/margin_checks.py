@@ -14,10 +14,10 @@ from torch.nn.functional import normalize
 from torch.nn.parallel import DistributedDataParallel
 
 from vplface import FusedSGD, PrototypeHead, Variational
+from vplface.config import build_config
 from vplface.errors import ConfigError
 from vplface.prototypes import Injection
 from vplface.softmax import reference, tiled
-from vplface.training.config import build_config
 
 DIM = 6
 

@@ -31,12 +31,12 @@ from vplface import (
 from vplface.backbones import build
 from vplface.cli.app import app
 from vplface.cluster import Job, Network, footprint, network_of, outline
+from vplface.config import build_config
 from vplface.errors import ConfigError
 from vplface.plan import expected_first_loss, plan
 from vplface.prototypes import expected_coverage
 from vplface.softmax.tiled import BOUNDED, tile_bytes
 from vplface.training.checkpoint import Checkpoints, newest_checkpoint
-from vplface.training.config import build_config
 from vplface.training.drift import DriftMonitor
 from vplface.training.state import Training
 from vplface.training.world import World

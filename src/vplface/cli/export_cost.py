@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vplface.cli.tables import with_interval
+from vplface.config import read_config
 from vplface.console import Console, say
 from vplface.embedder import Embedder, Flip
 from vplface.errors import DataError, VplfaceError
@@ -19,7 +20,6 @@ from vplface.evaluation.question import open_question
 from vplface.printable import printable_name
 from vplface.reading import is_file
 from vplface.report.verdict import metric_name
-from vplface.training.config import read_config
 from vplface.training.validation import validation_of
 
 

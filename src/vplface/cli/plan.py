@@ -16,9 +16,9 @@ from vplface.errors import ConfigError, UsageError
 
 if TYPE_CHECKING:
     from vplface.cluster import Footprint, Job, Network, Outline
+    from vplface.config import Config, Injection
     from vplface.data.samplers import Sampler
     from vplface.plan import Plan
-    from vplface.training.config import Config, Injection
 
 _NUMBER = re.compile(r"(\d+(?:\.\d+)?(?:e\+?\d\d?)?|\d{1,3}(?:[,_]\d{3})+)([kmb]?)", re.IGNORECASE)
 _SUFFIXES = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9}
@@ -119,7 +119,7 @@ def plan(
     if config is not None and classes is not None:
         raise UsageError(f"give either CONFIG or --classes, not both; {config!r} was taken for a CONFIG")
     if config is not None:
-        from vplface.training.config import read_config
+        from vplface.config import read_config
 
         for parameter in context.command.params:
             given = context.get_parameter_source(parameter.name or "")

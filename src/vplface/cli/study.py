@@ -56,9 +56,9 @@ def study(
     vplface study shallow.yaml --settings lfw --arms plain,vpl workers=4
     """  # noqa: D301 (the mark before lines that stay as they are)
     from vplface.cli.tables import show_estimate, show_results, show_study
+    from vplface.config import read_config, read_recipe
     from vplface.errors import TrainingInterrupted, UsageError
     from vplface.study import carry_out, compare_arms, conclude, estimate, grid_of_recipe, is_study, read_grid
-    from vplface.training.config import read_config, read_recipe
 
     numbers = None if seeds is None else [number.strip() for number in seeds.split(",")]
     if numbers is not None and not all(re.fullmatch("[0-9]{1,18}", number) for number in numbers):

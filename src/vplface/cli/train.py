@@ -42,9 +42,9 @@ def train(
     """  # noqa: D301 (the mark before lines that stay as they are)
     from vplface.cli.plan import show_plan
     from vplface.cli.tables import show_study
+    from vplface.config import read_config
     from vplface.strict_yaml import to_yaml
     from vplface.study import run
-    from vplface.training.config import read_config
     from vplface.training.loop import restore_config
 
     if resume:

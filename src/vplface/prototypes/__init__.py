@@ -4,6 +4,7 @@ from vplface.prototypes.age import CosineByAge
 from vplface.prototypes.batch import check_batch
 from vplface.prototypes.coverage import Remembered, coverage, covering, expected_coverage, remembered
 from vplface.prototypes.draw import Draw
+from vplface.prototypes.drift_start import DriftStartRule
 from vplface.prototypes.injection import Injection
 from vplface.prototypes.memories import (
     BorrowedSpread,
@@ -20,6 +21,7 @@ __all__ = [
     "BorrowedSpread",
     "CosineByAge",
     "Draw",
+    "DriftStartRule",
     "Gaussian",
     "Injection",
     "LastFeature",

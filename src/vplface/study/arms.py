@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from vplface.config import Config
 from vplface.errors import ConfigError
 from vplface.evaluation import Evaluation, compare
 from vplface.report import RunRecord, read_run, write_report
 from vplface.study.grid import grid_of_recipe
 from vplface.study.pool import pool
 from vplface.study.single import figures, finish, measure, measured, start_anew
-from vplface.training.config import Config
 from vplface.training.journal import write_json
 from vplface.training.loop import train
 from vplface.training.validation import validation_of

@@ -13,13 +13,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from vplface.config import Config, EvaluationSet, Source
 from vplface.errors import ConfigError, DataError, TrainingInterrupted, VplfaceError
 from vplface.printable import printable
 from vplface.reading import kind_of
 from vplface.study.board import Board
 from vplface.study.grid import Cell, Grid
 from vplface.study.single import standing, start_anew
-from vplface.training.config import Config, EvaluationSet, Source
 from vplface.training.interrupt import Interrupt
 from vplface.training.sources import generate
 from vplface.training.world import launch

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from vplface.config import Config, Injection
 from vplface.data.pictures import SIZE, Preprocessing
 from vplface.errors import ConfigError, DataError, VplfaceError
 from vplface.progress import progress
@@ -22,7 +23,6 @@ from vplface.study.board import last_line
 from vplface.study.grid import Cell, Grid
 from vplface.study.single import standing
 from vplface.terms import Term
-from vplface.training.config import Config, Injection
 from vplface.training.networks import backbone_of, device_of, head_of, optimizer_of
 from vplface.training.sources import open_training
 

@@ -11,10 +11,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, Field, StringConstraints, model_validator
 
 from vplface import bounds
-from vplface.errors import ConfigError, UsageError
-from vplface.evaluation.protocols import far_name
-from vplface.reading import is_file
-from vplface.training.config import (
+from vplface.config import (
     Config,
     Name,
     Seed,
@@ -26,7 +23,10 @@ from vplface.training.config import (
     refuse_unknown,
     validated,
 )
-from vplface.training.section import Section
+from vplface.config.section import Section
+from vplface.errors import ConfigError, UsageError
+from vplface.evaluation.protocols import far_name
+from vplface.reading import is_file
 
 Word = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 """What an option can list between commas."""

@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from vplface.config import Config
 from vplface.embedder import Embedder, load_model, save_model
 from vplface.errors import ConfigError, DataError
 from vplface.evaluation import Evaluation
 from vplface.files import PRIVATE
 from vplface.reading import kind_of, read_json_object
 from vplface.training.checkpoint import has_checkpoints
-from vplface.training.config import Config
 from vplface.training.journal import write_json
 from vplface.training.loggers import Loggers
 from vplface.training.loop import ANEW, changed_keys, stored_config, train

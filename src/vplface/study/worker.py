@@ -11,11 +11,11 @@ import signal
 import sys
 import threading
 
+from vplface.config import build_config
 from vplface.errors import TrainingInterrupted
 from vplface.reasons import explained
 from vplface.study.carry import STOPPED
 from vplface.study.single import finish
-from vplface.training.config import build_config
 
 
 def main() -> int:

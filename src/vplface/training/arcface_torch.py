@@ -11,11 +11,11 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from vplface.backbones import BACKBONES
+from vplface.config import Config, build_config
 from vplface.errors import ConfigError
 from vplface.reading import is_file
 from vplface.strict_yaml import parse_yaml
 from vplface.training.assignments import Assigned, Assignments, NotRead, printable, read_assignments
-from vplface.training.config import Config, build_config
 from vplface.training.translation import Line, Remark, Translation
 
 FILL_IN = "FILL-IN"

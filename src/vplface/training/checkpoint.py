@@ -28,11 +28,11 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+from vplface.config import Config, build_config
 from vplface.data.pictures import PictureSet
 from vplface.errors import DataError
 from vplface.files import flush_folder
 from vplface.reading import read_json, read_json_object
-from vplface.training.config import Config, build_config
 from vplface.training.state import Training
 from vplface.training.stored_tensors import StoredTensors
 from vplface.training.world import World

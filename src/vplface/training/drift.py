@@ -7,7 +7,6 @@ import logging
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
@@ -19,42 +18,9 @@ from torch.nn.functional import normalize
 
 from vplface.head import PrototypeHead
 from vplface.plugin import Plugged
+from vplface.prototypes import DriftStartRule
 
 _LOG = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Settled:
-    """Injection begins when features hold still: when d(Δt) ≤ ``drift``·S in several measurements in a row.
-
-    d(lag) = E‖f_t(I) − f_{t−lag}(I)‖² is what age does to a memory, S = E‖f_t(I) − f_t(I')‖² the distance of two
-    pictures I, I' of one class; all features have unit length. A remembered feature stands in for a draw from its
-    class. Where drift knows nothing of the picture, it is off the next one by S + d instead of S. So drift counts in
-    parts of S, and not by itself: a network that has not learned yet says nearly the same of everything, moves little,
-    and still forgets all. At d = S/4, the default, features have moved by half the distance between two pictures (both
-    as root mean squares): a memory is still nearer to what the network says of its own picture now than to what it says
-    of any other at that distance.
-
-    Attributes:
-        drift: bound on d(Δt)/S; over d of one interval between measurements while Δt is not known.
-        measurements: in how many measurements in a row it has to hold.
-        by: share of the run after which injection begins in any case, and says that features had not settled.
-
-    Raises:
-        ValueError: if a value lies outside its range.
-    """
-
-    drift: float = 0.25
-    measurements: int = 3
-    by: float = 0.5
-
-    def __post_init__(self) -> None:
-        if not self.drift > 0.0:
-            raise ValueError(f"drift must be positive, got {self.drift}")
-        if self.measurements < 1:
-            raise ValueError(f"measurements must be at least 1, got {self.measurements}")
-        if not 0.0 < self.by <= 1.0:
-            raise ValueError(f"by must be a share of the run in (0, 1], got {self.by}")
 
 
 class Begin(NamedTuple):
@@ -99,11 +65,12 @@ class DriftMonitor:
         labels: classes of the probe; two or more pictures of some are needed for S, and so for every rule.
         every: P, steps.
         kept: K.
-        start: ``Settled(...)``, or a step from which on Δt is decided by ``lifetime_drift``; None for ``Settled()``.
+        start: ``DriftStartRule(...)``, or a step from which on Δt is decided by ``lifetime_drift``; None for
+            ``DriftStartRule()``.
         lifetime_drift: bound on d(lag)/S that decides Δt: the largest measured lag up to which it holds, at the moment
             of beginning, or one interval if it holds nowhere. The ``delta_t`` of the head, if it has one, is the
             longest that Δt may be.
-        steps: length of the run, of which ``Settled.by`` is a share; None waits without end.
+        steps: length of the run, of which ``DriftStartRule.by`` is a share; None waits without end.
 
     Raises:
         ValueError: if a rule cannot be followed with this probe or these measurements.
@@ -127,7 +94,7 @@ class DriftMonitor:
         *,
         every: int = 100,
         kept: int = 16,
-        start: Settled | int | None = None,
+        start: DriftStartRule | int | None = None,
         lifetime_drift: float | None = None,
         steps: int | None = None,
     ) -> None:
@@ -137,14 +104,14 @@ class DriftMonitor:
         self.pictures = pictures
         self.every = every
         self.kept = kept
-        self.start = Settled() if start is None else start
+        self.start = DriftStartRule() if start is None else start
         self.lifetime_drift = lifetime_drift
         self.begin: Begin | None = None
         self._pairs = _same_class(labels) if labels is not None else torch.zeros(2, 0, dtype=torch.int64)
         self._features: list[Float[Tensor, "probe dim"]] = []  # the newest last
         self._in_a_row = 0
         self._deadline: int | None = None
-        if isinstance(self.start, Settled) and steps is not None:
+        if isinstance(self.start, DriftStartRule) and steps is not None:
             self._deadline = math.ceil(self.start.by * steps)
         self._longest = None if head.variational is None else head.variational.delta_t
         self._tested = 1 if self._longest is None else -(-self._longest // every)  # lag, in intervals
@@ -193,14 +160,14 @@ class DriftMonitor:
         return self.head.variational is not None and self.head.begun_at is None
 
     def _check_rules(self) -> None:
-        if self._pairs.shape[1] == 0 and (isinstance(self.start, Settled) or self.lifetime_drift is not None):
+        if self._pairs.shape[1] == 0 and (isinstance(self.start, DriftStartRule) or self.lifetime_drift is not None):
             raise ValueError(
                 "drift is judged by the distance between two pictures of a class, and no two pictures of the probe are"
                 " of one class; give classes of two or more pictures, or a start and a delta_t in steps"
             )
         if self.lifetime_drift is None and self._longest is None:
             raise ValueError("nothing says Δt: give delta_t, or lifetime_drift to decide it by")
-        if isinstance(self.start, Settled):
+        if isinstance(self.start, DriftStartRule):
             if self._tested > self.kept:
                 raise ValueError(
                     f"{self.kept} measurements, {self.every} steps apart, do not reach back Δt = {self._longest} steps;"
@@ -218,7 +185,7 @@ class DriftMonitor:
             features = normalize(backbone(self.pictures).float(), dim=1)
         self._features = [*self._features[-self.kept :], features]
         found = self._last()
-        if isinstance(self.start, Settled):
+        if isinstance(self.start, DriftStartRule):
             tested = found.by_lag.get(self._tested * self.every)
             still = tested is not None and found.spread is not None and tested <= self.start.drift * found.spread
             self._in_a_row = self._in_a_row + 1 if still else 0
@@ -236,7 +203,7 @@ class DriftMonitor:
 
     def _decide(self, step: int) -> Begin | None:
         settled = True
-        if isinstance(self.start, Settled):
+        if isinstance(self.start, DriftStartRule):
             settled = self._in_a_row >= self.start.measurements
             if not settled and (self._deadline is None or step < self._deadline):
                 return None
@@ -276,7 +243,7 @@ class DriftMonitor:
         limit = "" if self._longest is None else f", of {self._longest} at most"
         words = f"injection begins at step {begin.step} with Δt {begin.delta_t}"
         words += f" (decided by drift{limit})" if begin.by_drift else ""
-        if begin.settled or not isinstance(self.start, Settled):
+        if begin.settled or not isinstance(self.start, DriftStartRule):
             return words
         found = self._last() if self._features else Drift({}, None)
         lag = self._tested * self.every

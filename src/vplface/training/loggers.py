@@ -13,10 +13,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
 
+from vplface.config import Config
 from vplface.errors import ConfigError, DataError, VplfaceError, import_extra
 from vplface.files import replacing
 from vplface.reading import kind_of, read_json_object
-from vplface.training.config import Config
 
 IDENTITIES = "loggers.json"
 """Under what names the run is known elsewhere; with them a resumed run goes on there."""

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from vplface.config import Config, read_config
 from vplface.data.batches import Batch, load_batches
 from vplface.data.pictures import Preprocessing
 from vplface.embedder import Embedder, ModelCard, save_model
@@ -38,7 +39,6 @@ from vplface.training.checkpoint import (
     trained_on,
     trained_with,
 )
-from vplface.training.config import Config, read_config
 from vplface.training.instruments import measure
 from vplface.training.interrupt import Interrupt
 from vplface.training.journal import Journal, environment, write_json

@@ -13,12 +13,12 @@ from torch.distributed import ProcessGroup
 
 from vplface.backbones import build, load_weights
 from vplface.backbones.outline import outlines
+from vplface.config import Config
 from vplface.errors import ConfigError
 from vplface.head import PrototypeHead
 from vplface.optim import FusedSGD
 from vplface.prototypes import Variational
 from vplface.terms import Term
-from vplface.training.config import Config
 
 
 def device_of(name: str, local_rank: int = 0) -> torch.device:

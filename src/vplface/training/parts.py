@@ -6,9 +6,9 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from vplface.backbones import build
+from vplface.config import Config
 from vplface.data.samplers import Batches
 from vplface.errors import ConfigError
-from vplface.training.config import Config
 
 
 def require_parts(config: Config, batches: Batches, processes: int) -> None:

@@ -6,6 +6,7 @@ import os
 import sys
 from pathlib import Path
 
+from vplface.config import Data, Source, Synthetic
 from vplface.console import say
 from vplface.data.drop import kept, read_drop
 from vplface.data.formats import open_pictures
@@ -16,7 +17,6 @@ from vplface.data.spelling import spelled_as_in
 from vplface.data.synthetic import SyntheticFaces, write_synthetic
 from vplface.errors import ConfigError, DataError
 from vplface.reading import is_file
-from vplface.training.config import Data, Source, Synthetic
 
 
 def open_sources(sources: list[Source], *, write: bool = True) -> PictureSet:

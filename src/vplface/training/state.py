@@ -12,13 +12,13 @@ from jaxtyping import Int64
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from vplface.config import Config
 from vplface.data.pictures import PictureSet, Preprocessing
 from vplface.data.samplers import Batches
 from vplface.errors import ConfigError, VplfaceError
 from vplface.head import PrototypeHead
-from vplface.prototypes import CosineByAge
-from vplface.training.config import Config
-from vplface.training.drift import DriftMonitor, Settled
+from vplface.prototypes import CosineByAge, DriftStartRule
+from vplface.training.drift import DriftMonitor
 from vplface.training.networks import backbone_of, device_of, head_of, optimizer_of
 from vplface.training.parts import require_parts
 from vplface.training.schedules import LearningRate
@@ -187,7 +187,7 @@ def _monitor(
             labels,
             every=every,
             kept=min(max(math.ceil((head.delta_t or 0) / every), least), most),
-            start=Settled() if chosen is None else chosen.start_rule(per_epoch),
+            start=DriftStartRule() if chosen is None else chosen.start_rule(per_epoch),
             lifetime_drift=None if chosen is None else chosen.lifetime_drift,
             steps=steps,
         )

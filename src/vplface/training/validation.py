@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int64
 
+from vplface.config import Config, EvaluationSet
+from vplface.config import Evaluation as Settings
 from vplface.data.balanced import balanced_pairs
 from vplface.data.formats import open_pictures
 from vplface.data.pairs import Pairs, read_pairs, read_people, resolve
@@ -17,8 +19,6 @@ from vplface.embedder import Embedder
 from vplface.errors import ConfigError, DataError
 from vplface.evaluation import Evaluation, evaluate_all_pairs_embedded, evaluate_pairs_embedded
 from vplface.evaluation.protocols import far_name
-from vplface.training.config import Config, EvaluationSet
-from vplface.training.config import Evaluation as Settings
 from vplface.training.sources import generate, open_training
 
 HOLDOUT = "holdout"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typer.testing import CliRunner
 
 from vplface.cli.app import app
-from vplface.training.config import Source
+from vplface.config import Source
 from vplface.training.sources import open_source
 
 

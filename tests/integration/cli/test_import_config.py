@@ -4,7 +4,7 @@ import pytest
 from typer.testing import CliRunner
 
 from vplface.cli.app import app
-from vplface.training.config import read_config
+from vplface.config import read_config
 
 SOURCE = """\
 from easydict import EasyDict as edict

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from vplface.config import build_config
 from vplface.study import cost
-from vplface.training.config import build_config
 
 SMALL = {"name": "a", "data": {"train": "x"}, "batch_size": 8, "backbone": {"name": "tiny", "options": {"width": 8}}}
 

@@ -17,6 +17,7 @@ import yaml
 from typer.testing import CliRunner
 
 from vplface.cli.app import app
+from vplface.config import read_recipe, shipped_recipes
 from vplface.errors import ConfigError, DataError
 from vplface.evaluation import Evaluation
 from vplface.evaluation.student import t_interval
@@ -25,7 +26,6 @@ from vplface.study.cost import lasting
 from vplface.study.grid import is_study, read_grid
 from vplface.study.pool import paired
 from vplface.study.single import finish, measured, start_anew
-from vplface.training.config import read_recipe, shipped_recipes
 
 BASE = {
     "data": {"train": {"path": "train", "synthetic": {"identities": 6, "pictures": 3, "seed": 1}}, "workers": 0},

@@ -16,6 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from vplface.config import build_config, read_config
 from vplface.data import batches
 from vplface.data.augment import Augmentation
 from vplface.data.batches import load_batches
@@ -24,7 +25,6 @@ from vplface.embedder import load_model
 from vplface.errors import ConfigError, DataError, TrainingInterrupted, VplfaceError
 from vplface.plan import plan
 from vplface.training import checkpoint, loop
-from vplface.training.config import build_config, read_config
 from vplface.training.journal import Journal, write_json
 from vplface.training.loop import TrainingError, restore_config, train
 from vplface.training.sources import open_sources
@@ -95,7 +95,7 @@ def test_killed_and_resumed_is_the_run_that_was_never_killed(faces, tmp_path):
     script = textwrap.dedent("""
         import os, signal, sys
         import vplface.training.loop as loop
-        from vplface.training.config import read_config
+        from vplface.config import read_config
         step = loop._step
         def killed(run, *rest):
             if run.step == 8:

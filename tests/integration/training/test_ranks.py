@@ -11,9 +11,9 @@ import torch
 import torch.distributed as dist
 import yaml
 
+from vplface.config import build_config
 from vplface.data.batches import load_batches
 from vplface.data.pictures import Preprocessing
-from vplface.training.config import build_config
 from vplface.training.loop import train
 from vplface.training.state import prepare
 from vplface.training.world import World

@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vplface import UNPG
+from vplface.config import Config, Duration, build_config, merge, read_config
 from vplface.errors import ConfigError, UsageError
 from vplface.strict_yaml import parse_yaml, to_yaml
 from vplface.study import read_grid
 from vplface.training.arcface_torch import translate
-from vplface.training.config import Config, Duration, build_config, merge, read_config
 from vplface.training.networks import backbone_of
 
 MINIMAL = {"name": "x", "data": {"train": "faces"}}

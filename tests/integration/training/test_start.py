@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
+from vplface.config import build_config
 from vplface.data.pictures import Preprocessing
 from vplface.errors import ConfigError, DataError
-from vplface.training.config import build_config
 from vplface.training.loop import train
 from vplface.training.start import start_from, whole_checkpoint
 from vplface.training.state import prepare

@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import vplface.training.loop as loop
+from vplface.config import Config, build_config
 from vplface.data.samplers import (
     Balanced,
     BalancedBatches,
@@ -32,7 +33,6 @@ from vplface.data.samplers import (
 from vplface.errors import ConfigError
 from vplface.plan import plan
 from vplface.prototypes import remembered
-from vplface.training.config import Config, build_config
 from vplface.training.loop import train
 from vplface.training.state import prepare
 from vplface.training.world import World
@@ -276,7 +276,7 @@ def test_killed_and_resumed_with_any_sampler_is_the_run_that_was_never_killed(fa
         import torch
         import torch._dynamo, torch.utils.tensorboard  # once, not in every child
         import vplface.training.loop as loop
-        from vplface.training.config import read_config
+        from vplface.config import read_config
         torch.set_num_threads(1)
         step = loop._step
         def killed(run, *rest):

@@ -11,11 +11,11 @@ from typer.testing import CliRunner
 
 from vplface.cli import app as cli
 from vplface.cli.embed import picture_files
+from vplface.config import Source
 from vplface.data.align.folder import _scan
 from vplface.data.formats.image_folder import ImageFolder
 from vplface.data.walk import LeftOut, by_identity, natural, walk
 from vplface.errors import DataError
-from vplface.training.config import Source
 from vplface.training.sources import open_source
 
 from .formats.test_image_folder import fill, names

@@ -23,9 +23,9 @@ from vplface import (
     SphereFaceR,
     X2Softmax,
 )
+from vplface.config import build_config
 from vplface.errors import ConfigError
 from vplface.softmax import reference
-from vplface.training.config import build_config
 
 MARGINS = [ArcFace(8.0, 0.3), CurricularFace(8.0, 0.3), SphereFaceR(8.0, 1.4, "v2"), AdaFace(8.0, t_alpha=0.3)]
 

@@ -30,8 +30,8 @@ from vplface import (
     Variational,
 )
 from vplface.cluster import Job
+from vplface.config import build_config
 from vplface.softmax import reference
-from vplface.training.config import build_config
 
 MARGINS = [
     ArcFace(8.0, 0.3),

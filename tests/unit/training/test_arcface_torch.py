@@ -6,10 +6,10 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vplface.config import Duration, build_config
 from vplface.errors import ConfigError
 from vplface.margins import ArcFace, CombinedMargin, CosFace
 from vplface.training.arcface_torch import FILL_IN, translate
-from vplface.training.config import Duration, build_config
 
 TODAY = """\
 from easydict import EasyDict as edict

@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from vplface import NormSoftmax, PrototypeHead, Variational
-from vplface.training.drift import DriftMonitor, Settled
+from vplface.prototypes import DriftStartRule
+from vplface.training.drift import DriftMonitor
 
 APART = math.pi / 5  # between the two pictures of a class
 SPREAD = 2 - 2 * math.cos(APART)
@@ -93,7 +94,7 @@ def falling(step):
 
 def test_injection_begins_when_drift_over_the_lifetime_was_small_in_three_measurements_in_a_row():
     head, network = head_of(delta_t=18), Turn()
-    monitor = DriftMonitor(head, *probe(), every=10, start=Settled(drift=0.25, measurements=3))
+    monitor = DriftMonitor(head, *probe(), every=10, start=DriftStartRule(drift=0.25, measurements=3))
     measured = train(head, monitor, network, [falling(step) for step in range(90)])
     # Over the last 20 steps, the lag that covers 18: 1.0 at 30, .6 at 40, .2 from 50 on.
     turned = {30: 1.0, 40: 0.6, 50: 0.2}
@@ -105,7 +106,7 @@ def test_injection_begins_when_drift_over_the_lifetime_was_small_in_three_measur
 
 def test_begin_makes_the_next_step_the_first_that_is_remembered():
     head, network = head_of(delta_t=1), Turn()
-    monitor = DriftMonitor(head, *probe(), every=2, start=Settled(measurements=1))
+    monitor = DriftMonitor(head, *probe(), every=2, start=DriftStartRule(measurements=1))
     train(head, monitor, network, [0.0] * 4)
     assert monitor.begin.step == 4
     assert head.memory is None
@@ -116,7 +117,7 @@ def test_begin_makes_the_next_step_the_first_that_is_remembered():
 
 def test_a_measurement_above_the_bound_begins_the_count_anew():
     head, network = head_of(delta_t=5), Turn()
-    monitor = DriftMonitor(head, *probe(), every=5, start=Settled(measurements=3))
+    monitor = DriftMonitor(head, *probe(), every=5, start=DriftStartRule(measurements=3))
     jump = {16}
     train(head, monitor, network, [1.0 if step in jump else 0.0 for step in range(60)])
     # still at 10 and 15, moved at 20, still at 25, 30 and 35
@@ -125,7 +126,7 @@ def test_a_measurement_above_the_bound_begins_the_count_anew():
 
 def test_features_that_never_settle_are_reported(caplog):
     head, network = head_of(delta_t=10), Turn()
-    monitor = DriftMonitor(head, *probe(), every=10, start=Settled(by=0.4), steps=61)
+    monitor = DriftMonitor(head, *probe(), every=10, start=DriftStartRule(by=0.4), steps=61)
     with caplog.at_level(logging.INFO):
         train(head, monitor, network, [0.1] * 61)
     assert monitor.begin == (25, 10, False, False)
@@ -166,7 +167,7 @@ def test_a_lag_beyond_one_that_is_too_far_does_not_count():
 
 def test_with_drift_alone_one_interval_has_to_be_still():
     head, network = head_of(delta_t=None), Turn()
-    monitor = DriftMonitor(head, *probe(), every=10, lifetime_drift=0.25, start=Settled(measurements=2))
+    monitor = DriftMonitor(head, *probe(), every=10, lifetime_drift=0.25, start=DriftStartRule(measurements=2))
     train(head, monitor, network, [0.1] * 35 + [0.01] * 65)
     # over 10 steps: 1.0 until 30, .55 at 40, .1 from 50 on; at 60 over 20 steps .2, over 30 .55 + .2
     assert monitor.begin == (60, 20, True, True)
@@ -176,7 +177,7 @@ def test_with_drift_alone_one_interval_has_to_be_still():
 def test_stopped_and_resumed_is_as_never_stopped(stop):
     angles = [falling(step) for step in range(90)]
     made = lambda: head_of(delta_t=18)  # noqa: E731
-    rule = {"every": 10, "start": Settled(measurements=3)}
+    rule = {"every": 10, "start": DriftStartRule(measurements=3)}
     head, network = made(), Turn()
     monitor = DriftMonitor(head, *probe(), **rule)
     train(head, monitor, network, angles[:stop])
@@ -228,7 +229,7 @@ def test_a_rule_that_cannot_be_followed_is_refused(head, labels, options, messag
 @pytest.mark.parametrize("options", [{"drift": 0.0}, {"measurements": 0}, {"by": 0.0}, {"by": 1.1}])
 def test_settled_refuses_nonsense(options):
     with pytest.raises(ValueError, match=next(iter(options))):
-        Settled(**options)
+        DriftStartRule(**options)
 
 
 def begin_in_group(group, first_angle):

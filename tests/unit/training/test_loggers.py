@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
+from vplface.config import Config, build_config
 from vplface.errors import ConfigError, MissingExtraError
 from vplface.study.single import finish, measure
 from vplface.training import loop
-from vplface.training.config import Config, build_config
 from vplface.training.loggers import KINDS, Loggers
 
 

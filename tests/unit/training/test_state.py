@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 
+from vplface.config import build_config
 from vplface.errors import ConfigError
-from vplface.training.config import build_config
 from vplface.training.networks import device_of
 from vplface.training.state import PROBE_SIZE, _probe_indices, drift_every, prepare
 

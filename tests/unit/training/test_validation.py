@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 
 from vplface.backbones import build
+from vplface.config import Evaluation
 from vplface.data.formats.image_folder import ImageFolder
 from vplface.data.formats.verification_bin import write_verification_bin
 from vplface.data.pairs import read_pairs
@@ -10,7 +11,6 @@ from vplface.data.selection import narrow
 from vplface.embedder import Embedder, ModelCard
 from vplface.errors import ConfigError, DataError
 from vplface.evaluation import evaluate_all_pairs, evaluate_pairs
-from vplface.training.config import Evaluation
 from vplface.training.validation import Validation
 
 

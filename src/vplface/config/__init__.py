@@ -27,6 +27,7 @@ from pydantic import (
 
 from vplface import bounds
 from vplface.backbones import option_types
+from vplface.config.section import Section, as_expected, as_number
 from vplface.data.augment import Augmentation
 from vplface.data.samplers import SAMPLERS, Shuffled
 from vplface.errors import ConfigError, DataError, UsageError
@@ -48,6 +49,7 @@ from vplface.margins import (
 from vplface.paths import at_home
 from vplface.prototypes import (
     BorrowedSpread,
+    DriftStartRule,
     Gaussian,
     LastFeature,
     RunningMean,
@@ -60,8 +62,6 @@ from vplface.prototypes import (
 from vplface.reading import kind_of, read_text
 from vplface.strict_yaml import DEEPEST, LIMIT, number, parse_yaml, plain, to_yaml
 from vplface.terms import EPL, UNPG, XBM, BroadFace, Term, UniTSFace
-from vplface.training.drift import Settled
-from vplface.training.section import Section, as_expected, as_number
 
 MARGINS: dict[str, type] = {
     "adaface": AdaFace,
@@ -286,7 +286,7 @@ class _Rule:
 
 
 _LIFETIME = _Rule("delta_t", Lifetime, {})
-_START = _Rule("start", Settled, {"auto": Settled()})
+_START = _Rule("start", DriftStartRule, {"auto": DriftStartRule()})
 _MARGIN = _Named("margin", MARGINS, "arcface")
 _SAMPLER = _Named("sampler", SAMPLERS, "shuffled")
 _MEMORY = _Named("memory", MEMORIES, "last")
@@ -447,9 +447,9 @@ class Injection(_Section):
         """The bound on drift that Δt is decided by, if there is one."""
         return self.delta_t.drift if isinstance(self.delta_t, Lifetime) else None
 
-    def start_rule(self, steps_per_epoch: int) -> Settled | int:
+    def start_rule(self, steps_per_epoch: int) -> DriftStartRule | int:
         """When injection begins: a rule, or a step."""
-        return self.start if isinstance(self.start, Settled) else int(self.start.steps(steps_per_epoch))
+        return self.start if isinstance(self.start, DriftStartRule) else int(self.start.steps(steps_per_epoch))
 
     def resolve(self, steps_per_epoch: int, class_sizes: Int[np.ndarray, " classes"], batch_size: int) -> Variational:
         """The hyper-parameters in steps; what drift has to decide is left to it.

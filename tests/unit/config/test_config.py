@@ -5,10 +5,10 @@ import pytest
 import yaml
 
 from vplface import EPL, UNPG, XBM, AdaFace, ArcFace, CosFace, LastFeature, SeveralFeatures, Variational
+from vplface.config import MEMORIES, Duration, build_config, merge, overlay, read_config, shipped_recipes
 from vplface.data.samplers import Balanced, Proximity, Sharded, Shuffled
 from vplface.errors import ConfigError, UsageError
-from vplface.training.config import MEMORIES, Duration, build_config, merge, overlay, read_config, shipped_recipes
-from vplface.training.drift import Settled
+from vplface.prototypes import DriftStartRule
 
 MINIMAL = {"name": "x", "data": {"train": "faces"}}
 
@@ -139,7 +139,7 @@ def test_numbers_that_yaml_takes_for_text():
     config = build_config({**MINIMAL, "margin": {"name": "adaface", "t_alpha": "1e-2"}}, "x")
     assert config.margin == AdaFace(t_alpha=0.01)
     assert build_config({**MINIMAL, "terms": [{"name": "xbm", "weight": "1e-1"}]}, "x").terms == [XBM(weight=0.1)]
-    assert injection(start={"drift": "1e-1"}).start == Settled(0.1)
+    assert injection(start={"drift": "1e-1"}).start == DriftStartRule(0.1)
 
 
 def test_a_run_folder_is_called_and_lies_as_it_is(tmp_path, monkeypatch):
@@ -278,7 +278,7 @@ def injection(**options):
 def test_rules_in_place_of_lengths():
     sizes = np.full(100, 20)
     auto = injection(start="auto", delta_t=30)
-    assert auto.start == Settled()
+    assert auto.start == DriftStartRule()
     assert auto.resolve(50, sizes, 8) == Variational(0.15, 30, "auto")
     covered = injection(delta_t={"coverage": 0.5}, start="2 epochs")
     # 1 − exp(−8·Δt/100) ≥ 1/2 from 100·ln 2/8 = 8.66 on
@@ -288,7 +288,7 @@ def test_rules_in_place_of_lengths():
     assert (both.start_rule(50), both.lifetime_drift) == (200, 0.1)
     drift = injection(delta_t={"drift": 0.1}, start={"drift": 0.3, "measurements": 5, "by": 0.7})
     assert drift.resolve(50, sizes, 8) == Variational(0.15, None, "auto")
-    assert drift.start_rule(50) == Settled(0.3, 5, 0.7)
+    assert drift.start_rule(50) == DriftStartRule(0.3, 5, 0.7)
 
 
 @pytest.mark.parametrize(
@@ -304,7 +304,7 @@ def test_rules_are_read_as_they_are_written(tmp_path, options):
     config = build_config({**MINIMAL, "variational": options}, "test")
     (tmp_path / "a.yaml").write_text(config.to_yaml(), encoding="utf-8")
     assert read_config(tmp_path / "a.yaml") == config
-    assert read_config(tmp_path / "a.yaml", ["variational.start=auto"]).variational.start == Settled()
+    assert read_config(tmp_path / "a.yaml", ["variational.start=auto"]).variational.start == DriftStartRule()
 
 
 @pytest.mark.parametrize(
