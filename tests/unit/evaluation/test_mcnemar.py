@@ -11,13 +11,13 @@ from vplface.evaluation.mcnemar import mcnemar
 
 
 @given(b=st.integers(0, 3000), c=st.integers(0, 3000))
-def test_against_scipy(b, c):
+def test_mcnemar_against_scipy_stats(b, c):
     expected = binomtest(b, b + c, 0.5).pvalue if b + c else 1.0
     assert mcnemar(b, c) == pytest.approx(expected, rel=1e-9, abs=1e-300)
     assert mcnemar(b, c) == mcnemar(c, b)
 
 
-def test_by_hand():
+def test_mcnemar_by_hand():
     assert mcnemar(0, 0) == 1.0
     assert mcnemar(0, 5) == pytest.approx(2 / 32)
     assert mcnemar(1, 3) == pytest.approx(2 * (1 + 4) / 16)
@@ -26,6 +26,6 @@ def test_by_hand():
     assert mcnemar(500_000, 502_000) == pytest.approx(binomtest(500_000, 1_002_000).pvalue, rel=1e-6)
 
 
-def test_negative_counts_are_refused():
+def test_mcnemar_refuses_negative_counts():
     with pytest.raises(ValueError, match="negative"):
         mcnemar(-1, 2)

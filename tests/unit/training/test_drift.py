@@ -249,7 +249,7 @@ def test_two_processes_begin_together_when_the_first_says_so(processes):
 def test_it_is_there_without_the_extra_for_training():
     script = textwrap.dedent("""
         import sys
-        for name in ("cv2", "pydantic", "yaml", "typer", "rich", "tensorboard", "numba"):
+        for name in ("cv2", "pydantic", "yaml", "typer", "rich", "tensorboard", "numba", "scipy"):
             sys.modules[name] = None
         import vplface.training.drift, vplface.training.instruments
     """)

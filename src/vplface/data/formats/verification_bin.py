@@ -26,10 +26,13 @@ from vplface.data.encoded import type_of
 from vplface.data.formats.random_access import RandomAccess, ReadAhead, Source
 from vplface.data.pairs import Pairs, resolve
 from vplface.data.pictures import StoredPictures, UnreadablePictureError
-from vplface.errors import DataError
+from vplface.errors import DataError, import_extra
 from vplface.files import replacing
 from vplface.progress import progress
 from vplface.reading import PICTURE_LIMIT
+
+sparse: Any = import_extra("scipy.sparse", "train")
+csgraph: Any = import_extra("scipy.sparse.csgraph", "train")
 
 FOLDS = 10
 """Contiguous parts that the pairs are cut into, the first p mod 10 of which are one longer."""
@@ -169,19 +172,11 @@ def _contiguous_folds(count: int) -> Int64[np.ndarray, " p"]:
 
 
 def _components(count: int, left: Int64[np.ndarray, " p"], right: Int64[np.ndarray, " p"]) -> Int64[np.ndarray, " n"]:
-    """Number of each of ``count`` nodes' component, in the order in which components occur."""
-    parent = list(range(count))
-
-    def root(node: int) -> int:
-        while parent[node] != node:
-            parent[node] = node = parent[parent[node]]
-        return node
-
-    for one, two in zip(left.tolist(), right.tolist(), strict=True):
-        first, second = sorted((root(one), root(two)))
-        parent[second] = first
-    # The root of a component is its first node, so that roots in order are components in order of occurrence.
-    return np.unique([root(node) for node in range(count)], return_inverse=True)[1].astype(np.int64)
+    """The connected component of each of ``count`` nodes, numbered in the order in which components occur."""
+    edges = sparse.coo_array((np.ones(len(left), bool), (left, right)), (count, count))
+    component = csgraph.connected_components(edges, directed=False)[1]
+    first_node = np.unique(component, return_index=True)[1]
+    return np.unique(first_node[component], return_inverse=True)[1].astype(np.int64)
 
 
 @dataclass(frozen=True, slots=True)
