@@ -108,8 +108,6 @@ def closing(command: Any, words: list[str]) -> list[str]:
 
 @pytest.mark.parametrize("page", [page for page in PAGES if any(map(of_vplface, commands(page)))], ids=lambda p: p.name)
 def test_what_costs_little_runs_from_the_top_of_the_page_to_its_end(page: Path, desk: Path) -> None:
-    if page.name == "coming-from.md":
-        (desk / "small_r50.py").write_text(blocks(page, "python")[0].text, encoding="utf-8")
     shutil.copy(ROOT / "src" / "vplface" / "configs" / "folder.yaml", desk / "my_recipe.yaml")
     for line in commands(page):
         words = of_vplface(line)

@@ -14,7 +14,7 @@ from helpers.pages import PAGES, blocks
 from helpers.painted import landmarks, photograph
 
 NOT_RUN = {
-    ("coming-from.md", 0): "a configuration of arcface_torch, which needs easydict; test_coming_from translates it",
+    ("coming-from.md", 0): "a configuration of arcface_torch, which needs easydict",
     ("deploy.md", 1): "needs insightface; tests/integration/peers loads what is exported in an environment of its own",
     ("deploy.md", 2): "needs the network; tests/integration/test_hub.py serves a repository",
 }

@@ -30,7 +30,6 @@ from vplface.cli.evaluate_templates import evaluate_ijb
 from vplface.cli.export import export
 from vplface.cli.hub import hub
 from vplface.cli.identify import identify
-from vplface.cli.import_config import import_config
 from vplface.cli.last_resort import ending
 from vplface.cli.plan import plan
 from vplface.cli.report import report
@@ -90,7 +89,6 @@ for command in (
     enroll,
     identify,
     demo,
-    import_config,
 ):
     app.command(command.__name__.replace("_", "-"))(command)
 

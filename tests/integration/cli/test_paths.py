@@ -26,11 +26,10 @@ def test_home_folders(monkeypatch):
 
 def test_a_command_finds_what_lies_in_the_home_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
-    (tmp_path / "c.py").write_text("config.network = 'r18'\nconfig.rec = '~/faces'\n")
-    done = RUN.invoke(app, ["import-config", "~/c.py", "--out=~/the recipe.yaml"])
-    assert done.exit_code == 0, done.output
-    assert f"next: vplface plan '{tmp_path}/the recipe.yaml'" in done.output
-    assert (tmp_path / "the recipe.yaml").is_file()
+    (tmp_path / "the recipe.yaml").write_text("name: x\ndata: {train: nowhere}\n")
+    done = RUN.invoke(app, ["train", "~/the recipe.yaml", "--dry-run"])
+    assert done.exit_code == 1
+    assert "nowhere: does not exist" in done.output
     assert not Path("~").exists()
 
 

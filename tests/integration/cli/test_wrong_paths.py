@@ -45,7 +45,6 @@ READ = [  # {} is the wrong path, which is read
     "enroll g {}",
     f"identify {{}} {PICTURE}",
     "identify g {}",
-    "import-config {}",
     "data align {} t --landmarks marks.csv",
     "data align faces t --landmarks {}",
     "data align faces t --detector-model {}",

@@ -15,7 +15,6 @@ from vplface.config import Config, Duration, build_config, merge, read_config
 from vplface.errors import ConfigError, UsageError
 from vplface.strict_yaml import parse_yaml, to_yaml
 from vplface.study import read_grid
-from vplface.training.arcface_torch import translate
 from vplface.training.networks import backbone_of
 
 MINIMAL = {"name": "x", "data": {"train": "faces"}}
@@ -275,12 +274,3 @@ def test_a_recipe_of_a_device_and_of_a_run_folder_with_odd_characters(tmp_path):
     folder.mkdir()
     (folder / "config.yaml").write_text(build_config(MINIMAL, "x").to_yaml())
     assert read_config(folder).run_folder == folder
-
-
-def test_a_configuration_to_import_that_multiplies_is_not_shown_in_full(tmp_path):
-    lines = ["config.a0 = ('x', 'x')"]
-    lines += [f"config.a{i} = (config.a{i - 1}, config.a{i - 1}, config.a{i - 1})" for i in range(1, 40)]
-    (tmp_path / "c.py").write_text("\n".join([*lines, "config.margin_list = config.a39", "config.network = 'r18'"]))
-    made = translate(tmp_path / "c.py").to_yaml()
-    assert "config.margin_list is config.a39, which is not known here" in made
-    assert len(made) < 20_000
