@@ -23,7 +23,7 @@ from jaxtyping import Float32, Int64
 from vplface.data.ijb import Faces, TemplateList, TemplatePairs, read_faces, read_landmarks, read_template_pairs
 from vplface.data.pairs import Pairs
 from vplface.data.pictures import Picture
-from vplface.evaluation.identification import Side, evaluate_identification
+from vplface.evaluation.identification import LabelledEmbeddings, evaluate_identification
 from vplface.evaluation.protocols import evaluate_pairs_embedded
 from vplface.evaluation.templates import Flags, evaluate_one_to_many, evaluate_template_pairs, pool
 
@@ -160,7 +160,9 @@ def megaface(size: Size) -> Work:
     rng = np.random.default_rng(1)
     centres = rng.standard_normal((size.probe_people, DIM), np.float32)
     embeddings = centres[people] + 0.7 * rng.standard_normal((size.probes, DIM), np.float32)
-    probes = Side(embeddings, [str(person) for person in people], [str(number) for number in range(size.probes)])
+    probes = LabelledEmbeddings(
+        embeddings, [str(person) for person in people], [str(number) for number in range(size.probes)]
+    )
     distractors = _embeddings(size.distractors)
 
     def run() -> None:

@@ -102,7 +102,7 @@ def evaluate_identification(
     from vplface.data.formats import open_pictures  # torch and opencv take seconds to import
     from vplface.embedder import Embedder
     from vplface.evaluation.embeddings_file import TYPES
-    from vplface.evaluation.identification import Side
+    from vplface.evaluation.identification import LabelledEmbeddings
     from vplface.evaluation.identification import evaluate_identification as identify
 
     sets: dict[str, PictureSet] = {"gallery": open_pictures(gallery)}
@@ -128,7 +128,7 @@ def evaluate_identification(
         files = {**files, str(others): _digest(data)}
 
     sides = {
-        name: Side(
+        name: LabelledEmbeddings(
             arrays[name],
             [pictures.identities[label] for label in pictures.labels],
             [pictures.name(index) for index in range(len(pictures))],

@@ -227,6 +227,11 @@ def draws(identities: int, replicates: int, seed: int) -> Iterator[Int64[np.ndar
             advance(1)
 
 
+def all_draws(identities: int, replicates: int, seed: int) -> Int64[np.ndarray, "replicates identities"]:
+    """All draws of :func:`draws` at once."""
+    return np.array(list(draws(identities, replicates, seed)), np.int64).reshape(replicates, identities)
+
+
 class PairWeights:
     """The people on some pairs, ready to be weighed by many draws."""
 

@@ -37,11 +37,10 @@ from vplface.compiled_function import compiled
 from vplface.data.ijb import Faces, TemplateList, TemplatePairs
 from vplface.errors import DataError
 from vplface.evaluation.all_pairs import BINS, AllPairs
-from vplface.evaluation.bootstrap import tail_length
+from vplface.evaluation.bootstrap import all_draws, tail_length
 from vplface.evaluation.identification import (
     Comparison,
     closed_set,
-    drawn_people,
     gallery_misses,
     open_set,
 )
@@ -211,7 +210,7 @@ def evaluate_template_pairs(
     person, people = _connected(len(templates.number), left, right, same)
     compared = _scores(similarity, same, left, right, person, fars)
     scores = compared.scores
-    drawn = drawn_people(people, bootstrap, seed)
+    drawn = all_draws(people, bootstrap, seed)
     by_person = np.ascontiguousarray(drawn.T, np.float64)
     weight = _impostor_weight(person[left[~same]], person[right[~same]], by_person)
     figures, replicates = tar_figures(
@@ -312,7 +311,7 @@ def evaluate_one_to_many(
         rankings.append(compared.rank(_DEPTH))
         mated = len(np.unique(compared.probe))
         found[gallery_name] = {"templates": len(rows), "mated": mated, "non_mated": len(people) - mated}
-    drawn = drawn_people(len(subjects), bootstrap, seed)
+    drawn = all_draws(len(subjects), bootstrap, seed)
     figures, replicates = closed_set(rankings, people, ranks, drawn)
     open_figures, open_replicates, open_curves = open_set(rankings, people, fpirs, drawn)
     shown = [templates.picture[row] for row in probe_rows]

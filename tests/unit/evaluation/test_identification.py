@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from vplface.errors import DataError
-from vplface.evaluation import Evaluation, identification
+from vplface.evaluation import Evaluation
 from vplface.evaluation.bootstrap import draws
-from vplface.evaluation.identification import Comparison, Side, evaluate_identification
+from vplface.evaluation.identification import Comparison, LabelledEmbeddings, evaluate_identification
+from vplface.evaluation.identification import comparison as module
 from vplface.evaluation.search import unit
 
 
@@ -21,7 +22,7 @@ def at(*degrees):
 
 
 def side(people, *degrees, prefix="p"):
-    return Side(at(*degrees), list(people), [f"{prefix}{number}" for number in range(len(people))])
+    return LabelledEmbeddings(at(*degrees), list(people), [f"{prefix}{number}" for number in range(len(people))])
 
 
 def value(evaluation, metric):
@@ -69,8 +70,8 @@ def test_a_model_that_maps_all_faces_to_one_point_recognises_nobody():
     point = rng.normal(size=64)
     for people in (7, 33, 1001):
         names = [str(person) for person in range(people)]
-        flat = Side(np.tile(point, (people, 1)), names, names)
-        other = Side(np.tile(3 * point, (people, 1)), names, names)
+        flat = LabelledEmbeddings(np.tile(point, (people, 1)), names, names)
+        other = LabelledEmbeddings(np.tile(3 * point, (people, 1)), names, names)
         found = evaluate_identification(flat, other, fars=(0.01,), bootstrap=0)
         assert value(found, "rank-1") == 0
         assert value(found, "tar@far=1e-2") in (0, None)
@@ -99,7 +100,7 @@ def world(seed, identities=8, probes=36, gallery=24, distractors=40, dim=6):
 
     def some(count, people, name):
         who = rng.integers(people, size=count)
-        return Side(
+        return LabelledEmbeddings(
             centres[who] + 0.7 * rng.normal(size=(count, dim)),
             [f"id{w}" for w in who],
             [f"{name}{i}" for i in range(count)],
@@ -221,7 +222,7 @@ def test_says_what_is_wrong():
     with pytest.raises(ValueError, match="false positive"):
         evaluate_identification(gallery, gallery, fpirs=(1.0,))
     with pytest.raises(ValueError, match="one length"):
-        Side(np.ones((2, 2)), ["a"], ["b", "c"])
+        LabelledEmbeddings(np.ones((2, 2)), ["a"], ["b", "c"])
 
 
 def test_can_be_stored_and_read_back():
@@ -237,8 +238,8 @@ def test_one_search_serves_all_figures(monkeypatch):
     """A search is nearly all of the time; a second would double it."""
 
     calls = []
-    search = identification.search
-    monkeypatch.setattr(identification, "search", lambda *arguments: calls.append(arguments) or search(*arguments))
+    search = module.search
+    monkeypatch.setattr(module, "search", lambda *arguments: calls.append(arguments) or search(*arguments))
     probes, gallery, distractors = world(3)
     evaluate_identification(probes, gallery, distractors, fars=(0.01,), bootstrap=2)
     assert len(calls) == 1

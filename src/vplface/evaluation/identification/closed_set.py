@@ -1,0 +1,73 @@
+"""Closed-set identification: rank-k rates, and the probes that a rival was found for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float64, Int64
+
+from vplface.evaluation.bootstrap import interval
+from vplface.evaluation.identification.comparison import Ranking
+from vplface.evaluation.protocols import WORST
+
+
+def closed_set(
+    rankings: Sequence[Ranking],
+    people: Int64[np.ndarray, " n"],
+    ranks: Sequence[int],
+    drawn: Int64[np.ndarray, "replicates identities"],
+) -> tuple[dict[str, dict[str, Any]], dict[str, Float64[np.ndarray, " replicates"]]]:
+    """Rank-k rates, their intervals and replicates; of several rankings (galleries) the mean.
+
+    Args:
+        rankings: of the same probes before each gallery.
+        people: of the probes.
+        ranks: the ranks.
+        drawn: how often each person is drawn.
+    """
+    figures: dict[str, dict[str, Any]] = {}
+    replicates = {}
+    for rank in ranks:
+        values, resampled, concerned = [], [], set()
+        for ranking in rankings:
+            hit, of = ranking.rank <= rank, people[ranking.probe]
+            values.append(float(hit.mean()))
+            hits, all_of = (np.bincount(each, minlength=drawn.shape[1]) for each in (of[hit], of))
+            with np.errstate(invalid="ignore"):
+                resampled.append((drawn @ hits) / (drawn @ all_of))
+            concerned |= set(of.tolist())
+        figures[f"rank-{rank}"] = {"value": float(np.mean(values)), "ci95": None}
+        if len(rankings) > 1:
+            figures[f"rank-{rank}"]["per_gallery"] = values
+        if len(drawn):
+            replicates[f"rank-{rank}"] = np.mean(resampled, axis=0)
+            ends = interval(replicates[f"rank-{rank}"], len(concerned))
+            figures[f"rank-{rank}"]["ci95"] = None if ends is None else list(ends)
+    return figures, replicates
+
+
+def gallery_misses(ranking: Ranking, probes: Sequence[str], gallery: Sequence[str]) -> list[Mapping[str, Any]]:
+    """The probes whose mate comes behind a rival, by how far: each once, with the rival that was found instead."""
+    missed = np.flatnonzero(ranking.rank > 1)
+    behind = ranking.rival_similarity[ranking.probe[missed]] - ranking.similarity[missed]
+    chosen: dict[int, Mapping[str, Any]] = {}
+    for position in missed[np.argsort(-behind, kind="stable")].tolist():
+        if len(chosen) == WORST:
+            break
+        probe, rank = int(ranking.probe[position]), int(ranking.rank[position])
+        miss = {
+            "probe": probes[probe],
+            "found": row_name(gallery, int(ranking.rival[probe])),
+            "mate": row_name(gallery, int(ranking.mate[position])),
+            "similarity": float(ranking.rival_similarity[probe]),
+            "mate_rank": rank if rank <= ranking.depth else None,
+        }
+        chosen.setdefault(probe, miss)
+    return list(chosen.values())
+
+
+def row_name(gallery: Sequence[str], row: int) -> str:
+    """The picture of a row of the gallery and of the distractors after it."""
+    return gallery[row] if row < len(gallery) else f"distractor {row - len(gallery)}"

@@ -1,0 +1,168 @@
+"""The evaluation of a model by identification, from embeddings with names to figures."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+from vplface.errors import DataError
+from vplface.evaluation.bootstrap import all_draws
+from vplface.evaluation.identification.closed_set import closed_set, gallery_misses, row_name
+from vplface.evaluation.identification.comparison import DEPTH, Comparison, Mates
+from vplface.evaluation.identification.open_set import open_set
+from vplface.evaluation.identification.verification import each_once, verify_comparisons
+from vplface.evaluation.result import Evaluation
+from vplface.evaluation.search import Engine, unit
+from vplface.evaluation.tar_at_far import FarRule
+
+RANKS = (1, 5, 10)
+FARS = (1e-4, 1e-5, 1e-6)
+FPIRS = (1e-1, 1e-2)
+
+
+@dataclass(frozen=True, eq=False)
+class LabelledEmbeddings:
+    """Probes or a gallery.
+
+    Attributes:
+        embeddings: a row a picture, of any norm.
+        people: who is on each, by a name that both sides use.
+        names: of the pictures.
+    """
+
+    embeddings: Float[np.ndarray, "n dim"]
+    people: Sequence[str]
+    names: Sequence[str]
+
+    def __post_init__(self) -> None:
+        lengths = [len(self.embeddings), len(self.people), len(self.names)]
+        if len(set(lengths)) != 1:
+            raise ValueError(f"embeddings, people and names must be of one length, got {lengths}")
+        if not lengths[0]:
+            raise ValueError("there must be at least one picture")
+
+
+def evaluate_identification(
+    probes: LabelledEmbeddings,
+    gallery: LabelledEmbeddings,
+    distractors: Float[np.ndarray, "k dim"] | None = None,
+    *,
+    name: str = "identification",
+    mates: Mates = "best",
+    ranks: Sequence[int] = RANKS,
+    fars: Sequence[float] = FARS,
+    fpirs: Sequence[float] = FPIRS,
+    far_rule: FarRule = "strict",
+    engine: Engine = "exact",
+    bootstrap: int = 500,
+    seed: int = 0,
+) -> Evaluation:
+    """Rank-k, TPIR at FPIR where some probes have no mate, and TAR at FAR over all comparisons with mates and rivals.
+
+    Args:
+        probes: who are they?
+        gallery: people that are known. If it is the very object given as ``probes``, a picture is not compared with
+            itself.
+        distractors: embeddings of pictures of nobody among the probes, in any number.
+        name: of the evaluation.
+        mates: see :data:`~vplface.evaluation.identification.Mates`. ``"each"`` has no open set.
+        ranks: the ranks, up to 100.
+        fars: false accept rates. The highest similarities are kept for them, so a high one costs memory.
+        fpirs: false positive identification rates, below 1.
+        far_rule: of TAR at FAR.
+        engine: what searches.
+        bootstrap: resamples of the people on the probes; 0 for none.
+        seed: of the resamples.
+
+    Raises:
+        DataError: embeddings that are zero, not finite or of different lengths, no probe with a mate, or
+            ``mates="each"`` without distractors.
+        ValueError: a rank beyond 1..100, or a rate beyond its bounds.
+    """
+    if not all(1 <= rank <= DEPTH for rank in ranks):
+        raise ValueError(f"ranks lie in 1..{DEPTH}, got {list(ranks)}")
+    if not all(0 < fpir < 1 for fpir in fpirs):
+        raise ValueError(f"a false positive identification rate lies in (0, 1), got {list(fpirs)}")
+    if mates == "each" and (distractors is None or not len(distractors)):
+        raise DataError(f"{name}: every mate is ranked among the distractors, and there are none; give some")
+    dims = {each.shape[1] for each in (probes.embeddings, gallery.embeddings, distractors) if each is not None}
+    if len(dims) > 1:
+        raise DataError(f"{name}: probes, gallery and distractors have embeddings of different lengths: {sorted(dims)}")
+    known = {person: number for number, person in enumerate(sorted(set(probes.people)))}
+    people = np.array([known[person] for person in probes.people], np.int64)
+    gallery_people = np.array([known.get(person, -2) for person in gallery.people], np.int64)
+    compared = Comparison(
+        unit(probes.embeddings, "probes"),
+        people,
+        gallery.embeddings,
+        gallery_people,
+        distractors,
+        mates=mates,
+        engine=engine,
+        same_pictures=gallery is probes,
+    )
+    if not len(compared.probe):
+        raise DataError(
+            f"{name}: no probe has a mate in the gallery; people are matched by name, the probes' look like "
+            f"{probes.people[0]!r}, the gallery's like {gallery.people[0]!r}"
+        )
+    drawn = all_draws(len(known), bootstrap, seed)
+    verified, resampled, curve, nearest = verify_comparisons(compared, people, fars, far_rule, drawn)
+    ranking = compared.rank(DEPTH)
+    figures, replicates = closed_set([ranking], people, ranks, drawn)
+    curves: dict[str, Mapping[str, list[float]]] = {
+        "cmc": {"rank": list(range(1, DEPTH + 1)), "rate": ranking.cmc().tolist()}
+    }
+    mated = len(np.unique(compared.probe))
+    if mates == "best" and mated < len(people):
+        open_figures, open_replicates, open_curves = open_set([ranking], people, fpirs, drawn)
+        figures, replicates = figures | open_figures, replicates | open_replicates
+        if open_curves:
+            curves["dir"] = open_curves[0]
+    if curve is not None:
+        curves["roc"] = curve
+
+    asked = "\n".join(
+        [f"{bootstrap}\t{seed}\t{mates}\t{0 if distractors is None else len(distractors)}"]
+        + [
+            f"{picture}\t{person}"
+            for side in (probes, gallery)
+            for picture, person in zip(side.names, side.people, strict=True)
+        ]
+    )
+    return Evaluation(
+        name=name,
+        protocol={
+            "kind": "identification",
+            "mates": mates,
+            "probes": len(people),
+            "mated_probes": mated,
+            "gallery": len(gallery_people),
+            "distractors": 0 if distractors is None else len(distractors),
+            "identities": len(known),
+            "genuine": len(compared.probe),
+            "impostors": int(compared.rivals.sum()),
+            "ties": "a rival as similar as the mate comes before it",
+            "detected": "the mate comes first and its similarity >= threshold",
+            "accept": "similarity >= threshold",
+            "far_rule": far_rule,
+            "search": engine,
+            "bootstrap": bootstrap,
+            "seed": seed,
+        },
+        metrics=figures | verified,
+        curves=curves,
+        worst={
+            "gallery_misses": gallery_misses(ranking, probes.names, gallery.names),
+            "impostor": [
+                {"left": probes.names[probe], "right": row_name(gallery.names, row), "similarity": float(score)}
+                for score, probe, row in each_once(nearest)
+            ],
+        },
+        fingerprint=hashlib.sha256(asked.encode("utf-8", "surrogateescape")).hexdigest()[:32],
+        replicates=replicates | resampled,
+    )

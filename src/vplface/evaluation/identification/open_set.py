@@ -1,0 +1,130 @@
+"""Open-set identification: the true positive identification rate (TPIR) at a false positive one (FPIR)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32, Float64, Int64
+
+from vplface.evaluation.bootstrap import interval
+from vplface.evaluation.identification.comparison import Ranking
+from vplface.evaluation.protocols import far_name
+from vplface.evaluation.replicates import Weighed, tar_replicates_of_highest
+from vplface.evaluation.tar_at_far import TooFewImpostorsError, drawable, roc, tar_at_far
+
+
+@dataclass(frozen=True, eq=False)
+class _Detections:
+    """The scores of one ranking that decide its open set, each from highest to lowest.
+
+    Attributes:
+        mated: the probe of each mate that counts.
+        true: the probes whose mate comes first, and :attr:`true_score` the similarity of the two.
+        false: the probes without a mate, and :attr:`false_score` the similarity of their nearest rival.
+    """
+
+    mated: Int64[np.ndarray, " u"]
+    true: Int64[np.ndarray, " t"]
+    true_score: Float32[np.ndarray, " t"]
+    false: Int64[np.ndarray, " f"]
+    false_score: Float32[np.ndarray, " f"]
+
+    @classmethod
+    def of(cls, ranking: Ranking) -> _Detections:
+        """The detections of a ranking."""
+        without_mate = np.isfinite(ranking.rival_similarity)
+        without_mate[ranking.probe] = False
+        false = np.flatnonzero(without_mate)
+        false = false[np.argsort(-ranking.rival_similarity[false], kind="stable")]
+        first = np.flatnonzero(ranking.rank == 1)
+        first = first[np.argsort(-ranking.similarity[first], kind="stable")]
+        return cls(
+            ranking.probe, ranking.probe[first], ranking.similarity[first], false, ranking.rival_similarity[false]
+        )
+
+    def point(self, fpir: float) -> tuple[float, float, float]:
+        """TPIR, threshold and the FPIR that is reached; raises TooFewImpostorsError."""
+        true_score = self.true_score if len(self.true) else np.array([-2.0])
+        point = tar_at_far(true_score, self.false_score, fpir)
+        return point.tar * len(self.true) / len(self.mated), point.threshold, point.actual_far
+
+    def replicates(
+        self,
+        people: Int64[np.ndarray, " n"],
+        fpirs: Sequence[float],
+        drawn: Int64[np.ndarray, "replicates identities"],
+    ) -> Float64[np.ndarray, "fpirs replicates"]:
+        """TPIR at each rate for each draw; NaN where a draw holds no probe without a mate or none with one."""
+        if not len(drawn) or not len(self.true) or not len(self.false):
+            return np.zeros((len(fpirs), len(drawn)))
+        mated, true, false = (
+            drawn @ np.bincount(people[probes], minlength=drawn.shape[1])
+            for probes in (self.mated, self.true, self.false)
+        )
+        true_people, false_people = (np.stack([people[probes]] * 2, axis=1) for probes in (self.true, self.false))
+        rate = tar_replicates_of_highest(
+            Weighed(self.true_score, true_people),
+            Weighed(self.false_score, false_people),
+            false.astype(np.float64),
+            fpirs,
+            "strict",
+            drawn,
+        )
+        with np.errstate(invalid="ignore"):  # the rate is among the mates that come first; wanted is among all mates
+            tpir: Float64[np.ndarray, "fpirs replicates"] = np.nan_to_num(rate) * true / np.where(false, mated, np.nan)
+        return tpir
+
+    def curve(self) -> dict[str, list[float]]:
+        """TPIR over FPIR."""
+        fpir, rate = drawable(*roc(self.true_score, self.false_score)[:2])
+        return {"fpir": fpir.tolist(), "tpir": (rate * (len(self.true) / len(self.mated))).tolist()}
+
+
+def open_set(
+    rankings: Sequence[Ranking],
+    people: Int64[np.ndarray, " n"],
+    fpirs: Sequence[float],
+    drawn: Int64[np.ndarray, "replicates identities"],
+) -> tuple[dict[str, dict[str, Any]], dict[str, Float64[np.ndarray, " replicates"]], list[dict[str, list[float]]]]:
+    """TPIR at FPIR, intervals and replicates; of several rankings (galleries) the mean; and each ranking's curve.
+
+    A probe without a mate is its nearest rival's similarity, the highest of all: it counts once, however large the
+    gallery.
+
+    Args:
+        rankings: of the same probes before each gallery, with ``mates="best"``.
+        people: of the probes.
+        fpirs: false positive identification rates.
+        drawn: how often each person is drawn.
+    """
+    galleries = [_Detections.of(ranking) for ranking in rankings]
+    resampled = np.mean([gallery.replicates(people, fpirs, drawn) for gallery in galleries], axis=0)
+    mated_people = len(np.unique(np.concatenate([people[gallery.mated] for gallery in galleries])))
+    figures: dict[str, dict[str, Any]] = {}
+    replicates: dict[str, Float64[np.ndarray, " replicates"]] = {}
+    for number, fpir in enumerate(fpirs):
+        metric = f"tpir@fpir={far_name(fpir)}"
+        figure = figures[metric] = {"value": None, "ci95": None}
+        try:
+            rates, thresholds, reached = map(list, zip(*(gallery.point(fpir) for gallery in galleries), strict=True))
+        except TooFewImpostorsError:
+            fewest = min(len(gallery.false) for gallery in galleries)
+            figure["reason"] = (
+                f"FPIR {fpir:g} needs at least {int(np.ceil(1 / fpir)):,} probes without a mate, there are {fewest:,}; "
+                "ask for a higher FPIR or give more"
+            )
+            continue
+        figure["value"] = float(np.mean(rates))
+        if len(galleries) > 1:
+            figure |= {"threshold": thresholds, "actual_fpir": reached, "per_gallery": rates}
+        else:
+            figure |= {"threshold": thresholds[0], "actual_fpir": reached[0]}
+        if len(drawn):
+            replicates[metric] = resampled[number]
+            ends = interval(replicates[metric], mated_people)
+            figure["ci95"] = None if ends is None else list(ends)
+    curves = [gallery.curve() for gallery in galleries if len(gallery.true) and len(gallery.false)]
+    return figures, replicates, curves
