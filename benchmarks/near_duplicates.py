@@ -15,7 +15,7 @@ import time
 import numpy as np
 
 from vplface.data.near_duplicates import difference_hashes, near_duplicates
-from vplface.data.synthetic import SyntheticFaces
+from vplface_synthetic import SyntheticFaces
 
 
 def main() -> None:

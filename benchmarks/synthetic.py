@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from vplface.data.balanced import balanced_pairs
-from vplface.data.synthetic import SyntheticFaces
+from vplface_synthetic import SyntheticFaces
 
 
 def pictures_per_second(faces: SyntheticFaces, rounds: int = 9, per_round: int = 200) -> list[float]:

@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from vplface import NormSoftmax, PrototypeHead, Variational, plug
 from vplface.backbones import build
 from vplface.data.pictures import Preprocessing
-from vplface.data.synthetic import SyntheticFaces
+from vplface_synthetic import SyntheticFaces
 
 IDENTITIES, PICTURES, BATCH, EPOCHS, SCALE = 24, 4, 24, 12, 16.0
 VARIATIONAL = Variational(lam=0.15, delta_t=IDENTITIES * PICTURES // BATCH, start=20)

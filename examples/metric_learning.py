@@ -19,7 +19,7 @@ from tqdm import tqdm
 from vplface import ArcFace, PrototypeHead, Variational, plug
 from vplface.backbones import build
 from vplface.data.pictures import Preprocessing
-from vplface.data.synthetic import SyntheticFaces
+from vplface_synthetic import SyntheticFaces
 
 IDENTITIES, PICTURES, BATCH, STEPS = 24, 4, 24, 48
 SCALE, MARGIN = 16, 11.5  # pytorch-metric-learning has its margins in degrees

@@ -13,7 +13,7 @@ from vplface import ArcFace, PrototypeHead, Variational
 from vplface.backbones import build
 from vplface.data.pictures import Preprocessing
 from vplface.data.samplers import ShuffledBatches
-from vplface.data.synthetic import SyntheticFaces
+from vplface_synthetic import SyntheticFaces
 
 IDENTITIES, PICTURES, BATCH, STEPS, START = 24, 4, 24, 40, 20
 

@@ -15,9 +15,9 @@ from vplface import PrototypeHead
 from vplface.data.augment import Augmentation
 from vplface.data.pictures import Preprocessing
 from vplface.data.samplers import ShuffledBatches
-from vplface.data.synthetic import SyntheticFaces
 from vplface.progress import progress
 from vplface.training.schedules import LearningRate
+from vplface_synthetic import SyntheticFaces
 
 BATCH = 64
 

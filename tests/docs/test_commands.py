@@ -28,7 +28,7 @@ RECIPES = {
 
 NOT_RUN = {
     "bench": "measures for minutes; tests/integration/bench runs small ones",
-    "data synth": "draws ten thousand faces; tests/unit/data/test_synthetic_write.py draws a few",
+    "data synth": "draws ten thousand faces; tests/unit/data/test_synthetic_folder.py draws a few",
     "data get lfw": "needs the network",
     "demo": "serves until it is stopped; tests/integration/demo starts it",
     "evaluate MODEL --data cfp112": "CFP's lists are read by tests/unit/data/test_pairs.py",

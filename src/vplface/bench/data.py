@@ -27,10 +27,10 @@ from vplface.data.formats.recordio import RecordIO, RecordIOWriter
 from vplface.data.formats.recordio_frames import HEADER, MAGIC
 from vplface.data.pictures import PictureSet, Preprocessing, StoredPictures, UnreadablePictureError
 from vplface.data.samplers import ShuffledBatches
-from vplface.data.synthetic import SyntheticFaces
-from vplface.data.synthetic.write import write_synthetic
+from vplface.data.synthetic_folder import write_synthetic
 from vplface.errors import DataError, MissingExtraError, import_extra
 from vplface.progress import progress
+from vplface_synthetic import SyntheticFaces
 
 cv2 = import_extra("cv2", "train")
 

@@ -73,8 +73,10 @@ def synth(
     --first-identity 400 --pairs faces/test_pairs.txt
     """
     from vplface.data.balanced import balanced_pairs
+    from vplface.data.contact_sheet import write_sheet
     from vplface.data.pairs import Pairs, write_pairs
-    from vplface.data.synthetic import SyntheticFaces, write_sheet, write_synthetic
+    from vplface.data.synthetic_folder import write_synthetic
+    from vplface_synthetic import SyntheticFaces
 
     if pairs is not None and pair_count % 20:
         raise UsageError(f"--pair-count {pair_count}: must be a multiple of 20 (10 folds, half of each genuine)")

@@ -14,9 +14,10 @@ from vplface.data.pairs import read_people
 from vplface.data.pictures import PictureSet
 from vplface.data.selection import Joined, Subset, narrow, split_identities
 from vplface.data.spelling import spelled_as_in
-from vplface.data.synthetic import SyntheticFaces, write_synthetic
+from vplface.data.synthetic_folder import write_synthetic
 from vplface.errors import ConfigError, DataError
 from vplface.reading import is_file
+from vplface_synthetic import SyntheticFaces
 
 
 def open_sources(sources: list[Source], *, write: bool = True) -> PictureSet:

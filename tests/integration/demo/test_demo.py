@@ -23,11 +23,11 @@ from helpers.browser import CHROMIUM, Browser
 from helpers.painted import write
 from vplface.backbones import build
 from vplface.cli.app import app
-from vplface.data.synthetic import SyntheticFaces
 from vplface.demo.serve import hosts_of, is_loopback, listening
 from vplface.deploy.gallery_folder import load_gallery
 from vplface.embedder import Embedder, ModelCard, save_model
 from vplface.errors import UsageError
+from vplface_synthetic import SyntheticFaces
 
 THRESHOLD = 0.9999
 ENDED = "stopped; what was temporary is deleted\n"

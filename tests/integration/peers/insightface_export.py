@@ -15,9 +15,9 @@ from torch import nn
 
 from vplface.backbones import build
 from vplface.data.pictures import Preprocessing
-from vplface.data.synthetic import SyntheticFaces
 from vplface.deploy.onnx import export
 from vplface.embedder import Embedder, ModelCard, save_model
+from vplface_synthetic import SyntheticFaces
 
 FILES = (("tiny", "fp32"), ("tiny", "fp16"), ("tiny", "int8"), ("mobilefacenet", "fp32"), ("iresnet18", "fp32"))
 

@@ -13,7 +13,7 @@ from vplface.cli.app import app
 from vplface.data.check import DROPPED, KINDS, check, dropped
 from vplface.data.drop import read_drop
 from vplface.data.formats.image_folder import ImageFolder
-from vplface.data.synthetic import SyntheticFaces
+from vplface_synthetic import SyntheticFaces
 
 REAL = SHARED / "data"
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vplface.data.near_duplicates import difference_hashes, near_duplicates, near_pairs
-from vplface.data.synthetic import SyntheticFaces
+from vplface_synthetic import SyntheticFaces
 
 
 def apart(one, other) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""What the rooms above write is what the report reads."""
+"""Files of a run and of an evaluation, as their writers write them and the report reads them."""
 
 from __future__ import annotations
 

@@ -15,9 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vplface.data.balanced import balanced_pairs
-from vplface.data.synthetic import SyntheticFaces, write_synthetic
+from vplface.data.synthetic_folder import write_synthetic
 from vplface.errors import DataError
 from vplface.files import claimed
+from vplface_synthetic import SyntheticFaces
 
 
 def _files(root: Path) -> dict[str, bytes]:

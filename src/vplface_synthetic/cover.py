@@ -6,12 +6,13 @@ import math
 from functools import lru_cache
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 from jaxtyping import Float32
 
-from vplface.data.synthetic import noise
-from vplface.data.synthetic.conditions import Conditions
-from vplface.data.synthetic.head import (
+from vplface_synthetic import noise
+from vplface_synthetic.conditions import Conditions
+from vplface_synthetic.head import (
     BACK,
     COS,
     FACE,
@@ -27,10 +28,7 @@ from vplface.data.synthetic.head import (
     lowered,
     step,
 )
-from vplface.data.synthetic.identity import RGB, Identity
-from vplface.errors import import_extra
-
-cv2 = import_extra("cv2", "train")
+from vplface_synthetic.identity import RGB, Identity
 
 # Hairlines: the height of the hair's edge at |θ| of these degrees; 80 means that hair falls to the shoulders.
 _ANGLES = np.radians((0.0, 25.0, 45.0, 58.0, 70.0, 82.0, 96.0, 115.0, 135.0))

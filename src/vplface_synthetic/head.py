@@ -11,14 +11,12 @@ import math
 from functools import lru_cache
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 from jaxtyping import Float32
 
-from vplface.data.synthetic.conditions import Conditions
-from vplface.data.synthetic.identity import Identity
-from vplface.errors import import_extra
-
-cv2 = import_extra("cv2", "train")
+from vplface_synthetic.conditions import Conditions
+from vplface_synthetic.identity import Identity
 
 HEIGHT, WIDTH = 96, 112
 TOP, BOTTOM = -72.0, 62.0

@@ -8,8 +8,9 @@ from concurrent.futures import ProcessPoolExecutor
 import numpy as np
 import pytest
 
+from vplface.data.contact_sheet import contact_sheet
 from vplface.data.forking import work_alone, worker_processes
-from vplface.data.synthetic import SyntheticFaces, contact_sheet
+from vplface_synthetic import SyntheticFaces
 
 
 def _digest(faces: SyntheticFaces, order) -> dict[int, str]:

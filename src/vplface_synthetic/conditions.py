@@ -6,7 +6,7 @@ import dataclasses
 
 import numpy as np
 
-from vplface.data.synthetic.identity import RGB, Identity
+from vplface_synthetic.identity import RGB, Identity
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

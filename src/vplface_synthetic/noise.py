@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 from jaxtyping import Float32
-
-from vplface.errors import import_extra
-
-cv2 = import_extra("cv2", "train")
 
 SIDE = 384
 _rng = np.random.default_rng(20210619)

@@ -5,19 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Int64
+from jaxtyping import Bool, Int64, UInt8
 
-from vplface.data.pictures import Picture
-from vplface.data.synthetic.conditions import draw_conditions
-from vplface.data.synthetic.identity import draw_identity
-from vplface.data.synthetic.render import render
+from vplface_synthetic.conditions import draw_conditions
+from vplface_synthetic.identity import draw_identity
+from vplface_synthetic.render import render
 
 # What a seed is used for (0 is for identities): random streams with different second numbers never meet.
 _CONDITIONS, _SIZES, _NOISE = 1, 2, 3
 
 
 class SyntheticFaces:
-    """Generated faces of generated people, no real face among them: a `PictureSet`.
+    """Generated faces of generated people, no real face among them: a ``vplface.data.pictures.PictureSet``.
 
     Picture p of identity k depends on (seed, k, p, difficulty) alone, so that it is the same whatever the order of
     access, the number of worker processes and the other options; label noise changes only the pictures that it hits.
@@ -110,7 +109,7 @@ class SyntheticFaces:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def picture(self, index: int) -> Picture:
+    def picture(self, index: int) -> UInt8[np.ndarray, "112 112 3"]:
         """Render picture ``index``: uint8 RGB, 112x112."""
         owner, number = self._first + int(self.labels[index]), int(self._numbers[index])
         identity = draw_identity(self._seed, self._first + int(self.shown[index]))

@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from vplface.data.forking import work_alone, worker_processes
-from vplface.data.synthetic.faces import SyntheticFaces
 from vplface.errors import DataError, import_extra
 from vplface.files import claimed
 from vplface.progress import progress
 from vplface.reading import kind_of, read_json
+
+if TYPE_CHECKING:
+    from vplface_synthetic import SyntheticFaces
 
 cv2 = import_extra("cv2", "train")
 

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from typing import TypeAlias
 
+import cv2
 import numpy as np
 from jaxtyping import Float32, UInt8
 
-from vplface.data.synthetic import noise
-from vplface.data.synthetic.conditions import Conditions
-from vplface.data.synthetic.head import Camera, Map, height_at
-from vplface.data.synthetic.identity import Identity
-from vplface.errors import import_extra
-
-cv2 = import_extra("cv2", "train")
+from vplface_synthetic import noise
+from vplface_synthetic.conditions import Conditions
+from vplface_synthetic.head import Camera, Map, height_at
+from vplface_synthetic.identity import Identity
 
 Image: TypeAlias = UInt8[np.ndarray, "112 112 3"]
 

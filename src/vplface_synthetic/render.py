@@ -5,14 +5,15 @@ from __future__ import annotations
 import math
 from typing import TypeAlias
 
+import cv2
 import numpy as np
 from jaxtyping import Float32, UInt8
 
-from vplface.data.synthetic import noise, scene
-from vplface.data.synthetic.conditions import Conditions
-from vplface.data.synthetic.cover import Surface, dress
-from vplface.data.synthetic.features import paint_features
-from vplface.data.synthetic.head import (
+from vplface_synthetic import noise, scene
+from vplface_synthetic.conditions import Conditions
+from vplface_synthetic.cover import Surface, dress
+from vplface_synthetic.features import paint_features
+from vplface_synthetic.head import (
     BOTTOM,
     EDGE,
     HEIGHT,
@@ -24,10 +25,7 @@ from vplface.data.synthetic.head import (
     cast_rays,
     head_radius,
 )
-from vplface.data.synthetic.identity import Identity
-from vplface.errors import import_extra
-
-cv2 = import_extra("cv2", "train")
+from vplface_synthetic.identity import Identity
 
 Image: TypeAlias = UInt8[np.ndarray, "112 112 3"]
 _PER_Y = (HEIGHT - 1) / ((BOTTOM - TOP) * 8.0)

@@ -6,17 +6,15 @@ window of the picture around the projected feature: so it follows pose and persp
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 from jaxtyping import Float32
 
-from vplface.data.synthetic import noise
-from vplface.data.synthetic.conditions import Conditions
-from vplface.data.synthetic.cover import linear
-from vplface.data.synthetic.head import Camera, Hits, step
-from vplface.data.synthetic.identity import Identity
-from vplface.errors import import_extra
-
-cv2 = import_extra("cv2", "train")
+from vplface_synthetic import noise
+from vplface_synthetic.conditions import Conditions
+from vplface_synthetic.cover import linear
+from vplface_synthetic.head import Camera, Hits, step
+from vplface_synthetic.identity import Identity
 
 Patch = Float32[np.ndarray, "h w"]
 Planes = Float32[np.ndarray, "3 112 112"]
