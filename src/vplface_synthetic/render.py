@@ -132,5 +132,5 @@ def _photograph(picture: Image, c: Conditions) -> Image:
         picture = np.clip(picture + c.grain * grain, 0.0, 255.0).astype(np.uint8)
     if c.jpeg:
         coded = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, c.jpeg])[1]
-        picture = cv2.imdecode(coded, cv2.IMREAD_COLOR)
+        picture = np.asarray(cv2.imdecode(coded, cv2.IMREAD_COLOR))
     return picture
