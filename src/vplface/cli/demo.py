@@ -68,11 +68,18 @@ def demo(
     Example:  vplface demo runs/lfw/best --gallery people --open
     """
     from vplface.demo.recogniser import Recogniser
-    from vplface.demo.serve import address_of, hosts_of, is_loopback, listening, serve, temporary_folder
+    from vplface.demo.serve import (
+        allowed_hosts,
+        is_loopback,
+        listening_socket,
+        page_url,
+        private_temporary_folder,
+        serve,
+    )
     from vplface.deploy.faces import FaceReader
     from vplface.errors import import_extra
 
-    hosts = hosts_of(host, name or ())
+    hosts = allowed_hosts(host, name or ())
     if not is_loopback(host):
         if not expose:
             raise UsageError(
@@ -84,11 +91,11 @@ def demo(
             "this in a network that you trust, with people who have agreed",
             file=sys.stderr,
         )
-    with listening(host, port) as here, temporary_folder() as folder:
+    with listening_socket(host, port) as listener, private_temporary_folder() as folder:
         import_extra("gradio", "demo")
         embedder = embedder_of(model, device, preprocessing_of(color, mean, std))
         reader = FaceReader(embedder.card.preprocessing.size, align, detector_model)
         recogniser = Recogniser.of(model, embedder, reader, gallery or folder / "gallery", threshold)
-        say(f"{address_of(here)}  (Ctrl-C ends it)")
-        serve(recogniser, here, folder, kept=gallery is not None, hosts=hosts, open_=open_)
+        say(f"{page_url(listener)}  (Ctrl-C ends it)")
+        serve(recogniser, listener, folder, kept=gallery is not None, hosts=hosts, open_=open_)
     say("stopped; what was temporary is deleted")

@@ -1,1 +1,1 @@
-"""A page on this machine: compare two pictures, enrol people, look for them, read the report of the training."""
+"""Local web page to compare two pictures, enrol people, search for them and read a training report."""

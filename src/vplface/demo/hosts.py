@@ -1,7 +1,7 @@
-"""The names under which the page's server may be asked for.
+"""Host names that the demo's server accepts.
 
-A web site can have its own name resolve to this machine (DNS rebinding); the browser then takes the page for a page of
-that site. So a request must use a name that the server was given. A numeric address cannot be made to lead elsewhere.
+With DNS rebinding a web site lets its own name resolve to this machine, so that the browser treats the demo as part
+of that site. Therefore a request must use a configured name. Numeric addresses cannot be rebound.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ _AUTHORITY = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9_-]+(?:\.[a-z0-9_-]+)*\.?)(?::
 
 @dataclass(frozen=True)
 class Hosts:
-    """Names and addresses.
+    """Accepted host names and addresses.
 
     Attributes:
-        names: in lower case, without a dot at the end, addresses in their shortest form.
-        numeric: whether any numeric address will do, too.
+        names: in lower case, without a trailing dot; addresses in their shortest form.
+        numeric: whether every numeric address is accepted too.
     """
 
     names: frozenset[str]
@@ -31,34 +31,34 @@ class Hosts:
         return name in self.names or (self.numeric and numeric_address(str(name)) is not None)
 
 
-def authority(text: str) -> tuple[str, str] | None:
-    """Name and port (empty if there is none) of ``HOST`` or ``HOST:PORT``; None for anything else.
+def parse_authority(text: str) -> tuple[str, str] | None:
+    """Name and port of ``HOST`` or ``HOST:PORT``; the port is empty if missing. None for any other text.
 
-    The name is in lower case, without a dot at the end; an address is in its shortest form, without brackets.
+    The name is in lower case, without a trailing dot; an address is in its shortest form, without brackets.
     """
-    found = _AUTHORITY.fullmatch(text.lower())
-    if found is None:
+    match = _AUTHORITY.fullmatch(text.lower())
+    if match is None:
         return None
-    name, port = found[1], found[2] or ""
+    name, port = match[1], match[2] or ""
     if name.startswith("["):
         address = numeric_address(name[1:-1])
         return None if address is None else (str(address), port)
     return name.removesuffix("."), port
 
 
-def named(text: str) -> str:
-    """A host's name as :func:`authority` gives it; raises UsageError for anything else."""
+def parse_host_name(text: str) -> str:
+    """Host name as :func:`parse_authority` returns it; raises UsageError for any other text."""
     try:
-        found = authority(text.encode("idna").decode())
+        match = parse_authority(text.encode("idna").decode())
     except UnicodeError:
-        found = None
-    if found is None or found[1]:
-        raise UsageError(f"--name {text}: expected the name of a host, without a port, e.g. --name box.example.org")
-    return found[0]
+        match = None
+    if match is None or match[1]:
+        raise UsageError(f"--name {text}: expected a host name without a port, e.g. --name box.example.org")
+    return match[0]
 
 
 def numeric_address(name: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    """A numeric address; None for anything else."""
+    """Parse a numeric IP address; None for any other text."""
     try:
         return ipaddress.ip_address(name)
     except ValueError:

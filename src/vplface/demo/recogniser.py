@@ -1,4 +1,4 @@
-"""What the page can do, without the page: a model, what finds faces for it, and a gallery."""
+"""Operations behind the demo's page, on a model, a face reader and a gallery."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from vplface.deploy.gallery_search import Search
 from vplface.embedder import Embedder
 from vplface.errors import DataError
 
-LONGEST_NAME = 200
-"""Of a person, in characters."""
+MAX_NAME_LENGTH = 200
+"""Longest name of a person, in characters."""
 
-_NEAREST = 3
-"""People that are given for a face."""
+_NUM_MATCHES = 3
+"""Number of people returned for a face."""
 
 
 @dataclass(frozen=True, eq=False)
 class Recogniser:
-    """A model in use.
+    """Face recogniser: compares, enrols, removes and searches.
 
     Attributes:
-        model: where it is.
-        embedder: the model.
-        reader: finds faces.
-        gallery: the folder of the gallery, which may not be there yet.
-        maker: what makes the embeddings, of the gallery and of all others.
-        threshold: None if the model has no operating point, so that nothing is decided.
+        model: path of the model.
+        embedder: the loaded model.
+        reader: detects and aligns faces.
+        gallery: folder of the gallery; it is created when somebody is enrolled.
+        maker: fingerprint of the embedder; the gallery's is the same.
+        threshold: decision threshold; None if the model has no operating point, so that nothing is decided.
     """
 
     model: Path
@@ -46,18 +46,18 @@ class Recogniser:
     def of(
         cls, model: Path, embedder: Embedder, reader: FaceReader, gallery: Path, threshold: float | None = None
     ) -> Recogniser:
-        """A recogniser that embeds as its gallery does, or else as the model's operating point was measured.
+        """Recogniser that embeds as its gallery does; without a gallery, as the operating point was measured.
 
         Args:
-            model: where ``embedder`` was loaded from.
-            embedder: the model.
-            reader: finds faces.
-            gallery: a folder with a gallery, an empty one, or none yet.
-            threshold: instead of the model's operating point.
+            model: path from which ``embedder`` was loaded.
+            embedder: the loaded model.
+            reader: detects and aligns faces.
+            gallery: folder with a gallery, or an empty or missing folder.
+            threshold: replaces that of the model's operating point.
 
         Raises:
-            DataError: the folder holds other things, its gallery another model's embeddings, or the operating point
-                does not hold for embeddings like the gallery's.
+            DataError: the folder holds other files, its gallery was made with another model, or the operating point
+                was measured with another flip or preprocessing than the gallery's.
         """
         require_place(gallery)
         point = stored_point(model, threshold, embedder.weights)
@@ -69,41 +69,41 @@ class Recogniser:
         return cls(model, embedder, reader, gallery, maker, decided)
 
     def read(self, data: bytes, name: Path) -> Photograph:
-        """A picture and its faces; raises as :class:`~vplface.deploy.faces.FaceReader` does."""
+        """Decode a picture and find its faces; raises as :class:`~vplface.deploy.faces.FaceReader` does."""
         return self.reader.decoded(data, name)
 
     def similarity(self, first: FoundFace, second: FoundFace) -> float:
-        """Cosine of the embeddings of two faces."""
+        """Cosine similarity of two faces."""
         a, b = self.embedder([first.picture, second.picture], self.maker.flip)
         return float(a @ b)
 
     def people(self) -> dict[str, int]:
-        """{name: pictures} of who is enrolled."""
+        """Number of enrolled pictures by name."""
         return dict(load_gallery(self.gallery).pictures) if has_gallery(self.gallery) else {}
 
     def enrol(self, name: str, pictures: Mapping[Path, bytes]) -> Enrolment:
         """Enrol the largest face of each of a person's pictures; see :func:`vplface.deploy.enrolment.enrol`.
 
         Raises:
-            DataError: no name, an impossible or very long one; the gallery cannot be changed.
+            DataError: an empty, invalid or very long name; the gallery cannot be changed.
         """
         name = name_of(name)
-        if len(name) > LONGEST_NAME:
-            raise DataError(f"this name has {len(name):,} characters; give one of at most {LONGEST_NAME}")
+        if len(name) > MAX_NAME_LENGTH:
+            raise DataError(f"this name has {len(name):,} characters; give one of at most {MAX_NAME_LENGTH}")
         sources = [(name, path) for path in pictures]
         return enrol(
             self.gallery, self.maker, self.embedder, self.reader, sources, bytes_of=lambda path: pictures[path]
         )
 
     def remove(self, name: str) -> int:
-        """Delete a person and all that the gallery's folder holds of them; returns how many pictures that were."""
+        """Delete a person with all their data in the gallery's folder; returns their number of pictures."""
         return remove_people(self.gallery, [name])
 
     def search(self, photograph: Photograph) -> tuple[list[list[Match]], int]:
-        """For each face the people who resemble it most, and the number of pictures that were compared.
+        """The most similar people for each face, and the number of pictures in the gallery.
 
         Raises:
-            DataError: nobody is enrolled, or the gallery was made anew with another model meanwhile.
+            DataError: nobody is enrolled, or the gallery was meanwhile replaced by one of another model.
         """
         if not has_gallery(self.gallery):
             raise DataError("nobody is enrolled yet; enrol somebody first")
@@ -111,4 +111,4 @@ class Recogniser:
         people.maker.require_same(self.maker, str(self.gallery))
         find = Search(people, folder=self.gallery)
         crops = [face.picture for face in photograph.faces]
-        return find(self.embedder(crops, self.maker.flip), _NEAREST), len(people)
+        return find(self.embedder(crops, self.maker.flip), _NUM_MATCHES), len(people)

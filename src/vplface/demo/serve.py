@@ -1,4 +1,4 @@
-"""The page's server: its socket, its temporary folder, its end."""
+"""Web server of the demo: socket, temporary folder and shutdown."""
 
 from __future__ import annotations
 
@@ -14,68 +14,70 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-from vplface.demo.gate import Gate, report_of
-from vplface.demo.hosts import Hosts, authority, named, numeric_address
+from vplface.demo.hosts import Hosts, numeric_address, parse_authority, parse_host_name
+from vplface.demo.middleware import AllowlistMiddleware, report_of
 from vplface.demo.page import Page
 from vplface.demo.recogniser import Recogniser
-from vplface.demo.uploads import MOST_BYTES, sweeping
+from vplface.demo.uploads import MAX_PICTURE_BYTES, periodic_cleanup
 from vplface.errors import UsageError, import_extra
 
-_NAMES_HERE = ("localhost", "127.0.0.1", "::1")
+_LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
 _UPLOADS = "uploads"
-_CONNECTIONS = 100
-"""That are open at a time; a visit needs a few."""
-_GRACE = 1
-"""Seconds that open connections are given at the end."""
+_MAX_CONNECTIONS = 100
+"""Limit of open connections; a visit needs a few."""
+_SHUTDOWN_TIMEOUT = 1
+"""Seconds that open connections have to finish at shutdown."""
 
 
 def is_loopback(host: str) -> bool:
-    """Whether an address is of this machine alone."""
+    """Whether only this machine can reach an address."""
     address = numeric_address(host)
     return host == "localhost" or (address is not None and address.is_loopback)
 
 
-def hosts_of(host: str, names: Iterable[str] = ()) -> Hosts:
-    """What requests may call a server that listens on ``host``: any numeric address, too, if others can reach it.
+def allowed_hosts(host: str, names: Iterable[str] = ()) -> Hosts:
+    """Host names accepted by a server that listens on ``host``; all numeric addresses too if others can reach it.
 
     Args:
-        host: an address, or a name of one.
-        names: further names.
+        host: address or name to listen on.
+        names: further accepted names.
 
     Raises:
-        UsageError: a further name that is none.
+        UsageError: one of ``names`` is not a host name.
     """
-    own = authority(f"[{host}]" if ":" in host else host)
-    given = [named(name) for name in names]
-    return Hosts(frozenset([*_NAMES_HERE, *given, *([own[0]] if own else [])]), numeric=not is_loopback(host))
+    own = parse_authority(f"[{host}]" if ":" in host else host)
+    given = [parse_host_name(name) for name in names]
+    return Hosts(frozenset([*_LOOPBACK_NAMES, *given, *([own[0]] if own else [])]), numeric=not is_loopback(host))
 
 
-def listening(host: str, port: int) -> socket.socket:
-    """A socket that listens; port 0 is any that is free.
+def listening_socket(host: str, port: int) -> socket.socket:
+    """Open a listening socket; port 0 chooses a free one.
 
     Raises:
-        UsageError: the port is taken, with one that is free, or the address is none of this machine's.
+        UsageError: the port is in use (the message suggests a free one), or this machine does not have the address.
     """
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        here = socket.socket(family)
-        here.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        here.bind(address)
-        here.listen()
+        listener = socket.socket(family)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen()
     except PermissionError as error:
-        raise UsageError(f"--port {port}: {error.strerror}; ports below 1024 are the system's") from error
+        raise UsageError(
+            f"--port {port}: {error.strerror}; ports below 1024 need system privileges, choose a higher one"
+        ) from error
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
-            raise UsageError(f"--port {port}: another program listens there; {_free(host)} is free") from error
+            raise UsageError(f"--port {port}: in use by another program; port {_free(host)} is free") from error
         raise UsageError(f"--host {host}: {error.strerror or error}") from error
-    return here
+    return listener
 
 
 @contextmanager
-def temporary_folder() -> Iterator[Path]:
-    """A folder that only its owner can read, deleted at the end; gradio is told to put uploads there, and nothing else.
+def private_temporary_folder() -> Iterator[Path]:
+    """Temporary folder for gradio's uploads, readable by its owner only and deleted at the end.
 
-    Gradio reads its settings from the environment, some when it is imported: it must not have been.
+    Call it before gradio is imported: gradio reads some of its settings from the environment at import.
     """
     with tempfile.TemporaryDirectory(prefix="vplface-demo-", ignore_cleanup_errors=True) as folder:
         uploads = Path(folder, _UPLOADS)
@@ -90,16 +92,16 @@ def temporary_folder() -> Iterator[Path]:
 
 
 def serve(
-    recogniser: Recogniser, here: socket.socket, folder: Path, *, kept: bool, hosts: Container[str], open_: bool
+    recogniser: Recogniser, listener: socket.socket, folder: Path, *, kept: bool, hosts: Container[str], open_: bool
 ) -> None:
-    """Serve the page until it is interrupted.
+    """Serve the page until interrupted.
 
     Args:
         recogniser: the model in use.
-        here: where to listen.
-        folder: of :func:`temporary_folder`.
+        listener: socket of :func:`listening_socket`.
+        folder: folder of :func:`private_temporary_folder`.
         kept: whether the gallery is kept at the end.
-        hosts: the names under which this server may be asked for.
+        hosts: accepted host names.
         open_: whether to open the page in a browser.
 
     Raises:
@@ -112,33 +114,33 @@ def serve(
     page = Page(recogniser, uploads, kept, report is not None)
     app = gradio.mount_gradio_app(
         fastapi.FastAPI(docs_url=None, redoc_url=None, openapi_url=None), page.blocks(), "/",
-        footer_links=[], run_history=False, show_error=False, max_file_size=MOST_BYTES, ssr_mode=False,
-        mcp_server=False, enable_monitoring=False, pwa=False, allowed_paths=[], **page.look(),
+        footer_links=[], run_history=False, show_error=False, max_file_size=MAX_PICTURE_BYTES, ssr_mode=False,
+        mcp_server=False, enable_monitoring=False, pwa=False, allowed_paths=[], **page.theme(),
     )  # fmt: skip
-    gate = Gate(app, hosts, report, uploads)
+    middleware = AllowlistMiddleware(app, hosts, report, uploads)
     config = uvicorn.Config(
-        gate,
+        middleware,
         log_level="critical",
-        timeout_graceful_shutdown=_GRACE,
+        timeout_graceful_shutdown=_SHUTDOWN_TIMEOUT,
         server_header=False,
         ws="none",
-        limit_concurrency=_CONNECTIONS,
+        limit_concurrency=_MAX_CONNECTIONS,
     )
     if open_:
-        threading.Thread(target=webbrowser.open, args=[address_of(here)], daemon=True).start()
-    with sweeping(uploads), _terminated_like_interrupted():
-        uvicorn.Server(config).run(sockets=[here])
+        threading.Thread(target=webbrowser.open, args=[page_url(listener)], daemon=True).start()
+    with periodic_cleanup(uploads), _sigterm_as_interrupt():
+        uvicorn.Server(config).run(sockets=[listener])
 
 
-def address_of(here: socket.socket) -> str:
-    """The page's address."""
-    host, port = here.getsockname()[:2]
+def page_url(listener: socket.socket) -> str:
+    """URL of the demo's page."""
+    host, port = listener.getsockname()[:2]
     return f"http://{f'[{host}]' if ':' in host else host}:{port}/"
 
 
 @contextmanager
-def _terminated_like_interrupted() -> Iterator[None]:
-    """SIGTERM ends the block as Ctrl-C does, so that what is temporary is deleted."""
+def _sigterm_as_interrupt() -> Iterator[None]:
+    """Treat SIGTERM as Ctrl-C within the block, so that temporary files are deleted."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt

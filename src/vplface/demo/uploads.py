@@ -1,4 +1,4 @@
-"""What a browser sends: a file in a folder of its own, read once, bounded, and deleted at once."""
+"""Uploaded files: limits, reading, and deletion after use."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from pathlib import Path
 
 from vplface.errors import DataError
 
-MOST_BYTES = 20 * 2**20
-"""Of one picture."""
+MAX_PICTURE_BYTES = 20 * 2**20
+"""Size limit of one picture."""
 
-MOST_PICTURES = 20
-"""That are held at a time."""
+MAX_PICTURES = 20
+"""Limit of pictures held in one visit."""
 
-_EVERY, _ABANDONED = 30.0, 120.0
-"""Seconds."""
+_CLEANUP_INTERVAL, _ABANDONED_AFTER = 30.0, 120.0
+"""Seconds between clean-ups, and the age at which an upload counts as abandoned."""
 
 
-def taken(uploaded: Sequence[str], folder: Path, beside: Collection[Path] = ()) -> dict[Path, bytes]:
-    """{file name: bytes} of uploaded files, which are deleted; a name that occurs twice gets a number.
+def take_uploads(uploaded: Sequence[str], folder: Path, taken_names: Collection[Path] = ()) -> dict[Path, bytes]:
+    """Read uploaded files into {file name: bytes} and delete them; a duplicate name gets a number.
 
     Args:
-        uploaded: where the server says that it has put them; the browser had a say in it, so it is checked.
-        folder: where uploads lie.
-        beside: names that are there already.
+        uploaded: paths of the uploads. The browser can influence them, so they are checked.
+        folder: folder of the uploads.
+        taken_names: names already in use.
 
     Raises:
-        DataError: a path that leads out of the folder, too many files, or a file that is too large. The others are
-            deleted all the same.
+        DataError: a path outside the folder, too many files, or a file that is too large. The other files are still
+            deleted.
     """
     root = folder.resolve()
     files = [Path(each) for each in uploaded]
@@ -38,25 +38,25 @@ def taken(uploaded: Sequence[str], folder: Path, beside: Collection[Path] = ()) 
         if file.is_symlink() or not file.is_file() or root not in file.resolve().parents:
             raise DataError("this is not a file that was uploaded here; upload it again")
     try:
-        if len(files) > MOST_PICTURES:
-            raise DataError(f"{len(files)} pictures at once; give at most {MOST_PICTURES}")
+        if len(files) > MAX_PICTURES:
+            raise DataError(f"{len(files)} pictures at once; upload at most {MAX_PICTURES}")
         pictures: dict[Path, bytes] = {}
         for file in files:
-            if file.stat().st_size > MOST_BYTES:
+            if file.stat().st_size > MAX_PICTURE_BYTES:
                 raise DataError(
-                    f"{file.name}: larger than {MOST_BYTES // 2**20} MB, which is the limit; make the picture smaller"
+                    f"{file.name}: larger than the limit of {MAX_PICTURE_BYTES // 2**20} MB; reduce the picture"
                 )
-            pictures[_free(Path(file.name), {*beside, *pictures})] = file.read_bytes()
+            pictures[_free(Path(file.name), {*taken_names, *pictures})] = file.read_bytes()
         return pictures
     finally:
         for file in files:
             file.unlink(missing_ok=True)
-            with suppress(OSError):  # another upload of the same bytes may lie there
+            with suppress(OSError):  # the folder may hold another upload of the same bytes
                 file.parent.rmdir()
 
 
-def swept(folder: Path, older_than: float) -> int:
-    """Delete abandoned uploads, those last written more than so many seconds ago; returns how many there were."""
+def delete_abandoned(folder: Path, older_than: float) -> int:
+    """Delete uploads last written more than ``older_than`` seconds ago; returns their number."""
     count = 0
     for file in folder.rglob("*"):
         with suppress(OSError):
@@ -67,13 +67,13 @@ def swept(folder: Path, older_than: float) -> int:
 
 
 @contextmanager
-def sweeping(folder: Path) -> Iterator[None]:
-    """Delete abandoned uploads from time to time."""
+def periodic_cleanup(folder: Path) -> Iterator[None]:
+    """Delete abandoned uploads in a background thread within the block."""
     over = threading.Event()
 
     def sweep() -> None:
-        while not over.wait(_EVERY):
-            swept(folder, _ABANDONED)
+        while not over.wait(_CLEANUP_INTERVAL):
+            delete_abandoned(folder, _ABANDONED_AFTER)
 
     thread = threading.Thread(target=sweep, daemon=True)
     thread.start()

@@ -23,7 +23,7 @@ from helpers.browser import CHROMIUM, Browser
 from helpers.painted import write
 from vplface.backbones import build
 from vplface.cli.app import app
-from vplface.demo.serve import hosts_of, is_loopback, listening
+from vplface.demo.serve import allowed_hosts, is_loopback, listening_socket
 from vplface.deploy.gallery_folder import load_gallery
 from vplface.embedder import Embedder, ModelCard, save_model
 from vplface.errors import UsageError
@@ -242,11 +242,11 @@ def enrol(browser: Browser, demo: Demo, pictures: Path) -> None:
     browser.upload("#enrol-file input", pictures / "0a.png", pictures / "0b.png")
     browser.wait("document.querySelectorAll('#pending li').length == 2")
     browser.click("#enrol-button")
-    browser.wait("document.querySelector('#enrol-told').innerText.includes('agreed')")
+    browser.wait("document.querySelector('#enrol-result').innerText.includes('agreed')")
     assert not demo.gallery.exists()
     browser.click("#enrol-consent input")
     browser.click("#enrol-button")
-    browser.wait("document.querySelector('#enrol-told').innerText.includes('2 pictures of Ada')")
+    browser.wait("document.querySelector('#enrol-result').innerText.includes('2 pictures of Ada')")
     browser.wait("document.querySelector('#people').innerText.includes('onerror')")
     assert dict(load_gallery(demo.gallery).pictures) == {NAME: 2}
 
@@ -294,14 +294,14 @@ def vplface(*words: object):
     return CliRunner().invoke(app, [str(word) for word in words])
 
 
-def test_a_port_that_is_taken_is_told_with_one_that_is_free(tmp_path):
+def test_listening_socket_names_a_free_port_where_its_own_is_taken(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         result = vplface("demo", tmp_path, "--port", port)
         assert result.exit_code == 2
-        free = re.search(rf"--port {port}: another program listens there; (\d+) is free", result.stderr)
+        free = re.search(rf"--port {port}: in use by another program; port (\d+) is free", result.stderr)
         assert free
-        listening("127.0.0.1", int(free[1])).close()
+        listening_socket("127.0.0.1", int(free[1])).close()
 
 
 def test_an_address_that_others_can_reach_has_to_be_meant(tmp_path):
@@ -311,14 +311,14 @@ def test_an_address_that_others_can_reach_has_to_be_meant(tmp_path):
         assert f"--host {host}: others could reach the page" in result.stderr
         assert "--expose" in result.stderr
     with pytest.raises(UsageError, match=r"--host 192\.0\.2\.1: "):
-        listening("192.0.2.1", 0)
+        listening_socket("192.0.2.1", 0)
     result = vplface("demo", tmp_path / "absent", "--host", "0.0.0.0", "--port", "0", "--expose")
     assert "warning: everybody who can reach 0.0.0.0 can see, enrol and remove people" in result.stderr
     assert [is_loopback(host) for host in ("localhost", "127.0.0.1", "127.8.8.8", "::1", "10.0.0.1", "x")] == [
         True, True, True, True, False, False,
     ]  # fmt: skip
     result = vplface("demo", tmp_path / "absent", "--port", "0", "--name", "http://box")
-    assert (result.exit_code, "--name http://box: expected the name of a host" in result.stderr) == (2, True)
+    assert (result.exit_code, "--name http://box: expected a host name" in result.stderr) == (2, True)
 
 
 def test_a_server_goes_by_the_names_that_it_was_given_and_by_addresses_if_others_can_reach_it():
@@ -338,15 +338,15 @@ def test_a_server_goes_by_the_names_that_it_was_given_and_by_addresses_if_others
         ("127.8.8.8", {"127.8.8.8"}, set()), ("localhost", set(), set()), ("0.0.0.0", {"0.0.0.0"}, elsewhere),
         ("::", {"::"}, elsewhere), ("box.lan", {"box.lan"}, elsewhere),
     ):  # fmt: skip
-        hosts = hosts_of(host)
+        hosts = allowed_hosts(host)
         assert all(name in hosts for name in here | own | addresses)
         assert not any(name in hosts for name in (elsewhere | others) - addresses)
-    named = hosts_of("0.0.0.0", ["Box.Example.", "grüße.example"])
+    named = allowed_hosts("0.0.0.0", ["Box.Example.", "grüße.example"])
     assert {name for name in ("box.example", "xn--gre-hoa3n.example") if name in named} == {"box.example"}
     assert "grüße.example".encode("idna").decode() in named
     for name in ("", "*", "box:80", "http://box", "a b", "box/", "[::1", "a@box", "x" * 80):
-        with pytest.raises(UsageError, match="expected the name of a host"):
-            hosts_of("0.0.0.0", [name])
+        with pytest.raises(UsageError, match="expected a host name"):
+            allowed_hosts("0.0.0.0", [name])
 
 
 def test_a_missing_extra_is_named(tmp_path, monkeypatch):

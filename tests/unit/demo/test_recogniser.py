@@ -14,9 +14,9 @@ import torch
 from helpers.painted import InTiles, landmarks, photograph, write
 from vplface.backbones import build
 from vplface.data.pictures import UnreadablePictureError
-from vplface.demo import pieces
-from vplface.demo.pieces import Shown
-from vplface.demo.recogniser import LONGEST_NAME, Recogniser
+from vplface.demo import fragments
+from vplface.demo.fragments import PhotographView
+from vplface.demo.recogniser import MAX_NAME_LENGTH, Recogniser
 from vplface.deploy import faces as module
 from vplface.deploy.decision import Threshold
 from vplface.deploy.faces import FaceReader, NoFaceError
@@ -96,14 +96,14 @@ def test_people_come_are_found_and_go(desk, pictures):
         desk.remove("Ada")
 
 
-@pytest.mark.parametrize("name", ["", "  ", "a\0b", "a\nb", "x" * (LONGEST_NAME + 1)])
+@pytest.mark.parametrize("name", ["", "  ", "a\0b", "a\nb", "x" * (MAX_NAME_LENGTH + 1)])
 def test_impossible_names_are_refused(desk, pictures, name):
     with pytest.raises(DataError, match=r"is no name|characters; give"):
         desk.enrol(name, {Path("a.png"): pictures[Path("a.png")]})
     assert desk.people() == {}
 
 
-@pytest.mark.parametrize("name", ["../../x", "/etc/passwd", "..", "~", "x" * LONGEST_NAME, HOSTILE])
+@pytest.mark.parametrize("name", ["../../x", "/etc/passwd", "..", "~", "x" * MAX_NAME_LENGTH, HOSTILE])
 def test_a_name_is_never_a_path(desk, pictures, tmp_path, name):
     before = sorted(tmp_path.iterdir())
     desk.enrol(name, {Path("a.png"): pictures[Path("a.png")]})
@@ -161,11 +161,11 @@ def test_the_operating_point_of_the_model_decides(run, tmp_path):
 def test_a_verdict_says_what_it_rests_on(run):
     point = OperatingPoint(0.4, 1e-3, 9e-4, 0.75, {}, "faces", "2026-01-01T00:00:00+00:00", {})
     for similarity, word in ((0.4, "same person"), (0.3999, "different people")):
-        told = pieces.verdict(similarity, Threshold(0.4, point), run)
+        told = fragments.verdict(similarity, Threshold(0.4, point), run)
         assert f"{similarity:.4f}" in told
         assert word in told
         assert "threshold 0.4000: FAR 0.001 (measured 0.0009, TAR 0.7500, on faces)" in told
-    bare = pieces.verdict(-0.25, None, run)
+    bare = fragments.verdict(-0.25, None, run)
     assert "−0.2500" in bare
     assert "no decision" in bare
     assert f"vplface evaluate {run} --data FACES --people PEOPLE --save-operating-point 1e-4" in bare
@@ -175,39 +175,41 @@ def test_what_is_found_is_named_or_unknown(desk, pictures):
     desk.enrol("Ada", {Path("two.png"): pictures[Path("two.png")]})
     photograph = read(desk, pictures, "two.png")
     faces, count = desk.search(photograph)
-    told = pieces.found(Shown.of(photograph), faces, desk.threshold, count, desk.model)
+    told = fragments.search_result(PhotographView.of(photograph), faces, desk.threshold, count, desk.model)
     assert told.count(">Ada</b>") == told.count(">unknown</b>") == 2  # in the picture, and below it
     assert "similarity 1.0000" in told
     assert "nearest: Ada 0." in told
-    undecided = pieces.found(Shown.of(photograph), faces, None, count, desk.model)
+    undecided = fragments.search_result(PhotographView.of(photograph), faces, None, count, desk.model)
     assert undecided.count('<b class="open">no decision</b>') == 2
     assert ">Ada 1.00</b>" in undecided
     assert "has no operating point" in undecided
     point = OperatingPoint(0.4, 0.5, 0.5, 0.75, {}, "faces", "2026-01-01T00:00:00+00:00", {})
-    crowded = pieces.found(Shown.of(photograph), faces, Threshold(0.4, point), 2, desk.model)
+    crowded = fragments.search_result(PhotographView.of(photograph), faces, Threshold(0.4, point), 2, desk.model)
     assert "with 2 enrolled pictures up to 75 % of strangers are given a name" in crowded
 
 
 def test_which_face_is_compared_is_shown(desk, pictures):
-    shown = Shown.of(read(desk, pictures, "two.png"))
-    assert "face 1 of 2, " in pieces.side(shown, 1)
-    assert "face 2 of 2, " in pieces.side(shown, 2)
-    assert "an aligned face, taken as it is" in pieces.side(Shown.of(read(desk, pictures, "a.png")), 1)
+    shown = PhotographView.of(read(desk, pictures, "two.png"))
+    assert "face 1 of 2, " in fragments.compared_photograph(shown, 1)
+    assert "face 2 of 2, " in fragments.compared_photograph(shown, 2)
+    assert "an aligned face, taken as it is" in fragments.compared_photograph(
+        PhotographView.of(read(desk, pictures, "a.png")), 1
+    )
 
 
 def test_what_is_not_ours_is_escaped(desk, pictures):
     photograph = replace(read(desk, pictures, "two.png"), path=Path(HOSTILE.replace("/", "_")))
-    shown = Shown.of(photograph)
+    shown = PhotographView.of(photograph)
     done = desk.enrol(HOSTILE, {photograph.path: pictures[Path("two.png")]})
     faces, count = desk.search(photograph)
     for markup in (
-        pieces.side(shown, 1),
-        pieces.found(shown, faces, desk.threshold, count, desk.model),
-        pieces.pending({photograph.path: shown, Path("<b>"): "<i>no face</i>"}),
-        pieces.enrolled(HOSTILE, done),
-        pieces.people({HOSTILE: 1}),
-        pieces.removed(HOSTILE, 1),
-        pieces.note(HOSTILE),
+        fragments.compared_photograph(shown, 1),
+        fragments.search_result(shown, faces, desk.threshold, count, desk.model),
+        fragments.pending({photograph.path: shown, Path("<b>"): "<i>no face</i>"}),
+        fragments.enrolled(HOSTILE, done),
+        fragments.people({HOSTILE: 1}),
+        fragments.removed(HOSTILE, 1),
+        fragments.note(HOSTILE),
     ):
         assert "<img src=x" not in markup
         assert "<i>no" not in markup

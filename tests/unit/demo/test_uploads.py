@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from vplface.demo import uploads
-from vplface.demo.uploads import sweeping, swept, taken
+from vplface.demo.uploads import delete_abandoned, periodic_cleanup, take_uploads
 from vplface.errors import DataError
 
 
@@ -26,25 +26,25 @@ def files(folder: Path) -> list[Path]:
 
 def test_an_upload_is_read_and_deleted_with_its_folder(tmp_path):
     given = [put(tmp_path, "1", "a.png", b"one"), put(tmp_path, "2", "b.png", b"two")]
-    assert taken(given, tmp_path) == {Path("a.png"): b"one", Path("b.png"): b"two"}
+    assert take_uploads(given, tmp_path) == {Path("a.png"): b"one", Path("b.png"): b"two"}
     assert list(tmp_path.iterdir()) == []
 
 
 def test_names_that_occur_twice_are_told_apart(tmp_path):
     given = [put(tmp_path, str(number), "a.png", bytes([number])) for number in range(3)]
-    assert taken(given, tmp_path) == {Path("a.png"): b"\0", Path("a (2).png"): b"\1", Path("a (3).png"): b"\2"}
+    assert take_uploads(given, tmp_path) == {Path("a.png"): b"\0", Path("a (2).png"): b"\1", Path("a (3).png"): b"\2"}
     held = [Path("a.png"), Path("a (2).png")]
-    assert taken([put(tmp_path, "1", "a.png")], tmp_path, held) == {Path("a (3).png"): b"x"}
+    assert take_uploads([put(tmp_path, "1", "a.png")], tmp_path, held) == {Path("a (3).png"): b"x"}
 
 
 def test_what_is_too_large_or_too_many_is_named_and_deleted_all_the_same(tmp_path, monkeypatch):
-    monkeypatch.setattr(uploads, "MOST_BYTES", 3)
-    assert taken([put(tmp_path, "1", "a.png", b"123")], tmp_path) == {Path("a.png"): b"123"}
+    monkeypatch.setattr(uploads, "MAX_PICTURE_BYTES", 3)
+    assert take_uploads([put(tmp_path, "1", "a.png", b"123")], tmp_path) == {Path("a.png"): b"123"}
     with pytest.raises(DataError, match=r"b\.png: larger than"):
-        taken([put(tmp_path, "1", "b.png", b"1234"), put(tmp_path, "2", "c.png")], tmp_path)
-    monkeypatch.setattr(uploads, "MOST_PICTURES", 2)
-    with pytest.raises(DataError, match="3 pictures at once; give at most 2"):
-        taken([put(tmp_path, str(number), "a.png") for number in range(3)], tmp_path)
+        take_uploads([put(tmp_path, "1", "b.png", b"1234"), put(tmp_path, "2", "c.png")], tmp_path)
+    monkeypatch.setattr(uploads, "MAX_PICTURES", 2)
+    with pytest.raises(DataError, match="3 pictures at once; upload at most 2"):
+        take_uploads([put(tmp_path, str(number), "a.png") for number in range(3)], tmp_path)
     assert files(tmp_path) == []
 
 
@@ -59,7 +59,7 @@ def test_a_path_that_leads_out_is_refused_and_nothing_is_read_or_deleted(tmp_pat
         folder / "absent.png", "", "/etc/passwd",
     ):  # fmt: skip
         with pytest.raises(DataError, match="not a file that was uploaded here"):
-            taken([inside, str(path)], folder)
+            take_uploads([inside, str(path)], folder)
     assert secret.read_bytes() == b"s"
     assert Path(inside).read_bytes() == b"x"
 
@@ -68,11 +68,11 @@ def test_abandoned_uploads_are_deleted_after_a_while(tmp_path, monkeypatch):
     old, new = (Path(put(tmp_path, "1", name)) for name in ("old.png", "new.png"))
     os.utime(old, (time.time() - 200,) * 2)
     (tmp_path / "link").symlink_to(tmp_path.parent)
-    assert swept(tmp_path, 120) == 1
+    assert delete_abandoned(tmp_path, 120) == 1
     assert (old.exists(), new.exists()) == (False, True)
-    monkeypatch.setattr(uploads, "_EVERY", 0.01)
-    monkeypatch.setattr(uploads, "_ABANDONED", -1.0)
-    with sweeping(tmp_path):
+    monkeypatch.setattr(uploads, "_CLEANUP_INTERVAL", 0.01)
+    monkeypatch.setattr(uploads, "_ABANDONED_AFTER", -1.0)
+    with periodic_cleanup(tmp_path):
         end = time.monotonic() + 10
         while new.exists() and time.monotonic() < end:
             time.sleep(0.01)

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from vplface.demo import gate
-from vplface.demo.gate import Gate, report_of
-from vplface.demo.serve import hosts_of
+from vplface.demo import middleware
+from vplface.demo.middleware import AllowlistMiddleware, report_of
+from vplface.demo.serve import allowed_hosts
 
 HOSTS = ("127.0.0.1", "localhost", "::1")
 HERE = "127.0.0.1:7860"
@@ -62,7 +62,7 @@ def ask(
     async def send(message):
         sent.append(message)
 
-    asyncio.run(Gate(server, hosts, report, tmp_path)(scope, receive, send))
+    asyncio.run(AllowlistMiddleware(server, hosts, report, tmp_path)(scope, receive, send))
     start, *rest = sent
     answered = {key.decode(): value.decode() for key, value in start["headers"]}
     return Answer(start["status"], answered, b"".join(message["body"] for message in rest), server.seen, server.queries)
@@ -119,12 +119,12 @@ def test_names_of_this_machine_will_do(tmp_path, host):
 
 def test_a_site_that_has_its_name_lead_here_is_refused_though_others_may_come(tmp_path):
     for path in ("/", "/gradio_api/upload_progress"):
-        assert ask(tmp_path, "GET", path, host="evil.example", hosts=hosts_of("0.0.0.0")).status == 403
+        assert ask(tmp_path, "GET", path, host="evil.example", hosts=allowed_hosts("0.0.0.0")).status == 403
     for name in ("evil.example", "evil.example:7860", "EVIL.example."):
-        answer = post(tmp_path, host=name, origin=f"http://{name}", hosts=hosts_of("0.0.0.0", ["box.example"]))
+        answer = post(tmp_path, host=name, origin=f"http://{name}", hosts=allowed_hosts("0.0.0.0", ["box.example"]))
         assert (answer.status, answer.through) == (403, [])
     for name in ("192.168.1.5:7860", "[2001:db8::1]:7860", "box.example", "Box.Example.:7860", "localhost"):
-        hosts = hosts_of("0.0.0.0", ["box.example"])
+        hosts = allowed_hosts("0.0.0.0", ["box.example"])
         assert post(tmp_path, host=name, origin=f"http://{name}", body=b"{}", hosts=hosts).status == 200
 
 
@@ -203,14 +203,14 @@ def test_a_body_that_never_ends_is_cut_off(tmp_path, path, monkeypatch):
         "type": "http", "method": "POST", "path": path, "query_string": b"",
         "headers": [(key.encode(), value.encode()) for key, value in headers.items()],
     }  # fmt: skip
-    asyncio.run(Gate(app, HOSTS, None, tmp_path)(scope, receive, send))
-    assert sum(received) <= gate._longest(path) + 2**21
+    asyncio.run(AllowlistMiddleware(app, HOSTS, None, tmp_path)(scope, receive, send))
+    assert sum(received) <= middleware._max_body_bytes(path) + 2**21
 
     async def wait():
         await asyncio.sleep(60)
 
-    monkeypatch.setattr(gate, "_PATIENCE", 0.05)
-    asyncio.run(asyncio.wait_for(Gate(app, HOSTS, None, tmp_path)(scope, wait, send), 10))
+    monkeypatch.setattr(middleware, "_BODY_TIMEOUT", 0.05)
+    asyncio.run(asyncio.wait_for(AllowlistMiddleware(app, HOSTS, None, tmp_path)(scope, wait, send), 10))
 
 
 def test_events_that_are_nested_deep_or_have_long_numbers_are_refused(tmp_path):
@@ -257,5 +257,5 @@ def test_the_report_lies_in_the_runs_own_folder(tmp_path):
 
 def test_nothing_but_http_is_served(tmp_path):
     server = Server()
-    asyncio.run(Gate(server, HOSTS, None, tmp_path)({"type": "websocket", "path": "/"}, None, None))
+    asyncio.run(AllowlistMiddleware(server, HOSTS, None, tmp_path)({"type": "websocket", "path": "/"}, None, None))
     assert server.seen == []
