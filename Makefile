@@ -1,10 +1,11 @@
 # make train   set up, then train plain and variational ArcFace on generated faces and compare them
-# make test    set up, then run the tests
+# make check   set up, then run the fast tests and everything that reads the source: three minutes on two cores
+# make test    set up, then run all tests: twelve minutes on two cores
 # make peers   set up a second environment with insightface, and see that it loads what we export
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: env train test peers lint docs clean
+.PHONY: env train check test peers lint docs clean
 
 env: .venv/installed
 
@@ -17,8 +18,14 @@ env: .venv/installed
 train: env
 	$(BIN)/vplface study quickstart
 
+PYTEST := $(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+
+check: env
+	$(PYTEST) -m 'not slow and not grid and not gpu' tests/unit
+	$(MAKE) lint
+
 test: env
-	$(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	$(PYTEST)
 
 # insightface asks for opencv-python, which cannot share an environment with opencv-python-headless.
 .venv-peers/installed: Makefile constraints.txt

@@ -11,6 +11,7 @@ from vplface import ArcFace, CosFace, FusedSGD, NormSoftmax, PrototypeHead, Vari
 from vplface.softmax import tiled
 
 pytestmark = [
+    pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"),
     pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="needs TRITON_INTERPRET=0"),
 ]

@@ -8,6 +8,7 @@ import torch
 from vplface import PrototypeHead, Variational
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.backends.mps.is_available(), reason="needs Apple's MPS")
 @pytest.mark.parametrize("backend", ["reference", "tiled"])
 def test_a_step_on_mps_is_the_step_on_the_cpu(backend: str) -> None:

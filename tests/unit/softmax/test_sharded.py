@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from helpers.grids import grid
 from vplface import (
     ArcFace,
     BorrowedSpread,
@@ -128,10 +129,8 @@ def require_same(run, results, atol=1e-11):
     return alone
 
 
-@pytest.mark.parametrize("world", [1, 2, 3, 4])
-@pytest.mark.parametrize("backend", ["reference", "tiled", "triton"])
-@pytest.mark.parametrize("fused", [False, True], ids=["grad", "fused"])
-def test_it_is_the_trajectory_of_one_process(processes, world, backend, fused):
+@grid(world=[1, 2, 3, 4], backend=["reference", "tiled", "triton"], fused=[False, True])
+def test_sharded_head_has_the_trajectory_of_one_process(processes, world, backend, fused):
     run = settings(backend=backend, fused=fused, steps=8 if backend == "triton" else STEPS)
     alone = require_same(run, processes.run(train, world, run))
     assert alone["losses"][-1] < alone["losses"][0]
@@ -156,14 +155,14 @@ def test_it_is_the_trajectory_of_one_process(processes, world, backend, fused):
     ],
     ids=str,
 )
-def test_it_is_so_with_four_processes_and(processes, changes):
+def test_sharded_head_of_four_processes_has_the_trajectory_of_one_with(processes, changes):
     run = settings(**changes)
     require_same(run, processes.run(train, 4, run))
 
 
-@pytest.mark.parametrize(
-    "memory",
-    [
+@grid(
+    cover=1,  # kinds of memory do not know how a step is divided
+    memory=[
         RunningMean(0.7),
         SeveralFeatures(3),
         Gaussian(bank=16),
@@ -171,14 +170,14 @@ def test_it_is_so_with_four_processes_and(processes, changes):
         BorrowedSpread(bank=16),
         ShuffledMemory(),
     ],
-    ids=str,
+    division=[
+        (2, {}),
+        (4, {"fused": True, "options": {"sample_rate": 0.6}}),
+        (4, {"parts": 2, "batch": 16, "classes": 3}),
+    ],
 )
-@pytest.mark.parametrize(
-    ("world", "changes"),
-    [(2, {}), (4, {"fused": True, "options": {"sample_rate": 0.6}}), (4, {"parts": 2, "batch": 16, "classes": 3})],
-    ids=str,
-)
-def test_it_is_so_with_every_memory(processes, memory, world, changes):
+def test_sharded_head_with_every_memory_has_the_trajectory_of_one_process(processes, memory, division):
+    world, changes = division
     run = settings(variational=(0.3, 4, 3, True, memory), steps=20, **changes)
     alone = require_same(run, processes.run(train, world, run))
     assert alone["coverage"] > 0

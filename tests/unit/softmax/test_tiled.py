@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.functional import normalize
 
+from helpers.grids import grid
 from vplface import ArcFace, CombinedMargin, CosFace, FusedSGD, NormSoftmax, PrototypeHead, Variational
 from vplface.prototypes import Injection
 from vplface.softmax import Filter, Workspace, reference, tiled
@@ -24,7 +25,11 @@ MARGINS = [
 KEEP_ALL, KEEP_NONE = 256.0, 0.0
 
 
-@pytest.fixture(autouse=True, params=["Walk", "CompiledWalk", "TritonWalk"])
+WALKS = ["Walk", "CompiledWalk", "TritonWalk"]
+
+
+# Triton's interpreter takes about twenty times as long as the others. By default it runs what two grids below select.
+@pytest.fixture(autouse=True, params=[*WALKS[:2], pytest.param(WALKS[2], marks=pytest.mark.grid)])
 def walk(request, monkeypatch):
     """Every test holds for torch's own operations, compiled, and for Triton's kernels, here in its interpreter."""
     room = {"Walk": "tiled", "CompiledWalk": "compiled", "TritonWalk": "kernels"}[request.param]
@@ -70,12 +75,16 @@ def require_equal(found, atol=1e-12, rtol=1e-9):
         torch.testing.assert_close(ours, definition, atol=atol, rtol=rtol)
 
 
-@pytest.mark.parametrize("margin", MARGINS, ids=str)
-@pytest.mark.parametrize("alive", [None, 0.0, 0.5, 1.0])
-@pytest.mark.parametrize("workspace_mb", [KEEP_ALL, KEEP_NONE])
-@pytest.mark.parametrize(("batch", "classes", "dim"), [(1, 2, 3), (5, 7, 4), (9, 13, 8), (3, 25, 2), (30, 4, 6)])
-def test_it_is_the_definition(margin, alive, workspace_mb, batch, classes, dim):
-    x, labels, weight, injection = problem(batch, classes, dim, alive=0.0 if alive is None else alive)
+@grid(
+    walk=WALKS,
+    margin=MARGINS,
+    alive=[None, 0.0, 0.5, 1.0],  # share of the classes with a living memory
+    workspace_mb=[KEEP_ALL, KEEP_NONE],
+    sizes=[(1, 2, 3), (5, 7, 4), (9, 13, 8), (3, 25, 2), (30, 4, 6)],  # one tile, whole tiles, a partial last tile
+    indirect=["walk"],
+)
+def test_margin_softmax_is_the_definition(margin, alive, workspace_mb, sizes):
+    x, labels, weight, injection = problem(*sizes, alive=0.0 if alive is None else alive)
     require_equal(both(x, labels, weight, margin, None if alive is None else injection, workspace_mb))
 
 
@@ -89,7 +98,7 @@ def test_it_is_the_definition(margin, alive, workspace_mb, batch, classes, dim):
     st.sampled_from(MARGINS),
     st.integers(0, 2**16),
 )
-def test_it_is_the_definition_at_any_size(batch, classes, dim, alive, lam, renormalise, margin, seed):
+def test_margin_softmax_is_the_definition_at_any_size(batch, classes, dim, alive, lam, renormalise, margin, seed):
     x, labels, weight, injection = problem(batch, classes, dim, seed, alive, lam, renormalise)
     require_equal(both(x, labels, weight, margin, injection, KEEP_ALL), atol=1e-10)
 
@@ -208,13 +217,12 @@ def heads(delta_t=2, start=3, lam=0.3, clip=None, **settings):
     return definition, optimizer, fused
 
 
-@pytest.mark.parametrize("margin", [ArcFace(8.0, 0.3), NormSoftmax(8.0)], ids=str)
-@pytest.mark.parametrize("lam", [0.3, 1.0])
-@pytest.mark.parametrize("memory_dtype", [None, torch.float32])
-def test_fifty_steps_of_a_fused_head_are_those_of_torchs_sgd(margin, lam, memory_dtype):
+@grid(margin=[ArcFace(8.0, 0.3), NormSoftmax(8.0)], lam=[0.3, 1.0], memory_dtype=[None, torch.float32])
+def test_FusedSGD_trajectory_is_that_of_torchs_sgd(margin, lam, memory_dtype, walk):
+    steps = 15 if walk == "TritonWalk" else 50
     definition, optimizer, fused = heads(margin=margin, lam=lam, memory_dtype=memory_dtype)
-    schedules = [torch.optim.lr_scheduler.StepLR(each, 20, 0.1) for each in (optimizer, fused.optimizer)]
-    for seed in range(50):
+    schedules = [torch.optim.lr_scheduler.StepLR(each, 2 * steps // 5, 0.1) for each in (optimizer, fused.optimizer)]
+    for seed in range(steps):
         g = torch.Generator().manual_seed(seed)
         size = 1 + seed % 9
         x = torch.randn(size, 6, generator=g, dtype=torch.float64)
@@ -303,18 +311,21 @@ def test_memory_is_as_the_forward_saw_it_however_late_the_backward():
             torch.testing.assert_close(ours, definition, atol=1e-12, rtol=1e-10)
 
 
-@pytest.mark.parametrize("margin", MARGINS, ids=str)
-@pytest.mark.parametrize(
-    ("dtype", "tolerance"), [(torch.float64, 1e-11), (torch.float32, 2e-5), (torch.bfloat16, 0.15)]
+TOLERANCE = {torch.float64: 1e-11, torch.float32: 2e-5, torch.bfloat16: 0.15}
+DELTA_T_AND_START = {"plain": (2, None), "before": (2, 9), "expired": (1, 1), "partly": (2, 0), "alive": (9, 0)}
+
+
+@grid(
+    walk=WALKS,
+    margin=MARGINS,
+    dtype=TOLERANCE,
+    memory=DELTA_T_AND_START,
+    sizes=[(1, 2, 3), (7, 13, 8), (5, 3, 16)],
+    indirect=["walk"],
 )
-@pytest.mark.parametrize(
-    ("delta_t", "start"),
-    [(2, None), (2, 9), (1, 1), (2, 0), (9, 0)],
-    ids=["plain", "before", "expired", "partly", "alive"],
-)
-@pytest.mark.parametrize(("batch", "classes", "dim"), [(1, 2, 3), (7, 13, 8), (5, 3, 16)])
-def test_steps_in_any_type_stay_close_to_the_definition(margin, dtype, tolerance, delta_t, start, batch, classes, dim):
+def test_fused_steps_in_any_type_stay_close_to_the_definition(margin, dtype, memory, sizes):
     """Loss, dL/dx, W, momentum, M and T after four steps; the last class is always in the batch."""
+    (batch, classes, dim), (delta_t, start) = sizes, DELTA_T_AND_START[memory]
     found = []
     for kind in (torch.float64, dtype):
         head = PrototypeHead(
@@ -343,4 +354,4 @@ def test_steps_in_any_type_stay_close_to_the_definition(margin, dtype, tolerance
         found[-1].append(None if head.timer is None else head.timer.tolist())
     assert found[0].pop() == found[1].pop()
     for ours, definition in zip(found[1], found[0], strict=True):
-        assert (ours.double() - definition).norm() <= tolerance * (definition.norm() + 0.1)
+        assert (ours.double() - definition).norm() <= TOLERANCE[dtype] * (definition.norm() + 0.1)
