@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from functools import partial
 from typing import Any, get_type_hints
@@ -17,6 +16,7 @@ from vplface.backbones.timm import PREFIX, Timm
 from vplface.backbones.tiny import Tiny
 from vplface.backbones.vit import ViT
 from vplface.errors import ConfigError
+from vplface.suggest import did_you_mean
 
 __all__ = [
     "BACKBONES",
@@ -51,15 +51,15 @@ def build(name: str, embedding_dim: int = 512, **options: Any) -> nn.Module:
         return Timm(name.removeprefix(PREFIX), embedding_dim, **options)
     if name not in BACKBONES:
         raise ConfigError(
-            f"unknown backbone {name!r}{_nearest(name, BACKBONES)}; there are {', '.join(BACKBONES)}, and {PREFIX}NAME "
-            "for any model of timm"
+            f"unknown backbone {name!r}{did_you_mean(name, BACKBONES) or '.'} Known: {', '.join(BACKBONES)}, and"
+            f" {PREFIX}NAME for any model of timm"
         )
     known = list(option_types(name) or ())
     for option in options:
         if option not in known:
             raise ConfigError(
-                f"backbone {name}: unknown option {option!r}{_nearest(option, known)}; its options are "
-                f"{', '.join(known)}"
+                f"backbone {name}: unknown option {option!r}{did_you_mean(option, known) or '.'} Its options are"
+                f" {', '.join(known)}"
             )
     try:
         return BACKBONES[name](embedding_dim=embedding_dim, **options)
@@ -74,8 +74,3 @@ def option_types(name: str) -> dict[str, Any] | None:
     made = BACKBONES[name]
     types = get_type_hints((made.func if isinstance(made, partial) else made).__init__)
     return {option: types[option] for option in inspect.signature(made).parameters if option != "embedding_dim"}
-
-
-def _nearest(word: str, known: list[str] | dict[str, Any]) -> str:
-    matches = difflib.get_close_matches(word.lower(), known, n=1, cutoff=0.5)
-    return f" (did you mean {matches[0]!r}?)" if matches else ""

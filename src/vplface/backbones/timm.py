@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from types import ModuleType
 from typing import Any
 
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 
 from vplface.backbones.precision import full_precision
 from vplface.errors import ConfigError, MissingExtraError, VplfaceError, import_extra
+from vplface.suggest import did_you_mean
 
 PREFIX = "timm:"
 """What the name of such a backbone begins with."""
@@ -42,9 +42,8 @@ class Timm(nn.Module):
         super().__init__()
         timm = _timm()
         if not timm.is_model(name):
-            nearest = difflib.get_close_matches(name.lower().partition(".")[0], timm.list_models(), n=3, cutoff=0.5)
-            meant = f"did you mean {' or '.join(nearest)}?" if nearest else "timm.list_models() has them all"
-            raise ConfigError(f"backbone {PREFIX}{name}: timm {timm.__version__} has no model of this name; {meant}")
+            hint = did_you_mean(name.partition(".")[0], timm.list_models(), 3) or "; timm.list_models() lists them"
+            raise ConfigError(f"backbone {PREFIX}{name}: timm {timm.__version__} has no model of this name{hint}")
         for option in options:
             if option in _FIXED:
                 raise ConfigError(

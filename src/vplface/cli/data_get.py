@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from vplface.errors import UsageError
+from vplface.suggest import did_you_mean
 
 
 def get(
@@ -40,9 +40,8 @@ def get(
         there = ELSEWHERE[key]
         raise UsageError(f"{name} cannot be downloaded by a program. {there.title}: {there.page}. Bring: {there.bring}")
     if key not in SETS:
-        close = difflib.get_close_matches(key, [*SETS, *ELSEWHERE])
-        hint = f"did you mean {' or '.join(close)}? " if close else ""
-        raise UsageError(f"no set is called {name!r}; {hint}vplface data get --list names them")
+        hint = did_you_mean(key, [*SETS, *ELSEWHERE]) or "."
+        raise UsageError(f"no set is called {name!r}{hint} See vplface data get --list")
     wanted, folder = SETS[key], Path(key) if to is None else to
     print(f"{wanted.title}\n{wanted.page}\n{wanted.terms}", flush=True)
     for file in wanted.files:

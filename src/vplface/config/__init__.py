@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -61,6 +60,7 @@ from vplface.prototypes import (
 )
 from vplface.reading import kind_of, read_text
 from vplface.strict_yaml import DEEPEST, LIMIT, number, parse_yaml, plain, to_yaml
+from vplface.suggest import did_you_mean, did_you_mean_or_known, similar_names
 from vplface.terms import EPL, UNPG, XBM, BroadFace, Term, UniTSFace
 
 MARGINS: dict[str, type] = {
@@ -211,15 +211,17 @@ class _Named:
         if type(value) in self.kinds.values():
             return value
         if not isinstance(value, str | Mapping):
-            raise ValueError(f"{self.section} must be a name, or a name and options{nearest('', self.kinds)}")
+            raise ValueError(f"{self.section} must be a name, or a name and options; known: {', '.join(self.kinds)}")
         options = {"name": value} if isinstance(value, str) else dict(value)
         name = options.pop("name", self.default)
         if not isinstance(name, str) or name not in self.kinds:
-            raise ValueError(f"{self.section}.name {shown(name)} is unknown{nearest(str(name), self.kinds)}")
+            raise ValueError(
+                f"{self.section}.name {shown(name)} is unknown{did_you_mean_or_known(str(name), self.kinds)}"
+            )
         known = [field.name for field in dataclasses.fields(self.kinds[name])]
         for key in options:
             if key not in known:
-                hint = nearest(str(key), known) if known else ", which has none"
+                hint = did_you_mean_or_known(str(key), known) if known else ", which has none"
                 raise ValueError(f"{self.section}.{key} is not an option of {name}{hint}")
         return _made(self.section, self.kinds[name], options)
 
@@ -270,7 +272,7 @@ class _Rule:
             known = [field.name for field in dataclasses.fields(self.kind)]
             for key, number in value.items():
                 if key not in known:
-                    raise ValueError(f"{self.section}.{key} is unknown{nearest(str(key), known)}")
+                    raise ValueError(f"{self.section}.{key} is unknown{did_you_mean_or_known(str(key), known)}")
                 if isinstance(number, bool):
                     raise ValueError(f"{self.section}.{key} must be a number, got {number!r}")
             return _made(self.section, self.kind, value)
@@ -420,7 +422,7 @@ class Backbone(_Section):
         for option, value in self.options.items():
             key = f"backbone.options.{option}"
             if types is not None and option not in types:
-                raise ValueError(f"{key} is not an option of {self.name}{nearest(option, types)}")
+                raise ValueError(f"{key} is not an option of {self.name}{did_you_mean_or_known(option, types)}")
             if not _is_small(value):
                 raise ValueError(f"{key}: no number may exceed {bounds.DIM:,}, got {shown(value)}")
             try:
@@ -671,11 +673,12 @@ def _read_recipe(recipe: str | Path) -> dict[str, Any]:
     elif path.stem in shipped_recipes() and str(path.parent) in (".", "configs"):
         text = files("vplface").joinpath("configs", f"{path.stem}.yaml").read_text(encoding="utf-8")
     else:
-        beside = {file.stem: str(file) for file in path.parent.glob("*.yaml")}
-        alike = difflib.get_close_matches(path.stem, beside, n=1)
+        shipped = shipped_recipes()
+        known = {name: name for name in shipped} | {file.stem: str(file) for file in path.parent.glob("*.yaml")}
+        similar = similar_names(path.stem, known)
         raise ConfigError(
             f"no configuration {str(recipe)!r}: neither a file, a run folder nor a shipped recipe"
-            + (f"; did you mean {beside[alike[0]]!r}?" if alike else nearest(path.stem, shipped_recipes()))
+            + (f"; did you mean {known[similar[0]]!r}?" if similar else f"; known: {', '.join(shipped)}")
         )
     raw = parse_yaml(text, str(path))
     if not isinstance(raw, dict):
@@ -768,7 +771,7 @@ def validated(kind: type[Model], raw: Mapping[str, Any], origin: str) -> Model:
         more = f" ({error.error_count() - 1} more)" if error.error_count() > 1 else ""
         near = ""
         if first["type"] == "literal_error":
-            near = most_like(str(first["input"]), re.findall("'(.*?)'", first["ctx"]["expected"]))
+            near = did_you_mean(str(first["input"]), re.findall("'(.*?)'", first["ctx"]["expected"]))
         raise ConfigError(f"{where}: {_first_fault(error)}{near}{more}") from error
 
 
@@ -817,7 +820,7 @@ def refuse_unknown(kind: Any, raw: object, where: tuple[str, ...], origin: str) 
     for key, value in raw.items():
         if key not in annotations:
             place = ".".join((*where, str(key)))
-            raise ConfigError(f"{origin}: unknown key {place!r}{nearest(str(key), annotations)}")
+            raise ConfigError(f"{origin}: unknown key {place!r}{did_you_mean_or_known(str(key), annotations)}")
         for section in _sections(annotations[key]):
             refuse_unknown(section, value, (*where, key), origin)
 
@@ -826,14 +829,3 @@ def _sections(annotation: Any) -> list[type]:
     if isinstance(annotation, type) and (issubclass(annotation, BaseModel) or annotation is Augmentation):
         return [annotation]
     return [section for part in get_args(annotation) for section in _sections(part)]
-
-
-def nearest(word: str, known: Iterable[str]) -> str:
-    """What to say to a word that is unknown: the known one that is most like it, or all of them."""
-    return most_like(word, known) or f"; known: {', '.join(known)}"
-
-
-def most_like(word: str, known: Iterable[str]) -> str:
-    """As :func:`nearest`, but nothing where no known word is like it."""
-    matches = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
-    return f"; did you mean {matches[0]!r}?" if matches else ""

@@ -6,7 +6,6 @@ A similarity between embeddings of two models means nothing, so a gallery knows 
 
 from __future__ import annotations
 
-import difflib
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -22,6 +21,7 @@ from vplface.deploy.faces import Box
 from vplface.embedder import Embedder, Flip
 from vplface.errors import DataError
 from vplface.evaluation.provenance import hashes, model_files
+from vplface.suggest import did_you_mean
 
 _NO_BOX = (-1, -1, -1, -1)
 
@@ -222,9 +222,7 @@ class Gallery:
         """
         gone = {name_of(name) for name in names}
         for name in sorted(gone - set(self.names)):
-            near = difflib.get_close_matches(name, self.names, 3, 0.6)
-            told = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
-            raise DataError(f"{self.where}: nobody is enrolled as {name!r}{told}")
+            raise DataError(f"{self.where}: nobody is enrolled as {name!r}{did_you_mean(name, self.names, 3)}")
         stays = np.array([name not in gone for name in self.names], bool)
         kept = np.flatnonzero(stays[self.person])
         number = np.cumsum(stays) - 1

@@ -17,7 +17,6 @@ from vplface.config import (
     Seed,
     build_config,
     merge,
-    nearest,
     overlay,
     read_recipe,
     refuse_unknown,
@@ -27,6 +26,7 @@ from vplface.config.section import Section
 from vplface.errors import ConfigError, UsageError
 from vplface.evaluation.protocols import far_name
 from vplface.reading import is_file
+from vplface.suggest import did_you_mean_or_known
 
 Word = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 """What an option can list between commas."""
@@ -228,7 +228,7 @@ def grid_of_recipe(config: Config, seeds: Sequence[int]) -> Grid:
 def _chosen(option: str, wanted: Sequence[str] | None, known: Iterable[str]) -> list[str]:
     for name in wanted or ():
         if name not in known:
-            raise UsageError(f"{option}: there is no {name!r}{nearest(name, known)}")
+            raise UsageError(f"{option}: there is no {name!r}{did_you_mean_or_known(name, known)}")
     return list(known if wanted is None else wanted)
 
 
@@ -236,7 +236,7 @@ def _known(key: str, wanted: Sequence[str], known: Iterable[str], path: str | Pa
     known = list(known)
     for name in wanted:
         if name not in known:
-            raise ConfigError(f"{path}: {key}: there is no {name!r}{nearest(name, known)}")
+            raise ConfigError(f"{path}: {key}: there is no {name!r}{did_you_mean_or_known(name, known)}")
     return list(wanted)
 
 

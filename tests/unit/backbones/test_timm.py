@@ -97,8 +97,8 @@ def test_options_reach_the_model(timm):
 @pytest.mark.parametrize(
     ("name", "options", "words"),
     [
-        ("mobilnetv4_conv_smal", {}, r"timm [\d.]+ has no model of this name; did you mean mobilenetv4_conv_small"),
-        ("qqqq", {}, r"timm.list_models\(\) has them all"),
+        ("mobilnetv4_conv_smal", {}, r"timm [\d.]+ has no model of this name; did you mean 'mobilenetv4_conv_small"),
+        ("qqqq", {}, r"timm.list_models\(\) lists them"),
         ("hf-hub:timm/resnet18.a1_in1k", {}, "no model of this name"),  # would download its configuration
         ("local-dir:/tmp", {}, "no model of this name"),
         ("resnet18", {"drop_pathrate": 0.1}, "resnet18: .*unexpected keyword argument 'drop_pathrate'"),

@@ -248,7 +248,7 @@ def test_the_command_shows_the_terms_and_goes_on(server, tmp_path, monkeypatch):
     ("arguments", "says"),
     [
         ([], "which set"),
-        (["lwf"], "no set is called 'lwf'; did you mean lfw"),
+        (["lwf"], "no set is called 'lwf'; did you mean 'lfw'?"),
         (["ms1mv3"], "ms1mv3 cannot be downloaded by a program"),
     ],
 )
