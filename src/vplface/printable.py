@@ -8,6 +8,9 @@ import re
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]")
 _LINES = {ord("\t"): "\\t", ord("\n"): "\\n", ord("\r"): "\\r"}
 
+SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+"""Digits and minus to exponents, for ``str.translate``."""
+
 NAME_LENGTH = 200
 """The most characters of a name that a line shows."""
 

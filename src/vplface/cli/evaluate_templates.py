@@ -178,7 +178,7 @@ def show(evaluations: Sequence[tuple[str, Evaluation]], made: Mapping[str, Any],
     """Tables for people, the protocols, how the embeddings were made, the files."""
     from rich.table import Table
 
-    from vplface.report.verdict import metric_name
+    from vplface.evaluation.metrics import Metric
 
     console = Console()
     lines: list[str] = []
@@ -190,7 +190,7 @@ def show(evaluations: Sequence[tuple[str, Evaluation]], made: Mapping[str, Any],
         for metric, figure in evaluation.metrics.items():
             ends = figure["ci95"]
             table.add_row(
-                metric_name(metric),
+                Metric.parse(metric).label,
                 "—" if figure["value"] is None else f"{100 * figure['value']:.2f}",
                 "—" if ends is None else f"{100 * ends[0]:.2f} … {100 * ends[1]:.2f}",
                 _thresholds(figure.get("threshold")),

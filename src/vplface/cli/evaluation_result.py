@@ -12,8 +12,8 @@ from typing import Any
 from vplface.data.pictures import Preprocessing
 from vplface.errors import DataError
 from vplface.evaluation import Evaluation
+from vplface.evaluation.metrics import TAR
 from vplface.evaluation.operating_point import OperatingPoint
-from vplface.evaluation.protocols import far_name
 from vplface.evaluation.provenance import versions
 from vplface.report import RunRecord
 
@@ -81,7 +81,7 @@ class Result:
         Raises:
             DataError: the pairs are too few for it.
         """
-        figure = self.evaluation.metrics[f"tar@far={far_name(far)}"]
+        figure = self.evaluation.metrics[TAR.at(far).key]
         if figure["value"] is None:
             raise DataError(f"no operating point: {figure['reason']}")
         return OperatingPoint(

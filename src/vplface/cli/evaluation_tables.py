@@ -10,8 +10,8 @@ from rich.table import Table
 from vplface.console import Console, say
 from vplface.data.pictures import Preprocessing
 from vplface.evaluation import Evaluation
+from vplface.evaluation.metrics import Metric, point_label
 from vplface.printable import printable_name
-from vplface.report.verdict import metric_name, point_name
 
 
 def show_figures(evaluation: Evaluation, title: str, prepared: str, files: Mapping[str, str]) -> None:
@@ -22,12 +22,12 @@ def show_figures(evaluation: Evaluation, title: str, prepared: str, files: Mappi
         table.add_column(heading, justify="right")
     for metric, figure in evaluation.metrics.items():
         if figure["value"] is None:
-            table.add_row(metric_name(metric), "—", "", "")
+            table.add_row(Metric.parse(metric).label, "—", "", "")
             continue
         spread = "" if figure.get("std") is None else f" ± {100 * figure['std']:.2f}"
         threshold = figure.get("threshold")
         table.add_row(
-            metric_name(metric),
+            Metric.parse(metric).label,
             f"{100 * figure['value']:.2f}{spread}",
             _ends(figure["ci95"]),
             "" if threshold is None else f"{threshold:.4f}",
@@ -54,14 +54,16 @@ def show_differences(first: str, second: str, differences: Mapping[str, Mapping[
     table.add_column("")
     for metric, entry in differences.items():
         told = "" if entry["distinguishable"] else "cannot be told apart" if entry["ci95"] else "no interval"
-        table.add_row(metric_name(metric), f"{100 * entry['difference']:+.2f}", _ends(entry["ci95"], "+.2f"), told)
+        table.add_row(
+            Metric.parse(metric).label, f"{100 * entry['difference']:+.2f}", _ends(entry["ci95"], "+.2f"), told
+        )
     console = Console()
     console.print(table)
     for metric, entry in differences.items():
         if test := entry.get("mcnemar"):
             _say(
                 console,
-                f"{metric_name(metric)}: {test['only_second']} pairs are told rightly by {second} alone, "
+                f"{Metric.parse(metric).label}: {test['only_second']} pairs are told rightly by {second} alone, "
                 f"{test['only_first']} by {first} alone (McNemar's exact test: p = {test['p']:.2g}, if pairs were "
                 "independent)",
             )
@@ -76,7 +78,7 @@ def preparation(preprocessing: Preprocessing) -> str:
 def _show_groups(console: Console, found: Mapping[str, Any]) -> None:
     for point, at in found["at"].items():
         table = Table(
-            title=f"groups at the threshold of {point_name(point)}, {at['threshold']:.4f} (%)", title_justify="left"
+            title=f"groups at the threshold of {point_label(point)}, {at['threshold']:.4f} (%)", title_justify="left"
         )
         table.add_column("group")
         for heading in ("people", "FNMR", "95 % interval", "FMR", "95 % interval"):

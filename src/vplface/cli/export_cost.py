@@ -16,10 +16,10 @@ from vplface.console import Console, say
 from vplface.embedder import Embedder, Flip
 from vplface.errors import DataError, VplfaceError
 from vplface.evaluation import FARS, Evaluation, compare
+from vplface.evaluation.metrics import Metric
 from vplface.evaluation.question import open_question
 from vplface.printable import printable_name
 from vplface.reading import is_file
-from vplface.report.verdict import metric_name
 from vplface.training.validation import validation_of
 
 
@@ -61,7 +61,7 @@ class Cost:
             for metric, figure in before.metrics.items():
                 if figure["value"] is not None:
                     cells = (_cell(figure), _cell(after.metrics[metric]), _difference(differences.get(metric)))
-                    table.add_row(metric_name(metric), *cells)
+                    table.add_row(Metric.parse(metric).label, *cells)
             console.print(table)
 
 

@@ -11,9 +11,9 @@ from rich.table import Table
 from rich.text import Text
 
 from vplface.console import Console, print_json, say
+from vplface.evaluation.metrics import Metric, in_order
 from vplface.printable import printable_name
 from vplface.report.study_findings import NOTHING, findings, study_cautions, study_verdicts
-from vplface.report.verdict import metric_name, metric_order
 from vplface.study import Estimate, Results, Study
 
 
@@ -31,7 +31,7 @@ def _table(study: Study, name: str) -> Table:
     arms: Mapping[str, Any] = study.summary["runs"]
     of_set = [figures.get(name, {}) for figures in arms.values()]
     measured = {metric for figures in of_set for metric, entry in figures.items() if entry["value"] is not None}
-    metrics = sorted(measured, key=metric_order)
+    metrics = in_order(measured)
     seeds = len(study.summary.get("seeds", [0]))
     table = Table(
         title=f"{printable_name(name)}: %, and 95 % interval" + (f", mean of {seeds} seeds" if seeds > 1 else ""),
@@ -39,7 +39,7 @@ def _table(study: Study, name: str) -> Table:
     )
     table.add_column("")
     for metric in metrics:
-        table.add_column(metric_name(metric), justify="right")
+        table.add_column(Metric.parse(metric).label, justify="right")
     table.add_column("coverage", justify="right")
     for arm, figures in arms.items():
         reached = next((run.last("coverage") for run in study.runs if run.name == arm), None)
@@ -77,19 +77,10 @@ def show_results(results: Results, settings: Sequence[str], arms: Sequence[str])
     say(f"report: {results.report}")
 
 
-_SHORT = {"equal error rate": "EER", "area under the ROC": "AUC", "accuracy": "acc.", "rank-1": "rank 1"}
-
-
-def _short(metric: str) -> str:
-    """A metric as the head of a narrow column."""
-    name = metric_name(metric)
-    return _SHORT.get(name, name.replace("TAR at FAR ", "TAR "))
-
-
 def _metrics_of(name: str, arms: Mapping[str, Any]) -> list[str]:
     figures = (entry["sets"].get(name, {}) for entry in arms.values())
     measured = {metric for each in figures for metric, entry in each.items() if entry["value"] is not None}
-    return sorted(measured, key=metric_order)
+    return in_order(measured)
 
 
 def _figures_of_setting(setting: str, name: str, told: Mapping[str, Any], arms: Sequence[str]) -> Table:
@@ -100,7 +91,7 @@ def _figures_of_setting(setting: str, name: str, told: Mapping[str, Any], arms: 
         box=SIMPLE,
     )
     table.add_column("", no_wrap=True)
-    for head in (*(_short(metric) for metric in metrics), "loss", "n"):
+    for head in (*(Metric.parse(metric).short for metric in metrics), "loss", "n"):
         table.add_column(head, justify="right")
     for arm, entry in told["arms"].items():
         if arm in arms:
@@ -117,7 +108,7 @@ def _differences_of_setting(name: str, told: Mapping[str, Any], arms: Sequence[s
     table = Table(title=f"minus {printable_name(baseline)}: points; *: told apart", title_justify="left", box=SIMPLE)
     table.add_column("", no_wrap=True)
     for metric in metrics:
-        table.add_column(_short(metric), justify="right")
+        table.add_column(Metric.parse(metric).short, justify="right")
     for arm, sets in others.items():
         entries = [sets.get(name, {}).get(metric, {}) for metric in metrics]
         if arm in arms and any(entries):

@@ -22,6 +22,7 @@ from vplface.evaluation.all_pairs import score_all_pairs
 from vplface.evaluation.bootstrap import accuracy_replicates, draws, interval, rate_replicates, tail_length
 from vplface.evaluation.error_rates import area_under_curve, equal_error_rate
 from vplface.evaluation.groups import Groups, group_errors
+from vplface.evaluation.metrics import ACCURACY, AUC, BEST_ACCURACY, EER, FNMR, RANK, TAR, far_point
 from vplface.evaluation.result import Evaluation
 from vplface.evaluation.scores import Scores, cosine, scores_of_pairs
 from vplface.evaluation.tar_at_far import FarRule, TarAtFar, TooFewImpostorsError, drawable, roc, tar_at_far
@@ -131,14 +132,14 @@ def evaluate_pairs_embedded(
     folds, fold = np.unique(pairs.fold, return_inverse=True)
     if threshold_pairs is None:
         check_folds(same, pairs.fold, name)
-    metric = "accuracy"
+    metric = ACCURACY.name
     figure: dict[str, Any]
     threshold_from = "the other folds"
     if threshold_pairs is not None:
         threshold_from = f"{len(threshold_pairs):,} other pairs"
         chosen_on = _similarity(embeddings, *resolve(threshold_pairs, pictures), pictures), threshold_pairs.same
     elif len(folds) == 1:
-        metric, threshold_from = "accuracy@best_threshold", "the same pairs (flatters)"
+        metric, threshold_from = BEST_ACCURACY.name, "the same pairs (flatters)"
         chosen_on = similarity, same
     if threshold_pairs is None and len(folds) > 1:
         crossed = kfold_accuracy(similarity, same, fold, protocol)
@@ -292,14 +293,15 @@ def evaluate_all_pairs_embedded(
     if not len(scores.genuine) or not scores.impostors:
         missing = "two pictures of one person" if not len(scores.genuine) else "two people"
         raise DataError(f"{name}: among these {n} pictures there are no {missing}")
+    rank_1 = RANK.at(1).key
     figure, resampled = _rank_1(compared.nearest, scores, bootstrap, seed)
     merge = len(compared.genuine) // _HISTOGRAM_BINS
     genuine, impostor = (counts.reshape(-1, merge).sum(axis=1) for counts in (compared.genuine, compared.impostor))
     return _evaluation(
         name,
         {"kind": "all pairs", "pictures": n, "pairs": n * (n - 1) // 2},
-        {"rank-1": figure},
-        {} if resampled is None else {"rank-1": resampled},
+        {rank_1: figure},
+        {} if resampled is None else {rank_1: resampled},
         scores,
         compared.roc(),
         (compared.edges[::merge], genuine, impostor),
@@ -331,12 +333,6 @@ def _rank_1(
         replicates: Float64[np.ndarray, " replicates"] = (counts @ rights) / (counts @ all_of)
     figure["ci95"] = interval(replicates, len(np.unique(of)))
     return figure, replicates
-
-
-def far_name(far: float) -> str:
-    """``1e-3`` for .001, ``2.5e-4`` for .00025."""
-    mantissa, _, exponent = f"{far:.6e}".partition("e")
-    return f"{float(mantissa):g}e{int(exponent)}"
 
 
 def _evaluation(
@@ -372,8 +368,8 @@ def _evaluation(
     if bootstrap:
         drawn = rate_replicates(scores, [*known, *band], far_rule, bootstrap, seed)
         tar = dict(zip(known, drawn.tar, strict=False))
-    quoted = [(f"tar@far={far_name(far)}", far, False) for far in sorted(set(fars), reverse=True)]
-    quoted += [(f"fnmr@fmr={far_name(far)}", far, True) for far in sorted(set(fmrs), reverse=True)]
+    quoted = [(TAR.at(far).key, far, False) for far in sorted(set(fars), reverse=True)]
+    quoted += [(FNMR.at(far).key, far, True) for far in sorted(set(fmrs), reverse=True)]
     for metric, far, as_error in quoted:
         point = points[far]
         if isinstance(point, TooFewImpostorsError):
@@ -385,13 +381,13 @@ def _evaluation(
             resampled[metric] = 1.0 - tar[far] if as_error else tar[far]
     far_points, tar_points, _ = curve
     equal = equal_error_rate(*curve)
-    figures["eer"] = {"value": equal.rate, "threshold": equal.threshold}
-    figures["auc"] = {"value": area_under_curve(far_points, tar_points)}
+    figures[EER.name] = {"value": equal.rate, "threshold": equal.threshold}
+    figures[AUC.name] = {"value": area_under_curve(far_points, tar_points)}
     curves = {
         "roc": dict(zip(("far", "tar"), (rate.tolist() for rate in drawable(far_points, tar_points)), strict=True))
     }
     if bootstrap:
-        whole = {"eer": drawn.eer, "auc": drawn.auc}
+        whole = {EER.name: drawn.eer, AUC.name: drawn.auc}
         resampled |= {metric: values for metric, values in whole.items() if np.isfinite(values).any()}
         with_genuine = len(np.unique(scores.identity[scores.genuine_pairs]))
         for metric in figures.keys() & resampled.keys() - metrics.keys():
@@ -405,9 +401,7 @@ def _evaluation(
     edges, genuine, impostor = histogram
     curves["histogram"] = {"edges": edges.tolist(), "genuine": genuine.tolist(), "impostor": impostor.tolist()}
     fingerprint = hashlib.sha256(f"{bootstrap}\t{seed}\n{asked}".encode("utf-8", "surrogateescape"))
-    thresholds = {
-        f"far={far_name(far)}": point.threshold for far, point in points.items() if isinstance(point, TarAtFar)
-    }
+    thresholds = {far_point(far): point.threshold for far, point in points.items() if isinstance(point, TarAtFar)}
     return Evaluation(
         name=name,
         protocol={

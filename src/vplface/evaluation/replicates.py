@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float, Float64, Int, Int64
 
 from vplface.evaluation.bootstrap import PairWeights, first_rejected, interval, sums_of, thinned
-from vplface.evaluation.protocols import far_name
+from vplface.evaluation.metrics import TAR
 from vplface.evaluation.tar_at_far import FarRule, TooFewImpostorsError, tar_at_far
 
 
@@ -105,7 +105,7 @@ def tar_figures(
     figures: dict[str, dict[str, Any]] = {}
     reached = []
     for far in sorted(set(fars), reverse=True):
-        figure = figures[f"tar@far={far_name(far)}"] = {
+        figure = figures[TAR.at(far).key] = {
             "value": None,
             "ci95": None,
             "threshold": None,
@@ -121,7 +121,7 @@ def tar_figures(
     if not len(draws) or not reached:
         return figures, {}
     resampled = tar_replicates_of_highest(genuine, impostor, impostor_weight, reached, rule, draws)
-    replicates = {f"tar@far={far_name(far)}": each for far, each in zip(reached, resampled, strict=True)}
+    replicates = {TAR.at(far).key: each for far, each in zip(reached, resampled, strict=True)}
     people = len(np.unique(genuine.people))
     for metric, each in replicates.items():
         ends = interval(each, people)

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float64
 from vplface.errors import DataError
 from vplface.evaluation.bootstrap import interval
 from vplface.evaluation.mcnemar import mcnemar
+from vplface.evaluation.metrics import Metric
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,7 +129,7 @@ def compare(first: Evaluation, second: Evaluation) -> dict[str, dict[str, Any]]:
             "ci95": None if ends is None else list(ends),
             "distinguishable": ends is not None and (ends[0] > 0 or ends[1] < 0),
         }
-        if metric.startswith("accuracy") and len(first.correct) == len(second.correct) > 0:
+        if Metric.parse(metric).judges_pairs and len(first.correct) == len(second.correct) > 0:
             only_first = int((first.correct & ~second.correct).sum())
             only_second = int((second.correct & ~first.correct).sum())
             differences[metric]["mcnemar"] = {

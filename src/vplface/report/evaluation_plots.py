@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from vplface.evaluation.metrics import ACCURACY, TAR, Metric, point_label
 from vplface.report.arms import mapping
 from vplface.report.chart import Chart, Scale, ink, short, span
 from vplface.report.markup import Markup, tag
-from vplface.report.plots import Figure, interval, number, numbers, quoted_far
+from vplface.report.plots import Figure, interval, number, numbers
 from vplface.report.record import RunRecord
-from vplface.report.verdict import point_name
 
 
 def roc(
@@ -39,7 +39,7 @@ def roc(
     points = []
     for index, _, _ in drawn:
         for metric, entry in quoted.get(runs[index].name, {}).items():
-            far_quoted, value = quoted_far(metric), number(entry.get("value"))
+            far_quoted, value = Metric.parse(metric).far, number(entry.get("value"))
             if far_quoted is not None and value is not None:
                 points.append((index, far_quoted, value, interval(entry)))
     lowest = min([float(far[far > 0].min()) for _, far, _ in drawn] + [0.7 * point[1] for point in points])
@@ -128,7 +128,7 @@ def folds(runs: Sequence[RunRecord], set_name: str) -> Figure | None:
     """The errors of each fold as bars from 0, all arms side by side, and their mean."""
     drawn = []
     for index, run in enumerate(runs):
-        accuracy = mapping(mapping(run.evaluations.get(set_name, {}).get("metrics")).get("accuracy"))
+        accuracy = mapping(mapping(run.evaluations.get(set_name, {}).get("metrics")).get(ACCURACY.name))
         per_fold = numbers(accuracy.get("per_fold"))
         if len(per_fold) > 1:
             drawn.append((index, 1.0 - per_fold))
@@ -176,7 +176,7 @@ def groups(runs: Sequence[RunRecord], set_name: str) -> Iterator[Figure]:
             if any(number(entry.get("value")) is not None for _, _, entry in entries):
                 picture = _dots_and_intervals(names, entries, len(runs), f"{title} by group on {set_name}")
                 yield Figure(
-                    f"{title} at the threshold of {point_name(point)}",
+                    f"{title} at the threshold of {point_label(point)}",
                     _spreads(runs, found, point, kind),
                     picture,
                 )
@@ -369,10 +369,11 @@ def histograms(runs: Sequence[RunRecord], set_name: str) -> Iterator[Figure]:
 def threshold(evaluation: Mapping[str, Any]) -> tuple[float, str] | None:
     """The similarity that accepts a pair and what to call it: the accuracy's, or else that of a quoted FAR."""
     metrics = mapping(evaluation.get("metrics"))
-    for metric in sorted(metrics, key=lambda metric: (not metric.startswith("accuracy"), metric != "tar@far=1e-3")):
-        far, value = quoted_far(metric), number(mapping(metrics[metric]).get("threshold"))
-        if value is not None and metric.startswith("accuracy"):
+    known = map(Metric.parse, metrics)
+    for metric in sorted(known, key=lambda metric: (not metric.judges_pairs, metric != TAR.at(1e-3))):
+        value = number(mapping(metrics[metric.key]).get("threshold"))
+        if value is not None and metric.judges_pairs:
             return value, f"threshold {short(value)}"
-        if value is not None and far is not None:
-            return value, f"FAR {short(far, log=True)} at {short(value)}"
+        if value is not None and metric.far is not None:
+            return value, f"FAR {short(metric.far, log=True)} at {short(value)}"
     return None

@@ -14,11 +14,11 @@ from typing import Any
 from vplface.data.pictures import Preprocessing
 from vplface.embedder import ModelCard
 from vplface.errors import import_extra
+from vplface.evaluation.metrics import Metric, in_order
 from vplface.evaluation.operating_point import OperatingPoint
 from vplface.report.plots import interval, number
 from vplface.report.record import RunRecord
 from vplface.report.results import protocol_sentence
-from vplface.report.verdict import metric_name, metric_order
 
 UNKNOWN_LICENCE = "unknown"
 
@@ -46,7 +46,7 @@ class Measured:
     def figures(self) -> list[tuple[str, float, tuple[float, float] | None]]:
         """(metric, value, 95 % interval) of those that have a value, in the order of reports."""
         found = []
-        for metric in sorted(self.metrics, key=metric_order):
+        for metric in in_order(self.metrics):
             value = number(self.metrics[metric].get("value"))
             if value is not None:
                 found.append((metric, value, interval(self.metrics[metric])))
@@ -120,7 +120,7 @@ def _metadata(name: str, card: ModelCard, licence: str, measured: Sequence[Measu
             "metrics": [
                 {
                     "type": metric,
-                    "name": metric_name(metric),
+                    "name": Metric.parse(metric).label,
                     "value": round(value, 6),
                     **({"args": {"ci95": [round(end, 6) for end in ends]}} if ends else {}),
                 }
@@ -148,7 +148,7 @@ def _figures(name: str, measured: Sequence[Measured]) -> list[str]:
         if not each.figures:
             continue
         rows = [
-            f"| {_text(metric_name(metric))} | {100 * value:.2f} | "
+            f"| {_text(Metric.parse(metric).label)} | {100 * value:.2f} | "
             + ("—" if ends is None else f"{100 * ends[0]:.2f} – {100 * ends[1]:.2f}")
             + " |"
             for metric, value, ends in each.figures

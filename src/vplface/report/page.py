@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 
+from vplface.evaluation.metrics import Metric
 from vplface.report import plots, sphere
 from vplface.report.arms import capitalised, distinct, legend, mapping, set_names, swatch
 from vplface.report.document import document, limits, write_page
@@ -15,7 +16,7 @@ from vplface.report.markup import Child, Markup, join, tag
 from vplface.report.provenance import differing, flattened, provenance, settings_table
 from vplface.report.record import RunRecord, read_comparison
 from vplface.report.results import results
-from vplface.report.verdict import cautions, differences, metric_name, verdict
+from vplface.report.verdict import cautions, differences, verdict
 
 UNCOUNTED_SETTINGS = ("name", "output", "arms")
 
@@ -161,7 +162,7 @@ def _metric_titles(runs: Sequence[RunRecord]) -> dict[str, str]:
         for metrics in mapping(line.get("validation")).values()
         for metric in mapping(metrics)
     }
-    return {metric: capitalised(metric_name(metric)) for metric in found}
+    return {metric: capitalised(Metric.parse(metric).label) for metric in found}
 
 
 def _network(run: RunRecord) -> str | None:

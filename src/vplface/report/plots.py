@@ -181,16 +181,6 @@ def interval(entry: Mapping[str, Any]) -> tuple[float, float] | None:
     return (float(ends[0]), float(ends[1])) if len(ends) == 2 else None
 
 
-def quoted_far(metric: str) -> float | None:
-    """The FAR in ``tar@far=1e-3``; None for other metrics."""
-    head, _, far = metric.partition("=")
-    try:
-        rate = float(far) if head == "tar@far" else 0.0
-    except ValueError:
-        return None
-    return rate if 0 < rate <= 1 else None
-
-
 def _over_steps(
     runs: Sequence[RunRecord],
     title: str,

@@ -7,12 +7,13 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from vplface.evaluation.metrics import Metric, in_order
 from vplface.report import plots
 from vplface.report.arms import arm, capitalised, mapping, metric_entry, set_names
 from vplface.report.markup import Child, Markup, join, tag
 from vplface.report.provenance import plain
 from vplface.report.record import RunRecord
-from vplface.report.verdict import Difference, decimals, metric_name, metric_order, metric_value
+from vplface.report.verdict import Difference, decimals, metric_value
 
 Compared: TypeAlias = "tuple[RunRecord, Sequence[Difference]]"
 """An arm, and how it differs from the first."""
@@ -30,9 +31,7 @@ def results_table(runs: Sequence[RunRecord], set_name: str, compared: Sequence[C
     """The figures of all arms on one set, and below them the paired differences."""
     named = {metric for run in runs for metric in mapping(run.evaluations.get(set_name, {}).get("metrics"))}
     metrics = [
-        metric
-        for metric in sorted(named, key=metric_order)
-        if any(metric_value(run, set_name, metric) is not None for run in runs)
+        metric for metric in in_order(named) if any(metric_value(run, set_name, metric) is not None for run in runs)
     ]
     cells = {(run.name, metric): metric_entry(run, set_name, metric) for run in runs for metric in metrics}
     rows: list[Markup] = []
@@ -46,14 +45,14 @@ def results_table(runs: Sequence[RunRecord], set_name: str, compared: Sequence[C
         row += [tag("td", tell(run) or "—") for tell in trained.values()]
         rows.append(tag("tr", row))
     for other, used in compared:
-        of_set = {difference.metric: difference for difference in used if difference.set_name == set_name}
+        of_set = {difference.metric.key: difference for difference in used if difference.set_name == set_name}
         if of_set:
             reach = 1.05 * max(max(abs(end) for end in d.ci95) for d in of_set.values())
             told = tag("span", "paired, same pairs", class_="range")
             row = [tag("th", f"{other.name} − {runs[0].name}", told, scope="row")]
             row += [tag("td", _paired(of_set[metric], reach) if metric in of_set else "—") for metric in metrics]
             rows.append(tag("tr", row, [tag("td") for _ in trained], class_="paired"))
-    heads = ["", *(capitalised(metric_name(metric)) for metric in metrics), *trained]
+    heads = ["", *(capitalised(Metric.parse(metric).label) for metric in metrics), *trained]
     return join(
         tag("h3", set_name),
         tag(
@@ -74,8 +73,8 @@ def results_table(runs: Sequence[RunRecord], set_name: str, compared: Sequence[C
 def _unmeasured(runs: Sequence[RunRecord], set_name: str, metrics: Collection[str]) -> list[str]:
     """Why each of the metrics, which no arm has, has no column."""
     return [
-        f"{capitalised(metric_name(metric))}: {' '.join(dict.fromkeys(reasons))}."
-        for metric in sorted(metrics, key=metric_order)
+        f"{capitalised(Metric.parse(metric).label)}: {' '.join(dict.fromkeys(reasons))}."
+        for metric in in_order(metrics)
         if (reasons := [str(why) for run in runs if (why := metric_entry(run, set_name, metric).get("reason"))])
     ]
 

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from vplface.evaluation.metrics import Metric
 from vplface.report.arms import mapping
 from vplface.report.plots import interval
-from vplface.report.verdict import is_error, metric_name
 
 _LEVEL = "95\N{NO-BREAK SPACE}%"
 
@@ -25,7 +25,7 @@ class Finding:
 
     setting: str
     set_name: str
-    metric: str
+    metric: Metric
     arm: str
     baseline: str
     value: float
@@ -38,7 +38,7 @@ class Finding:
     @property
     def ahead(self) -> bool:
         """Whether the arm's figure is the better one."""
-        return (self.value > 0) != is_error(self.metric)
+        return (self.value > 0) != self.metric.lower_is_better
 
 
 def findings(summary: Mapping[str, Any]) -> Iterator[Finding]:
@@ -51,7 +51,7 @@ def findings(summary: Mapping[str, Any]) -> Iterator[Finding]:
                         yield Finding(
                             setting,
                             set_name,
-                            metric,
+                            Metric.parse(metric),
                             arm,
                             baseline,
                             entry["difference"],
@@ -136,7 +136,7 @@ def _of_pair(found: Sequence[Finding], arm: str, baseline: str) -> str:
             low, high = (points(end, digits_for(only)) for end in only.ci95)
             return (
                 f"{arm} and {baseline} cannot be told apart: {points(only.value, digits_for(only))} points of "
-                f"{metric_name(only.metric)} ({_LEVEL} interval {low} to {high})."
+                f"{only.metric.label} ({_LEVEL} interval {low} to {high})."
             )
         return f"{arm} and {baseline} cannot be told apart in any of the {len(found)} figures compared."
     ahead, behind = ([f for f in told if f.ahead == better] for better in (True, False))
@@ -154,5 +154,5 @@ def _places(found: Sequence[Finding]) -> str:
     """Where: the metrics of each set of each setting."""
     places: dict[str, list[str]] = {}
     for finding in found:
-        places.setdefault(f"{finding.setting}, {finding.set_name}", []).append(metric_name(finding.metric))
+        places.setdefault(f"{finding.setting}, {finding.set_name}", []).append(finding.metric.label)
     return "; ".join(f"{place}: {', '.join(metrics)}" for place, metrics in places.items())

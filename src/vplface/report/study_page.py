@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
+from vplface.evaluation.metrics import Metric, in_order
 from vplface.report import plots
 from vplface.report.arms import capitalised, legend, mapping, swatch
 from vplface.report.document import document, limits, write_page
@@ -24,7 +26,6 @@ from vplface.report.study_findings import (
     study_verdict,
     study_verdicts,
 )
-from vplface.report.verdict import metric_name, metric_order
 
 _LOGGED = ("Loss", "Coverage")
 """Figures of the log that a study shows; the pages of runs have the others."""
@@ -84,10 +85,10 @@ def _forests(found: Sequence[Finding], arms: Sequence[str]) -> Markup:
         return tag("p", "There are no paired differences yet.", class_="note")
     colours = {name: k for k, name in enumerate(arms)}
     figures = []
-    for metric in sorted({finding.metric for finding in found}, key=metric_order):
+    for metric in sorted({finding.metric for finding in found}, key=attrgetter("order")):
         rows = [finding for finding in found if finding.metric == metric]
-        picture = forest(rows, colours, f"Differences of {metric_name(metric)} with intervals")
-        figures.append(tag("figure", tag("h4", capitalised(metric_name(metric))), picture))
+        picture = forest(rows, colours, f"Differences of {metric.label} with intervals")
+        figures.append(tag("figure", tag("h4", capitalised(metric.label)), picture))
     note = (
         "A row is an arm minus a baseline, on the same pairs and seeds. Bars: 95 % intervals of the bootstrap over "
         "people and seeds. Dashed: Student's t over seeds, where there are three or more. Numbers in colour: 0 lies in "
@@ -112,7 +113,7 @@ def _table(
     title: str, set_name: str, of_arms: Mapping[str, Any], arms: Sequence[str], found: Sequence[Finding]
 ) -> Markup:
     figures = {name: mapping(entry["sets"].get(set_name)) for name, entry in of_arms.items()}
-    metrics = sorted({metric for each in figures.values() for metric in each}, key=metric_order)
+    metrics = in_order({metric for each in figures.values() for metric in each})
     rows: list[Markup] = []
     for name, entry in of_arms.items():
         seeds, loss = entry["seeds"], entry["final_loss"]
@@ -126,12 +127,12 @@ def _table(
             )
         )
     for arm_name, baseline in dict.fromkeys((f.arm, f.baseline) for f in found):
-        of_pair = {f.metric: f for f in found if (f.arm, f.baseline) == (arm_name, baseline)}
+        of_pair = {f.metric.key: f for f in found if (f.arm, f.baseline) == (arm_name, baseline)}
         cells = [_paired(of_pair[metric]) if metric in of_pair else tag("td", "—") for metric in metrics]
         told = tag("span", "paired, same pairs and seeds", class_="range")
         head = tag("th", f"{arm_name} − {baseline}", told, scope="row")
         rows.append(tag("tr", head, cells, tag("td"), class_="paired"))
-    heads = ["", *(capitalised(metric_name(metric)) for metric in metrics), "Final loss"]
+    heads = ["", *(capitalised(Metric.parse(metric).label) for metric in metrics), "Final loss"]
     table = tag(
         "table",
         tag("thead", tag("tr", [tag("th", head, scope="col") for head in heads])),
@@ -191,7 +192,7 @@ def _training(name: str, runs: Sequence[RunRecord], arms: Sequence[str], metrics
         return None
     by_name = {run.name: run for run in runs}
     placed = [_only(by_name[arm], metrics) if arm in by_name else RunRecord(Path(), arm) for arm in arms]
-    titles = {metric: capitalised(metric_name(metric)) for metric in metrics}
+    titles = {metric: capitalised(Metric.parse(metric).label) for metric in metrics}
     figures = [figure for figure in plots.curves(placed) if figure.title in _LOGGED]
     figures += plots.validation(placed, titles)
     return join(
@@ -208,9 +209,7 @@ def _only(run: RunRecord, metrics: frozenset[str]) -> RunRecord:
         {
             **line,
             "validation": {
-                set_name: {
-                    metric: values[metric] for metric in sorted(mapping(values), key=metric_order) if metric in metrics
-                }
+                set_name: {metric: values[metric] for metric in in_order(mapping(values)) if metric in metrics}
                 for set_name, values in mapping(line.get("validation")).items()
             },
         }

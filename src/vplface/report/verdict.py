@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vplface.report.chart import SUPERSCRIPT
-from vplface.report.plots import interval, number, quoted_far
+from vplface.evaluation.metrics import ACCURACY, TAR, Metric, in_order
+from vplface.report.plots import interval, number
 from vplface.report.record import RunRecord
 
 _ROUNDING = 1e-6
@@ -18,7 +18,7 @@ class Difference:
     """A paired difference, second arm minus first, on the same pairs."""
 
     set_name: str
-    metric: str
+    metric: Metric
     value: float
     ci95: tuple[float, float]
     distinguishable: bool
@@ -37,26 +37,27 @@ def differences(
         return [], ["comparison.json compares two arms and was not used for this page."] if comparison else []
     used, notes = [], []
     for set_name, entries in comparison.items():
-        for metric, entry in entries.items():
+        for key, entry in entries.items():
             if not isinstance(entry, Mapping):
                 continue
+            metric = Metric.parse(key)
             value, ci95 = number(entry.get("difference")), interval(entry)
             if value is None:
                 continue
             if ci95 is None:
-                notes.append(f"The paired difference of {metric_name(metric)} on {set_name} has no interval.")
+                notes.append(f"The paired difference of {metric.label} on {set_name} has no interval.")
                 continue
-            first, second = (metric_value(run, set_name, metric) for run in runs)
+            first, second = (metric_value(run, set_name, key) for run in runs)
             if first is None or second is None or abs((second - first) - value) > _ROUNDING:
                 notes.append(
-                    f"The paired difference of {metric_name(metric)} on {set_name} in comparison.json does not "
+                    f"The paired difference of {metric.label} on {set_name} in comparison.json does not "
                     "belong to these two runs in this order, and was not used."
                 )
                 continue
             excludes = ci95[0] > 0 or ci95[1] < 0
             agreed = entry.get("distinguishable", True) is not False
             used.append(Difference(set_name, metric, value, ci95, excludes and agreed))
-    used.sort(key=lambda d: (list(comparison).index(d.set_name), metric_order(d.metric)))
+    used.sort(key=lambda d: (list(comparison).index(d.set_name), d.metric.order))
     return used, notes
 
 
@@ -123,63 +124,19 @@ def metric_value(run: RunRecord, set_name: str, metric: str) -> float | None:
     return number(entry.get("value")) if isinstance(entry, Mapping) else None
 
 
-def metric_name(metric: str) -> str:
-    """``tar@far=1e-3`` as a reader wants it."""
-    names = {
-        "accuracy@best_threshold": "accuracy at the best threshold",
-        "eer": "equal error rate",
-        "auc": "area under the ROC",
-    }
-    rate, at, point = metric.partition("@")
-    if at and rate in ("tar", "fnmr", "tpir") and (name := point_name(point)) != point:
-        return f"{rate.upper()} at {name}"
-    return names.get(metric, metric.replace("_", " "))
-
-
-def point_name(point: str) -> str:
-    """``far=1e-3`` as a reader wants it."""
-    kind, _, rate = point.partition("=")
-    try:
-        value = float(rate)
-    except ValueError:
-        return point
-    mantissa, _, exponent = f"{value:.0e}".partition("e")
-    if float(f"{mantissa}e{exponent}") != value:
-        return f"{kind.upper()} {value:g}"
-    factor = "" if mantissa == "1" else f"{mantissa}·"
-    return f"{kind.upper()} {factor}10{str(int(exponent)).translate(SUPERSCRIPT)}"
-
-
-def is_error(metric: str) -> bool:
-    """Whether less of it is better."""
-    return metric == "eer" or metric.startswith("fnmr@")
-
-
-def metric_order(metric: str) -> tuple[int, float, str]:
-    """Accuracy first, then TAR and FNMR from the loosest FAR to the strictest, the equal error rate, the rest.
-
-    Ranks are in the order of their numbers.
-    """
-    if (rank := metric.removeprefix("rank-")).isdigit():
-        return (4, int(rank), metric)
-    far = quoted_far(metric.replace("fnmr@fmr=", "tar@far="))
-    kind = 0 if metric.startswith("accuracy") else 1 + is_error(metric) if far is not None else 4 - is_error(metric)
-    return (kind, -(far or 0.0), metric)
-
-
 def _single(run: RunRecord) -> str:
     for set_name, evaluation in run.evaluations.items():
         metrics = evaluation.get("metrics")
         if not isinstance(metrics, Mapping):
             continue
-        for metric in sorted(metrics, key=metric_order):
+        for metric in in_order(metrics):
             value = metric_value(run, set_name, metric)
             if value is None:
                 continue
             ci95 = interval(metrics[metric])
             bounds = f" (95\N{NO-BREAK SPACE}% interval {100 * ci95[0]:.1f} to {100 * ci95[1]:.1f})" if ci95 else ""
-            sentence = f"{run.name} reaches {100 * value:.1f} % {metric_name(metric)}{bounds} on {set_name}"
-            if metric == "accuracy" and ci95 and ci95[0] <= 0.5 <= ci95[1]:
+            sentence = f"{run.name} reaches {100 * value:.1f} % {Metric.parse(metric).label}{bounds} on {set_name}"
+            if metric == ACCURACY.name and ci95 and ci95[0] <= 0.5 <= ci95[1]:
                 sentence += ", which cannot be told from guessing"
             return sentence + "."
     return f"{run.name} has not been evaluated."
@@ -189,11 +146,11 @@ def _on_set(of_set: Sequence[Difference], first: str, second: str) -> str:
     """Who is ahead in what: figures for the first metric of each side, the other metrics by name."""
     clauses = []
     for winner, sign in ((first, -1), (second, 1)):
-        ahead = [d for d in of_set if d.distinguishable and (d.ci95[0] * sign > 0) != is_error(d.metric)]
+        ahead = [d for d in of_set if d.distinguishable and (d.ci95[0] * sign > 0) != d.metric.lower_is_better]
         if ahead:
             lead = ahead[0]
-            towards = -sign if is_error(lead.metric) else sign
-            clause = f"{winner} is ahead by {_points(lead)} of {metric_name(lead.metric)} {_bounds(lead, towards)}"
+            towards = -sign if lead.metric.lower_is_better else sign
+            clause = f"{winner} is ahead by {_points(lead)} of {lead.metric.label} {_bounds(lead, towards)}"
             clauses.append(clause + (f", and in {_metrics(ahead[1:])}" if ahead[1:] else ""))
     if unclear := [d for d in of_set if not d.distinguishable]:
         where = f"in {_metrics(unclear)} " if clauses else ""
@@ -203,8 +160,8 @@ def _on_set(of_set: Sequence[Difference], first: str, second: str) -> str:
 
 def _metrics(differences_: Sequence[Difference]) -> str:
     """Metrics by name, those at several FARs taken together."""
-    names = [metric_name(difference.metric) for difference in differences_]
-    prefix = "TAR at FAR "
+    names = [difference.metric.label for difference in differences_]
+    prefix = f"{TAR.label} "
     at_far = [name for name in names if name.startswith(prefix)]
     rates = [_listed([at_far[0], *(name.removeprefix(prefix) for name in at_far[1:])])] if at_far else []
     return _listed([*(name for name in names if name not in at_far), *rates])
@@ -223,7 +180,7 @@ def _bounds(difference: Difference, sign: int) -> str:
 
 def _amount(difference: Difference, second: str, first: str) -> str:
     points = f"{100 * difference.value:+.{decimals(difference)}f}".replace("-", "−")
-    return f"{points} points of {metric_name(difference.metric)} for {second} over {first} {_bounds(difference, 1)}"
+    return f"{points} points of {difference.metric.label} for {second} over {first} {_bounds(difference, 1)}"
 
 
 def decimals(difference: Difference) -> int:

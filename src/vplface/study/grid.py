@@ -24,7 +24,7 @@ from vplface.config import (
 )
 from vplface.config.section import Section
 from vplface.errors import ConfigError, UsageError
-from vplface.evaluation.protocols import far_name
+from vplface.evaluation.metrics import RANK, TAR, measurable
 from vplface.reading import is_file
 from vplface.suggest import did_you_mean_or_known
 
@@ -240,12 +240,10 @@ def _known(key: str, wanted: Sequence[str], known: Iterable[str], path: str | Pa
     return list(wanted)
 
 
-def _metrics(cells: Iterable[Cell]) -> dict[str, None]:
+def _metrics(cells: Iterable[Cell]) -> list[str]:
     """What the evaluations of the runs may measure."""
-    fars = dict.fromkeys(far for cell in cells for far in sorted(cell.config.evaluation.fars, reverse=True))
-    return dict.fromkeys(
-        ["accuracy", "accuracy@best_threshold", *(f"tar@far={far_name(far)}" for far in fars), "eer", "auc", "rank-1"]
-    )
+    fars = [far for cell in cells for far in sorted(cell.config.evaluation.fars, reverse=True)]
+    return measurable({TAR: fars, RANK: [1]})
 
 
 def _cores() -> int:

@@ -11,8 +11,8 @@ import numpy as np
 
 from vplface.errors import ConfigError
 from vplface.evaluation import Evaluation
+from vplface.evaluation.metrics import in_order
 from vplface.report import RunRecord, average_runs, read_run, write_study
-from vplface.report.verdict import metric_order
 from vplface.study.grid import Cell, Grid
 from vplface.study.pool import paired, pool
 from vplface.study.single import measured, standing
@@ -106,7 +106,7 @@ def _setting(grid: Grid, finished: list[Cell]) -> tuple[dict[str, Any], list[Run
             "sets": {
                 name: {
                     metric: _figure(evaluation, metric, [each[name] for each in evaluations[arm].values()])
-                    for metric in sorted(evaluation.metrics, key=metric_order)
+                    for metric in in_order(evaluation.metrics)
                     if not grid.metrics or metric in grid.metrics
                 }
                 for name, evaluation in pool(list(evaluations[arm].values())).items()
@@ -132,8 +132,6 @@ def _figure(pooled: Evaluation, metric: str, of_seeds: list[Evaluation]) -> dict
 
 def _shown(differences: Mapping[str, Mapping[str, Any]], metrics: Sequence[str]) -> dict[str, Any]:
     return {
-        name: {
-            metric: of_set[metric] for metric in sorted(of_set, key=metric_order) if not metrics or metric in metrics
-        }
+        name: {metric: of_set[metric] for metric in in_order(of_set) if not metrics or metric in metrics}
         for name, of_set in differences.items()
     }

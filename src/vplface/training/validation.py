@@ -18,11 +18,12 @@ from vplface.data.selection import Subset, half_of
 from vplface.embedder import Embedder
 from vplface.errors import ConfigError, DataError
 from vplface.evaluation import Evaluation, evaluate_all_pairs_embedded, evaluate_pairs_embedded
-from vplface.evaluation.protocols import far_name
+from vplface.evaluation.metrics import ACCURACY, BEST_ACCURACY, RANK, TAR, Metric, measurable
 from vplface.training.sources import generate, open_training
 
 HOLDOUT = "holdout"
-PREFERRED = ("tar@far=1e-3", "tar@far=1e-2", "accuracy", "accuracy@best_threshold", "rank-1")
+PREFERRED = (TAR.at(1e-3), TAR.at(1e-2), ACCURACY.at(), BEST_ACCURACY.at(), RANK.at(1))
+"""By the first of these that an evaluation gives, the best model is kept, unless the settings name another."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,7 @@ class Validation:
             if metric not in values[name]:
                 raise ConfigError(f"evaluation.best: {name!r} has no metric {metric!r}, only {', '.join(values[name])}")
             return values[name][metric]
-        figures = [of_set.get(metric) for metric in PREFERRED for of_set in values.values()]
+        figures = [of_set.get(metric.key) for metric in PREFERRED for of_set in values.values()]
         return next((figure for figure in figures if figure is not None), None)
 
     def picture(self, set_name: str, name: str) -> Picture | None:
@@ -133,10 +134,14 @@ class Validation:
         if name not in self.questions:
             sets = ", ".join(self.questions) or "none"
             raise ConfigError(f"evaluation.best: {best!r} must be SET/METRIC, with SET one of {sets}")
-        if metric.startswith(("eer", "fnmr@")):
+        asked = Metric.parse(metric)
+        if asked.kind is None:
+            known = ", ".join(measurable({TAR: self.settings.fars, RANK: [1]}))
+            raise ConfigError(f"evaluation.best: {name!r} has no metric {metric!r}; there are {known}")
+        if asked.lower_is_better:
             raise ConfigError(f"evaluation.best: {best!r} is an error rate; name a figure that rises")
-        measured = [f"tar@far={far_name(far)}" for far in self.settings.fars]
-        if metric.startswith("tar@") and metric not in measured:
+        measured = [TAR.at(far).key for far in self.settings.fars]
+        if asked.kind is TAR and metric not in measured:
             raise ConfigError(
                 f"evaluation.best: {metric!r} is not measured, only {', '.join(measured)}; add its rate to"
                 " evaluation.fars"

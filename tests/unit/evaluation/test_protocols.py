@@ -18,7 +18,6 @@ from vplface.evaluation import (
     evaluate_pairs,
     evaluate_pairs_embedded,
 )
-from vplface.evaluation.protocols import far_name
 from vplface.evaluation.verification import kfold_accuracy
 
 
@@ -419,10 +418,3 @@ def test_what_was_asked_differently_is_not_compared():
     for other in others:
         with pytest.raises(ValueError, match="cannot be compared"):
             compare(first, other)
-
-
-@pytest.mark.parametrize(
-    ("far", "name"), [(1e-3, "1e-3"), (0.01, "1e-2"), (2.5e-4, "2.5e-4"), (1.0, "1e0"), (1e-10, "1e-10"), (0.3, "3e-1")]
-)
-def test_far_name(far, name):
-    assert far_name(far) == name

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from vplface.report.record import RunRecord
-from vplface.report.verdict import cautions, differences, metric_name, metric_order, verdict
+from vplface.report.verdict import cautions, differences, verdict
 
 
 def arm(name: str, **metrics: float) -> RunRecord:
@@ -122,14 +122,3 @@ def test_cautions_name_the_run_that_was_stopped() -> None:
     assert "a was stopped: its log ends at step 1,200 of 3,000." in cautions([stopped], [])
     assert any("b breaks off" in said for said in cautions([torn], []))
     assert cautions([finished], []) == []
-
-
-def test_metric_names_and_their_order() -> None:
-    names = ["eer", "tar@far=1e-4", "accuracy", "tar@far=1e-2", "tar@far=5e-3"]
-    assert [metric_name(name) for name in sorted(names, key=metric_order)] == [
-        "accuracy",
-        "TAR at FAR 10⁻²",
-        "TAR at FAR 5·10⁻³",
-        "TAR at FAR 10⁻⁴",
-        "equal error rate",
-    ]

@@ -10,6 +10,7 @@ from jaxtyping import Float64, Int64
 
 from vplface.evaluation.bootstrap import interval
 from vplface.evaluation.identification.comparison import Ranking
+from vplface.evaluation.metrics import RANK
 from vplface.evaluation.protocols import WORST
 
 
@@ -38,13 +39,14 @@ def closed_set(
             with np.errstate(invalid="ignore"):
                 resampled.append((drawn @ hits) / (drawn @ all_of))
             concerned |= set(of.tolist())
-        figures[f"rank-{rank}"] = {"value": float(np.mean(values)), "ci95": None}
+        metric = RANK.at(rank).key
+        figures[metric] = {"value": float(np.mean(values)), "ci95": None}
         if len(rankings) > 1:
-            figures[f"rank-{rank}"]["per_gallery"] = values
+            figures[metric]["per_gallery"] = values
         if len(drawn):
-            replicates[f"rank-{rank}"] = np.mean(resampled, axis=0)
-            ends = interval(replicates[f"rank-{rank}"], len(concerned))
-            figures[f"rank-{rank}"]["ci95"] = None if ends is None else list(ends)
+            replicates[metric] = np.mean(resampled, axis=0)
+            ends = interval(replicates[metric], len(concerned))
+            figures[metric]["ci95"] = None if ends is None else list(ends)
     return figures, replicates
 
 

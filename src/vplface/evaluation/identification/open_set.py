@@ -11,7 +11,7 @@ from jaxtyping import Float32, Float64, Int64
 
 from vplface.evaluation.bootstrap import interval
 from vplface.evaluation.identification.comparison import Ranking
-from vplface.evaluation.protocols import far_name
+from vplface.evaluation.metrics import TPIR
 from vplface.evaluation.replicates import Weighed, tar_replicates_of_highest
 from vplface.evaluation.tar_at_far import TooFewImpostorsError, drawable, roc, tar_at_far
 
@@ -106,7 +106,7 @@ def open_set(
     figures: dict[str, dict[str, Any]] = {}
     replicates: dict[str, Float64[np.ndarray, " replicates"]] = {}
     for number, fpir in enumerate(fpirs):
-        metric = f"tpir@fpir={far_name(fpir)}"
+        metric = TPIR.at(fpir).key
         figure = figures[metric] = {"value": None, "ci95": None}
         try:
             rates, thresholds, reached = map(list, zip(*(gallery.point(fpir) for gallery in galleries), strict=True))

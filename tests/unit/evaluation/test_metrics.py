@@ -1,0 +1,88 @@
+"""What a key of a metric stands for."""
+
+from __future__ import annotations
+
+import pytest
+
+from vplface.evaluation.metrics import (
+    ACCURACY,
+    BEST_ACCURACY,
+    EER,
+    FNMR,
+    METRICS,
+    RANK,
+    TAR,
+    TPIR,
+    Metric,
+    far_name,
+    far_point,
+    in_order,
+    measurable,
+    point_label,
+)
+
+
+@pytest.mark.parametrize(
+    ("key", "kind", "point", "label", "short"),
+    [
+        ("accuracy", ACCURACY, None, "accuracy", "acc."),
+        ("accuracy@best_threshold", BEST_ACCURACY, None, *["accuracy at the best threshold"] * 2),
+        ("tar@far=1e-3", TAR, 1e-3, "TAR at FAR 10⁻³", "TAR 10⁻³"),
+        ("tar@far=2.5e-4", TAR, 2.5e-4, "TAR at FAR 0.00025", "TAR 0.00025"),
+        ("fnmr@fmr=5e-3", FNMR, 5e-3, "FNMR at FMR 5·10⁻³", "FNMR at FMR 5·10⁻³"),
+        ("tpir@fpir=1e-1", TPIR, 0.1, "TPIR at FPIR 10⁻¹", "TPIR at FPIR 10⁻¹"),
+        ("eer", EER, None, "equal error rate", "EER"),
+        ("rank-5", RANK, 5, "rank-5", "rank 5"),
+        ("tar@far=often", TAR, None, "tar@far=often", "tar@far=often"),
+        ("tar@far=2", TAR, None, "tar@far=2", "tar@far=2"),
+        ("tar@fmr=1e-3", None, None, "tar@fmr=1e-3", "tar@fmr=1e-3"),
+        ("f1_score", None, None, "f1 score", "f1 score"),
+        ("rank-first", None, None, "rank-first", "rank-first"),
+    ],
+)
+def test_Metric_parse(key, kind, point, label, short):
+    metric = Metric.parse(key)
+    assert (metric.key, metric.kind, metric.point) == (key, kind, point)
+    assert (metric.label, metric.short) == (label, short)
+
+
+@pytest.mark.parametrize("kind", METRICS, ids=lambda kind: kind.name)
+def test_MetricKind_at_gives_a_metric_that_parse_reads_back(kind):
+    metric = kind.at({"rate": 2.5e-4, "rank": 7, None: None}[kind.point])
+    assert Metric.parse(metric.key) == metric
+    with pytest.raises(ValueError, match="is measured at"):
+        kind.at(0.5 if kind.point is None else None)
+
+
+def test_Metric_lower_is_better_for_errors_alone():
+    keys = ["eer", "fnmr@fmr=1e-3", "accuracy", "tar@far=1e-3", "auc", "rank-1", "unknown"]
+    assert [Metric.parse(key).lower_is_better for key in keys] == [True, True, False, False, False, False, False]
+
+
+def test_Metric_far_is_that_of_TAR_alone():
+    assert [Metric.parse(key).far for key in ("tar@far=1e-2", "fnmr@fmr=1e-2", "eer")] == [0.01, None, None]
+
+
+def test_in_order_lists_rates_from_loose_to_strict_and_ranks_upwards():
+    keys = ["zeta", "rank-10", "rank-5", "eer", "tar@far=1e-4", "accuracy", "tar@far=1e-2", "fnmr@fmr=1e-3", "auc"]
+    assert in_order(keys) == [
+        *("accuracy", "tar@far=1e-2", "tar@far=1e-4", "fnmr@fmr=1e-3", "eer", "auc", "rank-5", "rank-10", "zeta")
+    ]
+
+
+def test_measurable_lists_metrics_at_the_points_that_are_given():
+    assert measurable({TAR: [1e-2, 1e-3, 1e-2], RANK: [1]}) == [
+        *("accuracy", "accuracy@best_threshold", "tar@far=1e-2", "tar@far=1e-3", "eer", "auc", "rank-1")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("far", "name"), [(1e-3, "1e-3"), (0.01, "1e-2"), (2.5e-4, "2.5e-4"), (1.0, "1e0"), (1e-10, "1e-10"), (0.3, "3e-1")]
+)
+def test_far_name(far, name):
+    assert far_name(far) == name
+
+
+def test_point_label_of_what_far_point_names():
+    assert point_label(far_point(1e-3)) == "FAR 10⁻³"
+    assert point_label("anything") == "anything"
