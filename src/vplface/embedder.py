@@ -34,6 +34,7 @@ from vplface.errors import DataError, VplfaceError
 from vplface.files import replacing
 from vplface.progress import progress
 from vplface.reading import decoded, is_file, is_folder, parse_json, read_bytes
+from vplface.run_folder import ModelFolder
 
 WEIGHTS_LIMIT = 8 * 2**30
 """The largest file of weights that is read, in bytes."""
@@ -201,9 +202,9 @@ class StoredModel:
 
 def save_model(folder: str | Path, backbone: nn.Module, card: ModelCard) -> None:
     """Write ``model.safetensors`` and ``model.json``, each atomically; the card last, so that a card has weights."""
-    folder = Path(folder)
+    place = ModelFolder(Path(folder))
     state = {name: tensor.detach().contiguous().cpu() for name, tensor in backbone.state_dict().items()}
-    with replacing(folder / "model.json") as card_path, replacing(folder / "model.safetensors") as path:
+    with replacing(place.card) as card_path, replacing(place.weights) as path:
         data = safetensors.torch.save(state)
         path.write_bytes(data)
         card = replace(card, weights=hashlib.sha256(data).hexdigest())
@@ -227,8 +228,8 @@ def read_model(folder: str | Path) -> StoredModel:
         DataError: no such folder, a file of it missing, damaged or too large, or files of two versions.
     """
     folder = Path(folder)
-    card_path, weights_path = folder / "model.json", folder / "model.safetensors"
-    _require_model(folder)
+    _require_model(ModelFolder(folder))
+    card_path, weights_path = ModelFolder(folder).card, ModelFolder(folder).weights
     deadline, first = time.monotonic() + _PATIENCE, True
     while True:
         text, weights = read_bytes(card_path), read_bytes(weights_path, WEIGHTS_LIMIT)
@@ -237,7 +238,7 @@ def read_model(folder: str | Path) -> StoredModel:
         if card.weights in (None, found):
             files = {str(weights_path): found, str(card_path): hashlib.sha256(text).hexdigest()}
             return StoredModel(folder, replace(card, weights=found), weights, files)
-        being_saved = next(folder.glob(".model.json.tmp-*"), None) is not None
+        being_saved = next(folder.glob(f".{card_path.name}.tmp-*"), None) is not None
         if not first and not (being_saved and time.monotonic() < deadline):
             raise DataError(
                 f"{weights_path}: damaged, or of another version than {card_path.name} beside it, which states the "
@@ -248,19 +249,18 @@ def read_model(folder: str | Path) -> StoredModel:
         time.sleep(0.05)
 
 
-def _require_model(folder: Path) -> None:
-    if not is_folder(folder):
-        run = folder.parent
-        kept_none = folder.name == "best" and is_file(run / "model.json")
-        last = f"; that run kept no best model, {run} is its last one" if kept_none else ""
-        raise DataError(f"{folder}: no such folder{last}; give a run folder, its folder 'best', or an .onnx file")
-    for name in ("model.json", "model.safetensors"):
-        if not is_file(folder / name):
-            inside = sorted(repr(found.parent.name) for found in folder.glob(f"*/{name}"))
+def _require_model(folder: ModelFolder) -> None:
+    if not is_folder(folder.path):
+        kept_none = folder.is_best and is_file(folder.run.card)
+        last = f"; that run kept no best model, {folder.run.path} is its last one" if kept_none else ""
+        raise DataError(f"{folder.path}: no such folder{last}; give a run folder, its folder 'best', or an .onnx file")
+    for path in (folder.card, folder.weights):
+        if not is_file(path):
+            inside = sorted(repr(found.parent.name) for found in folder.path.glob(f"*/{path.name}"))
             there = f" (there is one in its folder{'s' * (len(inside) > 1)} {', '.join(inside)})" if inside else ""
             raise DataError(
-                f"{folder}: no {name} there{there}; a model folder is a run folder, its folder 'best', or any "
-                "other with model.json and model.safetensors"
+                f"{folder.path}: no {path.name} there{there}; a model folder is a run folder, its folder 'best', or "
+                "any other with model.json and model.safetensors"
             )
 
 

@@ -23,9 +23,10 @@ from vplface.printable import printable
 from vplface.reading import is_file, kind_of, read_json
 from vplface.report.model_page import UNKNOWN_LICENCE, Measured, model_page
 from vplface.report.record import read_run
+from vplface.run_folder import ModelFolder
 
-MODEL_FILES = ("model.safetensors", "model.json")
-_POINT = "operating_point.json"
+MODEL_FILES = (ModelFolder.weights.name, ModelFolder.card.name)
+_POINT = ModelFolder.operating_point.name
 _PAGE = "README.md"
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 
@@ -61,10 +62,11 @@ def write_hub_folder(
     stored = read_model(model)
     stored.backbone()
     card = stored.card
-    run = read_run(model.parent if model.name == "best" and is_file(model.parent / "config.yaml") else model)
+    run = ModelFolder(model).run
+    record = read_run(run.path if is_file(run.config) else model)
     measured = []
     if card.evaluation is not None:
-        protocols = {name: entry.get("protocol") for name, entry in run.evaluations.items()}
+        protocols = {name: entry.get("protocol") for name, entry in record.evaluations.items()}
         measured = [
             Measured(name, _mapping(protocols.get(name)), _mapping(metrics))
             for name, metrics in card.evaluation.items()
@@ -73,7 +75,7 @@ def write_hub_folder(
     for path in evaluations:
         measured += _measured(Path(path), card.weights)
     point = OperatingPoint.load(model, card.weights) if is_file(operating_point_path(model)) else None
-    page = printable(model_page(card, repo, licence, measured, run.config, point))
+    page = printable(model_page(card, repo, licence, measured, record.config, point))
 
     _put(folder, stored.weights, card.to_json().encode("utf-8", "backslashreplace"))
     with replacing(folder / _PAGE) as path:

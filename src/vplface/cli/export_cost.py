@@ -20,6 +20,7 @@ from vplface.evaluation.metrics import Metric
 from vplface.evaluation.question import open_question
 from vplface.printable import printable_name
 from vplface.reading import is_file
+from vplface.run_folder import ModelFolder
 from vplface.training.validation import validation_of
 
 
@@ -97,17 +98,17 @@ def measured_by(
             return {found.name: found}
 
     else:
-        run = model.parent if model.name == "best" else model
-        if not is_file(run / "config.yaml"):
+        run = ModelFolder(model).run
+        if not is_file(run.config):
             return lambda file: Cost({}, {}, "no evaluation sets are known; give --data and --pairs")
         try:
-            config = read_config(run)
+            config = read_config(run.path)
             validation = validation_of(config)
         except VplfaceError as error:
-            reason = f"the evaluation sets of {run} cannot be opened ({error}); give --data and --pairs"
+            reason = f"the evaluation sets of {run.path} cannot be opened ({error}); give --data and --pairs"
             return lambda file: Cost({}, {}, reason)
         if not validation.questions:
-            return lambda file: Cost({}, {}, f"{run} has no evaluation sets; give --data and --pairs")
+            return lambda file: Cost({}, {}, f"{run.path} has no evaluation sets; give --data and --pairs")
 
         def asked(embedder: Embedder) -> dict[str, Evaluation]:
             return validation.run(embedder, bootstrap)

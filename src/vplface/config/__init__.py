@@ -59,6 +59,7 @@ from vplface.prototypes import (
     covering,
 )
 from vplface.reading import kind_of, read_text
+from vplface.run_folder import RunFolder
 from vplface.strict_yaml import DEEPEST, LIMIT, number, parse_yaml, plain, to_yaml
 from vplface.suggest import did_you_mean, did_you_mean_or_known, similar_names
 from vplface.terms import EPL, UNPG, XBM, BroadFace, Term, UniTSFace
@@ -664,10 +665,10 @@ def read_recipe(recipe: str | Path) -> dict[str, Any]:
 
 def _read_recipe(recipe: str | Path) -> dict[str, Any]:
     path, place = at_home(recipe), {}
-    if kind_of(path / "config.yaml") in _READABLE:
+    if kind_of(RunFolder(path).config) in _READABLE:
         folder = path if path.name not in ("", "..") else path.resolve()
         place = {"name": folder.name, "output": str(folder.parent)}
-        path = path / "config.yaml"
+        path = RunFolder(path).config
     if kind_of(path) in _READABLE:
         text = read_text(path, limit=LIMIT)
     elif path.stem in shipped_recipes() and str(path.parent) in (".", "configs"):

@@ -20,6 +20,7 @@ from vplface.demo.hosts import parse_authority
 from vplface.demo.uploads import MAX_PICTURE_BYTES, MAX_PICTURES
 from vplface.errors import DataError
 from vplface.reading import parse_json, read_bytes
+from vplface.run_folder import ModelFolder, RunFolder
 
 Message: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[Message]]
@@ -240,12 +241,9 @@ def report_of(model: Path) -> Path | None:
     run = run_folder_of(model)
     if run is None:
         return None
-    report = run / "report.html"
-    return report if report.is_file() and report.resolve().parent == run.resolve() else None
+    return run.report if run.report.is_file() and run.report.resolve().parent == run.path.resolve() else None
 
 
-def run_folder_of(model: Path) -> Path | None:
+def run_folder_of(model: Path) -> RunFolder | None:
     """Run folder of a model; None if the model is a single file."""
-    if not model.is_dir():
-        return None
-    return model.parent if model.name == "best" else model
+    return ModelFolder(model).run if model.is_dir() else None

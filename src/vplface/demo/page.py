@@ -275,7 +275,7 @@ class Page:
             return fragments.empty(
                 "A single model file has no report. Open the run's folder to see the report of its training."
             )
-        command = f"vplface report {argument(run)} --out {argument(run / 'report.html')}"
+        command = f"vplface report {argument(run.path)} --out {argument(run.report)}"
         return tag(
             "div",
             tag("p", "This model's folder holds no report. Training writes one; to create it again:"),

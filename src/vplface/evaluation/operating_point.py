@@ -21,6 +21,7 @@ from vplface.evaluation.provenance import hashes, model_files
 from vplface.files import replacing
 from vplface.paths import argument
 from vplface.reading import is_file, is_folder, kind_of, read_json
+from vplface.run_folder import ModelFolder
 
 _SCHEMA = 1
 
@@ -95,9 +96,9 @@ def operating_point_path(model: Path | str) -> Path:
     if kind_of(model) is None and not model.suffix:
         raise DataError(f"{model}: no such model; give a model folder or an .onnx file")
     if is_folder(model):
-        return model / "operating_point.json"
+        return ModelFolder(model).operating_point
     if model.suffix == ".onnx":
-        return model.with_suffix(".operating_point.json")
+        return model.with_suffix(f".{ModelFolder.operating_point.name}")
     raise DataError(f"{model}: an operating point belongs to a model, a folder or an .onnx file")
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from vplface.errors import DataError
 from vplface.reading import is_file
+from vplface.run_folder import ModelFolder
 
 PACKAGES = ("vplface", "torch", "numpy", "onnxruntime")
 
@@ -36,7 +37,7 @@ def hashes(paths: Iterable[Path]) -> dict[str, str]:
 
 def model_files(model: Path) -> list[Path]:
     """The files that a model's embeddings depend on: an ``.onnx`` or embeddings file itself, or weights and card."""
-    return [model] if is_file(model) else [model / "model.safetensors", model / "model.json"]
+    return [model] if is_file(model) else [ModelFolder(model).weights, ModelFolder(model).card]
 
 
 def _sha256(path: Path) -> str:

@@ -15,23 +15,11 @@ from vplface.arrays import parse_arrays
 from vplface.errors import DataError
 from vplface.paths import argument
 from vplface.reading import TEXT_LIMIT, decoded, is_file, is_folder, parse_json, read_bytes
+from vplface.run_folder import REPORTED, RunFolder
 from vplface.strict_yaml import parse_yaml
 
-FILES = (
-    "config.yaml",
-    "environment.json",
-    "metrics.jsonl",
-    "evaluation.json",
-    "model.json",
-    "model.safetensors",
-    "best/model.json",
-    "best/model.safetensors",
-    "sphere.npz",
-)
-
-
 _LARGEST = 2**31
-_WEIGHTS = "model.safetensors"
+_WEIGHTS = RunFolder.weights.name
 
 
 @dataclass(frozen=True)
@@ -97,11 +85,11 @@ def read_run(folder: str | Path) -> RunRecord:
     folder = Path(folder)
     if not is_folder(folder):
         raise DataError(f"{folder}: no such run folder")
-    present = [name for name in FILES if is_file(folder / name)]
+    present = [name for name in REPORTED if is_file(folder / name)]
     if not present:
-        inside = sorted({str(found.parent) for name in FILES[:4] for found in folder.glob(f"*/{name}")})
+        inside = sorted({str(found.parent) for name in REPORTED[:4] for found in folder.glob(f"*/{name}")})
         raise DataError(
-            f"{folder}: not a run folder: it holds none of {', '.join(FILES[:4])}; "
+            f"{folder}: not a run folder: it holds none of {', '.join(REPORTED[:4])}; "
             f"give {' '.join(map(argument, inside)) or 'the folder that `vplface train` wrote'}"
         )
     # Each file is read once: training may replace it meanwhile, and digests are of what the page shows.
@@ -113,24 +101,24 @@ def read_run(folder: str | Path) -> RunRecord:
     digests = {name: hashlib.sha256(data).hexdigest() for name, data in contents.items()}
     for name in present:
         if name.endswith(_WEIGHTS):
-            stated = _mapping(folder, name.replace(_WEIGHTS, "model.json"), contents).get("weights")
+            stated = _mapping(folder, name.replace(_WEIGHTS, RunFolder.card.name), contents).get("weights")
             digests[name] = stated if isinstance(stated, str) else _sha256(folder / name)
-    training, validation, truncated = _metrics(folder / "metrics.jsonl", contents.get("metrics.jsonl", b""))
+    training, validation, truncated = _metrics(RunFolder(folder).metrics, contents.get(RunFolder.metrics.name, b""))
     return RunRecord(
         folder=folder,
         name=folder.resolve().name,
-        config=_mapping(folder, "config.yaml", contents),
-        environment=_mapping(folder, "environment.json", contents),
-        card=_mapping(folder, "model.json", contents),
+        config=_mapping(folder, RunFolder.config.name, contents),
+        environment=_mapping(folder, RunFolder.environment.name, contents),
+        card=_mapping(folder, RunFolder.card.name, contents),
         training=training,
         validation=validation,
         truncated=truncated,
         evaluations={
             name: value
-            for name, value in _mapping(folder, "evaluation.json", contents).items()
+            for name, value in _mapping(folder, RunFolder.evaluation.name, contents).items()
             if isinstance(value, dict)
         },
-        sphere=_sphere(folder / "sphere.npz", contents.get("sphere.npz")),
+        sphere=_sphere(RunFolder(folder).sphere, contents.get(RunFolder.sphere.name)),
         files={name: digests[name] for name in present},
     )
 

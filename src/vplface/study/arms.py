@@ -11,6 +11,7 @@ from vplface.config import Config
 from vplface.errors import ConfigError
 from vplface.evaluation import Evaluation, compare
 from vplface.report import RunRecord, read_run, write_report
+from vplface.run_folder import RunFolder
 from vplface.study.grid import grid_of_recipe
 from vplface.study.pool import pool
 from vplface.study.single import figures, finish, measure, measured, start_anew
@@ -57,7 +58,7 @@ def run(config: Config, *, resume: bool = False, overwrite: bool = False) -> Stu
     measure(config)
     folder = config.run_folder
     record = read_run(folder)
-    report = folder / "report.html"
+    report = RunFolder(folder).report
     validation = validation_of(config)
     verdict = write_report(report, [record], config.name, picture_of=validation.picture)
     return Study([record], verdict, {"runs": {record.name: figures(measured(folder))}}, report)

@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
 
 from rich.live import Live
 from rich.table import Table
 
 from vplface.console import Console, start_display
-from vplface.errors import DataError
 from vplface.printable import printable_name
-from vplface.reading import is_file, parse_json, read_json_object
+from vplface.run_folder import RunFolder
 from vplface.study.grid import Cell
 
 _SHOW_EVERY = 1.0
-_TAIL = 8192
-_LARGEST = 10**15
 
 
 @dataclass
@@ -35,12 +31,12 @@ class _Watched:
 
     def look(self) -> None:
         """Read how far the run has come."""
-        line = last_line(self.cell.folder / "metrics.jsonl")
+        line = RunFolder(self.cell.folder).last_metrics()
         self.step = int(line.get("step", self.step))
         self.loss = f"{line['loss']:.3f}" if "loss" in line else self.loss
         self.speed = f"{line['pictures_per_second']:.0f}" if "pictures_per_second" in line else self.speed
         if self.steps is None:
-            self.steps = _steps(self.cell.folder)
+            self.steps = RunFolder(self.cell.folder).total_steps()
 
     def seconds_a_step(self, now: float) -> float | None:
         taken = self.step - self.first_step
@@ -80,7 +76,7 @@ class Board:
 
     def started(self, cell: Cell) -> None:
         """A run has begun, or goes on."""
-        done = int(last_line(cell.folder / "metrics.jsonl").get("step", 0))
+        done = int(RunFolder(cell.folder).last_metrics().get("step", 0))
         self._active[cell.name] = _Watched(cell, time.monotonic(), done, done)
 
     def ended(self, cell: Cell, *, failed: bool) -> None:
@@ -134,32 +130,6 @@ class Board:
                 printable_name(watched.cell.name), f"{watched.step:,}", steps, watched.loss, watched.speed, left
             )
         return table
-
-
-def last_line(journal: Path) -> Mapping[str, float]:
-    """The numbers in the last whole line of a metrics.jsonl; empty if there are none."""
-    try:
-        if not is_file(journal):
-            return {}
-        with journal.open("rb") as file:
-            file.seek(max(0, journal.stat().st_size - _TAIL))
-            lines = file.read(_TAIL).split(b"\n")[:-1]
-        found = parse_json(lines[-1], str(journal)) if lines else {}
-    except (OSError, DataError):
-        return {}
-    return {key: value for key, value in found.items() if _is_number(value)} if isinstance(found, dict) else {}
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _LARGEST
-
-
-def _steps(folder: Path) -> int | None:
-    try:
-        steps = read_json_object(folder / "environment.json").get("steps")
-    except DataError:
-        return None
-    return steps if isinstance(steps, int) else None
 
 
 def _duration(seconds: float) -> str:

@@ -17,6 +17,7 @@ from vplface.config import Config, EvaluationSet, Source
 from vplface.errors import ConfigError, DataError, TrainingInterrupted, VplfaceError
 from vplface.printable import printable
 from vplface.reading import kind_of
+from vplface.run_folder import RunFolder
 from vplface.study.board import Board
 from vplface.study.grid import Cell, Grid
 from vplface.study.single import standing, start_anew
@@ -24,7 +25,6 @@ from vplface.training.interrupt import Interrupt
 from vplface.training.sources import generate
 from vplface.training.world import launch
 
-LOG = "log.txt"
 STOPPED = 3
 """Exit status of a run that was told to stop and has saved everything."""
 _LAST_LINES = 4
@@ -132,10 +132,11 @@ def _start(cell: Cell, threads: int) -> _Child:
     except OSError as error:
         raise ConfigError(f"cannot write the run folder {cell.folder}: {error.strerror}") from error
     environment = os.environ | {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
-    if kind_of(cell.folder / LOG) not in ("file", None):
-        raise DataError(f"{cell.folder / LOG}: not a regular file; delete it")
+    log_path = RunFolder(cell.folder).log
+    if kind_of(log_path) not in ("file", None):
+        raise DataError(f"{log_path}: not a regular file; delete it")
     try:
-        with (cell.folder / LOG).open("ab") as log:
+        with log_path.open("ab") as log:
             log_start = log.tell()
             # A session of its own: the terminal's Ctrl-C is for this process, which passes it on once.
             process = subprocess.Popen(
@@ -147,7 +148,7 @@ def _start(cell: Cell, threads: int) -> _Child:
                 start_new_session=True,
             )
     except OSError as error:
-        raise DataError(f"cannot start {cell.name}, which writes {cell.folder / LOG}: {error.strerror}") from error
+        raise DataError(f"cannot start {cell.name}, which writes {log_path}: {error.strerror}") from error
     assert process.stdin is not None
     with suppress(BrokenPipeError):  # it died at once: its log says why
         process.stdin.write(json.dumps(cell.config.model_dump(mode="json")).encode() + b"\n")
@@ -160,7 +161,7 @@ def _reason(child: _Child) -> str:
     if child.process.returncode == STOPPED:
         return "it was stopped from outside; everything is saved"
     lines: list[str] = []
-    with suppress(OSError), (child.cell.folder / LOG).open("rb") as log:
+    with suppress(OSError), RunFolder(child.cell.folder).log.open("rb") as log:
         log.seek(max(child.log_start, log.seek(0, os.SEEK_END) - _LOG_READ))
         lines = [printable(line) for line in log.read().decode(errors="replace").splitlines() if line.strip()]
     if child.process.returncode < 0:

@@ -19,7 +19,7 @@ from vplface.errors import ConfigError, DataError, VplfaceError
 from vplface.progress import progress
 from vplface.prototypes import Variational
 from vplface.report import read_run
-from vplface.study.board import last_line
+from vplface.run_folder import RunFolder
 from vplface.study.grid import Cell, Grid
 from vplface.study.single import standing
 from vplface.terms import Term
@@ -107,7 +107,7 @@ def estimate(grid: Grid) -> Estimate:
                 raise (DataError if isinstance(error, DataError) else ConfigError)(f"{cell.name}: {error}") from error
             taken = 0
             if found.state in ("begun", "finished"):
-                taken = int(last_line(cell.folder / "metrics.jsonl").get("step", 0))
+                taken = int(RunFolder(cell.folder).last_metrics().get("step", 0))
             left = 0 if found.state == "finished" else max(extent.steps - taken, 0)
             costs.append(
                 Cost(

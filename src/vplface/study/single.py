@@ -13,13 +13,13 @@ from vplface.errors import ConfigError, DataError
 from vplface.evaluation import Evaluation
 from vplface.files import PRIVATE
 from vplface.reading import kind_of, read_json_object
+from vplface.run_folder import RunFolder
 from vplface.training.checkpoint import has_checkpoints
 from vplface.training.journal import write_json
 from vplface.training.loggers import Loggers
-from vplface.training.loop import ANEW, changed_keys, stored_config, train
+from vplface.training.loop import changed_keys, stored_config, train
 from vplface.training.sources import open_sources
 from vplface.training.sphere import embed_on_sphere
-from vplface.training.start import CHECKPOINTS
 from vplface.training.validation import validation_of
 
 SPHERE_LAM = 0.3
@@ -42,15 +42,15 @@ class Standing:
 
 def standing(config: Config) -> Standing:
     """How far the run of a configuration has come, as its folder tells."""
-    folder = config.run_folder
-    if kind_of(folder / ANEW) is not None:
+    folder = RunFolder(config.run_folder)
+    if kind_of(folder.restart_marker) is not None:
         return Standing("anew")
-    stored = stored_config(folder)
+    stored = stored_config(folder.path)
     if stored is None:
         return Standing("new")
     if changed := changed_keys(stored, config):
         return Standing("changed", changed)
-    whole = kind_of(folder / "config.yaml") is not None and kind_of(folder / "evaluation.json") is not None
+    whole = kind_of(folder.config) is not None and kind_of(folder.evaluation) is not None
     return Standing("finished" if whole else "begun")
 
 
@@ -63,11 +63,12 @@ def start_anew(configs: Iterable[Config]) -> None:
         ConfigError: a folder cannot be written.
     """
     for config in configs:
-        if kind_of(config.run_folder / "config.yaml") is not None:
+        folder = RunFolder(config.run_folder)
+        if kind_of(folder.config) is not None:
             try:
-                (config.run_folder / ANEW).touch()
+                folder.restart_marker.touch()
             except OSError as error:
-                raise ConfigError(f"cannot write the run folder {config.run_folder}: {error.strerror}") from error
+                raise ConfigError(f"cannot write the run folder {folder.path}: {error.strerror}") from error
 
 
 def finish(config: Config) -> None:
@@ -77,30 +78,30 @@ def finish(config: Config) -> None:
         ConfigError: the folder holds a run of another configuration.
         VplfaceError: see ``training.loop.train``.
     """
-    folder = config.run_folder
+    folder = RunFolder(config.run_folder)
     found = standing(config)
     if found.state == "finished":
         return
     if found.state == "changed":
         raise ConfigError(
-            f"{folder} holds a run of another configuration ({', '.join(found.changed)}); use --overwrite or another"
-            " name (name=...)"
+            f"{folder.path} holds a run of another configuration ({', '.join(found.changed)}); use --overwrite or"
+            " another name (name=...)"
         )
-    resume = found.state == "begun" and has_checkpoints(folder / CHECKPOINTS)
+    resume = found.state == "begun" and has_checkpoints(folder.checkpoints)
     train(config, resume=resume, overwrite=found.state in ("anew", "begun"))
     measure(config)
 
 
 def measure(config: Config) -> dict[str, Evaluation]:
     """Evaluate the finished model of a run with intervals; leaves evaluation.json and, if asked for, sphere.npz."""
-    folder = config.run_folder
-    backbone, card = load_model(folder)
+    folder = RunFolder(config.run_folder)
+    backbone, card = load_model(folder.path)
     validation = validation_of(config)
     evaluations = validation.run(Embedder.from_backbone(backbone, card), config.evaluation.bootstrap)
-    save_model(folder, backbone, replace(card, evaluation=figures(evaluations)))
+    save_model(folder.path, backbone, replace(card, evaluation=figures(evaluations)))
     if config.sphere and config.variational is not None:
-        embed_on_sphere(open_sources(config.data.train), folder / "sphere.npz", SPHERE_LAM, config.seed)
-    write_json(folder / "evaluation.json", {name: found.to_dict() for name, found in evaluations.items()}, PRIVATE)
+        embed_on_sphere(open_sources(config.data.train), folder.sphere, SPHERE_LAM, config.seed)
+    write_json(folder.evaluation, {name: found.to_dict() for name, found in evaluations.items()}, PRIVATE)
     values = {
         name: {metric: figure["value"] for metric, figure in found.metrics.items()}
         for name, found in evaluations.items()
@@ -113,7 +114,7 @@ def measure(config: Config) -> dict[str, Evaluation]:
 
 def measured(folder: Path) -> dict[str, Evaluation]:
     """What ``measure`` left in a run folder; raises DataError if its file is damaged."""
-    path = folder / "evaluation.json"
+    path = RunFolder(folder).evaluation
     values = read_json_object(path)
     try:
         return {name: Evaluation.from_dict(value) for name, value in values.items()}

@@ -28,13 +28,13 @@ class Journal:
     """Appends a line of JSON a measurement to metrics.jsonl, and tells loggers the same numbers.
 
     Args:
-        folder: the run folder.
+        path: of metrics.jsonl in the run folder.
         first_step: lines of later steps are dropped: a resumed run takes those steps again.
         loggers: where else the numbers go.
     """
 
-    def __init__(self, folder: Path, first_step: int, loggers: Loggers) -> None:
-        self._path = folder / "metrics.jsonl"
+    def __init__(self, path: Path, first_step: int, loggers: Loggers) -> None:
+        self._path = path
         kept = [line for line in self._lines() if _step(line) <= first_step] if first_step else []
         with replacing(self._path) as temporary:
             temporary.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")

@@ -17,9 +17,7 @@ from vplface.config import Config
 from vplface.errors import ConfigError, DataError, VplfaceError, import_extra
 from vplface.files import replacing
 from vplface.reading import kind_of, read_json_object
-
-IDENTITIES = "loggers.json"
-"""Under what names the run is known elsewhere; with them a resumed run goes on there."""
+from vplface.run_folder import RunFolder
 
 PROJECT = "vplface"
 """Of Weights & Biases, and the experiment of MLflow, where the environment says nothing."""
@@ -51,7 +49,9 @@ class TensorBoard:
 
     def __init__(self, config: Config, first_step: int, known: str | None) -> None:
         tensorboard = import_extra("torch.utils.tensorboard", "train")
-        self._board = tensorboard.SummaryWriter(str(config.run_folder / "tensorboard"), purge_step=first_step + 1)
+        self._board = tensorboard.SummaryWriter(
+            str(RunFolder(config.run_folder).tensorboard), purge_step=first_step + 1
+        )
 
     def log(self, numbers: Mapping[str, float], step: int) -> None:
         """See :class:`Logger`."""
@@ -162,7 +162,7 @@ class Loggers:
 
     def __init__(self, config: Config, first_step: int, fresh: bool = False) -> None:
         self._open: dict[str, Logger] = {}
-        path = config.run_folder / IDENTITIES
+        path = RunFolder(config.run_folder).loggers
         known = {} if fresh else _known(path)
         # TensorBoard last: it purges the events of an earlier run, which is to lose nothing by a start that fails.
         for name in sorted(dict.fromkeys(config.loggers), key=lambda name: name == "tensorboard"):

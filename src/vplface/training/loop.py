@@ -6,7 +6,6 @@ import itertools
 import json
 import math
 import shlex
-import shutil
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,6 +26,7 @@ from vplface.files import PRIVATE, locked, remove_temporaries, replacing
 from vplface.paths import argument
 from vplface.progress import progress
 from vplface.reading import is_folder, kind_of, read_json, read_json_object
+from vplface.run_folder import RunFolder
 from vplface.softmax import OtherRankError
 from vplface.training.checkpoint import (
     Checkpoints,
@@ -44,32 +44,13 @@ from vplface.training.interrupt import Interrupt
 from vplface.training.journal import Journal, environment, write_json
 from vplface.training.loggers import Loggers
 from vplface.training.parts import fewest
-from vplface.training.start import CHECKPOINTS, IDENTITIES, start_from, whole_checkpoint
+from vplface.training.start import start_from, whole_checkpoint
 from vplface.training.state import Training, prepare
 from vplface.training.validation import Validation
 from vplface.training.world import World, join
 
 _PATIENCE = 10.0
 """Seconds in which the workers of a run that was killed notice that it is gone, and let go of its folder."""
-
-ANEW = "anew"
-"""A file that says of the run in its folder that it is to be started anew."""
-
-OF_A_RUN = (
-    ANEW,
-    CHECKPOINTS,
-    "best",
-    "environment.json",
-    "evaluation.json",
-    IDENTITIES,
-    "metrics.jsonl",
-    "model.json",
-    "model.safetensors",
-    "operating_point.json",
-    "report.html",
-    "sphere.npz",
-)
-"""What a run that starts anew takes away; event files of TensorBoard are purged by their writer."""
 
 NO_MATTER = frozenset(
     {
@@ -101,13 +82,14 @@ def stored_config(folder: Path) -> Config | None:
     Raises:
         ConfigError: naming config.yaml, if it cannot be read and no checkpoint can say what it held.
     """
-    path = folder / "config.yaml"
+    run_folder = RunFolder(folder)
+    path = run_folder.config
     if kind_of(path) is None:
-        return last_trained_with(folder / CHECKPOINTS)
+        return last_trained_with(run_folder.checkpoints)
     try:
         return read_config(path)
     except (ConfigError, DataError) as error:
-        found = last_trained_with(folder / CHECKPOINTS)
+        found = last_trained_with(run_folder.checkpoints)
         if found is None:
             raise ConfigError(f"{error}; delete it and restart the run with --overwrite") from error
         return found
@@ -115,8 +97,9 @@ def stored_config(folder: Path) -> Config | None:
 
 def restore_config(folder: Path) -> None:
     """Write config.yaml of a run from its newest checkpoint, where it is damaged or missing."""
-    path = folder / "config.yaml"
-    if not is_folder(folder / CHECKPOINTS):
+    run_folder = RunFolder(folder)
+    path, aside = run_folder.config, run_folder.damaged_config
+    if not is_folder(run_folder.checkpoints):
         return
     fault = f"{path} is missing"
     if kind_of(path) is not None:
@@ -124,11 +107,11 @@ def restore_config(folder: Path) -> None:
             read_config(path)
             return
         except (ConfigError, DataError) as error:
-            fault = f"{error}; it was kept as damaged-config.yaml"
-    found = last_trained_with(folder / CHECKPOINTS)
+            fault = f"{error}; it was kept as {aside.name}"
+    found = last_trained_with(run_folder.checkpoints)
     if found is not None:
         with suppress(FileNotFoundError):
-            path.replace(path.with_name("damaged-config.yaml"))
+            path.replace(aside)
         _write_config(path, found)
         print(f"{fault}; a new one was written from the newest checkpoint", file=sys.stderr)
 
@@ -174,7 +157,7 @@ def train(config: Config, *, resume: bool = False, overwrite: bool = False) -> T
     """
     with join(config.timeout) as world, world.blaming(), ExitStack() as stack:
         if world.again:
-            resume = has_checkpoints(config.run_folder / CHECKPOINTS)
+            resume = has_checkpoints(RunFolder(config.run_folder).checkpoints)
             overwrite = not resume
         if kind_of(config.run_folder) is not None or not resume:
             world.once(lambda: stack.enter_context(_alone_in(config.run_folder)))
@@ -201,9 +184,9 @@ def _prepare_in_turn(config: Config, world: World) -> Training:
 
 
 def _carry_out(run: Training, world: World, fresh: bool) -> Training | None:
-    config, folder = run.config, run.config.run_folder
+    config, folder = run.config, RunFolder(run.config.run_folder)
     checkpoints = Checkpoints(
-        folder / CHECKPOINTS, world, config.checkpoints_kept, trained_on(config, run.pictures) if world.main else None
+        folder.checkpoints, world, config.checkpoints_kept, trained_on(config, run.pictures) if world.main else None
     )
     with ExitStack() as stack:
         validation = journal = None
@@ -212,10 +195,10 @@ def _carry_out(run: Training, world: World, fresh: bool) -> Training | None:
             loggers = stack.enter_context(Loggers(config, run.step, fresh))
             _move_in(config, fresh)
             if fresh:  # from here on the folder always holds a model whose weights are finite
-                save_model(folder, run.model, model_card(run))
-            write_json(folder / "environment.json", environment() | _counts(run, world))
-            write_json(folder / IDENTITIES, list(run.pictures.identities), PRIVATE)
-            journal = stack.enter_context(Journal(folder, run.step, loggers))
+                save_model(folder.path, run.model, model_card(run))
+            write_json(folder.environment, environment() | _counts(run, world))
+            write_json(folder.identities, list(run.pictures.identities), PRIVATE)
+            journal = stack.enter_context(Journal(folder.metrics, run.step, loggers))
         world.has_begun()
         interrupt = stack.enter_context(Interrupt())
         stack.push(lambda kind, error, trace: checkpoints.abandon() if error is not None else None)
@@ -474,7 +457,7 @@ def _validate(run: Training, folder: Path, journal: Journal | None, validation: 
     finite = all(tensor.isfinite().all() for tensor in run.model.state_dict().values())
     if finite and value is not None and (run.best is None or value > run.best):
         run.best = value
-        save_model(folder / "best", run.model, card)
+        save_model(RunFolder(folder).best.path, run.model, card)
 
 
 def model_card(run: Training) -> ModelCard:
@@ -530,7 +513,7 @@ def _alone_in(folder: Path) -> Iterator[None]:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             stack.enter_context(locked(folder, otherwise, _PATIENCE))
-            for place in (folder, folder / "best"):
+            for place in (folder, RunFolder(folder).best.path):
                 if is_folder(place):
                     remove_temporaries(place)
         except OSError as error:
@@ -540,11 +523,10 @@ def _alone_in(folder: Path) -> Iterator[None]:
 
 def _claim(config: Config, resume: bool, overwrite: bool) -> str | None:
     """Say why the run folder cannot be ours, if it cannot; returns the checkpoint to go on from."""
-    folder = config.run_folder
-    checkpoints = folder / CHECKPOINTS
+    folder, run_folder = config.run_folder, RunFolder(config.run_folder)
     chosen = None
     if resume:
-        chosen, faults = newest_checkpoint(checkpoints)
+        chosen, faults = newest_checkpoint(run_folder.checkpoints)
         for damaged, fault in faults:
             print(f"{fault}; it is put aside", file=sys.stderr)
             aside = (damaged.with_name(f"damaged-{damaged.name}.{n}") for n in itertools.count())
@@ -555,14 +537,14 @@ def _claim(config: Config, resume: bool, overwrite: bool) -> str | None:
             print(f"going on from {chosen}", file=sys.stderr)
         before = trained_with(chosen) or stored_config(folder)
         if before is None:
-            raise ConfigError(f"{folder / 'config.yaml'} is missing, and no checkpoint records it; put the file back")
+            raise ConfigError(f"{run_folder.config} is missing, and no checkpoint records it; put the file back")
         if changed := [key for key in changed_keys(before, config) if not _of_evaluation(key)]:
             raise ConfigError(
                 f"{folder} was trained with another {', '.join(changed)}; resume it as it was"
                 f" (vplface train {argument(folder)} --resume{_former(before, changed)}), or start a new run"
                 " under another name (name=...)"
             )
-    elif not overwrite and _has_begun(folder):
+    elif not overwrite and run_folder.holds_run():
         raise ConfigError(
             f"{folder} already holds a run; go on with it (--resume), replace it (--overwrite), or choose another name"
             " (name=...)"
@@ -584,25 +566,18 @@ def _former(before: Config, changed: Sequence[str]) -> str:
 
 def _move_in(config: Config, fresh: bool) -> None:
     """Write what the run is asked for into its folder; a fresh one takes away all that an earlier one has left."""
-    folder = config.run_folder
+    folder = RunFolder(config.run_folder)
     try:
         if fresh:
-            for name in OF_A_RUN:
-                path = folder / name
-                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+            folder.remove_run()
     except OSError as error:
-        raise ConfigError(f"cannot write the run folder {folder}: {error.strerror or error}") from error
-    _write_config(folder / "config.yaml", config)
+        raise ConfigError(f"cannot write the run folder {folder.path}: {error.strerror or error}") from error
+    _write_config(folder.config, config)
 
 
 def _write_config(path: Path, config: Config) -> None:
     with replacing(path) as temporary:
         temporary.write_text(config.to_yaml(), encoding="utf-8")
-
-
-def _has_begun(folder: Path) -> bool:
-    """Whether a folder holds anything of a run but what it was asked for: a start that failed leaves no more."""
-    return any((folder / name).exists() for name in ("metrics.jsonl", "model.safetensors", CHECKPOINTS))
 
 
 def _compare_data(run: Training, checkpoint: Path) -> None:
@@ -611,8 +586,8 @@ def _compare_data(run: Training, checkpoint: Path) -> None:
     known = read_manifest(checkpoint).get("data") or {}
     before: list[str] = []
     try:
-        before = [str(name) for name in read_json(folder / IDENTITIES)]
-        pictures = known["pictures"] if known else int(read_json_object(folder / "environment.json")["pictures"])
+        before = [str(name) for name in read_json(RunFolder(folder).identities)]
+        pictures = known["pictures"] if known else int(read_json_object(RunFolder(folder).environment)["pictures"])
     except (DataError, KeyError, TypeError, ValueError) as error:
         if not known:
             raise DataError(
@@ -661,7 +636,7 @@ def _divergence(run: Training, folder: Path, fault: str, step: int) -> str:
 
 
 def _last_good(folder: Path) -> str:
-    last, _ = newest_checkpoint(folder / CHECKPOINTS)
+    last, _ = newest_checkpoint(RunFolder(folder).checkpoints)
     return "no checkpoint had been written yet" if last is None else f"the last good checkpoint is {last}"
 
 

@@ -14,10 +14,10 @@ from vplface.data.pictures import Preprocessing, UnreadablePictureError
 from vplface.errors import ConfigError, DataError
 from vplface.progress import progress
 from vplface.reading import read_json
+from vplface.run_folder import RunFolder
 from vplface.training.checkpoint import COMMON, newest_checkpoint, read_manifest, read_rows, read_tensors
 from vplface.training.state import Training
 
-CHECKPOINTS, IDENTITIES = "checkpoints", "identities.json"
 _BATCH = 64
 _OF_A_RUN = ("step_count", "begun_at", "delta_t", "margin_", "terms.")
 _STATE_OF = {"sgd": ("momentum_buffer",), "adamw": ("exp_avg", "exp_avg_sq")}
@@ -29,7 +29,7 @@ def whole_checkpoint(folder: Path) -> Path:
     Raises:
         DataError: if there is none.
     """
-    path, faults = newest_checkpoint(folder / CHECKPOINTS)
+    path, faults = newest_checkpoint(RunFolder(folder).checkpoints)
     if path is None:
         damaged = f" ({faults[0][1]})" if faults else ""
         raise DataError(
@@ -151,7 +151,7 @@ def _mean_embeddings(run: Training, classes: Int64[np.ndarray, " k"]) -> Float[T
 
 
 def _identities(folder: Path) -> dict[str, int]:
-    path = folder / IDENTITIES
+    path = RunFolder(folder).identities
     try:
         return {str(name): label for label, name in enumerate(read_json(path))}
     except (DataError, TypeError) as error:

@@ -21,7 +21,7 @@ from vplface.config import read_recipe, shipped_recipes
 from vplface.errors import ConfigError, DataError
 from vplface.evaluation import Evaluation
 from vplface.evaluation.student import t_interval
-from vplface.study import board, pool
+from vplface.study import pool
 from vplface.study.cost import lasting
 from vplface.study.grid import is_study, read_grid
 from vplface.study.pool import paired
@@ -394,21 +394,6 @@ def test_what_was_asked_differently_is_not_compared():
 def test_runs_go_to_the_worker_that_is_free():
     assert lasting([3, 3, 2, 2, 2], 2) == 7  # 3 + 2 + 2 beside 3 + 2
     assert lasting([], 4) == 0
-
-
-@pytest.mark.parametrize(
-    "line", ["[" * 100_000, '{"step": "many"}', '{"step": null, "loss": []}', "3", '{"step": 1e999}']
-)
-def test_the_board_shows_nothing_of_a_journal_that_holds_something_else(tmp_path, line):
-    (tmp_path / "metrics.jsonl").write_text(f"{line}\n")
-    assert not {"step", "loss"} & board.last_line(tmp_path / "metrics.jsonl").keys()
-    (tmp_path / "environment.json").write_text(line)
-    assert board._steps(tmp_path) is None
-
-
-def test_the_board_does_not_wait_for_a_pipe(tmp_path):
-    os.mkfifo(tmp_path / "metrics.jsonl")
-    assert board.last_line(tmp_path / "metrics.jsonl") == {}
 
 
 @pytest.mark.parametrize("text", ["", "[]", "[" * 100_000, '{"lfw": 3}', '{"lfw": {}}'])

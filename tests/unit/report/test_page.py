@@ -12,7 +12,7 @@ import pytest
 
 from vplface.errors import DataError
 from vplface.report import RunRecord, plots, read_run, write_report
-from vplface.report.record import FILES
+from vplface.run_folder import REPORTED
 
 HOSTILE = "<script>alert('x')</script>\"><img src=http://evil.example/x onerror=alert(1)>"
 VOID = {"meta", "img", "br"}
@@ -183,7 +183,7 @@ def test_no_script_but_the_page_s_own_may_run(vpl_run: Path, tmp_path: Path) -> 
     assert policy.startswith("default-src 'none'")
 
 
-@pytest.mark.parametrize("kept", FILES)
+@pytest.mark.parametrize("kept", REPORTED)
 def test_any_part_alone_makes_a_page(vpl_run: Path, tmp_path: Path, kept: str) -> None:
     alone = tmp_path / "alone"
     (alone / kept).parent.mkdir(parents=True)
