@@ -16,7 +16,8 @@ from vplface.backbones import build
 from vplface.data.samplers import ShuffledBatches
 from vplface.prototypes import LastFeature
 from vplface.prototypes import Memory as KindOfMemory
-from vplface.softmax import Workspace, shard
+from vplface.ranks import shard
+from vplface.softmax import Workspace
 from vplface.softmax.tiled import BOUNDED, tile_bytes
 from vplface.terms import Term
 

@@ -7,22 +7,28 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.autograd.function import FunctionCtx
 from torch.linalg import vector_norm
 from torch.nn.functional import normalize
-from torch.nn.parallel import DistributedDataParallel
 
 from vplface.bounds import require_whole
-from vplface.margins import ArcFace, Margin, SampleMargin, Samples, SphereFace2
-from vplface.margins.sample import changes_negatives, has_strength
-from vplface.once import once, once_differentiable
+from vplface.gradient_hooks import before_backward, scale_gradient
+from vplface.guards import DataParallelGuard, FusedBackwardGuard
+from vplface.margins import ArcFace, Margin, Samples
+from vplface.margins.sample import sample_margin
+from vplface.margins.state import (
+    SampleMargins,
+    margin_keys,
+    margin_state,
+    register_margin,
+    sample_margins,
+    set_margin_state,
+)
 from vplface.optim import FusedSGD, PrototypeSGD, hand_over_gradient
 from vplface.prototypes import (
     CosineByAge,
@@ -38,13 +44,14 @@ from vplface.prototypes import (
     require_memory_dtype,
 )
 from vplface.prototypes.age import MeanCosine, cosine_by_age
+from vplface.prototypes.init import initial_weight
 from vplface.prototypes.kind import other_kind, told_kind
 from vplface.prototypes.missing import missing_memory
+from vplface.ranks import Ranks
 from vplface.softmax import (
     BACKENDS,
     Backend,
     Filter,
-    Ranks,
     Workspace,
     binary,
     class_prototypes,
@@ -54,14 +61,10 @@ from vplface.softmax import (
     tiled,
     walk_of,
 )
-from vplface.terms import EPL, UNPG, Batch, BoundTerm, BroadFace, Term
+from vplface.terms import Batch, Term
+from vplface.terms.apply import TermSet
+from vplface.terms.fit import require_fit
 from vplface.uncompiled import uncompiled
-
-_T = TypeVar("_T")
-_DRAW_BLOCK = 4096
-_INITIAL_STD = 0.01
-_SCALED = 2.0**10
-"""No weight of a loss is as large, but the scales of a GradScaler are."""
 
 _NOISE = 2**32
 """The stream of random numbers of samples; classes have those below."""
@@ -76,17 +79,6 @@ class _Batch(NamedTuple):
     counts: list[int]  # of each rank
     norms: Float[Tensor, " batch"] | None  # of the embeddings, for a margin that uses them
     observed: Float[Tensor, " batch"] | None = None  # what the state of the margin follows
-
-
-class _Hardness(NamedTuple):
-    """What a margin makes of the samples before the softmax; nothing of each, if it looks at cosines alone."""
-
-    strength: Float[Tensor, " batch"] | None = None
-    penalty: Float[Tensor, ""] | None = None
-    observed: Float[Tensor, " batch"] | None = None
-
-    def penalised(self, loss: Tensor) -> Float[Tensor, ""]:
-        return loss if self.penalty is None else loss + self.penalty
 
 
 class PrototypeHead(nn.Module):
@@ -159,6 +151,7 @@ class PrototypeHead(nn.Module):
     """
 
     weight: nn.Parameter
+    margin_bias: nn.Parameter  # of a margin that changes the loss
     memory: Float[Tensor, "classes ... dim"] | None
     timer: Int[Tensor, "classes ..."] | None
     begun_at: int | None
@@ -208,8 +201,6 @@ class PrototypeHead(nn.Module):
             raise ValueError(f"subcenters must be at least 1, got {subcenters}")
         if not 0.0 < sample_rate <= 1.0:
             raise ValueError(f"sample_rate must lie in (0, 1], got {sample_rate}")
-        terms = tuple(terms)
-        require_fit(margin or ArcFace(), terms, sample_rate, subcenters, filter_bound)
         self.num_classes = num_classes
         self.embedding_dim = embedding_dim
         self.margin: Margin = ArcFace() if margin is None else margin
@@ -225,19 +216,22 @@ class PrototypeHead(nn.Module):
         self._forget_begin()
         self.ranks = None if process_group is None else Ranks(process_group, num_classes)
         self.classes = range(num_classes) if self.ranks is None else self.ranks.own
-        weight = _draw(self.classes, subcenters * embedding_dim, seed).to(device=device, dtype=dtype)
+        weight = initial_weight(self.classes, subcenters * embedding_dim, seed).to(device=device, dtype=dtype)
         self.weight = nn.Parameter(weight if subcenters == 1 else weight.view(-1, subcenters, embedding_dim))
         for name in (*self._memory_kind.per_class, *self._memory_kind.shared):
             self.register_buffer(name, None)
-        if isinstance(self.margin, SphereFace2):
-            first = torch.tensor(self.margin.first_bias(num_classes), device=device, dtype=dtype)
-            self.margin_bias = nn.Parameter(first)
-        if isinstance(self.margin, SampleMargin):
-            kind = torch.promote_types(dtype, torch.float32)
-            for name, value in self.margin.state.items():
-                self.register_buffer(f"margin_{name}", torch.tensor(value, dtype=kind, device=device))
+        register_margin(self, self.margin, num_classes, device=device, dtype=dtype)
         self.optimizer: PrototypeSGD | None = None if optimizer is None else optimizer.bind(self.weight)
-        self.terms = nn.ModuleDict(self._bind(terms)).to(self.weight.device, dtype)
+        self.terms = TermSet(terms, len(self.classes), embedding_dim)
+        self.terms.to(self.weight.device, dtype)
+        require_fit(
+            self.margin,
+            self.terms.by_title(),
+            sample_rate=sample_rate,
+            subcenters=subcenters,
+            filter_bound=filter_bound,
+            variational=variational is not None,
+        )
         self._workspace, self._scratch = Workspace(workspace_mb), Workspace(0.0)
         self._filter = None if filter_bound is None else Filter(filter_bound)
         self._pending: list[_Batch] = []
@@ -245,8 +239,7 @@ class PrototypeHead(nn.Module):
         self._reserved = False  # whether the memory has only been given a place
         self._met: Injection | None = None  # what the step under way is compared with
         self._injections: weakref.WeakSet[Injection] = weakref.WeakSet()
-        self._unscaled = False  # no GradScaler was seen at the first backward pass, and none comes later
-        self._looked_at: Callable[[], object] = _nothing  # the wrapper that was found to do no harm
+        self._data_parallel, self._fused_backward = DataParallelGuard(), FusedBackwardGuard()
 
     @uncompiled
     def forward(
@@ -276,10 +269,15 @@ class PrototypeHead(nn.Module):
         batch = self._batch(embeddings, labels, memory_embeddings)
         if not (self.training and torch.is_grad_enabled()):
             weight = self.weight if self.optimizer is None else self.weight.detach()
-            hardness = self._hardness(batch, None, in_step=False)
+            margins = self._sample_margins(batch, None, in_step=False)
             rows = self._rows(batch.labels)
-            return hardness.penalised(self._loss(batch.features, rows, weight, strength=hardness.strength))
-        self._look_at_wrapping()
+            return margins.add_penalty(self._loss(batch.features, rows, weight, strength=margins.strength))
+        self._data_parallel.check(
+            self.weight,
+            sharded=self.ranks is not None,
+            fused=self.optimizer is not None,
+            variational=self.variational is not None,
+        )
         if self._gathering and self._pending and self.optimizer is not None:
             raise RuntimeError(
                 "FusedSGD moves the prototypes in every backward pass, so a step cannot be taken in several"
@@ -288,11 +286,10 @@ class PrototypeHead(nn.Module):
         if not self._gathering:
             self._finish_step()
         self._met = self._injection()
-        hardness = self._hardness(batch, self._met, in_step=True)
-        loss = self._loss_with_terms(batch.features, batch.labels, self._met, hardness.strength)
-        loss = hardness.penalised(loss)
-        loss = _before_backward(loss, partial(self._begin_backward, self.weight._version))
-        self._pending.append(batch._replace(features=batch.features.detach(), norms=None, observed=hardness.observed))
+        margins = self._sample_margins(batch, self._met, in_step=True)
+        loss = self._loss_with_terms(batch.features, batch.labels, self._met, margins.strength)
+        loss = before_backward(margins.add_penalty(loss), partial(self._begin_backward, self.weight._version))
+        self._pending.append(batch._replace(features=batch.features.detach(), norms=None, observed=margins.observed))
         return loss
 
     @contextmanager
@@ -402,15 +399,13 @@ class PrototypeHead(nn.Module):
 
     def term_values(self) -> dict[str, float]:
         """The ``value`` of each term in the last step it took part in; a term that has not started is left out."""
-        values = {name: float(term.value) for name, term in self._bound_terms().items()}
-        return {name: value for name, value in values.items() if not math.isnan(value)}
+        return self.terms.last_values()
 
     @property
     def shared_state(self) -> tuple[str, ...]:
         """Keys that ``state_dict()`` may have for what is no row of a class and is equal on all ranks."""
-        rows = {f"terms.{name}.{key}" for name, term in self._bound_terms().items() for key in term.per_class}
-        of_terms = (key for name in self.terms.state_dict() if (key := f"terms.{name}") not in rows)
-        of_margin = self._names_of_margin()
+        of_terms = (f"terms.{key}" for key in self.terms.shared_keys())
+        of_margin = margin_keys(self.margin, self.num_classes)
         return "step_count", "begun_at", "delta_t", "memory_kind", *self._memory_kind.shared, *of_margin, *of_terms
 
     def cosine_by_age(self) -> dict[int, MeanCosine]:
@@ -476,30 +471,21 @@ class PrototypeHead(nn.Module):
         return _Batch(features, labels, remembered, counts, norms)
 
     def _norms(self, embeddings: Tensor) -> Tensor | None:
-        if not (isinstance(self.margin, SampleMargin) and self.margin.uses_norms):
+        if not sample_margin(self.margin).uses_norms:
             return None
         norms: Tensor = vector_norm(embeddings.to(torch.promote_types(self.weight.dtype, torch.float32)), dim=1)
         return norms
 
-    def _hardness(self, batch: _Batch, injection: Injection | None, in_step: bool) -> _Hardness:
-        """What the margin makes of the samples; out of a step there is no chance and nothing is observed."""
-        margin = self.margin
-        if not isinstance(margin, SampleMargin):
-            return _Hardness()
+    def _sample_margins(self, batch: _Batch, injection: Injection | None, in_step: bool) -> SampleMargins:
+        """What the margin makes of the samples; outside of a step without noise."""
         ones = batch.features.new_ones(len(batch.labels), dtype=torch.promote_types(self.weight.dtype, torch.float32))
-        norms = ones if batch.norms is None else batch.norms
         samples = Samples(
-            norms=norms,
+            norms=ones if batch.norms is None else batch.norms,
             cosines=partial(self._cosines_to_own, batch, injection),
             noise=partial(self._noise if in_step else torch.zeros_like, ones),
         )
-        state = self._margin_state()
-        observed = margin.observe(samples).detach() if state and in_step else None
-        if observed is not None:
-            state = margin.learn(state, observed)
-        # Every rank reckons with all norms, which reach their owner once from every rank; strengths have theirs at one.
-        penalty = margin.penalty(_scale_gradient(norms, 1.0 if self.ranks is None else 1.0 / self.ranks.world))
-        return _Hardness(margin.strength(samples, state), penalty, observed)
+        world = 1 if self.ranks is None else self.ranks.world
+        return sample_margins(self.margin, margin_state(self, self.margin), samples, in_step=in_step, world=world)
 
     @torch.no_grad()
     def _cosines_to_own(self, batch: _Batch, injection: Injection | None) -> Float[Tensor, " batch"]:
@@ -518,76 +504,28 @@ class PrototypeHead(nn.Module):
         noise: Tensor = torch.special.ndtri(uniform.clamp_min(2.0**-54)).to(like)
         return noise
 
-    def _names_of_margin(self) -> tuple[str, ...]:
-        """Of what the margin keeps in ``state_dict()``."""
-        learned = ("margin_bias",) if isinstance(self.margin, SphereFace2) else ()
-        return *learned, *(f"margin_{name}" for name in self._margin_state())
-
-    def _margin_state(self) -> dict[str, Tensor]:
-        names = self.margin.state if isinstance(self.margin, SampleMargin) else ()
-        return {name: getattr(self, f"margin_{name}") for name in names}
-
     def _rows(self, labels: Tensor) -> Tensor:
         """Row numbers from class ids, −1 for rows of other ranks."""
         return labels if self.ranks is None else self.ranks.local(labels)
-
-    def _bind(self, terms: Iterable[Term]) -> dict[str, BoundTerm]:
-        """The terms with their state, by name."""
-        bound: dict[str, BoundTerm] = {}
-        for term in terms:
-            name = type(term).__name__.lower()
-            if name in bound:
-                raise ValueError(f"terms holds two {type(term).__name__}; one of a kind has a meaning")
-            if isinstance(term, BroadFace) and self.variational is not None:
-                raise ValueError(
-                    "BroadFace classifies past samples, which variational prototypes remember: a sample would meet its"
-                    " own feature. Take one of the two"
-                )
-            bound[name] = term.bind(len(self.classes), self.embedding_dim)
-        return bound
-
-    def _bound_terms(self) -> dict[str, BoundTerm]:
-        return dict(self.terms.items())  # type: ignore[arg-type]  # torch knows them as modules
 
     def _loss_with_terms(
         self, features: Tensor, labels: Tensor, injection: Injection | None, strength: Tensor | None
     ) -> Float[Tensor, ""]:
         """The loss of a step, with all that the terms contribute."""
+        main = partial(self._loss_of_step, injection=injection, strength=strength)
         if not self.terms:
-            return self._loss_of_step(features, labels, injection, strength)
+            return main(features, labels)
         # What every rank computes from all features reaches each of them once from every rank.
         world = 1 if self.ranks is None else self.ranks.world
         batch = Batch(
-            features=_scale_gradient(features, 1.0 / world),
+            features=scale_gradient(features, 1.0 / world),
             labels=labels,
             scale=self.margin.scale,
             step=self.step_count,
             prototypes=self._prototypes_of,
             softmax=partial(self._loss_over, features, labels),
         )
-        terms = self._bound_terms().values()
-        if self._gathering and self._pending and any(term.whole_batch for term in terms):
-            raise RuntimeError(
-                "BroadFace weighs past samples against those of a whole batch, so a step cannot be taken in several"
-                " micro-batches; take the batch whole, or leave BroadFace out"
-            )
-        rows, targets = features, labels
-        negatives = _only("negatives", [logit for term in terms if (logit := term.negatives(batch)) is not None])
-        past = _only("past", [samples for term in terms if (samples := term.past(batch)) is not None])
-        if past is not None:
-            # The mean is over more rows, but the gradient of an embedding is that of the mean over the batch.
-            more = 1.0 + len(past.labels) / len(labels)
-            rows = torch.cat([_scale_gradient(features, more), past.features.to(features.dtype)])
-            targets = torch.cat([labels, past.labels])
-            if negatives is not None:
-                nothing = negatives.new_full((len(past.labels),), -torch.inf)
-                negatives = torch.cat([_scale_gradient(negatives, more), nothing])
-        loss = self._loss_of_step(rows, targets, injection, strength, negatives)
-        if past is not None:
-            loss = once(loss, "BroadFace takes past samples, which follow W, for constants")
-        # A backward pass takes first what was formed last: whatever reads W comes before FusedSGD moves it.
-        extra = [added for term in terms if (added := term.loss(batch)) is not None]
-        return torch.stack([loss, *extra]).sum()
+        return self.terms.loss(batch, features, main, is_part=self._gathering and bool(self._pending))
 
     @torch.no_grad()
     def _prototypes_of(self, labels: Tensor) -> Float[Tensor, "batch dim"]:
@@ -616,9 +554,10 @@ class PrototypeHead(nn.Module):
         self,
         features: Tensor,
         labels: Tensor,
+        negatives: Tensor | None = None,
+        *,
         injection: Injection | None,
         strength: Tensor | None,
-        negatives: Tensor | None = None,
     ) -> Float[Tensor, ""]:
         """The loss over the classes that this step draws."""
         rows, places = self._drawn(labels)
@@ -663,13 +602,14 @@ class PrototypeHead(nn.Module):
         update = None if fused is None else partial(fused.update, among=rows)
         backend = fastest_backend(weight.device) if self.backend == "auto" else self.backend
         walk = None if backend == "reference" else walk_of(backend, weight.device)
-        if isinstance(margin, SphereFace2):
+        changes_loss = sample_margin(margin).changes_loss
+        if changes_loss:
             walk = binary.BinaryWalk
             bias = self.margin_bias if self.ranks is None else self.ranks.spread(self.margin_bias)
             strength = bias.expand(len(features))
         if backend == "reference":
             moving = weight if update is None else hand_over_gradient(weight, update)
-            if isinstance(margin, SphereFace2) and strength is not None:
+            if changes_loss and strength is not None:
                 return binary.binary_loss(
                     features,
                     labels,
@@ -710,47 +650,9 @@ class PrototypeHead(nn.Module):
 
     def _begin_backward(self, version: int, gradient: Tensor) -> None:
         if self.optimizer is not None:
-            if torch.is_grad_enabled():
-                raise RuntimeError(
-                    "FusedSGD moves W in backward(), so there is no second derivative and no create_graph=True; build"
-                    ' the head with optimizer=None and backend="reference"'
-                )
-            if not self._unscaled and abs(gradient.item()) >= _SCALED:
-                raise RuntimeError(
-                    f"the loss was multiplied by {gradient.item():g} before backward(), as a GradScaler does, and"
-                    " FusedSGD moves W in backward(), before the scale can be taken off; train in bfloat16, or build"
-                    " the head with optimizer=None"
-                )
-            self._unscaled = True
-            if self.weight._version != version:
-                raise RuntimeError(
-                    "W has moved since this loss was formed. With FusedSGD a loss takes one backward pass, which moves"
-                    " W, before the next loss is formed or W is changed otherwise; for anything else build the head"
-                    " with optimizer=None"
-                )
+            self._fused_backward.check(self.weight, version, gradient)
             self.optimizer.consume()
         self._finish_step()
-
-    def _look_at_wrapping(self) -> None:
-        """Refuse DistributedDataParallel around the head, where its broadcasts or averages would ruin it."""
-        wrapper = getattr(DistributedDataParallel, "_active_ddp_module", None)
-        if wrapper is None or wrapper is self._looked_at():
-            return
-        fault = None
-        if all(each is not self.weight for each in wrapper.parameters()):
-            pass
-        elif self.ranks is not None:
-            fault = "has given all ranks the classes of the first, and averages gradients of different classes"
-        elif self.optimizer is not None:
-            fault = "cannot average gradients that FusedSGD uses up in backward(), so that the ranks part"
-        elif self.variational is not None and getattr(wrapper, "broadcast_buffers", False):
-            fault = "overwrites the memory of each rank with that of the first, unless broadcast_buffers=False"
-        if fault is not None:
-            raise RuntimeError(
-                f"this head lies in a module that DistributedDataParallel wraps, which {fault}; wrap the backbone"
-                " alone, and give the head the process group: PrototypeHead(..., process_group=dist.group.WORLD)"
-            )
-        self._looked_at = weakref.ref(wrapper)
 
     def _unit(self, embeddings: Tensor) -> Tensor:
         widest = torch.promote_types(embeddings.dtype, self.weight.dtype)
@@ -800,13 +702,12 @@ class PrototypeHead(nn.Module):
         ordered = [part for of_rank in zip(*parts, strict=True) for part in of_rank]
         compared, labels, features = (torch.cat(each) for each in zip(*ordered, strict=True))
         observed = [batch.observed for batch in self._pending if batch.observed is not None]
-        if observed and isinstance(self.margin, SampleMargin):
-            for name, value in self.margin.learn(self._margin_state(), torch.cat(observed)).items():
-                setattr(self, f"margin_{name}", value)
+        if observed:
+            needs, state = sample_margin(self.margin), margin_state(self, self.margin)
+            set_margin_state(self, needs.learn(state, torch.cat(observed)))
         self._pending.clear()
         self.step_count += 1
-        for term in self._bound_terms().values():
-            term.remember(features, labels, self._rows(labels))
+        self.terms.remember(features, labels, self._rows(labels))
         met, self._met = self._met, None
         if self.delta_t is not None and self.memory is not None and not self._reserved:
             if self.by_age is not None and met is not None:
@@ -839,7 +740,7 @@ class PrototypeHead(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> PrototypeHead:
         kept = self._memory_state()  # what does not follow W to another type
-        moving = self._margin_state()  # nor below float32, where a moving mean would stand still
+        moving = margin_state(self, self.margin)  # nor below float32, where a moving mean would stand still
         del kept["timer"]
         if self.memory_dtype is None:
             del kept["memory"]
@@ -852,12 +753,8 @@ class PrototypeHead(nn.Module):
             self.optimizer.rebind(self.weight)
         for name, tensor in kept.items():
             setattr(self, name, None if tensor is None else tensor.to(self.weight.device))
-        for name, tensor in moving.items():
-            setattr(
-                self,
-                f"margin_{name}",
-                tensor.to(self.weight.device, torch.promote_types(self.weight.dtype, torch.float32)),
-            )
+        kind = torch.promote_types(self.weight.dtype, torch.float32)
+        set_margin_state(self, {name: tensor.to(self.weight.device, kind) for name, tensor in moving.items()})
         if self.optimizer is not None:
             self.optimizer.follow(fn)
         return self
@@ -868,7 +765,7 @@ class PrototypeHead(nn.Module):
                 "a head cannot be copied or pickled inside micro_batches(), in the middle of a step; do it after"
             )
         self._finish_step()
-        state = {**self.__dict__, "_met": None, "_looked_at": _nothing}
+        state = {**self.__dict__, "_met": None}
         del state["_injections"]  # those of losses that stay here
         return state
 
@@ -898,9 +795,12 @@ class PrototypeHead(nn.Module):
         error_msgs: list[str],
     ) -> None:
         state = {key: value for key, value in state_dict.items() if key.startswith(prefix)}
+        of_margin = margin_keys(self.margin, self.num_classes)
         if not state:  # a state of other modules, which leaves this one as it is
             if strict:
-                missing_keys.extend(prefix + name for name in ("weight", "step_count", *self._names_of_margin()))
+                missing_keys.extend(
+                    prefix + name for name in ("weight", "step_count", *margin_keys(self.margin, self.num_classes))
+                )
             return
         self._pending.clear()
         self._met = None
@@ -921,7 +821,6 @@ class PrototypeHead(nn.Module):
             if self.delta_t is None:
                 error_msgs.append(f"the state has a memory and does not say Δt: give {prefix}variational one")
         names = tuple(self._memory_state()) if self.variational is not None else ()
-        of_margin = self._names_of_margin()
         for name in names:
             setattr(self, name, None)
         told = state.pop(prefix + "memory_kind", None)
@@ -948,118 +847,9 @@ class PrototypeHead(nn.Module):
             missing_keys.extend(key for name in ("weight", *of_margin) if (key := prefix + name) not in state)
 
 
-def require_fit(
-    margin: Margin,
-    terms: Iterable[Term] = (),
-    sample_rate: float = 1.0,
-    subcenters: int = 1,
-    filter_bound: float | None = None,
-) -> None:
-    """Raise ValueError where a loss, and what is to be combined with it, have no meaning together.
-
-    Args:
-        margin: of the head.
-        terms: likewise, as all that follows.
-        sample_rate: of the classes.
-        subcenters: K.
-        filter_bound: ε.
-    """
-    name = type(margin).__name__
-    if isinstance(margin, SphereFace2) and sample_rate < 1.0:
-        raise ValueError(
-            f"{name} weighs a sample's own class against the sum over all others, of which sample_rate would take a"
-            " part; leave one of the two out"
-        )
-    if filter_bound is not None and changes_negatives(margin, None):
-        raise ValueError(
-            f"filter_bound bounds what is left out by probability, and with {name}, which changes the logits of other"
-            " classes, gradients do not follow probabilities; leave one of the two out"
-        )
-    for term in terms:
-        if isinstance(term, BroadFace) and has_strength(margin):
-            raise ValueError(
-                f"BroadFace classifies past samples, of which {name} knows neither norm nor difficulty; take a margin"
-                " of the cosine alone, such as ArcFace, or leave BroadFace out"
-            )
-        if isinstance(term, UNPG) and isinstance(margin, SphereFace2):
-            raise ValueError(
-                f"UNPG adds negatives to the denominator of a softmax, which {name} does not have; leave one of the two"
-                " out"
-            )
-        if isinstance(term, BroadFace | EPL) and subcenters > 1:
-            raise ValueError(
-                f"{type(term).__name__} asks for the prototype of a class, which has {subcenters} sub-centres; leave"
-                " one of the two out"
-            )
-
-
-def _draw(classes: range, embedding_dim: int, seed: int) -> Float[Tensor, "rows dim"]:
-    """W ~ N(0, .01²), drawn in fixed blocks of class ids so that a row depends on the seed and its id alone."""
-    alike: dict[str, Any] = {"dtype": torch.float32, "device": "cpu"}  # whatever torch's defaults are
-    weight = torch.empty(len(classes), embedding_dim, **alike)
-    for first in range(classes.start - classes.start % _DRAW_BLOCK, classes.stop, _DRAW_BLOCK):
-        state = np.random.SeedSequence((seed, first)).generate_state(1, np.uint64)
-        generator = torch.Generator("cpu").manual_seed(int(state[0]))
-        # normal_ fills short tensors in another order than long ones: always draw a whole block
-        block = torch.empty(_DRAW_BLOCK, embedding_dim, **alike).normal_(0.0, _INITIAL_STD, generator=generator)
-        start, stop = max(first, classes.start), min(first + _DRAW_BLOCK, classes.stop)
-        weight[start - classes.start : stop - classes.start] = block[start - first : stop - first]
-    return weight
-
-
 def _cosines(
     features: Float[Tensor, "samples dim"], prototypes: Float[Tensor, "samples ... dim"]
 ) -> Float[Tensor, " samples"]:
     """Of each sample with the prototype of its own class, or the nearest of them."""
     several = prototypes if prototypes.ndim == 3 else prototypes.unsqueeze(1)
     return (several * features.unsqueeze(1)).sum(2).amax(1)
-
-
-def _nothing() -> None:
-    """In place of a reference, that of nothing."""
-
-
-def _only(place: str, found: list[_T]) -> _T | None:
-    """What the terms have for a place that holds one; None if they have nothing."""
-    if len(found) > 1:
-        raise ValueError(f"{len(found)} terms give {place}, for which there is one place; leave out all but one")
-    return found[0] if found else None
-
-
-def _scale_gradient(tensor: Tensor, factor: float) -> Tensor:
-    """``tensor``, whose gradient becomes ``factor`` times as large."""
-    if factor == 1.0 or not tensor.requires_grad:
-        return tensor
-    scaled: Tensor = _ScaleGradient.apply(tensor, factor)  # type: ignore[no-untyped-call]
-    return scaled
-
-
-class _ScaleGradient(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: FunctionCtx, tensor: Tensor, factor: float) -> Tensor:
-        ctx.save_for_backward(tensor)
-        ctx.factor = factor  # type: ignore[attr-defined]
-        return tensor.view_as(tensor)
-
-    @staticmethod
-    @once_differentiable("it is not that of the loss, but the part that one rank or one batch has in it")
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        return gradient * ctx.factor, None
-
-
-class _BeforeBackward(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: FunctionCtx, loss: Tensor, call: Callable[[Tensor], None]) -> Tensor:
-        ctx.call = call  # type: ignore[attr-defined]
-        return loss.view_as(loss)
-
-    @staticmethod
-    def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor, None]:
-        ctx.call(gradient)  # type: ignore[attr-defined]
-        return gradient, None
-
-
-def _before_backward(loss: Tensor, call: Callable[[Tensor], None]) -> Tensor:
-    """``loss``, whose backward pass begins with ``call`` of its gradient."""
-    result: Tensor = _BeforeBackward.apply(loss, call)  # type: ignore[no-untyped-call]
-    return result

@@ -8,13 +8,13 @@ from typing import Literal
 
 import numpy as np
 import torch
-from torch.nn.functional import softplus
 
 from vplface.cluster import Footprint, Job, footprint, lifetimes, network_of
 from vplface.config import Config
 from vplface.data.samplers import visits
 from vplface.errors import ConfigError
-from vplface.margins import Margin, SampleMargin, SphereFace2
+from vplface.margins import Margin
+from vplface.margins.sample import sample_margin
 from vplface.prototypes import LastFeature, remembered
 from vplface.training.parts import require_parts
 from vplface.training.state import prepare
@@ -120,17 +120,11 @@ def expected_first_loss(margin: Margin, classes: float, dim: int) -> float:
     Cosines of random unit vectors have mean 0 and variance 1/d, so that E e^{s·cosθ} is near e^{s²/2d}. Of a margin
     that changes the logits of other classes the mean is taken at the nodes of a quadrature.
     """
-    target = margin.target(torch.zeros(1, dtype=torch.float64))
-    mean = margin.scale**2 / (2 * dim)
-    if isinstance(margin, SampleMargin) and margin.changes_negatives:
-        nodes, weights = (torch.from_numpy(each) for each in np.polynomial.hermite_e.hermegauss(64))
-        others = margin.scale * margin.negative((nodes / dim**0.5).clamp(-1.0, 1.0), target, None)
-        shares = weights / weights.sum()
-        if isinstance(margin, SphereFace2):
-            bias = margin.first_bias(round(classes))
-            other = (classes - 1) * float((softplus(others + bias) * shares).sum())
-            same = float(softplus(-margin.scale * target - bias))
-            return margin.weight / margin.scale * (margin.lam * same + (1.0 - margin.lam) * other)
-        mean = float((others + shares.log()).logsumexp(0))
+    needs = sample_margin(margin)
+    target = needs.target(torch.zeros(1, dtype=torch.float64))
     own = margin.scale * float(target)
-    return float(np.logaddexp(own, math.log(classes - 1) + mean)) - own
+    if not needs.changes_negatives:
+        return float(np.logaddexp(own, math.log(classes - 1) + margin.scale**2 / (2 * dim))) - own
+    nodes, weights = (torch.from_numpy(each) for each in np.polynomial.hermite_e.hermegauss(64))
+    others = margin.scale * needs.negative((nodes / dim**0.5).clamp(-1.0, 1.0), target, None)
+    return needs.expected_loss(own, others, weights / weights.sum(), classes)

@@ -35,7 +35,7 @@ from vplface.prototypes import (
 from vplface.prototypes.kind import other_kind, told_kind
 from vplface.prototypes.memory import State, number_type
 from vplface.prototypes.missing import missing_memory
-from vplface.softmax import Ranks
+from vplface.ranks import Ranks
 from vplface.uncompiled import uncompiled
 
 Layout = Literal["rows", "columns"]

@@ -31,8 +31,8 @@ from vplface.margins import ArcFace
 from vplface.optim import FusedSGD
 from vplface.progress import progress
 from vplface.prototypes import Variational
+from vplface.ranks import shard
 from vplface.softmax.product import product
-from vplface.softmax.sharded import shard
 
 SCALE, MARGIN, LAM = 64.0, 0.5, 0.15
 LR, MOMENTUM, WEIGHT_DECAY = 0.1, 0.9, 5e-4

@@ -30,7 +30,6 @@ from vplface.config.section import Section, as_expected, as_number
 from vplface.data.augment import Augmentation
 from vplface.data.samplers import SAMPLERS, Shuffled
 from vplface.errors import ConfigError, DataError, UsageError
-from vplface.head import require_fit
 from vplface.margins import (
     AdaFace,
     ArcFace,
@@ -63,6 +62,7 @@ from vplface.run_folder import RunFolder
 from vplface.strict_yaml import DEEPEST, LIMIT, number, parse_yaml, plain, to_yaml
 from vplface.suggest import did_you_mean, did_you_mean_or_known, similar_names
 from vplface.terms import EPL, UNPG, XBM, BroadFace, Term, UniTSFace
+from vplface.terms.fit import bind_without_storage, require_fit
 
 MARGINS: dict[str, type] = {
     "adaface": AdaFace,
@@ -609,7 +609,8 @@ class Config(_Section):
             raise ValueError("terms: broadface and variational both use past samples; take one of the two")
         if BroadFace in kinds and self.accumulate > 1:
             raise ValueError("terms: broadface needs the whole batch at once; it needs accumulate: 1")
-        require_fit(self.margin, self.resolved_terms(1), self.sample_rate, self.subcenters)
+        terms = bind_without_storage(self.resolved_terms(1))
+        require_fit(self.margin, terms, sample_rate=self.sample_rate, subcenters=self.subcenters)
         return self
 
     def resolved_terms(self, steps_per_epoch: int) -> list[Term]:

@@ -7,10 +7,12 @@ tile of classes at a time and on the rank where a class lives.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -33,17 +35,53 @@ class Samples:
     noise: Callable[[], Float[Tensor, " batch"]]
 
 
+@dataclass(frozen=True)
+class BinaryLoss:
+    """A binary classification for every class, in place of the softmax: with the logits z_ij the loss of sample i is
+
+        w/s·( λ·log(1 + exp(−z_iy)) + (1 − λ)·Σ_{j≠y} log(1 + exp(z_ij)) )
+
+    Attributes:
+        weight: w > 0.
+        own_share: λ in (0, 1), the weight of the own class.
+    """
+
+    weight: float
+    own_share: float
+
+
 class SampleMargin(Margin):
-    """A margin with a strength m_i of its own for each sample; what is not said here is as without a margin.
+    """A margin with a strength m_i of its own for each sample; every method defaults to no margin at all.
 
     Attributes:
         uses_norms: whether ``norms`` are looked at.
+        needs_all_classes: whether a step has to compare with all classes, without ``sample_rate``.
         state: names of numbers that past steps leave to those that follow, and what they are at first. The head keeps
             them as buffers ``margin_NAME``, equal on all ranks.
     """
 
     uses_norms: ClassVar[bool] = False
+    needs_all_classes: ClassVar[bool] = False
     state: ClassVar[Mapping[str, float]] = {}
+
+    @property
+    def binary_loss(self) -> BinaryLoss | None:
+        """The loss that stands in place of the softmax; None for the softmax."""
+        return None
+
+    @property
+    def changes_loss(self) -> bool:
+        """Whether the loss is no softmax, so that classes do not share a probability."""
+        return self.binary_loss is not None
+
+    @property
+    def has_strength(self) -> bool:
+        """Whether samples differ in more than their cosine."""
+        return type(self).strength is not SampleMargin.strength
+
+    def parameters(self, num_classes: int) -> Mapping[str, float]:
+        """Names and first values of numbers that are learned; the head has them as parameters ``margin_NAME``."""
+        return {}
 
     @property
     def bound(self) -> float:
@@ -101,12 +139,40 @@ class SampleMargin(Margin):
         """What is added to the loss."""
         return None
 
+    def expected_loss(
+        self, own: float, others: Float[Tensor, " nodes"], shares: Float[Tensor, " nodes"], classes: float
+    ) -> float:
+        """Loss of a sample before the first step, from the distribution of its logits with other classes.
 
-def target_of(
-    margin: Margin, cosine: Float[Tensor, " batch"], strength: Float[Tensor, " batch"] | None
-) -> Float[Tensor, " batch"]:
-    """t_i of any margin."""
-    return margin.target(cosine, strength) if isinstance(margin, SampleMargin) else margin.target(cosine)
+        Args:
+            own: its logit with its own class.
+            others: the logits at the nodes of a quadrature, without what is learned.
+            shares: weights of the nodes, with sum 1.
+            classes: N.
+        """
+        mean = float((others + shares.log()).logsumexp(0))
+        return float(np.logaddexp(own, math.log(classes - 1) + mean)) - own
+
+
+class _CosineMargin(SampleMargin):
+    """A margin of the cosine alone, in the form of a sample margin."""
+
+    def __init__(self, margin: Margin) -> None:
+        self._margin = margin
+
+    @property
+    def scale(self) -> float:
+        return self._margin.scale
+
+    def target(
+        self, cosine: Float[Tensor, " batch"], strength: Float[Tensor, " batch"] | None = None
+    ) -> Float[Tensor, " batch"]:
+        return self._margin.target(cosine)
+
+
+def sample_margin(margin: Margin) -> SampleMargin:
+    """Any margin in the form of a sample margin, which can be asked what it needs."""
+    return margin if isinstance(margin, SampleMargin) else _CosineMargin(margin)
 
 
 def negative_of(
@@ -116,16 +182,11 @@ def negative_of(
     strength: Float[Tensor, "*samples"] | None,
     threshold: float | None,
 ) -> Float[Tensor, "*shape"]:
-    """What stands in place of the cosine with another class; −∞ where that exceeds a threshold."""
-    others = margin.negative(cosine, target, strength) if isinstance(margin, SampleMargin) else cosine
+    """The cosine with another class as ``margin`` changes it; −∞ where the cosine exceeds ``threshold``."""
+    others = sample_margin(margin).negative(cosine, target, strength)
     return others if threshold is None else others.masked_fill(cosine > threshold, -torch.inf)
 
 
 def changes_negatives(margin: Margin, threshold: float | None) -> bool:
     """Whether the logits of other classes are anything but s·cosθ."""
-    return threshold is not None or (isinstance(margin, SampleMargin) and margin.changes_negatives)
-
-
-def has_strength(margin: Margin) -> bool:
-    """Whether samples differ in more than their cosine."""
-    return isinstance(margin, SampleMargin) and type(margin).strength is not SampleMargin.strength
+    return threshold is not None or sample_margin(margin).changes_negatives

@@ -7,13 +7,17 @@ Wen, Liu, Weller, Raj, Singh, "SphereFace2: Binary Classification is All You Nee
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.functional import softplus
 
 from vplface.margins.margin import MarginGradient, exact_or_detached, require_margin_gradient, require_positive_scale
-from vplface.margins.sample import SampleMargin
+from vplface.margins.sample import BinaryLoss, SampleMargin
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,8 @@ class SphereFace2(SampleMargin):
     weight: float = 50.0
     margin_gradient: MarginGradient = "detached"
 
+    needs_all_classes: ClassVar[bool] = True
+
     def __post_init__(self) -> None:
         require_positive_scale(self.scale)
         require_margin_gradient(self.margin_gradient)
@@ -64,8 +70,17 @@ class SphereFace2(SampleMargin):
 
     @property
     def changes_negatives(self) -> bool:
-        """It does."""
+        """Every logit is spread, and shifted by the margin."""
         return True
+
+    @property
+    def binary_loss(self) -> BinaryLoss:
+        """w and λ."""
+        return BinaryLoss(self.weight, self.lam)
+
+    def parameters(self, num_classes: int) -> Mapping[str, float]:
+        """The bias b."""
+        return {"bias": self.first_bias(num_classes)}
 
     def target(
         self, cosine: Float[Tensor, " batch"], strength: Float[Tensor, " batch"] | None = None
@@ -81,6 +96,15 @@ class SphereFace2(SampleMargin):
     ) -> Float[Tensor, "*shape"]:
         """g(cosθ_j) + m."""
         return self._spread(cosine) + self.margin
+
+    def expected_loss(
+        self, own: float, others: Float[Tensor, " nodes"], shares: Float[Tensor, " nodes"], classes: float
+    ) -> float:
+        """The binary loss, with the first b."""
+        bias = self.first_bias(round(classes))
+        other = (classes - 1) * float((softplus(others + bias) * shares).sum())
+        same = float(softplus(torch.tensor(-own - bias, dtype=torch.float64)))
+        return self.weight / self.scale * (self.lam * same + (1.0 - self.lam) * other)
 
     def first_bias(self, classes: int) -> float:
         """b with λ·σ(−z_y) = (1 − λ)·(N − 1)·σ(z_j) at cosθ = 0: in v = exp(z_j) a quadratic equation.

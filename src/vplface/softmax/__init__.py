@@ -11,7 +11,6 @@ import torch
 from vplface.softmax import binary, reference, tiled
 from vplface.softmax.reference import class_prototypes
 from vplface.softmax.sampling import drawn_classes
-from vplface.softmax.sharded import OtherRankError, Ranks, shard
 from vplface.softmax.tiled import Filter, Walk
 from vplface.softmax.workspace import Workspace
 
@@ -22,15 +21,12 @@ __all__ = [
     "BACKENDS",
     "Backend",
     "Filter",
-    "OtherRankError",
-    "Ranks",
     "Workspace",
     "binary",
     "class_prototypes",
     "drawn_classes",
     "fastest_backend",
     "reference",
-    "shard",
     "tiled",
     "walk_of",
 ]

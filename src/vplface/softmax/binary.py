@@ -1,4 +1,4 @@
-"""Binary classification over all classes (``SphereFace2``): the definition, and the same a tile at a time.
+"""Binary classification over all classes, the loss of a margin with ``binary_loss``: definition and tiled computation.
 
 The logits z_ij are those of a margin and a bias b; the loss of sample i is
 
@@ -16,10 +16,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from vplface.margins import SphereFace2
+from vplface.margins import Margin
+from vplface.margins.sample import BinaryLoss, sample_margin
 from vplface.prototypes import Injection
+from vplface.ranks import Ranks
 from vplface.softmax.reference import class_logits
-from vplface.softmax.sharded import Ranks
 from vplface.softmax.tiled import Tile, Walk
 
 
@@ -27,7 +28,7 @@ def binary_loss(
     features: Float[Tensor, "batch dim"],
     labels: Int[Tensor, " batch"],
     weight: Float[Tensor, "classes ... dim"],
-    margin: SphereFace2,
+    margin: Margin,
     injection: Injection | None = None,
     *,
     strength: Float[Tensor, " batch"],
@@ -40,12 +41,13 @@ def binary_loss(
         features: x.
         labels: y.
         weight: W.
-        margin: gives the logits without b, and the hyper-parameters.
+        margin: gives the logits without b, and w and λ by its ``binary_loss``.
         injection: memory.
         strength: b of each sample. Its gradient is that of the classes here.
         threshold: of other classes.
         ranks: who holds them.
     """
+    options = _options(margin)
     logits, own = class_logits(
         features, labels, weight, margin, injection, strength=None, threshold=threshold, ranks=ranks
     )
@@ -53,8 +55,15 @@ def binary_loss(
     zero = logits.new_zeros(())
     others = torch.logaddexp(logits.index_put(own, logits.new_tensor(-torch.inf)), zero).sum(1)
     same = zero.new_zeros(len(logits)).index_put((own[0],), torch.logaddexp(-logits[own], zero))
-    loss = margin.lam * same + (1.0 - margin.lam) * others
-    return margin.weight / margin.scale * (loss if ranks is None else ranks.sum(loss)).mean()
+    loss = options.own_share * same + (1.0 - options.own_share) * others
+    return options.weight / margin.scale * (loss if ranks is None else ranks.sum(loss)).mean()
+
+
+def _options(margin: Margin) -> BinaryLoss:
+    options = sample_margin(margin).binary_loss
+    if options is None:
+        raise TypeError(f"{type(margin).__name__} has no binary_loss")
+    return options
 
 
 class BinaryWalk(Walk):
@@ -63,10 +72,8 @@ class BinaryWalk(Walk):
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         self.bounded = True  # no sum of exponentials, no maximum
-        margin = arguments[3]
-        assert isinstance(margin, SphereFace2)
         assert self.strength_of_margin is not None
-        self.hyper, self.bias = margin, self.strength_of_margin
+        self.options, self.bias = _options(arguments[3]), self.strength_of_margin
 
     def loss(self) -> Float[Tensor, ""]:
         """The first visit."""
@@ -75,19 +82,19 @@ class BinaryWalk(Walk):
             others += self._exponentials(tile, self.kept[tile.rows] if tile.rows.stop <= len(self.kept) else None)
             self.pushed += self.sigmoids
         others = others if self.ranks is None else self.ranks.sum(others)
-        z, share = self.scale * self.target + self.bias, self.hyper.lam
+        z, share = self.scale * self.target + self.bias, self.options.own_share
         self.rest = share / (1.0 - share) * torch.sigmoid(-z)
         loss = share * torch.logaddexp(-z, torch.zeros_like(z)) + (1.0 - share) * others
-        return self.hyper.weight / self.scale * loss.mean()
+        return self.options.weight / self.scale * loss.mean()
 
     def gradient_of_strength(self, gradient: Tensor) -> Float[Tensor, " batch"]:
         """dL/db of each sample, of the classes here."""
-        factor = gradient * self.hyper.weight * (1.0 - self.hyper.lam) / self.scale / len(self.rest)
+        factor = gradient * self.options.weight * (1.0 - self.options.own_share) / self.scale / len(self.rest)
         return factor * (self.pushed - self.rest * (self.labels >= 0))
 
     def _total(self) -> Float[Tensor, " batch"]:
         """What makes f_i = s/(B·S_i) to w(1 − λ)/B."""
-        return torch.full_like(self.rest, self.scale / (self.hyper.weight * (1.0 - self.hyper.lam)))
+        return torch.full_like(self.rest, self.scale / (self.options.weight * (1.0 - self.options.own_share)))
 
     def _exponentials(self, tile: Tile, push: Tensor | None) -> Float[Tensor, " batch"]:
         """Σ_j log(1 + exp(z_ij)) of a tile; ρ_j·N'·σ(z_ij) goes to ``push``, Σ_j σ(z_ij) to ``sigmoids``."""

@@ -8,9 +8,9 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, linear, normalize
 
 from vplface.margins import Margin
-from vplface.margins.sample import changes_negatives, negative_of, target_of
+from vplface.margins.sample import changes_negatives, negative_of, sample_margin
 from vplface.prototypes import Injection
-from vplface.softmax.sharded import Ranks
+from vplface.ranks import Ranks
 
 
 def class_prototypes(
@@ -87,7 +87,7 @@ def class_logits(
     cosine = cosine.to(torch.promote_types(cosine.dtype, torch.float32))
     samples = (labels >= 0).nonzero().squeeze(1)
     own = samples, labels[samples]
-    target = target_of(margin, cosine[own], None if strength is None else strength[samples])
+    target = sample_margin(margin).target(cosine[own], None if strength is None else strength[samples])
     others = cosine
     if changes_negatives(margin, threshold):
         every = cosine.new_zeros(len(cosine)).index_put((samples,), target.detach())

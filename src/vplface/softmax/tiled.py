@@ -33,12 +33,12 @@ from torch.autograd.function import FunctionCtx
 from torch.linalg import vecdot, vector_norm
 from torch.nn.functional import normalize
 
-from vplface.margins import Margin, SampleMargin
-from vplface.margins.sample import changes_negatives, negative_of, target_of
+from vplface.margins import Margin
+from vplface.margins.sample import changes_negatives, negative_of, sample_margin
 from vplface.once import once_differentiable
 from vplface.prototypes import Injection
+from vplface.ranks import Ranks
 from vplface.softmax.product import operand_type, product
-from vplface.softmax.sharded import Ranks
 from vplface.softmax.workspace import Workspace
 
 TILE = {"cpu": 3 * 2**18}
@@ -290,8 +290,7 @@ class Walk:
             self.negative = lambda cosines: negative_of(margin, cosines, *columns, threshold)
         # Logits lie in [−s·bound, s·bound]: most often the sum of their exponentials needs no maximum taken out first.
         compared = self.classes + (0 if negatives is None else batch)
-        bound = margin.bound if isinstance(margin, SampleMargin) else 1.0
-        self.bounded = self.scale * bound + math.log(compared) <= BOUNDED
+        self.bounded = self.scale * sample_margin(margin).bound + math.log(compared) <= BOUNDED
         self.top = self.features.new_full((batch,), 0.0 if self.bounded else -self.scale)
         room = workspace.limit // (size * batch * operand_type.itemsize) * size
         keep = min(room, classes) if self.bounded and torch.is_grad_enabled() else 0
@@ -533,7 +532,7 @@ def _own_cosines(
     with torch.enable_grad():
         cosine = (features[samples] * prototypes).sum(1).requires_grad_()
         own = None if strength is None else strength[samples].requires_grad_()
-        target = target_of(margin, cosine, own)
+        target = sample_margin(margin).target(cosine, own)
         leaves = [cosine] if own is None else [cosine, own]
         slopes = torch.autograd.grad(target.sum(), leaves, allow_unused=True, materialize_grads=True)
     nothing = features.new_zeros(len(features))

@@ -54,6 +54,7 @@ class BroadFace:
 
 class _BroadFace(BoundTerm):
     whole_batch = True
+    needs_prototype = True
 
     def __init__(self, options: BroadFace, dim: int) -> None:
         super().__init__()

@@ -69,6 +69,7 @@ class _AdaptiveMargin:
 
 class _EPL(BoundTerm):
     per_class = ("empirical", "seen")
+    needs_prototype = True
     empirical: Tensor
     seen: Tensor
 

@@ -66,15 +66,27 @@ class BoundTerm(nn.Module):
     Attributes:
         per_class: names of the buffers that have a row for each class here; all other state is equal on all ranks.
         whole_batch: whether a step has to be one forward pass.
+        needs_prototype: whether it asks for the one prototype of a class, so that there are no sub-centres.
         value: what the term has to show for the last step, for logs; NaN if nothing.
     """
 
     per_class: tuple[str, ...] = ()
     whole_batch: bool = False
+    needs_prototype: bool = False
 
     def __init__(self) -> None:
         super().__init__()
         self.value = torch.tensor(torch.nan)
+
+    @property
+    def adds_negatives(self) -> bool:
+        """Whether it has ``negatives``, which join the denominator of a softmax."""
+        return type(self).negatives is not BoundTerm.negatives
+
+    @property
+    def adds_samples(self) -> bool:
+        """Whether it has ``past`` samples."""
+        return type(self).past is not BoundTerm.past
 
     def loss(self, batch: Batch) -> Float[Tensor, ""] | None:
         """What is added to the classification loss."""

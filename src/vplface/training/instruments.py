@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from vplface.head import PrototypeHead
-from vplface.margins import SphereFace2
+from vplface.margins.sample import sample_margin
 from vplface.prototypes import Injection
 from vplface.prototypes.memory import number_type
 from vplface.softmax import class_prototypes
@@ -33,7 +33,7 @@ def measure(
 ) -> dict[str, Any]:
     """All of them, for the journal; nothing before the memory exists.
 
-    Nothing either where classes have several sub-centres or the loss is no softmax (``SphereFace2``).
+    Nothing either where classes have several sub-centres or the margin changes the loss, as ``SphereFace2`` does.
 
     Called inside ``micro_batches()``, with the batch under way, it sees the memory that the batch was compared with.
 
@@ -43,7 +43,7 @@ def measure(
         labels: class ids.
     """
     injection = head.injection
-    if injection is None or head.subcenters > 1 or isinstance(head.margin, SphereFace2):
+    if injection is None or head.subcenters > 1 or sample_margin(head.margin).changes_loss:
         return {}
     features, labels = first_samples(head, embeddings.detach(), labels)
     mean, high = injected_angle(head)

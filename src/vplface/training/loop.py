@@ -25,9 +25,9 @@ from vplface.errors import ConfigError, DataError, TrainingInterrupted, VplfaceE
 from vplface.files import PRIVATE, locked, remove_temporaries, replacing
 from vplface.paths import argument
 from vplface.progress import progress
+from vplface.ranks import OtherRankError
 from vplface.reading import is_folder, kind_of, read_json, read_json_object
 from vplface.run_folder import RunFolder
-from vplface.softmax import OtherRankError
 from vplface.training.checkpoint import (
     Checkpoints,
     digest_of_names,

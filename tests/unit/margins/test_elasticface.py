@@ -83,7 +83,7 @@ def drawn_in_steps(head, steps, size=400):
     for step in range(steps):
         head.step_count = step
         batch = head._batch(torch.ones(size, 4), torch.zeros(size, dtype=torch.int64), None)
-        found.append(head._hardness(batch, None, in_step=True).strength)
+        found.append(head._sample_margins(batch, None, in_step=True).strength)
     return torch.stack(found)
 
 

@@ -23,7 +23,7 @@ from vplface import (
     Variational,
     VonMisesFisher,
 )
-from vplface.softmax import Ranks, shard
+from vplface.ranks import Ranks, shard
 
 STEPS, DIM = 30, 6
 
