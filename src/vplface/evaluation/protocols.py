@@ -19,11 +19,12 @@ from vplface.data.pictures import PictureSet
 from vplface.embedder import Embedder, Flip
 from vplface.errors import DataError
 from vplface.evaluation.all_pairs import score_all_pairs
-from vplface.evaluation.bootstrap import accuracy_replicates, draws, interval, rate_replicates, tail_length
+from vplface.evaluation.bootstrap import accuracy_replicates, draws, interval
 from vplface.evaluation.error_rates import area_under_curve, equal_error_rate
 from vplface.evaluation.groups import Groups, group_errors
 from vplface.evaluation.metrics import ACCURACY, AUC, BEST_ACCURACY, EER, FNMR, RANK, TAR, far_point
 from vplface.evaluation.result import Evaluation
+from vplface.evaluation.roc_replicates import rate_replicates, tail_length
 from vplface.evaluation.scores import Scores, cosine, scores_of_pairs
 from vplface.evaluation.tar_at_far import FarRule, TarAtFar, TooFewImpostorsError, drawable, roc, tar_at_far
 from vplface.evaluation.verification import Protocol, accuracy_at, choose_threshold, kfold_accuracy

@@ -37,7 +37,7 @@ from vplface.compiled_function import compiled
 from vplface.data.ijb import Faces, TemplateList, TemplatePairs
 from vplface.errors import DataError
 from vplface.evaluation.all_pairs import BINS, AllPairs
-from vplface.evaluation.bootstrap import all_draws, tail_length
+from vplface.evaluation.bootstrap import all_draws
 from vplface.evaluation.identification import (
     Comparison,
     closed_set,
@@ -45,8 +45,9 @@ from vplface.evaluation.identification import (
     open_set,
 )
 from vplface.evaluation.protocols import WORST
-from vplface.evaluation.replicates import Weighed, tar_figures
+from vplface.evaluation.replicates import tar_figures
 from vplface.evaluation.result import Evaluation
+from vplface.evaluation.roc_replicates import WeightedScores, tail_length
 from vplface.evaluation.scores import Scores
 from vplface.evaluation.tar_at_far import FarRule, drawable
 from vplface.progress import progress
@@ -214,8 +215,8 @@ def evaluate_template_pairs(
     by_person = np.ascontiguousarray(drawn.T, np.float64)
     weight = _impostor_weight(person[left[~same]], person[right[~same]], by_person)
     figures, replicates = tar_figures(
-        Weighed(scores.genuine, person[scores.genuine_pairs]),
-        Weighed(scores.impostor, person[scores.impostor_pairs]),
+        WeightedScores(scores.genuine, scores.genuine_pairs, person),
+        WeightedScores(scores.impostor, scores.impostor_pairs, person),
         scores.impostors,
         weight,
         fars,

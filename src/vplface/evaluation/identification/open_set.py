@@ -12,7 +12,7 @@ from jaxtyping import Float32, Float64, Int64
 from vplface.evaluation.bootstrap import interval
 from vplface.evaluation.identification.comparison import Ranking
 from vplface.evaluation.metrics import TPIR
-from vplface.evaluation.replicates import Weighed, tar_replicates_of_highest
+from vplface.evaluation.roc_replicates import WeightedScores, tar_replicates
 from vplface.evaluation.tar_at_far import TooFewImpostorsError, drawable, roc, tar_at_far
 
 
@@ -64,11 +64,10 @@ class _Detections:
             drawn @ np.bincount(people[probes], minlength=drawn.shape[1])
             for probes in (self.mated, self.true, self.false)
         )
-        true_people, false_people = (np.stack([people[probes]] * 2, axis=1) for probes in (self.true, self.false))
-        rate = tar_replicates_of_highest(
-            Weighed(self.true_score, true_people),
-            Weighed(self.false_score, false_people),
-            false.astype(np.float64),
+        rate = tar_replicates(
+            WeightedScores.of_probes(self.true_score, self.true, people),
+            WeightedScores.of_probes(self.false_score, self.false, people),
+            None,
             fpirs,
             "strict",
             drawn,

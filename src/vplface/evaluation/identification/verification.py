@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from vplface.evaluation.bootstrap import tail_length
 from vplface.evaluation.identification.comparison import DEPTH, Comparison
 from vplface.evaluation.protocols import WORST
-from vplface.evaluation.replicates import Weighed, tar_figures
+from vplface.evaluation.replicates import tar_figures
+from vplface.evaluation.roc_replicates import WeightedScores, tail_length
 from vplface.evaluation.tar_at_far import FarRule, drawable, roc
 
 
@@ -32,10 +32,10 @@ def verify_comparisons(
     needed = [tail_length(far, total) for far in fars if far * total >= 1]
     impostor, of, row = compared.impostors(min(total, max([WORST * DEPTH, *needed])))
     order = np.argsort(-compared.similarity, kind="stable")
-    genuine, genuine_of = compared.similarity[order], people[compared.probe[order]]
+    genuine = compared.similarity[order]
     figures, replicates = tar_figures(
-        Weighed(genuine, np.stack([genuine_of, genuine_of], axis=1)),
-        Weighed(impostor, np.stack([people[of], people[of]], axis=1)),
+        WeightedScores.of_probes(genuine, compared.probe[order], people),
+        WeightedScores.of_probes(impostor, of, people),
         total,
         drawn @ np.bincount(people, compared.rivals, minlength=drawn.shape[1]),
         fars,
