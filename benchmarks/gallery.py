@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 
 from vplface.data.pictures import Preprocessing
-from vplface.deploy.gallery import Gallery, Maker
+from vplface.deploy.gallery import EmbedderFingerprint, Gallery
 from vplface.deploy.gallery_folder import load_gallery, store_gallery
 from vplface.deploy.gallery_search import Search
 
@@ -96,7 +96,8 @@ def store(folder: Path, rows: np.ndarray, person: np.ndarray, probes: np.ndarray
     n, dim = rows.shape
     names = [f"person {number}" for number in range(person.max() + 1)]
     gallery = Gallery(
-        Maker("none", "0" * 64, dim, Preprocessing(), "sum"), names, person, rows, np.zeros((n, 32), np.uint8),
+        EmbedderFingerprint("none", "0" * 64, dim, Preprocessing(), "sum"), names, person, rows,
+        np.zeros((n, 32), np.uint8),
         np.full((n, 4), -1, np.int32), [str(number) for number in range(n)],
     )  # fmt: skip
     began = time.perf_counter()

@@ -354,7 +354,7 @@ def onnx(folder: Path) -> Format:
 def gallery(folder: Path) -> Format:
     """A gallery, opened and searched."""
     from vplface.data.pictures import Preprocessing
-    from vplface.deploy.gallery import EnrolledFace, Maker
+    from vplface.deploy.gallery import EmbedderFingerprint, EnrolledFace
     from vplface.deploy.gallery_folder import add_faces, load_gallery
     from vplface.deploy.gallery_search import Search
 
@@ -365,7 +365,7 @@ def gallery(folder: Path) -> Format:
         return True
 
     people = [EnrolledFace(f"p{k // 2}", embeddings[k], f"{k:064x}", f"{k}.jpg") for k in range(4)]
-    add_faces(folder / "g", Maker("m", "0" * 64, 4, Preprocessing(), "sum"), people)
+    add_faces(folder / "g", EmbedderFingerprint("m", "0" * 64, 4, Preprocessing(), "sum"), people)
     stored = contents(folder / "g")
     return Format([{"gallery.safetensors": stored["gallery.safetensors"]}], read, share=52)
 

@@ -25,7 +25,7 @@ from vplface.printable import printable_name
 if TYPE_CHECKING:
     from vplface.data.walk import LeftOut
     from vplface.deploy.enrolment import Enrolment
-    from vplface.deploy.gallery import Maker
+    from vplface.deploy.gallery import EmbedderFingerprint
 
 _NOTES = 10
 
@@ -106,64 +106,66 @@ def enroll(
         _remove(gallery, remove, as_json)
     elif pictures:
         from vplface.data.pictures import Preprocessing  # torch and opencv take seconds to import
-        from vplface.deploy.decision import flip_of, stored_point
+        from vplface.deploy.decision import load_operating_point, resolve_flip
         from vplface.deploy.enrolment import enrol
         from vplface.deploy.faces import FaceReader
-        from vplface.deploy.gallery import Maker, name_of
-        from vplface.deploy.gallery_folder import has_gallery, load_gallery, require_place
+        from vplface.deploy.gallery import EmbedderFingerprint, normalise_name
+        from vplface.deploy.gallery_folder import has_gallery, load_gallery, require_gallery_or_empty
 
-        require_place(gallery)
-        there = load_gallery(gallery).maker if has_gallery(gallery) else None
+        require_gallery_or_empty(gallery)
+        there = load_gallery(gallery).fingerprint if has_gallery(gallery) else None
         if there is not None:
             model = model_of(there, model)
         elif model is None:
             raise UsageError(f"{gallery} is a new gallery: say with --model which model it is made with")
-        sources, left_out = _sources(pictures, None if name is None else name_of(name))
+        sources, left_out = _sources(pictures, None if name is None else normalise_name(name))
         if face is not None and len(sources) > 1:
             raise UsageError(f"--face {face} is for one picture, and these are {len(sources)}")
         preprocessing: Preprocessing | None = preprocessing_of(color, mean, std)
         embedder = embedder_of(model, device, preprocessing or (None if there is None else there.preprocessing))
         if flip is None:
-            flip = flip_of(stored_point(model, None, embedder.weights), None) if there is None else there.flip
-        maker = Maker.of(model, embedder, flip)
+            flip = (
+                resolve_flip(load_operating_point(model, None, embedder.weights), None) if there is None else there.flip
+            )
+        fingerprint = EmbedderFingerprint.of(model, embedder, flip)
         if there is not None:
-            there.require_same(maker, str(gallery))
-        read = FaceReader(maker.preprocessing.size, align, detector_model)
-        _tell(gallery, maker, enrol(gallery, maker, embedder, read, sources, face), left_out, as_json)
+            there.require_same(fingerprint, str(gallery))
+        read = FaceReader(fingerprint.preprocessing.size, align, detector_model)
+        _tell(gallery, fingerprint, enrol(gallery, fingerprint, embedder, read, sources, face), left_out, as_json)
 
 
-def _tell(gallery: Path, maker: Maker, done: Enrolment, left_out: LeftOut, as_json: bool) -> None:
-    from vplface.deploy.faces import listed
+def _tell(gallery: Path, fingerprint: EmbedderFingerprint, done: Enrolment, left_out: LeftOut, as_json: bool) -> None:
+    from vplface.deploy.faces import describe_boxes
 
-    for passed in done.passed_over[:_NOTES]:
+    for passed in done.skipped[:_NOTES]:
         say(f"passed over {passed.path} ({printable_name(passed.name)}): {passed.reason}", file=sys.stderr)
-    if len(done.passed_over) > _NOTES:
-        say(f"... and {len(done.passed_over) - _NOTES} more; --json names all", file=sys.stderr)
+    if len(done.skipped) > _NOTES:
+        say(f"... and {len(done.skipped) - _NOTES} more; --json names all", file=sys.stderr)
     for several in done.several[:_NOTES]:
-        faces = f"{len(several.boxes)} faces{listed(several.boxes)}"
+        faces = f"{len(several.boxes)} faces{describe_boxes(several.boxes)}"
         say(f"note: {several.path} shows {faces}; taken: {several.taken}", file=sys.stderr)
     if len(done.several) > _NOTES:
         say(f"... and {len(done.several) - _NOTES} more with several faces; --json names all", file=sys.stderr)
     if left_out:
         say(f"note: {left_out}", file=sys.stderr)
-    if not done.added and not done.there:
-        raise DataError(f"{gallery}: none of the {len(done.passed_over)} pictures could be enrolled")
+    if not done.added and not done.already_enrolled:
+        raise DataError(f"{gallery}: none of the {len(done.skipped)} pictures could be enrolled")
     if as_json:
         report = {
             "schema": 1,
             "gallery": str(gallery),
-            "maker": maker.to_dict(),
+            "maker": fingerprint.to_dict(),
             "added": done.added,
-            "there_already": done.there,
-            "passed_over": [{**vars(passed), "path": str(passed.path)} for passed in done.passed_over],
+            "there_already": done.already_enrolled,
+            "passed_over": [{**vars(passed), "path": str(passed.path)} for passed in done.skipped],
             "left_out": left_out.to_dict(),
             "several_faces": [{**vars(several), "path": str(several.path)} for several in done.several],
         }
         print_json(report)
         return
     added = _count(sum(done.added.values()), "picture")
-    there = f"; {done.there} were there already" if done.there else ""
-    over = f"; passed over {len(done.passed_over)}" if done.passed_over else ""
+    there = f"; {done.already_enrolled} were there already" if done.already_enrolled else ""
+    over = f"; passed over {len(done.skipped)}" if done.skipped else ""
     say(f"{gallery}: enrolled {added} of {_people(len(done.added))}{there}{over}")
 
 
@@ -172,7 +174,7 @@ def _sources(places: list[Path], name: str | None) -> tuple[list[tuple[str, Path
     from vplface.cli.embed import picture_files
     from vplface.data.formats.image_folder import ImageFolder
     from vplface.data.walk import LeftOut, but
-    from vplface.deploy.gallery import name_of
+    from vplface.deploy.gallery import normalise_name
     from vplface.reading import is_file
 
     if name is not None:
@@ -188,7 +190,7 @@ def _sources(places: list[Path], name: str | None) -> tuple[list[tuple[str, Path
         people = ImageFolder(place)
         left_out += people.left_out
         sources += [
-            (name_of(people.identities[label]), people.path(index))
+            (normalise_name(people.identities[label]), people.path(index))
             for index, label in enumerate(people.labels.tolist())
         ]
     return sources, left_out
@@ -216,16 +218,16 @@ def _list(gallery: Path, as_json: bool) -> None:
         report = {
             "schema": 1,
             "gallery": str(gallery),
-            "maker": people.maker.to_dict(),
+            "maker": people.fingerprint.to_dict(),
             "people": [{"name": name, "pictures": listed} for name, listed in pictures.items()],
         }
         print_json(report)
         return
     for name, count in people.pictures.items():
         say(f"{printable_name(name)}  {count}")
-    maker = people.maker
+    fingerprint = people.fingerprint
     enrolled = f"{_people(len(people.names))}, {_count(len(people), 'picture')}"
-    say(f"{enrolled}; model {printable_name(maker.model)}, flip {maker.flip}")
+    say(f"{enrolled}; model {printable_name(fingerprint.model)}, flip {fingerprint.flip}")
 
 
 def _count(number: int, what: str) -> str:

@@ -75,12 +75,12 @@ def embedder_of(model: Path, device: str, preprocessing: Preprocessing | None) -
 def threshold_told(
     model: Path, point: OperatingPoint | None, given: float | None, flip: Flip, preprocessing: Preprocessing
 ) -> Threshold | None:
-    """As :func:`vplface.deploy.decision.threshold_of`; where there is none, a note on stderr says how to get one."""
-    from vplface.deploy.decision import threshold_of, way_to_a_threshold
+    """Resolve the threshold; without one, print advice to stderr."""
+    from vplface.deploy.decision import resolve_threshold, threshold_advice
 
-    threshold = threshold_of(model, point, given, flip, preprocessing)
+    threshold = resolve_threshold(model, point, given, flip, preprocessing)
     if threshold is None:
-        say(f"note: {way_to_a_threshold(model)}", file=sys.stderr)
+        say(f"note: {threshold_advice(model)}", file=sys.stderr)
     return threshold
 
 

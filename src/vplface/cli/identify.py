@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from vplface.data.pictures import UnreadablePictureError
     from vplface.deploy.decision import Threshold
     from vplface.deploy.faces import NoFaceError, Photograph
-    from vplface.deploy.gallery import Maker, Match
+    from vplface.deploy.gallery import EmbedderFingerprint, Match
 
 _MOST_DRAWN = 24
 
@@ -75,9 +75,9 @@ def identify(
     """
     require_drawing(show)
     from vplface.data.pictures import UnreadablePictureError  # torch and opencv take seconds to import
-    from vplface.deploy.decision import stored_point
+    from vplface.deploy.decision import load_operating_point
     from vplface.deploy.faces import FaceReader, NoFaceError
-    from vplface.deploy.gallery import Maker
+    from vplface.deploy.gallery import EmbedderFingerprint
     from vplface.deploy.gallery_folder import load_gallery
     from vplface.deploy.gallery_search import Search
     from vplface.embedder import Embedder
@@ -85,17 +85,21 @@ def identify(
     from vplface.progress import progress
 
     people = load_gallery(gallery)
-    maker = people.maker
-    model = model_of(maker, model)
-    embedder = Embedder.load(model, device, maker.preprocessing)
-    maker.require_same(Maker.of(model, embedder, maker.flip), str(gallery))
+    fingerprint = people.fingerprint
+    model = model_of(fingerprint, model)
+    embedder = Embedder.load(model, device, fingerprint.preprocessing)
+    fingerprint.require_same(EmbedderFingerprint.of(model, embedder, fingerprint.flip), str(gallery))
     decided = threshold_told(
-        model, stored_point(model, threshold, embedder.weights), threshold, maker.flip, maker.preprocessing
+        model,
+        load_operating_point(model, threshold, embedder.weights),
+        threshold,
+        fingerprint.flip,
+        fingerprint.preprocessing,
     )
     find = Search(people, search, gallery)
     if find.not_kept is not None:
         say(f"note: the index is rebuilt each time, because it could not be stored: {find.not_kept}", file=sys.stderr)
-    read = FaceReader(maker.preprocessing.size, align, detector_model)
+    read = FaceReader(fingerprint.preprocessing.size, align, detector_model)
     told: list[str] = []
     reports: list[dict[str, Any]] = []
     drawn: list[tuple[Photograph, list[tuple[str, bool | None]]]] = []
@@ -108,7 +112,7 @@ def identify(
                 without.append(error)
             else:
                 crops = [face.picture for face in photograph.faces]
-                found = find(embedder(crops, maker.flip, names=[str(path)] * len(crops)), top)
+                found = find(embedder(crops, fingerprint.flip, names=[str(path)] * len(crops)), top)
                 told += _lines(photograph, found, decided)
                 reports.append(_report(photograph, found, decided))
                 if show is not None and len(drawn) < _MOST_DRAWN:
@@ -129,7 +133,7 @@ def identify(
                 "gallery": str(gallery),
                 "model": str(model),
                 "protocol": {
-                    "flip": maker.flip, "align": align, "preprocessing": maker.preprocessing.to_dict(),
+                    "flip": fingerprint.flip, "align": align, "preprocessing": fingerprint.preprocessing.to_dict(),
                     "search": find.engine, "people": len(people.names), "enrolled": len(people),
                 },
                 **threshold_report(decided),
@@ -144,15 +148,15 @@ def identify(
         say(line)
     if decided is not None:
         say(decided)
-        if (among := decided.among(len(people))) is not None:
-            say(among)
+        if (false_match_note := decided.false_match_note(len(people))) is not None:
+            say(false_match_note)
     if show is not None:
         say(f"wrote {show}")
 
 
-def model_of(maker: Maker, asked: Path | None) -> Path:
+def model_of(fingerprint: EmbedderFingerprint, asked: Path | None) -> Path:
     """Where a gallery's model is; raises DataError if it is gone."""
-    model = Path(maker.model) if asked is None else asked
+    model = Path(fingerprint.model) if asked is None else asked
     if kind_of(model) is None:
         raise DataError(
             f"{model}: the gallery's model is not there"
@@ -166,38 +170,38 @@ def _reason(error: NoFaceError | UnreadablePictureError) -> dict[str, str]:
 
 
 def _lines(photograph: Photograph, faces: list[list[Match]], threshold: Threshold | None) -> list[str]:
-    from vplface.deploy.faces import place
+    from vplface.deploy.faces import describe_box
 
     numbered = enumerate(zip(photograph.boxes, faces, strict=True), 1)
-    lines = [f"  {number}  {place(box)}  {_told(matches, threshold)}" for number, (box, matches) in numbered]
+    lines = [f"  {number}  {describe_box(box)}  {_told(matches, threshold)}" for number, (box, matches) in numbered]
     return [f"{photograph.path}:", *lines]
 
 
 def _told(matches: list[Match], threshold: Threshold | None) -> str:
-    from vplface.deploy.decision import accepted
+    from vplface.deploy.decision import decide
 
     names = [f"{printable_name(match.name)} {match.similarity:.4f}" for match in matches]
-    if accepted(matches[0].similarity, threshold) is False:
+    if decide(matches[0].similarity, threshold) is False:
         return f"unknown (nearest: {', '.join(names)})"
-    known = sum(accepted(match.similarity, threshold) is not False for match in matches)
+    known = sum(decide(match.similarity, threshold) is not False for match in matches)
     below = f" (below the threshold: {', '.join(names[known:])})" if names[known:] else ""
     return ", ".join(names[:known]) + below
 
 
 def _label(matches: list[Match], threshold: Threshold | None) -> tuple[str, bool | None]:
-    from vplface.deploy.decision import answer
+    from vplface.deploy.decision import name_and_decision
 
-    name, known = answer(matches, threshold)
+    name, known = name_and_decision(matches, threshold)
     return f"{printable_name(name, 60)} {matches[0].similarity:.2f}", known
 
 
 def _report(photograph: Photograph, faces: list[list[Match]], threshold: Threshold | None) -> dict[str, Any]:
-    from vplface.deploy.decision import accepted
+    from vplface.deploy.decision import decide
 
     report = photograph_report(photograph)
     for face, matches in zip(report["faces"], faces, strict=True):
-        known = accepted(matches[0].similarity, threshold)
+        known = decide(matches[0].similarity, threshold)
         face["name"] = matches[0].name if known else None
         face["known"] = known
-        face["matches"] = [{**vars(match), "known": accepted(match.similarity, threshold)} for match in matches]
+        face["matches"] = [{**vars(match), "known": decide(match.similarity, threshold)} for match in matches]
     return report

@@ -66,27 +66,32 @@ def verify(
     """
     require_drawing(show)
     chosen = _numbers(face)
-    from vplface.deploy.decision import VERDICT, accepted, flip_of, stored_point  # torch takes seconds to import
-    from vplface.deploy.faces import FaceReader, listed
+    from vplface.deploy.decision import (  # torch takes seconds to import
+        VERDICT,
+        decide,
+        load_operating_point,
+        resolve_flip,
+    )
+    from vplface.deploy.faces import FaceReader, describe_boxes
     from vplface.evaluation.provenance import hashes
 
     embedder = embedder_of(model, device, preprocessing_of(color, mean, std))
     preprocessing = embedder.card.preprocessing
-    point = stored_point(model, threshold, embedder.weights)
-    flip = flip_of(point, flip)
+    point = load_operating_point(model, threshold, embedder.weights)
+    flip = resolve_flip(point, flip)
     read = FaceReader(preprocessing.size, align, detector_model)
     photographs = [read(path) for path in (first, second)]
     faces = [photograph.face(number) for photograph, number in zip(photographs, chosen, strict=True)]
     a, b = embedder([face.picture for face in faces], flip, names=[str(first), str(second)])
     similarity = float(a @ b)
     decided = threshold_told(model, point, threshold, flip, preprocessing)
-    same = accepted(similarity, decided)
+    same = decide(similarity, decided)
 
     for photograph, number in zip(photographs, chosen, strict=True):
         if len(photograph.faces) > 1:
             say(
-                f"note: {photograph.path} shows {len(photograph.faces)} faces{listed(photograph.boxes)}; taken: "
-                f"{number}, others with --face",
+                f"note: {photograph.path} shows {len(photograph.faces)} faces{describe_boxes(photograph.boxes)}; "
+                f"taken: {number}, others with --face",
                 file=sys.stderr,
             )
     verdict = VERDICT[same]

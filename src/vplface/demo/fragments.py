@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
-from vplface.deploy.decision import VERDICT, Threshold, accepted, answer, way_to_a_threshold
+from vplface.deploy.decision import VERDICT, Threshold, decide, name_and_decision, threshold_advice
 from vplface.deploy.enrolment import Enrolment
-from vplface.deploy.faces import FoundFace, Photograph, place
+from vplface.deploy.faces import FoundFace, Photograph, describe_box
 from vplface.deploy.gallery import Match
 from vplface.errors import import_extra
 from vplface.report.markup import Markup, join, tag
@@ -59,13 +59,13 @@ def compared_photograph(view: PhotographView, number: int) -> Markup:
         ("taken" if item is face else "open", str(number) if several else "")
         for number, item in enumerate(view.faces, 1)
     ]
-    caption = tag("p", name, tag("br"), f"face {number} of {len(view.faces)}, {place(face.box)}")
+    caption = tag("p", name, tag("br"), f"face {number} of {len(view.faces)}, {describe_box(face.box)}")
     return join(_photograph(view, marks), tag("div", _crop(face, "what the model sees"), caption, class_="seen"))
 
 
 def verdict(similarity: float, threshold: Threshold | None, model: Path) -> Markup:
     """Similarity of two faces, and the decision."""
-    same = accepted(similarity, threshold)
+    same = decide(similarity, threshold)
     scale = tag(
         "div",
         tag("i", class_="at", style=f"left:{_scale_position(similarity)}"),
@@ -76,7 +76,7 @@ def verdict(similarity: float, threshold: Threshold | None, model: Path) -> Mark
         role="img",
         aria_label=f"similarity {similarity:.4f} on a scale from 0 to 1",
     )
-    words = way_to_a_threshold(model) if threshold is None else str(threshold)
+    words = threshold_advice(model) if threshold is None else str(threshold)
     return tag(
         "section",
         tag(
@@ -96,7 +96,7 @@ def search_result(
     view: PhotographView, faces: Sequence[Sequence[Match]], threshold: Threshold | None, pictures: int, model: Path
 ) -> Markup:
     """Photograph with names, and the nearest people for each face."""
-    answers = [answer(matches, threshold) for matches in faces]
+    answers = [name_and_decision(matches, threshold) for matches in faces]
     marks = [
         (_CSS_TONE[known], name if known is not None else f"{name} {matches[0].similarity:.2f}")
         for matches, (name, known) in zip(faces, answers, strict=True)
@@ -113,7 +113,7 @@ def search_result(
         )
         for number, (face, matches, (name, known)) in enumerate(zip(view.faces, faces, answers, strict=True), 1)
     ]
-    words = [way_to_a_threshold(model)] if threshold is None else [str(threshold), threshold.among(pictures)]
+    words = [threshold_advice(model)] if threshold is None else [str(threshold), threshold.false_match_note(pictures)]
     return join(
         _photograph(view, marks),
         tag("ul", rows, class_="found", id="found"),
@@ -141,8 +141,8 @@ def enrolled(name: str, done: Enrolment) -> Markup:
     """Result of an enrolment."""
     added = sum(done.added.values())
     lines: list[str] = [f"{_count(added, 'picture')} of {name} enrolled"] if added else []
-    lines += [f"{_count(done.there, 'picture')} enrolled before"] if done.there else []
-    lines += [f"{passed.path.name}: skipped, {passed.reason}" for passed in done.passed_over]
+    lines += [f"{_count(done.already_enrolled, 'picture')} enrolled before"] if done.already_enrolled else []
+    lines += [f"{passed.path.name}: skipped, {passed.reason}" for passed in done.skipped]
     lines += [f"{item.path.name}: shows {len(item.boxes)} faces; the largest was used" for item in done.several]
     return note(*lines, tone="yes" if added else "no")
 

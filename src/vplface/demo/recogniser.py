@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from vplface.deploy.decision import Threshold, flip_of, stored_point, threshold_of
+from vplface.deploy.decision import Threshold, load_operating_point, resolve_flip, resolve_threshold
 from vplface.deploy.enrolment import Enrolment, enrol
 from vplface.deploy.faces import FaceReader, FoundFace, Photograph
-from vplface.deploy.gallery import Maker, Match, name_of
-from vplface.deploy.gallery_folder import has_gallery, load_gallery, remove_people, require_place
+from vplface.deploy.gallery import EmbedderFingerprint, Match, normalise_name
+from vplface.deploy.gallery_folder import has_gallery, load_gallery, remove_people, require_gallery_or_empty
 from vplface.deploy.gallery_search import Search
 from vplface.embedder import Embedder
 from vplface.errors import DataError
@@ -31,7 +31,7 @@ class Recogniser:
         embedder: the loaded model.
         reader: detects and aligns faces.
         gallery: folder of the gallery; it is created when somebody is enrolled.
-        maker: fingerprint of the embedder; the gallery's is the same.
+        fingerprint: fingerprint of the embedder; the gallery's is the same.
         threshold: decision threshold; None if the model has no operating point, so that nothing is decided.
     """
 
@@ -39,7 +39,7 @@ class Recogniser:
     embedder: Embedder
     reader: FaceReader
     gallery: Path
-    maker: Maker
+    fingerprint: EmbedderFingerprint
     threshold: Threshold | None
 
     @classmethod
@@ -59,22 +59,24 @@ class Recogniser:
             DataError: the folder holds other files, its gallery was made with another model, or the operating point
                 was measured with another flip or preprocessing than the gallery's.
         """
-        require_place(gallery)
-        point = stored_point(model, threshold, embedder.weights)
-        there = load_gallery(gallery).maker if has_gallery(gallery) else None
-        maker = Maker.of(model, embedder, flip_of(point, None) if there is None else there.flip)
+        require_gallery_or_empty(gallery)
+        point = load_operating_point(model, threshold, embedder.weights)
+        there = load_gallery(gallery).fingerprint if has_gallery(gallery) else None
+        fingerprint = EmbedderFingerprint.of(
+            model, embedder, resolve_flip(point, None) if there is None else there.flip
+        )
         if there is not None:
-            there.require_same(maker, str(gallery))
-        decided = threshold_of(model, point, threshold, maker.flip, maker.preprocessing)
-        return cls(model, embedder, reader, gallery, maker, decided)
+            there.require_same(fingerprint, str(gallery))
+        decided = resolve_threshold(model, point, threshold, fingerprint.flip, fingerprint.preprocessing)
+        return cls(model, embedder, reader, gallery, fingerprint, decided)
 
     def read(self, data: bytes, name: Path) -> Photograph:
         """Decode a picture and find its faces; raises as :class:`~vplface.deploy.faces.FaceReader` does."""
-        return self.reader.decoded(data, name)
+        return self.reader.from_bytes(data, name)
 
     def similarity(self, first: FoundFace, second: FoundFace) -> float:
         """Cosine similarity of two faces."""
-        a, b = self.embedder([first.picture, second.picture], self.maker.flip)
+        a, b = self.embedder([first.picture, second.picture], self.fingerprint.flip)
         return float(a @ b)
 
     def people(self) -> dict[str, int]:
@@ -87,12 +89,12 @@ class Recogniser:
         Raises:
             DataError: an empty, invalid or very long name; the gallery cannot be changed.
         """
-        name = name_of(name)
+        name = normalise_name(name)
         if len(name) > MAX_NAME_LENGTH:
             raise DataError(f"this name has {len(name):,} characters; give one of at most {MAX_NAME_LENGTH}")
         sources = [(name, path) for path in pictures]
         return enrol(
-            self.gallery, self.maker, self.embedder, self.reader, sources, bytes_of=lambda path: pictures[path]
+            self.gallery, self.fingerprint, self.embedder, self.reader, sources, read_file=lambda path: pictures[path]
         )
 
     def remove(self, name: str) -> int:
@@ -108,7 +110,7 @@ class Recogniser:
         if not has_gallery(self.gallery):
             raise DataError("nobody is enrolled yet; enrol somebody first")
         people = load_gallery(self.gallery)
-        people.maker.require_same(self.maker, str(self.gallery))
+        people.fingerprint.require_same(self.fingerprint, str(self.gallery))
         find = Search(people, folder=self.gallery)
         crops = [face.picture for face in photograph.faces]
-        return find(self.embedder(crops, self.maker.flip), _NUM_MATCHES), len(people)
+        return find(self.embedder(crops, self.fingerprint.flip), _NUM_MATCHES), len(people)

@@ -1,4 +1,4 @@
-"""From which similarity on two faces are taken to be of one person, and what that makes of a comparison."""
+"""Decision threshold of a model and the decisions it makes."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from vplface.evaluation.operating_point import OperatingPoint, operating_point_p
 from vplface.reading import is_file
 
 VERDICT = {True: "same person", False: "different people", None: "no decision"}
-"""What :func:`accepted` means for two pictures."""
+"""Wording of :func:`decide` for two pictures."""
 
 
 @dataclass(frozen=True)
 class Threshold:
-    """From which similarity on two faces are taken to be of one person.
+    """Similarity from which two faces count as the same person.
 
     Attributes:
-        value: this one.
-        point: the operating point that it is; None if it came from the command line.
+        value: the similarity.
+        point: operating point that gave it; None if it came from the command line.
     """
 
     value: float
@@ -39,41 +39,41 @@ class Threshold:
             f"{point.data})"
         )
 
-    def among(self, pictures: int) -> str | None:
-        """How many strangers a gallery of n pictures gives a name, at most 1 − (1 − FAR)ⁿ; None without a FAR."""
+    def false_match_note(self, pictures: int) -> str | None:
+        """Bound of the rate at which strangers get a name from n pictures, 1 − (1 − FAR)ⁿ; None without a FAR."""
         if self.point is None:
             return None
         strangers = 1 - (1 - self.point.far) ** pictures
         return f"with {pictures:,} enrolled pictures up to {100 * strangers:.2g} % of strangers are given a name"
 
 
-def stored_point(model: Path, given: float | None, weights: str | None = None) -> OperatingPoint | None:
-    """The model's operating point; None if it has none, or if a threshold is given instead.
+def load_operating_point(model: Path, given: float | None, weights: str | None = None) -> OperatingPoint | None:
+    """Load the model's operating point; None if it has none, or if a threshold is given.
 
     Args:
-        model: the model.
-        given: the threshold that is given.
+        model: path of the model.
+        given: threshold from the command line.
         weights: see :meth:`OperatingPoint.load`.
 
     Raises:
-        DataError: it is damaged, or was measured with other weights.
+        DataError: the operating point is damaged or was measured with other weights.
     """
     return OperatingPoint.load(model, weights) if given is None and is_file(operating_point_path(model)) else None
 
 
-def flip_of(point: OperatingPoint | None, asked: Flip | None) -> Flip:
-    """How to embed where nobody says: as the operating point does."""
+def resolve_flip(point: OperatingPoint | None, requested: Flip | None) -> Flip:
+    """The requested flip; by default the one of the operating point, else ``"sum"``."""
     measured = None if point is None else point.protocol.get("flip")
-    return asked or ("none" if measured == "none" else "sum")
+    return requested or ("none" if measured == "none" else "sum")
 
 
-def threshold_of(
+def resolve_threshold(
     model: Path, point: OperatingPoint | None, given: float | None, flip: Flip, preprocessing: Preprocessing
 ) -> Threshold | None:
-    """The threshold; None if there is none, see :func:`way_to_a_threshold`.
+    """The given threshold, else that of the operating point; None if there is neither.
 
     Raises:
-        DataError: the operating point was measured with embeddings that were made in another way.
+        DataError: the operating point was measured with another flip or preprocessing.
     """
     if given is not None:
         return Threshold(given, None)
@@ -83,31 +83,31 @@ def threshold_of(
         measured = point.protocol.get(key, now)
         if measured != now:
             raise DataError(
-                f"{model}: its operating point was measured with {key} {_plain(measured)}, these embeddings are made "
-                f"with {_plain(now)}, so its threshold does not hold; give --threshold, or measure it anew with "
-                "vplface evaluate --save-operating-point"
+                f"{model}: its operating point was measured with {key} {_describe(measured)}, but these embeddings use "
+                f"{_describe(now)}, so its threshold does not hold; give --threshold, or measure it again with vplface "
+                "evaluate --save-operating-point"
             )
     return Threshold(point.threshold, point)
 
 
-def way_to_a_threshold(model: Path) -> str:
-    """What to tell people whose model has no threshold."""
+def threshold_advice(model: Path) -> str:
+    """Advice for a model without a threshold."""
     return (
         f"{model} has no operating point, so nothing is decided. Measure one on people and cameras like yours: vplface "
         f"evaluate {model} --data FACES --people PEOPLE --save-operating-point 1e-4; or give --threshold"
     )
 
 
-def accepted(similarity: float, threshold: Threshold | None) -> bool | None:
-    """Whether two faces of this similarity are taken to be of one person; None where nothing is decided."""
+def decide(similarity: float, threshold: Threshold | None) -> bool | None:
+    """Whether a similarity reaches the threshold; None without a threshold."""
     return None if threshold is None else similarity >= threshold.value
 
 
-def answer(matches: Sequence[Match], threshold: Threshold | None) -> tuple[str, bool | None]:
-    """What to call a face whose nearest people are ``matches``, the nearest first; and whether it is known."""
-    known = accepted(matches[0].similarity, threshold)
+def name_and_decision(matches: Sequence[Match], threshold: Threshold | None) -> tuple[str, bool | None]:
+    """Name for a face and whether it is known, from its matches, the nearest first."""
+    known = decide(matches[0].similarity, threshold)
     return "unknown" if known is False else matches[0].name, known
 
 
-def _plain(value: Any) -> str:
+def _describe(value: Any) -> str:
     return ", ".join(f"{key} {entry}" for key, entry in value.items()) if isinstance(value, Mapping) else str(value)

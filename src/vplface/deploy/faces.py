@@ -1,4 +1,4 @@
-"""A picture file to the faces in it: a photograph through the aligner, an aligned face as it is."""
+"""Reader of the faces in a picture file, photograph or aligned face."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Box: TypeAlias = tuple[int, int, int, int]
 
 
 class NoFaceError(DataError):
-    """A photograph in which there is no face, or none that can be used; ``where`` is its path, ``reason`` says why."""
+    """Raised for a photograph without a usable face; ``where`` is its path, ``reason`` the explanation."""
 
     def __init__(self, where: str, reason: str) -> None:
         super().__init__(f"{where}: {reason}")
@@ -35,12 +35,12 @@ class NoFaceError(DataError):
 
 @dataclass(frozen=True, eq=False)
 class FoundFace:
-    """A face as a model takes it.
+    """Aligned face, ready for a model.
 
     Attributes:
         picture: the aligned crop, RGB.
-        box: where it is in the photograph; None if the picture was an aligned face.
-        score: how sure the detector was, in 0..1; None likewise.
+        box: box in the photograph; None if the picture was an aligned face.
+        score: confidence of the detector, in 0..1; None if the picture was an aligned face.
     """
 
     picture: UInt8[np.ndarray, "size size 3"]
@@ -54,9 +54,9 @@ class Photograph:
 
     Attributes:
         path: the file.
-        sha256: of its bytes.
-        picture: the whole of it, RGB.
-        faces: the largest first.
+        sha256: hash of its bytes, in hex.
+        picture: the whole picture, RGB.
+        faces: faces, the largest first.
     """
 
     path: Path
@@ -66,36 +66,40 @@ class Photograph:
 
     @property
     def boxes(self) -> list[Box | None]:
-        """Of the faces."""
+        """Boxes of the faces, in order."""
         return [face.box for face in self.faces]
 
     def face(self, number: int = 1) -> FoundFace:
-        """A face by its number, 1 for the largest.
+        """Face by its number, 1 for the largest.
 
         Raises:
-            NoFaceError: there is no such face.
+            NoFaceError: the number is out of range.
         """
         if 1 <= number <= len(self.faces):
             return self.faces[number - 1]
-        raise NoFaceError(str(self.path), f"there is no face {number}; it shows {len(self.faces)}{listed(self.boxes)}")
+        raise NoFaceError(
+            str(self.path), f"there is no face {number}; it shows {len(self.faces)}{describe_boxes(self.boxes)}"
+        )
 
 
-def place(box: Box | None) -> str:
-    """Size and place of a face, in words."""
+def describe_box(box: Box | None) -> str:
+    """Size and position of a box, in words."""
     return "aligned" if box is None else "{2}×{3} at {0},{1}".format(*box)
 
 
-def listed(boxes: Sequence[Box | None]) -> str:
-    """Faces with their numbers and places, to go behind a count; empty for none."""
-    return "".join(f"{', ' if number > 1 else ': '}{number} is {place(box)}" for number, box in enumerate(boxes, 1))
+def describe_boxes(boxes: Sequence[Box | None]) -> str:
+    """Numbered faces with sizes and positions, to follow a count; empty for no faces."""
+    return "".join(
+        f"{', ' if number > 1 else ': '}{number} is {describe_box(box)}" for number, box in enumerate(boxes, 1)
+    )
 
 
 @dataclass(frozen=True)
 class FaceReader:
-    """Picture file → its faces.
+    """Reads a picture file and finds its faces.
 
     Args:
-        size: side of the crops that the model takes.
+        size: side of the model's input, in pixels.
         align: see :data:`Alignment`.
         detector_model: YuNet's file, see :class:`~vplface.data.align.YuNet`; opened when a photograph is first read.
     """
@@ -116,22 +120,22 @@ class FaceReader:
         """Read a picture.
 
         Raises:
-            UnreadablePictureError: a file that is missing or no picture.
-            NoFaceError: a photograph without a face, or with none that is large enough.
-            DataError: the detector's model is missing or none.
+            UnreadablePictureError: the file is missing or not a picture.
+            NoFaceError: the photograph has no face that is large enough.
+            DataError: the detector's model is missing or invalid.
         """
-        return self.decoded(read_picture_file(path), Path(path))
+        return self.from_bytes(read_picture_file(path), Path(path))
 
-    def decoded(self, data: bytes, path: Path) -> Photograph:
-        """The same from a file's bytes; ``path`` is for errors and names."""
+    def from_bytes(self, data: bytes, path: Path) -> Photograph:
+        """Read a picture from the bytes of a file; ``path`` names it in errors."""
         picture = decode_whole(data, str(path))
         if self.align == "never" or (self.align == "auto" and picture.shape[:2] == (self.size, self.size)):
             faces = [FoundFace(resized(picture, self.size))]
         else:
-            faces = self._found(picture, path)
+            faces = self._align(picture, path)
         return Photograph(path, hashlib.sha256(data).hexdigest(), picture, faces)
 
-    def _found(self, picture: UInt8[np.ndarray, "h w 3"], path: Path) -> list[FoundFace]:
+    def _align(self, picture: UInt8[np.ndarray, "h w 3"], path: Path) -> list[FoundFace]:
         height, width = picture.shape[:2]
         judged = self._aligner.judge(self._aligner.detector(picture), height, width)
         usable = [face for face, verdict in judged if verdict == "aligned"]
@@ -148,13 +152,13 @@ class FaceReader:
                 f"needs {self._aligner.min_size:g}",
             )
         return [
-            FoundFace(aligned.picture, _whole(aligned), aligned.face.score)
+            FoundFace(aligned.picture, _pixel_box(aligned), aligned.face.score)
             for aligned in (AlignedFace(self._aligner.crop(picture, face), face) for face in usable)
         ]
 
 
-def _whole(aligned: AlignedFace) -> Box:
-    """The detector's box in whole pixels; that of the landmarks if it gave none."""
+def _pixel_box(aligned: AlignedFace) -> Box:
+    """Box of the detector in whole pixels; without one, the box around the landmarks."""
     face = aligned.face
     if face.box is not None:
         x, y, width, height = map(round, face.box)

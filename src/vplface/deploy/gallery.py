@@ -1,7 +1,7 @@
-"""People and their embeddings, with what made them: a value that is never changed, only made anew with or without some.
+"""Gallery of enrolled people with their embeddings, an immutable value.
 
-A similarity between embeddings of two models means nothing, so a gallery knows the model it was made with.
-:mod:`vplface.deploy.gallery_folder` keeps it on disk, :mod:`vplface.deploy.gallery_search` looks for faces in it.
+Similarities between embeddings of different models mean nothing, so a gallery has the fingerprint of its embedder.
+:mod:`vplface.deploy.gallery_folder` stores it on disk, :mod:`vplface.deploy.gallery_search` searches it.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ _NO_BOX = (-1, -1, -1, -1)
 
 
 @dataclass(frozen=True)
-class Maker:
-    """What makes embeddings; two that agree in all but ``model`` make the same.
+class EmbedderFingerprint:
+    """Identity of an embedder. Two that agree in all but ``model`` produce the same embeddings.
 
     Attributes:
-        model: where the model was when the gallery was made.
+        model: path of the model when the gallery was created.
         weights: SHA-256 of its weights, or of its ``.onnx`` file.
-        embedding_dim: d.
-        preprocessing: how pictures are prepared.
+        embedding_dim: dimension d of the embeddings.
+        preprocessing: preparation of the pictures.
         flip: whether the embedding of the mirrored picture is added.
     """
 
@@ -45,14 +45,14 @@ class Maker:
     flip: Flip
 
     @classmethod
-    def of(cls, model: Path, embedder: Embedder, flip: Flip) -> Maker:
+    def of(cls, model: Path, embedder: Embedder, flip: Flip) -> EmbedderFingerprint:
         """The maker that ``embedder``, loaded from ``model``, is."""
         weights = model_files(model)[0]
         digest = embedder.weights or hashes([weights])[str(weights)]
         return cls(str(model.resolve()), digest, embedder.dim, embedder.card.preprocessing, flip)
 
-    def require_same(self, other: Maker, where: str) -> None:
-        """Raise DataError, naming the gallery ``where``, unless ``other`` makes the embeddings that this one makes."""
+    def require_same(self, other: EmbedderFingerprint, where: str) -> None:
+        """Raise DataError, naming the gallery ``where``, unless ``other`` produces the same embeddings."""
         for key, what in (
             ("weights", "the model"),
             ("embedding_dim", "the size of embeddings"),
@@ -61,25 +61,25 @@ class Maker:
         ):
             mine, others = getattr(self, key), getattr(other, key)
             if mine != others:
-                told = f"{mine[:12]}… there, {others[:12]}… now" if key == "weights" else f"{mine} there, {others} now"
+                both = f"{mine[:12]}… there, {others[:12]}… now" if key == "weights" else f"{mine} there, {others} now"
                 raise DataError(
-                    f"{where}: was enrolled with {self.model}; {what} differs ({told}), and similarities across models "
+                    f"{where}: was enrolled with {self.model}; {what} differs ({both}), and similarities across models "
                     "mean nothing. Use that model, or enrol into a new gallery"
                 )
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready values."""
+        """Fields as JSON-compatible values."""
         return {**vars(self), "preprocessing": self.preprocessing.to_dict()}
 
     @classmethod
-    def from_dict(cls, values: Any, where: str) -> Maker:
+    def from_dict(cls, values: Any, where: str) -> EmbedderFingerprint:
         """Read back :meth:`to_dict`; raises DataError, naming ``where``, for anything else."""
         kinds = {"model": str, "weights": str, "embedding_dim": int, "preprocessing": dict, "flip": str}
         if not isinstance(values, dict) or any(not isinstance(values.get(key), kind) for key, kind in kinds.items()):
-            raise DataError(f"{where}: damaged: what it says of its model is incomplete")
+            raise DataError(f"{where}: damaged: the description of its model is incomplete")
         known = {key: values[key] for key in kinds}
         if known["flip"] not in get_args(Flip) or known["embedding_dim"] < 1:
-            raise DataError(f"{where}: damaged: what it says of its model is impossible: {known}")
+            raise DataError(f"{where}: damaged: the description of its model is invalid: {known}")
         try:
             return cls(**known | {"preprocessing": Preprocessing.from_dict(known["preprocessing"])})
         except DataError as error:
@@ -88,14 +88,14 @@ class Maker:
 
 @dataclass(frozen=True, eq=False)
 class EnrolledFace:
-    """A face to be put into a gallery.
+    """Face to be enrolled in a gallery.
 
     Attributes:
-        name: whose it is.
-        embedding: of unit norm.
-        sha256: of the picture's file, in hex.
-        file: its name.
-        box: which face of the picture; None if the picture is an aligned face.
+        name: name of the person.
+        embedding: embedding of unit norm.
+        sha256: hash of the picture's file, in hex.
+        file: name of the picture's file.
+        box: box of the face in the picture; None if the picture is an aligned face.
     """
 
     name: str
@@ -107,12 +107,12 @@ class EnrolledFace:
 
 @dataclass(frozen=True, eq=False)
 class Match:
-    """A person who resembles a probe.
+    """Enrolled person who is similar to a probe.
 
     Attributes:
-        name: who.
-        similarity: the highest cosine of the probe with a picture of that person.
-        file: the name of that picture.
+        name: name of the person.
+        similarity: highest cosine of the probe with a picture of that person.
+        file: name of that picture's file.
     """
 
     name: str
@@ -125,18 +125,18 @@ class Gallery:
     """The enrolled people.
 
     Attributes:
-        maker: what made the embeddings.
-        names: of the people, in the order in which they were first enrolled.
+        fingerprint: identity of the embedder.
+        names: people, in the order of their first enrolment.
         person: for each picture, the position of its person in ``names``.
-        embeddings: of the pictures, of unit norm.
-        sha256: of the pictures' files.
-        boxes: which face of a picture: x, y, width, height; -1 where the picture was an aligned face.
-        files: the pictures' names.
-        where: the folder, for errors.
+        embeddings: unit-norm embedding of each picture.
+        sha256: hash of each picture's file.
+        boxes: box of the face in each picture: x, y, width, height; -1 if the picture was an aligned face.
+        files: file name of each picture.
+        where: folder of the gallery, for error messages.
         revision: changes with every change of the stored gallery.
     """
 
-    maker: Maker
+    fingerprint: EmbedderFingerprint
     names: Sequence[str]
     person: Int32[np.ndarray, " n"]
     embeddings: Float32[np.ndarray, "n dim"]
@@ -147,24 +147,24 @@ class Gallery:
     revision: str = ""
 
     @classmethod
-    def empty(cls, maker: Maker, where: str = "the gallery") -> Gallery:
-        """One of nobody."""
+    def empty(cls, fingerprint: EmbedderFingerprint, where: str = "the gallery") -> Gallery:
+        """Gallery without any people."""
         none = np.empty(0, np.int32)
-        rows = np.empty((0, maker.embedding_dim), np.float32)
-        return cls(maker, [], none, rows, np.empty((0, 32), np.uint8), np.empty((0, 4), np.int32), [], where)
+        rows = np.empty((0, fingerprint.embedding_dim), np.float32)
+        return cls(fingerprint, [], none, rows, np.empty((0, 32), np.uint8), np.empty((0, 4), np.int32), [], where)
 
     def __len__(self) -> int:
         return len(self.person)
 
     @cached_property
     def pictures(self) -> dict[str, int]:
-        """{name: number of pictures}, in the order of ``names``."""
+        """Number of pictures by name, in the order of ``names``."""
         counts = np.bincount(self.person, minlength=len(self.names)).tolist()
         return dict(zip(self.names, counts, strict=True))
 
     @cached_property
     def owners(self) -> dict[tuple[str, Box | None], str]:
-        """{(SHA-256 of the file, box): name}: who each face is enrolled as."""
+        """Name of each enrolled face, by (SHA-256 of the file, box)."""
         digests = self.sha256.tobytes().hex()
         boxes = (None if box[0] == box[2] == -1 else tuple(box) for box in self.boxes.tolist())
         people = (self.names[person] for person in self.person.tolist())
@@ -172,24 +172,24 @@ class Gallery:
         return dict(zip(keys, people, strict=True))
 
     def adding(self, faces: Iterable[EnrolledFace]) -> tuple[Gallery, list[tuple[EnrolledFace, str]]]:
-        """The gallery with these faces, and those of them that it has already, each with the name it has them under.
+        """A gallery with these faces added, and the faces that were already enrolled, with their enrolled names.
 
-        A face is there already if a picture of the same bytes and the same box is, under whatever name: of two names
-        for one face one is wrong, and which one is not known here.
+        A face is already enrolled if the gallery has a picture of the same bytes with the same box, whatever its name:
+        if the two names differ, one is wrong, and the gallery cannot know which.
 
         Raises:
-            DataError: a name that is none, see :func:`name_of`.
-            ValueError: an embedding of another size, or not of unit norm.
+            DataError: an invalid name, see :func:`normalise_name`.
+            ValueError: an embedding of another dimension, or not of unit norm.
         """
         names, owners = list(self.names), dict(self.owners)
         number = {name: position for position, name in enumerate(names)}
         new: list[tuple[int, EnrolledFace]] = []
         known: list[tuple[EnrolledFace, str]] = []
         for face in faces:
-            name, key = name_of(face.name), (face.sha256, face.box)
+            name, key = normalise_name(face.name), (face.sha256, face.box)
             unit = abs(np.linalg.norm(face.embedding) - 1) < 1e-3
-            if face.embedding.shape != (self.maker.embedding_dim,) or not unit:
-                raise ValueError(f"{face.file}: its embedding is not one of unit norm [{self.maker.embedding_dim}]")
+            if face.embedding.shape != (self.fingerprint.embedding_dim,) or not unit:
+                raise ValueError(f"{face.file}: expected a unit-norm embedding [{self.fingerprint.embedding_dim}]")
             if (owner := owners.get(key)) is not None:
                 known.append((face, owner))
                 continue
@@ -215,12 +215,12 @@ class Gallery:
         return grown, known
 
     def without(self, names: Iterable[str]) -> Gallery:
-        """The gallery without these people and all that it holds of them.
+        """A gallery without these people and their pictures.
 
         Raises:
-            DataError: somebody who is not in it; similar names are given.
+            DataError: a name is not enrolled; the message suggests similar names.
         """
-        gone = {name_of(name) for name in names}
+        gone = {normalise_name(name) for name in names}
         for name in sorted(gone - set(self.names)):
             raise DataError(f"{self.where}: nobody is enrolled as {name!r}{did_you_mean(name, self.names, 3)}")
         stays = np.array([name not in gone for name in self.names], bool)
@@ -237,15 +237,15 @@ class Gallery:
         )
 
 
-def name_of(text: str) -> str:
-    """A person's name as galleries hold it: composed (NFC), so that it is one however typed, without outer blanks.
+def normalise_name(text: str) -> str:
+    """Person's name as galleries store it: Unicode NFC, without leading or trailing blanks.
 
     Raises:
-        DataError: an empty name, or one with control characters or bytes that are no text.
+        DataError: an empty name, or one with control characters or invalid UTF-8.
     """
     name = unicodedata.normalize("NFC", text).strip()
     if not name:
-        raise DataError(f"{text!r} is no name: it is empty")
+        raise DataError(f"invalid name {text!r}: it is empty")
     if any(unicodedata.category(character) in ("Cc", "Cs") for character in name):
-        raise DataError(f"{text!r} is no name: it has control characters, or bytes that are not UTF-8")
+        raise DataError(f"invalid name {text!r}: it has control characters, or bytes that are not UTF-8")
     return name

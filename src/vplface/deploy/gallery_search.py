@@ -1,11 +1,11 @@
-"""Who in a gallery resembles a face: all cosines, or those of the candidates that a scan of short codes finds.
+"""Search of a gallery, exactly or by product-quantised codes with exact re-ranking.
 
-Pictures of one person have cosines of .3 to .9, and the most similar stranger among a million may have .6. People lie
-about evenly on the sphere, so that there are no cells of which an inverted list could skip most without missing some.
-So nothing is skipped: every embedding has a code of two bits a number (product quantisation, two numbers to one of 16
-codewords; Jégou, Douze, Schmid, PAMI 2011), all codes are scanned, with the table of codewords in registers (André,
-Kermarrec, Le Scouarnec, VLDB 2015; in faiss), and the best few hundred are compared exactly, by the embeddings in the
-gallery's file. What must lie in memory is the codes, a sixteenth of the embeddings; pages of that file need not.
+Pictures of one person have cosines of .3 to .9, and the most similar stranger among a million may have .6. People are
+spread about evenly on the sphere, so an inverted list cannot skip most cells without missing matches. Therefore every
+embedding has a code of two bits per dimension (product quantisation, two dimensions to one of 16 codewords; Jégou,
+Douze, Schmid, PAMI 2011). All codes are scanned, with the codeword table in registers (André, Kermarrec, Le Scouarnec,
+VLDB 2015; in faiss), and the best few hundred are re-ranked with the embeddings in the gallery's file. Only the codes,
+a sixteenth of the embeddings, must fit in memory.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Float32, Int64
 
 from vplface.deploy.gallery import Gallery, Match
-from vplface.deploy.gallery_folder import GALLERY_LIMIT, index_path, writing_index
+from vplface.deploy.gallery_folder import GALLERY_LIMIT, index_path, write_index_if_current
 from vplface.errors import DataError, MissingExtraError, import_extra
 from vplface.progress import progress
 from vplface.reading import is_file, read_bytes
@@ -27,27 +27,27 @@ Engine = Literal["auto", "exact", "faiss"]
 
 EXACT_BELOW = 100_000
 
-_PROBES = 64
-_CANDIDATES = 256
-_CODED_AT_ONCE = 16_384
-_TRAINED_ON = 65_536
+_PROBE_BATCH = 64
+_MIN_CANDIDATES = 256
+_BLOCK_ROWS = 16_384
+_MAX_TRAINING_ROWS = 65_536
 
 
 class Search:
-    """Probes → the people who resemble them most.
+    """Search for the most similar enrolled people.
 
     Args:
-        gallery: where to look.
+        gallery: gallery to search.
         engine: see :data:`Engine`.
-        folder: the gallery's; the index is read from there, or made and kept there.
+        folder: folder of the gallery; the index is loaded from there, or built and stored there.
 
     Attributes:
-        engine: which one it is, ``"exact"`` or ``"faiss"``.
-        not_kept: why the index that was made could not be kept; None if it was, or none was made.
+        engine: the engine in use, ``"exact"`` or ``"faiss"``.
+        not_kept: reason why a new index could not be stored; None otherwise.
 
     Raises:
         MissingExtraError: faiss is needed, and the extra ``faiss`` is not installed.
-        DataError: nobody is enrolled.
+        DataError: the gallery is empty.
     """
 
     def __init__(self, gallery: Gallery, engine: Engine = "auto", folder: Path | None = None) -> None:
@@ -62,36 +62,36 @@ class Search:
         self.not_kept: str | None = None
         self._gallery = gallery
         if self.engine == "faiss":
-            self._index = self._opened(folder)
+            self._index = self._load_or_build_index(folder)
         else:
             _require_unit(gallery, np.arange(len(gallery)))
             self._order = np.argsort(gallery.person, kind="stable")
             self._starts = np.searchsorted(gallery.person[self._order], np.arange(len(gallery.names)))
 
     def __call__(self, probes: Float32[np.ndarray, "n dim"], k: int = 1) -> list[list[Match]]:
-        """For each probe the ``k`` people (or all, if there are fewer) of the highest similarity, the highest first.
+        """The ``k`` most similar people for each probe (or all, if there are fewer), the most similar first.
 
-        A person's similarity is the highest cosine with a picture of that person. Of equals the one who was enrolled
-        first comes first. With ``"faiss"`` a person can be missed; the similarities that are given are exact.
+        A person's similarity is the highest cosine with a picture of that person. Ties are ordered by enrolment. With
+        ``"faiss"`` a person can be missed; the returned similarities are exact.
 
         Raises:
-            ValueError: probes of another size than the gallery's embeddings, or k < 1.
+            ValueError: probes of another dimension than the gallery's embeddings, or k < 1.
         """
-        if probes.ndim != 2 or probes.shape[1] != self._gallery.maker.embedding_dim or k < 1:
+        if probes.ndim != 2 or probes.shape[1] != self._gallery.fingerprint.embedding_dim or k < 1:
             raise ValueError(
-                f"probes must be [n, {self._gallery.maker.embedding_dim}] and k positive, got {probes.shape}, {k}"
+                f"probes must be [n, {self._gallery.fingerprint.embedding_dim}] and k positive, got {probes.shape}, {k}"
             )
         found: list[list[Match]] = []
-        for start in range(0, len(probes), _PROBES):
-            some = np.ascontiguousarray(probes[start : start + _PROBES], np.float32)
-            found += self._exact(some, k) if self.engine == "exact" else self._by_codes(some, k)
+        for start in range(0, len(probes), _PROBE_BATCH):
+            some = np.ascontiguousarray(probes[start : start + _PROBE_BATCH], np.float32)
+            found += self._search_exact(some, k) if self.engine == "exact" else self._search_codes(some, k)
         return found
 
-    def _exact(self, probes: Float32[np.ndarray, "n dim"], k: int) -> list[list[Match]]:
+    def _search_exact(self, probes: Float32[np.ndarray, "n dim"], k: int) -> list[list[Match]]:
         cosines = (probes @ self._gallery.embeddings.T)[:, self._order]
-        of_people = np.maximum.reduceat(cosines, self._starts, axis=1)
+        person_cosines = np.maximum.reduceat(cosines, self._starts, axis=1)
         matches: list[list[Match]] = []
-        for row, best in zip(cosines, of_people, strict=True):
+        for row, best in zip(cosines, person_cosines, strict=True):
             matches.append([])
             for person in _highest(best, k).tolist():
                 last = self._starts[person + 1] if person + 1 < len(self._starts) else len(row)
@@ -99,14 +99,14 @@ class Search:
                 matches[-1].append(self._match(int(picture), float(best[person])))
         return matches
 
-    def _by_codes(self, probes: Float32[np.ndarray, "n dim"], k: int) -> list[list[Match]]:
-        most = max(_CANDIDATES, 64 * k)
+    def _search_codes(self, probes: Float32[np.ndarray, "n dim"], k: int) -> list[list[Match]]:
+        num_candidates = max(_MIN_CANDIDATES, 64 * k)
         all_rows = np.arange(len(self._gallery))
-        scanned = most < len(all_rows)
-        found_rows = self._index.search(probes, most)[1] if scanned else np.full((len(probes), 1), -1)
+        scanned = num_candidates < len(all_rows)
+        candidate_rows = self._index.search(probes, num_candidates)[1] if scanned else np.full((len(probes), 1), -1)
         matches = []
-        for probe, found in zip(probes, found_rows, strict=True):
-            # faiss fills up with -1 where no code tells two pictures apart: then all of them are candidates.
+        for probe, found in zip(probes, candidate_rows, strict=True):
+            # faiss pads with -1 if the codes cannot distinguish the pictures: then all of them are candidates.
             rows = all_rows if (found < 0).any() else np.sort(found)
             _require_unit(self._gallery, rows)
             cosines = self._gallery.embeddings[rows] @ probe
@@ -127,8 +127,8 @@ class Search:
         gallery = self._gallery
         return Match(gallery.names[gallery.person[row]], similarity, gallery.files[row])
 
-    def _opened(self, folder: Path | None) -> Any:
-        """The index of this revision: the stored one, or a new one, which is stored."""
+    def _load_or_build_index(self, folder: Path | None) -> Any:
+        """Load the index of this revision, or build and store it."""
         try:
             faiss = import_extra("faiss", "faiss")
         except MissingExtraError as error:
@@ -140,11 +140,11 @@ class Search:
                 if (index.ntotal, index.d) == self._gallery.embeddings.shape:
                     return index
             except (DataError, RuntimeError, MemoryError):
-                pass  # damaged; a new one takes its place
-        index = _coded(faiss, self._gallery)
+                pass  # damaged; replaced below
+        index = _build_index(faiss, self._gallery)
         if folder is not None:
             try:
-                with writing_index(folder, self._gallery) as path:
+                with write_index_if_current(folder, self._gallery) as path:
                     if path is not None:
                         faiss.write_index(index, str(path))
             except (DataError, RuntimeError) as error:
@@ -152,11 +152,11 @@ class Search:
         return index
 
 
-def _coded(faiss: Any, gallery: Gallery) -> Any:
+def _build_index(faiss: Any, gallery: Gallery) -> Any:
     rows, dim = gallery.embeddings.shape
     index = faiss.IndexPQFastScan(dim, dim // 2 if dim % 2 == 0 else dim, 4, faiss.METRIC_INNER_PRODUCT)
-    index.pq.cp.min_points_per_centroid = 1  # no warnings about galleries that are small
-    sample = np.linspace(0, rows - 1, min(max(rows, 16), _TRAINED_ON)).astype(np.int64)
+    index.pq.cp.min_points_per_centroid = 1  # no warnings about small galleries
+    sample = np.linspace(0, rows - 1, min(max(rows, 16), _MAX_TRAINING_ROWS)).astype(np.int64)
     _require_unit(gallery, sample)
     threads = faiss.omp_get_max_threads()
     faiss.omp_set_num_threads(1)  # threads would wait for each other thousands of times, for minutes on a busy machine
@@ -165,8 +165,8 @@ def _coded(faiss: Any, gallery: Gallery) -> Any:
     finally:
         faiss.omp_set_num_threads(threads)
     with progress("indexing", rows) as advance:
-        for start in range(0, rows, _CODED_AT_ONCE):
-            some = np.arange(start, min(start + _CODED_AT_ONCE, rows))
+        for start in range(0, rows, _BLOCK_ROWS):
+            some = np.arange(start, min(start + _BLOCK_ROWS, rows))
             _require_unit(gallery, some)
             index.add(np.ascontiguousarray(gallery.embeddings[some]))
             advance(len(some))
@@ -181,13 +181,13 @@ def _highest(values: Float32[np.ndarray, " n"], k: int) -> Int64[np.ndarray, " k
 
 
 def _require_unit(gallery: Gallery, rows: Int64[np.ndarray, " n"]) -> None:
-    """Raise DataError unless these embeddings are of unit norm, which a damaged file's are not."""
-    for start in range(0, len(rows), _CODED_AT_ONCE):
-        some = rows[start : start + _CODED_AT_ONCE]
+    """Raise DataError unless these embeddings are of unit norm, as in an undamaged file."""
+    for start in range(0, len(rows), _BLOCK_ROWS):
+        some = rows[start : start + _BLOCK_ROWS]
         norms = np.linalg.norm(gallery.embeddings[some], axis=1)
         wrong = some[~(np.abs(norms - 1) < 1e-3)]
         if len(wrong):
             raise DataError(
                 f"{gallery.where}: damaged: embedding {wrong[0]}, of {gallery.names[gallery.person[wrong[0]]]!r}, is "
-                "not of unit norm; remove that person and enrol the pictures anew"
+                "not of unit norm; remove that person and enrol the pictures again"
             )

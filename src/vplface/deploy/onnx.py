@@ -1,6 +1,6 @@
-"""Export to ONNX, checked: a file is only left behind if onnxruntime computes what torch does.
+"""Export to ONNX with a parity check: a file is kept only if onnxruntime agrees with torch.
 
-In fp32 that is the same to a rounding error. In fp16 and int8 it is near it, and how near is part of the answer.
+In fp32 both agree to rounding error. For fp16 and int8 the result reports how close they are.
 """
 
 from __future__ import annotations
@@ -12,35 +12,36 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import UInt8
 
 from vplface.data.pictures import PictureSet
-from vplface.deploy.reduced_precision import Precision, draw, require_calibration, to_fp16, to_int8
+from vplface.deploy.reduced_precision import Precision, require_calibration, sample_calibration, to_fp16, to_int8
 from vplface.embedder import CARD_KEY, Embedder, load_model
 from vplface.errors import ConfigError, VplfaceError, import_extra
 from vplface.files import replacing
 from vplface.progress import progress
 
 OPSETS = range(18, 24)
-"""The opset versions offered: from what torch's exporter writes to what the tested onnxruntime reads."""
+"""Supported opset versions: from the lowest of torch's exporter to the highest of the tested onnxruntime."""
 
 BATCH_SIZES = (1, 2, 7)
 TOLERANCE = 1e-4
-"""Of an fp32 file: the largest difference of a coordinate between unit-norm embeddings of torch and onnxruntime."""
+"""Largest allowed difference of a coordinate between unit-norm embeddings of torch and an fp32 file."""
 
 FP16_FLOOR = 0.999
-"""Of an fp16 file: the least cosine between its embedding of a picture and torch's."""
+"""Lowest allowed cosine between the embeddings of a picture by torch and by an fp16 file."""
 
 INT8_FLOOR = 0.95
-"""Of an int8 file: the mean of these cosines, over pictures that it was not calibrated on."""
+"""Lowest allowed mean of these cosines for an int8 file, over pictures it was not calibrated on."""
 
 
 @dataclass(frozen=True)
 class Exported:
-    """An ONNX file and how it was checked, against torch in float32.
+    """ONNX file and its deviation from torch in float32.
 
     Attributes:
         path: the file. Input ``input`` [batch, 3, size, size], output ``embedding`` [batch, dim], not normalised, both
@@ -49,10 +50,10 @@ class Exported:
         precision: of weights and arithmetic.
         parity: largest difference of a coordinate between the unit-norm embeddings.
         mean_cosine: mean cosine between the embeddings of a picture.
-        least_cosine: the least.
-        pictures: how many pictures were compared: random ones, or for int8 real ones.
-        calibration: how many pictures an int8 file was calibrated on; None for the others.
-        fp32_size: bytes of the same model in fp32.
+        least_cosine: lowest of these cosines.
+        pictures: number of compared pictures: random ones, or for int8 real ones.
+        calibration: number of pictures used to calibrate an int8 file; None for other precisions.
+        fp32_size: size of the same model in fp32, in bytes.
     """
 
     path: Path
@@ -78,18 +79,18 @@ def export(
     A file in fp16 or int8 embeds differently, so its card carries no figures of the fp32 model.
 
     Args:
-        model: a model folder (a run, or its ``best``).
-        path: the file to write, ending in ``.onnx``; replaced only if the check passes.
+        model: model folder (a run, or its ``best``).
+        path: file to write, ending in ``.onnx``; replaced only if the check passes.
         opset: one of :data:`OPSETS`.
         precision: see :mod:`vplface.deploy.reduced_precision`.
-        calibration: aligned faces such as the model will see, needed for int8: ranges of activations are measured on
-            some of them, at most 512, and the file is checked on others, a quarter as many.
+        calibration: aligned faces such as the model will see, needed for int8: activation ranges are measured on at
+            most 512 of them, and the file is checked on a quarter as many others.
 
     Raises:
-        ConfigError: another file name, an opset or a precision that is not offered, or calibration pictures that are
-            missing, too few, or not needed.
-        DataError: no model in the folder.
-        MissingExtraError: without the extra ``onnx``.
+        ConfigError: an unsupported file name, opset or precision, or calibration pictures that are missing, too few,
+            or not needed.
+        DataError: there is no model in the folder.
+        MissingExtraError: the extra ``onnx`` is not installed.
         VplfaceError: the exporter fails, or the file is too far from torch: in fp32 if a coordinate of a unit-norm
             embedding differs by more than 1e-4; in fp16 if a cosine to torch's embedding is below .999; in int8 if
             the mean of these cosines is below .95.
@@ -105,7 +106,9 @@ def export(
     backbone, card = load_model(model)
     size = card.preprocessing.size
     carried = card if precision == "fp32" else replace(card, evaluation=None)
-    calibrated, pictures = draw(calibration) if calibration is not None else (None, _pictures(sum(BATCH_SIZES), size))
+    calibrated, pictures = (
+        sample_calibration(calibration) if calibration is not None else (None, _random_pictures(sum(BATCH_SIZES), size))
+    )
     with (
         progress(f"exporting {path.name}", 3) as advance,
         TemporaryDirectory(prefix="vplface-export-") as scratch,
@@ -113,7 +116,7 @@ def export(
     ):
         whole = temporary if precision == "fp32" else Path(scratch) / "fp32.onnx"
         try:
-            _write(backbone, whole, opset, size, carried.to_json())
+            _export_fp32(backbone, whole, opset, size, carried.to_json())
         except torch.onnx.errors.OnnxExporterError as error:
             reason = str(error).strip().partition("\n")[0]
             raise VplfaceError(f"{path}: torch cannot export {card.backbone} at opset {opset}: {reason}") from error
@@ -124,29 +127,32 @@ def export(
         elif calibrated is not None:
             to_int8(whole, temporary, card.preprocessing, calibrated)
         advance(1)
-        ours, theirs = Embedder.from_backbone(backbone, card), Embedder.load(temporary)
-        parts = np.split(pictures, np.cumsum(BATCH_SIZES))
-        told = np.concatenate([ours(part) for part in parts])
-        found = np.concatenate([theirs(part) for part in parts])
-        cosines = (told.astype(np.float64) * found).sum(1)
-        exported = Exported(
-            path,
-            opset,
-            precision,
-            parity=float(np.abs(told - found).max()),
-            mean_cosine=float(cosines.mean()),
-            least_cosine=float(cosines.min()),
-            pictures=len(pictures),
-            calibration=None if calibrated is None else len(calibrated),
-            fp32_size=fp32_size,
-        )
-        _require_near(exported)
+        comparison = _compare(Embedder.from_backbone(backbone, card), Embedder.load(temporary), pictures)
+        calibration_size = None if calibrated is None else len(calibrated)
+        exported = Exported(path, opset, precision, **comparison, calibration=calibration_size, fp32_size=fp32_size)
+        _require_parity(exported)
         advance(1)
     return exported
 
 
-def _require_near(exported: Exported) -> None:
-    """Raise VplfaceError if a file is further from torch than its precision excuses."""
+def _compare(
+    torch_model: Embedder, onnx_model: Embedder, pictures: UInt8[np.ndarray, "n size size 3"]
+) -> dict[str, Any]:
+    """Differences between the embeddings of two models, in batches of several sizes."""
+    batches = np.split(pictures, np.cumsum(BATCH_SIZES))
+    expected = np.concatenate([torch_model(batch) for batch in batches])
+    actual = np.concatenate([onnx_model(batch) for batch in batches])
+    cosines = (expected.astype(np.float64) * actual).sum(1)
+    return {
+        "parity": float(np.abs(expected - actual).max()),
+        "mean_cosine": float(cosines.mean()),
+        "least_cosine": float(cosines.min()),
+        "pictures": len(pictures),
+    }
+
+
+def _require_parity(exported: Exported) -> None:
+    """Raise VplfaceError if a file deviates from torch by more than its precision allows."""
     where = f"{exported.path}: not written:"
     if exported.precision == "fp32" and exported.parity > TOLERANCE:
         raise VplfaceError(
@@ -165,10 +171,10 @@ def _require_near(exported: Exported) -> None:
         )
 
 
-def _write(backbone: torch.nn.Module, path: Path, opset: int, size: int, card: str) -> None:
+def _export_fp32(backbone: torch.nn.Module, path: Path, opset: int, size: int, card: str) -> None:
     passes = import_extra("onnx_ir.passes.common", "onnx")
-    with warnings.catch_warnings(), _quiet("torch.onnx"):
-        warnings.simplefilter("ignore")  # the exporter speaks of its own internals
+    with warnings.catch_warnings(), _quiet_logger("torch.onnx"):
+        warnings.simplefilter("ignore")  # about the exporter's own internals
         program = torch.onnx.export(
             backbone,
             (torch.zeros(2, 3, size, size),),
@@ -186,7 +192,7 @@ def _write(backbone: torch.nn.Module, path: Path, opset: int, size: int, card: s
 
 
 @contextmanager
-def _quiet(logger_name: str) -> Iterator[None]:
+def _quiet_logger(logger_name: str) -> Iterator[None]:
     logger = logging.getLogger(logger_name)
     before = logger.level
     logger.setLevel(logging.ERROR)
@@ -196,8 +202,8 @@ def _quiet(logger_name: str) -> Iterator[None]:
         logger.setLevel(before)
 
 
-def _pictures(count: int, size: int) -> UInt8[np.ndarray, "count size size 3"]:
-    """Random pictures of patches, coarse to fine, so that their embeddings differ from each other."""
+def _random_pictures(count: int, size: int) -> UInt8[np.ndarray, "count size size 3"]:
+    """Random patch patterns, coarse to fine, so that their embeddings differ."""
     rng = np.random.default_rng(0)
     sides = [size // patches for patches in (2, 4, 8, 16)]
     return np.stack(

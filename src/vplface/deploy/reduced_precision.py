@@ -1,17 +1,17 @@
-"""ONNX files in half the bytes or a quarter: fp16, and int8 with ranges measured on pictures.
+"""Conversion of ONNX files to fp16 and to calibrated int8.
 
-fp16 rounds weights and arithmetic to 11 bits; input and output stay float32. It is made for GPUs. On a CPU onnxruntime
-computes most of it in float32, so there the file is smaller and not faster.
+fp16 rounds weights and arithmetic to 11 bits; input and output stay float32. It is meant for GPUs. On a CPU onnxruntime
+computes most of it in float32, so the file is smaller but not faster.
 
 int8 approximates a tensor x by s·(q − z) with 8-bit q. Weights have a scale s per channel, which the depthwise
-convolutions of MobileFaceNet need. Activations have one per tensor, from the least and the greatest value that
-calibration pictures cause: static quantisation, which onnxruntime advises for convolutional networks; dynamic
-quantisation, ranges found anew for each input, it advises for recurrent networks and transformers
+convolutions of MobileFaceNet need. Activations have one scale per tensor, from their minimum and maximum over
+calibration pictures: static quantisation, which onnxruntime recommends for convolutional networks; it recommends
+dynamic quantisation, with ranges measured for each input, for recurrent networks and transformers
 (https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html). The file holds pairs of QuantizeLinear
 and DequantizeLinear (QDQ), which a runtime without int8 kernels can run too.
 
 The first convolution stays in float32. Pixels prepared as (x − 127.5)/127.5 lie halfway between the values that an int8
-input with a whole z can take, so that a rounding error of whoever prepared them would decide which it becomes.
+input with an integer z can represent, so that a rounding error in the preparation would flip them.
 """
 
 from __future__ import annotations
@@ -32,26 +32,27 @@ from vplface.progress import progress
 Precision: TypeAlias = Literal["fp32", "fp16", "int8"]
 
 CALIBRATION_PICTURES = 512
-FEWEST_PICTURES = 50
-"""Of calibration pictures, a fifth of which are kept to check the file on."""
+MIN_PICTURES = 50
+"""Lowest number of calibration pictures; a fifth of them is held out to check the file."""
 
 _BATCH_SIZE = 16
 
 
 def require_calibration(precision: Precision, calibration: PictureSet | None) -> None:
-    """Raise ConfigError for an unknown precision, or unless there are calibration pictures exactly where needed."""
+    """Raise ConfigError for an unknown precision, or if calibration pictures are missing or not needed."""
     if precision not in get_args(Precision):
         raise ConfigError(f"precision {precision!r}: choose one of {', '.join(get_args(Precision))}")
     if precision == "int8" and calibration is None:
         raise ConfigError("int8 needs calibration pictures: aligned faces such as the model will see")
+
     if precision != "int8" and calibration is not None:
         raise ConfigError(f"calibration pictures are for int8, not for {precision}")
 
 
-def draw(
+def sample_calibration(
     calibration: PictureSet,
 ) -> tuple[UInt8[np.ndarray, "n size size 3"], UInt8[np.ndarray, "m size size 3"]]:
-    """Pictures to calibrate on, at most 512, and a quarter as many to check on; the same ones whenever it is asked.
+    """Choose at most 512 pictures for calibration and a quarter as many for the check, always the same ones.
 
     Raises:
         ConfigError: fewer than 50 pictures can be read.
@@ -65,9 +66,9 @@ def draw(
             continue
         if len(chosen) == most:
             break
-    if len(chosen) < FEWEST_PICTURES:
+    if len(chosen) < MIN_PICTURES:
         raise ConfigError(
-            f"calibration: {len(chosen)} pictures can be read, and int8 needs at least {FEWEST_PICTURES}; a few "
+            f"calibration: {len(chosen)} pictures can be read, and int8 needs at least {MIN_PICTURES}; a few "
             "hundred of many people are better"
         )
     kept = len(chosen) // 5

@@ -74,7 +74,7 @@ def group() -> np.ndarray:
 
 def test_a_folder_of_people_is_enrolled_listed_and_completed(model, people, photos, monkeypatch):
     monkeypatch.setattr(enrolment, "_BATCH_SIZE", 2)
-    monkeypatch.setattr(enrolment, "_BETWEEN_SAVES", 0.0)
+    monkeypatch.setattr(enrolment, "_SAVE_INTERVAL", 0.0)
     result = vplface("enroll", people, photos, "--model", model)
     assert result.exit_code == 0, result.stderr
     assert result.stdout == f"{people}: enrolled 5 pictures of 3 people; passed over 2\n"
@@ -102,7 +102,7 @@ def test_one_person_with_any_name_and_a_chosen_face(model, people, photos):
     again = vplface(*words, "--name", "somebody else", two, "--face", 2)
     assert again.exit_code == 1
     assert (
-        "this face is enrolled as 'the small one' already; if that is wrong, remove 'the small one' first"
+        "this face is already enrolled as 'the small one'; if that is wrong, remove 'the small one' first"
         in again.stderr
     )
     told = json.loads(vplface("enroll", people, "--list", "--json").stdout)
@@ -204,11 +204,11 @@ def test_mistakes_are_named(model, people, photos, tmp_path):
         (("enroll", tmp_path / "new", photos), 2, "new is a new gallery: say with --model"),
         (("enroll", people, ada), 2, "1.png is a picture, and nobody knows of whom: say it with --name"),
         (("enroll", people, photos, "--name", "x", "--face", "1"), 2, "--face 1 is for one picture, and these are"),
-        (("enroll", people, ada, "--name", " "), 1, "is no name: it is empty"),
+        (("enroll", people, ada, "--name", " "), 1, "invalid name ' ': it is empty"),
         (("enroll", people, tmp_path / "none", "--name", "x"), 1, "no pictures in"),
         (("enroll", people, tmp_path / "absent"), 1, "absent: does not exist"),
         (("enroll", people, tmp_path / "absent.jpg", "--name", "x"), 1, "none of the 1 pictures could be enrolled"),
-        (("enroll", photos, photos, "--model", model), 1, "holds other files and no gallery"),
+        (("enroll", photos, photos, "--model", model), 1, "not a gallery and not empty"),
         (("enroll", people, "--remove", "Adda"), 1, "nobody is enrolled as 'Adda'; did you mean 'Ada'?"),
         (("enroll", tmp_path / "new", "--remove", "Ada"), 1, "new: there is no gallery; make one with"),
         (("enroll", tmp_path / "new", "--list"), 1, "new: there is no gallery"),

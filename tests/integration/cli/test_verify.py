@@ -134,7 +134,7 @@ def test_a_point_that_does_not_hold_is_refused_unless_a_threshold_is_given(model
     point = keep_point(model, 0.3)
     other = vplface(*words, "--flip", "none")
     assert other.exit_code == 1
-    assert "its operating point was measured with flip sum, these embeddings are made with none" in other.stderr
+    assert "its operating point was measured with flip sum, but these embeddings use none" in other.stderr
     keep_point(model, 0.3, protocol={**point.protocol, "flip": "none"})
     assert json.loads(vplface(*words, "--json").stdout)["protocol"]["flip"] == "none"
     changed = vplface(*words, "--color", "bgr")

@@ -122,8 +122,8 @@ def test_parity_is_the_largest_difference(exported, folder, monkeypatch, tmp_pat
         bias.CopyFrom(onnx.numpy_helper.from_array(values, bias.name))
         onnx.save(model, path)
 
-    monkeypatch.setattr(deploy, "_write", write_slightly_wrong)
-    pictures = deploy._pictures(10, 112)
+    monkeypatch.setattr(deploy, "_export_fp32", write_slightly_wrong)
+    pictures = deploy._random_pictures(10, 112)
     shift = 2e-4
     found = export(folder, tmp_path / "ok.onnx").parity
     expected = np.abs(Embedder.load(tmp_path / "ok.onnx")(pictures) - Embedder.load(folder)(pictures)).max()
@@ -141,7 +141,7 @@ def test_parity_is_the_largest_difference(exported, folder, monkeypatch, tmp_pat
 
 
 def test_the_pictures_compared_are_not_alike(folder):
-    embeddings = Embedder.load(folder)(deploy._pictures(10, 112))
+    embeddings = Embedder.load(folder)(deploy._random_pictures(10, 112))
     similarity = embeddings @ embeddings.T - 2 * np.eye(10)
     assert similarity.max() < 0.999
 
@@ -180,7 +180,7 @@ def test_what_cannot_be_written_keeps_its_message_and_what_was_there(folder, tmp
         path.write_bytes(b"half")
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(deploy, "_write", full)
+    monkeypatch.setattr(deploy, "_export_fp32", full)
     (tmp_path / "old.onnx").write_bytes(b"old")
     with pytest.raises(DataError, match=r"cannot write \S*old\.onnx: No space left on device"):
         export(folder, tmp_path / "old.onnx")

@@ -78,9 +78,9 @@ def test_people_come_are_found_and_go(desk, pictures):
         desk.search(read(desk, pictures, "a.png"))
     done = desk.enrol("Ada", {path: pictures[path] for path in map(Path, ("a.png", "two.png", "none.png", "text.jpg"))})
     assert done.added == {"Ada": 2}
-    assert {passed.path.name for passed in done.passed_over} == {"none.png", "text.jpg"}
+    assert {passed.path.name for passed in done.skipped} == {"none.png", "text.jpg"}
     assert [(each.path.name, each.taken) for each in done.several] == [("two.png", 1)]
-    assert desk.enrol("Ada", {Path("a.png"): pictures[Path("a.png")]}).there == 1
+    assert desk.enrol("Ada", {Path("a.png"): pictures[Path("a.png")]}).already_enrolled == 1
     desk.enrol("Bob", {Path("b.png"): pictures[Path("b.png")]})
     assert desk.people() == {"Ada": 2, "Bob": 1}
     faces, count = desk.search(read(desk, pictures, "two.png"))
@@ -98,7 +98,7 @@ def test_people_come_are_found_and_go(desk, pictures):
 
 @pytest.mark.parametrize("name", ["", "  ", "a\0b", "a\nb", "x" * (MAX_NAME_LENGTH + 1)])
 def test_impossible_names_are_refused(desk, pictures, name):
-    with pytest.raises(DataError, match=r"is no name|characters; give"):
+    with pytest.raises(DataError, match=r"invalid name|characters; give"):
         desk.enrol(name, {Path("a.png"): pictures[Path("a.png")]})
     assert desk.people() == {}
 
@@ -137,7 +137,7 @@ def test_another_models_gallery_is_refused(run, desk, pictures, tmp_path):
     save_model(other, build("tiny", 16, width=8), ModelCard("tiny", 16, {"width": 8}))
     with pytest.raises(DataError, match="the model differs"):
         recogniser(other, desk.gallery)
-    with pytest.raises(DataError, match="holds other files and no gallery"):
+    with pytest.raises(DataError, match="not a gallery and not empty"):
         recogniser(run, run)
 
 
@@ -155,7 +155,7 @@ def test_the_operating_point_of_the_model_decides(run, tmp_path):
     finally:
         path.unlink()
     assert measured.threshold == Threshold(0.4, point)
-    assert (bare.maker.flip, measured.maker.flip) == ("sum", "none")
+    assert (bare.fingerprint.flip, measured.fingerprint.flip) == ("sum", "none")
 
 
 def test_a_verdict_says_what_it_rests_on(run):

@@ -22,12 +22,12 @@ from safetensors import safe_open
 
 from vplface.data.pictures import Preprocessing
 from vplface.deploy import gallery_folder as module
-from vplface.deploy.gallery import EnrolledFace, Gallery, Maker, name_of
-from vplface.deploy.gallery_folder import add_faces, load_gallery, remove_people, require_place
+from vplface.deploy.gallery import EmbedderFingerprint, EnrolledFace, Gallery, normalise_name
+from vplface.deploy.gallery_folder import add_faces, load_gallery, remove_people, require_gallery_or_empty
 from vplface.errors import DataError
 
 DIM = 8
-MAKER = Maker("/models/m.onnx", "ab" * 32, DIM, Preprocessing(), "sum")
+MAKER = EmbedderFingerprint("/models/m.onnx", "ab" * 32, DIM, Preprocessing(), "sum")
 NAMES = ("Ada", "Zoë Ω", "a/b\\..", "李小龍", '"quoted", {json}')
 
 
@@ -95,14 +95,14 @@ def test_any_sequence_of_changes_does_what_it_does_to_a_dictionary(steps):
             assert list(stored.names) == list(model)
             assert stored.pictures == {name: len(faces) for name, faces in model.items()}
             assert contents(stored) == {name: [expected(each) for each in faces] for name, faces in model.items()}
-            assert stored.maker == MAKER
+            assert stored.fingerprint == MAKER
 
 
 def test_names_are_composed_stripped_and_checked():
-    assert name_of("  Zoe\u0308 ") == "Zoë"
+    assert normalise_name("  Zoe\u0308 ") == "Zoë"
     for name in ("", "  ", "a\nb", "a\0", "a\udcff"):
-        with pytest.raises(DataError, match="is no name"):
-            name_of(name)
+        with pytest.raises(DataError, match="invalid name"):
+            normalise_name(name)
     grown, _ = Gallery.empty(MAKER).adding([face("Zoe\u0308", 1), face("Zoë", 2)])
     assert grown.pictures == {"Zoë": 2}
     assert len(grown.without(["Zoe\u0308"])) == 0
@@ -119,7 +119,7 @@ def test_the_same_face_is_enrolled_once_whoever_it_is_said_to_be():
 def test_an_embedding_that_is_none_is_refused():
     good = face("Ada", 1)
     for vector in (good.embedding * 2, good.embedding[:4], np.full(DIM, np.nan, np.float32)):
-        with pytest.raises(ValueError, match=r"1\.jpg: its embedding is not one of unit norm \[8\]"):
+        with pytest.raises(ValueError, match=r"1\.jpg: expected a unit-norm embedding \[8\]"):
             Gallery.empty(MAKER).adding([replace(good, embedding=vector)])
 
 
@@ -236,7 +236,7 @@ def test_two_writers_do_not_lose_each_others_work(tmp_path):
 
 
 def test_a_gallery_that_stays_locked_is_an_error(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "_PATIENCE", 0.05)
+    monkeypatch.setattr(module, "_LOCK_TIMEOUT", 0.05)
     add_faces(tmp_path, MAKER, [face("Ada", 1)])
     with filelock.FileLock(tmp_path / ".lock"), pytest.raises(DataError, match="another process has been changing"):
         remove_people(tmp_path, ["Ada"])
@@ -265,13 +265,13 @@ DAMAGE = {
     "a tensor missing": ({"person": None}, "damaged: it holds"),
     "a name without pictures": ({"names": texts("a", "b", "c")}, "not those of its 3 people"),
     "a picture without a name": ({"names": texts("a")}, "not those of its 1 people"),
-    "a name twice": ({"names": texts("a", "a")}, "a name occurs twice"),
+    "a name twice": ({"names": texts("a", "a")}, "duplicate name"),
     "no json": ({"names": np.frombuffer(b'["a",', np.uint8)}, "'names': not valid JSON"),
-    "no text": ({"files": np.frombuffer(b"[1,2,3]", np.uint8)}, "'files' is no list of texts"),
+    "no text": ({"files": np.frombuffer(b"[1,2,3]", np.uint8)}, "'files' is not a list of strings"),
     "later schema": ({"header": {"schema": 2}}, "has schema 2, this vplface reads 1"),
     "no maker": ({"header": {"maker": None}}, "not a gallery"),
-    "half a maker": ({"header": {"maker": {"model": "m"}}}, "what it says of its model is incomplete"),
-    "an impossible maker": ({"header": {"maker": MAKER.to_dict() | {"flip": "both"}}}, "is impossible: .*both"),
+    "half a maker": ({"header": {"maker": {"model": "m"}}}, "the description of its model is incomplete"),
+    "an impossible maker": ({"header": {"maker": MAKER.to_dict() | {"flip": "both"}}}, "is invalid: .*both"),
     "wrong preprocessing": (
         {"header": {"maker": MAKER.to_dict() | {"preprocessing": {}}}},
         "damaged: preprocessing must",
@@ -319,10 +319,10 @@ def test_wrong_places_are_named_and_left_alone(tmp_path):
             with pytest.raises(DataError, match=f"{name}: {message}; make one with: vplface enroll"):
                 use(tmp_path / name)
     assert not (tmp_path / "absent").exists()
-    with pytest.raises(DataError, match="photos: holds other files and no gallery"):
+    with pytest.raises(DataError, match="photos: not a gallery and not empty"):
         add_faces(tmp_path / "photos", MAKER, [face("Ada", 1)])
     with pytest.raises(DataError, match="file: cannot be a gallery: Not a directory"):
-        require_place(tmp_path / "file")
+        require_gallery_or_empty(tmp_path / "file")
     with pytest.raises(DataError, match=r"file/below: cannot be (a gallery|written): Not a directory"):
         add_faces(tmp_path / "file" / "below", MAKER, [face("Ada", 1)])
     assert [path.name for path in (tmp_path / "photos").iterdir()] == ["a.jpg"]
@@ -441,7 +441,7 @@ def test_a_gallery_behind_a_link_that_leads_nowhere_is_not_begun_anew(tmp_path):
     (tmp_path / "people" / "gallery.safetensors").symlink_to(
         tmp_path / "disk that is not there" / "gallery.safetensors"
     )
-    with pytest.raises(DataError, match="holds other files and no gallery"):
+    with pytest.raises(DataError, match="not a gallery and not empty"):
         add_faces(tmp_path / "people", MAKER, [face("Ada", 1)])
     assert not (tmp_path / "disk that is not there").exists()
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from vplface.data.pictures import Preprocessing
 from vplface.deploy import gallery_search as module
-from vplface.deploy.gallery import EnrolledFace, Gallery, Maker
+from vplface.deploy.gallery import EmbedderFingerprint, EnrolledFace, Gallery
 from vplface.deploy.gallery_folder import add_faces, index_path, load_gallery, remove_people
 from vplface.deploy.gallery_search import Search
 from vplface.errors import DataError, MissingExtraError
@@ -19,11 +19,11 @@ from vplface.errors import DataError, MissingExtraError
 
 def gallery_of(embeddings: np.ndarray, person: np.ndarray, names: list[str] | None = None) -> Gallery:
     n = len(embeddings)
-    maker = Maker("m.onnx", "ab" * 32, embeddings.shape[1], Preprocessing(), "sum")
+    fingerprint = EmbedderFingerprint("m.onnx", "ab" * 32, embeddings.shape[1], Preprocessing(), "sum")
     people = names or [f"person {number}" for number in range(person.max() + 1)]
     zeros = np.zeros((n, 32), np.uint8)
     return Gallery(
-        maker,
+        fingerprint,
         people,
         person.astype(np.int32),
         embeddings,
@@ -72,8 +72,8 @@ def crowd(dim: int, people: int = 300, pictures: int = 4) -> tuple[Gallery, np.n
 @pytest.mark.parametrize("dim", [33, 64, 128])
 def test_by_codes_the_same_people_are_found_with_exact_similarities(dim, monkeypatch):
     pytest.importorskip("faiss")
-    monkeypatch.setattr(module, "_CODED_AT_ONCE", 500)
-    monkeypatch.setattr(module, "_CANDIDATES", 100)
+    monkeypatch.setattr(module, "_BLOCK_ROWS", 500)
+    monkeypatch.setattr(module, "_MIN_CANDIDATES", 100)
     gallery, queries, asked = crowd(dim)
     exact, coded = Search(gallery, "exact")(queries), Search(gallery, "faiss")(queries)
     assert [match.name for (match,) in exact] == [gallery.names[who] for who in asked.tolist()]
@@ -141,7 +141,7 @@ def stored(tmp_path):
         EnrolledFace(gallery.names[who], row, f"{number:064x}", f"{number}.jpg")
         for number, (who, row) in enumerate(zip(gallery.person.tolist(), gallery.embeddings, strict=True))
     ]
-    add_faces(tmp_path, gallery.maker, faces)
+    add_faces(tmp_path, gallery.fingerprint, faces)
     return tmp_path, queries
 
 
@@ -152,7 +152,7 @@ def test_the_index_is_kept_read_again_and_goes_with_every_change(stored, monkeyp
     first = Search(gallery, "faiss", folder)(queries, 3)
     kept = index_path(folder, gallery)
     assert faiss.read_index(str(kept)).ntotal == len(gallery)
-    monkeypatch.setattr(module, "_coded", None)  # so that making another one fails
+    monkeypatch.setattr(module, "_build_index", None)  # so that making another one fails
     again = Search(load_gallery(folder), "faiss", folder)(queries, 3)
     assert [[vars(match) for match in each] for each in first] == [[vars(match) for match in each] for each in again]
     monkeypatch.undo()
@@ -198,7 +198,7 @@ def test_an_index_that_cannot_be_kept_is_used_all_the_same(stored, monkeypatch):
     def refuse(*_):
         raise DataError("people: cannot be written: Read-only file system")
 
-    monkeypatch.setattr(module, "writing_index", refuse)
+    monkeypatch.setattr(module, "write_index_if_current", refuse)
     search = Search(load_gallery(folder), "faiss", folder)
     assert len(search(queries)) == len(queries)
     assert search.not_kept == "people: cannot be written: Read-only file system"
@@ -217,7 +217,7 @@ def test_a_damaged_embedding_is_named(engine, value):
 def test_what_cannot_be_searched_is_refused():
     gallery, queries, _ = crowd(16, people=3)
     with pytest.raises(DataError, match="the gallery: nobody is enrolled"):
-        Search(Gallery.empty(gallery.maker))
+        Search(Gallery.empty(gallery.fingerprint))
     with pytest.raises(ValueError, match="engine must be one of auto, exact, faiss"):
         Search(gallery, "fast")  # type: ignore[arg-type]
     search = Search(gallery)

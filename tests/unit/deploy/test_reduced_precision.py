@@ -15,7 +15,7 @@ from vplface.backbones import build
 from vplface.data.pictures import UnreadablePictureError
 from vplface.deploy import onnx as deploy
 from vplface.deploy.onnx import Exported, export
-from vplface.deploy.reduced_precision import draw, require_calibration
+from vplface.deploy.reduced_precision import require_calibration, sample_calibration
 from vplface.embedder import Embedder, ModelCard, save_model
 from vplface.errors import ConfigError, VplfaceError
 
@@ -77,7 +77,7 @@ def quick(whole, monkeypatch):
         onnx.helper.set_model_props(model, {"model_card": card})
         onnx.save(model, path)
 
-    monkeypatch.setattr(deploy, "_write", write)
+    monkeypatch.setattr(deploy, "_export_fp32", write)
 
 
 def kinds(path):
@@ -115,7 +115,7 @@ def test_fp16(folder, quick, whole, tmp_path):
     assert exported.fp32_size == pytest.approx(whole.stat().st_size, rel=0.01)
     assert exported.least_cosine > 0.99999
     assert exported.parity > 0
-    check_told(exported, folder, deploy._pictures(10, 112))
+    check_told(exported, folder, deploy._random_pictures(10, 112))
     check_interface(exported.path)
 
 
@@ -125,7 +125,7 @@ def test_int8(folder, quick, whole, tmp_path):
     assert (exported.precision, exported.pictures, exported.calibration) == ("int8", 11, 47)
     assert exported.path.stat().st_size < 0.5 * whole.stat().st_size
     assert exported.mean_cosine > 0.98
-    check_told(exported, folder, draw(calibration)[1])
+    check_told(exported, folder, sample_calibration(calibration)[1])
     check_interface(exported.path)
 
 
@@ -193,24 +193,24 @@ def test_floors(tmp_path, precision, parity, mean, least, refused):
     exported = Exported(tmp_path / "m.onnx", 18, precision, parity, mean, least, 10, None, 1)
     if refused:
         with pytest.raises(VplfaceError, match="not written"):
-            deploy._require_near(exported)
+            deploy._require_parity(exported)
     else:
-        deploy._require_near(exported)
+        deploy._require_parity(exported)
 
 
 def test_drawn_pictures_are_apart_and_always_the_same():
     calibration = Patches(700, unreadable=set(range(0, 700, 20)))
-    calibrated, kept = draw(calibration)
+    calibrated, kept = sample_calibration(calibration)
     assert (len(calibrated), len(kept)) == (512, 128)
     assert len({picture.tobytes() for picture in (*calibrated, *kept)}) == 640
-    again = draw(calibration)
+    again = sample_calibration(calibration)
     assert (calibrated == again[0]).all()
     assert (kept == again[1]).all()
 
 
 def test_refusals(folder, tmp_path):
     with pytest.raises(ConfigError, match="49 pictures can be read, and int8 needs at least 50"):
-        draw(Patches(52, unreadable={0, 1, 2}))
+        sample_calibration(Patches(52, unreadable={0, 1, 2}))
     with pytest.raises(ConfigError, match="'bf16': choose one of fp32, fp16, int8"):
         require_calibration("bf16", None)
     with pytest.raises(ConfigError, match="int8 needs calibration pictures"):
