@@ -153,7 +153,10 @@ def options_of(script: Path) -> set[str]:
     """Options that a script takes, by itself or by what lies beside it."""
     texts = [text_of(file) for file in script.parent.glob("*.py")]
     by_keyword = [f"--{name}" for text in texts for name in re.findall(r'options\(.*?, (\w+)="', text)]
-    return {*by_keyword, *(name for text in texts for name in re.findall(r'"(--[a-z-]+)"', text))}
+    by_parameter = [
+        f"--{name}" for text in texts for name in re.findall(r"^    (\w+): Annotated\[", text, re.MULTILINE)
+    ]
+    return {*by_keyword, *by_parameter, *(name for text in texts for name in re.findall(r'"(--[a-z-]+)"', text))}
 
 
 def test_other_programs_are_started_with_what_they_take() -> None:

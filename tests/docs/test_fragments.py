@@ -70,7 +70,7 @@ def fits(path: tuple[str, ...], fragment: dict[str, Any]) -> bool:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_keys_with_values_in_the_text_fit_a_section(page: Path) -> None:
     for written in re.findall(r"`([a-z_.]+: [^`]+)`", page.read_text(encoding="utf-8")):
-        if written.startswith("ijbc: "):  # a stage of bench eval
+        if written.startswith("ijbc: "):  # a stage of benchmarks/evaluation.py
             continue
         key, value = FOR_NUMBERS.sub("2", written).split(": ", 1)
         *parents, last = key.split(".")

@@ -24,9 +24,9 @@ from torch.utils.data import DataLoader, RandomSampler
 from torch.utils.flop_counter import FlopCounterMode
 
 from vplface.backbones import build
-from vplface.bench.data import UsualFolder, generated_faces
 from vplface.bench.head import LR, MOMENTUM, WEIGHT_DECAY, EagerHead, Problem, Setting, head_of, problem_of, synchronize
 from vplface.bench.train import LR as BACKBONE_LR
+from vplface.bench.usual_loader import UsualFolder, generated_faces
 from vplface.data.augment import Augmentation
 from vplface.data.batches import load_batches
 from vplface.data.formats.image_folder import ImageFolder

@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
 import sys
 from inspect import signature
 
+import backbones as benchmark
 import pytest
 import torch
 
 from helpers.paths import ROOT
 from vplface.backbones import BACKBONES, build
-
-
-@pytest.fixture(scope="module")
-def benchmark():
-    spec = importlib.util.spec_from_file_location("backbones_benchmark", ROOT / "benchmarks" / "backbones.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.mark.parametrize(
@@ -33,11 +25,11 @@ def benchmark():
         ("vit_l_dp005_mask_005", 25.3, 0.05),
     ],
 )
-def test_multiply_adds_are_the_published_ones(benchmark, name, billions, within):
+def test_multiply_adds_are_the_published_ones(name, billions, within):
     assert benchmark.count(name)[1] / 1e9 == pytest.approx(billions, abs=within)
 
 
-def test_mbf_has_the_published_450_million_when_normalisations_and_activations_count(benchmark):
+def test_mbf_has_the_published_450_million_when_normalisations_and_activations_count():
     """Two for a number that is normalised, one for a number that PReLU looks at, as ptflops counts for insightface."""
     with torch.device("meta"):
         backbone, numbers = build("mbf"), {torch.nn.BatchNorm2d: 0, torch.nn.PReLU: 0}
@@ -50,7 +42,7 @@ def test_mbf_has_the_published_450_million_when_normalisations_and_activations_c
 
 
 @pytest.mark.parametrize(("name", "width", "depth"), [("vit_t", 256, 12), ("vit_b", 512, 24)])
-def test_multiply_adds_of_a_vit_by_hand(benchmark, name, width, depth):
+def test_multiply_adds_of_a_vit_by_hand(name, width, depth):
     patches = 144 * 3 * 9 * 9 * width
     linear_maps = 144 * (3 + 1 + 4 + 4) * width**2
     attention = 2 * 144**2 * width
@@ -58,7 +50,7 @@ def test_multiply_adds_of_a_vit_by_hand(benchmark, name, width, depth):
     assert benchmark.count(name)[1] == patches + depth * (linear_maps + attention) + head
 
 
-def test_multiply_adds_of_a_convolutional_network_by_hand(benchmark):
+def test_multiply_adds_of_a_convolutional_network_by_hand():
     def bottleneck(side, into, inner, out, stride=1):
         return side**2 * into * inner + (side // stride) ** 2 * (9 * inner + inner * out)
 
@@ -70,7 +62,7 @@ def test_multiply_adds_of_a_convolutional_network_by_hand(benchmark):
     assert benchmark.count("mobilefacenet", 128)[1] == expected
 
 
-def test_the_table_of_the_docs_has_every_backbone_and_its_counts(benchmark):
+def test_the_table_of_the_docs_has_every_backbone_and_its_counts():
     page = (ROOT / "docs" / "backbones.md").read_text("utf-8").split("## Which there are")[1].split("## Options")[0]
     said = dict(re.findall(r"^\| `(\w+)` \| ([\d.]+ M \| [\d.]+ G) \|", page, flags=re.MULTILINE))
     assert list(said) == list(BACKBONES)
@@ -96,7 +88,7 @@ def named(cell, name):
     return [each for each in quoted if each.endswith("…") or each == name]
 
 
-def test_the_command(benchmark, capsys, monkeypatch):
+def test_the_command(capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["backbones.py", "tiny", "--rounds", "1", "--batch", "2", "--json"])
     benchmark.main()
     told = json.loads(capsys.readouterr().out)

@@ -1,4 +1,4 @@
-"""The benchmark of loading as a picture."""
+"""A plot of the benchmark of loading."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from vplface.bench.data import DECODING, USUAL
+from loading import DECODING, USUAL
+
 from vplface.bench.plot import INK, OTHERS, OURS
 from vplface.errors import import_extra
 from vplface.figures import literal_text, save_figure
@@ -19,7 +20,7 @@ def draw_loading(path: Path, machine: Mapping[str, Any], result: Mapping[str, An
     Args:
         path: the picture; its suffix says the format (png, svg, pdf).
         machine: see ``head.machine``.
-        result: see ``data.measure``.
+        result: see ``loading.measure``.
 
     Raises:
         MissingExtraError: if matplotlib is not installed.

@@ -1,13 +1,9 @@
-"""What evaluations of the sizes that people run cost, in seconds and memory, beside what they must cost at least.
-
-Embeddings are made up. A stage runs in a process of its own; its peak memory is that of the process, interpreter and
-libraries and what it was given included. The floor of a stage is what cannot be avoided: its products at the speed of
-the matrix products of this machine, and reading its embeddings once, both measured just before and just after it.
-"""
+"""Seconds and memory of evaluations of the sizes that people run, on made-up embeddings."""
 
 from __future__ import annotations
 
 import multiprocessing
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -15,17 +11,24 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+import typer
 from jaxtyping import Float32, Int64
+from rich.table import Table
 
+from vplface.bench.head import machine
+from vplface.cli.options import AS_JSON
+from vplface.console import Console, print_json
 from vplface.data.ijb import Faces, TemplateList, TemplatePairs, read_faces, read_landmarks, read_template_pairs
 from vplface.data.pairs import Pairs
 from vplface.data.pictures import Picture
+from vplface.errors import UsageError, VplfaceError
 from vplface.evaluation.identification import LabelledEmbeddings, evaluate_identification
 from vplface.evaluation.protocols import evaluate_pairs_embedded
 from vplface.evaluation.templates import Flags, evaluate_one_to_many, evaluate_template_pairs, pool
+from vplface.progress import progress
 
 DIM = 512
 
@@ -308,3 +311,63 @@ class _Named:
 
     def name(self, index: int) -> str:
         return f"{index}.jpg"
+
+
+def main(
+    stages: Annotated[
+        str | None,
+        typer.Option(
+            help="What to measure, names or their beginnings with commas; all unless given.", show_default=False
+        ),
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Small sizes: whether it runs, not how fast.")] = False,
+    as_json: AS_JSON = False,
+) -> None:
+    """Time evaluations of the sizes that people run, on made-up embeddings, each stage in a process of its own.
+
+    \b
+    ijbc       469,375 faces in 23,124 templates, 15,658,489 pairs, 19,593 probes in two galleries of 3,531 people
+    megaface   3,530 probes among 1,000,000 distractors
+    lfw        6,000 pairs in ten folds, 1,000 replicates; the others have 100
+
+    "floor" is what cannot be avoided: the matrix products, and reading the embeddings once, at the speed that this
+    machine shows just before and after the stage. Peak memory is that of the whole process, with interpreter,
+    libraries and input.
+
+    \b
+    python benchmarks/evaluation.py
+    python benchmarks/evaluation.py --stages ijbc
+    """  # noqa: D301 (the mark before lines that stay as they are)
+    begun = [""] if stages is None else [each.strip() for each in stages.split(",")]
+    if unknown := [each for each in begun if not any(name.startswith(each) for name in STAGES)]:
+        raise UsageError(f"--stages: no stage {unknown[0]!r}; there are: {', '.join(STAGES)}")
+    chosen = [name for name in STAGES if name.startswith(tuple(begun))]
+    results = []
+    with progress("measuring", len(chosen)) as advance:
+        for name in chosen:
+            results.append(measure(name, QUICK if quick else Size()))
+            advance(1, name)
+    where = machine()
+    if as_json:
+        print_json({"schema": 1, "machine": where, "quick": quick, "results": results})
+        return
+    console = Console()
+    console.print(f"{where['processor']}, {where['cores']} cores", highlight=False)
+    table = Table(title="small sizes" if quick else None, title_justify="left")
+    table.add_column("stage")
+    for heading in ("seconds", "of processors", "floor", "peak MiB"):
+        table.add_column(heading, justify="right")
+    for result in results:
+        numbers = (result[key] for key in ("seconds", "processor_seconds", "floor_seconds"))
+        table.add_row(result["stage"], *(f"{number:.2f}" for number in numbers), f"{result['peak_mb']:,.0f}")
+    console.print(table)
+
+
+app = typer.Typer(add_completion=False)
+app.command()(main)
+
+if __name__ == "__main__":
+    try:
+        app()
+    except VplfaceError as error:
+        sys.exit(f"evaluation.py: {error}")

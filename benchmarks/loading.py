@@ -1,24 +1,28 @@
-"""How fast one core loads pictures in each form, beside bare decoding and beside what is usual in PyTorch, in one run.
-
-All arms load the same files, bit for bit, and take turns, so that a machine that slows down slows them all.
-"""
+"""Pictures per second that one core loads in each form, beside bare decoding and the usual way in PyTorch."""
 
 from __future__ import annotations
 
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, RandomSampler
+import typer
+from rich.table import Table
+from torch.utils.data import DataLoader, RandomSampler
 
+from vplface import bounds
+from vplface.bench.head import machine
+from vplface.bench.usual_loader import UsualFolder, generated_faces
+from vplface.cli.options import AS_JSON, PLOT
+from vplface.console import Console, print_json, say
 from vplface.data.augment import Augmentation
 from vplface.data.batches import load_batches
 from vplface.data.formats import PictureWriter, open_pictures
@@ -27,10 +31,8 @@ from vplface.data.formats.recordio import RecordIO, RecordIOWriter
 from vplface.data.formats.recordio_frames import HEADER, MAGIC
 from vplface.data.pictures import PictureSet, Preprocessing, StoredPictures, UnreadablePictureError
 from vplface.data.samplers import ShuffledBatches
-from vplface.data.synthetic_folder import write_synthetic
-from vplface.errors import DataError, MissingExtraError, import_extra
+from vplface.errors import DataError, MissingExtraError, UsageError, VplfaceError, import_extra
 from vplface.progress import progress
-from vplface_synthetic import SyntheticFaces
 
 cv2 = import_extra("cv2", "train")
 
@@ -95,7 +97,7 @@ def measure(data: Path | None, pictures: int, batch: int, repeats: int, workers:
         return result
 
 
-def startup(records: int, repeats: int) -> dict[str, Any]:
+def measure_startup(records: int, repeats: int) -> dict[str, Any]:
     """Seconds to open a RecordIO set of so many records, without and with names, of time on the clock and processor.
 
     The records are tiny, 36 bytes: opening a set does not read its pictures.
@@ -111,12 +113,6 @@ def startup(records: int, repeats: int) -> dict[str, Any]:
             )
         opened["with .lst"] = _open_often(path, repeats)
         return {"records": records, "identities": identities, "opening": opened}
-
-
-def generated_faces(root: Path, pictures: int) -> ImageFolder:
-    """About so many generated faces, written as a folder of JPEGs."""
-    write_synthetic(root, SyntheticFaces(identities=max(2, pictures // 10), pictures=10), "jpg")
-    return ImageFolder(root)
 
 
 def _write_all(source: StoredPictures, most: int, root: Path) -> dict[str, dict[str, str]]:
@@ -182,27 +178,6 @@ def _loading(pictures: PictureSet, batch: int, *, floats: bool) -> Lap:
         return clock() - began
 
     return lap
-
-
-class UsualFolder(Dataset[tuple[Tensor, int]]):
-    """A folder as it is usually read for PyTorch: PIL decodes and flips, each picture becomes a tensor of its own."""
-
-    def __init__(self, folder: ImageFolder) -> None:
-        self.image: Any = import_extra("PIL.Image", "bench")
-        self.samples = [(str(folder.path(index)), label) for index, label in enumerate(folder.labels.tolist())]
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        path, label = self.samples[index]
-        with Path(path).open("rb") as file:
-            picture = self.image.open(file).convert("RGB")
-        if torch.rand(1) < 0.5:
-            picture = picture.transpose(self.image.Transpose.FLIP_LEFT_RIGHT)
-        floats = torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous().to(torch.float32).div(255)
-        mean = std = torch.full((3, 1, 1), 0.5)
-        return floats.sub_(mean).div_(std), label
 
 
 def _usual(folder: ImageFolder, batch: int) -> Lap:
@@ -291,3 +266,123 @@ def _open_often(path: Path, repeats: int) -> dict[str, Any]:
         "first": clock[0],
         "processor_seconds": statistics.median(processor),
     }
+
+
+def main(
+    path: Annotated[
+        Path | None,
+        typer.Option("--data", help="A set in any form; faces are generated unless given.", show_default=False),
+    ] = None,
+    pictures: Annotated[
+        int, typer.Option(min=1, max=bounds.LARGEST, help="How many pictures to take, evenly over the set.")
+    ] = 1500,
+    batch: Annotated[int, typer.Option(min=1, max=bounds.BATCH, help="B, pictures in a batch.")] = 128,
+    repeats: Annotated[
+        int, typer.Option(min=1, max=bounds.REPEATS, help="Rounds in which each arm loads all of them.")
+    ] = 9,
+    workers: Annotated[
+        int, typer.Option(min=0, max=bounds.PROCESSES, help="Measure with so many worker processes as well.")
+    ] = 0,
+    startup: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=bounds.LARGEST,
+            help="Instead, time the opening of a RecordIO set of so many records.",
+            show_default=False,
+        ),
+    ] = None,
+    plot: PLOT = None,
+    as_json: AS_JSON = False,
+) -> None:
+    """Pictures per second that one core loads from RecordIO, tar shards and a folder.
+
+    Every arm loads the same files, bit for bit, in random order: read, decoded, flipped at random, collated and made a
+    batch of floats, as training does. Beside them: cv2.imdecode of the same bytes and nothing else, and the usual way
+    in PyTorch, PIL and a DataLoader over a folder. Arms take turns, so that a machine that slows down slows them all;
+    figures are medians. Without workers, processor time counts.
+
+    \b
+    bytes      without floats: batches as they leave a worker
+    imdecode   as a share of bare decoding
+    × usual    times PIL and a DataLoader
+
+    \b
+    python benchmarks/loading.py --data lfw112 --workers 2 --plot loading.png
+    python benchmarks/loading.py --startup 5000000    how long it takes to open five million records
+    """  # noqa: D301 (the mark before lines that stay as they are)
+    if startup is not None:
+        if path is not None or workers or plot is not None:
+            raise UsageError("--startup measures one thing only: leave out --data, --workers and --plot")
+        opened = measure_startup(startup, repeats)
+        if as_json:
+            print_json({"schema": 1, "machine": machine(), "startup": opened})
+        else:
+            show_startup(opened)
+        return
+    if pictures < batch:
+        raise UsageError(f"--pictures {pictures} is less than a batch; --batch is {batch}")
+    result = measure(path, pictures, batch, repeats, workers)
+    if plot is not None:
+        from loading_plot import draw_loading
+
+        draw_loading(plot, machine(), result)
+    if as_json:
+        print_json({"schema": 1, "machine": machine(), **result})
+        return
+    show_loading(machine(), result)
+    if plot is not None:
+        say(f"plot: {plot}")
+
+
+def show_loading(where: Mapping[str, Any], result: Mapping[str, Any]) -> None:
+    console = Console()
+    console.print(f"{where['processor']}, {where['cores']} cores, torch {where['torch']}", highlight=False)
+    size = f"{result['pictures']:,} pictures of {result['bytes_per_picture']:,} bytes, B {result['batch']}"
+    for key in ("one_process", "workers"):
+        if key not in result:
+            continue
+        how = "one core" if key == "one_process" else f"{result[key]['processes']} workers"
+        table = Table(title=f"{how}: {size}", title_justify="left")
+        table.add_column("arm")
+        for heading in ("pictures/s", "least – most", "imdecode", "× usual"):
+            table.add_column(heading, justify="right")
+        for name, arm in result[key]["arms"].items():
+            if "reason" in arm:
+                table.add_row(name, arm["reason"])
+                continue
+            least, most = arm["spread"]
+            table.add_row(
+                name,
+                f"{arm['pictures_per_second']:,.0f}",
+                f"{least:,.0f} – {most:,.0f}",
+                f"{arm['of_decoding']:.0%}" if "of_decoding" in arm else "",
+                f"{arm['over_usual']:.2f}",
+            )
+        console.print(table)
+
+
+def show_startup(result: Mapping[str, Any]) -> None:
+    table = Table(title=f"{result['records']:,} records, {result['identities']:,} identities", title_justify="left")
+    table.add_column("opening")
+    for heading in ("seconds", "least – most", "processor"):
+        table.add_column(heading, justify="right")
+    for name, opened in result["opening"].items():
+        least, most = opened["spread"]
+        table.add_row(
+            name,
+            f"{opened['seconds']:.2f}",
+            f"{least:.2f} – {most:.2f}",
+            f"{opened['processor_seconds']:.2f}",
+        )
+    Console().print(table)
+
+
+app = typer.Typer(add_completion=False)
+app.command()(main)
+
+if __name__ == "__main__":
+    try:
+        app()
+    except VplfaceError as error:
+        sys.exit(f"loading.py: {error}")

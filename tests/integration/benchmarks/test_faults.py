@@ -2,35 +2,21 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 
+import faults
 import pytest
-
-from helpers.paths import ROOT
-
-PATH = ROOT / "benchmarks" / "faults.py"
-
-
-@pytest.fixture(scope="module")
-def faults():
-    spec = importlib.util.spec_from_file_location("faults", PATH)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["faults"] = module
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules["faults"]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the drill finds processes in /proc")
 @pytest.mark.parametrize("processes", [1, 2])
-def test_runs_with_faults_come_to_the_end_of_undisturbed_ones(faults, tmp_path, processes):
+def test_runs_with_faults_come_to_the_end_of_undisturbed_ones(tmp_path, processes):
     seen = faults.drill(tmp_path, 6 if processes == 1 else 2, [processes], seed=processes)
     assert seen.total() >= 2
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the drill finds processes in /proc")
-def test_a_vanished_picture_and_a_full_disk(faults, tmp_path):
+def test_a_vanished_picture_and_a_full_disk(tmp_path):
     import random
 
     run = faults.Run(tmp_path / "run", tmp_path / "faces", 1)
@@ -42,7 +28,7 @@ def test_a_vanished_picture_and_a_full_disk(faults, tmp_path):
     faults.fill_the_disk(faults.Run(tmp_path / "full", tmp_path / "faces", 1), size_kb=3 * size)
 
 
-def test_the_drill_fails_a_run_that_ends_otherwise(faults, tmp_path):
+def test_the_drill_fails_a_run_that_ends_otherwise(tmp_path):
     run = faults.Run(tmp_path / "run", tmp_path, 1)
     with pytest.raises(faults.DrillError, match="with 1 processes: another end"):
         faults.require(False, run, "another end")

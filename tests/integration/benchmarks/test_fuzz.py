@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import importlib
 import os
 import signal
 import subprocess
@@ -11,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import fuzz
 import pytest
 
 from helpers.paths import ROOT
@@ -20,16 +20,7 @@ PATH = ROOT / "benchmarks" / "fuzz.py"
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="limits of memory and forks as Linux has them")
 
 
-@pytest.fixture(scope="module")
-def fuzz():
-    sys.path.insert(0, str(PATH.parent))
-    yield importlib.import_module("fuzz")
-    sys.path.remove(str(PATH.parent))
-    for name in ("fuzz", "hostile", "mutations"):
-        del sys.modules[name]
-
-
-def test_thousands_of_hostile_inputs(fuzz, tmp_path):
+def test_thousands_of_hostile_inputs(tmp_path):
     options = ["--inputs", "2100", "--out", str(tmp_path / "f")]
     command = [sys.executable, str(PATH), *options]
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -45,19 +36,19 @@ def test_thousands_of_hostile_inputs(fuzz, tmp_path):
         assert failed == 0
 
 
-def test_a_run_may_be_split(fuzz, tmp_path):
+def test_a_run_may_be_split(tmp_path):
     formats = fuzz.build(["text", "gallery"])
     whole = fuzz.fuzz(formats, 60, 0, 2, tmp_path)
     parts = [fuzz.fuzz(formats, 25, 0, 2, tmp_path), fuzz.fuzz(formats, 60, 0, 2, tmp_path, first=25)]
     assert whole == {name: {o: sum(part[name][o] for part in parts) for o in fuzz.OUTCOMES} for name in whole}
 
 
-def test_each_format_gets_its_share_of_the_inputs(fuzz):
+def test_each_format_gets_its_share_of_the_inputs():
     formats = {name: fuzz.Format([{"x": b"a"}], lambda _: True, share=share) for name, share in (("a", 3), ("b", 1))}
     assert [fuzz.numbered(formats, 0, number)[0] for number in range(8)] == ["a", "b", "a", "a"] * 2
 
 
-def test_an_input_follows_from_its_number_and_is_no_copy(fuzz):
+def test_an_input_follows_from_its_number_and_is_no_copy():
     formats = fuzz.build(["text", "picture"])
     some = [fuzz.numbered(formats, 1, number) for number in range(200)]
     assert some == [fuzz.numbered(formats, 1, number) for number in range(200)]
@@ -88,9 +79,9 @@ BAD = {
 
 
 @pytest.mark.parametrize("kind", BAD)
-def test_what_must_not_be_is_noticed_saved_and_gone_on_from(fuzz, tmp_path, monkeypatch, kind):
-    monkeypatch.setattr(fuzz, "SECONDS", 0.3)
-    monkeypatch.setattr(fuzz, "DEADLINE", 1.0)
+def test_what_must_not_be_is_noticed_saved_and_gone_on_from(tmp_path, monkeypatch, kind):
+    monkeypatch.setattr("SECONDS", 0.3)
+    monkeypatch.setattr("DEADLINE", 1.0)
     bad, told = BAD[kind]
 
     def read(folder: Path) -> bool:
