@@ -36,7 +36,7 @@ def test_unknown_name_lists_all():
 def test_unknown_option_names_the_valid_ones():
     with pytest.raises(ConfigError, match=r"iresnet18.*'dropuot'.*did you mean 'dropout'.*options are dropout"):
         build("iresnet18", 8, dropuot=0.1)
-    with pytest.raises(ConfigError, match="mobilefacenet: unknown option 'width'. Its options are blocks, scale"):
+    with pytest.raises(ConfigError, match=r"mobilefacenet: unknown option 'width'. Its options are blocks, scale"):
         build("mobilefacenet", 8, width=2)
     with pytest.raises(ConfigError, match="unknown option 'blocks'"):
         build("iresnet18", 8, blocks=(1, 1, 1, 1))
