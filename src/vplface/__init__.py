@@ -8,37 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 from vplface.telemetry import switch_off
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # for type checkers and editors; at run time __getattr__ imports the same names
     from vplface.embedder import Embedder
     from vplface.head import PrototypeHead
     from vplface.hub import from_pretrained, push_to_hub
-    from vplface.margins import (
-        AdaFace,
-        ArcFace,
-        CombinedMargin,
-        CosFace,
-        CurricularFace,
-        ElasticFace,
-        MagFace,
-        NormSoftmax,
-        SphereFace,
-        SphereFace2,
-        SphereFaceR,
-        X2Softmax,
-    )
+    from vplface.margins import *
     from vplface.optim import FusedSGD
     from vplface.plugin import plug
-    from vplface.prototypes import (
-        BorrowedSpread,
-        Gaussian,
-        LastFeature,
-        RunningMean,
-        SeveralFeatures,
-        ShuffledMemory,
-        Variational,
-        VonMisesFisher,
-    )
-    from vplface.terms import EPL, UNPG, XBM, BroadFace, UniTSFace
+    from vplface.prototypes import Variational
+    from vplface.prototypes.memories import *
+    from vplface.terms import *
 
 switch_off()
 
@@ -80,42 +59,25 @@ __all__ = [
 ]
 
 _HOME = {
-    "AdaFace": "margins",
-    "ArcFace": "margins",
-    "BorrowedSpread": "prototypes",
-    "BroadFace": "terms",
-    "CombinedMargin": "margins",
-    "CosFace": "margins",
-    "CurricularFace": "margins",
-    "ElasticFace": "margins",
     "Embedder": "embedder",
-    "EPL": "terms",
-    "from_pretrained": "hub",
     "FusedSGD": "optim",
-    "Gaussian": "prototypes",
-    "LastFeature": "prototypes",
-    "MagFace": "margins",
-    "NormSoftmax": "margins",
     "PrototypeHead": "head",
+    "Variational": "prototypes",
+    "from_pretrained": "hub",
     "plug": "plugin",
     "push_to_hub": "hub",
-    "RunningMean": "prototypes",
-    "SeveralFeatures": "prototypes",
-    "ShuffledMemory": "prototypes",
-    "SphereFace": "margins",
-    "SphereFace2": "margins",
-    "SphereFaceR": "margins",
-    "UniTSFace": "terms",
-    "UNPG": "terms",
-    "Variational": "prototypes",
-    "VonMisesFisher": "prototypes",
-    "X2Softmax": "margins",
-    "XBM": "terms",
 }
+_FAMILIES = ("vplface.margins", "vplface.prototypes.memories", "vplface.terms")
+"""Packages that hold every public name without an entry in ``_HOME``."""
 
+if not TYPE_CHECKING:  # to a type checker a module with __getattr__ has every attribute
 
-def __getattr__(name: str) -> Any:
-    """Import a public name when it is first asked for: ``vplface --help`` should not wait for torch."""
-    if name not in _HOME:
+    def __getattr__(name: str) -> Any:
+        """Import a public name when it is first asked for: ``vplface --help`` should not wait for torch."""
+        if name in _HOME:
+            return getattr(import_module(f"vplface.{_HOME[name]}"), name)
+        if name in __all__:
+            for family in map(import_module, _FAMILIES):
+                if hasattr(family, name):
+                    return getattr(family, name)
         raise AttributeError(f"module 'vplface' has no attribute {name!r}")
-    return getattr(import_module(f"vplface.{_HOME[name]}"), name)

@@ -13,7 +13,10 @@ from pydantic import BaseModel
 from helpers.pages import PAGES, ROOT
 from vplface import config
 from vplface.data.augment import Augmentation
+from vplface.margins import MARGINS
+from vplface.prototypes.memories import MEMORIES
 from vplface.study.grid import StudyFile, read_grid
+from vplface.terms import TERMS
 
 
 def table(page: str, heading: str) -> dict[str, str]:
@@ -63,15 +66,13 @@ def test_every_key_of_a_run_is_explained_with_its_default() -> None:
 
 def test_every_term_is_explained_with_its_defaults() -> None:
     said = table("recipes.md", "### `terms`")
-    assert set(said) == {"name", *config.TERMS}
-    for name, kind in config.TERMS.items():
+    assert set(said) == {"name", *TERMS}
+    for name, kind in TERMS.items():
         given = re.findall(r"`(\w+)` ([\d.]+)", "`" + said[name])
         assert {key: float(value) for key, value in given} == vars(kind())
 
 
-@pytest.mark.parametrize(
-    ("heading", "kinds"), [("### `margin`", config.MARGINS), ("### `variational.memory`", config.MEMORIES)]
-)
+@pytest.mark.parametrize(("heading", "kinds"), [("### `margin`", MARGINS), ("### `variational.memory`", MEMORIES)])
 def test_every_margin_and_memory_is_listed_with_its_defaults(heading: str, kinds: dict[str, type]) -> None:
     text = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
     section = text.split(f"{heading}\n", 1)[1].split("\n### ")[0]

@@ -30,65 +30,16 @@ from vplface.config.section import Section, as_expected, as_number
 from vplface.data.augment import Augmentation
 from vplface.data.samplers import SAMPLERS, Shuffled
 from vplface.errors import ConfigError, DataError, UsageError
-from vplface.margins import (
-    AdaFace,
-    ArcFace,
-    CombinedMargin,
-    CosFace,
-    CurricularFace,
-    ElasticFace,
-    MagFace,
-    NormSoftmax,
-    SphereFace,
-    SphereFace2,
-    SphereFaceR,
-    X2Softmax,
-)
+from vplface.margins import MARGINS, ArcFace
 from vplface.paths import at_home
-from vplface.prototypes import (
-    BorrowedSpread,
-    DriftStartRule,
-    Gaussian,
-    LastFeature,
-    RunningMean,
-    SeveralFeatures,
-    ShuffledMemory,
-    Variational,
-    VonMisesFisher,
-    covering,
-)
+from vplface.prototypes import DriftStartRule, LastFeature, Variational, covering
+from vplface.prototypes.memories import MEMORIES
 from vplface.reading import kind_of, read_text
 from vplface.run_folder import RunFolder
 from vplface.strict_yaml import DEEPEST, LIMIT, number, parse_yaml, plain, to_yaml
 from vplface.suggest import did_you_mean, did_you_mean_or_known, similar_names
-from vplface.terms import EPL, UNPG, XBM, BroadFace, Term, UniTSFace
+from vplface.terms import TERMS, BroadFace, Term
 from vplface.terms.fit import bind_without_storage, require_fit
-
-MARGINS: dict[str, type] = {
-    "adaface": AdaFace,
-    "arcface": ArcFace,
-    "combined": CombinedMargin,
-    "cosface": CosFace,
-    "curricularface": CurricularFace,
-    "elasticface": ElasticFace,
-    "magface": MagFace,
-    "normsoftmax": NormSoftmax,
-    "sphereface": SphereFace,
-    "sphereface2": SphereFace2,
-    "spherefacer": SphereFaceR,
-    "x2softmax": X2Softmax,
-}
-TERMS: dict[str, type] = {"broadface": BroadFace, "epl": EPL, "unitsface": UniTSFace, "unpg": UNPG, "xbm": XBM}
-
-MEMORIES: dict[str, type] = {
-    "last": LastFeature,
-    "mean": RunningMean,
-    "several": SeveralFeatures,
-    "gaussian": Gaussian,
-    "vmf": VonMisesFisher,
-    "borrowed": BorrowedSpread,
-    "shuffled": ShuffledMemory,
-}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,6 +16,7 @@ from vplface.margins.spherefacer import SphereFaceR
 from vplface.margins.x2softmax import X2Softmax
 
 __all__ = [
+    "MARGINS",
     "AdaFace",
     "ArcFace",
     "CombinedMargin",
@@ -32,3 +33,19 @@ __all__ = [
     "SphereFaceR",
     "X2Softmax",
 ]
+
+MARGINS: dict[str, type[Margin]] = {
+    "adaface": AdaFace,
+    "arcface": ArcFace,
+    "combined": CombinedMargin,
+    "cosface": CosFace,
+    "curricularface": CurricularFace,
+    "elasticface": ElasticFace,
+    "magface": MagFace,
+    "normsoftmax": NormSoftmax,
+    "sphereface": SphereFace,
+    "sphereface2": SphereFace2,
+    "spherefacer": SphereFaceR,
+    "x2softmax": X2Softmax,
+}
+"""The margins by their names in recipes."""

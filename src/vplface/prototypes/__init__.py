@@ -6,32 +6,18 @@ from vplface.prototypes.coverage import Remembered, coverage, covering, expected
 from vplface.prototypes.draw import Draw
 from vplface.prototypes.drift_start import DriftStartRule
 from vplface.prototypes.injection import Injection
-from vplface.prototypes.memories import (
-    BorrowedSpread,
-    Gaussian,
-    RunningMean,
-    SeveralFeatures,
-    ShuffledMemory,
-    VonMisesFisher,
-)
 from vplface.prototypes.memory import Memory, living, require_memory_dtype
 from vplface.prototypes.variational import LastFeature, Variational, inject, last_samples, remember
 
 __all__ = [
-    "BorrowedSpread",
     "CosineByAge",
     "Draw",
     "DriftStartRule",
-    "Gaussian",
     "Injection",
     "LastFeature",
     "Memory",
     "Remembered",
-    "RunningMean",
-    "SeveralFeatures",
-    "ShuffledMemory",
     "Variational",
-    "VonMisesFisher",
     "check_batch",
     "coverage",
     "covering",

@@ -7,4 +7,7 @@ from vplface.terms.unitsface import UniTSFace
 from vplface.terms.unpg import UNPG
 from vplface.terms.xbm import XBM
 
-__all__ = ["EPL", "UNPG", "XBM", "Batch", "BoundTerm", "BroadFace", "Past", "Term", "UniTSFace"]
+__all__ = ["EPL", "TERMS", "UNPG", "XBM", "Batch", "BoundTerm", "BroadFace", "Past", "Term", "UniTSFace"]
+
+TERMS: dict[str, type[Term]] = {"broadface": BroadFace, "epl": EPL, "unitsface": UniTSFace, "unpg": UNPG, "xbm": XBM}
+"""The terms by their names in recipes."""

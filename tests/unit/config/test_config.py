@@ -5,10 +5,11 @@ import pytest
 import yaml
 
 from vplface import EPL, UNPG, XBM, AdaFace, ArcFace, CosFace, LastFeature, SeveralFeatures, Variational
-from vplface.config import MEMORIES, Duration, build_config, merge, overlay, read_config, shipped_recipes
+from vplface.config import Duration, build_config, merge, overlay, read_config, shipped_recipes
 from vplface.data.samplers import Balanced, Proximity, Sharded, Shuffled
 from vplface.errors import ConfigError, UsageError
 from vplface.prototypes import DriftStartRule
+from vplface.prototypes.memories import MEMORIES
 
 MINIMAL = {"name": "x", "data": {"train": "faces"}}
 

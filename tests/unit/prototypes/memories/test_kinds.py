@@ -12,19 +12,17 @@ from hypothesis import strategies as st
 from scipy.special import ive
 from torch.nn.functional import normalize
 
-from vplface.prototypes import (
+from vplface.prototypes import Draw, Variational, coverage
+from vplface.prototypes.memories import (
     BorrowedSpread,
-    Draw,
     Gaussian,
     LastFeature,
     RunningMean,
     SeveralFeatures,
     ShuffledMemory,
-    Variational,
     VonMisesFisher,
-    coverage,
+    spread,
 )
-from vplface.prototypes.memories import spread
 from vplface.prototypes.memories.von_mises_fisher import concentration, cosines
 
 CPU = torch.device("cpu")

@@ -1,0 +1,24 @@
+import pytest
+
+import vplface
+from vplface import margins, terms
+from vplface.prototypes import memories
+
+
+@pytest.mark.parametrize("name", vplface.__all__)
+def test_every_public_name_can_be_imported(name):
+    assert getattr(vplface, name) is not None
+
+
+@pytest.mark.parametrize(
+    "table", [margins.MARGINS, memories.MEMORIES, terms.TERMS], ids=["margins", "memories", "terms"]
+)
+def test_every_class_of_a_recipe_is_public(table):
+    for kind in table.values():
+        assert getattr(vplface, kind.__name__) is kind
+        assert kind.__name__ in vplface.__all__
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="'vplface' has no attribute 'Arcface'"):
+        _ = vplface.Arcface
