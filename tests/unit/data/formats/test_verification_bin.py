@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from vplface.data.formats import open_pictures
+from vplface.data.formats import open_pictures, pickle_opcodes
 from vplface.data.formats.image_folder import ImageFolder
 from vplface.data.formats.verification_bin import VerificationBin, write_verification_bin
 from vplface.data.pairs import Pairs, read_pairs, resolve, write_pairs
@@ -230,7 +230,7 @@ def test_what_is_refused_is_named(tmp_path: Path) -> None:
         (b"]" + b"r\xff\xff\xff\xff" + b"j\xff\xff\xff\xff" + b"\x86.", "0 pictures and 0 pairs"),
         (b"\x80\x02N0.", "a value is missing"),
         (b"e", "a mark is missing"),
-        (b"h\x07.", "value 7 is used, but was not remembered"),
+        (b"h\x07.", "value 7 is used, but was not stored"),
         (b"(C\x01xe.", "of another type"),
         (b"\x80\x02]](C\x01xC\x01ye]\x88aa.", "no pair of lists"),
         (b"\x80\x02](K\x05K\x06e]\x88a\x86.", "picture 0 is not a string of bytes"),
@@ -255,7 +255,7 @@ def test_a_decoded_picture_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_file_does_not_go_on_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vplface.data.formats.verification_bin.MOST_OPCODES", 100)
+    monkeypatch.setattr(pickle_opcodes, "MOST_OPCODES", 100)
     with pytest.raises(DataError, match="more than 100 opcodes"):
         VerificationBin(written(tmp_path, b"]" + b"N0" * 100 + b"."))
 
