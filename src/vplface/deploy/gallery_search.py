@@ -19,6 +19,7 @@ from jaxtyping import Float32, Int64
 from vplface.deploy.gallery import Gallery, Match
 from vplface.deploy.gallery_folder import GALLERY_LIMIT, index_path, write_index_if_current
 from vplface.errors import DataError, MissingExtraError, import_extra
+from vplface.evaluation.topk import highest
 from vplface.progress import progress
 from vplface.reading import is_file, read_bytes
 
@@ -93,7 +94,7 @@ class Search:
         matches: list[list[Match]] = []
         for row, best in zip(cosines, person_cosines, strict=True):
             matches.append([])
-            for person in _highest(best, k).tolist():
+            for person in highest(best, k).tolist():
                 last = self._starts[person + 1] if person + 1 < len(self._starts) else len(row)
                 picture = self._order[self._starts[person] + row[self._starts[person] : last].argmax()]
                 matches[-1].append(self._match(int(picture), float(best[person])))
@@ -171,13 +172,6 @@ def _build_index(faiss: Any, gallery: Gallery) -> Any:
             index.add(np.ascontiguousarray(gallery.embeddings[some]))
             advance(len(some))
     return index
-
-
-def _highest(values: Float32[np.ndarray, " n"], k: int) -> Int64[np.ndarray, " k"]:
-    """Positions of the k highest, the highest first; of equals the lower position."""
-    k = min(k, len(values))
-    chosen = np.flatnonzero(values >= np.partition(values, len(values) - k)[len(values) - k])
-    return chosen[np.argsort(-values[chosen], kind="stable")[:k]]
 
 
 def _require_unit(gallery: Gallery, rows: Int64[np.ndarray, " n"]) -> None:

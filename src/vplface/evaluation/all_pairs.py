@@ -13,6 +13,7 @@ from jaxtyping import Float, Float32, Int, Int64
 
 from vplface.evaluation.scores import Scores
 from vplface.evaluation.tar_at_far import roc
+from vplface.evaluation.topk import HighestPairs
 from vplface.progress import progress
 
 BINS = 2000
@@ -69,102 +70,82 @@ def score_all_pairs(embeddings: Float[np.ndarray, "n dim"], labels: Int[np.ndarr
     x, person = np.ascontiguousarray(embeddings[order], np.float32), identity[order]
     n = len(x)
     sizes = np.bincount(identity)
-    genuine_total = int((sizes * (sizes - 1) // 2).sum())
     ends = np.cumsum(sizes)[person]  # where the person of each row ends
 
-    tail = _Highest(keep)
-    genuine = [(np.zeros(0, np.float32), np.zeros((0, 2), np.int32))]
-    genuine_histogram, impostor_histogram = np.zeros(BINS, np.int64), np.zeros(BINS, np.int64)
-    own, other = nearest = np.full((2, n), -np.inf, np.float32)
+    pairs = _Accumulator(person, keep)
     with progress("comparing all pairs", n) as advance:
         for start in range(0, n, _ROWS):
             stop = min(start + _ROWS, n)
             # People are contiguous: from the end of the last row's person on, all columns are impostors of all rows.
             mixed = int(ends[stop - 1])
-            square = x[start:stop] @ x[start:mixed].T
-            rows, columns = np.nonzero(np.arange(start, mixed) > np.arange(start, stop)[:, None])
-            values, pairs = square[rows, columns], np.stack([rows + start, columns + start], axis=1).astype(np.int32)
-            is_genuine = person[pairs[:, 0]] == person[pairs[:, 1]]
-            genuine.append((values[is_genuine], pairs[is_genuine]))
-            genuine_histogram += _histogram(values[is_genuine])
-            impostor_histogram += _histogram(values[~is_genuine])
-            tail.add(values[~is_genuine], pairs[~is_genuine])
-            same = person[start:stop, None] == person[start:mixed]
-            _raise(other, np.where(same, -np.inf, square), start, start)
-            np.fill_diagonal(same, False)
-            _raise(own, np.where(same, square, -np.inf), start, start)
+            pairs.add_square(start, x[start:stop] @ x[start:mixed].T)
             for column in range(mixed, n, _COLUMNS):
-                slab = x[start:stop] @ x[column : column + _COLUMNS].T
-                impostor_histogram += _histogram(slab)
-                _raise(other, slab, start, column)
-                rows, columns = np.nonzero(slab > tail.lowest)
-                pairs = np.stack([rows + start, columns + column], axis=1).astype(np.int32)
-                tail.add(slab[rows, columns], pairs)
+                pairs.add_impostors(start, column, x[start:stop] @ x[column : column + _COLUMNS].T)
             advance(stop - start)
 
-    genuine_scores, genuine_pairs = _sorted(
-        np.concatenate([scores for scores, _ in genuine]), np.concatenate([pairs for _, pairs in genuine])
-    )
-    impostor_scores, impostor_pairs = tail.result()
+    genuine_scores, genuine_pairs = (np.concatenate(parts) for parts in zip(*pairs.genuine, strict=True))
+    falling = np.argsort(-genuine_scores, kind="stable")
+    impostor_scores, impostor_pairs = pairs.highest_impostors.result()
     scores = Scores(
-        genuine_scores,
-        order[genuine_pairs],
+        genuine_scores[falling],
+        order[genuine_pairs[falling]],
         impostor_scores,
         order[impostor_pairs],
-        n * (n - 1) // 2 - genuine_total,
+        n * (n - 1) // 2 - len(genuine_scores),
         identity,
     )
-    nearest[:, order] = nearest.copy()
-    return AllPairs(scores, genuine_histogram, impostor_histogram, np.linspace(-1.0, 1.0, BINS + 1), nearest)
+    nearest = np.empty_like(pairs.nearest)
+    nearest[:, order] = pairs.nearest
+    return AllPairs(
+        scores, pairs.genuine_histogram, pairs.impostor_histogram, np.linspace(-1.0, 1.0, BINS + 1), nearest
+    )
 
 
-class _Highest:
-    """The ``keep`` highest of all scores that were added."""
+class _Accumulator:
+    """What is kept of the blocks of similarities.
 
-    def __init__(self, keep: int) -> None:
-        self.keep = keep
-        self.lowest = np.float32(-np.inf)  # only higher scores need be added
-        self._parts: list[tuple[Float32[np.ndarray, " k"], Int[np.ndarray, "k 2"]]] = []
-        self._held = 0
+    Args:
+        person: of each row, contiguous.
+        keep: how many of the highest impostor scores to keep.
+    """
 
-    def add(self, scores: Float32[np.ndarray, " k"], pairs: Int[np.ndarray, "k 2"]) -> None:
-        self._parts.append((scores, pairs))
-        self._held += len(scores)
-        if self._held > self.keep + max(self.keep // 2, _ROWS * _COLUMNS):
-            self._prune()
+    def __init__(self, person: Int64[np.ndarray, " n"], keep: int) -> None:
+        self.genuine = [(np.zeros(0, np.float32), np.zeros((0, 2), np.int32))]
+        self.highest_impostors = HighestPairs(keep)
+        self.genuine_histogram, self.impostor_histogram = np.zeros(BINS, np.int64), np.zeros(BINS, np.int64)
+        self.nearest = np.full((2, len(person)), -np.inf, np.float32)
+        self._person = person
 
-    def result(self) -> tuple[Float32[np.ndarray, " k"], Int[np.ndarray, "k 2"]]:
-        self._prune()
-        return _sorted(*self._joined())
+    def add_square(self, start: int, square: Float[np.ndarray, "r c"]) -> None:
+        """Take the similarities of rows from ``start`` on with themselves and with rows after them."""
+        own, other = self.nearest
+        height, width = square.shape
+        person = self._person[start : start + width]
+        same = person[:height, None] == person
+        rows, columns = np.nonzero(np.arange(width) > np.arange(height)[:, None])
+        values, is_genuine = square[rows, columns], same[rows, columns]
+        pairs = np.stack([rows + start, columns + start], axis=1).astype(np.int32)
+        self.genuine.append((values[is_genuine], pairs[is_genuine]))
+        self.genuine_histogram += _histogram(values[is_genuine])
+        self.impostor_histogram += _histogram(values[~is_genuine])
+        self.highest_impostors.add(values[~is_genuine], pairs[~is_genuine])
+        _raise(other, np.where(same, -np.inf, square), start, start)
+        np.fill_diagonal(same, False)
+        _raise(own, np.where(same, square, -np.inf), start, start)
 
-    def _joined(self) -> tuple[Float32[np.ndarray, " k"], Int[np.ndarray, "k 2"]]:
-        empty = (np.zeros(0, np.float32), np.zeros((0, 2), np.int32))
-        scores, pairs = zip(empty, *self._parts, strict=True)
-        return np.concatenate(scores), np.concatenate(pairs)
-
-    def _prune(self) -> None:
-        scores, pairs = self._joined()
-        if len(scores) > self.keep:
-            self.lowest = np.partition(scores, len(scores) - self.keep)[len(scores) - self.keep]
-            high = np.flatnonzero(scores > self.lowest)
-            # Of scores tied at the cut only as many as fit: a model that maps everything to one point ties them all.
-            tied = np.flatnonzero(scores == self.lowest)[: self.keep - len(high)]
-            kept = np.concatenate([high, tied])
-            scores, pairs = scores[kept], pairs[kept]
-        self._parts, self._held = [(scores, pairs)], len(scores)
-
-
-def _sorted(
-    scores: Float32[np.ndarray, " k"], pairs: Int[np.ndarray, "k 2"]
-) -> tuple[Float32[np.ndarray, " k"], Int[np.ndarray, "k 2"]]:
-    order = np.argsort(-scores, kind="stable")
-    return scores[order], pairs[order]
+    def add_impostors(self, row: int, column: int, slab: Float[np.ndarray, "r c"]) -> None:
+        """Take the similarities of rows and columns that are all of different people."""
+        self.impostor_histogram += _histogram(slab)
+        _raise(self.nearest[1], slab, row, column)
+        rows, columns = np.nonzero(slab > self.highest_impostors.lowest)
+        pairs = np.stack([rows + row, columns + column], axis=1).astype(np.int32)
+        self.highest_impostors.add(slab[rows, columns], pairs)
 
 
-def _raise(highest: Float32[np.ndarray, " n"], block: Float[np.ndarray, "r c"], row: int, column: int) -> None:
-    """Take what a block of similarities says of its rows and of its columns into the highest so far."""
+def _raise(nearest: Float32[np.ndarray, " n"], block: Float[np.ndarray, "r c"], row: int, column: int) -> None:
+    """Raise the highest similarity so far of the rows and of the columns of a block to those of the block."""
     for start, values in ((row, block.max(axis=1)), (column, block.max(axis=0))):
-        part = highest[start : start + len(values)]
+        part = nearest[start : start + len(values)]
         np.maximum(part, values.astype(np.float32), out=part)
 
 

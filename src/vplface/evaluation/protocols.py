@@ -27,12 +27,11 @@ from vplface.evaluation.result import Evaluation
 from vplface.evaluation.roc_replicates import rate_replicates, tail_length
 from vplface.evaluation.scores import Scores, cosine, scores_of_pairs
 from vplface.evaluation.tar_at_far import FarRule, TarAtFar, TooFewImpostorsError, drawable, roc, tar_at_far
+from vplface.evaluation.unit import require_direction
 from vplface.evaluation.verification import Protocol, accuracy_at, choose_threshold, kfold_accuracy
+from vplface.evaluation.worst import first_without_repetition
 
 FARS = (1e-2, 1e-3, 1e-4)
-WORST = 16
-"""How many of the most wrong pairs of each kind are named."""
-
 _KEEP_AT_LEAST = 1_000_000
 _HISTOGRAM_BINS = 100
 _BAND_POINTS = 48
@@ -441,18 +440,10 @@ def _listed(figure: Mapping[str, Any]) -> dict[str, Any]:
 def _worst(
     similarity: Float[np.ndarray, " p"], pairs: Int64[np.ndarray, "p 2"], pictures: PictureSet
 ) -> list[Mapping[str, Any]]:
-    """The first pairs, each picture once: one mislabelled picture would otherwise fill the list."""
-    chosen: list[Mapping[str, Any]] = []
-    seen: set[int] = set()
-    for score, (left, right) in zip(similarity, pairs, strict=True):
-        if len(chosen) == WORST:
-            break
-        if int(left) not in seen and int(right) not in seen:
-            seen |= {int(left), int(right)}
-            chosen.append(
-                {"left": pictures.name(int(left)), "right": pictures.name(int(right)), "similarity": float(score)}
-            )
-    return chosen
+    return [
+        {"left": pictures.name(left), "right": pictures.name(right), "similarity": score}
+        for score, left, right in first_without_repetition(similarity, pairs)
+    ]
 
 
 def _similarity(
@@ -473,12 +464,6 @@ def _unit(
         raise ValueError(f"embeddings must be [{len(pictures)}, dim], a row per picture, got {embeddings.shape}")
     chosen: Float64[np.ndarray, "m dim"] = embeddings[used].astype(np.float64)
     norms = np.linalg.norm(chosen, axis=1, keepdims=True)
-    wrong = np.flatnonzero(~np.isfinite(norms) | (norms == 0))
-    if len(wrong):
-        first = int(used[wrong[0]])
-        raise DataError(
-            f"{len(wrong)} of {len(used)} embeddings are zero or not finite, the first is that of "
-            f"{pictures.name(first)}; the model is damaged or its training diverged"
-        )
+    require_direction(norms[:, 0], lambda row: pictures.name(int(used[row])))
     chosen /= norms
     return chosen

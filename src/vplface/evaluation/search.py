@@ -8,8 +8,9 @@ from typing import Literal, get_args
 import numpy as np
 from jaxtyping import Float, Float32, Int32
 
-from vplface.compiled_function import compiled
-from vplface.errors import DataError, import_extra
+from vplface.errors import import_extra
+from vplface.evaluation.topk import keep_highest_of_rows
+from vplface.evaluation.unit import unit
 from vplface.progress import progress
 
 Engine = Literal["exact", "faiss"]
@@ -17,29 +18,6 @@ Engine = Literal["exact", "faiss"]
 
 _PROBES, _ROWS = 2048, 1024
 """A block of similarities; it stays in the cache for the scan that follows its product."""
-
-
-def unit(rows: Float[np.ndarray, "n dim"], what: str, first: int = 0) -> Float32[np.ndarray, "n dim"]:
-    """The rows at unit norm.
-
-    Args:
-        rows: embeddings of any norm.
-        what: they are, for the error.
-        first: number of the first row, for the error.
-
-    Raises:
-        DataError: a row that is zero or not finite; it is named.
-    """
-    rows = np.asarray(rows, np.float32)
-    norms = np.sqrt(np.einsum("nd,nd->n", rows, rows, dtype=np.float64))
-    wrong = np.flatnonzero(~np.isfinite(norms) | (norms == 0))
-    if len(wrong):
-        raise DataError(
-            f"{what}: {len(wrong)} embeddings are zero or not finite, the first is that of row "
-            f"{first + int(wrong[0])}; the model is damaged or its training diverged"
-        )
-    unit_rows: Float32[np.ndarray, "n dim"] = rows / norms[:, None].astype(np.float32)
-    return unit_rows
 
 
 def search(
@@ -72,14 +50,14 @@ def search(
     if engine == "faiss":
         return _by_faiss(probes, galleries, k)
     score, index = np.full((len(probes), k), -np.inf, np.float32), np.full((len(probes), k), -1, np.int32)
-    room = np.empty(min(len(probes), _PROBES) * _ROWS, np.float32)
+    buffer = np.empty(min(len(probes), _PROBES) * _ROWS, np.float32)
     with progress("searching", total) as advance:
         for first, block in _blocks(galleries):
             for start in range(0, len(probes), _PROBES):
                 some = slice(start, start + _PROBES)
-                cosines = room[: len(probes[some]) * len(block)].reshape(-1, len(block))
+                cosines = buffer[: len(probes[some]) * len(block)].reshape(-1, len(block))
                 np.matmul(probes[some], block.T, out=cosines)
-                _keep_highest(cosines, first, score[some], index[some])
+                keep_highest_of_rows(cosines, first, score[some], index[some])
             advance(len(block))
     order = np.lexsort((index, -score))
     return np.take_along_axis(score, order, 1), np.take_along_axis(index, order, 1)
@@ -89,11 +67,11 @@ def _by_faiss(
     probes: Float32[np.ndarray, "n dim"], galleries: Sequence[Float[np.ndarray, "_ dim"]], k: int
 ) -> tuple[Float32[np.ndarray, "n k"], Int32[np.ndarray, "n k"]]:
     faiss = import_extra("faiss", "faiss")
-    found = faiss.IndexFlatIP(probes.shape[1])
+    index = faiss.IndexFlatIP(probes.shape[1])
     for _, block in _blocks(galleries):
-        found.add(block)
-    score, index = found.search(probes, k)
-    return score, index.astype(np.int32)
+        index.add(block)
+    score, row = index.search(probes, k)
+    return score, row.astype(np.int32)
 
 
 def _blocks(galleries: Sequence[Float[np.ndarray, "_ dim"]]) -> Iterator[tuple[int, Float32[np.ndarray, "b dim"]]]:
@@ -104,32 +82,3 @@ def _blocks(galleries: Sequence[Float[np.ndarray, "_ dim"]]) -> Iterator[tuple[i
             block = unit(gallery[start : start + _ROWS], "gallery", first)
             yield first, block
             first += len(block)
-
-
-@compiled(nogil=True)
-def _keep_highest(
-    cosines: Float32[np.ndarray, "n b"],
-    first: int,
-    score: Float32[np.ndarray, "n k"],
-    index: Int32[np.ndarray, "n k"],
-) -> None:
-    """Put what is higher than the lowest that is kept in its place; each row of ``score`` is a heap, lowest first."""
-    k = score.shape[1]
-    for i in range(cosines.shape[0]):
-        lowest = score[i, 0]
-        for j in range(cosines.shape[1]):
-            value = cosines[i, j]
-            if value > lowest:
-                row, place = first + j, 0
-                while 2 * place + 1 < k:
-                    child = 2 * place + 1
-                    if child + 1 < k:
-                        a, b = score[i, child], score[i, child + 1]
-                        child += b < a or (b == a and index[i, child + 1] > index[i, child])
-                    # `value` is of the highest row so far: of equals it belongs nearest to the top.
-                    if score[i, child] >= value:
-                        break
-                    score[i, place], index[i, place] = score[i, child], index[i, child]
-                    place = child
-                score[i, place], index[i, place] = value, row
-                lowest = score[i, 0]

@@ -44,12 +44,14 @@ from vplface.evaluation.identification import (
     gallery_misses,
     open_set,
 )
-from vplface.evaluation.protocols import WORST
 from vplface.evaluation.replicates import tar_figures
 from vplface.evaluation.result import Evaluation
 from vplface.evaluation.roc_replicates import WeightedScores, tail_length
 from vplface.evaluation.scores import Scores
 from vplface.evaluation.tar_at_far import FarRule, drawable
+from vplface.evaluation.topk import highest
+from vplface.evaluation.unit import require_direction
+from vplface.evaluation.worst import first_without_repetition
 from vplface.progress import progress
 
 FARS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
@@ -400,9 +402,7 @@ def _scores(
     of = {}
     for kind, which, count in (("genuine", same, int(same.sum())), ("impostor", ~same, keep)):
         chosen = np.flatnonzero(which)
-        if count < len(chosen):
-            chosen = chosen[np.argpartition(similarity[chosen], len(chosen) - count)[len(chosen) - count :]]
-        chosen = chosen[np.argsort(-similarity[chosen], kind="stable")]
+        chosen = chosen[highest(similarity[chosen], count)]
         of[kind] = similarity[chosen], np.stack([left[chosen], right[chosen]], axis=1)
     edges = np.linspace(-1.0, 1.0, BINS + 1)
     genuine, impostor = (np.histogram(similarity[which], BINS, (-1.0, 1.0))[0] for which in (same, ~same))
@@ -451,11 +451,7 @@ def _norms(embeddings: Float[np.ndarray, "n dim"], names: Sequence[str]) -> Floa
     for start in range(0, len(embeddings), _FACES):
         block = embeddings[start : start + _FACES].astype(np.float64)
         norms[start : start + _FACES] = np.sqrt(np.einsum("nd,nd->n", block, block))
-    if len(wrong := np.flatnonzero(~np.isfinite(norms) | (norms == 0))):
-        raise DataError(
-            f"{len(wrong)} of {len(norms)} embeddings are zero or not finite, the first is that of {names[wrong[0]]}; "
-            "the model is damaged or its training diverged"
-        )
+    require_direction(norms, lambda row: names[row])
     return norms
 
 
@@ -480,21 +476,13 @@ def _worst(
     templates: Templates, similarity: Float32[np.ndarray, " p"], pairs: Int64[np.ndarray, "p 2"]
 ) -> list[Mapping[str, Any]]:
     """The first pairs, each template once; shown by the first picture of each."""
-    chosen: list[Mapping[str, Any]] = []
-    seen: set[int] = set()
-    for score, pair in zip(similarity, pairs, strict=True):
-        if len(chosen) == WORST:
-            break
-        left, right = pair.tolist()
-        if left not in seen and right not in seen:
-            seen |= {left, right}
-            chosen.append(
-                {
-                    "left": templates.picture[left],
-                    "right": templates.picture[right],
-                    "similarity": float(score),
-                    "left_template": int(templates.number[left]),
-                    "right_template": int(templates.number[right]),
-                }
-            )
-    return chosen
+    return [
+        {
+            "left": templates.picture[left],
+            "right": templates.picture[right],
+            "similarity": score,
+            "left_template": int(templates.number[left]),
+            "right_template": int(templates.number[right]),
+        }
+        for score, left, right in first_without_repetition(similarity, pairs)
+    ]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.spatial.distance import pdist
 
-from vplface.evaluation import all_pairs
+from vplface.evaluation import all_pairs, topk
 from vplface.evaluation.all_pairs import score_all_pairs
 from vplface.evaluation.tar_at_far import roc
 
@@ -27,9 +27,10 @@ def at_once(x, labels):
 
 @pytest.mark.parametrize("block", [(1, 1), (1, 7), (3, 2), (10, 40), (512, 2048)])
 @pytest.mark.parametrize("keep", [1, 20, 10_000])
-def test_agrees_with_all_at_once(monkeypatch, block, keep):
+def test_score_all_pairs_agrees_with_all_at_once(monkeypatch, block, keep):
     monkeypatch.setattr(all_pairs, "_ROWS", block[0])
     monkeypatch.setattr(all_pairs, "_COLUMNS", block[1])
+    monkeypatch.setattr(topk, "_SPARE", block[0] * block[1])
     x, labels = people()
     similarity, left, right, same = at_once(x, labels)
     result = score_all_pairs(x, labels, keep)
@@ -55,7 +56,7 @@ def test_agrees_with_all_at_once(monkeypatch, block, keep):
         np.testing.assert_array_equal(counts, np.histogram(similarity[kind], result.edges)[0])
 
 
-def test_curve_goes_on_below_the_kept_scores():
+def test_AllPairs_roc_goes_on_below_the_kept_scores():
     x, labels = people(sizes=(6,) * 40)
     similarity, _, _, same = at_once(x, labels)
     far, tar, thresholds = score_all_pairs(x, labels, 50).roc()
@@ -69,7 +70,7 @@ def test_curve_goes_on_below_the_kept_scores():
         assert ours == pytest.approx(theirs, abs=0.01)
 
 
-def test_pictures_that_are_alike_to_the_bit():
+def test_score_all_pairs_of_equal_pictures():
     x, labels = np.tile([[1.0, 0.0]], (6, 1)), np.array([0, 0, 1, 1, 2, 2])
     result = score_all_pairs(x, labels, 5)
     assert result.scores.impostor.tolist() == [1.0] * 5
@@ -78,7 +79,7 @@ def test_pictures_that_are_alike_to_the_bit():
 
 
 @pytest.mark.parametrize("labels", [[], [4], [4, 4], [4, 5]])
-def test_hardly_any_pictures(labels):
+def test_score_all_pairs_of_hardly_any_pictures(labels):
     x = np.tile([[0.6, 0.8]], (len(labels), 1))
     scores = score_all_pairs(x, np.array(labels, np.int64), 10).scores
     assert len(scores.genuine) == (labels == [4, 4])
@@ -86,7 +87,7 @@ def test_hardly_any_pictures(labels):
 
 
 @pytest.mark.parametrize("block", [(1, 1), (1, 7), (3, 2), (10, 40), (512, 2048)])
-def test_nearest_of_either_kind_agrees_with_a_loop(monkeypatch, block):
+def test_score_all_pairs_nearest_agrees_with_a_loop(monkeypatch, block):
     monkeypatch.setattr(all_pairs, "_ROWS", block[0])
     monkeypatch.setattr(all_pairs, "_COLUMNS", block[1])
     x, labels = people()

@@ -12,7 +12,7 @@ from vplface.evaluation import Evaluation
 from vplface.evaluation.bootstrap import draws
 from vplface.evaluation.identification import Comparison, LabelledEmbeddings, evaluate_identification
 from vplface.evaluation.identification import comparison as module
-from vplface.evaluation.search import unit
+from vplface.evaluation.unit import unit
 
 
 def at(*degrees):

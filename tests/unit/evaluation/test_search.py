@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from vplface.errors import DataError
 from vplface.evaluation import search as module
-from vplface.evaluation.search import search, unit
+from vplface.evaluation.search import search
+from vplface.evaluation.unit import unit
 
 
 def sorted_all(probes, gallery, k):
@@ -30,7 +31,7 @@ def same(found, expected, cosines):
 
 
 @given(st.integers(1, 9), st.integers(1, 70), st.integers(1, 80), st.integers(0, 2**32 - 1))
-def test_is_a_sort_of_everything(n, rows, k, seed):
+def test_search_is_a_sort_of_everything(n, rows, k, seed):
     rng = np.random.default_rng(seed)
     # Steps of a half along axes: cosines are exact in float32 and many are equal.
     axes = np.eye(4, dtype=np.float32)
@@ -47,7 +48,7 @@ def test_is_a_sort_of_everything(n, rows, k, seed):
 
 
 @pytest.mark.parametrize("k", [1, 7, 300])
-def test_blocks_change_nothing(monkeypatch, k):
+def test_search_in_blocks_finds_the_same(monkeypatch, k):
     rng = np.random.default_rng(0)
     probes, gallery = unit(rng.normal(size=(23, 16)), "probes"), rng.normal(size=(300, 16)).astype(np.float32)
     whole = sorted_all(probes, unit(gallery, "gallery"), k)
@@ -58,25 +59,25 @@ def test_blocks_change_nothing(monkeypatch, k):
 
 @pytest.mark.skipif(importlib.util.find_spec("faiss") is None, reason="faiss is not installed")
 @pytest.mark.parametrize("k", [1, 40, 200])
-def test_faiss_finds_the_same(k):
+def test_search_by_faiss_finds_the_same(k):
     rng = np.random.default_rng(1)
     probes, gallery = unit(rng.normal(size=(40, 32)), "probes"), rng.normal(size=(2500, 32)).astype(np.float32)
     ours, theirs = (search(probes, [gallery[:7], gallery[7:]], k, engine) for engine in ("exact", "faiss"))
     same(ours, theirs, probes @ unit(gallery, "gallery").T)
 
 
-def test_a_row_without_direction_is_named(monkeypatch):
+def test_search_names_a_row_without_direction(monkeypatch):
     monkeypatch.setattr(module, "_ROWS", 2)
     gallery = np.ones((7, 3))
     gallery[5] = 0
-    with pytest.raises(DataError, match=r"1 embeddings .* row 5"):
+    with pytest.raises(DataError, match=r"1 of 2 embeddings .* row 5 of the gallery"):
         search(np.eye(3, dtype=np.float32), [gallery[:2], gallery[2:]], 1)
     gallery[5] = np.nan
     with pytest.raises(DataError, match="row 5"):
         search(np.eye(3, dtype=np.float32), [gallery], 1)
 
 
-def test_refuses_what_it_cannot_do():
+def test_search_refuses_k_and_engine_out_of_range():
     probes = np.eye(3, dtype=np.float32)
     for k in (0, 4):
         with pytest.raises(ValueError, match=r"1\.\.3"):

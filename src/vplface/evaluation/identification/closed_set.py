@@ -11,7 +11,7 @@ from jaxtyping import Float64, Int64
 from vplface.evaluation.bootstrap import interval
 from vplface.evaluation.identification.comparison import Ranking
 from vplface.evaluation.metrics import RANK
-from vplface.evaluation.protocols import WORST
+from vplface.evaluation.worst import WORST
 
 
 def closed_set(

@@ -8,7 +8,9 @@ from typing import Literal, get_args
 import numpy as np
 from jaxtyping import Float, Float32, Float64, Int, Int64
 
-from vplface.evaluation.search import Engine, search, unit
+from vplface.evaluation.search import Engine, search
+from vplface.evaluation.topk import highest
+from vplface.evaluation.unit import unit
 
 Mates = Literal["best", "each"]
 """``"best"``: a probe counts once, by its most similar mate. ``"each"``: every pair of a probe and a mate counts."""
@@ -143,20 +145,20 @@ class Comparison:
         if not count:
             return score, probe, row
         open_ = np.arange(len(self.probes))
-        highest, rows = self._of_all(max(DEPTH, -(-2 * count // len(self.probes))))
+        found, rows = self._of_all(max(DEPTH, -(-2 * count // len(self.probes))))
         while True:
             others = ~np.isin(probe, open_)
-            kept = np.isfinite(highest)
-            score = np.concatenate([score[others], highest[kept]])
+            kept = np.isfinite(found)
+            score = np.concatenate([score[others], found[kept]])
             probe = np.concatenate([probe[others], np.repeat(open_, kept.sum(axis=1))])
             row = np.concatenate([row[others], rows[kept]])
             lowest = np.partition(score, len(score) - count)[len(score) - count] if len(score) >= count else -np.inf
-            k = highest.shape[1]
-            open_ = open_[(self.rivals[open_] > k) & (highest[:, -1] >= lowest)]
+            k = found.shape[1]
+            open_ = open_[(self.rivals[open_] > k) & (found[:, -1] >= lowest)]
             if not len(open_):
                 break
-            highest, rows = self.highest(open_, min(4 * k, int(self.rivals[open_].max())))
-        order = np.argsort(-score, kind="stable")[:count]
+            found, rows = self.highest(open_, min(4 * k, int(self.rivals[open_].max())))
+        order = highest(score, count)
         return score[order], probe[order], row[order]
 
     def _of_all(self, k: int) -> tuple[Float32[np.ndarray, "n _"], Int64[np.ndarray, "n _"]]:

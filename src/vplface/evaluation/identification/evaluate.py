@@ -14,10 +14,11 @@ from vplface.evaluation.bootstrap import all_draws
 from vplface.evaluation.identification.closed_set import closed_set, gallery_misses, row_name
 from vplface.evaluation.identification.comparison import DEPTH, Comparison, Mates
 from vplface.evaluation.identification.open_set import open_set
-from vplface.evaluation.identification.verification import each_once, verify_comparisons
+from vplface.evaluation.identification.verification import verify_comparisons
 from vplface.evaluation.result import Evaluation
-from vplface.evaluation.search import Engine, unit
+from vplface.evaluation.search import Engine
 from vplface.evaluation.tar_at_far import FarRule
+from vplface.evaluation.unit import unit
 
 RANKS = (1, 5, 10)
 FARS = (1e-4, 1e-5, 1e-6)
@@ -111,7 +112,7 @@ def evaluate_identification(
             f"{probes.people[0]!r}, the gallery's like {gallery.people[0]!r}"
         )
     drawn = all_draws(len(known), bootstrap, seed)
-    verified, resampled, curve, nearest = verify_comparisons(compared, people, fars, far_rule, drawn)
+    verified, resampled, curve, worst = verify_comparisons(compared, people, fars, far_rule, drawn)
     ranking = compared.rank(DEPTH)
     figures, replicates = closed_set([ranking], people, ranks, drawn)
     curves: dict[str, Mapping[str, list[float]]] = {
@@ -160,7 +161,7 @@ def evaluate_identification(
             "gallery_misses": gallery_misses(ranking, probes.names, gallery.names),
             "impostor": [
                 {"left": probes.names[probe], "right": row_name(gallery.names, row), "similarity": float(score)}
-                for score, probe, row in each_once(nearest)
+                for score, probe, row in worst
             ],
         },
         fingerprint=hashlib.sha256(asked.encode("utf-8", "surrogateescape")).hexdigest()[:32],

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float64, Int64
 
 from vplface.evaluation.identification.comparison import DEPTH, Comparison
-from vplface.evaluation.protocols import WORST
 from vplface.evaluation.replicates import tar_figures
 from vplface.evaluation.roc_replicates import WeightedScores, tail_length
 from vplface.evaluation.tar_at_far import FarRule, drawable, roc
+from vplface.evaluation.worst import WORST, first_without_repetition
 
 
 def verify_comparisons(
@@ -25,9 +25,12 @@ def verify_comparisons(
     dict[str, dict[str, Any]],
     dict[str, Float64[np.ndarray, " replicates"]],
     dict[str, list[float]] | None,
-    Iterator[tuple[float, int, int]],
+    list[tuple[float, int, int]],
 ]:
-    """TAR at FAR over all comparisons: figures, replicates, the curve, the impostors from the most similar on."""
+    """TAR at FAR over all comparisons: figures, replicates, the curve, and the most similar impostors.
+
+    Each of these is a similarity, a probe and a row; no probe and no row is in two.
+    """
     total = int(compared.rivals.sum())
     needed = [tail_length(far, total) for far in fars if far * total >= 1]
     impostor, of, row = compared.impostors(min(total, max([WORST * DEPTH, *needed])))
@@ -46,19 +49,9 @@ def verify_comparisons(
     if len(impostor):
         far_points, tar_points = drawable(*roc(genuine, impostor, total)[:2])
         curve = {"far": far_points.tolist(), "tar": tar_points.tolist()}
-    return figures, replicates, curve, zip(impostor.tolist(), of.tolist(), row.tolist(), strict=True)
-
-
-def each_once(found: Iterable[tuple[float, int, int]]) -> list[tuple[float, int, int]]:
-    """The first comparisons, each probe and each row once."""
-    chosen: list[tuple[float, int, int]] = []
-    probes: set[int] = set()
-    rows: set[int] = set()
-    for score, probe, row in found:
-        if len(chosen) == WORST:
-            break
-        if probe not in probes and row not in rows:
-            probes.add(probe)
-            rows.add(row)
-            chosen.append((score, probe, row))
-    return chosen
+    rows_after_probes = np.stack([of, row + len(people)], axis=1)
+    worst = [
+        (score, probe, number - len(people))
+        for score, probe, number in first_without_repetition(impostor, rows_after_probes)
+    ]
+    return figures, replicates, curve, worst
