@@ -13,7 +13,6 @@ from sklearn.metrics import roc_auc_score
 from vplface.data.ijb import Faces, TemplateList, TemplatePairs
 from vplface.errors import DataError
 from vplface.evaluation import Evaluation
-from vplface.evaluation import templates as module
 from vplface.evaluation.bootstrap import draws
 from vplface.evaluation.tar_at_far import tar_at_far
 from vplface.evaluation.templates import (
@@ -22,7 +21,9 @@ from vplface.evaluation.templates import (
     cosines_of_pairs,
     evaluate_one_to_many,
     evaluate_template_pairs,
+    one_to_one,
     pool,
+    pooling,
 )
 
 
@@ -52,7 +53,7 @@ def literally(x, faces, norm, scores):
 @pytest.mark.parametrize("detector", [False, True])
 @pytest.mark.parametrize("block", [3, 8192])
 def test_pooling_is_its_definition(monkeypatch, norm, detector, block):
-    monkeypatch.setattr(module, "_FACES", block)
+    monkeypatch.setattr(pooling, "_FACES", block)
     rng = np.random.default_rng(0)
     faces = faces_of(rng.integers(5, 12, 60), rng.integers(-3, 4, 60), rng.integers(0, 40, 60))
     x = rng.normal(size=(len(faces.pictures), 6)).astype(np.float32) * rng.uniform(1, 30, (len(faces.pictures), 1))
@@ -129,7 +130,7 @@ def test_what_has_no_direction_is_named(embedding, template, message):
 
 @pytest.mark.parametrize("block", [40, 1 << 23])
 def test_cosines_in_blocks_are_those_of_the_pairs(monkeypatch, block):
-    monkeypatch.setattr(module, "_BLOCK_ELEMENTS", block)
+    monkeypatch.setattr(one_to_one, "_BLOCK_ELEMENTS", block)
     rng = np.random.default_rng(0)
     x = rng.normal(size=(30, 7)).astype(np.float32)
     x /= np.linalg.norm(x, axis=1, keepdims=True)
@@ -179,8 +180,8 @@ def test_one_to_one_is_what_a_loop_gives(rule):
 def test_the_highest_impostors_suffice(monkeypatch):
     templates, _, pairs, *_ = world(1, subjects=60)
     whole = evaluate_template_pairs(templates, pairs, Flags(), fars=(0.01,), bootstrap=20)
-    monkeypatch.setattr(module, "_KEEP_AT_LEAST", 10)
-    monkeypatch.setattr(module, "tail_length", lambda far, impostors: int(4 * far * impostors))
+    monkeypatch.setattr(one_to_one, "_KEEP_AT_LEAST", 10)
+    monkeypatch.setattr(one_to_one, "tail_length", lambda far, impostors: int(4 * far * impostors))
     tail = evaluate_template_pairs(templates, pairs, Flags(), fars=(0.01,), bootstrap=20)
     assert tail.metrics == whole.metrics
     np.testing.assert_array_equal(tail.replicates["tar@far=1e-2"], whole.replicates["tar@far=1e-2"])

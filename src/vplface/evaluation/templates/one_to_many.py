@@ -1,0 +1,111 @@
+"""One to many: identification of templates in each of several galleries."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from vplface.data.ijb import TemplateList
+from vplface.errors import DataError
+from vplface.evaluation.bootstrap import all_draws
+from vplface.evaluation.identification import Comparison, Ranking, closed_set, gallery_misses, open_set
+from vplface.evaluation.result import Evaluation
+from vplface.evaluation.templates.pooling import Flags, Templates
+
+FPIRS = (1e-1, 1e-2)
+RANKS = (1, 5, 10)
+
+_DEPTH = 50
+"""Ranks above this one are not distinguished."""
+
+
+def evaluate_one_to_many(
+    templates: Templates,
+    galleries: Mapping[str, TemplateList],
+    probes: TemplateList,
+    flags: Flags,
+    *,
+    name: str = "1:N",
+    ranks: Sequence[int] = RANKS,
+    fpirs: Sequence[float] = FPIRS,
+    bootstrap: int = 100,
+    seed: int = 0,
+) -> Evaluation:
+    """Identification of every probe in each gallery by itself; figures are means over the galleries.
+
+    Args:
+        templates: pooled.
+        galleries: by name. Put together they would be another, harder closed set and leave no open one.
+        probes: those of all galleries.
+        flags: how the templates were pooled; for the protocol.
+        name: of the evaluation.
+        ranks: up to 50.
+        fpirs: false positive identification rates, below 1.
+        bootstrap: resamples of the subjects of the probes for the intervals; 0 for none.
+        seed: of the resamples.
+
+    Raises:
+        DataError: templates without faces, or a gallery without a mate of any probe.
+        ValueError: a rank or a rate beyond its bounds.
+    """
+    if not all(1 <= rank <= _DEPTH for rank in ranks):
+        raise ValueError(f"ranks lie in 1..{_DEPTH}, got {list(ranks)}")
+    if not all(0 < fpir < 1 for fpir in fpirs):
+        raise ValueError(f"a false positive identification rate lies in (0, 1), got {list(fpirs)}")
+    subjects, people = np.unique(probes.subject, return_inverse=True)
+    probe_rows = templates.rows(probes.template)
+    rankings: list[Ranking] = []
+    sizes: dict[str, dict[str, int]] = {}
+    misses: list[Mapping[str, Any]] = []
+    for gallery_name, gallery in galleries.items():
+        rows = templates.rows(gallery.template)
+        at = np.minimum(np.searchsorted(subjects, gallery.subject), len(subjects) - 1)
+        gallery_people = np.where(subjects[at] == gallery.subject, at, -2)
+        compared = Comparison(templates.features[probe_rows], people, templates.features[rows], gallery_people)
+        if not len(compared.probe):
+            raise DataError(f"{name}: no probe has a mate in gallery {gallery_name}; do the subjects' numbers agree?")
+        ranking = compared.rank(_DEPTH)
+        rankings.append(ranking)
+        misses += gallery_misses(ranking, templates.pictures_of(probe_rows), templates.pictures_of(rows))
+        mated = len(np.unique(compared.probe))
+        sizes[gallery_name] = {"templates": len(rows), "mated": mated, "non_mated": len(people) - mated}
+    drawn = all_draws(len(subjects), bootstrap, seed)
+    figures, replicates = closed_set(rankings, people, ranks, drawn)
+    open_figures, open_replicates, open_curves = open_set(rankings, people, fpirs, drawn)
+    question = hashlib.sha256(f"{bootstrap}\t{seed}\t{flags}".encode())
+    for part in (probes, *galleries.values()):
+        question.update(part.template.tobytes() + part.subject.tobytes())
+    rate = np.mean([ranking.cmc() for ranking in rankings], axis=0)
+    curves = {"cmc": {"rank": list(range(1, _DEPTH + 1)), "rate": rate.tolist()}}
+    if len(open_curves) == len(rankings):
+        curves["dir"] = _mean_curve(open_curves)
+    return Evaluation(
+        name=name,
+        protocol={
+            "kind": "template identification",
+            **flags.protocol(),
+            "probes": len(people),
+            "galleries": sizes,
+            "identities": len(subjects),
+            "of_galleries": "mean",
+            "ties": "a rival as similar as the mate comes before it",
+            "detected": "the mate comes first and its similarity >= threshold",
+            "bootstrap": bootstrap,
+            "seed": seed,
+        },
+        metrics=figures | open_figures,
+        curves=curves,
+        worst={"gallery_misses": misses},
+        fingerprint=question.hexdigest()[:32],
+        replicates=replicates | open_replicates,
+    )
+
+
+def _mean_curve(curves: Sequence[Mapping[str, list[float]]]) -> dict[str, list[float]]:
+    """Staircases that rise at their points, averaged at every point of any of them."""
+    fpir = np.unique(np.concatenate([curve["fpir"] for curve in curves]))
+    rates = [np.array(curve["tpir"])[np.searchsorted(curve["fpir"], fpir, side="right") - 1] for curve in curves]
+    return {"fpir": fpir.tolist(), "tpir": np.mean(rates, axis=0).tolist()}
