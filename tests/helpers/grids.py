@@ -8,6 +8,13 @@ from typing import Any
 
 import pytest
 
+from vplface import softmax
+
+INTERPRETED = pytest.mark.grid
+"""Triton's interpreter takes about twenty times as long as other backends; by default it runs what a grid selects."""
+
+BACKENDS = [pytest.param(name, marks=INTERPRETED) if name == "triton" else name for name in softmax.BACKENDS]
+
 
 def grid(*, cover: int = 2, indirect: Sequence[str] = (), **axes: Iterable[Any]) -> pytest.MarkDecorator:
     """``pytest.mark.parametrize`` over the product of the axes.

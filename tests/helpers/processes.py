@@ -1,10 +1,11 @@
 """Processes that talk to each other through gloo, kept for many tests: functions of a test file run in all of them.
 
-Run as a script it is one of these processes.
+Run as a script it forks into these processes once it has imported what all of them need.
 """
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import io
 import os
@@ -31,7 +32,7 @@ class Processes:
         environment = os.environ | {"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1", "PYTHONPATH": path}
         with Listener(address, "AF_UNIX") as listener:
             command = [sys.executable, "-m", __name__, address, str(Path(self._folder.name) / "store"), str(most)]
-            self._children = [subprocess.Popen([*command, str(rank)], env=environment) for rank in range(most)]
+            self._parent = subprocess.Popen(command, env=environment)
             arrived = [listener.accept() for _ in range(most)]
         self._connections: list[Connection] = [
             c for _, c in sorted((c.recv(), i, c)[::2] for i, c in enumerate(arrived))
@@ -52,8 +53,7 @@ class Processes:
         """End them."""
         for connection in self._connections:
             connection.close()
-        for child in self._children:
-            child.wait(timeout=60)
+        self._parent.wait(timeout=60)
         self._folder.cleanup()
 
 
@@ -93,5 +93,21 @@ def _serve(address: str, store: str, most: int, rank: int) -> None:
     dist.destroy_process_group()
 
 
+def _fork(address: str, store: str, most: int) -> None:
+    # What test files and steps of training import. (Not numba, whose threads do not survive a fork.)
+    for module in ("hypothesis", "pytest", "torch._dynamo", "vplface.head"):
+        importlib.import_module(module)
+    gc.freeze()  # or the first collection copies all memory in each of them
+    for rank in range(most):
+        if os.fork() == 0:
+            try:
+                _serve(address, store, most, rank)
+            except BaseException:
+                traceback.print_exc()
+            os._exit(0)  # which leaves out the slow end of an interpreter
+    for _ in range(most):
+        os.wait()
+
+
 if __name__ == "__main__":
-    _serve(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
+    _fork(sys.argv[1], sys.argv[2], int(sys.argv[3]))

@@ -147,6 +147,7 @@ def test_a_scheduler_goes_with_its_optimiser():
     go_on_alike(head, None, twin, None, 2)
 
 
+@pytest.mark.slow
 def test_a_spawned_process_trains_it_on(tmp_path):
     head = made("fused")
     advance(head, None, 0, 2)

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import vplface
+from helpers.grids import BACKENDS
 from vplface import ArcFace, CosFace, NormSoftmax, PrototypeHead, Variational
 from vplface.prototypes import Injection
-from vplface.softmax import BACKENDS
 from vplface.softmax.reference import margin_softmax
 
 

@@ -234,7 +234,10 @@ def test_the_classes_of_a_step_are_as_many_as_planned():
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-@pytest.mark.parametrize("name", ["tiny", "mobilefacenet", "vit_t", "vit_b"])  # vit_b recomputes
+@pytest.mark.parametrize(
+    "name",
+    ["tiny", "mobilefacenet", "vit_t", pytest.param("vit_b", marks=pytest.mark.slow)],  # vit_b recomputes
+)
 def test_a_backbone_keeps_what_was_counted_without_data(name, precision):
     backbone = build(name, DIM).train()
     kept = {}
@@ -291,6 +294,7 @@ def exchange(group, classes, sizes, scale):
     return sent
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("world", "sizes", "scale"), [(2, [3, 3], 32.0), (2, [3, 3], 100.0), (3, [3, 3, 2], 32.0)], ids=str
 )

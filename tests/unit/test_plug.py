@@ -696,6 +696,7 @@ def one_bad_batch(group):
     return None
 
 
+@pytest.mark.slow
 def test_ranks_of_data_parallel_training_remember_the_whole_batch(processes):
     batches = [tuple(part.detach() for part in draw(8, seed)) for seed in range(5)]
     classifier, handle = plugged_linear(Variational(0.3, 3, 1))

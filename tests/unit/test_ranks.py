@@ -136,6 +136,7 @@ def test_sharded_head_has_the_trajectory_of_one_process(processes, world, backen
     assert alone["losses"][-1] < alone["losses"][0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [
@@ -160,6 +161,7 @@ def test_sharded_head_of_four_processes_has_the_trajectory_of_one_with(processes
     require_same(run, processes.run(train, 4, run))
 
 
+@pytest.mark.slow
 @grid(
     cover=1,  # kinds of memory do not know how a step is divided
     memory=[

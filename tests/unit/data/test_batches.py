@@ -181,6 +181,7 @@ next(loading)
 """
 
 
+@pytest.mark.slow
 @forks
 def test_a_program_that_a_bug_ends_does_not_wait_for_its_workers() -> None:
     ended = subprocess.run([sys.executable, "-c", UNCAUGHT], capture_output=True, text=True, timeout=60)
@@ -218,6 +219,7 @@ except KeyboardInterrupt:
 """
 
 
+@pytest.mark.slow
 @forks
 def test_ctrl_c_is_the_main_processs_alone() -> None:
     process = subprocess.Popen(

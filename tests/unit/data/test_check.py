@@ -173,6 +173,7 @@ def test_every_kind_is_explained_and_the_default_is_said():
     assert ", ".join(DROPPED) in " ".join(run("check", "--help").stdout.replace("│", " ").split())
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not REAL.exists(), reason="the real faces are not here")
 def test_photographs_that_lfw_has_under_two_names():
     """To the eye these are one photograph each; their bytes differ."""

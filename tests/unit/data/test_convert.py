@@ -292,6 +292,7 @@ def test_a_full_disk_is_said_and_the_repeated_command_goes_on(source, tmp_path):
     assert contents(tmp_path / "target") == contents(source)
 
 
+@pytest.mark.slow
 @LINUX
 def test_the_command_killed_at_a_random_moment(tmp_path):
     """The moment is random; whatever it hits, the repeated command ends with the undisturbed result."""

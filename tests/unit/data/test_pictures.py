@@ -355,6 +355,7 @@ def peak(data: bytes) -> int:
     return int(subprocess.run([sys.executable, "-c", PEAK], input=data, capture_output=True, check=True).stdout)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/status")
 @pytest.mark.parametrize(
     ("kind", "mode", "options"),

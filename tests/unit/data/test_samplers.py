@@ -269,6 +269,7 @@ def journal(folder: Path) -> list[dict[str, object]]:
     return [{k: v for k, v in line.items() if k not in ("time", "pictures_per_second")} for line in lines]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="the run that is killed is forked")
 def test_killed_and_resumed_with_any_sampler_is_the_run_that_was_never_killed(faces, tmp_path) -> None:
     script = textwrap.dedent("""

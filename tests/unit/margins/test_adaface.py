@@ -134,6 +134,7 @@ def test_every_way_follows_the_definition(changes, monkeypatch):
     require_definition(settings(MARGIN, length=20.0, **changes), monkeypatch)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("world", "changes"), RANKS, ids=str)
 def test_processes_follow_one(processes, world, changes):
     require_one_process(processes, world, settings(MARGIN, length=20.0, **changes))

@@ -134,11 +134,13 @@ def test_at_large_scales_too(changes, monkeypatch):
     require_definition(settings(CurricularFace(64.0), **changes), monkeypatch)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("world", "changes"), RANKS, ids=str)
 def test_processes_follow_one(processes, world, changes):
     require_one_process(processes, world, settings(MARGIN, **changes))
 
 
+@pytest.mark.slow
 def test_processes_follow_one_at_a_large_scale(processes):
     require_one_process(processes, 3, settings(CurricularFace(64.0), classes=5))
 

@@ -136,6 +136,7 @@ def test_every_way_follows_the_definition(changes, monkeypatch):
     require_definition(settings(COS_PLUS if "fused" in changes else ARC, **changes), monkeypatch)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("margin", [ARC, COS_PLUS], ids=["arc", "cos+"])
 @pytest.mark.parametrize(("world", "changes"), RANKS, ids=str)
 def test_processes_follow_one(processes, margin, world, changes):

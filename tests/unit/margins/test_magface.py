@@ -129,6 +129,7 @@ def test_with_terms_it_follows_the_definition(changes, monkeypatch):
     require_definition(settings(MARGIN, length=40.0, **options, **changes), monkeypatch)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("world", "changes"), [*RANKS, (2, {"parts": 2, "batch": 8, "sizes": [4, 4]})], ids=str)
 def test_processes_follow_one(processes, world, changes):
     require_one_process(processes, world, settings(MARGIN, length=40.0, **changes))

@@ -121,6 +121,7 @@ def test_raised_negatives_at_large_scales(scale, monkeypatch):
     require_definition(settings(SphereFaceR(scale, 2.0, "v2"), fused=True), monkeypatch)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("margin", [MARGINS[0], MARGINS[4]], ids=["sphereface", "v2"])
 @pytest.mark.parametrize(("world", "changes"), RANKS[:4], ids=str)
 def test_processes_follow_one(processes, margin, world, changes):

@@ -114,12 +114,14 @@ def test_with_past_samples_it_follows_the_definition(monkeypatch):
     require_definition(settings(MARGIN, options=options, variational=None, fused=True), monkeypatch)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["reference", "tiled"])
 @pytest.mark.parametrize(("world", "changes"), [each for each in RANKS if each[0] < 4], ids=str)
 def test_processes_follow_one(processes, backend, world, changes):
     require_one_process(processes, world, settings(MARGIN, **changes | {"backend": backend}))
 
 
+@pytest.mark.slow
 def test_an_empty_rank(processes):
     require_one_process(processes, 4, settings(MARGIN, classes=3, fused=True))
 

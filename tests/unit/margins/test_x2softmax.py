@@ -65,6 +65,7 @@ def test_targets_far_below_every_other_logit_are_finite(scale, monkeypatch):
     require_definition(settings(X2Softmax(scale, a=-3.0), fused=True), monkeypatch)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("world", "changes"), RANKS[:3], ids=str)
 def test_processes_follow_one(processes, world, changes):
     require_one_process(processes, world, settings(MARGIN, **changes))

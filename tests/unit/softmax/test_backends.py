@@ -38,6 +38,7 @@ def test_missing_triton_is_an_error_that_names_the_extra(monkeypatch):
         walk_of("triton", torch.device("cuda"))
 
 
+@pytest.mark.slow
 def test_the_number_of_torchs_threads_stays():
     script = """
 import torch

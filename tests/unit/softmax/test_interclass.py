@@ -96,6 +96,7 @@ def test_leaving_out_by_probability_goes_with_it(monkeypatch):
     torch.testing.assert_close(heads[1].weight.grad, heads[0].weight.grad)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("margin", MARGINS[:2], ids=str)
 @pytest.mark.parametrize(("world", "changes"), RANKS, ids=str)
 def test_processes_follow_one(processes, margin, world, changes):

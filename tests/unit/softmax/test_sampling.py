@@ -7,8 +7,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from helpers.grids import BACKENDS
 from vplface import ArcFace, FusedSGD, PrototypeHead, Variational
-from vplface.softmax import BACKENDS, drawn_classes, reference
+from vplface.softmax import drawn_classes, reference
 from vplface.softmax.reference import margin_softmax
 
 

@@ -118,6 +118,7 @@ def test_together_with_the_rest_it_follows_the_definition(changes, fused, monkey
     require_definition(run(fused=fused, **changes), monkeypatch)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("margin", [MARGINS[0], MARGINS[2]], ids=str)
 @pytest.mark.parametrize(("world", "changes"), RANKS, ids=str)
 def test_processes_follow_one(processes, margin, world, changes):

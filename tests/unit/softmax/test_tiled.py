@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.functional import normalize
 
-from helpers.grids import grid
+from helpers.grids import INTERPRETED, grid
 from vplface import ArcFace, CombinedMargin, CosFace, FusedSGD, NormSoftmax, PrototypeHead, Variational
 from vplface.prototypes import Injection
 from vplface.softmax import Filter, Workspace, reference, tiled
@@ -28,8 +28,7 @@ KEEP_ALL, KEEP_NONE = 256.0, 0.0
 WALKS = ["Walk", "CompiledWalk", "TritonWalk"]
 
 
-# Triton's interpreter takes about twenty times as long as the others. By default it runs what two grids below select.
-@pytest.fixture(autouse=True, params=[*WALKS[:2], pytest.param(WALKS[2], marks=pytest.mark.grid)])
+@pytest.fixture(autouse=True, params=[*WALKS[:2], pytest.param(WALKS[2], marks=INTERPRETED)])
 def walk(request, monkeypatch):
     """Every test holds for torch's own operations, compiled, and for Triton's kernels, here in its interpreter."""
     room = {"Walk": "tiled", "CompiledWalk": "compiled", "TritonWalk": "kernels"}[request.param]

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from helpers.grids import grid
 from vplface import EPL, UNPG, XBM, ArcFace, BroadFace, FusedSGD, PrototypeHead, UniTSFace, Variational
 from vplface.softmax import reference, tiled, walk_of
 from vplface.softmax.workspace import Workspace
@@ -111,9 +112,7 @@ def require_same(results, alone, atol=1e-10):
         torch.testing.assert_close(torch.cat([result["rows"][key] for result in results]), whole, atol=atol, rtol=0)
 
 
-@pytest.mark.parametrize("terms", TERMS)
-@pytest.mark.parametrize("backend", ["tiled", "triton"])
-@pytest.mark.parametrize("fused", [False, True], ids=["grad", "fused"])
+@grid(terms=TERMS, backend=["tiled", "triton"], fused=[False, True])
 def test_every_backend_follows_the_definition(terms, backend, fused):
     steps = 5 if backend == "triton" else STEPS
     alone = train(None, settings(terms, steps=steps))
@@ -128,6 +127,7 @@ def test_so_it_is_where_logits_are_large_and_where_classes_are_drawn(terms, chan
     require_same([train(None, settings(terms, backend="tiled", fused=True, **changes))], alone)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("terms", TERMS)
 @pytest.mark.parametrize(
     "changes",
@@ -144,6 +144,7 @@ def test_four_processes_follow_one(processes, terms, changes):
     require_same(processes.run(train, 4, run), train(None, run))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("terms", ["unitsface", "unpg", "xbm", "epl"])
 def test_terms_and_variational_prototypes_go_together(processes, terms):
     run = settings(terms, variational=Variational(0.3, 4, 2))

@@ -240,12 +240,14 @@ def begin_in_group(group, first_angle):
     return tuple(monitor.begin), head.begun_at, head.delta_t, int((head.timer > 0).sum())
 
 
+@pytest.mark.slow
 def test_two_processes_begin_together_when_the_first_says_so(processes):
     one, two = processes.run(begin_in_group, 2, 0.3)
     assert one[:3] == two[:3] == ((70, 18, True, False), 70, 18)
     assert one[3] + two[3] == 3
 
 
+@pytest.mark.slow
 def test_it_is_there_without_the_extra_for_training():
     script = textwrap.dedent("""
         import sys

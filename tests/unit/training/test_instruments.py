@@ -163,6 +163,7 @@ def measured_in_group(group, samples):
         return measure(head, embeddings[share], labels[share])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("samples", [64, 4, 2])
 def test_two_processes_measure_as_one(processes, monkeypatch, samples):
     monkeypatch.setattr(instruments, "SAMPLES", samples)

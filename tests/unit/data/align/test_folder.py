@@ -308,6 +308,7 @@ align_folder(sys.argv[1], sys.argv[2], Slow(), workers=2)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="processes are looked up in a group of their own")
 @pytest.mark.parametrize("way", [signal.SIGINT, signal.SIGKILL])
 def test_no_worker_outlives_a_run_that_is_stopped_or_killed(tmp_path, way):

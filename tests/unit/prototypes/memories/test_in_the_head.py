@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
+from helpers.grids import INTERPRETED
 from vplface import (
     ArcFace,
     BorrowedSpread,
@@ -39,7 +40,7 @@ def kind(request):
     return request.param
 
 
-@pytest.fixture(params=["Walk", "CompiledWalk", "TritonWalk"])
+@pytest.fixture(params=["Walk", "CompiledWalk", pytest.param("TritonWalk", marks=INTERPRETED)])
 def walk(request, monkeypatch):
     """The tiled softmax in tiles of a few classes, by each walk."""
     room = {"Walk": "tiled", "CompiledWalk": "compiled", "TritonWalk": "kernels"}[request.param]
