@@ -26,8 +26,8 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from vplface.backbones import build
+from vplface.backbones.meta_init import meta_init
 from vplface.backbones.onnx import OnnxNetwork
-from vplface.backbones.outline import outlines
 from vplface.data.batches import load_all
 from vplface.data.pictures import SIZE, Picture, PictureSet, Preprocessing, decode, read_picture_file
 from vplface.errors import DataError, VplfaceError
@@ -178,7 +178,7 @@ class StoredModel:
             )
         try:
             # What a card from elsewhere claims takes neither memory nor time until the weights bear it out.
-            with outlines(most_modules=_PARTS_A_TENSOR * (len(state) + _PARTS_A_TENSOR)):
+            with meta_init(max_modules=_PARTS_A_TENSOR * (len(state) + _PARTS_A_TENSOR)):
                 backbone = build(card.backbone, card.embedding_dim, **card.backbone_options)
         except (VplfaceError, RuntimeError, OverflowError) as error:
             raise DataError(f"{card_path}: {error}") from error
@@ -474,7 +474,7 @@ def _load_onnx(path: Path, device: torch.device, preprocessing: Preprocessing | 
                 "prepared (--color, --mean and --std of the commands)"
             )
         preprocessing = card.preprocessing
-    if network.takes_bytes and not preprocessing.keeps_bytes:
+    if network.takes_uint8 and not preprocessing.keeps_bytes:
         raise DataError(
             f"{path}: takes pixels in uint8 and prepares them itself; say so with --mean 0,0,0 "
             "--std 0.0039215686,0.0039215686,0.0039215686"

@@ -30,7 +30,7 @@ from vplface import (
 )
 from vplface.backbones import build
 from vplface.cli.app import app
-from vplface.cluster import Job, Network, footprint, network_of, outline
+from vplface.cluster import Job, Network, footprint, meta_init, network_of
 from vplface.config import build_config
 from vplface.errors import ConfigError
 from vplface.plan import expected_first_loss, plan
@@ -342,13 +342,13 @@ def test_a_checkpoint_takes_what_was_planned(tmp_path, fused, average):
 
 def test_an_outline_by_hand():
     job = Job(classes=1000, batch=64, gpus=2)
-    found = outline(job, BLANK, 20, pictures=6500, epochs=2.5)
+    found = meta_init(job, BLANK, 20, pictures=6500, epochs=2.5)
     assert (found.steps_per_epoch, found.steps) == (101, 252)
     assert found.coverage.keys() == {5, 10, 20, 40, 80}
     for delta_t, share in found.coverage.items():
         assert share == pytest.approx(expected_coverage(np.full(1000, 7), 64, delta_t))
     assert job.coverage(found.half_covered - 1) < 0.5 <= job.coverage(found.half_covered)
-    assert outline(job, BLANK, 20).steps is None
+    assert meta_init(job, BLANK, 20).steps is None
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Backbones: picture → embedding. Every one maps [batch, 3, 112, 112] to [batch, dim], not normalised."""
+"""Backbone networks that map pictures [batch, 3, 112, 112] to embeddings [batch, dim], not normalised."""
 
 from __future__ import annotations
 
@@ -34,16 +34,16 @@ __all__ = [
 
 
 def build(name: str, embedding_dim: int = 512, **options: Any) -> nn.Module:
-    """A new backbone with random weights.
+    """Build a backbone with random weights.
 
     Args:
-        name: a key of ``BACKBONES``, or ``"timm:"`` and the name of a model of timm.
-        embedding_dim: d.
-        options: of that backbone, e.g. ``dropout`` of IResNet.
+        name: a key of ``BACKBONES``, or ``"timm:"`` followed by the name of a timm model.
+        embedding_dim: dimension d of the embedding.
+        options: keyword arguments of the backbone, e.g. ``dropout`` of IResNet.
 
     Raises:
-        ConfigError: unknown name or option (the nearest known one is named), or a value that the backbone refuses.
-        MissingExtraError: a model of timm without the extra ``timm``.
+        ConfigError: an unknown name or option (the message suggests the nearest), or an invalid value.
+        MissingExtraError: a timm model without the extra ``timm``.
     """
     if embedding_dim < 1:
         raise ConfigError(f"backbone {name}: embedding_dim must be at least 1, got {embedding_dim}")
@@ -68,9 +68,9 @@ def build(name: str, embedding_dim: int = 512, **options: Any) -> nn.Module:
 
 
 def option_types(name: str) -> dict[str, Any] | None:
-    """The options of a backbone and their types; None for a model of timm, or a name that is not known."""
+    """Types of a backbone's options by name; None for a timm model or an unknown name."""
     if name not in BACKBONES:
         return None
-    made = BACKBONES[name]
-    types = get_type_hints((made.func if isinstance(made, partial) else made).__init__)
-    return {option: types[option] for option in inspect.signature(made).parameters if option != "embedding_dim"}
+    factory = BACKBONES[name]
+    types = get_type_hints((factory.func if isinstance(factory, partial) else factory).__init__)
+    return {option: types[option] for option in inspect.signature(factory).parameters if option != "embedding_dim"}

@@ -1,4 +1,4 @@
-"""IResNet: the residual networks of the face-recognition field, parameter for parameter as insightface names them.
+"""IResNet, the standard residual networks for face recognition, with insightface's parameter names.
 
 The residual unit of Deng et al., "ArcFace" (CVPR 2019, section 3.1) after Han et al., "Deep Pyramidal Residual
 Networks": BN - conv - BN - PReLU - conv - BN, the stride in the second convolution, no activation after the sum.
@@ -55,8 +55,8 @@ class IResNet(nn.Module):
 
     Args:
         blocks: residual units per stage, a value of :data:`BLOCKS`.
-        embedding_dim: d.
-        dropout: probability, before ``fc``.
+        embedding_dim: dimension d of the embedding.
+        dropout: dropout probability before ``fc``.
     """
 
     def __init__(self, blocks: tuple[int, int, int, int], embedding_dim: int = 512, dropout: float = 0.0) -> None:

@@ -1,9 +1,9 @@
-"""MobileFaceNet: a million parameters, made for faces (Chen et al., "MobileFaceNets", CCBR 2018, table 1).
+"""MobileFaceNet, a face network of a million parameters (Chen et al., "MobileFaceNets", CCBR 2018, table 1).
 
-Inverted residuals as in MobileNetV2 with PReLU, and instead of average pooling, which weighs the corner of a face like
-its centre, a global depthwise convolution (GDConv): one learned 7×7 weight map per channel. insightface's ``mbf`` and
-``mbf_large`` have more channels between the inverted residuals, and as many inside them; the parameters have the names
-that insightface gives them.
+Inverted residuals as in MobileNetV2 with PReLU. A global depthwise convolution (GDConv), one learned 7×7 weight map per
+channel, replaces average pooling, which would weigh the corners of a face like its centre. insightface's ``mbf`` and
+``mbf_large`` have more channels between the inverted residuals, and as many inside them. Parameter names are
+insightface's.
 """
 
 from __future__ import annotations
@@ -62,13 +62,13 @@ class MobileFaceNet(nn.Module):
     Autocast ends after the bottlenecks.
 
     Args:
-        embedding_dim: d; 128 in the paper, a million parameters then.
-        blocks: (1, 4, 6, 2) in the paper: bottlenecks at 56×56, where 1 stands for a grouped convolution instead, and
-            those at 28×28, 14×14 and 7×7 that follow the one which halves the map.
-        scale: factor on the channels between bottlenecks, 1 in the paper; inside them there are 128, 256 or 512.
+        embedding_dim: dimension d of the embedding; 128 in the paper, which makes a million parameters.
+        blocks: number of bottlenecks at 56×56, 28×28, 14×14 and 7×7, after those with stride 2; (1, 4, 6, 2) in the
+            paper. A 1 in first place means one grouped convolution instead.
+        scale: factor on the channels between bottlenecks, 1 in the paper; inside they have 128, 256 or 512 channels.
 
     Raises:
-        ValueError: blocks that are not four numbers of at least 1, or a scale below 1.
+        ValueError: ``blocks`` are not four positive numbers, or ``scale`` is below 1.
     """
 
     def __init__(self, embedding_dim: int = 512, blocks: Sequence[int] = (1, 4, 6, 2), scale: int = 1) -> None:

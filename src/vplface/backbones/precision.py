@@ -1,6 +1,6 @@
-"""Where autocast ends: the last layers of a backbone run in the precision of their parameters.
+"""Full-precision context for the last layers of a backbone under autocast.
 
-bfloat16 has three significant digits; a logit is 64 times a cosine, so an embedding rounded to them is a noisy one.
+bfloat16 has three significant digits, and a logit is 64 times a cosine, so rounding the embedding would add noise.
 """
 
 from __future__ import annotations
@@ -11,5 +11,5 @@ import torch
 
 
 def full_precision(device: torch.device) -> AbstractContextManager[object]:
-    """A context without autocast on ``device`` (the meta device has none to begin with)."""
+    """Disable autocast on ``device`` within the block; the meta device has no autocast."""
     return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)

@@ -1,4 +1,4 @@
-"""Names of backbones. Those of insightface have its names (IResNet-50 is its ``r50``), and load its weights."""
+"""Table of backbones by name; those of insightface load its weights (IResNet-50 is its ``r50``)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ BACKBONES: dict[str, Callable[..., nn.Module]] = {
     "vit_s": partial(ViT, 512, 12),
     "vit_s_dp005_mask_0": partial(ViT, 512, 12, drop_path=0.05, mask_ratio=0.0),
     "vit_b": partial(ViT, 512, 24, recompute=True),
-    # Called 005, but a tenth is what insightface's training leaves out wherever the ratio is not 0.
+    # Named 005, but insightface's training masks a tenth wherever the ratio is not 0.
     "vit_b_dp005_mask_005": partial(ViT, 512, 24, drop_path=0.05, recompute=True),
     "vit_l_dp005_mask_005": partial(ViT, 768, 24, drop_path=0.05, recompute=True),
 }

@@ -1,7 +1,7 @@
-"""Tiny: a face network for a laptop's CPU; plain 3×3 convolutions at low resolution, where a core does most per second.
+"""Tiny, a face network for laptop CPUs with plain 3×3 convolutions at low resolution.
 
-The stem brings 112×112 down to 28×28 at once, because early maps cost memory traffic rather than arithmetic; depthwise
-convolutions are avoided for the same reason.
+The stem reduces 112×112 to 28×28 at once, because large maps are bound by memory traffic. Depthwise convolutions are
+avoided for the same reason.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ _SLOPE = 0.25
 
 
 class Tiny(nn.Module):
-    """Residual network of three stages, 28×28×w, 14×14×2w and 7×7×4w, with a linear layer over all of the last map.
+    """Residual network of three stages, 28×28×w, 14×14×2w and 7×7×4w, with a linear layer over the whole last map.
 
     Args:
-        embedding_dim: d.
-        width: w, channels of the first stage; cost grows with w². Multiples of 8 run best.
+        embedding_dim: dimension d of the embedding.
+        width: channels w of the first stage; cost grows with w². Multiples of 8 run best.
         norm: ``"batch"``, or ``"none"`` for a network without batch statistics, where a picture's embedding and
             gradient do not depend on the rest of the batch. Its residual branches start at zero, which lets it train
             (SkipInit: De and Smith, "Batch Normalization Biases Residual Blocks Towards the Identity Function in
@@ -32,7 +32,7 @@ class Tiny(nn.Module):
         dropout: probability of dropping a feature before the linear layer.
 
     Raises:
-        ValueError: for sizes below 1, another norm or a dropout outside [0, 1).
+        ValueError: a size below 1, an unknown norm or a dropout outside [0, 1).
     """
 
     def __init__(
@@ -98,5 +98,5 @@ def _convolution(
 
 
 def _activation() -> nn.Module:
-    """PReLU held at its usual initial slope: the gradient of a learned one costs a fifth of the training time."""
+    """Leaky ReLU with PReLU's usual initial slope; learning the slope would cost a fifth of the training time."""
     return nn.LeakyReLU(_SLOPE, inplace=True)

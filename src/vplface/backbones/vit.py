@@ -1,8 +1,8 @@
-"""ViT: the vision transformers of the face-recognition field, parameter for parameter as insightface names them.
+"""ViT, the standard vision transformers for face recognition, with insightface's parameter names.
 
 Dosovitskiy et al., "An Image is Worth 16×16 Words" (ICLR 2021), with smaller patches, ReLU6, and no class token: the
-embedding is read from all 144 tokens, as IResNet reads all 49 cells. In training some tokens of each picture are left
-out.
+embedding is computed from all 144 tokens, as IResNet uses all 49 cells. In training some tokens of each picture are
+masked.
 """
 
 from __future__ import annotations
@@ -49,10 +49,10 @@ class _Block(nn.Module):
         self.drop_path = drop_path
 
     def forward(self, x: Float[Tensor, "batch tokens width"]) -> Float[Tensor, "batch tokens width"]:
-        x = x + self._dropped(self.attn(self.norm1(x)))
-        return x + self._dropped(self.mlp(self.norm2(x)))
+        x = x + self._drop_path(self.attn(self.norm1(x)))
+        return x + self._drop_path(self.mlp(self.norm2(x)))
 
-    def _dropped(self, branch: Float[Tensor, "batch tokens width"]) -> Float[Tensor, "batch tokens width"]:
+    def _drop_path(self, branch: Float[Tensor, "batch tokens width"]) -> Float[Tensor, "batch tokens width"]:
         if not self.training or self.drop_path == 0.0:
             return branch
         kept = torch.rand(len(branch), 1, 1, device=branch.device) >= self.drop_path
@@ -62,28 +62,28 @@ class _Block(nn.Module):
 class ViT(nn.Module):
     """x ↦ BN(linear(BN(linear(all tokens of LN(blocks(patches(x) + position)))))).
 
-    12×12 patches of 9×9 pixels (the last 4 rows and columns of a picture are not seen); eight attention heads; queries,
+    12×12 patches of 9×9 pixels (the last 4 rows and columns of a picture are ignored); eight attention heads; queries,
     keys and values without bias.
 
-    In training, ⌊144·(1 − mask_ratio)⌋ tokens of each picture (at least one), drawn anew, go through the blocks; the
-    others are, after them, a learned ``mask_token``. Block i of k adds each of its two branches, for a picture, with
-    probability 1 − drop_path·(i−1)/(k−1), scaled by its inverse (stochastic depth: Huang et al., ECCV 2016). Nothing is
-    random in evaluation.
+    In training, ⌊144·(1 − mask_ratio)⌋ random tokens of each picture (at least one) go through the blocks; afterwards a
+    learned ``mask_token`` replaces the others. Block i of k adds each of its two branches, for a picture, with
+    probability 1 − drop_path·(i−1)/(k−1), scaled by its inverse (stochastic depth: Huang et al., ECCV 2016). Evaluation
+    is deterministic.
 
-    Under autocast only the four linear maps of a block run in its type; patches, the product of queries and keys, its
-    softmax, the sum of the branches and everything after the blocks keep that of the parameters.
+    Under autocast only the four linear maps of a block run in its type; patches, attention, the sum of the branches and
+    everything after the blocks keep the type of the parameters.
 
     Args:
-        width: numbers in a token.
-        depth: k, blocks.
-        embedding_dim: d.
-        drop_path: of the last block.
-        mask_ratio: share of the tokens that is left out in training; with 0 the mask token is not trained.
-        recompute: keep only what enters a block, and compute the rest again on the way back: less memory, a third more
-            time.
+        width: token dimension.
+        depth: number k of blocks.
+        embedding_dim: dimension d of the embedding.
+        drop_path: drop probability of the last block.
+        mask_ratio: share of the tokens masked in training; with 0 the mask token is not trained.
+        recompute: activation checkpointing: store only the inputs of the blocks and recompute the rest in the backward
+            pass, which saves memory and takes a third more time.
 
     Raises:
-        ValueError: drop_path or mask_ratio outside [0, 1).
+        ValueError: ``drop_path`` or ``mask_ratio`` is outside [0, 1).
     """
 
     def __init__(
@@ -99,10 +99,10 @@ class ViT(nn.Module):
         for name, share in (("drop_path", drop_path), ("mask_ratio", mask_ratio)):
             if not 0.0 <= share < 1.0:
                 raise ValueError(f"{name} must lie in [0, 1), got {share}")
-        self.kept = max(int(_TOKENS * (1.0 - mask_ratio)), 1)
+        self.num_kept = max(int(_TOKENS * (1.0 - mask_ratio)), 1)
         self.recompute = recompute
         self.pos_embed = nn.Parameter(torch.empty(1, _TOKENS, width))
-        self.mask_token = nn.Parameter(torch.empty(1, 1, width), requires_grad=self.kept < _TOKENS)
+        self.mask_token = nn.Parameter(torch.empty(1, 1, width), requires_grad=self.num_kept < _TOKENS)
         self.patch_embed = nn.ModuleDict({"proj": nn.Conv2d(3, width, _PATCH, stride=_PATCH)})
         self.blocks = nn.ModuleList(_Block(width, drop_path * index / max(depth - 1, 1)) for index in range(depth))
         self.norm = nn.LayerNorm(width)
@@ -125,10 +125,10 @@ class ViT(nn.Module):
         with full_precision(x.device):
             patches = self.patch_embed["proj"](x.to(self.pos_embed.dtype))
             tokens = patches.flatten(2).transpose(1, 2) + self.pos_embed
-        masking = self.training and self.kept < _TOKENS
+        masking = self.training and self.num_kept < _TOKENS
         if masking:
-            places = self._places(tokens)
-            tokens = tokens.gather(1, places)
+            positions = self._sample_tokens(tokens)
+            tokens = tokens.gather(1, positions)
         for block in self.blocks:
             if self.recompute and self.training:
                 tokens = checkpoint(block, tokens, use_reentrant=False)
@@ -137,10 +137,10 @@ class ViT(nn.Module):
         with full_precision(x.device):
             tokens = self.norm(tokens)
             if masking:
-                tokens = self.mask_token.expand(len(x), _TOKENS, -1).scatter(1, places, tokens)
+                tokens = self.mask_token.expand(len(x), _TOKENS, -1).scatter(1, positions, tokens)
             embedding: Tensor = self.feature(tokens.flatten(1))
         return embedding
 
-    def _places(self, tokens: Float[Tensor, "batch tokens width"]) -> Int64[Tensor, "batch kept width"]:
+    def _sample_tokens(self, tokens: Float[Tensor, "batch tokens width"]) -> Int64[Tensor, "batch kept width"]:
         order = torch.rand(tokens.shape[:2], device=tokens.device).argsort(dim=1)
-        return order[:, : self.kept, None].expand(-1, -1, tokens.shape[2])
+        return order[:, : self.num_kept, None].expand(-1, -1, tokens.shape[2])

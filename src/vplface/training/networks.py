@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
 from vplface.backbones import build, load_weights
-from vplface.backbones.outline import outlines
+from vplface.backbones.meta_init import meta_init
 from vplface.config import Config
 from vplface.errors import ConfigError
 from vplface.head import PrototypeHead
@@ -42,7 +42,7 @@ def backbone_of(config: Config, device: torch.device) -> nn.Module:
         ConfigError: if there is no such backbone, or it is too large for the memory of this machine.
         DataError: if the weights are at fault.
     """
-    with outlines(_MOST_PARTS):
+    with meta_init(_MOST_PARTS):
         outline = build(config.backbone.name, config.backbone.embedding_dim, **config.backbone.options)
     _require_memory(
         sum(p.nbytes for p in outline.parameters()),

@@ -104,8 +104,8 @@ def test_what_others_write_embeds_as_it_should(tmp_path, name):
 @pytest.mark.parametrize("name", ["depends on the batch", "batch of 1 inside"])
 def test_pictures_are_embedded_one_by_one_where_the_batch_would_change_them(tmp_path, name):
     network = load(tmp_path, HANDLED[name])
-    assert network._step == 1
-    assert load(tmp_path, made())._step is None
+    assert network._batch_size == 1
+    assert load(tmp_path, made())._batch_size is None
 
 
 BODY = helper.make_graph(
@@ -117,7 +117,7 @@ BRANCH = helper.make_graph([node("Loop", "n yes d", "e1", body=BODY)], "then", [
 TWO = value("y", ["b", 3, SIZE, SIZE])
 REFUSED = {
     "two inputs": (made([node("Add", "x y", "s"), node("GlobalAveragePool", "s", "p"), MEANS[1], PRODUCT], [X, TWO]),
-                   r"has 2 inputs \('x', 'y'\); a network of faces has one"),
+                   r"has 2 inputs \('x', 'y'\); expected one"),
     "no input": (made([node("Identity", "W")], []), r"has 0 inputs \(none\)"),
     "whole numbers": (made(cast(FLOAT), [value("x", ["b", 3, SIZE, SIZE], TensorProto.INT64)]),
                       r"its input 'x' is of type tensor\(int64\); expected one of tensor\(float\), tensor\(float16\)"),
@@ -128,17 +128,18 @@ REFUSED = {
     "grey": (made(inputs=[value("x", ["b", 1, SIZE, SIZE])], W=W[:1]), r"shape \['b', 1, 112, 112\]"),
     "huge batch": (made(inputs=[value("x", [10**9, 3, SIZE, SIZE])]), r"a batch that is open or at most 1024"),
     "two vectors": (made([*MEANS, PRODUCT], outputs=[value("f", ["b", 3]), E]),
-                    r"gives several vectors for each picture: 'f' \[1, 3\], 'e' \[1, 8\] for 1; which is"),
+                    r"several outputs can be the embedding: 'f' \[1, 3\], 'e' \[1, 8\] for 1; export"),
     "norm alone": (made([*MEANS, PRODUCT, NORM], outputs=[value("norm", ["b", 1])]),
-                   r"gives no embedding, a vector of floats for each picture, but 'norm' \[1, 1\]"),
-    "feature map alone": (made([node("Relu", "x")], outputs=[value("e", None)]), r"but 'e' \[1, 3, 112, 112\]"),
+                   r"no output is an embedding, one vector of floats per picture; its outputs are 'norm' \[1, 1\]"),
+    "feature map alone": (made([node("Relu", "x")], outputs=[value("e", None)]),
+                          r"its outputs are 'e' \[1, 3, 112, 112\]"),
     "nothing": (made([*MEANS, node("MatMul", "f none")], outputs=[value("e", ["b", 0])], none=W[:, :0]),
-                r"but 'e' \[1, 0\]"),
+                r"its outputs are 'e' \[1, 0\]"),
     "bytes": (made([*MEANS, node("Cast", "f", to=TensorProto.UINT8)],
                    outputs=[value("e", ["b", 3], TensorProto.UINT8)]),
-              r"gives no embedding"),
+              r"no output is an embedding"),
     "a loop": (made([*MEANS, node("MatMul", "f W", "d"), node("Loop", "n yes d", body=BODY)], n=2**62, yes=True),
-               r"has a Loop, which may loop without end"),
+               r"has a Loop operator, which may never end"),
     "a loop in a branch": (
         made([*MEANS, node("MatMul", "f W", "d"), node("If", "yes", then_branch=BRANCH, else_branch=BRANCH)], n=2**62,
              yes=True), r"has a Loop"),
@@ -152,7 +153,7 @@ REFUSED = {
                                   r"cannot load it: .*them:Own"),
     "an operator set to come": (made(opset=99), r"cannot load it: .*Opset 99"),
     "another shape inside": (made([*MEANS, node("MatMul", "f V")], V=W.T), r"onnxruntime cannot (load|run) it"),
-    "damaged": (b"\x08\x09" + made().SerializeToString()[:-50], r"cannot load it: it is not an ONNX file, or a"),
+    "damaged": (b"\x08\x09" + made().SerializeToString()[:-50], r"cannot load it: it is damaged or not an ONNX file"),
     "a name that is no text": (made(inputs=[value("x", ["batch", 3, SIZE, SIZE])]).SerializeToString()
                                .replace(b"batch", b"b\xfftch"), r"cannot load it"),
     "empty": (b"", r"cannot load it"),
@@ -220,7 +221,7 @@ def outside(folder, **place):
 @pytest.mark.parametrize(
     ("place", "message"),
     [
-        ({"location": "../secret"}, r"'\.\./secret', outside its folder, where nothing is read"),
+        ({"location": "../secret"}, r"'\.\./secret', outside its folder, which is not allowed"),
         ({"location": "../inside/../secret"}, "outside its folder"),
         ({"location": "/etc/passwd"}, "outside its folder"),
         ({"location": "C:\\secret"}, "outside its folder"),
@@ -242,11 +243,11 @@ def test_weights_that_lead_elsewhere(tmp_path, place, message):
 
 
 def test_files_that_are_too_large(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "FILE_LIMIT", 100)
+    monkeypatch.setattr(module, "MAX_FILE_BYTES", 100)
     with pytest.raises(DataError, match="larger than 0 MiB"):
         load(tmp_path, made())
-    monkeypatch.setattr(module, "FILE_LIMIT", 10**6)
-    monkeypatch.setattr(module, "DATA_LIMIT", 50)
+    monkeypatch.setattr(module, "MAX_FILE_BYTES", 10**6)
+    monkeypatch.setattr(module, "MAX_EXTERNAL_BYTES", 50)
     folder, model = outside(tmp_path, location="here")
     with pytest.raises(DataError, match=r"here\b.*larger than 0 MiB"):
         load(folder, model)
@@ -274,6 +275,6 @@ def test_loading_has_an_end(tmp_path, monkeypatch):
     work = [node("MatMul", "V W0", "v0")] + [node("MatMul", f"v{i} W0", f"v{i + 1}") for i in range(3000)]
     last = [node("ReduceMean", "v3000", "r", keepdims=0), *MEANS, node("MatMul", "f W", "d"), node("Add", "d r")]
     first = [node("ReduceMean", "x", "s", keepdims=0), node("Add", "W0 s", "V")]
-    monkeypatch.setattr(module, "PATIENCE", 0.2)
-    with pytest.raises(DataError, match=r"m\.onnx: onnxruntime cannot load it: it took longer than 0\.2 seconds"):
+    monkeypatch.setattr(module, "LOAD_TIMEOUT", 0.2)
+    with pytest.raises(DataError, match=r"m\.onnx: onnxruntime cannot load it: timed out after 0\.2 seconds"):
         load(tmp_path, made([*first, *work, *last], W0=big))

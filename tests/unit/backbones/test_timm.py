@@ -104,7 +104,7 @@ def test_options_reach_the_model(timm):
         ("resnet18", {"drop_pathrate": 0.1}, "resnet18: .*unexpected keyword argument 'drop_pathrate'"),
         ("resnet18", {"pretrained": True}, "option 'pretrained' cannot be set"),
         ("resnet18", {"checkpoint_path": "x.pth"}, "option 'checkpoint_path' cannot be set"),
-        ("resnet18", {"features_only": True}, "makes no feature vector"),
+        ("resnet18", {"features_only": True}, "gives no feature vector"),
         ("hrnet_w18_small", {}, "does not take pictures of 112×112"),
     ],
 )

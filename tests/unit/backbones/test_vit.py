@@ -142,7 +142,7 @@ def test_names_shapes_and_order_are_the_published_ones(name, dim):
     assert backbone.blocks[0].drop_path == 0
     assert backbone.blocks[1].drop_path == pytest.approx(drop_path / (depth - 1))
     assert backbone.blocks[-1].drop_path == pytest.approx(drop_path)
-    assert backbone.kept == kept
+    assert backbone.num_kept == kept
     assert backbone.mask_token.requires_grad == (kept < 144)
     assert backbone.recompute == (depth == 24)
 
@@ -227,7 +227,7 @@ def test_dropped_branches_keep_their_mean():
     """A branch of ones is 0 or 1/(1 − p), with probability p and 1 − p, for a whole picture."""
     torch.manual_seed(0)
     block = build("vit_t", 8, drop_path=0.3).blocks[-1]
-    dropped = block._dropped(torch.ones(20_000, 2, 3))
+    dropped = block._drop_path(torch.ones(20_000, 2, 3))
     values = dropped[:, :1, :1].expand_as(dropped)
     assert dropped.equal(values)
     assert dropped.unique().tolist() == pytest.approx([0, 1 / 0.7])
@@ -266,13 +266,13 @@ def test_a_model_is_saved_loaded_and_exported(tmp_path, monkeypatch):
     options = {"drop_path": 0.2, "mask_ratio": 0.5}
     save_model(tmp_path, randomised(build("vit_x", 8, **options)), ModelCard("vit_x", 8, options))
     backbone, _card = load_model(tmp_path)
-    assert backbone.kept == 72
+    assert backbone.num_kept == 72
     assert export(tmp_path, tmp_path / "model.onnx").parity < 1e-4
 
 
 def test_a_token_is_always_left():
     backbone = build("vit_t", 8, mask_ratio=0.999)
-    assert backbone.kept == 1
+    assert backbone.num_kept == 1
     assert backbone(pictures(2, torch.float32)).isfinite().all()
 
 
