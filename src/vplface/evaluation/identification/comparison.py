@@ -24,16 +24,16 @@ _ROUNDING = 1e-6
 
 @dataclass(frozen=True, eq=False)
 class Ranking:
-    """What became of the probes.
+    """The ranks of mates, and the nearest rival of every probe.
 
     Attributes:
-        probe: of each hit or miss that counts, the probe.
-        mate: and the row of its mate in the gallery.
+        probe: the probe of each pair of a probe and a mate that counts.
+        mate: the row of the mate in the gallery.
         similarity: of the two.
         rank: 1 + the number of rivals before the mate; :attr:`depth` + 1 where there are that many or more.
-        rival: of every probe, its nearest rival; −1 where it has none.
+        rival: the row of the nearest rival of every probe; −1 where it has none.
         rival_similarity: of the two; −inf where there is none.
-        depth: the ranks that are told apart.
+        depth: the highest rank that is distinguished.
     """
 
     probe: Int64[np.ndarray, " u"]
@@ -50,17 +50,23 @@ class Ranking:
 
 
 class Comparison:
-    """Probes before a gallery; searches for the highest rivals.
+    """Probes, a gallery and distractors, compared: the similarity of all mates, and searches for the highest rivals.
 
     Args:
         probes: embeddings of unit norm.
-        people: of the probes, as numbers.
+        people: the number of the person on each probe.
         gallery: embeddings of any norm.
-        gallery_people: of the gallery.
+        gallery_people: the number of the person on each picture of the gallery; negative for nobody among the probes.
         distractors: embeddings of any norm, of nobody among the probes.
         mates: see :data:`Mates`.
         engine: see :data:`vplface.evaluation.search.Engine`.
         same_pictures: whether the gallery is the probes themselves, whose pictures are not compared with themselves.
+
+    Attributes:
+        probe: the probe of each pair of a probe and a mate.
+        mate: the row of the mate in the gallery.
+        similarity: of the two.
+        rivals: the number of rivals of each probe.
     """
 
     def __init__(
@@ -83,18 +89,19 @@ class Comparison:
             others = self.probe != self.mate
             self.probe, self.mate = self.probe[others], self.mate[others]
         self.similarity = _cosines(probes, self.probe, gallery, self.mate)
-        some = [] if distractors is None else [distractors]
-        self._galleries = [gallery, *some] if mates == "best" else some
-        self._first = 0 if mates == "best" else len(gallery)
-        # What the search will find that is no rival, of each probe.
-        self._mates_of = (
-            np.bincount(self.probe, minlength=len(probes)) if mates == "best" else np.zeros(len(probes), int)
-        )
         self._people, self._gallery_people = people, gallery_people
-        self._same_pictures = same_pictures and mates == "best"
-        self.rivals = sum(map(len, self._galleries)) - self._mates_of - self._same_pictures
-        """How many rivals each probe has."""
-        self._found: tuple[Float32[np.ndarray, "n _"], Int64[np.ndarray, "n _"]] | None = None
+        self._searched = [] if distractors is None else [distractors]
+        self._first_row = len(gallery)
+        self._not_rivals = np.zeros(
+            len(probes), np.int64
+        )  # how many of the rows searched are mates or the probe itself
+        if mates == "best":
+            self._searched.insert(0, gallery)
+            self._first_row = 0
+            self._not_rivals = np.bincount(self.probe, minlength=len(probes)) + same_pictures
+        self._rows = sum(map(len, self._searched))
+        self.rivals = self._rows - self._not_rivals
+        self._highest_of_all: tuple[Float32[np.ndarray, "n _"], Int64[np.ndarray, "n _"]] | None = None
 
     def highest(
         self, chosen: Int64[np.ndarray, " c"], k: int
@@ -103,26 +110,25 @@ class Comparison:
 
         Rows number the gallery and then the distractors.
         """
-        total = sum(map(len, self._galleries))
-        strangers = int(self._mates_of[chosen].max(initial=0)) + self._same_pictures
-        if not total or not len(chosen):
+        if not self._rows or not len(chosen):
             return np.full((len(chosen), k), -np.inf, np.float32), np.full((len(chosen), k), -1, np.int64)
-        score, found = search(self.probes[chosen], self._galleries, min(k + strangers, total), self.engine)
-        row = found.astype(np.int64) + self._first
-        if strangers:
+        no_rivals = int(self._not_rivals[chosen].max())
+        score, row = search(self.probes[chosen], self._searched, min(k + no_rivals, self._rows), self.engine)
+        row = row.astype(np.int64) + self._first_row
+        if no_rivals:
             in_gallery = row < len(self._gallery_people)
             person = np.where(in_gallery, self._gallery_people[np.where(in_gallery, row, 0)], -1)
-            no_rival = person == self._people[chosen][:, None]
-            order = np.argsort(no_rival, axis=1, kind="stable")
-            score, row, no_rival = (np.take_along_axis(each, order, 1) for each in (score, row, no_rival))
-            score[no_rival], row[no_rival] = -np.inf, -1
-        lacking = max(0, k - score.shape[1])
-        score = np.pad(score[:, :k], ((0, 0), (0, lacking)), constant_values=-np.inf)
-        return score, np.pad(row[:, :k], ((0, 0), (0, lacking)), constant_values=-1)
+            is_mate = person == self._people[chosen][:, None]
+            order = np.argsort(is_mate, axis=1, kind="stable")  # rivals first, in their order
+            score, row, is_mate = (np.take_along_axis(each, order, 1) for each in (score, row, is_mate))
+            score[is_mate], row[is_mate] = -np.inf, -1
+        missing = max(0, k - score.shape[1])
+        score = np.pad(score[:, :k], ((0, 0), (0, missing)), constant_values=-np.inf)
+        return score, np.pad(row[:, :k], ((0, 0), (0, missing)), constant_values=-1)
 
     def rank(self, depth: int) -> Ranking:
-        """Where the mates come, told apart up to ``depth``."""
-        score, row = (found[:, :depth] for found in self._of_all(depth))
+        """The ranks of the mates, distinguished up to ``depth``."""
+        score, row = (found[:, :depth] for found in self._at_least(depth))
         probe, mate, similarity = self.probe, self.mate, self.similarity
         if self.mates == "best":
             order = np.lexsort((mate, -similarity, probe))
@@ -139,33 +145,34 @@ class Comparison:
     ) -> tuple[Float32[np.ndarray, " count"], Int64[np.ndarray, " count"], Int64[np.ndarray, " count"]]:
         """The ``count`` highest comparisons of any probe with any of its rivals: similarity, probe, row.
 
-        Each probe is searched for a few; those of which all are among the highest are searched for more.
+        The first search finds a few rivals of each probe. Probes all of whose rivals so found are among the highest are
+        searched again for more.
         """
         score, probe, row = np.zeros(0, np.float32), np.zeros(0, np.int64), np.zeros(0, np.int64)
         if not count:
             return score, probe, row
-        open_ = np.arange(len(self.probes))
-        found, rows = self._of_all(max(DEPTH, -(-2 * count // len(self.probes))))
+        unfinished = np.arange(len(self.probes))
+        found, rows = self._at_least(max(DEPTH, -(-2 * count // len(self.probes))))
         while True:
-            others = ~np.isin(probe, open_)
+            others = ~np.isin(probe, unfinished)
             kept = np.isfinite(found)
             score = np.concatenate([score[others], found[kept]])
-            probe = np.concatenate([probe[others], np.repeat(open_, kept.sum(axis=1))])
+            probe = np.concatenate([probe[others], np.repeat(unfinished, kept.sum(axis=1))])
             row = np.concatenate([row[others], rows[kept]])
             lowest = np.partition(score, len(score) - count)[len(score) - count] if len(score) >= count else -np.inf
             k = found.shape[1]
-            open_ = open_[(self.rivals[open_] > k) & (found[:, -1] >= lowest)]
-            if not len(open_):
+            unfinished = unfinished[(self.rivals[unfinished] > k) & (found[:, -1] >= lowest)]
+            if not len(unfinished):
                 break
-            found, rows = self.highest(open_, min(4 * k, int(self.rivals[open_].max())))
+            found, rows = self.highest(unfinished, min(4 * k, int(self.rivals[unfinished].max())))
         order = highest(score, count)
         return score[order], probe[order], row[order]
 
-    def _of_all(self, k: int) -> tuple[Float32[np.ndarray, "n _"], Int64[np.ndarray, "n _"]]:
+    def _at_least(self, k: int) -> tuple[Float32[np.ndarray, "n _"], Int64[np.ndarray, "n _"]]:
         """At least the k highest rivals of all probes; searched for once, if the largest k comes first."""
-        if self._found is None or self._found[0].shape[1] < k:
-            self._found = self.highest(np.arange(len(self.probes)), k)
-        return self._found
+        if self._highest_of_all is None or self._highest_of_all[0].shape[1] < k:
+            self._highest_of_all = self.highest(np.arange(len(self.probes)), k)
+        return self._highest_of_all
 
 
 def _mates(

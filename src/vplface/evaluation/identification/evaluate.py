@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,11 +27,11 @@ FPIRS = (1e-1, 1e-2)
 
 @dataclass(frozen=True, eq=False)
 class LabelledEmbeddings:
-    """Probes or a gallery.
+    """Embeddings of pictures, with their people: probes or a gallery.
 
     Attributes:
-        embeddings: a row a picture, of any norm.
-        people: who is on each, by a name that both sides use.
+        embeddings: a row for each picture, of any norm.
+        people: the person on each picture, by the same names in probes and gallery.
         names: of the pictures.
     """
 
@@ -65,10 +65,10 @@ def evaluate_identification(
     """Rank-k, TPIR at FPIR where some probes have no mate, and TAR at FAR over all comparisons with mates and rivals.
 
     Args:
-        probes: who are they?
-        gallery: people that are known. If it is the very object given as ``probes``, a picture is not compared with
+        probes: the pictures to identify.
+        gallery: pictures of known people. If it is the very object given as ``probes``, a picture is not compared with
             itself.
-        distractors: embeddings of pictures of nobody among the probes, in any number.
+        distractors: embeddings of pictures of people that are not among the probes, in any number.
         name: of the evaluation.
         mates: see :data:`~vplface.evaluation.identification.Mates`. ``"each"`` has no open set.
         ranks: the ranks, up to 100.
@@ -88,53 +88,38 @@ def evaluate_identification(
         raise ValueError(f"ranks lie in 1..{DEPTH}, got {list(ranks)}")
     if not all(0 < fpir < 1 for fpir in fpirs):
         raise ValueError(f"a false positive identification rate lies in (0, 1), got {list(fpirs)}")
-    if mates == "each" and (distractors is None or not len(distractors)):
-        raise DataError(f"{name}: every mate is ranked among the distractors, and there are none; give some")
-    dims = {each.shape[1] for each in (probes.embeddings, gallery.embeddings, distractors) if each is not None}
-    if len(dims) > 1:
-        raise DataError(f"{name}: probes, gallery and distractors have embeddings of different lengths: {sorted(dims)}")
-    known = {person: number for number, person in enumerate(sorted(set(probes.people)))}
-    people = np.array([known[person] for person in probes.people], np.int64)
-    gallery_people = np.array([known.get(person, -2) for person in gallery.people], np.int64)
+    _require_comparable(probes, gallery, distractors, mates, name)
+    number_of = {person: number for number, person in enumerate(sorted(set(probes.people)))}
+    people = np.array([number_of[person] for person in probes.people], np.int64)
     compared = Comparison(
         unit(probes.embeddings, "probes"),
         people,
         gallery.embeddings,
-        gallery_people,
+        np.array([number_of.get(person, -2) for person in gallery.people], np.int64),
         distractors,
         mates=mates,
         engine=engine,
         same_pictures=gallery is probes,
     )
-    if not len(compared.probe):
+    mated = len(np.unique(compared.probe))
+    if not mated:
         raise DataError(
             f"{name}: no probe has a mate in the gallery; people are matched by name, the probes' look like "
             f"{probes.people[0]!r}, the gallery's like {gallery.people[0]!r}"
         )
-    drawn = all_draws(len(known), bootstrap, seed)
-    verified, resampled, curve, worst = verify_comparisons(compared, people, fars, far_rule, drawn)
+    drawn = all_draws(len(number_of), bootstrap, seed)
+    verified, verified_replicates, roc, impostors = verify_comparisons(compared, people, fars, far_rule, drawn)
     ranking = compared.rank(DEPTH)
     figures, replicates = closed_set([ranking], people, ranks, drawn)
-    curves: dict[str, Mapping[str, list[float]]] = {
-        "cmc": {"rank": list(range(1, DEPTH + 1)), "rate": ranking.cmc().tolist()}
-    }
-    mated = len(np.unique(compared.probe))
+    curves = {"cmc": {"rank": list(range(1, DEPTH + 1)), "rate": ranking.cmc().tolist()}}
     if mates == "best" and mated < len(people):
         open_figures, open_replicates, open_curves = open_set([ranking], people, fpirs, drawn)
         figures, replicates = figures | open_figures, replicates | open_replicates
         if open_curves:
             curves["dir"] = open_curves[0]
-    if curve is not None:
-        curves["roc"] = curve
-
-    asked = "\n".join(
-        [f"{bootstrap}\t{seed}\t{mates}\t{0 if distractors is None else len(distractors)}"]
-        + [
-            f"{picture}\t{person}"
-            for side in (probes, gallery)
-            for picture, person in zip(side.names, side.people, strict=True)
-        ]
-    )
+    if roc is not None:
+        curves["roc"] = roc
+    distractor_count = 0 if distractors is None else len(distractors)
     return Evaluation(
         name=name,
         protocol={
@@ -142,9 +127,9 @@ def evaluate_identification(
             "mates": mates,
             "probes": len(people),
             "mated_probes": mated,
-            "gallery": len(gallery_people),
-            "distractors": 0 if distractors is None else len(distractors),
-            "identities": len(known),
+            "gallery": len(gallery.people),
+            "distractors": distractor_count,
+            "identities": len(number_of),
             "genuine": len(compared.probe),
             "impostors": int(compared.rivals.sum()),
             "ties": "a rival as similar as the mate comes before it",
@@ -160,10 +145,36 @@ def evaluate_identification(
         worst={
             "gallery_misses": gallery_misses(ranking, probes.names, gallery.names),
             "impostor": [
-                {"left": probes.names[probe], "right": row_name(gallery.names, row), "similarity": float(score)}
-                for score, probe, row in worst
+                {"left": probes.names[probe], "right": row_name(gallery.names, row), "similarity": score}
+                for score, probe, row in impostors
             ],
         },
-        fingerprint=hashlib.sha256(asked.encode("utf-8", "surrogateescape")).hexdigest()[:32],
-        replicates=replicates | resampled,
+        fingerprint=_fingerprint(f"{bootstrap}\t{seed}\t{mates}\t{distractor_count}", probes, gallery),
+        replicates=replicates | verified_replicates,
     )
+
+
+def _require_comparable(
+    probes: LabelledEmbeddings,
+    gallery: LabelledEmbeddings,
+    distractors: Float[np.ndarray, "k dim"] | None,
+    mates: Mates,
+    name: str,
+) -> None:
+    """Raise DataError unless there are the distractors that the mates need, and all embeddings are of one length."""
+    if mates == "each" and (distractors is None or not len(distractors)):
+        raise DataError(f"{name}: every mate is ranked among the distractors, and there are none; give some")
+    dims = {each.shape[1] for each in (probes.embeddings, gallery.embeddings, distractors) if each is not None}
+    if len(dims) > 1:
+        raise DataError(f"{name}: probes, gallery and distractors have embeddings of different lengths: {sorted(dims)}")
+
+
+def _fingerprint(protocol: str, probes: LabelledEmbeddings, gallery: LabelledEmbeddings) -> str:
+    """A digest by which an evaluation of the same pictures with the same draws is known."""
+    lines = [
+        f"{picture}\t{person}"
+        for side in (probes, gallery)
+        for picture, person in zip(side.names, side.people, strict=True)
+    ]
+    question = "\n".join([protocol, *lines])
+    return hashlib.sha256(question.encode("utf-8", "surrogateescape")).hexdigest()[:32]
