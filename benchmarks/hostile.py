@@ -264,7 +264,7 @@ def text(folder: Path) -> Format:
 
 def yaml(folder: Path) -> Format:
     """A recipe, a study and the value of an override; none of them opens data."""
-    from vplface.config import build_config, merge, read_recipe
+    from vplface.config import apply_overrides, build_config, read_recipe
     from vplface.study.grid import is_study, read_grid
 
     def read(here: Path) -> bool:
@@ -274,7 +274,7 @@ def yaml(folder: Path) -> Format:
         else:
             given = here / "overrides"
             overrides = given.read_text("utf-8", "surrogateescape").splitlines() if given.exists() else []
-            build_config(merge(raw, overrides), "x.yaml")
+            build_config(apply_overrides(raw, overrides), "x.yaml")
         return True
 
     recipe = files("vplface").joinpath("configs", "folder.yaml").read_bytes()

@@ -42,10 +42,10 @@ def require_default(said: str, default: Any) -> None:
 @pytest.mark.parametrize(
     ("heading", "section"),
     [
-        ("### `backbone`", config.Backbone),
-        ("### `variational`", config.Injection),
-        ("### `optimizer`", config.Optimizer),
-        ("### `schedule`", config.Schedule),
+        ("### `backbone`", config.BackboneConfig),
+        ("### `variational`", config.VariationalConfig),
+        ("### `optimizer`", config.OptimizerConfig),
+        ("### `schedule`", config.ScheduleConfig),
     ],
 )
 def test_every_key_of_a_section_is_explained_with_its_default(heading: str, section: type[BaseModel]) -> None:
@@ -92,14 +92,14 @@ def test_every_margin_and_memory_is_listed_with_its_defaults(heading: str, kinds
 def test_every_key_of_generated_faces_is_named() -> None:
     said = re.search(r"^\| `synthetic` \| none \| (.+?) \|$", (ROOT / "docs" / "recipes.md").read_text("utf-8"), re.M)
     assert said is not None
-    assert set(re.findall(r"`(\w+)`", said[1])) == set(config.Synthetic.model_fields)
+    assert set(re.findall(r"`(\w+)`", said[1])) == set(config.SyntheticConfig.model_fields)
 
 
 def test_every_key_of_data_and_evaluation_is_explained() -> None:
     data = table("recipes.md", "### `data`")
-    assert set(data) == set(config.Data.model_fields) | set(config.Source.model_fields)
+    assert set(data) == set(config.DataConfig.model_fields) | set(config.Source.model_fields)
     evaluation = table("recipes.md", "### `evaluation`")
-    assert set(evaluation) == set(config.Evaluation.model_fields) | set(config.EvaluationSet.model_fields)
+    assert set(evaluation) == set(config.EvaluationConfig.model_fields) | set(config.EvaluationSet.model_fields)
     said = table("data.md", "## Augmentation")
     assert {key: float(value) for key, value in said.items()} == vars(Augmentation())
 

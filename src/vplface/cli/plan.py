@@ -16,7 +16,7 @@ from vplface.errors import ConfigError, UsageError
 
 if TYPE_CHECKING:
     from vplface.cluster import Footprint, Job, Network, Outline
-    from vplface.config import Config, Injection
+    from vplface.config import Config, VariationalConfig
     from vplface.data.samplers import Sampler
     from vplface.plan import Plan
 
@@ -194,7 +194,7 @@ def show_plan(config: Config, as_json: bool, gpus: int = 1) -> None:
     _show(f"plan of {config.run_folder}", [*rows, *_costs(made.footprint)])
 
 
-def _variational(injection: Injection, made: Plan) -> str:
+def _variational(injection: VariationalConfig, made: Plan) -> str:
     delta_t = "by drift" if made.delta_t is None else f"{made.delta_t:,}"
     if made.delta_t is not None and injection.lifetime_drift is not None:
         delta_t += " or less, by drift"

@@ -1,8 +1,8 @@
-"""A section of a recipe: what was written becomes what is expected there, by the types of its keys."""
+"""The base class of the sections of a recipe, which converts raw values to the types of its keys."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
@@ -11,27 +11,48 @@ from pydantic import BaseModel, ConfigDict, model_validator
 
 from vplface.paths import at_home
 from vplface.strict_yaml import number, written
+from vplface.suggest import did_you_mean_or_known
+
+
+class UnknownKeyError(ValueError):
+    """A key that a section does not have.
+
+    Attributes:
+        key: the key.
+        suggestion: the end of the message: the most similar known key, or all of them.
+    """
+
+    def __init__(self, key: object, known: Iterable[str]) -> None:
+        self.key = key
+        self.suggestion = did_you_mean_or_known(str(key), known)
+        super().__init__(f"unknown key {key!r}{self.suggestion}")
+
+
+def require_known_keys(given: Iterable[object], known: Collection[str]) -> None:
+    """Raise UnknownKeyError for the first given key that is not known."""
+    for key in given:
+        if key not in known:
+            raise UnknownKeyError(key, known)
 
 
 class Section(BaseModel):
     """Keys with types. A number that is written where text is expected is that text, and the other way round.
 
-    ``~`` and ``~NAME`` at the start of a path are home folders.
+    ``~`` and ``~NAME`` at the start of a path are home folders. An unknown key is refused with a suggestion, for which
+    pydantic's ``extra="forbid"`` has no place.
     """
 
     model_config = ConfigDict(
-        extra="forbid", frozen=True, arbitrary_types_allowed=True, allow_inf_nan=False, ser_json_inf_nan="constants"
+        frozen=True, arbitrary_types_allowed=True, allow_inf_nan=False, ser_json_inf_nan="constants"
     )
 
     @model_validator(mode="before")
     @classmethod
-    def _as_expected(cls, value: object) -> object:
+    def _convert(cls, value: object) -> object:
         if not isinstance(value, Mapping):
             return value
-        fields = cls.model_fields
-        return {
-            key: as_expected(fields[key].annotation, given) if key in fields else given for key, given in value.items()
-        }
+        require_known_keys(value, cls.model_fields)
+        return {key: as_expected(cls.model_fields[key].annotation, given) for key, given in value.items()}
 
 
 def as_expected(annotation: Any, value: object) -> object:

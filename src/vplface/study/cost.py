@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from vplface.config import Config, Injection
+from vplface.config import Config, VariationalConfig
 from vplface.data.pictures import SIZE, Preprocessing
 from vplface.errors import ConfigError, DataError, VplfaceError
 from vplface.progress import progress
@@ -173,7 +173,7 @@ def pictures_per_second(config: Config, classes: int, per_epoch: int) -> float:
     return TIMED * config.batch_size / took
 
 
-def _injected(injection: Injection | None) -> Variational | None:
+def _injected(injection: VariationalConfig | None) -> Variational | None:
     """What costs as much as the injection once it has begun."""
     if injection is None:
         return None

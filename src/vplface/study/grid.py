@@ -11,18 +11,10 @@ from typing import Annotated, Any
 from pydantic import BaseModel, Field, StringConstraints, model_validator
 
 from vplface import bounds
-from vplface.config import (
-    Config,
-    Name,
-    Seed,
-    build_config,
-    merge,
-    overlay,
-    read_recipe,
-    refuse_unknown,
-    validated,
-)
+from vplface.config import Config, apply_overrides, build_config, overlay, read_recipe
+from vplface.config.fields import FolderName, Seed
 from vplface.config.section import Section
+from vplface.config.validation import refuse_unknown_keys, validate
 from vplface.errors import ConfigError, UsageError
 from vplface.evaluation.metrics import RANK, TAR, measurable
 from vplface.reading import is_file
@@ -50,7 +42,7 @@ class StudyFile(Section, BaseModel):
         threads: of each, where the recipe does not say.
     """
 
-    name: Name
+    name: FolderName
     output: Path = Path("runs")
     recipe: str | None = None
     base: dict[str, Any] = {}
@@ -164,13 +156,13 @@ def read_grid(
     for override in of_runs:
         if override.partition("=")[0] == "seed":
             raise UsageError("the seeds of a study are chosen by --seeds, or by seeds= in its file")
-    file = validated(StudyFile, merge(raw, of_file), str(path))
+    file = validate(StudyFile, apply_overrides(raw, of_file), str(path))
     base = dict(file.base)
     if file.recipe is not None:
         beside = Path(path).parent / file.recipe
         base = overlay(read_recipe(beside if is_file(beside) else file.recipe), base)
     of_recipe = base.pop("arms", None) or {}
-    refuse_unknown(Config, base, (), f"{path}: base")
+    refuse_unknown_keys(Config, base, f"{path}: base")
     all_arms = file.arms or of_recipe or {"run": {}}
     all_settings = file.settings or {Path(file.recipe).stem if file.recipe else "base": {}}
     chosen_arms = _chosen("--arms", arms, all_arms)
@@ -182,7 +174,7 @@ def read_grid(
     folder = file.output / file.name
     cells = []
     for setting, of_setting in all_settings.items():
-        below = merge(overlay({"threads": file.threads} | base, of_setting), of_runs)
+        below = apply_overrides(overlay({"threads": file.threads} | base, of_setting), of_runs)
         for seed in dict.fromkeys([*file.seeds, *chosen_seeds]):
             for arm, of_arm in all_arms.items():
                 where = f"{path}: setting {setting!r}, arm {arm!r}"

@@ -6,7 +6,7 @@ import os
 import sys
 from pathlib import Path
 
-from vplface.config import Data, Source, Synthetic
+from vplface.config import DataConfig, Source, SyntheticConfig
 from vplface.console import say
 from vplface.data.drop import kept, read_drop
 from vplface.data.formats import open_pictures
@@ -44,7 +44,7 @@ def open_sources(sources: list[Source], *, write: bool = True) -> PictureSet:
     return joined
 
 
-def open_training(data: Data, seed: int, *, write: bool = True) -> tuple[PictureSet, PictureSet | None]:
+def open_training(data: DataConfig, seed: int, *, write: bool = True) -> tuple[PictureSet, PictureSet | None]:
     """What is trained on, and who is kept aside for validation: None if nobody is.
 
     Args:
@@ -103,6 +103,6 @@ def _read_excluded(path: Path) -> set[str]:
     return set(read_people(path)) if not is_file(path) or path.stat().st_size else set()
 
 
-def generate(folder: Path, synthetic: Synthetic) -> None:
+def generate(folder: Path, synthetic: SyntheticConfig) -> None:
     """Write the generated faces of a source to its folder, unless they are there already."""
     write_synthetic(folder, SyntheticFaces(**synthetic.model_dump()), workers=os.cpu_count() or 1)

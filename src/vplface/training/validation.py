@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int64
 
-from vplface.config import Config, EvaluationSet
-from vplface.config import Evaluation as Settings
+from vplface.config import Config, EvaluationConfig, EvaluationSet
 from vplface.data.balanced import balanced_pairs
 from vplface.data.formats import open_pictures
 from vplface.data.pairs import Pairs, read_pairs, read_people, resolve
@@ -49,7 +48,7 @@ class Validation:
         ConfigError: if two sets have one name, or ``best`` names none of them.
     """
 
-    def __init__(self, settings: Settings, heldout: PictureSet | None) -> None:
+    def __init__(self, settings: EvaluationConfig, heldout: PictureSet | None) -> None:
         self.settings = settings
         opened: dict[str, PictureSet] = {}
         self.questions = {entry.name: _open(entry, opened, settings.seed) for entry in settings.sets}

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vplface import UNPG
-from vplface.config import Config, Duration, build_config, merge, read_config
+from vplface.config import Config, Duration, apply_overrides, build_config, read_config
 from vplface.errors import ConfigError, UsageError
 from vplface.strict_yaml import parse_yaml, to_yaml
 from vplface.study import read_grid
@@ -48,7 +48,7 @@ def test_the_same_in_files(text, tmp_path):
 
 
 def test_a_list_a_mapping_and_a_text_in_quotes_are_yaml_in_an_override():
-    assert merge({}, ['a="x #1"', "b='2'", "c=[1, x]", "d={k: 2}", "e= 5 ", "f=", "g=~"]) == {
+    assert apply_overrides({}, ['a="x #1"', "b='2'", "c=[1, x]", "d={k: 2}", "e= 5 ", "f=", "g=~"]) == {
         "a": "x #1",
         "b": "2",
         "c": [1, "x"],
@@ -58,7 +58,7 @@ def test_a_list_a_mapping_and_a_text_in_quotes_are_yaml_in_an_override():
         "g": None,
     }
     with pytest.raises(UsageError, match=r"the value of 'a', line 1: .*in quotes"):
-        merge({}, ["a=[x] y"])
+        apply_overrides({}, ["a=[x] y"])
 
 
 @given(st.text(st.characters(codec="utf-8", exclude_characters="\0/\\"), min_size=1, max_size=50))
@@ -71,7 +71,7 @@ def test_any_name_comes_back(name):
     assert again == config
     assert again.name == name
     assert again.arms == {name: {"data": {"train": name}}}
-    assert build_config(merge({}, [f"name={to_yaml(name, flow=True)}", "data.train=f"]), "x").name == name
+    assert build_config(apply_overrides({}, [f"name={to_yaml(name, flow=True)}", "data.train=f"]), "x").name == name
 
 
 LEAVES = st.one_of(

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from vplface.backbones import build
-from vplface.config import Evaluation
+from vplface.config import EvaluationConfig
 from vplface.data.formats.image_folder import ImageFolder
 from vplface.data.formats.verification_bin import write_verification_bin
 from vplface.data.pairs import read_pairs
@@ -21,7 +21,7 @@ def embedder():
 
 def settings(faces, *sets, **rest):
     made = [{"path": str(faces), **entry} for entry in sets]
-    return Evaluation.model_validate({"sets": made, "fars": [0.1], "flip": "sum", **rest})
+    return EvaluationConfig.model_validate({"sets": made, "fars": [0.1], "flip": "sum", **rest})
 
 
 def test_sets_that_share_pictures_get_the_figures_of_each_asked_alone(faces, embedder, tmp_path):

@@ -1,0 +1,102 @@
+"""The configuration of a training run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from vplface import bounds
+from vplface.config.durations import Duration, DurationField
+from vplface.config.fields import FolderName, Seed
+from vplface.config.registry import MarginField, ScheduledTerm, TermField
+from vplface.config.section import Section
+from vplface.config.sections import BackboneConfig, DataConfig, EvaluationConfig, OptimizerConfig, ScheduleConfig
+from vplface.config.validation import validate
+from vplface.config.variational import VariationalConfig
+from vplface.margins import ArcFace
+from vplface.strict_yaml import to_yaml
+from vplface.terms import Term
+from vplface.terms.fit import bind_without_storage, require_fit
+
+
+class Config(Section):
+    """A training run."""
+
+    name: FolderName
+    output: Path = Path("runs")
+    seed: Seed = 0
+    data: DataConfig
+    backbone: BackboneConfig = BackboneConfig()
+    margin: MarginField = ArcFace(32.0, 0.4)
+    variational: VariationalConfig | None = None
+    terms: list[TermField] = Field(default=[])
+    sample_rate: float = Field(default=1.0, gt=0.0, le=1.0)
+    subcenters: int = Field(default=1, ge=1, le=bounds.EACH)
+    interclass_threshold: float | None = Field(default=None, gt=-1.0, le=1.0)
+    optimizer: OptimizerConfig = OptimizerConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    batch_size: int = Field(default=128, ge=1, le=bounds.BATCH)
+    accumulate: int = Field(default=1, ge=1, le=bounds.EACH)
+    ema: float | None = Field(default=None, gt=0.0, lt=1.0)
+    precision: Literal["float32", "bfloat16"] = "float32"
+    compile: bool = False
+    device: str = "auto"
+    threads: int | None = Field(default=None, ge=1, le=bounds.THREADS)
+    evaluation: EvaluationConfig = EvaluationConfig()
+    loggers: list[Literal["tensorboard", "wandb", "mlflow"]] = Field(default=["tensorboard"])
+    log_every: DurationField = Duration(20)
+    drift_every: DurationField | None = None
+    checkpoint_every: DurationField = Duration(1, "epochs")
+    checkpoints_kept: int = Field(default=2, ge=1, le=bounds.LARGEST)
+    init_from: Path | None = None
+    init_new_classes: Literal["mean", "random"] = "mean"
+    timeout: float = Field(default=600.0, gt=0.0, le=1e8)
+    sphere: bool = False
+    arms: dict[str, dict[str, Any]] = Field(default={})
+
+    @model_validator(mode="after")
+    def _one_part(self) -> Config:
+        if self.optimizer.fused and self.accumulate > 1:
+            raise ValueError("optimizer.fused moves the prototypes in every backward pass; it needs accumulate: 1")
+        return self
+
+    @model_validator(mode="after")
+    def _terms_fit(self) -> Config:
+        terms = self.resolved_terms(1)
+        names = [type(term).__name__ for term in terms]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"terms holds two {name}; leave out all but one")
+        bound = bind_without_storage(terms)
+        for title, term in bound.items():
+            if term.whole_batch and self.accumulate > 1:
+                raise ValueError(f"{title} needs the whole batch in one forward pass; it needs accumulate: 1")
+        require_fit(
+            self.margin,
+            bound,
+            sample_rate=self.sample_rate,
+            subcenters=self.subcenters,
+            variational=self.variational is not None,
+        )
+        return self
+
+    def resolved_terms(self, steps_per_epoch: int) -> list[Term]:
+        """The terms, with their starts in steps."""
+        return [term.resolve(steps_per_epoch) if isinstance(term, ScheduledTerm) else term for term in self.terms]
+
+    @property
+    def run_folder(self) -> Path:
+        """Where the run is kept."""
+        return self.output / self.name
+
+    def to_yaml(self) -> str:
+        """The whole configuration, defaults included, as read_config reads it."""
+        return to_yaml(self.model_dump(mode="json"))
+
+
+def build_config(raw: Mapping[str, Any], origin: str) -> Config:
+    """Validate raw values; see ``read_config``."""
+    return validate(Config, raw, origin)

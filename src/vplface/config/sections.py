@@ -1,0 +1,201 @@
+"""Sections of a recipe: data, backbone, optimizer, schedule and evaluation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
+
+from vplface import bounds
+from vplface.backbones import option_types
+from vplface.config.durations import Duration, DurationField
+from vplface.config.fields import NonNegative, Positive, Seed
+from vplface.config.registry import SamplerField
+from vplface.config.section import Section, as_expected, as_number, require_known_keys
+from vplface.config.validation import abbreviated, first_fault, validate_type
+from vplface.data.augment import Augmentation
+from vplface.data.samplers import Shuffled
+from vplface.strict_yaml import number
+from vplface.suggest import did_you_mean_or_known
+
+
+def _refuse_unknown_options(value: object) -> object:
+    if isinstance(value, Mapping):
+        require_known_keys(value, [field.name for field in fields(Augmentation)])
+    return value
+
+
+_AugmentationField = Annotated[Augmentation, BeforeValidator(_refuse_unknown_options)]
+_SCALAR = str | int | float  # bool is an int
+
+
+class SyntheticConfig(Section):
+    """Generated faces, written to the folder of the source that asks for them if they are not there yet."""
+
+    identities: int = Field(gt=0, le=bounds.PEOPLE)
+    pictures: int = Field(gt=0, le=bounds.PICTURES)
+    seed: Seed = 0
+    first_identity: Seed = 0
+    tail: NonNegative = 0.0
+    fewest: int = Field(default=1, gt=0, le=bounds.PICTURES)
+    label_noise: float = Field(default=0.0, ge=0.0, le=1.0)
+    difficulty: float = Field(default=1.0, ge=0.0, le=100.0)
+
+
+class Source(Section):
+    """Labelled pictures, in any of the formats of :mod:`vplface.data.formats`, and which of their identities count."""
+
+    path: Path
+    split: str | None = None
+    people: Path | None = None
+    exclude: Path | None = None
+    drop: Path | None = None
+    min_pictures: int = Field(default=1, ge=1, le=bounds.LARGEST)
+    max_pictures: int | None = Field(default=None, ge=1, le=bounds.LARGEST)
+    synthetic: SyntheticConfig | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_path(cls, value: object) -> object:
+        return {"path": value} if isinstance(value, _SCALAR | Path) else value
+
+
+class DataConfig(Section):
+    """What is trained on."""
+
+    train: list[Source] = Field(min_length=1)
+    holdout: float = Field(default=0.0, ge=0.0, lt=1.0)
+    sampler: SamplerField = Shuffled()
+    augmentation: _AugmentationField = Augmentation()
+    workers: int | None = Field(default=None, ge=0, le=bounds.PROCESSES)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_one(cls, value: object) -> object:
+        if isinstance(value, Mapping) and isinstance(value.get("train"), _SCALAR | Path | Mapping):
+            return {**value, "train": [value["train"]]}
+        return value
+
+
+def _is_small(value: object) -> bool:
+    """Whether no number in a value is larger than any size of a network."""
+    if isinstance(value, Mapping | list | tuple):
+        return all(map(_is_small, value.values() if isinstance(value, Mapping) else value))
+    found = number(value) if isinstance(value, str) else value
+    return not isinstance(found, int | float) or abs(found) <= bounds.DIM
+
+
+class BackboneConfig(Section):
+    """The network, picture → embedding."""
+
+    name: str = "tiny"
+    embedding_dim: int = Field(default=128, ge=1, le=bounds.DIM)
+    options: dict[str, Any] = Field(default={})
+    weights: Path | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_name(cls, value: object) -> object:
+        return {"name": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _options_fit(self) -> BackboneConfig:
+        types = option_types(self.name)
+        for option, value in self.options.items():
+            key = f"backbone.options.{option}"
+            if types is not None and option not in types:
+                raise ValueError(f"{key} is not an option of {self.name}{did_you_mean_or_known(option, types)}")
+            if not _is_small(value):
+                raise ValueError(f"{key}: no number may exceed {bounds.DIM:,}, got {abbreviated(value)}")
+            if types is None:
+                self.options[option] = as_number(value)
+                continue
+            try:
+                self.options[option] = validate_type(types[option], as_expected(types[option], value))
+            except ValidationError as error:
+                raise ValueError(f"{key}: {first_fault(error)}") from error
+        return self
+
+
+class OptimizerConfig(Section):
+    """How weights move."""
+
+    name: Literal["sgd", "adamw"] = "sgd"
+    # A step refuses an infinite rate and names the last good checkpoint, whoever made the rate infinite.
+    lr: float = Field(default=0.1, gt=0.0, allow_inf_nan=True)
+    momentum: float = Field(default=0.9, ge=0.0, lt=1.0)
+    weight_decay: NonNegative = 5e-4
+    head_lr_scale: Positive = 1.0
+    clip: Positive | None = 5.0
+    fused: bool = False
+
+    @model_validator(mode="after")
+    def _one_pass(self) -> OptimizerConfig:
+        if self.fused and self.name != "sgd":
+            raise ValueError("fused moves the prototypes by SGD; it needs name: sgd")
+        if self.fused and self.clip is not None:
+            raise ValueError(
+                "fused moves the prototypes before a norm over all gradients is known; it needs clip: null"
+            )
+        if self.fused and not math.isfinite(self.lr):
+            raise ValueError("fused needs a finite lr")
+        return self
+
+
+class ScheduleConfig(Section):
+    """How long, and how the learning rate goes there."""
+
+    name: Literal["cosine", "step", "polynomial", "constant"] = "cosine"
+    length: DurationField = Duration(20, "epochs")
+    warmup: DurationField = Duration(1, "epochs")
+    milestones: list[DurationField] = Field(default=[])
+    gamma: float = Field(default=0.1, gt=0.0, le=1.0)
+    power: Positive = 2.0
+
+
+class EvaluationSet(Section):
+    """Pictures and the question asked about them: a list of pairs, pairs drawn in 10 folds, or all pairs of people.
+
+    ``half`` keeps the first or the second half of the people, so that what is chosen on one can be confirmed on the
+    other.
+    """
+
+    name: str
+    path: Path
+    split: str | None = None
+    pairs: Path | None = None
+    threshold_pairs: Path | None = None
+    people: Path | None = None
+    balanced_pairs: int | None = Field(default=None, ge=20, le=bounds.PAIRS, multiple_of=20)
+    half: Literal["first", "second"] | None = None
+    half_seed: Seed = 0
+    synthetic: SyntheticConfig | None = None
+
+    @model_validator(mode="after")
+    def _one_question(self) -> EvaluationSet:
+        if sum(question is not None for question in (self.pairs, self.people, self.balanced_pairs)) > 1:
+            raise ValueError("give one of pairs (a list), balanced_pairs (drawn) and people (all their pairs)")
+        if self.threshold_pairs is not None and self.pairs is None:
+            raise ValueError("threshold_pairs needs pairs to apply the threshold to")
+        if self.half is not None and (self.pairs is not None or self.balanced_pairs is not None):
+            raise ValueError(
+                "half divides the people, which a list of pairs does not allow; leave out pairs and balanced_pairs, so"
+                " that all pairs of the half are compared"
+            )
+        return self
+
+
+class EvaluationConfig(Section):
+    """What is measured, during training and at its end."""
+
+    sets: list[EvaluationSet] = Field(default=[])
+    flip: Literal["none", "sum"] = "sum"
+    fars: list[Annotated[float, Field(gt=0.0, le=1.0)]] = Field(default=[1e-2, 1e-3, 1e-4], max_length=100)
+    bootstrap: int = Field(default=500, ge=0, le=bounds.REPEATS)
+    seed: Seed = 0
+    every: DurationField | None = None
+    best: str | None = None
