@@ -90,15 +90,7 @@ class Search:
 
     def _search_exact(self, probes: Float32[np.ndarray, "n dim"], k: int) -> list[list[Match]]:
         cosines = (probes @ self._gallery.embeddings.T)[:, self._order]
-        person_cosines = np.maximum.reduceat(cosines, self._starts, axis=1)
-        matches: list[list[Match]] = []
-        for row, best in zip(cosines, person_cosines, strict=True):
-            matches.append([])
-            for person in highest(best, k).tolist():
-                last = self._starts[person + 1] if person + 1 < len(self._starts) else len(row)
-                picture = self._order[self._starts[person] + row[self._starts[person] : last].argmax()]
-                matches[-1].append(self._match(int(picture), float(best[person])))
-        return matches
+        return [self._most_similar(row, self._order, self._starts, k) for row in cosines]
 
     def _search_codes(self, probes: Float32[np.ndarray, "n dim"], k: int) -> list[list[Match]]:
         num_candidates = max(_MIN_CANDIDATES, 64 * k)
@@ -106,22 +98,38 @@ class Search:
         scanned = num_candidates < len(all_rows)
         candidate_rows = self._index.search(probes, num_candidates)[1] if scanned else np.full((len(probes), 1), -1)
         matches = []
-        for probe, found in zip(probes, candidate_rows, strict=True):
+        for probe, candidates in zip(probes, candidate_rows, strict=True):
             # faiss pads with -1 if the codes cannot distinguish the pictures: then all of them are candidates.
-            rows = all_rows if (found < 0).any() else np.sort(found)
+            rows = all_rows if (candidates < 0).any() else np.sort(candidates)
             _require_unit(self._gallery, rows)
             cosines = self._gallery.embeddings[rows] @ probe
-            best: dict[int, Match] = {}
-            least = -np.inf
-            for place in np.argsort(-cosines, kind="stable").tolist():
-                if cosines[place] < least:
-                    break
-                person = int(self._gallery.person[rows[place]])
-                if person not in best:
-                    best[person] = self._match(int(rows[place]), float(cosines[place]))
-                    least = cosines[place] if len(best) == k else least
-            ranked = sorted(best.items(), key=lambda entry: (-entry[1].similarity, entry[0]))
-            matches.append([match for _, match in ranked[:k]])
+            person = self._gallery.person[rows]
+            by_person = np.argsort(person, kind="stable")
+            starts = np.flatnonzero(np.diff(person[by_person], prepend=-1))
+            matches.append(self._most_similar(cosines[by_person], rows[by_person], starts, k))
+        return matches
+
+    def _most_similar(
+        self,
+        cosines: Float32[np.ndarray, " n"],
+        rows: Int64[np.ndarray, " n"],
+        starts: Int64[np.ndarray, " people"],
+        k: int,
+    ) -> list[Match]:
+        """The k people of the highest cosine.
+
+        Args:
+            cosines: of a probe with pictures that are sorted by person.
+            rows: of these pictures in the gallery.
+            starts: the first picture of each person.
+            k: number of people.
+        """
+        matches = []
+        best = np.maximum.reduceat(cosines, starts)
+        for person in highest(best, k).tolist():
+            pictures = slice(starts[person], starts[person + 1] if person + 1 < len(starts) else None)
+            picture = rows[pictures][cosines[pictures].argmax()]
+            matches.append(self._match(int(picture), float(best[person])))
         return matches
 
     def _match(self, row: int, similarity: float) -> Match:

@@ -1,18 +1,18 @@
-"""Training identities that are probably people of the test set: a figure that counts them is no test.
+"""Training identities that are probably people of the test set, whose figures then measure nothing.
 
-Names tell little, for sets name people differently, so faces are compared by a model: embed all pictures, let the
-similarity of two identities be the cosine of their mean embeddings, and flag a training identity whose similarity to a
-test identity reaches a threshold. The threshold comes from the test set itself, whose identities are different people:
-it is so high that few of them would be flagged against the others, and the same rate, times the number of training
-identities, is how many are expected to be flagged wrongly. Identities of one name are flagged whatever their faces: it
-may be a namesake, but leaving out a few people more costs little.
+Sets name people differently, so faces are compared by a model: embed all pictures, let the similarity of two identities
+be the cosine of their mean embeddings, and flag a training identity whose similarity to a test identity reaches a
+threshold. The threshold comes from the test set itself, whose identities are different people: it is so high that few
+of them would be flagged against the others, and the same rate, times the number of training identities, is the expected
+number of false flags. Identities of one name are flagged whatever their faces: it may be a namesake, but leaving out a
+few people more costs little.
 
-Why means: their cosine hardly depends on how many pictures there are, so a threshold measured on a test set with one or
-two pictures a person holds for a training set with twenty; the highest cosine of any two pictures grows with their
+Why means: their cosine hardly depends on the number of pictures, so a threshold measured on a test set with one or two
+pictures for each person holds for a training set with twenty; the highest cosine of any two pictures grows with their
 number. At a threshold meant to flag 5 % of strangers against the 1,711 people of LFW's development test set, means flag
 5 % of 430 people of its development training set and 2 % of 253 people of CelebA, the highest cosine 9 % and 19 %. At
 1 %, both find 98 to 99 % of those 430 people by a single picture put into the test set (means 425 of them, the highest
-cosine 423). And means are a hundred times cheaper, and a stray picture of another person moves them little.
+cosine 423). Means are also a hundred times cheaper, and a stray picture of another person moves them little.
 """
 
 from __future__ import annotations
@@ -35,9 +35,10 @@ from vplface.evaluation.verification import between
 from vplface.files import PRIVATE, replacing
 
 FALSE_FLAG_RATE = 0.01
-"""Share of training identities that may be flagged wrongly: so little of the training set is a cheap price."""
+"""Share of training identities that may be flagged wrongly; losing so few costs little."""
 
 _BLOCK_ELEMENTS = 1 << 22
+"""So many cosines are held at once."""
 
 
 @dataclass(frozen=True)
@@ -67,16 +68,16 @@ class Match:
 
 @dataclass(frozen=True)
 class Overlap:
-    """What an audit found.
+    """The result of an audit.
 
     Attributes:
         matches: pairs of identities at or above the threshold, the most alike first.
-        same_names: pairs of identities of one name (:func:`spelling`), the least alike first: these are the doubtful.
+        same_names: pairs of identities of one name (:func:`spelling`), the least alike, which are doubtful, first.
         threshold: cosine similarity.
         nearest_below: the highest similarity that is not flagged; None if all are. A wide gap above it is a good sign.
         false_flag_rate: estimated probability that a training identity which is nobody of the test set is flagged.
-        train_identities: how many training identities were looked at.
-        test_identities: how many test identities they were compared with.
+        train_identities: number of training identities.
+        test_identities: number of test identities.
     """
 
     matches: list[Match]
@@ -89,18 +90,18 @@ class Overlap:
 
     @property
     def flagged(self) -> list[str]:
-        """The training identities to leave out, each once, the most alike first, those by name alone last."""
+        """The training identities to leave out, each once, the most alike first, those flagged by name alone last."""
         return list(dict.fromkeys(match.train for match in (*self.matches, *reversed(self.same_names))))
 
     @property
     def by_name_alone(self) -> list[Match]:
-        """Those of ``same_names`` whose training identity is in no match."""
+        """The entries of ``same_names`` whose training identity is in no match."""
         by_face = {match.train for match in self.matches}
         return [match for match in self.same_names if match.train not in by_face]
 
     @property
     def expected_false_flags(self) -> float:
-        """How many training identities would be flagged by their faces if there were no overlap at all."""
+        """Number of training identities that would be flagged by their faces if there were no overlap."""
         return self.false_flag_rate * self.train_identities
 
     def to_dict(self) -> dict[str, Any]:
@@ -133,9 +134,9 @@ def find_overlap(
     Args:
         train: the training set.
         test: the test set; its identities are taken to be different people.
-        embedder: a model that neither set is used to train or to judge, the better the more it finds. A model trained
-            on ``train`` holds its identities apart from everything it has seen and makes a poor witness.
-        threshold: flag from this similarity on; None for the one of :func:`choose_threshold`.
+        embedder: a model that neither set is used to train or to judge; a better model finds more. A model trained on
+            ``train`` separates its identities from everything it has seen and finds few.
+        threshold: the lowest similarity that is flagged; None for the one of :func:`choose_threshold`.
         false_flag_rate: for :func:`choose_threshold`.
         batch_size: pictures per forward pass.
         workers: processes that decode pictures; 0 for this one.
@@ -146,49 +147,27 @@ def find_overlap(
     """
     if len(test.identities) < 2:
         raise DataError(
-            f"the test set has {len(test.identities)} identity; at least two are needed, for the likeness of different "
-            "people is measured between them"
+            f"the test set has {len(test.identities)} identity; at least two are needed, because the threshold comes "
+            "from the similarity of different people of the test set"
         )
-    test_embeddings = embedder.embed_set(test, None, "sum", batch_size, workers, "embedding the test set")
-    train_embeddings = embedder.embed_set(train, None, "sum", batch_size, workers, "embedding the training set")
-    test_means = _means(test_embeddings, test)
-    train_means = _means(train_embeddings, train)
-
-    among_test = _nearest_other(test_means)
+    tested = _Identities(test, embedder.embed_set(test, None, "sum", batch_size, workers, "embedding the test set"))
+    trained = _Identities(
+        train, embedder.embed_set(train, None, "sum", batch_size, workers, "embedding the training set")
+    )
+    among_test = _nearest_other(tested.means)
     if threshold is None:
         threshold = choose_threshold(among_test, false_flag_rate)
-    pairs: list[tuple[int, int]] = []
-    similarities: list[float] = []
+    matches: list[Match] = []
     below = -math.inf
-    for first, block in _similarities(train_means, test_means):
+    for first, block in _cosines(trained.means, tested.means):
         flagged = block >= threshold
         below = max(below, float(block[~flagged].max(initial=-math.inf)))
-        rows, columns = np.nonzero(flagged)
-        pairs += zip((first + rows).tolist(), columns.tolist(), strict=True)
-        similarities += block[flagged].tolist()
-
-    train_pictures, test_pictures = _grouped(train), _grouped(test)
-
-    def match(i: int, j: int, similarity: float) -> Match:
-        of_train, of_test = train_pictures[i], test_pictures[j]
-        alike = train_embeddings[of_train] @ test_embeddings[of_test].T
-        row, column = np.unravel_index(int(alike.argmax()), alike.shape)
-        left, right = int(of_train[row]), int(of_test[column])
-        return Match(
-            train.identities[i],
-            test.identities[j],
-            similarity,
-            train.name(left),
-            test.name(right),
-            float(alike[row, column]),
-            left,
-            right,
-        )
-
-    matches = [match(i, j, similarity) for (i, j), similarity in zip(pairs, similarities, strict=True)]
-    matches.sort(key=lambda found: -found.similarity)
-    named = [match(i, j, float(train_means[i] @ test_means[j])) for i, j in same_names(train, test)]
-    named.sort(key=lambda found: found.similarity)
+        matches += [_match(trained, tested, first + i, j, float(block[i, j])) for i, j in np.argwhere(flagged).tolist()]
+    matches.sort(key=lambda match: -match.similarity)
+    named = [
+        _match(trained, tested, i, j, float(trained.means[i] @ tested.means[j])) for i, j in same_names(train, test)
+    ]
+    named.sort(key=lambda match: match.similarity)
     return Overlap(
         matches,
         named,
@@ -201,22 +180,22 @@ def find_overlap(
 
 
 def same_names(train: PictureSet, test: PictureSet) -> list[tuple[int, int]]:
-    """Labels of the identities of one name, of those that have pictures."""
-    of_test: dict[str, list[int]] = {}
+    """Pairs of a training and a test label whose identities have one name, of identities with pictures."""
+    test_labels: dict[str, list[int]] = {}
     for label in np.unique(test.labels).tolist():
-        of_test.setdefault(spelling(test.identities[label]), []).append(label)
+        test_labels.setdefault(spelling(test.identities[label]), []).append(label)
     return [
         (label, other)
         for label in np.unique(train.labels).tolist()
         if (name := spelling(train.identities[label]))
-        for other in of_test.get(name, ())
+        for other in test_labels.get(name, ())
     ]
 
 
 def spelling(name: str) -> str:
-    """A name without what spellings differ in: case, accents, what stands between its words, and their order.
+    """A name without the differences of spelling: case, accents, separators of its words, and their order.
 
-    "Núñez, Ana_María" and "ana maria nunez" are one. A name with a digit is a number and says nothing of who it is:
+    "Núñez, Ana_María" and "ana maria nunez" have one spelling. A name with a digit is a number and identifies nobody:
     its spelling is empty.
     """
     plain = "".join(sign for sign in unicodedata.normalize("NFKD", name) if not unicodedata.combining(sign)).casefold()
@@ -233,7 +212,7 @@ def choose_threshold(nearest: Float[np.ndarray, " n"], false_flag_rate: float) -
     can be shown to be so strict; it is then just above all of ``nearest``.
 
     Args:
-        nearest: of each test identity, the similarity to the one of the others that is most like it.
+        nearest: the similarity of each test identity to the most similar other one.
         false_flag_rate: the share of identities outside the test set that may be flagged.
 
     Raises:
@@ -255,16 +234,16 @@ def estimated_rate(nearest: Float[np.ndarray, " n"], threshold: float) -> float:
     """The probability that somebody outside the test set is flagged: (k + 2)/(n + 1), at most 1.
 
     k of the n test identities would be flagged against the others. Two more are counted because none seen does not
-    mean never, and the next pair of strangers as alike would flag both of them. The estimate takes it that people
-    outside are as like the test set as its own people are like each other. Relatives of theirs are more, people of
-    other parts of the world may be less; and somebody who is in the test set under two names raises k, and so the
-    threshold that is chosen.
+    mean never, and the next pair of strangers as similar would flag both of them. The estimate assumes that people
+    outside the test set are as similar to it as its own people are to each other. Relatives of theirs are more similar,
+    people of other parts of the world may be less; and somebody who is in the test set under two names raises k, and so
+    the threshold that is chosen.
     """
     return min(1.0, (int((nearest >= threshold).sum()) + 2) / (len(nearest) + 1))
 
 
 def write_exclude_list(path: Path, names: list[str]) -> None:
-    """Write one name a line, for :func:`vplface.data.pairs.read_people`; the file is replaced atomically.
+    """Write one name in each line, for :func:`vplface.data.pairs.read_people`; the file is replaced atomically.
 
     Raises:
         DataError: the file cannot be written, or a name cannot stand in such a file.
@@ -276,29 +255,48 @@ def write_exclude_list(path: Path, names: list[str]) -> None:
         temporary.write_text("".join(f"{name}\n" for name in names), encoding="utf-8", newline="\n")
 
 
-def _grouped(pictures: PictureSet) -> list[Int64[np.ndarray, " some"]]:
-    """The pictures of each identity."""
-    counts = np.bincount(pictures.labels, minlength=len(pictures.identities))
-    order: Int64[np.ndarray, " n"] = np.argsort(pictures.labels, kind="stable")
-    groups: list[Int64[np.ndarray, " some"]] = np.split(order, np.cumsum(counts)[:-1])
-    return groups
+class _Identities:
+    """The identities of a set: the embeddings of their pictures and the means of these.
+
+    Attributes:
+        pictures: the set.
+        embeddings: of its pictures.
+        groups: the pictures of each identity.
+        means: the mean embedding of each identity, of unit norm; zero, so similar to nobody, without pictures.
+    """
+
+    def __init__(self, pictures: PictureSet, embeddings: Float[np.ndarray, "pictures dim"]) -> None:
+        self.pictures, self.embeddings = pictures, embeddings
+        counts = np.bincount(pictures.labels, minlength=len(pictures.identities))
+        order = np.argsort(pictures.labels, kind="stable")
+        self.groups: list[Int64[np.ndarray, " some"]] = np.split(order, np.cumsum(counts)[:-1])
+        self.means: Float64[np.ndarray, "identities dim"] = np.zeros((len(counts), embeddings.shape[1]))
+        np.add.at(self.means, pictures.labels, embeddings)
+        norms = np.linalg.norm(self.means, axis=1, keepdims=True)
+        np.divide(self.means, norms, out=self.means, where=norms > 0)
 
 
-def _means(
-    embeddings: Float[np.ndarray, "pictures dim"], pictures: PictureSet
-) -> Float64[np.ndarray, "identities dim"]:
-    """Mean embedding of each identity, of unit norm; zero, so like nobody, for an identity without pictures."""
-    sums = np.zeros((len(pictures.identities), embeddings.shape[1]))
-    np.add.at(sums, pictures.labels, embeddings)
-    norms = np.linalg.norm(sums, axis=1, keepdims=True)
-    np.divide(sums, norms, out=sums, where=norms > 0)
-    return sums
+def _match(train: _Identities, test: _Identities, i: int, j: int, similarity: float) -> Match:
+    """The match of training identity i and test identity j, with their two most similar pictures."""
+    cosines = train.embeddings[train.groups[i]] @ test.embeddings[test.groups[j]].T
+    row, column = np.unravel_index(int(cosines.argmax()), cosines.shape)
+    left, right = int(train.groups[i][row]), int(test.groups[j][column])
+    return Match(
+        train.pictures.identities[i],
+        test.pictures.identities[j],
+        similarity,
+        train.pictures.name(left),
+        test.pictures.name(right),
+        float(cosines[row, column]),
+        left,
+        right,
+    )
 
 
-def _similarities(
+def _cosines(
     left: Float64[np.ndarray, "n dim"], right: Float64[np.ndarray, "m dim"]
 ) -> Iterator[tuple[int, Float64[np.ndarray, "rows m"]]]:
-    """Cosines of all of ``left`` with all of ``right``, some rows at a time, with the number of the first of them."""
+    """Cosines of all of ``left`` with all of ``right`` in blocks of rows, each with the number of its first row."""
     rows = max(1, _BLOCK_ELEMENTS // len(right))
     for first in range(0, len(left), rows):
         yield first, left[first : first + rows] @ right.T
@@ -307,7 +305,7 @@ def _similarities(
 def _nearest_other(means: Float64[np.ndarray, "n dim"]) -> Float64[np.ndarray, " n"]:
     """The highest cosine of each row with one of the others."""
     nearest = np.empty(len(means))
-    for first, block in _similarities(means, means):
+    for first, block in _cosines(means, means):
         rows = np.arange(len(block))
         block[rows, first + rows] = -np.inf
         nearest[first : first + len(block)] = block.max(axis=1)
