@@ -23,8 +23,8 @@ from vplface.data.drop import read_drop
 from vplface.data.formats import Form, create_pictures, open_pictures
 from vplface.data.pairs import Pairs, read_pairs, read_people
 from vplface.data.pictures import UnreadablePictureError, decode
-from vplface.embedder import ModelCard
 from vplface.errors import VplfaceError
+from vplface.stored_model import ModelCard
 from vplface.training import checkpoint
 
 Files = dict[str, bytes]

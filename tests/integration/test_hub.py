@@ -22,12 +22,13 @@ import vplface
 from vplface import hub as hub_module
 from vplface.backbones import build
 from vplface.cli.hub import hub as commands
-from vplface.embedder import Embedder, ModelCard, load_model, save_model
+from vplface.embedder import Embedder
 from vplface.errors import DataError, VplfaceError
 from vplface.evaluation.operating_point import OperatingPoint
 from vplface.hub import pull_from_hub, push_to_hub, write_hub_folder
 from vplface.report.model_page import Measured, model_page
 from vplface.report.record import read_run
+from vplface.stored_model import ModelCard, load_model, save_model
 
 FIGURES = {
     "accuracy": {"value": 0.9432, "ci95": [0.93, 0.955], "threshold": 0.3},
@@ -140,7 +141,7 @@ def test_best_has_no_figures_until_they_are_measured(run, tmp_path):
         write_hub_folder(best, tmp_path / "up", "ada/mine", evaluations=[file])
     for damaged in ("[]", "{", '{"files": 3}', "[" * 100_000):
         file.write_text(damaged)
-        with pytest.raises(DataError, match=r"result\.json: not (valid|what vplface evaluate --out writes)"):
+        with pytest.raises(DataError, match=r"result\.json: not (valid|an output file of vplface evaluate --out)"):
             write_hub_folder(best, tmp_path / "up", "ada/mine", evaluations=[file])
 
 
@@ -428,7 +429,7 @@ def test_a_damaged_repository_leaves_the_folder_alone(run, hub, tmp_path):
     with pytest.raises(DataError, match=r"model\.safetensors: damaged"):
         pull_from_hub("ada/mine", folder)
     commits.append({"README.md": b"no model", "pytorch_model.bin": b"\x80"})
-    with pytest.raises(DataError, match=r"ada/mine: holds no model\.safetensors; it is no model that vplface pushed"):
+    with pytest.raises(DataError, match=r"ada/mine: has no model\.safetensors; it is not a model pushed by vplface"):
         pull_from_hub("ada/mine", folder)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
@@ -440,7 +441,7 @@ def test_refusals_of_the_hub(run, hub, monkeypatch):
     with pytest.raises(VplfaceError, match="ada/mine: no such revision"):
         pull_from_hub("ada/mine", revision="v9")
     monkeypatch.setenv("HF_TOKEN", "hf_eve")
-    with pytest.raises(VplfaceError, match=r"ada/new: the hub refuses \(401\); log in .*hf auth login"):
+    with pytest.raises(VplfaceError, match=r"ada/new: access denied by the hub \(401\); log in .*hf auth login"):
         push_to_hub(run, "ada/new")
     assert set(hub.repositories) == {"ada/mine"}
 

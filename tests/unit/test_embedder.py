@@ -13,12 +13,13 @@ import pytest
 import torch
 from onnx import TensorProto, helper
 
-from vplface import embedder as embedder_module
+from vplface import stored_model as stored_model_module
 from vplface.backbones import build
 from vplface.data.pictures import Preprocessing, UnreadablePictureError
-from vplface.embedder import CARD_KEY, Embedder, ModelCard, load_model, read_picture, save_model
+from vplface.embedder import Embedder, read_picture
 from vplface.errors import DataError, VplfaceError
 from vplface.reading import read_bytes
+from vplface.stored_model import CARD_KEY, ModelCard, load_model, save_model
 
 CARD = ModelCard("tiny", 16, {"width": 8})
 
@@ -201,8 +202,8 @@ def test_a_model_that_is_saved_while_it_is_loaded_is_loaded_whole(tmp_path, back
             save_model(tmp_path, pending.pop(), later)
         return read_bytes(path, *limits)
 
-    monkeypatch.setattr(embedder_module, "read_bytes", read)
-    stored = embedder_module.read_model(tmp_path)
+    monkeypatch.setattr(stored_model_module, "read_bytes", read)
+    stored = stored_model_module.read_model(tmp_path)
     assert stored.card.step == 2
     assert stored.card.weights == hashlib.sha256(stored.weights).hexdigest() == digest(tmp_path / "model.safetensors")
 
@@ -514,7 +515,7 @@ def test_onnx_that_takes_bytes(tmp_path):
     y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 3])
     graph = helper.make_graph(nodes, "g", [x], [y])
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), tmp_path / "m.onnx")
-    with pytest.raises(DataError, match=r"m\.onnx: takes pixels in uint8 .* --mean 0,0,0 --std 0\.0039215686,"):
+    with pytest.raises(DataError, match=r"m\.onnx: takes uint8 pixels .* --mean 0,0,0 --std 0\.0039215686,"):
         Embedder.load(tmp_path / "m.onnx", preprocessing=Preprocessing())
     std = (0.0039215686,) * 3
     embedder = Embedder.load(tmp_path / "m.onnx", preprocessing=Preprocessing(mean=(0, 0, 0), std=std))

@@ -188,7 +188,7 @@ class Preprocessing:
         return floats.permute(0, 3, 1, 2)
 
     @property
-    def keeps_bytes(self) -> bool:
+    def keeps_uint8(self) -> bool:
         """Whether a network gets the pixels as they are, 0 to 255: mean 0 and std 1/255."""
         return not any(self.mean) and all(abs(std * 255 - 1) < 1e-3 for std in self.std)
 

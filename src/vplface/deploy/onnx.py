@@ -20,10 +20,11 @@ from jaxtyping import UInt8
 
 from vplface.data.pictures import PictureSet
 from vplface.deploy.reduced_precision import Precision, require_calibration, sample_calibration, to_fp16, to_int8
-from vplface.embedder import CARD_KEY, Embedder, load_model
+from vplface.embedder import Embedder
 from vplface.errors import ConfigError, VplfaceError, import_extra
 from vplface.files import replacing
 from vplface.progress import progress
+from vplface.stored_model import CARD_KEY, load_model
 
 OPSETS = range(18, 24)
 """Supported opset versions: from the lowest of torch's exporter to the highest of the tested onnxruntime."""

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from vplface.data.pictures import Preprocessing
-from vplface.embedder import ModelCard
 from vplface.errors import import_extra
 from vplface.evaluation.metrics import Metric, in_order
 from vplface.evaluation.operating_point import OperatingPoint
 from vplface.report.plots import interval, number
 from vplface.report.record import RunRecord
 from vplface.report.results import protocol_sentence
+from vplface.stored_model import ModelCard
 
 UNKNOWN_LICENCE = "unknown"
 

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vplface.config import Config
-from vplface.embedder import Embedder, load_model, save_model
+from vplface.embedder import Embedder
 from vplface.errors import ConfigError, DataError
 from vplface.evaluation import Evaluation
 from vplface.files import PRIVATE
 from vplface.reading import kind_of, read_json_object
 from vplface.run_folder import RunFolder
+from vplface.stored_model import load_model, save_model
 from vplface.training.checkpoint import has_checkpoints
 from vplface.training.journal import write_json
 from vplface.training.loggers import Loggers

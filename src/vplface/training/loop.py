@@ -20,7 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 from vplface.config import Config, read_config
 from vplface.data.batches import Batch, load_batches
 from vplface.data.pictures import Preprocessing
-from vplface.embedder import Embedder, ModelCard, save_model
+from vplface.embedder import Embedder
 from vplface.errors import ConfigError, DataError, TrainingInterrupted, VplfaceError
 from vplface.files import PRIVATE, locked, remove_temporaries, replacing
 from vplface.paths import argument
@@ -28,6 +28,7 @@ from vplface.progress import progress
 from vplface.ranks import OtherRankError
 from vplface.reading import is_folder, kind_of, read_json, read_json_object
 from vplface.run_folder import RunFolder
+from vplface.stored_model import ModelCard, save_model
 from vplface.training.checkpoint import (
     Checkpoints,
     digest_of_names,

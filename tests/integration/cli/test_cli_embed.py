@@ -14,8 +14,9 @@ from typer.testing import CliRunner
 from vplface.backbones import build
 from vplface.cli import embed as module
 from vplface.cli.embed import embed
-from vplface.embedder import Embedder, ModelCard, save_model
+from vplface.embedder import Embedder
 from vplface.errors import DataError, UsageError
+from vplface.stored_model import ModelCard, save_model
 
 app = typer.Typer()
 app.command()(embed)

@@ -19,7 +19,8 @@ from vplface.cli.app import app
 from vplface.deploy import enrolment
 from vplface.deploy import faces as module
 from vplface.deploy.gallery_folder import load_gallery
-from vplface.embedder import Embedder, ModelCard, save_model
+from vplface.embedder import Embedder
+from vplface.stored_model import ModelCard, save_model
 
 PHOTOS = SHARED / "data" / "lfw_raw_sample"
 YUNET = SHARED / "models" / "face_detection_yunet.onnx"

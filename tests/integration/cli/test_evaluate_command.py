@@ -19,11 +19,12 @@ from vplface.cli.evaluate import evaluate
 from vplface.cli.evaluation_output import store
 from vplface.data.formats.image_folder import ImageFolder
 from vplface.data.pairs import read_pairs
-from vplface.embedder import Embedder, ModelCard, save_model
+from vplface.embedder import Embedder
 from vplface.errors import DataError, UsageError
 from vplface.evaluation import Evaluation
 from vplface.evaluation.operating_point import OperatingPoint
 from vplface.evaluation.question import Question
+from vplface.stored_model import ModelCard, save_model
 
 app = typer.Typer()
 app.command()(evaluate)

@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 
 from vplface.backbones import build
 from vplface.cli.evaluate_identification import evaluate_identification
-from vplface.embedder import ModelCard, save_model
 from vplface.errors import DataError, UsageError
+from vplface.stored_model import ModelCard, save_model
 
 app = typer.Typer()
 app.command()(evaluate_identification)

@@ -134,7 +134,7 @@ def test_a_model_embeds_the_loose_pictures(place):
     import torch
 
     from vplface.backbones import build
-    from vplface.embedder import ModelCard, save_model
+    from vplface.stored_model import ModelCard, save_model
 
     torch.manual_seed(0)
     save_model(place / "model", build("tiny", 16, width=8), ModelCard("tiny", 16, {"width": 8}))

@@ -15,8 +15,8 @@ from vplface.cli.evaluate import evaluate
 from vplface.cli.export import export
 from vplface.cli.export_cost import measured_by
 from vplface.deploy import onnx as deploy
-from vplface.embedder import ModelCard, save_model
 from vplface.errors import DataError, UsageError
+from vplface.stored_model import ModelCard, save_model
 
 exporting, evaluating = typer.Typer(), typer.Typer()
 exporting.command()(export)

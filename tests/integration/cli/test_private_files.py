@@ -13,10 +13,11 @@ import pytest
 from vplface.cli import embed, evaluation_output, sheet
 from vplface.data.drop import write_drop
 from vplface.data.pairs import Pairs, write_pairs
-from vplface.embedder import Embedder, ModelCard
+from vplface.embedder import Embedder
 from vplface.evaluation.operating_point import OperatingPoint
 from vplface.evaluation.overlap import write_exclude_list
 from vplface.report import document
+from vplface.stored_model import ModelCard
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="no rights as on Unix")
 

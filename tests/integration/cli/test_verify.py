@@ -20,9 +20,10 @@ from vplface.cli.app import app
 from vplface.data.align import Aligner
 from vplface.data.pictures import decode_whole
 from vplface.deploy import faces as module
-from vplface.embedder import Embedder, ModelCard, save_model
+from vplface.embedder import Embedder
 from vplface.evaluation.operating_point import OperatingPoint
 from vplface.evaluation.provenance import hashes
+from vplface.stored_model import ModelCard, save_model
 
 PHOTOS = SHARED / "data" / "lfw_raw_sample"
 YUNET = SHARED / "models" / "face_detection_yunet.onnx"

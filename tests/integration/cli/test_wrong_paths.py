@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from vplface.backbones import build
 from vplface.cli.app import app
-from vplface.embedder import ModelCard, save_model
+from vplface.stored_model import ModelCard, save_model
 
 WRONG = {
     "long": "a" * 300,

@@ -25,8 +25,9 @@ from vplface.backbones import build
 from vplface.cli.app import app
 from vplface.demo.serve import allowed_hosts, is_loopback, listening_socket
 from vplface.deploy.gallery_folder import load_gallery
-from vplface.embedder import Embedder, ModelCard, save_model
+from vplface.embedder import Embedder
 from vplface.errors import UsageError
+from vplface.stored_model import ModelCard, save_model
 from vplface_synthetic import SyntheticFaces
 
 THRESHOLD = 0.9999

@@ -21,8 +21,9 @@ from vplface.cli.export import export as export_command
 from vplface.data.pictures import Preprocessing
 from vplface.deploy import onnx as deploy
 from vplface.deploy.onnx import export
-from vplface.embedder import Embedder, ModelCard, load_model, save_model
+from vplface.embedder import Embedder
 from vplface.errors import ConfigError, DataError, UsageError, VplfaceError
+from vplface.stored_model import ModelCard, load_model, save_model
 
 CARD = ModelCard(
     "tiny",

@@ -16,7 +16,8 @@ from torch import nn
 from vplface.backbones import build
 from vplface.data.pictures import Preprocessing
 from vplface.deploy.onnx import export
-from vplface.embedder import Embedder, ModelCard, save_model
+from vplface.embedder import Embedder
+from vplface.stored_model import ModelCard, save_model
 from vplface_synthetic import SyntheticFaces
 
 FILES = (("tiny", "fp32"), ("tiny", "fp16"), ("tiny", "int8"), ("mobilefacenet", "fp32"), ("iresnet18", "fp32"))

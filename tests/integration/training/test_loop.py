@@ -21,9 +21,9 @@ from vplface.data import batches
 from vplface.data.augment import Augmentation
 from vplface.data.batches import load_batches
 from vplface.data.pictures import Preprocessing, UnreadablePictureError
-from vplface.embedder import load_model
 from vplface.errors import ConfigError, DataError, TrainingInterrupted, VplfaceError
 from vplface.plan import plan
+from vplface.stored_model import load_model
 from vplface.training import checkpoint, loop
 from vplface.training.journal import Journal, write_json
 from vplface.training.loop import TrainingError, restore_config, train

@@ -16,8 +16,9 @@ from vplface.backbones.timm import Timm
 from vplface.cli.app import app
 from vplface.cluster import network_of
 from vplface.deploy.onnx import export
-from vplface.embedder import Embedder, ModelCard, load_model, save_model
+from vplface.embedder import Embedder
 from vplface.errors import ConfigError, DataError, MissingExtraError, VplfaceError
+from vplface.stored_model import ModelCard, load_model, save_model
 
 SMALL = "timm:test_efficientnet"
 

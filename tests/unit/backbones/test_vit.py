@@ -11,8 +11,8 @@ import torch.nn.functional as F
 
 from vplface.backbones import BACKBONES, ViT, build
 from vplface.deploy.onnx import export
-from vplface.embedder import ModelCard, load_model, save_model
 from vplface.errors import ConfigError
+from vplface.stored_model import ModelCard, load_model, save_model
 
 # insightface, recognition/arcface_torch/backbones: width, depth, drop path, tokens of 144 that stay in training
 NETWORKS = {

@@ -20,10 +20,11 @@ from vplface.demo.recogniser import MAX_NAME_LENGTH, Recogniser
 from vplface.deploy import faces as module
 from vplface.deploy.decision import Threshold
 from vplface.deploy.faces import FaceReader, NoFaceError
-from vplface.embedder import Embedder, ModelCard, save_model
+from vplface.embedder import Embedder
 from vplface.errors import DataError
 from vplface.evaluation.operating_point import OperatingPoint
 from vplface.evaluation.provenance import hashes
+from vplface.stored_model import ModelCard, save_model
 
 HOSTILE = "<img src=x onerror=alert(1)> ${alert(1)} {{this}}"
 

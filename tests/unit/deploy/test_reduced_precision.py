@@ -16,8 +16,9 @@ from vplface.data.pictures import UnreadablePictureError
 from vplface.deploy import onnx as deploy
 from vplface.deploy.onnx import Exported, export
 from vplface.deploy.reduced_precision import require_calibration, sample_calibration
-from vplface.embedder import Embedder, ModelCard, save_model
+from vplface.embedder import Embedder
 from vplface.errors import ConfigError, VplfaceError
+from vplface.stored_model import ModelCard, save_model
 
 CARD = ModelCard("tiny", 24, {"width": 8}, evaluation={"pairs": {"accuracy": {"value": 0.9}}})
 

@@ -17,10 +17,11 @@ from vplface.cli.data_overlap import overlap
 from vplface.data.formats.image_folder import ImageFolder
 from vplface.data.pairs import read_people
 from vplface.data.pictures import Preprocessing
-from vplface.embedder import Embedder, ModelCard
+from vplface.embedder import Embedder
 from vplface.errors import DataError, UsageError
 from vplface.evaluation import overlap as module
 from vplface.evaluation.overlap import choose_threshold, estimated_rate, find_overlap, spelling, write_exclude_list
+from vplface.stored_model import ModelCard
 
 DIM = 64
 

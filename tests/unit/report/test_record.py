@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vplface.backbones import build
-from vplface.embedder import ModelCard, save_model
 from vplface.errors import DataError
 from vplface.report import record
 from vplface.report.record import _metrics, read_comparison, read_run
+from vplface.stored_model import ModelCard, save_model
 
 
 def write_metrics(folder: Path, text: str) -> Path:

@@ -8,9 +8,10 @@ from vplface.data.formats.image_folder import ImageFolder
 from vplface.data.formats.verification_bin import write_verification_bin
 from vplface.data.pairs import read_pairs
 from vplface.data.selection import narrow
-from vplface.embedder import Embedder, ModelCard
+from vplface.embedder import Embedder
 from vplface.errors import ConfigError, DataError
 from vplface.evaluation import evaluate_all_pairs, evaluate_pairs
+from vplface.stored_model import ModelCard
 from vplface.training.validation import Validation
 
 
