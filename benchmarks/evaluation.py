@@ -18,7 +18,7 @@ import typer
 from jaxtyping import Float32, Int64
 from rich.table import Table
 
-from vplface.bench.head import machine
+from vplface.bench.machine import machine
 from vplface.cli.options import AS_JSON
 from vplface.console import Console, print_json
 from vplface.data.ijb import Faces, TemplateList, TemplatePairs, read_faces, read_landmarks, read_template_pairs

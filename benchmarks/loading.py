@@ -19,7 +19,7 @@ from rich.table import Table
 from torch.utils.data import DataLoader, RandomSampler
 
 from vplface import bounds
-from vplface.bench.head import machine
+from vplface.bench.machine import machine
 from vplface.bench.usual_loader import UsualFolder, generated_faces
 from vplface.cli.options import AS_JSON, PLOT
 from vplface.console import Console, print_json, say

@@ -15,7 +15,8 @@ from collections.abc import Callable
 
 import torch
 
-from vplface.bench.head import ARMS, Setting, problem_of
+from vplface.bench.head_arms import ARMS
+from vplface.bench.problem import Setting, problem_of
 from vplface.softmax.product import product
 
 CLASSES, DIM, TILE = 100_000, 512, 2048

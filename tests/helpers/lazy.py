@@ -4,7 +4,7 @@ import os
 import signal
 
 from vplface.bench import train
-from vplface.bench.head import sharded
+from vplface.bench.head_arms import sharded
 
 
 def without_update(setting, group, slices):

@@ -24,7 +24,9 @@ from torch.utils.data import DataLoader, RandomSampler
 from torch.utils.flop_counter import FlopCounterMode
 
 from vplface.backbones import build
-from vplface.bench.head import LR, MOMENTUM, WEIGHT_DECAY, EagerHead, Problem, Setting, head_of, problem_of, synchronize
+from vplface.bench.head_arms import EagerHead, head_of
+from vplface.bench.machine import synchronize
+from vplface.bench.problem import LR, MOMENTUM, WEIGHT_DECAY, Problem, Setting, problem_of
 from vplface.bench.train import LR as BACKBONE_LR
 from vplface.bench.usual_loader import UsualFolder, generated_faces
 from vplface.data.augment import Augmentation

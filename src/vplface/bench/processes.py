@@ -22,7 +22,8 @@ import torch
 import torch.distributed as dist
 from torch.multiprocessing.spawn import ProcessExitedException, spawn
 
-from vplface.bench.head import Setting, Step, cores, free_bytes
+from vplface.bench.machine import cores, free_bytes
+from vplface.bench.problem import Setting, Step
 from vplface.errors import VplfaceError
 from vplface.progress import progress
 

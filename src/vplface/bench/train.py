@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from vplface.backbones import build
-from vplface.bench.head import MOMENTUM, WEIGHT_DECAY, Setting, Step, head_of, own, problem_of
+from vplface.bench.head_arms import head_of, own
+from vplface.bench.problem import MOMENTUM, WEIGHT_DECAY, Setting, Step, problem_of
 from vplface.data.pictures import SIZE, Preprocessing
 
 BATCHES = 8

@@ -57,7 +57,10 @@ def head(
     \b
     vplface bench head --processes 1,2      one thread a process
     """  # noqa: D301 (the mark before lines that stay as they are)
-    from vplface.bench.head import ARMS, Setting, machine, measure, sharded
+    from vplface.bench.head import measure
+    from vplface.bench.head_arms import ARMS, sharded
+    from vplface.bench.machine import machine
+    from vplface.bench.problem import Setting
 
     chosen = list(ARMS) if arms is None else [name.strip() for name in arms.split(",")]
     if unknown := [name for name in chosen if name not in ARMS]:

@@ -12,7 +12,7 @@ from vplface.console import Console, print_json, say
 from vplface.errors import UsageError
 
 if TYPE_CHECKING:
-    from vplface.bench.head import Setting
+    from vplface.bench.problem import Setting
     from vplface.bench.processes import Make
 
 
@@ -29,7 +29,7 @@ def scaling(
     Raises:
         UsageError: if there are not enough pictures for each process.
     """
-    from vplface.bench.head import cores
+    from vplface.bench.machine import cores
     from vplface.bench.processes import scale
 
     counts = numbers("--processes", processes, 1, bounds.PROCESSES)
@@ -61,7 +61,7 @@ def tell_scaling(results: Sequence[Mapping[str, Any]], as_json: bool) -> None:
     """A table for each setting, or one JSON object."""
     from rich.table import Table
 
-    from vplface.bench.head import machine
+    from vplface.bench.machine import machine
 
     where = machine()
     if as_json:

@@ -74,8 +74,9 @@ def train(
     """  # noqa: D301 (the mark before lines that stay as they are)
     from vplface.backbones import BACKBONES
     from vplface.backbones.timm import PREFIX
-    from vplface.bench.head import Setting, machine
     from vplface.bench.loop import measure
+    from vplface.bench.machine import machine
+    from vplface.bench.problem import Setting
 
     networks = [each.strip() for each in backbone.split(",")]
     if unknown := [each for each in networks if each not in BACKBONES and not each.startswith(PREFIX)]:

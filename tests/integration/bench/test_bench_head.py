@@ -11,18 +11,21 @@ import torch
 from typer.testing import CliRunner
 
 from vplface.bench import head as bench
+from vplface.bench.head_arms import Arm
+from vplface.bench.machine import machine
 from vplface.bench.plot import draw
+from vplface.bench.problem import Setting, problem_of
 from vplface.cli.app import app
 from vplface.errors import VplfaceError
 
 ARMS = ["eager", "vplface", "vplface (no VPL)", "normalised softmax"]
-SMALL = bench.Setting(classes=300, batch=8, dim=16)
+SMALL = Setting(classes=300, batch=8, dim=16)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_every_arm_of_one_loss_comes_to_it(dtype):
     names = [name for name, arm in bench.ARMS.items() if arm.computes == "vpl" and name != "eager (compiled)"]
-    problem = bench.problem_of(replace(SMALL, dtype=dtype))
+    problem = problem_of(replace(SMALL, dtype=dtype))
     assert 0.4 < (problem.timer > 0).float().mean() < 0.6
     for _ in range(3):
         steps = {name: bench.ARMS[name].make(problem) for name in names}
@@ -59,7 +62,7 @@ def test_a_machine_that_slows_down_slows_the_floor_as_well(monkeypatch):
 
 
 def test_arms_that_skip_work_are_found_out(monkeypatch):
-    lazy = bench.Arm(lambda problem: lambda: 0.5, "vpl", 1, 0)
+    lazy = Arm(lambda problem: lambda: 0.5, "vpl", 1, 0)
     monkeypatch.setattr(bench, "ARMS", {**bench.ARMS, "lazy": lazy})
     with pytest.raises(VplfaceError, match="eager and lazy come to different losses"):
         bench.measure(SMALL, ["eager", "lazy"], repeats=1, memory=False)
@@ -74,7 +77,7 @@ def test_an_arm_that_would_not_fit_is_left_out_with_the_reason(monkeypatch):
 
 def test_memory_beyond_the_state_is_that_of_the_workspace():
     """At 40,000 classes the logits would take 40 MiB and every copy of W 20 MiB."""
-    setting = bench.Setting(classes=40_000, batch=256, dim=128, workspace_mb=8)
+    setting = Setting(classes=40_000, batch=256, dim=128, workspace_mb=8)
     ours = bench.peak_memory(setting, "vplface")
     assert ours < 8 + 64
     assert ours < bench.peak_memory(setting, "normalised softmax")
@@ -86,9 +89,9 @@ def test_nothing_of_the_timed_steps_is_left_when_memory_is_measured(monkeypatch)
         size = setting.classes * setting.dim
         return sum(1 for each in gc.get_objects() if type(each) is torch.Tensor and each.numel() >= size)
 
-    before = count(bench.Setting(classes=3000, batch=4, dim=8), "")
+    before = count(Setting(classes=3000, batch=4, dim=8), "")
     monkeypatch.setattr(bench, "peak_memory", count)
-    found = bench.measure(bench.Setting(classes=3000, batch=4, dim=8), ["eager", "vplface"], repeats=1)
+    found = bench.measure(Setting(classes=3000, batch=4, dim=8), ["eager", "vplface"], repeats=1)
     assert found["arms"]["vplface"]["extra_mb"] <= before
 
 
@@ -127,5 +130,5 @@ def test_wrong_options_are_refused_by_name(words, message):
 
 def test_bars_where_nothing_is_swept(tmp_path):
     result = bench.measure(SMALL, ARMS[:2], repeats=1, memory=False)
-    draw(tmp_path / "bars.png", bench.machine(), [result, {**result, "dtype": "bfloat16"}])
+    draw(tmp_path / "bars.png", machine(), [result, {**result, "dtype": "bfloat16"}])
     assert (tmp_path / "bars.png").read_bytes().startswith(b"\x89PNG")

@@ -7,7 +7,7 @@ from torch import nn
 from typer.testing import CliRunner
 
 from vplface.bench import loop
-from vplface.bench.head import Setting
+from vplface.bench.problem import Setting
 from vplface.cli.app import app
 from vplface.errors import VplfaceError
 
@@ -35,7 +35,9 @@ def test_both_loops_do_the_same_work_and_tell_their_parts():
 
 
 def test_a_loop_that_computes_something_else_is_refused(monkeypatch):
-    monkeypatch.setattr("vplface.bench.head.MARGIN", 0.4)  # of the usual head, at every step; ours is built with it too
+    monkeypatch.setattr(
+        "vplface.bench.head_arms.MARGIN", 0.4
+    )  # of the usual head, at every step; ours is built with it too
     built = loop.head_of
 
     def other(problem, *rest):

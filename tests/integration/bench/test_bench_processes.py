@@ -10,8 +10,10 @@ import pytest
 from typer.testing import CliRunner
 
 from helpers import lazy
+from vplface.bench import machine
 from vplface.bench import processes as bench
-from vplface.bench.head import Setting, sharded
+from vplface.bench.head_arms import sharded
+from vplface.bench.problem import Setting
 from vplface.bench.train import training
 from vplface.cli.app import app
 from vplface.errors import VplfaceError
@@ -89,7 +91,7 @@ def test_json_is_all_there_is_on_stdout(words, sizes):
 
 
 def test_table_and_too_many_processes(monkeypatch):
-    monkeypatch.setattr("vplface.bench.head.cores", lambda: 1)
+    monkeypatch.setattr(machine, "cores", lambda: 1)
     words = ["bench", "train", "--backbone", "tiny", "--classes", "50", "--batch", "8", "--dim", "16", "--repeats", "1"]
     words += ["--dtype", "float32", "--processes", "1,2"]
     shown = CliRunner().invoke(app, words)
