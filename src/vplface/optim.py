@@ -1,18 +1,36 @@
-"""FusedSGD: prototypes are moved while their gradient is formed, a tile of classes at a time."""
+"""Momentum SGD that updates prototypes during backward, a tile of classes at a time."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
 
-from vplface.softmax.tiled import Momentum
+Update: TypeAlias = Callable[[slice, Tensor], None]
+"""Takes rows of W and their gradient, which may be overwritten."""
+
+
+@dataclass(frozen=True)
+class Momentum:
+    """SGD with momentum in a form that the inside of a tile can carry out: m ← μ·m + g + ω·w,  w ← w − η·m.
+
+    Attributes:
+        buffer: m, [N, d].
+        lr: η.
+        momentum: μ.
+        weight_decay: ω.
+    """
+
+    buffer: Float[Tensor, "classes dim"]
+    lr: float
+    momentum: float
+    weight_decay: float
 
 
 @dataclass(frozen=True)
@@ -192,7 +210,7 @@ class _ConsumedGradient(torch.Tensor):
 
 class _HandOver(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: FunctionCtx, weight: Tensor, take: Callable[[slice, Tensor], None]) -> Tensor:
+    def forward(ctx: FunctionCtx, weight: Tensor, take: Update) -> Tensor:
         ctx.take = take  # type: ignore[attr-defined]
         return weight.view_as(weight)
 
@@ -202,7 +220,7 @@ class _HandOver(torch.autograd.Function):
         return None, None
 
 
-def hand_over_gradient(weight: Tensor, take: Callable[[slice, Tensor], None]) -> Tensor:
+def hand_over_gradient(weight: Tensor, take: Update) -> Tensor:
     """``weight``, whose gradient is given to ``take`` and goes no further."""
     result: Tensor = _HandOver.apply(weight, take)  # type: ignore[no-untyped-call]
     return result

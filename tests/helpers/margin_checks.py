@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn.functional import normalize
 from torch.nn.parallel import DistributedDataParallel
 
+from helpers.backends import use_walk
 from vplface import FusedSGD, PrototypeHead, Variational
 from vplface.config import build_config
 from vplface.errors import ConfigError
@@ -133,7 +134,7 @@ def require_definition(run: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> 
     assert definition["losses"].isfinite().all()
     monkeypatch.setattr(tiled, "TILE", {"cpu": 40})
     if run["walk"] is not None:
-        monkeypatch.setattr("vplface.head.walk_of", lambda backend, device: getattr(tiled, run["walk"]))
+        use_walk(monkeypatch, getattr(tiled, run["walk"]))
     require_same([train(None, run)], definition)
 
 

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import vplface
+from helpers.backends import use_backend
 from helpers.grids import BACKENDS
 from vplface import ArcFace, CosFace, NormSoftmax, PrototypeHead, Variational
 from vplface.prototypes import Injection
@@ -16,7 +17,7 @@ from vplface.softmax.reference import margin_softmax
 @pytest.fixture(autouse=True, params=BACKENDS)
 def backend(request, monkeypatch):
     """Every test of the head holds for every backend."""
-    monkeypatch.setattr("vplface.head.fastest_backend", lambda device: request.param)
+    use_backend(monkeypatch, request.param)
 
 
 def batch(head, size, seed=0, labels=None):

@@ -210,7 +210,7 @@ def test_the_softmax_keeps_what_was_planned(precision, classes, batch, workspace
     with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
         loss = head(torch.randn(batch, DIM), torch.randint(classes, (batch,)))
     loss.backward()
-    buffers = {name: buffer.nbytes for name, buffer in head._workspace._buffers.items()}
+    buffers = {name: buffer.nbytes for name, buffer in head._softmax.workspace._buffers.items()}
     job = Job(classes, batch, dim=DIM, precision=precision, workspace_mb=workspace_mb, scale=scale, device="cpu")
     memory = footprint(job, BLANK).memory
     assert buffers["kept"] == pytest.approx(memory.workspace, rel=0.1)

@@ -24,6 +24,7 @@ from vplface import (
     VonMisesFisher,
 )
 from vplface.ranks import Ranks, shard
+from vplface.training.instruments import own_cosines
 
 STEPS, DIM = 30, 6
 
@@ -219,7 +220,7 @@ def evaluate(group, run):
     head(x[own], labels[own])
     with torch.no_grad():
         loss = head(x[own], labels[own]).item()
-    return loss, head.own_cosines(x[own], labels[own])
+    return loss, own_cosines(head, x[own], labels[own])
 
 
 def test_evaluation_and_cosines_are_those_of_one_process(processes):

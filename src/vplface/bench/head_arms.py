@@ -93,7 +93,11 @@ def head_of(
     with torch.no_grad():
         head.weight.copy_(problem.weight[rows])
     if variational:
-        head.memory, head.timer = problem.memory[rows].clone(), problem.timer[rows].clone()
+        head.create_memory()
+        assert head.memory is not None
+        assert head.timer is not None
+        head.memory.copy_(problem.memory[rows])
+        head.timer.copy_(problem.timer[rows])
     return head
 
 

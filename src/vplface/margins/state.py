@@ -11,6 +11,10 @@ from torch import Tensor, nn
 from vplface.gradient_hooks import scale_gradient
 from vplface.margins.margin import Margin
 from vplface.margins.sample import Samples, sample_margin
+from vplface.prototypes import Draw
+
+_SAMPLES = 2**32
+"""The first stream of random numbers of samples; those of classes come before."""
 
 
 class SampleMargins(NamedTuple):
@@ -86,3 +90,17 @@ def sample_margins(
         state = needs.learn(state, observed)
     penalty = needs.penalty(scale_gradient(samples.norms, 1.0 / world))
     return SampleMargins(needs.strength(samples, state), penalty, observed)
+
+
+def sample_noise(like: Float[Tensor, " batch"], *, seed: int, step: int, part: int) -> Float[Tensor, " batch"]:
+    """Standard normal numbers of the samples of a step; the same whatever the number of ranks.
+
+    Args:
+        like: a tensor of the shape, type and device of the result.
+        seed: of the head.
+        step: steps taken before; each has other numbers.
+        part: forward passes of the step before; each has other numbers.
+    """
+    uniform = Draw(range(len(like)), seed, step).uniform(_SAMPLES + part)
+    noise: Tensor = torch.special.ndtri(uniform.clamp_min(2.0**-54)).to(like)
+    return noise

@@ -1,12 +1,18 @@
-"""What a batch has to be before anything is made of it."""
+"""Batches: their checks, and how ranks bring them together."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.linalg import vector_norm
+from torch.nn.functional import normalize
+
+from vplface.prototypes.memory import number_type
+from vplface.ranks import Ranks
 
 
 def check_batch(
@@ -48,6 +54,102 @@ def check_batch(
         wrong = wrong | (~length.isfinite() | (length == 0)).to(wrong.device)
     if wrong.any():  # the one synchronisation of a step
         raise ValueError(_explain(lengths, labels, num_classes))
+
+
+def agree_on_batch(
+    ranks: Ranks | None,
+    labels: Int[Tensor, " batch"],
+    num_classes: int,
+    dim: int,
+    device: torch.device,
+    **embeddings: Float[Tensor, "batch dim"] | None,
+) -> list[int]:
+    """Check the batch of this rank; where one rank is at fault, all fail together.
+
+    Args:
+        ranks: which take the step together; None for one process.
+        labels: as in ``check_batch``, like all that follows.
+        num_classes: N.
+        dim: d.
+        device: on which ranks exchange their counts.
+        embeddings: by name.
+
+    Returns:
+        The samples of each rank.
+
+    Raises:
+        OtherRankError: naming another rank whose batch is at fault.
+    """
+    fault: Exception | None = None
+    try:
+        check_batch(labels, num_classes, dim, **embeddings)
+    except (TypeError, ValueError) as error:
+        if ranks is None:
+            raise
+        fault = error
+    if ranks is None:
+        return [len(labels)]
+    return ranks.agree(0 if fault else len(labels), fault, device)
+
+
+class GlobalBatch(NamedTuple):
+    """The batch of all ranks, in rank order.
+
+    Attributes:
+        features: x, unit rows.
+        labels: y, global class ids.
+        remembered: constant unit rows, what is remembered of the samples.
+        counts: samples of each rank.
+        norms: lengths of the embeddings, where they are asked for.
+    """
+
+    features: Float[Tensor, "batch dim"]
+    labels: Int[Tensor, " batch"]
+    remembered: Float[Tensor, "batch dim"]
+    counts: list[int]
+    norms: Float[Tensor, " batch"] | None = None
+
+
+def gather_batch(
+    embeddings: Float[Tensor, "batch dim"],
+    labels: Int[Tensor, " batch"],
+    memory_embeddings: Float[Tensor, "batch dim"] | None,
+    *,
+    num_classes: int,
+    weight: Float[Tensor, "rows ... dim"],
+    ranks: Ranks | None,
+    with_norms: bool = False,
+) -> GlobalBatch:
+    """Check, normalise and gather the batches of all ranks.
+
+    Args:
+        embeddings: of this rank, of any length.
+        labels: class ids.
+        memory_embeddings: what is remembered instead of ``embeddings``, if anything.
+        num_classes: N.
+        weight: W, whose type the features get.
+        ranks: which take the step together; None for one process.
+        with_norms: whether norms are asked for.
+
+    Raises:
+        TypeError: like all that follows, as ``agree_on_batch`` does.
+        ValueError: likewise.
+        OtherRankError: likewise.
+    """
+    given = {"embeddings": embeddings, "memory_embeddings": memory_embeddings}
+    counts = agree_on_batch(ranks, labels, num_classes, weight.shape[-1], weight.device, **given)
+
+    def gather(rows: Tensor) -> Tensor:
+        return rows if ranks is None else ranks.gather(rows, counts)
+
+    def unit(rows: Tensor) -> Tensor:
+        widest = torch.promote_types(rows.dtype, weight.dtype)
+        return normalize(rows.to(widest), dim=1).to(weight.dtype)
+
+    norms = gather(vector_norm(embeddings.to(number_type(weight.dtype)), dim=1)) if with_norms else None
+    features, labels = gather(unit(embeddings)), gather(labels)
+    remembered = features.detach() if memory_embeddings is None else gather(unit(memory_embeddings.detach()))
+    return GlobalBatch(features, labels, remembered, counts, norms)
 
 
 def _explain(lengths: Mapping[str, Tensor], labels: Tensor, num_classes: int) -> str:

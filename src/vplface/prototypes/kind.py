@@ -9,7 +9,7 @@ from vplface.prototypes.memory import Memory
 from vplface.prototypes.variational import LastFeature
 
 
-def told_kind(kind: Memory) -> Tensor | None:
+def kind_name(kind: Memory) -> Tensor | None:
     """The name of a kind, in bytes; None for ``LastFeature``, whose states do not say it."""
     if type(kind) is LastFeature:
         return None

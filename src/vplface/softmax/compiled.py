@@ -15,8 +15,9 @@ from torch import Tensor
 
 from vplface.compiled_function import compiled
 from vplface.errors import import_extra
+from vplface.optim import Momentum
 from vplface.softmax.product import product
-from vplface.softmax.tiled import SHORTEST, Momentum, Tile, Walk
+from vplface.softmax.tiled import SHORTEST, Tile, Walk
 
 numba: Any = import_extra("numba", "train")
 extending: Any = import_extra("numba.extending", "train")

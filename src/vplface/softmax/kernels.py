@@ -13,8 +13,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vplface.errors import import_extra
+from vplface.optim import Momentum
 from vplface.softmax.product import product
-from vplface.softmax.tiled import SHORTEST, Momentum, Tile, Walk
+from vplface.softmax.tiled import SHORTEST, Tile, Walk
 
 triton: Any = import_extra("triton", "triton")
 tl: Any = import_extra("triton.language", "triton")

@@ -24,6 +24,52 @@ def class_prototypes(
     return prototypes if injection is None else injection(prototypes)
 
 
+def nearest_cosines(
+    features: Float[Tensor, "samples dim"], prototypes: Float[Tensor, "samples ... dim"]
+) -> Float[Tensor, " samples"]:
+    """The cosine of each sample with its own unit prototype, or with the nearest of several."""
+    several = prototypes if prototypes.ndim == 3 else prototypes.unsqueeze(1)
+    return (several * features.unsqueeze(1)).sum(2).amax(1)
+
+
+@torch.no_grad()
+def own_cosines(
+    features: Float[Tensor, "batch dim"],
+    labels: Int[Tensor, " batch"],
+    weight: Float[Tensor, "classes ... dim"],
+    injection: Injection | None,
+    ranks: Ranks | None,
+) -> Float[Tensor, " batch"]:
+    """Cosines of all samples with the (nearest) prototypes of their classes, whichever rank has them.
+
+    Args:
+        features: x, unit rows.
+        labels: y, global class ids.
+        weight: W of the classes here.
+        injection: memory to mix into the prototypes.
+        ranks: who holds the other classes.
+    """
+    rows = labels if ranks is None else ranks.local(labels)
+    here = (rows >= 0).nonzero().squeeze(1)
+    rows, features = rows[here], features.to(torch.promote_types(weight.dtype, torch.float32))
+    prototypes = class_prototypes(weight[rows].to(features.dtype), None if injection is None else injection.of(rows))
+    part = features.new_zeros(len(features)).index_put((here,), nearest_cosines(features[here], prototypes))
+    return part if ranks is None else ranks.sum(part)
+
+
+@torch.no_grad()
+def prototypes_of(
+    labels: Int[Tensor, " batch"], weight: Float[Tensor, "classes dim"], ranks: Ranks | None
+) -> Float[Tensor, "batch dim"]:
+    """v of the classes with the given ids, whichever rank has them."""
+    if ranks is None:
+        return normalize(weight[labels], dim=1)
+    rows, part = ranks.local(labels), weight.new_zeros(len(labels), weight.shape[1])
+    if len(weight):
+        part = torch.where((rows >= 0).unsqueeze(1), normalize(weight[rows.clamp_min(0)], dim=1), part)
+    return ranks.sum(part)
+
+
 def margin_softmax(
     features: Float[Tensor, "batch dim"],
     labels: Int[Tensor, " batch"],

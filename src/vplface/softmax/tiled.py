@@ -36,6 +36,7 @@ from torch.nn.functional import normalize
 from vplface.margins import Margin
 from vplface.margins.sample import changes_negatives, negative_of, sample_margin
 from vplface.once import once_differentiable
+from vplface.optim import Momentum, Update
 from vplface.prototypes import Injection
 from vplface.ranks import Ranks
 from vplface.softmax.product import operand_type, product
@@ -49,28 +50,6 @@ BOUNDED = 80.0
 """Sums of exponentials up to e^±80 are within the range of float32, and products with them too."""
 SHORTEST = 1e-12
 """The length below which a vector has no direction (the ε of torch's normalize)."""
-
-Update = Callable[[slice, Tensor], None]
-"""Takes rows of W and their gradient, which may be overwritten."""
-
-
-@dataclass(frozen=True)
-class Momentum:
-    """SGD with momentum in a form that the inside of a tile can carry out: m ← μ·m + g + ω·w,  w ← w − η·m.
-
-    Attributes:
-        buffer: m, [N, d].
-        lr: η.
-        momentum: μ.
-        weight_decay: ω.
-    """
-
-    buffer: Float[Tensor, "classes dim"]
-    lr: float
-    momentum: float
-    weight_decay: float
-
-
 _TILE_BUFFERS = 6
 
 

@@ -16,9 +16,8 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from vplface.head import PrototypeHead
-from vplface.plugin import Plugged
 from vplface.prototypes import DriftStartRule
+from vplface.prototypes.owner import MemoryOwner
 
 _LOG = logging.getLogger(__name__)
 
@@ -59,7 +58,7 @@ class DriftMonitor:
     training on n/3 pictures does.
 
     Args:
-        head: whose step count is followed; the handle of ``plug`` will do. With ``start="auto"`` it begins by the rule
+        head: a ``PrototypeHead`` or the handle of ``plug``. With ``start="auto"`` it begins to remember by the rule
             ``start``. With a process group every rank has to call ``step``; the first measures, and all begin together.
         pictures: the probe, as the backbone takes it.
         labels: classes of the probe; two or more pictures of some are needed for S, and so for every rule.
@@ -88,7 +87,7 @@ class DriftMonitor:
 
     def __init__(
         self,
-        head: PrototypeHead | Plugged,
+        head: MemoryOwner,
         pictures: Float[Tensor, "probe ..."],
         labels: Int[Tensor, " probe"] | None = None,
         *,

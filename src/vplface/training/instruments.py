@@ -16,8 +16,9 @@ from torch.nn.functional import normalize
 from vplface.head import PrototypeHead
 from vplface.margins.sample import sample_margin
 from vplface.prototypes import Injection
+from vplface.prototypes.batch import gather_batch
 from vplface.prototypes.memory import number_type
-from vplface.softmax import class_prototypes
+from vplface.softmax.reference import class_prototypes, nearest_cosines
 
 SAMPLES = 64
 """Features that are looked at."""
@@ -31,7 +32,7 @@ _TILE = 8192
 def measure(
     head: PrototypeHead, embeddings: Float[Tensor, "batch dim"], labels: Int[Tensor, " batch"]
 ) -> dict[str, Any]:
-    """All of them, for the journal; nothing before the memory exists.
+    """Measure all of this file but ``own_cosines``, for the journal; nothing before the memory exists.
 
     Nothing either where classes have several sub-centres or the margin changes the loss, as ``SphereFace2`` does.
 
@@ -68,6 +69,36 @@ def first_samples(
     taken = [min(max(SAMPLES - sum(counts[:rank]), 0), count) for rank, count in enumerate(counts)]
     own = taken[head.ranks.rank]
     return head.ranks.gather(features[:own], taken), head.ranks.gather(labels[:own], taken)
+
+
+@torch.no_grad()
+def own_cosines(
+    head: PrototypeHead, embeddings: Float[Tensor, "batch dim"], labels: Int[Tensor, " batch"]
+) -> tuple[float, float | None]:
+    """Mean cosines of samples to the prototype and to what is injected into their class, over all ranks.
+
+    Args:
+        head: with a process group, of this rank; all ranks have to ask together.
+        embeddings: of this rank, of any length.
+        labels: class ids.
+
+    Returns:
+        The mean over samples, and that over samples whose class has a memory that is alive; None without such.
+    """
+    batch = gather_batch(embeddings, labels, None, num_classes=head.num_classes, weight=head.weight, ranks=head.ranks)
+    rows = head.prototype_memory.rows(batch.labels)
+    features, rows = batch.features[rows >= 0], rows[rows >= 0]
+    to_prototype = nearest_cosines(features, class_prototypes(head.weight[rows], None)).sum()
+    sums = [to_prototype, to_prototype.new_tensor(len(rows))]
+    injection = head.injection
+    if injection is not None:
+        alive = injection.timer[rows] > 0
+        sums += [(features[alive] * injection.recalled(rows[alive]).to(features.dtype)).sum(), alive.sum()]
+    else:
+        sums += [to_prototype.new_tensor(0.0)] * 2
+    totals = torch.stack([each.double() for each in sums])
+    prototype, samples, memory, living = (totals if head.ranks is None else head.ranks.sum(totals)).tolist()
+    return prototype / samples, memory / living if living else None
 
 
 @torch.no_grad()

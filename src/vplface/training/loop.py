@@ -40,7 +40,7 @@ from vplface.training.checkpoint import (
     trained_on,
     trained_with,
 )
-from vplface.training.instruments import measure
+from vplface.training.instruments import measure, own_cosines
 from vplface.training.interrupt import Interrupt
 from vplface.training.journal import Journal, environment, write_json
 from vplface.training.loggers import Loggers
@@ -409,7 +409,7 @@ def _step(
         if logs or looks:
             whole, of_whole = (torch.cat(each) for each in zip(*seen, strict=True))
             if logs:
-                own = run.head.own_cosines(whole, of_whole)
+                own = own_cosines(run.head, whole, of_whole)
                 found = dict(zip(("cos_prototype", "cos_memory"), own, strict=True))
             if looks:
                 found |= measure(run.head, whole, of_whole)

@@ -20,6 +20,7 @@ from helpers.margin_checks import (
 )
 from vplface import ArcFace, BroadFace, CosFace, ElasticFace, PrototypeHead
 from vplface.margins import Samples
+from vplface.prototypes.batch import gather_batch
 
 ARC, COS_PLUS = ElasticFace(8.0, sigma=0.1), ElasticFace(8.0, "cos", plus=True, margin=0.2, sigma=0.2)
 
@@ -82,7 +83,14 @@ def drawn_in_steps(head, steps, size=400):
     found = []
     for step in range(steps):
         head.step_count = step
-        batch = head._batch(torch.ones(size, 4), torch.zeros(size, dtype=torch.int64), None)
+        batch = gather_batch(
+            torch.ones(size, 4),
+            torch.zeros(size, dtype=torch.int64),
+            None,
+            num_classes=head.num_classes,
+            weight=head.weight,
+            ranks=None,
+        )
         found.append(head._sample_margins(batch, None, in_step=True).strength)
     return torch.stack(found)
 

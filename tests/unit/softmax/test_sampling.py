@@ -7,6 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from helpers.backends import use_backend
 from helpers.grids import BACKENDS
 from vplface import ArcFace, FusedSGD, PrototypeHead, Variational
 from vplface.softmax import drawn_classes, reference
@@ -15,7 +16,7 @@ from vplface.softmax.reference import margin_softmax
 
 @pytest.fixture(autouse=True, params=BACKENDS)
 def backend(request, monkeypatch):
-    monkeypatch.setattr("vplface.head.fastest_backend", lambda device: request.param)
+    use_backend(monkeypatch, request.param)
 
 
 @given(st.integers(0, 5000), st.integers(0, 300), st.floats(0.01, 0.99), st.integers(0, 2**31), st.integers(0, 10**6))

@@ -32,6 +32,7 @@ from vplface import (
 from vplface.cluster import Job
 from vplface.config import build_config
 from vplface.softmax import reference
+from vplface.training.instruments import own_cosines
 
 MARGINS = [
     ArcFace(8.0, 0.3),
@@ -213,7 +214,7 @@ def test_state_is_kept_and_one_sub_centre_is_as_before():
 
 def test_cosines_of_samples_are_those_with_the_nearest():
     head = two_classes()
-    mean, memory = head.own_cosines(torch.tensor([[1.0, 0.0], [-1.0, 0.0]], dtype=torch.float64), torch.tensor([0, 0]))
+    mean, memory = own_cosines(head, torch.tensor([[1.0, 0.0], [-1.0, 0.0]], dtype=torch.float64), torch.tensor([0, 0]))
     assert mean == pytest.approx(0.5)  # 60° from both
     assert memory is None
 

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.functional import normalize
 
+from helpers.backends import use_walk
 from helpers.grids import INTERPRETED, grid
 from vplface import ArcFace, CombinedMargin, CosFace, FusedSGD, NormSoftmax, PrototypeHead, Variational
 from vplface.prototypes import Injection
@@ -34,7 +35,7 @@ def walk(request, monkeypatch):
     room = {"Walk": "tiled", "CompiledWalk": "compiled", "TritonWalk": "kernels"}[request.param]
     kind = getattr(pytest.importorskip(f"vplface.softmax.{room}", reason="an extra is not installed"), request.param)
     monkeypatch.setattr(tiled, "Walk", kind)
-    monkeypatch.setattr("vplface.head.walk_of", lambda backend, device: kind)
+    use_walk(monkeypatch, kind)
     return request.param
 
 

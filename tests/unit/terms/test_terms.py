@@ -246,7 +246,11 @@ def test_epl_draws_a_sample_to_the_mean_of_its_class():
     made(circle(50, 50), torch.tensor([0, 0])).backward()
     x = circle(60).requires_grad_()
     label = torch.tensor([0])
-    seen = batch(x, [0], step=1, softmax=lambda *over: made._loss_over(x, label, *over))
+
+    def over_constants(injection, margin):
+        return made._softmax.loss_over_constants(x, label, made.weight, margin, injection, 1)
+
+    seen = batch(x, [0], step=1, softmax=over_constants)
     made.terms["epl"].loss(seen).backward()
     assert float(-x.grad[0] @ circle(-30)[0]) > 0  # down the circle, from 60° to 50°
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
+from helpers.backends import use_walk
 from helpers.grids import INTERPRETED
 from vplface import (
     ArcFace,
@@ -23,6 +24,7 @@ from vplface import (
     VonMisesFisher,
 )
 from vplface.softmax import tiled
+from vplface.training.instruments import own_cosines
 
 KINDS = [
     RunningMean(0.7),
@@ -46,7 +48,7 @@ def walk(request, monkeypatch):
     room = {"Walk": "tiled", "CompiledWalk": "compiled", "TritonWalk": "kernels"}[request.param]
     kind = getattr(pytest.importorskip(f"vplface.softmax.{room}", reason="an extra is not installed"), request.param)
     monkeypatch.setattr(tiled, "TILE", {"cpu": 24})
-    monkeypatch.setattr("vplface.head.walk_of", lambda backend, device: kind)
+    use_walk(monkeypatch, kind)
 
 
 def make(kind, delta_t=3, start=1, **settings):
@@ -182,7 +184,7 @@ def test_there_is_no_memory_before_the_start_and_eval_writes_none(kind):
     after = state_of(head)
     assert all(torch.equal(after[name], value) for name, value in before.items())
     assert 0 < head.coverage() < 1
-    own = head.own_cosines(*batch(9))
+    own = own_cosines(head, *batch(9))
     assert -1 <= own[1] <= 1
 
 
@@ -207,9 +209,9 @@ def test_a_state_of_another_kind_is_refused(kind):
         for step in range(3):
             each(*batch(step)).backward()
     name = type(kind).__name__
-    with pytest.raises(RuntimeError, match=rf"memory of the kind {name}, this head has variational.memory=LastFeature"):
+    with pytest.raises(RuntimeError, match=rf"memory of the kind {name}, this module has .*LastFeature"):
         make(LastFeature()).load_state_dict(head.state_dict())
-    with pytest.raises(RuntimeError, match=rf"memory of the kind LastFeature, this head has .*{name}"):
+    with pytest.raises(RuntimeError, match=rf"memory of the kind LastFeature, this module has .*{name}"):
         make(kind).load_state_dict(last.state_dict())
     early = make(kind)
     early.load_state_dict(make(LastFeature()).state_dict())  # from before the start: there is no memory yet

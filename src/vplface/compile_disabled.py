@@ -1,4 +1,4 @@
-"""Methods that torch.compile leaves as they are."""
+"""A decorator for functions that torch.compile must not trace."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
 
-def uncompiled(function: Callable[_P, _T]) -> Callable[_P, _T]:
+def compile_disabled(function: Callable[_P, _T]) -> Callable[_P, _T]:
     """``function``, at which a graph of torch.compile ends: it keeps account of steps, which no graph holds.
 
     As ``torch.compiler.disable``, but the compiler, which takes a second to load, is not loaded where nobody has.

@@ -1,0 +1,47 @@
+"""Steps: the forward passes that they consist of, and the order of their samples."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+class StepPart(NamedTuple):
+    """One forward pass of a step, with the samples of all ranks.
+
+    Attributes:
+        features: x, unit rows, which were compared with the prototypes.
+        labels: y, global class ids.
+        remembered: unit rows that are remembered: x, or those of a momentum encoder.
+        counts: samples of each rank.
+        observed: of each sample what the state of the margin follows, if anything.
+    """
+
+    features: Float[Tensor, "batch dim"]
+    labels: Int[Tensor, " batch"]
+    remembered: Float[Tensor, "batch dim"]
+    counts: list[int]
+    observed: Float[Tensor, " batch"] | None = None
+
+
+class FinishedStep(NamedTuple):
+    """A whole step, in the order of the global batch: of each rank all its parts. The attributes are as in StepPart."""
+
+    features: Float[Tensor, "batch dim"]
+    labels: Int[Tensor, " batch"]
+    remembered: Float[Tensor, "batch dim"]
+    observed: Float[Tensor, " batch"] | None
+
+
+def whole_step(parts: list[StepPart]) -> FinishedStep:
+    """The step that has these parts."""
+    split = [
+        list(zip(*(torch.split(column, part.counts) for column in part[:3]), strict=True)) for part in parts
+    ]  # by part, then by rank
+    ordered = [piece for of_rank in zip(*split, strict=True) for piece in of_rank]
+    features, labels, remembered = (torch.cat(column) for column in zip(*ordered, strict=True))
+    observed = [part.observed for part in parts if part.observed is not None]
+    return FinishedStep(features, labels, remembered, torch.cat(observed) if observed else None)
