@@ -162,7 +162,7 @@ def evaluate_identification(
             "distractors": distractors and str(distractors),
         },
         "protocol": {"name": evaluation.name, **evaluation.protocol, **made},
-        "metrics": evaluation.metrics,
+        "metrics": evaluation.metrics_json(),
         "files": files,
     }
     written = leave(out, report, model, values, {evaluation.name: evaluation}, list(sets.values()))

@@ -149,7 +149,7 @@ def evaluate_ijb(
             **made,
             **{evaluation.name: dict(evaluation.protocol) for evaluation in found},
         },
-        "metrics": {name: figure for evaluation in found for name, figure in evaluation.metrics.items()},
+        "metrics": {name: figure for evaluation in found for name, figure in evaluation.metrics_json().items()},
         "files": files,
     }
     titled = {f"{set_name} {evaluation.name}, {chosen}": evaluation for evaluation in found}
@@ -188,15 +188,15 @@ def show(evaluations: Sequence[tuple[str, Evaluation]], made: Mapping[str, Any],
         for heading in ("value", "95 % interval", "threshold"):
             table.add_column(heading, justify="right")
         for metric, figure in evaluation.metrics.items():
-            ends = figure["ci95"]
+            ends = figure.interval
             table.add_row(
                 Metric.parse(metric).label,
-                "—" if figure["value"] is None else f"{100 * figure['value']:.2f}",
+                "—" if figure.value is None else f"{100 * figure.value:.2f}",
                 "—" if ends is None else f"{100 * ends[0]:.2f} … {100 * ends[1]:.2f}",
-                _thresholds(figure.get("threshold")),
+                _thresholds(figure.details.get("threshold")),
             )
-            if figure.get("reason"):
-                lines.append(figure["reason"])
+            if figure.details.get("reason"):
+                lines.append(figure.details["reason"])
         console.print(table)
     lines += [f"Protocol of {evaluation.name}: {_sentence(evaluation.protocol)}." for _, evaluation in evaluations]
     lines.append(f"{_sentence(made).capitalize()}.")

@@ -53,7 +53,7 @@ class Result:
             "model": str(self.model),
             "data": str(self.data),
             "protocol": self.protocol,
-            "metrics": dict(self.evaluation.metrics),
+            "metrics": self.evaluation.metrics_json(),
             "files": dict(self.files),
             "versions": versions(),
             "date": self.date,
@@ -82,13 +82,13 @@ class Result:
             DataError: the pairs are too few for it.
         """
         figure = self.evaluation.metrics[TAR.at(far).key]
-        if figure["value"] is None:
-            raise DataError(f"no operating point: {figure['reason']}")
+        if figure.value is None:
+            raise DataError(f"no operating point: {figure.details['reason']}")
         return OperatingPoint(
-            threshold=figure["threshold"],
+            threshold=figure.details["threshold"],
             far=far,
-            actual_far=figure["actual_far"],
-            tar=figure["value"],
+            actual_far=figure.details["actual_far"],
+            tar=figure.value,
             protocol=self.protocol,
             data=str(self.data),
             date=self.date,

@@ -10,6 +10,7 @@ from rich.table import Table
 from vplface.console import Console, say
 from vplface.data.pictures import Preprocessing
 from vplface.evaluation import Evaluation
+from vplface.evaluation.figure import Difference, Figure, Interval
 from vplface.evaluation.metrics import Metric, point_label
 from vplface.printable import printable_name
 
@@ -21,29 +22,37 @@ def show_figures(evaluation: Evaluation, title: str, prepared: str, files: Mappi
     for heading in ("value", "95 % interval", "threshold"):
         table.add_column(heading, justify="right")
     for metric, figure in evaluation.metrics.items():
-        if figure["value"] is None:
+        if figure.value is None:
             table.add_row(Metric.parse(metric).label, "—", "", "")
             continue
-        spread = "" if figure.get("std") is None else f" ± {100 * figure['std']:.2f}"
-        threshold = figure.get("threshold")
+        std, threshold = figure.details.get("std"), figure.details.get("threshold")
+        spread = "" if std is None else f" ± {100 * std:.2f}"
         table.add_row(
             Metric.parse(metric).label,
-            f"{100 * figure['value']:.2f}{spread}",
-            _ends(figure["ci95"]),
+            f"{100 * figure.value:.2f}{spread}",
+            _ends(figure.interval),
             "" if threshold is None else f"{threshold:.4f}",
         )
     console = Console()
     console.print(table)
     if evaluation.groups:
         _show_groups(console, evaluation.groups)
-    lines = list(dict.fromkeys(figure["reason"] for figure in evaluation.metrics.values() if figure.get("reason")))
+    reasons = (figure.details.get("reason") for figure in evaluation.metrics.values())
+    lines = list(dict.fromkeys(reason for reason in reasons if reason))
     lines += [f"Protocol: {_sentence(evaluation.protocol)}; {prepared}."]
     lines += [f"sha256 {digest}  {path}" for path, digest in files.items()]
     _say(console, *lines)
 
 
-def show_differences(first: str, second: str, differences: Mapping[str, Mapping[str, Any]]) -> None:
-    """How a model differs from the first, in every figure that both have."""
+def show_differences(first: str, second: str, stored: Mapping[str, Mapping[str, Any]]) -> None:
+    """How a model differs from the first, in every figure that both have.
+
+    Args:
+        first: the name of the first model.
+        second: that of the other.
+        stored: the differences, as :func:`vplface.evaluation.compare` returns them.
+    """
+    differences = {metric: Difference.from_json(entry) for metric, entry in stored.items()}
     table = Table(
         title=f"{printable_name(second)} − {printable_name(first)} (percentage points, same pairs)",
         title_justify="left",
@@ -52,15 +61,15 @@ def show_differences(first: str, second: str, differences: Mapping[str, Mapping[
     for heading in ("difference", "95 % interval"):
         table.add_column(heading, justify="right")
     table.add_column("")
-    for metric, entry in differences.items():
-        told = "" if entry["distinguishable"] else "cannot be told apart" if entry["ci95"] else "no interval"
-        table.add_row(
-            Metric.parse(metric).label, f"{100 * entry['difference']:+.2f}", _ends(entry["ci95"], "+.2f"), told
-        )
+    for metric, difference in differences.items():
+        assert difference.value is not None
+        clear = "" if difference.distinguishable else "cannot be told apart" if difference.interval else "no interval"
+        ends = _ends(difference.interval, "+.2f")
+        table.add_row(Metric.parse(metric).label, f"{100 * difference.value:+.2f}", ends, clear)
     console = Console()
     console.print(table)
-    for metric, entry in differences.items():
-        if test := entry.get("mcnemar"):
+    for metric, difference in differences.items():
+        if test := difference.mcnemar:
             _say(
                 console,
                 f"{Metric.parse(metric).label}: {test['only_second']} pairs are told rightly by {second} alone, "
@@ -84,20 +93,23 @@ def _show_groups(console: Console, found: Mapping[str, Any]) -> None:
         for heading in ("people", "FNMR", "95 % interval", "FMR", "95 % interval"):
             table.add_column(heading, justify="right")
         for name, rates in at["rates"].items():
-            cells = [cell for kind in ("fnmr", "fmr") for cell in _rate(rates[kind], kind)]
+            cells = [cell for kind in ("fnmr", "fmr") for cell in _rate(Figure.from_json(rates[kind]), kind)]
             table.add_row(printable_name(name), f"{found['groups'][name]['identities']:,}", *cells)
         console.print(table)
-        for kind, spread in at["spread"].items():
-            if spread is not None:
-                _say(
-                    console,
-                    f"{kind.upper()} spread: {_percent(spread['value'], kind)} points, {spread['highest']} over "
-                    f"{spread['lowest']} (95 % interval of these two: {_ends(spread['ci95'], _format(kind))})",
-                )
+        for kind, stored in at["spread"].items():
+            if stored is None:
+                continue
+            spread = Figure.from_json(stored)
+            assert spread.value is not None
+            _say(
+                console,
+                f"{kind.upper()} spread: {_percent(spread.value, kind)} points, {spread.details['highest']} over "
+                f"{spread.details['lowest']} (95 % interval of these two: {_ends(spread.interval, _format(kind))})",
+            )
 
 
-def _rate(rate: Mapping[str, Any], kind: str) -> tuple[str, str]:
-    return ("—", "") if rate["value"] is None else (_percent(rate["value"], kind), _ends(rate["ci95"], _format(kind)))
+def _rate(rate: Figure, kind: str) -> tuple[str, str]:
+    return ("—", "") if rate.value is None else (_percent(rate.value, kind), _ends(rate.interval, _format(kind)))
 
 
 def _percent(value: float, kind: str) -> str:
@@ -108,7 +120,7 @@ def _format(kind: str) -> str:
     return ".4f" if kind == "fmr" else ".2f"  # false matches are counted in ten-thousandths
 
 
-def _ends(ends: list[float] | None, form: str = ".2f") -> str:
+def _ends(ends: Interval | None, form: str = ".2f") -> str:
     return "—" if ends is None else f"{format(100 * ends[0], form)} … {format(100 * ends[1], form)}"
 
 

@@ -16,8 +16,10 @@ from vplface.console import Console, say
 from vplface.embedder import Embedder, Flip
 from vplface.errors import DataError, VplfaceError
 from vplface.evaluation import FARS, Evaluation, compare
+from vplface.evaluation.figure import Difference, Figure
 from vplface.evaluation.metrics import Metric
 from vplface.evaluation.question import open_question
+from vplface.evaluation.result import paired_differences
 from vplface.printable import printable_name
 from vplface.reading import is_file
 from vplface.run_folder import ModelFolder
@@ -39,8 +41,8 @@ class Cost:
         sets = {
             name: {
                 "protocol": dict(before.protocol),
-                "fp32": dict(before.metrics),
-                "reduced": dict(self.reduced[name].metrics),
+                "fp32": before.metrics_json(),
+                "reduced": self.reduced[name].metrics_json(),
                 "differences": compare(before, self.reduced[name]),
             }
             for name, before in self.fp32.items()
@@ -58,9 +60,9 @@ class Cost:
             table.add_column("figure")
             for heading in ("fp32", "this file", "difference"):
                 table.add_column(heading, justify="right")
-            differences = compare(before, after)
+            differences = paired_differences(before, after)
             for metric, figure in before.metrics.items():
-                if figure["value"] is not None:
+                if figure.value is not None:
                     cells = (_cell(figure), _cell(after.metrics[metric]), _difference(differences.get(metric)))
                     table.add_row(Metric.parse(metric).label, *cells)
             console.print(table)
@@ -122,14 +124,14 @@ def measured_by(
     return measure
 
 
-def _cell(figure: Mapping[str, Any]) -> Text:
-    ends = figure.get("ci95")
-    value = f"{100 * figure['value']:.2f}"
+def _cell(figure: Figure) -> Text:
+    ends = figure.interval
+    value = "" if figure.value is None else f"{100 * figure.value:.2f}"
     return with_interval(value, ends and f"{100 * ends[0]:.2f} … {100 * ends[1]:.2f}")
 
 
-def _difference(entry: Mapping[str, Any] | None) -> Text:
-    if entry is None:
+def _difference(difference: Difference | None) -> Text:
+    if difference is None or difference.value is None:
         return Text()
-    value, ends = f"{100 * entry['difference']:+.2f}", entry["ci95"]
-    return with_interval(value, ends and f"{100 * ends[0]:+.2f} … {100 * ends[1]:+.2f}")
+    ends = difference.interval
+    return with_interval(f"{100 * difference.value:+.2f}", ends and f"{100 * ends[0]:+.2f} … {100 * ends[1]:+.2f}")

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vplface.console import Console, print_json, say
+from vplface.evaluation.figure import Difference, Figure
 from vplface.evaluation.metrics import Metric, in_order
 from vplface.printable import printable_name
 from vplface.report.study_findings import NOTHING, findings, study_cautions, study_verdicts
@@ -199,17 +200,19 @@ def _ranges(seeds: list[int]) -> str:
 
 
 def _figure(entry: Mapping[str, Any]) -> Text:
-    value, interval = entry.get("value"), entry.get("ci95")
-    if value is None:
+    figure = Figure.from_json(entry)
+    if figure.value is None:
         return Text()
-    return with_interval(f"{100 * value:.1f}", interval and f"{100 * interval[0]:.1f} – {100 * interval[1]:.1f}")
+    ends = figure.interval
+    return with_interval(f"{100 * figure.value:.1f}", ends and f"{100 * ends[0]:.1f} – {100 * ends[1]:.1f}")
 
 
 def _difference(entry: Mapping[str, Any]) -> Text:
-    value, interval = entry.get("difference"), entry.get("ci95")
-    if value is None or interval is None:
+    difference = Difference.from_json(entry)
+    if difference.value is None or difference.interval is None:
         return Text()
-    return with_interval(f"{100 * value:+.1f}", f"{100 * interval[0]:+.1f} – {100 * interval[1]:+.1f}")
+    low, high = difference.interval
+    return with_interval(f"{100 * difference.value:+.1f}", f"{100 * low:+.1f} – {100 * high:+.1f}")
 
 
 def with_interval(value: str, interval: str | None) -> Text:

@@ -21,6 +21,7 @@ from jaxtyping import Float64, Int64
 from vplface.data.pictures import PictureSet
 from vplface.errors import DataError
 from vplface.evaluation.bootstrap import PairWeights, draws, interval
+from vplface.evaluation.figure import Figure
 from vplface.evaluation.scores import Scores
 from vplface.reading import read_text
 
@@ -84,9 +85,10 @@ def group_errors(
 
     Returns:
         ``"groups"``: {name: {"identities", "genuine", "impostors"}}; ``"at"``: for each threshold its
-        ``"threshold"``, ``"rates"`` {name: {"fnmr", "fmr"}} and ``"spread"`` {"fnmr", "fmr"}. A rate is {"value",
-        "ci95"}, None for a group without such pairs. A spread is the highest rate minus the lowest, {"value", "ci95",
-        "highest", "lowest"}, with the interval of the difference of these two groups; None with fewer than two rates.
+        ``"threshold"``, ``"rates"`` {name: {"fnmr", "fmr"}} and ``"spread"`` {"fnmr", "fmr"}. A rate is a
+        :class:`~vplface.evaluation.figure.Figure`, without a value for a group without such pairs. A spread is the
+        highest rate minus the lowest, with the interval of the difference of these two groups and their names,
+        ``"highest"`` and ``"lowest"``; None with fewer than two rates.
         Of many small groups the two farthest apart are far apart by chance alone: its interval does not know that they
         were picked.
     """
@@ -179,10 +181,8 @@ def _within(scores: Scores, groups: Groups) -> Int64[np.ndarray, "identities gro
 
 
 def _rate(value: float, replicates: Float64[np.ndarray, " r"], people: int) -> dict[str, Any]:
-    if not np.isfinite(value):
-        return {"value": None, "ci95": None}
-    ends = interval(replicates, people)
-    return {"value": float(value), "ci95": None if ends is None else list(ends)}
+    rate = Figure(float(value), count=people).resampled(replicates) if np.isfinite(value) else Figure(None)
+    return rate.to_json()
 
 
 def _spread(
@@ -193,12 +193,8 @@ def _spread(
         return None
     highest, lowest = int(known[np.argmax(rates[known])]), int(known[np.argmin(rates[known])])
     ends = interval(replicates[highest] - replicates[lowest], 2, bounds=None)
-    return {
-        "value": float(rates[highest] - rates[lowest]),
-        "ci95": None if ends is None else list(ends),
-        "highest": names[highest],
-        "lowest": names[lowest],
-    }
+    details = {"highest": names[highest], "lowest": names[lowest]}
+    return Figure(float(rates[highest] - rates[lowest]), ends, details).to_json()
 
 
 def _read(path: Path) -> dict[str, str]:

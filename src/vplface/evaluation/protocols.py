@@ -21,6 +21,7 @@ from vplface.errors import DataError
 from vplface.evaluation.all_pairs import score_all_pairs
 from vplface.evaluation.bootstrap import accuracy_replicates, draws, interval
 from vplface.evaluation.error_rates import area_under_curve, equal_error_rate
+from vplface.evaluation.figure import Figure
 from vplface.evaluation.groups import Groups, group_errors
 from vplface.evaluation.metrics import ACCURACY, AUC, BEST_ACCURACY, EER, FNMR, RANK, TAR, far_point
 from vplface.evaluation.result import Evaluation
@@ -133,7 +134,7 @@ def evaluate_pairs_embedded(
     if threshold_pairs is None:
         check_folds(same, pairs.fold, name)
     metric = ACCURACY.name
-    figure: dict[str, Any]
+    details: dict[str, Any]
     threshold_from = "the other folds"
     if threshold_pairs is not None:
         threshold_from = f"{len(threshold_pairs):,} other pairs"
@@ -145,22 +146,25 @@ def evaluate_pairs_embedded(
         crossed = kfold_accuracy(similarity, same, fold, protocol)
         thresholds = crossed.thresholds[fold]
         share = 1.0 / (len(folds) * np.bincount(fold)[fold])
-        figure = {"value": crossed.mean, "std": crossed.std, "threshold": float(crossed.thresholds.mean())}
-        figure["per_fold"], figure["thresholds"] = crossed.per_fold.tolist(), crossed.thresholds.tolist()
+        value = crossed.mean
+        details = {"std": crossed.std, "threshold": float(crossed.thresholds.mean())}
+        details |= {"per_fold": crossed.per_fold.tolist(), "thresholds": crossed.thresholds.tolist()}
     else:
         threshold = choose_threshold(*chosen_on, protocol)
         thresholds = np.full(len(same), threshold)
         share = np.full(len(same), 1.0 / len(same))
         per_fold = [accuracy_at(threshold, similarity[fold == f], same[fold == f]) for f in range(len(folds))]
         std = float(np.std(per_fold)) if len(folds) > 1 else None
-        figure = {"value": accuracy_at(threshold, similarity, same), "std": std, "threshold": threshold}
+        value = accuracy_at(threshold, similarity, same)
+        details = {"std": std, "threshold": threshold}
 
     people = scores.identity[np.stack([left, right], axis=1)]
     replicates = {}
+    figure = Figure(value, None, details, scores.identities)
     correct = (similarity >= thresholds) == same
     if bootstrap:
         replicates[metric] = accuracy_replicates(correct, same, share, people, bootstrap, seed)
-        figure["ci95"] = interval(replicates[metric], scores.identities)
+        figure = figure.resampled(replicates[metric])
     contradicted = int(((people[:, 0] == people[:, 1]) != same).sum())
     told = {
         "kind": "pair list",
@@ -319,26 +323,25 @@ def evaluate_all_pairs_embedded(
 
 def _rank_1(
     nearest: Float[np.ndarray, "2 n"], scores: Scores, bootstrap: int, seed: int
-) -> tuple[dict[str, Any], Float64[np.ndarray, " replicates"] | None]:
+) -> tuple[Figure, Float64[np.ndarray, " replicates"] | None]:
     """The share of pictures that are nearest to another of their person, and its replicates, if there are any."""
     own, other = nearest
     mated = np.isfinite(own)
     right, of = (own > other)[mated], scores.identity[mated]
-    figure: dict[str, Any] = {"value": float(right.mean())}
+    figure = Figure(float(right.mean()), count=len(np.unique(of)))
     if not bootstrap:
         return figure, None
     rights, all_of = (np.bincount(each, minlength=scores.identities) for each in (of[right], of))
     counts = np.stack(list(draws(scores.identities, bootstrap, seed)))
     with np.errstate(invalid="ignore"):
         replicates: Float64[np.ndarray, " replicates"] = (counts @ rights) / (counts @ all_of)
-    figure["ci95"] = interval(replicates, len(np.unique(of)))
-    return figure, replicates
+    return figure.resampled(replicates), replicates
 
 
 def _evaluation(
     name: str,
     protocol: Mapping[str, Any],
-    metrics: Mapping[str, Mapping[str, Any]],
+    metrics: Mapping[str, Figure],
     replicates: Mapping[str, Float[np.ndarray, " replicates"]],
     scores: Scores,
     curve: tuple[Float[np.ndarray, " t"], Float[np.ndarray, " t"], Float[np.ndarray, " t"]],
@@ -355,8 +358,9 @@ def _evaluation(
     groups: Groups | None,
 ) -> Evaluation:
     """Add to the figures of one kind of question what all kinds share."""
-    figures = {metric: dict(figure) for metric, figure in metrics.items()}
+    figures = dict(metrics)
     resampled = dict(replicates)
+    people = len(np.unique(scores.identity[scores.genuine_pairs]))
     points: dict[float, TarAtFar | TooFewImpostorsError] = {}
     for far in sorted({*fars, *fmrs}, reverse=True):
         try:
@@ -373,29 +377,25 @@ def _evaluation(
     for metric, far, as_error in quoted:
         point = points[far]
         if isinstance(point, TooFewImpostorsError):
-            figures[metric] = {"value": None, "threshold": None, "actual_far": None, "reason": str(point)}
+            figures[metric] = Figure(None, details={"threshold": None, "actual_far": None, "reason": str(point)})
             continue
-        value = 1.0 - point.tar if as_error else point.tar
-        figures[metric] = {"value": value, "threshold": point.threshold, "actual_far": point.actual_far}
+        details = {"threshold": point.threshold, "actual_far": point.actual_far}
+        figures[metric] = Figure(1.0 - point.tar if as_error else point.tar, None, details, people)
         if bootstrap:
             resampled[metric] = 1.0 - tar[far] if as_error else tar[far]
     far_points, tar_points, _ = curve
     equal = equal_error_rate(*curve)
-    figures[EER.name] = {"value": equal.rate, "threshold": equal.threshold}
-    figures[AUC.name] = {"value": area_under_curve(far_points, tar_points)}
+    figures[EER.name] = Figure(equal.rate, None, {"threshold": equal.threshold}, people)
+    figures[AUC.name] = Figure(area_under_curve(far_points, tar_points), count=people)
     curves = {
         "roc": dict(zip(("far", "tar"), (rate.tolist() for rate in drawable(far_points, tar_points)), strict=True))
     }
     if bootstrap:
         whole = {EER.name: drawn.eer, AUC.name: drawn.auc}
         resampled |= {metric: values for metric, values in whole.items() if np.isfinite(values).any()}
-        with_genuine = len(np.unique(scores.identity[scores.genuine_pairs]))
-        for metric in figures.keys() & resampled.keys() - metrics.keys():
-            figures[metric]["ci95"] = interval(resampled[metric], with_genuine)
-        ends = {
-            far: interval(tar, with_genuine, bounds=None)
-            for far, tar in zip(band, drawn.tar[len(known) :], strict=True)
-        }
+        for metric in resampled.keys() - metrics.keys():
+            figures[metric] = figures[metric].resampled(resampled[metric])
+        ends = {far: interval(tar, people, bounds=None) for far, tar in zip(band, drawn.tar[len(known) :], strict=True)}
         told = [(far, *both) for far, both in ends.items() if both is not None]
         curves["roc_band"] = {key: [point[k] for point in told] for k, key in enumerate(("far", "low", "high"))}
     edges, genuine, impostor = histogram
@@ -415,7 +415,7 @@ def _evaluation(
             "bootstrap": bootstrap,
             "seed": seed,
         },
-        metrics={metric: {"value": None, "ci95": None} | _listed(figure) for metric, figure in figures.items()},
+        metrics=figures,
         curves=curves,
         worst={
             "genuine": _worst(scores.genuine[::-1], scores.genuine_pairs[::-1], pictures),
@@ -431,10 +431,6 @@ def _band(scores: Scores) -> list[float]:
     """False accept rates at which the curve has an interval: from one impostor pair up, as far as scores are kept."""
     fars = np.geomspace(1.0 / scores.impostors, 1.0, _BAND_POINTS)
     return [far for far in fars.tolist() if tail_length(far, scores.impostors) <= len(scores.impostor)]
-
-
-def _listed(figure: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: list(value) if isinstance(value, tuple) else value for key, value in figure.items()}
 
 
 def _worst(

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Float64, Int64
 
-from vplface.evaluation.bootstrap import interval
+from vplface.evaluation.figure import Figure
 from vplface.evaluation.metrics import TAR
 from vplface.evaluation.roc_replicates import WeightedScores, tar_replicates
 from vplface.evaluation.tar_at_far import FarRule, TooFewImpostorsError, tar_at_far
@@ -22,7 +22,7 @@ def tar_figures(
     fars: Sequence[float],
     rule: FarRule,
     draws: Int64[np.ndarray, "replicates identities"],
-) -> tuple[dict[str, dict[str, Any]], dict[str, Float64[np.ndarray, " replicates"]]]:
+) -> tuple[dict[str, Figure], dict[str, Float64[np.ndarray, " replicates"]]]:
     """TAR at each false accept rate with its interval, or the reason why there is none; and the replicates.
 
     Args:
@@ -34,29 +34,22 @@ def tar_figures(
         rule: see :data:`~vplface.evaluation.tar_at_far.FarRule`.
         draws: how often each person is drawn; none for no intervals.
     """
-    figures: dict[str, dict[str, Any]] = {}
+    figures: dict[str, Figure] = {}
     reached = []
+    people = len(np.unique(genuine.person[genuine.pairs]))
     for far in sorted(set(fars), reverse=True):
-        figure = figures[TAR.at(far).key] = {
-            "value": None,
-            "ci95": None,
-            "threshold": None,
-            "actual_far": None,
-        }
         try:
             point = tar_at_far(genuine.score, impostor.score, far, rule, impostors)
         except TooFewImpostorsError as error:
-            figure["reason"] = str(error)
+            details: dict[str, Any] = {"threshold": None, "actual_far": None, "reason": str(error)}
+            figures[TAR.at(far).key] = Figure(None, details=details)
             continue
-        figure |= {"value": point.tar, "threshold": point.threshold, "actual_far": point.actual_far}
+        details = {"threshold": point.threshold, "actual_far": point.actual_far}
+        figures[TAR.at(far).key] = Figure(point.tar, None, details, people)
         reached.append(far)
     if not len(draws) or not reached:
         return figures, {}
     of_others = impostor_weight if impostors > len(impostor) else None
     resampled = tar_replicates(genuine, impostor, of_others, reached, rule, draws)
     replicates = {TAR.at(far).key: each for far, each in zip(reached, resampled, strict=True)}
-    people = len(np.unique(genuine.person[genuine.pairs]))
-    for metric, each in replicates.items():
-        ends = interval(each, people)
-        figures[metric]["ci95"] = None if ends is None else list(ends)
-    return figures, replicates
+    return figures | {metric: figures[metric].resampled(each) for metric, each in replicates.items()}, replicates

@@ -1,4 +1,4 @@
-"""What an evaluation says: figures with their protocol and intervals, curves, the most wrong pairs."""
+"""The result of an evaluation: figures with their protocol, curves, the most wrong pairs; and two results compared."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float64
 
 from vplface.errors import DataError
 from vplface.evaluation.bootstrap import interval
+from vplface.evaluation.figure import Difference, Figure
 from vplface.evaluation.mcnemar import mcnemar
 from vplface.evaluation.metrics import Metric
 
@@ -22,8 +23,8 @@ class Evaluation:
     Attributes:
         name: of the question.
         protocol: how the figures were made.
-        metrics: ``"accuracy"``, ``"tar@far=1e-3"``, ``"fnmr@fmr=1e-3"``, ``"eer"``, ``"auc"`` and so on, each with its
-            ``"value"`` and ``"ci95"``. Where there is no figure the value is None and ``"reason"`` says why.
+        metrics: the figures of ``"accuracy"``, ``"tar@far=1e-3"``, ``"eer"`` and so on, see
+            :mod:`vplface.evaluation.metrics`.
         curves: ``"roc"`` (far, tar), ``"roc_band"`` (far, and the ends low and high of the 95 % interval of tar) and
             ``"histogram"`` (edges, genuine, impostor).
         worst: ``"genuine"`` and ``"impostor"`` pairs that the model is most wrong about.
@@ -36,7 +37,7 @@ class Evaluation:
 
     name: str
     protocol: Mapping[str, Any]
-    metrics: Mapping[str, Mapping[str, Any]]
+    metrics: Mapping[str, Figure]
     curves: Mapping[str, Mapping[str, list[float]]] = field(default_factory=dict)
     worst: Mapping[str, list[Mapping[str, Any]]] = field(default_factory=dict)
     fingerprint: str = ""
@@ -49,7 +50,7 @@ class Evaluation:
         return {
             "name": self.name,
             "protocol": dict(self.protocol),
-            "metrics": {name: dict(figure) for name, figure in self.metrics.items()},
+            "metrics": self.metrics_json(),
             "curves": {name: dict(curve) for name, curve in self.curves.items()},
             "worst": {kind: [dict(pair) for pair in pairs] for kind, pairs in self.worst.items()},
             "fingerprint": self.fingerprint,
@@ -60,6 +61,10 @@ class Evaluation:
             "correct": "".join("01"[right] for right in self.correct.tolist()),
             "groups": dict(self.groups),
         }
+
+    def metrics_json(self) -> dict[str, dict[str, Any]]:
+        """The figures, JSON-ready."""
+        return {name: figure.to_json() for name, figure in self.metrics.items()}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Evaluation:
@@ -92,9 +97,12 @@ class Evaluation:
             replicates = {name: np.array(numbers, np.float64) for name, numbers in values["replicates"].items()}
         except (TypeError, ValueError, OverflowError) as error:
             raise DataError(f"not an evaluation: replicates are not numbers: {error}") from error
-        correct = np.array([answer == "1" for answer in values["correct"]], bool)
-        arrays: dict[str, Any] = {"replicates": replicates, "correct": correct}
-        return cls(**{key: values[key] for key in kinds if key not in arrays}, **arrays)
+        read: dict[str, Any] = {
+            "metrics": {name: Figure.from_json(figure) for name, figure in values["metrics"].items()},
+            "replicates": replicates,
+            "correct": np.array([answer == "1" for answer in values["correct"]], bool),
+        }
+        return cls(**{key: values[key] for key in kinds if key not in read}, **read)
 
 
 def compare(first: Evaluation, second: Evaluation) -> dict[str, dict[str, Any]]:
@@ -111,30 +119,38 @@ def compare(first: Evaluation, second: Evaluation) -> dict[str, dict[str, Any]]:
     Raises:
         ValueError: the two were not put to the same pairs with the same draws.
     """
+    return {metric: difference.to_json() for metric, difference in paired_differences(first, second).items()}
+
+
+def paired_differences(first: Evaluation, second: Evaluation) -> dict[str, Difference]:
+    """The differences of :func:`compare` as objects."""
     if not first.fingerprint or first.fingerprint != second.fingerprint:
         raise ValueError(
             f"{first.name!r} and {second.name!r} cannot be compared pair by pair: they differ in their pairs, in the "
             "number of resamples or in the seed"
         )
-    differences: dict[str, dict[str, Any]] = {}
-    for metric, of_first in first.replicates.items():
-        of_second = second.replicates.get(metric)
-        if of_second is None:
+    differences = {}
+    for metric in first.replicates:
+        if metric not in second.replicates:
             continue
-        difference = float(second.metrics[metric]["value"] - first.metrics[metric]["value"])
-        people = int(first.protocol["identities"])
-        ends = interval(of_second - of_first, people, bounds=None)
-        differences[metric] = {
-            "difference": difference,
-            "ci95": None if ends is None else list(ends),
-            "distinguishable": ends is not None and (ends[0] > 0 or ends[1] < 0),
-        }
-        if Metric.parse(metric).judges_pairs and len(first.correct) == len(second.correct) > 0:
-            only_first = int((first.correct & ~second.correct).sum())
-            only_second = int((second.correct & ~first.correct).sum())
-            differences[metric]["mcnemar"] = {
-                "only_first": only_first,
-                "only_second": only_second,
-                "p": mcnemar(only_first, only_second),
-            }
+        before, after = first.metrics[metric].value, second.metrics[metric].value
+        if before is None or after is None:
+            continue
+        moved = second.replicates[metric] - first.replicates[metric]
+        ends = interval(moved, int(first.protocol["identities"]), bounds=None)
+        differences[metric] = Difference(
+            after - before,
+            ends,
+            distinguishable=ends is not None and (ends[0] > 0 or ends[1] < 0),
+            mcnemar=_mcnemar(first, second) if Metric.parse(metric).judges_pairs else None,
+        )
     return differences
+
+
+def _mcnemar(first: Evaluation, second: Evaluation) -> dict[str, Any] | None:
+    """McNemar's test; None if the answers of the two are not known."""
+    if len(first.correct) != len(second.correct) or not len(first.correct):
+        return None
+    only_first = int((first.correct & ~second.correct).sum())
+    only_second = int((second.correct & ~first.correct).sum())
+    return {"only_first": only_first, "only_second": only_second, "p": mcnemar(only_first, only_second)}

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from vplface.evaluation.figure import Figure
 from vplface.report.chart import ink
 from vplface.report.markup import Markup, tag
 from vplface.report.record import RunRecord
@@ -33,9 +34,9 @@ def set_names(runs: Sequence[RunRecord]) -> list[str]:
     return list(dict.fromkeys(name for run in runs for name in run.evaluations))
 
 
-def metric_entry(run: RunRecord, set_name: str, metric: str) -> Mapping[str, Any]:
-    """What an arm says of a metric on a set; empty if nothing."""
-    return mapping(mapping(run.evaluations.get(set_name, {}).get("metrics")).get(metric))
+def figure_of_run(run: RunRecord, set_name: str, metric: str) -> Figure:
+    """The figure of a run for a metric on a set; without a value if it has none."""
+    return Figure.from_json(mapping(mapping(run.evaluations.get(set_name, {}).get("metrics")).get(metric)))
 
 
 def distinct(runs: Sequence[RunRecord]) -> list[RunRecord]:

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from vplface.evaluation.figure import finite
 from vplface.report.arms import mapping
-from vplface.report.plots import number
 from vplface.report.record import RunRecord
 
 
@@ -37,7 +37,7 @@ def _mean(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         if isinstance(value, Mapping):
             averaged[key] = _mean([mapping(line.get(key)) for line in lines])
             continue
-        values = [found for line in lines if (found := number(line.get(key))) is not None]
+        values = [found for line in lines if (found := finite(line.get(key))) is not None]
         if len(values) == len(lines):
             averaged[key] = value if key == "step" else float(np.mean(values))
     return averaged

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vplface.report import evaluation_plots
-from vplface.report.arms import arm, legend, mapping, metric_entry
+from vplface.report.arms import arm, figure_of_run, legend, mapping
 from vplface.report.faces import Faces
 from vplface.report.markup import Child, Markup, join, tag
-from vplface.report.plots import Figure
+from vplface.report.plots import Plot
 from vplface.report.record import RunRecord
 
 WORST = 8
@@ -40,7 +40,7 @@ def evaluation_section(runs: Sequence[RunRecord], set_name: str, faces: Faces) -
     """Everything about one set but its figures; None if there is nothing."""
     quoted = {
         run.name: {
-            metric: metric_entry(run, set_name, metric)
+            metric: figure_of_run(run, set_name, metric)
             for metric in mapping(run.evaluations.get(set_name, {}).get("metrics"))
         }
         for run in runs
@@ -83,6 +83,6 @@ def worst(run: RunRecord, set_name: str, kind: str, sides: Sequence[str]) -> lis
     return [case for case in cases if isinstance(case, Mapping) and all(side in case for side in sides)][:WORST]
 
 
-def figure_of(figure: Figure) -> Markup:
+def figure_of(figure: Plot) -> Markup:
     """A figure with its title and the sentence below it."""
     return tag("figure", tag("h4", figure.title), figure.picture, tag("figcaption", figure.note))

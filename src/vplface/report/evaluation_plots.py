@@ -8,23 +8,22 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from vplface.evaluation.figure import Figure, finite
 from vplface.evaluation.metrics import ACCURACY, TAR, Metric, point_label
 from vplface.report.arms import mapping
 from vplface.report.chart import Chart, Scale, ink, short, span
 from vplface.report.markup import Markup, tag
-from vplface.report.plots import Figure, interval, number, numbers
+from vplface.report.plots import Plot, numbers
 from vplface.report.record import RunRecord
 
 
-def roc(
-    runs: Sequence[RunRecord], set_name: str, quoted: Mapping[str, Mapping[str, Mapping[str, Any]]]
-) -> Figure | None:
+def roc(runs: Sequence[RunRecord], set_name: str, quoted: Mapping[str, Mapping[str, Figure]]) -> Plot | None:
     """TAR over FAR (logarithmic) of all arms on one set, with the intervals of the quoted operating points.
 
     Args:
         runs: the arms.
         set_name: the evaluation set.
-        quoted: {arm name: {metric: {"value", "ci95"}}}, of which ``tar@far=…`` are marked.
+        quoted: {arm name: {metric: figure}}, of which TAR at FAR is marked.
     """
     drawn = []
     for index, run in enumerate(runs):
@@ -38,10 +37,10 @@ def roc(
     bands = _bands(runs, set_name)
     points = []
     for index, _, _ in drawn:
-        for metric, entry in quoted.get(runs[index].name, {}).items():
-            far_quoted, value = Metric.parse(metric).far, number(entry.get("value"))
-            if far_quoted is not None and value is not None:
-                points.append((index, far_quoted, value, interval(entry)))
+        for metric, figure in quoted.get(runs[index].name, {}).items():
+            far_quoted = Metric.parse(metric).far
+            if far_quoted is not None and figure.value is not None:
+                points.append((index, far_quoted, figure.value, figure.interval))
     lowest = min([float(far[far > 0].min()) for _, far, _ in drawn] + [0.7 * point[1] for point in points])
     lowest = min(max(lowest, 1e-7), 0.1)
     floor = min([float(np.interp(lowest, far, tar)) for _, far, tar in drawn] + [p[3][0] for p in points if p[3]])
@@ -66,17 +65,17 @@ def roc(
         corner_far = np.concatenate([[lowest], np.repeat(far[seen], 2), [1.0]])
         corner_tar = np.concatenate([[first, first], np.repeat(tar[seen], 2)])
         chart.line(corner_far, corner_tar, index)
-    for index, far_quoted, value, ci95 in points:
+    for index, far_quoted, value, ends in points:
         shift = 5.0 * (index - (len(runs) - 1) / 2)
-        if ci95 is not None:
-            chart.whisker(far_quoted, *ci95, colour=index, shift=shift)
+        if ends is not None:
+            chart.whisker(far_quoted, *ends, colour=index, shift=shift)
         chart.dot(
             far_quoted * 10 ** (shift / (chart.x.stop - chart.x.start) * -np.log10(lowest)),
             value,
             index,
             f"{runs[index].name}: TAR {short(value, percent=True)} at FAR {short(far_quoted, log=True)}",
         )
-    return Figure(
+    return Plot(
         "ROC",
         "True accept rate over false accept rate, with the 95 % intervals of the curve as a band; markers carry those "
         "of the quoted rates (set side by side where arms share a rate). Left of one over the number of impostor pairs "
@@ -85,7 +84,7 @@ def roc(
     )
 
 
-def det(runs: Sequence[RunRecord], set_name: str) -> Figure | None:
+def det(runs: Sequence[RunRecord], set_name: str) -> Plot | None:
     """FNMR over FMR, both logarithmic, of all arms on one set, with bands: the ROC as a matter of errors."""
     drawn = []
     for index, run in enumerate(runs):
@@ -117,14 +116,14 @@ def det(runs: Sequence[RunRecord], set_name: str) -> Figure | None:
         known = fmr >= lowest
         steps = np.repeat(fmr[known], 2)[1:], np.repeat(fnmr[known], 2)[:-1]
         chart.line(steps[0], np.where(steps[1] >= floor, steps[1], np.nan), index)
-    return Figure(
+    return Plot(
         "DET",
         "False non-match rate over false match rate; the lower the better. The dashed line is where both are equal.",
         chart.svg(),
     )
 
 
-def folds(runs: Sequence[RunRecord], set_name: str) -> Figure | None:
+def folds(runs: Sequence[RunRecord], set_name: str) -> Plot | None:
     """The errors of each fold as bars from 0, all arms side by side, and their mean."""
     drawn = []
     for index, run in enumerate(runs):
@@ -151,14 +150,14 @@ def folds(runs: Sequence[RunRecord], set_name: str) -> Figure | None:
             left = fold - 0.35 + place * wide
             chart.area(np.array([left, left + 0.9 * wide]), np.zeros(2), np.full(2, error), index, "hill")
         chart.line(np.array([0.5, count + 0.5]), np.full(2, errors.mean()), index, dashed=True)
-    return Figure(
+    return Plot(
         "Errors per fold",
         "Share of pairs told wrongly, each fold at the threshold that the others chose; dashed: the mean.",
         chart.svg(),
     )
 
 
-def groups(runs: Sequence[RunRecord], set_name: str) -> Iterator[Figure]:
+def groups(runs: Sequence[RunRecord], set_name: str) -> Iterator[Plot]:
     """FNMR and FMR of each group with their intervals, at each common threshold; arms one above the other."""
     found = {
         index: mapping(mapping(run.evaluations.get(set_name, {}).get("groups")).get("at"))
@@ -169,13 +168,13 @@ def groups(runs: Sequence[RunRecord], set_name: str) -> Iterator[Figure]:
         names = list(dict.fromkeys(name for of_arm in rates.values() for name in of_arm))
         for kind, title in (("fnmr", "False non-match rate"), ("fmr", "False match rate")):
             entries = [
-                (row, index, mapping(mapping(rates[index].get(name)).get(kind)))
+                (row, index, Figure.from_json(mapping(mapping(rates[index].get(name)).get(kind))))
                 for row, name in enumerate(names)
                 for index in rates
             ]
-            if any(number(entry.get("value")) is not None for _, _, entry in entries):
+            if any(rate.value is not None for _, _, rate in entries):
                 picture = _dots_and_intervals(names, entries, len(runs), f"{title} by group on {set_name}")
-                yield Figure(
+                yield Plot(
                     f"{title} at the threshold of {point_label(point)}",
                     _spreads(runs, found, point, kind),
                     picture,
@@ -183,10 +182,9 @@ def groups(runs: Sequence[RunRecord], set_name: str) -> Iterator[Figure]:
 
 
 def _dots_and_intervals(
-    names: Sequence[str], entries: Sequence[tuple[int, int, Mapping[str, Any]]], arms: int, label: str
+    names: Sequence[str], entries: Sequence[tuple[int, int, Figure]], arms: int, label: str
 ) -> Markup:
-    ends = [interval(entry) or (0.0, 0.0) for _, _, entry in entries]
-    top = max(max((number(entry.get("value")) or 0.0) for _, _, entry in entries), max(end[1] for end in ends))
+    top = max(end for _, _, rate in entries for end in (rate.value or 0.0, *(rate.interval or ())))
     left, right, row_height = 150.0, 500.0, 14.0 + 12.0 * arms
     scale = Scale(0.0, 1.06 * top or 1.0, left, right)
     bottom = 8.0 + row_height * len(names)
@@ -200,18 +198,17 @@ def _dots_and_intervals(
         middle = 8.0 + row_height * (row + 0.5)
         shown = name if len(name) <= 22 else name[:21] + "…"
         marks.append(tag("text", shown, class_="tick", x=left - 10, y=middle + 4, text_anchor="end"))
-    for row, index, entry in entries:
+    for row, index, rate in entries:
         at = 8.0 + row_height * (row + 0.5) + 12.0 * (index - (arms - 1) / 2)
-        rate, ci95 = number(entry.get("value")), interval(entry)
-        if rate is None:
+        if rate.value is None:
             marks.append(tag("text", "no such pairs", class_="tick", x=left + 4, y=at + 4))
             continue
-        if ci95 is not None:
-            start, stop = (float(scale(end)) for end in ci95)
+        if rate.interval is not None:
+            start, stop = (float(scale(end)) for end in rate.interval)
             caps = f"M{start:.1f} {at:.1f}H{stop:.1f}M{start:.1f} {at - 3:.1f}v6M{stop:.1f} {at - 3:.1f}v6"
             marks.append(tag("path", class_=f"whisker {ink(index)}", d=caps))
-        note = tag("title", f"{names[row]}: {short(rate, percent=True)}")
-        marks.append(tag("circle", note, class_=f"dot {ink(index)}", cx=float(scale(rate)), cy=at, r=3.6))
+        note = tag("title", f"{names[row]}: {short(rate.value, percent=True)}")
+        marks.append(tag("circle", note, class_=f"dot {ink(index)}", cx=float(scale(rate.value)), cy=at, r=3.6))
     size = f"0 0 520 {bottom + 26:.0f}"
     return tag("svg", marks, viewBox=size, role="img", aria_label=label, class_="chart")
 
@@ -219,18 +216,18 @@ def _dots_and_intervals(
 def _spreads(runs: Sequence[RunRecord], found: Mapping[int, Mapping[str, Any]], point: str, kind: str) -> str:
     words = []
     for index, at in found.items():
-        spread = mapping(mapping(mapping(at.get(point)).get("spread")).get(kind))
-        value, ci95 = number(spread.get("value")), interval(spread)
-        if value is not None:
+        spread = Figure.from_json(mapping(mapping(mapping(at.get(point)).get("spread")).get(kind)))
+        if spread.value is not None:
             whose = f"{runs[index].name}: " if len(runs) > 1 else ""
-            between = f" (95 % interval {100 * ci95[0]:.3g} … {100 * ci95[1]:.3g})".replace("-", "−") if ci95 else ""
-            words.append(
-                f"{whose}{spread.get('highest')} lies {100 * value:.3g} points above {spread.get('lowest')}{between}."
-            )
+            between = ""
+            if ends := spread.interval:
+                between = f" (95 % interval {100 * ends[0]:.3g} … {100 * ends[1]:.3g})".replace("-", "−")
+            high, low = spread.details.get("highest"), spread.details.get("lowest")
+            words.append(f"{whose}{high} lies {100 * spread.value:.3g} points above {low}{between}.")
     return " ".join(["Pairs within each group, all groups at one threshold, 95 % intervals.", *words])
 
 
-def ranks(runs: Sequence[RunRecord], set_name: str) -> Figure | None:
+def ranks(runs: Sequence[RunRecord], set_name: str) -> Plot | None:
     """The share of probes whose mate is among the first so many of the gallery (CMC)."""
     drawn = _points(runs, set_name, "cmc", "rank", "rate")
     if not drawn:
@@ -251,14 +248,14 @@ def ranks(runs: Sequence[RunRecord], set_name: str) -> Figure | None:
     for index, rank, rate in drawn:
         chart.line(rank, rate, index)
         chart.dot(float(rank[0]), float(rate[0]), index, f"rank 1: {short(float(rate[0]), percent=True)}")
-    return Figure(
+    return Plot(
         "CMC",
         "Share of probes with a mate in the gallery whose mate is among the first so many of the gallery.",
         chart.svg(),
     )
 
 
-def identification(runs: Sequence[RunRecord], set_name: str) -> Figure | None:
+def identification(runs: Sequence[RunRecord], set_name: str) -> Plot | None:
     """The share of mated probes found and accepted (TPIR) over the share of others accepted (FPIR)."""
     drawn = [
         (index, fpir[fpir > 0], tpir[fpir > 0])
@@ -283,7 +280,7 @@ def identification(runs: Sequence[RunRecord], set_name: str) -> Figure | None:
     for index, fpir, tpir in drawn:
         order = np.lexsort((tpir, fpir))
         chart.line(fpir[order], tpir[order], index)
-    return Figure(
+    return Plot(
         "Open-set identification",
         "Share of mated probes that are found first and accepted, over the share of probes without a mate that are "
         "accepted as somebody.",
@@ -317,7 +314,7 @@ def _bands(
     return found
 
 
-def histograms(runs: Sequence[RunRecord], set_name: str) -> Iterator[Figure]:
+def histograms(runs: Sequence[RunRecord], set_name: str) -> Iterator[Plot]:
     """Similarity of genuine and impostor pairs, an arm at a time on a common axis, with the threshold."""
     found = []
     for index, run in enumerate(runs):
@@ -359,7 +356,7 @@ def histograms(runs: Sequence[RunRecord], set_name: str) -> Iterator[Figure]:
             )
         if cut is not None:
             chart.upright(*cut)
-        yield Figure(
+        yield Plot(
             runs[index].name,
             "Densities, each of area 1: there are many more impostor than genuine pairs.",
             chart.svg(),
@@ -371,7 +368,7 @@ def threshold(evaluation: Mapping[str, Any]) -> tuple[float, str] | None:
     metrics = mapping(evaluation.get("metrics"))
     known = map(Metric.parse, metrics)
     for metric in sorted(known, key=lambda metric: (not metric.judges_pairs, metric != TAR.at(1e-3))):
-        value = number(mapping(metrics[metric.key]).get("threshold"))
+        value = finite(mapping(metrics[metric.key]).get("threshold"))
         if value is not None and metric.judges_pairs:
             return value, f"threshold {short(value)}"
         if value is not None and metric.far is not None:

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from vplface.errors import import_extra
-from vplface.report import plots
+from vplface.evaluation.figure import finite
 from vplface.report.markup import Child, Markup, tag
 
 PictureOf = Callable[[str, str], UInt8[np.ndarray, "112 112 3"] | None]
@@ -34,7 +34,7 @@ class Faces:
         show = self.picture_of is not None and self.bytes_left > 0
         row = "two" if len(names) == 2 else "three"
         shown = tag("div", [self._picture(set_name, name) for name in names], class_=row) if show else None
-        similarity, rank = plots.number(case.get("similarity")), plots.number(case.get("mate_rank"))
+        similarity, rank = finite(case.get("similarity")), finite(case.get("mate_rank"))
         words: list[Child] = []
         if similarity is not None:
             words.append(tag("b", f"{similarity:.3f}".replace("-", "−")))

@@ -25,7 +25,7 @@ def forest(found: Sequence[Finding], colours: Mapping[str, int], label: str) -> 
         colours: number of each arm.
         label: what the picture shows, for those who cannot see it.
     """
-    ends = [end for f in found for ci95 in (f.ci95, f.t_ci95) if ci95 is not None for end in ci95]
+    ends = [end for f in found for interval in (f.interval, f.t_interval) if interval is not None for end in interval]
     low, high = span([100 * np.array([0.0, *ends, *(f.value for f in found)])])
     left = max(_LEFT, _GAP + _CHARACTER * max(len(_name(f) + _where(f)) + 2 for f in found))
     x = Scale(low, high, left, left + _WIDTH - _LEFT - _RIGHT)
@@ -68,12 +68,12 @@ def _row(finding: Finding, colour: int, x: Scale, y: float) -> list[Markup]:
     )
     marks = [names]
     digits = digits_for(finding)
-    if finding.ci95 is not None:
-        low, high = (float(x(100 * end)) for end in finding.ci95)
+    if finding.interval is not None:
+        low, high = (float(x(100 * end)) for end in finding.interval)
         path = f"M{low:.1f} {y:.1f}H{high:.1f}M{low:.1f} {y - 4:.1f}v8M{high:.1f} {y - 4:.1f}v8"
         marks.append(tag("path", class_=f"whisker {ink(colour)}", d=path))
-    if finding.t_ci95 is not None:
-        low, high = (float(x(100 * end)) for end in finding.t_ci95)
+    if finding.t_interval is not None:
+        low, high = (float(x(100 * end)) for end in finding.t_interval)
         marks.append(tag("path", class_=f"line dashed thin {ink(colour)}", d=f"M{low:.1f} {y + 8:.1f}H{high:.1f}"))
     note = ", ".join(points(value, digits) for value in finding.per_seed)
     marks.append(

@@ -13,9 +13,9 @@ from typing import Any
 
 from vplface.data.pictures import Preprocessing
 from vplface.errors import import_extra
+from vplface.evaluation.figure import Figure, Interval
 from vplface.evaluation.metrics import Metric, in_order
 from vplface.evaluation.operating_point import OperatingPoint
-from vplface.report.plots import interval, number
 from vplface.report.record import RunRecord
 from vplface.report.results import protocol_sentence
 from vplface.stored_model import ModelCard
@@ -35,7 +35,7 @@ class Measured:
     Attributes:
         name: of the question.
         protocol: how the figures were made.
-        metrics: {metric: {"value", "ci95", ...}}, fractions.
+        metrics: the figure of each, as :meth:`vplface.evaluation.figure.Figure.to_json` gives it.
     """
 
     name: str
@@ -43,13 +43,13 @@ class Measured:
     metrics: Mapping[str, Mapping[str, Any]]
 
     @property
-    def figures(self) -> list[tuple[str, float, tuple[float, float] | None]]:
-        """(metric, value, 95 % interval) of those that have a value, in the order of reports."""
+    def figures(self) -> list[tuple[Metric, float, Interval | None]]:
+        """Metric, value and interval of those that have a value, in the order of reports."""
         found = []
-        for metric in in_order(self.metrics):
-            value = number(self.metrics[metric].get("value"))
-            if value is not None:
-                found.append((metric, value, interval(self.metrics[metric])))
+        for key in in_order(self.metrics):
+            figure = Figure.from_json(self.metrics[key])
+            if figure.value is not None:
+                found.append((Metric.parse(key), figure.value, figure.interval))
         return found
 
 
@@ -119,8 +119,8 @@ def _metadata(name: str, card: ModelCard, licence: str, measured: Sequence[Measu
             "dataset": {"type": _slug(each.name), "name": " ".join(each.name.split())},
             "metrics": [
                 {
-                    "type": metric,
-                    "name": Metric.parse(metric).label,
+                    "type": metric.key,
+                    "name": metric.label,
                     "value": round(value, 6),
                     **({"args": {"ci95": [round(end, 6) for end in ends]}} if ends else {}),
                 }
@@ -131,7 +131,7 @@ def _metadata(name: str, card: ModelCard, licence: str, measured: Sequence[Measu
         if each.figures
     ]
     if results:
-        values["metrics"] = list(dict.fromkeys(metric for each in measured for metric, _, _ in each.figures))
+        values["metrics"] = list(dict.fromkeys(metric.key for each in measured for metric, _, _ in each.figures))
         values["model-index"] = [{"name": name, "results": results}]
     return str(yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=1000))
 
@@ -148,7 +148,7 @@ def _figures(name: str, measured: Sequence[Measured]) -> list[str]:
         if not each.figures:
             continue
         rows = [
-            f"| {_text(Metric.parse(metric).label)} | {100 * value:.2f} | "
+            f"| {_text(metric.label)} | {100 * value:.2f} | "
             + ("—" if ends is None else f"{100 * ends[0]:.2f} – {100 * ends[1]:.2f}")
             + " |"
             for metric, value, ends in each.figures

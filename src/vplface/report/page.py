@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 
+from vplface.evaluation.figure import finite
 from vplface.evaluation.metrics import Metric
 from vplface.report import plots, sphere
 from vplface.report.arms import capitalised, distinct, legend, mapping, set_names, swatch
@@ -201,7 +202,7 @@ def _rule(value: object) -> str:
 
 def _data(run: RunRecord) -> str | None:
     if told := run.card.get("training_data"):
-        people, pictures = (plots.number(run.card.get(key)) for key in ("identities", "pictures"))
+        people, pictures = (finite(run.card.get(key)) for key in ("identities", "pictures"))
         return f"{told}: {people:,.0f} people, {pictures:,.0f} pictures" if people and pictures else str(told)
     sources = mapping(run.config.get("data")).get("train")
     if not isinstance(sources, list):

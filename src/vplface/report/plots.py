@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from vplface.evaluation.figure import Interval, finite
 from vplface.report.arms import mapping
 from vplface.report.chart import Chart, Scale, ink, short, span
 from vplface.report.markup import Child, Markup, tag
@@ -18,7 +19,7 @@ BINS = 160
 
 
 @dataclass(frozen=True)
-class Figure:
+class Plot:
     """A picture with its title and the sentence below it."""
 
     title: str
@@ -26,7 +27,7 @@ class Figure:
     picture: Markup
 
 
-def curves(runs: Sequence[RunRecord]) -> Iterator[Figure]:
+def curves(runs: Sequence[RunRecord]) -> Iterator[Plot]:
     """What was logged over the steps, all arms in each figure; a quantity that no arm logged has none."""
     quantities: tuple[tuple[str, str, str, dict[str, bool]], ...] = (
         (
@@ -72,7 +73,7 @@ def curves(runs: Sequence[RunRecord]) -> Iterator[Figure]:
             yield from injection(runs)
 
 
-def injection(runs: Sequence[RunRecord]) -> Iterator[Figure]:
+def injection(runs: Sequence[RunRecord]) -> Iterator[Plot]:
     """What a memory is worth by its age, and what it does to prototypes and their gradient."""
     figures = (
         _by_age(
@@ -110,7 +111,7 @@ def injection(runs: Sequence[RunRecord]) -> Iterator[Figure]:
     yield from (figure for figure in figures if figure is not None)
 
 
-def validation(runs: Sequence[RunRecord], metric_title: Mapping[str, str]) -> Iterator[Figure]:
+def validation(runs: Sequence[RunRecord], metric_title: Mapping[str, str]) -> Iterator[Plot]:
     """The validation metrics over the steps, a figure for each metric of each set."""
     keys: dict[tuple[str, str], None] = {}
     for run in runs:
@@ -121,7 +122,7 @@ def validation(runs: Sequence[RunRecord], metric_title: Mapping[str, str]) -> It
         lines: list[tuple[int, Float[np.ndarray, " k"], Float[np.ndarray, " k"]]] = []
         for index, run in enumerate(runs):
             points = [
-                (line["step"], number(mapping(mapping(line.get("validation")).get(set_name)).get(metric)))
+                (line["step"], finite(mapping(mapping(line.get("validation")).get(set_name)).get(metric)))
                 for line in run.validation
             ]
             known = np.array([point for point in points if point[1] is not None], dtype=np.float64).reshape(-1, 2)
@@ -135,24 +136,24 @@ def validation(runs: Sequence[RunRecord], metric_title: Mapping[str, str]) -> It
             chart.line(steps, values, index, end=True)
             for step, value in zip(steps, values, strict=True):
                 chart.dot(step, value, index, f"{runs[index].name}, step {step:.0f}: {short(value, percent=fraction)}")
-        yield Figure(title, "Measured during training on the validation pairs.", chart.svg())
+        yield Plot(title, "Measured during training on the validation pairs.", chart.svg())
 
 
-def whisker(value: float, ci95: tuple[float, float] | None, low: float, high: float, colour: int) -> Markup:
+def whisker(value: float, ends: Interval | None, low: float, high: float, colour: int) -> Markup:
     """A value and its interval on a common scale, for a cell of the table."""
     scale = Scale(low, high, 5.0, 115.0)
     marks = [tag("path", class_="grid", d="M5 7H115")]
-    if ci95 is not None:
-        start, stop = (float(scale(end)) for end in ci95)
+    if ends is not None:
+        start, stop = (float(scale(end)) for end in ends)
         marks.append(tag("path", class_=f"whisker {ink(colour)}", d=f"M{start:.1f} 7H{stop:.1f}"))
     marks.append(tag("circle", class_=f"dot {ink(colour)}", cx=float(scale(value)), cy=7.0, r=3.4))
     return tag("svg", marks, viewBox="0 0 120 14", class_="glyph", aria_hidden="true")
 
 
-def difference_whisker(ci95: tuple[float, float], value: float, reach: float) -> Markup:
+def difference_whisker(ends: Interval, value: float, reach: float) -> Markup:
     """A paired difference with its interval, and the line of no difference in the middle."""
     scale = Scale(-reach, reach, 5.0, 115.0)
-    start, stop, at = (float(scale(point)) for point in (*ci95, value))
+    start, stop, at = (float(scale(point)) for point in (*ends, value))
     marks = [
         tag("path", class_="zero", d="M60 0V14"),
         tag("path", class_="whisker neutral", d=f"M{start:.1f} 7H{stop:.1f}"),
@@ -161,24 +162,11 @@ def difference_whisker(ci95: tuple[float, float], value: float, reach: float) ->
     return tag("svg", marks, viewBox="0 0 120 14", class_="glyph", aria_hidden="true")
 
 
-def number(value: object) -> float | None:
-    """The value if it is a finite number, else None."""
-    if isinstance(value, int | float) and not isinstance(value, bool) and np.isfinite(value):
-        return float(value)
-    return None
-
-
 def numbers(values: object) -> Float[np.ndarray, " k"]:
     """The values if they are a list of finite numbers, else an empty array."""
-    if isinstance(values, list) and all(number(value) is not None for value in values):
+    if isinstance(values, list) and all(finite(value) is not None for value in values):
         return np.array(values, dtype=np.float64)
     return np.zeros(0)
-
-
-def interval(entry: Mapping[str, Any]) -> tuple[float, float] | None:
-    """The 95 % interval of a metric, if it has one."""
-    ends = numbers(list(entry["ci95"])) if isinstance(entry.get("ci95"), list | tuple) else np.zeros(0)
-    return (float(ends[0]), float(ends[1])) if len(ends) == 2 else None
 
 
 def _over_steps(
@@ -190,7 +178,7 @@ def _over_steps(
     percent: bool = False,
     at_zero: bool = False,
     ends: bool = True,
-) -> Figure | None:
+) -> Plot | None:
     """The logged quantities ``keys`` (key: dashed or not) of all arms."""
     drawn: list[tuple[int, bool, _Thinned]] = []
     for index, run in enumerate(runs):
@@ -207,7 +195,7 @@ def _over_steps(
             chart.area(line.steps, line.low, line.high, index)
     for index, dashed, line in drawn:
         chart.line(line.steps, line.mean, index, dashed=dashed, end=ends)
-    return Figure(title, note, chart.svg())
+    return Plot(title, note, chart.svg())
 
 
 def _each_part(runs: Sequence[RunRecord], key: str) -> list[RunRecord]:
@@ -226,7 +214,7 @@ def _each_part(runs: Sequence[RunRecord], key: str) -> list[RunRecord]:
 
 def _by_age(
     runs: Sequence[RunRecord], title: str, note: str, key: str, *, level: str | None = None, samples: str | None = None
-) -> Figure | None:
+) -> Plot | None:
     """A logged mapping {steps: value} of each arm: the last, with a level; or, by their samples, those of a fifth."""
     drawn: list[tuple[int, Float[np.ndarray, " k"], Float[np.ndarray, " k"], float | None]] = []
     for index, run in enumerate(runs):
@@ -234,7 +222,7 @@ def _by_age(
         if lines:
             late = lines[-1:] if samples is None else [e for e in lines if e["step"] >= 0.8 * lines[-1]["step"]]
             ages, means = _pooled(late, key, samples)
-            drawn.append((index, ages, means, None if level is None else number(lines[-1].get(level))))
+            drawn.append((index, ages, means, None if level is None else finite(lines[-1].get(level))))
     drawn = [line for line in drawn if len(line[1])]
     if not drawn:
         return None
@@ -252,7 +240,7 @@ def _by_age(
         chart.line(ages, ys, index, end=True)
         for age, value in zip(ages, ys, strict=True):
             chart.dot(age, value, index, f"{runs[index].name}, {age:.0f} steps: {short(value)}")
-    return Figure(title, note, chart.svg())
+    return Plot(title, note, chart.svg())
 
 
 def _pooled(
@@ -262,8 +250,8 @@ def _pooled(
     sums: dict[int, list[float]] = {}
     for line in lines:
         for age, logged in mapping(line.get(key)).items():
-            value = number(logged)
-            weight = 1.0 if samples is None else number(mapping(line.get(samples)).get(age)) or 0.0
+            value = finite(logged)
+            weight = 1.0 if samples is None else finite(mapping(line.get(samples)).get(age)) or 0.0
             if value is not None and weight > 0 and str(age).isdecimal():
                 total = sums.setdefault(int(age), [0.0, 0.0])
                 total[0] += weight * value
@@ -301,8 +289,8 @@ def variational_lifetime(run: RunRecord) -> float | None:
     """Δt in steps, if the run has variational prototypes and tells."""
     for line in run.training:
         if told := mapping(line.get("begin")):
-            return number(told.get("delta_t"))
-    return number(run.environment.get("delta_t")) or _length_in_steps(run, "delta_t")
+            return finite(told.get("delta_t"))
+    return finite(run.environment.get("delta_t")) or _length_in_steps(run, "delta_t")
 
 
 def _length_in_steps(run: RunRecord, key: str) -> float | None:
@@ -312,7 +300,7 @@ def _length_in_steps(run: RunRecord, key: str) -> float | None:
         value = float(amount)
     except ValueError:
         return None
-    per_epoch = number(run.environment.get("steps_per_epoch"))
+    per_epoch = finite(run.environment.get("steps_per_epoch"))
     if unit.startswith("epoch"):
         return None if per_epoch is None else value * per_epoch
     return value
@@ -331,6 +319,6 @@ def _thinned(steps: Float[np.ndarray, " k"], values: Float[np.ndarray, " k"]) ->
     """At most ``BINS`` stretches of a series; a shorter one as it is, with its gaps."""
     if len(steps) <= BINS:
         return _Thinned(steps, values, values, values)
-    finite = np.isfinite(values)
-    parts = zip(np.array_split(steps[finite], BINS), np.array_split(values[finite], BINS), strict=True)
+    known = np.isfinite(values)
+    parts = zip(np.array_split(steps[known], BINS), np.array_split(values[known], BINS), strict=True)
     return _Thinned(*np.array([(s.mean(), v.mean(), v.min(), v.max()) for s, v in parts if len(s)]).T)

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Collection, Sequence
+from typing import TypeAlias
 
 import numpy as np
 
+from vplface.evaluation.figure import Figure, finite
 from vplface.evaluation.metrics import Metric, in_order
 from vplface.report import plots
-from vplface.report.arms import arm, capitalised, mapping, metric_entry, set_names
+from vplface.report.arms import arm, capitalised, figure_of_run, mapping, set_names
 from vplface.report.markup import Child, Markup, join, tag
 from vplface.report.provenance import plain
 from vplface.report.record import RunRecord
-from vplface.report.verdict import Difference, decimals, metric_value
+from vplface.report.verdict import ArmDifference, decimals
 
-Compared: TypeAlias = "tuple[RunRecord, Sequence[Difference]]"
+Compared: TypeAlias = "tuple[RunRecord, Sequence[ArmDifference]]"
 """An arm, and how it differs from the first."""
 
 
@@ -31,9 +32,11 @@ def results_table(runs: Sequence[RunRecord], set_name: str, compared: Sequence[C
     """The figures of all arms on one set, and below them the paired differences."""
     named = {metric for run in runs for metric in mapping(run.evaluations.get(set_name, {}).get("metrics"))}
     metrics = [
-        metric for metric in in_order(named) if any(metric_value(run, set_name, metric) is not None for run in runs)
+        metric
+        for metric in in_order(named)
+        if any(figure_of_run(run, set_name, metric).value is not None for run in runs)
     ]
-    cells = {(run.name, metric): metric_entry(run, set_name, metric) for run in runs for metric in metrics}
+    cells = {(run.name, metric): figure_of_run(run, set_name, metric) for run in runs for metric in metrics}
     rows: list[Markup] = []
     trained = {"Coverage reached": coverage, "Training time": training_time}
     trained = {head: tell for head, tell in trained.items() if any(tell(run) for run in runs)}
@@ -47,7 +50,7 @@ def results_table(runs: Sequence[RunRecord], set_name: str, compared: Sequence[C
     for other, used in compared:
         of_set = {difference.metric.key: difference for difference in used if difference.set_name == set_name}
         if of_set:
-            reach = 1.05 * max(max(abs(end) for end in d.ci95) for d in of_set.values())
+            reach = 1.05 * max(max(abs(end) for end in d.interval) for d in of_set.values())
             told = tag("span", "paired, same pairs", class_="range")
             row = [tag("th", f"{other.name} − {runs[0].name}", told, scope="row")]
             row += [tag("td", _paired(of_set[metric], reach) if metric in of_set else "—") for metric in metrics]
@@ -72,42 +75,40 @@ def results_table(runs: Sequence[RunRecord], set_name: str, compared: Sequence[C
 
 def _unmeasured(runs: Sequence[RunRecord], set_name: str, metrics: Collection[str]) -> list[str]:
     """Why each of the metrics, which no arm has, has no column."""
+    said = []
+    for metric in in_order(metrics):
+        reasons = [figure_of_run(run, set_name, metric).details.get("reason") for run in runs]
+        if known := dict.fromkeys(str(reason) for reason in reasons if reason):
+            said.append(f"{capitalised(Metric.parse(metric).label)}: {' '.join(known)}.")
+    return said
+
+
+def _measured(figure: Figure, of_column: Sequence[Figure], index: int) -> Child:
+    if figure.value is None:
+        reason = figure.details.get("reason")
+        return [_value(None), tag("span", str(reason), class_="reason") if reason else None]
+    intervals = [other.interval for other in of_column if other.interval]
+    ends = [end for interval in intervals for end in interval]
+    values = [other.value for other in of_column if other.value is not None]
+    low, high = min([*values, *ends]), max([*values, *ends])
+    digits = 1 if any(end - start > 0.01 for start, end in intervals) else 2
+    shown = figure.interval and " – ".join(f"{100 * end:.{digits}f}" for end in figure.interval)
     return [
-        f"{capitalised(Metric.parse(metric).label)}: {' '.join(dict.fromkeys(reasons))}."
-        for metric in in_order(metrics)
-        if (reasons := [str(why) for run in runs if (why := metric_entry(run, set_name, metric).get("reason"))])
+        _value(f"{100 * figure.value:.{digits}f}"),
+        tag("span", shown, class_="range") if shown else None,
+        plots.whisker(figure.value, figure.interval, low, high, index)
+        if len(of_column) > 1 and intervals and high > low
+        else None,
     ]
 
 
-def _measured(entry: Mapping[str, Any], of_column: Sequence[Mapping[str, Any]], index: int) -> Child:
-    value = plots.number(entry.get("value"))
-    if value is None:
-        return [
-            _value(None),
-            tag("span", str(entry["reason"]), class_="reason") if entry.get("reason") else None,
-        ]
-    ci95 = plots.interval(entry)
-    spans = [ci for other in of_column if (ci := plots.interval(other))]
-    values = [v for other in of_column if (v := plots.number(other.get("value"))) is not None]
-    low = min([*values, *(ci[0] for ci in spans)])
-    high = max([*values, *(ci[1] for ci in spans)])
-    digits = 1 if any(ci[1] - ci[0] > 0.01 for ci in spans) else 2
-    return [
-        _value(f"{100 * value:.{digits}f}"),
-        tag("span", f"{100 * ci95[0]:.{digits}f} – {100 * ci95[1]:.{digits}f}", class_="range") if ci95 else None,
-        plots.whisker(value, ci95, low, high, index) if len(of_column) > 1 and spans and high > low else None,
-    ]
-
-
-def _paired(difference: Difference, reach: float) -> Child:
+def _paired(difference: ArmDifference, reach: float) -> Child:
     digits = decimals(difference)
-    value, *ends = (
-        f"{100 * x:+.{digits}f}".replace("-", "−") for x in (difference.value, difference.ci95[0], difference.ci95[1])
-    )
+    value, *ends = (f"{100 * x:+.{digits}f}".replace("-", "−") for x in (difference.value, *difference.interval))
     return [
         tag("span", value, class_="value" if difference.distinguishable else "value unclear"),
         tag("span", f"{ends[0]} … {ends[1]}", class_="range"),
-        plots.difference_whisker(difference.ci95, difference.value, reach) if reach > 0 else None,
+        plots.difference_whisker(difference.interval, difference.value, reach) if reach > 0 else None,
         tag("span", "excludes 0" if difference.distinguishable else "contains 0", class_="range"),
     ]
 
@@ -155,7 +156,7 @@ def coverage(run: RunRecord) -> str | None:
 def training_time(run: RunRecord) -> str | None:
     """The time spent in training steps, from their logged speed: pauses and validation do not count."""
     steps, speed = run.series("pictures_per_second")
-    batch = plots.number(run.config.get("batch_size"))
+    batch = finite(run.config.get("batch_size"))
     if batch is None or not (speed > 0).any():
         return None
     taken = np.diff(steps, prepend=0.0)

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float
 
 from vplface.report.markup import Markup, join, tag
-from vplface.report.plots import Figure
+from vplface.report.plots import Plot
 from vplface.report.record import Sphere
 
 RADIUS = 200.0
@@ -16,12 +16,12 @@ CLOSE_SAMPLES = 120
 COLOURS = 9
 
 
-def pictures(sphere: Sphere) -> list[Figure]:
+def pictures(sphere: Sphere) -> list[Plot]:
     """The point, the distribution and, where a memory is alive, one class close up."""
     view = viewpoint(sphere)
     alive = int((sphere.timer > 0).sum())
     figures = [
-        Figure(
+        Plot(
             "A class is a point",
             _with_symbols(
                 "A softmax classifier compares each sample (dot) with one prototype *v* per class (disc), and with "
@@ -30,7 +30,7 @@ def pictures(sphere: Sphere) -> list[Figure]:
             ),
             _as_point(sphere, view),
         ),
-        Figure(
+        Plot(
             "A class is a distribution",
             _with_symbols(
                 "The last feature *M* of a class (ring) is remembered for Δt steps and draws its prototype to *u* "
@@ -44,7 +44,7 @@ def pictures(sphere: Sphere) -> list[Figure]:
     chosen = _class_to_show(sphere)
     if chosen is not None:
         figures.append(
-            Figure(
+            Plot(
                 "One class close up",
                 _with_symbols(
                     f"The sphere unrolled around *v*, with *λ* = {sphere.lam:.3g}. The prototype of this step, *u*, "

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from vplface.evaluation.figure import Difference, Interval
 from vplface.evaluation.metrics import Metric
 from vplface.report.arms import mapping
-from vplface.report.plots import interval
 
 _LEVEL = "95\N{NO-BREAK SPACE}%"
 
@@ -18,8 +18,8 @@ class Finding:
     """How an arm differs from a baseline in one metric on one set of one setting, over seeds.
 
     Attributes:
-        ci95: of the bootstrap over people and seeds.
-        t_ci95: Student's, over the differences of seeds; None with too few seeds.
+        interval: of the bootstrap over people and seeds.
+        t_interval: Student's, over the differences of seeds; None with too few seeds.
         same_sign: seeds whose difference has the sign of the mean.
     """
 
@@ -29,8 +29,8 @@ class Finding:
     arm: str
     baseline: str
     value: float
-    ci95: tuple[float, float] | None
-    t_ci95: tuple[float, float] | None
+    interval: Interval | None
+    t_interval: Interval | None
     per_seed: tuple[float, ...]
     same_sign: int
     distinguishable: bool
@@ -48,18 +48,22 @@ def findings(summary: Mapping[str, Any]) -> Iterator[Finding]:
             for arm, sets in arms.items():
                 for set_name, metrics in sets.items():
                     for metric, entry in metrics.items():
+                        difference = Difference.from_json(entry)
+                        value, seeds = difference.value, difference.over_seeds
+                        assert value is not None
+                        assert seeds is not None
                         yield Finding(
                             setting,
                             set_name,
                             Metric.parse(metric),
                             arm,
                             baseline,
-                            entry["difference"],
-                            interval(entry),
-                            interval({"ci95": entry.get("t_ci95")}),
-                            tuple(entry["per_seed"]),
-                            entry["same_sign"],
-                            entry["distinguishable"],
+                            value,
+                            difference.interval,
+                            seeds.interval,
+                            seeds.per_seed,
+                            seeds.same_sign,
+                            difference.distinguishable,
                         )
 
 
@@ -108,7 +112,7 @@ def study_cautions(summary: Mapping[str, Any], found: Sequence[Finding]) -> list
             f"{len(found)} differences are examined together, and no interval is widened for that: of twenty {_LEVEL} "
             "intervals, about one excludes 0 by chance alone."
         )
-    without = sum(finding.ci95 is None for finding in found)
+    without = sum(finding.interval is None for finding in found)
     if without:
         said.append(f"{without} of them have no bootstrap interval, and count as not told apart.")
     for run, why in mapping(summary.get("failed")).items():
@@ -126,14 +130,14 @@ def points(value: float, digits: int = 1) -> str:
 
 def digits_for(found: Finding) -> int:
     """Tenths of a point, or hundredths where the interval is less than a point wide."""
-    return 2 if found.ci95 is not None and found.ci95[1] - found.ci95[0] < 0.01 else 1
+    return 2 if found.interval is not None and found.interval[1] - found.interval[0] < 0.01 else 1
 
 
 def _of_pair(found: Sequence[Finding], arm: str, baseline: str) -> str:
     told = [finding for finding in found if finding.distinguishable]
     if not told:
-        if len(found) == 1 and (only := found[0]).ci95 is not None:
-            low, high = (points(end, digits_for(only)) for end in only.ci95)
+        if len(found) == 1 and (only := found[0]).interval is not None:
+            low, high = (points(end, digits_for(only)) for end in only.interval)
             return (
                 f"{arm} and {baseline} cannot be told apart: {points(only.value, digits_for(only))} points of "
                 f"{only.metric.label} ({_LEVEL} interval {low} to {high})."

@@ -8,6 +8,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
+from vplface.evaluation.figure import Figure
 from vplface.evaluation.metrics import Metric, in_order
 from vplface.report import plots
 from vplface.report.arms import capitalised, legend, mapping, swatch
@@ -150,18 +151,19 @@ def _table(
 
 
 def _measured(entry: Mapping[str, Any], seeds: Sequence[int]) -> Markup:
-    value, ci95 = plots.number(entry.get("value")), plots.interval(entry)
-    if value is None:
-        reason = entry.get("reason")
+    figure = Figure.from_json(entry)
+    if figure.value is None:
+        reason = figure.details.get("reason")
         why = tag("span", str(reason), class_="reason") if reason else None
         return tag("td", tag("span", "—", class_="value unclear"), why)
-    digits = 2 if ci95 is not None and ci95[1] - ci95[0] < 0.01 else 1
-    bounds = f"{100 * ci95[0]:.{digits}f} – {100 * ci95[1]:.{digits}f}" if ci95 else None
+    ends = figure.interval
+    digits = 2 if ends is not None and ends[1] - ends[0] < 0.01 else 1
+    bounds = f"{100 * ends[0]:.{digits}f} – {100 * ends[1]:.{digits}f}" if ends else None
     return tag(
         "td",
-        tag("span", f"{100 * value:.{digits}f}", class_="value"),
+        tag("span", f"{100 * figure.value:.{digits}f}", class_="value"),
         tag("span", bounds, class_="range") if bounds else None,
-        title=_seeds(seeds, entry.get("per_seed", ()), 100, 2),
+        title=_seeds(seeds, figure.details.get("per_seed", ()), 100, 2),
     )
 
 
@@ -171,9 +173,9 @@ def _paired(finding: Finding) -> Markup:
     lines: list[Child] = [
         tag("span", points(finding.value, digits), class_="value" if finding.distinguishable else "value unclear")
     ]
-    for word, ci95 in (("", finding.ci95), ("t ", finding.t_ci95)):
-        if ci95 is not None:
-            low, high = (points(end, digits) for end in ci95)
+    for word, ends in (("", finding.interval), ("t ", finding.t_interval)):
+        if ends is not None:
+            low, high = (points(end, digits) for end in ends)
             lines.append(tag("span", f"{word}{low} … {high}", class_="range"))
     lines.append(tag("span", f"sign: {finding.same_sign} of {count}", class_="range"))
     return tag("td", lines, title=", ".join(points(value, 2) for value in finding.per_seed))

@@ -6,27 +6,28 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from vplface.evaluation.figure import Difference, Interval, finite
 from vplface.evaluation.metrics import ACCURACY, TAR, Metric, in_order
-from vplface.report.plots import interval, number
+from vplface.report.arms import figure_of_run
 from vplface.report.record import RunRecord
 
 _ROUNDING = 1e-6
 
 
 @dataclass(frozen=True)
-class Difference:
-    """A paired difference, second arm minus first, on the same pairs."""
+class ArmDifference:
+    """How the second arm differs from the first in a metric on a set, paired."""
 
     set_name: str
     metric: Metric
     value: float
-    ci95: tuple[float, float]
+    interval: Interval
     distinguishable: bool
 
 
 def differences(
     runs: Sequence[RunRecord], comparison: Mapping[str, Mapping[str, Any]]
-) -> tuple[list[Difference], list[str]]:
+) -> tuple[list[ArmDifference], list[str]]:
     """The usable entries of a comparison of two arms, and why others are not used.
 
     An entry is used only if it is the difference of the two arms' own figures: a stale file, one written for another
@@ -40,28 +41,27 @@ def differences(
         for key, entry in entries.items():
             if not isinstance(entry, Mapping):
                 continue
-            metric = Metric.parse(key)
-            value, ci95 = number(entry.get("difference")), interval(entry)
-            if value is None:
+            metric, difference = Metric.parse(key), Difference.from_json(entry)
+            if difference.value is None:
                 continue
-            if ci95 is None:
+            if difference.interval is None:
                 notes.append(f"The paired difference of {metric.label} on {set_name} has no interval.")
                 continue
-            first, second = (metric_value(run, set_name, key) for run in runs)
-            if first is None or second is None or abs((second - first) - value) > _ROUNDING:
+            first, second = (figure_of_run(run, set_name, key).value for run in runs)
+            if first is None or second is None or abs((second - first) - difference.value) > _ROUNDING:
                 notes.append(
                     f"The paired difference of {metric.label} on {set_name} in comparison.json does not "
                     "belong to these two runs in this order, and was not used."
                 )
                 continue
-            excludes = ci95[0] > 0 or ci95[1] < 0
-            agreed = entry.get("distinguishable", True) is not False
-            used.append(Difference(set_name, metric, value, ci95, excludes and agreed))
+            low, high = difference.interval
+            distinguishable = (low > 0 or high < 0) and difference.distinguishable
+            used.append(ArmDifference(set_name, metric, difference.value, difference.interval, distinguishable))
     used.sort(key=lambda d: (list(comparison).index(d.set_name), d.metric.order))
     return used, notes
 
 
-def verdict(runs: Sequence[RunRecord], used: Sequence[Difference]) -> str:
+def verdict(runs: Sequence[RunRecord], used: Sequence[ArmDifference]) -> str:
     """One sentence: the figure of a single run, or how two arms compare, or why that is not known."""
     if len(runs) == 1:
         return _single(runs[0])
@@ -89,7 +89,7 @@ def verdict(runs: Sequence[RunRecord], used: Sequence[Difference]) -> str:
     return " ".join(f"On {name}, {clause}." for name, clause in zip(set_names, clauses, strict=True))
 
 
-def cautions(runs: Sequence[RunRecord], used: Sequence[Difference]) -> list[str]:
+def cautions(runs: Sequence[RunRecord], used: Sequence[ArmDifference]) -> list[str]:
     """What a reader of the verdict must bear in mind."""
     said = []
     seeds = max((len(run.seeds) for run in runs), default=1)
@@ -109,19 +109,12 @@ def cautions(runs: Sequence[RunRecord], used: Sequence[Difference]) -> list[str]
             "excludes 0 by chance alone."
         )
     for run in runs:
-        reached, planned = run.training[-1]["step"] if run.training else None, number(run.environment.get("steps"))
+        reached, planned = run.training[-1]["step"] if run.training else None, finite(run.environment.get("steps"))
         if reached is not None and planned is not None and reached < planned:
             said.append(f"{run.name} was stopped: its log ends at step {reached:,} of {planned:,.0f}.")
         elif run.truncated:
             said.append(f"The log of {run.name} breaks off within a line: the run was stopped while it wrote.")
     return said
-
-
-def metric_value(run: RunRecord, set_name: str, metric: str) -> float | None:
-    """A metric of an arm on a set, if it was measured."""
-    metrics = run.evaluations.get(set_name, {}).get("metrics")
-    entry = metrics.get(metric) if isinstance(metrics, Mapping) else None
-    return number(entry.get("value")) if isinstance(entry, Mapping) else None
 
 
 def _single(run: RunRecord) -> str:
@@ -130,23 +123,25 @@ def _single(run: RunRecord) -> str:
         if not isinstance(metrics, Mapping):
             continue
         for metric in in_order(metrics):
-            value = metric_value(run, set_name, metric)
-            if value is None:
+            figure = figure_of_run(run, set_name, metric)
+            if figure.value is None:
                 continue
-            ci95 = interval(metrics[metric])
-            bounds = f" (95\N{NO-BREAK SPACE}% interval {100 * ci95[0]:.1f} to {100 * ci95[1]:.1f})" if ci95 else ""
-            sentence = f"{run.name} reaches {100 * value:.1f} % {Metric.parse(metric).label}{bounds} on {set_name}"
-            if metric == ACCURACY.name and ci95 and ci95[0] <= 0.5 <= ci95[1]:
+            bounds = ""
+            if ends := figure.interval:
+                bounds = f" (95\N{NO-BREAK SPACE}% interval {100 * ends[0]:.1f} to {100 * ends[1]:.1f})"
+            label = Metric.parse(metric).label
+            sentence = f"{run.name} reaches {100 * figure.value:.1f} % {label}{bounds} on {set_name}"
+            if metric == ACCURACY.name and ends and ends[0] <= 0.5 <= ends[1]:
                 sentence += ", which cannot be told from guessing"
             return sentence + "."
     return f"{run.name} has not been evaluated."
 
 
-def _on_set(of_set: Sequence[Difference], first: str, second: str) -> str:
+def _on_set(of_set: Sequence[ArmDifference], first: str, second: str) -> str:
     """Who is ahead in what: figures for the first metric of each side, the other metrics by name."""
     clauses = []
     for winner, sign in ((first, -1), (second, 1)):
-        ahead = [d for d in of_set if d.distinguishable and (d.ci95[0] * sign > 0) != d.metric.lower_is_better]
+        ahead = [d for d in of_set if d.distinguishable and (d.interval[0] * sign > 0) != d.metric.lower_is_better]
         if ahead:
             lead = ahead[0]
             towards = -sign if lead.metric.lower_is_better else sign
@@ -158,7 +153,7 @@ def _on_set(of_set: Sequence[Difference], first: str, second: str) -> str:
     return "; ".join(clauses)
 
 
-def _metrics(differences_: Sequence[Difference]) -> str:
+def _metrics(differences_: Sequence[ArmDifference]) -> str:
     """Metrics by name, those at several FARs taken together."""
     names = [difference.metric.label for difference in differences_]
     prefix = f"{TAR.label} "
@@ -167,25 +162,25 @@ def _metrics(differences_: Sequence[Difference]) -> str:
     return _listed([*(name for name in names if name not in at_far), *rates])
 
 
-def _points(difference: Difference) -> str:
+def _points(difference: ArmDifference) -> str:
     amount = f"{100 * abs(difference.value):.{decimals(difference)}f}"
     return f"{amount} point" if float(amount) == 1 else f"{amount} points"
 
 
-def _bounds(difference: Difference, sign: int) -> str:
-    ends = sorted(100 * sign * end for end in difference.ci95)
+def _bounds(difference: ArmDifference, sign: int) -> str:
+    ends = sorted(100 * sign * end for end in difference.interval)
     low, high = (f"{end:.{decimals(difference)}f}".replace("-", "−") for end in ends)
     return f"(95\N{NO-BREAK SPACE}% interval {low} to {high})"
 
 
-def _amount(difference: Difference, second: str, first: str) -> str:
+def _amount(difference: ArmDifference, second: str, first: str) -> str:
     points = f"{100 * difference.value:+.{decimals(difference)}f}".replace("-", "−")
     return f"{points} points of {difference.metric.label} for {second} over {first} {_bounds(difference, 1)}"
 
 
-def decimals(difference: Difference) -> int:
+def decimals(difference: ArmDifference) -> int:
     """Tenths of a point, or hundredths where the interval is less than a point wide."""
-    return 1 if difference.ci95[1] - difference.ci95[0] >= 0.01 else 2
+    return 1 if difference.interval[1] - difference.interval[0] >= 0.01 else 2
 
 
 def _listed(words: Sequence[str]) -> str:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
 from vplface.errors import ConfigError
-from vplface.evaluation import Evaluation, compare
-from vplface.evaluation.bootstrap import interval
+from vplface.evaluation import Evaluation
+from vplface.evaluation.figure import Difference, Figure, Interval, Seeds
+from vplface.evaluation.result import paired_differences
 from vplface.evaluation.student import t_interval
 
 T_SEEDS = 3
@@ -31,24 +31,21 @@ def pool(of_seeds: Sequence[Mapping[str, Evaluation]]) -> dict[str, Evaluation]:
         same = [evaluations[name] for evaluations in of_seeds]
         if len({one.fingerprint for one in same}) > 1:
             raise ConfigError(f"{name}: the seeds were not evaluated on the same pairs; use --overwrite")
-        metrics: dict[str, dict[str, Any]] = {}
+        metrics: dict[str, Figure] = {}
         replicates = {}
-        for metric in evaluation.metrics:
-            values = [one.metrics[metric]["value"] for one in same]
-            if None in values:
-                metrics[metric] = {"value": None, "reason": evaluation.metrics[metric].get("reason")}
+        for metric, figure in evaluation.metrics.items():
+            values = [value for one in same if (value := one.metrics[metric].value) is not None]
+            if len(values) < len(same):
+                metrics[metric] = Figure(None, details={"reason": figure.details.get("reason")})
                 continue
-            metrics[metric] = {
-                "value": float(np.mean(values)),
-                "std_over_seeds": float(np.std(values, ddof=1)),
-                "per_seed": values,
-            }
+            over_seeds = {"std_over_seeds": float(np.std(values, ddof=1)), "per_seed": values}
+            pooled_figure = Figure(float(np.mean(values)), None, over_seeds, int(evaluation.protocol["identities"]))
             if all(metric in one.replicates for one in same):
                 stacked = np.stack([one.replicates[metric] for one in same])
                 draws = np.random.default_rng(0).integers(len(same), size=stacked.shape)
                 replicates[metric] = np.take_along_axis(stacked, draws, axis=0).mean(axis=0)
-                ends = interval(replicates[metric], int(evaluation.protocol["identities"]))
-                metrics[metric]["ci95"] = None if ends is None else list(ends)
+                pooled_figure = pooled_figure.resampled(replicates[metric])
+            metrics[metric] = pooled_figure
         # Which pairs were told rightly is a matter of one seed.
         pooled[name] = replace(evaluation, metrics=metrics, replicates=replicates, correct=np.zeros(0, bool))
     return pooled
@@ -56,13 +53,11 @@ def pool(of_seeds: Sequence[Mapping[str, Evaluation]]) -> dict[str, Evaluation]:
 
 def paired(
     first: Mapping[int, Mapping[str, Evaluation]], second: Mapping[int, Mapping[str, Evaluation]]
-) -> dict[str, dict[str, dict[str, Any]]]:
-    """How the second arm differs from the first, over the seeds that both have: {set: {metric: {...}}}.
+) -> dict[str, dict[str, Difference]]:
+    """How the second arm differs from the first, the mean over the seeds that both have: {set: {metric: difference}}.
 
-    An entry holds ``difference``, the mean over seeds of second minus first; ``per_seed``; ``same_sign``, in how many
-    of the ``seeds`` it has the sign of the mean; ``ci95``, of the bootstrap over people and seeds (see ``pool``), None
-    without one; ``t_ci95``, from ``T_SEEDS`` seeds on: d̄ ± t·s/√k over the k differences of seeds, with k − 1 degrees
-    of freedom, for these very people; and ``distinguishable``: there is a bootstrap interval, and 0 lies in neither.
+    The interval of a difference is that of the bootstrap over people and seeds, see :func:`pool`. From ``T_SEEDS``
+    seeds on there is Student's beside it: d̄ ± t·s/√k over the k differences of seeds, with k − 1 degrees of freedom.
 
     Args:
         first: {seed: {set: evaluation}}.
@@ -75,29 +70,35 @@ def paired(
     if not seeds:
         return {}
     pooled_first, pooled_second = (pool([arm[seed] for seed in seeds]) for arm in (first, second))
-    differences: dict[str, dict[str, dict[str, Any]]] = {}
+    differences: dict[str, dict[str, Difference]] = {}
     for name in (name for name in pooled_first if name in pooled_second):
         try:
-            resampled = compare(pooled_first[name], pooled_second[name])
+            resampled = paired_differences(pooled_first[name], pooled_second[name])
         except ValueError as error:
             raise ConfigError(f"{name}: the arms were not evaluated on the same pairs") from error
         differences[name] = {}
         for metric, figure in pooled_first[name].metrics.items():
-            other = pooled_second[name].metrics.get(metric, {})
-            if figure["value"] is None or other.get("value") is None:
+            other = pooled_second[name].metrics.get(metric)
+            if figure.value is None or other is None or other.value is None:
                 continue
-            per_seed = [
-                second[seed][name].metrics[metric]["value"] - first[seed][name].metrics[metric]["value"]
-                for seed in seeds
-            ]
-            mean = float(np.mean(per_seed))
-            ends = resampled.get(metric, {}).get("ci95")
-            entry: dict[str, Any] = {"difference": mean, "per_seed": per_seed, "seeds": len(seeds), "ci95": ends}
-            entry["same_sign"] = int(np.sum(np.sign(per_seed) == np.sign(mean)))
-            intervals = [ends]
-            if len(seeds) >= T_SEEDS:
-                entry["t_ci95"] = list(t_interval(per_seed))
-                intervals.append(entry["t_ci95"])
-            entry["distinguishable"] = all(each is not None and not each[0] <= 0 <= each[1] for each in intervals)
-            differences[name][metric] = entry
+            before, after = (
+                np.array([arm[seed][name].metrics[metric].value for seed in seeds], np.float64)
+                for arm in (first, second)
+            )
+            per_seed = tuple((after - before).tolist())
+            by_people = resampled[metric].interval if metric in resampled else None
+            differences[name][metric] = _over_seeds(per_seed, by_people)
     return differences
+
+
+def _over_seeds(per_seed: tuple[float, ...], by_people: Interval | None) -> Difference:
+    """The mean difference; distinguishable if 0 lies neither in the bootstrap's interval nor in Student's."""
+    mean = float(np.mean(per_seed))
+    by_seeds = t_interval(per_seed) if len(per_seed) >= T_SEEDS else None
+    intervals = [by_people] if by_seeds is None else [by_people, by_seeds]
+    return Difference(
+        mean,
+        by_people,
+        distinguishable=all(ends is not None and not ends[0] <= 0 <= ends[1] for ends in intervals),
+        over_seeds=Seeds(per_seed, int(np.sum(np.sign(per_seed) == np.sign(mean))), by_seeds),
+    )

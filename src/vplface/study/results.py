@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from vplface.errors import ConfigError
 from vplface.evaluation import Evaluation
+from vplface.evaluation.figure import Difference
 from vplface.evaluation.metrics import in_order
 from vplface.report import RunRecord, average_runs, read_run, write_study
 from vplface.study.grid import Cell, Grid
@@ -125,13 +126,15 @@ def _setting(grid: Grid, finished: list[Cell]) -> tuple[dict[str, Any], list[Run
 
 
 def _figure(pooled: Evaluation, metric: str, of_seeds: list[Evaluation]) -> dict[str, Any]:
-    told = ("value", "ci95", "std_over_seeds", "reason")
-    figure = {key: value for key, value in pooled.metrics[metric].items() if key in told and value is not None}
-    return {"value": None, "ci95": None, **figure, "per_seed": [one.metrics[metric]["value"] for one in of_seeds]}
+    figure = pooled.metrics[metric]
+    kept = {key: figure.details.get(key) for key in ("std_over_seeds", "reason")}
+    kept = {key: value for key, value in kept.items() if value is not None}
+    per_seed = [one.metrics[metric].value for one in of_seeds]
+    return replace(figure, details={**kept, "per_seed": per_seed}).to_json()
 
 
-def _shown(differences: Mapping[str, Mapping[str, Any]], metrics: Sequence[str]) -> dict[str, Any]:
+def _shown(differences: Mapping[str, Mapping[str, Difference]], metrics: Sequence[str]) -> dict[str, Any]:
     return {
-        name: {metric: of_set[metric] for metric in in_order(of_set) if not metrics or metric in metrics}
+        name: {metric: of_set[metric].to_json() for metric in in_order(of_set) if not metrics or metric in metrics}
         for name, of_set in differences.items()
     }

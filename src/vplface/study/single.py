@@ -104,8 +104,7 @@ def measure(config: Config) -> dict[str, Evaluation]:
         embed_on_sphere(open_sources(config.data.train), folder.sphere, SPHERE_LAM, config.seed)
     write_json(folder.evaluation, {name: found.to_dict() for name, found in evaluations.items()}, PRIVATE)
     values = {
-        name: {metric: figure["value"] for metric, figure in found.metrics.items()}
-        for name, found in evaluations.items()
+        name: {metric: figure.value for metric, figure in found.metrics.items()} for name, found in evaluations.items()
     }
     assert card.step is not None
     with Loggers(config, card.step) as loggers:
@@ -125,6 +124,4 @@ def measured(folder: Path) -> dict[str, Evaluation]:
 
 def figures(evaluations: Mapping[str, Evaluation]) -> dict[str, Any]:
     """{set: {metric: {"value", ...}}}."""
-    return {
-        name: {metric: dict(figure) for metric, figure in found.metrics.items()} for name, found in evaluations.items()
-    }
+    return {name: found.metrics_json() for name, found in evaluations.items()}

@@ -450,7 +450,7 @@ def _validate(run: Training, folder: Path, journal: Journal | None, validation: 
     card = model_card(run)
     evaluations = validation.run(Embedder.from_backbone(run.model, card), bootstrap=0)
     values = {
-        name: {metric: figure["value"] for metric, figure in evaluation.metrics.items()}
+        name: {metric: figure.value for metric, figure in evaluation.metrics.items()}
         for name, evaluation in evaluations.items()
     }
     journal.write({"step": run.step, "validation": values, "time": round(time.time(), 3)})

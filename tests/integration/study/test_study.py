@@ -20,6 +20,7 @@ from vplface.cli.app import app
 from vplface.config import read_recipe, shipped_recipes
 from vplface.errors import ConfigError, DataError
 from vplface.evaluation import Evaluation
+from vplface.evaluation.figure import Figure
 from vplface.evaluation.student import t_interval
 from vplface.study import pool
 from vplface.study.cost import lasting
@@ -358,7 +359,7 @@ def test_recipes_are_no_studies():
 
 def evaluation(value, replicates):
     return Evaluation(
-        "test", {"identities": 9}, {"auc": {"value": value}}, fingerprint="f", replicates={"auc": np.array(replicates)}
+        "test", {"identities": 9}, {"auc": Figure(value)}, fingerprint="f", replicates={"auc": np.array(replicates)}
     )
 
 
@@ -386,7 +387,7 @@ def test_seeds_that_all_tell_everything_rightly_claim_no_certainty():
 
 
 def test_what_was_asked_differently_is_not_compared():
-    other = Evaluation("test", {"identities": 9}, {"auc": {"value": 1.0}}, fingerprint="g")
+    other = Evaluation("test", {"identities": 9}, {"auc": Figure(1.0)}, fingerprint="g")
     with pytest.raises(ConfigError, match="test: the arms were not evaluated on the same pairs"):
         paired({0: {"test": evaluation(0.5, [0.5])}}, {0: {"test": other}})
 

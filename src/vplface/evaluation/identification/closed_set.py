@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from vplface.evaluation.bootstrap import interval
+from vplface.evaluation.figure import Figure
 from vplface.evaluation.identification.comparison import Ranking
 from vplface.evaluation.metrics import RANK
 from vplface.evaluation.worst import WORST
@@ -19,7 +19,7 @@ def closed_set(
     people: Int64[np.ndarray, " n"],
     ranks: Sequence[int],
     drawn: Int64[np.ndarray, "replicates identities"],
-) -> tuple[dict[str, dict[str, Any]], dict[str, Float64[np.ndarray, " replicates"]]]:
+) -> tuple[dict[str, Figure], dict[str, Float64[np.ndarray, " replicates"]]]:
     """Rank-k rates, their intervals and replicates; of several rankings (galleries) the mean.
 
     Args:
@@ -28,7 +28,7 @@ def closed_set(
         ranks: the ranks.
         drawn: how often each person is drawn.
     """
-    figures: dict[str, dict[str, Any]] = {}
+    figures: dict[str, Figure] = {}
     replicates = {}
     for rank in ranks:
         values, resampled, concerned = [], [], set()
@@ -40,13 +40,11 @@ def closed_set(
                 resampled.append((drawn @ hits) / (drawn @ all_of))
             concerned |= set(of.tolist())
         metric = RANK.at(rank).key
-        figures[metric] = {"value": float(np.mean(values)), "ci95": None}
-        if len(rankings) > 1:
-            figures[metric]["per_gallery"] = values
+        details = {"per_gallery": values} if len(rankings) > 1 else {}
+        figures[metric] = Figure(float(np.mean(values)), None, details, len(concerned))
         if len(drawn):
             replicates[metric] = np.mean(resampled, axis=0)
-            ends = interval(replicates[metric], len(concerned))
-            figures[metric]["ci95"] = None if ends is None else list(ends)
+            figures[metric] = figures[metric].resampled(replicates[metric])
     return figures, replicates
 
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float32, Float64, Int64
 
-from vplface.evaluation.bootstrap import interval
+from vplface.evaluation.figure import Figure
 from vplface.evaluation.identification.comparison import Ranking
 from vplface.evaluation.metrics import TPIR
 from vplface.evaluation.roc_replicates import WeightedScores, tar_replicates
@@ -87,7 +86,7 @@ def open_set(
     people: Int64[np.ndarray, " n"],
     fpirs: Sequence[float],
     drawn: Int64[np.ndarray, "replicates identities"],
-) -> tuple[dict[str, dict[str, Any]], dict[str, Float64[np.ndarray, " replicates"]], list[dict[str, list[float]]]]:
+) -> tuple[dict[str, Figure], dict[str, Float64[np.ndarray, " replicates"]], list[dict[str, list[float]]]]:
     """TPIR at FPIR, intervals and replicates; of several rankings (galleries) the mean; and each ranking's curve.
 
     A probe without a mate is its nearest rival's similarity, the highest of all: it counts once, however large the
@@ -102,28 +101,26 @@ def open_set(
     galleries = [_Detections.of(ranking) for ranking in rankings]
     resampled = np.mean([gallery.replicates(people, fpirs, drawn) for gallery in galleries], axis=0)
     mated_people = len(np.unique(np.concatenate([people[gallery.mated] for gallery in galleries])))
-    figures: dict[str, dict[str, Any]] = {}
+    figures: dict[str, Figure] = {}
     replicates: dict[str, Float64[np.ndarray, " replicates"]] = {}
     for number, fpir in enumerate(fpirs):
         metric = TPIR.at(fpir).key
-        figure = figures[metric] = {"value": None, "ci95": None}
         try:
             rates, thresholds, reached = map(list, zip(*(gallery.point(fpir) for gallery in galleries), strict=True))
         except TooFewImpostorsError:
             fewest = min(len(gallery.false) for gallery in galleries)
-            figure["reason"] = (
+            reason = (
                 f"FPIR {fpir:g} needs at least {int(np.ceil(1 / fpir)):,} probes without a mate, there are {fewest:,}; "
                 "ask for a higher FPIR or give more"
             )
+            figures[metric] = Figure(None, details={"reason": reason})
             continue
-        figure["value"] = float(np.mean(rates))
+        details = {"threshold": thresholds[0], "actual_fpir": reached[0]}
         if len(galleries) > 1:
-            figure |= {"threshold": thresholds, "actual_fpir": reached, "per_gallery": rates}
-        else:
-            figure |= {"threshold": thresholds[0], "actual_fpir": reached[0]}
+            details = {"threshold": thresholds, "actual_fpir": reached, "per_gallery": rates}
+        figures[metric] = Figure(float(np.mean(rates)), None, details, mated_people)
         if len(drawn):
             replicates[metric] = resampled[number]
-            ends = interval(replicates[metric], mated_people)
-            figure["ci95"] = None if ends is None else list(ends)
+            figures[metric] = figures[metric].resampled(replicates[metric])
     curves = [gallery.curve() for gallery in galleries if len(gallery.true) and len(gallery.false)]
     return figures, replicates, curves

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float64, Int64
 
+from vplface.evaluation.figure import Figure
 from vplface.evaluation.identification.comparison import DEPTH, Comparison
 from vplface.evaluation.replicates import tar_figures
 from vplface.evaluation.roc_replicates import WeightedScores, tail_length
@@ -22,7 +22,7 @@ def verify_comparisons(
     far_rule: FarRule,
     drawn: Int64[np.ndarray, "replicates identities"],
 ) -> tuple[
-    dict[str, dict[str, Any]],
+    dict[str, Figure],
     dict[str, Float64[np.ndarray, " replicates"]],
     dict[str, list[float]] | None,
     list[tuple[float, int, int]],

@@ -1,0 +1,149 @@
+"""Figures (a value with its 95 % interval) and differences of figures, as objects and as JSON."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeAlias
+
+import numpy as np
+from jaxtyping import Float
+
+from vplface.evaluation.bootstrap import interval as interval_of
+
+Interval: TypeAlias = "tuple[float, float]"
+"""Low and high end."""
+
+_INTERVAL = "ci95"
+_INTERVAL_OVER_SEEDS = "t_ci95"
+
+
+class _Stored(Mapping[str, Any]):
+    """An object that can also be read as the JSON object that it is stored as: ``figure["value"]``."""
+
+    @abstractmethod
+    def to_json(self) -> dict[str, Any]:
+        """The JSON object."""
+
+    def __getitem__(self, key: str) -> Any:
+        return self.to_json()[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.to_json())
+
+    def __len__(self) -> int:
+        return len(self.to_json())
+
+
+@dataclass(frozen=True, eq=False)
+class Figure(_Stored):
+    """The value of a metric.
+
+    Attributes:
+        value: a fraction, never percent; None where it could not be measured.
+        interval: of 95 %; None without one.
+        details: what else is stored with it, such as its ``"threshold"``, or the ``"reason"`` why there is no value.
+        count: how many independent people are behind it; 0 if that is not known. It is not stored.
+    """
+
+    value: float | None
+    interval: Interval | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)
+    count: int = 0
+
+    def resampled(self, replicates: Float[np.ndarray, " replicates"]) -> Figure:
+        """The figure with the interval of its bootstrap replicates, see :mod:`vplface.evaluation.bootstrap`."""
+        return replace(self, interval=interval_of(replicates, self.count))
+
+    def to_json(self) -> dict[str, Any]:
+        """The JSON object: value, interval, details."""
+        return {"value": self.value, _INTERVAL: _listed(self.interval), **self.details}
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> Figure:
+        """Read back :meth:`to_json`; a value or an interval that is not of finite numbers counts as missing."""
+        details = {key: value for key, value in stored.items() if key not in ("value", _INTERVAL)}
+        return cls(finite(stored.get("value")), _interval(stored.get(_INTERVAL)), details)
+
+
+@dataclass(frozen=True, eq=False)
+class Difference(_Stored):
+    """The paired difference of two figures, second minus first.
+
+    Attributes:
+        value: of the difference; None if it is not known.
+        interval: of 95 %, by the bootstrap; None without one.
+        distinguishable: whether 0 lies outside all intervals that there are, and there is one by the bootstrap.
+        mcnemar: for a share of pairs, McNemar's test: ``"only_first"``, ``"only_second"`` and ``"p"``.
+        over_seeds: where it is a mean over seeds, what is known of the seeds.
+    """
+
+    value: float | None
+    interval: Interval | None
+    distinguishable: bool
+    mcnemar: Mapping[str, Any] | None = None
+    over_seeds: Seeds | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The JSON object."""
+        ends = _listed(self.interval)
+        if (seeds := self.over_seeds) is not None:
+            stored = {"difference": self.value, "per_seed": list(seeds.per_seed), "seeds": len(seeds.per_seed)}
+            stored |= {_INTERVAL: ends, "same_sign": seeds.same_sign}
+            if seeds.interval is not None:
+                stored[_INTERVAL_OVER_SEEDS] = _listed(seeds.interval)
+            return stored | {"distinguishable": self.distinguishable}
+        stored = {"difference": self.value, _INTERVAL: ends, "distinguishable": self.distinguishable}
+        return stored if self.mcnemar is None else stored | {"mcnemar": dict(self.mcnemar)}
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> Difference:
+        """Read back :meth:`to_json`; what is of another kind counts as missing."""
+        value, ends = finite(stored.get("difference")), _interval(stored.get(_INTERVAL))
+        mcnemar = stored.get("mcnemar")
+        seeds = None
+        if isinstance(per_seed := stored.get("per_seed"), list):
+            over_seeds = _interval(stored.get(_INTERVAL_OVER_SEEDS))
+            seeds = Seeds(tuple(per_seed), stored.get("same_sign", 0), over_seeds)
+        return cls(
+            value,
+            ends,
+            stored.get("distinguishable", True) is not False,
+            mcnemar if isinstance(mcnemar, Mapping) else None,
+            seeds,
+        )
+
+
+@dataclass(frozen=True)
+class Seeds:
+    """The seeds of which a difference is the mean.
+
+    Attributes:
+        per_seed: the difference of each.
+        same_sign: in how many it has the sign of the mean.
+        interval: Student's, for these very people; None with too few seeds.
+    """
+
+    per_seed: tuple[float, ...]
+    same_sign: int
+    interval: Interval | None = None
+
+
+def finite(value: object) -> float | None:
+    """The value if it is a finite number, else None: files may hold anything."""
+    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+        return float(value)
+    return None
+
+
+def _interval(ends: object) -> Interval | None:
+    if not isinstance(ends, list | tuple) or len(ends) != 2:
+        return None
+    low, high = map(finite, ends)
+    return None if low is None or high is None else (low, high)
+
+
+def _listed(ends: Interval | None) -> list[float] | None:
+    return None if ends is None else list(ends)
