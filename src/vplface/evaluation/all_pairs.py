@@ -102,7 +102,7 @@ def score_all_pairs(embeddings: Float[np.ndarray, "n dim"], labels: Int[np.ndarr
 
 
 class _Accumulator:
-    """What is kept of the blocks of similarities.
+    """Scores, histograms and nearest similarities, collected block by block.
 
     Args:
         person: of each row, contiguous.

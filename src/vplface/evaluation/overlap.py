@@ -105,7 +105,7 @@ class Overlap:
         return self.false_flag_rate * self.train_identities
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready values."""
+        """The audit as JSON-ready values."""
         return {
             "threshold": self.threshold,
             "nearest_below": self.nearest_below,

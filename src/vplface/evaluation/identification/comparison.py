@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -20,6 +21,14 @@ DEPTH = 100
 
 _ROUNDING = 1e-6
 """Cosines that are products of float32 differ by less where they should be equal."""
+
+
+def require_in_range(ranks: Sequence[int], depth: int, fpirs: Sequence[float]) -> None:
+    """Raise ValueError for a rank beyond 1..``depth`` or a false positive identification rate beyond (0, 1)."""
+    if not all(1 <= rank <= depth for rank in ranks):
+        raise ValueError(f"ranks lie in 1..{depth}, got {list(ranks)}")
+    if not all(0 < fpir < 1 for fpir in fpirs):
+        raise ValueError(f"a false positive identification rate lies in (0, 1), got {list(fpirs)}")
 
 
 @dataclass(frozen=True, eq=False)

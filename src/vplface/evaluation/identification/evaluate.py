@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 
 from vplface.errors import DataError
 from vplface.evaluation.bootstrap import all_draws
 from vplface.evaluation.identification.closed_set import closed_set, gallery_misses, row_name
-from vplface.evaluation.identification.comparison import DEPTH, Comparison, Mates
+from vplface.evaluation.identification.comparison import DEPTH, Comparison, Mates, require_in_range
 from vplface.evaluation.identification.open_set import open_set
 from vplface.evaluation.identification.verification import verify_comparisons
 from vplface.evaluation.result import Evaluation
@@ -84,30 +84,12 @@ def evaluate_identification(
             ``mates="each"`` without distractors.
         ValueError: a rank beyond 1..100, or a rate beyond its bounds.
     """
-    if not all(1 <= rank <= DEPTH for rank in ranks):
-        raise ValueError(f"ranks lie in 1..{DEPTH}, got {list(ranks)}")
-    if not all(0 < fpir < 1 for fpir in fpirs):
-        raise ValueError(f"a false positive identification rate lies in (0, 1), got {list(fpirs)}")
-    _require_comparable(probes, gallery, distractors, mates, name)
-    number_of = {person: number for number, person in enumerate(sorted(set(probes.people)))}
-    people = np.array([number_of[person] for person in probes.people], np.int64)
-    compared = Comparison(
-        unit(probes.embeddings, "probes"),
-        people,
-        gallery.embeddings,
-        np.array([number_of.get(person, -2) for person in gallery.people], np.int64),
-        distractors,
-        mates=mates,
-        engine=engine,
-        same_pictures=gallery is probes,
-    )
+    require_in_range(ranks, DEPTH, fpirs)
+    numbers = {person: number for number, person in enumerate(sorted(set(probes.people)))}
+    people = np.array([numbers[person] for person in probes.people], np.int64)
+    compared = _compare(probes, people, gallery, distractors, numbers, mates, engine, name)
     mated = len(np.unique(compared.probe))
-    if not mated:
-        raise DataError(
-            f"{name}: no probe has a mate in the gallery; people are matched by name, the probes' look like "
-            f"{probes.people[0]!r}, the gallery's like {gallery.people[0]!r}"
-        )
-    drawn = all_draws(len(number_of), bootstrap, seed)
+    drawn = all_draws(len(numbers), bootstrap, seed)
     verified, verified_replicates, roc, impostors = verify_comparisons(compared, people, fars, far_rule, drawn)
     ranking = compared.rank(DEPTH)
     figures, replicates = closed_set([ranking], people, ranks, drawn)
@@ -129,7 +111,7 @@ def evaluate_identification(
             "mated_probes": mated,
             "gallery": len(gallery.people),
             "distractors": distractor_count,
-            "identities": len(number_of),
+            "identities": len(numbers),
             "genuine": len(compared.probe),
             "impostors": int(compared.rivals.sum()),
             "ties": "a rival as similar as the mate comes before it",
@@ -154,19 +136,38 @@ def evaluate_identification(
     )
 
 
-def _require_comparable(
+def _compare(
     probes: LabelledEmbeddings,
+    people: Int64[np.ndarray, " n"],
     gallery: LabelledEmbeddings,
     distractors: Float[np.ndarray, "k dim"] | None,
+    numbers: Mapping[str, int],
     mates: Mates,
+    engine: Engine,
     name: str,
-) -> None:
-    """Raise DataError unless there are the distractors that the mates need, and all embeddings are of one length."""
+) -> Comparison:
+    """The comparison of pictures whose people have names; raises DataError where there is nothing to compare."""
     if mates == "each" and (distractors is None or not len(distractors)):
         raise DataError(f"{name}: every mate is ranked among the distractors, and there are none; give some")
     dims = {each.shape[1] for each in (probes.embeddings, gallery.embeddings, distractors) if each is not None}
     if len(dims) > 1:
         raise DataError(f"{name}: probes, gallery and distractors have embeddings of different lengths: {sorted(dims)}")
+    compared = Comparison(
+        unit(probes.embeddings, "probes"),
+        people,
+        gallery.embeddings,
+        np.array([numbers.get(person, -2) for person in gallery.people], np.int64),
+        distractors,
+        mates=mates,
+        engine=engine,
+        same_pictures=gallery is probes,
+    )
+    if not len(compared.probe):
+        raise DataError(
+            f"{name}: no probe has a mate in the gallery; people are matched by name, the probes' look like "
+            f"{probes.people[0]!r}, the gallery's like {gallery.people[0]!r}"
+        )
+    return compared
 
 
 def _fingerprint(protocol: str, probes: LabelledEmbeddings, gallery: LabelledEmbeddings) -> str:

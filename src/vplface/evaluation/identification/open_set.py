@@ -76,7 +76,7 @@ class _Detections:
         return tpir
 
     def curve(self) -> dict[str, list[float]]:
-        """TPIR over FPIR."""
+        """The curve of TPIR over FPIR."""
         fpir, rate = drawable(*roc(self.true_score, self.false_score)[:2])
         return {"fpir": fpir.tolist(), "tpir": (rate * (len(self.true) / len(self.mated))).tolist()}
 

@@ -7,11 +7,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from jaxtyping import Int64
 
 from vplface.data.ijb import TemplateList
 from vplface.errors import DataError
 from vplface.evaluation.bootstrap import all_draws
 from vplface.evaluation.identification import Comparison, Ranking, closed_set, gallery_misses, open_set
+from vplface.evaluation.identification.comparison import require_in_range
 from vplface.evaluation.result import Evaluation
 from vplface.evaluation.templates.pooling import Flags, Templates
 
@@ -51,10 +53,7 @@ def evaluate_one_to_many(
         DataError: templates without faces, or a gallery without a mate of any probe.
         ValueError: a rank or a rate beyond its bounds.
     """
-    if not all(1 <= rank <= _DEPTH for rank in ranks):
-        raise ValueError(f"ranks lie in 1..{_DEPTH}, got {list(ranks)}")
-    if not all(0 < fpir < 1 for fpir in fpirs):
-        raise ValueError(f"a false positive identification rate lies in (0, 1), got {list(fpirs)}")
+    require_in_range(ranks, _DEPTH, fpirs)
     subjects, people = np.unique(probes.subject, return_inverse=True)
     probe_rows = templates.rows(probes.template)
     rankings: list[Ranking] = []
@@ -62,8 +61,7 @@ def evaluate_one_to_many(
     misses: list[Mapping[str, Any]] = []
     for gallery_name, gallery in galleries.items():
         rows = templates.rows(gallery.template)
-        at = np.minimum(np.searchsorted(subjects, gallery.subject), len(subjects) - 1)
-        gallery_people = np.where(subjects[at] == gallery.subject, at, -2)
+        gallery_people = _numbers(gallery.subject, subjects)
         compared = Comparison(templates.features[probe_rows], people, templates.features[rows], gallery_people)
         if not len(compared.probe):
             raise DataError(f"{name}: no probe has a mate in gallery {gallery_name}; do the subjects' numbers agree?")
@@ -75,9 +73,6 @@ def evaluate_one_to_many(
     drawn = all_draws(len(subjects), bootstrap, seed)
     figures, replicates = closed_set(rankings, people, ranks, drawn)
     open_figures, open_replicates, open_curves = open_set(rankings, people, fpirs, drawn)
-    question = hashlib.sha256(f"{bootstrap}\t{seed}\t{flags}".encode())
-    for part in (probes, *galleries.values()):
-        question.update(part.template.tobytes() + part.subject.tobytes())
     rate = np.mean([ranking.cmc() for ranking in rankings], axis=0)
     curves = {"cmc": {"rank": list(range(1, _DEPTH + 1)), "rate": rate.tolist()}}
     if len(open_curves) == len(rankings):
@@ -99,9 +94,23 @@ def evaluate_one_to_many(
         metrics=figures | open_figures,
         curves=curves,
         worst={"gallery_misses": misses},
-        fingerprint=question.hexdigest()[:32],
+        fingerprint=_fingerprint(f"{bootstrap}\t{seed}\t{flags}", [probes, *galleries.values()]),
         replicates=replicates | open_replicates,
     )
+
+
+def _numbers(subject: Int64[np.ndarray, " n"], subjects: Int64[np.ndarray, " s"]) -> Int64[np.ndarray, " n"]:
+    """The position of each subject among the sorted subjects of the probes; −2 for one that is not there."""
+    position = np.minimum(np.searchsorted(subjects, subject), len(subjects) - 1)
+    return np.where(subjects[position] == subject, position, -2)
+
+
+def _fingerprint(protocol: str, lists: Sequence[TemplateList]) -> str:
+    """A digest by which an evaluation of the same templates with the same draws is known."""
+    question = hashlib.sha256(protocol.encode())
+    for templates in lists:
+        question.update(templates.template.tobytes() + templates.subject.tobytes())
+    return question.hexdigest()[:32]
 
 
 def _mean_curve(curves: Sequence[Mapping[str, list[float]]]) -> dict[str, list[float]]:
