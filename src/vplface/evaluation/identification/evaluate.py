@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int64
@@ -88,32 +89,33 @@ def evaluate_identification(
     numbers = {person: number for number, person in enumerate(sorted(set(probes.people)))}
     people = np.array([numbers[person] for person in probes.people], np.int64)
     compared = _compare(probes, people, gallery, distractors, numbers, mates, engine, name)
-    mated = len(np.unique(compared.probe))
+    sizes = {
+        "probes": len(people),
+        "mated_probes": len(np.unique(compared.probe)),
+        "gallery": len(gallery.people),
+        "distractors": 0 if distractors is None else len(distractors),
+        "identities": len(numbers),
+        "genuine": len(compared.probe),
+        "impostors": int(compared.rivals.sum()),
+    }
     drawn = all_draws(len(numbers), bootstrap, seed)
     verified, verified_replicates, roc, impostors = verify_comparisons(compared, people, fars, far_rule, drawn)
     ranking = compared.rank(DEPTH)
     figures, replicates = closed_set([ranking], people, ranks, drawn)
     curves = {"cmc": {"rank": list(range(1, DEPTH + 1)), "rate": ranking.cmc().tolist()}}
-    if mates == "best" and mated < len(people):
+    if mates == "best" and sizes["mated_probes"] < len(people):
         open_figures, open_replicates, open_curves = open_set([ranking], people, fpirs, drawn)
         figures, replicates = figures | open_figures, replicates | open_replicates
         if open_curves:
             curves["dir"] = open_curves[0]
     if roc is not None:
         curves["roc"] = roc
-    distractor_count = 0 if distractors is None else len(distractors)
     return Evaluation(
         name=name,
         protocol={
             "kind": "identification",
             "mates": mates,
-            "probes": len(people),
-            "mated_probes": mated,
-            "gallery": len(gallery.people),
-            "distractors": distractor_count,
-            "identities": len(numbers),
-            "genuine": len(compared.probe),
-            "impostors": int(compared.rivals.sum()),
+            **sizes,
             "ties": "a rival as similar as the mate comes before it",
             "detected": "the mate comes first and its similarity >= threshold",
             "accept": "similarity >= threshold",
@@ -126,12 +128,9 @@ def evaluate_identification(
         curves=curves,
         worst={
             "gallery_misses": gallery_misses(ranking, probes.names, gallery.names),
-            "impostor": [
-                {"left": probes.names[probe], "right": row_name(gallery.names, row), "similarity": score}
-                for score, probe, row in impostors
-            ],
+            "impostor": _named(impostors, probes, gallery),
         },
-        fingerprint=_fingerprint(f"{bootstrap}\t{seed}\t{mates}\t{distractor_count}", probes, gallery),
+        fingerprint=_fingerprint(f"{bootstrap}\t{seed}\t{mates}\t{sizes['distractors']}", probes, gallery),
         replicates=replicates | verified_replicates,
     )
 
@@ -168,6 +167,16 @@ def _compare(
             f"{probes.people[0]!r}, the gallery's like {gallery.people[0]!r}"
         )
     return compared
+
+
+def _named(
+    comparisons: Sequence[tuple[float, int, int]], probes: LabelledEmbeddings, gallery: LabelledEmbeddings
+) -> list[Mapping[str, Any]]:
+    """Comparisons of a probe with a row, by the names of their pictures."""
+    return [
+        {"left": probes.names[probe], "right": row_name(gallery.names, row), "similarity": similarity}
+        for similarity, probe, row in comparisons
+    ]
 
 
 def _fingerprint(protocol: str, probes: LabelledEmbeddings, gallery: LabelledEmbeddings) -> str:
