@@ -21,7 +21,9 @@ from safetensors.torch import save
 
 from vplface.data.drop import read_drop
 from vplface.data.formats import Form, create_pictures, open_pictures
-from vplface.data.pairs import Pairs, read_pairs, read_people
+from vplface.data.pair_lists import read_pairs
+from vplface.data.pairs import Pairs
+from vplface.data.people import read_people
 from vplface.data.pictures import UnreadablePictureError, decode
 from vplface.errors import VplfaceError
 from vplface.stored_model import ModelCard
@@ -379,7 +381,7 @@ FORMATS: Mapping[str, tuple[str, Callable[[Path], Format]]] = {
     "parquet": ("pyarrow", parquet),
     "checkpoint": ("vplface.training.checkpoint", checkpoint_),
     "picture": ("vplface.data.pictures", picture),
-    "text": ("vplface.data.pairs", text),
+    "text": ("vplface.data.pair_lists", text),
     "yaml": ("vplface.config", yaml),
     "json": ("vplface.report.record", json_),
     "onnx": ("onnxruntime", onnx),

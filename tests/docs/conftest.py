@@ -18,7 +18,7 @@ from helpers.painted import InTiles, landmarks, photograph, write
 from vplface.cli.app import app
 from vplface.data.formats.image_folder import ImageFolder
 from vplface.data.formats.verification_bin import write_verification_bin
-from vplface.data.pairs import read_pairs
+from vplface.data.pair_lists import read_pairs
 
 
 @pytest.fixture(scope="session")

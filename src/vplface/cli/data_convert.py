@@ -63,7 +63,7 @@ def convert(
     from vplface.data.convert import convert_to_bin, write_pairs_of_bin
     from vplface.data.drop import read_drop
     from vplface.data.formats import form_of, open_pictures
-    from vplface.data.pairs import read_pairs
+    from vplface.data.pair_lists import read_pairs
 
     form = form_of(target) if to is None else to
     if (form == "bin") != (pairs is not None):

@@ -100,7 +100,7 @@ def overlap(
     preprocessing = preprocessing_of(color, mean, std)
 
     from vplface.data.formats import open_pictures  # torch and opencv take seconds to import
-    from vplface.data.pairs import read_people
+    from vplface.data.people import read_people
     from vplface.data.selection import narrow
     from vplface.embedder import Embedder
     from vplface.evaluation.overlap import find_overlap, write_exclude_list

@@ -163,7 +163,7 @@ def evaluate(
     preprocessing = preprocessing_of(color, mean, std)
 
     from vplface.cli.evaluation_result import Result  # torch and opencv take seconds to import
-    from vplface.data.pairs import pair_files
+    from vplface.data.pair_lists import pair_files
     from vplface.evaluation import FARS
     from vplface.evaluation import compare as differences_of
     from vplface.evaluation.embeddings_file import TYPES, EmbeddingsFile

@@ -243,7 +243,7 @@ def estimated_rate(nearest: Float[np.ndarray, " n"], threshold: float) -> float:
 
 
 def write_exclude_list(path: Path, names: list[str]) -> None:
-    """Write one name in each line, for :func:`vplface.data.pairs.read_people`; the file is replaced atomically.
+    """Write one name in each line, for :func:`vplface.data.people.read_people`; the file is replaced atomically.
 
     Raises:
         DataError: the file cannot be written, or a name cannot stand in such a file.

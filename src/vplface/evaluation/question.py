@@ -13,7 +13,9 @@ import numpy as np
 from jaxtyping import Float, Float32, Int64
 
 from vplface.data.formats import open_pictures
-from vplface.data.pairs import Pairs, read_pairs, read_people, resolve
+from vplface.data.pair_lists import read_pairs
+from vplface.data.pairs import Pairs, resolve
+from vplface.data.people import read_people
 from vplface.data.pictures import PictureSet
 from vplface.data.selection import narrow
 from vplface.embedder import Embedder, Flip

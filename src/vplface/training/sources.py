@@ -10,7 +10,7 @@ from vplface.config import DataConfig, Source, SyntheticConfig
 from vplface.console import say
 from vplface.data.drop import kept, read_drop
 from vplface.data.formats import open_pictures
-from vplface.data.pairs import read_people
+from vplface.data.people import read_people
 from vplface.data.pictures import PictureSet
 from vplface.data.selection import Joined, Subset, narrow, split_identities
 from vplface.data.spelling import spelled_as_in

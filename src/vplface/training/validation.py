@@ -11,7 +11,9 @@ from jaxtyping import Float, Int64
 from vplface.config import Config, EvaluationConfig, EvaluationSet
 from vplface.data.balanced import balanced_pairs
 from vplface.data.formats import open_pictures
-from vplface.data.pairs import Pairs, read_pairs, read_people, resolve
+from vplface.data.pair_lists import read_pairs
+from vplface.data.pairs import Pairs, resolve
+from vplface.data.people import read_people
 from vplface.data.pictures import Picture, PictureSet
 from vplface.data.selection import Subset, half_of
 from vplface.embedder import Embedder

@@ -18,7 +18,7 @@ from vplface.backbones import build
 from vplface.cli.evaluate import evaluate
 from vplface.cli.evaluation_output import store
 from vplface.data.formats.image_folder import ImageFolder
-from vplface.data.pairs import read_pairs
+from vplface.data.pair_lists import read_pairs
 from vplface.embedder import Embedder
 from vplface.errors import DataError, UsageError
 from vplface.evaluation import Evaluation

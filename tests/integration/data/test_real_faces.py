@@ -13,7 +13,9 @@ from vplface.data.augment import Augmentation
 from vplface.data.batches import load_all, load_batches
 from vplface.data.formats.image_folder import ImageFolder
 from vplface.data.formats.verification_bin import VerificationBin, write_verification_bin
-from vplface.data.pairs import read_pairs, read_people, resolve
+from vplface.data.pair_lists import read_pairs
+from vplface.data.pairs import resolve
+from vplface.data.people import read_people
 from vplface.data.samplers import ShuffledBatches
 from vplface.data.selection import narrow
 

@@ -15,7 +15,8 @@ import pytest
 
 from helpers.paths import SHARED
 from vplface.data.formats.image_folder import ImageFolder
-from vplface.data.pairs import Pairs, read_pairs
+from vplface.data.pair_lists import read_pairs
+from vplface.data.pairs import Pairs
 from vplface.data.pictures import Preprocessing
 from vplface.embedder import Embedder
 from vplface.evaluation import evaluate_pairs

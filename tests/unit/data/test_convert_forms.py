@@ -17,7 +17,8 @@ from vplface.data import convert as module
 from vplface.data.convert import convert
 from vplface.data.formats import open_pictures
 from vplface.data.formats.image_folder import ImageFolder
-from vplface.data.pairs import Pairs, read_pairs, resolve, write_pairs
+from vplface.data.pair_lists import read_pairs
+from vplface.data.pairs import Pairs, resolve, write_pairs
 
 FORMS = {
     "folder": ("image_folder", "set"),

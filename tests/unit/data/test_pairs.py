@@ -10,8 +10,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from vplface.data.cfp import read_cfp
 from vplface.data.drop import kept, read_drop
-from vplface.data.pairs import Pairs, pair_files, read_cfp, read_pairs, read_people, resolve, write_pairs
+from vplface.data.pair_lists import pair_files, read_pairs
+from vplface.data.pairs import Pairs, resolve, write_pairs
+from vplface.data.people import read_people
 from vplface.data.selection import narrow
 from vplface.errors import DataError
 
@@ -133,7 +136,7 @@ def test_the_files_of_a_list(tmp_path: Path) -> None:
     assert len(files) == 22
     assert all(file.is_file() for file in files)
     assert len(pair_files(root / "Protocol/Split/FF")) == 21
-    with pytest.raises(DataError, match=r"there is no Pair_list_F\.txt in it or above it"):
+    with pytest.raises(DataError, match=r"no Pair_list_F\.txt in it or its parents"):
         pair_files(tmp_path)
 
 
@@ -141,11 +144,11 @@ def test_the_files_of_a_list(tmp_path: Path) -> None:
     ("file", "text", "message"),
     [
         ("Split/FP/03/same.txt", "1,2,3\n", "same.txt, line 1: expected two numbers 'i,j', got"),
-        ("Split/FP/03/diff.txt", "\n1,99\n", "diff.txt, line 2: '99' is the number of none of the 12 pictures"),
-        ("Split/FP/03/diff.txt", "x,1\n", "'x' is the number of none of the 30 pictures"),
+        ("Split/FP/03/diff.txt", "\n1,99\n", "diff.txt, line 2: unknown picture number '99'; there are 12 pictures"),
+        ("Split/FP/03/diff.txt", "x,1\n", "unknown picture number 'x'; there are 30 pictures"),
         ("Split/FP/03/diff.txt", None, r"03.diff\.txt: cannot be read: No such file"),
         ("Pair_list_P.txt", None, r"Pair_list_P\.txt: cannot be read: No such file"),
-        ("Pair_list_P.txt", "1 ../Data/Images/a.jpg\n1 ../Data/Images/b.jpg\n", "line 2: picture 1 is there already"),
+        ("Pair_list_P.txt", "1 ../Data/Images/a.jpg\n1 ../Data/Images/b.jpg\n", "line 2: duplicate picture number 1"),
         ("Pair_list_P.txt", "one\n", "Pair_list_P.txt, line 1: expected a number and a path, got 'one'"),
     ],
 )
@@ -159,7 +162,7 @@ def test_damage_in_cfp_is_named(tmp_path: Path, file: str, text: str | None, mes
 def test_missing_folds_of_cfp_are_named(tmp_path: Path) -> None:
     root = cfp(tmp_path)
     (root / "Protocol/Split/FF/07").rename(root / "elsewhere")
-    with pytest.raises(DataError, match="1 of the folds 01 to 10 are missing, 07 for one"):
+    with pytest.raises(DataError, match="1 of the folds 01 to 10 are missing, such as 07"):
         read_cfp(root, "FF")
 
 
@@ -285,7 +288,7 @@ def test_lists_of_people(tmp_path: Path, text: str, people: list[str]) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("\n \n", "names nobody"),
+        ("\n \n", "holds no names"),
         ("3\nA\t1\nB\t1\n", "line 1: announces 3 people, but 2 follow"),
         ("3\n1\nA\t1\n1\nB\t1\n", "line 1: announces 3 folds, but 2 follow"),
         ("2\n1\nA\t1\n2\nB\t1\n", "line 4: announces 2 people, but 1 follow"),
@@ -371,7 +374,7 @@ def test_lfw_csv_of_impostors_alone(tmp_path: Path) -> None:
 
 
 def test_an_unknown_form_is_shown_with_the_forms_that_are_known(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"The line is 'one two three four five'; lists that are read: LFW's .*CALFW"):
+    with pytest.raises(DataError, match=r"The line is 'one two three four five'; supported formats: LFW's .*CALFW"):
         read_pairs(written(tmp_path, "one two three four five\n"))
 
 

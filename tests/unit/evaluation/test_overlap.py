@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from vplface.cli.data_overlap import overlap
 from vplface.data.formats.image_folder import ImageFolder
-from vplface.data.pairs import read_people
+from vplface.data.people import read_people
 from vplface.data.pictures import Preprocessing
 from vplface.embedder import Embedder
 from vplface.errors import DataError, UsageError

@@ -6,7 +6,7 @@ from vplface.backbones import build
 from vplface.config import EvaluationConfig
 from vplface.data.formats.image_folder import ImageFolder
 from vplface.data.formats.verification_bin import write_verification_bin
-from vplface.data.pairs import read_pairs
+from vplface.data.pair_lists import read_pairs
 from vplface.data.selection import narrow
 from vplface.embedder import Embedder
 from vplface.errors import ConfigError, DataError

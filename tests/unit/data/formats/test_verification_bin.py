@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from vplface.data.formats import open_pictures, pickle_opcodes
 from vplface.data.formats.image_folder import ImageFolder
 from vplface.data.formats.verification_bin import VerificationBin, write_verification_bin
-from vplface.data.pairs import Pairs, read_pairs, resolve, write_pairs
+from vplface.data.pair_lists import read_pairs
+from vplface.data.pairs import Pairs, resolve, write_pairs
 from vplface.data.pictures import UnreadablePictureError
 from vplface.errors import DataError
 
