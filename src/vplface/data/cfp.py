@@ -72,8 +72,8 @@ def _cfp_folder(path: Path | str) -> Path:
         if is_file(folder / "Pair_list_F.txt"):
             return folder
     raise DataError(
-        f"{path}: cannot be read: it is a folder, but not CFP's Protocol/Split/FF or Protocol/Split/FP (no Pair_list_F.txt in it or its "
-        "parents)"
+        f"{path}: cannot be read: it is a folder, but not CFP's Protocol/Split/FF or Protocol/Split/FP (no "
+        "Pair_list_F.txt in it or its parents)"
     )
 
 
