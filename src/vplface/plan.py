@@ -9,10 +9,10 @@ from typing import Literal
 import numpy as np
 import torch
 
-from vplface.cluster import Footprint, Job, footprint, lifetimes, network_of
 from vplface.config import Config
 from vplface.data.samplers import visits
 from vplface.errors import ConfigError
+from vplface.footprint import Footprint, RunSize, footprint, lifetimes, network_of
 from vplface.margins import Margin
 from vplface.margins.sample import sample_margin
 from vplface.prototypes import LastFeature, remembered
@@ -75,7 +75,7 @@ def plan(config: Config, gpus: int = 1) -> Plan:
     }
     batch = run.batches.batch_size
     try:
-        job = Job(
+        size = RunSize(
             classes=classes,
             batch=batch,
             gpus=gpus,
@@ -98,19 +98,19 @@ def plan(config: Config, gpus: int = 1) -> Plan:
         raise ConfigError(f"{error}; raise batch_size") from error
     require_parts(config, run.batches, gpus)
     backbone = config.backbone
-    network = network_of(backbone.name, dim, job.pictures_a_pass, job.precision, **backbone.options)
+    network = network_of(backbone.name, dim, size.pictures_a_pass, size.precision, **backbone.options)
     return Plan(
         identities=classes,
         pictures=len(run.pictures),
         steps_per_epoch=per_epoch,
         steps=run.rate.steps,
         parameters=network.parameters,
-        footprint=footprint(job, network),
+        footprint=footprint(size, network),
         variational_start=None if variational is None else start if isinstance(start, int) else "auto",
         delta_t=None if variational is None else variational.delta_t,
         coverage={delta_t: each.coverage for delta_t, each in memory.items()},
         own={delta_t: each.own for delta_t, each in memory.items()},
-        first_loss=expected_first_loss(config.margin, job.compared, dim),
+        first_loss=expected_first_loss(config.margin, size.compared, dim),
     )
 
 

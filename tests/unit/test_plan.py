@@ -30,9 +30,9 @@ from vplface import (
 )
 from vplface.backbones import build
 from vplface.cli.app import app
-from vplface.cluster import Job, Network, footprint, meta_init, network_of
 from vplface.config import build_config
 from vplface.errors import ConfigError
+from vplface.footprint import NetworkSize, RunSize, footprint, forecast, network_of
 from vplface.plan import expected_first_loss, plan
 from vplface.prototypes import expected_coverage
 from vplface.softmax.tiled import BOUNDED, tile_bytes
@@ -41,7 +41,7 @@ from vplface.training.drift import DriftMonitor
 from vplface.training.state import Training
 from vplface.training.world import World
 
-BLANK = Network(parameters=0, trained=0, buffer_bytes=0, activation_bytes=0)
+BLANK = NetworkSize(parameters=0, trained=0, buffer_bytes=0, activation_bytes=0)
 DIM = 64
 
 
@@ -66,8 +66,8 @@ def test_an_untrained_head_that_compares_with_some_classes_has_the_expected_loss
     margin = ArcFace(16.0, 0.5)
     head = PrototypeHead(20_000, 128, margin=margin, sample_rate=0.1)
     loss = head(torch.randn(256, 128), torch.randint(20_000, (256,))).item()
-    job = Job(classes=20_000, batch=256, dim=128, sample_rate=0.1)
-    assert loss == pytest.approx(expected_first_loss(margin, job.compared, 128), rel=0.01)
+    size = RunSize(classes=20_000, batch=256, dim=128, sample_rate=0.1)
+    assert loss == pytest.approx(expected_first_loss(margin, size.compared, 128), rel=0.01)
     assert loss < expected_first_loss(margin, 20_000, 128) - 2
 
 
@@ -96,9 +96,9 @@ def test_what_the_softmax_takes_grows_with_the_logits_up_to_the_workspace():
 
 
 def test_a_footprint_by_hand():
-    network = Network(parameters=1000, trained=900, buffer_bytes=80, activation_bytes=7_000)
-    job = Job(classes=1001, batch=8, gpus=4, dim=16, memory_dtype="bfloat16", fused=False, average=True)
-    found = footprint(job, network)
+    network = NetworkSize(parameters=1000, trained=900, buffer_bytes=80, activation_bytes=7_000)
+    size = RunSize(classes=1001, batch=8, gpus=4, dim=16, memory_dtype="bfloat16", fused=False, average=True)
+    found = footprint(size, network)
     assert found.rows == 251
     memory = found.memory
     assert (memory.weight, memory.momentum, memory.gradient, memory.update) == (251 * 64,) * 4
@@ -122,9 +122,9 @@ def test_a_footprint_by_hand():
 
 
 def test_a_momentum_encoder_is_one_more_network():
-    network = Network(parameters=1000, trained=900, buffer_bytes=80, activation_bytes=7_000)
+    network = NetworkSize(parameters=1000, trained=900, buffer_bytes=80, activation_bytes=7_000)
     plain, encoded = (
-        footprint(Job(classes=100, batch=8, gpus=4, dim=16, encoder=each), network) for each in (False, True)
+        footprint(RunSize(classes=100, batch=8, gpus=4, dim=16, encoder=each), network) for each in (False, True)
     )
     assert encoded.memory.backbone - plain.memory.backbone == 4080
     assert (plain.checkpoint.encoder, encoded.checkpoint.encoder) == (0, 4080)
@@ -133,14 +133,14 @@ def test_a_momentum_encoder_is_one_more_network():
 
 
 def test_one_gpu_sends_nothing_and_plain_prototypes_have_no_memory():
-    found = footprint(Job(classes=100, batch=8, variational=False), network_of("tiny", 16, 2, "float32"))
+    found = footprint(RunSize(classes=100, batch=8, variational=False), network_of("tiny", 16, 2, "float32"))
     assert found.traffic.total == 0
     assert found.memory.memory == found.memory.timer == found.checkpoint.memory == 0
 
 
 def test_large_logits_leave_nothing_to_keep_and_add_an_exchange():
     most = math.floor(math.exp(BOUNDED - 64))
-    small, large = (footprint(Job(classes=n, batch=512, gpus=8), BLANK) for n in (most, most + 1))
+    small, large = (footprint(RunSize(classes=n, batch=512, gpus=8), BLANK) for n in (most, most + 1))
     assert small.memory.workspace > 0
     assert large.memory.workspace == 0
     assert large.traffic.sums == 2 * small.traffic.sums
@@ -164,7 +164,7 @@ def test_the_state_of_a_head_takes_what_was_planned(fused, memory_dtype):
     there = [head.weight, optimizer.state[head.weight]["momentum_buffer"], head.memory, head.timer]
     if not fused:
         there.append(head.weight.grad)
-    job = Job(
+    size = RunSize(
         classes=20_000,
         batch=32,
         dim=DIM,
@@ -172,7 +172,7 @@ def test_the_state_of_a_head_takes_what_was_planned(fused, memory_dtype):
         variational=memory_dtype is not None,
         memory_dtype=memory_dtype or "float32",
     )
-    memory = footprint(job, BLANK).memory
+    memory = footprint(size, BLANK).memory
     planned = memory.weight + memory.momentum + memory.gradient + memory.memory + memory.timer
     assert sum(tensor.nbytes for tensor in there if tensor is not None) == pytest.approx(planned, rel=0.1)
 
@@ -181,12 +181,12 @@ def test_the_state_of_a_head_takes_what_was_planned(fused, memory_dtype):
 def test_every_memory_takes_what_was_planned(kind):
     head = PrototypeHead(5_000, DIM, variational=Variational(0.1, 5, 0, memory=kind))
     head(torch.randn(32, DIM), torch.randint(5_000, (32,))).backward()
-    memory = footprint(Job(classes=5_000, batch=32, dim=DIM, kind=kind), BLANK).memory
+    memory = footprint(RunSize(classes=5_000, batch=32, dim=DIM, kind=kind), BLANK).memory
     assert (head.memory.nbytes, head.timer.nbytes) == (memory.memory, memory.timer)
     others = [getattr(head, name).nbytes for name in (*kind.per_class, *kind.shared) if name.startswith("memory_")]
     assert sum(others) == memory.statistics
     one, two = (
-        footprint(Job(classes=5_000, batch=32, gpus=2, dim=DIM, kind=each), BLANK) for each in (kind, type(kind)())
+        footprint(RunSize(classes=5_000, batch=32, gpus=2, dim=DIM, kind=each), BLANK) for each in (kind, type(kind)())
     )
     assert one.traffic.residuals == two.traffic.residuals == 32 * 4 * kind.exchanged(DIM)
 
@@ -195,7 +195,7 @@ def test_every_memory_takes_what_was_planned(kind):
 def test_every_term_holds_what_was_planned(term):
     head = PrototypeHead(5_000, DIM, terms=(term,))
     head(torch.randn(32, DIM), torch.randint(5_000, (32,))).backward()
-    found = footprint(Job(classes=5_000, batch=32, dim=DIM, terms=(term,)), BLANK)
+    found = footprint(RunSize(classes=5_000, batch=32, dim=DIM, terms=(term,)), BLANK)
     held = sum(tensor.nbytes for tensor in head.terms.state_dict().values() if tensor.ndim)
     assert held == found.memory.terms == found.checkpoint.terms
 
@@ -211,8 +211,8 @@ def test_the_softmax_keeps_what_was_planned(precision, classes, batch, workspace
         loss = head(torch.randn(batch, DIM), torch.randint(classes, (batch,)))
     loss.backward()
     buffers = {name: buffer.nbytes for name, buffer in head._softmax.workspace._buffers.items()}
-    job = Job(classes, batch, dim=DIM, precision=precision, workspace_mb=workspace_mb, scale=scale, device="cpu")
-    memory = footprint(job, BLANK).memory
+    size = RunSize(classes, batch, dim=DIM, precision=precision, workspace_mb=workspace_mb, scale=scale, device="cpu")
+    memory = footprint(size, BLANK).memory
     assert buffers["kept"] == pytest.approx(memory.workspace, rel=0.1)
     assert sum(buffers.values()) <= memory.workspace + memory.tiles
 
@@ -229,7 +229,7 @@ def test_the_classes_of_a_step_are_as_many_as_planned():
 
     with patch.object(PrototypeHead, "_loss", loss):
         head(torch.randn(batch, DIM), torch.randint(classes, (batch,))).backward()
-    planned = footprint(Job(classes, batch, dim=DIM, sample_rate=0.2), BLANK).memory.drawn
+    planned = footprint(RunSize(classes, batch, dim=DIM, sample_rate=0.2), BLANK).memory.drawn
     assert seen["bytes"] == pytest.approx(planned, rel=0.1)
 
 
@@ -300,8 +300,8 @@ def exchange(group, classes, sizes, scale):
 )
 def test_ranks_send_what_was_planned(processes, world, sizes, scale):
     classes = 2000
-    job = Job(classes, sum(sizes), gpus=world, dim=DIM, precision="float32", scale=scale, device="cpu")
-    traffic = footprint(job, network_of("tiny", DIM, job.pictures_a_pass, job.precision)).traffic
+    size = RunSize(classes, sum(sizes), gpus=world, dim=DIM, precision="float32", scale=scale, device="cpu")
+    traffic = footprint(size, network_of("tiny", DIM, size.pictures_a_pass, size.precision)).traffic
     for sent in processes.run(exchange, world, classes, sizes, scale):
         assert sent["all_gather"] == traffic.sizes + traffic.embeddings + traffic.labels
         assert sent["all_reduce"] == pytest.approx(traffic.targets + traffic.sums + traffic.stop, abs=3)
@@ -334,21 +334,21 @@ def test_a_checkpoint_takes_what_was_planned(tmp_path, fused, average):
     checkpoints.finish()
     path, _ = newest_checkpoint(tmp_path)
     on_disk = sum(file.stat().st_size for file in path.iterdir())
-    job = Job(20_000, 4, dim=DIM, fused=fused, average=average)
-    found = footprint(job, network_of("tiny", DIM, 4, "float32"))
+    size = RunSize(20_000, 4, dim=DIM, fused=fused, average=average)
+    found = footprint(size, network_of("tiny", DIM, 4, "float32"))
     assert on_disk == pytest.approx(found.checkpoint.total, rel=0.1)
     assert on_disk == pytest.approx(found.host_bytes, rel=0.1)
 
 
-def test_an_outline_by_hand():
-    job = Job(classes=1000, batch=64, gpus=2)
-    found = meta_init(job, BLANK, 20, pictures=6500, epochs=2.5)
+def test_forecast_by_hand():
+    size = RunSize(classes=1000, batch=64, gpus=2)
+    found = forecast(size, BLANK, 20, pictures=6500, epochs=2.5)
     assert (found.steps_per_epoch, found.steps) == (101, 252)
     assert found.coverage.keys() == {5, 10, 20, 40, 80}
     for delta_t, share in found.coverage.items():
         assert share == pytest.approx(expected_coverage(np.full(1000, 7), 64, delta_t))
-    assert job.coverage(found.half_covered - 1) < 0.5 <= job.coverage(found.half_covered)
-    assert meta_init(job, BLANK, 20).steps is None
+    assert size.coverage(found.half_covered - 1) < 0.5 <= size.coverage(found.half_covered)
+    assert forecast(size, BLANK, 20).steps is None
 
 
 @pytest.mark.parametrize(
@@ -364,7 +364,7 @@ def test_an_outline_by_hand():
 )
 def test_a_job_that_makes_no_sense_is_refused(changes, message):
     with pytest.raises(ValueError, match=re.escape(message)):
-        Job(**{"classes": 10, "batch": 8, **changes})
+        RunSize(**{"classes": 10, "batch": 8, **changes})
 
 
 def test_an_unknown_backbone_is_named():
@@ -458,12 +458,12 @@ def test_the_table_of_the_documentation_is_what_the_command_says():
     assert len(rows) == 16
     network = network_of("iresnet50", 512, 128, "bfloat16")
     for power, gpus, *said in rows:
-        job = Job(10 ** "⁰¹²³⁴⁵⁶⁷⁸⁹".index(power), 128 * int(gpus), gpus=int(gpus))
-        found = footprint(job, network)
+        size = RunSize(10 ** "⁰¹²³⁴⁵⁶⁷⁸⁹".index(power), 128 * int(gpus), gpus=int(gpus))
+        found = footprint(size, network)
         right = [
             found.memory.total / 2**30,
             found.traffic.total / 2**20,
-            100 * job.coverage(200),
+            100 * size.coverage(200),
             found.checkpoint.total / 2**30,
         ]
         assert [float(figure.replace(",", "")) for figure in said] == pytest.approx(right, rel=0.05)

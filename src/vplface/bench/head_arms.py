@@ -25,7 +25,7 @@ COMPILED = "eager (compiled)"
 
 
 class EagerHead(nn.Module):
-    """What the authors' code does: dense normalisation, injection, all logits, one-hot, autograd."""
+    """The steps of the authors' code: dense normalisation, injection, all logits, one-hot targets, autograd."""
 
     def __init__(self, problem: Problem, compiled: bool = False) -> None:
         super().__init__()

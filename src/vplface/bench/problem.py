@@ -45,7 +45,7 @@ class Setting:
 
 @dataclass
 class Problem:
-    """What every arm is given: W, M, T, features of unit length, labels."""
+    """Inputs of every arm: W, M, T, features of unit length, labels."""
 
     setting: Setting
     weight: Tensor

@@ -15,9 +15,9 @@ from vplface.console import Console, print_json
 from vplface.errors import ConfigError, UsageError
 
 if TYPE_CHECKING:
-    from vplface.cluster import Footprint, Job, Network, Outline
     from vplface.config import Config, VariationalConfig
     from vplface.data.samplers import Sampler
+    from vplface.footprint import Footprint, Forecast, NetworkSize, RunSize
     from vplface.plan import Plan
 
 _NUMBER = re.compile(r"(\d+(?:\.\d+)?(?:e\+?\d\d?)?|\d{1,3}(?:[,_]\d{3})+)([kmb]?)", re.IGNORECASE)
@@ -134,10 +134,10 @@ def plan(
             "give either CONFIG, as in vplface plan quickstart, or --classes, as in vplface plan --classes 2M"
         )
 
-    from vplface.cluster import Job, network_of, outline
+    from vplface.footprint import RunSize, forecast, network_of
 
     try:
-        job = Job(
+        size = RunSize(
             classes=_count("--classes", classes, least=2),
             batch=128 * ranks if batch is None else _count("--batch", batch),
             gpus=ranks,
@@ -149,14 +149,14 @@ def plan(
             workspace_mb=workspace_mb,
         )
         name = re.sub(r"^ir(?=\d+$)", "iresnet", backbone)
-        network = network_of(name, dim, job.pictures_a_pass, precision)
+        network = network_of(name, dim, size.pictures_a_pass, precision)
         total = None if pictures is None else _count("--pictures", pictures)
-        made = outline(job, network, _count("--delta-t", delta_t), total, epochs)
+        made = forecast(size, network, _count("--delta-t", delta_t), total, epochs)
     except ConfigError as error:
         raise UsageError(f"--backbone: {error}") from error
     except ValueError as error:
         raise UsageError(str(error)) from error
-    _show_outline(job, name, network, made, json)
+    _show_forecast(size, name, network, made, json)
 
 
 def show_plan(config: Config, as_json: bool, gpus: int = 1) -> None:
@@ -208,24 +208,24 @@ def _sampler(sampler: Sampler) -> str:
     return type(sampler).__name__.lower() + (f": {options}" if options else "")
 
 
-def _show_outline(job: Job, name: str, network: Network, made: Outline, as_json: bool) -> None:
+def _show_forecast(size: RunSize, name: str, network: NetworkSize, made: Forecast, as_json: bool) -> None:
     if as_json:
         told = asdict(made) | {"footprint": _as_json(made.footprint)}
         print_json(
             {
                 "schema": 1,
-                "job": {**asdict(job), "kind": str(job.kind), "backbone": name},
+                "job": {**asdict(size), "kind": str(size.kind), "backbone": name},
                 "network": asdict(network),
                 "plan": told,
             }
         )
         return
-    drawn = f", {job.sample_rate:g} of them a step" if job.sample_rate < 1.0 else ""
+    drawn = f", {size.sample_rate:g} of them a step" if size.sample_rate < 1.0 else ""
     rows = [
-        ("classes", f"{job.classes:,}{_shared(made.footprint, job.gpus)}{drawn}"),
-        ("batch", f"{job.batch:,}" + (f" ({job.pictures_a_pass:,} a GPU)" if job.gpus > 1 else "")),
-        ("backbone", f"{name} → {job.dim}, {network.parameters / 1e6:.2f} M parameters"),
-        ("products", job.precision),
+        ("classes", f"{size.classes:,}{_shared(made.footprint, size.gpus)}{drawn}"),
+        ("batch", f"{size.batch:,}" + (f" ({size.pictures_a_pass:,} a GPU)" if size.gpus > 1 else "")),
+        ("backbone", f"{name} → {size.dim}, {network.parameters / 1e6:.2f} M parameters"),
+        ("products", size.precision),
     ]
     if made.steps_per_epoch is not None:
         whole = "" if made.steps is None else f"{made.steps:,}; "
@@ -235,7 +235,7 @@ def _show_outline(job: Job, name: str, network: Network, made: Outline, as_json:
         ("half of the classes at Δt", f"{made.half_covered:,}"),
         *_costs(made.footprint),
     ]
-    _show(f"plan of {job.classes:,} classes on {job.gpus:,} GPU{'s' if job.gpus > 1 else ''}", rows)
+    _show(f"plan of {size.classes:,} classes on {size.gpus:,} GPU{'s' if size.gpus > 1 else ''}", rows)
 
 
 def _costs(footprint: Footprint) -> list[tuple[str, str]]:

@@ -55,10 +55,11 @@ _TILE_BUFFERS = 6
 
 def tile_bytes(classes: int, width: int, device: torch.device) -> int:
     """What the temporary tensors of a tile take, about; ``width`` is the larger of d and B."""
-    return _TILE_BUFFERS * 4 * width * min(_tile_size(width, device), classes)
+    return _TILE_BUFFERS * 4 * width * min(tile_size(width, device), classes)
 
 
-def _tile_size(width: int, device: torch.device) -> int:
+def tile_size(width: int, device: torch.device) -> int:
+    """Number of classes in a tile; ``width`` is the larger of d and B."""
     return max(TILE.get(device.type, LARGE_TILE) // width, 1)
 
 
@@ -242,7 +243,7 @@ class Walk:
 
         labels = self.labels
         (classes, dim), batch = weight.shape, len(labels)
-        size = _tile_size(max(dim, batch), weight.device)
+        size = tile_size(max(dim, batch), weight.device)
         size = max(size // subcenters, 1) * subcenters
         self.tiles = [slice(first, min(first + size, classes)) for first in range(0, classes, size)]
         order = labels.argsort(stable=True)

@@ -14,10 +14,10 @@ from helpers.timm_alone import import_timm
 from vplface.backbones import build, load_timm, load_weights
 from vplface.backbones.timm import Timm
 from vplface.cli.app import app
-from vplface.cluster import network_of
 from vplface.deploy.onnx import export
 from vplface.embedder import Embedder
 from vplface.errors import ConfigError, DataError, MissingExtraError, VplfaceError
+from vplface.footprint import network_of
 from vplface.stored_model import ModelCard, load_model, save_model
 
 SMALL = "timm:test_efficientnet"

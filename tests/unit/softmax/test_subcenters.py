@@ -29,8 +29,8 @@ from vplface import (
     SphereFaceR,
     Variational,
 )
-from vplface.cluster import Job
 from vplface.config import build_config
+from vplface.footprint import RunSize
 from vplface.softmax import reference
 from vplface.training.instruments import own_cosines
 
@@ -223,7 +223,7 @@ def test_by_name_and_in_plans():
     base = {"name": "x", "data": {"train": "faces"}}
     assert build_config(base | {"subcenters": 3}, "x").subcenters == 3
     assert build_config(base, "x").subcenters == 1
-    assert Job(classes=100, batch=10, subcenters=3).subcenters == 3
+    assert RunSize(classes=100, batch=10, subcenters=3).subcenters == 3
 
 
 @pytest.mark.parametrize("term", [EPL(), BroadFace()])

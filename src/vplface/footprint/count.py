@@ -1,0 +1,114 @@
+"""Arithmetic from the sizes of a run and its backbone to bytes of memory, traffic and checkpoints."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from vplface.footprint.network_size import NetworkSize
+from vplface.footprint.parts import CheckpointBytes, Footprint, MemoryBytes, TrafficBytes
+from vplface.footprint.run_size import FLOAT32, INT64, RunSize
+from vplface.ranks import shard
+from vplface.softmax import Workspace
+from vplface.softmax.tiled import tile_bytes, tile_size
+
+_NUMBERS_PER_CLASS = 7
+"""Lengths, sums and the like that the softmax keeps for each class."""
+
+
+def footprint(run: RunSize, network: NetworkSize) -> Footprint:
+    """Memory, traffic and checkpoints of a run."""
+    rows = len(shard(run.classes, 0, run.gpus))
+    return Footprint(
+        rows=rows,
+        memory=_memory(run, network, rows),
+        traffic=_traffic(run, network),
+        checkpoint=_checkpoint(run, network, run.classes),
+        host_bytes=_checkpoint(run, network, rows).total,
+    )
+
+
+def _memory(run: RunSize, network: NetworkSize, rows: int) -> MemoryBytes:
+    state = _state(run, rows)
+    visited, copies = rows, 0
+    if run.sample_rate < 1.0:
+        visited = math.ceil(rows * run.share)
+        read = getattr(torch, run.memory_dtype).itemsize * rows * run.dim if run.variational else 0
+        copies = (state["weight"] * (1 if run.fused else 2) + read) * visited // rows
+    compared = visited * run.subcenters
+    padded = run.pictures_a_pass * run.gpus
+    batch = min(padded, run.batch)
+    second_type = 0 if run.product_bytes == FLOAT32 else run.product_bytes
+    return MemoryBytes(
+        **state,
+        gradient=0 if run.fused else state["weight"] * (1 if run.accumulate == 1 else 2),
+        update=0 if run.fused else state["weight"],
+        drawn=copies,
+        workspace=_kept_bytes(run, compared, batch),
+        tiles=tile_bytes(compared, max(run.dim, batch), torch.device(run.device))
+        + _NUMBERS_PER_CLASS * FLOAT32 * compared,
+        # x, also in the type of products, and dL/dx; besides, two of the softmax, later of the exchange
+        features=padded * run.dim * (4 * FLOAT32 + second_type),
+        backbone=network.state_bytes * (1 + run.average + run.encoder)
+        + FLOAT32 * network.trained * (1 + run.state + (run.gpus > 1)),
+        activations=network.activation_bytes,
+    )
+
+
+def _state(run: RunSize, rows: int) -> dict[str, int]:
+    """Bytes of the state of so many classes, by part."""
+    held = {"memory": 0, "timer": 0}
+    if run.variational:
+        empty = run.kind.empty(rows, run.dim, getattr(torch, run.memory_dtype), torch.device("meta"), seed=0)
+        held = {name: tensor.nbytes for name, tensor in empty.items()}
+    with torch.device("meta"):
+        terms = [term.bind(rows, run.dim) for term in run.terms]
+    return {
+        "weight": FLOAT32 * rows * run.subcenters * run.dim,
+        "momentum": FLOAT32 * rows * run.subcenters * run.dim * run.state,
+        "memory": held.pop("memory"),
+        "timer": held.pop("timer"),
+        "statistics": sum(held.values()),
+        "terms": sum(tensor.nbytes for term in terms for tensor in (*term.parameters(), *term.buffers())),
+    }
+
+
+def _kept_bytes(run: RunSize, rows: int, batch: int) -> int:
+    """Bytes of the exponentials that the softmax keeps for the backward pass: those of whole tiles."""
+    if not run.bounded:
+        return 0
+    tile = tile_size(max(run.dim, batch), torch.device(run.device))
+    of_class = batch * run.product_bytes
+    return min(Workspace(run.workspace_mb).limit // (tile * of_class) * tile, rows) * of_class
+
+
+def _traffic(run: RunSize, network: NetworkSize) -> TrafficBytes:
+    others, own, parts = run.gpus - 1, run.pictures_a_pass, run.accumulate
+    a_number_each = FLOAT32 * min(own * run.gpus, run.batch)
+
+    def summed(size: int) -> int:
+        return 2 * others * size // run.gpus
+
+    return TrafficBytes(
+        sizes=parts * others * 2 * INT64,
+        embeddings=parts * others * own * run.dim * FLOAT32 * (1 + run.encoder),
+        labels=parts * others * own * INT64,
+        targets=parts * summed(a_number_each),
+        sums=parts * summed(a_number_each) * (1 if run.bounded else 2),
+        gradients=parts * others * own * run.dim * FLOAT32,
+        residuals=summed(a_number_each) * parts * run.kind.exchanged(run.dim) if run.variational else 0,
+        backbone=summed(FLOAT32 * network.trained),
+        buffers=network.buffer_bytes if others else 0,
+        stop=summed(2 * INT64),
+    )
+
+
+def _checkpoint(run: RunSize, network: NetworkSize, rows: int) -> CheckpointBytes:
+    return CheckpointBytes(
+        **_state(run, rows),
+        backbone=network.state_bytes,
+        optimizer=FLOAT32 * network.trained * run.state,
+        average=network.state_bytes if run.average else 0,
+        encoder=network.state_bytes if run.encoder else 0,
+    )

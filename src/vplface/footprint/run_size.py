@@ -1,0 +1,108 @@
+"""Sizes of a run: classes, batch, GPUs, types of numbers, and what is kept."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal
+
+from vplface.prototypes import LastFeature
+from vplface.prototypes import Memory as MemoryKind
+from vplface.softmax.tiled import BOUNDED
+from vplface.terms import Term
+
+Precision = Literal["float32", "bfloat16"]
+
+FLOAT32, INT64 = 4, 8
+"""Bytes of a number; W, embeddings, the weights of the backbone and all gradients are float32."""
+
+
+@dataclass(frozen=True)
+class RunSize:
+    """The size of a run.
+
+    Attributes:
+        classes: N.
+        batch: B, over all GPUs.
+        gpus: P, each with a part of the batch and of the classes.
+        dim: d.
+        precision: of the products and of what the backbone keeps; weights and embeddings are float32.
+        fused: whether W moves by FusedSGD, without a gradient.
+        state: numbers that the optimiser keeps for a weight: 1 for SGD with momentum, 2 for AdamW.
+        variational: whether there are M and T.
+        memory_dtype: of M.
+        kind: of memory.
+        terms: that are added to the loss.
+        subcenters: K.
+        sample_rate: share of the classes that a step draws.
+        workspace_mb: MiB for exponentials.
+        scale: s of the margin.
+        accumulate: parts in which a GPU takes its part of the batch.
+        average: whether a moving average of the backbone is kept.
+        encoder: whether a momentum encoder is, which writes the memory.
+        device: kind of device, on which the size of a tile depends.
+
+    Raises:
+        ValueError: if a size is out of range.
+    """
+
+    classes: int
+    batch: int
+    gpus: int = 1
+    dim: int = 512
+    precision: Precision = "bfloat16"
+    fused: bool = True
+    state: int = 1
+    variational: bool = True
+    memory_dtype: str = "float32"
+    kind: MemoryKind = field(default_factory=LastFeature)
+    terms: tuple[Term, ...] = ()
+    subcenters: int = 1
+    sample_rate: float = 1.0
+    workspace_mb: float = 256
+    scale: float = 64.0
+    accumulate: int = 1
+    average: bool = False
+    encoder: bool = False
+    device: str = "cuda"
+
+    def __post_init__(self) -> None:
+        for name, least in (("classes", 2), ("gpus", 1), ("dim", 1), ("accumulate", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        if self.batch < self.gpus * (self.accumulate if self.gpus > 1 else 1):
+            in_parts = f" in {self.accumulate} parts each" if self.accumulate > 1 else ""
+            raise ValueError(f"a batch of {self.batch:,} cannot be shared by {self.gpus:,} GPUs{in_parts}")
+        if not 0.0 < self.sample_rate <= 1.0:
+            raise ValueError(f"sample_rate must lie in (0, 1], got {self.sample_rate}")
+        if not 0.0 <= self.workspace_mb < math.inf:
+            raise ValueError(f"workspace_mb must be finite and not negative, got {self.workspace_mb}")
+
+    @property
+    def pictures_a_pass(self) -> int:
+        """Pictures of a forward pass, on the GPU that has the most."""
+        return math.ceil(math.ceil(self.batch / self.gpus) / self.accumulate)
+
+    @property
+    def product_bytes(self) -> int:
+        """Bytes of a number in a product."""
+        return 2 if self.precision == "bfloat16" else FLOAT32
+
+    @property
+    def compared(self) -> float:
+        """Classes that a sample is expected to be compared with, its own included."""
+        return 1 + (self.classes - 1) * self.share
+
+    @property
+    def share(self) -> float:
+        """The share of the classes that a step is expected to compare with: those drawn, and those of its batch."""
+        return self.sample_rate + (1.0 - self.sample_rate) * self.coverage(1)
+
+    @property
+    def bounded(self) -> bool:
+        """Whether logits are so small that exponentials are summed as they are, and kept for the backward pass."""
+        return self.scale + math.log(self.classes) <= BOUNDED
+
+    def coverage(self, delta_t: int) -> float:
+        """Share of the classes whose memory is alive, if all have as many pictures: 1 − exp(−B·Δt/N)."""
+        return -math.expm1(-self.batch * delta_t / self.classes)
