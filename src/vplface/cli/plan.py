@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from vplface.cli.recipe import OVERRIDES
+from vplface.cli.recipe import OptionalRecipeArgument, OverridesArgument
 from vplface.console import Console, print_json
 from vplface.errors import ConfigError, UsageError
 
@@ -57,15 +57,8 @@ _TRAFFIC = {
 
 def plan(
     context: typer.Context,
-    config: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="CONFIG",
-            help="A YAML file, the name of a shipped recipe (quickstart, lfw, folder), or a run folder.",
-            show_default=False,
-        ),
-    ] = None,
-    overrides: OVERRIDES = None,
+    config: OptionalRecipeArgument = None,
+    overrides: OverridesArgument = None,
     gpus: Annotated[str, typer.Option(metavar="P", help="GPUs that share batch and classes.")] = "1",
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, and nothing else.")] = False,
     classes: Annotated[

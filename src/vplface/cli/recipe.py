@@ -1,4 +1,4 @@
-"""The arguments of every command that takes a recipe."""
+"""Command-line arguments for a recipe and changes to it."""
 
 from __future__ import annotations
 
@@ -6,15 +6,14 @@ from typing import Annotated
 
 import typer
 
-CONFIG = Annotated[
-    str,
-    typer.Argument(
-        metavar="CONFIG",
-        help="A YAML file, the name of a shipped recipe (quickstart, lfw, folder), or a run folder.",
-        show_default=False,
-    ),
-]
-OVERRIDES = Annotated[
+_RECIPE = typer.Argument(
+    metavar="CONFIG",
+    help="A YAML file, the name of a shipped recipe (quickstart, lfw, folder), or a run folder.",
+    show_default=False,
+)
+RecipeArgument = Annotated[str, _RECIPE]
+OptionalRecipeArgument = Annotated[str | None, _RECIPE]
+OverridesArgument = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="[KEY=VALUE]...",

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from vplface.cli.recipe import OVERRIDES
+from vplface.cli.recipe import OverridesArgument
 from vplface.console import print_json
 
 
@@ -23,7 +23,7 @@ def study(
             show_default=False,
         ),
     ],
-    overrides: OVERRIDES = None,
+    overrides: OverridesArgument = None,
     seeds: Annotated[
         str | None,
         typer.Option(

@@ -7,13 +7,13 @@ from typing import Annotated
 
 import typer
 
-from vplface.cli.recipe import CONFIG, OVERRIDES
+from vplface.cli.recipe import OverridesArgument, RecipeArgument
 from vplface.console import print_json
 
 
 def train(
-    config: CONFIG,
-    overrides: OVERRIDES = None,
+    config: RecipeArgument,
+    overrides: OverridesArgument = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint of the run.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Start anew over an earlier run.")] = False,
     init_from: Annotated[

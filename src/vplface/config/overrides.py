@@ -16,29 +16,30 @@ def apply_overrides(raw: Mapping[str, Any], overrides: Iterable[str]) -> dict[st
     """A copy of ``raw`` with ``key=value`` overrides applied.
 
     Raises:
-        UsageError: if an override is not of the form key=value, or walks into something that is no mapping or list.
+        UsageError: if an override is not of the form key=value, or its key leads into a value that is neither a mapping
+            nor a list.
     """
-    merged: dict[str, Any] = _copied(raw)
+    changed: dict[str, Any] = _copied(raw)
     for override in overrides:
         key, separator, text = override.partition("=")
         if not separator or not key:
             raise UsageError(f"{abbreviated(override)} is not of the form key=value, e.g. optimizer.lr=0.05")
-        value = _of_override(key, text)
-        place: Any = merged
+        value = _parse_value(key, text)
+        container: Any = changed
         *parents, last = key.split(".")
         if len(parents) >= DEEPEST:
             raise UsageError(f"the key of {abbreviated(override)} has more than {DEEPEST} parts")
         for part in parents:
-            place = _enter(place, part, key)
-        if isinstance(place, list):
-            place[_index(place, last, key)] = value
+            container = _enter(container, part, key)
+        if isinstance(container, list):
+            container[_index(container, last, key)] = value
         else:
-            place[last] = value
-    return merged
+            container[last] = value
+    return changed
 
 
-def _of_override(key: str, text: str) -> Any:
-    """What stands behind the sign of equality: a list, a mapping or a text in quotes is YAML, all else as it stands."""
+def _parse_value(key: str, text: str) -> Any:
+    """The value after the equals sign: YAML for a list, a mapping or text in quotes, else a plain value."""
     if not text.lstrip().startswith(("[", "{", '"', "'")):
         bare = text.strip()
         value = plain(bare)
@@ -46,14 +47,14 @@ def _of_override(key: str, text: str) -> Any:
     try:
         return parse_yaml(text, f"the value of {key!r}")
     except DataError as error:
-        raise UsageError(f"{error}; of a text that begins so, write the whole in quotes: {key}='\"TEXT\"'") from error
+        raise UsageError(f"{error}; put text that begins with this character in quotes: {key}='\"TEXT\"'") from error
 
 
 def overlay(raw: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """``raw`` with nested ``changes`` laid over it; a value that is not a mapping replaces what was there.
 
-    null over a section removes it, so that it is as if it had never been written. Where another name is chosen the
-    options of the first go with it: those of ArcFace are none of CosFace.
+    null over a section removes the section. Where ``changes`` choose another name, such as another margin, the options
+    of the first are dropped.
     """
     result = dict(raw)
     for key, value in changes.items():
@@ -68,28 +69,27 @@ def overlay(raw: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any
 
 
 def _chooses_another(key: str, below: Mapping[str, Any], value: Mapping[str, Any]) -> bool:
-    chosen = key in NAMED_SECTIONS
-    return chosen and "name" in value and value["name"] != below.get("name", value["name"])
+    return key in NAMED_SECTIONS and "name" in value and value["name"] != below.get("name", value["name"])
 
 
 def _copied(value: Any) -> Any:
-    """The same values in containers of their own; what a YAML alias made one is two."""
+    """A deep copy of mappings and lists, in which a container with a YAML alias is no longer shared."""
     if isinstance(value, Mapping):
         return {key: _copied(below) for key, below in value.items()}
     return [_copied(below) for below in value] if isinstance(value, list) else value
 
 
-def _enter(place: Any, part: str, key: str) -> Any:
-    if isinstance(place, list):
-        return place[_index(place, part, key)]
-    if place.get(part) is None:
-        place[part] = {}
-    if not isinstance(place[part], dict | list):
-        raise UsageError(f"cannot set {key!r}: {part!r} holds the value {abbreviated(place[part])}")
-    return place[part]
+def _enter(container: Any, part: str, key: str) -> Any:
+    if isinstance(container, list):
+        return container[_index(container, part, key)]
+    if container.get(part) is None:
+        container[part] = {}
+    if not isinstance(container[part], dict | list):
+        raise UsageError(f"cannot set {key!r}: {part!r} holds the value {abbreviated(container[part])}")
+    return container[part]
 
 
-def _index(place: list[Any], part: str, key: str) -> int:
-    if not re.fullmatch("[0-9]{1,9}", part) or int(part) >= len(place):
-        raise UsageError(f"cannot set {key!r}: {part!r} is not an index in 0..{len(place) - 1}")
+def _index(container: list[Any], part: str, key: str) -> int:
+    if not re.fullmatch("[0-9]{1,9}", part) or int(part) >= len(container):
+        raise UsageError(f"cannot set {key!r}: {part!r} is not an index in 0..{len(container) - 1}")
     return int(part)

@@ -21,11 +21,11 @@ def read_config(recipe: str | Path, overrides: Sequence[str] = ()) -> Config:
     """Read a recipe and apply ``key=value`` overrides (``optimizer.lr=0.05``, ``data.train.0.min_pictures=2``).
 
     Args:
-        recipe: the path of a YAML file, a run folder, or the name of a recipe that is shipped (``lfw``).
+        recipe: the path of a YAML file, a run folder, or the name of a shipped recipe (``lfw``).
         overrides: dotted keys and YAML values.
 
     Raises:
-        ConfigError: naming the file and the key, and the nearest known one where a key is unknown.
+        ConfigError: naming the file and the key, with a suggestion where the key is unknown.
         UsageError: the same, where the fault is in an override.
     """
     raw = read_recipe(recipe)
@@ -43,11 +43,11 @@ def shipped_recipes() -> list[str]:
     return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
 
 
-_READABLE = ("file", "other")  # of another kind than a regular file the reader says so
+_READABLE = ("file", "other")  # read_text names the kind of a path that is not a regular file
 
 
 def read_recipe(recipe: str | Path) -> dict[str, Any]:
-    """The raw contents of a recipe; see ``read_config``. That of a run folder is called and lies as the folder does."""
+    """The raw contents of a recipe; see :func:`read_config`. Name and output of a run folder are those of its path."""
     try:
         return _read_recipe(recipe)
     except DataError as error:
@@ -55,10 +55,10 @@ def read_recipe(recipe: str | Path) -> dict[str, Any]:
 
 
 def _read_recipe(recipe: str | Path) -> dict[str, Any]:
-    path, place = at_home(recipe), {}
+    path, name_and_output = at_home(recipe), {}
     if kind_of(RunFolder(path).config) in _READABLE:
         folder = path if path.name not in ("", "..") else path.resolve()
-        place = {"name": folder.name, "output": str(folder.parent)}
+        name_and_output = {"name": folder.name, "output": str(folder.parent)}
         path = RunFolder(path).config
     if kind_of(path) in _READABLE:
         text = read_text(path, limit=LIMIT)
@@ -75,7 +75,7 @@ def _read_recipe(recipe: str | Path) -> dict[str, Any]:
     raw = parse_yaml(text, str(path))
     if not isinstance(raw, dict):
         raise ConfigError(f"{recipe} must hold a mapping of keys to values")
-    return raw | place
+    return raw | name_and_output
 
 
 def _is_valid(raw: Mapping[str, Any]) -> bool:

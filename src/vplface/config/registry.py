@@ -10,8 +10,8 @@ from typing import Annotated, Any, get_type_hints
 from pydantic import BeforeValidator, PlainSerializer, ValidationError
 
 from vplface import bounds
+from vplface.config.conversion import as_expected
 from vplface.config.durations import Duration, read_duration
-from vplface.config.section import as_expected
 from vplface.config.validation import abbreviated, dotted, first_fault, validate_type
 from vplface.data.samplers import SAMPLERS
 from vplface.margins import MARGINS

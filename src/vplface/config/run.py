@@ -23,7 +23,7 @@ from vplface.terms.fit import bind_without_storage, require_fit
 
 
 class Config(Section):
-    """A training run."""
+    """The configuration of a training run; the keys are explained in docs/recipes.md."""
 
     name: FolderName
     output: Path = Path("runs")
@@ -58,7 +58,7 @@ class Config(Section):
     arms: dict[str, dict[str, Any]] = Field(default={})
 
     @model_validator(mode="after")
-    def _one_part(self) -> Config:
+    def _fused_fits(self) -> Config:
         if self.optimizer.fused and self.accumulate > 1:
             raise ValueError("optimizer.fused moves the prototypes in every backward pass; it needs accumulate: 1")
         return self
@@ -89,7 +89,7 @@ class Config(Section):
 
     @property
     def run_folder(self) -> Path:
-        """Where the run is kept."""
+        """The folder of the run, OUTPUT/NAME."""
         return self.output / self.name
 
     def to_yaml(self) -> str:
@@ -98,5 +98,13 @@ class Config(Section):
 
 
 def build_config(raw: Mapping[str, Any], origin: str) -> Config:
-    """Validate raw values; see ``read_config``."""
+    """A configuration of raw values.
+
+    Args:
+        raw: values by key, nested as in a recipe.
+        origin: the file or place of the values, for errors.
+
+    Raises:
+        ConfigError: naming the origin and the key, with a suggestion where the key is unknown.
+    """
     return validate(Config, raw, origin)

@@ -12,10 +12,11 @@ from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from vplface import bounds
 from vplface.backbones import option_types
+from vplface.config.conversion import as_expected, as_number
 from vplface.config.durations import Duration, DurationField
 from vplface.config.fields import NonNegative, Positive, Seed
 from vplface.config.registry import SamplerField
-from vplface.config.section import Section, as_expected, as_number, require_known_keys
+from vplface.config.section import Section, require_known_keys
 from vplface.config.validation import abbreviated, first_fault, validate_type
 from vplface.data.augment import Augmentation
 from vplface.data.samplers import Shuffled
@@ -34,7 +35,7 @@ _SCALAR = str | int | float  # bool is an int
 
 
 class SyntheticConfig(Section):
-    """Generated faces, written to the folder of the source that asks for them if they are not there yet."""
+    """Generated faces, written to the folder of their source unless they are already there."""
 
     identities: int = Field(gt=0, le=bounds.PEOPLE)
     pictures: int = Field(gt=0, le=bounds.PICTURES)
@@ -47,7 +48,7 @@ class SyntheticConfig(Section):
 
 
 class Source(Section):
-    """Labelled pictures, in any of the formats of :mod:`vplface.data.formats`, and which of their identities count."""
+    """Labelled pictures in any format of :mod:`vplface.data.formats`, and the identities that are used."""
 
     path: Path
     split: str | None = None
@@ -65,7 +66,7 @@ class Source(Section):
 
 
 class DataConfig(Section):
-    """What is trained on."""
+    """The training data, their order and augmentation."""
 
     train: list[Source] = Field(min_length=1)
     holdout: float = Field(default=0.0, ge=0.0, lt=1.0)
@@ -82,7 +83,7 @@ class DataConfig(Section):
 
 
 def _is_small(value: object) -> bool:
-    """Whether no number in a value is larger than any size of a network."""
+    """Whether no number in a value exceeds the largest size of a layer."""
     if isinstance(value, Mapping | list | tuple):
         return all(map(_is_small, value.values() if isinstance(value, Mapping) else value))
     found = number(value) if isinstance(value, str) else value
@@ -90,7 +91,7 @@ def _is_small(value: object) -> bool:
 
 
 class BackboneConfig(Section):
-    """The network, picture → embedding."""
+    """The network, which maps a picture to its embedding."""
 
     name: str = "tiny"
     embedding_dim: int = Field(default=128, ge=1, le=bounds.DIM)
@@ -122,10 +123,10 @@ class BackboneConfig(Section):
 
 
 class OptimizerConfig(Section):
-    """How weights move."""
+    """The optimiser of the network and of the prototypes."""
 
     name: Literal["sgd", "adamw"] = "sgd"
-    # A step refuses an infinite rate and names the last good checkpoint, whoever made the rate infinite.
+    # An infinite rate is refused by the training step, which names the last good checkpoint.
     lr: float = Field(default=0.1, gt=0.0, allow_inf_nan=True)
     momentum: float = Field(default=0.9, ge=0.0, lt=1.0)
     weight_decay: NonNegative = 5e-4
@@ -134,7 +135,7 @@ class OptimizerConfig(Section):
     fused: bool = False
 
     @model_validator(mode="after")
-    def _one_pass(self) -> OptimizerConfig:
+    def _fused_fits(self) -> OptimizerConfig:
         if self.fused and self.name != "sgd":
             raise ValueError("fused moves the prototypes by SGD; it needs name: sgd")
         if self.fused and self.clip is not None:
@@ -147,7 +148,7 @@ class OptimizerConfig(Section):
 
 
 class ScheduleConfig(Section):
-    """How long, and how the learning rate goes there."""
+    """The length of training and the learning rate over it."""
 
     name: Literal["cosine", "step", "polynomial", "constant"] = "cosine"
     length: DurationField = Duration(20, "epochs")
@@ -158,9 +159,9 @@ class ScheduleConfig(Section):
 
 
 class EvaluationSet(Section):
-    """Pictures and the question asked about them: a list of pairs, pairs drawn in 10 folds, or all pairs of people.
+    """Pictures and the pairs to compare: those of a list, pairs drawn in 10 folds, or all pairs.
 
-    ``half`` keeps the first or the second half of the people, so that what is chosen on one can be confirmed on the
+    ``half`` keeps the first or the second half of the people, so that a choice made on one half can be confirmed on the
     other.
     """
 
@@ -176,8 +177,8 @@ class EvaluationSet(Section):
     synthetic: SyntheticConfig | None = None
 
     @model_validator(mode="after")
-    def _one_question(self) -> EvaluationSet:
-        if sum(question is not None for question in (self.pairs, self.people, self.balanced_pairs)) > 1:
+    def _one_protocol(self) -> EvaluationSet:
+        if sum(choice is not None for choice in (self.pairs, self.people, self.balanced_pairs)) > 1:
             raise ValueError("give one of pairs (a list), balanced_pairs (drawn) and people (all their pairs)")
         if self.threshold_pairs is not None and self.pairs is None:
             raise ValueError("threshold_pairs needs pairs to apply the threshold to")
@@ -190,7 +191,7 @@ class EvaluationSet(Section):
 
 
 class EvaluationConfig(Section):
-    """What is measured, during training and at its end."""
+    """The evaluation during training and at its end."""
 
     sets: list[EvaluationSet] = Field(default=[])
     flip: Literal["none", "sum"] = "sum"

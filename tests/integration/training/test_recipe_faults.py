@@ -222,7 +222,7 @@ def test_options_of_a_backbone_have_the_types_of_its_arguments():
 )
 def test_a_backbone_that_no_memory_holds_is_refused_before_it_is_built(backbone):
     config = build_config(MINIMAL | {"backbone": backbone}, "x")
-    with pytest.raises(ConfigError, match=r"GiB of memory; lower backbone|more than 20,000 parts"):
+    with pytest.raises(ConfigError, match=r"GiB of memory; lower backbone|more than 20,000 modules"):
         backbone_of(config, CPU)
 
 
