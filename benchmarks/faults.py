@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vplface.progress import progress
-from vplface.training.checkpoint import newest_checkpoint
+from vplface.training.checkpoint_manifest import newest_checkpoint
 
 STEPS, EVERY = 40, 4
 RECIPE = """

@@ -27,7 +27,7 @@ from vplface.data.people import read_people
 from vplface.data.pictures import UnreadablePictureError, decode
 from vplface.errors import VplfaceError
 from vplface.stored_model import ModelCard
-from vplface.training import checkpoint
+from vplface.training import checkpoint, checkpoint_manifest
 
 Files = dict[str, bytes]
 """Name → content of the files of an input."""
@@ -188,8 +188,15 @@ def checkpoint_(folder: Path) -> Format:
         stored[name] = data
         parts[name] = {"first": 2 * rank, "stop": 2 * rank + 2}
     notes = {"step": 7, "best": None, "unreadable": []}
-    manifest = {"format": checkpoint.FORMAT, "notes": notes, "classes": 4, "dim": 3, "world": 2, "files": parts}
-    stored[checkpoint.MANIFEST] = json.dumps(manifest).encode()
+    manifest = {
+        "format": checkpoint_manifest.FORMAT,
+        "notes": notes,
+        "classes": 4,
+        "dim": 3,
+        "world": 2,
+        "files": parts,
+    }
+    stored[checkpoint_manifest.MANIFEST] = json.dumps(manifest).encode()
     card = {"model.json": ModelCard("tiny", 8).to_json().encode()}
     return Format([repair_checkpoint(stored | card)], read_checkpoint, repair_checkpoint, share=4)
 
@@ -198,9 +205,9 @@ def read_checkpoint(folder: Path) -> bool:
     card = folder / "model.json"
     if card.exists():
         ModelCard.from_json(card.read_text("utf-8", "replace"), "model.json")
-    manifest = checkpoint.read_manifest(folder)
-    checkpoint.verify(folder)
-    checkpoint.read_tensors(folder / checkpoint.COMMON)
+    manifest = checkpoint_manifest.read_manifest(folder)
+    checkpoint_manifest.verify_checkpoint(folder)
+    checkpoint.read_tensors(folder / checkpoint_manifest.COMMON)
     checkpoint.read_rows(folder, manifest, torch.arange(manifest["classes"] if manifest["classes"] < 100 else 4))
     return True
 
@@ -208,12 +215,12 @@ def read_checkpoint(folder: Path) -> bool:
 def repair_checkpoint(files: Files) -> Files:
     """A manifest that still is one gets the sizes and digests of the files, and its own digest."""
     try:
-        manifest = json.loads(files[checkpoint.MANIFEST])
+        manifest = json.loads(files[checkpoint_manifest.MANIFEST])
         for name, told in manifest["files"].items():
             told |= {"bytes": len(files[name]), "sha256": hashlib.sha256(files[name]).hexdigest()}
         manifest.pop("sha256", None)
         manifest["sha256"] = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
-        return {**files, checkpoint.MANIFEST: json.dumps(manifest).encode()}
+        return {**files, checkpoint_manifest.MANIFEST: json.dumps(manifest).encode()}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return files
 

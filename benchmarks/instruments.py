@@ -22,10 +22,9 @@ import torch
 
 from vplface.config import read_config
 from vplface.data.batches import Batch, load_batches
-from vplface.data.pictures import Preprocessing
-from vplface.training import loop
-from vplface.training.state import Training, prepare
-from vplface.training.world import World
+from vplface.training import trainer
+from vplface.training.distributed import DistributedContext
+from vplface.training.run_state import RunState, build_run
 
 LOG_EVERY = 20
 PARTS = ("drift", "closer look", "ages")
@@ -54,15 +53,15 @@ class Clock:
         return timed
 
 
-def block(run: Training, clock: Clock, batches: list[Batch]) -> dict[str, float]:
+def block(run: RunState, clock: Clock, batches: list[Batch]) -> dict[str, float]:
     """Seconds of each instrument, and of all else."""
     clock.seconds = dict.fromkeys(PARTS, 0.0)
-    prepare_input, began = Preprocessing(), clock.now()
+    steps, began = trainer.Trainer(run, DistributedContext()), clock.now()
     for batch in batches:
         logs, looks = (run.step + 1) % LOG_EVERY == 0, (run.step + 1) % run.drift.every == 0
-        loop._step(run, World(), run.backbone, prepare_input, batch, logs, looks)
+        steps.train_step(batch, log=logs, look=looks)
         run.step += 1
-        run.drift.step(run.remembering)
+        run.drift.step(run.memory_encoder)
         if looks:
             run.head.cosine_by_age()
     whole = clock.now() - began
@@ -78,7 +77,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         chosen = [f"output={folder}", "drift_every=null", "variational.start=0", *options.overrides]
         config = read_config(options.recipe, chosen)
-        run = prepare(config)
+        run = build_run(config)
         every, clock = run.drift.every, Clock(run.device)
         steps = (options.blocks + 1) * every
         source = iter(load_batches(run.pictures, run.batches, config.data.augmentation, config.seed, 0, steps, 0))
@@ -87,7 +86,7 @@ def main() -> None:
             f" Δt {run.head.delta_t}, drift every {every} steps of {len(run.drift.pictures)} pictures"
         )
         run.drift.step = clock.around("drift", run.drift.step)
-        loop.measure = clock.around("closer look", loop.measure)
+        trainer.measure = clock.around("closer look", trainer.measure)
         run.head.cosine_by_age = clock.around("ages", run.head.cosine_by_age)
         run.head.by_age.update = clock.around("ages", run.head.by_age.update)
         print("| block | a step, ms | " + " | ".join(PARTS) + " | share |\n|" + "---|" * (len(PARTS) + 3))

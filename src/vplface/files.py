@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fnmatch
+import json
 import os
 import re
 import secrets
@@ -12,6 +13,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from vplface.errors import DataError, import_extra
 
@@ -58,6 +60,19 @@ def replacing(path: Path, mode: int | None = None) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any, mode: int | None = None) -> None:
+    """Write a value as indented JSON, atomically; bytes of a name that are not UTF-8 are escaped.
+
+    Args:
+        path: the file.
+        value: what to write.
+        mode: the file's permissions, see :func:`replacing`.
+    """
+    with replacing(path, mode) as temporary:
+        text = json.dumps(value, indent=1, ensure_ascii=False) + "\n"
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def flush_folder(folder: Path) -> None:

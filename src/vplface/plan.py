@@ -17,7 +17,7 @@ from vplface.margins import Margin
 from vplface.margins.sample import sample_margin
 from vplface.prototypes import LastFeature, remembered
 from vplface.training.parts import require_parts
-from vplface.training.state import prepare
+from vplface.training.run_state import build_run
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def plan(config: Config, gpus: int = 1) -> Plan:
         ConfigError: if the configuration cannot be carried out, or not by so many.
         DataError: if pictures or lists are at fault.
     """
-    run = prepare(config, write=False)
+    run = build_run(config, write=False)
     start = None if config.variational is None else config.variational.start_rule(len(run.batches))
     classes, dim = run.head.num_classes, run.head.embedding_dim
     variational = run.head.variational

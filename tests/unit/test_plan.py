@@ -36,10 +36,11 @@ from vplface.footprint import NetworkSize, RunSize, footprint, forecast, network
 from vplface.plan import expected_first_loss, plan
 from vplface.prototypes import expected_coverage
 from vplface.softmax.tiled import BOUNDED, tile_bytes
-from vplface.training.checkpoint import Checkpoints, newest_checkpoint
+from vplface.training.checkpoint import Checkpoints
+from vplface.training.checkpoint_manifest import newest_checkpoint
+from vplface.training.distributed import DistributedContext
 from vplface.training.drift import DriftMonitor
-from vplface.training.state import Training
-from vplface.training.world import World
+from vplface.training.run_state import RunState
 
 BLANK = NetworkSize(parameters=0, trained=0, buffer_bytes=0, activation_bytes=0)
 DIM = 64
@@ -278,7 +279,7 @@ def exchange(group, classes, sizes, scale):
     def step():
         loss = head(network(torch.randn(sizes[rank], 3, 112, 112)), torch.randint(classes, (sizes[rank],)))
         loss.backward()
-        World(rank, world, group=group).sum([0, 0])  # who is to stop
+        DistributedContext(rank, world, group=group).sum([0, 0])  # who is to stop
 
     step()
     head.optimizer.zero_grad()
@@ -318,18 +319,18 @@ def test_a_checkpoint_takes_what_was_planned(tmp_path, fused, average):
         20_000, DIM, variational=Variational(0.1, 5, 0), optimizer=FusedSGD(0.1, 0.9) if fused else None
     )
     parameters = [p for p in backbone.parameters() if p.requires_grad] + ([] if fused else [head.weight])
-    run = Training(
+    run = RunState(
         device=torch.device("cpu"),
         backbone=backbone,
         head=head,
         optimizer=torch.optim.SGD(parameters, 0.1, momentum=0.9),
         average=AveragedModel(backbone, use_buffers=True) if average else None,
         drift=DriftMonitor(head, torch.zeros(2, 3, 112, 112)),
-        **dict.fromkeys(("config", "pictures", "heldout", "batches", "rate")),
+        **dict.fromkeys(("config", "preprocessing", "pictures", "heldout", "batches", "rate")),
     )
     head(backbone(torch.randn(4, 3, 112, 112)), torch.arange(4)).backward()
     run.optimizer.step()
-    checkpoints = Checkpoints(tmp_path, World(), keep=1)
+    checkpoints = Checkpoints(tmp_path, DistributedContext(), keep=1)
     checkpoints.save(run)
     checkpoints.finish()
     path, _ = newest_checkpoint(tmp_path)

@@ -58,7 +58,7 @@ def study(
     from vplface.cli.tables import show_estimate, show_results, show_study
     from vplface.config import read_config, read_recipe
     from vplface.errors import TrainingInterrupted, UsageError
-    from vplface.study import carry_out, compare_arms, conclude, estimate, grid_of_recipe, is_study, read_grid
+    from vplface.study import compare_arms, conclude, estimate, grid_of_recipe, is_study, read_grid, run_all
 
     numbers = None if seeds is None else [number.strip() for number in seeds.split(",")]
     if numbers is not None and not all(re.fullmatch("[0-9]{1,18}", number) for number in numbers):
@@ -70,7 +70,7 @@ def study(
         grid = read_grid(config, overrides or [], seeds=chosen, arms=_names(arms), settings=_names(settings))
         if not dry_run:
             try:
-                failed = carry_out(grid, overwrite=overwrite)
+                failed = run_all(grid, overwrite=overwrite)
             except TrainingInterrupted as error:
                 again = shlex.join(["vplface", *(word for word in sys.argv[1:] if word != "--overwrite")])
                 raise TrainingInterrupted(f"{error} Go on with: {again}", error.preempted) from error

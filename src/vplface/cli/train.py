@@ -45,7 +45,7 @@ def train(
     from vplface.config import read_config
     from vplface.strict_yaml import to_yaml
     from vplface.study import run
-    from vplface.training.loop import restore_config
+    from vplface.training.resume import restore_config
 
     if resume:
         restore_config(Path(config))

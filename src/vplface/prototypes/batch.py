@@ -15,6 +15,10 @@ from vplface.prototypes.memory import number_type
 from vplface.ranks import Ranks
 
 
+class DegenerateEmbeddingError(ValueError):
+    """Embeddings that are NaN, infinite or zero: they have no direction."""
+
+
 def check_batch(
     labels: Int[Tensor, " batch"], num_classes: int, dim: int, **embeddings: Float[Tensor, "batch dim"] | None
 ) -> None:
@@ -29,7 +33,8 @@ def check_batch(
 
     Raises:
         TypeError: for a wrong dtype.
-        ValueError: for a wrong shape, a label out of range, and NaN, infinite or zero embeddings.
+        DegenerateEmbeddingError: a ValueError, for NaN, infinite or zero embeddings.
+        ValueError: for a wrong shape or a label out of range.
     """
     (needed, _), *_ = embeddings.items()
     for name, value in {"labels": labels, **embeddings}.items():
@@ -53,7 +58,7 @@ def check_batch(
     for length in lengths.values():
         wrong = wrong | (~length.isfinite() | (length == 0)).to(wrong.device)
     if wrong.any():  # the one synchronisation of a step
-        raise ValueError(_explain(lengths, labels, num_classes))
+        raise _fault(lengths, labels, num_classes)
 
 
 def agree_on_batch(
@@ -152,15 +157,15 @@ def gather_batch(
     return GlobalBatch(features, labels, remembered, counts, norms)
 
 
-def _explain(lengths: Mapping[str, Tensor], labels: Tensor, num_classes: int) -> str:
+def _fault(lengths: Mapping[str, Tensor], labels: Tensor, num_classes: int) -> ValueError:
     outside = (labels < 0) | (labels >= num_classes)
     if outside.any():
         row = int(outside.nonzero()[0])
-        return f"label {int(labels[row])} of sample {row} is not a class id in [0, {num_classes})"
+        return ValueError(f"label {int(labels[row])} of sample {row} is not a class id in [0, {num_classes})")
     for name, length in lengths.items():
         for fault, rows in (("NaN or infinite", ~length.isfinite()), ("zero", length == 0)):
             if rows.any():
-                return (
+                return DegenerateEmbeddingError(
                     f"{name} of sample {int(rows.nonzero()[0])} is {fault} ({int(rows.sum())} of {len(rows)}); the"
                     " backbone has diverged or died: lower the learning rate, warm up, or look at its input"
                 )

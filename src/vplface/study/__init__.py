@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from vplface.study.arms import Study, compare_arms, run
-from vplface.study.carry import carry_out
 from vplface.study.cost import Cost, Estimate, estimate
 from vplface.study.grid import Cell, Grid, grid_of_recipe, is_study, read_grid
 from vplface.study.pool import pool
 from vplface.study.results import Results, conclude
+from vplface.study.runner import run_all
 from vplface.study.single import finish, measure
 
 __all__ = [
@@ -17,7 +17,6 @@ __all__ = [
     "Grid",
     "Results",
     "Study",
-    "carry_out",
     "compare_arms",
     "conclude",
     "estimate",
@@ -28,4 +27,5 @@ __all__ = [
     "pool",
     "read_grid",
     "run",
+    "run_all",
 ]

@@ -10,15 +10,15 @@ from typing import Any
 from vplface.config import Config
 from vplface.errors import ConfigError
 from vplface.evaluation import Evaluation, compare
+from vplface.files import write_json
 from vplface.report import RunRecord, read_run, write_report
 from vplface.run_folder import RunFolder
 from vplface.study.grid import grid_of_recipe
 from vplface.study.pool import pool
 from vplface.study.single import figures, finish, measure, measured, start_anew
-from vplface.training.journal import write_json
-from vplface.training.loop import train
+from vplface.training.distributed import launch
+from vplface.training.train import train
 from vplface.training.validation import validation_of
-from vplface.training.world import launch
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def run(config: Config, *, resume: bool = False, overwrite: bool = False) -> Stu
         What there is to say of it; None in all processes but the first, where torchrun started several.
 
     Raises:
-        VplfaceError: see ``training.loop.train``.
+        VplfaceError: see ``training.train.train``.
     """
     if train(config, resume=resume, overwrite=overwrite) is None:
         return None
@@ -77,7 +77,7 @@ def compare_arms(config: Config, seeds: Sequence[int], *, overwrite: bool = Fals
 
     Raises:
         ConfigError: if an arm is no valid configuration.
-        VplfaceError: see ``training.loop.train``.
+        VplfaceError: see ``training.train.train``.
     """
     if (started := launch()) is not None and started[0] > 1:
         raise ConfigError(

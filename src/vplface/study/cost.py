@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from vplface.config import Config, VariationalConfig
-from vplface.data.pictures import SIZE, Preprocessing
+from vplface.data.pictures import SIZE
 from vplface.errors import ConfigError, DataError, VplfaceError
 from vplface.progress import progress
 from vplface.prototypes import Variational
@@ -23,7 +23,7 @@ from vplface.run_folder import RunFolder
 from vplface.study.grid import Cell, Grid
 from vplface.study.single import standing
 from vplface.terms import Term
-from vplface.training.networks import backbone_of, device_of, head_of, optimizer_of
+from vplface.training.networks import backbone_of, device_of, head_of, optimizer_of, preprocessing_of
 from vplface.training.sources import open_training
 
 WARM_UP, TIMED = 2, 3
@@ -151,7 +151,7 @@ def pictures_per_second(config: Config, classes: int, per_epoch: int) -> float:
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = 0.0
-    prepare_input = Preprocessing()
+    preprocessing = preprocessing_of(config)
     parts = config.accumulate
     began = 0.0
     for step in range(WARM_UP + TIMED):
@@ -164,7 +164,7 @@ def pictures_per_second(config: Config, classes: int, per_epoch: int) -> float:
         with head.micro_batches():
             for some, of in zip(pictures.tensor_split(parts), labels.tensor_split(parts), strict=True):
                 with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
-                    loss = head(backbone(prepare_input(some).to(device)), of)
+                    loss = head(backbone(preprocessing(some).to(device)), of)
                 loss.backward()
         for optimizer in optimizers:
             optimizer.step()

@@ -13,11 +13,11 @@ from vplface.errors import ConfigError
 from vplface.evaluation import Evaluation
 from vplface.evaluation.figure import Difference
 from vplface.evaluation.metrics import in_order
+from vplface.files import write_json
 from vplface.report import RunRecord, average_runs, read_run, write_study
 from vplface.study.grid import Cell, Grid
 from vplface.study.pool import paired, pool
 from vplface.study.single import measured, standing
-from vplface.training.journal import write_json
 
 FINAL_SHARE = 0.05
 """The last part of the log over which the final loss is averaged."""

@@ -11,16 +11,16 @@ from vplface.config import Config
 from vplface.embedder import Embedder
 from vplface.errors import ConfigError, DataError
 from vplface.evaluation import Evaluation
-from vplface.files import PRIVATE
+from vplface.files import PRIVATE, write_json
 from vplface.reading import kind_of, read_json_object
 from vplface.run_folder import RunFolder
 from vplface.stored_model import load_model, save_model
-from vplface.training.checkpoint import has_checkpoints
-from vplface.training.journal import write_json
+from vplface.training.checkpoint_manifest import has_checkpoints
 from vplface.training.loggers import Loggers
-from vplface.training.loop import changed_keys, stored_config, train
+from vplface.training.resume import changed_keys, stored_config
 from vplface.training.sources import open_sources
 from vplface.training.sphere import embed_on_sphere
+from vplface.training.train import train
 from vplface.training.validation import validation_of
 
 SPHERE_LAM = 0.3
@@ -77,7 +77,7 @@ def finish(config: Config) -> None:
 
     Raises:
         ConfigError: the folder holds a run of another configuration.
-        VplfaceError: see ``training.loop.train``.
+        VplfaceError: see ``training.train.train``.
     """
     folder = RunFolder(config.run_folder)
     found = standing(config)
@@ -101,7 +101,7 @@ def measure(config: Config) -> dict[str, Evaluation]:
     evaluations = validation.run(Embedder.from_backbone(backbone, card), config.evaluation.bootstrap)
     save_model(folder.path, backbone, replace(card, evaluation=figures(evaluations)))
     if config.sphere and config.variational is not None:
-        embed_on_sphere(open_sources(config.data.train), folder.sphere, SPHERE_LAM, config.seed)
+        embed_on_sphere(open_sources(config.data.train), folder.sphere, SPHERE_LAM, config.seed, card.preprocessing)
     write_json(folder.evaluation, {name: found.to_dict() for name, found in evaluations.items()}, PRIVATE)
     values = {
         name: {metric: figure.value for metric, figure in found.metrics.items()} for name, found in evaluations.items()

@@ -14,7 +14,7 @@ import threading
 from vplface.config import build_config
 from vplface.errors import TrainingInterrupted
 from vplface.reasons import explained
-from vplface.study.carry import STOPPED
+from vplface.study.runner import STOPPED
 from vplface.study.single import finish
 
 

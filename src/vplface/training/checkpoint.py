@@ -11,16 +11,15 @@ by any number of ranks.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
 import threading
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import torch
@@ -28,68 +27,90 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from vplface.config import Config, build_config
-from vplface.data.pictures import PictureSet
 from vplface.errors import DataError
 from vplface.files import flush_folder
-from vplface.reading import read_json, read_json_object
-from vplface.training.state import Training
+from vplface.reading import read_json_object
+from vplface.training.checkpoint_manifest import (
+    COMMON,
+    FORMAT,
+    MANIFEST,
+    checkpoint_name,
+    file_digest,
+    manifest_digest,
+    newest_first,
+    read_manifest,
+    row_files,
+)
+from vplface.training.distributed import DistributedContext
+from vplface.training.run_state import RunState
 from vplface.training.stored_tensors import StoredTensors
-from vplface.training.world import World
 
-FORMAT = 3
-MANIFEST, COMMON = "manifest.json", "common.safetensors"
 PATIENCE = 600.0
 """Seconds that the first rank waits for the files of the others."""
 
 
 class Checkpoints:
-    """Writes checkpoints of a run in the background, a rank its own part, and keeps the newest.
+    """Writes checkpoints of a run in the background, each rank its own part, and keeps the newest.
+
+    As a context manager it waits at the end for the write under way; after an error not for other ranks.
 
     Args:
         folder: of the run's checkpoints; all ranks see it.
-        world: who takes part.
+        context: the processes that share the run.
         keep: how many to keep.
-        trained_on: what else the manifest holds; see :func:`trained_on`.
+        recorded: what else the manifest holds; see :func:`~.checkpoint_manifest.describe_run`.
     """
 
-    def __init__(self, folder: Path, world: World, keep: int, trained_on: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self, folder: Path, context: DistributedContext, keep: int, recorded: Mapping[str, Any] | None = None
+    ) -> None:
         self.folder = folder
-        self._world = world
+        self._context = context
         self._keep = keep
-        self._trained_on = dict(trained_on or {})
+        self._recorded = dict(recorded or {})
         self._writer: threading.Thread | None = None
         self._fault: BaseException | None = None
         self._abandoned = threading.Event()
-        if world.main:
+        if context.is_main:
             for torn in folder.glob(".step-*"):
                 shutil.rmtree(torn, ignore_errors=True)
 
-    def save(self, run: Training) -> None:
-        """Copy the state of a run and write it while the run goes on; waits for the write before.
+    def __enter__(self) -> Checkpoints:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            self.finish()
+        else:
+            self.abandon()
+
+    def save(self, run: RunState) -> None:
+        """Copy the state of a run and write it in the background; waits for the write before.
 
         Raises:
             DataError: if the write before this one failed.
             FloatingPointError: if weights, memory or the optimiser's state are not finite; nothing is written then.
         """
         self.finish()
-        unreadable = self._world.union(run.unreadable)
+        unreadable = self._context.union(run.unreadable)
         common, rows = _state(run)
         bad = next((name for name, value in (common | rows).items() if not _may_be_kept(name, value)), None)
-        if self._world.sum([float(bad is not None)])[0]:
+        if self._context.sum([float(bad is not None)])[0]:
             raise FloatingPointError(f"{bad or 'the state of another rank'} is not finite")
         # All ranks have to write into one folder, and none into what a killed run has left of the same step.
-        attempt = self._world.once(lambda: f"{os.getpid()}-{time.time_ns()}")
+        attempt = self._context.on_main(lambda: f"{os.getpid()}-{time.time_ns()}")
         notes = {"step": run.step, "best": run.best, "unreadable": sorted(unreadable)}
         manifest = {
             "format": FORMAT,
             "notes": notes,
             "classes": run.head.num_classes,
             "dim": run.head.embedding_dim,
-            "world": self._world.size,
-            **self._trained_on,
+            "world": self._context.size,
+            **self._recorded,
         }
-        part = self.folder / f".{name_of(run.step)}.{attempt}"
+        part = self.folder / f".{checkpoint_name(run.step)}.{attempt}"
         own = {"first": run.head.classes.start, "stop": run.head.classes.stop}
         write = partial(self._write, part, run.step, manifest, own, common, rows)
         self._writer = threading.Thread(target=write)
@@ -111,13 +132,13 @@ class Checkpoints:
         self.check()
 
     def abandon(self) -> None:
-        """Finish what is being written, but wait no longer for the parts of other ranks, which will not come."""
+        """Finish the write under way, but do not wait for the parts of other ranks, which will not come."""
         self._abandoned.set()
         if self._writer is not None:
             self._writer.join()
 
     def check(self) -> None:
-        """Raise what went wrong in the background, if something did.
+        """Raise the error of a write in the background, if there was one.
 
         Raises:
             DataError: if a write failed; the checkpoints before it are unharmed.
@@ -138,26 +159,26 @@ class Checkpoints:
         common: dict[str, Tensor],
         rows: dict[str, Tensor],
     ) -> None:
-        rank, world = self._world.rank, self._world.size
+        rank, world = self._context.rank, self._context.size
         try:
             part.mkdir(mode=0o700, parents=True, exist_ok=True)
             receipts = {}
             name = f"rows-{rank:05d}-of-{world:05d}.safetensors"
             receipts[name] = _write_file(part / name, rows) | own
-            if self._world.main:
+            if self._context.is_main:
                 receipts[COMMON] = _write_file(part / COMMON, common)
             receipt = part / f"receipt-{rank}.json"
             receipt.with_suffix(".part").write_text(json.dumps(receipts), encoding="utf-8")
             receipt.with_suffix(".part").rename(receipt)
-            if self._world.main:
+            if self._context.is_main:
                 self._complete(part, step, manifest)
-        except BaseException as error:  # whatever it is, the thread of training must hear of it
+        except BaseException as error:  # any error must reach the thread of training
             self._fault = error
             shutil.rmtree(part, ignore_errors=True)
 
     def _complete(self, part: Path, step: int, manifest: dict[str, Any]) -> None:
-        """Once all ranks have written: the manifest, the name, and away with the oldest."""
-        receipts = [part / f"receipt-{rank}.json" for rank in range(self._world.size)]
+        """Wait until all ranks have written, then write the manifest, rename the folder, and delete the oldest ones."""
+        receipts = [part / f"receipt-{rank}.json" for rank in range(self._context.size)]
         deadline = time.monotonic() + PATIENCE
         while missing := [rank for rank, receipt in enumerate(receipts) if not receipt.exists()]:
             if time.monotonic() > deadline or not part.exists() or self._abandoned.wait(0.02):
@@ -168,127 +189,20 @@ class Checkpoints:
             receipt.unlink()
         manifest |= {"files": files}
         with (part / MANIFEST).open("w", encoding="utf-8") as file:
-            json.dump(manifest | {"sha256": _digest(manifest)}, file, indent=1)
+            json.dump(manifest | {"sha256": manifest_digest(manifest)}, file, indent=1)
             file.flush()
             os.fsync(file.fileno())
-        whole, again = self.folder / name_of(step), 0
-        while whole.exists():  # since a run stopped at this step and went on from it
+        whole, again = self.folder / checkpoint_name(step), 0
+        while whole.exists():  # a run stopped at this step and resumed from it
             again += 1
-            whole = self.folder / f"{name_of(step)}.{again}"
+            whole = self.folder / f"{checkpoint_name(step)}.{again}"
         part.rename(whole)
         flush_folder(self.folder)
-        for old in _newest_first(self.folder)[self._keep :]:
+        for old in newest_first(self.folder)[self._keep :]:
             shutil.rmtree(old, ignore_errors=True)
 
 
-def name_of(step: int) -> str:
-    """The folder of a checkpoint."""
-    return f"step-{step:08d}"
-
-
-def has_checkpoints(folder: Path) -> bool:
-    """Whether a run has come to its first checkpoint, whole or not."""
-    return bool(_newest_first(folder))
-
-
-def newest_checkpoint(folder: Path) -> tuple[Path | None, list[tuple[Path, str]]]:
-    """The newest whole checkpoint of a run, and those that are newer, with what is wrong with them.
-
-    Every file is read and compared with its checksum.
-    """
-    faults = []
-    for path in _newest_first(folder):
-        try:
-            verify(path)
-        except DataError as error:
-            faults.append((path, str(error)))
-            continue
-        return path, faults
-    return None, faults
-
-
-def read_manifest(path: Path) -> dict[str, Any]:
-    """What a checkpoint says of itself.
-
-    Raises:
-        DataError: if that is missing, damaged, or of another format.
-    """
-    try:
-        manifest = read_json(path / MANIFEST)
-    except DataError as error:
-        raise DataError(f"checkpoint {path}: {MANIFEST} cannot be read: {error}") from error
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        found = manifest.get("format") if isinstance(manifest, dict) else None
-        raise DataError(f"{path} is not a checkpoint of this program (format {found!r}, not {FORMAT})")
-    if manifest.pop("sha256", None) != _digest(manifest):
-        raise DataError(f"checkpoint {path}: {MANIFEST} is damaged: its SHA-256 is not the one it was written with")
-    try:
-        names = [str(name) for name in manifest["files"]]
-        rows = [(int(file["first"]), int(file["stop"])) for _, file in _row_files(manifest)]
-        int(manifest["notes"]["step"]), int(manifest["classes"]), int(manifest["dim"])
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise DataError(f"checkpoint {path}: {MANIFEST} is not one: {error!r}") from error
-    ends = [0, *(stop for _, stop in rows)]
-    if COMMON not in names or [first for first, _ in rows] != ends[:-1] or ends[-1] != manifest["classes"]:
-        raise DataError(f"checkpoint {path}: {MANIFEST} does not list all parts")
-    for name in names:
-        if Path(name).name != name:
-            raise DataError(f"checkpoint {path}: {MANIFEST} names a file elsewhere: {name!r}")
-    return manifest
-
-
-def trained_with(path: Path) -> Config | None:
-    """What the run of a checkpoint was trained with; None if an earlier version wrote it.
-
-    Raises:
-        DataError: if the manifest cannot be read.
-        ConfigError: if it holds what is no configuration of this program.
-    """
-    written = read_manifest(path).get("config")
-    return None if written is None else build_config(written, f"checkpoint {path}")
-
-
-def last_trained_with(folder: Path) -> Config | None:
-    """What the newest checkpoint of a run that can say so was trained with; its tensors are not read."""
-    for path in _newest_first(folder):
-        with suppress(DataError):
-            return trained_with(path)
-    return None
-
-
-def trained_on(config: Config, pictures: PictureSet) -> dict[str, Any]:
-    """What a checkpoint says of the configuration and the data of its run."""
-    data = {"identities": digest_of_names(pictures.identities), "pictures": len(pictures)}
-    return {"config": json.loads(json.dumps(config.model_dump(mode="json"))), "data": data}
-
-
-def digest_of_names(names: Sequence[str]) -> str:
-    """The SHA-256 of the names of identities, in their order."""
-    return hashlib.sha256(json.dumps(list(names)).encode()).hexdigest()
-
-
-def verify(path: Path) -> None:
-    """Read every file of a checkpoint and compare it with its checksum.
-
-    Raises:
-        DataError: naming the file that is missing, damaged, or of another format.
-    """
-    for name, written in read_manifest(path)["files"].items():
-        file = path / name
-        try:
-            size, digest = int(written["bytes"]), written["sha256"]
-            found_size = file.stat().st_size
-            if found_size != size:
-                raise DataError(f"checkpoint {path}: {name} has {found_size:,} bytes instead of {size:,}")
-            if _sha256(file) != digest:
-                raise DataError(f"checkpoint {path}: {name} is damaged: its SHA-256 is not the one it was written with")
-        except OSError as error:
-            raise DataError(f"checkpoint {path}: {name} cannot be read: {error.strerror or error}") from error
-        except (KeyError, TypeError, ValueError) as error:
-            raise DataError(f"checkpoint {path}: {MANIFEST} says nothing of {name}: {error!r}") from error
-
-
-def load_checkpoint(path: Path, run: Training, world: World) -> None:
+def load_checkpoint(path: Path, run: RunState, context: DistributedContext) -> None:
     """Put a run that was prepared from the same configuration into the state that was saved by any number of ranks.
 
     Raises:
@@ -320,9 +234,9 @@ def load_checkpoint(path: Path, run: Training, world: World) -> None:
         ) from error
     if head.by_age is not None:
         head.by_age.clear()
-        if world.main and "age.sums" in common:
+        if context.is_main and "age.sums" in common:
             head.by_age.sums, head.by_age.counts = common["age.sums"], common["age.counts"]
-    random = path / f"rows-{world.rank:05d}-of-{manifest['world']:05d}.safetensors"
+    random = path / f"rows-{context.rank:05d}-of-{manifest['world']:05d}.safetensors"
     if random.exists():
         stored = StoredTensors(random)
         torch.set_rng_state(stored.tensor("rng.cpu"))
@@ -339,7 +253,7 @@ def read_rows(path: Path, manifest: Mapping[str, Any], classes: Tensor) -> dict[
         DataError: if a file cannot be read.
     """
     parts: dict[str, list[Tensor]] = {}
-    for name, file in _row_files(manifest):
+    for name, file in row_files(manifest):
         inside = classes[(classes >= file["first"]) & (classes < file["stop"])] - file["first"]
         stored = StoredTensors(path / name)
         first, last = (int(inside[0]), int(inside[-1])) if len(inside) else (0, -1)
@@ -352,7 +266,7 @@ def read_rows(path: Path, manifest: Mapping[str, Any], classes: Tensor) -> dict[
     return {key: torch.cat(each) for key, each in parts.items()}
 
 
-def _state(run: Training) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def _state(run: RunState) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Copies, on the CPU, of what all ranks have in common and of what belongs to the classes of this one."""
     common = {f"backbone.{key}": value for key, value in run.backbone.state_dict().items()}
     rows = {f"head.{key}": value for key, value in run.head.state_dict().items()}
@@ -386,28 +300,11 @@ def _write_file(path: Path, tensors: dict[str, Tensor]) -> dict[str, Any]:
     save_file(tensors, path)
     with path.open("rb") as file:
         os.fsync(file.fileno())
-    return {"bytes": path.stat().st_size, "sha256": _sha256(path)}
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _digest(manifest: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
-
-
-def _newest_first(folder: Path) -> list[Path]:
-    return sorted(folder.glob("step-*"), reverse=True)
-
-
-def _row_files(manifest: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    return sorted((name, file) for name, file in manifest["files"].items() if name != COMMON)
+    return {"bytes": path.stat().st_size, "sha256": file_digest(path)}
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """All tensors of a file.
+    """Read all tensors of a file.
 
     Raises:
         DataError: if it cannot be read.

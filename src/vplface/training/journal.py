@@ -1,4 +1,4 @@
-"""What a run leaves to read: metrics.jsonl, and the environment it ran in."""
+"""The journal of a run, metrics.jsonl, and a description of the environment that it ran in."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from vplface.training.loggers import Loggers
 
 PACKAGES = ("vplface", "torch", "numpy", "opencv-python-headless", "safetensors")
 _LIMIT = 8192 * MEBIBYTE
-"""The largest journal that a run goes on with, in bytes."""
+"""The largest journal that a resumed run continues, in bytes."""
 
 
 class Journal:
-    """Appends a line of JSON a measurement to metrics.jsonl, and tells loggers the same numbers.
+    """Appends measurements to metrics.jsonl, one line of JSON each, and sends the same numbers to loggers.
 
     Args:
         path: of metrics.jsonl in the run folder.
         first_step: lines of later steps are dropped: a resumed run takes those steps again.
-        loggers: where else the numbers go.
+        loggers: other places for the numbers.
     """
 
     def __init__(self, path: Path, first_step: int, loggers: Loggers) -> None:
@@ -80,7 +80,7 @@ class Journal:
 
 
 def environment() -> dict[str, Any]:
-    """What the run ran on: versions, processor, threads, devices, command line."""
+    """Versions, processor, threads, devices and command line of this process."""
     return {
         "command": " ".join(["vplface", *sys.argv[1:]]),
         "python": platform.python_version(),
@@ -91,19 +91,6 @@ def environment() -> dict[str, Any]:
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "packages": {name: _version(name) for name in PACKAGES},
     }
-
-
-def write_json(path: Path, value: Any, mode: int | None = None) -> None:
-    """Write ``value`` as readable JSON, atomically; of a name that is no UTF-8, its bytes are escaped.
-
-    Args:
-        path: the file.
-        value: what to write.
-        mode: the file's permissions, see :func:`vplface.files.replacing`.
-    """
-    with replacing(path, mode) as temporary:
-        text = json.dumps(value, indent=1, ensure_ascii=False) + "\n"
-        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def _step(line: str) -> int:

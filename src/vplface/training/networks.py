@@ -1,4 +1,4 @@
-"""Backbone, head and optimiser as a recipe asks for them."""
+"""Preprocessing, backbone, head and optimiser of a configuration."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from torch.distributed import ProcessGroup
 from vplface.backbones import build, load_weights
 from vplface.backbones.meta_init import meta_init
 from vplface.config import Config
+from vplface.data.pictures import Preprocessing
 from vplface.errors import ConfigError
 from vplface.head import PrototypeHead
 from vplface.optim import FusedSGD
@@ -54,6 +55,11 @@ def backbone_of(config: Config, device: torch.device) -> nn.Module:
         load_weights(backbone, config.backbone.weights)
     # torch's overloads of Module.to leave out device and memory_format together.
     return backbone.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
+def preprocessing_of(config: Config) -> Preprocessing:
+    """What makes pictures the input of the backbone: the same for all backbones so far."""
+    return Preprocessing()
 
 
 def head_of(

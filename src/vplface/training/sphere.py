@@ -24,7 +24,7 @@ CLASSES, STEPS, BATCH, WIDTH = 8, 240, 48, 8
 SHOWN_PER_CLASS = 40
 
 
-def embed_on_sphere(pictures: PictureSet, path: Path, lam: float, seed: int) -> None:
+def embed_on_sphere(pictures: PictureSet, path: Path, lam: float, seed: int, preprocessing: Preprocessing) -> None:
     """Train a very small VPL network on the largest classes of a set and write what ends up where on the sphere.
 
     The file holds ``embeddings`` [n, 3], ``labels`` [n], ``prototypes`` v, ``memory`` M and ``variational`` u, each
@@ -35,6 +35,7 @@ def embed_on_sphere(pictures: PictureSet, path: Path, lam: float, seed: int) -> 
         path: the file.
         lam: λ of the injection.
         seed: of everything random.
+        preprocessing: pictures → input of the network.
     """
     sizes = np.bincount(pictures.labels, minlength=len(pictures.identities))
     largest = np.argsort(-sizes, kind="stable")[:CLASSES]
@@ -46,7 +47,6 @@ def embed_on_sphere(pictures: PictureSet, path: Path, lam: float, seed: int) -> 
     head = PrototypeHead(len(some.identities), 3, margin=ArcFace(16.0, 0.2), variational=variational, seed=seed)
     optimizer = torch.optim.SGD([*backbone.parameters(), *head.parameters()], lr=0.05, momentum=0.9)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
-    prepare = Preprocessing()
     augmentation = Augmentation(flip=0.5, shift=0.04, scale=0.06, rotate=6.0, light=0.2)
     order = ShuffledBatches(len(some), min(BATCH, len(some)), seed)
     embeddings: list[torch.Tensor] = []
@@ -54,7 +54,7 @@ def embed_on_sphere(pictures: PictureSet, path: Path, lam: float, seed: int) -> 
     with progress("sphere", STEPS) as advance:
         for step, batch in enumerate(load_batches(some, order, augmentation, seed, 0, STEPS, 0, least=2)):
             optimizer.zero_grad()
-            embedding = backbone(prepare(batch.pictures))
+            embedding = backbone(preprocessing(batch.pictures))
             head(embedding, batch.labels).backward()
             torch.nn.utils.clip_grad_norm_(backbone.parameters(), 5.0)
             optimizer.step()

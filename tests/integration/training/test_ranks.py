@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from contextlib import nullcontext
 
 import pytest
 import torch
@@ -14,9 +13,10 @@ import yaml
 from vplface.config import build_config
 from vplface.data.batches import load_batches
 from vplface.data.pictures import Preprocessing
-from vplface.training.loop import train
-from vplface.training.state import prepare
-from vplface.training.world import World
+from vplface.training.distributed import DistributedContext
+from vplface.training.run_state import build_run
+from vplface.training.train import train, train_as
+from vplface.training.trainer import Trainer
 
 CLOCKS = ("pictures_per_second", "time")
 TERMS = ["unitsface", "unpg", {"name": "xbm", "size": 20, "start": 2}, {"name": "epl", "start": 3}]
@@ -43,13 +43,11 @@ def settings(faces, output, **changes):
 
 def start(group, text, resume=False):
     """Carry out a run as a rank of a group, which stands in for what torchrun would have made."""
-    import vplface.training.loop as loop
 
     turn = f"{hash_of(text)}-{resume}-{group.size()}"
     store = dist.PrefixStore(turn, dist.distributed_c10d._get_default_store())
-    world = World(group.rank(), group.size(), group=group, _store=store)
-    loop.join = lambda timeout: nullcontext(world)
-    run = train(build_config(yaml.safe_load(text), "test"), resume=resume)
+    context = DistributedContext(group.rank(), group.size(), group=group, _store=store)
+    run = train_as(context, build_config(yaml.safe_load(text), "test"), resume=resume)
     assert (run is None) == (group.rank() > 0)
     return 0 if run is None else run.step
 
@@ -139,22 +137,21 @@ def stop_after(group, text, step):
     import os
     import signal
 
-    import vplface.training.loop as loop
     from vplface.errors import TrainingInterrupted
 
-    real = loop._step
+    real = Trainer.train_step
 
-    def stepping(run, *rest):
-        if run.step == step - 1 and group.rank() == group.size() - 1:
+    def stepping(trainer, *rest, **options):
+        if trainer.run.step == step - 1 and group.rank() == group.size() - 1:
             os.kill(os.getpid(), signal.SIGTERM)
-        return real(run, *rest)
+        return real(trainer, *rest, **options)
 
-    loop._step = stepping
+    Trainer.train_step = stepping
     try:
         with pytest.raises(TrainingInterrupted) as caught:
             start(group, text)
     finally:
-        loop._step = real
+        Trainer.train_step = real
     assert caught.value.preempted
 
 
@@ -203,7 +200,7 @@ def test_running_statistics_are_those_of_the_first_slice_of_every_batch(processe
     norm = {"name": "tiny", "embedding_dim": 8, "options": {"width": 8}}
     text = settings(faces, tmp_path, backbone=norm, schedule={"length": 1, "warmup": 0})
     processes.run(start, 2, text)
-    run = prepare(build_config(yaml.safe_load(text), "test"))
+    run = build_run(build_config(yaml.safe_load(text), "test"))
     data = run.config.data
     batch = next(load_batches(run.pictures, run.batches, data.augmentation, run.config.seed, 0, 1, 0, (0, 2)))
     assert len(batch.labels) == 7

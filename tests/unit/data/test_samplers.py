@@ -16,7 +16,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-import vplface.training.loop as loop
 from vplface.config import Config, build_config
 from vplface.data.samplers import (
     Balanced,
@@ -33,9 +32,10 @@ from vplface.data.samplers import (
 from vplface.errors import ConfigError
 from vplface.plan import plan
 from vplface.prototypes import remembered
-from vplface.training.loop import train
-from vplface.training.state import prepare
-from vplface.training.world import World
+from vplface.training.distributed import DistributedContext
+from vplface.training.run_state import build_run
+from vplface.training.train import train
+from vplface.training.trainer import Trainer
 
 CHOICES = [Shuffled(), Balanced(2), Proximity(3), Sharded(7, 2)]
 class_sizes = st.lists(st.integers(1, 12), min_size=1, max_size=40)
@@ -276,21 +276,22 @@ def test_killed_and_resumed_with_any_sampler_is_the_run_that_was_never_killed(fa
         import os, signal, sys, time
         import torch
         import torch._dynamo, torch.utils.tensorboard  # once, not in every child
-        import vplface.training.loop as loop
         from vplface.config import read_config
+        from vplface.training.train import train
+        from vplface.training.trainer import Trainer
         torch.set_num_threads(1)
-        step = loop._step
-        def killed(run, *rest):
-            if run.step == 4:
-                while not list(run.config.run_folder.glob("checkpoints/step-*")):
+        step = Trainer.train_step
+        def killed(trainer, *rest, **options):
+            if trainer.run.step == 4:
+                while not list(trainer.run.folder.path.glob("checkpoints/step-*")):
                     time.sleep(0.01)
                 os.kill(os.getpid(), signal.SIGKILL)
-            return step(run, *rest)
-        loop._step = killed
+            return step(trainer, *rest, **options)
+        Trainer.train_step = killed
         for recipe in sys.argv[1:]:
             child = os.fork()
             if child == 0:
-                loop.train(read_config(recipe))
+                train(read_config(recipe))
             print(os.waitpid(child, 0)[1])
     """)
     recipes = []
@@ -325,10 +326,10 @@ def test_a_plan_follows_the_order_that_the_run_will_have(faces, tmp_path) -> Non
 def test_a_batch_too_small_for_a_sampler_is_refused(faces, tmp_path) -> None:
     config = settings(faces, tmp_path, {"name": "balanced", "per_class": 9})
     with pytest.raises(ConfigError, match=r"data.sampler: a batch of 8 cannot hold 9 pictures of a class; raise batch"):
-        prepare(config)
+        build_run(config)
     uneven = settings(faces, tmp_path, {"name": "proximity", "within": 1}, batch_size=5)  # 48 pictures in 10 steps
     with pytest.raises(ConfigError, match="a batch of 4 cannot be shared by 5 processes"):
-        prepare(uneven, World(size=5))
+        build_run(uneven, DistributedContext(size=5))
 
 
 def test_a_run_is_not_resumed_with_another_sampler(faces, tmp_path) -> None:
@@ -345,20 +346,21 @@ def test_proximity_lets_pictures_meet_their_own_memory_in_training(tmp_path, mon
         for number in range(4):
             picture[0] = person + number
             cv2.imwrite(str(tmp_path / f"faces/{person}/{number}.png"), picture)
-    step = loop._step
+    step = Trainer.train_step
     met: dict[str, float] = {}
     covered: dict[str, float] = {}
     for sampler in ("shuffled", "proximity"):
         alive, coverage = [], []
 
-        def watched(run, world, network, prepare_input, batch, *rest, alive=alive, coverage=coverage):
+        def watched(trainer, batch, *, alive=alive, coverage=coverage, **options):
+            run = trainer.run
             if run.head.timer is not None:
                 alive.append((run.head.timer[batch.labels] > 0).float().mean().item())
-            result = step(run, world, network, prepare_input, batch, *rest)
+            result = step(trainer, batch, **options)
             coverage.append(run.head.coverage())
             return result
 
-        monkeypatch.setattr(loop, "_step", watched)
+        monkeypatch.setattr(Trainer, "train_step", watched)
         options = {"name": "proximity", "within": 2} if sampler == "proximity" else sampler
         config = settings(
             tmp_path / "faces",

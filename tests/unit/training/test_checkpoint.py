@@ -24,12 +24,13 @@ from vplface import (
     Variational,
 )
 from vplface.errors import DataError
-from vplface.training.checkpoint import Checkpoints, _digest, load_checkpoint, newest_checkpoint, read_manifest, verify
+from vplface.training.checkpoint import Checkpoints, load_checkpoint
+from vplface.training.checkpoint_manifest import manifest_digest, newest_checkpoint, read_manifest, verify_checkpoint
+from vplface.training.distributed import DistributedContext
 from vplface.training.drift import DriftMonitor
-from vplface.training.state import Training
-from vplface.training.world import World
+from vplface.training.run_state import RunState
 
-ALONE = World()
+ALONE = DistributedContext()
 
 
 def save(folder, run, keep=2):
@@ -52,8 +53,8 @@ def made(seed, optimizer="sgd", average=True, classes=5, memory=LastFeature(), *
     }
     averaged = AveragedModel(backbone, multi_avg_fn=get_ema_multi_avg_fn(0.9), use_buffers=True) if average else None
     drift = DriftMonitor(head, torch.linspace(-1, 1, 60).reshape(10, 6), torch.arange(10) % 5, every=2)
-    rest = dict.fromkeys(("config", "pictures", "heldout", "batches", "rate"))
-    return Training(
+    rest = dict.fromkeys(("config", "preprocessing", "pictures", "heldout", "batches", "rate"))
+    return RunState(
         device=torch.device("cpu"),
         backbone=backbone,
         head=head,
@@ -215,10 +216,10 @@ def test_any_flipped_bit_is_seen(tmp_path, data):
     try:
         file.write_bytes(whole[:position] + bytes([whole[position] ^ (1 << bit)]) + whole[position + 1 :])
         with pytest.raises(DataError, match=f"{file.name} (is damaged|cannot be read|has )|is not a checkpoint"):
-            verify(path)
+            verify_checkpoint(path)
     finally:
         file.write_bytes(whole)
-    verify(path)
+    verify_checkpoint(path)
 
 
 MANGLED = st.recursive(
@@ -238,9 +239,9 @@ def test_a_mangled_manifest_is_an_error_and_nothing_else(tmp_path, key, value):
     try:
         manifest = json.loads(whole) | {key: value}
         del manifest["sha256"]
-        file.write_text(json.dumps(manifest | {"sha256": _digest(manifest)}))  # by somebody who knows the format
+        file.write_text(json.dumps(manifest | {"sha256": manifest_digest(manifest)}))  # whoever knows the format
         with contextlib.suppress(DataError):
-            verify(file.parent)
+            verify_checkpoint(file.parent)
     finally:
         file.write_text(whole)
 
@@ -250,7 +251,7 @@ def test_a_manifest_cannot_point_outside(tmp_path):
     manifest = json.loads((path / "manifest.json").read_text())
     manifest["files"]["../../etc/passwd"] = {"bytes": 1, "sha256": "", "first": 0, "stop": 0}
     del manifest["sha256"]
-    (path / "manifest.json").write_text(json.dumps(manifest | {"sha256": _digest(manifest)}))
+    (path / "manifest.json").write_text(json.dumps(manifest | {"sha256": manifest_digest(manifest)}))
     with pytest.raises(DataError, match=r"names a file elsewhere: '../../etc/passwd'"):
         read_manifest(path)
 

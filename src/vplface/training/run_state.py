@@ -1,42 +1,43 @@
-"""Everything a step of training depends on, built from a configuration."""
+"""The state of a run: everything that a training step depends on, built from a configuration."""
 
 from __future__ import annotations
 
-import contextlib
 import math
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from jaxtyping import Int64
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from vplface.config import Config
 from vplface.data.pictures import PictureSet, Preprocessing
 from vplface.data.samplers import Batches
-from vplface.errors import ConfigError, VplfaceError
+from vplface.embedder import ModelCard
+from vplface.errors import ConfigError
 from vplface.head import PrototypeHead
-from vplface.prototypes import CosineByAge, DriftStartRule
+from vplface.prototypes import CosineByAge, DriftStartRule, Variational
+from vplface.run_folder import RunFolder
+from vplface.training.distributed import DistributedContext
 from vplface.training.drift import DriftMonitor
-from vplface.training.networks import backbone_of, device_of, head_of, optimizer_of
+from vplface.training.networks import backbone_of, device_of, head_of, optimizer_of, preprocessing_of
 from vplface.training.parts import require_parts
+from vplface.training.probe import PROBE_SIZE, probe_of
 from vplface.training.schedules import LearningRate
 from vplface.training.sources import open_training
-from vplface.training.world import World
 
-PROBE_SIZE = 256
 KEPT = (16, 64)
 """Measurements of drift that are kept: so many as reach back a lifetime, within these bounds."""
 
 
 @dataclass
-class Training:
+class RunState:
     """Everything a run consists of, before its first step or restored to a later one.
 
     Attributes:
         config: what was asked for.
         device: where the networks are.
+        preprocessing: pictures → input of the backbone, in training and wherever the model is used later.
         pictures: what is trained on.
         heldout: identities kept aside for validation, if that was asked for.
         batches: which pictures make up which step.
@@ -54,6 +55,7 @@ class Training:
 
     config: Config
     device: torch.device
+    preprocessing: Preprocessing
     pictures: PictureSet
     heldout: PictureSet | None
     batches: Batches
@@ -74,8 +76,13 @@ class Training:
         return [self.optimizer, *([self.head.optimizer] if self.head.optimizer is not None else [])]
 
     @property
-    def remembering(self) -> nn.Module:
-        """Whose embeddings are remembered."""
+    def folder(self) -> RunFolder:
+        """The folder of the run."""
+        return RunFolder(self.config.run_folder)
+
+    @property
+    def memory_encoder(self) -> nn.Module:
+        """The network whose embeddings are remembered."""
         module: nn.Module = self.backbone if self.encoder is None else self.encoder.module
         return module
 
@@ -85,13 +92,29 @@ class Training:
         model: nn.Module = self.backbone if self.average is None else self.average.module
         return model
 
+    def model_card(self) -> ModelCard:
+        """The card of :attr:`model` as it is now."""
+        config = self.config
+        return ModelCard(
+            backbone=config.backbone.name,
+            backbone_options=dict(config.backbone.options),
+            embedding_dim=config.backbone.embedding_dim,
+            preprocessing=self.preprocessing,
+            training_data=", ".join(source.path.name for source in config.data.train),
+            identities=len(self.pictures.identities),
+            pictures=len(self.pictures),
+            step=self.step,
+            margin=str(config.margin),
+            variational=None if self.head.variational is None else str(self.head.variational),
+        )
 
-def prepare(config: Config, world: World | None = None, *, write: bool = True) -> Training:
+
+def build_run(config: Config, context: DistributedContext | None = None, *, write: bool = True) -> RunState:
     """Open the data and build networks, optimiser and schedule, all from ``config.seed``.
 
     Args:
         config: what is asked for.
-        world: who takes part, each with classes of its own; None for this process alone.
+        context: the processes that share the run, each with classes of its own; None for this process alone.
         write: generated faces to the folders of their sources; else they are drawn when they are asked for.
 
     Raises:
@@ -101,60 +124,38 @@ def prepare(config: Config, world: World | None = None, *, write: bool = True) -
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
-    world = World() if world is None else world
-    device = device_of(config.device, world.local_rank)
+    context = DistributedContext() if context is None else context
+    device, preprocessing = device_of(config.device, context.local_rank), preprocessing_of(config)
     pictures, heldout = open_training(config.data, config.evaluation.seed, write=write)
     try:
         batches: Batches = config.data.sampler.batches(pictures.labels, config.batch_size, config.seed)
     except ValueError as error:
         raise ConfigError(f"data.sampler: {error}; raise batch_size") from error
-    require_parts(config, batches, world.size)
+    require_parts(config, batches, context.size)
     per_epoch = len(batches)
-    steps = config.schedule.length.steps(per_epoch)
-    if steps < 1:
-        raise ConfigError(f"schedule.length: {config.schedule.length} is less than one step of {per_epoch} per epoch")
-    rate = LearningRate(
-        config.schedule.name,
-        steps,
-        config.schedule.warmup.steps(per_epoch),
-        [milestone.steps(per_epoch) for milestone in config.schedule.milestones],
-        config.schedule.gamma,
-        config.schedule.power,
-    )
+    rate = _learning_rate(config, per_epoch)
     backbone = backbone_of(config, device)
-    variational = None
-    if config.variational is not None:
-        sizes = np.bincount(pictures.labels, minlength=len(pictures.identities))
-        try:
-            variational = config.variational.resolve(per_epoch, sizes, batches.batch_size)
-        except ValueError as error:
-            raise ConfigError(f"variational.delta_t: {error}") from error
+    variational = _variational(config, pictures, batches)
     terms = config.resolved_terms(per_epoch)
-    head = head_of(config, len(pictures.identities), variational, terms, device, world.group)
-    if world.rank:
-        torch.manual_seed(config.seed + 1_000_003 * world.rank)  # ranks drop out different units
-    average = None if config.ema is None else _average(backbone, config.ema)
-    encoder = None
-    if config.variational is not None:
+    head = head_of(config, len(pictures.identities), variational, terms, device, context.group)
+    if variational is not None:
         head.by_age = CosineByAge()
-        if config.variational.momentum is not None:
-            encoder = _average(backbone, config.variational.momentum)
-            for module in encoder.modules():
-                if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                    module.momentum = 0.0  # batches do not touch the running statistics, which follow the backbone's
-    run = Training(
-        config,
-        device,
-        pictures,
-        heldout,
-        batches,
-        rate,
-        backbone,
-        head,
-        optimizer_of(config, backbone, head),
-        average,
-        _monitor(config, pictures, head, per_epoch, steps, device),
-        encoder,
+    if context.rank:
+        torch.manual_seed(config.seed + 1_000_003 * context.rank)  # ranks drop out different units
+    run = RunState(
+        config=config,
+        device=device,
+        preprocessing=preprocessing,
+        pictures=pictures,
+        heldout=heldout,
+        batches=batches,
+        rate=rate,
+        backbone=backbone,
+        head=head,
+        optimizer=optimizer_of(config, backbone, head),
+        average=None if config.ema is None else _average(backbone, config.ema),
+        drift=_monitor(config, probe_of(pictures), preprocessing, head, per_epoch, rate.steps),
+        encoder=_momentum_encoder(config, backbone),
     )
     for optimizer in run.optimizers:
         for group in optimizer.param_groups:
@@ -173,17 +174,55 @@ def drift_every(config: Config, steps_per_epoch: int, delta_t: int | None) -> in
     return max(math.ceil((delta_t or steps_per_epoch) / 8), math.ceil(50 * PROBE_SIZE / config.batch_size))
 
 
+def _learning_rate(config: Config, per_epoch: int) -> LearningRate:
+    schedule = config.schedule
+    steps = schedule.length.steps(per_epoch)
+    if steps < 1:
+        raise ConfigError(f"schedule.length: {schedule.length} is less than one step of {per_epoch} per epoch")
+    milestones = [milestone.steps(per_epoch) for milestone in schedule.milestones]
+    return LearningRate(
+        schedule.name, steps, schedule.warmup.steps(per_epoch), milestones, schedule.gamma, schedule.power
+    )
+
+
+def _variational(config: Config, pictures: PictureSet, batches: Batches) -> Variational | None:
+    """The injection with its lifetime and start in steps."""
+    if config.variational is None:
+        return None
+    sizes = np.bincount(pictures.labels, minlength=len(pictures.identities))
+    try:
+        return config.variational.resolve(len(batches), sizes, batches.batch_size)
+    except ValueError as error:
+        raise ConfigError(f"variational.delta_t: {error}") from error
+
+
+def _momentum_encoder(config: Config, backbone: nn.Module) -> AveragedModel | None:
+    """The moving average of the backbone that writes the memory, if the configuration asks for one."""
+    if config.variational is None or config.variational.momentum is None:
+        return None
+    encoder = _average(backbone, config.variational.momentum)
+    for module in encoder.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.momentum = 0.0  # batches do not touch the running statistics, which follow the backbone's
+    return encoder
+
+
 def _monitor(
-    config: Config, pictures: PictureSet, head: PrototypeHead, per_epoch: int, steps: int, device: torch.device
+    config: Config,
+    probe: tuple[Tensor, Tensor],
+    preprocessing: Preprocessing,
+    head: PrototypeHead,
+    per_epoch: int,
+    steps: int,
 ) -> DriftMonitor:
     chosen = config.variational
     every = drift_every(config, per_epoch, head.delta_t)
     least, most = KEPT
-    probe, labels = _probe(pictures)
+    pictures, labels = probe
     try:
         return DriftMonitor(
             head,
-            Preprocessing()(probe).to(device),
+            preprocessing(pictures).to(head.weight.device),
             labels,
             every=every,
             kept=min(max(math.ceil((head.delta_t or 0) / every), least), most),
@@ -193,33 +232,6 @@ def _monitor(
         )
     except ValueError as error:
         raise ConfigError(f"variational: {error}") from error
-
-
-def _probe(pictures: PictureSet) -> tuple[Tensor, Tensor]:
-    """The fixed pictures on which drift is measured, and their labels: readable ones, by twos of a class."""
-    probe, labels = [], []
-    for index in _probe_indices(pictures.labels).tolist():
-        with contextlib.suppress(VplfaceError):
-            probe.append(torch.from_numpy(pictures.picture(index)))
-            labels.append(int(pictures.labels[index]))
-    if not probe:
-        raise ConfigError("none of the pictures can be read; look at one of them, and at the folder that was given")
-    return torch.stack(probe), torch.tensor(labels)
-
-
-def _probe_indices(labels: Int64[np.ndarray, " pictures"]) -> Int64[np.ndarray, " probe"]:
-    """The first and the last picture of evenly spaced classes, filled up with evenly spaced pictures."""
-    order = np.argsort(labels, kind="stable")
-    ends = np.flatnonzero(np.diff(labels[order], append=-1))
-    begins = np.append(0, ends[:-1] + 1)
-    pairs = np.stack([order[begins], order[ends]], axis=1)[ends > begins]
-    chosen = pairs[_evenly(len(pairs), PROBE_SIZE // 2)].ravel()
-    others = np.setdiff1d(np.arange(len(labels)), chosen)
-    return np.sort(np.append(chosen, others[_evenly(len(others), PROBE_SIZE - len(chosen))]))
-
-
-def _evenly(count: int, most: int) -> Int64[np.ndarray, " k"]:
-    return np.linspace(0, count - 1, min(count, most)).astype(np.int64) if count else np.zeros(0, np.int64)
 
 
 def _average(backbone: nn.Module, decay: float) -> AveragedModel:

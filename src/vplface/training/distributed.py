@@ -1,4 +1,4 @@
-"""The processes of a run, as torchrun started them; without torchrun there is one."""
+"""The processes of a run: launch, sums, barriers, and errors that name the ranks that are missing."""
 
 from __future__ import annotations
 
@@ -23,42 +23,42 @@ from vplface.errors import ConfigError, DataError, VplfaceError
 from vplface.printable import printable
 from vplface.reading import parse_json
 
-_BEAT = 1.0
-"""Seconds between two signs of life."""
+_HEARTBEAT = 1.0
+"""Seconds between two heartbeats of a rank."""
 
 
 class RankError(VplfaceError):
-    """The ranks of a run have lost each other; the message names who is missing."""
+    """Ranks of a run do not answer; the message names them."""
 
 
 @dataclass
-class World:
-    """Who takes part in a run.
+class DistributedContext:
+    """The processes that share a run; by default one process.
 
     Attributes:
         rank: of this process.
-        size: how many there are.
+        size: the number of processes.
         local_rank: number of this process on its machine, and of its GPU.
-        again: whether torchrun has started this run again, after it had made the run folder its own.
-        group: to talk within; None for a single process.
+        restarted: whether torchrun has restarted this launch after the run had taken its folder.
+        group: the process group; None for a single process.
     """
 
     rank: int = 0
     size: int = 1
     local_rank: int = 0
-    again: bool = False
+    restarted: bool = False
     group: dist.ProcessGroup | None = None
     _turn: int = 0
     _store: Any = field(default=None, repr=False)
     _launch: Any = field(default=None, repr=False)
 
     @property
-    def main(self) -> bool:
-        """Whether this process writes the journal, the models and the report."""
+    def is_main(self) -> bool:
+        """Whether this is the first process, which writes the journal, the models and the report."""
         return self.rank == 0
 
     def sum(self, numbers: Sequence[float]) -> list[float]:
-        """The sums over processes."""
+        """The sums of some numbers over processes."""
         if self.group is None:
             return list(numbers)
         total = torch.tensor(numbers, dtype=torch.float64)
@@ -66,15 +66,15 @@ class World:
         return list(total.tolist())
 
     def union(self, items: set[str]) -> set[str]:
-        """What any process has."""
+        """The union of a set of each process."""
         if self.group is None:
             return items
         every: list[Any] = [None] * self.size
         dist.all_gather_object(every, sorted(items), group=self.group)
         return set().union(*every)
 
-    def once(self, work: Callable[[], str | None]) -> str | None:
-        """Do something in the first process while the others wait, however long it takes; all get its result.
+    def on_main(self, work: Callable[[], str | None]) -> str | None:
+        """Do some work in the first process while the others wait without a time limit; all get its result.
 
         Raises:
             Exception: in the first process what ``work`` raises.
@@ -83,8 +83,8 @@ class World:
         if self.group is None:
             return work()
         self._turn += 1
-        key = f"once/{self._turn}"
-        if self.main:
+        key = f"on_main/{self._turn}"
+        if self.is_main:
             try:
                 result = work()
             except BaseException as error:
@@ -94,68 +94,69 @@ class World:
             return result
         while not self._store.check([key]):
             time.sleep(0.1)
-        told = self._said(key)
-        if "error" in told:
-            raise RankError(f"rank 0 failed: {printable(str(told['error']))}")
-        result = told.get("result")
+        answer = self._read(key)
+        if "error" in answer:
+            raise RankError(f"rank 0 failed: {printable(str(answer['error']))}")
+        result = answer.get("result")
         if not isinstance(result, str | None):
-            raise RankError(f"rank 0 said {result!r} where a text was due; do all ranks run the same version?")
+            raise RankError(f"rank 0 sent {result!r} in place of text; do all ranks run the same version?")
         return result
 
-    def meet(self) -> None:
-        """Wait until all processes are here, however long that takes."""
+    def barrier(self) -> None:
+        """Wait, without a time limit, until all processes are here."""
         if self.group is not None:
             self._turn += 1
-            self._store.set(f"met/{self._turn}/{self.rank}", "here")
-            while not self._store.check([f"met/{self._turn}/{rank}" for rank in range(self.size)]):
+            self._store.set(f"barrier/{self._turn}/{self.rank}", "here")
+            while not self._store.check([f"barrier/{self._turn}/{rank}" for rank in range(self.size)]):
                 time.sleep(0.1)
 
-    def has_begun(self) -> None:
-        """Leave word, for when torchrun should start this run again, that it is one to go on with."""
-        if self._launch is not None and self.main:
+    def mark_begun(self) -> None:
+        """Tell later restarts of this launch that the run has taken its folder, and is to be resumed."""
+        if self._launch is not None and self.is_main:
             self._launch.set("begun", "yes")
 
-    def arrive(self, step: int) -> None:
-        """Leave word that this process has come to a step."""
+    def report_step(self, step: int) -> None:
+        """Tell the other processes which step this one has reached, counted from 0."""
         if self.group is not None:
-            self._store.set(f"arrived/{self.rank}", str(step))
+            self._store.set(f"step/{self.rank}", str(step))
 
     @contextmanager
-    def blaming(self) -> Iterator[None]:
-        """Turn the failure of a collective into an error that names the ranks that did not come.
+    def name_missing_ranks(self) -> Iterator[None]:
+        """Turn the failure of a collective into an error that names the ranks that did not take part.
 
         Raises:
-            RankError: naming them.
+            RankError: naming the ranks, and where they were seen last.
         """
         try:
             yield
         except RuntimeError as error:
-            if self.group is None or not _is_of_a_collective(error):
+            if self.group is None or not _is_of_collective(error):
                 raise
-            raise RankError(self._blame(error)) from error
+            raise RankError(self._missing_ranks(error)) from error
 
-    def _blame(self, error: RuntimeError) -> str:
-        before = self._told("alive")
-        time.sleep(3 * _BEAT)
-        faults, steps = [], [step + 1 for step in self._told("arrived", 0)]
-        for rank, (earlier, now) in enumerate(zip(before, self._told("alive"), strict=True)):
+    def _missing_ranks(self, error: RuntimeError) -> str:
+        """The message for a failed collective, from two looks at the heartbeats of all ranks."""
+        before = self._read_all("heartbeat")
+        time.sleep(3 * _HEARTBEAT)
+        faults, steps = [], [step + 1 for step in self._read_all("step", 0)]
+        for rank, (earlier, now) in enumerate(zip(before, self._read_all("heartbeat"), strict=True)):
             if rank != self.rank and (now == earlier or now is None):
                 faults.append(f"rank {rank} has died or was stopped (last seen in step {steps[rank]})")
-            elif rank != self.rank and not now["waits"]:
-                faults.append(f"rank {rank} lives but is late: in step {steps[rank]}, {now['place']}")
-        what = ", ".join(faults) or "all ranks live and wait as well"
+            elif rank != self.rank and not now["in_collective"]:
+                faults.append(f"rank {rank} is alive but late: in step {steps[rank]}, {now['place']}")
+        what = ", ".join(faults) or "all ranks are alive and waiting as well"
         return (
-            f"rank {self.rank} waits in vain in step {steps[self.rank]}: {what} ({str(error).splitlines()[0]});"
+            f"rank {self.rank} timed out at step {steps[self.rank]}: {what} ({str(error).splitlines()[0]});"
             " if a rank is merely slow, raise timeout=SECONDS"
         )
 
-    def _told(self, what: str, nothing: Any = None) -> list[Any]:
-        """What each rank has last said of itself."""
+    def _read_all(self, what: str, default: Any = None) -> list[Any]:
+        """The last report of each rank."""
         keys = [f"{what}/{rank}" for rank in range(self.size)]
-        return [self._said(key) if self._store.check([key]) else nothing for key in keys]
+        return [self._read(key) if self._store.check([key]) else default for key in keys]
 
-    def _said(self, key: str) -> Any:
-        """What the store holds under a key.
+    def _read(self, key: str) -> Any:
+        """The value of a key of the store.
 
         Raises:
             RankError: if that is not what a rank of this program has written.
@@ -164,23 +165,23 @@ class World:
             found = parse_json(self._store.get(key), f"the store of the ranks, {key}")
         except DataError as error:
             raise RankError(f"{error}; does another program write to it?") from error
-        fits = isinstance(found, int) if key.startswith("arrived/") else isinstance(found, dict)
-        if not fits or (key.startswith("alive/") and not {"waits", "place"} <= found.keys()):
+        fits = isinstance(found, int) if key.startswith("step/") else isinstance(found, dict)
+        if not fits or (key.startswith("heartbeat/") and not {"in_collective", "place"} <= found.keys()):
             raise RankError(f"the store of the ranks, {key}: not what a rank writes; does another program write to it?")
         return found
 
     @contextmanager
-    def beating(self) -> Iterator[None]:
-        """Let the others see that this process lives, and where it is."""
+    def heartbeat(self) -> Iterator[None]:
+        """Report to the other ranks, from a thread, that this process is alive and which line it executes."""
         over, caller = threading.Event(), threading.get_ident()
 
         def beat() -> None:
             with suppress(RuntimeError):  # the store is gone: so is the run
-                while not over.wait(_BEAT):
+                while not over.wait(_HEARTBEAT):
                     frame = sys._current_frames()[caller]
                     place = f"{frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_name}"
-                    sign = {"time": time.time(), "place": place, "waits": _is_in_collective(frame)}
-                    self._store.set(f"alive/{self.rank}", json.dumps(sign))
+                    report = {"time": time.time(), "place": place, "in_collective": _is_in_collective(frame)}
+                    self._store.set(f"heartbeat/{self.rank}", json.dumps(report))
 
         thread = threading.Thread(target=beat, daemon=True)
         thread.start()
@@ -199,12 +200,12 @@ def _is_in_collective(frame: FrameType | None) -> bool:
     return False
 
 
-def _is_of_a_collective(error: RuntimeError) -> bool:
+def _is_of_collective(error: RuntimeError) -> bool:
     return isinstance(error, dist.DistError) or "gloo" in str(error) or "ProcessGroup" in str(error)
 
 
 def launch() -> tuple[int, int] | None:
-    """The number of processes and the number of this one on its machine, as torchrun's variables say; None without it.
+    """The number of processes and the local rank of this one, from torchrun's variables; None without torchrun.
 
     Raises:
         ConfigError: naming the variable that is missing or makes no sense.
@@ -235,11 +236,11 @@ def _variable(name: str, default: str | None, least: int, most: int) -> int:
 
 
 @contextmanager
-def join(timeout: float) -> Iterator[World]:
-    """The world that torchrun made, as its environment variables describe it; left again at the end.
+def join(timeout: float) -> Iterator[DistributedContext]:
+    """Join the processes that torchrun started, as its environment variables describe them, and leave at the end.
 
     Args:
-        timeout: seconds after which a process that does not come is given up.
+        timeout: seconds that a collective waits for a process.
 
     Raises:
         ConfigError: see :func:`launch`.
@@ -247,7 +248,7 @@ def join(timeout: float) -> Iterator[World]:
     """
     started = launch()
     if started is None:
-        yield World()
+        yield DistributedContext()
         return
     size, local_rank = started
     if torch.cuda.is_available():
@@ -264,21 +265,21 @@ def join(timeout: float) -> Iterator[World]:
         place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
         reason = str(error).partition("\n")[0]
         raise RankError(f"the processes cannot meet at {place} (MASTER_ADDR, MASTER_PORT): {reason}") from error
-    # torchrun's store still holds what the ranks of an earlier start said of themselves, their addresses included.
+    # torchrun's store still holds the reports of the ranks of an earlier start, their addresses included.
     store = PrefixStore(f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", shared)
     of_launch = PrefixStore("launch", shared)
-    again = of_launch.check(["begun"])
+    restarted = of_launch.check(["begun"])
     if size == 1:
-        yield World(again=again, _launch=of_launch)
+        yield DistributedContext(restarted=restarted, _launch=of_launch)
         return
     try:
         dist.init_process_group(store=store, rank=rank, world_size=size, timeout=patience)
     except (RuntimeError, ValueError) as error:
         raise RankError(f"rank {rank} could not join the others: {str(error).splitlines()[0]}") from error
-    told = PrefixStore("vplface", store)
-    world = World(rank, size, local_rank, again, dist.group.WORLD, _store=told, _launch=of_launch)
+    reports = PrefixStore("vplface", store)
+    context = DistributedContext(rank, size, local_rank, restarted, dist.group.WORLD, _store=reports, _launch=of_launch)
     try:
-        with world.beating():
-            yield world
+        with context.heartbeat():
+            yield context
     finally:
         dist.destroy_process_group()

@@ -11,9 +11,9 @@ from torch.nn.functional import normalize
 from vplface.config import build_config
 from vplface.data.pictures import Preprocessing
 from vplface.errors import ConfigError, DataError
-from vplface.training.loop import train
-from vplface.training.start import start_from, whole_checkpoint
-from vplface.training.state import prepare
+from vplface.training.run_state import build_run
+from vplface.training.train import train
+from vplface.training.warm_start import init_from_run, whole_checkpoint
 
 
 def settings(faces, output, **changes):
@@ -62,8 +62,8 @@ def test_prototypes_momentum_and_memory_follow_the_names(faces, others, tmp_path
     shutil.copytree(faces, some)
     shutil.rmtree(some / "p3")
     before = train(settings(some, tmp_path / "before", optimizer=optimizer))
-    run = prepare(settings(others, tmp_path, optimizer=optimizer))
-    start_from(whole_checkpoint(tmp_path / "before" / "run"), run)
+    run = build_run(settings(others, tmp_path, optimizer=optimizer))
+    init_from_run(whole_checkpoint(tmp_path / "before" / "run"), run)
     old = {name: row for row, name in enumerate(before.pictures.identities)}
     new = {name: row for row, name in enumerate(run.pictures.identities)}
     shared = sorted(old.keys() & new.keys())
@@ -87,8 +87,8 @@ def test_any_memory_follows_the_names_and_another_kind_is_refused(faces, others,
     variational = {"lam": 0.3, "delta_t": 6, "start": 2, "memory": {"name": "borrowed", "bank": 64}}
     before = train(settings(faces, tmp_path / "before", variational=variational))
     path = whole_checkpoint(tmp_path / "before" / "run")
-    run = prepare(settings(others, tmp_path, variational=variational))
-    start_from(path, run)
+    run = build_run(settings(others, tmp_path, variational=variational))
+    init_from_run(path, run)
     old = {name: row for row, name in enumerate(before.pictures.identities)}
     for row, name in enumerate(run.pictures.identities):
         for held in ("memory", "timer", "memory_variance", "memory_count"):
@@ -97,13 +97,13 @@ def test_any_memory_follows_the_names_and_another_kind_is_refused(faces, others,
     assert int(run.head.memory_residuals) == int(before.head.memory_residuals) > 0
     assert run.head.step_count == 0
     with pytest.raises(ConfigError, match=r"memory of the kind BorrowedSpread, this head has .*LastFeature"):
-        start_from(path, prepare(settings(others, tmp_path)))
+        init_from_run(path, build_run(settings(others, tmp_path)))
 
 
 def test_a_rule_waits_although_the_other_run_has_a_memory(before, others, tmp_path):
     rule = {"lam": 0.3, "delta_t": 6, "start": "auto", "momentum": 0.9}
-    run = prepare(settings(others, tmp_path, variational=rule, drift_every=2))
-    start_from(whole_checkpoint(before.config.run_folder), run)
+    run = build_run(settings(others, tmp_path, variational=rule, drift_every=2))
+    init_from_run(whole_checkpoint(before.config.run_folder), run)
     assert run.head.memory is None
     assert run.head.begun_at is None
     for key, value in before.backbone.state_dict().items():
@@ -118,8 +118,8 @@ def test_a_memory_goes_on_with_the_lifetime_of_the_new_run(before, others, tmp_p
 
 
 def test_a_new_class_starts_from_the_mean_of_its_readable_pictures(before, others, tmp_path):
-    run = prepare(settings(others, tmp_path))
-    start_from(whole_checkpoint(before.config.run_folder), run)
+    run = build_run(settings(others, tmp_path))
+    init_from_run(whole_checkpoint(before.config.run_folder), run)
     new = {name: row for row, name in enumerate(run.pictures.identities)}
     pictures = [i for i, label in enumerate(run.pictures.labels) if label == new["p3"]][1:]
     inputs = Preprocessing()(torch.stack([torch.from_numpy(run.pictures.picture(i)) for i in pictures]))
@@ -135,8 +135,8 @@ def test_a_new_class_starts_from_the_mean_of_its_readable_pictures(before, other
 
 def test_or_as_it_was_drawn(before, others, tmp_path):
     config = settings(others, tmp_path, init_new_classes="random")
-    drawn, run = prepare(config), prepare(config)
-    start_from(whole_checkpoint(before.config.run_folder), run)
+    drawn, run = build_run(config), build_run(config)
+    init_from_run(whole_checkpoint(before.config.run_folder), run)
     row = list(run.pictures.identities).index("p3")
     assert torch.equal(run.head.weight[row], drawn.head.weight[row])
 
@@ -172,9 +172,9 @@ def test_terms_start_anew(faces, others, tmp_path, terms):
     """The queue of XBM holds numbers of classes, which are other people's in another set."""
     before = train(settings(faces, tmp_path / "before", terms=[{"name": "xbm", "size": 16, "start": 0}]))
     assert before.head.terms["xbm"].queue.classes.unique().numel() > 1
-    run = prepare(settings(others, tmp_path, terms=terms))
+    run = build_run(settings(others, tmp_path, terms=terms))
     fresh = [each.clone() for each in run.head.terms.buffers()]
-    start_from(whole_checkpoint(tmp_path / "before" / "run"), run)
+    init_from_run(whole_checkpoint(tmp_path / "before" / "run"), run)
     for untouched, now in zip(fresh, run.head.terms.buffers(), strict=True):
         torch.testing.assert_close(now, untouched, equal_nan=True)
     assert run.head.memory is not None

@@ -11,21 +11,21 @@ import sys
 import pytest
 
 from vplface.errors import ConfigError
-from vplface.training.world import RankError, World, join, launch
+from vplface.training.distributed import DistributedContext, RankError, join, launch
 
 SCRIPT = """
 import os, signal, sys, time
 import torch
-from vplface.training.world import RankError, join
-with join(timeout=4) as world:
-    with world.blaming():
+from vplface.training.distributed import RankError, join
+with join(timeout=4) as context:
+    with context.name_missing_ranks():
         for step in range(3):
-            world.arrive(step)
-            if step == 2 and world.rank == 1:
+            context.report_step(step)
+            if step == 2 and context.rank == 1:
                 if sys.argv[1] == "hangs":
                     time.sleep(60)
                 os.kill(os.getpid(), signal.SIGSTOP if sys.argv[1] == "stops" else signal.SIGKILL)
-            assert world.sum([1.0, world.rank]) == [2.0, 1.0]
+            assert context.sum([1.0, context.rank]) == [2.0, 1.0]
 """
 
 
@@ -47,9 +47,9 @@ def start(kind):
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        ("dies", "rank 0 waits in vain in step 3: rank 1 has died or was stopped"),
-        ("stops", "rank 0 waits in vain in step 3: rank 1 has died or was stopped"),
-        ("hangs", "rank 0 waits in vain in step 3: rank 1 lives but is late: in step 3, <string>:"),
+        ("dies", "rank 0 timed out at step 3: rank 1 has died or was stopped"),
+        ("stops", "rank 0 timed out at step 3: rank 1 has died or was stopped"),
+        ("hangs", "rank 0 timed out at step 3: rank 1 is alive but late: in step 3, <string>:"),
     ],
 )
 def test_who_is_missed_is_named(kind, message):
@@ -64,12 +64,12 @@ def test_who_is_missed_is_named(kind, message):
 
 
 def test_one_process_needs_nobody():
-    with join(timeout=1) as world:
-        assert world == World()
-        assert world.main
-        assert world.sum([1.0, 2.0]) == [1.0, 2.0]
-        assert world.union({"a"}) == {"a"}
-        assert world.once(lambda: "done") == "done"
+    with join(timeout=1) as context:
+        assert context == DistributedContext()
+        assert context.is_main
+        assert context.sum([1.0, 2.0]) == [1.0, 2.0]
+        assert context.union({"a"}) == {"a"}
+        assert context.on_main(lambda: "done") == "done"
 
 
 WHOLE = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
@@ -144,14 +144,14 @@ class Lying:
     "value", [b"", b"\xff", b"[" * 100_000, b"9" * 5000, b"3", b"null", b'{"result": 3}', b'{"result": {"a": []}}']
 )
 def test_a_store_that_lies_is_an_error(value: bytes) -> None:
-    world = World(1, 2, group=object(), _store=Lying(value))  # type: ignore[arg-type]
-    with pytest.raises(RankError, match=r"the store of the ranks|rank 0 said"):
-        world.once(lambda: None)
+    context = DistributedContext(1, 2, group=object(), _store=Lying(value))  # type: ignore[arg-type]
+    with pytest.raises(RankError, match=r"the store of the ranks|rank 0 sent"):
+        context.on_main(lambda: None)
     with pytest.raises(RankError, match="the store of the ranks"):
-        world._told("alive")
+        context._read_all("heartbeat")
 
 
 def test_what_rank_0_says_cannot_move_the_cursor() -> None:
-    world = World(1, 2, group=object(), _store=Lying(b'{"error": "DataError: \\u001b[2J"}'))  # type: ignore[arg-type]
+    context = DistributedContext(1, 2, group=object(), _store=Lying(b'{"error": "DataError: \\u001b[2J"}'))  # type: ignore[arg-type]
     with pytest.raises(RankError, match=r"rank 0 failed: DataError: \\x1b\[2J"):
-        world.once(lambda: None)
+        context.on_main(lambda: None)

@@ -43,7 +43,7 @@ class _Watched:
         return (now - self.began) / taken if taken > 0 else None
 
 
-class Board:
+class ProgressTable:
     """A table of the runs under way, with the time that is left.
 
     Args:
@@ -62,7 +62,7 @@ class Board:
         self._stack = ExitStack()
         self._live: Live | None = None
 
-    def __enter__(self) -> Board:
+    def __enter__(self) -> ProgressTable:
         if self._console.is_terminal and self._left:
             self._live = Live(console=self._console, auto_refresh=False, transient=True)
             start_display(self._live)

@@ -1,4 +1,5 @@
 import copy
+import dataclasses
 import json
 import os
 import shutil
@@ -20,16 +21,20 @@ from vplface.config import build_config, read_config
 from vplface.data import batches
 from vplface.data.augment import Augmentation
 from vplface.data.batches import load_batches
-from vplface.data.pictures import Preprocessing, UnreadablePictureError
+from vplface.data.pictures import UnreadablePictureError
 from vplface.errors import ConfigError, DataError, TrainingInterrupted, VplfaceError
+from vplface.files import write_json
 from vplface.plan import plan
 from vplface.stored_model import load_model
-from vplface.training import checkpoint, loop
-from vplface.training.journal import Journal, write_json
-from vplface.training.loop import TrainingError, restore_config, train
+from vplface.training import checkpoint, checkpoint_manifest, claim
+from vplface.training.distributed import DistributedContext
+from vplface.training.failures import TrainingError
+from vplface.training.journal import Journal
+from vplface.training.resume import restore_config
+from vplface.training.run_state import build_run
 from vplface.training.sources import open_sources
-from vplface.training.state import prepare
-from vplface.training.world import World
+from vplface.training.train import train
+from vplface.training.trainer import Trainer
 
 CLOCKS = ("pictures_per_second", "time")
 
@@ -94,16 +99,17 @@ def test_killed_and_resumed_is_the_run_that_was_never_killed(faces, tmp_path):
     config = settings(faces, tmp_path / "b")
     script = textwrap.dedent("""
         import os, signal, sys
-        import vplface.training.loop as loop
         from vplface.config import read_config
-        step = loop._step
-        def killed(run, *rest):
-            if run.step == 8:
+        from vplface.training.train import train
+        from vplface.training.trainer import Trainer
+        step = Trainer.train_step
+        def killed(trainer, *rest, **options):
+            if trainer.run.step == 8:
                 os.kill(os.getpid(), signal.SIGKILL)
-            return step(run, *rest)
-        loop._step = killed
+            return step(trainer, *rest, **options)
+        Trainer.train_step = killed
         import torch; torch.set_num_threads(1)
-        loop.train(read_config(sys.argv[1]))
+        train(read_config(sys.argv[1]))
     """)
     recipe = tmp_path / "c.yaml"
     recipe.write_text(config.to_yaml(), encoding="utf-8")
@@ -152,17 +158,16 @@ ALL_TERMS = ["unitsface", "unpg", {"name": "xbm", "size": 20, "start": 2}, {"nam
     ids=["all", "fused", "broadface"],
 )
 def test_terms_are_logged_and_resumed(faces, tmp_path, changes, monkeypatch):
-    import vplface.training.loop as loop
 
     whole = train(settings(faces, tmp_path / "whole", **changes))
-    step = loop._step
+    step = Trainer.train_step
 
-    def stopped(run, *rest):
-        if run.step == 8:
+    def stopped(trainer, *rest, **options):
+        if trainer.run.step == 8:
             raise KeyboardInterrupt
-        return step(run, *rest)
+        return step(trainer, *rest, **options)
 
-    monkeypatch.setattr(loop, "_step", stopped)
+    monkeypatch.setattr(Trainer, "train_step", stopped)
     again = settings(faces, tmp_path / "again", **changes)
     with pytest.raises(KeyboardInterrupt):
         train(again)
@@ -192,14 +197,14 @@ def test_fused_prototypes_train_as_the_others(faces, tmp_path):
 def test_fused_prototypes_resume(faces, tmp_path, monkeypatch):
     changes = {"optimizer": {"lr": 0.02, "clip": None, "fused": True}}
     whole = train(settings(faces, tmp_path / "whole", **changes))
-    step = loop._step
+    step = Trainer.train_step
 
-    def stopped(run, *rest):
-        if run.step == 8:
+    def stopped(trainer, *rest, **options):
+        if trainer.run.step == 8:
             raise KeyboardInterrupt
-        return step(run, *rest)
+        return step(trainer, *rest, **options)
 
-    monkeypatch.setattr(loop, "_step", stopped)
+    monkeypatch.setattr(Trainer, "train_step", stopped)
     again = settings(faces, tmp_path / "again", **changes)
     with pytest.raises(KeyboardInterrupt):
         train(again)
@@ -254,7 +259,7 @@ def test_validation_keeps_the_best_model_beside_the_last(faces, tmp_path):
 
 @pytest.mark.parametrize("options", [{}, {"resume": True}, {"overwrite": True}])
 def test_two_processes_do_not_train_in_one_folder(faces, tmp_path, monkeypatch, options):
-    monkeypatch.setattr("vplface.training.loop._PATIENCE", 0.1)
+    monkeypatch.setattr(claim, "LOCK_PATIENCE", 0.1)
     config = settings(faces, tmp_path, schedule={"length": 2, "warmup": 0})
     train(config)
     before = (tmp_path / "run" / "metrics.jsonl").read_bytes()
@@ -380,27 +385,47 @@ def test_an_infinite_loss_is_told_from_broken_embeddings(faces, tmp_path, monkey
         train(settings(faces, tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("labels", "width", "fault"),
+    [(99, 8, r"label 99 of sample 0 is not a class id in \[0, \d+\)"), (0, 4, r"embeddings must be \[batch ≥ 1, 8\]")],
+)
+def test_train_reports_a_ValueError_of_the_head_as_what_it_is(faces, tmp_path, monkeypatch, labels, width, fault):
+    step = Trainer.train_step
+
+    def refused(trainer, batch, **options):
+        if trainer.run.step == 6:
+            backbone = trainer.network
+            trainer.network = lambda inputs: backbone(inputs)[:, :width]
+            batch = dataclasses.replace(batch, labels=torch.full_like(batch.labels, labels))
+        return step(trainer, batch, **options)
+
+    monkeypatch.setattr(Trainer, "train_step", refused)
+    with pytest.raises(TrainingError, match=rf"refused the batch of step 7: {fault}.*step-00000005") as caught:
+        train(settings(faces, tmp_path, loggers=[]))
+    assert "diverged" not in str(caught.value)
+    assert "optimizer.lr" not in str(caught.value)
+
+
 def test_running_out_of_memory_gives_advice(faces, tmp_path, monkeypatch):
-    def hungry(*args):
+    def hungry(*args, **options):
         raise RuntimeError("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory")
 
-    monkeypatch.setattr("vplface.training.loop._step", hungry)
+    monkeypatch.setattr("vplface.training.Trainer.train_step", hungry)
     with pytest.raises(TrainingError, match=r"batch of 16 in more parts \(accumulate=2"):
         train(settings(faces, tmp_path))
 
 
 def test_ctrl_c_saves_and_says_how_to_go_on(faces, tmp_path, monkeypatch):
-    import vplface.training.loop as loop
 
-    step = loop._step
+    step = Trainer.train_step
 
-    def interrupted(run, *rest):
-        if run.step == 6:
+    def interrupted(trainer, *rest, **options):
+        if trainer.run.step == 6:
             os.kill(os.getpid(), signal.SIGINT)
-        return step(run, *rest)
+        return step(trainer, *rest, **options)
 
     config = settings(faces, tmp_path / "b")
-    monkeypatch.setattr(loop, "_step", interrupted)
+    monkeypatch.setattr(Trainer, "train_step", interrupted)
     with pytest.raises(TrainingInterrupted, match=r"after step 7 of 12.*vplface train .*run --resume"):
         train(config)
     monkeypatch.undo()
@@ -438,14 +463,14 @@ def test_a_set_of_broken_pictures_is_refused(tmp_path):
 )
 def test_what_cannot_be_carried_out_is_refused_with_its_key(faces, tmp_path, changes, error, message):
     with pytest.raises(error, match=message):
-        prepare(settings(faces, tmp_path, **changes))
+        build_run(settings(faces, tmp_path, **changes))
 
 
 def test_one_identity_is_not_enough(faces, tmp_path):
     people = tmp_path / "people.txt"
     people.write_text("p1\n", encoding="utf-8")
     with pytest.raises(ConfigError, match="at least two"):
-        prepare(settings(faces, tmp_path, data={"train": {"path": str(faces), "people": str(people)}}))
+        build_run(settings(faces, tmp_path, data={"train": {"path": str(faces), "people": str(people)}}))
 
 
 def test_pictures_on_a_list_are_left_out(faces, tmp_path):
@@ -465,18 +490,18 @@ def test_people_and_exclude_choose_identities(faces, tmp_path, capsys):
     (tmp_path / "people.txt").write_text("p1\np2\np3\n", encoding="utf-8")
     (tmp_path / "exclude.txt").write_text("p2\n", encoding="utf-8")
     source = {"path": str(faces), "people": str(tmp_path / "people.txt"), "exclude": str(tmp_path / "exclude.txt")}
-    assert list(prepare(settings(faces, tmp_path, data={"train": source})).pictures.identities) == ["p1", "p3"]
+    assert list(build_run(settings(faces, tmp_path, data={"train": source})).pictures.identities) == ["p1", "p3"]
     everyone = {"path": str(faces), "exclude": str(tmp_path / "exclude.txt")}
-    assert len(prepare(settings(faces, tmp_path, data={"train": everyone})).pictures.identities) == 11
+    assert len(build_run(settings(faces, tmp_path, data={"train": everyone})).pictures.identities) == 11
     assert capsys.readouterr().err == ""
     (tmp_path / "exclude.txt").write_text("faces/p2\n", encoding="utf-8")
-    assert len(prepare(settings(faces, tmp_path, data={"train": everyone})).pictures.identities) == 12
+    assert len(build_run(settings(faces, tmp_path, data={"train": everyone})).pictures.identities) == 12
     assert "none of its 1 people is in" in capsys.readouterr().err
     (tmp_path / "exclude.txt").write_text("", encoding="utf-8")
-    assert len(prepare(settings(faces, tmp_path, data={"train": everyone})).pictures.identities) == 12
+    assert len(build_run(settings(faces, tmp_path, data={"train": everyone})).pictures.identities) == 12
     (tmp_path / "exclude.txt").unlink()
     with pytest.raises(DataError, match=r"exclude\.txt"):
-        prepare(settings(faces, tmp_path, data={"train": everyone}))
+        build_run(settings(faces, tmp_path, data={"train": everyone}))
 
 
 @pytest.mark.parametrize(("number", "status"), [("SIGTERM", 0), ("SIGUSR1", 0), ("SIGINT", 130)])
@@ -566,17 +591,17 @@ def test_stopped_and_resumed_by_rules_and_with_momentum(faces, tmp_path, monkeyp
     options = {"variational": {**RULES, "momentum": momentum}, "drift_every": 2, "log_every": 3}
     whole = train(settings(faces, tmp_path / "a", **options))
     config = settings(faces, tmp_path / "b", **options)
-    real = loop._step
+    real = Trainer.train_step
 
-    def stopping(run, *rest):
-        if run.step == stop - 1:
+    def stopping(trainer, *rest, **options):
+        if trainer.run.step == stop - 1:
             os.kill(os.getpid(), signal.SIGTERM)
-        return real(run, *rest)
+        return real(trainer, *rest, **options)
 
-    monkeypatch.setattr(loop, "_step", stopping)
+    monkeypatch.setattr(Trainer, "train_step", stopping)
     with pytest.raises(TrainingInterrupted):
         train(config)
-    monkeypatch.setattr(loop, "_step", real)
+    monkeypatch.setattr(Trainer, "train_step", real)
     resumed = train(config, resume=True)
     assert journal(tmp_path / "b" / "run") == journal(tmp_path / "a" / "run")
     assert resumed.head.begun_at == whole.head.begun_at == 6
@@ -603,11 +628,11 @@ def test_the_momentum_encoder_writes_the_memory_and_touches_nothing_else(faces, 
 
 def test_the_momentum_encoder_by_hand(faces, tmp_path):
     injection = {"lam": 0.3, "delta_t": 9, "start": 0, "momentum": 0.75}
-    run = prepare(settings(faces, tmp_path, backbone=DROPPING, variational=injection, ema=None))
-    states, prepare_input = [], Preprocessing()
+    run = build_run(settings(faces, tmp_path, backbone=DROPPING, variational=injection, ema=None))
+    states, trainer = [], Trainer(run, DistributedContext())
     for batch in load_batches(run.pictures, run.batches, Augmentation(), 0, 0, 3, 0):
         before = copy.deepcopy(run.encoder.module)
-        loop._step(run, World(), run.backbone, prepare_input, batch, False, False)
+        trainer.train_step(batch)
         run.step += 1
         states.append(copy.deepcopy(run.backbone.state_dict()))
     for key, kept in before.state_dict().items():  # after two updates, of which the first copies
@@ -617,7 +642,7 @@ def test_the_momentum_encoder_by_hand(faces, tmp_path):
     for part in before.modules():
         if isinstance(part, torch.nn.Dropout):
             part.eval()
-    features = torch.nn.functional.normalize(before(prepare_input(batch.pictures)).detach(), dim=1)
+    features = torch.nn.functional.normalize(before(run.preprocessing(batch.pictures)).detach(), dim=1)
     last = {int(label): row for row, label in enumerate(batch.labels)}
     for label, row in last.items():
         torch.testing.assert_close(run.head.memory[label], features[row])
@@ -637,20 +662,20 @@ def test_a_stop_is_heard_while_pictures_do_not_come(faces, tmp_path, monkeypatch
     options = {"data": {"train": str(faces), "workers": 2}}
     train(settings(faces, tmp_path / "a", **options))
     config = settings(faces, tmp_path / "b", **options)
-    loads, step = batches._Steps.__call__, loop._step
+    loads, step = batches._Steps.__call__, Trainer.train_step
 
     def waits(task, item, room):
         if item == 3:
             time.sleep(600)
         return loads(task, item, room)
 
-    def stopping(run, *rest):
-        if run.step == 2:
+    def stopping(trainer, *rest, **options):
+        if trainer.run.step == 2:
             threading.Timer(0.5, lambda: os.kill(os.getpid(), signal.SIGTERM)).start()
-        return step(run, *rest)
+        return step(trainer, *rest, **options)
 
     monkeypatch.setattr(batches._Steps, "__call__", waits)
-    monkeypatch.setattr(loop, "_step", stopping)
+    monkeypatch.setattr(Trainer, "train_step", stopping)
     with pytest.raises(TrainingInterrupted, match="stopped after step 3 of 12; everything is saved"):
         train(config)
     monkeypatch.undo()
@@ -660,7 +685,7 @@ def test_a_stop_is_heard_while_pictures_do_not_come(faces, tmp_path, monkeypatch
 
 def test_too_few_readable_pictures_are_joined_by_those_of_the_next_steps(faces, tmp_path, monkeypatch):
     options = {"data": {"train": str(faces), "workers": 0}, "batch_size": 6, "accumulate": 3}
-    kind = type(prepare(settings(faces, tmp_path, **options)).pictures)
+    kind = type(build_run(settings(faces, tmp_path, **options)).pictures)
     reads = kind.picture
 
     def broken(pictures, index):
@@ -671,17 +696,17 @@ def test_too_few_readable_pictures_are_joined_by_those_of_the_next_steps(faces, 
     monkeypatch.setattr(kind, "picture", broken)
     whole = train(settings(faces, tmp_path / "a", **options))
     config = settings(faces, tmp_path / "b", **options)
-    step = loop._step
+    step = Trainer.train_step
 
-    def stopping(run, *rest):
-        if run.step == 4:
+    def stopping(trainer, *rest, **options):
+        if trainer.run.step == 4:
             os.kill(os.getpid(), signal.SIGTERM)
-        return step(run, *rest)
+        return step(trainer, *rest, **options)
 
-    monkeypatch.setattr(loop, "_step", stopping)
+    monkeypatch.setattr(Trainer, "train_step", stopping)
     with pytest.raises(TrainingInterrupted):
         train(config)
-    monkeypatch.setattr(loop, "_step", step)
+    monkeypatch.setattr(Trainer, "train_step", step)
     resumed = train(
         settings(faces, tmp_path / "b", **options | {"data": {"train": str(faces), "workers": 2}}), resume=True
     )
@@ -692,15 +717,15 @@ def test_too_few_readable_pictures_are_joined_by_those_of_the_next_steps(faces, 
 
 @pytest.mark.parametrize("changes", [{"batch_size": 1}, {"batch_size": 4, "accumulate": 4}, {"accumulate": 9}])
 def test_parts_of_one_picture_are_refused_where_there_is_batch_norm(faces, tmp_path, changes):
-    for asked in (prepare, plan):
+    for asked in (build_run, plan):
         with pytest.raises(ConfigError, match=r"one picture.*the BatchNorm of backbone tiny.*raise batch_size"):
             asked(settings(faces, tmp_path, **changes))
     plain = {"name": "tiny", "embedding_dim": 8, "options": {"width": 8, "norm": "none"}}
-    assert prepare(settings(faces, tmp_path, backbone=plain, **changes)).rate.steps == 12
+    assert build_run(settings(faces, tmp_path, backbone=plain, **changes)).rate.steps == 12
 
 
 def test_a_share_of_one_picture_is_refused_as_well(faces, tmp_path):
-    for asked in (lambda config: prepare(config, World(size=8)), lambda config: plan(config, 8)):
+    for asked in (lambda config: build_run(config, DistributedContext(size=8)), lambda config: plan(config, 8)):
         with pytest.raises(ConfigError, match=r"batches of 16 over 8 processes.*raise batch_size or lower accumulate"):
             asked(settings(faces, tmp_path, accumulate=2))
 
@@ -722,7 +747,7 @@ def test_without_another_thread_checkpoints_are_written_in_this_one(faces, tmp_p
 
     monkeypatch.setattr(checkpoint, "threading", SimpleNamespace(Thread=NoThread, Event=threading.Event))
     run = train(settings(faces, tmp_path, loggers=[]))
-    assert checkpoint.newest_checkpoint(tmp_path / "run/checkpoints")[0].name == f"step-{run.step:08d}"
+    assert checkpoint_manifest.newest_checkpoint(tmp_path / "run/checkpoints")[0].name == f"step-{run.step:08d}"
 
 
 RUINED = {"sgd": {"lr": 1e30}, "adamw": {"lr": 1e30}, "head alone": {"head_lr_scale": 1e38}}
@@ -743,21 +768,21 @@ def test_weights_that_are_not_finite_are_never_kept(faces, tmp_path, request, ch
 
 @pytest.mark.parametrize("part", ["weights", "momentum", "memory", "average"])
 def test_no_part_of_a_checkpoint_may_be_infinite(faces, tmp_path, monkeypatch, part):
-    step = loop._step
+    step = Trainer.train_step
 
-    def ruins(run, *rest):
-        found = step(run, *rest)
-        if run.step == 6:
+    def ruins(trainer, *rest, **options):
+        found = step(trainer, *rest, **options)
+        if trainer.run.step == 6:
             ruined = {
-                "weights": next(run.backbone.parameters()),
-                "momentum": run.optimizer.state[run.head.weight]["momentum_buffer"],
-                "memory": run.head.memory,
-                "average": next(run.average.module.parameters()),
+                "weights": next(trainer.run.backbone.parameters()),
+                "momentum": trainer.run.optimizer.state[trainer.run.head.weight]["momentum_buffer"],
+                "memory": trainer.run.head.memory,
+                "average": next(trainer.run.average.module.parameters()),
             }[part]
             ruined.data[(0,) * ruined.ndim] = float("inf")
         return found
 
-    monkeypatch.setattr(loop, "_step", ruins)
+    monkeypatch.setattr(Trainer, "train_step", ruins)
     with pytest.raises(TrainingError, match=r"diverged at step 7.*last good checkpoint is .*step-00000006"):
         train(settings(faces, tmp_path, checkpoint_every=1, loggers=[]))
     assert load_model(tmp_path / "run")[1].step == 6
@@ -765,15 +790,15 @@ def test_no_part_of_a_checkpoint_may_be_infinite(faces, tmp_path, monkeypatch, p
 
 def stopped_run(faces, tmp_path, monkeypatch):
     """A run of twelve steps that was stopped after the sixth."""
-    config, step = settings(faces, tmp_path, loggers=[]), loop._step
+    config, step = settings(faces, tmp_path, loggers=[]), Trainer.train_step
 
-    def stopping(run, *rest):
-        if run.step == 5:
+    def stopping(trainer, *rest, **options):
+        if trainer.run.step == 5:
             os.kill(os.getpid(), signal.SIGTERM)
-        return step(run, *rest)
+        return step(trainer, *rest, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "_step", stopping)
+        patch.setattr(Trainer, "train_step", stopping)
         with pytest.raises(TrainingInterrupted):
             train(config)
     return config
@@ -808,11 +833,11 @@ def test_a_run_with_damaged_small_files_goes_on(faces, tmp_path, monkeypatch, da
 
 def test_a_checkpoint_that_does_not_know_its_configuration_is_compared_with_the_folders(faces, tmp_path, monkeypatch):
     config = stopped_run(faces, tmp_path, monkeypatch)
-    manifest = checkpoint.newest_checkpoint(tmp_path / "run/checkpoints")[0] / "manifest.json"
+    manifest = checkpoint_manifest.newest_checkpoint(tmp_path / "run/checkpoints")[0] / "manifest.json"
     told = json.loads(manifest.read_text())
     for key in ("config", "data", "sha256"):
         del told[key]
-    manifest.write_text(json.dumps(told | {"sha256": checkpoint._digest(told)}))
+    manifest.write_text(json.dumps(told | {"sha256": checkpoint_manifest.manifest_digest(told)}))
     with pytest.raises(ConfigError, match=r"another optimizer\.lr"):
         train(settings(faces, tmp_path, optimizer={"lr": 0.5}), resume=True)
     assert train(config, resume=True).step == 12

@@ -18,12 +18,12 @@ from vplface.errors import ConfigError, DataError, TrainingInterrupted, VplfaceE
 from vplface.printable import printable
 from vplface.reading import kind_of
 from vplface.run_folder import RunFolder
-from vplface.study.board import Board
 from vplface.study.grid import Cell, Grid
+from vplface.study.progress_table import ProgressTable
 from vplface.study.single import standing, start_anew
+from vplface.training.distributed import launch
 from vplface.training.interrupt import Interrupt
 from vplface.training.sources import generate
-from vplface.training.world import launch
 
 STOPPED = 3
 """Exit status of a run that was told to stop and has saved everything."""
@@ -40,7 +40,7 @@ class _Child:
     log_start: int
 
 
-def carry_out(grid: Grid, *, overwrite: bool = False) -> dict[str, str]:
+def run_all(grid: Grid, *, overwrite: bool = False) -> dict[str, str]:
     """Bring the chosen runs of a study to their ends, ``grid.workers`` at a time.
 
     Finished runs are kept and unfinished ones resumed. What a run prints is in log.txt in its folder. Told to stop, all
@@ -73,19 +73,19 @@ def carry_out(grid: Grid, *, overwrite: bool = False) -> dict[str, str]:
             failed[cell.name] = str(error)
             waiting.remove(cell)
     active: list[_Child] = []
-    with Interrupt() as interrupt, Board(len(grid.chosen), list(waiting), grid.workers) as board:
+    with Interrupt() as interrupt, ProgressTable(len(grid.chosen), list(waiting), grid.workers) as table:
         try:
             while (waiting or active) and not interrupt.requested:
                 while waiting and len(active) < grid.workers:
                     active.append(_start(waiting.popleft(), grid.threads))
-                    board.started(active[-1].cell)
+                    table.started(active[-1].cell)
                 time.sleep(_LOOK_EVERY)
                 for child in [child for child in active if child.process.poll() is not None]:
                     active.remove(child)
                     if child.process.returncode:
                         failed[child.cell.name] = _reason(child)
-                    board.ended(child.cell, failed=child.process.returncode != 0)
-                board.show()
+                    table.ended(child.cell, failed=child.process.returncode != 0)
+                table.show()
             left = len(waiting) + len(active)
             if interrupt.requested and left:
                 for child in active:

@@ -5,7 +5,8 @@ import torch
 from vplface.config import build_config
 from vplface.errors import ConfigError
 from vplface.training.networks import device_of
-from vplface.training.state import PROBE_SIZE, _probe_indices, drift_every, prepare
+from vplface.training.probe import PROBE_SIZE, probe_indices
+from vplface.training.run_state import build_run, drift_every
 
 
 def config(**changes):
@@ -18,7 +19,7 @@ def config(**changes):
 )
 def test_the_probe_holds_pairs_of_a_class_where_there_are_some(sizes, pairs):
     labels = np.random.default_rng(0).permutation(np.repeat(np.arange(len(sizes)), sizes))
-    chosen = _probe_indices(labels)
+    chosen = probe_indices(labels)
     assert len(chosen) == len(set(chosen.tolist())) == min(PROBE_SIZE, sum(sizes))
     several = np.unique(labels[chosen], return_counts=True)[1] >= 2
     assert several.sum() >= pairs
@@ -39,10 +40,10 @@ def test_a_rule_that_the_data_cannot_follow_is_refused(faces):
     raw = {"backbone": {"name": "tiny", "options": {"width": 8}}, "data": {"train": {"path": str(faces)}}}
     start = {"start": "auto", "delta_t": 5000}
     with pytest.raises(ConfigError, match="variational: 64 measurements, 2 steps apart"):
-        prepare(config(**raw, variational=start, drift_every=2))
+        build_run(config(**raw, variational=start, drift_every=2))
     raw["data"]["train"]["max_pictures"] = 1
     with pytest.raises(ConfigError, match="no two pictures of the probe are of one class"):
-        prepare(config(**raw, variational=start))
+        build_run(config(**raw, variational=start))
 
 
 @pytest.mark.parametrize(

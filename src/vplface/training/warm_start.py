@@ -1,4 +1,4 @@
-"""Starting from another run: its backbone, and the prototypes of the identities that both have, by name."""
+"""Initialisation from another run: its backbone, and the prototypes of the identities that both runs have."""
 
 from __future__ import annotations
 
@@ -10,17 +10,18 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from vplface.data.pictures import Preprocessing, UnreadablePictureError
+from vplface.data.pictures import UnreadablePictureError
 from vplface.errors import ConfigError, DataError
 from vplface.progress import progress
 from vplface.reading import read_json
 from vplface.run_folder import RunFolder
-from vplface.training.checkpoint import COMMON, newest_checkpoint, read_manifest, read_rows, read_tensors
-from vplface.training.state import Training
+from vplface.training.checkpoint import read_rows, read_tensors
+from vplface.training.checkpoint_manifest import COMMON, newest_checkpoint, read_manifest
+from vplface.training.run_state import RunState
 
 _BATCH = 64
-_OF_A_RUN = ("step_count", "begun_at", "delta_t", "margin_", "terms.")
-_STATE_OF = {"sgd": ("momentum_buffer",), "adamw": ("exp_avg", "exp_avg_sq")}
+_NOT_INHERITED = ("step_count", "begun_at", "delta_t", "margin_", "terms.")
+_OPTIMIZER_STATE = {"sgd": ("momentum_buffer",), "adamw": ("exp_avg", "exp_avg_sq")}
 
 
 def whole_checkpoint(folder: Path) -> Path:
@@ -39,7 +40,7 @@ def whole_checkpoint(folder: Path) -> Path:
     return path
 
 
-def start_from(path: Path, run: Training) -> None:
+def init_from_run(path: Path, run: RunState) -> None:
     """Give a fresh run the backbone of another's checkpoint, and its prototypes with momentum and memory.
 
     Classes are matched by the name of their identity. A class that the other run did not have starts, by
@@ -48,7 +49,7 @@ def start_from(path: Path, run: Training) -> None:
 
     Args:
         path: the checkpoint, in the folder of its run.
-        run: what starts.
+        run: just built; it is changed in place.
 
     Raises:
         ConfigError: if the embedding sizes differ, or the backbone or the kind of memory is another.
@@ -75,7 +76,7 @@ def start_from(path: Path, run: Training) -> None:
     pairs = sorted((known[name], row) for row, name in enumerate(names) if name in known)
     old = torch.tensor([identity for identity, _ in pairs], dtype=torch.int64)
     here = torch.tensor([row for _, row in pairs], dtype=torch.int64, device=run.device)
-    _take_over(run, here, read_rows(path, manifest, old), common)
+    _inherit_rows(run, here, read_rows(path, manifest, old), common)
     new = np.setdiff1d(np.arange(len(names)), here.cpu().numpy())
     if run.config.init_new_classes == "mean" and len(new):
         length = float(head.weight.detach()[here].norm(dim=-1).mean()) if len(here) else 1.0
@@ -86,7 +87,7 @@ def start_from(path: Path, run: Training) -> None:
                     head.weight[row].view(-1, head.embedding_dim)[0] = length * normalize(mean, dim=0)
 
 
-def _take_over(run: Training, here: Tensor, rows: dict[str, Tensor], common: dict[str, Tensor]) -> None:
+def _inherit_rows(run: RunState, here: Tensor, rows: dict[str, Tensor], common: dict[str, Tensor]) -> None:
     """Write the rows of classes that were there before to where they are now."""
     head, device = run.head, run.device
 
@@ -105,13 +106,13 @@ def _take_over(run: Training, here: Tensor, rows: dict[str, Tensor], common: dic
     if head.begun_at is not None and "head.memory" in rows:  # start: auto waits until features hold still again
         of_memory = {name: value for name, value in _of_head(rows).items() if not name.startswith(("weight", "terms."))}
         memory = {name: placed(value) for name, value in of_memory.items()}
-        memory |= {name: value for name, value in _of_head(common).items() if not name.startswith(_OF_A_RUN)}
+        memory |= {name: value for name, value in _of_head(common).items() if not name.startswith(_NOT_INHERITED)}
         try:
             head.load_state_dict(head.state_dict() | memory)
         except RuntimeError as error:
             raise ConfigError(f"the memory does not fit this run: {str(error).splitlines()[-1].strip()}") from error
     state = {}
-    for name in _STATE_OF[run.config.optimizer.name]:
+    for name in _OPTIMIZER_STATE[run.config.optimizer.name]:
         found = [value for key, value in rows.items() if key.endswith(f".{name}")]
         if found:
             state[name] = placed(found[0].to(head.weight.dtype))
@@ -125,12 +126,11 @@ def _of_head(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {key.removeprefix("head."): value for key, value in tensors.items() if key.startswith("head.")}
 
 
-def _mean_embeddings(run: Training, classes: Int64[np.ndarray, " k"]) -> Float[Tensor, "k dim"]:
+def _mean_embeddings(run: RunState, classes: Int64[np.ndarray, " k"]) -> Float[Tensor, "k dim"]:
     """The mean over the readable pictures of each class of their unit embeddings; 0 where there are none."""
     chosen = np.flatnonzero(np.isin(run.pictures.labels, classes))
     place = {int(label): row for row, label in enumerate(classes)}
     sums = torch.zeros(len(classes), run.head.embedding_dim, device=run.device)
-    prepare_input = Preprocessing()
     run.backbone.eval()
     with torch.no_grad(), progress("new classes", len(chosen)) as advance:
         for some in np.array_split(chosen, -(-len(chosen) // _BATCH)) if len(chosen) else []:
@@ -143,7 +143,7 @@ def _mean_embeddings(run: Training, classes: Int64[np.ndarray, " k"]) -> Float[T
                     continue
                 rows.append(place[int(run.pictures.labels[index])])
             if read:
-                features = normalize(run.backbone(prepare_input(torch.stack(read)).to(run.device)).float(), dim=1)
+                features = normalize(run.backbone(run.preprocessing(torch.stack(read)).to(run.device)).float(), dim=1)
                 sums.index_add_(0, torch.tensor(rows, device=run.device), features)
             advance(len(some))
     run.backbone.train()

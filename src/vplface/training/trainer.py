@@ -1,0 +1,378 @@
+"""The training loop: the steps of a run, and what happens between them."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from vplface.data.batches import Batch, load_batches
+from vplface.progress import progress
+from vplface.prototypes.batch import DegenerateEmbeddingError
+from vplface.ranks import OtherRankError
+from vplface.training.distributed import DistributedContext
+from vplface.training.failures import TrainingError, diverged, interrupted, last_good_checkpoint, refused
+from vplface.training.instruments import measure, own_cosines
+from vplface.training.interrupt import Interrupt
+from vplface.training.outputs import RunOutputs
+from vplface.training.parts import fewest
+from vplface.training.run_state import RunState
+
+_STOP_PATIENCE = 10.0
+"""Seconds that one of several processes waits for pictures after a signal to stop: the others may be in a step."""
+
+
+class RefusedBatchError(Exception):
+    """The head, of this or of another rank, refuses a batch whose embeddings are finite."""
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What a step reports.
+
+    Attributes:
+        loss: of the whole batch.
+        figures: measurements for the journal, by key.
+    """
+
+    loss: float
+    figures: dict[str, Any]
+
+
+class Trainer:
+    """Takes the steps of a run.
+
+    Args:
+        run: before its first step, or restored to a later one; it is changed in place.
+        context: the processes that share it.
+    """
+
+    def __init__(self, run: RunState, context: DistributedContext) -> None:
+        self.run = run
+        self.context = context
+        self.network = _network(run, context)
+
+    def train(self, outputs: RunOutputs, interrupt: Interrupt) -> None:
+        """Take the steps that are left: log, validate and save as often as the configuration says.
+
+        Args:
+            outputs: where measurements, models and checkpoints go.
+            interrupt: tells when to stop.
+
+        Raises:
+            TrainingError: if a value is not finite, or the head refuses a batch.
+            TrainingInterrupted: after a signal, when everything is saved.
+            DataError: if something cannot be read or written.
+        """
+        run, context, due = self.run, self.context, _Intervals.of(self.run)
+        throughput = _Throughput()
+        context.barrier()
+        with progress(run.config.name, due.last, done=run.step, shown=context.is_main) as advance:
+            for batch in self._batches(interrupt):
+                step, epoch = run.step + 1, run.step / len(run.batches)
+                context.report_step(run.step)
+                run.unreadable.update(batch.unreadable)
+                with _failures_named(outputs, step):
+                    result = self.train_step(batch, log=due.log(step), look=due.look(step))
+                run.step = step
+                throughput.pictures += len(batch.labels)
+
+                entry: dict[str, Any] = {}
+                if due.log(step):
+                    entry = self._summary(result.loss, throughput.read(context))
+                    advance(0, f"loss {result.loss:.3f}  {entry['pictures_per_second']:.0f} pictures/s")
+                advance(1, f"loss {result.loss:.3f}")
+                if due.look(step):
+                    entry |= self._cosines_by_age()
+                entry |= result.figures | self._follow_drift()
+                outputs.record(entry, epoch)
+
+                if due.validate(step):
+                    context.on_main(outputs.validate)
+                stop, preempted = (count > 0 for count in context.sum([interrupt.requested, interrupt.preempted]))
+                outputs.checkpoints.check()
+                if due.save(step) or stop:
+                    with throughput.paused():
+                        outputs.save()
+                if stop and step < due.last:
+                    outputs.checkpoints.finish()
+                    raise interrupted(run, preempted=preempted)
+        if run.step < due.last:
+            self._stop_while_waiting(outputs, interrupt)
+
+    def train_step(self, batch: Batch, *, log: bool = False, look: bool = False) -> StepResult:
+        """One optimiser step over a batch, in ``config.accumulate`` parts.
+
+        Args:
+            batch: of this process.
+            log: report the mean cosines to the prototypes and memory of the own classes.
+            look: report what injection does to prototypes and gradients.
+
+        Raises:
+            FloatingPointError: if a learning rate, an embedding, the loss or a gradient is not finite.
+            RefusedBatchError: if the head refuses the batch for another reason.
+        """
+        run = self.run
+        self._set_learning_rates()
+        self._set_modes()
+        for optimizer in run.optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        parts = self._parts(batch)
+        encoder = run.encoder if run.head.remembers else None
+        total = 0.0
+        embeddings, labels = [], []
+        with run.head.micro_batches():
+            for number, (rows, share) in enumerate(parts):
+                last = number == len(parts) - 1
+                with nullcontext() if self.context.group is None or last else self.network.no_sync():
+                    loss, part_embeddings, part_labels = self._forward(batch, rows, encoder)
+                    loss = loss * share
+                    if not loss.isfinite():
+                        raise FloatingPointError(f"the loss is {loss.item()} although all embeddings are finite")
+                    loss.backward()  # type: ignore[no-untyped-call]
+                total += loss.item()
+                embeddings.append(part_embeddings.detach())
+                labels.append(part_labels)
+            figures = self._figures(embeddings, labels, log=log, look=look)  # while the memory is that of the loss
+        if run.config.optimizer.clip is not None:
+            self._clip_gradients(run.config.optimizer.clip)
+        for optimizer in run.optimizers:
+            optimizer.step()
+        for average in (run.average, run.encoder):
+            if average is not None:
+                average.update_parameters(run.backbone)
+        return StepResult(total, figures)
+
+    def _set_learning_rates(self) -> None:
+        """Set the learning rates of the next step."""
+        factor = self.run.rate.factor(self.run.step)
+        for optimizer in self.run.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = group["base_lr"] * factor
+                if not math.isfinite(group["lr"]):
+                    raise FloatingPointError(f"the learning rate is {group['lr']}")
+
+    def _set_modes(self) -> None:
+        """Training mode; the momentum encoder has batch statistics, as the backbone has, but nothing random."""
+        self.run.backbone.train()
+        self.run.head.train()
+        if self.run.encoder is not None:
+            for module in self.run.encoder.modules():
+                module.training = isinstance(module, nn.modules.batchnorm._BatchNorm)
+
+    def _parts(self, batch: Batch) -> list[tuple[Tensor, float]]:
+        """The rows of each part of a batch, and its share of the batch over all ranks.
+
+        Every rank has as many parts: the slice of each rank has a picture for every part.
+        """
+        rows_of_parts = torch.arange(len(batch.labels)).tensor_split(self.run.config.accumulate)
+        parts = [rows for rows in rows_of_parts if len(rows)]
+        if len(parts) == 1:
+            return [(parts[0], 1.0)]
+        sizes = self.context.sum([len(rows) for rows in parts])
+        return [(rows, size / sum(sizes)) for rows, size in zip(parts, sizes, strict=True)]
+
+    def _forward(self, batch: Batch, rows: Tensor, encoder: nn.Module | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Loss, embeddings and labels of a part of a batch; ``encoder`` embeds what the memory is to hold."""
+        run = self.run
+        inputs = run.preprocessing(batch.pictures[rows].to(run.device, non_blocking=True))
+        labels = batch.labels[rows].to(run.device, non_blocking=True)
+        with torch.autocast(run.device.type, dtype=torch.bfloat16, enabled=run.config.precision == "bfloat16"):
+            embeddings, memory = self.network(inputs), None
+            if encoder is not None:
+                with torch.no_grad():
+                    memory = encoder(inputs)
+            try:
+                return run.head(embeddings, labels, memory), embeddings, labels
+            except DegenerateEmbeddingError as error:
+                raise FloatingPointError(str(error)) from error
+            except (ValueError, OtherRankError) as error:
+                raise RefusedBatchError(str(error)) from error
+
+    def _figures(self, embeddings: list[Tensor], labels: list[Tensor], *, log: bool, look: bool) -> dict[str, Any]:
+        """Measurements on the embeddings of a step, before the memory takes them in."""
+        figures: dict[str, Any] = {}
+        if log:
+            own = own_cosines(self.run.head, torch.cat(embeddings), torch.cat(labels))
+            figures = dict(zip(("cos_prototype", "cos_memory"), own, strict=True))
+        if look:
+            figures |= measure(self.run.head, torch.cat(embeddings), torch.cat(labels))
+        return figures
+
+    def _clip_gradients(self, max_norm: float) -> None:
+        """Scale the gradients of backbone and prototypes to a common norm of at most ``max_norm``."""
+        head, optimizer = self.run.head, self.run.optimizer
+        parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        gradients = [p.grad for p in parameters if p is not head.weight]
+        norm = nn.utils.get_total_norm(gradients)
+        if head.optimizer is None and head.weight.grad is not None:  # each rank has the rows of its own classes
+            squares = self.context.sum([float(head.weight.grad.square().sum())])[0]
+            norm = torch.hypot(norm, norm.new_tensor(squares).sqrt())
+        if not norm.isfinite():
+            raise FloatingPointError(f"the norm of the gradient is {norm.item()}")
+        nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
+
+    def _summary(self, loss: float, pictures_per_second: float) -> dict[str, Any]:
+        """The journal entry of a step that is logged."""
+        run = self.run
+        rate = run.config.optimizer.lr * run.rate.factor(run.step - 1)
+        entry = {"loss": loss, "lr": rate, "coverage": run.head.coverage()}
+        entry |= {f"terms/{name}": value for name, value in run.head.term_values().items()}
+        unreadable = len(self.context.union(run.unreadable))
+        return entry | {"pictures_per_second": round(pictures_per_second, 1), "unreadable": unreadable}
+
+    def _cosines_by_age(self) -> dict[str, Any]:
+        """How the remembered features agree with new ones, by their age in steps; empty before there are any."""
+        by_age = self.run.head.cosine_by_age()
+        if not by_age:
+            return {}
+        return {
+            "cosine_by_age": {age: found.mean for age, found in by_age.items()},
+            "samples_by_age": {age: found.samples for age, found in by_age.items()},
+        }
+
+    def _follow_drift(self) -> dict[str, Any]:
+        """Let the monitor measure drift if it is due; returns what the journal is to hold of it, or of a beginning."""
+        run, entry = self.run, dict[str, Any]()
+        measured, begin = run.drift.step(run.memory_encoder), run.drift.begin
+        if measured is not None:
+            shortest = measured.by_lag.get(run.drift.every)
+            entry = {"drift": shortest, "drift_by_lag": measured.by_lag, "spread": measured.spread}
+        if begin is not None and begin.step == run.step:
+            entry["begin"] = {"delta_t": begin.delta_t, "settled": begin.settled, "by_drift": begin.by_drift}
+            if begin.settled and self.context.is_main:  # where it had not, the monitor warns
+                print(run.drift.sentence(begin), file=sys.stderr)
+        return entry
+
+    def _batches(self, interrupt: Interrupt) -> Iterator[Batch]:
+        """The batches that are left; they end early if one is waited for when a signal asks to stop."""
+        run, context, config = self.run, self.context, self.run.config
+
+        def give_up(seconds: float) -> bool:
+            # Others may be in a step with this rank, and can save only after it.
+            return interrupt.requested and (context.group is None or seconds > _STOP_PATIENCE)
+
+        workers = config.data.workers
+        return load_batches(
+            run.pictures,
+            run.batches,
+            config.data.augmentation,
+            config.seed,
+            run.step,
+            run.rate.steps,
+            min(4, max(torch.get_num_threads() // 2, 1)) if workers is None else workers,
+            (context.rank, context.size),
+            fewest(config, run.batches, context.size),
+            give_up,
+        )
+
+    def _stop_while_waiting(self, outputs: RunOutputs, interrupt: Interrupt) -> None:
+        """End a run that a signal has stopped between two steps, while it waited for pictures."""
+        run, context = self.run, self.context
+        if context.group is not None:
+            raise TrainingError(
+                f"received a stop signal while rank {context.rank} waited for the pictures of step {run.step + 1};"
+                f" {last_good_checkpoint(run)}"
+            )
+        outputs.save()
+        outputs.checkpoints.finish()
+        raise interrupted(run, preempted=interrupt.preempted)
+
+
+@dataclass(frozen=True)
+class _Intervals:
+    """After which steps, counted from 1, something is due; logging, saving and validating also after the last.
+
+    Attributes:
+        last: the last step.
+        log_every: steps between two logged ones.
+        save_every: steps between two checkpoints.
+        validate_every: steps between two validations; None for none.
+        look_every: steps between two measurements of what injection does.
+    """
+
+    last: int
+    log_every: int
+    save_every: int
+    validate_every: int | None
+    look_every: int
+
+    @classmethod
+    def of(cls, run: RunState) -> _Intervals:
+        config, per_epoch = run.config, len(run.batches)
+        validate = config.evaluation.every
+        return cls(
+            run.rate.steps,
+            max(config.log_every.steps(per_epoch), 1),
+            max(config.checkpoint_every.steps(per_epoch), 1),
+            None if validate is None else max(validate.steps(per_epoch), 1),
+            run.drift.every,
+        )
+
+    def log(self, step: int) -> bool:
+        return step % self.log_every == 0 or step == self.last
+
+    def look(self, step: int) -> bool:
+        return step % self.look_every == 0
+
+    def validate(self, step: int) -> bool:
+        return self.validate_every is not None and (step % self.validate_every == 0 or step == self.last)
+
+    def save(self, step: int) -> bool:
+        return step % self.save_every == 0 or step == self.last
+
+
+class _Throughput:
+    """Pictures per second since the last reading, over all ranks; saving is not counted."""
+
+    def __init__(self) -> None:
+        self.pictures = 0
+        self._since = time.perf_counter()
+
+    def read(self, context: DistributedContext) -> float:
+        now = time.perf_counter()
+        rate = context.sum([self.pictures])[0] / (now - self._since)
+        self.pictures, self._since = 0, now
+        return rate
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        began = time.perf_counter()
+        yield
+        self._since += time.perf_counter() - began
+
+
+@contextmanager
+def _failures_named(outputs: RunOutputs, step: int) -> Iterator[None]:
+    """Turn the failure of a step into an error that names the step and the last good checkpoint."""
+    try:
+        yield
+    except FloatingPointError as error:
+        outputs.checkpoints.finish()
+        raise diverged(outputs.run, str(error), step) from error
+    except RefusedBatchError as error:
+        outputs.checkpoints.finish()
+        raise refused(outputs.run, str(error), step) from error
+
+
+def _network(run: RunState, context: DistributedContext) -> Any:
+    """The backbone as the steps call it: compiled and distributed as the run asks."""
+    network: Any = torch.compile(run.backbone) if run.config.compile else run.backbone
+    if context.group is None:
+        return network
+    # With batch statistics those of rank 0 are kept: of the first slice of every batch.
+    devices = [run.device] if run.device.type == "cuda" else None
+    # Looking for unused parameters keeps DDP from regrouping its buckets after the first step, with which sums over
+    # three or more ranks would round otherwise in a resumed run. Where exactness is not to be had, speed is.
+    exact = run.device.type == "cpu"
+    return DistributedDataParallel(
+        network, device_ids=devices, process_group=context.group, find_unused_parameters=exact
+    )
