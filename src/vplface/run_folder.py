@@ -81,7 +81,7 @@ class RunFolder(ModelFolder):
     tensorboard = Entry("tensorboard", removed=False)
     """Its writer marks the events of earlier runs as void."""
     log = Entry("log.txt", removed=False)
-    """What a run of a study prints; each start appends to it."""
+    """The output of a run of a study; each start appends to it."""
 
     _best = Entry(ModelFolder.BEST, removed=True)
     restart_marker = Entry("anew", removed=True)

@@ -15,7 +15,7 @@ from vplface.report import RunRecord, read_run, write_report
 from vplface.run_folder import RunFolder
 from vplface.study.grid import grid_of_recipe
 from vplface.study.pool import pool
-from vplface.study.single import figures, finish, measure, measured, start_anew
+from vplface.study.single import figures, finish, mark_for_restart, measure, measured
 from vplface.training.distributed import launch
 from vplface.training.train import train
 from vplface.training.validation import validation_of
@@ -44,8 +44,8 @@ def run(config: Config, *, resume: bool = False, overwrite: bool = False) -> Stu
 
     Args:
         config: the run.
-        resume: go on from the last checkpoint.
-        overwrite: start anew over an earlier run.
+        resume: continue from the last checkpoint.
+        overwrite: replace an earlier run.
 
     Returns:
         What there is to say of it; None in all processes but the first, where torchrun started several.
@@ -73,7 +73,7 @@ def compare_arms(config: Config, seeds: Sequence[int], *, overwrite: bool = Fals
     Args:
         config: the recipe; without arms it is itself the only one.
         seeds: of training; the questions put to the models stay the same.
-        overwrite: start all runs anew.
+        overwrite: restart all runs.
 
     Raises:
         ConfigError: if an arm is no valid configuration.
@@ -87,7 +87,7 @@ def compare_arms(config: Config, seeds: Sequence[int], *, overwrite: bool = Fals
     evaluations: dict[str, list[dict[str, Evaluation]]] = {arm: [] for arm in grid.arms}
     folders: dict[str, list[Path]] = {arm: [] for arm in grid.arms}
     if overwrite:
-        start_anew(cell.config for cell in grid.cells)
+        mark_for_restart(cell.config for cell in grid.cells)
     for cell in grid.cells:
         finish(cell.config)
         folders[cell.arm].append(cell.folder)

@@ -1,4 +1,4 @@
-"""What the runs of a study are doing, as a table on the terminal; nothing where there is no terminal."""
+"""A live table of the active runs of a study; nothing is shown where there is no terminal."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class _Watched:
     speed: str = ""
     loss: str = ""
 
-    def look(self) -> None:
-        """Read how far the run has come."""
+    def refresh(self) -> None:
+        """Read the last step, loss and speed from the journal of the run."""
         line = RunFolder(self.cell.folder).last_metrics()
         self.step = int(line.get("step", self.step))
         self.loss = f"{line['loss']:.3f}" if "loss" in line else self.loss
@@ -38,18 +38,18 @@ class _Watched:
         if self.steps is None:
             self.steps = RunFolder(self.cell.folder).total_steps()
 
-    def seconds_a_step(self, now: float) -> float | None:
+    def seconds_per_step(self, now: float) -> float | None:
         taken = self.step - self.first_step
         return (now - self.began) / taken if taken > 0 else None
 
 
 class ProgressTable:
-    """A table of the runs under way, with the time that is left.
+    """A table of the active runs, with the time that is left.
 
     Args:
-        total: runs that were asked for.
-        waiting: those of them that are not finished yet.
-        workers: how many run side by side.
+        total: the number of chosen runs.
+        waiting: those that are not finished yet.
+        workers: how many run at a time.
     """
 
     def __init__(self, total: int, waiting: Sequence[Cell], workers: int) -> None:
@@ -75,12 +75,12 @@ class ProgressTable:
         self._stack.close()
 
     def started(self, cell: Cell) -> None:
-        """A run has begun, or goes on."""
+        """Add a run that has started or resumed."""
         done = int(RunFolder(cell.folder).last_metrics().get("step", 0))
         self._active[cell.name] = _Watched(cell, time.monotonic(), done, done)
 
     def ended(self, cell: Cell, *, failed: bool) -> None:
-        """A run is over."""
+        """Remove a run that has ended."""
         watched = self._active.pop(cell.name)
         self._left -= 1
         self._failed += failed
@@ -88,20 +88,20 @@ class ProgressTable:
             self._lasted.append(time.monotonic() - watched.began)
 
     def show(self) -> None:
-        """Draw the table anew, once a second."""
+        """Redraw the table, at most once a second."""
         now = time.monotonic()
         if self._live is None or now - self._shown < _SHOW_EVERY:
             return
         self._shown = now
         for watched in self._active.values():
-            watched.look()
+            watched.refresh()
         self._live.update(self._table(now), refresh=True)
 
     def eta(self, now: float) -> float | None:
-        """Seconds until all runs are over, as far as can be told from those that are known."""
+        """Estimated seconds until all runs have ended; None before any run has a speed."""
         remaining, whole = [], list(self._lasted)
         for watched in self._active.values():
-            pace = watched.seconds_a_step(now)
+            pace = watched.seconds_per_step(now)
             if pace is not None and watched.steps is not None:
                 remaining.append(pace * (watched.steps - watched.step))
                 whole.append(pace * watched.steps)
@@ -122,7 +122,7 @@ class ProgressTable:
         for head in ("step", "of", "loss", "pictures/s", "left"):
             table.add_column(head, justify="right")
         for watched in self._active.values():
-            pace = watched.seconds_a_step(now)
+            pace = watched.seconds_per_step(now)
             known = pace is not None and watched.steps is not None
             left = _duration(pace * (watched.steps - watched.step)) if known else ""  # type: ignore[operator]
             steps = "" if watched.steps is None else f"{watched.steps:,}"

@@ -1,4 +1,4 @@
-"""The runs of a study, carried out side by side in child processes."""
+"""Training of the runs of a study in child processes, several at a time."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from vplface.reading import kind_of
 from vplface.run_folder import RunFolder
 from vplface.study.grid import Cell, Grid
 from vplface.study.progress_table import ProgressTable
-from vplface.study.single import standing, start_anew
+from vplface.study.single import mark_for_restart, standing
 from vplface.training.distributed import launch
 from vplface.training.interrupt import Interrupt
 from vplface.training.sources import generate
 
 STOPPED = 3
-"""Exit status of a run that was told to stop and has saved everything."""
+"""Exit status of a run that was interrupted and has saved everything."""
 _LAST_LINES = 4
 _LOG_READ = 2**20
-"""Bytes of the end of a log that are looked at."""
-_LOOK_EVERY = 0.2
+"""Bytes at the end of a log that are searched for its last lines."""
+_POLL_INTERVAL = 0.2
 
 
 @dataclass(frozen=True)
@@ -41,17 +41,17 @@ class _Child:
 
 
 def run_all(grid: Grid, *, overwrite: bool = False) -> dict[str, str]:
-    """Bring the chosen runs of a study to their ends, ``grid.workers`` at a time.
+    """Train and evaluate the chosen runs of a study, ``grid.workers`` at a time.
 
-    Finished runs are kept and unfinished ones resumed. What a run prints is in log.txt in its folder. Told to stop, all
-    that run save and stop.
+    Finished runs are kept and unfinished ones resumed. The output of a run goes to log.txt in its folder. On a signal
+    all active runs save and stop.
 
     Args:
         grid: the study.
-        overwrite: start the chosen runs anew.
+        overwrite: restart the chosen runs.
 
     Returns:
-        {run: the last lines of its log} of those that failed; they do not stop the others.
+        {run: the last lines of its log} of the runs that failed; they do not stop the others.
 
     Raises:
         ConfigError: naming the runs whose folders hold runs of another configuration.
@@ -62,16 +62,9 @@ def run_all(grid: Grid, *, overwrite: bool = False) -> dict[str, str]:
             "a study trains its runs in one process each; for many processes train one run: vplface train"
         )
     if overwrite:
-        start_anew(cell.config for cell in grid.chosen)
+        mark_for_restart(cell.config for cell in grid.chosen)
     waiting = deque(_unfinished(grid.chosen))
-    failed: dict[str, str] = {}
-    written: set[tuple[Path, str]] = set()
-    for cell in list(waiting):
-        try:
-            _generate(cell.config, written)
-        except VplfaceError as error:
-            failed[cell.name] = str(error)
-            waiting.remove(cell)
+    failed = _generate_faces(waiting)
     active: list[_Child] = []
     with Interrupt() as interrupt, ProgressTable(len(grid.chosen), list(waiting), grid.workers) as table:
         try:
@@ -79,7 +72,7 @@ def run_all(grid: Grid, *, overwrite: bool = False) -> dict[str, str]:
                 while waiting and len(active) < grid.workers:
                     active.append(_start(waiting.popleft(), grid.threads))
                     table.started(active[-1].cell)
-                time.sleep(_LOOK_EVERY)
+                time.sleep(_POLL_INTERVAL)
                 for child in [child for child in active if child.process.poll() is not None]:
                     active.remove(child)
                     if child.process.returncode:
@@ -115,8 +108,25 @@ def _unfinished(cells: Sequence[Cell]) -> list[Cell]:
     return [cell for cell in cells if found[cell.name].state != "finished"]
 
 
+def _generate_faces(waiting: deque[Cell]) -> dict[str, str]:
+    """Write generated faces before the runs begin, as two runs must not write one folder at once.
+
+    Returns:
+        {run: the error} of the runs whose faces cannot be written; they are removed from ``waiting``.
+    """
+    failed: dict[str, str] = {}
+    written: set[tuple[Path, str]] = set()
+    for cell in list(waiting):
+        try:
+            _generate(cell.config, written)
+        except VplfaceError as error:
+            failed[cell.name] = str(error)
+            waiting.remove(cell)
+    return failed
+
+
 def _generate(config: Config, written: set[tuple[Path, str]]) -> None:
-    """Write generated faces before the runs begin: two of them must not write one folder at once."""
+    """Write the generated faces of one run, unless ``written`` names them."""
     sources: list[Source | EvaluationSet] = [*config.data.train, *config.evaluation.sets]
     for source in sources:
         if source.synthetic is not None:
@@ -138,7 +148,7 @@ def _start(cell: Cell, threads: int) -> _Child:
     try:
         with log_path.open("ab") as log:
             log_start = log.tell()
-            # A session of its own: the terminal's Ctrl-C is for this process, which passes it on once.
+            # In a session of its own: this process receives the terminal's Ctrl-C, and passes it on once.
             process = subprocess.Popen(
                 [sys.executable, "-m", "vplface.study.worker"],
                 stdin=subprocess.PIPE,
@@ -157,13 +167,13 @@ def _start(cell: Cell, threads: int) -> _Child:
 
 
 def _reason(child: _Child) -> str:
-    """The last lines that a failed run has written."""
+    """The last lines of the log of a failed run."""
     if child.process.returncode == STOPPED:
-        return "it was stopped from outside; everything is saved"
+        return "interrupted; everything is saved"
     lines: list[str] = []
     with suppress(OSError), RunFolder(child.cell.folder).log.open("rb") as log:
         log.seek(max(child.log_start, log.seek(0, os.SEEK_END) - _LOG_READ))
         lines = [printable(line) for line in log.read().decode(errors="replace").splitlines() if line.strip()]
     if child.process.returncode < 0:
         lines.append(f"killed by signal {-child.process.returncode}")
-    return "\n".join(lines[-_LAST_LINES:]) or f"exit status {child.process.returncode}, and not a word"
+    return "\n".join(lines[-_LAST_LINES:]) or f"exit status {child.process.returncode}, no output"

@@ -1,4 +1,4 @@
-"""One run, from wherever an earlier call left it to its measured end."""
+"""One run of a study: its state on disk, its training, and its final evaluation."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from vplface.training.train import train
 from vplface.training.validation import validation_of
 
 SPHERE_LAM = 0.3
-"""λ of the picture of the method: large enough for the eye."""
+"""λ of the picture of the method, large enough to be seen."""
 
 
 @dataclass(frozen=True)
 class Standing:
-    """How far a run has come.
+    """The progress of a run.
 
     Attributes:
-        state: ``changed``: its folder holds a run of another configuration; ``anew``: its folder holds a run that is to
-            be started anew.
+        state: ``changed``: the folder holds a run of another configuration; ``anew``: the folder holds a run that is
+            marked for a restart.
         changed: the keys of the configuration that differ.
     """
 
@@ -42,7 +42,7 @@ class Standing:
 
 
 def standing(config: Config) -> Standing:
-    """How far the run of a configuration has come, as its folder tells."""
+    """The progress of the run of a configuration, from its folder."""
     folder = RunFolder(config.run_folder)
     if kind_of(folder.restart_marker) is not None:
         return Standing("anew")
@@ -55,10 +55,10 @@ def standing(config: Config) -> Standing:
     return Standing("finished" if whole else "begun")
 
 
-def start_anew(configs: Iterable[Config]) -> None:
-    """Have the runs that there are of some configurations, whatever they were, started anew when their turn comes.
+def mark_for_restart(configs: Iterable[Config]) -> None:
+    """Mark the existing runs of some configurations, so that :func:`finish` restarts them.
 
-    Until then they stay as they are; a call that is stopped is gone on with as if they were unfinished.
+    Until then they stay as they are. The marks outlast a call that is interrupted.
 
     Raises:
         ConfigError: a folder cannot be written.
@@ -73,7 +73,7 @@ def start_anew(configs: Iterable[Config]) -> None:
 
 
 def finish(config: Config) -> None:
-    """Bring one run to its end: train it, or what is left of it, and measure it.
+    """Train one run, or the steps that are left of it, and evaluate it.
 
     Raises:
         ConfigError: the folder holds a run of another configuration.
@@ -113,7 +113,7 @@ def measure(config: Config) -> dict[str, Evaluation]:
 
 
 def measured(folder: Path) -> dict[str, Evaluation]:
-    """What ``measure`` left in a run folder; raises DataError if its file is damaged."""
+    """Read what :func:`measure` wrote to a run folder; raises DataError if the file is damaged."""
     path = RunFolder(folder).evaluation
     values = read_json_object(path)
     try:

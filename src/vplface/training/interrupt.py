@@ -1,4 +1,4 @@
-"""Being told to stop: the step under way is finished and saved. Asked by Ctrl-C twice, it stops at once."""
+"""Signals that stop a run: the current step is finished and saved; a second Ctrl-C stops at once."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import threading
 from types import FrameType, TracebackType
 
 PREEMPTION = [signal.SIGTERM, *([signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else [])]
-"""What schedulers send before they take a machine away."""
+"""The signals that schedulers send before they take a machine away."""
 
 
 class Interrupt:
-    """While active, signals set ``requested`` and a second SIGINT raises KeyboardInterrupt.
+    """Signal handlers that set ``requested``; a second SIGINT raises KeyboardInterrupt.
 
     Attributes:
-        requested: whether a signal has come.
-        preempted: whether it came from a scheduler.
+        requested: whether a signal has arrived.
+        preempted: whether a scheduler sent it.
     """
 
     def __init__(self) -> None:

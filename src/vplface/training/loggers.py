@@ -1,4 +1,4 @@
-"""Where the numbers of a run go beside metrics.jsonl: TensorBoard, Weights & Biases, MLflow."""
+"""Loggers for the numbers of a run: TensorBoard, Weights & Biases, MLflow."""
 
 from __future__ import annotations
 
@@ -20,30 +20,30 @@ from vplface.reading import kind_of, read_json_object
 from vplface.run_folder import RunFolder
 
 PROJECT = "vplface"
-"""Of Weights & Biases, and the experiment of MLflow, where the environment says nothing."""
+"""Project of Weights & Biases, and experiment of MLflow, unless the environment names another."""
 
 _PARAMETERS = 100
-"""So many MLflow takes in one call."""
+"""MLflow's limit of parameters per call."""
 
 
 class Logger(Protocol):
-    """A place for numbers; whatever it raises costs the run this place and no more.
+    """A destination for numbers. If it raises, the run continues without it.
 
     Attributes:
-        identity: under what name it knows the run; None where the run folder is enough.
+        identity: its own id of the run; None if the run folder is enough.
     """
 
     identity: str | None
 
     def log(self, numbers: Mapping[str, float], step: int) -> None:
-        """Take the numbers of a step."""
+        """Log the numbers of a step."""
 
     def close(self, failed: bool) -> None:
-        """Send what is left."""
+        """Send all pending numbers, and close."""
 
 
 class TensorBoard:
-    """Event files in ``tensorboard/`` of the run folder; those of steps that are taken again no longer count."""
+    """Event files in ``tensorboard/`` of the run folder; events of steps that a resumed run repeats are purged."""
 
     identity: str | None = None
 
@@ -54,12 +54,12 @@ class TensorBoard:
         )
 
     def log(self, numbers: Mapping[str, float], step: int) -> None:
-        """See :class:`Logger`."""
+        """Log the numbers of a step."""
         for name, value in numbers.items():
             self._board.add_scalar(name, value, step)
 
     def close(self, failed: bool) -> None:
-        """See :class:`Logger`."""
+        """Send all pending numbers, and close."""
         self._board.close()
 
 
@@ -92,11 +92,11 @@ class WeightsAndBiases:
         print(f"wandb: {self._run.dir if local else self._run.url}", file=sys.stderr)
 
     def log(self, numbers: Mapping[str, float], step: int) -> None:
-        """See :class:`Logger`."""
+        """Log the numbers of a step."""
         self._run.log({**numbers, "step": step})
 
     def close(self, failed: bool) -> None:
-        """See :class:`Logger`."""
+        """Send all pending numbers, and close."""
         self._run.finish(exit_code=int(failed))
 
 
@@ -130,13 +130,13 @@ class MLflow:
         return run
 
     def log(self, numbers: Mapping[str, float], step: int) -> None:
-        """See :class:`Logger`."""
+        """Log the numbers of a step."""
         now = int(1000 * time.time())
         metrics = [self._mlflow.entities.Metric(_allowed(name), value, now, step) for name, value in numbers.items()]
         self._client.log_batch(self._run, metrics=metrics)
 
     def close(self, failed: bool) -> None:
-        """See :class:`Logger`."""
+        """Send all pending numbers, and close."""
         self._client.set_terminated(self._run, status="FAILED" if failed else "FINISHED")
 
 
@@ -148,23 +148,23 @@ KINDS: dict[str, Callable[[Config, int, str | None], Logger]] = {
 
 
 class Loggers:
-    """All places that a configuration names. One that fails is warned of once and left out; the run goes on.
+    """All loggers that a configuration names. One that fails is left out with a warning, and the run continues.
 
     Args:
-        config: the run, which every place is told.
-        first_step: steps that are taken already.
-        fresh: whether the run is a new one, whatever the folder remembers.
+        config: the configuration of the run.
+        first_step: the number of steps already taken.
+        fresh: whether the run is new, whatever ids the folder holds.
 
     Raises:
-        VplfaceError: before the first step, if a place cannot be used: its extra is missing, nobody is logged in, its
-            server does not answer. Later on that is a warning, too.
+        VplfaceError: before the first step, if a logger cannot be used: its extra is missing, nobody is logged in, or
+            its server does not answer. In a resumed run that is a warning.
     """
 
     def __init__(self, config: Config, first_step: int, fresh: bool = False) -> None:
         self._open: dict[str, Logger] = {}
         path = RunFolder(config.run_folder).loggers
         known = {} if fresh else _known(path)
-        # TensorBoard last: it purges the events of an earlier run, which is to lose nothing by a start that fails.
+        # TensorBoard last: it purges the events of an earlier run, which must stay if another logger cannot start.
         for name in sorted(dict.fromkeys(config.loggers), key=lambda name: name == "tensorboard"):
             try:
                 self._open[name] = KINDS[name](config, first_step, known.get(name))
@@ -176,7 +176,7 @@ class Loggers:
                 if isinstance(error, VplfaceError):
                     raise
                 raise ConfigError(
-                    f"loggers: {name} cannot be used: {_told(error)}; mend that, or leave it out of loggers"
+                    f"loggers: {name} cannot be used: {_first_line(error)}; mend that, or leave it out of loggers"
                 ) from error
         names = known | {name: logger.identity for name, logger in self._open.items() if logger.identity is not None}
         if names:
@@ -204,7 +204,7 @@ class Loggers:
                 del self._open[name]
 
     def close(self, failed: bool) -> None:
-        """Send what is left, and say whether the run has failed."""
+        """Close all loggers; ``failed`` is the outcome of the run."""
         while self._open:
             name, logger = self._open.popitem()
             try:
@@ -214,7 +214,7 @@ class Loggers:
 
 
 def _known(path: Path) -> dict[str, str]:
-    """What loggers called the run so far; nothing, with a warning, where that cannot be read."""
+    """The loggers' ids of the run so far; empty, with a warning, if the file cannot be read."""
     try:
         if kind_of(path) is None:
             return {}
@@ -226,12 +226,13 @@ def _known(path: Path) -> dict[str, str]:
 
 def _warn(name: str, error: Exception) -> None:
     print(
-        f"loggers: {name} is left out from here on: {_told(error)}; metrics.jsonl in the run folder has every number",
+        f"loggers: {name} is left out from here on: {_first_line(error)};"
+        " metrics.jsonl in the run folder has every number",
         file=sys.stderr,
     )
 
 
-def _told(error: Exception) -> str:
+def _first_line(error: Exception) -> str:
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
 
@@ -253,5 +254,5 @@ def _leaves(value: Any, key: str) -> Iterator[tuple[str, str]]:
 
 
 def _allowed(name: str) -> str:
-    """A name with nothing in it that MLflow refuses."""
+    """A name without the characters that MLflow refuses."""
     return re.sub(r"[^\w\-. :/]", "_", name)

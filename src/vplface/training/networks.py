@@ -58,7 +58,7 @@ def backbone_of(config: Config, device: torch.device) -> nn.Module:
 
 
 def preprocessing_of(config: Config) -> Preprocessing:
-    """What makes pictures the input of the backbone: the same for all backbones so far."""
+    """The preprocessing of the backbone's input; all backbones share the default."""
     return Preprocessing()
 
 

@@ -31,7 +31,7 @@ class RunOutputs:
     Attributes:
         run: the run.
         context: the processes that share it.
-        checkpoints: of which each process writes its own part.
+        checkpoints: the writer of checkpoints.
         journal: None in all processes but the first.
         validation: None in all processes but the first.
     """
@@ -90,7 +90,7 @@ class RunOutputs:
 
 @contextmanager
 def open_outputs(run: RunState, context: DistributedContext, *, fresh: bool) -> Iterator[RunOutputs]:
-    """Prepare the run folder, of which this process holds the lock, for the steps to come.
+    """Prepare the run folder for the steps to come; the first process holds its lock.
 
     Args:
         run: before its first step, or restored.

@@ -1,4 +1,4 @@
-"""How many pictures a forward pass takes: a batch is shared by processes, each of which may take its slice in parts."""
+"""The number of pictures in a forward pass: processes share a batch, and each may take its slice in parts."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from vplface.errors import ConfigError
 
 
 def require_parts(config: Config, batches: Batches, processes: int) -> None:
-    """Refuse a recipe under which a forward pass has no pictures, or one where BatchNorm needs two.
+    """Refuse a configuration under which a forward pass has no pictures, or one picture where BatchNorm needs two.
 
     Args:
-        config: the recipe.
+        config: the configuration.
         batches: its batches.
-        processes: that share each batch.
+        processes: the number of processes that share each batch.
 
     Raises:
-        ConfigError: naming the keys.
+        ConfigError: naming the keys of the configuration.
     """
     parts = config.accumulate
     slice_of = batches.smallest // processes
@@ -40,19 +40,19 @@ def require_parts(config: Config, batches: Batches, processes: int) -> None:
 
 
 def fewest(config: Config, batches: Batches, processes: int) -> int:
-    """Pictures that the slice of a process must have: two for each part, or one where a slice has no more parts' worth.
+    """The least number of pictures in the slice of a process: two for each part, or one where a batch is too small.
 
     Args:
-        config: a recipe that :func:`require_parts` lets pass.
+        config: a configuration that :func:`require_parts` accepts.
         batches: its batches.
-        processes: that share each batch.
+        processes: the number of processes that share each batch.
     """
     slice_of = batches.smallest // processes
     return min(slice_of, config.accumulate * (2 if slice_of >= 2 * config.accumulate else 1))
 
 
 def _takes_one(config: Config) -> bool:
-    """Whether the backbone can be trained on one picture; found by a pass over tensors without data."""
+    """Whether the backbone can be trained on one picture, from a forward pass over tensors without data."""
     chosen = config.backbone
     try:
         with torch.random.fork_rng(devices=[]), FakeTensorMode():

@@ -1,4 +1,4 @@
-"""From the folders of a configuration to the sets of pictures that are trained on."""
+"""The training pictures of a configuration, and the identities that are held out."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from vplface_synthetic import SyntheticFaces
 
 
 def open_sources(sources: list[Source], *, write: bool = True) -> PictureSet:
-    """All pictures of the sources, their identities side by side.
+    """Open all sources as one set; identities of different sources are different.
 
     Args:
-        sources: what they are made of.
-        write: put generated faces on disk, where training reads them; else they are generated whenever looked at.
+        sources: the sources.
+        write: write generated faces to disk, where training reads them; else each is generated when it is read.
 
     Raises:
         ConfigError: if fewer than two identities remain.
@@ -45,11 +45,11 @@ def open_sources(sources: list[Source], *, write: bool = True) -> PictureSet:
 
 
 def open_training(data: DataConfig, seed: int, *, write: bool = True) -> tuple[PictureSet, PictureSet | None]:
-    """What is trained on, and who is kept aside for validation: None if nobody is.
+    """Open the training pictures, and the held-out identities for validation (None if there are none).
 
     Args:
         data: the section of the configuration.
-        seed: who is kept aside follows from it.
+        seed: of the choice of held-out identities.
         write: see :func:`open_sources`.
 
     Raises:
@@ -69,7 +69,7 @@ def open_training(data: DataConfig, seed: int, *, write: bool = True) -> tuple[P
 
 
 def open_source(source: Source, *, write: bool = True) -> PictureSet:
-    """The pictures of one source, generated first if it is synthetic."""
+    """Open one source; a synthetic one is generated first."""
     pictures: PictureSet
     if source.synthetic is not None and not write:
         pictures = SyntheticFaces(**source.synthetic.model_dump())
@@ -99,7 +99,7 @@ def open_source(source: Source, *, write: bool = True) -> PictureSet:
 
 
 def _read_excluded(path: Path) -> set[str]:
-    """The people on a list that an audit wrote: it may well have found nobody."""
+    """The people on a list of exclusions, which may be empty."""
     return set(read_people(path)) if not is_file(path) or path.stat().st_size else set()
 
 

@@ -1,4 +1,4 @@
-"""A network whose embedding is three-dimensional, so that prototypes and their distributions can be looked at."""
+"""A small network with a three-dimensional embedding, for a picture of prototypes and their distributions."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SHOWN_PER_CLASS = 40
 
 
 def embed_on_sphere(pictures: PictureSet, path: Path, lam: float, seed: int, preprocessing: Preprocessing) -> None:
-    """Train a very small VPL network on the largest classes of a set and write what ends up where on the sphere.
+    """Train a very small VPL network on the largest classes of a set, and write its points on the sphere.
 
     The file holds ``embeddings`` [n, 3], ``labels`` [n], ``prototypes`` v, ``memory`` M and ``variational`` u, each
     [classes, 3], ``timer`` [classes], and ``lam`` (numpy's npz).

@@ -1,4 +1,4 @@
-"""Tensors in a safetensors file, read without a memory map: a file that becomes shorter is an error and not a crash."""
+"""Tensors of a safetensors file, read without a memory map, so that a file that shrinks is an error, not a crash."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ _MOST_AXES = 16
 
 
 class StoredTensors:
-    """A safetensors file, of which tensors, or some rows of them, are read.
+    """A safetensors file that reads single tensors, or some rows of them.
 
     Attributes:
-        names: of the tensors.
+        names: the names of the tensors.
 
     Args:
         path: the file.

@@ -36,7 +36,7 @@ class RefusedBatchError(Exception):
 
 @dataclass(frozen=True)
 class StepResult:
-    """What a step reports.
+    """The loss and the measurements of a step.
 
     Attributes:
         loss: of the whole batch.

@@ -26,7 +26,7 @@ from vplface.study import pool
 from vplface.study.cost import lasting
 from vplface.study.grid import is_study, read_grid
 from vplface.study.pool import paired
-from vplface.study.single import finish, measured, start_anew
+from vplface.study.single import finish, mark_for_restart, measured
 
 BASE = {
     "data": {"train": {"path": "train", "synthetic": {"identities": 6, "pictures": 3, "seed": 1}}, "workers": 0},
@@ -247,7 +247,7 @@ def test_overwriting_that_was_stopped_is_gone_on_with(tmp_path, monkeypatch):
     models = [tmp_path / f"runs/small/wide/vpl-seed{seed}/model.safetensors" for seed in (0, 1)]
     before = [path.read_bytes() for path in models]
     grid = read_grid("study.yaml", ["optimizer.lr=0.05"])
-    start_anew(cell.config for cell in grid.chosen)
+    mark_for_restart(cell.config for cell in grid.chosen)
     finish(grid.chosen[0].config)  # and then it is stopped
     assert [path.read_bytes() == old for path, old in zip(models, before, strict=True)] == [False, True]
     told = json.loads(vplface("study", "study.yaml", "--dry-run", "--json", "optimizer.lr=0.05").stdout)
