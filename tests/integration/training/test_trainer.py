@@ -410,7 +410,7 @@ def test_running_out_of_memory_gives_advice(faces, tmp_path, monkeypatch):
     def hungry(*args, **options):
         raise RuntimeError("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory")
 
-    monkeypatch.setattr("vplface.training.Trainer.train_step", hungry)
+    monkeypatch.setattr(Trainer, "train_step", hungry)
     with pytest.raises(TrainingError, match=r"batch of 16 in more parts \(accumulate=2"):
         train(settings(faces, tmp_path))
 
