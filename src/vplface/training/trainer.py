@@ -368,6 +368,7 @@ def _network(run: RunState, context: DistributedContext) -> Any:
     network: Any = torch.compile(run.backbone) if run.config.compile else run.backbone
     if context.group is None:
         return network
+    context.barrier()  # the first process has opened the run's outputs meanwhile, and DDP waits only so long
     # With batch statistics those of rank 0 are kept: of the first slice of every batch.
     devices = [run.device] if run.device.type == "cuda" else None
     # Looking for unused parameters keeps DDP from regrouping its buckets after the first step, with which sums over

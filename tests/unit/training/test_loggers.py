@@ -15,8 +15,8 @@ import pytest
 from vplface.config import Config, build_config
 from vplface.errors import ConfigError, MissingExtraError
 from vplface.study.single import finish, measure
-from vplface.training import loop
 from vplface.training.loggers import KINDS, Loggers
+from vplface.training.train import train
 
 
 def settings(faces: Path, output: Path, **changes: Any) -> Config:
@@ -101,7 +101,7 @@ def test_what_cannot_be_opened_stops_a_run_before_its_first_step_and_no_other(
     config = settings(faces, tmp_path, loggers=["wandb", "mlflow"])
     monkeypatch.setitem(KINDS, "mlflow", refuse)
     with pytest.raises(ConfigError, match=r"loggers: mlflow cannot be used: no such host; mend that, or leave it out"):
-        loop.train(config)
+        train(config)
     assert recorded.made[0].closed is True
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
     with Loggers(config, 3) as loggers:
@@ -150,7 +150,7 @@ def test_without_a_key_nothing_is_asked_and_nothing_begins(faces, tmp_path, monk
     module, seen = stand_in_for_wandb("online", key=False)
     monkeypatch.setitem(sys.modules, "wandb", module)
     with pytest.raises(ConfigError, match=r"run `wandb login` once, or set WANDB_MODE=offline"):
-        loop.train(settings(faces, tmp_path, loggers=["wandb"]))
+        train(settings(faces, tmp_path, loggers=["wandb"]))
     assert seen["inits"] == []
 
 
@@ -197,7 +197,7 @@ def test_wandb_itself_without_a_key(faces, tmp_path, monkeypatch, wandb) -> None
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     with pytest.raises(ConfigError, match=r"run `wandb login` once, or set WANDB_MODE=offline"):
-        loop.train(settings(faces, tmp_path, loggers=["wandb"]))
+        train(settings(faces, tmp_path, loggers=["wandb"]))
 
 
 def test_mlflow_itself_in_a_folder(faces, tmp_path, monkeypatch) -> None:
@@ -225,4 +225,4 @@ def test_mlflow_that_does_not_answer_stops_a_run_before_its_first_step(faces, tm
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     with pytest.raises(ConfigError, match=r"loggers: mlflow cannot be used: .*127\.0\.0\.1"):
-        loop.train(settings(faces, tmp_path, loggers=["mlflow"]))
+        train(settings(faces, tmp_path, loggers=["mlflow"]))
