@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vplface.embedder import Embedder, save_model
+from vplface.embedder import Embedder
 from vplface.files import PRIVATE, write_json
+from vplface.stored_model import save_model
 from vplface.training.checkpoint import Checkpoints
 from vplface.training.checkpoint_manifest import describe_run
 from vplface.training.claim import occupy

@@ -13,11 +13,11 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from vplface.config import Config
 from vplface.data.pictures import PictureSet, Preprocessing
 from vplface.data.samplers import Batches
-from vplface.embedder import ModelCard
 from vplface.errors import ConfigError
 from vplface.head import PrototypeHead
 from vplface.prototypes import CosineByAge, DriftStartRule, Variational
 from vplface.run_folder import RunFolder
+from vplface.stored_model import ModelCard
 from vplface.training.distributed import DistributedContext
 from vplface.training.drift import DriftMonitor
 from vplface.training.networks import backbone_of, device_of, head_of, optimizer_of, preprocessing_of
