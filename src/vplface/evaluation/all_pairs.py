@@ -1,7 +1,7 @@
-"""All pairs of a labelled set: n(n−1)/2 of them, in blocks, without ever holding them all.
+"""Scores of all pairs of a labelled set, n(n−1)/2 of them, in blocks.
 
-Kept are all genuine scores, the highest impostor scores exactly (as many as the operating points need) and a
-histogram of the rest: the lower ones decide nothing but the shape of the curve.
+All genuine scores are kept, and the highest impostor scores exactly, as many as the operating points need. Of the lower
+ones, which determine nothing but the shape of the curve, a histogram is kept.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class AllPairs:
         impostor: histogram of all impostor similarities.
         edges: of the bins.
         nearest: highest similarity of each picture to another of its identity, and to one of other identities, −inf
-            where there is none; empty where that was not asked.
+            where there is none; empty where it was not computed.
     """
 
     scores: Scores
@@ -42,7 +42,7 @@ class AllPairs:
     nearest: Float32[np.ndarray, "2 n"] = field(default_factory=lambda: np.zeros((2, 0), np.float32))
 
     def roc(self) -> tuple[Float[np.ndarray, " t"], Float[np.ndarray, " t"], Float[np.ndarray, " t"]]:
-        """False and true accept rates and thresholds, falling: exact in the kept scores, below them those of bins."""
+        """False and true accept rates by falling threshold: exact in the kept scores, below them by the histograms."""
         far, tar, thresholds = roc(self.scores.genuine, self.scores.impostor, self.scores.impostors)
         if self.scores.complete:
             return far, tar, thresholds

@@ -1,13 +1,13 @@
-"""How far a figure would move with other people: the bootstrap over identities.
+"""The bootstrap over identities: how far a figure would move with other people.
 
-Pairs are not independent, for one person is in many of them; so it is people who are drawn, with replacement. With c_a
-the number of times that person a was drawn, a pair of the people a and b weighs c_a·c_b and a pair of one person c_a;
-a replicate of a figure is the figure of the weighted pairs. Two models put to the same pairs are compared on the same
-draws: the replicates of their difference are the differences of their replicates.
+Pairs are not independent, because one person is in many of them. So people are drawn, with replacement. With c_a the
+number of times that person a was drawn, a pair of the people a and b weighs c_a·c_b and a pair of one person c_a; a
+replicate of a figure is the figure of the weighted pairs. Two models are compared on the same pairs and the same draws:
+the replicates of their difference are the differences of their replicates.
 
 A replicate of TAR@FAR or of the equal error rate finds its own threshold: :mod:`vplface.evaluation.roc_replicates`. A
-replicate of accuracy keeps the threshold,
-or the folds' thresholds, that were chosen, and the shares of genuine and impostor pairs that the list has.
+replicate of accuracy keeps the threshold, or the folds' thresholds, that were chosen, and the shares of genuine and
+impostor pairs that the list has.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ def accuracy_replicates(
     """Accuracy for each draw of people; NaN where a draw holds no genuine or no impostor pairs.
 
     Args:
-        correct: whether each pair was told rightly.
+        correct: whether each pair was classified correctly.
         same: whether it shows one person.
-        share: what each pair contributes to the accuracy; sums to 1.
-        people: the people on it.
+        share: the contribution of each pair to the accuracy; sums to 1.
+        people: the two people on each pair.
         replicates: number of draws.
         seed: of the draws.
     """
@@ -44,34 +44,53 @@ def accuracy_replicates(
     result = np.zeros(replicates)
     with np.errstate(invalid="ignore"):
         for number, counts in enumerate(draws(int(people.max(initial=-1)) + 1, replicates, seed)):
-            for shares, correct_shares, shown in kinds:
-                weights = shown.weights(counts)
+            for shares, correct_shares, pairs in kinds:
+                weights = pairs.weights(counts)
                 result[number] += shares.sum() * (correct_shares @ weights) / (shares @ weights)
-    return result.round(12)  # all right is 1, whatever sums of shares are in binary
+    return result.round(12)  # without errors it is 1, whatever sums of shares are in binary
+
+
+def share_replicates(
+    correct: Bool[np.ndarray, " n"], person: Int[np.ndarray, " n"], drawn: Int64[np.ndarray, "replicates identities"]
+) -> Float64[np.ndarray, " replicates"]:
+    """The share of correct answers in each draw; NaN where a draw holds none of the people.
+
+    Args:
+        correct: whether each answer is correct.
+        person: the person that each answer weighs by.
+        drawn: how often each person is drawn.
+    """
+    of_correct, of_all = (np.bincount(each, minlength=drawn.shape[1]) for each in (person[correct], person))
+    with np.errstate(invalid="ignore"):
+        share: Float64[np.ndarray, " replicates"] = (drawn @ of_correct) / (drawn @ of_all)
+    return share
 
 
 def interval(
     replicates: Float64[np.ndarray, " replicates"], people: int, bounds: tuple[float, float] | None = (0.0, 1.0)
 ) -> tuple[float, float] | None:
-    """The 95 % percentile interval; None if there is no telling.
+    """The 95 % percentile interval; None if the replicates do not determine one.
 
     There is none with fewer than two people, without replicates, or if most draws hold no pairs of a kind. If no draw
     differs from another because a rate is at one of its ``bounds``, no error (or no success) was seen at all and the
-    bootstrap would claim certainty; the bound of Clopper and Pearson for so many independent people is given instead:
-    1 − .025^(1/people) away.
+    bootstrap would claim certainty. The interval is then that of Clopper and Pearson for so many independent people,
+    which for no error has a closed form: its other end is 1 − .025^(1/people) away.
     """
     valid = replicates[np.isfinite(replicates)]
     if people < 2 or not len(valid) or 2 * len(valid) < len(replicates):
         return None
     low, high = (float(end) for end in np.quantile(valid, [0.025, 0.975]))
     if bounds is not None and valid.min() == valid.max() and low in bounds:
-        reach = (bounds[1] - bounds[0]) * (1 - 0.025 ** (1 / people))
-        low, high = (low, low + reach) if low == bounds[0] else (high - reach, high)
+        width = (bounds[1] - bounds[0]) * (1 - 0.025 ** (1 / people))
+        low, high = (low, low + width) if low == bounds[0] else (high - width, high)
     return low, high
 
 
 def draws(identities: int, replicates: int, seed: int) -> Iterator[Int64[np.ndarray, " identities"]]:
-    """How often each person is drawn; a replicate has its own generator, so that its draw depends on nothing else."""
+    """How often each person is drawn, for each replicate.
+
+    A replicate has its own generator, so that its draw depends on the seed and its number alone.
+    """
     with progress("resampling people", replicates) as advance:
         for number in range(replicates):
             drawn = np.random.default_rng((seed, number)).integers(identities, size=identities)

@@ -19,7 +19,7 @@ from vplface.data.pictures import PictureSet
 from vplface.embedder import Embedder, Flip
 from vplface.errors import DataError
 from vplface.evaluation.all_pairs import score_all_pairs
-from vplface.evaluation.bootstrap import accuracy_replicates, draws, interval
+from vplface.evaluation.bootstrap import accuracy_replicates, all_draws, interval, share_replicates
 from vplface.evaluation.error_rates import area_under_curve, equal_error_rate
 from vplface.evaluation.figure import Figure
 from vplface.evaluation.groups import Groups, group_errors
@@ -327,14 +327,11 @@ def _rank_1(
     """The share of pictures that are nearest to another of their person, and its replicates, if there are any."""
     own, other = nearest
     mated = np.isfinite(own)
-    right, of = (own > other)[mated], scores.identity[mated]
-    figure = Figure(float(right.mean()), count=len(np.unique(of)))
+    correct, person = (own > other)[mated], scores.identity[mated]
+    figure = Figure(float(correct.mean()), count=len(np.unique(person)))
     if not bootstrap:
         return figure, None
-    rights, all_of = (np.bincount(each, minlength=scores.identities) for each in (of[right], of))
-    counts = np.stack(list(draws(scores.identities, bootstrap, seed)))
-    with np.errstate(invalid="ignore"):
-        replicates: Float64[np.ndarray, " replicates"] = (counts @ rights) / (counts @ all_of)
+    replicates = share_replicates(correct, person, all_draws(scores.identities, bootstrap, seed))
     return figure.resampled(replicates), replicates
 
 

@@ -1,4 +1,4 @@
-"""The most similar rows of a gallery, exactly: every probe meets every row, in blocks, and only the best are kept."""
+"""Exact search for the most similar rows of a gallery: all cosines in blocks, of which the highest are kept."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ def search(
     k: int,
     engine: Engine = "exact",
 ) -> tuple[Float32[np.ndarray, "n k"], Int32[np.ndarray, "n k"]]:
-    """The k highest cosines of every probe, from highest to lowest, and the rows they belong to.
+    """The k highest cosines of every probe, from highest to lowest, and their rows.
 
     Of equal cosines the one of the lower row comes first, and is kept where not all fit. Products are float32. Time is
-    that of 2·n·m·dim operations; memory beside the galleries is 8·n·k bytes and some ten million.
+    that of 2·n·m·dim operations; memory beside the galleries is 8·n·k bytes and about ten million.
 
     Args:
         probes: of unit norm.
-        galleries: one or several, of any norm; their rows are numbered through.
+        galleries: one or several, of any norm; rows are numbered from the first of the first to the last of the last.
         k: at most as many as there are rows.
         engine: see :data:`Engine`.
 

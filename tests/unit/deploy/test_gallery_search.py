@@ -49,7 +49,7 @@ def definition(gallery: Gallery, probe: np.ndarray, k: int) -> list[tuple[str, f
 
 
 @given(st.integers(1, 70), st.integers(1, 12), st.integers(1, 20), st.integers(1, 15), st.integers(0, 2**32 - 1))
-def test_exact_is_the_definition_ties_included(probes, people, extra, k, seed):
+def test_Search_exact_is_the_definition_ties_included(probes, people, extra, k, seed):
     rng = np.random.default_rng(seed)
     # Axes and signs: cosines are exact in float32, and many are equal.
     axes = np.concatenate([np.eye(4), -np.eye(4)]).astype(np.float32)
@@ -70,7 +70,7 @@ def crowd(dim: int, people: int = 300, pictures: int = 4) -> tuple[Gallery, np.n
 
 
 @pytest.mark.parametrize("dim", [33, 64, 128])
-def test_by_codes_the_same_people_are_found_with_exact_similarities(dim, monkeypatch):
+def test_Search_by_codes_finds_the_same_people_with_exact_similarities(dim, monkeypatch):
     pytest.importorskip("faiss")
     monkeypatch.setattr(module, "_BLOCK_ROWS", 500)
     monkeypatch.setattr(module, "_MIN_CANDIDATES", 100)
@@ -82,7 +82,7 @@ def test_by_codes_the_same_people_are_found_with_exact_similarities(dim, monkeyp
         assert one.similarity == pytest.approx(other.similarity, abs=1e-6)
 
 
-def test_by_codes_of_a_small_gallery_all_people_are_found_in_order():
+def test_Search_by_codes_finds_all_people_of_a_small_gallery_in_order():
     pytest.importorskip("faiss")
     gallery, queries, _ = crowd(16, people=20, pictures=3)
     for probe, matches in zip(queries, Search(gallery, "faiss")(queries, 50), strict=True):
@@ -93,7 +93,7 @@ def test_by_codes_of_a_small_gallery_all_people_are_found_in_order():
 
 @settings(max_examples=60)
 @given(st.integers(1, 40), st.integers(1, 12), st.integers(1, 8), st.integers(1, 15), st.data())
-def test_by_codes_small_galleries_are_searched_exactly_whatever_is_equal_in_them(pictures, people, axes, k, data):
+def test_Search_by_codes_is_exact_in_small_galleries_with_ties(pictures, people, axes, k, data):
     pytest.importorskip("faiss")
     # Axes and signs: cosines are exact in float32. Few axes: equal pictures, and probes that are orthogonal to all.
     signed = np.concatenate([np.eye(8), -np.eye(8)]).astype(np.float32)
@@ -106,7 +106,7 @@ def test_by_codes_small_galleries_are_searched_exactly_whatever_is_equal_in_them
 
 
 @pytest.mark.parametrize("equal", [1, 15, 16, 17, 255, 256, 257, 400])
-def test_by_codes_equal_pictures_are_found_however_many(equal):
+def test_Search_by_codes_finds_equal_pictures_however_many(equal):
     pytest.importorskip("faiss")
     row = unit(np.random.default_rng(0).normal(size=(1, 32)))
     gallery = gallery_of(np.repeat(row, equal, 0), np.zeros(equal, np.int64))
@@ -114,7 +114,7 @@ def test_by_codes_equal_pictures_are_found_however_many(equal):
     assert (match.name, match.similarity) == ("person 0", pytest.approx(1, abs=1e-6))
 
 
-def test_by_codes_somebody_is_found_for_a_probe_that_no_code_tells_apart():
+def test_Search_by_codes_for_a_probe_that_no_code_distinguishes():
     pytest.importorskip("faiss")
     axes = np.eye(32, dtype=np.float32)
     gallery = gallery_of(axes[np.arange(400) % 16], np.arange(400) % 16)
@@ -122,7 +122,7 @@ def test_by_codes_somebody_is_found_for_a_probe_that_no_code_tells_apart():
     assert list(map(vars, found)) == list(map(vars, exact))
 
 
-def test_large_galleries_are_searched_by_codes(monkeypatch):
+def test_Search_auto_takes_codes_for_large_galleries(monkeypatch):
     pytest.importorskip("faiss")
     gallery, _, _ = crowd(16)
     assert Search(gallery).engine == "exact"
@@ -145,7 +145,7 @@ def stored(tmp_path):
     return tmp_path, queries
 
 
-def test_the_index_is_kept_read_again_and_goes_with_every_change(stored, monkeypatch):
+def test_Search_stores_the_index_until_the_gallery_changes(stored, monkeypatch):
     faiss = pytest.importorskip("faiss")
     folder, queries = stored
     gallery = load_gallery(folder)
@@ -162,7 +162,7 @@ def test_the_index_is_kept_read_again_and_goes_with_every_change(stored, monkeyp
     assert faiss.read_index(str(index_path(folder, load_gallery(folder)))).ntotal == len(gallery) - 4
 
 
-def test_an_index_of_a_gallery_that_has_changed_is_not_kept(stored):
+def test_Search_does_not_store_the_index_of_a_changed_gallery(stored):
     pytest.importorskip("faiss")
     folder, queries = stored
     old = load_gallery(folder)
@@ -174,7 +174,7 @@ def test_an_index_of_a_gallery_that_has_changed_is_not_kept(stored):
 
 
 @pytest.mark.parametrize("damage", ["cut", "noise", "another"])
-def test_a_damaged_index_is_made_anew(stored, damage):
+def test_Search_replaces_a_damaged_index(stored, damage):
     faiss = pytest.importorskip("faiss")
     folder, queries = stored
     gallery = load_gallery(folder)
@@ -191,7 +191,7 @@ def test_a_damaged_index_is_made_anew(stored, damage):
     assert faiss.read_index(str(path)).ntotal == len(gallery)
 
 
-def test_an_index_that_cannot_be_kept_is_used_all_the_same(stored, monkeypatch):
+def test_Search_uses_an_index_that_cannot_be_stored(stored, monkeypatch):
     pytest.importorskip("faiss")
     folder, queries = stored
 
@@ -206,7 +206,7 @@ def test_an_index_that_cannot_be_kept_is_used_all_the_same(stored, monkeypatch):
 
 @pytest.mark.parametrize("engine", ["exact", "faiss"])
 @pytest.mark.parametrize("value", [0.0, 2.0, np.nan])
-def test_a_damaged_embedding_is_named(engine, value):
+def test_Search_names_a_damaged_embedding(engine, value):
     pytest.importorskip("faiss")
     gallery, _, _ = crowd(16, people=3)
     gallery.embeddings[5] = value
@@ -214,7 +214,7 @@ def test_a_damaged_embedding_is_named(engine, value):
         Search(gallery, engine)
 
 
-def test_what_cannot_be_searched_is_refused():
+def test_Search_refuses_empty_galleries_and_wrong_arguments():
     gallery, queries, _ = crowd(16, people=3)
     with pytest.raises(DataError, match="the gallery: nobody is enrolled"):
         Search(Gallery.empty(gallery.fingerprint))

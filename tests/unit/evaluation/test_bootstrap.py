@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from helpers.populations import drawn, listed, people, repeated
-from vplface.evaluation.bootstrap import accuracy_replicates, interval
+from vplface.evaluation.bootstrap import accuracy_replicates, interval, share_replicates
 
 
 def test_accuracy_replicates_keep_the_shares_of_the_kinds():
@@ -31,6 +31,13 @@ def test_accuracy_replicates_without_errors_are_one_whatever_the_shares():
     found = accuracy_replicates(np.ones(200, bool), same, share, pairs, 100, seed=0)
     assert set(found) == {1.0}
     assert interval(found, 30) == (pytest.approx(0.025 ** (1 / 30)), 1.0)
+
+
+def test_share_replicates_by_hand():
+    correct, person = np.array([True, False, True]), np.array([0, 0, 1])
+    drawn = np.array([[2, 0], [1, 1], [0, 2], [0, 0]])
+    assert share_replicates(correct, person, drawn)[:3].tolist() == [0.5, 2 / 3, 1.0]
+    assert np.isnan(share_replicates(correct, person, drawn)[3])
 
 
 def test_interval():

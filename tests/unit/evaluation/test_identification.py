@@ -29,7 +29,7 @@ def value(evaluation, metric):
     return evaluation.metrics[metric]["value"]
 
 
-def test_ranks_counted_by_hand():
+def test_evaluate_identification_ranks_counted_by_hand():
     gallery = side("abc", 0, 40, 80, prefix="g")
     # a at 10: a first. b at 5: a (5 away), b (35) second. c at 0: a 0, b 40, c 80 third, behind the distractor at 60.
     probes = side("abc", 10, 5, 0)
@@ -46,7 +46,7 @@ def test_ranks_counted_by_hand():
     assert misses[1]["similarity"] == pytest.approx(np.cos(np.deg2rad(5)))
 
 
-def test_a_probe_counts_once_by_its_best_mate_or_each_of_its_mates_counts():
+def test_evaluate_identification_counts_the_best_mate_or_each():
     gallery, probes = side("aab", 0, 50, 20), side("a", 5)
     # Best: the a at 0 (5 away) is before b (15). Each, among distractors at 15 and 60: a at 0 first, a at 50 second.
     best = evaluate_identification(probes, gallery, ranks=(1,), fars=(), bootstrap=0)
@@ -57,7 +57,7 @@ def test_a_probe_counts_once_by_its_best_mate_or_each_of_its_mates_counts():
     assert best.protocol["impostors"] == 1
 
 
-def test_pictures_are_not_compared_with_themselves():
+def test_evaluate_identification_compares_no_picture_with_itself():
     both = side("aabb", 0, 30, 20, 50)
     # Before the mate 30 away come, of a at 0 and b at 50, one rival 20 away; of the others two, 10 and 20 away.
     found = evaluate_identification(both, both, ranks=(1, 2), fars=(0.5,), bootstrap=0)
@@ -65,7 +65,7 @@ def test_pictures_are_not_compared_with_themselves():
     assert (found.protocol["genuine"], found.protocol["impostors"]) == (4, 8)
 
 
-def test_a_model_that_maps_all_faces_to_one_point_recognises_nobody():
+def test_evaluate_identification_of_equal_embeddings_recognises_nobody():
     rng = np.random.default_rng(0)
     point = rng.normal(size=64)
     for people in (7, 33, 1001):
@@ -139,7 +139,7 @@ def tar(genuine, impostor, far):
 
 @pytest.mark.parametrize("mates", ["best", "each"])
 @pytest.mark.parametrize("seed", [0, 1])
-def test_figures_and_replicates_are_those_of_loops_over_everything(mates, seed):
+def test_evaluate_identification_figures_and_replicates_are_those_of_loops(mates, seed):
     probes, gallery, distractors = world(seed)
     found = evaluate_identification(
         probes,
@@ -174,7 +174,7 @@ def test_figures_and_replicates_are_those_of_loops_over_everything(mates, seed):
     assert found.metrics["rank-1"]["ci95"] == pytest.approx(np.quantile(found.replicates["rank-1"], [0.025, 0.975]))
 
 
-def test_the_highest_impostors_are_all_found_however_uneven_they_are():
+def test_Comparison_impostors_are_all_found_however_uneven():
     rng = np.random.default_rng(5)
     gallery = rng.normal(size=(500, 8))
     probes = unit(rng.normal(size=(20, 8)), "")
@@ -191,7 +191,7 @@ def test_the_highest_impostors_are_all_found_however_uneven_they_are():
 
 
 @pytest.mark.parametrize("mates", ["best", "each"])
-def test_faiss_gives_the_same_figures(mates):
+def test_evaluate_identification_by_faiss_gives_the_same_figures(mates):
     pytest.importorskip("faiss")
     probes, gallery, distractors = world(7)
     ours, theirs = (
@@ -209,7 +209,7 @@ def test_faiss_gives_the_same_figures(mates):
     assert ours.fingerprint == theirs.fingerprint
 
 
-def test_says_what_is_wrong():
+def test_evaluate_identification_names_wrong_arguments():
     gallery, probes = side("ab", 0, 90), side("cd", 0, 90)
     with pytest.raises(DataError, match=r"no probe has a mate.*'c'.*'a'"):
         evaluate_identification(probes, gallery)
@@ -225,7 +225,7 @@ def test_says_what_is_wrong():
         LabelledEmbeddings(np.ones((2, 2)), ["a"], ["b", "c"])
 
 
-def test_can_be_stored_and_read_back():
+def test_evaluate_identification_can_be_stored_and_read_back():
     probes, gallery, distractors = world(2)
     found = evaluate_identification(probes, gallery, distractors, fars=(0.1, 1e-6), bootstrap=5)
     again = Evaluation.from_dict(json.loads(json.dumps(found.to_dict())))
@@ -234,7 +234,7 @@ def test_can_be_stored_and_read_back():
     assert "reason" in again.metrics["tar@far=1e-6"]
 
 
-def test_one_search_serves_all_figures(monkeypatch):
+def test_evaluate_identification_searches_once(monkeypatch):
     """A search is nearly all of the time; a second would double it."""
 
     calls = []
@@ -245,7 +245,7 @@ def test_one_search_serves_all_figures(monkeypatch):
     assert len(calls) == 1
 
 
-def test_a_gallery_of_mates_alone_has_ranks_but_no_false_accepts():
+def test_evaluate_identification_without_rivals_has_ranks_alone():
     both = side("aa", 0, 30)
     found = evaluate_identification(both, both, fars=(0.1,), bootstrap=3)
     assert value(found, "rank-1") == 1

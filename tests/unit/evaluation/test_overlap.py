@@ -59,7 +59,7 @@ def rng():
     return np.random.default_rng(0)
 
 
-def test_planted_people_are_found_and_nobody_else(rng):
+def test_find_overlap_finds_planted_people_and_nobody_else(rng):
     who = rng.normal(size=(250, DIM))
     train = Set("t", *people(rng, who[:120], 5))
     test = Set("e", *people(rng, who[[7, 33, 118, *range(130, 250)]], 3))
@@ -90,7 +90,7 @@ def test_planted_people_are_found_and_nobody_else(rng):
 
 
 @pytest.mark.parametrize("elements", [1, 50, 1 << 22])
-def test_every_pair_against_a_loop_whatever_the_blocks(rng, monkeypatch, elements):
+def test_find_overlap_agrees_with_a_loop_whatever_the_blocks(rng, monkeypatch, elements):
     monkeypatch.setattr(module, "_BLOCK_ELEMENTS", elements)
     train = Set("t", *people(rng, rng.normal(size=(9, DIM)), 3, noise=1.0))
     test = Set("e", *people(rng, rng.normal(size=(13, DIM)), 2, noise=1.0))
@@ -116,7 +116,7 @@ def test_every_pair_against_a_loop_whatever_the_blocks(rng, monkeypatch, element
     )
 
 
-def test_one_stray_picture_flags_nobody(rng):
+def test_find_overlap_is_not_misled_by_one_stray_picture(rng):
     who = rng.normal(size=(60, DIM))
     embeddings, labels = people(rng, who[:10], 10)
     embeddings[np.flatnonzero(labels == 4)[0]] = who[20]  # one of the ten shows somebody of the test set
@@ -124,7 +124,7 @@ def test_one_stray_picture_flags_nobody(rng):
     assert find_overlap(Set("t", embeddings, labels), test, Stored()).matches == []
 
 
-def test_an_identity_that_matches_two_is_flagged_once(rng):
+def test_Overlap_flagged_names_an_identity_once(rng):
     who = rng.normal(size=(30, DIM))
     train = Set("t", *people(rng, who[:5], 4))
     test = Set("e", *people(rng, who[[2, 2, *range(10, 30)]], 4))
@@ -133,7 +133,7 @@ def test_an_identity_that_matches_two_is_flagged_once(rng):
     assert found.flagged == ["t2"]
 
 
-def test_strangers_are_flagged_at_the_rate_that_is_stated(rng):
+def test_find_overlap_flags_strangers_at_the_stated_rate(rng):
     train = Set("t", rng.normal(size=(4000, DIM)), np.arange(4000))
     test = Set("e", rng.normal(size=(1000, DIM)), np.arange(1000))
     found = find_overlap(train, test, Stored(), false_flag_rate=0.05)
@@ -141,7 +141,7 @@ def test_strangers_are_flagged_at_the_rate_that_is_stated(rng):
     assert 140 < len(found.flagged) < 260
 
 
-def test_no_overlap_and_an_identity_without_pictures(rng):
+def test_find_overlap_without_overlap_or_pictures(rng):
     train = Set("t", np.eye(DIM)[:3], [0, 1, 3])
     test = Set("e", np.eye(DIM)[10:20], np.arange(10), identities=11)
     found = find_overlap(train, test, Stored())
@@ -150,7 +150,7 @@ def test_no_overlap_and_an_identity_without_pictures(rng):
     assert json.loads(json.dumps(found.to_dict()))["matches"] == []
 
 
-def test_what_cannot_be_audited(rng):
+def test_find_overlap_refuses_wrong_arguments(rng):
     train = Set("t", np.eye(DIM)[:3], [0, 1, 2])
     with pytest.raises(DataError, match="1 identity"):
         find_overlap(train, Set("e", np.eye(DIM)[:1], [0]), Stored())
@@ -172,7 +172,7 @@ NEAREST = np.array([0.5, 0.9, 0.2, 0.8, 0.4, 0.8, 0.3, 0.1, 0.05])
         (0.99, 0.15, 0.9),
     ],
 )
-def test_threshold_by_hand(rate, threshold, reached):
+def test_choose_threshold_by_hand(rate, threshold, reached):
     assert choose_threshold(NEAREST, rate) == pytest.approx(threshold, abs=1e-15)
     assert estimated_rate(NEAREST, choose_threshold(NEAREST, rate)) == pytest.approx(reached)
 
@@ -187,7 +187,7 @@ def test_estimated_rate_by_hand():
     st.lists(st.floats(-1, 1) | st.sampled_from([0.0, 0.5]), min_size=1, max_size=300),
     st.floats(0.001, 0.999),
 )
-def test_threshold_keeps_the_rate_and_no_lower_one_does(nearest, rate):
+def test_choose_threshold_is_the_lowest_that_keeps_the_rate(nearest, rate):
     nearest = np.array(nearest)
     threshold = choose_threshold(nearest, rate)
     smallest = min(1.0, 2 / (len(nearest) + 1))
@@ -196,7 +196,7 @@ def test_threshold_keeps_the_rate_and_no_lower_one_does(nearest, rate):
     assert estimated_rate(nearest, lower.max()) > max(rate, smallest) - 1e-9
 
 
-def test_exclude_list_is_a_list_of_people(tmp_path):
+def test_write_exclude_list_is_a_list_of_people(tmp_path):
     path = tmp_path / "deep" / "exclude.txt"
     write_exclude_list(path, ["2880", "Zoë, Ω", "a b"])
     assert read_people(path) == ["2880", "Zoë, Ω", "a b"]
@@ -218,20 +218,20 @@ def test_exclude_list_is_a_list_of_people(tmp_path):
         ("王_菲", "菲 王"),
     ],
 )
-def test_spellings_of_one_name(name, other):
+def test_spelling_of_one_name(name, other):
     assert spelling(name) == spelling(other) != ""
 
 
 @pytest.mark.parametrize("name", ["0001", "n000002", "m.01abc", "", "___", "…"])
-def test_what_is_no_name(name):
+def test_spelling_of_a_number_is_empty(name):
     assert spelling(name) == ""
 
 
-def test_names_that_differ_stay_apart():
+def test_spelling_keeps_different_names_apart():
     assert len({spelling(name) for name in ("Al_Gore", "Al_Gor", "Alice_Gore", "Gore", "Al_B_Gore")}) == 5
 
 
-def test_people_of_one_name_are_flagged_whatever_their_faces(rng):
+def test_find_overlap_flags_people_of_one_name_whatever_their_faces(rng):
     who = rng.normal(size=(60, DIM))
     test = Set("s", *people(rng, who[:50], 3))
     train = Set("t", *people(rng, who[48:60], 3))

@@ -52,7 +52,7 @@ def literally(x, faces, norm, scores):
 @pytest.mark.parametrize("norm", [False, True])
 @pytest.mark.parametrize("detector", [False, True])
 @pytest.mark.parametrize("block", [3, 8192])
-def test_pooling_is_its_definition(monkeypatch, norm, detector, block):
+def test_pool_is_its_definition(monkeypatch, norm, detector, block):
     monkeypatch.setattr(pooling, "_FACES", block)
     rng = np.random.default_rng(0)
     faces = faces_of(rng.integers(5, 12, 60), rng.integers(-3, 4, 60), rng.integers(0, 40, 60))
@@ -66,7 +66,7 @@ def test_pooling_is_its_definition(monkeypatch, norm, detector, block):
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 30))
-def test_order_changes_nothing(seed, count):
+def test_pool_does_not_depend_on_the_order_of_faces(seed, count):
     rng = np.random.default_rng(seed)
     template, medium, order = rng.integers(4, size=count), rng.integers(3, size=count), rng.permutation(count)
     x = rng.normal(size=(count, 5))
@@ -77,7 +77,7 @@ def test_order_changes_nothing(seed, count):
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(2, 40))
-def test_a_medium_counts_once_however_many_frames_it_has(seed, frames):
+def test_pool_counts_a_medium_once_however_many_frames_it_has(seed, frames):
     rng = np.random.default_rng(seed)
     still, frame = rng.normal(size=(2, 5))
     once = pool(np.stack([still, frame]), faces_of([1, 1], [1, 2]), norm=True)
@@ -88,13 +88,13 @@ def test_a_medium_counts_once_however_many_frames_it_has(seed, frames):
     assert (stills.features @ frame) / np.linalg.norm(frame) > (once.features @ frame) / np.linalg.norm(frame)
 
 
-def test_a_medium_of_another_template_is_another_medium():
+def test_pool_keeps_media_of_different_templates_apart():
     x = np.eye(3)
     found = pool(x, faces_of([1, 1, 2], [7, 8, 7]), norm=True)
     np.testing.assert_allclose(found.features, [[0.5**0.5, 0.5**0.5, 0], [0, 0, 1]], atol=1e-7)
 
 
-def test_each_flag_does_what_it_says():
+def test_pool_flags_change_what_they_name():
     x, faces, scores = np.array([[3.0, 0], [0, 1]]), faces_of([1, 1], [1, 2]), np.array([1.0, 0.5])
 
     def angle(**options):
@@ -107,7 +107,7 @@ def test_each_flag_does_what_it_says():
     assert pool(np.eye(2), faces, norm=True).equal_norms
 
 
-def test_flags_are_read_and_written():
+def test_Flags_parse_reads_what_str_writes():
     assert str(Flags.parse("n1d0f1")) == "N1D0F1"
     assert Flags.parse("N0D1F0") == Flags(norm=False, detector=True, flip=False)
     for text in ("", "N1D1", "N2D1F1", "F1D1N1"):
@@ -123,13 +123,13 @@ def test_flags_are_read_and_written():
         ([[1, 0], [-1, 0]], [4, 4], "template 4 is zero"),
     ],
 )
-def test_what_has_no_direction_is_named(embedding, template, message):
+def test_pool_names_what_has_no_direction(embedding, template, message):
     with pytest.raises(DataError, match=message):
         pool(np.array(embedding, float), faces_of(template, [1, 2]), norm=True)
 
 
 @pytest.mark.parametrize("block", [40, 1 << 23])
-def test_cosines_in_blocks_are_those_of_the_pairs(monkeypatch, block):
+def test_cosines_of_pairs_in_blocks(monkeypatch, block):
     monkeypatch.setattr(one_to_one, "_BLOCK_ELEMENTS", block)
     rng = np.random.default_rng(0)
     x = rng.normal(size=(30, 7)).astype(np.float32)
@@ -157,7 +157,7 @@ def world(seed, subjects=20, each=4, dim=5, noise=0.8):
 
 
 @pytest.mark.parametrize("rule", ["strict", "nearest"])
-def test_one_to_one_is_what_a_loop_gives(rule):
+def test_evaluate_template_pairs_is_what_a_loop_gives(rule):
     templates, subject, pairs, left, right = world(0)
     found = evaluate_template_pairs(templates, pairs, Flags(), fars=(0.1, 0.01), far_rule=rule, bootstrap=8, seed=2)
     similarity = (templates.features[left].astype(float) * templates.features[right]).sum(axis=1)
@@ -177,7 +177,7 @@ def test_one_to_one_is_what_a_loop_gives(rule):
     assert Evaluation.from_dict(found.to_dict()).metrics == found.metrics
 
 
-def test_the_highest_impostors_suffice(monkeypatch):
+def test_evaluate_template_pairs_needs_the_highest_impostors_alone(monkeypatch):
     templates, _, pairs, *_ = world(1, subjects=60)
     whole = evaluate_template_pairs(templates, pairs, Flags(), fars=(0.01,), bootstrap=20)
     monkeypatch.setattr(one_to_one, "_KEEP_AT_LEAST", 10)
@@ -188,7 +188,7 @@ def test_the_highest_impostors_suffice(monkeypatch):
     assert tail.protocol["impostors"] == whole.protocol["impostors"]
 
 
-def test_a_far_without_enough_impostors_has_no_figure_and_strict_never_exceeds_it():
+def test_evaluate_template_pairs_at_a_far_without_enough_impostors():
     templates, _, pairs, *_ = world(0)
     found = evaluate_template_pairs(templates, pairs, Flags(), fars=(1e-2, 1e-6), bootstrap=0)
     assert found.metrics["tar@far=1e-6"]["value"] is None
@@ -196,14 +196,14 @@ def test_a_far_without_enough_impostors_has_no_figure_and_strict_never_exceeds_i
     assert found.metrics["tar@far=1e-2"]["actual_far"] <= 1e-2
 
 
-def test_flags_are_part_of_the_result():
+def test_evaluate_template_pairs_stores_the_flags():
     templates, _, pairs, *_ = world(0)
     one, other = (evaluate_template_pairs(templates, pairs, Flags.parse(f), bootstrap=0) for f in ("N1D1F1", "N0D0F0"))
     assert (one.protocol["flags"], other.protocol["flags"]) == ("N1D1F1", "N0D0F0")
     assert (other.protocol["norm"], other.protocol["detector_score"], other.protocol["flip"]) == ("unit", False, "none")
 
 
-def test_a_template_without_faces_is_named_and_pairs_must_be_of_both_kinds():
+def test_evaluate_template_pairs_refuses_unknown_templates_and_pairs_of_one_kind():
     templates, _, pairs, *_ = world(0)
     strange = TemplatePairs(np.array([100, 101]), np.array([103, 100]), np.array([True, False]))
     with pytest.raises(DataError, match=r"1 templates .* no faces, 101 for one"):
@@ -219,7 +219,7 @@ def at(*degrees):
     return np.stack([np.cos(radians), np.sin(radians)], axis=1).astype(np.float32)
 
 
-def test_one_to_many_counted_by_hand():
+def test_evaluate_one_to_many_counted_by_hand():
     # Gallery one: subjects 1 at 0 and 2 at 90 degrees; gallery two: 3 at 180 and 4 at 270.
     # Probes of 1 at 10, of 2 at 40 (nearer to 1), of 3 at 170 and of 4 at 280.
     templates = Templates(np.arange(8), at(0, 90, 180, 270, 10, 40, 170, 280), [f"{n}.jpg" for n in range(8)], False)
@@ -248,7 +248,7 @@ def test_one_to_many_counted_by_hand():
     assert "there are 0" in other.metrics["tpir@fpir=5e-1"]["reason"]
 
 
-def test_one_to_many_replicates_weigh_probes_by_their_subjects():
+def test_evaluate_one_to_many_replicates_weigh_probes_by_subject():
     templates, subject, *_ = world(4, subjects=16, each=5)
     first = np.arange(0, 80, 5)
     galleries = {
@@ -283,7 +283,7 @@ def test_one_to_many_replicates_weigh_probes_by_their_subjects():
     assert json.loads(json.dumps(found.to_dict()))
 
 
-def test_a_gallery_of_strangers_is_refused():
+def test_evaluate_one_to_many_refuses_a_gallery_without_mates():
     templates, subject, *_ = world(0)
     gallery = {"G1": TemplateList(templates.number[:1], np.array([999]))}
     with pytest.raises(DataError, match="no probe has a mate in gallery G1"):

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64, Int64
 
+from vplface.evaluation.bootstrap import share_replicates
 from vplface.evaluation.figure import Figure
 from vplface.evaluation.identification.comparison import Ranking
 from vplface.evaluation.metrics import RANK
@@ -30,19 +31,14 @@ def closed_set(
     """
     figures: dict[str, Figure] = {}
     replicates = {}
+    mated_people = len(np.unique(np.concatenate([people[ranking.probe] for ranking in rankings])))
     for rank in ranks:
-        values, resampled, concerned = [], [], set()
-        for ranking in rankings:
-            hit, of = ranking.rank <= rank, people[ranking.probe]
-            values.append(float(hit.mean()))
-            hits, all_of = (np.bincount(each, minlength=drawn.shape[1]) for each in (of[hit], of))
-            with np.errstate(invalid="ignore"):
-                resampled.append((drawn @ hits) / (drawn @ all_of))
-            concerned |= set(of.tolist())
         metric = RANK.at(rank).key
-        details = {"per_gallery": values} if len(rankings) > 1 else {}
-        figures[metric] = Figure(float(np.mean(values)), None, details, len(concerned))
+        rates = [float((ranking.rank <= rank).mean()) for ranking in rankings]
+        details = {"per_gallery": rates} if len(rankings) > 1 else {}
+        figures[metric] = Figure(float(np.mean(rates)), None, details, mated_people)
         if len(drawn):
+            resampled = [share_replicates(each.rank <= rank, people[each.probe], drawn) for each in rankings]
             replicates[metric] = np.mean(resampled, axis=0)
             figures[metric] = figures[metric].resampled(replicates[metric])
     return figures, replicates

@@ -9,9 +9,9 @@ from jaxtyping import Float64, Int64
 
 from vplface.evaluation.figure import Figure
 from vplface.evaluation.identification.comparison import DEPTH, Comparison
-from vplface.evaluation.replicates import tar_figures
 from vplface.evaluation.roc_replicates import WeightedScores, tail_length
 from vplface.evaluation.tar_at_far import FarRule, drawable, roc
+from vplface.evaluation.tar_figures import tar_figures
 from vplface.evaluation.worst import WORST, first_without_repetition
 
 

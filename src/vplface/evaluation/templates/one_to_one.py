@@ -14,11 +14,11 @@ from vplface.data.ijb import TemplatePairs
 from vplface.errors import DataError
 from vplface.evaluation.all_pairs import BINS, AllPairs
 from vplface.evaluation.bootstrap import all_draws
-from vplface.evaluation.replicates import tar_figures
 from vplface.evaluation.result import Evaluation
 from vplface.evaluation.roc_replicates import WeightedScores, tail_length
 from vplface.evaluation.scores import Scores
 from vplface.evaluation.tar_at_far import FarRule, drawable
+from vplface.evaluation.tar_figures import tar_figures
 from vplface.evaluation.templates.pooling import Flags, Templates
 from vplface.evaluation.topk import highest
 from vplface.evaluation.worst import first_without_repetition

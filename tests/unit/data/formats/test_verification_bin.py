@@ -50,7 +50,7 @@ def array(content: bytes, shape: tuple[int, ...] = (-1,)) -> np.ndarray:
 @pytest.mark.parametrize("protocol", range(6))
 @pytest.mark.parametrize("picture", [bytes, array, lambda content: array(content, (-1, 1))])
 @pytest.mark.parametrize("truths", [list, np.array, lambda same: [np.bool_(each) for each in same], as_int64, as_ints])
-def test_what_pickle_and_numpy_write_is_read(tmp_path: Path, protocol: int, picture, truths) -> None:
+def test_VerificationBin_reads_what_pickle_and_numpy_write(tmp_path: Path, protocol: int, picture, truths) -> None:
     content = pickle.dumps(([picture(FOUR[k]) for k in SHOWN], truths(SAME)), protocol=protocol)
     pictures = VerificationBin(written(tmp_path, content))
     assert [pictures.encoded(k) for k in range(4)] == FOUR
@@ -66,7 +66,7 @@ def test_what_pickle_and_numpy_write_is_read(tmp_path: Path, protocol: int, pict
 
 @pytest.mark.parametrize("kind", ["i1", "u1", "<i2", ">i2", "<u4", ">i4", "<i8", ">i8", "<u8", "?"])
 @pytest.mark.parametrize("protocol", [0, 2, 4, 5])
-def test_truth_values_are_numbers_of_any_width(tmp_path: Path, kind: str, protocol: int) -> None:
+def test_VerificationBin_reads_truth_values_of_any_width(tmp_path: Path, kind: str, protocol: int) -> None:
     values = np.array(SAME).astype(kind)
     for truths in (values, values.reshape(-1, 1), list(values), [values[k : k + 1] for k in range(4)]):
         content = pickle.dumps(([FOUR[k] for k in SHOWN], truths), protocol=protocol)
@@ -77,7 +77,7 @@ def test_truth_values_are_numbers_of_any_width(tmp_path: Path, kind: str, protoc
             VerificationBin(written(tmp_path, content))
 
 
-def test_numbers_that_are_no_truth_values_are_refused(tmp_path: Path) -> None:
+def test_VerificationBin_refuses_numbers_that_are_no_truth_values(tmp_path: Path) -> None:
     for truths in (
         np.array([0.5] * 4),
         np.array(["1"] * 4),
@@ -91,7 +91,7 @@ def test_numbers_that_are_no_truth_values_are_refused(tmp_path: Path) -> None:
             VerificationBin(written(tmp_path, pickle.dumps(([FOUR[k] for k in SHOWN], truths))))
 
 
-def test_one_picture_that_is_referred_to_a_million_times_is_read_once(tmp_path: Path) -> None:
+def test_VerificationBin_reads_a_picture_of_many_pairs_once(tmp_path: Path) -> None:
     picture = b"x" * 2**20
     content = pickle.dumps(([picture] * 200_000, [True] * 100_000), protocol=4)
     assert len(content) < 2**21
@@ -100,7 +100,7 @@ def test_one_picture_that_is_referred_to_a_million_times_is_read_once(tmp_path: 
     assert len(pictures.pairs) == 100_000
 
 
-def test_a_file_that_changes_while_it_is_open_costs_pictures(tmp_path: Path) -> None:
+def test_VerificationBin_names_a_file_that_has_changed(tmp_path: Path) -> None:
     path = written(tmp_path, pickle.dumps(([FOUR[k] for k in SHOWN], SAME)))
     pictures = VerificationBin(path)
     copy = pickle.dumps(pictures)
@@ -111,7 +111,7 @@ def test_a_file_that_changes_while_it_is_open_costs_pictures(tmp_path: Path) -> 
         pickle.loads(copy)
 
 
-def test_pickles_of_python_2_are_read(tmp_path: Path) -> None:
+def test_VerificationBin_reads_pickles_of_python_2(tmp_path: Path) -> None:
     # Protocol 2, with str for the pictures and a numpy array written by Python 2, assembled by hand.
     ndarray = (
         b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R(K\x01K\x03\x85cnumpy\ndtype\n"
@@ -127,7 +127,7 @@ def test_pickles_of_python_2_are_read(tmp_path: Path) -> None:
     assert [pictures.encoded(k) for k in range(2)] == [b"\xff\n'\"", b"it's"]
 
 
-def test_folds_are_contiguous_and_the_first_are_longer(tmp_path: Path) -> None:
+def test_VerificationBin_folds_are_contiguous_and_the_first_are_longer(tmp_path: Path) -> None:
     content = pickle.dumps(([b"%d" % k for k in range(46)], [True] * 23))
     fold = VerificationBin(written(tmp_path, content)).pairs.fold
     assert np.bincount(fold).tolist() == [3, 3, 3, 2, 2, 2, 2, 2, 2, 2]
@@ -187,7 +187,7 @@ def hostile(command: str) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("kind", hostile("").keys())
-def test_nothing_in_a_hostile_file_runs(tmp_path: Path, kind: str) -> None:
+def test_VerificationBin_runs_nothing_of_a_hostile_file(tmp_path: Path, kind: str) -> None:
     marker = tmp_path / MARKER
     path = written(tmp_path, hostile(f"touch {marker}")[kind])
     with pytest.raises(DataError, match=r"set\.bin: not a verification set that can be trusted, at byte \d+: "):
@@ -204,7 +204,7 @@ def test_the_hostile_files_would_have_run(tmp_path: Path) -> None:
         marker.unlink()
 
 
-def test_what_is_refused_is_named(tmp_path: Path) -> None:
+def test_VerificationBin_names_what_it_refuses(tmp_path: Path) -> None:
     for kind, message in {
         "posix.system": rf"it asks for '{os.system.__module__}\.system', which is not allowed",
         "eval": r"'(__builtin__|builtins)\.eval'",
@@ -244,18 +244,18 @@ def test_what_is_refused_is_named(tmp_path: Path) -> None:
         (b"", "the file is empty"),
     ],
 )
-def test_damage_is_named_and_costs_neither_memory_nor_depth(tmp_path: Path, content: bytes, message: str) -> None:
+def test_VerificationBin_names_damage_without_memory_or_depth(tmp_path: Path, content: bytes, message: str) -> None:
     with pytest.raises(DataError, match=message):
         VerificationBin(written(tmp_path, content))
 
 
-def test_a_decoded_picture_is_refused(tmp_path: Path) -> None:
+def test_VerificationBin_refuses_decoded_pictures(tmp_path: Path) -> None:
     content = pickle.dumps(([np.zeros((4, 4, 3), np.uint8)] * 2, [True]), 2)
     with pytest.raises(DataError, match="decoded pictures cannot be read"):
         VerificationBin(written(tmp_path, content))
 
 
-def test_a_file_does_not_go_on_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_VerificationBin_refuses_endless_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pickle_opcodes, "MOST_OPCODES", 100)
     with pytest.raises(DataError, match="more than 100 opcodes"):
         VerificationBin(written(tmp_path, b"]" + b"N0" * 100 + b"."))
@@ -263,7 +263,7 @@ def test_a_file_does_not_go_on_for_ever(tmp_path: Path, monkeypatch: pytest.Monk
 
 @one_file
 @given(st.integers(0, 5), st.lists(st.tuples(st.integers(0, 400), st.integers(0, 255)), min_size=1, max_size=4))
-def test_mutated_files_give_a_set_or_a_data_error(tmp_path: Path, protocol: int, changes: list) -> None:
+def test_VerificationBin_of_mutated_files_reads_or_refuses(tmp_path: Path, protocol: int, changes: list) -> None:
     content = bytearray(pickle.dumps(([FOUR[1], array(FOUR[3])], np.array([True])), protocol=protocol))
     for place, value in changes:
         content[place % len(content)] = value
@@ -275,7 +275,7 @@ def test_mutated_files_give_a_set_or_a_data_error(tmp_path: Path, protocol: int,
     assert all(isinstance(pictures.encoded(k), bytes) for k in range(len(pictures)))
 
 
-def test_every_cut_is_a_data_error(tmp_path: Path) -> None:
+def test_VerificationBin_of_every_cut_is_a_data_error(tmp_path: Path) -> None:
     content = pickle.dumps(([FOUR[1], array(FOUR[3])], [True]), 2)
     for length in range(len(content)):
         with pytest.raises(DataError):
@@ -287,7 +287,7 @@ def test_a_missing_file_is_a_data_error(tmp_path: Path) -> None:
         open_pictures(tmp_path / "no.bin")
 
 
-def test_what_is_written_is_what_pickle_reads(tmp_path: Path) -> None:
+def test_write_verification_bin_writes_what_pickle_reads(tmp_path: Path) -> None:
     folder = ImageFolder(fill(tmp_path / "faces", "a/1.png", "a/2.png", "b/1.png"))
     pairs = Pairs(["a/1", "a/1"], ["a/2", "b/1"], np.array([True, False]), np.array([0, 0]))
     write_verification_bin(tmp_path / "out.bin", folder, pairs)
@@ -298,7 +298,7 @@ def test_what_is_written_is_what_pickle_reads(tmp_path: Path) -> None:
     assert pictures.picture(2).shape == (112, 112, 3)
 
 
-def test_more_pictures_than_a_batch_of_the_pickle(tmp_path: Path) -> None:
+def test_write_verification_bin_of_more_pictures_than_a_batch_of_the_pickle(tmp_path: Path) -> None:
     folder = ImageFolder(fill(tmp_path / "faces", *(f"a/{k}.bmp" for k in range(40))))
     one, two = np.random.default_rng(0).integers(0, 40, (2, 1100))
     pairs = Pairs([f"a/{k}" for k in one], [f"a/{k}" for k in two], one == two, np.zeros(1100, np.int64))
@@ -308,7 +308,7 @@ def test_more_pictures_than_a_batch_of_the_pickle(tmp_path: Path) -> None:
     assert same == (one == two).tolist()
 
 
-def test_conversion_to_a_folder_and_a_list_of_pairs_and_back(tmp_path: Path) -> None:
+def test_write_verification_bin_after_conversion_to_a_folder_and_pairs(tmp_path: Path) -> None:
     folder = ImageFolder(fill(tmp_path / "faces", *(f"p{k}/{j}.png" for k in range(6) for j in range(2))))
     left = [f"p{k}/0" for k in range(6)] * 2
     right = [f"p{k}/1" for k in range(6)] + [f"p{(k + 1) % 6}/1" for k in range(6)]
@@ -328,7 +328,7 @@ def test_conversion_to_a_folder_and_a_list_of_pairs_and_back(tmp_path: Path) -> 
     assert (first.labels[indices[0]] == first.labels[indices[1]]).tolist() == pairs.same.tolist()
 
 
-def test_folds_that_the_file_cannot_hold_are_refused(tmp_path: Path) -> None:
+def test_write_verification_bin_refuses_folds_that_the_file_cannot_hold(tmp_path: Path) -> None:
     folder = ImageFolder(fill(tmp_path / "faces", "a/1.png", "a/2.png"))
     pairs = Pairs(["a/1"] * 4, ["a/2"] * 4, np.ones(4, bool), np.array([0, 0, 1, 1]))
     with pytest.raises(DataError, match="has no folds"):
@@ -338,7 +338,7 @@ def test_folds_that_the_file_cannot_hold_are_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "out.bin").exists()
 
 
-def test_a_damaged_picture_costs_only_itself(tmp_path: Path) -> None:
+def test_VerificationBin_with_a_damaged_picture_reads_the_others(tmp_path: Path) -> None:
     folder = ImageFolder(fill(tmp_path / "faces", "a/1.png", "a/2.png"))
     good = folder.encoded(0)
     content = b"\x80\x03](B" + struct.pack("<I", len(good)) + good + b"C\x04cut!e]\x88a\x86."

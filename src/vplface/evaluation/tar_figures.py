@@ -1,4 +1,4 @@
-"""TAR at false accept rates with intervals, where the highest impostor scores stand for all."""
+"""Figures of TAR at false accept rates, with intervals, from the highest impostor scores and their total weight."""
 
 from __future__ import annotations
 
