@@ -1,4 +1,4 @@
-"""What changes from picture to picture of one identity: pose, expression, light, age, occlusion and camera."""
+"""Conditions of one picture: pose, expression, light, age, occlusion and camera."""
 
 from __future__ import annotations
 
@@ -67,6 +67,7 @@ def neutral(identity: Identity) -> Conditions:
     return Conditions(age=identity.age, style=identity.styles[0], hair=identity.hair, beard=identity.beard)
 
 
+# size: one table, in which the order of the draws defines every generated picture
 def draw_conditions(identity: Identity, key: tuple[int, ...], difficulty: float = 1.0) -> Conditions:
     """The conditions of the picture that ``key`` (whole numbers ≥ 0) stands for.
 

@@ -1,4 +1,4 @@
-"""What lies on the head: skin colour and marks, hair, beards, hats and masks, as maps over (angle, height)."""
+"""Cover of the head: skin colour and marks, hair, beards, hats and masks, as maps over (angle, height)."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ _GLOSS = 0.35 + bumps(
 
 
 class Surface(NamedTuple):
-    """The head as it is rendered: its radius with all that lies on it, linear colour, gloss and what hides features."""
+    """The head as it is rendered: its radius with its cover, linear colour, gloss and a mask of hidden features."""
 
     radius: Map
     colour: Float32[np.ndarray, "3 96 112"]

@@ -1,4 +1,4 @@
-"""Who a generated face is: the latent parameters that all pictures of one identity share.
+"""Latent parameters of a generated person, which all pictures of one identity share.
 
 Lengths are in pixels of an aligned 112x112 picture seen from the front. The head's own frame has its origin on the
 vertical axis of the head, x to the picture's right, y down and z towards the camera; the eyes of the mean head lie at

@@ -1,4 +1,4 @@
-"""Fixed banks of noise, of which each picture uses windows: rendering stays cheap and draws nothing at random."""
+"""Fixed banks of noise: each picture uses windows of them, so that rendering stays cheap and deterministic."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is behind and before the head: background, shoulders, glasses, things in the way."""
+"""Scene around the head: background, shoulders, glasses and objects before the face."""
 
 from __future__ import annotations
 

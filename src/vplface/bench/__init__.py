@@ -1,1 +1,1 @@
-"""Measurements of speed and memory: every such figure in the documentation comes from here."""
+"""Measurements of the head and of training steps that users run on their own machines."""

@@ -1,4 +1,4 @@
-"""Where the time of a training step goes, in vplface and in a loop as it is usually written, in one run.
+"""Time of a training step by its parts, in vplface and in a loop as it is usually written, in one run.
 
 All loops begin with the same weights and are checked to come to the same losses. They take turns, so that a machine
 that slows down slows them all.
@@ -47,7 +47,7 @@ PARTS = ("load", "input", "forward", "head", "backward", "update")
 (with the update of W where it takes place inside), backward through the backbone, what is left to be updated."""
 
 CHECKED = {"float32": 3, "bfloat16": 1}
-"""Steps whose losses are compared. What bfloat16 rounds grows from one to the next."""
+"""Steps whose losses are compared. Rounding to bfloat16 grows from one to the next."""
 
 TOLERANCE = {"float32": 1e-3, "bfloat16": 2e-2}
 """By how much they may differ from those of the usual loop, as a part of the first."""

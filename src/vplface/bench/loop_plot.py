@@ -1,4 +1,4 @@
-"""The benchmark of whole steps as a picture."""
+"""A plot of the benchmark of whole steps."""
 
 from __future__ import annotations
 

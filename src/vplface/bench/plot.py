@@ -1,4 +1,4 @@
-"""The benchmark of the head as a picture."""
+"""A plot of the benchmark of the head."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""How a step scales over processes on the cores of this machine.
+"""Scaling of a step over processes on the cores of this machine.
 
 *Strong* scaling leaves the step as it is and gives every process a smaller part; *weak* scaling leaves the part of a
 process as it is and makes the step larger. All settings take turns, one step each, while the processes that a setting
-does not need are idle. The first steps of each are compared with those of one process, so that nobody wins by leaving
-work out.
+does not need are idle. The first steps of each are compared with those of one process, so that no case is faster
+because it leaves work out.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ TOLERANCE = {"float32": 1e-3, "bfloat16": 2e-2}
 """By how much losses may differ, as a part of the first. Gradients that are not averaged come to more in float32."""
 
 Make = Callable[[Setting, dist.ProcessGroup | None, int], Step]
-"""What makes the step of a rank: ``make(setting, group, slices)``, a function of a module.
+"""Maker of the step of a rank: ``make(setting, group, slices)``, a function that can be pickled.
 
 Without a group one process takes the whole batch, in ``slices`` where it has batch statistics: those of so many ranks.
 """
@@ -42,7 +42,7 @@ Without a group one process takes the whole batch, in ``slices`` where it has ba
 
 @dataclass(frozen=True)
 class Case:
-    """A step and who takes it.
+    """A step and the processes that take it.
 
     Attributes:
         scaling: what the step has in common with ``"base"``, that of the fewest processes: ``"strong"``, all of it;
@@ -59,13 +59,13 @@ class Case:
 
     @property
     def work(self) -> int:
-        """Logits."""
+        """Number of logits of the whole step."""
         return self.setting.batch * self.setting.classes
 
 
 @dataclass
-class Told:
-    """What a rank has to tell of a case.
+class RankTimes:
+    """Losses and times of a case on a rank.
 
     Attributes:
         losses: of its first steps.
@@ -111,8 +111,8 @@ def scale(
     title = f"N {base.classes:,}, B {base.batch}, {base.dtype}"
     ranks = _start(make, cases, repeats, title)
     scaling = []
-    for case, told in zip(cases, zip(*ranks, strict=True), strict=True):
-        part = told[: case.processes]
+    for case, times in zip(cases, zip(*ranks, strict=True), strict=True):
+        part = times[: case.processes]
         for rank in part:
             _require_equal(case, rank.losses, part[0].expected)
         slowest = [max(seconds) for seconds in zip(*(rank.seconds for rank in part), strict=True)][1:]
@@ -170,8 +170,8 @@ def _require_memory(cases: Sequence[Case]) -> None:
         )
 
 
-def _start(make: Make, cases: Sequence[Case], repeats: int, title: str) -> list[list[Told]]:
-    """What every rank has to tell of every case."""
+def _start(make: Make, cases: Sequence[Case], repeats: int, title: str) -> list[list[RankTimes]]:
+    """Losses and times of every case, by rank."""
     most = max(case.processes for case in cases)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -182,7 +182,7 @@ def _start(make: Make, cases: Sequence[Case], repeats: int, title: str) -> list[
                 f"process {error.error_index} of {most} was ended from outside ({error.signal_name}), perhaps for want"
                 " of memory; take fewer classes or processes"
             ) from error
-        return [[Told(**each) for each in json.loads(_answer(folder, rank).read_bytes())] for rank in range(most)]
+        return [[RankTimes(**each) for each in json.loads(_answer(folder, rank).read_bytes())] for rank in range(most)]
 
 
 def _answer(folder: Path, rank: int) -> Path:
@@ -191,39 +191,39 @@ def _answer(folder: Path, rank: int) -> Path:
 
 def _rank(rank: int, most: int, folder: Path, make: Make, cases: Sequence[Case], repeats: int, title: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=most)
-    told = _take_turns(rank, make, cases, repeats, title)
-    _answer(folder, rank).write_text(json.dumps([asdict(each) for each in told]), encoding="utf-8")
+    times = _take_turns(rank, make, cases, repeats, title)
+    _answer(folder, rank).write_text(json.dumps([asdict(each) for each in times]), encoding="utf-8")
     gc.collect()  # a group that lives until the interpreter ends takes the process down with it
     dist.barrier()
     dist.destroy_process_group()
 
 
-def _take_turns(rank: int, make: Make, cases: Sequence[Case], repeats: int, title: str) -> list[Told]:
+def _take_turns(rank: int, make: Make, cases: Sequence[Case], repeats: int, title: str) -> list[RankTimes]:
     groups = {count: dist.new_group(range(count)) for count in sorted({case.processes for case in cases})}
-    told = [Told() for _ in cases]
+    times = [RankTimes() for _ in cases]
     steps: list[Step | None] = []
     total = (CHECKED + repeats + 1) * len(cases)
     with progress(title, total, shown=rank == 0) as advance:
-        for case, answer in zip(cases, told, strict=True):
+        for case, entry in zip(cases, times, strict=True):
             torch.set_num_threads(case.threads)
             if rank == 0 and case.processes > 1:
                 alone = make(case.setting, None, case.processes)
-                answer.expected = [alone() for _ in range(CHECKED)]
+                entry.expected = [alone() for _ in range(CHECKED)]
                 del alone
             step = None
             if rank < case.processes:
                 step = make(case.setting, groups[case.processes] if case.processes > 1 else None, 1)
-                answer.losses = [step() for _ in range(CHECKED)]
-                answer.expected = answer.expected or answer.losses
+                entry.losses = [step() for _ in range(CHECKED)]
+                entry.expected = entry.expected or entry.losses
             steps.append(step)
             advance(CHECKED, "checking losses")
         for _ in range(repeats + 1):
-            for case, step, answer in zip(cases, steps, told, strict=True):
+            for case, step, entry in zip(cases, steps, times, strict=True):
                 torch.set_num_threads(case.threads)
                 dist.barrier()
                 if step is not None:
                     began = time.perf_counter()
                     step()
-                    answer.seconds.append(time.perf_counter() - began)
+                    entry.seconds.append(time.perf_counter() - began)
                 advance(1, f"{case.processes} processes, {case.scaling}")
-    return told
+    return times

@@ -1,4 +1,4 @@
-"""The runs on a page: their names, their colours, what each of them says."""
+"""Names, colours and figures of the runs on a page."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ def legend(runs: Sequence[RunRecord]) -> Markup | None:
 
 
 def arm(run: RunRecord, index: int) -> Markup:
-    """An arm's name with its colour."""
+    """Name of an arm, with its colour."""
     return tag("span", swatch(index), run.name, class_="armname")
 
 
 def swatch(index: int) -> Markup:
-    """An arm's colour."""
+    """Colour of an arm, as a small square."""
     return tag("span", class_=f"swatch {ink(index)}")
 
 
 def set_names(runs: Sequence[RunRecord]) -> list[str]:
-    """The evaluation sets that any of the runs was put to."""
+    """Evaluation sets of all runs together."""
     return list(dict.fromkeys(name for run in runs for name in run.evaluations))
 
 
@@ -40,7 +40,7 @@ def figure_of_run(run: RunRecord, set_name: str, metric: str) -> Figure:
 
 
 def distinct(runs: Sequence[RunRecord]) -> list[RunRecord]:
-    """Runs whose names differ: two folders of one name are told apart by what holds them."""
+    """Runs whose names differ: two folders of one name get the name of their parent."""
     names = [run.name for run in runs]
     distinct: list[RunRecord] = []
     for run in runs:
@@ -57,5 +57,5 @@ def mapping(value: object) -> Mapping[str, Any]:
 
 
 def capitalised(words: str) -> str:
-    """With a capital first letter."""
+    """The text with a capital first letter."""
     return words[:1].upper() + words[1:]

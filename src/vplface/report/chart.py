@@ -58,7 +58,7 @@ def span(values: Sequence[Float[np.ndarray, " k"]], *, at_zero: bool = False) ->
 
 
 def short(value: float, *, percent: bool = False, log: bool = False) -> str:
-    """A number as an axis or a label wants it."""
+    """A number as text for an axis or a label."""
     if abs(value) < 1e-12:
         return "0"
     if percent:
@@ -161,7 +161,7 @@ class Chart:
         )
 
     def svg(self) -> Markup:
-        """The finished picture."""
+        """The finished picture as SVG."""
         left, right, bottom = self.x.start, self.x.stop, self.y.start
         frame: list[Markup] = []
         for value in self.y.ticks(round(self.height / 55)):

@@ -56,7 +56,7 @@ def write_page(path: Path, text: str) -> None:
 
 
 def limits() -> Markup:
-    """What must be said below any figures about faces."""
+    """The limits of use, shown below all figures about faces."""
     return tag(
         "footer",
         tag(

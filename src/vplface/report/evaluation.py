@@ -1,4 +1,4 @@
-"""One evaluation set on a page: curves, folds, groups, and what the model is most wrong about."""
+"""One evaluation set on a page: curves, folds, groups and the worst errors."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _MISTAKES = (
 
 
 def evaluation_section(runs: Sequence[RunRecord], set_name: str, faces: Faces) -> Markup | None:
-    """Everything about one set but its figures; None if there is nothing."""
+    """The section of one set, without its figures; None if it is empty."""
     quoted = {
         run.name: {
             metric: figure_of_run(run, set_name, metric)
@@ -76,7 +76,7 @@ def evaluation_section(runs: Sequence[RunRecord], set_name: str, faces: Faces) -
 
 
 def worst(run: RunRecord, set_name: str, kind: str, sides: Sequence[str]) -> list[Mapping[str, Any]]:
-    """What an arm is most wrong about, of one kind."""
+    """The worst errors of an arm, of one kind."""
     cases = mapping(run.evaluations.get(set_name, {}).get("worst")).get(kind)
     if not isinstance(cases, list):
         return []

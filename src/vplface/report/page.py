@@ -1,4 +1,4 @@
-"""The report: one HTML file that needs nothing but itself."""
+"""The report of runs: one self-contained HTML file."""
 
 from __future__ import annotations
 
@@ -219,7 +219,7 @@ def _length(run: RunRecord) -> str | None:
 
 
 def _each(runs: Sequence[RunRecord], describe: Callable[[RunRecord], str | None]) -> Child:
-    """What holds for all runs once, or what holds for each."""
+    """One line for all runs if they agree, else one line each."""
     told = [describe(run) for run in runs]
     if len(set(told)) == 1:
         return told[0]

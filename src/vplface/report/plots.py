@@ -28,7 +28,7 @@ class Plot:
 
 
 def curves(runs: Sequence[RunRecord]) -> Iterator[Plot]:
-    """What was logged over the steps, all arms in each figure; a quantity that no arm logged has none."""
+    """Logged quantities over the steps, all arms in each figure; a quantity that no arm logged has none."""
     quantities: tuple[tuple[str, str, str, dict[str, bool]], ...] = (
         (
             "loss",
@@ -74,7 +74,7 @@ def curves(runs: Sequence[RunRecord]) -> Iterator[Plot]:
 
 
 def injection(runs: Sequence[RunRecord]) -> Iterator[Plot]:
-    """What a memory is worth by its age, and what it does to prototypes and their gradient."""
+    """Cosine to memory by its age, and the effect of injection on prototypes and their gradient."""
     figures = (
         _by_age(
             runs,
@@ -278,7 +278,7 @@ def _steps_chart(
 
 
 def variational_start(run: RunRecord) -> float | None:
-    """The step at which variational prototypes set in, if the run has them and tells."""
+    """The step at which variational prototypes set in, if the run has them and logged it."""
     for line in run.training:
         if mapping(line.get("begin")):
             return float(line["step"])
@@ -286,7 +286,7 @@ def variational_start(run: RunRecord) -> float | None:
 
 
 def variational_lifetime(run: RunRecord) -> float | None:
-    """Δt in steps, if the run has variational prototypes and tells."""
+    """Δt in steps, if the run has variational prototypes and logged it."""
     for line in run.training:
         if told := mapping(line.get("begin")):
             return finite(told.get("delta_t"))

@@ -1,4 +1,4 @@
-"""What a run folder says about its run, read once and checked, whatever part of it is missing."""
+"""Contents of a run folder, read once and checked; any part may be missing."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Sphere:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """One run, as its folder tells it; what the folder lacks is empty here."""
+    """One run, read from its folder; a part that the folder lacks is empty."""
 
     folder: Path
     name: str
@@ -138,7 +138,7 @@ def _is_number(value: object) -> bool:
 
 
 def _mapping(folder: Path, name: str, contents: Mapping[str, bytes]) -> dict[str, Any]:
-    """What a file holds, of which the bytes are among ``contents``; nothing if they are not."""
+    """The mapping in a file whose bytes are among ``contents``; empty if they are not."""
     if name not in contents:
         return {}
     path, data = folder / name, contents[name]

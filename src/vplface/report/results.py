@@ -74,7 +74,7 @@ def results_table(runs: Sequence[RunRecord], set_name: str, compared: Sequence[C
 
 
 def _unmeasured(runs: Sequence[RunRecord], set_name: str, metrics: Collection[str]) -> list[str]:
-    """Why each of the metrics, which no arm has, has no column."""
+    """Reasons why metrics that no arm has are left out."""
     said = []
     for metric in in_order(metrics):
         reasons = [figure_of_run(run, set_name, metric).details.get("reason") for run in runs]
@@ -118,7 +118,7 @@ def _value(text: str | None) -> Markup:
 
 
 def protocol_sentence(runs: Sequence[RunRecord], set_name: str) -> str:
-    """What the figures mean, in sentences, as far as all arms agree on it."""
+    """Sentences about the protocol of the figures, as far as all arms agree on it."""
     told = [protocol for run in runs if (protocol := mapping(run.evaluations.get(set_name, {}).get("protocol")))]
     if not told:
         return ""

@@ -71,7 +71,7 @@ NOTHING = "No two arms have finished runs of one setting and seed with figures, 
 
 
 def study_verdicts(found: Sequence[Finding]) -> dict[str, list[str]]:
-    """{baseline: a sentence for each arm: where it is ahead of it, where behind, where that cannot be told}."""
+    """{baseline: a sentence for each arm: where it is ahead of it, where behind, where the difference is not significant}."""
     told: dict[str, list[str]] = {}
     for arm, baseline in dict.fromkeys((finding.arm, finding.baseline) for finding in found):
         of_pair = [f for f in found if (f.arm, f.baseline) == (arm, baseline)]
@@ -80,12 +80,12 @@ def study_verdicts(found: Sequence[Finding]) -> dict[str, list[str]]:
 
 
 def study_verdict(found: Sequence[Finding]) -> str:
-    """All of them, a line each."""
+    """All sentences, a line each."""
     return "\n".join(sentence for told in study_verdicts(found).values() for sentence in told) or NOTHING
 
 
 def study_cautions(summary: Mapping[str, Any], found: Sequence[Finding]) -> list[str]:
-    """What a reader of the verdict must bear in mind."""
+    """Cautions for a reader of the verdict."""
     said = []
     counts = sorted({len(finding.per_seed) for finding in found})
     most = max(counts, default=1)

@@ -1,4 +1,4 @@
-"""Which arm is ahead, said in one sentence that claims no more than the paired intervals show."""
+"""The verdict: one sentence that says which arm is ahead, as far as the paired intervals show it."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def verdict(runs: Sequence[RunRecord], used: Sequence[ArmDifference]) -> str:
 
 
 def cautions(runs: Sequence[RunRecord], used: Sequence[ArmDifference]) -> list[str]:
-    """What a reader of the verdict must bear in mind."""
+    """Cautions for a reader of the verdict."""
     said = []
     seeds = max((len(run.seeds) for run in runs), default=1)
     if seeds > 1:
