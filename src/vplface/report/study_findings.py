@@ -71,7 +71,7 @@ NOTHING = "No two arms have finished runs of one setting and seed with figures, 
 
 
 def study_verdicts(found: Sequence[Finding]) -> dict[str, list[str]]:
-    """{baseline: a sentence for each arm: where it is ahead of it, where behind, where the difference is not significant}."""
+    """{baseline: a sentence for each arm: where it is ahead, where behind, where no difference is significant}."""
     told: dict[str, list[str]] = {}
     for arm, baseline in dict.fromkeys((finding.arm, finding.baseline) for finding in found):
         of_pair = [f for f in found if (f.arm, f.baseline) == (arm, baseline)]
