@@ -52,11 +52,12 @@ def validate_type(kind: Any, value: object) -> Any:
 
 
 def first_fault(error: ValidationError) -> str:
-    """The message of the first fault, with the faulty value unless that is a whole section."""
+    """The message of the first fault, with the faulty value unless that is a whole section or already named."""
     first = error.errors()[0]
-    message = first["msg"].removeprefix("Value error, ")
-    whole = first["type"] == "missing" or isinstance(first["input"], Mapping)
-    return message if whole else f"{message}, got {abbreviated(first['input'])}"
+    message, value = first["msg"].removeprefix("Value error, "), abbreviated(first["input"])
+    whole_section = first["type"] == "missing" or isinstance(first["input"], Mapping)
+    named = first["type"] == "value_error" and value in message
+    return message if whole_section or named else f"{message}, got {value}"
 
 
 def dotted(location: Iterable[object]) -> str:

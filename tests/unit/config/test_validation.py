@@ -1,8 +1,12 @@
-import pytest
-from pydantic import Field
+from typing import Annotated
 
+import pytest
+from pydantic import BeforeValidator, Field, ValidationError
+
+from vplface.config.durations import read_duration
+from vplface.config.fields import FolderName
 from vplface.config.section import Section
-from vplface.config.validation import abbreviated, refuse_unknown_keys, validate
+from vplface.config.validation import abbreviated, first_fault, refuse_unknown_keys, validate, validate_type
 from vplface.errors import ConfigError
 
 
@@ -48,3 +52,21 @@ def test_refuse_unknown_keys_takes_missing_keys_and_invalid_values():
 def test_abbreviated_cuts_long_values():
     assert abbreviated("a") == "'a'"
     assert len(abbreviated("a" * 1000)) == 101
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "expected"),
+    [
+        (Annotated[object, BeforeValidator(read_duration)], -3, "a duration is of 0 to 1,000,000,000 steps, got -3"),
+        (
+            FolderName,
+            "a/b",
+            "a name is that of a folder: at most 200 bytes, without slashes, not '.' or '..', got 'a/b'",
+        ),
+        (Annotated[int, Field(gt=0)], 0, "Input should be greater than 0, got 0"),
+    ],
+)
+def test_first_fault_names_the_value_once(kind, value, expected):
+    with pytest.raises(ValidationError) as raised:
+        validate_type(kind, value)
+    assert first_fault(raised.value) == expected
