@@ -56,3 +56,10 @@ def test_pages_name_files_and_targets_that_exist(name: str) -> None:
     for path in re.findall(r"`((?:src|tests|docs)/[^`]*)`", text):
         assert (ROOT / path).exists(), path
     assert set(re.findall(r"^ {4}make (\w+)", text, flags=re.MULTILINE)) <= TARGETS
+
+
+def test_index_lists_every_extra_that_users_install() -> None:
+    page = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (`[^|]+`) \|", page, flags=re.MULTILINE)
+    listed = {name for row in rows for name in re.findall(r"`([a-z-]+)`", row)}
+    assert set(PROJECT["optional-dependencies"]) - {"dev", "docs"} <= listed
