@@ -25,7 +25,7 @@ from vplface.data.ijb import Faces, TemplateList, TemplatePairs, read_faces, rea
 from vplface.data.pairs import Pairs
 from vplface.data.pictures import Picture
 from vplface.errors import UsageError, VplfaceError
-from vplface.evaluation.identification import LabelledEmbeddings, evaluate_identification
+from vplface.evaluation.identification import IdentificationOptions, LabelledEmbeddings, evaluate_identification
 from vplface.evaluation.protocols import evaluate_pairs_embedded
 from vplface.evaluation.templates import Flags, evaluate_one_to_many, evaluate_template_pairs, pool
 from vplface.progress import progress
@@ -169,7 +169,8 @@ def megaface(size: Size) -> Work:
     distractors = _embeddings(size.distractors)
 
     def run() -> None:
-        evaluate_identification(probes, probes, distractors, mates="each", bootstrap=size.replicates)
+        options = IdentificationOptions(mates="each", bootstrap=size.replicates)
+        evaluate_identification(probes, probes, distractors, options)
 
     return Work(run, 2.0 * size.probes * size.distractors * DIM, distractors.nbytes)
 

@@ -102,7 +102,7 @@ def evaluate_identification(
     from vplface.data.formats import open_pictures  # torch and opencv take seconds to import
     from vplface.embedder import Embedder
     from vplface.evaluation.embeddings_file import TYPES
-    from vplface.evaluation.identification import LabelledEmbeddings
+    from vplface.evaluation.identification import IdentificationOptions, LabelledEmbeddings
     from vplface.evaluation.identification import evaluate_identification as identify
 
     sets: dict[str, PictureSet] = {"gallery": open_pictures(gallery)}
@@ -140,13 +140,7 @@ def evaluate_identification(
         sides.get("probes", sides["gallery"]),
         sides["gallery"],
         arrays.get("distractors"),
-        mates=mates,
-        ranks=rank_list,
-        fars=far_list,
-        fpirs=fpir_list,
-        far_rule=far_rule,
-        engine=engine,
-        bootstrap=bootstrap,
+        IdentificationOptions(mates, rank_list, far_list, fpir_list, far_rule, engine, bootstrap),
     )
     made = {
         "embeddings": "from a file" if ready else "of this model",

@@ -10,7 +10,12 @@ import pytest
 from vplface.errors import DataError
 from vplface.evaluation import Evaluation
 from vplface.evaluation.bootstrap import draws
-from vplface.evaluation.identification import Comparison, LabelledEmbeddings, evaluate_identification
+from vplface.evaluation.identification import (
+    Comparison,
+    IdentificationOptions,
+    LabelledEmbeddings,
+    evaluate_identification,
+)
 from vplface.evaluation.identification import comparison as module
 from vplface.evaluation.unit import unit
 
@@ -25,6 +30,10 @@ def side(people, *degrees, prefix="p"):
     return LabelledEmbeddings(at(*degrees), list(people), [f"{prefix}{number}" for number in range(len(people))])
 
 
+def identify(probes, gallery, distractors=None, **options):
+    return evaluate_identification(probes, gallery, distractors, IdentificationOptions(**options))
+
+
 def value(evaluation, metric):
     return evaluation.metrics[metric]["value"]
 
@@ -33,9 +42,9 @@ def test_evaluate_identification_ranks_counted_by_hand():
     gallery = side("abc", 0, 40, 80, prefix="g")
     # a at 10: a first. b at 5: a (5 away), b (35) second. c at 0: a 0, b 40, c 80 third, behind the distractor at 60.
     probes = side("abc", 10, 5, 0)
-    found = evaluate_identification(probes, gallery, ranks=(1, 2, 3), fars=(), bootstrap=0)
+    found = identify(probes, gallery, ranks=(1, 2, 3), fars=(), bootstrap=0)
     assert [value(found, f"rank-{k}") for k in (1, 2, 3)] == pytest.approx([1 / 3, 2 / 3, 1])
-    with_distractor = evaluate_identification(probes, gallery, at(60), ranks=(1, 2, 3, 4), fars=(), bootstrap=0)
+    with_distractor = identify(probes, gallery, at(60), ranks=(1, 2, 3, 4), fars=(), bootstrap=0)
     assert [value(with_distractor, f"rank-{k}") for k in (1, 2, 3, 4)] == pytest.approx([1 / 3, 2 / 3, 2 / 3, 1])
     assert found.curves["cmc"]["rate"][:4] == pytest.approx([1 / 3, 2 / 3, 1, 1])
     misses = with_distractor.worst["gallery_misses"]
@@ -49,9 +58,9 @@ def test_evaluate_identification_ranks_counted_by_hand():
 def test_evaluate_identification_counts_the_best_mate_or_each():
     gallery, probes = side("aab", 0, 50, 20), side("a", 5)
     # Best: the a at 0 (5 away) is before b (15). Each, among distractors at 15 and 60: a at 0 first, a at 50 second.
-    best = evaluate_identification(probes, gallery, ranks=(1,), fars=(), bootstrap=0)
+    best = identify(probes, gallery, ranks=(1,), fars=(), bootstrap=0)
     assert value(best, "rank-1") == 1
-    each = evaluate_identification(probes, gallery, at(15, 60), mates="each", ranks=(1, 2), fars=(), bootstrap=0)
+    each = identify(probes, gallery, at(15, 60), mates="each", ranks=(1, 2), fars=(), bootstrap=0)
     assert (value(each, "rank-1"), value(each, "rank-2")) == (0.5, 1)
     assert each.protocol["impostors"] == 2
     assert best.protocol["impostors"] == 1
@@ -60,7 +69,7 @@ def test_evaluate_identification_counts_the_best_mate_or_each():
 def test_evaluate_identification_compares_no_picture_with_itself():
     both = side("aabb", 0, 30, 20, 50)
     # Before the mate 30 away come, of a at 0 and b at 50, one rival 20 away; of the others two, 10 and 20 away.
-    found = evaluate_identification(both, both, ranks=(1, 2), fars=(0.5,), bootstrap=0)
+    found = identify(both, both, ranks=(1, 2), fars=(0.5,), bootstrap=0)
     assert (value(found, "rank-1"), value(found, "rank-2")) == (0, 0.5)
     assert (found.protocol["genuine"], found.protocol["impostors"]) == (4, 8)
 
@@ -72,7 +81,7 @@ def test_evaluate_identification_of_equal_embeddings_recognises_nobody():
         names = [str(person) for person in range(people)]
         flat = LabelledEmbeddings(np.tile(point, (people, 1)), names, names)
         other = LabelledEmbeddings(np.tile(3 * point, (people, 1)), names, names)
-        found = evaluate_identification(flat, other, fars=(0.01,), bootstrap=0)
+        found = identify(flat, other, fars=(0.01,), bootstrap=0)
         assert value(found, "rank-1") == 0
         assert value(found, "tar@far=1e-2") in (0, None)
 
@@ -82,14 +91,14 @@ def test_open_set_counted_by_hand():
     # With mates: a 5 away, a 20 away, b 30 away, and an a that is nearer to b: a miss, however low the threshold.
     # Without: nearest 10, 25, 40 and 45 away.
     probes = side("aabawxyz", 5, -20, 120, 60, -10, 115, -40, 45)
-    found = evaluate_identification(probes, gallery, fpirs=(0.25, 0.5, 0.99), fars=(), bootstrap=0)
+    found = identify(probes, gallery, fpirs=(0.25, 0.5, 0.99), fars=(), bootstrap=0)
     assert value(found, "rank-1") == 3 / 4
     # FPIR 1/4: the threshold is above 25, one of the four without a mate passes: 5 and 20 are found.
     assert value(found, "tpir@fpir=2.5e-1") == 2 / 4
     assert found.metrics["tpir@fpir=2.5e-1"]["actual_fpir"] == 0.25
     assert value(found, "tpir@fpir=5e-1") == 3 / 4
     assert value(found, "tpir@fpir=9.9e-1") == 3 / 4  # the miss stays one
-    low = evaluate_identification(probes, gallery, fpirs=(0.1,), fars=(), bootstrap=9)
+    low = identify(probes, gallery, fpirs=(0.1,), fars=(), bootstrap=9)
     assert value(low, "tpir@fpir=1e-1") is None
     assert "10 probes without a mate, there are 4" in low.metrics["tpir@fpir=1e-1"]["reason"]
 
@@ -141,7 +150,7 @@ def tar(genuine, impostor, far):
 @pytest.mark.parametrize("seed", [0, 1])
 def test_evaluate_identification_figures_and_replicates_are_those_of_loops(mates, seed):
     probes, gallery, distractors = world(seed)
-    found = evaluate_identification(
+    found = identify(
         probes,
         gallery,
         distractors,
@@ -195,9 +204,7 @@ def test_evaluate_identification_by_faiss_gives_the_same_figures(mates):
     pytest.importorskip("faiss")
     probes, gallery, distractors = world(7)
     ours, theirs = (
-        evaluate_identification(
-            probes, gallery, distractors, mates=mates, fars=(0.05,), fpirs=(0.2,), engine=engine, bootstrap=5
-        )
+        identify(probes, gallery, distractors, mates=mates, fars=(0.05,), fpirs=(0.2,), engine=engine, bootstrap=5)
         for engine in ("exact", "faiss")
     )
     assert {name: figure["value"] for name, figure in ours.metrics.items()} == {
@@ -212,22 +219,22 @@ def test_evaluate_identification_by_faiss_gives_the_same_figures(mates):
 def test_evaluate_identification_names_wrong_arguments():
     gallery, probes = side("ab", 0, 90), side("cd", 0, 90)
     with pytest.raises(DataError, match=r"no probe has a mate.*'c'.*'a'"):
-        evaluate_identification(probes, gallery)
+        identify(probes, gallery)
     with pytest.raises(DataError, match="distractors, and there are none"):
-        evaluate_identification(gallery, gallery, mates="each")
+        identify(gallery, gallery, mates="each")
     with pytest.raises(DataError, match=r"different lengths: \[2, 3\]"):
-        evaluate_identification(gallery, gallery, np.ones((2, 3)))
+        identify(gallery, gallery, np.ones((2, 3)))
     with pytest.raises(ValueError, match=r"1\.\.100"):
-        evaluate_identification(gallery, gallery, ranks=(0,))
+        identify(gallery, gallery, ranks=(0,))
     with pytest.raises(ValueError, match="false positive"):
-        evaluate_identification(gallery, gallery, fpirs=(1.0,))
+        identify(gallery, gallery, fpirs=(1.0,))
     with pytest.raises(ValueError, match="one length"):
         LabelledEmbeddings(np.ones((2, 2)), ["a"], ["b", "c"])
 
 
 def test_evaluate_identification_can_be_stored_and_read_back():
     probes, gallery, distractors = world(2)
-    found = evaluate_identification(probes, gallery, distractors, fars=(0.1, 1e-6), bootstrap=5)
+    found = identify(probes, gallery, distractors, fars=(0.1, 1e-6), bootstrap=5)
     again = Evaluation.from_dict(json.loads(json.dumps(found.to_dict())))
     assert again.metrics == found.metrics
     assert again.curves == found.curves
@@ -241,13 +248,13 @@ def test_evaluate_identification_searches_once(monkeypatch):
     search = module.search
     monkeypatch.setattr(module, "search", lambda *arguments: calls.append(arguments) or search(*arguments))
     probes, gallery, distractors = world(3)
-    evaluate_identification(probes, gallery, distractors, fars=(0.01,), bootstrap=2)
+    identify(probes, gallery, distractors, fars=(0.01,), bootstrap=2)
     assert len(calls) == 1
 
 
 def test_evaluate_identification_without_rivals_has_ranks_alone():
     both = side("aa", 0, 30)
-    found = evaluate_identification(both, both, fars=(0.1,), bootstrap=3)
+    found = identify(both, both, fars=(0.1,), bootstrap=3)
     assert value(found, "rank-1") == 1
     assert "there are 0" in found.metrics["tar@far=1e-1"]["reason"]
     assert found.curves.keys() == {"cmc"}

@@ -23,21 +23,14 @@ from __future__ import annotations
 
 from vplface.evaluation.identification.closed_set import closed_set, gallery_misses
 from vplface.evaluation.identification.comparison import DEPTH, Comparison, Mates, Ranking
-from vplface.evaluation.identification.evaluate import (
-    FARS,
-    FPIRS,
-    RANKS,
-    LabelledEmbeddings,
-    evaluate_identification,
-)
+from vplface.evaluation.identification.evaluate import LabelledEmbeddings, evaluate_identification
 from vplface.evaluation.identification.open_set import open_set
+from vplface.evaluation.identification.options import IdentificationOptions
 
 __all__ = [
     "DEPTH",
-    "FARS",
-    "FPIRS",
-    "RANKS",
     "Comparison",
+    "IdentificationOptions",
     "LabelledEmbeddings",
     "Mates",
     "Ranking",

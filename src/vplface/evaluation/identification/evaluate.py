@@ -13,17 +13,12 @@ from jaxtyping import Float, Int64
 from vplface.errors import DataError
 from vplface.evaluation.bootstrap import all_draws
 from vplface.evaluation.identification.closed_set import closed_set, gallery_misses, row_name
-from vplface.evaluation.identification.comparison import DEPTH, Comparison, Mates, require_in_range
+from vplface.evaluation.identification.comparison import DEPTH, Comparison, require_in_range
 from vplface.evaluation.identification.open_set import open_set
+from vplface.evaluation.identification.options import IdentificationOptions
 from vplface.evaluation.identification.verification import verify_comparisons
 from vplface.evaluation.result import Evaluation
-from vplface.evaluation.search import Engine
-from vplface.evaluation.tar_at_far import FarRule
 from vplface.evaluation.unit import unit
-
-RANKS = (1, 5, 10)
-FARS = (1e-4, 1e-5, 1e-6)
-FPIRS = (1e-1, 1e-2)
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,17 +46,8 @@ class LabelledEmbeddings:
 def evaluate_identification(
     probes: LabelledEmbeddings,
     gallery: LabelledEmbeddings,
-    distractors: Float[np.ndarray, "k dim"] | None = None,
-    *,
-    name: str = "identification",
-    mates: Mates = "best",
-    ranks: Sequence[int] = RANKS,
-    fars: Sequence[float] = FARS,
-    fpirs: Sequence[float] = FPIRS,
-    far_rule: FarRule = "strict",
-    engine: Engine = "exact",
-    bootstrap: int = 500,
-    seed: int = 0,
+    distractors: Float[np.ndarray, "k dim"] | None,
+    options: IdentificationOptions,
 ) -> Evaluation:
     """Rank-k, TPIR at FPIR where some probes have no mate, and TAR at FAR over all comparisons with mates and rivals.
 
@@ -70,25 +56,17 @@ def evaluate_identification(
         gallery: pictures of known people. If it is the very object given as ``probes``, a picture is not compared with
             itself.
         distractors: embeddings of pictures of people that are not among the probes, in any number.
-        name: of the evaluation.
-        mates: see :data:`~vplface.evaluation.identification.Mates`. ``"each"`` has no open set.
-        ranks: the ranks, up to 100.
-        fars: false accept rates. The highest similarities are kept for them, so a high one costs memory.
-        fpirs: false positive identification rates, below 1.
-        far_rule: of TAR at FAR.
-        engine: what searches.
-        bootstrap: resamples of the people on the probes; 0 for none.
-        seed: of the resamples.
+        options: of the evaluation.
 
     Raises:
         DataError: embeddings that are zero, not finite or of different lengths, no probe with a mate, or
             ``mates="each"`` without distractors.
         ValueError: a rank beyond 1..100, or a rate beyond its bounds.
     """
-    require_in_range(ranks, DEPTH, fpirs)
+    require_in_range(options.ranks, DEPTH, options.fpirs)
     numbers = {person: number for number, person in enumerate(sorted(set(probes.people)))}
     people = np.array([numbers[person] for person in probes.people], np.int64)
-    compared = _compare(probes, people, gallery, distractors, numbers, mates, engine, name)
+    compared = _compare(probes, people, gallery, distractors, numbers, options)
     sizes = {
         "probes": len(people),
         "mated_probes": len(np.unique(compared.probe)),
@@ -98,31 +76,33 @@ def evaluate_identification(
         "genuine": len(compared.probe),
         "impostors": int(compared.rivals.sum()),
     }
-    drawn = all_draws(len(numbers), bootstrap, seed)
-    verified, verified_replicates, roc, impostors = verify_comparisons(compared, people, fars, far_rule, drawn)
+    drawn = all_draws(len(numbers), options.bootstrap, options.seed)
+    verified, verified_replicates, roc, impostors = verify_comparisons(
+        compared, people, options.fars, options.far_rule, drawn
+    )
     ranking = compared.rank(DEPTH)
-    figures, replicates = closed_set([ranking], people, ranks, drawn)
+    figures, replicates = closed_set([ranking], people, options.ranks, drawn)
     curves = {"cmc": {"rank": list(range(1, DEPTH + 1)), "rate": ranking.cmc().tolist()}}
-    if mates == "best" and sizes["mated_probes"] < len(people):
-        open_figures, open_replicates, open_curves = open_set([ranking], people, fpirs, drawn)
+    if options.mates == "best" and sizes["mated_probes"] < len(people):
+        open_figures, open_replicates, open_curves = open_set([ranking], people, options.fpirs, drawn)
         figures, replicates = figures | open_figures, replicates | open_replicates
         if open_curves:
             curves["dir"] = open_curves[0]
     if roc is not None:
         curves["roc"] = roc
     return Evaluation(
-        name=name,
+        name="identification",
         protocol={
             "kind": "identification",
-            "mates": mates,
+            "mates": options.mates,
             **sizes,
             "ties": "a rival as similar as the mate comes before it",
             "detected": "the mate comes first and its similarity >= threshold",
             "accept": "similarity >= threshold",
-            "far_rule": far_rule,
-            "search": engine,
-            "bootstrap": bootstrap,
-            "seed": seed,
+            "far_rule": options.far_rule,
+            "search": options.engine,
+            "bootstrap": options.bootstrap,
+            "seed": options.seed,
         },
         metrics=figures | verified,
         curves=curves,
@@ -130,7 +110,9 @@ def evaluate_identification(
             "gallery_misses": gallery_misses(ranking, probes.names, gallery.names),
             "impostor": _named(impostors, probes, gallery),
         },
-        fingerprint=_fingerprint(f"{bootstrap}\t{seed}\t{mates}\t{sizes['distractors']}", probes, gallery),
+        fingerprint=_fingerprint(
+            f"{options.bootstrap}\t{options.seed}\t{options.mates}\t{sizes['distractors']}", probes, gallery
+        ),
         replicates=replicates | verified_replicates,
     )
 
@@ -141,29 +123,29 @@ def _compare(
     gallery: LabelledEmbeddings,
     distractors: Float[np.ndarray, "k dim"] | None,
     numbers: Mapping[str, int],
-    mates: Mates,
-    engine: Engine,
-    name: str,
+    options: IdentificationOptions,
 ) -> Comparison:
     """The comparison of pictures whose people have names; raises DataError where there is nothing to compare."""
-    if mates == "each" and (distractors is None or not len(distractors)):
-        raise DataError(f"{name}: every mate is ranked among the distractors, and there are none; give some")
+    if options.mates == "each" and (distractors is None or not len(distractors)):
+        raise DataError("identification: every mate is ranked among the distractors, and there are none; give some")
     dims = {each.shape[1] for each in (probes.embeddings, gallery.embeddings, distractors) if each is not None}
     if len(dims) > 1:
-        raise DataError(f"{name}: probes, gallery and distractors have embeddings of different lengths: {sorted(dims)}")
+        raise DataError(
+            f"identification: probes, gallery and distractors have embeddings of different lengths: {sorted(dims)}"
+        )
     compared = Comparison(
         unit(probes.embeddings, "probes"),
         people,
         gallery.embeddings,
         np.array([numbers.get(person, -2) for person in gallery.people], np.int64),
         distractors,
-        mates=mates,
-        engine=engine,
+        mates=options.mates,
+        engine=options.engine,
         same_pictures=gallery is probes,
     )
     if not len(compared.probe):
         raise DataError(
-            f"{name}: no probe has a mate in the gallery; people are matched by name, the probes' look like "
+            f"identification: no probe has a mate in the gallery; people are matched by name, the probes' look like "
             f"{probes.people[0]!r}, the gallery's like {gallery.people[0]!r}"
         )
     return compared

@@ -30,7 +30,6 @@ def evaluate_one_to_many(
     probes: TemplateList,
     flags: Flags,
     *,
-    name: str = "1:N",
     ranks: Sequence[int] = RANKS,
     fpirs: Sequence[float] = FPIRS,
     bootstrap: int = 100,
@@ -43,7 +42,6 @@ def evaluate_one_to_many(
         galleries: by name. Put together they would be another, harder closed set and leave no open one.
         probes: those of all galleries.
         flags: how the templates were pooled; for the protocol.
-        name: of the evaluation.
         ranks: up to 50.
         fpirs: false positive identification rates, below 1.
         bootstrap: resamples of the subjects of the probes for the intervals; 0 for none.
@@ -64,7 +62,7 @@ def evaluate_one_to_many(
         gallery_people = _numbers(gallery.subject, subjects)
         compared = Comparison(templates.features[probe_rows], people, templates.features[rows], gallery_people)
         if not len(compared.probe):
-            raise DataError(f"{name}: no probe has a mate in gallery {gallery_name}; do the subjects' numbers agree?")
+            raise DataError(f"1:N: no probe has a mate in gallery {gallery_name}; do the subjects' numbers agree?")
         ranking = compared.rank(_DEPTH)
         rankings.append(ranking)
         misses += gallery_misses(ranking, templates.pictures_of(probe_rows), templates.pictures_of(rows))
@@ -78,7 +76,7 @@ def evaluate_one_to_many(
     if len(open_curves) == len(rankings):
         curves["dir"] = _mean_curve(open_curves)
     return Evaluation(
-        name=name,
+        name="1:N",
         protocol={
             "kind": "template identification",
             **flags.protocol(),

@@ -36,7 +36,6 @@ def evaluate_template_pairs(
     pairs: TemplatePairs,
     flags: Flags,
     *,
-    name: str = "1:1",
     fars: Sequence[float] = FARS,
     far_rule: FarRule = "strict",
     bootstrap: int = 100,
@@ -48,7 +47,6 @@ def evaluate_template_pairs(
         templates: pooled.
         pairs: the question.
         flags: how they were pooled; for the protocol.
-        name: of the evaluation.
         fars: false accept rates.
         far_rule: see :data:`vplface.evaluation.tar_at_far.FarRule`.
         bootstrap: resamples of the people for the intervals; 0 for none.
@@ -59,9 +57,7 @@ def evaluate_template_pairs(
     """
     same = pairs.same
     if same.all() or not same.any():
-        raise DataError(
-            f"{name}: all {len(same):,} pairs show {'one person' if same.all() else 'two people'}; need both"
-        )
+        raise DataError(f"1:1: all {len(same):,} pairs show {'one person' if same.all() else 'two people'}; need both")
     left, right = templates.rows(pairs.left), templates.rows(pairs.right)
     similarity = cosines_of_pairs(templates.features, left, right)
     person, people = _people(len(templates.number), left, right, same)
@@ -82,7 +78,7 @@ def evaluate_template_pairs(
         question.update(part.tobytes())
     contradicted = int((person[left[~same]] == person[right[~same]]).sum())
     return Evaluation(
-        name=name,
+        name="1:1",
         protocol={
             "kind": "template pairs",
             **flags.protocol(),
