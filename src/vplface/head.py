@@ -239,7 +239,7 @@ class PrototypeHead(MemoryOwner):
 
     @property
     def backend(self) -> Literal["auto"] | Backend:
-        """How the softmax is computed."""
+        """The backend that computes the softmax."""
         return self._softmax.backend
 
     @property
@@ -254,7 +254,7 @@ class PrototypeHead(MemoryOwner):
 
     @property
     def workspace_bytes(self) -> int:
-        """What ``workspace_mb`` allows."""
+        """Bytes that ``workspace_mb`` allows."""
         return self._softmax.workspace.limit
 
     @property
@@ -281,7 +281,7 @@ class PrototypeHead(MemoryOwner):
             )
 
     def _sample_margins(self, batch: GlobalBatch, injection: Injection | None, in_step: bool) -> SampleMargins:
-        """What the margin makes of the samples; outside of a step without noise."""
+        """Strengths and penalty of the samples by the margin; outside of a step without noise."""
         ones = batch.features.new_ones(len(batch.labels), dtype=number_type(self.weight.dtype))
         draw = partial(sample_noise, seed=self.seed, step=self.step_count, part=self.prototype_memory.parts)
         samples = Samples(

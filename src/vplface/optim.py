@@ -68,7 +68,7 @@ class FusedSGD:
 
 
 class PrototypeSGD(torch.optim.Optimizer):
-    """What ``head.optimizer`` is: schedules drive its learning rate, its state holds the momentum of W.
+    """The optimizer ``head.optimizer``: schedules drive its learning rate, its state holds the momentum of W.
 
     W has moved when ``backward()`` returns; ``step()`` only checks. Its state_dict has the form of torch.optim.SGD's.
     """
@@ -129,14 +129,14 @@ class PrototypeSGD(torch.optim.Optimizer):
         torch.autograd.graph.increment_version(self._weight)
 
     def rule(self) -> Momentum | None:
-        """What ``update`` does to all rows in this step; None where only torch can do it."""
+        """The rule by which ``update`` moves all rows in this step; None where only torch can carry it out."""
         group = self.param_groups[0]
         if not group["momentum"] or self._weight.dtype not in (torch.float32, torch.float64):
             return None
         return Momentum(self._buffer, group["lr"], group["momentum"], group["weight_decay"])
 
     def consume(self) -> None:
-        """Leave in place of W's gradient something that says what became of it to whoever reaches for it.
+        """Replace the gradient of W by a placeholder that refuses every use and says why.
 
         Raises:
             RuntimeError: if W has a gradient, which would be ignored.

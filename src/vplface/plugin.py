@@ -146,7 +146,7 @@ class VariationalWeight(MemoryOwner):
 
     @compile_disabled
     def forward(self, weight: Float[Tensor, "a b"]) -> Float[Tensor, "a b"]:
-        """W̃ from W."""
+        """Compute W̃ from W."""
         if not self._takes_step:
             return weight
         if not (self.by_itself or self.step_count or self.prototype_memory.gathering):
@@ -174,7 +174,7 @@ class VariationalWeight(MemoryOwner):
             )
 
     def right_inverse(self, weight: Tensor) -> Tensor:
-        """What is assigned to the module's weight becomes W."""
+        """A tensor that is assigned to the module's weight becomes W."""
         return weight
 
     def remember(self, embeddings: Float[Tensor, "batch dim"], labels: Int[Tensor, " batch"]) -> None:

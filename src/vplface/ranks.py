@@ -1,4 +1,4 @@
-"""Classes sharded over ranks: what they have to tell each other, and nothing of size B×N or N×d ever.
+"""Classes sharded over ranks, and what the ranks exchange: never anything of size B×N or N×d.
 
 In the forward pass every rank gets the features and labels of all (``gather``), works on its own classes, and adds its
 sums of exponentials to those of the others (``sum``). In the backward pass every rank holds, for all samples, the part
@@ -96,7 +96,7 @@ class Ranks:
         return total
 
     def spread(self, value: Tensor) -> Tensor:
-        """What every rank has the same of; its gradient is the sum of what the ranks make of it."""
+        """A value that is equal on all ranks; its gradient is the sum over ranks."""
         spread: Tensor = _Spread.apply(value, self)  # type: ignore[no-untyped-call]
         return spread
 

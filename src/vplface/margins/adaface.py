@@ -59,11 +59,11 @@ class AdaFace(SampleMargin):
             raise ValueError(f"t_alpha must lie in (0, 1], got {self.t_alpha}")
 
     def observe(self, samples: Samples) -> Float[Tensor, " batch"]:
-        """a."""
+        """The clamped norms a."""
         return samples.norms.detach().clamp(_SHORTEST, _LONGEST)
 
     def learn(self, state: Mapping[str, Tensor], observed: Float[Tensor, " batch"]) -> dict[str, Tensor]:
-        """μ and σ."""
+        """Moving mean μ and deviation σ of the norms."""
         mean, std = state["norm_mean"], state["norm_std"]
         return {
             "norm_mean": mean.lerp(observed.mean(), self.t_alpha),
@@ -71,7 +71,7 @@ class AdaFace(SampleMargin):
         }
 
     def strength(self, samples: Samples, state: Mapping[str, Tensor]) -> Float[Tensor, " batch"]:
-        """q."""
+        """The quality q of each sample."""
         deviation = (self.observe(samples) - state["norm_mean"]) / (state["norm_std"] + _SMALLEST_SPREAD)
         return (self.h * deviation).clamp(-1.0, 1.0)
 

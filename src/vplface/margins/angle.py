@@ -28,13 +28,13 @@ class _Sine(torch.autograd.Function):
 
 
 def sine(cosine: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """sinθ ≥ 0 from cosθ, which rounding may have carried a little past ±1."""
+    """sinθ ≥ 0 from cosθ, which rounding may have moved a little past ±1."""
     result: Tensor = _Sine.apply(cosine)  # type: ignore[no-untyped-call]
     return result
 
 
 def angle(cosine: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """θ in [0, π] from cosθ, which rounding may have carried a little past ±1."""
+    """θ in [0, π] from cosθ, which rounding may have moved a little past ±1."""
     return torch.atan2(sine(cosine), cosine)
 
 

@@ -29,5 +29,5 @@ class CosFace:
             raise ValueError(f"margin must not be negative, got {self.margin}")
 
     def target(self, cosine: Float[Tensor, " batch"]) -> Float[Tensor, " batch"]:
-        """cosθ − m."""
+        """The target cosθ − m."""
         return cosine - self.margin

@@ -59,15 +59,15 @@ class CurricularFace(SampleMargin):
 
     @property
     def changes_negatives(self) -> bool:
-        """The hard ones."""
+        """Logits of hard negatives are reweighted."""
         return True
 
     def observe(self, samples: Samples) -> Float[Tensor, " batch"]:
-        """cosθ."""
+        """The cosines cosθ of the samples."""
         return samples.cosines()
 
     def learn(self, state: Mapping[str, Tensor], observed: Float[Tensor, " batch"]) -> dict[str, Tensor]:
-        """t."""
+        """The moving mean t of the cosines."""
         return {"t": state["t"].lerp(observed.mean().to(state["t"]), self.t_alpha)}
 
     def strength(self, samples: Samples, state: Mapping[str, Tensor]) -> Float[Tensor, " batch"]:
@@ -77,7 +77,7 @@ class CurricularFace(SampleMargin):
     def target(
         self, cosine: Float[Tensor, " batch"], strength: Float[Tensor, " batch"] | None = None
     ) -> Float[Tensor, " batch"]:
-        """t_i."""
+        """The target t_i of ArcFace."""
         return ArcFace(self.scale, self.margin).target(cosine)
 
     def negative(
@@ -86,7 +86,7 @@ class CurricularFace(SampleMargin):
         target: Float[Tensor, "*samples"],
         strength: Float[Tensor, "*samples"] | None,
     ) -> Float[Tensor, "*shape"]:
-        """N; t = 0 for an ordinary sample, as at the start."""
+        """The reweighted cosine N; t = 0 for an ordinary sample, as at the start."""
         pace = 0.0 if strength is None else strength
         reweighted = torch.where(cosine > target, cosine * (pace + cosine), cosine)
         return once(reweighted, "CurricularFace takes t, a mean of cosines, for a constant")

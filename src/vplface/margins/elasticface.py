@@ -62,7 +62,7 @@ class ElasticFace(SampleMargin):
                 raise ValueError(f"{name} must not be negative, got {value}")
 
     def strength(self, samples: Samples, state: Mapping[str, Tensor]) -> Float[Tensor, " batch"]:
-        """m_i."""
+        """The margin m_i that is drawn for each sample."""
         mean, sigma = self._mean_and_sigma
         drawn = mean + sigma * samples.noise()
         if not self.plus:

@@ -59,7 +59,7 @@ class MagFace(SampleMargin):
             raise ValueError(f"lambda_g must not be negative, got {self.lambda_g}")
 
     def strength(self, samples: Samples, state: Mapping[str, Tensor]) -> Float[Tensor, " batch"]:
-        """m(a)."""
+        """The margin m(a) of each sample."""
         share = (samples.norms.clamp(self.l_a, self.u_a) - self.l_a) / (self.u_a - self.l_a)
         return self.l_m + (self.u_m - self.l_m) * share
 

@@ -1,4 +1,4 @@
-"""What a margin is to the rest of the house."""
+"""The interface of margins, and checks of their options."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def require_positive_scale(scale: float) -> None:
 
 
 def require_margin_gradient(choice: str) -> None:
-    """Raise ValueError unless it is one of the two."""
+    """Raise ValueError unless ``choice`` is 'exact' or 'detached'."""
     if choice not in ("exact", "detached"):
         raise ValueError(f"margin_gradient must be 'exact' or 'detached', got {choice!r}")
 

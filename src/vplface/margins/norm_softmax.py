@@ -24,5 +24,5 @@ class NormSoftmax:
         require_positive_scale(self.scale)
 
     def target(self, cosine: Float[Tensor, " batch"]) -> Float[Tensor, " batch"]:
-        """cosθ, unchanged."""
+        """The cosine cosθ, unchanged."""
         return cosine

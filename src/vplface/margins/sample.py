@@ -1,4 +1,4 @@
-"""What a margin is that looks at more than one cosine: at norms, at past steps, at chance, at the other classes.
+"""The interface of margins that depend on more than one cosine: on norms, past steps, chance, or the other classes.
 
 A sample margin has two parts. Before the softmax, ``strength`` makes of all that it looks at one number m_i for each
 sample. In the softmax, ``target`` and ``negative`` are functions of a cosine and of that number, which can be taken a
@@ -114,7 +114,7 @@ class SampleMargin(Margin):
         target: Float[Tensor, "*samples"],
         strength: Float[Tensor, "*samples"] | None,
     ) -> Float[Tensor, "*shape"]:
-        """What stands in place of the cosine with another class, element by element; −∞ leaves it out.
+        """Replace the cosine with another class, element by element; −∞ leaves the class out.
 
         Args:
             cosine: of samples and classes.
@@ -124,7 +124,7 @@ class SampleMargin(Margin):
         return cosine
 
     def observe(self, samples: Samples) -> Float[Tensor, " batch"]:
-        """What the state follows, a number for each sample; asked where there is a state."""
+        """The number of each sample that the state follows; used only by margins with a state."""
         raise NotImplementedError
 
     def learn(self, state: Mapping[str, Tensor], observed: Float[Tensor, " batch"]) -> dict[str, Tensor]:
@@ -136,7 +136,7 @@ class SampleMargin(Margin):
         raise NotImplementedError
 
     def penalty(self, norms: Float[Tensor, " batch"]) -> Float[Tensor, ""] | None:
-        """What is added to the loss."""
+        """A term that is added to the loss; None for none."""
         return None
 
     def expected_loss(

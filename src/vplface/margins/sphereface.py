@@ -39,7 +39,7 @@ class SphereFace:
         require_multiple(self.margin)
 
     def target(self, cosine: Float[Tensor, " batch"]) -> Float[Tensor, " batch"]:
-        """ψ(θ)."""
+        """The piecewise target ψ(θ)."""
         multiplied = self.margin * angle(cosine)
         turns = (multiplied.detach() / math.pi).floor().clamp(max=math.ceil(self.margin) - 1)
         psi = (1.0 - 2.0 * (turns % 2.0)) * multiplied.cos() - 2.0 * turns

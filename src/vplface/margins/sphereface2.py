@@ -1,4 +1,4 @@
-"""SphereFace2: a binary question for every class in place of one softmax over all.
+"""SphereFace2: a binary classification for every class in place of one softmax over all.
 
 Wen, Liu, Weller, Raj, Singh, "SphereFace2: Binary Classification is All You Need for Deep Face Recognition", ICLR 2022
 (arXiv 2108.01513).
@@ -75,17 +75,17 @@ class SphereFace2(SampleMargin):
 
     @property
     def binary_loss(self) -> BinaryLoss:
-        """w and λ."""
+        """The binary loss with weights w and λ."""
         return BinaryLoss(self.weight, self.lam)
 
     def parameters(self, num_classes: int) -> Mapping[str, float]:
-        """The bias b."""
+        """The bias b and its first value."""
         return {"bias": self.first_bias(num_classes)}
 
     def target(
         self, cosine: Float[Tensor, " batch"], strength: Float[Tensor, " batch"] | None = None
     ) -> Float[Tensor, " batch"]:
-        """g(cosθ) − m."""
+        """The target g(cosθ) − m."""
         return self._spread(cosine) - self.margin
 
     def negative(
@@ -94,7 +94,7 @@ class SphereFace2(SampleMargin):
         target: Float[Tensor, "*samples"],
         strength: Float[Tensor, "*samples"] | None,
     ) -> Float[Tensor, "*shape"]:
-        """g(cosθ_j) + m."""
+        """The other logits g(cosθ_j) + m."""
         return self._spread(cosine) + self.margin
 
     def expected_loss(

@@ -51,7 +51,7 @@ class SphereFaceR(SampleMargin):
 
     @property
     def changes_negatives(self) -> bool:
-        """In v2."""
+        """Version 2 changes the logits of other classes."""
         return self.version == "v2"
 
     def target(

@@ -1,4 +1,4 @@
-"""State of margins: the tensors ``margin_NAME`` of a head, and what a margin makes of the samples of a step."""
+"""State of margins, the tensors ``margin_NAME`` of a head, and the results of a margin for the samples of a step."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SAMPLES = 2**32
 
 
 class SampleMargins(NamedTuple):
-    """What a margin makes of the samples before the softmax; all None for a margin of the cosine alone.
+    """The result of a margin for the samples of a batch, before the softmax; all None for a margin of the cosine alone.
 
     Attributes:
         strength: m_i of each sample.
@@ -75,7 +75,7 @@ def set_margin_state(head: nn.Module, state: dict[str, Tensor]) -> None:
 def sample_margins(
     margin: Margin, state: dict[str, Tensor], samples: Samples, *, in_step: bool, world: int
 ) -> SampleMargins:
-    """What the margin makes of the samples.
+    """Compute the result of a margin for the samples of a batch.
 
     Args:
         margin: of the head.

@@ -1,4 +1,4 @@
-"""What a class is: prototypes, and the memory that makes them variational."""
+"""Prototypes of classes, and the memory that makes them variational."""
 
 from vplface.prototypes.age import CosineByAge
 from vplface.prototypes.batch import check_batch

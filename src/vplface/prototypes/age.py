@@ -1,4 +1,4 @@
-"""How well a memory agrees with the next feature of its class, by the age of the memory."""
+"""Agreement of a memory with the next feature of its class, by the age of the memory."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class CosineByAge:
         self.counts = self.counts.to(bins.device).index_add_(0, bins, alive.long())
 
     def clear(self) -> None:
-        """Begin anew."""
+        """Reset all sums and counts."""
         self.sums.zero_()
         self.counts.zero_()
 

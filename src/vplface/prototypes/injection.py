@@ -1,4 +1,4 @@
-"""What one step mixes into its prototypes, kept as its forward pass saw it."""
+"""The memory that one step mixes into its prototypes, kept as its forward pass saw it."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.linalg import vector_norm
 
-from vplface.prototypes.memory import Recall, living
+from vplface.prototypes.memory import ReadRows, living
 from vplface.prototypes.variational import inject
 
 
 class Injection:
-    """What is remembered, T and λ of a step.
+    """M, T and λ of a step.
 
     A backward pass has to see the memory that its forward pass saw, and may come after later steps have remembered
-    other features. T is copied. M is too large for that: who overwrites rows of it says so first (``preserve``), and
-    who reads it in a backward pass does so within ``as_seen``.
+    other features. T is copied. M is too large for that: code that overwrites rows of M calls ``preserve`` first, and
+    code that reads M in a backward pass does so within ``as_seen``.
 
     Attributes:
         memory: M, [N, d] or [N, K, d]; shared with the head, which goes on writing to it.
@@ -34,28 +34,28 @@ class Injection:
         timer: Int[Tensor, "classes ..."],
         lam: float,
         renormalise: bool = True,
-        recall: Recall | None = None,
+        read: ReadRows | None = None,
     ) -> None:
         self.memory = memory
         self.timer = living(timer).clone()
         self.lam = lam
         self.renormalise = renormalise
-        self._recall = recall
+        self._read = read
         self._overwritten: list[tuple[Tensor, Tensor]] = []
 
     def __call__(
         self, prototypes: Float[Tensor, "rows dim"], rows: Int[Tensor, " rows"] | slice = slice(None)
     ) -> Float[Tensor, "rows dim"]:
         """Variational prototypes u of the classes ``rows`` from their unit prototypes v."""
-        return inject(prototypes, self.recalled(rows), self.timer[rows], self.lam, self.renormalise)
+        return inject(prototypes, self.memory_rows(rows), self.timer[rows], self.lam, self.renormalise)
 
-    def recalled(self, rows: Int[Tensor, " rows"] | slice) -> Float[Tensor, "rows dim"]:
+    def memory_rows(self, rows: Int[Tensor, " rows"] | slice) -> Float[Tensor, "rows dim"]:
         """The vectors that are injected into the classes ``rows``, in the type of ``memory``."""
-        return self.memory[rows] if self._recall is None else self._recall(self.memory, rows)
+        return self.memory[rows] if self._read is None else self._read(self.memory, rows)
 
     def of(self, rows: Int[Tensor, " rows"]) -> Injection:
         """That of some classes, with a copy of what is injected into them."""
-        return Injection(self.recalled(rows), self.timer[rows], self.lam, self.renormalise)
+        return Injection(self.memory_rows(rows), self.timer[rows], self.lam, self.renormalise)
 
     @torch.no_grad()
     def of_subcenters(self, weight: Float[Tensor, "classes subcenters dim"]) -> Injection:
@@ -66,16 +66,16 @@ class Injection:
         """
         classes, subcenters = weight.shape[:2]
         with torch.autocast(weight.device.type, enabled=False):
-            along = torch.bmm(weight, self.recalled(slice(None)).to(weight.dtype).unsqueeze(2)).squeeze(2)
+            along = torch.bmm(weight, self.memory_rows(slice(None)).to(weight.dtype).unsqueeze(2)).squeeze(2)
         nearest = (along / vector_norm(weight, dim=2)).argmax(1, keepdim=True)
         timer = self.timer.new_zeros(classes, subcenters).scatter_(1, nearest, self.timer.unsqueeze(1))
 
-        def recall(memory: Tensor, rows: Tensor | slice) -> Tensor:
+        def read(memory: Tensor, rows: Tensor | slice) -> Tensor:
             if isinstance(rows, slice):
                 rows = torch.arange(*rows.indices(classes * subcenters), device=memory.device)
-            return self.recalled(rows // subcenters)
+            return self.memory_rows(rows // subcenters)
 
-        every = Injection(self.memory, timer.flatten(), self.lam, self.renormalise, recall)
+        every = Injection(self.memory, timer.flatten(), self.lam, self.renormalise, read)
         every._overwritten = self._overwritten
         return every
 

@@ -1,4 +1,4 @@
-"""How a state says which kind of memory it holds."""
+"""The kind of memory in a ``state_dict``."""
 
 from __future__ import annotations
 
@@ -17,6 +17,6 @@ def kind_name(kind: Memory) -> Tensor | None:
 
 
 def other_kind(kind: Memory, told: Tensor | None) -> str | None:
-    """The name of the kind that a state tells of, if it is another than ``kind``."""
+    """The name of the kind that a state names, if it is another than ``kind``."""
     stored = LastFeature.__name__ if told is None else bytes(told.tolist()).decode()
     return None if stored == type(kind).__name__ else stored

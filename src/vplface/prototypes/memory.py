@@ -1,4 +1,4 @@
-"""What may stand in place of "the last feature" of a class: the form that all kinds of memory have."""
+"""The interface of kinds of memory, which replace "the last feature" of a class."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from vplface.prototypes.draw import Draw
 
 State: TypeAlias = dict[str, Tensor]
 """What a memory holds, by name."""
-Recall: TypeAlias = Callable[[Tensor, Int[Tensor, " rows"] | slice], Float[Tensor, "rows dim"]]
+ReadRows: TypeAlias = Callable[[Tensor, Int[Tensor, " rows"] | slice], Float[Tensor, "rows dim"]]
 """Takes ``memory`` and row numbers; returns the vectors to inject, of the type of ``memory``."""
 
 
 class Memory(ABC):
-    """What is kept of each class, how a step is remembered, and which vector is injected.
+    """A kind of memory: the tensors of each class, how a step is remembered, and which vector is injected.
 
     A kind is a frozen dataclass of hyper-parameters; what it holds is apart, in a ``State``. A kind of your own may
     change any of the methods. ``memory`` may be overwritten in place: its rows are kept for backward passes to come. Of
-    all other tensors ``recall`` takes copies, or ``remember`` replaces them.
+    all other tensors the function of ``reader`` takes copies, or ``remember`` replaces them.
 
     Attributes:
         per_class: names of what has a row for each class, stored by class id. ``memory`` is [N, d], or [N, K, d] with
@@ -35,7 +35,7 @@ class Memory(ABC):
     shared: ClassVar[tuple[str, ...]] = ()
 
     def empty(self, classes: int, dim: int, dtype: torch.dtype, device: torch.device, seed: int) -> State:
-        """What there is before anything is remembered.
+        """The state before anything is remembered.
 
         Args:
             classes: rows here.
@@ -76,8 +76,10 @@ class Memory(ABC):
             total: the sum over ranks; all of them have to ask together.
         """
 
-    def recall(self, state: State, draw: Draw) -> Recall | None:
-        """What is injected in a step, the same in its forward and in its backward pass; None for ``memory`` itself.
+    def reader(self, state: State, draw: Draw) -> ReadRows | None:
+        """A function that reads the vectors to inject, the same in the forward and the backward pass of a step.
+
+        None stands for ``memory`` itself.
 
         Args:
             state: as the step finds it.

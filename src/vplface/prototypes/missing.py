@@ -23,5 +23,5 @@ class _Advised(str):
 
 
 def missing_memory(keys: Sequence[str]) -> list[str]:
-    """For ``missing_keys`` of ``load_state_dict``: the keys of a memory, the first of which says what to do."""
+    """The keys of a memory for ``missing_keys`` of ``load_state_dict``; the first says what to do."""
     return [_Advised(keys[0]), *keys[1:]]

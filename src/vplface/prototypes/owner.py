@@ -45,7 +45,7 @@ class MemoryOwner(nn.Module):
 
     @property
     def step_count(self) -> int:
-        """Steps taken."""
+        """Number of steps taken."""
         return self.prototype_memory.step_count
 
     @step_count.setter
@@ -130,7 +130,7 @@ class MemoryOwner(nn.Module):
         return self.prototype_memory.coverage()
 
     def cosine_by_age(self) -> dict[int, MeanCosine]:
-        """What ``by_age`` has counted since the last call, over all ranks, which have to ask together."""
+        """The agreement that ``by_age`` has counted since the last call, over all ranks, which have to ask together."""
         self._finish_step()
         return self.prototype_memory.cosine_by_age(self.weight.device)
 

@@ -100,7 +100,7 @@ class PrototypeMemory(nn.Module):
 
     @property
     def state(self) -> State:
-        """What is held, by name; empty before memory begins."""
+        """The tensors that are held, by name; empty before memory begins."""
         return {name: getattr(self, name) for name in self.names if getattr(self, name) is not None}
 
     @property
@@ -124,13 +124,15 @@ class PrototypeMemory(nn.Module):
         if self.variational is None or self.memory is None or self.timer is None:
             return None
         chosen = self.variational
-        recall = chosen.memory.recall(self.state, Draw(self.classes, self.seed, self.step_count))
-        injection = Injection(self.memory, self.timer, chosen.lam, chosen.renormalise, recall)
+        read = chosen.memory.reader(self.state, Draw(self.classes, self.seed, self.step_count))
+        injection = Injection(self.memory, self.timer, chosen.lam, chosen.renormalise, read)
         self._injections.add(injection)
         return injection
 
     def begin_step(self, weight: Tensor) -> Injection | None:
-        """What the step is compared with, the same for all its parts; memory is created where the step is the first.
+        """Begin a forward pass of a step; memory is created where the step is the first that is remembered.
+
+        Returns the injection that the step is compared with, the same for all its parts.
 
         Args:
             weight: W, whose device and type a new memory has.
@@ -225,7 +227,7 @@ class PrototypeMemory(nn.Module):
         return sums, counts
 
     def cosine_by_age(self, device: torch.device) -> dict[int, MeanCosine]:
-        """What ``by_age`` has counted since the last call, over all ranks, which have to ask together."""
+        """The agreement that ``by_age`` has counted since the last call, over all ranks, which have to ask together."""
         if self.by_age is None or self.delta_t is None:
             return {}
         sums, counts = self.age_totals(device)
@@ -355,7 +357,7 @@ class PrototypeMemory(nn.Module):
         if self.by_age is not None and met is not None:
             own = self.rows(step.labels)
             compared, own = step.features[own >= 0], own[own >= 0]
-            self.by_age.update(compared, met.recalled(own), met.timer[own], self.delta_t)
+            self.by_age.update(compared, met.memory_rows(own), met.timer[own], self.delta_t)
         seen, last = last_samples(step.labels)
         rows = self.rows(self.kind.home(seen, self.num_classes, self.seed))
         for injection in self._injections:

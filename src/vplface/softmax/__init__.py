@@ -1,4 +1,4 @@
-"""Logits → loss and gradients."""
+"""Softmax losses over classes: the definition, and backends that compute the same faster."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def fastest_backend(device: torch.device) -> Backend:
 
 
 def walk_of(backend: Backend, device: torch.device) -> type[Walk]:
-    """What carries out a tiled softmax: numba on a CPU where it is installed, Triton where asked for, else torch.
+    """The class that computes a tiled softmax: numba on a CPU where installed, Triton where asked for, else torch.
 
     Raises:
         MissingExtraError: if Triton is asked for and not installed.

@@ -93,7 +93,7 @@ class BinaryWalk(Walk):
         return factor * (self.pushed - self.rest * (self.labels >= 0))
 
     def _total(self) -> Float[Tensor, " batch"]:
-        """What makes f_i = s/(B·S_i) to w(1 − λ)/B."""
+        """The S_i for which f_i = s/(B·S_i) is w(1 − λ)/B."""
         return torch.full_like(self.rest, self.scale / (self.options.weight * (1.0 - self.options.own_share)))
 
     def _exponentials(self, tile: Tile, push: Tensor | None) -> Float[Tensor, " batch"]:

@@ -146,7 +146,7 @@ def _project_row(pulled, weight, memory, strength, off_mixture, off_weight, grad
 
 @_compile
 def _project(pulled, weight, memory, strength, off_mixture, off_weight, gradient, mixed):
-    """dL/dW from h."""
+    """Compute dL/dW from h."""
     for j in numba.prange(len(weight)):
         _project_row(pulled, weight, memory, strength, off_mixture, off_weight, gradient, mixed, j, j)
 
@@ -241,10 +241,10 @@ class CompiledWalk(Walk):
         return *map(_array, (pulled.contiguous(), *directions, gradient)), mixed
 
     def _memory(self, rows: slice, mixed: bool) -> tuple[Tensor, Tensor]:
-        """What is recalled and ‖W‖·λ/(1−λ); where nothing is, something of its type that is not looked at."""
+        """Injected rows and ‖W‖·λ/(1−λ); without injection, rows of the same type that are not read."""
         if self.injection is None:
             return self.weight[rows], self.length[rows]
-        memory = self.injection.recalled(rows) if mixed else self.injection.memory.flatten(1)[rows]
+        memory = self.injection.memory_rows(rows) if mixed else self.injection.memory.flatten(1)[rows]
         return memory, self.strength[rows]
 
 

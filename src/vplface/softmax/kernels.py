@@ -170,10 +170,10 @@ class TritonWalk(Walk):
         )
 
     def _memory(self, rows: slice, mixed: bool) -> tuple[Tensor, Tensor]:
-        """What is recalled and the share of v; without memory something that is not looked at."""
+        """Injected rows and the share of v; without injection, rows that are not read."""
         if self.injection is None or self.share is None:
             return self.weight, self.weight
-        return self.injection.recalled(rows) if mixed else self.weight[rows], self.share[rows]
+        return self.injection.memory_rows(rows) if mixed else self.weight[rows], self.share[rows]
 
 
 def _block(matrix: Tensor, widest: int = 2**20) -> tuple[int, int]:

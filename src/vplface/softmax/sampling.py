@@ -1,4 +1,4 @@
-"""Which classes a step compares with, when it does not compare with all (An et al., "Partial FC", CVPR 2022)."""
+"""Sampling of the classes that a step compares with (An et al., "Partial FC", CVPR 2022)."""
 
 from __future__ import annotations
 

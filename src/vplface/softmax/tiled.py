@@ -54,7 +54,7 @@ _TILE_BUFFERS = 6
 
 
 def tile_bytes(classes: int, width: int, device: torch.device) -> int:
-    """What the temporary tensors of a tile take, about; ``width`` is the larger of d and B."""
+    """Approximate bytes of the temporary tensors of a tile; ``width`` is the larger of d and B."""
     return _TILE_BUFFERS * 4 * width * min(tile_size(width, device), classes)
 
 
@@ -193,7 +193,7 @@ class Tile(NamedTuple):
     operand: Float[Tensor, "tile dim"]  # Z in the type of products
     ratio: Float[Tensor, "tile 1"]  # ρ
     own: tuple[Tensor, Tensor]  # classes of the tile and samples where j = y_i
-    memory: Float[Tensor, "tile dim"] | None = None  # what is recalled, for a walk that looks at it again
+    memory: Float[Tensor, "tile dim"] | None = None  # what is injected, for a walk that looks at it again
 
 
 class Walk:
@@ -333,7 +333,7 @@ class Walk:
         return result * factor
 
     def gradient_of_negatives(self, gradient: Tensor) -> Float[Tensor, " batch"] | None:
-        """dL/dn."""
+        """The gradient dL/dn of the further logits."""
         if self.negatives is None:
             return None
         return gradient * (self.negatives - self.top).exp_() / self._total() / len(self.negatives)
@@ -361,7 +361,7 @@ class Walk:
         mixture = weight
         if mixed and self.injection is not None and self.share is not None:
             # ((1−λ)·v + λ·M)·‖W‖/(1−λ)
-            memory, strength = self.injection.recalled(rows).to(self.type), self.strength[rows]
+            memory, strength = self.injection.memory_rows(rows).to(self.type), self.strength[rows]
             if first:
                 strength *= length
             mixture = torch.addcmul(weight, memory, strength, out=self._buffer("mixture", weight, self.type))
@@ -461,7 +461,7 @@ def _remove(direction: Tensor, vectors: Tensor, coefficient: Tensor) -> None:
 def _of_rows(
     update: Update | None, momentum: Callable[[], Momentum | None] | None, subcenters: int
 ) -> tuple[Update | None, Callable[[], Momentum | None] | None]:
-    """What moves classes of [K, d], for tiles of rows that are their sub-centres one after the other."""
+    """Update and momentum of classes of [K, d], for tiles of rows that are their sub-centres one after the other."""
 
     def move(rows: slice, gradient: Tensor) -> None:
         assert update is not None

@@ -79,5 +79,5 @@ class _BroadFace(BoundTerm):
 
     def remember(self, features: Tensor, labels: Tensor, rows: Tensor) -> None:
         if self._prototypes is not None:
-            self.queue.put(torch.cat([features, self._prototypes], 1), labels)
+            self.queue.add(torch.cat([features, self._prototypes], 1), labels)
             self._prototypes = None

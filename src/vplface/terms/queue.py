@@ -10,12 +10,12 @@ from vplface.bounds import require_whole
 
 
 class Queue(nn.Module):
-    """The last samples that were put in, in no particular order.
+    """The last samples that were added, in no particular order.
 
-    A backward pass sees what its forward pass saw: every ``put`` makes new tensors.
+    A backward pass sees what its forward pass saw: every ``add`` makes new tensors.
 
     Args:
-        size: how many samples there is room for.
+        size: samples that fit.
         columns: numbers that are kept of each.
     """
 
@@ -33,16 +33,16 @@ class Queue(nn.Module):
 
     @property
     def rows(self) -> Float[Tensor, "held columns"]:
-        """What is kept of the samples in the queue."""
+        """The rows of the samples in the queue."""
         return self.samples[: len(self)]
 
     @property
     def labels(self) -> Int[Tensor, " held"]:
-        """Their classes."""
+        """The class ids of the samples in the queue."""
         return self.classes[: len(self)]
 
-    def put(self, rows: Float[Tensor, "batch columns"], labels: Int[Tensor, " batch"]) -> None:
-        """Take in samples; of more than there is room for, the last."""
+    def add(self, rows: Float[Tensor, "batch columns"], labels: Int[Tensor, " batch"]) -> None:
+        """Add samples; of more than fit, the last."""
         size, new = len(self.samples), len(rows)
         places = (self.taken + torch.arange(new, device=labels.device))[-size:] % size
         self.samples = self.samples.index_copy(0, places, rows[-size:].detach().to(self.samples))
@@ -50,7 +50,7 @@ class Queue(nn.Module):
         self.taken += new
 
     def get_extra_state(self) -> Tensor:
-        """How many samples were ever put in."""
+        """The number of samples that were ever added."""
         return torch.tensor(self.taken)
 
     def set_extra_state(self, state: Tensor) -> None:
@@ -59,7 +59,7 @@ class Queue(nn.Module):
 
 
 def require_size(size: int) -> None:
-    """Refuse a queue without room."""
+    """Raise ValueError unless the size is at least 1."""
     require_whole(size=size)
     if size < 1:
         raise ValueError(f"size must be at least 1 sample, got {size}")

@@ -1,4 +1,4 @@
-"""What a term is to the head: hyper-parameters, which ``bind`` turns into a module that holds the state.
+"""The interface of terms: hyper-parameters, which ``bind`` turns into a module that holds the state.
 
 A term takes part in a step in one or several of four places:
 
@@ -28,7 +28,7 @@ from vplface.prototypes import Injection
 
 @dataclass(frozen=True)
 class Batch:
-    """What a term sees of a step.
+    """A step as terms see it.
 
     Attributes:
         features: x, unit rows of all ranks. A gradient counts once, although every rank computes it.
@@ -89,7 +89,7 @@ class BoundTerm(nn.Module):
         return type(self).past is not BoundTerm.past
 
     def loss(self, batch: Batch) -> Float[Tensor, ""] | None:
-        """What is added to the classification loss."""
+        """A loss that is added to the classification loss; None for none."""
         return None
 
     def negatives(self, batch: Batch) -> Float[Tensor, " batch"] | None:
@@ -133,13 +133,13 @@ def cosines(a: Float[Tensor, "rows dim"], b: Float[Tensor, "columns dim"]) -> Fl
 
 
 def require_positive(name: str, value: float) -> None:
-    """Refuse a value that is not positive, NaN or infinite."""
+    """Raise ValueError unless the value is positive and finite."""
     if not 0 < value < math.inf:
         raise ValueError(f"{name} must be positive, got {value}")
 
 
 def require_steps(name: str, value: int) -> None:
-    """Refuse what is no number of steps."""
+    """Raise ValueError unless ``value`` is a whole number of at least 0."""
     require_whole(**{name: value})
     if value < 0:
         raise ValueError(f"{name} must be a step count of at least 0, got {value}")

@@ -78,4 +78,4 @@ class _XBM(BoundTerm):
         return self.options.weight * loss
 
     def remember(self, features: Tensor, labels: Tensor, rows: Tensor) -> None:
-        self.queue.put(features, labels)
+        self.queue.add(features, labels)

@@ -1,4 +1,4 @@
-"""Feature drift: how far the embedding of the same pictures moves, and when to begin to remember because of it."""
+"""Measurement of feature drift, which decides when injection begins."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ class DriftMonitor:
         return measured
 
     def state_dict(self) -> dict[str, Tensor]:
-        """What a resumed run needs to go on as if it had not stopped."""
+        """The state with which a resumed run continues as if it had not stopped."""
         if not self._features:
             return {}
         counts = {"every": torch.tensor(self.every), "in_a_row": torch.tensor(self._in_a_row)}
@@ -238,7 +238,7 @@ class DriftMonitor:
             _LOG.log(logging.INFO if decision.settled else logging.WARNING, self.sentence(decision))
 
     def sentence(self, begin: Begin) -> str:
-        """What there is to say of a beginning."""
+        """The log message about a beginning."""
         limit = "" if self._longest is None else f", of {self._longest} at most"
         words = f"injection begins at step {begin.step} with Δt {begin.delta_t}"
         words += f" (decided by drift{limit})" if begin.by_drift else ""

@@ -1,4 +1,4 @@
-"""What injection does to prototypes and gradients, measured on the features of a step without taking one.
+"""Measurements of what injection does to prototypes and gradients, on the features of a step.
 
 Everything here is computed a tile of classes at a time, from at most ``SAMPLES`` features, and over all ranks.
 """
@@ -93,7 +93,7 @@ def own_cosines(
     injection = head.injection
     if injection is not None:
         alive = injection.timer[rows] > 0
-        sums += [(features[alive] * injection.recalled(rows[alive]).to(features.dtype)).sum(), alive.sum()]
+        sums += [(features[alive] * injection.memory_rows(rows[alive]).to(features.dtype)).sum(), alive.sum()]
     else:
         sums += [to_prototype.new_tensor(0.0)] * 2
     totals = torch.stack([each.double() for each in sums])
@@ -203,7 +203,7 @@ def nearer_to_memory(
         alive = injection.timer[tile] > 0
         foreign = alive.expand(len(features), -1).clone()
         foreign[_own(rows, tile)] = False
-        kinds = injection.recalled(tile).to(features.dtype), normalize(head.weight[tile].to(features.dtype), dim=1)
+        kinds = injection.memory_rows(tile).to(features.dtype), normalize(head.weight[tile].to(features.dtype), dim=1)
         for kind, points in enumerate(kinds):
             cosine = torch.where(foreign, features @ points.t(), -torch.inf)
             nearest[kind] = torch.maximum(nearest[kind], cosine.amax(dim=1))

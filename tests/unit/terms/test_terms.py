@@ -154,7 +154,7 @@ def test_a_queue_holds_the_last_samples(size, counts):
         new = list(range(len(everything), len(everything) + count))
         held = queue.rows
         copy = held.clone()
-        queue.put(torch.tensor(new, dtype=torch.float32).reshape(-1, 1), torch.tensor(new, dtype=torch.int64))
+        queue.add(torch.tensor(new, dtype=torch.float32).reshape(-1, 1), torch.tensor(new, dtype=torch.int64))
         assert torch.equal(held, copy)  # what a forward pass saw stays
         everything += new
     assert len(queue) == min(size, len(everything))

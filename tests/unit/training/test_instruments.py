@@ -140,7 +140,7 @@ def test_every_kind_of_memory_is_measured_by_what_it_injects(memory, dtype):
     own = torch.arange(8) == labels.unsqueeze(1)
     strangers = [
         torch.where(living & ~own, features @ points.float().t(), -2.0).amax(1)
-        for points in (injection.recalled(slice(None)), v)
+        for points in (injection.memory_rows(slice(None)), v)
     ]
     assert found["nearer_to_memory"] == float((strangers[0] > strangers[1]).double().mean())
     plain = weight.float().requires_grad_()

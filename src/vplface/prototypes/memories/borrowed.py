@@ -13,7 +13,7 @@ from torch.nn.functional import normalize
 
 from vplface.prototypes.draw import Draw
 from vplface.prototypes.memories import spread
-from vplface.prototypes.memory import Memory, Recall, State, number_type
+from vplface.prototypes.memory import Memory, ReadRows, State, number_type
 
 
 @dataclass(frozen=True)
@@ -81,16 +81,16 @@ class BorrowedSpread(Memory):
         bank[place[-self.bank :]] = residuals[-self.bank :]
         state["memory_bank"] = bank
 
-    def recall(self, state: State, draw: Draw) -> Recall:
-        """See the class."""
+    def reader(self, state: State, draw: Draw) -> ReadRows:
+        """Draw the residual that is added to each mean."""
         variance = spread.shrunk_variance(state, self.prior)
         length = (1.0 - variance).sqrt().unsqueeze(1)
         share = (variance / state["memory_shared_variance"].clamp_min(1e-12)).sqrt().unsqueeze(1)
         bank = state["memory_bank"]
         chosen = draw.below(state["memory_residuals"].clamp(max=self.bank).cpu(), stream=1).to(bank.device)
 
-        def recalled(memory: Tensor, rows: Int[Tensor, " rows"] | slice) -> Float[Tensor, "rows dim"]:
+        def read_rows(memory: Tensor, rows: Int[Tensor, " rows"] | slice) -> Float[Tensor, "rows dim"]:
             mean = length[rows] * memory[rows].to(bank.dtype)
             return normalize(mean + share[rows] * bank[chosen[rows]], dim=1).to(memory.dtype)
 
-        return recalled
+        return read_rows

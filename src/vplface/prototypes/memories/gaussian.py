@@ -15,7 +15,7 @@ from torch.nn.functional import normalize
 from vplface.prototypes.draw import Draw
 from vplface.prototypes.memories import spread
 from vplface.prototypes.memories.noise import across, normal_rows
-from vplface.prototypes.memory import Memory, Recall, State
+from vplface.prototypes.memory import Memory, ReadRows, State
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Gaussian(Memory):
     variance 2/(d−1), so that the mean of draw·μ_j is R_j, up to a share 3σ_j⁴/(4(d−1)) of it in leading order. Hence
     E‖draw − R_j·μ_j‖² = σ_j², the variance of the class around its mean, and E‖draw − μ_j‖² = 2 − 2·R_j.
 
-    This is the distribution that the method speaks of, drawn anew in every step. It helps where a class is too shallow
+    This is the distribution that the method speaks of, drawn again in every step. It helps where a class is too shallow
     to show its spread, which it then borrows from all classes; variation along particular directions it does not know
     (see ``BorrowedSpread``). ε is a row of a fixed bank that is drawn from the seed: which, follows from seed, step and
     class id.
@@ -81,18 +81,18 @@ class Gaussian(Memory):
         delta_t: int,
         total: Callable[[Tensor], Tensor],
     ) -> None:
-        """See ``spread``."""
+        """Update the mean and spread of each class."""
         spread.pool_lengths(state, spread.follow(state, features, rows, delta_t, self.momentum), total)
 
-    def recall(self, state: State, draw: Draw) -> Recall:
-        """See the class."""
+    def reader(self, state: State, draw: Draw) -> ReadRows:
+        """Draw the bank row that displaces each mean."""
         variance = spread.shrunk_variance(state, self.prior)
         length, deviation = (1.0 - variance).sqrt().unsqueeze(1), variance.sqrt().unsqueeze(1)
         bank, chosen = state["memory_bank"], draw.below(self.bank, stream=1).to(variance.device)
 
-        def recalled(memory: Tensor, rows: Int[Tensor, " rows"] | slice) -> Float[Tensor, "rows dim"]:
+        def read_rows(memory: Tensor, rows: Int[Tensor, " rows"] | slice) -> Float[Tensor, "rows dim"]:
             mean = memory[rows].to(bank.dtype)
             noise = across(bank[chosen[rows]], mean) / math.sqrt(max(mean.shape[1] - 1, 1))
             return normalize(length[rows] * mean + deviation[rows] * noise, dim=1).to(memory.dtype)
 
-        return recalled
+        return read_rows

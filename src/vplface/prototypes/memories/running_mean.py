@@ -19,7 +19,7 @@ class RunningMean(Memory):
 
     The empirical prototype of a class with a fixed weight (Wen et al., "A Discriminative Feature Learning Approach for
     Deep Face Recognition", ECCV 2016, keep such centres). Beside ``LastFeature`` it is a control: if it does as well,
-    what helps is the mean of the class and not its variation. A memory that has died is begun anew, M_y ← x.
+    what helps is the mean of the class and not its variation. A memory that has died starts again, M_y ← x.
 
     In bytes a class what the last feature takes; in a step nothing more.
 
@@ -44,7 +44,7 @@ class RunningMean(Memory):
         delta_t: int,
         total: Callable[[Tensor], Tensor],
     ) -> None:
-        """See the class."""
+        """Update the mean of each class that was seen."""
         memory, timer, here = state["memory"], state["timer"], rows >= 0
         rows, x = rows[here], features[here].to(number_type(memory.dtype))
         mean = self.momentum * memory[rows].to(x.dtype) + (1.0 - self.momentum) * x

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vplface.bounds import require_whole
 from vplface.prototypes.draw import Draw
-from vplface.prototypes.memory import Memory, Recall, State
+from vplface.prototypes.memory import Memory, ReadRows, State
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class SeveralFeatures(Memory):
         memory[rows, slot] = features[here].to(memory.dtype)
         timer[rows, slot] = delta_t
 
-    def recall(self, state: State, draw: Draw) -> Recall:
+    def reader(self, state: State, draw: Draw) -> ReadRows:
         """A living slot of each class."""
         alive = state["timer"] > 0
         order = alive.cumsum(1)

@@ -1,4 +1,4 @@
-"""Where the features of a class lie on the sphere, estimated online: their mean direction and their spread.
+"""Online estimates of the mean direction and the spread of the features of a class on the sphere.
 
 Unit features with weights that sum to 1 have a mean m = Σ w_i·x_i = R·μ within the sphere, and their variance
 V = Σ w_i·‖x_i − m‖² is 1 − R². So μ (in ``memory``), V and the effective number n = 1/Σ w_i² (Kish, "Survey Sampling",
@@ -7,7 +7,7 @@ V = Σ w_i·‖x_i − m‖² is 1 − R². So μ (in ``memory``), V and the eff
     m ← m + a·(x − m)        V ← (1 − a)·(V + a·‖x − m‖²)        1/n ← (1 − a)²/n + a²
 
 plain statistics at first, and exponential ones with the momentum α later (Finch, "Incremental calculation of weighted
-mean and variance", 2009). A class whose memory has died is begun anew.
+mean and variance", 2009). A class whose memory has died starts again.
 
 Before it is taken into the mean, x is a sample that the mean has not seen, with E‖x − m‖² = σ²(1 + 1/n). The residuals
 r = (x − m)/√(1 + 1/n) of all classes give the variance σ² that they share; and a class with few samples, of whose own
@@ -58,7 +58,7 @@ def require_in_range(momentum: float, prior: float, bank: int) -> None:
 
 
 def unknown(classes: int, dtype: torch.dtype, device: torch.device) -> State:
-    """The state, beside μ and T, of classes of which nothing has been seen."""
+    """The state, beside μ and T, of classes that have not been seen."""
     numbers = number_type(dtype)
     return {
         "memory_variance": torch.zeros(classes, dtype=numbers, device=device),
@@ -111,7 +111,7 @@ def pool_lengths(state: State, residuals: Float[Tensor, "seen dim+1"], total: Ca
 
 
 def shrunk_variance(state: State, prior: float) -> Float[Tensor, " classes"]:
-    """σ_j² of each class, ``prior`` being κ; at most WIDEST. A class of which nothing is known has σ²."""
+    """σ_j² of each class, ``prior`` being κ; at most WIDEST. A class without samples has σ²."""
     count, shared = state["memory_count"], state["memory_shared_variance"]
     variance = (count * state["memory_variance"] + prior * shared) / ((count - 1.0).clamp_min(0.0) + prior)
     return variance.clamp_max(WIDEST)

@@ -13,7 +13,7 @@ from vplface.prototypes.draw import Draw
 from vplface.prototypes.memories import spread
 from vplface.prototypes.memories.gaussian import Gaussian
 from vplface.prototypes.memories.noise import across
-from vplface.prototypes.memory import Recall, State
+from vplface.prototypes.memory import ReadRows, State
 
 _ATTEMPTS = 64
 """Wood's method accepts about two thirds of its proposals or more, in any dimension: 64 in a row do not fail."""
@@ -36,8 +36,8 @@ class VonMisesFisher(Gaussian):
     Options, bytes and costs are those of ``Gaussian``; besides some random numbers of each class in a step, on the CPU.
     """
 
-    def recall(self, state: State, draw: Draw) -> Recall:
-        """See the class."""
+    def reader(self, state: State, draw: Draw) -> ReadRows:
+        """Draw w of each class, and the bank row that gives its direction."""
         bank, timer = state["memory_bank"], state["timer"]
         dim = bank.shape[1]
         # on the CPU and in float64, so that a proposal is accepted on every device or on none
@@ -46,13 +46,13 @@ class VonMisesFisher(Gaussian):
         along, aside = w.unsqueeze(1), (1.0 - w.square()).clamp_min_(0.0).sqrt_().unsqueeze(1)
         chosen = draw.below(self.bank, stream=1).to(bank.device)
 
-        def recalled(memory: Tensor, rows: Int[Tensor, " rows"] | slice) -> Float[Tensor, "rows dim"]:
+        def read_rows(memory: Tensor, rows: Int[Tensor, " rows"] | slice) -> Float[Tensor, "rows dim"]:
             mean = memory[rows].to(bank.dtype)
             return (along[rows] * mean + aside[rows] * normalize(across(bank[chosen[rows]], mean), dim=1)).to(
                 memory.dtype
             )
 
-        return recalled
+        return read_rows
 
 
 def concentration(variance: Float64[Tensor, " classes"], dim: int) -> Float64[Tensor, " classes"]:

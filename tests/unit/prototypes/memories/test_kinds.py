@@ -42,9 +42,9 @@ def remember(kind, state, features, rows, delta_t=9):
     kind.remember(state, features, torch.as_tensor(rows), delta_t, alone)
 
 
-def recalled(kind, state, step=0, seed=0):
-    recall = kind.recall(state, Draw(range(len(state["timer"])), seed, step))
-    return state["memory"] if recall is None else recall(state["memory"], slice(None))
+def injected(kind, state, step=0, seed=0):
+    read = kind.reader(state, Draw(range(len(state["timer"])), seed, step))
+    return state["memory"] if read is None else read(state["memory"], slice(None))
 
 
 def angle(degrees):
@@ -57,7 +57,7 @@ def test_the_last_feature_is_the_papers():
     remember(kind, state, [angle(10), angle(20)], [2, -1])
     assert state["memory"].tolist() == [[0, 0], [0, 0], angle(10)]
     assert state["timer"].tolist() == [0, 0, 9]
-    assert kind.recall(state, Draw(range(3), 0, 0)) is None
+    assert kind.reader(state, Draw(range(3), 0, 0)) is None
     assert Variational().memory == kind
 
 
@@ -65,14 +65,14 @@ def test_the_running_mean_by_hand():
     kind = RunningMean(0.5)
     state = empty(kind, 3, 2)
     remember(kind, state, [angle(0), angle(40)], [0, 1], delta_t=2)
-    assert recalled(kind, state).tolist() == [angle(0), pytest.approx(angle(40)), [0, 0]]
+    assert injected(kind, state).tolist() == [angle(0), pytest.approx(angle(40)), [0, 0]]
     remember(kind, state, [angle(60)], [0], delta_t=2)  # halfway between unit vectors of 0° and 60°
-    assert recalled(kind, state)[0].tolist() == pytest.approx(angle(30))
+    assert injected(kind, state)[0].tolist() == pytest.approx(angle(30))
     remember(kind, state, [angle(90)], [2], delta_t=2)
     assert state["timer"].tolist() == [1, 0, 2]
     remember(kind, state, [angle(90), angle(70)], [0, 1], delta_t=2)  # 0 in its last step, 1 dead and begun anew
-    assert recalled(kind, state)[0].tolist() == pytest.approx(angle(60))
-    assert recalled(kind, state)[1].tolist() == pytest.approx(angle(70))
+    assert injected(kind, state)[0].tolist() == pytest.approx(angle(60))
+    assert injected(kind, state)[1].tolist() == pytest.approx(angle(70))
 
 
 def test_a_running_mean_without_momentum_is_the_last_feature():
@@ -107,11 +107,11 @@ def test_several_features_draws_every_living_slot_as_often_and_no_other():
     state = empty(kind, 3000, 2)
     state["memory"][:] = torch.arange(4.0).reshape(1, 4, 1)
     state["timer"][:] = torch.tensor([2, 0, 1, 7], dtype=torch.int32)
-    drawn = recalled(kind, state)[:, 0]
+    drawn = injected(kind, state)[:, 0]
     assert set(drawn.tolist()) == {0.0, 2.0, 3.0}
     counts = torch.bincount(drawn.long(), minlength=4)[[0, 2, 3]].double()
     assert ((counts - 1000).square() / 1000).sum() < 13.8  # χ² of two degrees of freedom, p = .001
-    assert not torch.equal(drawn, recalled(kind, state, step=1)[:, 0])
+    assert not torch.equal(drawn, injected(kind, state, step=1)[:, 0])
 
 
 def test_one_slot_is_the_last_feature():
@@ -120,7 +120,7 @@ def test_one_slot_is_the_last_feature():
     for degrees, row in ((10, 0), (20, 3), (30, 0)):
         for each, state in zip((kind, last), states, strict=True):
             remember(each, state, [angle(degrees)], [row], delta_t=2)
-    assert torch.equal(recalled(kind, states[0]), recalled(last, states[1]))
+    assert torch.equal(injected(kind, states[0]), injected(last, states[1]))
     assert torch.equal(states[0]["timer"][:, 0], states[1]["timer"])
 
 
@@ -198,7 +198,7 @@ def test_draws_have_the_mean_and_the_variance_of_the_features(kind, variance):
     for part in x:
         remember(memory, state, part, torch.arange(classes), delta_t=50)
     features = torch.cat(x)
-    draws = torch.cat([recalled(memory, state, step) for step in range(5)])
+    draws = torch.cat([injected(memory, state, step) for step in range(5)])
     torch.testing.assert_close(draws.norm(dim=1), torch.ones(len(draws), dtype=torch.float64))
     assert float(state["memory_shared_variance"]) == pytest.approx(variance, rel=0.05)
     around = draws.reshape(5, classes, dim) - ((1.0 - state["memory_variance"]).sqrt().unsqueeze(1) * state["memory"])
@@ -216,7 +216,7 @@ def test_draws_around_one_mean_have_its_resultant_length(kind, dim, variance):
     state["timer"][:] = 1
     state["memory_count"][:] = 1.0
     state["memory_shared_variance"] += variance
-    draws = recalled(memory, state)
+    draws = injected(memory, state)
     mean = draws.mean(0)
     assert float(mean[0]) == pytest.approx(math.sqrt(1 - variance), abs=0.004)
     assert float((draws - math.sqrt(1 - variance) * state["memory"]).square().sum(1).mean()) == pytest.approx(
@@ -255,14 +255,14 @@ def test_borrowed_spread_by_hand():
     state = empty(kind, 2, 3)
     a, b = [math.cos(0.3), math.sin(0.3), 0.0], [math.cos(0.3), -math.sin(0.3), 0.0]
     remember(kind, state, [a, [0.0, 0.0, 1.0]], [0, 1])
-    assert torch.equal(recalled(kind, state)[1], state["memory"][1])  # no residual yet: the mean
+    assert torch.equal(injected(kind, state)[1], state["memory"][1])  # no residual yet: the mean
     remember(kind, state, [b], [0])
     residual = [0.0, -2 * math.sin(0.3) / math.sqrt(2), 0.0]
     assert state["memory_bank"].tolist() == [pytest.approx(residual), [0, 0, 0], [0, 0, 0]]
     variance = 2 * math.sin(0.3) ** 2
     assert float(state["memory_shared_variance"]) == pytest.approx(variance)
     draw = torch.tensor([0.0, residual[1], math.sqrt(1 - variance)], dtype=torch.float64)
-    torch.testing.assert_close(recalled(kind, state)[1], normalize(draw, dim=0))
+    torch.testing.assert_close(injected(kind, state)[1], normalize(draw, dim=0))
 
 
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=6))
@@ -295,15 +295,15 @@ def test_a_draw_depends_on_seed_step_and_class_id_alone(kind):
     state = empty(memory, 40, 8)
     for number in range(3):
         remember(memory, state, cloud(40, 8, 0.3, seed=number), torch.arange(40))
-    whole = recalled(memory, state, step=4)
-    assert torch.equal(whole, recalled(memory, state, step=4))
-    assert not torch.equal(whole, recalled(memory, state, step=5))
-    assert not torch.equal(whole, recalled(memory, state, step=4, seed=1))
+    whole = injected(memory, state, step=4)
+    assert torch.equal(whole, injected(memory, state, step=4))
+    assert not torch.equal(whole, injected(memory, state, step=5))
+    assert not torch.equal(whole, injected(memory, state, step=4, seed=1))
     part = {name: tensor[13:29] if name in memory.per_class else tensor for name, tensor in state.items()}
-    recall = memory.recall(part, Draw(range(13, 29), 0, 4))
-    torch.testing.assert_close(recall(part["memory"], slice(None)), whole[13:29], atol=1e-15, rtol=0)
+    read = memory.reader(part, Draw(range(13, 29), 0, 4))
+    torch.testing.assert_close(read(part["memory"], slice(None)), whole[13:29], atol=1e-15, rtol=0)
     some = torch.tensor([3, 0, 3, 7])
-    torch.testing.assert_close(recall(part["memory"], some), whole[13 + some], atol=1e-15, rtol=0)
+    torch.testing.assert_close(read(part["memory"], some), whole[13 + some], atol=1e-15, rtol=0)
 
 
 @pytest.mark.parametrize("kind", SPREAD)
@@ -311,7 +311,7 @@ def test_before_the_first_residual_the_mean_is_injected(kind):
     memory = kind()
     state = empty(memory, 3, 4)
     remember(memory, state, cloud(2, 4, 0.3), [0, 2])
-    torch.testing.assert_close(recalled(memory, state), state["memory"], atol=1e-6, rtol=0)
+    torch.testing.assert_close(injected(memory, state), state["memory"], atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize(
