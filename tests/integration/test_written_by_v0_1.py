@@ -117,15 +117,15 @@ def test_files_of_a_run_keep_their_names_and_keys(resumed):
     assert {path.name for path in (FIXTURES / "finished").iterdir()} <= {path.name for path in resumed.iterdir()}
     for name in ("model.json", "evaluation.json", "environment.json"):
         now, then = (json.loads((each / name).read_text()) for each in (resumed, FIXTURES / "finished"))
-        assert meta_init(now) == meta_init(then)
+        assert outline(now) == outline(then)
     now, then = (yaml.safe_load((each / "config.yaml").read_text()) for each in (resumed, FIXTURES / "finished"))
     assert now == then
 
 
-def meta_init(value):
+def outline(value):
     """The keys of nested mappings, with the types of what they lead to."""
     if isinstance(value, dict):
-        return {key: meta_init(each) for key, each in value.items()}
+        return {key: outline(each) for key, each in value.items()}
     return type(value).__name__
 
 
