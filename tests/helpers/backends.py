@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from vplface.softmax import head_softmax
-from vplface.softmax.tiled import Walk
+from vplface.softmax.tiled import TiledSoftmax
 
 
 def use_backend(monkeypatch: pytest.MonkeyPatch, backend: str) -> None:
@@ -13,6 +13,6 @@ def use_backend(monkeypatch: pytest.MonkeyPatch, backend: str) -> None:
     monkeypatch.setattr(head_softmax, "fastest_backend", lambda device: backend)
 
 
-def use_walk(monkeypatch: pytest.MonkeyPatch, walk: type[Walk]) -> None:
-    """Let ``walk`` compute every tiled softmax of a head."""
-    monkeypatch.setattr(head_softmax, "walk_of", lambda backend, device: walk)
+def use_tiled_softmax(monkeypatch: pytest.MonkeyPatch, implementation: type[TiledSoftmax]) -> None:
+    """Let ``implementation`` compute every tiled softmax of a head."""
+    monkeypatch.setattr(head_softmax, "tiled_softmax_for", lambda backend, device: implementation)

@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn.functional import normalize
 from torch.nn.parallel import DistributedDataParallel
 
-from helpers.backends import use_walk
+from helpers.backends import use_tiled_softmax
 from vplface import FusedSGD, PrototypeHead, Variational
 from vplface.config import build_config
 from vplface.errors import ConfigError
@@ -25,7 +25,7 @@ DIM = 6
 WAYS = [
     {},
     {"fused": True},
-    {"walk": "Walk", "fused": True},
+    {"implementation": "TiledSoftmax", "fused": True},
     {"backend": "triton", "fused": True, "steps": 3},
     {"variational": None},
     {"options": {"workspace_mb": 0.0}, "fused": True},
@@ -60,7 +60,7 @@ def settings(margin: Any, **changes: Any) -> dict[str, Any]:
         "steps": 6,
         "parts": 1,
         "options": {},
-        "walk": None,
+        "implementation": None,
         **changes,
     }
 
@@ -133,8 +133,8 @@ def require_definition(run: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> 
     definition = train(None, run | {"backend": "reference", "fused": fused})
     assert definition["losses"].isfinite().all()
     monkeypatch.setattr(tiled, "TILE", {"cpu": 40})
-    if run["walk"] is not None:
-        use_walk(monkeypatch, getattr(tiled, run["walk"]))
+    if run["implementation"] is not None:
+        use_tiled_softmax(monkeypatch, getattr(tiled, run["implementation"]))
     require_same([train(None, run)], definition)
 
 

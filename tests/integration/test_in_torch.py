@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from helpers.backends import use_walk
+from helpers.backends import use_tiled_softmax
 from vplface import (
     AdaFace,
     ArcFace,
@@ -275,7 +275,7 @@ def test_a_scaled_loss_is_not_given_to_fused_prototypes():
 
 
 def test_a_backward_pass_inside_autocast_calculates_as_one_outside(monkeypatch):
-    use_walk(monkeypatch, tiled.Walk)
+    use_tiled_softmax(monkeypatch, tiled.TiledSoftmax)
     found = []
     for inside in (False, True):
         head = PrototypeHead(N, D, margin=ArcFace(64.0, 0.5), backend="tiled")

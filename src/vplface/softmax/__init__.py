@@ -11,7 +11,7 @@ import torch
 from vplface.softmax import binary, reference, tiled
 from vplface.softmax.reference import class_prototypes
 from vplface.softmax.sampling import drawn_classes
-from vplface.softmax.tiled import Filter, Walk
+from vplface.softmax.tiled import Filter, TiledSoftmax
 from vplface.softmax.workspace import Workspace
 
 Backend: TypeAlias = Literal["reference", "tiled", "triton"]
@@ -28,7 +28,7 @@ __all__ = [
     "fastest_backend",
     "reference",
     "tiled",
-    "walk_of",
+    "tiled_softmax_for",
 ]
 
 
@@ -37,7 +37,7 @@ def fastest_backend(device: torch.device) -> Backend:
     return "triton" if device.type == "cuda" and find_spec("triton") is not None else "tiled"
 
 
-def walk_of(backend: Backend, device: torch.device) -> type[Walk]:
+def tiled_softmax_for(backend: Backend, device: torch.device) -> type[TiledSoftmax]:
     """The class that computes a tiled softmax: numba on a CPU where installed, Triton where asked for, else torch.
 
     Raises:
@@ -45,13 +45,13 @@ def walk_of(backend: Backend, device: torch.device) -> type[Walk]:
         ValueError: if Triton is asked for on a CPU, and its interpreter is not.
     """
     if backend == "tiled" and device.type == "cpu" and find_spec("numba") is not None:
-        from vplface.softmax.compiled import CompiledWalk
+        from vplface.softmax.compiled import NumbaSoftmax
 
-        return CompiledWalk
+        return NumbaSoftmax
     if backend != "triton":
-        return Walk
+        return TiledSoftmax
     if device.type == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
         raise ValueError("backend='triton' needs the head on a GPU and it is on the CPU; backend='auto' fits either")
-    from vplface.softmax.kernels import TritonWalk
+    from vplface.softmax.kernels import TritonSoftmax
 
-    return TritonWalk
+    return TritonSoftmax

@@ -5,7 +5,7 @@ The logits z_ij are those of a margin and a bias b; the loss of sample i is
     w/s·( λ·log(1 + exp(−z_iy)) + (1 − λ)·Σ_{j≠y} log(1 + exp(z_ij)) )
 
 with dL/dcosθ_ij = w(1 − λ)/B·σ(z_ij)·N' for other classes and −wλ/B·σ(−z_iy)·t' for the own. So on the second visit
-σ(z_ij) stands where the softmax has e_ji, λ/(1 − λ)·σ(−z_iy) where it has rest_i, and w(1 − λ)/B where it has f_i.
+σ(z_ij) stands where the softmax has e_ji, λ/(1 − λ)·σ(−z_iy) where it has R_i, and w(1 − λ)/B where it has f_i.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from vplface.margins.sample import BinaryLoss, sample_margin
 from vplface.prototypes import Injection
 from vplface.ranks import Ranks
 from vplface.softmax.reference import class_logits
-from vplface.softmax.tiled import Tile, Walk
+from vplface.softmax.tiled import Tile, TiledSoftmax
 
 
 def binary_loss(
@@ -66,42 +66,42 @@ def _options(margin: Margin) -> BinaryLoss:
     return options
 
 
-class BinaryWalk(Walk):
+class TiledBinaryLoss(TiledSoftmax):
     """A batch on its two visits to every class, each with a question of its own."""
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         self.bounded = True  # no sum of exponentials, no maximum
-        assert self.strength_of_margin is not None
-        self.options, self.bias = _options(arguments[3]), self.strength_of_margin
+        assert self.strength is not None
+        self.options, self.bias = _options(arguments[3]), self.strength
 
     def loss(self) -> Float[Tensor, ""]:
         """The first visit."""
-        others, self.pushed = torch.zeros_like(self.target), torch.zeros_like(self.target)
+        others, self.sum_sigmoids = torch.zeros_like(self.target), torch.zeros_like(self.target)
         for tile in self._visit(first=True):
             others += self._exponentials(tile, self.kept[tile.rows] if tile.rows.stop <= len(self.kept) else None)
-            self.pushed += self.sigmoids
+            self.sum_sigmoids += self.sigmoids
         others = others if self.ranks is None else self.ranks.sum(others)
         z, share = self.scale * self.target + self.bias, self.options.own_share
-        self.rest = share / (1.0 - share) * torch.sigmoid(-z)
+        self.sum_exp_others = share / (1.0 - share) * torch.sigmoid(-z)
         loss = share * torch.logaddexp(-z, torch.zeros_like(z)) + (1.0 - share) * others
         return self.options.weight / self.scale * loss.mean()
 
     def gradient_of_strength(self, gradient: Tensor) -> Float[Tensor, " batch"]:
         """dL/db of each sample, of the classes here."""
-        factor = gradient * self.options.weight * (1.0 - self.options.own_share) / self.scale / len(self.rest)
-        return factor * (self.pushed - self.rest * (self.labels >= 0))
+        factor = gradient * self.options.weight * (1.0 - self.options.own_share) / self.scale / len(self.sum_exp_others)
+        return factor * (self.sum_sigmoids - self.sum_exp_others * (self.labels >= 0))
 
     def _total(self) -> Float[Tensor, " batch"]:
         """The S_i for which f_i = s/(B·S_i) is w(1 − λ)/B."""
-        return torch.full_like(self.rest, self.scale / (self.options.weight * (1.0 - self.options.own_share)))
+        return torch.full_like(self.sum_exp_others, self.scale / (self.options.weight * (1.0 - self.options.own_share)))
 
-    def _exponentials(self, tile: Tile, push: Tensor | None) -> Float[Tensor, " batch"]:
-        """Σ_j log(1 + exp(z_ij)) of a tile; ρ_j·N'·σ(z_ij) goes to ``push``, Σ_j σ(z_ij) to ``sigmoids``."""
+    def _exponentials(self, tile: Tile, grad_logits: Tensor | None) -> Float[Tensor, " batch"]:
+        """Σ_j log(1 + exp(z_ij)) of a tile; ρ_j·N'·σ(z_ij) goes to ``grad_logits``, Σ_j σ(z_ij) to ``sigmoids``."""
         logits, slope = self._logits(tile)
         logits += self.bias
         sigmoid = torch.sigmoid(logits)
         self.sigmoids = sigmoid.sum(0)
-        if push is not None:
-            torch.mul(sigmoid, slope, out=push)
+        if grad_logits is not None:
+            torch.mul(sigmoid, slope, out=grad_logits)
         return torch.logaddexp(logits, logits.new_zeros(())).sum(0)

@@ -17,7 +17,7 @@ from vplface.compiled_function import compiled
 from vplface.errors import import_extra
 from vplface.optim import Momentum
 from vplface.softmax.product import product
-from vplface.softmax.tiled import SHORTEST, Tile, Walk
+from vplface.softmax.tiled import SHORTEST, Tile, TiledSoftmax
 
 numba: Any = import_extra("numba", "train")
 extending: Any = import_extra("numba.extending", "train")
@@ -96,7 +96,7 @@ _compile_in_order = compiled(**_options, fastmath={"contract"})
 
 
 @_compile
-def _mix(weight, memory, strength, length, ratio, operand, first, mixed, renormalise):
+def _mix(weight, memory, mix_ratio, length, ratio, operand, first, mixed, renormalise):
     """Z in the type of products; on the first visit also ‖W‖, ρ and ‖W‖·λ/(1−λ)."""
     for j in numba.prange(len(weight)):
         if first:
@@ -106,11 +106,11 @@ def _mix(weight, memory, strength, length, ratio, operand, first, mixed, renorma
             length[j, 0] = max(np.sqrt(squares), SHORTEST)
             ratio[j, 0] = 1 / length[j, 0]
             if mixed:
-                strength[j, 0] *= length[j, 0]
-        if mixed and strength[j, 0] != 0:
+                mix_ratio[j, 0] *= length[j, 0]
+        if mixed and mix_ratio[j, 0] != 0:
             squares = length.dtype.type(0)
             for k in range(weight.shape[1]):
-                z = _wide(weight[j, k]) + strength[j, 0] * _wide(memory[j, k])
+                z = _wide(weight[j, k]) + mix_ratio[j, 0] * _wide(memory[j, k])
                 squares += z * z
                 operand[j, k] = _narrow(z, operand)
             if first and renormalise:
@@ -121,52 +121,74 @@ def _mix(weight, memory, strength, length, ratio, operand, first, mixed, renorma
 
 
 @numba.njit(error_model="numpy", fastmath=_ANY_ORDER, inline="always")
-def _project_row(pulled, weight, memory, strength, off_mixture, off_weight, gradient, mixed, j, place):
+def _project_row(grad_mixture, weight, memory, mix_ratio, mixture_factor, weight_factor, gradient, mixed, j, place):
     """dL/dW from h of class j: h less its component along Z, where that is not W, and then along W."""
     along = gradient.dtype.type(0)
-    if mixed and strength[j, 0] != 0:
+    if mixed and mix_ratio[j, 0] != 0:
         for k in range(weight.shape[1]):
-            z = _wide(weight[j, k]) + strength[j, 0] * _wide(memory[j, k])
-            along += _wide(pulled[j, k]) * z
-        of_mixture = along * off_mixture[j, 0]
+            z = _wide(weight[j, k]) + mix_ratio[j, 0] * _wide(memory[j, k])
+            along += _wide(grad_mixture[j, k]) * z
+        of_mixture = along * mixture_factor[j, 0]
         along = gradient.dtype.type(0)
         for k in range(weight.shape[1]):
             w = _wide(weight[j, k])
-            h = _wide(pulled[j, k]) + of_mixture * (w + strength[j, 0] * _wide(memory[j, k]))
+            h = _wide(grad_mixture[j, k]) + of_mixture * (w + mix_ratio[j, 0] * _wide(memory[j, k]))
             gradient[place, k] = h
             along += h * w
     else:
         for k in range(weight.shape[1]):
-            gradient[place, k] = _wide(pulled[j, k])
-            along += _wide(pulled[j, k]) * _wide(weight[j, k])
-    of_weight = along * off_weight[j, 0]
+            gradient[place, k] = _wide(grad_mixture[j, k])
+            along += _wide(grad_mixture[j, k]) * _wide(weight[j, k])
+    of_weight = along * weight_factor[j, 0]
     for k in range(weight.shape[1]):
         gradient[place, k] += of_weight * _wide(weight[j, k])
 
 
 @_compile
-def _project(pulled, weight, memory, strength, off_mixture, off_weight, gradient, mixed):
+def _project(grad_mixture, weight, memory, mix_ratio, mixture_factor, weight_factor, gradient, mixed):
     """Compute dL/dW from h."""
     for j in numba.prange(len(weight)):
-        _project_row(pulled, weight, memory, strength, off_mixture, off_weight, gradient, mixed, j, j)
+        _project_row(grad_mixture, weight, memory, mix_ratio, mixture_factor, weight_factor, gradient, mixed, j, j)
 
 
 @_compile
 def _project_and_move(
-    pulled, weight, memory, strength, off_mixture, off_weight, gradient, mixed, buffer, lr, momentum, weight_decay
+    grad_mixture,
+    weight,
+    memory,
+    mix_ratio,
+    mixture_factor,
+    weight_factor,
+    gradient,
+    mixed,
+    buffer,
+    lr,
+    momentum,
+    weight_decay,
 ):
     """The same, and m ← μ·m + dL/dW + ω·w, w ← w − η·m; of ``gradient`` a row a block is used."""
     size = -(-len(weight) // len(gradient))
     for block in numba.prange(len(gradient)):
         for j in range(block * size, min((block + 1) * size, len(weight))):
-            _project_row(pulled, weight, memory, strength, off_mixture, off_weight, gradient, mixed, j, block)
+            _project_row(
+                grad_mixture,
+                weight,
+                memory,
+                mix_ratio,
+                mixture_factor,
+                weight_factor,
+                gradient,
+                mixed,
+                j,
+                block,
+            )
             for k in range(weight.shape[1]):
                 buffer[j, k] = momentum * buffer[j, k] + (gradient[block, k] + weight_decay * weight[j, k])
                 weight[j, k] -= lr * buffer[j, k]
 
 
 @_compile_in_order
-def _exponentiate(cosines, ratio, scale, push, keep, sums):
+def _exponentiate(cosines, ratio, scale, grad_logits, keep, sums):
     """e_ji, summed over as many blocks of classes as ``sums`` has rows, and ρ_j·e_ji."""
     size = -(-len(cosines) // len(sums))
     for block in numba.prange(len(sums)):
@@ -176,10 +198,10 @@ def _exponentiate(cosines, ratio, scale, push, keep, sums):
                 e = _exp(_wide(cosines[j, k]) * (scale * ratio[j, 0]))
                 sums[block, k] += e
                 if keep:
-                    push[j, k] = _narrow(e * ratio[j, 0], push)
+                    grad_logits[j, k] = _narrow(e * ratio[j, 0], grad_logits)
 
 
-class CompiledWalk(Walk):
+class NumbaSoftmax(TiledSoftmax):
     """The same visits, with the insides of a tile compiled."""
 
     def __init__(self, *arguments: Any) -> None:
@@ -193,16 +215,16 @@ class CompiledWalk(Walk):
             return super()._mix(rows, own, mixed, first)
         renormalise = self.injection is not None and self.injection.renormalise
         operand = self._buffer("operand", weight, self.operand_type)
-        memory, strength = self._memory(rows, mixed)
-        arrays = map(_array, (weight, memory, strength, self.length[rows], ratio, operand))
+        memory, mix_ratio = self._memory(rows, mixed)
+        arrays = map(_array, (weight, memory, mix_ratio, self.length[rows], ratio, operand))
         _mix(*arrays, first, mixed, renormalise)
         if first and self.share is not None and not renormalise:
             ratio *= self.share[rows]
         return Tile(rows, weight, operand, operand, ratio, own, memory)
 
-    def _exponentials(self, tile: Tile, push: Tensor | None) -> Float[Tensor, " batch"]:
+    def _exponentials(self, tile: Tile, grad_logits: Tensor | None) -> Float[Tensor, " batch"]:
         if not self.plain:
-            return super()._exponentials(tile, push)
+            return super()._exponentials(tile, grad_logits)
         cosines = product(tile.operand, self.operand)
         cosines[tile.own] = -math.inf
         sums = tile.ratio.new_empty(numba.get_num_threads(), cosines.shape[1])
@@ -211,41 +233,45 @@ class CompiledWalk(Walk):
             _array(cosines),
             _array(tile.ratio),
             scale,
-            _array(cosines if push is None else push),
-            push is not None,
+            _array(cosines if grad_logits is None else grad_logits),
+            grad_logits is not None,
             _array(sums),
         )
         return sums.sum(0)
 
-    def _project(self, tile: Tile, pulled: Float[Tensor, "tile dim"]) -> Float[Tensor, "tile dim"]:
+    def _project(self, tile: Tile, grad_mixture: Float[Tensor, "tile dim"]) -> Float[Tensor, "tile dim"]:
         if not self.compiled:
-            return super()._project(tile, pulled)
-        gradient = self._buffer("gradient", pulled, self.type)
-        _project(*self._arrays_of_projection(tile, pulled, gradient))
+            return super()._project(tile, grad_mixture)
+        gradient = self._buffer("gradient", grad_mixture, self.type)
+        _project(*self._arrays_of_projection(tile, grad_mixture, gradient))
         return gradient
 
-    def _step(self, tile: Tile, pulled: Float[Tensor, "tile dim"], rule: Momentum) -> bool:
+    def _step(self, tile: Tile, grad_mixture: Float[Tensor, "tile dim"], rule: Momentum) -> bool:
         if not self.compiled:
             return False
-        gradient = self.workspace.take("gradient", (numba.get_num_threads(), pulled.shape[1]), self.type, pulled.device)
+        gradient = self.workspace.take(
+            "gradient", (numba.get_num_threads(), grad_mixture.shape[1]), self.type, grad_mixture.device
+        )
         rates = (np.float64(x).astype(_array(gradient).dtype) for x in (rule.lr, rule.momentum, rule.weight_decay))
-        _project_and_move(*self._arrays_of_projection(tile, pulled, gradient), _array(rule.buffer[tile.rows]), *rates)
+        _project_and_move(
+            *self._arrays_of_projection(tile, grad_mixture, gradient), _array(rule.buffer[tile.rows]), *rates
+        )
         return True
 
-    def _arrays_of_projection(self, tile: Tile, pulled: Tensor, gradient: Tensor) -> tuple[Any, ...]:
+    def _arrays_of_projection(self, tile: Tile, grad_mixture: Tensor, gradient: Tensor) -> tuple[Any, ...]:
         rows = tile.rows
-        memory, strength = self._memory(rows, False)
+        memory, mix_ratio = self._memory(rows, False)
         memory = memory if tile.memory is None else tile.memory
-        directions = tile.weight, memory, strength, self.off_mixture[rows], self.off_weight[rows]
+        directions = tile.weight, memory, mix_ratio, self.mixture_factor[rows], self.weight_factor[rows]
         mixed = tile.mixture is not tile.weight and self.injection is not None and self.injection.renormalise
-        return *map(_array, (pulled.contiguous(), *directions, gradient)), mixed
+        return *map(_array, (grad_mixture.contiguous(), *directions, gradient)), mixed
 
     def _memory(self, rows: slice, mixed: bool) -> tuple[Tensor, Tensor]:
         """Injected rows and ‖W‖·λ/(1−λ); without injection, rows of the same type that are not read."""
         if self.injection is None:
             return self.weight[rows], self.length[rows]
         memory = self.injection.memory_rows(rows) if mixed else self.injection.memory.flatten(1)[rows]
-        return memory, self.strength[rows]
+        return memory, self.mix_ratio[rows]
 
 
 def _array(tensor: Tensor) -> Any:

@@ -15,7 +15,7 @@ from vplface.margins.sample import sample_margin
 from vplface.optim import PrototypeSGD, hand_over_gradient
 from vplface.prototypes import Injection
 from vplface.ranks import Ranks
-from vplface.softmax import BACKENDS, Backend, binary, fastest_backend, reference, tiled, walk_of
+from vplface.softmax import BACKENDS, Backend, binary, fastest_backend, reference, tiled, tiled_softmax_for
 from vplface.softmax.sampling import drawn_classes
 from vplface.softmax.tiled import Filter
 from vplface.softmax.workspace import Workspace
@@ -126,7 +126,7 @@ class HeadSoftmax:
             update=update,
             momentum=None if optimizer is None or rows is not None else optimizer.rule,
             filtering=self.filter,
-            walk=binary.BinaryWalk if binary_loss else walk_of(backend, weight.device),
+            implementation=binary.TiledBinaryLoss if binary_loss else tiled_softmax_for(backend, weight.device),
             **options,
         )
 
@@ -159,7 +159,7 @@ class HeadSoftmax:
             injection,
             workspace=self._scratch,
             ranks=self.ranks,
-            walk=walk_of(backend, weight.device),
+            implementation=tiled_softmax_for(backend, weight.device),
         )
 
     def _backend(self, device: torch.device) -> Backend:

@@ -15,7 +15,7 @@ from torch import Tensor
 from vplface.errors import import_extra
 from vplface.optim import Momentum
 from vplface.softmax.product import product
-from vplface.softmax.tiled import SHORTEST, Tile, Walk
+from vplface.softmax.tiled import SHORTEST, Tile, TiledSoftmax
 
 triton: Any = import_extra("triton", "triton")
 tl: Any = import_extra("triton.language", "triton")
@@ -48,7 +48,7 @@ def _mix(weight, memory, share, mixture, length, ratio, classes, dim, shortest, 
 
 
 @triton.jit
-def _exponentiate(cosines, ratio, labels, push, sums, start, classes, batch, scale,
+def _exponentiate(cosines, ratio, labels, grad_logits, sums, start, classes, batch, scale,
                   KEEP: tl.constexpr, TYPE: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):  # fmt: skip
     """e_ji, summed over a block of classes, and ρ_j·e_ji; 0 where j = y_i."""
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
@@ -60,18 +60,18 @@ def _exponentiate(cosines, ratio, labels, push, sums, start, classes, batch, sca
     e = tl.where(inside & (row[:, None] + start != label[None, :]), tl.exp(logit), 0.0)
     tl.store(sums + tl.program_id(0) * batch + column, tl.sum(e, 0), mask=column < batch)
     if KEEP:
-        tl.store(push + place, (e * rho[:, None]).to(push.dtype.element_ty), mask=inside)
+        tl.store(grad_logits + place, (e * rho[:, None]).to(grad_logits.dtype.element_ty), mask=inside)
 
 
 @triton.jit
-def _project(pulled, weight, memory, share, gradient, length, ratio, classes, dim, rate, momentum, decay,
+def _project(grad_mixture, weight, memory, share, gradient, length, ratio, classes, dim, rate, momentum, decay,
              MIXED: tl.constexpr, MOVE: tl.constexpr, TYPE: tl.constexpr,
              ROWS: tl.constexpr, DIM: tl.constexpr):  # fmt: skip
     """dL/dW of a block of classes from h; or, to MOVE, m ← μ·m + dL/dW + ω·w, w ← w − η·m, with m at ``gradient``."""
     row, column = tl.program_id(0) * ROWS + tl.arange(0, ROWS), tl.arange(0, DIM)
     there = row < classes
     place, inside = row[:, None] * dim + column[None, :], there[:, None] & (column < dim)[None, :]
-    h = tl.load(pulled + place, mask=inside, other=0.0).to(TYPE)
+    h = tl.load(grad_mixture + place, mask=inside, other=0.0).to(TYPE)
     w = tl.load(weight + place, mask=inside, other=0.0).to(TYPE)
     norm = tl.load(length + row, mask=there, other=1.0)
     if MIXED:
@@ -87,7 +87,7 @@ def _project(pulled, weight, memory, share, gradient, length, ratio, classes, di
     tl.store(gradient + place, h, mask=inside)
 
 
-class TritonWalk(Walk):
+class TritonSoftmax(TiledSoftmax):
     """The same visits, with the insides of a tile in three kernels."""
 
     def __init__(self, *arguments: Any) -> None:
@@ -116,9 +116,9 @@ class TritonWalk(Walk):
         )
         return Tile(rows, weight, operand, operand, self.ratio[rows], own, memory)
 
-    def _exponentials(self, tile: Tile, push: Tensor | None) -> Float[Tensor, " batch"]:
+    def _exponentials(self, tile: Tile, grad_logits: Tensor | None) -> Float[Tensor, " batch"]:
         if not self.plain:
-            return super()._exponentials(tile, push)
+            return super()._exponentials(tile, grad_logits)
         cosines = product(tile.operand, self.operand)
         block, columns = _block(cosines, widest=256)
         blocks = triton.cdiv(len(cosines), block)
@@ -127,40 +127,42 @@ class TritonWalk(Walk):
             cosines,
             tile.ratio,
             self.labels,
-            cosines if push is None else push,
+            cosines if grad_logits is None else grad_logits,
             sums,
             tile.rows.start,
             *cosines.shape,
             self.scale,
-            KEEP=push is not None,
+            KEEP=grad_logits is not None,
             TYPE=self.kernel_type,
             ROWS=block,
             COLUMNS=columns,
         )
         return sums.sum(0)
 
-    def _project(self, tile: Tile, pulled: Float[Tensor, "tile dim"]) -> Float[Tensor, "tile dim"]:
-        gradient = torch.empty_like(pulled, dtype=self.type)
-        self._launch_projection(tile, pulled, gradient)
+    def _project(self, tile: Tile, grad_mixture: Float[Tensor, "tile dim"]) -> Float[Tensor, "tile dim"]:
+        gradient = torch.empty_like(grad_mixture, dtype=self.type)
+        self._launch_projection(tile, grad_mixture, gradient)
         return gradient
 
-    def _step(self, tile: Tile, pulled: Float[Tensor, "tile dim"], rule: Momentum) -> bool:
-        self._launch_projection(tile, pulled, rule.buffer[tile.rows], rule)
+    def _step(self, tile: Tile, grad_mixture: Float[Tensor, "tile dim"], rule: Momentum) -> bool:
+        self._launch_projection(tile, grad_mixture, rule.buffer[tile.rows], rule)
         return True
 
-    def _launch_projection(self, tile: Tile, pulled: Tensor, gradient: Tensor, rule: Momentum | None = None) -> None:
-        pulled = pulled.contiguous()
-        block, columns = _block(pulled)
+    def _launch_projection(
+        self, tile: Tile, grad_mixture: Tensor, gradient: Tensor, rule: Momentum | None = None
+    ) -> None:
+        grad_mixture = grad_mixture.contiguous()
+        block, columns = _block(grad_mixture)
         rates = (0.0, 0.0, 0.0) if rule is None else (rule.lr, rule.momentum, rule.weight_decay)
-        _project[(triton.cdiv(len(pulled), block),)](
-            pulled,
+        _project[(triton.cdiv(len(grad_mixture), block),)](
+            grad_mixture,
             tile.weight,
             tile.memory,
             self.weight if self.share is None else self.share[tile.rows],
             gradient,
             self.length[tile.rows],
             self.ratio[tile.rows],
-            *pulled.shape,
+            *grad_mixture.shape,
             *rates,
             MIXED=self.injection is not None and self.injection.renormalise,
             MOVE=rule is not None,

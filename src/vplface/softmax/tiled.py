@@ -2,17 +2,17 @@
 
 In the notation of ``reference``, with Z_j any multiple of u_j and ρ_j = u_j/Z_j, sample i and class j ≠ y_i:
 
-    first visit    e_ji = exp(s·ρ_j·Z_j·x_i)    rest_i = Σ_j e_ji    S_i = rest_i + exp(s·t_i)
+    first visit    e_ji = exp(s·ρ_j·Z_j·x_i)    R_i = Σ_j e_ji    S_i = R_i + exp(s·t_i)
     loss           mean of log(S_i) − s·t_i,  t_i the cosine of sample i with its own class after the margin
-    second visit   f_i = s/(B·S_i), and −rest_i·dt_i/dcosθ_i in place of e_ji where j = y_i:
+    second visit   f_i = s/(B·S_i), and −R_i·dt_i/dcosθ_i in place of e_ji where j = y_i:
                    dx_i = f_i·Σ_j e_ji·ρ_j·Z_j                  dL/dZ_j = ρ_j·Σ_i e_ji·f_i·x_i = h_j
                    dW_j = h_j less its components along Z_j (u has unit length) and then along W_j (so has v)
 
 Another function of the cosine, N(cosθ_ij), may stand in place of the cosine with another class, or −∞: then
 e_ji = exp(s·N(ρ_j·Z_j·x_i)), and on the second visit N'·e_ji stands where e_ji does. The gradient of the strength m_i
-of a margin is −f_i·rest_i·dt_i/dm_i.
+of a margin is −f_i·R_i·dt_i/dm_i.
 
-A further logit n_i of a sample adds exp(n_i) to rest_i once, not once a rank; its gradient is exp(n_i)/(B·S_i).
+A further logit n_i of a sample adds exp(n_i) to R_i once, not once a rank; its gradient is exp(n_i)/(B·S_i).
 
 Between the visits as many ρ_j·e_ji are kept as the workspace holds; the others are computed again.
 """
@@ -93,7 +93,7 @@ def margin_softmax(
     momentum: Callable[[], Momentum | None] | None = None,
     filtering: Filter | None = None,
     ranks: Ranks | None = None,
-    walk: type[Walk] | None = None,
+    implementation: type[TiledSoftmax] | None = None,
 ) -> Float[Tensor, ""]:
     """The same as ``reference.margin_softmax``.
 
@@ -111,10 +111,10 @@ def margin_softmax(
         negatives: one more logit for each sample, at most s + log B; −∞ for nothing, None for no sample.
         workspace: where exponentials are kept between the visits.
         update: what to do with the gradient of W, tile by tile, instead of leaving it in ``weight.grad``.
-        momentum: what ``update`` does, for a walk that can do it with the gradient; asked in the backward pass.
+        momentum: what ``update`` does, for an implementation that can do it itself; asked in the backward pass.
         filtering: which classes may be left out of the gradients; None for none.
         ranks: who holds the other classes; None if there are none.
-        walk: what carries out the visits; None for torch's own operations.
+        implementation: the class that computes it; None for torch's own operations.
     """
     operands = operand_type(weight)
     subcenters = 1 if weight.ndim == 2 else weight.shape[1]
@@ -123,7 +123,7 @@ def margin_softmax(
         update, momentum = _of_rows(update, momentum, subcenters)
         weight = weight.flatten(0, 1)
     with torch.autocast(weight.device.type, enabled=False):
-        visits = (walk or Walk)(
+        visits = (implementation or TiledSoftmax)(
             features,
             labels,
             weight,
@@ -152,29 +152,29 @@ class _MarginSoftmax(torch.autograd.Function):
         weight: Tensor,
         negatives: Tensor | None,
         strength: Tensor | None,
-        walk: Walk,
+        softmax: TiledSoftmax,
         update: Update | None,
     ) -> Tensor:
         ctx.save_for_backward(features, weight, negatives, strength)  # type: ignore[arg-type]  # None may be saved
-        ctx.walk, ctx.update = walk, update  # type: ignore[attr-defined]
-        return walk.loss()
+        ctx.softmax, ctx.update = softmax, update  # type: ignore[attr-defined]
+        return softmax.loss()
 
     @staticmethod
     @once_differentiable("the softmax forms it a tile of classes at a time, outside of autograd")
     def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        walk: Walk = ctx.walk  # type: ignore[attr-defined]
+        softmax: TiledSoftmax = ctx.softmax  # type: ignore[attr-defined]
         update: Update | None = ctx.update  # type: ignore[attr-defined]
         features, weight, *_ = ctx.saved_tensors  # type: ignore[attr-defined]
         wanted = ctx.needs_input_grad  # type: ignore[attr-defined]
         whole = torch.empty_like(weight) if wanted[1] and update is None else None
-        sink = whole.__setitem__ if whole is not None else update if wanted[1] else None
+        write_gradient = whole.__setitem__ if whole is not None else update if wanted[1] else None
         with torch.autocast(weight.device.type, enabled=False):
-            with nullcontext() if walk.injection is None else walk.injection.as_seen():
-                of_features = walk.gradients(gradient, wanted[0], sink)
-            of_negatives = walk.gradient_of_negatives(gradient) if wanted[2] else None
-            of_strength = walk.gradient_of_strength(gradient) if wanted[3] else None
+            with nullcontext() if softmax.injection is None else softmax.injection.as_seen():
+                of_features = softmax.gradients(gradient, wanted[0], write_gradient)
+            of_negatives = softmax.gradient_of_negatives(gradient) if wanted[2] else None
+            of_strength = softmax.gradient_of_strength(gradient) if wanted[3] else None
         if not _graph_is_kept():
-            ctx.walk = None  # type: ignore[attr-defined]  # which a loss that somebody keeps would hold on to
+            ctx.softmax = None  # type: ignore[attr-defined]  # which a loss that somebody keeps would hold on to
         return of_features.to(features.dtype) if wanted[0] else None, whole, of_negatives, of_strength, None, None
 
 
@@ -193,10 +193,10 @@ class Tile(NamedTuple):
     operand: Float[Tensor, "tile dim"]  # Z in the type of products
     ratio: Float[Tensor, "tile 1"]  # ρ
     own: tuple[Tensor, Tensor]  # classes of the tile and samples where j = y_i
-    memory: Float[Tensor, "tile dim"] | None = None  # what is injected, for a walk that looks at it again
+    memory: Float[Tensor, "tile dim"] | None = None  # what is injected, for an implementation that looks at it again
 
 
-class Walk:
+class TiledSoftmax:
     """A batch on its two visits to every class.
 
     What is done inside a tile is in ``_mix``, ``_exponentials``, ``_project`` and ``_step``; subclasses do it faster.
@@ -233,10 +233,10 @@ class Walk:
         self.ranks = ranks
         self.negatives = None if negatives is None else negatives.detach().to(self.type)
         self.classes = len(weight) // subcenters if ranks is None else ranks.classes
-        self.strength_of_margin = None if strength is None else strength.detach().to(self.type)
+        self.strength = None if strength is None else strength.detach().to(self.type)
         self.labels = _nearest_of_own(self.features, labels, self.weight, injection, subcenters)
         self.target, self.slope, self.slope_of_strength = _own_cosines(
-            self.features, self.labels, self.weight, margin, injection, self.strength_of_margin
+            self.features, self.labels, self.weight, margin, injection, self.strength
         )
         if ranks is not None:
             self.target = ranks.sum(self.target)
@@ -259,14 +259,14 @@ class Walk:
         if injection is not None:
             self.share = (1.0 - injection.lam * (injection.timer > 0).to(self.type)).unsqueeze(1)
             self.share.clamp_min_(1e-15)  # λ = 1 leaves nothing of v, to rounding
-            self.strength = self.share.reciprocal().sub_(1.0)  # λ/(1−λ); ‖W‖·λ/(1−λ) once the first visit is over
-            alive = [part.any() for part in torch.split(self.strength, size)]
+            self.mix_ratio = self.share.reciprocal().sub_(1.0)  # λ/(1−λ); ‖W‖·λ/(1−λ) once the first visit is over
+            alive = [part.any() for part in torch.split(self.mix_ratio, size)]
             self.mixed = torch.stack(alive).tolist() if self.tiles else []
 
         self.negative: Callable[[Tensor], Tensor] | None = None
         self.plain = subcenters == 1 and not changes_negatives(margin, threshold)
         if changes_negatives(margin, threshold):
-            columns = self.target, self.strength_of_margin
+            columns = self.target, self.strength
             self.negative = lambda cosines: negative_of(margin, cosines, *columns, threshold)
         # Logits lie in [−s·bound, s·bound]: most often the sum of their exponentials needs no maximum taken out first.
         compared = self.classes + (0 if negatives is None else batch)
@@ -279,54 +279,58 @@ class Walk:
 
     def loss(self) -> Float[Tensor, ""]:
         """The first visit."""
-        self.rest = torch.zeros_like(self.target)
+        self.sum_exp_others = torch.zeros_like(self.target)
         for tile in self._visit(first=True):
             self._accumulate(tile, self.kept[tile.rows] if tile.rows.stop <= len(self.kept) else None)
         if self.ranks is not None:
             if not self.bounded:
                 top = self.ranks.largest(self.top)
-                self.rest *= (self.top - top).exp_()
+                self.sum_exp_others *= (self.top - top).exp_()
                 self.top = top
-            self.rest = self.ranks.sum(self.rest)
+            self.sum_exp_others = self.ranks.sum(self.sum_exp_others)
         if self.negatives is not None:
             if not self.bounded:
                 top = torch.maximum(self.top, self.negatives)
-                self.rest *= (self.top - top).exp_()
+                self.sum_exp_others *= (self.top - top).exp_()
                 self.top = top
-            self.rest += (self.negatives - self.top).exp_()
-        excess = self.rest.log() + self.top - self.scale * self.target
+            self.sum_exp_others += (self.negatives - self.top).exp_()
+        excess = self.sum_exp_others.log() + self.top - self.scale * self.target
         return torch.logaddexp(excess, torch.zeros_like(excess)).mean()
 
-    def gradients(self, gradient: Tensor, of_features: bool, sink: Update | None) -> Float[Tensor, "batch dim"]:
-        """The second visit. Returns dL/dx, 0 unless it is wanted; dL/dW goes to ``sink``, tile by tile."""
+    def gradients(
+        self, gradient: Tensor, of_features: bool, write_gradient: Update | None
+    ) -> Float[Tensor, "batch dim"]:
+        """The second visit. Returns dL/dx, 0 unless it is wanted; dL/dW goes to ``write_gradient``, tile by tile."""
         if self.workspace.user is not self:  # another forward pass has been here since
             self.kept = self.kept[:0]
         total = self._total()
         factor = (gradient * self.scale / len(total) / total).unsqueeze(1)
         weighted = (factor * self.features).to(self.operand_type).t()
-        pull = -self.rest * self.slope
-        self.off_mixture, self.off_weight = -self.ratio.square(), -self.length.square().reciprocal_()
-        result, skipped = torch.zeros_like(self.features), torch.zeros_like(self.rest)
+        grad_target = -self.sum_exp_others * self.slope
+        self.mixture_factor, self.weight_factor = -self.ratio.square(), -self.length.square().reciprocal_()
+        result, skipped = torch.zeros_like(self.features), torch.zeros_like(self.sum_exp_others)
         for tile in self._visit(first=False):
-            push = self.kept[tile.rows] if tile.rows.stop <= len(self.kept) else self._push(tile)
+            grad_logits = self.kept[tile.rows] if tile.rows.stop <= len(self.kept) else self._grad_logits(tile)
             operand, chosen = tile.operand, None
             if self.filtering is not None:
-                share = push / tile.ratio / total
+                share = grad_logits / tile.ratio / total
                 chosen = self._worthwhile(share, tile.own[0], self.filtering.bound)
                 skipped += share.sum(0) - share[chosen].sum(0)
                 operand = operand[chosen]
             classes, samples = tile.own
-            push[tile.own] = (pull[samples] * tile.ratio[classes, 0]).to(push.dtype)
+            grad_logits[tile.own] = (grad_target[samples] * tile.ratio[classes, 0]).to(grad_logits.dtype)
             if chosen is not None:
-                push = push[chosen]
+                grad_logits = grad_logits[chosen]
             if of_features:
-                result += product(push.t(), operand.t())
-            if sink is None:
+                result += product(grad_logits.t(), operand.t())
+            if write_gradient is None:
                 continue
-            pulled = product(push, weighted)
+            grad_mixture = product(grad_logits, weighted)
             if chosen is not None:
-                pulled = torch.zeros_like(tile.weight, dtype=pulled.dtype).index_copy_(0, chosen, pulled)
-            self._move(tile, pulled, sink)
+                grad_mixture = torch.zeros_like(tile.weight, dtype=grad_mixture.dtype).index_copy_(
+                    0, chosen, grad_mixture
+                )
+            self._move(tile, grad_mixture, write_gradient)
         if self.filtering is not None:
             skipped = skipped if self.ranks is None else self.ranks.sum(skipped)
             self.filtering.skipped = max(float(skipped.max()), 0.0)
@@ -340,11 +344,12 @@ class Walk:
 
     def gradient_of_strength(self, gradient: Tensor) -> Float[Tensor, " batch"]:
         """dL/dm; 0 for samples whose class is elsewhere."""
-        return -gradient * self.scale / len(self.rest) * self.rest / self._total() * self.slope_of_strength
+        factor = -gradient * self.scale / len(self.sum_exp_others)
+        return factor * self.sum_exp_others / self._total() * self.slope_of_strength
 
     def _total(self) -> Float[Tensor, " batch"]:
         """S·exp(−top), which only where all other classes are left out might be too small to divide by."""
-        total = self.rest + (self.scale * self.target - self.top).exp_()
+        total = self.sum_exp_others + (self.scale * self.target - self.top).exp_()
         return total.clamp_min_(math.exp(-BOUNDED))
 
     def _visit(self, first: bool) -> Iterator[Tile]:
@@ -361,10 +366,10 @@ class Walk:
         mixture = weight
         if mixed and self.injection is not None and self.share is not None:
             # ((1−λ)·v + λ·M)·‖W‖/(1−λ)
-            memory, strength = self.injection.memory_rows(rows).to(self.type), self.strength[rows]
+            memory, mix_ratio = self.injection.memory_rows(rows).to(self.type), self.mix_ratio[rows]
             if first:
-                strength *= length
-            mixture = torch.addcmul(weight, memory, strength, out=self._buffer("mixture", weight, self.type))
+                mix_ratio *= length
+            mixture = torch.addcmul(weight, memory, mix_ratio, out=self._buffer("mixture", weight, self.type))
             if first and self.injection.renormalise:
                 vector_norm(mixture, dim=1, keepdim=True, out=ratio).clamp_min_(SHORTEST).reciprocal_()
             elif first:
@@ -395,52 +400,52 @@ class Walk:
         return logits, slope
 
     def _accumulate(self, tile: Tile, kept: Tensor | None) -> None:
-        """Add a tile to ``rest``; keep ρ_j·e_ji."""
+        """Add a tile to ``sum_exp_others``; keep ρ_j·e_ji."""
         if self.bounded:
-            self.rest += self._exponentials(tile, kept)
+            self.sum_exp_others += self._exponentials(tile, kept)
             return
         logits, _ = self._logits(tile)
         top = torch.maximum(self.top, logits.amax(0))
-        self.rest *= (self.top - top).exp_()
+        self.sum_exp_others *= (self.top - top).exp_()
         self.top = top
-        self.rest += logits.sub_(top).exp_().sum(0)
+        self.sum_exp_others += logits.sub_(top).exp_().sum(0)
 
-    def _push(self, tile: Tile) -> Float[Tensor, "tile batch"]:
+    def _grad_logits(self, tile: Tile) -> Float[Tensor, "tile batch"]:
         """ρ_j·N'·e_ji of a tile that was not kept."""
         if not self.bounded:
             logits, slope = self._logits(tile)
             return logits.sub_(self.top).exp_().mul_(slope).to(self.operand_type)
         shape = len(tile.operand), len(self.target)
-        push = self.workspace.take("push", shape, self.operand_type, tile.operand.device)
-        self._exponentials(tile, push)
-        return push
+        grad_logits = self.workspace.take("grad_logits", shape, self.operand_type, tile.operand.device)
+        self._exponentials(tile, grad_logits)
+        return grad_logits
 
-    def _exponentials(self, tile: Tile, push: Tensor | None) -> Float[Tensor, " batch"]:
-        """Σ_j e_ji of a tile where logits are bounded; ρ_j·N'·e_ji goes to ``push``."""
+    def _exponentials(self, tile: Tile, grad_logits: Tensor | None) -> Float[Tensor, " batch"]:
+        """Σ_j e_ji of a tile where logits are bounded; ρ_j·N'·e_ji goes to ``grad_logits``."""
         logits, slope = self._logits(tile)
         exponentials = logits.exp_()
-        if push is not None:
-            torch.mul(exponentials, slope, out=push)
+        if grad_logits is not None:
+            torch.mul(exponentials, slope, out=grad_logits)
         return exponentials.sum(0)
 
-    def _move(self, tile: Tile, pulled: Float[Tensor, "tile dim"], sink: Update) -> None:
+    def _move(self, tile: Tile, grad_mixture: Float[Tensor, "tile dim"], write_gradient: Update) -> None:
         """Take a step inside a tile, or hand over its dL/dW."""
         rule = None if self.momentum is None else self.momentum()
-        if rule is not None and self._step(tile, pulled, rule):
+        if rule is not None and self._step(tile, grad_mixture, rule):
             torch.autograd.graph.increment_version(self.weight)
         else:
-            sink(tile.rows, self._project(tile, pulled))
+            write_gradient(tile.rows, self._project(tile, grad_mixture))
 
-    def _step(self, tile: Tile, pulled: Float[Tensor, "tile dim"], rule: Momentum) -> bool:
-        """Move W and its momentum with dL/dW, for a walk that can, which then says so."""
+    def _step(self, tile: Tile, grad_mixture: Float[Tensor, "tile dim"], rule: Momentum) -> bool:
+        """Move W and its momentum with dL/dW where the implementation can; whether it has."""
         return False
 
-    def _project(self, tile: Tile, pulled: Float[Tensor, "tile dim"]) -> Float[Tensor, "tile dim"]:
+    def _project(self, tile: Tile, grad_mixture: Float[Tensor, "tile dim"]) -> Float[Tensor, "tile dim"]:
         """From h to dL/dW."""
-        gradient = pulled.to(self.type)
+        gradient = grad_mixture.to(self.type)
         if tile.mixture is not tile.weight and self.injection is not None and self.injection.renormalise:
-            _remove(tile.mixture, gradient, self.off_mixture[tile.rows])
-        _remove(tile.weight, gradient, self.off_weight[tile.rows])
+            _remove(tile.mixture, gradient, self.mixture_factor[tile.rows])
+        _remove(tile.weight, gradient, self.weight_factor[tile.rows])
         return gradient
 
     def _worthwhile(self, share: Tensor, own: Tensor, bound: float) -> Int[Tensor, " chosen"]:

@@ -129,7 +129,7 @@ def test_every_way_follows_the_definition(changes, monkeypatch):
     require_definition(settings(MARGIN, **changes), monkeypatch)
 
 
-@pytest.mark.parametrize("changes", [{}, {"fused": True}, {"walk": "Walk"}], ids=str)
+@pytest.mark.parametrize("changes", [{}, {"fused": True}, {"implementation": "TiledSoftmax"}], ids=str)
 def test_at_large_scales_too(changes, monkeypatch):
     require_definition(settings(CurricularFace(64.0), **changes), monkeypatch)
 

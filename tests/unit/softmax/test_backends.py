@@ -8,7 +8,7 @@ import torch
 
 from vplface import PrototypeHead
 from vplface.errors import MissingExtraError
-from vplface.softmax import compiled, fastest_backend, tiled, walk_of
+from vplface.softmax import compiled, fastest_backend, tiled, tiled_softmax_for
 
 
 def test_the_cpu_takes_tiles_and_a_gpu_triton_where_it_is_installed(monkeypatch):
@@ -18,10 +18,10 @@ def test_the_cpu_takes_tiles_and_a_gpu_triton_where_it_is_installed(monkeypatch)
     assert fastest_backend(torch.device("cuda")) == "tiled"
     monkeypatch.setattr("vplface.softmax.find_spec", lambda name: object())
     assert fastest_backend(torch.device("cuda")) == "triton"
-    assert walk_of("tiled", torch.device("cpu")) is compiled.CompiledWalk
-    assert walk_of("tiled", torch.device("mps")) is tiled.Walk
+    assert tiled_softmax_for("tiled", torch.device("cpu")) is compiled.NumbaSoftmax
+    assert tiled_softmax_for("tiled", torch.device("mps")) is tiled.TiledSoftmax
     monkeypatch.setattr("vplface.softmax.find_spec", lambda name: None)
-    assert walk_of("tiled", torch.device("cpu")) is tiled.Walk
+    assert tiled_softmax_for("tiled", torch.device("cpu")) is tiled.TiledSoftmax
 
 
 def test_triton_on_a_cpu_is_refused(monkeypatch):
@@ -35,7 +35,7 @@ def test_missing_triton_is_an_error_that_names_the_extra(monkeypatch):
     monkeypatch.delitem(sys.modules, "vplface.softmax.kernels", raising=False)
     monkeypatch.setitem(sys.modules, "triton", None)
     with pytest.raises(MissingExtraError, match=r"vplface\[triton\]"):
-        walk_of("triton", torch.device("cuda"))
+        tiled_softmax_for("triton", torch.device("cuda"))
 
 
 @pytest.mark.slow

@@ -71,7 +71,7 @@ def test_it_is_the_softmax_over_the_classes_that_are_kept(seed, threshold):
 
 
 @pytest.mark.parametrize("margin", MARGINS, ids=str)
-@pytest.mark.parametrize("changes", [{"fused": True}, {"walk": "Walk"}], ids=str)
+@pytest.mark.parametrize("changes", [{"fused": True}, {"implementation": "TiledSoftmax"}], ids=str)
 def test_with_every_margin_it_follows_the_definition(margin, changes, monkeypatch):
     require_definition(run(margin, **changes), monkeypatch)
 

@@ -88,7 +88,7 @@ def test_it_is_the_softmax_over_the_nearest(seed, subcenters):
 
 
 @pytest.mark.parametrize("margin", MARGINS, ids=str)
-@pytest.mark.parametrize("changes", [{"fused": True}, {"walk": "Walk", "subcenters": 2}], ids=str)
+@pytest.mark.parametrize("changes", [{"fused": True}, {"implementation": "TiledSoftmax", "subcenters": 2}], ids=str)
 def test_with_every_margin_it_follows_the_definition(margin, changes, monkeypatch):
     require_definition(run(margin, **changes), monkeypatch)
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.functional import normalize
 
-from helpers.backends import use_walk
+from helpers.backends import use_tiled_softmax
 from helpers.grids import INTERPRETED, grid
 from vplface import ArcFace, CombinedMargin, CosFace, FusedSGD, NormSoftmax, PrototypeHead, Variational
 from vplface.prototypes import Injection
@@ -26,16 +26,16 @@ MARGINS = [
 KEEP_ALL, KEEP_NONE = 256.0, 0.0
 
 
-WALKS = ["Walk", "CompiledWalk", "TritonWalk"]
+IMPLEMENTATIONS = ["TiledSoftmax", "NumbaSoftmax", "TritonSoftmax"]
 
 
-@pytest.fixture(autouse=True, params=[*WALKS[:2], pytest.param(WALKS[2], marks=INTERPRETED)])
-def walk(request, monkeypatch):
+@pytest.fixture(autouse=True, params=[*IMPLEMENTATIONS[:2], pytest.param(IMPLEMENTATIONS[2], marks=INTERPRETED)])
+def implementation(request, monkeypatch):
     """Every test holds for torch's own operations, compiled, and for Triton's kernels, here in its interpreter."""
-    room = {"Walk": "tiled", "CompiledWalk": "compiled", "TritonWalk": "kernels"}[request.param]
-    kind = getattr(pytest.importorskip(f"vplface.softmax.{room}", reason="an extra is not installed"), request.param)
-    monkeypatch.setattr(tiled, "Walk", kind)
-    use_walk(monkeypatch, kind)
+    module = {"TiledSoftmax": "tiled", "NumbaSoftmax": "compiled", "TritonSoftmax": "kernels"}[request.param]
+    kind = getattr(pytest.importorskip(f"vplface.softmax.{module}", reason="an extra is not installed"), request.param)
+    monkeypatch.setattr(tiled, "TiledSoftmax", kind)
+    use_tiled_softmax(monkeypatch, kind)
     return request.param
 
 
@@ -76,12 +76,12 @@ def require_equal(found, atol=1e-12, rtol=1e-9):
 
 
 @grid(
-    walk=WALKS,
+    implementation=IMPLEMENTATIONS,
     margin=MARGINS,
     alive=[None, 0.0, 0.5, 1.0],  # share of the classes with a living memory
     workspace_mb=[KEEP_ALL, KEEP_NONE],
     sizes=[(1, 2, 3), (5, 7, 4), (9, 13, 8), (3, 25, 2), (30, 4, 6)],  # one tile, whole tiles, a partial last tile
-    indirect=["walk"],
+    indirect=["implementation"],
 )
 def test_margin_softmax_is_the_definition(margin, alive, workspace_mb, sizes):
     x, labels, weight, injection = problem(*sizes, alive=0.0 if alive is None else alive)
@@ -218,8 +218,8 @@ def heads(delta_t=2, start=3, lam=0.3, clip=None, **settings):
 
 
 @grid(margin=[ArcFace(8.0, 0.3), NormSoftmax(8.0)], lam=[0.3, 1.0], memory_dtype=[None, torch.float32])
-def test_FusedSGD_trajectory_is_that_of_torchs_sgd(margin, lam, memory_dtype, walk):
-    steps = 15 if walk == "TritonWalk" else 50
+def test_FusedSGD_trajectory_is_that_of_torchs_sgd(margin, lam, memory_dtype, implementation):
+    steps = 15 if implementation == "TritonSoftmax" else 50
     definition, optimizer, fused = heads(margin=margin, lam=lam, memory_dtype=memory_dtype)
     schedules = [torch.optim.lr_scheduler.StepLR(each, 2 * steps // 5, 0.1) for each in (optimizer, fused.optimizer)]
     for seed in range(steps):
@@ -316,12 +316,12 @@ DELTA_T_AND_START = {"plain": (2, None), "before": (2, 9), "expired": (1, 1), "p
 
 
 @grid(
-    walk=WALKS,
+    implementation=IMPLEMENTATIONS,
     margin=MARGINS,
     dtype=TOLERANCE,
     memory=DELTA_T_AND_START,
     sizes=[(1, 2, 3), (7, 13, 8), (5, 3, 16)],
-    indirect=["walk"],
+    indirect=["implementation"],
 )
 def test_fused_steps_in_any_type_stay_close_to_the_definition(margin, dtype, memory, sizes):
     """Loss, dL/dx, W, momentum, M and T after four steps; the last class is always in the batch."""

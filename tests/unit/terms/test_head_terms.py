@@ -12,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from helpers.grids import grid
 from vplface import EPL, UNPG, XBM, ArcFace, BroadFace, FusedSGD, PrototypeHead, UniTSFace, Variational
-from vplface.softmax import reference, tiled, walk_of
+from vplface.softmax import reference, tiled, tiled_softmax_for
 from vplface.softmax.workspace import Workspace
 
 CLASSES, DIM, BATCH, STEPS = 11, 6, 10, 8
@@ -263,13 +263,13 @@ def test_a_backward_sees_what_its_forward_saw_although_a_step_came_between(backe
 
 
 @pytest.mark.parametrize("scale", [8.0, 90.0])
-@pytest.mark.parametrize("walk", ["tiled", "triton", "torch"])
-def test_further_negatives_have_the_value_and_gradients_of_the_definition(scale, walk):
+@pytest.mark.parametrize("implementation", ["tiled", "triton", "torch"])
+def test_further_negatives_have_the_value_and_gradients_of_the_definition(scale, implementation):
     g = torch.Generator().manual_seed(0)
     x = torch.nn.functional.normalize(torch.randn(4, 5, generator=g, dtype=torch.float64), dim=1)
     weight, labels = torch.randn(9, 5, generator=g, dtype=torch.float64), torch.tensor([0, 8, 3, 3])
     negatives = scale * torch.tensor([0.9, -0.5, -math.inf, 1.01], dtype=torch.float64)
-    kind = None if walk == "torch" else walk_of(walk, torch.device("cpu"))
+    kind = None if implementation == "torch" else tiled_softmax_for(implementation, torch.device("cpu"))
 
     def both(function, **options):
         leaves = [t.clone().requires_grad_() for t in (x, weight, negatives)]
@@ -277,7 +277,7 @@ def test_further_negatives_have_the_value_and_gradients_of_the_definition(scale,
         return loss, torch.autograd.grad(3 * loss, leaves)
 
     expected, wanted = both(reference.margin_softmax)
-    found, gradients = both(tiled.margin_softmax, workspace=Workspace(1.0), walk=kind)
+    found, gradients = both(tiled.margin_softmax, workspace=Workspace(1.0), implementation=kind)
     torch.testing.assert_close(found, expected, atol=1e-12, rtol=0)
     for gradient, definition in zip(gradients, wanted, strict=True):
         torch.testing.assert_close(gradient, definition, atol=1e-11, rtol=0)
@@ -285,7 +285,7 @@ def test_further_negatives_have_the_value_and_gradients_of_the_definition(scale,
     arguments = x, labels, weight, ArcFace(scale, 0.3)
     plain = reference.margin_softmax(*arguments)
     torch.testing.assert_close(reference.margin_softmax(*arguments, negatives=nothing), plain)
-    options = {"workspace": Workspace(1.0), "walk": kind, "negatives": nothing}
+    options = {"workspace": Workspace(1.0), "implementation": kind, "negatives": nothing}
     torch.testing.assert_close(tiled.margin_softmax(*arguments, **options), plain)
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from helpers.backends import use_walk
+from helpers.backends import use_tiled_softmax
 from helpers.grids import INTERPRETED
 from vplface import (
     ArcFace,
@@ -42,13 +42,13 @@ def kind(request):
     return request.param
 
 
-@pytest.fixture(params=["Walk", "CompiledWalk", pytest.param("TritonWalk", marks=INTERPRETED)])
-def walk(request, monkeypatch):
-    """The tiled softmax in tiles of a few classes, by each walk."""
-    room = {"Walk": "tiled", "CompiledWalk": "compiled", "TritonWalk": "kernels"}[request.param]
-    kind = getattr(pytest.importorskip(f"vplface.softmax.{room}", reason="an extra is not installed"), request.param)
+@pytest.fixture(params=["TiledSoftmax", "NumbaSoftmax", pytest.param("TritonSoftmax", marks=INTERPRETED)])
+def implementation(request, monkeypatch):
+    """The tiled softmax in tiles of a few classes, by each implementation."""
+    module = {"TiledSoftmax": "tiled", "NumbaSoftmax": "compiled", "TritonSoftmax": "kernels"}[request.param]
+    kind = getattr(pytest.importorskip(f"vplface.softmax.{module}", reason="an extra is not installed"), request.param)
     monkeypatch.setattr(tiled, "TILE", {"cpu": 24})
-    use_walk(monkeypatch, kind)
+    use_tiled_softmax(monkeypatch, kind)
 
 
 def make(kind, delta_t=3, start=1, **settings):
@@ -78,7 +78,7 @@ def require_same_state(a, b, **tolerance):
 
 
 @pytest.mark.parametrize(("sample_rate", "renormalise"), [(1.0, True), (0.5, False)])
-def test_a_fused_head_by_tiles_is_the_definition(kind, walk, sample_rate, renormalise):
+def test_a_fused_head_by_tiles_is_the_definition(kind, implementation, sample_rate, renormalise):
     variational = Variational(0.3, 3, 1, renormalise, kind)
     options = {"margin": ArcFace(16.0, 0.3), "variational": variational, "dtype": torch.float64}
     definition = PrototypeHead(CLASSES, DIM, backend="reference", sample_rate=sample_rate, **options)
@@ -116,7 +116,7 @@ def test_what_is_injected_is_what_the_walks_inject(kind):
     torch.testing.assert_close(head(x, labels), torch.nn.functional.cross_entropy(logits, labels))
 
 
-def test_a_backward_sees_what_its_forward_saw(kind, walk):
+def test_a_backward_sees_what_its_forward_saw(kind, implementation):
     """Three losses are formed before any is differentiated, and the memory has moved on under all of them."""
     found = []
     for backend in ("reference", "tiled"):
@@ -151,7 +151,7 @@ def test_micro_batches_are_one_step(kind):
     ids=str,
 )
 @pytest.mark.parametrize("kind", [SeveralFeatures(3), Gaussian(bank=16)], ids=str)
-def test_low_precision_stays_near(kind, walk, dtype, memory_dtype):
+def test_low_precision_stays_near(kind, implementation, dtype, memory_dtype):
     found = []
     for backend in ("reference", "tiled"):
         head = make(kind, dtype=dtype, memory_dtype=memory_dtype, backend=backend)
