@@ -11,7 +11,7 @@ import time
 import numpy as np
 
 from vplface.data.samplers import SAMPLERS, Sampler, visits
-from vplface.prototypes import remembered
+from vplface.prototypes import simulate_memory
 
 
 def class_sizes(classes: int, mean: float, spread: float, seed: int) -> np.ndarray:
@@ -30,7 +30,7 @@ def report(name: str, sampler: Sampler, labels: np.ndarray, batch: int, delta_t:
     if end - begin < 4 * delta_t:  # an epoch of the balanced order is a pass over the classes
         end = begin + 4 * delta_t
     steps, indices = visits(batches, 0, end)
-    memory = remembered(steps, labels[indices], int(labels.max()) + 1, delta_t, begin)
+    memory = simulate_memory(steps, labels[indices], int(labels.max()) + 1, delta_t, begin)
     print(
         f"| {name} | {len(batches):,} | {memory.own:.1%} | {memory.age:.1f} | {memory.coverage:.1%} | {drawn:.1f} |",
         flush=True,

@@ -108,6 +108,7 @@ class PrototypeHead(MemoryOwner):
     weight: nn.Parameter
     margin_bias: nn.Parameter  # of a margin that changes the loss
 
+    # size: the options of a head, each of them used by another part
     def __init__(
         self,
         num_classes: int,

@@ -15,7 +15,7 @@ from vplface.errors import ConfigError
 from vplface.footprint import Footprint, RunSize, footprint, lifetimes, network_of
 from vplface.margins import Margin
 from vplface.margins.sample import sample_margin
-from vplface.prototypes import LastFeature, remembered
+from vplface.prototypes import LastFeature, simulate_memory
 from vplface.training.parts import require_parts
 from vplface.training.run_state import build_run
 
@@ -70,7 +70,7 @@ def plan(config: Config, gpus: int = 1) -> Plan:
     steps, indices = visits(run.batches, 0, 2 * per_epoch)  # in the second epoch the first is remembered
     labels = run.pictures.labels[indices]
     memory = {
-        delta_t: remembered(steps, labels, classes, delta_t, since=per_epoch)
+        delta_t: simulate_memory(steps, labels, classes, delta_t, since=per_epoch)
         for delta_t in lifetimes(run.head.delta_t or per_epoch)
     }
     batch = run.batches.batch_size

@@ -35,6 +35,7 @@ FORGOTTEN = 100
 """Forward passes in training without ``remember`` after which a warning is given."""
 
 
+# size: the options of the memory and of the classifier, most of which are seldom given
 def plug(
     module: nn.Module,
     name: str,
@@ -309,6 +310,7 @@ def _save(leaf: str, owner: nn.Module, state: dict[str, Any], prefix: str, metad
     handle.prototype_memory.save(state, f"{key}_")
 
 
+# size: the signature of a load hook of torch, and the name of the parameter
 def _load(
     leaf: str,
     owner: nn.Module,

@@ -2,7 +2,7 @@
 
 from vplface.prototypes.age import CosineByAge
 from vplface.prototypes.batch import check_batch
-from vplface.prototypes.coverage import Remembered, coverage, covering, expected_coverage, remembered
+from vplface.prototypes.coverage import SimulatedMemory, coverage, covering, expected_coverage, simulate_memory
 from vplface.prototypes.draw import Draw
 from vplface.prototypes.drift_start import DriftStartRule
 from vplface.prototypes.injection import Injection
@@ -16,7 +16,7 @@ __all__ = [
     "Injection",
     "LastFeature",
     "Memory",
-    "Remembered",
+    "SimulatedMemory",
     "Variational",
     "check_batch",
     "coverage",
@@ -26,6 +26,6 @@ __all__ = [
     "last_samples",
     "living",
     "remember",
-    "remembered",
     "require_memory_dtype",
+    "simulate_memory",
 ]

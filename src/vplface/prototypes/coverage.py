@@ -56,8 +56,8 @@ def covering(class_sizes: Int[np.ndarray, " classes"], batch_size: int, target: 
     return enough
 
 
-class Remembered(NamedTuple):
-    """What an order of pictures lets the memory do.
+class SimulatedMemory(NamedTuple):
+    """The memory that an order of pictures leads to.
 
     Attributes:
         own: share of the pictures that meet a living memory of their own class.
@@ -70,13 +70,13 @@ class Remembered(NamedTuple):
     coverage: float
 
 
-def remembered(
+def simulate_memory(
     steps: Int64[np.ndarray, " pictures"],
     labels: Int64[np.ndarray, " pictures"],
     num_classes: int,
     delta_t: int,
     since: int,
-) -> Remembered:
+) -> SimulatedMemory:
     """Follow the timers over a given order of pictures, from an empty memory.
 
     Args:
@@ -100,7 +100,7 @@ def remembered(
     end = int(steps.max()) + 1
     dies = np.minimum(np.where(again, np.append(step[1:], end), end), step + delta_t)
     lived = np.maximum(np.minimum(dies, end) - np.maximum(step, since), 0).sum()
-    return Remembered(
+    return SimulatedMemory(
         own=met / int(pictures[step >= since].sum()),
         age=float((age * pictures)[alive].sum() / met) if met else float("nan"),
         coverage=float(lived / (num_classes * (end - since))),

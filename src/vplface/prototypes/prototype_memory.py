@@ -259,7 +259,7 @@ class PrototypeMemory(nn.Module):
         if self.memory is not None and name is not None:
             destination[prefix + "memory_kind"] = name
 
-    def load(  # what torch passes on to _load_from_state_dict
+    def load(
         self,
         state: dict[str, Any],
         prefix: str,

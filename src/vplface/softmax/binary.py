@@ -76,7 +76,7 @@ class TiledBinaryLoss(TiledSoftmax):
         self.options, self.bias = _options(arguments[3]), self.strength
 
     def loss(self) -> Float[Tensor, ""]:
-        """The first visit."""
+        """Compute the loss on the first visit to all classes."""
         others, self.sum_sigmoids = torch.zeros_like(self.target), torch.zeros_like(self.target)
         for tile in self._visit(first=True):
             others += self._exponentials(tile, self.kept[tile.rows] if tile.rows.stop <= len(self.kept) else None)

@@ -38,7 +38,7 @@ class HeadSoftmax:
         ValueError: for a value out of its range.
     """
 
-    def __init__(  # the options of a head that concern its softmax, each with a name of its own
+    def __init__(
         self,
         classes: range,
         ranks: Ranks | None,
@@ -71,7 +71,8 @@ class HeadSoftmax:
         self.workspace, self._scratch = Workspace(workspace_mb), Workspace(0.0)
         self.filter = None if filter_bound is None else Filter(filter_bound)
 
-    def loss(  # tensors of a batch, W, and what acts on them
+    # size: the tensors of a batch, W, and all that changes the loss
+    def loss(
         self,
         features: Float[Tensor, "batch dim"],
         labels: Int[Tensor, " batch"],

@@ -278,7 +278,7 @@ class TiledSoftmax:
         workspace.user = self
 
     def loss(self) -> Float[Tensor, ""]:
-        """The first visit."""
+        """Compute the loss on the first visit to all classes."""
         self.sum_exp_others = torch.zeros_like(self.target)
         for tile in self._visit(first=True):
             self._accumulate(tile, self.kept[tile.rows] if tile.rows.stop <= len(self.kept) else None)

@@ -31,7 +31,7 @@ from vplface.data.samplers import (
 )
 from vplface.errors import ConfigError
 from vplface.plan import plan
-from vplface.prototypes import remembered
+from vplface.prototypes import simulate_memory
 from vplface.training.distributed import DistributedContext
 from vplface.training.run_state import build_run
 from vplface.training.train import train
@@ -223,18 +223,18 @@ def test_remembered_by_hand() -> None:
     # The example of docs/method.md, with one class twice in step 1.
     steps = np.array([0, 0, 1, 1, 2, 3, 4, 4])
     labels = np.array([0, 1, 1, 1, 2, 1, 0, 2])
-    found = remembered(steps, labels, 3, delta_t=2, since=0)
+    found = simulate_memory(steps, labels, 3, delta_t=2, since=0)
     # Alive after the steps: {0, 1}, {0, 1}, {1, 2}, {1, 2}, {0, 1, 2}.
     assert found.coverage == pytest.approx((2 + 2 + 2 + 2 + 3) / 15)
     # Class 1 meets its own memory in step 1 (twice, age 1) and step 3 (age 2), class 2 in step 4 (age 2).
     assert found.own == pytest.approx(4 / 8)
     assert found.age == pytest.approx((1 + 1 + 2 + 2) / 4)
-    later = remembered(steps, labels, 3, delta_t=2, since=3)
+    later = simulate_memory(steps, labels, 3, delta_t=2, since=3)
     assert later.coverage == pytest.approx(5 / 6)
     assert (later.own, later.age) == (2 / 3, 2)
-    never = remembered(steps, labels, 3, delta_t=2, since=4)
+    never = simulate_memory(steps, labels, 3, delta_t=2, since=4)
     assert never.own == 0.5
-    assert np.isnan(remembered(np.array([0, 9]), np.array([0, 0]), 1, 5, 0).age)
+    assert np.isnan(simulate_memory(np.array([0, 9]), np.array([0, 0]), 1, 5, 0).age)
 
 
 def settings(faces: Path, output: Path, sampler: object, **changes: object) -> Config:
@@ -376,7 +376,7 @@ def test_proximity_lets_pictures_meet_their_own_memory_in_training(tmp_path, mon
         met[sampler], covered[sampler] = float(np.mean(alive[44:])), float(np.mean(coverage[45:]))
         # What the timers of the head say is what is worked out from the order alone.
         steps, indices = visits(run.batches, 0, 90)
-        expected = remembered(steps, run.pictures.labels[indices], 90, delta_t=2, since=45)
+        expected = simulate_memory(steps, run.pictures.labels[indices], 90, delta_t=2, since=45)
         assert met[sampler] == pytest.approx(expected.own)
         assert covered[sampler] == pytest.approx(expected.coverage)
     # Three of four pictures follow one of their class by a step; by chance it is 3 x 2/45 of them.
