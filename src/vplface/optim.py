@@ -18,7 +18,7 @@ Update: TypeAlias = Callable[[slice, Tensor], None]
 
 @dataclass(frozen=True)
 class Momentum:
-    """SGD with momentum in a form that the inside of a tile can carry out: m ← μ·m + g + ω·w,  w ← w − η·m.
+    """SGD with momentum in a form that the computation of a tile can apply: m ← μ·m + g + ω·w,  w ← w − η·m.
 
     Attributes:
         buffer: m, [N, d].
@@ -35,7 +35,7 @@ class Momentum:
 
 @dataclass(frozen=True)
 class FusedSGD:
-    """SGD with momentum for ``PrototypeHead(optimizer=...)``, carried out during backward.
+    """SGD with momentum for ``PrototypeHead(optimizer=...)``, applied during backward.
 
     For a tile of rows of W, with their gradient g:  m ← μ·m + g + ω·w,  w ← w − η·m.  This is torch.optim.SGD, but
     no gradient of W ever exists as a whole. What needs one is refused: clipping by a norm over W, a GradScaler (known
@@ -129,7 +129,7 @@ class PrototypeSGD(torch.optim.Optimizer):
         torch.autograd.graph.increment_version(self._weight)
 
     def rule(self) -> Momentum | None:
-        """The rule by which ``update`` moves all rows in this step; None where only torch can carry it out."""
+        """The rule by which ``update`` moves all rows in this step; None where only torch can apply it."""
         group = self.param_groups[0]
         if not group["momentum"] or self._weight.dtype not in (torch.float32, torch.float64):
             return None

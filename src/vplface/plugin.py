@@ -58,8 +58,8 @@ def plug(
     weight is zero has no direction and stays plain.
 
     A module whose forward takes ``embeddings`` and ``labels`` (all losses of pytorch-metric-learning) is remembered by
-    itself: each such forward is a step. For any other call ``remember`` once a step, after the loss is formed; whoever
-    forgets it is warned.
+    itself: each such forward is a step. For any other call ``remember`` once a step, after the loss is formed; a
+    missing call gives a warning.
 
     Args:
         module: which holds the weight, somewhere.
@@ -82,7 +82,7 @@ def plug(
         The handle: what is remembered, how to remember, and how to undo.
 
     Raises:
-        ValueError: if there is no such parameter, it is no classifier's weight, its layout cannot be told, or it is
+        ValueError: if there is no such parameter, it is no classifier's weight, its layout does not show, or it is
             parametrised already.
 
     Examples:

@@ -24,7 +24,7 @@ _SMALLEST_SPREAD = 1e-3
 
 @dataclass(frozen=True)
 class AdaFace(SampleMargin):
-    """Target logit s·(cos(θ − m·q) − m·(1 + q)), q in [−1, 1] the quality of a picture, as its feature norm a tells it.
+    """Target logit s·(cos(θ − m·q) − m·(1 + q)), q in [−1, 1] the quality of a picture by its feature norm a.
 
         q = clip( h·(a − μ)/σ, −1, 1 )        a in [.001, 100], a constant
         μ ← α·mean(a) + (1 − α)·μ             σ ← α·std(a) + (1 − α)·σ
@@ -82,4 +82,4 @@ class AdaFace(SampleMargin):
         quality = cosine.new_zeros(()) if strength is None else strength
         shifted = (angle(cosine) - self.margin * quality).clamp(0.0, math.pi)
         target = shifted.cos() - self.margin * (1.0 + quality)
-        return once(target, "AdaFace takes the quality of a sample, which its norm tells, for a constant")
+        return once(target, "AdaFace takes the quality of a sample, an estimate from its norm, for a constant")

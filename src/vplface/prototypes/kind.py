@@ -16,7 +16,7 @@ def kind_name(kind: Memory) -> Tensor | None:
     return torch.tensor(list(type(kind).__name__.encode()), dtype=torch.uint8)
 
 
-def other_kind(kind: Memory, told: Tensor | None) -> str | None:
+def other_kind(kind: Memory, stored_name: Tensor | None) -> str | None:
     """The name of the kind that a state names, if it is another than ``kind``."""
-    stored = LastFeature.__name__ if told is None else bytes(told.tolist()).decode()
+    stored = LastFeature.__name__ if stored_name is None else bytes(stored_name.tolist()).decode()
     return None if stored == type(kind).__name__ else stored

@@ -22,7 +22,7 @@ from vplface.softmax.tiled import SHORTEST, Tile, TiledSoftmax
 numba: Any = import_extra("numba", "train")
 extending: Any = import_extra("numba.extending", "train")
 
-# numba starts its threads on this first call and may take torch's own, of which it then says how many there shall be.
+# numba starts its threads on this first call and may take torch's own, whose number it then sets.
 _threads = torch.get_num_threads()
 numba.set_num_threads(1)
 torch.set_num_threads(_threads)

@@ -272,8 +272,8 @@ class TiledSoftmax:
         compared = self.classes + (0 if negatives is None else batch)
         self.bounded = self.scale * sample_margin(margin).bound + math.log(compared) <= BOUNDED
         self.top = self.features.new_full((batch,), 0.0 if self.bounded else -self.scale)
-        room = workspace.limit // (size * batch * operand_type.itemsize) * size
-        keep = min(room, classes) if self.bounded and torch.is_grad_enabled() else 0
+        fitting = workspace.limit // (size * batch * operand_type.itemsize) * size
+        keep = min(fitting, classes) if self.bounded and torch.is_grad_enabled() else 0
         self.kept = workspace.take("kept", (keep, batch), operand_type, weight.device)
         workspace.user = self
 

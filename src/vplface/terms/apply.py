@@ -87,7 +87,8 @@ class TermSet(nn.ModuleDict):
                 negatives = torch.cat([scale_gradient(negatives, more), nothing])
         loss = main(rows, targets, negatives)
         if past is not None:
-            loss = once(loss, "BroadFace takes past samples, which follow W, for constants")
+            title = next(self.titles[name] for name, term in terms.items() if term.adds_samples)
+            loss = once(loss, f"{title} takes past samples, which follow W, for constants")
         # A backward pass takes first what was formed last: whatever reads W comes before FusedSGD moves it.
         extra = [added for term in terms.values() if (added := term.loss(batch)) is not None]
         return torch.stack([loss, *extra]).sum()

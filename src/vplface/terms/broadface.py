@@ -24,7 +24,7 @@ class BroadFace:
 
         dL/dW = d/dW of the mean of ℓ over X ∪ Q            dL/dx_i = d/dx_i of the mean of ℓ over X
 
-    The loss that is returned is the mean over X ∪ Q. A sample in the queue is carried along with the prototype of its
+    The loss that is returned is the mean over X ∪ Q. A sample in the queue moves with the prototype of its
     class, v⁻ when the sample was seen and v now:
 
         x* = normalise( x⁻ + v_y − v⁻_y )
@@ -73,9 +73,9 @@ class _BroadFace(BoundTerm):
             return None
         features, before = self.queue.rows.chunk(2, dim=1)
         now = batch.prototypes(labels)
-        carried = normalize(features + (now - before), dim=1)
-        self.value = (carried * now).sum(1).mean()
-        return Past(carried, labels)
+        moved = normalize(features + (now - before), dim=1)
+        self.value = (moved * now).sum(1).mean()
+        return Past(moved, labels)
 
     def remember(self, features: Tensor, labels: Tensor, rows: Tensor) -> None:
         if self._prototypes is not None:

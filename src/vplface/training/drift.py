@@ -224,11 +224,11 @@ class DriftMonitor:
         """Begin if the first rank has so decided."""
         ranks = self.head.ranks
         if ranks is not None:
-            told = torch.zeros(4, dtype=torch.int64, device=self.head.weight.device)
+            sent = torch.zeros(4, dtype=torch.int64, device=self.head.weight.device)
             if decision is not None:
-                told = torch.tensor([int(each) for each in decision], device=told.device)
-            dist.broadcast(told, dist.get_global_rank(ranks.group, 0), group=ranks.group)
-            step, delta_t, settled, by_drift = told.tolist()
+                sent = torch.tensor([int(each) for each in decision], device=sent.device)
+            dist.broadcast(sent, dist.get_global_rank(ranks.group, 0), group=ranks.group)
+            step, delta_t, settled, by_drift = sent.tolist()
             decision = Begin(step, delta_t, bool(settled), bool(by_drift)) if delta_t else None
         if decision is None:
             return

@@ -219,7 +219,7 @@ def test_a_class_goes_through_its_pictures_before_it_repeats_one() -> None:
     assert len({index for group in shown[1] for index in group}) == 7
 
 
-def test_remembered_by_hand() -> None:
+def test_simulate_memory_by_hand() -> None:
     # The example of docs/method.md, with one class twice in step 1.
     steps = np.array([0, 0, 1, 1, 2, 3, 4, 4])
     labels = np.array([0, 1, 1, 1, 2, 1, 0, 2])

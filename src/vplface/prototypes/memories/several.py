@@ -1,4 +1,4 @@
-"""Several features of a class, of which each step draws one."""
+"""Several features of a class; each step draws one of them."""
 
 from __future__ import annotations
 

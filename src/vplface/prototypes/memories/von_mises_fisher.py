@@ -30,7 +30,7 @@ class VonMisesFisher(Gaussian):
 
     The cosine w of a draw with μ_j is sampled by the rejection method of Wood, "Simulation of the von Mises Fisher
     distribution", 1994; its direction around μ_j, ξ, is that of a row of the bank:  draw = w·μ_j + √(1 − w²)·ξ. As with
-    ``Gaussian``, E‖draw − R_j·μ_j‖² = σ_j², and beyond a few dozen dimensions the two can hardly be told apart; in few
+    ``Gaussian``, E‖draw − R_j·μ_j‖² = σ_j², and beyond a few dozen dimensions the two hardly differ; in few
     dimensions, as when one looks at a sphere, this one is the maximum-entropy distribution with that mean.
 
     Options, bytes and costs are those of ``Gaussian``; besides some random numbers of each class in a step, on the CPU.
