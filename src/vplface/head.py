@@ -214,7 +214,7 @@ class PrototypeHead(MemoryOwner):
             margins = self._sample_margins(batch, None, in_step=False)
             return margins.add_penalty(self._classification_loss(batch, None, margins.strength, in_step=False))
         self._require_step()
-        self._finish_step()
+        self.finish_step()
         injection = self.prototype_memory.begin_step(self.weight)
         margins = self._sample_margins(batch, injection, in_step=True)
         loss = margins.add_penalty(self._loss_with_terms(batch, injection, margins.strength))
@@ -224,7 +224,7 @@ class PrototypeHead(MemoryOwner):
 
     def variational_prototypes(self) -> Float[Tensor, "classes ... dim"]:
         """u of the rows here, the prototypes of the step to come; v where no memory is alive. [N, d] or [N, K, d]"""
-        self._finish_step()
+        self.finish_step()
         return class_prototypes(self.weight, self.injection)
 
     def term_values(self) -> dict[str, float]:
@@ -347,7 +347,7 @@ class PrototypeHead(MemoryOwner):
         if self.optimizer is not None:
             self._fused_backward.check(self.weight, version, gradient)
             self.optimizer.consume()
-        self._finish_step()
+        self.finish_step()
 
     def _after_step(self, step: FinishedStep) -> None:
         """Let the margin and the terms learn from a step."""
@@ -369,7 +369,7 @@ class PrototypeHead(MemoryOwner):
         return self
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
-        self._finish_step()
+        self.finish_step()
         super()._save_to_state_dict(destination, prefix, keep_vars)
         self.prototype_memory.save(destination, prefix, keep_vars)
 

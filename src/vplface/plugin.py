@@ -283,7 +283,7 @@ class VariationalWeight(MemoryOwner):
     def _remember(self, part: StepPart) -> None:
         self.prototype_memory.create_if_due(self.weight)
         self.prototype_memory.add(part)
-        self._finish_step()
+        self.finish_step()
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> VariationalWeight:
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]

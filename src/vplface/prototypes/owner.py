@@ -86,6 +86,16 @@ class MemoryOwner(nn.Module):
         """M, T and λ as the step under way sees them, or the step to come; None without memory."""
         return self.prototype_memory.injection
 
+    def finish_step(self) -> None:
+        """Remember the step under way, unless that is done or ``micro_batches()`` is active.
+
+        The next step and whatever reads the memory do so by themselves.
+        """
+        with torch.inference_mode(False), torch.no_grad():  # what is remembered is to be trained with
+            step = self.prototype_memory.finish_step()
+            if step is not None:
+                self._after_step(step)
+
     @contextmanager
     def micro_batches(self) -> Iterator[None]:
         """Make the forward passes inside one step: all see the same memory, which is written and aged once, at the end.
@@ -93,10 +103,10 @@ class MemoryOwner(nn.Module):
         Raises:
             RuntimeError: if nested.
         """
-        self._finish_step()
+        self.finish_step()
         with self.prototype_memory.micro_batches():
             yield
-        self._finish_step()
+        self.finish_step()
 
     def begin(self, delta_t: int | None = None) -> None:
         """Begin to remember with the next step; with a process group all ranks have to do so together.
@@ -110,7 +120,7 @@ class MemoryOwner(nn.Module):
             ValueError: if neither says Δt, or it is less than a step.
             RuntimeError: for plain prototypes, inside ``micro_batches()``, or if injection has begun before.
         """
-        self._finish_step()
+        self.finish_step()
         self.prototype_memory.begin(delta_t)
 
     def create_memory(self) -> None:
@@ -126,24 +136,17 @@ class MemoryOwner(nn.Module):
 
     def coverage(self) -> float:
         """The share of classes whose memory is alive, over all ranks that share them, which have to ask together."""
-        self._finish_step()
+        self.finish_step()
         return self.prototype_memory.coverage()
 
     def cosine_by_age(self) -> dict[int, MeanCosine]:
         """The agreement that ``by_age`` has counted since the last call, over all ranks, which have to ask together."""
-        self._finish_step()
+        self.finish_step()
         return self.prototype_memory.cosine_by_age(self.weight.device)
 
     def by_age_total(self) -> tuple[Int[Tensor, " bins"], Int[Tensor, " bins"]]:
         """Sums and counts of ``by_age`` over all ranks, which have to ask together."""
         return self.prototype_memory.age_totals(self.weight.device)
-
-    def _finish_step(self) -> None:
-        """Remember the step under way, unless that is done or it is still gathering forward passes."""
-        with torch.inference_mode(False), torch.no_grad():  # what is remembered is to be trained with
-            step = self.prototype_memory.finish_step()
-            if step is not None:
-                self._after_step(step)
 
     def _after_step(self, step: FinishedStep) -> None:
         """Learn from a step that has been remembered."""
@@ -155,5 +158,5 @@ class MemoryOwner(nn.Module):
         return super().__getattr__(name)
 
     def __getstate__(self) -> dict[str, Any]:
-        self._finish_step()
+        self.finish_step()
         return self.__dict__.copy()

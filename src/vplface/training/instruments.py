@@ -85,6 +85,7 @@ def own_cosines(
     Returns:
         The mean over samples, and that over samples whose class has a memory that is alive; None without such.
     """
+    head.finish_step()
     batch = gather_batch(embeddings, labels, None, num_classes=head.num_classes, weight=head.weight, ranks=head.ranks)
     rows = head.prototype_memory.rows(batch.labels)
     features, rows = batch.features[rows >= 0], rows[rows >= 0]
