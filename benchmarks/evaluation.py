@@ -25,8 +25,8 @@ from vplface.data.ijb import Faces, TemplateList, TemplatePairs, read_faces, rea
 from vplface.data.pairs import Pairs
 from vplface.data.pictures import Picture
 from vplface.errors import UsageError, VplfaceError
+from vplface.evaluation import evaluate_pairs_embedded
 from vplface.evaluation.identification import IdentificationOptions, LabelledEmbeddings, evaluate_identification
-from vplface.evaluation.protocols import evaluate_pairs_embedded
 from vplface.evaluation.templates import Flags, evaluate_one_to_many, evaluate_template_pairs, pool
 from vplface.progress import progress
 

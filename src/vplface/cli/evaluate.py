@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -164,13 +165,13 @@ def evaluate(
 
     from vplface.cli.evaluation_result import Result  # torch and opencv take seconds to import
     from vplface.data.pair_lists import pair_files
-    from vplface.evaluation import FARS
+    from vplface.evaluation import FARS, EvalOptions
     from vplface.evaluation import compare as differences_of
     from vplface.evaluation.embeddings_file import TYPES, EmbeddingsFile
     from vplface.evaluation.groups import read_groups
     from vplface.evaluation.operating_point import operating_point_path
     from vplface.evaluation.provenance import hashes
-    from vplface.evaluation.question import open_question
+    from vplface.evaluation.task import open_task
 
     fars = tuple(far or FARS)
     if save_operating_point is not None:
@@ -178,8 +179,9 @@ def evaluate(
             raise UsageError("--save-operating-point is for one model at a time")
         operating_point_path(models[0])
         fars = tuple(dict.fromkeys((*fars, save_operating_point)))
-    question = open_question(data, pairs, threshold_pairs, people)
-    grouped = None if groups is None else read_groups(groups, question.pictures)
+    task = open_task(data, pairs, threshold_pairs, people)
+    grouped = None if groups is None else read_groups(groups, task.pictures)
+    options = EvalOptions(flip, fars, tuple(fmr or ()), protocol, far_rule, bootstrap, groups=grouped)
     lists = [path for path in (data, people, groups) if path is not None and is_file(path)]
     lists += [file for path in (pairs, threshold_pairs) if path is not None for file in pair_files(path)]
     digests = hashes(lists)  # before pictures are embedded, which may take hours
@@ -190,21 +192,12 @@ def evaluate(
             if preprocessing is not None and len(models) == 1:
                 raise UsageError(f"--color, --mean and --std prepare pictures, and {model} holds embeddings")
             stored = EmbeddingsFile.read(model)
-            embeddings, files = stored.of(question.pictures, question.used), stored.files
+            embeddings, files = stored.of(task.pictures, task.used), stored.files
         else:
             embedder = _load(model, device, preprocessing, alone=len(models) == 1)
             files = embedder.files
-            embeddings = question.embed(embedder, flip, workers)
-        evaluation = question.put(
-            embeddings,
-            flip=None if embedder is None else flip,
-            fars=fars,
-            fmrs=tuple(fmr or ()),
-            protocol=protocol,
-            far_rule=far_rule,
-            bootstrap=bootstrap,
-            groups=grouped,
-        )
+            embeddings = task.embed(embedder, flip, workers)
+        evaluation = task.evaluate(embeddings, replace(options, flip=None if embedder is None else flip))
         card = None if embedder is None else embedder.card
         results.append(
             Result(
@@ -239,7 +232,7 @@ def evaluate(
             report,
             [result.record() for result in results],
             name,
-            [question.pictures],
+            [task.pictures],
             [{name: entries} for entries in differences.values()],
         )
         written.append(report)

@@ -15,11 +15,11 @@ from vplface.config import read_config
 from vplface.console import Console, say
 from vplface.embedder import Embedder, Flip
 from vplface.errors import DataError, VplfaceError
-from vplface.evaluation import FARS, Evaluation, compare
+from vplface.evaluation import EvalOptions, Evaluation, compare
 from vplface.evaluation.figure import Difference, Figure
 from vplface.evaluation.metrics import Metric
-from vplface.evaluation.question import open_question
 from vplface.evaluation.result import paired_differences
+from vplface.evaluation.task import open_task
 from vplface.printable import printable_name
 from vplface.reading import is_file
 from vplface.run_folder import ModelFolder
@@ -77,26 +77,17 @@ def measured_by(
     flip: Flip,
     bootstrap: int,
 ) -> Callable[[Path], Cost]:
-    """What measures a file: the question that ``data`` poses, or else those of the run's own configuration.
+    """A function that measures a file on the pairs of ``data``, or else on the evaluation sets of the run.
 
     Raises:
         UsageError: ``data`` without pairs or people.
         DataError: a file of the question is at fault.
     """
     if data is not None:
-        question = open_question(data, pairs, threshold_pairs, people)
+        task, options = open_task(data, pairs, threshold_pairs, people), EvalOptions(flip, bootstrap=bootstrap)
 
         def asked(embedder: Embedder) -> dict[str, Evaluation]:
-            found = question.put(
-                question.embed(embedder, flip),
-                flip=flip,
-                fars=FARS,
-                fmrs=(),
-                protocol="exact",
-                far_rule="strict",
-                bootstrap=bootstrap,
-                groups=None,
-            )
+            found = task.evaluate(task.embed(embedder, flip), options)
             return {found.name: found}
 
     else:
@@ -109,7 +100,7 @@ def measured_by(
         except VplfaceError as error:
             reason = f"the evaluation sets of {run.path} cannot be opened ({error}); give --data and --pairs"
             return lambda file: Cost({}, {}, reason)
-        if not validation.questions:
+        if not validation.tasks:
             return lambda file: Cost({}, {}, f"{run.path} has no evaluation sets; give --data and --pairs")
 
         def asked(embedder: Embedder) -> dict[str, Evaluation]:

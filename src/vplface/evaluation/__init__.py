@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from vplface.evaluation.protocols import (
-    FARS,
+from vplface.evaluation.options import FARS, EvalOptions
+from vplface.evaluation.result import Evaluation, compare
+from vplface.evaluation.tar_at_far import TooFewImpostorsError
+from vplface.evaluation.verify import (
     evaluate_all_pairs,
     evaluate_all_pairs_embedded,
     evaluate_pairs,
     evaluate_pairs_embedded,
 )
-from vplface.evaluation.result import Evaluation, compare
-from vplface.evaluation.tar_at_far import TooFewImpostorsError
 
 __all__ = [
     "FARS",
+    "EvalOptions",
     "Evaluation",
     "TooFewImpostorsError",
     "compare",

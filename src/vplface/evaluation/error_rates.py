@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
+from vplface.evaluation.figure import Figure
 from vplface.evaluation.verification import between
 
 
@@ -60,6 +61,21 @@ def area_under_curve(far: Float[np.ndarray, " t"], tar: Float[np.ndarray, " t"])
     if (far[-1], tar[-1]) != (1.0, 1.0):
         raise ValueError(f"the curve ends at ({far[-1]:g}, {tar[-1]:g}), not at (1, 1)")
     return float(np.trapezoid(tar, far))
+
+
+def equal_error_figure(
+    far: Float[np.ndarray, " t"], tar: Float[np.ndarray, " t"], thresholds: Float[np.ndarray, " t"]
+) -> Figure:
+    """The equal error rate as a figure, with its threshold."""
+    equal = equal_error_rate(far, tar, thresholds)
+    return Figure(equal.rate, details={"threshold": equal.threshold})
+
+
+def area_figure(
+    far: Float[np.ndarray, " t"], tar: Float[np.ndarray, " t"], thresholds: Float[np.ndarray, " t"]
+) -> Figure:
+    """The area under the curve as a figure; thresholds do not matter to it."""
+    return Figure(area_under_curve(far, tar))
 
 
 def crossing(fmr: float, fnmr: float, next_fmr: float, next_fnmr: float) -> float:

@@ -7,11 +7,19 @@ or compares figures asks :meth:`Metric.parse` what a key stands for.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeAlias
 
+import numpy as np
+from jaxtyping import Float
+
+from vplface.evaluation.error_rates import area_figure, equal_error_figure
+from vplface.evaluation.figure import Figure
+from vplface.evaluation.roc_replicates import RocReplicate
 from vplface.printable import SUPERSCRIPT
+
+Rates: TypeAlias = Float[np.ndarray, " points"]
 
 
 @dataclass(frozen=True)
@@ -25,6 +33,9 @@ class MetricKind:
         lower_is_better: whether it is an error.
         point: what it is measured at: a rate such as a FAR (``name=1e-3``), a rank (``name-5``), or nothing.
         judges_pairs: whether it is a share of pairs, each judged rightly or wrongly at the metric's own threshold.
+        of_roc: for a metric of the whole ROC, its figure by FAR, TAR and threshold of each point; every verification
+            gives it then.
+        of_replicate: the metric in a draw of people, for its interval; NaN where the draw does not give it.
     """
 
     name: str
@@ -33,6 +44,8 @@ class MetricKind:
     lower_is_better: bool = False
     point: Literal["rate", "rank"] | None = None
     judges_pairs: bool = False
+    of_roc: Callable[[Rates, Rates, Rates], Figure] | None = None
+    of_replicate: Callable[[RocReplicate], float] | None = None
 
     def at(self, point: float | None = None) -> Metric:
         """The metric at a rate, or at a rank; without a point for a metric that has none."""
@@ -115,8 +128,15 @@ ACCURACY = MetricKind("accuracy", "accuracy", "acc.", judges_pairs=True)
 BEST_ACCURACY = MetricKind("accuracy@best_threshold", "accuracy at the best threshold", judges_pairs=True)
 TAR = MetricKind("tar@far", "TAR at FAR", "TAR", point="rate")
 FNMR = MetricKind("fnmr@fmr", "FNMR at FMR", point="rate", lower_is_better=True)
-EER = MetricKind("eer", "equal error rate", "EER", lower_is_better=True)
-AUC = MetricKind("auc", "area under the ROC", "AUC")
+EER = MetricKind(
+    "eer",
+    "equal error rate",
+    "EER",
+    lower_is_better=True,
+    of_roc=equal_error_figure,
+    of_replicate=RocReplicate.eer,
+)
+AUC = MetricKind("auc", "area under the ROC", "AUC", of_roc=area_figure, of_replicate=RocReplicate.auc)
 TPIR = MetricKind("tpir@fpir", "TPIR at FPIR", point="rate")
 RANK = MetricKind("rank", "rank", "rank", point="rank")
 

@@ -9,9 +9,10 @@ is then a little too low.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from types import MappingProxyType
 
 import numpy as np
 from jaxtyping import Float, Float64, Int, Int64
@@ -74,17 +75,22 @@ class RateReplicates:
 
     Attributes:
         tar: TAR at each false accept rate that was asked for.
-        eer: the equal error rate; NaN too where the known impostor scores do not reach down to it.
-        auc: the area under the ROC; NaN unless every impostor score is known.
+        statistics: each statistic of the ROC that was asked for, by its name.
     """
 
     tar: Float64[np.ndarray, "fars replicates"]
-    eer: Float64[np.ndarray, " replicates"]
-    auc: Float64[np.ndarray, " replicates"]
+    statistics: Mapping[str, Float64[np.ndarray, " replicates"]]
 
 
-def rate_replicates(scores: Scores, fars: Sequence[float], rule: FarRule, replicates: int, seed: int) -> RateReplicates:
-    """TAR at false accept rates, equal error rate and area under the curve, for each draw of people.
+def rate_replicates(
+    scores: Scores,
+    fars: Sequence[float],
+    rule: FarRule,
+    replicates: int,
+    seed: int,
+    statistics: Mapping[str, Callable[[RocReplicate], float]] = MappingProxyType({}),
+) -> RateReplicates:
+    """TAR at false accept rates and statistics of the ROC, for each draw of people.
 
     Args:
         scores: of the pairs.
@@ -92,6 +98,7 @@ def rate_replicates(scores: Scores, fars: Sequence[float], rule: FarRule, replic
         rule: see :data:`vplface.evaluation.tar_at_far.FarRule`.
         replicates: number of draws.
         seed: of the draws.
+        statistics: what else to compute from the ROC of each draw, by its name.
     """
     length = len(scores.impostor)
     if not scores.complete:
@@ -100,16 +107,18 @@ def rate_replicates(scores: Scores, fars: Sequence[float], rule: FarRule, replic
     impostor = WeightedScores(scores.impostor[:length], scores.impostor_pairs[:length], scores.identity)
     roc = ResampledRoc(genuine, impostor, scores.complete)
     pictures = np.bincount(scores.identity[scores.identity >= 0], minlength=scores.identities)
-    result = RateReplicates(*(np.full(shape, np.nan) for shape in ((len(fars), replicates), replicates, replicates)))
+    tar = np.full((len(fars), replicates), np.nan)
+    others = {name: np.full(replicates, np.nan) for name in statistics}
     for number, counts in enumerate(draws(scores.identities, replicates, seed)):
         all_impostors = None
         if not scores.complete:  # then the pairs are all pairs of the pictures
             drawn = counts * pictures
             all_impostors = int((drawn.sum() ** 2 - (drawn**2).sum()) // 2)
         if (replicate := roc.replicate(counts, all_impostors)) is not None:
-            result.tar[:, number] = replicate.tar(fars, rule)
-            result.eer[number], result.auc[number] = replicate.eer(), replicate.auc()
-    return result
+            tar[:, number] = replicate.tar(fars, rule)
+            for name, statistic in statistics.items():
+                others[name][number] = statistic(replicate)
+    return RateReplicates(tar, others)
 
 
 def tar_replicates(
@@ -163,7 +172,7 @@ class ResampledRoc:
         # Tied scores stand or fall together: where those of each impostor score begin and end.
         self.ties_begin, self.ties_end = _sides(tail_rising, tail_rising)
 
-    def replicate(self, counts: Int64[np.ndarray, " identities"], impostor_weight: float | None) -> _Replicate | None:
+    def replicate(self, counts: Int64[np.ndarray, " identities"], impostor_weight: float | None) -> RocReplicate | None:
         """The ROC of a draw; None if it holds no genuine or no impostor pairs.
 
         Args:
@@ -177,7 +186,7 @@ class ResampledRoc:
             impostor_weight = accepted[-1] if self._thinned is None else self._thinned.weights(counts).sum()
         if not impostor_weight or not matched[-1]:
             return None
-        return _Replicate(self, genuine, matched, accepted, impostor_weight)
+        return RocReplicate(self, genuine, matched, accepted, impostor_weight)
 
     @cached_property
     def points(self) -> tuple[Int64[np.ndarray, " t"], Int64[np.ndarray, " t"]]:
@@ -196,7 +205,7 @@ class ResampledRoc:
 
 
 @dataclass(frozen=True, eq=False)
-class _Replicate:
+class RocReplicate:
     """The ROC of one draw.
 
     Attributes:

@@ -54,7 +54,7 @@ class RunOutputs:
         assert self.journal is not None
         assert self.validation is not None
         run = self.run
-        if not self.validation.questions:
+        if not self.validation.tasks:
             return
         card = run.model_card()
         evaluations = self.validation.run(Embedder.from_backbone(run.model, card), bootstrap=0)

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 
 from vplface.config import Config, EvaluationConfig, EvaluationSet
 from vplface.data.balanced import balanced_pairs
 from vplface.data.formats import open_pictures
 from vplface.data.pair_lists import read_pairs
-from vplface.data.pairs import Pairs, resolve
 from vplface.data.people import read_people
 from vplface.data.pictures import Picture, PictureSet
 from vplface.data.selection import Subset, half_of
 from vplface.embedder import Embedder
 from vplface.errors import ConfigError, DataError
-from vplface.evaluation import Evaluation, evaluate_all_pairs_embedded, evaluate_pairs_embedded
+from vplface.evaluation import EvalOptions, Evaluation
 from vplface.evaluation.metrics import ACCURACY, BEST_ACCURACY, RANK, TAR, Metric, measurable
+from vplface.evaluation.task import VerificationTask, own_pairs
 from vplface.training.sources import generate, open_training
 
 HOLDOUT = "holdout"
@@ -27,23 +26,12 @@ PREFERRED = (TAR.at(1e-3), TAR.at(1e-2), ACCURACY.at(), BEST_ACCURACY.at(), RANK
 """By the first of these that an evaluation gives, the best model is kept, unless the settings name another."""
 
 
-@dataclass(frozen=True)
-class _Question:
-    """A set of pictures, which of them are used, and what is asked: pairs, or (None) all pairs of those used."""
-
-    source: str
-    pictures: PictureSet
-    used: Int64[np.ndarray, " m"]
-    pairs: Pairs | None
-    threshold_pairs: Pairs | None
-
-
 class Validation:
-    """Puts every question of a configuration to a model; a picture that several sets share is embedded once.
+    """Measures a model on the evaluation sets of a configuration; a picture that several sets share is embedded once.
 
     Args:
         settings: the evaluation section of the configuration.
-        heldout: people kept out of training, asked about under the name ``holdout``; None for none.
+        heldout: people kept out of training, who make a set of their own, ``holdout``; None for none.
 
     Raises:
         DataError: if pictures or lists are at fault, so that a run fails before its first step and not at its end.
@@ -53,19 +41,19 @@ class Validation:
     def __init__(self, settings: EvaluationConfig, heldout: PictureSet | None) -> None:
         self.settings = settings
         opened: dict[str, PictureSet] = {}
-        self.questions = {entry.name: _open(entry, opened, settings.seed) for entry in settings.sets}
-        if len(self.questions) < len(settings.sets):
+        self.tasks = {entry.name: _open(entry, opened, settings.seed) for entry in settings.sets}
+        if len(self.tasks) < len(settings.sets):
             raise ConfigError("evaluation.sets: two sets have the same name")
         if heldout is not None:
             if len(heldout.identities) < 2:
                 raise ConfigError(
-                    "data.holdout keeps one person aside, and pairs of strangers take two; raise it, or set"
+                    "data.holdout keeps one person aside, but impostor pairs need at least two; raise it, or set"
                     " data.holdout=0"
                 )
-            self.questions[HOLDOUT] = _Question(HOLDOUT, heldout, np.arange(len(heldout)), None, None)
-        for name, question in self.questions.items():
-            shown = question.pictures.labels[question.used]
-            if question.pairs is None and len(np.unique(shown)) == len(shown):
+            self.tasks[HOLDOUT] = VerificationTask(HOLDOUT, heldout)
+        for name, task in self.tasks.items():
+            shown = task.pictures.labels[task.used]
+            if task.pairs is None and len(np.unique(shown)) == len(shown):
                 raise ConfigError(
                     f"evaluation set {name!r}: no two of its {len(shown)} pictures show one person, and all pairs are"
                     " to be compared; give it people with two or more pictures, or leave it out"
@@ -82,33 +70,12 @@ class Validation:
             bootstrap: resamples of the people for the intervals; 0 for none.
         """
         settings = self.settings
-        embedded = {source: self._embed(embedder, source) for source in {q.source for q in self.questions.values()}}
-        evaluations = {}
-        for name, question in self.questions.items():
-            embeddings = embedded[question.source]
-            if question.pairs is not None:
-                evaluations[name] = evaluate_pairs_embedded(
-                    embeddings,
-                    question.pictures,
-                    question.pairs,
-                    name=name,
-                    threshold_pairs=question.threshold_pairs,
-                    flip=settings.flip,
-                    fars=settings.fars,
-                    bootstrap=bootstrap,
-                    seed=settings.seed,
-                )
-            else:
-                evaluations[name] = evaluate_all_pairs_embedded(
-                    embeddings[question.used],
-                    Subset(question.pictures, question.used),
-                    name=name,
-                    flip=settings.flip,
-                    fars=settings.fars,
-                    bootstrap=bootstrap,
-                    seed=settings.seed,
-                )
-        return evaluations
+        options = EvalOptions(settings.flip, settings.fars, bootstrap=bootstrap, seed=settings.seed)
+        embeddings: dict[int, Float[np.ndarray, "n dim"]] = {}
+        for task in self.tasks.values():
+            if id(task.pictures) not in embeddings:
+                embeddings[id(task.pictures)] = self._embed(embedder, task.pictures)
+        return {name: task.evaluate(embeddings[id(task.pictures)], options) for name, task in self.tasks.items()}
 
     def criterion(self, values: Mapping[str, Mapping[str, float | None]]) -> float | None:
         """The figure by which the best model is kept: ``best`` of the settings, or the first telling one there is."""
@@ -122,18 +89,17 @@ class Validation:
 
     def picture(self, set_name: str, name: str) -> Picture | None:
         """A picture of an evaluation set by its name; None if there is none."""
-        question = self.questions.get(set_name)
-        if question is None:
+        task = self.tasks.get(set_name)
+        if task is None:
             return None
-        found = (index for index in question.used if question.pictures.name(int(index)) == name)
-        index = next(found, None)
-        return None if index is None else question.pictures.picture(int(index))
+        index = next((int(index) for index in task.used if task.pictures.name(int(index)) == name), None)
+        return None if index is None else task.pictures.picture(index)
 
     def _require_figure(self, best: str) -> None:
         """As far as can be told before anything is measured; see ``criterion``."""
         name, _, metric = best.rpartition("/")
-        if name not in self.questions:
-            sets = ", ".join(self.questions) or "none"
+        if name not in self.tasks:
+            sets = ", ".join(self.tasks) or "none"
             raise ConfigError(f"evaluation.best: {best!r} must be SET/METRIC, with SET one of {sets}")
         asked = Metric.parse(metric)
         if asked.kind is None:
@@ -148,22 +114,21 @@ class Validation:
                 " evaluation.fars"
             )
 
-    def _embed(self, embedder: Embedder, source: str) -> Float[np.ndarray, "n dim"]:
-        sharing = [question for question in self.questions.values() if question.source == source]
-        pictures = sharing[0].pictures
-        used = np.unique(np.concatenate([question.used for question in sharing]))
+    def _embed(self, embedder: Embedder, pictures: PictureSet) -> Float[np.ndarray, "n dim"]:
+        """Embeddings of the pictures of a set that any task compares; rows of others are NaN."""
+        used = np.unique(np.concatenate([task.used for task in self.tasks.values() if task.pictures is pictures]))
         embeddings = np.full((len(pictures), embedder.dim), np.nan, np.float32)
         embeddings[used] = embedder.embed_set(pictures, used, flip=self.settings.flip, description="evaluating")
         return embeddings
 
 
 def validation_of(config: Config) -> Validation:
-    """The questions of a configuration, for a model whose training is over."""
+    """The validation of a configuration, for a model whose training is over."""
     heldout = open_training(config.data, config.evaluation.seed)[1] if config.data.holdout else None
     return Validation(config.evaluation, heldout)
 
 
-def _open(entry: EvaluationSet, opened: dict[str, PictureSet], seed: int) -> _Question:
+def _open(entry: EvaluationSet, opened: dict[str, PictureSet], seed: int) -> VerificationTask:
     source = str(entry.path) if entry.split is None else f"{entry.path}, split {entry.split}"
     if source not in opened:
         if entry.synthetic is not None:
@@ -173,7 +138,7 @@ def _open(entry: EvaluationSet, opened: dict[str, PictureSet], seed: int) -> _Qu
         except DataError as error:
             raise DataError(f"evaluation set {entry.name!r}: {error}") from error
     pictures = opened[source]
-    used = np.arange(len(pictures))
+    chosen = None
     if entry.people is not None:
         people = set(read_people(entry.people))
         wanted = [label for label, name in enumerate(pictures.identities) if name in people]
@@ -182,21 +147,19 @@ def _open(entry: EvaluationSet, opened: dict[str, PictureSet], seed: int) -> _Qu
                 f"evaluation set {entry.name!r}: {len(people) - len(wanted)} of the {len(people)} people in"
                 f" {entry.people} are not in {source}"
             )
-        used = np.flatnonzero(np.isin(pictures.labels, wanted))
+        chosen = np.flatnonzero(np.isin(pictures.labels, wanted))
     if entry.half is not None:
         try:
-            used = used[half_of(Subset(pictures, used), entry.half, entry.half_seed)]
+            everybody = np.arange(len(pictures)) if chosen is None else chosen
+            chosen = everybody[half_of(Subset(pictures, everybody), entry.half, entry.half_seed)]
         except DataError as error:
             raise ConfigError(f"evaluation set {entry.name!r}: {error}") from error
     pairs = threshold_pairs = None
     if entry.balanced_pairs is not None:
         pairs = balanced_pairs(pictures, entry.balanced_pairs, seed)
     elif entry.pairs is None and entry.people is None and entry.half is None:
-        pairs = getattr(pictures, "pairs", None)  # a .bin file brings its own
+        pairs = own_pairs(pictures)
     elif entry.pairs is not None:
         pairs = read_pairs(entry.pairs)
         threshold_pairs = None if entry.threshold_pairs is None else read_pairs(entry.threshold_pairs)
-    if pairs is not None:
-        lists = [pairs] if threshold_pairs is None else [pairs, threshold_pairs]
-        used = np.unique(np.concatenate([index for part in lists for index in resolve(part, pictures)]))
-    return _Question(source, pictures, used, pairs, threshold_pairs)
+    return VerificationTask(entry.name, pictures, pairs, threshold_pairs, chosen)

@@ -23,7 +23,7 @@ from vplface.embedder import Embedder
 from vplface.errors import DataError, UsageError
 from vplface.evaluation import Evaluation
 from vplface.evaluation.operating_point import OperatingPoint
-from vplface.evaluation.question import Question
+from vplface.evaluation.task import VerificationTask
 from vplface.stored_model import ModelCard, save_model
 
 app = typer.Typer()
@@ -339,15 +339,15 @@ def test_figures_are_of_what_was_loaded_though_it_is_replaced_meanwhile(embedded
         (shutil.copytree if (embedded / name).is_dir() else shutil.copy)(embedded / name, tmp_path / name)
     loaded = tmp_path / ("model/model.safetensors" if kind == "model" else kind)
     before = {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in (loaded, tmp_path / "pairs.txt")}
-    put = Question.put
+    evaluate = VerificationTask.evaluate
 
     def replaced_meanwhile(self, *arguments, **options):
         save_model(tmp_path / "model", build("tiny", 16, width=8), ModelCard("tiny", 16, {"width": 8}))
         np.savez(tmp_path / "named.npz", embeddings=np.ones((1, 1), np.float32))
         (tmp_path / "pairs.txt").write_text("")
-        return put(self, *arguments, **options)
+        return evaluate(self, *arguments, **options)
 
-    monkeypatch.setattr(Question, "put", replaced_meanwhile)
+    monkeypatch.setattr(VerificationTask, "evaluate", replaced_meanwhile)
     keep = ("--save-operating-point", 0.25) if kind == "model" else ()
     result = run(tmp_path, "--pairs", tmp_path / "pairs.txt", "--bootstrap", 0, "--json", *keep, model=kind)
     assert {path: as_json(result)["files"][str(path)] for path in before} == before
@@ -379,7 +379,7 @@ def test_a_set_that_brings_its_pairs_along_needs_no_list(embedded, monkeypatch):
     class Verification(ImageFolder):
         pairs = read_pairs(embedded / "pairs.txt")
 
-    monkeypatch.setattr("vplface.evaluation.question.open_pictures", Verification)
+    monkeypatch.setattr("vplface.evaluation.task.open_pictures", Verification)
     said = as_json(run(embedded, "--bootstrap", 0, "--json"))
     assert said["protocol"]["name"] == "faces"
     assert said["protocol"]["pairs"] == 24

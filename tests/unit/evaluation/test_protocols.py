@@ -18,6 +18,7 @@ from vplface.evaluation import (
     evaluate_pairs,
     evaluate_pairs_embedded,
     protocols,
+    rates,
     roc_replicates,
 )
 from vplface.evaluation.verification import kfold_accuracy
@@ -207,7 +208,7 @@ def test_all_pairs_whose_impostors_are_not_all_kept_have_nearly_the_same_rates(m
     people, x = crowd(2, identities=80, noise=1.2)
     exact = evaluate_all_pairs_embedded(x, people, flip="none", bootstrap=40)
     monkeypatch.setattr(protocols, "_KEEP_AT_LEAST", 500)
-    for module in (protocols, roc_replicates):
+    for module in (protocols, rates, roc_replicates):
         monkeypatch.setattr(module, "tail_length", lambda far, impostors: int(4 * far * impostors) + 1)
     cut = evaluate_all_pairs_embedded(x, people, flip="none", bootstrap=40)
     for metric in ("eer", "auc"):

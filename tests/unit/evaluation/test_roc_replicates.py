@@ -10,7 +10,7 @@ from vplface.evaluation import roc_replicates
 from vplface.evaluation.all_pairs import score_all_pairs
 from vplface.evaluation.bootstrap import accuracy_replicates, all_draws, interval
 from vplface.evaluation.error_rates import area_under_curve, equal_error_rate
-from vplface.evaluation.roc_replicates import WeightedScores, rate_replicates, tail_length, tar_replicates
+from vplface.evaluation.roc_replicates import RocReplicate, WeightedScores, rate_replicates, tail_length, tar_replicates
 from vplface.evaluation.scores import scores_of_pairs
 from vplface.evaluation.tar_at_far import roc, tar_at_far
 from vplface.evaluation.verification import accuracy_at
@@ -38,15 +38,16 @@ def test_rate_replicates_tar_of_pairs_repeated_as_often_as_they_weigh(rule, deci
 def test_rate_replicates_eer_and_auc_of_pairs_repeated_as_often_as_they_weigh(decimals):
     rng = np.random.default_rng(1)
     scores, *_ = listed(rng, *people(rng, 20, 4), 600, decimals)
-    found = rate_replicates(scores, [0.1, 0.02], "strict", 40, seed=5)
+    statistics = {"eer": RocReplicate.eer, "auc": RocReplicate.auc}
+    found = rate_replicates(scores, [0.1, 0.02], "strict", 40, 5, statistics)
     for number in range(40):
         counts = drawn(5, number, scores.identities)
         curve = roc(
             repeated(scores.genuine, scores.identity[scores.genuine_pairs], counts),
             repeated(scores.impostor, scores.identity[scores.impostor_pairs], counts),
         )
-        assert found.eer[number] == pytest.approx(equal_error_rate(*curve).rate)
-        assert found.auc[number] == pytest.approx(area_under_curve(*curve[:2]))
+        assert found.statistics["eer"][number] == pytest.approx(equal_error_rate(*curve).rate)
+        assert found.statistics["auc"][number] == pytest.approx(area_under_curve(*curve[:2]))
     for k, far in enumerate([0.1, 0.02]):
         assert found.tar[k].tolist() == tar_in_draws(scores, far, "strict", 40, seed=5).tolist()
 

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 from vplface.data.pairs import Pairs
-from vplface.evaluation import Evaluation, compare
-from vplface.evaluation.protocols import evaluate_all_pairs_embedded, evaluate_pairs_embedded
+from vplface.evaluation import Evaluation, compare, evaluate_all_pairs_embedded, evaluate_pairs_embedded
 from vplface.report import read_run, write_report
 
 PEOPLE, EACH = 30, 6

@@ -116,8 +116,7 @@ def test_the_halves_of_a_set_divide_its_people(faces, embedder):
     sets = ({"name": "one", "half": "first"}, {"name": "two", "half": "second"}, {"name": "all"})
     validation = Validation(settings(faces, *sets), None)
     people = {
-        name: {whole.identities[label] for label in whole.labels[question.used]}
-        for name, question in validation.questions.items()
+        name: {whole.identities[label] for label in whole.labels[task.used]} for name, task in validation.tasks.items()
     }
     assert people["one"] & people["two"] == set()
     assert people["one"] | people["two"] == people["all"]
@@ -126,9 +125,9 @@ def test_the_halves_of_a_set_divide_its_people(faces, embedder):
     alone = evaluate_all_pairs(embedder, narrow(whole, people["one"]), fars=[0.1], bootstrap=10)
     assert told["one"].metrics["tar@far=1e-1"]["value"] == alone.metrics["tar@far=1e-1"]["value"]
     again = Validation(settings(faces, *sets, seed=5), None)
-    assert np.array_equal(again.questions["one"].used, validation.questions["one"].used)
+    assert np.array_equal(again.tasks["one"].used, validation.tasks["one"].used)
     other = Validation(settings(faces, {"name": "one", "half": "first", "half_seed": 1}), None)
-    assert not np.array_equal(other.questions["one"].used, validation.questions["one"].used)
+    assert not np.array_equal(other.tasks["one"].used, validation.tasks["one"].used)
 
 
 @pytest.mark.parametrize("question", [{"pairs": "list.txt"}, {"balanced_pairs": 20}])

@@ -1,0 +1,52 @@
+"""The options of a verification: what is measured, by which rules, with how many resamples."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypedDict
+
+from vplface.embedder import Flip
+from vplface.evaluation.groups import Groups
+from vplface.evaluation.tar_at_far import FarRule
+from vplface.evaluation.verification import Protocol
+
+FARS = (1e-2, 1e-3, 1e-4)
+
+
+@dataclass(frozen=True)
+class EvalOptions:
+    """Options of a verification.
+
+    Attributes:
+        flip: whether the embedding of the mirrored picture is added; None: it is not known how the embeddings were
+            made.
+        fars: false accept rates to give the true accept rate at.
+        fmrs: false match rates to give the false non-match rate at: the same points, said as errors.
+        protocol: how thresholds of the accuracy are chosen, see :mod:`vplface.evaluation.verification`.
+        far_rule: see :data:`vplface.evaluation.tar_at_far.FarRule`.
+        bootstrap: resamples of the people for the intervals; 0 for none.
+        seed: of the resamples.
+        groups: of the pictures, to give the errors of each group at the thresholds of ``fars`` and ``fmrs``.
+    """
+
+    flip: Flip | None = "sum"
+    fars: Sequence[float] = FARS
+    fmrs: Sequence[float] = ()
+    protocol: Protocol = "exact"
+    far_rule: FarRule = "strict"
+    bootstrap: int = 500
+    seed: int = 0
+    groups: Groups | None = None
+
+
+class EvalKeywords(TypedDict, total=False):
+    """The options of :class:`EvalOptions`, but for ``flip``, as keywords of a function."""
+
+    fars: Sequence[float]
+    fmrs: Sequence[float]
+    protocol: Protocol
+    far_rule: FarRule
+    bootstrap: int
+    seed: int
+    groups: Groups | None
