@@ -7,20 +7,21 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class DriftStartRule:
-    """Injection begins when features hold still: when d(Δt) ≤ ``drift``·S in several measurements in a row.
+    """Injection begins when drift has settled: d(Δt) ≤ ``drift``·S in several measurements in a row.
 
-    d(lag) = E‖f_t(I) − f_{t−lag}(I)‖² is what age does to a memory, S = E‖f_t(I) − f_t(I')‖² the distance of two
-    pictures I, I' of one class; all features have unit length. A remembered feature stands in for a draw from its
-    class. Where drift knows nothing of the picture, it is off the next one by S + d instead of S. So drift counts in
-    parts of S, and not by itself: a network that has not learned yet says nearly the same of everything, moves little,
-    and still forgets all. At d = S/4, the default, features have moved by half the distance between two pictures (both
-    as root mean squares): a memory is still nearer to what the network says of its own picture now than to what it says
-    of any other at that distance.
+    d(lag) = E‖f_t(I) − f_{t−lag}(I)‖² is the drift of the feature of a picture I over ``lag`` steps, and
+    S = E‖f_t(I) − f_t(I')‖² the squared distance between two pictures I, I' of one class. Features have unit length.
+
+    A remembered feature stands in for a sample of its class. If it drifts independently of the picture, its expected
+    squared distance to the next sample is S + d in place of S. Drift is therefore measured relative to S. A small d
+    alone does not suffice: early in training a network gives all pictures similar features, which move little, and yet
+    a memory of them is of no use. At the default, d = S/4, features have moved by half the distance between two
+    pictures (both as root mean squares).
 
     Attributes:
-        drift: bound on d(Δt)/S; over d of one interval between measurements while Δt is not known.
-        measurements: in how many measurements in a row it has to hold.
-        by: share of the run after which injection begins in any case, and says that features had not settled.
+        drift: bound on d(Δt)/S; while Δt is not known, on d/S over one interval between measurements.
+        measurements: number of measurements in a row in which it has to hold.
+        by: fraction of the run after which injection begins in any case, with a warning that drift has not settled.
 
     Raises:
         ValueError: if a value lies outside its range.

@@ -32,14 +32,14 @@ def read_back(config: Config, folder: Path) -> Config:
 
 
 @pytest.mark.parametrize("text", [each for each in ODD if each != "{"])
-def test_names_and_paths_arrive_as_they_are_written(text, tmp_path):
+def test_read_config_keeps_names_and_paths_of_overrides_as_written(text, tmp_path):
     config = read_config("folder", [f"name={text}", f"data.train={text}", f"evaluation.best={text}"])
     assert (config.name, config.data.train[0].path, config.evaluation.best) == (text, Path(text), text)
     assert read_back(config, tmp_path) == config
 
 
 @pytest.mark.parametrize("text", [each for each in ODD if each not in ("*", "&a", "\udcff") and each.strip() == each])
-def test_the_same_in_files(text, tmp_path):
+def test_read_config_keeps_names_and_paths_of_files_as_written(text, tmp_path):
     bare = text if text[0] not in "*&!@%|>-?#{a" and "#" not in text and "\n" not in text else json.dumps(text)
     (tmp_path / "r.yaml").write_text(f"name: {bare}\ndata:\n  train:\n  - {bare}\n  - path: {bare}\n", encoding="utf-8")
     config = read_config(tmp_path / "r.yaml")
@@ -47,7 +47,7 @@ def test_the_same_in_files(text, tmp_path):
     assert [source.path for source in config.data.train] == [Path(text)] * 2
 
 
-def test_a_list_a_mapping_and_a_text_in_quotes_are_yaml_in_an_override():
+def test_apply_overrides_parses_lists_mappings_and_quoted_text_as_yaml():
     assert apply_overrides({}, ['a="x #1"', "b='2'", "c=[1, x]", "d={k: 2}", "e= 5 ", "f=", "g=~"]) == {
         "a": "x #1",
         "b": "2",
@@ -62,7 +62,7 @@ def test_a_list_a_mapping_and_a_text_in_quotes_are_yaml_in_an_override():
 
 
 @given(st.text(st.characters(codec="utf-8", exclude_characters="\0/\\"), min_size=1, max_size=50))
-def test_any_name_comes_back(name):
+def test_to_yaml_keeps_any_name(name):
     raw = {"name": name, "data": {"train": [name]}, "arms": {name: {"data": {"train": name}}}}
     if name in (".", "..") or name.startswith("~"):
         return
@@ -104,7 +104,7 @@ FULL = build_config(
 
 
 @given(st.lists(st.tuples(st.sampled_from(places(FULL)), LEAVES), min_size=1, max_size=3))
-def test_a_recipe_with_odd_values_is_refused_in_one_line_or_is_read_back(changes):
+def test_build_config_refuses_odd_values_in_one_line_or_reads_them_back(changes):
     raw = json.loads(json.dumps(FULL))
     for place, value in changes:
         try:
@@ -175,7 +175,7 @@ def test_a_recipe_with_odd_values_is_refused_in_one_line_or_is_read_back(changes
         ("data.train.²=1", "cannot set"),
     ],
 )  # fmt: skip
-def test_numbers_beyond_all_sense_are_refused_by_their_key(override, message):
+def test_read_config_names_the_key_of_a_number_out_of_range(override, message):
     with pytest.raises(UsageError, match=message) as raised:
         read_config("folder", [override])
     assert "\n" not in str(raised.value)
@@ -185,12 +185,12 @@ def test_numbers_beyond_all_sense_are_refused_by_their_key(override, message):
 @pytest.mark.parametrize(
     ("text", "rate"), [("1e-3", 1e-3), (".1", 0.1), ("5.0e-4", 5e-4), ("+2", 2.0), ("0x10", 16.0), ("007", 7.0)]
 )
-def test_numbers_are_numbers_where_numbers_are_expected(text, rate):
+def test_read_config_converts_text_to_numbers(text, rate):
     assert read_config("folder", [f"optimizer.lr={text}"]).optimizer.lr == rate
     assert build_config(MINIMAL | {"optimizer": {"lr": text}}, "x").optimizer.lr == rate
 
 
-def test_durations_are_written_as_they_are_read():
+def test_Duration_survives_a_round_trip():
     for amount in (1234567, 10**9, 0.1, 0.00001, 2.5, 30):
         for unit in ("steps", "epochs"):
             length = Duration(amount, unit)
@@ -199,13 +199,13 @@ def test_durations_are_written_as_they_are_read():
     assert build_config(MINIMAL | {"schedule": {"length": "1e3"}}, "x").schedule.length == Duration(1000)
 
 
-def test_infinity_where_it_has_a_meaning(tmp_path):
+def test_read_config_takes_an_infinite_whisker(tmp_path):
     config = read_config("folder", ["terms=[{name: unpg, whisker: .inf}]"])
     assert config.terms == [UNPG(float("inf"))]
     assert read_back(config, tmp_path) == config
 
 
-def test_options_of_a_backbone_have_the_types_of_its_arguments():
+def test_BackboneConfig_converts_options_to_the_types_of_the_arguments():
     options = build_config(MINIMAL | {"backbone": {"name": "tiny", "options": {"width": "016"}}}, "x").backbone.options
     assert options == {"width": 16}
     raw = {"name": "timm:any", "options": {"a": "1.0e-5", "b": "True", "c": ["1e3", "x"]}}
@@ -220,13 +220,13 @@ def test_options_of_a_backbone_have_the_types_of_its_arguments():
         {"name": "mobilefacenet", "options": {"scale": 60_000}},
     ],
 )
-def test_a_backbone_that_no_memory_holds_is_refused_before_it_is_built(backbone):
+def test_backbone_of_refuses_a_network_too_large_for_memory(backbone):
     config = build_config(MINIMAL | {"backbone": backbone}, "x")
     with pytest.raises(ConfigError, match=r"GiB of memory; lower backbone|more than 20,000 modules"):
         backbone_of(config, CPU)
 
 
-def test_home_folders_in_paths(monkeypatch):
+def test_read_config_expands_home_folders(monkeypatch):
     monkeypatch.setenv("HOME", "/home/ada")
     config = read_config("folder", ["data.train=~/faces"])
     assert config.data.train[0].path == Path("/home/ada/faces")
@@ -245,7 +245,7 @@ def test_home_folders_in_paths(monkeypatch):
     ]
 
 
-def test_a_study_is_bounded_and_reads_names_as_they_are_written(tmp_path):
+def test_read_grid_is_bounded_and_keeps_names_as_written(tmp_path):
     study = tmp_path / "s #1.yaml"
     study.write_text(
         "name: 007\noutput: 2024\nbase: {data: {train: 1e3}}\nbaselines: [1]\n"
@@ -266,7 +266,7 @@ def test_a_study_is_bounded_and_reads_names_as_they_are_written(tmp_path):
             read_grid(study, [override])
 
 
-def test_a_recipe_of_a_device_and_of_a_run_folder_with_odd_characters(tmp_path):
+def test_read_config_of_a_device_and_of_a_folder_with_odd_characters(tmp_path):
     (tmp_path / "zero.yaml").symlink_to("/dev/zero")
     with pytest.raises(ConfigError, match=r"zero\.yaml.*not a regular file"):
         read_config(tmp_path / "zero.yaml")

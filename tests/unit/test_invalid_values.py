@@ -22,7 +22,7 @@ COUNTS = [(kind, field.name) for kind, field in OPTIONS if str(field.type).split
 
 
 @pytest.mark.parametrize(("kind", "name"), FLOATS, ids=str)
-def test_no_hyper_parameter_is_nan_or_infinite(kind, name):
+def test_public_dataclasses_refuse_nan_and_infinity(kind, name):
     for value in (math.nan, math.inf, -math.inf):
         if (name, value) == ("whisker", math.inf):
             continue  # which keeps all pairs
@@ -31,7 +31,7 @@ def test_no_hyper_parameter_is_nan_or_infinite(kind, name):
 
 
 @pytest.mark.parametrize(("kind", "name"), COUNTS, ids=str)
-def test_counts_are_whole_numbers(kind, name):
+def test_public_dataclasses_refuse_counts_that_are_not_whole(kind, name):
     for value in (1.5, math.nan, math.inf, True, "3"):
         with pytest.raises((ValueError, TypeError), match=word(name)):
             kind(**NEEDED.get(kind, {}) | {name: value})
@@ -41,24 +41,24 @@ def word(name):
     return rf"\b{name}\b"
 
 
-def test_the_lists_above_are_not_empty():
+def test_FLOATS_and_COUNTS_are_not_empty():
     assert len(FLOATS) > 40
     assert len(COUNTS) > 8
 
 
 @pytest.mark.parametrize("name", ["num_classes", "embedding_dim", "subcenters", "seed"])
 @pytest.mark.parametrize("value", [2.0, True, "3"])
-def test_sizes_are_whole_numbers(name, value):
+def test_PrototypeHead_refuses_sizes_that_are_not_whole(name, value):
     with pytest.raises(ValueError, match=f"{name} must be a whole number"):
         PrototypeHead(**{"num_classes": 5, "embedding_dim": 4, name: value})
 
 
-def test_whole_numbers_of_numpy_are_some():
+def test_PrototypeHead_takes_integers_of_numpy():
     assert PrototypeHead(np.int64(5), np.int32(4)).weight.shape == (5, 4)
 
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.complex64])
-def test_a_memory_that_could_hold_no_unit_vector_is_refused(dtype):
+def test_memory_dtype_must_be_a_floating_point_type(dtype):
     with pytest.raises(ValueError, match="memory_dtype must be a floating-point type"):
         PrototypeHead(5, 4, variational=Variational(), memory_dtype=dtype)
     with pytest.raises(ValueError, match="memory_dtype must be a floating-point type"):
@@ -68,14 +68,14 @@ def test_a_memory_that_could_hold_no_unit_vector_is_refused(dtype):
 
 
 @pytest.mark.parametrize("delta_t", [2**31, 1.5, True, math.nan])
-def test_a_lifetime_that_no_timer_counts_is_refused(delta_t):
+def test_begin_refuses_a_delta_t_that_the_timer_cannot_count(delta_t):
     head = PrototypeHead(5, 4, variational=Variational(delta_t=None, start="auto"))
     with pytest.raises(ValueError, match="delta_t"):
         head.begin(delta_t)
     head.begin(2**31 - 1)
 
 
-def test_sub_centres_of_a_plug_are_a_count():
+def test_plug_refuses_sub_centers_that_are_not_whole():
     with pytest.raises(ValueError, match="sub_centers must be a whole number"):
         plug(torch.nn.Linear(4, 10), "weight", sub_centers=2.5)
 
@@ -89,6 +89,6 @@ def test_sub_centres_of_a_plug_are_a_count():
         (torch.ones(1, 4), np.zeros(1, np.int64), "labels"),
     ],
 )
-def test_what_is_no_tensor_is_refused_by_name(x, y, name):
+def test_forward_refuses_arguments_that_are_not_tensors(x, y, name):
     with pytest.raises(TypeError, match=f"{name} must be a tensor"):
         PrototypeHead(5, 4)(x, y)
