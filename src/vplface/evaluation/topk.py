@@ -11,7 +11,7 @@ from jaxtyping import Float, Float32, Int, Int32, Int64
 from vplface.compiled_function import compiled
 
 _SPARE = 1 << 20
-"""So many values more than it keeps, or half as many again, a stream holds before it is pruned."""
+"""A stream is pruned when it holds so many values more than it keeps, or half as many more if that is larger."""
 
 
 def highest(values: Float[np.ndarray, " n"], k: int) -> Int64[np.ndarray, " k"]:
@@ -72,8 +72,8 @@ def keep_highest_of_rows(
 ) -> None:
     """Take the next columns of a matrix into the k highest values of each of its rows, in place.
 
-    A row of ``score`` and ``index`` is a heap, whose lowest value comes first and whose highest is to be sorted out in
-    the end; it starts as −inf and −1.
+    A row of ``score`` and ``index`` is a heap whose lowest value comes first. It starts as −inf and −1, and the
+    caller sorts it in the end.
 
     Args:
         block: the columns, none of which is left of one that was taken before.

@@ -1,4 +1,4 @@
-"""Identification: who is this? A probe is compared with a gallery of known people, among any number of distractors.
+"""Identification: rank-k, open set and TAR at FAR of probes before a gallery of known people and distractors.
 
 Closed set, rank k: the share of mates that fewer than k rivals come before. A **mate** of a probe is a gallery picture
 of the same person, a **rival** anything else that it is compared with. Two ways of counting:
@@ -13,10 +13,10 @@ at or above it. The rate is the share of the probes with a mate whose mate comes
 the DIR at FAR of Phillips, Grother and Micheals (Handbook of Face Recognition, 2011, chapter 21).
 
 A rival as similar as the mate, or less similar by rounding alone, comes before it: a model that maps all faces to one
-point recognises nobody.
+point identifies nobody.
 
-Intervals: the people on the probes are drawn with replacement, the gallery stays. With c_a the number of times that
-person a was drawn, every probe of a weighs c_a.
+Intervals: the people on the probes are drawn with replacement, and the gallery stays the same. With c_a the number of
+times that person a was drawn, every probe of a weighs c_a.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Closed-set identification: rank-k rates, and the probes that a rival was found for."""
+"""Closed-set identification: rank-k rates, and the probes whose mate comes behind a rival."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def closed_set(
 
 
 def gallery_misses(ranking: Ranking, probes: Sequence[str], gallery: Sequence[str]) -> list[Mapping[str, Any]]:
-    """The probes whose mate comes behind a rival, by how far: each once, with the rival that was found instead."""
+    """The probes whose mate is farthest behind a rival, each once, with the nearest rival."""
     missed = np.flatnonzero(ranking.rank > 1)
     behind = ranking.rival_similarity[ranking.probe[missed]] - ranking.similarity[missed]
     chosen: dict[int, Mapping[str, Any]] = {}

@@ -1,4 +1,4 @@
-"""IJB-B and IJB-C: a person as a template, a set of media, and how templates are compared one to one and one to many.
+"""IJB-B and IJB-C: templates, each a person's set of media, compared one to one and one to many.
 
 Pooling. With x_f the embedding of face f, m(f) its medium and s_f its weight, a template is
 
@@ -14,7 +14,7 @@ so that a video counts as much as a still, however many frames of it there are. 
 
 The same model differs by half a percent between them: figures of different flags must not be compared.
 
-One to one: TAR at FAR on the set's pairs of templates. One to many: every probe before each of two galleries. A probe
+One to one: TAR at FAR on the set's pairs of templates. One to many: every probe in each of two galleries. A probe
 has a mate in one of them and none in the other, and all figures are means of the two.
 
 Intervals: people are drawn with replacement. One to one, a pair of templates of a and b weighs c_a·c_b and one of a
