@@ -1,4 +1,4 @@
-"""Many runs and what may be said of them: the arms of a recipe, or a study over several settings."""
+"""Many runs and their comparison: the arms of a recipe, or a study over several settings."""
 
 from __future__ import annotations
 

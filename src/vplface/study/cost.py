@@ -1,4 +1,4 @@
-"""What a study will cost, before it is started: steps from the data, speed from finished runs or from a few steps."""
+"""The cost of a study before it is started: steps from the data, speed from finished runs or from a few steps."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ WARM_UP, TIMED = 2, 3
 
 @dataclass(frozen=True)
 class Cost:
-    """What one run takes.
+    """The cost of one run.
 
     Attributes:
         cell: the run.
@@ -60,7 +60,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What the chosen runs of a study take.
+    """The cost of the chosen runs of a study.
 
     Attributes:
         costs: a run each.
@@ -174,14 +174,14 @@ def pictures_per_second(config: Config, classes: int, per_epoch: int) -> float:
 
 
 def _injected(injection: VariationalConfig | None) -> Variational | None:
-    """What costs as much as the injection once it has begun."""
+    """An injection that costs from the first step as much as the given one costs once it has begun."""
     if injection is None:
         return None
     return Variational(injection.lam, start=0, renormalise=injection.renormalise, memory=injection.memory)
 
 
 def _started(terms: Sequence[Term]) -> list[Any]:
-    """What costs as much as the terms once they have begun."""
+    """Terms that cost from the first step as much as the given ones cost once they have begun."""
     # Every term is a dataclass, which the protocol Term cannot say.
     return [dataclasses.replace(term, start=0) if hasattr(term, "start") else term for term in terms]  # type: ignore[type-var]
 
@@ -193,7 +193,7 @@ def _now(device: torch.device) -> float:
 
 
 def _extent(config: Config, known: dict[str, _Extent]) -> _Extent:
-    """What the data of a run amount to; opened once for all runs that share them."""
+    """The size of the data of a run; opened once for all runs that share them."""
     relevant = (config.data, config.batch_size, config.evaluation.seed, config.schedule.length)
     key = repr(relevant)
     if key not in known:
@@ -208,12 +208,12 @@ def _extent(config: Config, known: dict[str, _Extent]) -> _Extent:
 
 
 def _kind(config: Config) -> str:
-    """What the speed of training depends on most."""
-    told = config.model_dump(
+    """The part of a configuration that decides the speed of training, as a key."""
+    relevant = config.model_dump(
         mode="json", include={"batch_size", "accumulate", "precision", "device", "threads", "terms"}
     )
-    told |= {"backbone": config.backbone.model_dump(mode="json", exclude={"weights"})}
-    return json.dumps(told, sort_keys=True)
+    relevant |= {"backbone": config.backbone.model_dump(mode="json", exclude={"weights"})}
+    return json.dumps(relevant, sort_keys=True)
 
 
 def _speeds_of_finished(grid: Grid) -> dict[str, float]:

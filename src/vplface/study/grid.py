@@ -1,4 +1,4 @@
-"""What a study is made of: settings × arms × seeds, read from one file, each of them a validated run."""
+"""The runs of a study, settings × arms × seeds, read from one file and validated."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from vplface.reading import is_file
 from vplface.suggest import did_you_mean_or_known
 
 Word = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
-"""What an option can list between commas."""
+"""The names that an option can list between commas."""
 MOST_RUNS = 10_000
 
 
@@ -79,7 +79,7 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """What the run is called in messages."""
+        """The name of the run in messages."""
         return "/".join(part for part in (self.setting, self.config.name) if part)
 
 
@@ -109,17 +109,17 @@ class Grid:
 
     @property
     def settings(self) -> list[str]:
-        """Their names."""
+        """The names of the settings."""
         return list(dict.fromkeys(cell.setting for cell in self.cells))
 
     @property
     def arms(self) -> list[str]:
-        """Their names."""
+        """The names of the arms."""
         return list(dict.fromkeys(cell.arm for cell in self.cells))
 
     @property
     def seeds(self) -> list[int]:
-        """Of training."""
+        """The seeds of training."""
         return list(dict.fromkeys(cell.seed for cell in self.cells))
 
 
@@ -233,7 +233,7 @@ def _known(key: str, wanted: Sequence[str], known: Iterable[str], path: str | Pa
 
 
 def _metrics(cells: Iterable[Cell]) -> list[str]:
-    """What the evaluations of the runs may measure."""
+    """The metrics that the evaluations of the runs can measure."""
     fars = [far for cell in cells for far in sorted(cell.config.evaluation.fars, reverse=True)]
     return measurable({TAR: fars, RANK: [1]})
 

@@ -1,4 +1,4 @@
-"""What the finished runs of a study say: summary.json and one page."""
+"""The results of the finished runs of a study: summary.json and one page."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ FINAL_SHARE = 0.05
 
 @dataclass(frozen=True)
 class Results:
-    """What a study has found.
+    """The results of a study.
 
     Attributes:
         summary: as summary.json holds it.

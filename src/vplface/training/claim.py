@@ -21,18 +21,18 @@ LOCK_PATIENCE = 10.0
 
 
 @contextmanager
-def locked_run_folder(folder: RunFolder, patience: float = LOCK_PATIENCE) -> Iterator[None]:
+def locked_run_folder(folder: RunFolder) -> Iterator[None]:
     """Create a run folder, hold its lock, and remove the temporary files of killed processes.
 
     Raises:
-        DataError: if another process still holds the lock after ``patience`` seconds.
+        DataError: if another process still holds the lock after ``LOCK_PATIENCE`` seconds.
         ConfigError: if the folder cannot be written.
     """
     otherwise = "another process is training in this folder; let it end, or choose another name (name=...)"
     with ExitStack() as stack:
         try:
             folder.path.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(locked(folder.path, otherwise, patience))
+            stack.enter_context(locked(folder.path, otherwise, LOCK_PATIENCE))
             for path in (folder.path, folder.best.path):
                 if is_folder(path):
                     remove_temporaries(path)

@@ -17,6 +17,7 @@ import torch
 from vplface.errors import DataError
 from vplface.files import replacing
 from vplface.reading import MEBIBYTE, kind_of, parse_json, read_text
+from vplface.run_folder import RunFolder
 from vplface.training.loggers import Loggers
 
 PACKAGES = ("vplface", "torch", "numpy", "opencv-python-headless", "safetensors")
@@ -96,7 +97,7 @@ def environment() -> dict[str, Any]:
 def _step(line: str) -> int:
     """The step of a line of metrics.jsonl; −1 for the torn last line of a killed run."""
     try:
-        return int(parse_json(line, "metrics.jsonl")["step"])
+        return int(parse_json(line, RunFolder.metrics.name)["step"])
     except (DataError, ValueError, KeyError, TypeError, OverflowError):
         return -1
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -22,9 +21,11 @@ from vplface.training.distributed import DistributedContext
 from vplface.training.failures import TrainingError, diverged, interrupted, last_good_checkpoint, refused
 from vplface.training.instruments import measure, own_cosines
 from vplface.training.interrupt import Interrupt
+from vplface.training.intervals import Intervals
 from vplface.training.outputs import RunOutputs
 from vplface.training.parts import fewest
 from vplface.training.run_state import RunState
+from vplface.training.throughput import Throughput
 
 _STOP_PATIENCE = 10.0
 """Seconds that one of several processes waits for pictures after a signal to stop: the others may be in a step."""
@@ -72,8 +73,8 @@ class Trainer:
             TrainingInterrupted: after a signal, when everything is saved.
             DataError: if something cannot be read or written.
         """
-        run, context, due = self.run, self.context, _Intervals.of(self.run)
-        throughput = _Throughput()
+        run, context, due = self.run, self.context, Intervals.of(self.run)
+        throughput = Throughput()
         context.barrier()
         with progress(run.config.name, due.last, done=run.step, shown=context.is_main) as advance:
             for batch in self._batches(interrupt):
@@ -285,69 +286,6 @@ class Trainer:
         outputs.save()
         outputs.checkpoints.finish()
         raise interrupted(run, preempted=interrupt.preempted)
-
-
-@dataclass(frozen=True)
-class _Intervals:
-    """After which steps, counted from 1, something is due; logging, saving and validating also after the last.
-
-    Attributes:
-        last: the last step.
-        log_every: steps between two logged ones.
-        save_every: steps between two checkpoints.
-        validate_every: steps between two validations; None for none.
-        look_every: steps between two measurements of what injection does.
-    """
-
-    last: int
-    log_every: int
-    save_every: int
-    validate_every: int | None
-    look_every: int
-
-    @classmethod
-    def of(cls, run: RunState) -> _Intervals:
-        config, per_epoch = run.config, len(run.batches)
-        validate = config.evaluation.every
-        return cls(
-            run.rate.steps,
-            max(config.log_every.steps(per_epoch), 1),
-            max(config.checkpoint_every.steps(per_epoch), 1),
-            None if validate is None else max(validate.steps(per_epoch), 1),
-            run.drift.every,
-        )
-
-    def log(self, step: int) -> bool:
-        return step % self.log_every == 0 or step == self.last
-
-    def look(self, step: int) -> bool:
-        return step % self.look_every == 0
-
-    def validate(self, step: int) -> bool:
-        return self.validate_every is not None and (step % self.validate_every == 0 or step == self.last)
-
-    def save(self, step: int) -> bool:
-        return step % self.save_every == 0 or step == self.last
-
-
-class _Throughput:
-    """Pictures per second since the last reading, over all ranks; saving is not counted."""
-
-    def __init__(self) -> None:
-        self.pictures = 0
-        self._since = time.perf_counter()
-
-    def read(self, context: DistributedContext) -> float:
-        now = time.perf_counter()
-        rate = context.sum([self.pictures])[0] / (now - self._since)
-        self.pictures, self._since = 0, now
-        return rate
-
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        began = time.perf_counter()
-        yield
-        self._since += time.perf_counter() - began
 
 
 @contextmanager
