@@ -96,7 +96,7 @@ def test_any_memory_follows_the_names_and_another_kind_is_refused(faces, others,
     assert torch.equal(run.head.memory_bank, before.head.memory_bank)
     assert int(run.head.memory_residuals) == int(before.head.memory_residuals) > 0
     assert run.head.step_count == 0
-    with pytest.raises(ConfigError, match=r"memory of the kind BorrowedSpread, this head has .*LastFeature"):
+    with pytest.raises(ConfigError, match=r"of the kind BorrowedSpread, this module has .*memory=LastFeature"):
         init_from_run(path, build_run(settings(others, tmp_path)))
 
 
