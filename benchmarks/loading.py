@@ -206,16 +206,16 @@ def _rounds(arms: Mapping[str, Lap], steps: int, batch: int, repeats: int, worke
             for name, lap in arms.items():
                 seconds[name].append(lap(steps, workers))
                 advance(1, name)
-    counted = {name: np.array(each[1:]) for name, each in seconds.items()}
+    timings = {name: np.array(each[1:]) for name, each in seconds.items()}
     found = {}
-    for name, each in counted.items():
+    for name, each in timings.items():
         found[name] = {
             "pictures_per_second": steps * batch / float(np.median(each)),
             "spread": [steps * batch / float(each.max()), steps * batch / float(each.min())],
-            "over_usual": float(np.median(counted[USUAL] / each)),
+            "over_usual": float(np.median(timings[USUAL] / each)),
         }
-        if DECODING in counted:
-            found[name]["of_decoding"] = float(np.median(counted[DECODING] / each))
+        if DECODING in timings:
+            found[name]["of_decoding"] = float(np.median(timings[DECODING] / each))
     return found
 
 

@@ -18,7 +18,7 @@ from vplface.console import print_json, say
 from vplface.errors import DataError, UsageError
 
 if TYPE_CHECKING:
-    from vplface.data.walk import LeftOut
+    from vplface.data.folder_scan import LeftOut
     from vplface.embedder import Embedder
 
 _FORMATS = (".npz", ".csv", ".npy")
@@ -68,15 +68,15 @@ def embed(
     """
     if out.suffix not in _FORMATS:
         raise UsageError(f"--out {out}: the name must end in one of {', '.join(_FORMATS)}")
+    from vplface.data.folder_scan import but_note
     from vplface.data.pictures import UnreadablePictureError  # torch and opencv take seconds to import
-    from vplface.data.walk import but
     from vplface.embedder import Embedder, read_picture
     from vplface.progress import progress
 
     embedder = Embedder.load(model, device, preprocessing_of(color, mean, std))
     files, left_out = picture_files(pictures)
     if not files:
-        raise DataError(f"no pictures in {', '.join(map(str, pictures))}{but(left_out)}")
+        raise DataError(f"no pictures in {', '.join(map(str, pictures))}{but_note(left_out)}")
     names: list[str] = []
     parts: list[Float[np.ndarray, "some dim"]] = []
     unreadable: list[UnreadablePictureError] = []
@@ -94,7 +94,7 @@ def embed(
     for unread in unreadable:
         say(f"skipped {unread}", file=sys.stderr)
     if not names:
-        raise DataError(f"none of the {len(files)} pictures can be read{but(left_out)}")
+        raise DataError(f"none of the {len(files)} pictures can be read{but_note(left_out)}")
     if left_out:
         say(f"note: {left_out}", file=sys.stderr)
     embeddings = np.concatenate(parts)
@@ -119,15 +119,15 @@ def embed(
 
 def picture_files(places: list[Path]) -> tuple[list[Path], LeftOut]:
     """The files named, and the pictures below the folders named, each once, in order; and what is left out there."""
-    from vplface.data.walk import LeftOut, by_identity, walk
+    from vplface.data.folder_scan import LeftOut, find_pictures, identity_key
     from vplface.reading import is_folder
 
     files: list[Path] = []
     left_out = LeftOut()
     for place in places:
         if is_folder(place):
-            found = walk(place)
-            files += [place / name for name in sorted(found.pictures, key=by_identity)]
+            found = find_pictures(place)
+            files += [place / name for name in sorted(found.pictures, key=identity_key)]
             left_out += found.left_out
         else:
             files.append(place)

@@ -23,7 +23,7 @@ from vplface.errors import DataError, UsageError
 from vplface.printable import printable_name
 
 if TYPE_CHECKING:
-    from vplface.data.walk import LeftOut
+    from vplface.data.folder_scan import LeftOut
     from vplface.deploy.enrolment import Enrolment
     from vplface.deploy.gallery import EmbedderFingerprint
 
@@ -172,15 +172,15 @@ def _tell(gallery: Path, fingerprint: EmbedderFingerprint, done: Enrolment, left
 def _sources(places: list[Path], name: str | None) -> tuple[list[tuple[str, Path]], LeftOut]:
     """(name, picture) for all pictures in these places, and what is left out there."""
     from vplface.cli.embed import picture_files
+    from vplface.data.folder_scan import LeftOut, but_note
     from vplface.data.formats.image_folder import ImageFolder
-    from vplface.data.walk import LeftOut, but
     from vplface.deploy.gallery import normalise_name
     from vplface.reading import is_file
 
     if name is not None:
         files, left_out = picture_files(places)
         if not files:
-            raise DataError(f"no pictures in {', '.join(map(str, places))}{but(left_out)}")
+            raise DataError(f"no pictures in {', '.join(map(str, places))}{but_note(left_out)}")
         return [(name, path) for path in files], left_out
     sources: list[tuple[str, Path]] = []
     left_out = LeftOut()

@@ -1,1 +1,1 @@
-"""From files to batches: sets of labelled pictures, lists of pairs, augmentation, loading."""
+"""Sets of labelled pictures, lists of pairs, augmentation and loading of batches."""

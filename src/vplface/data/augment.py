@@ -1,4 +1,4 @@
-"""Random changes to a picture that leave the person the same."""
+"""Random augmentation of pictures that preserves the identity."""
 
 from __future__ import annotations
 

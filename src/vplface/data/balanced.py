@@ -1,4 +1,4 @@
-"""Pairs to verify: as many of one person as of two, over folds that share no person."""
+"""Generator of balanced verification pairs over folds with disjoint people."""
 
 from __future__ import annotations
 

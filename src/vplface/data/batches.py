@@ -1,4 +1,4 @@
-"""The pictures of each step, loaded in this process or in others."""
+"""Loading of batches of pictures, in this process or in worker processes."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from torch import Tensor
 from vplface.data.augment import Augmentation
 from vplface.data.pictures import SIZE, PictureSet, UnreadablePictureError
 from vplface.data.samplers import Batches
-from vplface.data.workers import Task, in_order
+from vplface.data.workers import Task, map_in_order
 from vplface.errors import DataError
 
-BYTES = SIZE * SIZE * 3
-"""Of a picture in memory."""
+PICTURE_BYTES = SIZE * SIZE * 3
+"""Size of a picture in memory."""
 
 
 @dataclass
 class Batch:
-    """Pictures, their labels, and what could not be read: "path: reason" for each picture left out."""
+    """Pictures with their labels, and "path: reason" for each unreadable picture that was left out."""
 
     pictures: UInt8[Tensor, "b 112 112 3"]
     labels: Int64[Tensor, " b"]
@@ -40,80 +40,79 @@ def load_batches(
     last_step: int,
     workers: int,
     part: tuple[int, int] = (0, 1),
-    least: int = 1,
-    give_up: Callable[[float], bool] = lambda seconds: False,
+    min_pictures: int = 1,
+    should_stop: Callable[[float], bool] = lambda seconds: False,
 ) -> Iterator[Batch]:
     """Load the batches of the steps first_step, ..., last_step − 1, in that order.
 
-    A picture's augmentation is drawn from (seed, epoch, index of the picture), so that the content of a batch does
-    not depend on the number of workers. Unreadable pictures are left out of their batch and named in it. If fewer than
-    ``least`` are left, the first readable pictures of the same slices of the next steps fill it up, augmented as there.
+    A picture's augmentation depends on (seed, epoch, index of the picture), so the content of a batch does not depend
+    on the number of workers. Unreadable pictures are left out and listed in the batch. If fewer than ``min_pictures``
+    remain, the first readable pictures of the same slices of the next steps are added, augmented as there.
 
     Args:
-        pictures: what to load from.
-        batches: which pictures each step takes; made for ``len(pictures)`` pictures.
-        augmentation: the random changes; None for none.
-        seed: of the augmentation.
-        first_step: the first step to load.
-        last_step: the step to stop before.
-        workers: worker processes; 0 loads in this one.
+        pictures: set to load from.
+        batches: indices of the pictures of each step, for ``len(pictures)`` pictures.
+        augmentation: random augmentation, or None.
+        seed: seed of the augmentation.
+        first_step: first step to load.
+        last_step: step to stop before.
+        workers: number of worker processes; 0 loads in this process.
         part: (r, R) loads the r-th of R contiguous slices of each batch, the first B mod R of which are one longer.
-        least: pictures that a batch (or its slice) must have; at most as many as it has with all of them readable.
-        give_up: called every half second with the seconds that worker processes have been waited for; if it returns
-            True, there are no more batches.
+        min_pictures: lowest number of pictures in a batch (or its slice), not above its nominal size.
+        should_stop: called every half second with the seconds waited for worker processes; True ends the iteration.
 
     Raises:
-        ValueError: if ``batches`` was made for another number of pictures.
-        DataError: if no picture of a batch can be read, or too few of an epoch.
-        VplfaceError: if a worker process dies, is stopped, or cannot be started.
+        ValueError: ``batches`` is for another number of pictures.
+        DataError: no picture of a batch can be read, or too few of an epoch.
+        VplfaceError: a worker process dies, is stopped, or cannot be started.
     """
     if batches.n != len(pictures):
         raise ValueError(f"the batches are made for {batches.n} pictures, the set has {len(pictures)}")
     steps = range(first_step, last_step)
-    task = _Steps(pictures, batches, augmentation, seed, part, least)
-    return _load(task, steps, -(-batches.batch_size // part[1]), workers, give_up, tolerant=True)
+    task = _Steps(pictures, batches, augmentation, seed, part, min_pictures)
+    return _load(task, steps, -(-batches.batch_size // part[1]), workers, should_stop, tolerant=True)
 
 
 def load_all(
     pictures: PictureSet, indices: Int64[np.ndarray, " n"] | Sequence[int], batch_size: int, workers: int
 ) -> Iterator[Batch]:
-    """Load the pictures of the given indices in order, unchanged; the last batch may be smaller.
+    """Load the pictures at the given indices in order, without augmentation; the last batch may be smaller.
 
     Raises:
-        ValueError: if ``batch_size`` is below 1.
-        DataError: if a picture cannot be read, for an evaluation on fewer pictures would be another evaluation.
-        VplfaceError: if a worker process dies, is stopped, or cannot be started.
+        ValueError: ``batch_size`` is below 1.
+        DataError: a picture cannot be read; an evaluation must not skip pictures.
+        VplfaceError: a worker process dies, is stopped, or cannot be started.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     chosen = np.asarray(indices, dtype=np.int64).reshape(-1)
     slices = _Slices(pictures, chosen, batch_size)
-    room = min(batch_size, len(chosen))
-    return _load(slices, range(-(-len(chosen) // batch_size)), room, workers, lambda seconds: False, tolerant=False)
+    longest = min(batch_size, len(chosen))
+    return _load(slices, range(-(-len(chosen) // batch_size)), longest, workers, lambda seconds: False, tolerant=False)
 
 
 @dataclass
 class _Steps:
-    """Item t is the part of the batch of step t."""
+    """Task whose item t is this rank's part of the batch of step t."""
 
     pictures: PictureSet
     batches: Batches
     augmentation: Augmentation | None
     seed: int
     part: tuple[int, int] = (0, 1)
-    least: int = 1
+    min_pictures: int = 1
 
-    def __call__(self, item: int, room: UInt8[np.ndarray, " room"]) -> tuple[int, Any]:
+    def __call__(self, item: int, buffer: UInt8[np.ndarray, " bytes"]) -> tuple[int, Any]:
         """See :class:`vplface.data.workers.Task`."""
-        collection = _Collection(self.pictures, room, self.augmentation, self.seed)
-        collection.add(*self._slice(item), len(room) // BYTES)
+        collection = _Collection(self.pictures, buffer, self.augmentation, self.seed)
+        collection.add(*self._slice(item), len(buffer) // PICTURE_BYTES)
         if collection.labels:
-            for step in range(item + 1, item + 2 + self.least * len(self.batches)):
-                if len(collection.labels) >= self.least:
+            for step in range(item + 1, item + 2 + self.min_pictures * len(self.batches)):
+                if len(collection.labels) >= self.min_pictures:
                     break
-                collection.add(*self._slice(step), self.least)
+                collection.add(*self._slice(step), self.min_pictures)
             else:
-                raise DataError(_too_few(collection, self.least))
+                raise DataError(_too_few_message(collection, self.min_pictures))
         return collection.result()
 
     def _slice(self, step: int) -> tuple[int, Int64[np.ndarray, " b"]]:
@@ -124,24 +123,26 @@ class _Steps:
 
 @dataclass
 class _Slices:
-    """Item k is the k-th slice of the indices."""
+    """Task whose item k is the k-th slice of the indices."""
 
     pictures: PictureSet
     indices: Int64[np.ndarray, " n"]
     batch_size: int
 
-    def __call__(self, item: int, room: UInt8[np.ndarray, " room"]) -> tuple[int, Any]:
+    def __call__(self, item: int, buffer: UInt8[np.ndarray, " bytes"]) -> tuple[int, Any]:
         """See :class:`vplface.data.workers.Task`."""
-        collection = _Collection(self.pictures, room)
-        collection.add(0, self.indices[item * self.batch_size : (item + 1) * self.batch_size], len(room) // BYTES)
+        collection = _Collection(self.pictures, buffer)
+        collection.add(
+            0, self.indices[item * self.batch_size : (item + 1) * self.batch_size], len(buffer) // PICTURE_BYTES
+        )
         return collection.result()
 
 
-class _Streams:
-    """A stream of random numbers for each picture of an epoch.
+class _RandomStreams:
+    """Random number stream for each picture of an epoch.
 
-    A stream begins at a place of its own in what Philox counts through. One generator is moved there, because to make
-    one takes a third of the time that it takes to decode a picture.
+    Each stream starts at its own position of Philox's counter. One generator is moved there, because creating one takes
+    a third of the time of decoding a picture.
     """
 
     def __init__(self, seed: int, epoch: int) -> None:
@@ -150,76 +151,78 @@ class _Streams:
         self._generator = np.random.Generator(self._numbers)
 
     def of(self, index: int) -> np.random.Generator:
-        """The generator at the beginning of a picture's stream; good until the next is asked for."""
+        """Generator at the start of a picture's stream; valid until the next call."""
         self._start["state"]["counter"][3] = index
         self._numbers.state = self._start
         return self._generator
 
 
 class _Collection:
-    """Readable pictures one after the other in the memory of a batch, and what could not be read."""
+    """Readable pictures of a batch, written to its buffer, and the errors of unreadable ones."""
 
     def __init__(
         self,
         pictures: PictureSet,
-        room: UInt8[np.ndarray, " room"],
+        buffer: UInt8[np.ndarray, " bytes"],
         augmentation: Augmentation | None = None,
         seed: int = 0,
     ) -> None:
         self.labels: list[int] = []
         self.unreadable: list[str] = []
         self._pictures, self._augmentation, self._seed = pictures, augmentation, seed
-        self._places = room.reshape(-1, SIZE, SIZE, 3)
+        self._slots = buffer.reshape(-1, SIZE, SIZE, 3)
 
-    def add(self, epoch: int, indices: Int64[np.ndarray, " b"], most: int) -> None:
-        """Read pictures as they are in an epoch, until there are ``most`` altogether."""
-        streams = _Streams(self._seed, epoch)
+    def add(self, epoch: int, indices: Int64[np.ndarray, " b"], limit: int) -> None:
+        """Read and augment pictures until the batch has ``limit``."""
+        streams = _RandomStreams(self._seed, epoch)
         for index in indices.tolist():
-            if len(self.labels) >= most:
+            if len(self.labels) >= limit:
                 return
             try:
                 picture = self._pictures.picture(index)
             except UnreadablePictureError as error:
                 self.unreadable.append(str(error))
                 continue
-            place = self._places[len(self.labels)]
+            slot = self._slots[len(self.labels)]
             if self._augmentation is not None:
-                picture = self._augmentation(picture, streams.of(index), place)
-            if picture is not place:
-                place[:] = picture
+                picture = self._augmentation(picture, streams.of(index), slot)
+            if picture is not slot:
+                slot[:] = picture
             self.labels.append(int(self._pictures.labels[index]))
 
     def result(self) -> tuple[int, Any]:
-        """What a :class:`vplface.data.workers.Task` returns: how many bytes, and labels and unreadable pictures."""
-        return len(self.labels) * BYTES, (np.array(self.labels, np.int64), self.unreadable)
+        """Result of the task: number of bytes, then labels and unreadable pictures."""
+        return len(self.labels) * PICTURE_BYTES, (np.array(self.labels, np.int64), self.unreadable)
 
 
-def _too_few(collection: _Collection, least: int) -> str:
+def _too_few_message(collection: _Collection, min_pictures: int) -> str:
     shown = "\n  ".join(collection.unreadable[:5])
     return (
-        f"a step takes at least {least} pictures, and only {len(collection.labels)} of its epoch can be read:\n"
+        f"a step takes at least {min_pictures} pictures, and only {len(collection.labels)} of its epoch can be read:\n"
         f"  {shown}\n  ..."
     )
 
 
 def _load(
-    task: Task, items: range, room: int, workers: int, give_up: Callable[[float], bool], *, tolerant: bool
+    task: Task, items: range, longest: int, workers: int, should_stop: Callable[[float], bool], *, tolerant: bool
 ) -> Iterator[Batch]:
     workers = min(workers, len(items))
-    alone = (_alone(task, item, room * BYTES) for item in items)
-    with closing(in_order(task, items, room * BYTES, workers, give_up) if workers else alone) as found:
-        for pixels, (labels, unreadable) in found:
+    inline = (_run_inline(task, item, longest * PICTURE_BYTES) for item in items)
+    with closing(
+        map_in_order(task, items, longest * PICTURE_BYTES, workers, should_stop) if workers else inline
+    ) as results:
+        for pixels, (labels, unreadable) in results:
             if unreadable and not (tolerant and len(labels)):
-                raise DataError(_complaint(unreadable, len(labels)))
+                raise DataError(_unreadable_message(unreadable, len(labels)))
             yield Batch(torch.from_numpy(pixels.reshape(-1, SIZE, SIZE, 3)), torch.from_numpy(labels), unreadable)
 
 
-def _alone(task: Task, item: int, room: int) -> tuple[UInt8[np.ndarray, " bytes"], tuple[Any, list[str]]]:
-    memory = np.empty(room, np.uint8)
+def _run_inline(task: Task, item: int, buffer_bytes: int) -> tuple[UInt8[np.ndarray, " bytes"], tuple[Any, list[str]]]:
+    memory = np.empty(buffer_bytes, np.uint8)
     size, rest = task(item, memory)
     return memory[:size], rest
 
 
-def _complaint(unreadable: list[str], readable: int) -> str:
+def _unreadable_message(unreadable: list[str], readable: int) -> str:
     shown = "\n  ".join(unreadable[:5]) + ("\n  ..." if len(unreadable) > 5 else "")
     return f"{len(unreadable)} of {len(unreadable) + readable} pictures of a batch cannot be read:\n  {shown}"

@@ -1,4 +1,4 @@
-"""Which sets of faces can be downloaded, and where the others are."""
+"""Catalogue of face data sets: downloadable ones, and pages of the others."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _LFW_TERMS = (
 
 
 @dataclass(frozen=True)
-class Catalogued:
-    """A set that can be downloaded.
+class DownloadableSet:
+    """Data set that can be downloaded.
 
     Attributes:
-        title: what it is.
-        page: its makers' page.
-        terms: what may be done with it, as far as is known.
-        files: what it consists of.
+        title: short description.
+        page: home page.
+        terms: known terms of use.
+        files: files of the set.
     """
 
     title: str
@@ -34,13 +34,13 @@ class Catalogued:
 
 
 @dataclass(frozen=True)
-class Elsewhere:
-    """A set that cannot: its makers want to be asked, or it is on pages that are made for people.
+class ExternalSet:
+    """Data set that must be obtained by hand, on request or from a web page.
 
     Attributes:
-        title: what it is.
-        page: where it is to be had.
-        bring: the form of it that vplface takes.
+        title: short description.
+        page: home page.
+        bring: format that vplface reads.
     """
 
     title: str
@@ -50,7 +50,7 @@ class Elsewhere:
 
 def _list(name: str, digest: str, mirror: str | None = None) -> File:
     mirrors = [] if mirror is None else [f"{_MIRROR}/{mirror}"]
-    return File(name, [*mirrors, f"{_OFFICIAL}/{name}"], "sha256", digest, most=2**24)
+    return File(name, [*mirrors, f"{_OFFICIAL}/{name}"], "sha256", digest, max_bytes=2**24)
 
 
 _LFW_LISTS = (
@@ -60,7 +60,7 @@ _LFW_LISTS = (
 )
 
 SETS = {
-    "lfw": Catalogued(
+    "lfw": DownloadableSet(
         "Labeled Faces in the Wild, as photographed: 13,233 pictures of 250 x 250, and its lists of pairs",
         _LFW_PAGE,
         _LFW_TERMS,
@@ -75,7 +75,7 @@ SETS = {
             ),
         ),
     ),
-    "lfw-funneled": Catalogued(
+    "lfw-funneled": DownloadableSet(
         "Labeled Faces in the Wild, aligned by funneling, and its lists of pairs",
         _LFW_PAGE,
         _LFW_TERMS,
@@ -90,7 +90,7 @@ SETS = {
             ),
         ),
     ),
-    "lfw-deepfunneled": Catalogued(
+    "lfw-deepfunneled": DownloadableSet(
         "Labeled Faces in the Wild, aligned by deep funneling, and its lists of pairs",
         _LFW_PAGE,
         _LFW_TERMS,
@@ -110,29 +110,31 @@ SETS = {
 _INSIGHTFACE = "https://github.com/deepinsight/insightface/tree/master/recognition/_datasets_"
 
 ELSEWHERE = {
-    "ms1mv3": Elsewhere("MS1M-RetinaFace, 93 k people", _INSIGHTFACE, "the folder with train.rec and train.idx"),
-    "ms1mv2": Elsewhere("MS1M-ArcFace, 85 k people", _INSIGHTFACE, "the folder with train.rec and train.idx"),
-    "glint360k": Elsewhere("Glint360K, 360 k people", _INSIGHTFACE, "the folder with train.rec and train.idx"),
-    "casia-webface": Elsewhere("CASIA-WebFace, 10.5 k people", _INSIGHTFACE, "the folder with train.rec and train.idx"),
-    "webface260m": Elsewhere(
+    "ms1mv3": ExternalSet("MS1M-RetinaFace, 93 k people", _INSIGHTFACE, "the folder with train.rec and train.idx"),
+    "ms1mv2": ExternalSet("MS1M-ArcFace, 85 k people", _INSIGHTFACE, "the folder with train.rec and train.idx"),
+    "glint360k": ExternalSet("Glint360K, 360 k people", _INSIGHTFACE, "the folder with train.rec and train.idx"),
+    "casia-webface": ExternalSet(
+        "CASIA-WebFace, 10.5 k people", _INSIGHTFACE, "the folder with train.rec and train.idx"
+    ),
+    "webface260m": ExternalSet(
         "WebFace260M and its cleaned parts", "https://www.face-benchmark.org", "RecordIO, after an agreement is signed"
     ),
-    "vggface2": Elsewhere(
+    "vggface2": ExternalSet(
         "VGGFace2, 9 k people", "https://github.com/ox-vgg/vgg_face2", "RecordIO or a folder, aligned"
     ),
-    "celeba": Elsewhere(
+    "celeba": ExternalSet(
         "CelebA, 10 k people", "https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html", "a folder IDENTITY/PICTURE, aligned"
     ),
-    "digiface1m": Elsewhere(
+    "digiface1m": ExternalSet(
         "DigiFace-1M, 110 k rendered people", "https://github.com/microsoft/DigiFace1M", "a folder, aligned"
     ),
-    "cfp-fp": Elsewhere("CFP, frontal against profile", "http://www.cfpw.io", "cfp_fp.bin of InsightFace's sets"),
-    "agedb-30": Elsewhere(
+    "cfp-fp": ExternalSet("CFP, frontal against profile", "http://www.cfpw.io", "cfp_fp.bin of InsightFace's sets"),
+    "agedb-30": ExternalSet(
         "AgeDB, 30 years apart", "https://ibug.doc.ic.ac.uk/resources/agedb/", "agedb_30.bin of InsightFace's sets"
     ),
-    "calfw": Elsewhere("Cross-age LFW", "http://whdeng.cn/CALFW/index.html", "calfw.bin of InsightFace's sets"),
-    "cplfw": Elsewhere("Cross-pose LFW", "http://www.whdeng.cn/CPLFW/index.html", "cplfw.bin of InsightFace's sets"),
-    "ijb-c": Elsewhere(
+    "calfw": ExternalSet("Cross-age LFW", "http://whdeng.cn/CALFW/index.html", "calfw.bin of InsightFace's sets"),
+    "cplfw": ExternalSet("Cross-pose LFW", "http://www.whdeng.cn/CPLFW/index.html", "cplfw.bin of InsightFace's sets"),
+    "ijb-c": ExternalSet(
         "IJB-B and IJB-C, templates", "https://www.nist.gov/programs-projects/face-challenges", "after asking NIST"
     ),
 }

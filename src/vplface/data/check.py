@@ -1,4 +1,4 @@
-"""What is wrong with the pictures of a set, as far as bytes and pixels tell; who is shown is for a model to say."""
+"""Checks of the pictures of a set for damage, duplicates and size; labels are checked by a model elsewhere."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Literal, get_args
 import numpy as np
 from jaxtyping import Int64
 
-from vplface.data.forking import work_alone, worker_processes
+from vplface.data.forking import configure_worker, worker_processes
 from vplface.data.near_duplicates import difference_hashes, near_duplicates
 from vplface.data.pictures import SIZE, StoredPictures, UnreadablePictureError, decode_whole
 from vplface.errors import VplfaceError, import_extra
@@ -37,25 +37,25 @@ Kind = Literal[
 ]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 DROPPED: tuple[Kind, ...] = ("unreadable", "truncated", "tiny", "constant", "duplicate", "duplicate-across")
-"""What nobody wants to train on: these go onto the list of pictures to drop, unless it is said which."""
+"""Default kinds for the list of pictures to drop, useless for training."""
 
-LEAST_CONTRAST = 4.0
-"""Standard deviation of the grey values, of 0..255, below which a picture shows nothing."""
+MIN_CONTRAST = 4.0
+"""Standard deviation of the grey values, of 0..255, below which a picture counts as constant."""
 
 _CHUNK = 128
 _FAULTS: dict[str, Kind] = {"the file is cut short": "truncated", "too small": "tiny"}
-_LOOKED_AT = np.dtype([("sha256", "V16"), ("hashes", "<u8", 5), ("height", "<u4"), ("width", "<u4"), ("fault", "u1")])
+_INSPECTED = np.dtype([("sha256", "V16"), ("hashes", "<u8", 5), ("height", "<u4"), ("width", "<u4"), ("fault", "u1")])
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Something about a picture.
+    """Problem found with a picture.
 
     Attributes:
-        index: of the picture in its set.
-        kind: what it is.
-        reason: the same in words, with figures and names.
-        other: index of the picture that it is compared with, if there is one.
+        index: index of the picture in its set.
+        kind: kind of the problem.
+        reason: description, with figures and names.
+        other: index of the picture it was compared with, if any.
     """
 
     index: int
@@ -65,35 +65,35 @@ class Finding:
 
 
 def check(pictures: StoredPictures, workers: int = 0) -> list[Finding]:
-    """Look at every picture of a set: all findings but "label", ordered by picture.
+    """Check every picture of a set. Returns all findings except "label", ordered by picture.
 
-    - unreadable, truncated, tiny (a side shorter than 16 pixels), constant: it cannot be trained on;
+    - unreadable, truncated, tiny (a side shorter than 16 pixels), constant: useless for training;
     - duplicate: the same bytes as an earlier picture of its identity;
-    - duplicate-across: the same bytes under two identities, all of them, since the bytes do not say whose they are;
-    - near-duplicate, near-duplicate-across: the same for one photograph in other bytes, see
+    - duplicate-across: the same bytes under two identities; all of them are reported, since any may be wrong;
+    - near-duplicate, near-duplicate-across: the same photograph in other bytes, see
       :mod:`vplface.data.near_duplicates`;
-    - size: not 112 x 112, so resized when it is read;
+    - size: not 112 x 112, so resized on reading;
     - single: the only picture of its identity.
 
-    Of a picture that cannot be trained on nothing else is said, but "single".
+    Pictures useless for training have no other findings except "single".
 
     Args:
         pictures: the set.
-        workers: worker processes; 0 looks in this one.
+        workers: number of worker processes; 0 checks in this process.
     """
-    looked_at, reasons = _look_at_all(pictures, workers)
+    inspected, reasons = _inspect_all(pictures, workers)
     labels = np.asarray(pictures.labels)
-    findings = [Finding(index, KINDS[looked_at["fault"][index] - 1], reason) for index, reason in reasons.items()]
-    sound = np.flatnonzero(looked_at["fault"] == 0)
+    findings = [Finding(index, KINDS[inspected["fault"][index] - 1], reason) for index, reason in reasons.items()]
+    sound = np.flatnonzero(inspected["fault"] == 0)
 
-    distinct, copies = _duplicates(looked_at["sha256"], labels, sound)
+    distinct, copies = _duplicates(inspected["sha256"], labels, sound)
     for index, other in copies:
         across = labels[index] != labels[other]
         kind: Kind = "duplicate-across" if across else "duplicate"
         whose = f", which is of {pictures.identities[labels[other]]}" if across else ""
         findings.append(Finding(index, kind, f"same bytes as {pictures.name(other)}{whose}", other))
 
-    within, beyond = near_duplicates(np.ascontiguousarray(looked_at["hashes"][distinct]), labels[distinct])
+    within, beyond = near_duplicates(np.ascontiguousarray(inspected["hashes"][distinct]), labels[distinct])
     alike: tuple[tuple[Kind, Int64[np.ndarray, " k"]], ...] = (
         ("near-duplicate", within),
         ("near-duplicate-across", beyond),
@@ -104,7 +104,7 @@ def check(pictures: StoredPictures, workers: int = 0) -> list[Finding]:
             whose = f" of {pictures.identities[labels[other]]}" if kind == "near-duplicate-across" else ""
             findings.append(Finding(index, kind, f"looks like {pictures.name(other)}{whose}", other))
 
-    height, width = looked_at["height"][sound], looked_at["width"][sound]
+    height, width = inspected["height"][sound], inspected["width"][sound]
     for place in np.flatnonzero((height != SIZE) | (width != SIZE)).tolist():
         reason = f"{width[place]}x{height[place]}, not {SIZE}x{SIZE}"
         findings.append(Finding(int(sound[place]), "size", reason))
@@ -116,12 +116,12 @@ def check(pictures: StoredPictures, workers: int = 0) -> list[Finding]:
 
 
 def undecodable(findings: Iterable[Finding]) -> list[int]:
-    """Indices of the pictures that have no pixels to look at."""
+    """Indices of the pictures that cannot be decoded."""
     return [finding.index for finding in findings if finding.kind in ("unreadable", "truncated", "tiny")]
 
 
 def dropped(pictures: StoredPictures, findings: Iterable[Finding], kinds: Collection[Kind] = DROPPED) -> dict[str, str]:
-    """The findings of some kinds as a list for :func:`vplface.data.drop.write_drop`, a line a picture."""
+    """Reasons by picture name of the findings of some kinds, for :func:`vplface.data.drop.write_drop`."""
     listed: dict[str, str] = {}
     for finding in findings:
         if finding.kind in kinds:
@@ -130,52 +130,50 @@ def dropped(pictures: StoredPictures, findings: Iterable[Finding], kinds: Collec
     return listed
 
 
-def _look_at_all(pictures: StoredPictures, workers: int) -> tuple[np.ndarray, dict[int, str]]:
-    """What is kept of each picture, and of those that cannot be trained on, why."""
-    looked_at = np.zeros(len(pictures), _LOOKED_AT)
+def _inspect_all(pictures: StoredPictures, workers: int) -> tuple[np.ndarray, dict[int, str]]:
+    """Digest, hashes, size and fault of each picture, and the reasons of the faults by index."""
+    inspected = np.zeros(len(pictures), _INSPECTED)
     reasons: dict[int, str] = {}
     chunks = [range(first, min(first + _CHUNK, len(pictures))) for first in range(0, len(pictures), _CHUNK)]
     with ExitStack() as stack:
         done: Iterable[tuple[range, np.ndarray, dict[int, str]]]
         if workers == 0:
-            done = (_look_at(pictures, chunk) for chunk in chunks)
+            done = (_inspect(pictures, chunk) for chunk in chunks)
         else:
             context = stack.enter_context(worker_processes())
             pool = ProcessPoolExecutor(workers, context, _start_worker, (pictures,))
             stack.callback(pool.shutdown, cancel_futures=True)
             # Submitted before the progress bar starts its thread: a fork should find one thread only.
-            futures = [pool.submit(_look_at_own, chunk) for chunk in chunks]
+            futures = [pool.submit(_inspect_in_worker, chunk) for chunk in chunks]
             done = (future.result() for future in as_completed(futures))
         advance = stack.enter_context(progress("looking at pictures", len(pictures)))
         try:
             for chunk, part, faults in done:
-                looked_at[chunk.start : chunk.stop] = part
+                inspected[chunk.start : chunk.stop] = part
                 reasons |= faults
                 advance(len(chunk))
         except BrokenProcessPool as error:
-            raise VplfaceError(
-                "a process that looks at pictures has died, most likely for want of memory: use fewer workers"
-            ) from error
-    return looked_at, reasons
+            raise VplfaceError("a worker process died, probably because memory ran out; use fewer workers") from error
+    return inspected, reasons
 
 
 def _start_worker(pictures: StoredPictures) -> None:
-    global _own
-    _own = pictures
-    work_alone()
+    global _worker_pictures
+    _worker_pictures = pictures
+    configure_worker()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process answers it
 
 
-_own: StoredPictures
-"""A worker's set: under fork it is shared with the main process, and no chunk carries it along."""
+_worker_pictures: StoredPictures
+"""The set in a worker process: shared under fork, and not pickled with each chunk."""
 
 
-def _look_at_own(chunk: range) -> tuple[range, np.ndarray, dict[int, str]]:
-    return _look_at(_own, chunk)
+def _inspect_in_worker(chunk: range) -> tuple[range, np.ndarray, dict[int, str]]:
+    return _inspect(_worker_pictures, chunk)
 
 
-def _look_at(pictures: StoredPictures, chunk: range) -> tuple[range, np.ndarray, dict[int, str]]:
-    rows = np.zeros(len(chunk), _LOOKED_AT)
+def _inspect(pictures: StoredPictures, chunk: range) -> tuple[range, np.ndarray, dict[int, str]]:
+    rows = np.zeros(len(chunk), _INSPECTED)
     reasons = {}
     for row, index in zip(rows, chunk, strict=True):
         fault: Kind | None = None
@@ -188,7 +186,7 @@ def _look_at(pictures: StoredPictures, chunk: range) -> tuple[range, np.ndarray,
         else:
             grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
             mean, contrast = (float(value[0, 0]) for value in cv2.meanStdDev(grey))  # without a copy in float64
-            if contrast < LEAST_CONTRAST:
+            if contrast < MIN_CONTRAST:
                 fault = "constant"
                 reasons[index] = f"grey values of standard deviation {contrast:.1f} around {mean:.0f}"
             row["sha256"] = hashlib.sha256(encoded).digest()[:16]
@@ -201,7 +199,7 @@ def _look_at(pictures: StoredPictures, chunk: range) -> tuple[range, np.ndarray,
 def _duplicates(
     digests: np.ndarray, labels: Int64[np.ndarray, " n"], sound: Int64[np.ndarray, " m"]
 ) -> tuple[Int64[np.ndarray, " k"], list[tuple[int, int]]]:
-    """The first picture of each content; and of each copy, its index and that of the one it is a copy of."""
+    """The first picture of each content, and for each copy its index and that of the original."""
     words = np.frombuffer(digests[sound].tobytes(), np.uint64).reshape(-1, 2)
     _, first, content, counts = np.unique(words, axis=0, return_index=True, return_inverse=True, return_counts=True)
     content = content.reshape(-1)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Int64
 
-from vplface.data.drop import kept
+from vplface.data.drop import indices_without
 from vplface.data.formats import Form, create_pictures, form_of, open_pictures
 from vplface.data.pairs import Pairs, resolve, write_pairs
 from vplface.data.pictures import StoredPictures, UnreadablePictureError
@@ -78,7 +78,7 @@ def convert(
     inside = target.resolve()
     if inside == where.resolve() or where.resolve() in inside.parents:
         raise DataError(f"{target}: lies in the source {where}; choose another place")
-    order = kept(source, drop, where)
+    order = indices_without(source, drop, where)
     if form == "recordio":
         order = order[np.argsort(source.labels[order], kind="stable")]
     present, labels = np.unique(source.labels[order], return_inverse=True)

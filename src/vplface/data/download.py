@@ -26,7 +26,7 @@ TIMEOUT = 30.0
 """Seconds without an answer after which a server is given up."""
 
 _BLOCK = 1 << 16
-_MOST_UNPACKED, _MOST_MEMBERS = 2**33, 10**6
+_MAX_UNPACKED, _MAX_MEMBERS = 2**33, 10**6
 """Bytes and members of an archive; more is a bomb."""
 
 # ValueError: headers and addresses that are none
@@ -45,7 +45,7 @@ class File:
         algorithm: of the digest: "sha256", or "md5" where no other is published, which shows damage but no malice.
         digest: of the file, in hexadecimal digits.
         archive: whether it is a .tar.gz of one folder, to be unpacked.
-        most: bytes; a server that sends more is not listened to.
+        max_bytes: bytes; a server that sends more is not listened to.
     """
 
     name: str
@@ -53,7 +53,7 @@ class File:
     algorithm: str
     digest: str
     archive: bool = False
-    most: int = 2**30
+    max_bytes: int = 2**30
 
 
 def fetch(file: File, folder: Path) -> bool:
@@ -67,12 +67,12 @@ def fetch(file: File, folder: Path) -> bool:
             kept, unless it is wrong.
     """
     target = folder / file.name
-    if _is_there(target, file):
+    if _is_complete(target, file):
         return False
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with claimed(target):
-            _have(file, folder, target)
+            _fetch(file, folder, target)
     except OSError as error:
         where = error.filename or target
         raise DataError(
@@ -82,13 +82,13 @@ def fetch(file: File, folder: Path) -> bool:
     return True
 
 
-def _is_there(target: Path, file: File) -> bool:
-    return is_folder(target) if file.archive else _is_right(target, file)
+def _is_complete(target: Path, file: File) -> bool:
+    return is_folder(target) if file.archive else _matches_digest(target, file)
 
 
-def _have(file: File, folder: Path, target: Path) -> None:
+def _fetch(file: File, folder: Path, target: Path) -> None:
     part = folder / f".{file.name}.part"
-    if not _is_right(part, file):
+    if not _matches_digest(part, file):
         _download(file, part)
     if file.archive:
         _unpack(part, folder / f".{file.name}.unpacking", target)
@@ -105,14 +105,14 @@ def _download(file: File, part: Path) -> None:
             try:
                 _receive(url, part, file)
             except _FAULTS as error:
-                if _is_right(part, file):  # a server that promises more than there is
+                if _matches_digest(part, file):  # a server that promises more than there is
                     return
                 faults.append(f"{url}: {_reason(error)}")
                 if isinstance(error, urllib.error.HTTPError) and error.code == 416 and before and not attempt:
                     part.unlink()  # longer than the file: it is of something else
                     continue
                 break
-            if _is_right(part, file):
+            if _matches_digest(part, file):
                 return
             faults.append(f"{url}: the file there has another {file.algorithm} than {file.digest}: damaged or replaced")
             part.unlink()
@@ -125,25 +125,28 @@ def _download(file: File, part: Path) -> None:
 
 def _receive(url: str, part: Path, file: File) -> None:
     """Append to ``part`` what it lacks of the file at a URL."""
-    have = part.stat().st_size if part.exists() else 0
+    received = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(url, headers={"User-Agent": "vplface"})
-    if have:
-        request.add_header("Range", f"bytes={have}-")
+    if received:
+        request.add_header("Range", f"bytes={received}-")
     with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
-        goes_on = answer.status == 206 and answer.headers.get("Content-Range", "").startswith(f"bytes {have}-")
-        if have and not goes_on:
-            have = 0
+        goes_on = answer.status == 206 and answer.headers.get("Content-Range", "").startswith(f"bytes {received}-")
+        if received and not goes_on:
+            received = 0
         length = answer.headers.get("Content-Length", "")
-        total = have + int(length) if re.fullmatch("[0-9]{1,15}", length) else None
+        total = received + int(length) if re.fullmatch("[0-9]{1,15}", length) else None
         _require_size(total or 0, file, part)
-        with part.open("ab" if have else "wb") as stored, progress(f"downloading {file.name}", total, have) as advance:
+        with (
+            part.open("ab" if received else "wb") as stored,
+            progress(f"downloading {file.name}", total, received) as advance,
+        ):
             while block := _block(answer):
-                have += len(block)
-                _require_size(have, file, part)
+                received += len(block)
+                _require_size(received, file, part)
                 stored.write(block)
                 advance(len(block))
-        if total is not None and have < total:
-            raise http.client.IncompleteRead(b"", total - have)
+        if total is not None and received < total:
+            raise http.client.IncompleteRead(b"", total - received)
 
 
 def _block(answer: http.client.HTTPResponse) -> bytes:
@@ -156,30 +159,30 @@ def _block(answer: http.client.HTTPResponse) -> bytes:
 
 
 def _require_size(size: int, file: File, part: Path) -> None:
-    if size > file.most:
+    if size > file.max_bytes:
         part.unlink(missing_ok=True)
-        raise ValueError(f"the file there is larger than {file.most:,} bytes, which {file.name} is not")
+        raise ValueError(f"the file there is larger than {file.max_bytes:,} bytes, which {file.name} is not")
 
 
 def _reason(error: Exception) -> str:
     match error:
         case urllib.error.HTTPError():
-            return f"the server answers {error.code} {_in_a_line(error.reason)}"
+            return f"the server answers {error.code} {_one_line(error.reason)}"
         case http.client.IncompleteRead():
             before = "before the end" if error.expected is None else f"{error.expected:,} bytes before the end"
             return f"the connection broke off, {before}"
         case urllib.error.URLError():
-            return f"cannot be reached: {_in_a_line(error.reason)}; is this machine online?"
+            return f"cannot be reached: {_one_line(error.reason)}; is this machine online?"
         case TimeoutError():
             return f"no answer within {TIMEOUT:.0f} seconds"
-    return _in_a_line(error) or type(error).__name__
+    return _one_line(error) or type(error).__name__
 
 
-def _in_a_line(text: object) -> str:
+def _one_line(text: object) -> str:
     return " ".join(str(text).split())[:300]
 
 
-def _is_right(path: Path, file: File) -> bool:
+def _matches_digest(path: Path, file: File) -> bool:
     if not is_file(path):
         return False
     with path.open("rb") as stored:
@@ -195,9 +198,9 @@ def _unpack(archive: Path, working: Path, target: Path) -> None:
             size = 0
             for number, member in enumerate(tar, start=1):
                 size += member.size
-                if size > _MOST_UNPACKED or number > _MOST_MEMBERS:
+                if size > _MAX_UNPACKED or number > _MAX_MEMBERS:
                     raise tarfile.ReadError(
-                        f"it unpacks to more than {_MOST_UNPACKED:,} bytes or {_MOST_MEMBERS:,} files"
+                        f"it unpacks to more than {_MAX_UNPACKED:,} bytes or {_MAX_MEMBERS:,} files"
                     )
                 tar.extract(member, working, filter="data")
                 advance(1)

@@ -1,4 +1,4 @@
-r"""Lists of pictures to leave out: a line a picture, its name, a tab, and why.
+r"""Lists of pictures to drop, with one line per picture: name, tab and reason.
 
 Tabs, line breaks and backslashes in names are written as \t, \n, \r and \\.
 """
@@ -23,10 +23,10 @@ _MEANINGS = {escape: sign for sign, escape in _ESCAPES.items()}
 
 
 def read_drop(path: Path | str) -> dict[str, str]:
-    """The pictures of a list, with the reasons; a reason may be missing, and blank lines are passed over.
+    """Read a list as {name: reason}; reasons may be empty, and blank lines are skipped.
 
     Raises:
-        DataError: if the file cannot be read or is no text.
+        DataError: the file cannot be read or is not text.
     """
     try:
         text = read_text(path, errors="surrogateescape", limit=PICTURE_LIMIT)
@@ -37,49 +37,51 @@ def read_drop(path: Path | str) -> dict[str, str]:
         name, _, reason = line.partition("\t")
         if name:
             if "\0" in line:
-                raise DataError(f"{path}, line {number}: is no text; a list of pictures to drop was expected")
-            dropped[_unescaped(name)] = _unescaped(reason)
+                raise DataError(f"{path}, line {number}: is not text; expected a list of pictures to drop")
+            dropped[_unescape(name)] = _unescape(reason)
     return dropped
 
 
 def write_drop(path: Path | str, dropped: Mapping[str, str]) -> None:
-    """Write name → reason, for :func:`read_drop`; the file is replaced atomically.
+    """Write {name: reason} for :func:`read_drop`; the file is replaced atomically.
 
     Raises:
-        DataError: if it cannot be written.
+        DataError: the file cannot be written.
     """
-    lines = (f"{_escaped(name)}\t{_escaped(reason)}\n" for name, reason in dropped.items())
+    lines = (f"{_escape(name)}\t{_escape(reason)}\n" for name, reason in dropped.items())
     with replacing(Path(path), PRIVATE) as temporary:
         temporary.write_text("".join(lines), encoding="utf-8", errors="surrogateescape", newline="\n")
 
 
-def kept(pictures: PictureSet, dropped: Collection[str], where: object = "the set") -> Int64[np.ndarray, " m"]:
+def indices_without(
+    pictures: PictureSet, dropped: Collection[str], where: object = "the set"
+) -> Int64[np.ndarray, " m"]:
     """Indices of the pictures that are not on the list, in order.
 
     Raises:
-        DataError: if names on the list are not in the set, for then it is the list of another set; or none is left.
+        DataError: names on the list are not in the set, so the list belongs to another set; or no picture is left.
     """
     if not dropped:
         return np.arange(len(pictures))
     unwanted = set(dropped)
-    remaining, found = _without(pictures, unwanted)
+    remaining, found = _partition(pictures, unwanted)
     if unwanted - found:
         composable = [name for index in range(len(pictures)) if not (name := pictures.name(index)).isascii()]
         unwanted = spelled_as_in(composable, unwanted)
-        remaining, found = _without(pictures, unwanted)
+        remaining, found = _partition(pictures, unwanted)
     missing = sorted(unwanted - found)
     if missing:
         raise DataError(
-            f"{where}: {len(missing)} of the {len(unwanted)} pictures to drop are not in the set, {missing[0]!r} for "
-            f"one; its names look like {pictures.name(0)!r}. The list must have been made of this very set"
+            f"{where}: {len(missing)} of the {len(unwanted)} pictures to drop are not in the set, such as "
+            f"{missing[0]!r}; its names look like {pictures.name(0)!r}. Use a list that was made from this set"
         )
     if not remaining:
-        raise DataError(f"{where}: all {len(pictures)} pictures are on the list of those to drop")
+        raise DataError(f"{where}: the list drops all {len(pictures)} pictures")
     return np.array(remaining, dtype=np.int64)
 
 
-def _without(pictures: PictureSet, unwanted: set[str]) -> tuple[list[int], set[str]]:
-    """Indices of the other pictures, and which of the names there are."""
+def _partition(pictures: PictureSet, unwanted: set[str]) -> tuple[list[int], set[str]]:
+    """Indices of the remaining pictures, and the unwanted names that occur."""
     found: set[str] = set()
     remaining = []
     for index in range(len(pictures)):
@@ -91,9 +93,9 @@ def _without(pictures: PictureSet, unwanted: set[str]) -> tuple[list[int], set[s
     return remaining, found
 
 
-def _escaped(text: str) -> str:
+def _escape(text: str) -> str:
     return re.sub(r"[\\\t\n\r]", lambda found: _ESCAPES[found[0]], text)
 
 
-def _unescaped(text: str) -> str:
+def _unescape(text: str) -> str:
     return re.sub(r"\\[\\tnr]", lambda found: _MEANINGS[found[0]], text)

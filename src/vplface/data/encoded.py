@@ -1,7 +1,7 @@
-"""What the bytes of a picture file say before they are decoded: its type, size and orientation, whether it is whole.
+"""Properties of encoded picture files, read without decoding: type, size, orientation, completeness.
 
-A decoder is asked only afterwards. OpenCV fills what a cut JPEG lacks with grey and says nothing, and it sets aside
-memory for as many pixels as a header claims.
+They are checked before decoding, because OpenCV silently fills the missing part of a truncated JPEG with grey, and
+allocates memory for as many pixels as a header claims.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ import zlib
 from collections.abc import Iterator
 from typing import Literal, TypeAlias
 
-_TWO_SHORTS = struct.Struct(">HH")
+_HEIGHT_WIDTH = struct.Struct(">HH")
 
 Type: TypeAlias = Literal["jpg", "png", "webp", "bmp"]
 
-MOST_PIXELS = 2**27
-"""Pictures of more pixels than this, 134 million, are not decoded."""
+MAX_PIXELS = 2**27
+"""Largest number of pixels that are decoded, 134 million."""
 
-MOST_MEMORY = 2**30
-"""Nor are pictures that take more bytes of memory while they are decoded."""
+MAX_MEMORY = 2**30
+"""Largest memory that decoding may take, in bytes."""
 
-MOST_BYTES_A_PIXEL = 32
+MAX_BYTES_PER_PIXEL = 32
 
 _OTHER_TYPES = (
     (re.compile(rb"....ftyp(?:hei[cxms]|hev[cxms]|mif1|msf1)", re.DOTALL), "HEIC"),
@@ -39,7 +39,7 @@ _SIZE_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 
 
 def type_of(data: bytes) -> Type | None:
-    """The type of a picture file by its first bytes; None if it is none of these."""
+    """Type of a picture file by its first bytes; None if it is not supported."""
     if data.startswith(b"\xff\xd8\xff"):
         return "jpg"
     if data.startswith(b"\x89PNG\r\n\x1a\n"):
@@ -50,17 +50,17 @@ def type_of(data: bytes) -> Type | None:
 
 
 def other_type_of(data: bytes) -> str | None:
-    """The type of a picture file that is of none of these; None if it is not known."""
+    """Type of a picture file that is not supported; None if unknown."""
     return next((name for begins, name in _OTHER_TYPES if begins.match(data)), None)
 
 
 def suffix_of(data: bytes) -> str:
-    """The file name's suffix that belongs to a picture, ".jpg" for what is none: reading it then says so."""
+    """File name suffix of a picture; ".jpg" for other bytes, so that reading them reports the error."""
     return f".{type_of(data) or 'jpg'}"
 
 
 def size_of(data: bytes) -> tuple[int, int] | None:
-    """Width and height that a picture's header claims; None if it does not get that far."""
+    """Width and height in a picture's header; None if the header is incomplete."""
     try:
         match type_of(data):
             case "jpg":
@@ -81,7 +81,7 @@ def size_of(data: bytes) -> tuple[int, int] | None:
 
 
 def is_whole(data: bytes) -> bool:
-    """Whether a picture file goes on to its end, as far as can be known without decoding it."""
+    """Whether a picture file is complete, as far as can be known without decoding it."""
     match type_of(data):
         case "jpg":
             return _jpeg_is_whole(data)
@@ -96,16 +96,16 @@ def is_whole(data: bytes) -> bool:
 
 
 def memory_of(data: bytes) -> int:
-    """About how many bytes of memory a picture takes while it is decoded, as measured; 0 if its size is not known.
+    """Approximate memory in bytes for decoding a picture, from measurements; 0 if its size is unknown.
 
-    They are at most :data:`MOST_BYTES_A_PIXEL` for each pixel.
+    At most :data:`MAX_BYTES_PER_PIXEL` per pixel.
     """
     width, height = size_of(data) or (0, 0)
-    return width * height * _bytes_a_pixel(data)
+    return width * height * _bytes_per_pixel(data)
 
 
 def orientation_of(data: bytes) -> int:
-    """The EXIF orientation of a PNG or WebP file, 1 to 8; 1 if it says none."""
+    """EXIF orientation of a PNG or WebP file, 1 to 8; 1 by default."""
     match type_of(data):
         case "png":
             chunks = ((kind, body) for kind, body in _png_bodies(data) if kind == b"eXIf")
@@ -132,7 +132,7 @@ def _jpeg_size(data: bytes) -> tuple[int, int] | None:
     while data[position] == 0xFF:
         marker = data[position + 1]
         if marker in _SIZE_MARKERS:
-            height, width = _TWO_SHORTS.unpack_from(data, position + 5)
+            height, width = _HEIGHT_WIDTH.unpack_from(data, position + 5)
             return width, height
         if marker == 0xFF:  # a fill byte
             position += 1
@@ -143,8 +143,8 @@ def _jpeg_size(data: bytes) -> tuple[int, int] | None:
     return None
 
 
-def _jpeg_kept(data: bytes) -> int:
-    """How many components of a JPEG are kept as a whole while it is decoded: none if one scan brings all at once."""
+def _jpeg_buffered_components(data: bytes) -> int:
+    """Number of JPEG components buffered as a whole during decoding; 0 if a single scan holds them all."""
     position, components, progressive = 2, 0, False
     try:
         while data[position] == 0xFF:
@@ -240,10 +240,10 @@ def _exif_orientation(exif: bytes) -> int:
     return 1
 
 
-def _bytes_a_pixel(data: bytes) -> int:
+def _bytes_per_pixel(data: bytes) -> int:
     match type_of(data):
         case "jpg":
-            return max(6, 3 + 2 * _jpeg_kept(data))
+            return max(6, 3 + 2 * _jpeg_buffered_components(data))
         case "png":
             animated, transparent = b"acTL" in data[: data.find(b"IDAT")], may_be_transparent(data)
             deep = transparent and data[24] == 16

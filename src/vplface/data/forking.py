@@ -1,4 +1,4 @@
-"""Forking a process that uses OpenCV: its threads do not live on in the child, which would wait for them for ever."""
+"""Worker processes for code that uses OpenCV, whose threads do not survive a fork and would deadlock the child."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ cv2 = import_extra("cv2", "train")
 
 @contextmanager
 def worker_processes() -> Iterator[BaseContext]:
-    """Yield the context in which to start worker processes; they have to be started inside.
+    """Yield the multiprocessing context in which to start worker processes within the block.
 
-    On Linux they are forked: a forked worker has everything imported and starts in milliseconds. Elsewhere the
-    platform's own way is taken; macOS can fork, but its system libraries do not survive it. OpenCV has no threads
-    while this is active. Each worker should call :func:`work_alone` first.
+    On Linux workers are forked, which takes milliseconds because everything is imported. Elsewhere the platform's
+    default is used; macOS can fork, but its system libraries do not survive it. OpenCV has no threads within the
+    block. Each worker should call :func:`configure_worker` first.
     """
     fork = sys.platform == "linux" and "fork" in multiprocessing.get_all_start_methods()
     threads = cv2.getNumThreads()
@@ -32,14 +32,14 @@ def worker_processes() -> Iterator[BaseContext]:
         cv2.setNumThreads(threads)
 
 
-def work_alone() -> None:
-    """Keep OpenCV to one thread in this worker, for the other cores have workers of their own; end with the parent."""
+def configure_worker() -> None:
+    """Limit OpenCV to one thread in this worker, and exit when the parent process ends."""
     cv2.setNumThreads(1)
-    threading.Thread(target=_leave_with_parent, daemon=True).start()
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
 
 
-def _leave_with_parent() -> None:
-    """A parent that is killed cannot stop its workers, and they would wait for ever."""
+def _exit_with_parent() -> None:
+    """Exit when the parent ends; a killed parent cannot stop its workers."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()

@@ -1,10 +1,10 @@
-"""Copies of a picture that are not the same bytes: encoded again, made smaller, brighter or darker.
+"""Detection of near duplicates: copies that were re-encoded, resized, or made brighter or darker.
 
-A difference hash notes whether brightness rises or falls between neighbours along the rows of a shrunken picture. Two
-of them are kept of each picture, of 64 and of 256 bits. The short one finds candidates, at most :data:`NEAR_64` bits
-apart: cut into six blocks, two of the blocks then agree, so that sorting by each pair of blocks brings all candidates
-together, exactly. Aligned faces are so much alike that strangers are among these; the long hash, at most
-:data:`NEAR_256` bits apart, tells them from copies.
+A difference hash records whether brightness rises or falls between neighbours along the rows of a shrunken picture.
+Each picture has two, of 64 and 256 bits. The short one finds candidates, at most :data:`NEAR_64` bits apart: of its six
+blocks at least two then agree, so sorting by each pair of blocks finds all candidates exactly. Aligned faces are so
+similar that candidates include different photographs; the long hash, at most :data:`NEAR_256` bits apart, separates
+them from copies.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ cv2 = import_extra("cv2", "train")
 
 NEAR_64 = 4
 NEAR_256 = 24
-"""In LFW and in a part of CelebA, pairs up to here are one photograph; strangers begin at about 30."""
+"""Largest distance of copies in LFW and part of CelebA; other photographs start at about 30."""
 
 _BLOCKS = NEAR_64 + 2
 
@@ -69,10 +69,10 @@ def near_pairs(hashes: UInt64[np.ndarray, "n 5"]) -> Int64[np.ndarray, "pairs 2"
 def near_duplicates(
     hashes: UInt64[np.ndarray, "n 5"], labels: Int64[np.ndarray, " n"]
 ) -> tuple[Int64[np.ndarray, " n"], Int64[np.ndarray, " n"]]:
-    """Of each picture, a near duplicate: the first of its own label if that is another, and one of another label.
+    """Near duplicates of each picture: the first other one of its own label, and one of another label.
 
     Returns:
-        Their indices, −1 where there is none.
+        Indices of both, −1 if there is none.
     """
     rows, row_of = np.unique(hashes, axis=0, return_inverse=True)
     row_of = row_of.reshape(-1)
@@ -93,7 +93,7 @@ def near_duplicates(
     earliest = np.full(len(cells), len(labels))
     np.minimum.at(earliest, own[has_same], first[same[has_same]])
 
-    # The row's first cell is of another label, or else its last is, or there is none.
+    # If any cell of a row has another label, its first or its last one does.
     stranger = np.where(cell_label[begin[other_row]] != cell_label[own], begin[other_row], begin[other_row + 1] - 1)
     strange = cell_label[stranger] != cell_label[own]
     other = np.full(len(cells), len(labels))

@@ -18,9 +18,9 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
 from vplface.data.encoded import (
-    MOST_BYTES_A_PIXEL,
-    MOST_MEMORY,
-    MOST_PIXELS,
+    MAX_BYTES_PER_PIXEL,
+    MAX_MEMORY,
+    MAX_PIXELS,
     is_whole,
     may_be_transparent,
     memory_of,
@@ -29,7 +29,7 @@ from vplface.data.encoded import (
     size_of,
     type_of,
 )
-from vplface.data.walk import LeftOut
+from vplface.data.folder_scan import LeftOut
 from vplface.errors import DataError, import_extra
 from vplface.reading import UnreadableFileError, read_bytes
 
@@ -38,10 +38,10 @@ cv2 = import_extra("cv2", "train")
 SIZE = 112
 """Side of a picture, in pixels."""
 
-SMALLEST_SIDE = 16
+MIN_SIDE = 16
 """A file with a shorter side than this many pixels holds no face worth enlarging."""
 
-_BAND = 2**18
+_BAND_PIXELS = 2**18
 """Pixels that are composited at a time."""
 
 _FLIPS = {1: (1, 1), 2: (1, -1), 3: (-1, -1), 4: (-1, 1), 5: (1, 1), 6: (1, -1), 7: (-1, -1), 8: (-1, 1)}
@@ -266,23 +266,23 @@ def decode_whole(data: bytes, where: str) -> UInt8[np.ndarray, "h w 3"]:
         raise UnreadablePictureError(where, "the file is empty")
     if type_of(data) is None:
         other = other_type_of(data)
-        but = "" if other is None else f" but a {other} one; convert it to JPEG"
-        raise UnreadablePictureError(where, f"not a jpg, png, webp or bmp file{but}")
+        hint = "" if other is None else f" but a {other} one; convert it to JPEG"
+        raise UnreadablePictureError(where, f"not a jpg, png, webp or bmp file{hint}")
     if not is_whole(data):
         raise UnreadablePictureError(where, "the file is cut short or damaged")
     width, height = size_of(data) or (0, 0)
-    if width * height > MOST_PIXELS:
+    if width * height > MAX_PIXELS:
         raise UnreadablePictureError(
-            where, f"too large: {width}x{height}, at most {MOST_PIXELS / 1e6:.0f} million pixels are decoded"
+            where, f"too large: {width}x{height}, at most {MAX_PIXELS / 1e6:.0f} million pixels are decoded"
         )
-    if width * height * MOST_BYTES_A_PIXEL > MOST_MEMORY and memory_of(data) > MOST_MEMORY:
+    if width * height * MAX_BYTES_PER_PIXEL > MAX_MEMORY and memory_of(data) > MAX_MEMORY:
         raise UnreadablePictureError(
             where,
             f"too large: {width}x{height} of this kind take {memory_of(data) / 2**30:.1f} GiB of memory to decode, at "
-            f"most {MOST_MEMORY / 2**30:g} are taken",
+            f"most {MAX_MEMORY / 2**30:g} are taken",
         )
     try:
-        rgb = _decoded(data)
+        rgb = _decode_pixels(data)
     except MemoryError:
         raise UnreadablePictureError(where, f"too large: not enough memory for {width}x{height} pixels") from None
     except cv2.error as error:
@@ -290,29 +290,29 @@ def decode_whole(data: bytes, where: str) -> UInt8[np.ndarray, "h w 3"]:
     if rgb is None:
         raise UnreadablePictureError(where, "cannot be decoded: the contents are damaged")
     height, width = rgb.shape[:2]  # an EXIF orientation may have exchanged them
-    if min(height, width) < SMALLEST_SIDE:
-        raise UnreadablePictureError(where, f"too small: {width}x{height}, needs {SMALLEST_SIDE} pixels a side")
+    if min(height, width) < MIN_SIDE:
+        raise UnreadablePictureError(where, f"too small: {width}x{height}, needs {MIN_SIDE} pixels a side")
     return rgb
 
 
-def _decoded(data: bytes) -> UInt8[np.ndarray, "h w 3"] | None:
+def _decode_pixels(data: bytes) -> UInt8[np.ndarray, "h w 3"] | None:
     """The pixels in RGB; None if they are damaged."""
     stored = np.frombuffer(data, np.uint8)
     if may_be_transparent(data):
         bgra = cv2.imdecode(stored, cv2.IMREAD_UNCHANGED)  # which leaves the orientation to us
         if bgra is not None and bgra.ndim == 3 and bgra.shape[2] == 4:
-            rgb = _on_black(bgra)
+            rgb = _composite_on_black(bgra)
             del bgra
-            return _turned(rgb, orientation_of(data))
+            return _apply_orientation(rgb, orientation_of(data))
         del bgra
     return cv2.imdecode(stored, cv2.IMREAD_COLOR_RGB)  # type: ignore[no-any-return]  # cv2 is not typed
 
 
-def _on_black(bgra: np.ndarray) -> UInt8[np.ndarray, "h w 3"]:
+def _composite_on_black(bgra: np.ndarray) -> UInt8[np.ndarray, "h w 3"]:
     height, width = bgra.shape[:2]
     full = np.iinfo(bgra.dtype).max
     rgb = np.empty((height, width, 3), np.uint8)
-    rows = max(1, _BAND // width)
+    rows = max(1, _BAND_PIXELS // width)
     for start in range(0, height, rows):  # the products are four times as large as the picture
         band = bgra[start : start + rows]
         colour, opacity = band[..., 2::-1].astype(np.float32), band[..., 3:].astype(np.float32) / full
@@ -320,7 +320,7 @@ def _on_black(bgra: np.ndarray) -> UInt8[np.ndarray, "h w 3"]:
     return rgb
 
 
-def _turned(picture: UInt8[np.ndarray, "h w 3"], orientation: int) -> UInt8[np.ndarray, "h2 w2 3"]:
+def _apply_orientation(picture: UInt8[np.ndarray, "h w 3"], orientation: int) -> UInt8[np.ndarray, "h2 w2 3"]:
     """The picture as it is shown, by its EXIF orientation."""
     if orientation in (5, 6, 7, 8):
         picture = picture.swapaxes(0, 1)

@@ -1,4 +1,4 @@
-"""Names that two places spell with different code points: macOS decomposes "é" into a letter and an accent."""
+"""Comparison of names regardless of Unicode composition: macOS decomposes "é" into a letter and an accent."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def composed(name: str) -> str:
 
 
 def spelled_as_in(names: Iterable[str], wanted: Iterable[str]) -> set[str]:
-    """The wanted names, each as it is spelled in ``names``; those that are not there stay as they are."""
+    """The wanted names as spelled in ``names``; those not found are unchanged."""
     unknown = set(wanted)
     known = unknown.intersection(names)
     unknown -= known

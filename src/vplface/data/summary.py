@@ -1,4 +1,4 @@
-"""What a set of pictures holds, in numbers."""
+"""Statistics of a set of pictures."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from vplface.progress import progress
 
 @dataclass(frozen=True, eq=False)
 class Summary:
-    """What a set holds.
+    """Statistics of a set of pictures.
 
     Attributes:
-        class_sizes: pictures of each identity that has any, in order.
-        empty: identities without pictures.
-        sampled: how many pictures were looked at for what follows.
-        formats: how many of them are jpg, png, webp, bmp.
-        sizes: how many of them are "WIDTHxHEIGHT", the most frequent first.
-        unreadable: how many of them cannot be read or decoded.
-        bytes: of all pictures, estimated from the sample.
+        class_sizes: number of pictures of each identity that has any, in order.
+        empty: number of identities without pictures.
+        sampled: number of pictures in the random sample, on which the following fields are based.
+        formats: number of pictures by format (jpg, png, webp, bmp).
+        sizes: number of pictures by "WIDTHxHEIGHT", the most frequent first.
+        unreadable: number of pictures that cannot be read or decoded.
+        bytes: total size of all pictures, estimated.
     """
 
     class_sizes: Int64[np.ndarray, " classes"]
@@ -39,32 +39,32 @@ class Summary:
 
     @property
     def pictures(self) -> int:
-        """Of all identities together."""
+        """Number of pictures of all identities."""
         return int(self.class_sizes.sum())
 
     @property
     def identities(self) -> int:
-        """Those that have pictures."""
+        """Number of identities with pictures."""
         return len(self.class_sizes)
 
     @property
     def single(self) -> float:
-        """The share of identities with one picture."""
+        """Share of identities with a single picture."""
         return float((self.class_sizes == 1).mean())
 
     def histogram(self) -> dict[tuple[int, int], int]:
-        """(1, 1), (2, 2), (3, 4), (5, 8), ... pictures → how many identities have so many, up to the largest."""
+        """Number of identities by range of picture counts: (1, 1), (2, 2), (3, 4), (5, 8), ..."""
         octave = np.ceil(np.log2(self.class_sizes)).astype(int)
         counts = np.bincount(octave)
         return {((1 << k >> 1) + 1, 1 << k): int(count) for k, count in enumerate(counts)}
 
 
 def summarise(pictures: StoredPictures, sample: int = 1000, seed: int = 0) -> Summary:
-    """Count a set, and look at a random sample of its pictures.
+    """Count the pictures of a set, and decode a random sample of them.
 
     Raises:
-        DataError: if the set has no pictures.
-        ValueError: if the sample is smaller than 1.
+        DataError: the set has no pictures.
+        ValueError: ``sample`` is below 1.
     """
     if sample < 1:
         raise ValueError(f"sample must be at least 1, got {sample}")

@@ -7,7 +7,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from vplface.data.forking import work_alone, worker_processes
+from vplface.data.forking import configure_worker, worker_processes
 from vplface.errors import DataError, import_extra
 from vplface.files import claimed
 from vplface.progress import progress
@@ -69,7 +69,7 @@ def _write_missing(root: Path, faces: SyntheticFaces, picture_format: Literal["p
             for chunk in chunks:
                 advance(_write(faces, chunk))
         return len(missing)
-    with worker_processes() as context, ProcessPoolExecutor(workers, context, initializer=work_alone) as pool:
+    with worker_processes() as context, ProcessPoolExecutor(workers, context, initializer=configure_worker) as pool:
         # Submitted before the progress bar starts its thread: a fork should find one thread only.
         futures = [pool.submit(_write, faces, chunk) for chunk in chunks]
         try:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from vplface.config import DataConfig, Source, SyntheticConfig
 from vplface.console import say
-from vplface.data.drop import kept, read_drop
+from vplface.data.drop import indices_without, read_drop
 from vplface.data.formats import open_pictures
 from vplface.data.people import read_people
 from vplface.data.pictures import PictureSet
@@ -80,7 +80,7 @@ def open_source(source: Source, *, write: bool = True) -> PictureSet:
         if stored.left_out:
             say(f"note: {source.path}: {stored.left_out}", file=sys.stderr)
     if source.drop is not None:
-        pictures = Subset(pictures, kept(pictures, read_drop(source.drop), source.path))
+        pictures = Subset(pictures, indices_without(pictures, read_drop(source.drop), source.path))
     excluded = set() if source.exclude is None else _read_excluded(source.exclude)
     if excluded and not spelled_as_in(pictures.identities, excluded).intersection(pictures.identities):
         print(

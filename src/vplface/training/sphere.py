@@ -52,7 +52,7 @@ def embed_on_sphere(pictures: PictureSet, path: Path, lam: float, seed: int, pre
     embeddings: list[torch.Tensor] = []
     labels: list[torch.Tensor] = []
     with progress("sphere", STEPS) as advance:
-        for step, batch in enumerate(load_batches(some, order, augmentation, seed, 0, STEPS, 0, least=2)):
+        for step, batch in enumerate(load_batches(some, order, augmentation, seed, 0, STEPS, 0, min_pictures=2)):
             optimizer.zero_grad()
             embedding = backbone(preprocessing(batch.pictures))
             head(embedding, batch.labels).backward()

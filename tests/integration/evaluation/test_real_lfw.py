@@ -62,8 +62,8 @@ def test_some_pairs_of_each_fold(embedder: Embedder) -> None:
         everything.fold[chosen],
     )
     evaluation = evaluate_pairs(embedder, ImageFolder(FACES), some, fars=[1e-2, 1e-3], bootstrap=200)
-    counted = [evaluation.protocol[key] for key in ("pairs", "genuine", "impostors", "folds")]
-    assert counted == [480, 240, 240, 10]
+    counts = [evaluation.protocol[key] for key in ("pairs", "genuine", "impostors", "folds")]
+    assert counts == [480, 240, 240, 10]
     accuracy = evaluation.metrics["accuracy"]
     assert accuracy["value"] >= 0.985
     low, high = accuracy["ci95"]

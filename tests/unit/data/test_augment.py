@@ -167,7 +167,7 @@ def test_any_setting_is_deterministic_and_leaves_its_source_alone(
     augmentation: Augmentation, seed: int, side: tuple[int, int]
 ) -> None:
     source = picture(seed)[: side[0], : side[1]].copy()
-    kept = source.copy()
+    original = source.copy()
     source.flags.writeable = False
     first = augmentation(source, np.random.default_rng(seed))
     second = augmentation(source, np.random.default_rng(seed))
@@ -175,7 +175,7 @@ def test_any_setting_is_deterministic_and_leaves_its_source_alone(
     assert first.shape == source.shape
     assert first.flags.c_contiguous
     assert np.array_equal(first, second)
-    assert np.array_equal(source, kept)
+    assert np.array_equal(source, original)
 
 
 def test_switching_one_change_on_leaves_the_others_as_they_were() -> None:

@@ -192,10 +192,10 @@ def test_a_program_that_a_bug_ends_does_not_wait_for_its_workers() -> None:
 def test_what_a_spawned_worker_needs_can_be_pickled() -> None:
     steps = module._Steps(Numbered(8), ShuffledBatches(8, 4, 0), Augmentation(), 3)
     again = pickle.loads(pickle.dumps(steps))
-    room, same_room = np.zeros((2, 4 * module.BYTES), np.uint8)
-    assert again(1, room)[0] == steps(1, same_room)[0] == 4 * module.BYTES
-    assert np.array_equal(room, same_room)
-    assert pickle.loads(pickle.dumps(workers._work)) is workers._work
+    buffer, same_buffer = np.zeros((2, 4 * module.PICTURE_BYTES), np.uint8)
+    assert again(1, buffer)[0] == steps(1, same_buffer)[0] == 4 * module.PICTURE_BYTES
+    assert np.array_equal(buffer, same_buffer)
+    assert pickle.loads(pickle.dumps(workers._worker_main)) is workers._worker_main
 
 
 INTERRUPTED = """
@@ -244,7 +244,7 @@ def test_a_batch_of_too_few_is_filled_from_the_next_steps(workers: int) -> None:
     order = ShuffledBatches(12, 4, seed=0)
     first, second, third = (order.batch(step)[1].tolist() for step in range(3))
     pictures = Numbered(12, broken=(*first[1:], *second[:3]))
-    loaded = list(load_batches(pictures, order, Augmentation(), 5, 0, 3, workers, least=3))
+    loaded = list(load_batches(pictures, order, Augmentation(), 5, 0, 3, workers, min_pictures=3))
     assert [len(batch.labels) for batch in loaded] == [3, 3, 4]
     expected = [first[0], second[3], third[0]]
     assert loaded[0].labels.tolist() == [index % 2 for index in expected]
@@ -257,13 +257,13 @@ def test_slices_are_filled_from_the_same_slices_of_the_next_steps() -> None:
     order = ShuffledBatches(12, 6, seed=0)
     first, second = (order.batch(step)[1].tolist() for step in range(2))
     pictures = Numbered(12, broken=tuple(first[3:5]))
-    slices = [next(load_batches(pictures, order, None, 0, 0, 2, 0, (rank, 2), least=2)) for rank in range(2)]
+    slices = [next(load_batches(pictures, order, None, 0, 0, 2, 0, (rank, 2), min_pictures=2)) for rank in range(2)]
     assert [numbers(batch) for batch in slices] == [first[:3], [first[5], second[3]]]
 
 
 def test_a_set_of_fewer_than_a_batch_takes_repeats_the_pictures_of_the_next_epochs() -> None:
     pictures = Numbered(8, broken=tuple(range(1, 8)))
-    batch = next(load_batches(pictures, ShuffledBatches(8, 8, seed=0), None, 0, 0, 3, 0, least=3))
+    batch = next(load_batches(pictures, ShuffledBatches(8, 8, seed=0), None, 0, 0, 3, 0, min_pictures=3))
     assert numbers(batch) == [0, 0, 0]
 
 
@@ -276,4 +276,4 @@ class Vanishing(Numbered):
 
 def test_too_few_readable_pictures_for_a_batch_are_an_error() -> None:
     with pytest.raises(DataError, match=r"at least 3 pictures, and only 1 of its epoch can be read(.|\n)*broken"):
-        next(load_batches(Vanishing(8), ShuffledBatches(8, 8, seed=0), None, 0, 0, 3, 0, least=3))
+        next(load_batches(Vanishing(8), ShuffledBatches(8, 8, seed=0), None, 0, 0, 3, 0, min_pictures=3))

@@ -231,7 +231,7 @@ def run(*arguments: object):
 
 
 def test_the_command_shows_the_terms_and_goes_on(server, tmp_path, monkeypatch):
-    known = catalogue.Catalogued("Faces", "http://faces.example", "For research.", (described(server.url),))
+    known = catalogue.DownloadableSet("Faces", "http://faces.example", "For research.", (described(server.url),))
     monkeypatch.setitem(catalogue.SETS, "faces", known)
     server.cut = 1000
     result = run("faces", "--to", tmp_path / "set")
@@ -328,7 +328,7 @@ def test_a_length_that_is_too_small_is_noticed(liar, tmp_path):
 def test_an_endless_answer_ends_and_leaves_nothing(liar, tmp_path, headers):
     chunk = b"10000\r\n" + bytes(2**16) + b"\r\n" if "Transfer-Encoding" in headers else bytes(2**16)
     liar.lie = says(200, headers, chunk, endless=True)
-    file = replace(described(liar.url), most=10**6)
+    file = replace(described(liar.url), max_bytes=10**6)
     assert "larger than 1,000,000 bytes" in one_line(file, tmp_path)
     assert names(tmp_path) == []
 
@@ -371,7 +371,7 @@ def test_of_two_downloads_into_one_place_one_is_refused(server, tmp_path):
 def test_archives_that_unpack_without_end_are_refused(server, tmp_path, monkeypatch):
     server.content = archive(("set/a.jpg", bytes(5000)), ("set/b.jpg", bytes(5000)))
     file = described(server.url, content=server.content, archive=True)
-    for limit, value in (("_MOST_UNPACKED", 9000), ("_MOST_MEMBERS", 1)):
+    for limit, value in (("_MAX_UNPACKED", 9000), ("_MAX_MEMBERS", 1)):
         with monkeypatch.context() as patch:
             patch.setattr(download, limit, value)
             with pytest.raises(DataError, match="cannot be unpacked: it unpacks to more than"):

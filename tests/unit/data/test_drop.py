@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vplface.data.drop import kept, read_drop, write_drop
+from vplface.data.drop import indices_without, read_drop, write_drop
 from vplface.data.formats import open_pictures
 from vplface.errors import DataError
 
@@ -22,7 +22,7 @@ def test_a_list_by_hand(tmp_path):
     path.write_bytes(b"\xef\xbb\xbfada/1.png\r\n\r\ngrace/a b.png\tblurred\tvery\n")
     assert read_drop(path) == {"ada/1.png": "", "grace/a b.png": "blurred\tvery"}
     path.write_bytes(b"\x89PNG\r\n\0")
-    with pytest.raises(DataError, match="line 2: is no text"):
+    with pytest.raises(DataError, match="line 2: is not text"):
         read_drop(path)
     with pytest.raises(DataError, match=r"none.txt: cannot be read: No such file"):
         read_drop(tmp_path / "none.txt")
@@ -30,10 +30,10 @@ def test_a_list_by_hand(tmp_path):
 
 def test_pictures_on_the_list_go_and_others_stay(faces):
     pictures = open_pictures(faces)
-    assert kept(pictures, []).tolist() == list(range(48))
-    assert kept(pictures, {"p0/1.png": "", "p11/3.png": ""}).tolist() == [0, *range(2, 47)]
-    assert kept(pictures, {"p0/1.png": ""}).dtype == np.int64
+    assert indices_without(pictures, []).tolist() == list(range(48))
+    assert indices_without(pictures, {"p0/1.png": "", "p11/3.png": ""}).tolist() == [0, *range(2, 47)]
+    assert indices_without(pictures, {"p0/1.png": ""}).dtype == np.int64
     with pytest.raises(DataError, match=r"faces: 1 of the 2 pictures to drop .*'p0/9.png'.*look like 'p0/0.png'"):
-        kept(pictures, ["p0/1.png", "p0/9.png"], "faces")
-    with pytest.raises(DataError, match="all 48 pictures are on the list"):
-        kept(pictures, [pictures.name(index) for index in range(48)])
+        indices_without(pictures, ["p0/1.png", "p0/9.png"], "faces")
+    with pytest.raises(DataError, match="the list drops all 48 pictures"):
+        indices_without(pictures, [pictures.name(index) for index in range(48)])

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from vplface.data.encoded import MOST_PIXELS, size_of, suffix_of, type_of
+from vplface.data.encoded import MAX_PIXELS, size_of, suffix_of, type_of
 from vplface.data.pictures import UnreadablePictureError, decode
 
 FORMS = [
@@ -83,7 +83,7 @@ def claiming(kind: str, side: int) -> bytes:
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "BMP"])
 def test_a_picture_that_claims_too_many_pixels_is_refused_before_it_is_decoded(kind: str) -> None:
     side = 60_000
-    assert side * side > MOST_PIXELS
+    assert side * side > MAX_PIXELS
     tracemalloc.start()
     with pytest.raises(UnreadablePictureError, match=r"x\.img: too large: 60000x60000, at most 134 million pixels"):
         decode(claiming(kind, side), "x.img")

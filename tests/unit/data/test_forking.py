@@ -5,7 +5,7 @@ from concurrent.futures import ProcessPoolExecutor
 import cv2
 import numpy as np
 
-from vplface.data.forking import work_alone, worker_processes
+from vplface.data.forking import configure_worker, worker_processes
 
 
 def blur(seed: int) -> bytes:
@@ -20,7 +20,7 @@ def test_workers_run_although_opencv_had_threads_when_they_were_started() -> Non
     try:
         for _ in range(5):
             here = [blur(seed) for seed in range(4)]
-            with worker_processes() as context, ProcessPoolExecutor(2, context, initializer=work_alone) as pool:
+            with worker_processes() as context, ProcessPoolExecutor(2, context, initializer=configure_worker) as pool:
                 assert list(pool.map(blur, range(4), timeout=60)) == here
             assert cv2.getNumThreads() == 4
     finally:

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from vplface.data.cfp import read_cfp
-from vplface.data.drop import kept, read_drop
+from vplface.data.drop import indices_without, read_drop
 from vplface.data.pair_lists import pair_files, read_pairs
 from vplface.data.pairs import Pairs, resolve, write_pairs
 from vplface.data.people import read_people
@@ -400,7 +400,7 @@ def test_accents_may_be_composed_on_one_side_and_not_on_the_other(stored: str, l
     assert resolve(pairs, pictures)[0].tolist() == [0, 0]
     assert narrow(pictures, people=[listed[:-6]]).identities == [stored[:-6]]
     assert narrow(pictures, exclude=[listed[:-6]]).identities == ["b"]
-    assert kept(pictures, [listed]).tolist() == [1]
+    assert indices_without(pictures, [listed]).tolist() == [1]
 
 
 def test_spellings_that_the_set_tells_apart_stay_apart() -> None:

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from vplface.data import workers
-from vplface.data.workers import in_order
+from vplface.data.workers import map_in_order
 from vplface.errors import VplfaceError
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="workers are forked on Linux only")
@@ -23,34 +23,34 @@ ROOM = 3 << 20
 """More than pipes and small shared memories hold."""
 
 
-def fill(item: int, room: np.ndarray) -> tuple[int, Any]:
+def fill(item: int, buffer: np.ndarray) -> tuple[int, Any]:
     """As many bytes as the item says."""
-    room[:item] = item % 251
+    buffer[:item] = item % 251
     return item, f"item {item}"
 
 
-def die(item: int, room: np.ndarray) -> tuple[int, Any]:
+def die(item: int, buffer: np.ndarray) -> tuple[int, Any]:
     if item:
         os.kill(os.getpid(), signal.SIGKILL)
-    return fill(item, room)
+    return fill(item, buffer)
 
 
-def stop(item: int, room: np.ndarray) -> tuple[int, Any]:
+def stop(item: int, buffer: np.ndarray) -> tuple[int, Any]:
     if item:
         os.kill(os.getpid(), signal.SIGSTOP)
-    return fill(item, room)
+    return fill(item, buffer)
 
 
-def sleep(item: int, room: np.ndarray) -> tuple[int, Any]:
+def sleep(item: int, buffer: np.ndarray) -> tuple[int, Any]:
     time.sleep(60 * item)
-    return fill(item, room)
+    return fill(item, buffer)
 
 
 class Fails:
     def __init__(self, error: BaseException) -> None:
         self.error = error
 
-    def __call__(self, item: int, room: np.ndarray) -> tuple[int, Any]:
+    def __call__(self, item: int, buffer: np.ndarray) -> tuple[int, Any]:
         raise self.error
 
 
@@ -70,7 +70,7 @@ def no_process_is_left() -> Iterator[None]:
 @pytest.mark.parametrize("number", [1, 2, 5])
 def test_results_come_in_order_and_whole(number: int) -> None:
     sizes = range(ROOM - 12, ROOM + 1)
-    found = list(in_order(fill, sizes, ROOM, number))
+    found = list(map_in_order(fill, sizes, ROOM, number))
     assert [len(pixels) for pixels, _ in found] == list(sizes)
     assert all((pixels == len(pixels) % 251).all() for pixels, _ in found)
     assert [rest for _, rest in found] == [f"item {item}" for item in sizes]
@@ -81,14 +81,14 @@ def test_shared_memory_of_the_system_is_not_used() -> None:
         return {line.split()[-1] for line in Path(f"/proc/{pid}/maps").read_text().splitlines() if "/dev/shm" in line}
 
     before = mapped("self")
-    with closing(in_order(fill, range(ROOM, ROOM + 9), ROOM, 2)) as found:
+    with closing(map_in_order(fill, range(ROOM, ROOM + 9), ROOM, 2)) as found:
         next(found)
         assert mapped("self").union(*(mapped(child.pid) for child in multiprocessing.active_children())) == before
 
 
 def test_a_process_that_is_killed_is_an_error_and_the_main_thread_is_not_interrupted() -> None:
     before = signal.getsignal(signal.SIGCHLD)
-    found = in_order(die, range(2), ROOM, 2)
+    found = map_in_order(die, range(2), ROOM, 2)
     next(found)
     time.sleep(0.3)  # it dies meanwhile
     assert signal.getsignal(signal.SIGCHLD) is before
@@ -97,15 +97,15 @@ def test_a_process_that_is_killed_is_an_error_and_the_main_thread_is_not_interru
 
 
 def test_a_process_that_is_stopped_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(workers, "_STOPPED", 0.2)
-    monkeypatch.setattr(workers, "_LOOK_EVERY", 0.1)
+    monkeypatch.setattr(workers, "_STOPPED_TIMEOUT", 0.2)
+    monkeypatch.setattr(workers, "_POLL_INTERVAL", 0.1)
     with pytest.raises(VplfaceError, match=r"was stopped \(SIGSTOP\)"):
-        list(in_order(stop, range(2), ROOM, 2))
+        list(map_in_order(stop, range(2), ROOM, 2))
 
 
 def test_a_process_that_goes_on_after_a_stop_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(workers, "_STOPPED", 5.0)
-    found = in_order(stop, range(1, 2), ROOM, 1)
+    monkeypatch.setattr(workers, "_STOPPED_TIMEOUT", 5.0)
+    found = map_in_order(stop, range(1, 2), ROOM, 1)
     wake = threading.Timer(0.5, lambda: [os.kill(p.pid, signal.SIGCONT) for p in multiprocessing.active_children()])  # type: ignore[misc,arg-type]
     wake.start()
     assert [rest for _, rest in found] == ["item 1"]
@@ -113,7 +113,7 @@ def test_a_process_that_goes_on_after_a_stop_is_waited_for(monkeypatch: pytest.M
 
 
 def test_waiting_can_be_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(workers, "_LOOK_EVERY", 0.05)
+    monkeypatch.setattr(workers, "_POLL_INTERVAL", 0.05)
     waited: list[float] = []
     patient = True
 
@@ -121,7 +121,7 @@ def test_waiting_can_be_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
         waited.append(seconds)
         return not patient and seconds > 0.1
 
-    results = in_order(sleep, range(2), ROOM, 1, enough)
+    results = map_in_order(sleep, range(2), ROOM, 1, enough)
     assert next(results)[1] == "item 0"
     waited.clear()  # the waiting is counted from zero for each result
     patient = False
@@ -132,25 +132,25 @@ def test_waiting_can_be_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_errors_of_a_task_arrive_as_they_are() -> None:
     with pytest.raises(VplfaceError, match=r"no memory left.*workers: 0"):
-        list(in_order(Fails(MemoryError()), range(2), ROOM, 2))
+        list(map_in_order(Fails(MemoryError()), range(2), ROOM, 2))
     with pytest.raises(KeyError, match="missing") as raised:
-        list(in_order(Fails(KeyError("missing")), range(2), ROOM, 2))
+        list(map_in_order(Fails(KeyError("missing")), range(2), ROOM, 2))
     assert "in a process that loads pictures" in raised.value.__notes__[0]
     with pytest.raises(RuntimeError, match="LocalError: onetwo"):
-        list(in_order(Fails(LocalError("one", "two")), range(2), ROOM, 2))
+        list(map_in_order(Fails(LocalError("one", "two")), range(2), ROOM, 2))
 
 
 def test_processes_that_cannot_be_started_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "fork", lambda: (_ for _ in ()).throw(BlockingIOError(11, "Resource unavailable")))
     with pytest.raises(VplfaceError, match=r"cannot start 2 processes.*Resource unavailable.*workers: 0"):
-        list(in_order(fill, range(2), ROOM, 2))
+        list(map_in_order(fill, range(2), ROOM, 2))
 
 
 def test_processes_end_with_a_main_process_that_is_killed() -> None:
     reading, writing = os.pipe()
     main = os.fork()
     if not main:
-        found = in_order(fill, range(1000), 10, 3)
+        found = map_in_order(fill, range(1000), 10, 3)
         next(found)
         os.write(writing, " ".join(str(child.pid) for child in multiprocessing.active_children()).encode())
         os.kill(os.getpid(), signal.SIGKILL)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from vplface.data.contact_sheet import contact_sheet
-from vplface.data.forking import work_alone, worker_processes
+from vplface.data.forking import configure_worker, worker_processes
 from vplface_synthetic import SyntheticFaces
 
 
@@ -45,7 +45,7 @@ def test_pictures_depend_neither_on_the_order_of_access_nor_on_the_process():
     order = list(range(24))
     here = _remote_digest(order)
     backwards = _remote_digest(order[::-1])
-    with worker_processes() as context, ProcessPoolExecutor(2, context, initializer=work_alone) as pool:
+    with worker_processes() as context, ProcessPoolExecutor(2, context, initializer=configure_worker) as pool:
         halves = list(pool.map(_remote_digest, [order[::2], order[1::2]]))
     assert here == backwards
     assert here == {**halves[0], **halves[1]}

@@ -11,7 +11,7 @@ from jaxtyping import UInt8
 
 from vplface.data.align.face import Detector, Face
 from vplface.data.align.similarity import warp
-from vplface.data.pictures import SIZE, SMALLEST_SIDE
+from vplface.data.pictures import MIN_SIDE, SIZE
 
 Choice: TypeAlias = Literal["largest", "center", "all"]
 Verdict: TypeAlias = Literal["aligned", "not chosen", "too small", "outside"]
@@ -43,7 +43,7 @@ class Aligner:
     detector: Detector
     choice: Choice = "all"
     size: int = SIZE
-    min_size: float = SMALLEST_SIDE
+    min_size: float = MIN_SIDE
 
     def __post_init__(self) -> None:
         if self.choice not in get_args(Choice):

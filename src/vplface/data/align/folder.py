@@ -22,9 +22,17 @@ from jaxtyping import UInt8
 from vplface.data.align.aligner import Aligner, Choice
 from vplface.data.align.face import Detector, Face
 from vplface.data.align.record import Record, append_records, read_records, write_records
-from vplface.data.forking import work_alone, worker_processes
-from vplface.data.pictures import SIZE, SMALLEST_SIDE, UnreadablePictureError, decode_whole, read_picture_file
-from vplface.data.walk import PICTURE_TYPES, LeftOut, Walk, but, by_identity, counted, walk
+from vplface.data.folder_scan import (
+    PICTURE_TYPES,
+    FolderScan,
+    LeftOut,
+    but_note,
+    find_pictures,
+    format_counts,
+    identity_key,
+)
+from vplface.data.forking import configure_worker, worker_processes
+from vplface.data.pictures import MIN_SIDE, SIZE, UnreadablePictureError, decode_whole, read_picture_file
 from vplface.errors import DataError, import_extra
 from vplface.files import claimed, replacing
 from vplface.progress import progress
@@ -95,7 +103,7 @@ def align_folder(
     found_by: str = "",
     choice: Choice = "largest",
     size: int = SIZE,
-    min_size: float = SMALLEST_SIDE,
+    min_size: float = MIN_SIDE,
     picture_format: Literal["jpg", "png"] = "jpg",
     quality: int = 95,
     workers: int = 0,
@@ -197,7 +205,7 @@ _of_worker: _Work
 
 def _start_worker(work: _Work) -> None:
     global _of_worker
-    work_alone()
+    configure_worker()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent process stops the workers
     # A network that was made before the fork is not used after it: copied, it is loaded anew.
     _of_worker = replace(work, aligner=replace(work.aligner, detector=copy.copy(work.aligner.detector)))
@@ -294,13 +302,13 @@ def _require_apart(source: Path, target: Path) -> None:
         raise DataError(f"{target}: lies in {source}, or the other way round; crops need a folder of their own")
 
 
-def _scan(root: Path) -> tuple[list[str], Walk]:
+def _scan(root: Path) -> tuple[list[str], FolderScan]:
     """Names of the pictures below ``root``, in order, and what else is there."""
-    found = walk(root)
+    found = find_pictures(root)
     if not found.pictures:
-        held = but(found.left_out or counted(found.others))
+        held = but_note(found.left_out or format_counts(found.others))
         raise DataError(f"{root}: holds no pictures of type {', '.join(PICTURE_TYPES)}{held}")
-    return sorted(found.pictures, key=by_identity), found
+    return sorted(found.pictures, key=identity_key), found
 
 
 def _record_options(target: Path, options: dict[str, object]) -> None:

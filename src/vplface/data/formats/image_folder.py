@@ -15,20 +15,20 @@ from typing import Self
 import numpy as np
 
 from vplface.data.encoded import suffix_of
-from vplface.data.formats.packed_names import PackedNames
-from vplface.data.pictures import StoredPictures, read_picture_file
-from vplface.data.walk import (
+from vplface.data.folder_scan import (
     PICTURE_TYPES,
     LeftOut,
-    but,
-    counted,
+    but_note,
     ending_of,
     entries,
+    find_pictures,
+    format_counts,
     is_picture,
     kind_of_entry,
-    natural,
-    walk,
+    natural_key,
 )
+from vplface.data.formats.packed_names import PackedNames
+from vplface.data.pictures import StoredPictures, read_picture_file
 from vplface.errors import DataError
 from vplface.progress import progress
 from vplface.reading import is_folder, kind_of
@@ -40,8 +40,8 @@ class ImageFolder(StoredPictures):
     """The pictures below ``root/IDENTITY/``.
 
     Identities and pictures are in natural order ("2.jpg" before "10.jpg"), whatever the order of the file
-    system. Hidden files and files of other types are passed over, see :mod:`vplface.data.walk`. An identity without
-    pictures is none.
+    system. Hidden files and files of other types are passed over, see :mod:`vplface.data.folder_scan`. An identity
+    without pictures does not count.
     """
 
     def __init__(self, root: Path | str) -> None:
@@ -104,7 +104,7 @@ class ImageFolderWriter:
         except OSError as error:
             raise _unwritable(error, self.root) from error
         folders = [entry.path for entry in entries(self.root) if kind_of_entry(entry) == "folder"]
-        self._written = sum(len(walk(Path(folder)).pictures) for folder in folders)
+        self._written = sum(len(find_pictures(Path(folder)).pictures) for folder in folders)
 
     @property
     def written(self) -> int:
@@ -195,20 +195,20 @@ def _scan(root: Path) -> tuple[list[tuple[str, list[str]]], LeftOut]:
     if not is_folder(root):
         raise DataError(f"{root}: {'does not exist' if kind_of(root) is None else 'is not a folder'}; {LAYOUT}")
     beside = {entry.name: kind_of_entry(entry) for entry in entries(root)}
-    folders = sorted((name for name, kind in beside.items() if kind == "folder"), key=natural)
+    folders = sorted((name for name, kind in beside.items() if kind == "folder"), key=natural_key)
     files = [name for name, kind in beside.items() if kind == "file"]
     if strays := [name for name in files if is_picture(name)]:
         raise DataError(f"{root}: {len(strays)} pictures lie directly in the root, {min(strays)!r} for one; {LAYOUT}")
     others = Counter(map(ending_of, files))
     if not folders:
-        raise DataError(f"{root}: holds no identity folders{but(LeftOut.of(others))}; {LAYOUT}")
+        raise DataError(f"{root}: holds no identity folders{but_note(LeftOut.of(others))}; {LAYOUT}")
     found: list[tuple[str, list[str]]] = []
     irregular, people = sorted(name for name, kind in beside.items() if kind == "other"), []
     above = (os.path.realpath(root),)
     with progress(f"scanning {root}", len(folders)) as advance:
         for name in folders:
-            inside = walk(root / name, above)
-            found.append((name, sorted(inside.pictures, key=natural)))
+            inside = find_pictures(root / name, above)
+            found.append((name, sorted(inside.pictures, key=natural_key)))
             others += inside.others
             irregular += [f"{name}/{path}" for path in inside.irregular]
             if inside.left_out and not inside.pictures:
@@ -216,5 +216,5 @@ def _scan(root: Path) -> tuple[list[tuple[str, list[str]]], LeftOut]:
             advance(1)
     left_out = LeftOut.of(others, irregular, people)
     if not any(pictures for _, pictures in found):
-        raise DataError(f"{root}: holds no pictures{but(left_out or counted(others))}; {LAYOUT}")
+        raise DataError(f"{root}: holds no pictures{but_note(left_out or format_counts(others))}; {LAYOUT}")
     return found, left_out

@@ -22,12 +22,12 @@ from typing import Any, Self
 import numpy as np
 from jaxtyping import Int64
 
+from vplface.data.folder_scan import natural_key
 from vplface.data.formats.parquet_files import find_files, split_of
 from vplface.data.formats.parquet_pages import Bound, Chunk, allowance, bound_of, chunks_of
 from vplface.data.formats.picture_list import PictureList, Row, below
 from vplface.data.formats.random_access import AsFile, RandomAccess, Stamp
 from vplface.data.pictures import StoredPictures, UnreadablePictureError
-from vplface.data.walk import natural
 from vplface.errors import DataError, import_extra
 from vplface.files import replacing
 from vplface.progress import progress
@@ -367,7 +367,7 @@ def _identities(
         for index in np.flatnonzero(np.isin(codes, empty)).tolist():
             reasons.setdefault(index, f"the row has an empty {column}")
         used = np.unique(np.delete(codes, list(reasons))).tolist()
-        known = sorted(used, key=lambda code: natural(named[code]))
+        known = sorted(used, key=lambda code: natural_key(named[code]))
     else:
         raise DataError(f"{file}: the column {column!r} is {values.type}; labels are whole numbers or strings")
     if not known:

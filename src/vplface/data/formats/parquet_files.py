@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from vplface.data.walk import natural
+from vplface.data.folder_scan import natural_key
 from vplface.errors import DataError
 from vplface.reading import is_folder, kind_of
 
@@ -52,7 +52,7 @@ def find_files(path: Path) -> list[Path]:
         raise DataError(f"{path}: was not written to its end; write it again, which goes on where it stopped")
     configurations = _configurations(path)
     if len(configurations) > 1:
-        names = ", ".join(sorted((repr(folder.name) for folder in configurations), key=natural)[:20])
+        names = ", ".join(sorted((repr(folder.name) for folder in configurations), key=natural_key)[:20])
         raise DataError(f"{path}: holds {len(configurations)} configurations: {names}; give one, {path}/NAME")
     for files in configurations.values():
         return _complete(files)
@@ -85,11 +85,11 @@ def _folders_in(folder: Path) -> list[Path]:
         return []
     if len(entries) > MOST_FOLDERS:
         return []
-    return sorted((entry for entry in entries if is_folder(entry)), key=lambda entry: natural(entry.name))
+    return sorted((entry for entry in entries if is_folder(entry)), key=lambda entry: natural_key(entry.name))
 
 
 def _parquet_in(folder: Path) -> list[Path]:
-    return sorted(folder.glob("*.parquet"), key=lambda file: natural(file.name))
+    return sorted(folder.glob("*.parquet"), key=lambda file: natural_key(file.name))
 
 
 def _numbered_in(folder: Path) -> list[Path]:

@@ -17,9 +17,9 @@ from typing import NamedTuple, Self
 import numpy as np
 from jaxtyping import Int64
 
+from vplface.data.folder_scan import natural_key
 from vplface.data.formats.packed_names import PackedNames
 from vplface.data.pictures import StoredPictures, read_picture_file
-from vplface.data.walk import natural
 from vplface.errors import DataError
 from vplface.files import replacing
 from vplface.progress import progress
@@ -80,8 +80,8 @@ class PictureList(StoredPictures):
                 if number % 1000 == 0:
                     advance(1000)
         if not codes:
-            raise DataError(_nothing_chosen(path, sorted(splits, key=natural), split))
-        order = sorted(names, key=natural)
+            raise DataError(_nothing_chosen(path, sorted(splits, key=natural_key), split))
+        order = sorted(names, key=natural_key)
         place = np.empty(len(order), np.int64)
         place[[names[name] for name in order]] = np.arange(len(order))
         self._identities = order

@@ -62,7 +62,7 @@ def _count_of(pattern: str) -> int:
     """For how many names a brace pattern stands, found without making them; the innermost braces are counted first."""
     counts: list[int] = []
 
-    def counted(found: re.Match[str]) -> str:
+    def count_names(found: re.Match[str]) -> str:
         inside = found[1]
         if letters := _LETTERS.fullmatch(inside):
             counts.append(abs(ord(letters[1]) - ord(letters[2])) + 1)
@@ -79,7 +79,7 @@ def _count_of(pattern: str) -> int:
 
     left = re.sub("[<>]", "", pattern)
     for _ in range(len(pattern)):
-        left, found = _INNERMOST.subn(counted, left)
+        left, found = _INNERMOST.subn(count_names, left)
         if not found or max(counts) > MOST_SHARDS:
             break
     return max([math.prod(counts[int(at)] for at in _COUNTED.findall(left)), *counts])

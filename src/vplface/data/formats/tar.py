@@ -124,10 +124,10 @@ def _number(digits: bytes) -> int | None:
 
 
 def _checksum_is_right(header: bytes) -> bool:
-    counted = sum(header) - sum(header[148:156]) + 8 * ord(" ")
+    total = sum(header) - sum(header[148:156]) + 8 * ord(" ")
     stored = _number(header[148:156])
     # Some old programs took bytes for signed.
-    return stored == counted or stored == counted - 256 * sum(byte > 127 for byte in header[:148] + header[156:])
+    return stored == total or stored == total - 256 * sum(byte > 127 for byte in header[:148] + header[156:])
 
 
 def _pax_records(data: bytes) -> dict[bytes, bytes]:

@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
+from vplface.data.folder_scan import PICTURE_TYPES, LeftOut, but_note, ending_of, is_picture, natural_key
 from vplface.data.formats.packed_names import PackedNames
 from vplface.data.formats.random_access import AsFile, RandomAccess, Stamp
 from vplface.data.pictures import StoredPictures, UnreadablePictureError
-from vplface.data.walk import PICTURE_TYPES, LeftOut, but, ending_of, is_picture, natural
 from vplface.errors import DataError
 from vplface.reading import PICTURE_LIMIT, kind_of
 
@@ -153,15 +153,15 @@ class ZipArchive(StoredPictures):
                 if (before.CRC, before.file_size) != (info.CRC, info.file_size):
                     raise DataError(f"{self.path}: holds two different files {name!r}; unpack it and give the folder")
         if split is not None and split not in folders:
-            tops = ", ".join(sorted(folders, key=natural))
+            tops = ", ".join(sorted(folders, key=natural_key))
             raise DataError(f"{self.path}: no split {split!r}; the folders at the top are {tops}")
         holders = {name.rpartition("/")[0] for name in found}
         people = [
             folder for folder, endings in of_others.items() if folder and folder not in holders and LeftOut.of(endings)
         ]
-        left_out = LeftOut.of(others, irregular, sorted(people, key=natural))
+        left_out = LeftOut.of(others, irregular, sorted(people, key=natural_key))
         if not found:
-            raise DataError(f"{self.path}: holds no pictures{but(left_out)}; {LAYOUT}")
+            raise DataError(f"{self.path}: holds no pictures{but_note(left_out)}; {LAYOUT}")
         return found, left_out
 
     def _require_apart(self, infos: list[zipfile.ZipInfo]) -> None:
@@ -175,7 +175,7 @@ class ZipArchive(StoredPictures):
                 )
 
     def _require_folders(self, found: dict[str, int]) -> None:
-        if top := sorted((name for name in found if "/" not in name), key=natural):
+        if top := sorted((name for name in found if "/" not in name), key=natural_key):
             raise DataError(
                 f"{self.path}: {top[0]!r} lies in no identity's folder; {LAYOUT}. Pictures at the top of the archive: "
                 f"{len(top):,}"
@@ -209,4 +209,4 @@ def _common(paths: list[list[str]]) -> int:
 
 def _by_nature(picture: tuple[str, str]) -> tuple[Any, Any]:
     identity, name = picture
-    return natural(identity), natural(name)
+    return natural_key(identity), natural_key(name)

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vplface.data.folder_scan import natural_key
 from vplface.data.formats.image_folder import ImageFolder, ImageFolderWriter
 from vplface.data.pictures import UnreadablePictureError
-from vplface.data.walk import natural
 from vplface.errors import DataError
 
 
@@ -65,7 +65,7 @@ def test_order_does_not_come_from_the_file_system(tmp_path: Path, monkeypatch: p
 @given(st.permutations(["", "1", "01", "9", "10", "010", "a", "a1", "a1b", "a01b", "a10", "a9", "b2c3", "b2c10"]))
 def test_natural_order_is_total(words: list[str]) -> None:
     expected = ["", "01", "1", "9", "010", "10", "a", "a1", "a01b", "a1b", "a9", "a10", "b2c3", "b2c10"]
-    assert sorted(words, key=natural) == expected
+    assert sorted(words, key=natural_key) == expected
 
 
 def test_hidden_and_other_files_are_passed_over(tmp_path: Path) -> None:

@@ -13,8 +13,8 @@ from vplface.cli import app as cli
 from vplface.cli.embed import picture_files
 from vplface.config import Source
 from vplface.data.align.folder import _scan
+from vplface.data.folder_scan import LeftOut, find_pictures, identity_key, natural_key
 from vplface.data.formats.image_folder import ImageFolder
-from vplface.data.walk import LeftOut, by_identity, natural, walk
 from vplface.errors import DataError
 from vplface.training.sources import open_source
 
@@ -123,7 +123,7 @@ def test_folders_may_lie_a_thousand_deep(tmp_path: Path) -> None:
     for handle in made:
         os.close(handle)
     try:
-        assert walk(tmp_path).pictures == ["d/" * 1100 + "1.png"]
+        assert find_pictures(tmp_path).pictures == ["d/" * 1100 + "1.png"]
     finally:
         subprocess.run(["rm", "-r", tmp_path / "d"], check=True)  # shutil.rmtree is recursive
 
@@ -142,5 +142,12 @@ def test_folders_that_may_not_be_read_are_errors_everywhere(people: Path) -> Non
 def test_numbers_of_any_length_are_ordered() -> None:
     long = "9" * 5000
     words = [f"1{long}.jpg", f"{long}.jpg", f"0{long}.jpg", "10.jpg", "2.jpg", "x" * 5000]
-    assert sorted(words, key=natural) == ["2.jpg", "10.jpg", f"0{long}.jpg", f"{long}.jpg", f"1{long}.jpg", "x" * 5000]
-    assert sorted(["b b/1", "b/2", "b/10", "1"], key=by_identity) == ["1", "b/2", "b/10", "b b/1"]
+    assert sorted(words, key=natural_key) == [
+        "2.jpg",
+        "10.jpg",
+        f"0{long}.jpg",
+        f"{long}.jpg",
+        f"1{long}.jpg",
+        "x" * 5000,
+    ]
+    assert sorted(["b b/1", "b/2", "b/10", "1"], key=identity_key) == ["1", "b/2", "b/10", "b b/1"]
