@@ -187,13 +187,13 @@ def show_plan(config: Config, as_json: bool, gpus: int = 1) -> None:
     _show(f"plan of {config.run_folder}", [*rows, *_costs(made.footprint)])
 
 
-def _variational(injection: VariationalConfig, made: Plan) -> str:
+def _variational(section: VariationalConfig, made: Plan) -> str:
     delta_t = "by drift" if made.delta_t is None else f"{made.delta_t:,}"
-    if made.delta_t is not None and injection.lifetime_drift is not None:
+    if made.delta_t is not None and section.lifetime_drift is not None:
         delta_t += " or less, by drift"
-    start = injection.start_rule(made.steps_per_epoch)
+    start = section.start_rule(made.steps_per_epoch)
     when = f"from step {start:,}" if isinstance(start, int) else "when drift has settled"
-    return f"variational: λ {injection.lam}, Δt {delta_t}, {when}"
+    return f"variational: λ {section.lam}, Δt {delta_t}, {when}"
 
 
 def _sampler(sampler: Sampler) -> str:
