@@ -1,4 +1,4 @@
-"""Inspection of classifiers that others wrote: the layout of their weight and the arguments of their forward."""
+"""Inspection of classifiers that others wrote: their weight, its layout, and the arguments of their forward."""
 
 from __future__ import annotations
 
@@ -8,12 +8,40 @@ from typing import Literal, TypeAlias
 
 import torch
 from torch import nn
+from torch.nn.utils import parametrize
+
+from vplface.prototypes.owner import MemoryOwner
 
 Layout: TypeAlias = Literal["rows", "columns"]
 
 
+def parameter_owner(module: nn.Module, name: str) -> tuple[nn.Module, str]:
+    """The module that has a parameter, and the name of the parameter there.
+
+    Args:
+        module: which holds the parameter, somewhere.
+        name: as ``module.named_parameters()`` has it.
+
+    Raises:
+        ValueError: if there is no such parameter, or it is parametrised already.
+    """
+    path, _, leaf = name.rpartition(".")
+    try:
+        owner = module.get_submodule(path)
+    except AttributeError as error:
+        raise ValueError(f"{type(module).__name__} has no part {path!r}, so no parameter {name!r}") from error
+    if parametrize.is_parametrized(owner, leaf):
+        first = owner.parametrizations[leaf][0]  # type: ignore[index]
+        how = "plugged; remove() that handle first" if isinstance(first, MemoryOwner) else f"parametrised, by {first}"
+        raise ValueError(f"{name} of {type(owner).__name__} is already {how}")
+    if owner._parameters.get(leaf) is None:
+        names = ", ".join(each for each, _ in module.named_parameters()) or "none"
+        raise ValueError(f"{type(module).__name__} has no parameter {name!r}; its parameters: {names}")
+    return owner, leaf
+
+
 def infer_layout(owner: nn.Module, leaf: str, shape: torch.Size, sub_centers: int) -> Layout:
-    """Which side of W the classes are on.
+    """Infer which side of W the classes are on.
 
     Args:
         owner: the module that has W.

@@ -21,7 +21,7 @@ from torch.nn.utils import parametrize
 from torch.utils.hooks import RemovableHandle
 
 from vplface.bounds import require_whole
-from vplface.classifier_inspection import Layout, forward_arguments, infer_layout
+from vplface.classifier_inspection import Layout, forward_arguments, infer_layout, parameter_owner
 from vplface.compile_disabled import compile_disabled
 from vplface.prototypes import Variational
 from vplface.prototypes.batch import agree_on_batch
@@ -94,8 +94,7 @@ def plug(
         >>> loss = cross_entropy(classifier(embeddings), labels)
         >>> handle.remember(embeddings, labels)
     """
-    path, _, leaf = name.rpartition(".")
-    owner = _owner(module, path, leaf)
+    owner, leaf = parameter_owner(module, name)
     weight = getattr(owner, leaf)
     kind = type(owner).__name__
     if weight.ndim != 2 or not weight.is_floating_point():
@@ -336,24 +335,3 @@ def _load(
         state.setdefault(f"{key}_step_count", torch.tensor(0))
     handle.step_count = 0
     handle.prototype_memory.load(state, f"{key}_", original, metadata, missing_keys, error_msgs)
-
-
-def _owner(module: nn.Module, path: str, leaf: str) -> nn.Module:
-    """The module that has the parameter."""
-    name = f"{path}.{leaf}" if path else leaf
-    try:
-        owner = module.get_submodule(path)
-    except AttributeError as error:
-        raise ValueError(f"{type(module).__name__} has no part {path!r}, so no parameter {name!r}") from error
-    if parametrize.is_parametrized(owner, leaf):
-        first = _parametrized(owner, leaf)[0]
-        how = (
-            "plugged; remove() that handle first"
-            if isinstance(first, VariationalWeight)
-            else f"parametrised, by {first}"
-        )
-        raise ValueError(f"{name} of {type(owner).__name__} is already {how}")
-    if owner._parameters.get(leaf) is None:
-        there = ", ".join(each for each, _ in module.named_parameters()) or "none"
-        raise ValueError(f"{type(module).__name__} has no parameter {name!r}; its parameters: {there}")
-    return owner
