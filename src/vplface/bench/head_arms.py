@@ -93,11 +93,7 @@ def head_of(
     with torch.no_grad():
         head.weight.copy_(problem.weight[rows])
     if variational:
-        head.create_memory()
-        assert head.memory is not None
-        assert head.timer is not None
-        head.memory.copy_(problem.memory[rows])
-        head.timer.copy_(problem.timer[rows])
+        head.memory, head.timer = problem.memory[rows].clone(), problem.timer[rows].clone()
     return head
 
 

@@ -38,10 +38,18 @@ class MemoryOwner(nn.Module):
         """M, [N, d] or [N, K, d], unit rows where the timer is positive; None until memory begins."""
         return self.prototype_memory.memory
 
+    @memory.setter
+    def memory(self, memory: Float[Tensor, "classes ... dim"] | None) -> None:
+        self.prototype_memory.memory = memory
+
     @property
     def timer(self) -> Int[Tensor, "classes ..."] | None:
         """T, [N] or [N, K], int32: for how many steps a class will still be injected; None until memory begins."""
         return self.prototype_memory.timer
+
+    @timer.setter
+    def timer(self, timer: Int[Tensor, "classes ..."] | None) -> None:
+        self.prototype_memory.timer = timer
 
     @property
     def step_count(self) -> int:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from vplface import Gaussian, RunningMean, Variational
+from vplface import Gaussian, PrototypeHead, RunningMean, Variational
 from vplface.prototypes.prototype_memory import PrototypeMemory
 from vplface.prototypes.step import StepPart, whole_step
 
@@ -96,3 +96,19 @@ def test_save_and_load_under_any_prefix(prefix, kind):
     plain = PrototypeMemory(Variational(0.3, 3, 0), 5, 3)
     assert not plain.load(dict(state), prefix, WEIGHT, {}, missing, errors)
     assert errors[0].startswith(f"{prefix}memory: the state holds a memory of the kind {type(kind).__name__}")
+
+
+def test_MemoryOwner_gives_the_public_names_of_its_memory():
+    head = PrototypeHead(5, 3, variational=Variational(0.3, 2, 0, memory=Gaussian(bank=4)))
+    head(torch.eye(3), torch.tensor([0, 1, 2])).backward()
+    memory = head.prototype_memory
+    assert (head.memory is memory.memory, head.timer is memory.timer, head.memory_bank is memory.memory_bank) == (
+        True,
+    ) * 3
+    assert (head.step_count, head.begun_at, head.delta_t, head.coverage()) == (1, 0, 2, 0.6)
+    head.timer = torch.zeros_like(head.timer)
+    assert memory.coverage() == 0.0
+    with pytest.raises(AttributeError, match="memory_of_elephants"):
+        _ = head.memory_of_elephants
+    assert {"memory", "timer", "memory_bank", "step_count"} < set(head.state_dict())
+    assert not any(key.startswith("prototype_memory") for key in head.state_dict())
