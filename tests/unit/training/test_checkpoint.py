@@ -91,7 +91,7 @@ def test_every_memory_is_restored_bit_for_bit(tmp_path, memory):
     other = made(0, memory=memory)
     load_checkpoint(path, other, ALONE)
     assert advance(other, 4) == expected
-    with pytest.raises(DataError, match=f"memory of the kind {type(memory).__name__}, this head has .*LastFeature"):
+    with pytest.raises(DataError, match=f"memory of the kind {type(memory).__name__}, this module has .*LastFeature"):
         load_checkpoint(path, made(5), ALONE)
 
 
