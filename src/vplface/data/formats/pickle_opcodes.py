@@ -169,12 +169,12 @@ class OpcodeReader:
         """A number in digits; 00 and 01 are truth values."""
         line = self._line(20).strip()
         if not re.fullmatch(rb"-?[0-9]+L?", line):
-            raise RefusedPickleError("a number that is not written in digits")
+            raise RefusedPickleError("a number is not written in digits")
         return line == b"01" if line in (b"00", b"01") else int(line.rstrip(b"L"))
 
     def _long(self) -> int:
         """A number of a few bytes after their count."""
         (size,) = self._take(1)
         if size > 8:
-            raise RefusedPickleError("a number that is longer than any here")
+            raise RefusedPickleError(f"a number of {size} bytes; numbers of at most 8 are expected")
         return int.from_bytes(self._take(size), "little", signed=True)

@@ -40,9 +40,9 @@ _LONGEST_SCALAR = 64
 class VerificationBin(StoredPictures):
     """The pictures and pairs of a .bin file.
 
-    Pictures that are equal byte for byte are one picture. The file says nothing of who is shown: people are the
-    connected components of the genuine pairs, numbered in the order in which they occur; a person whose pictures are
-    in no common chain of genuine pairs counts as several. A picture is named PERSON/NUMBER and its file type.
+    Pictures that are equal byte for byte are one picture. The file does not name people: they are the connected
+    components of the genuine pairs, numbered in the order in which they occur. A person whose pictures no genuine pairs
+    connect counts as several. A picture is named PERSON/NUMBER and its file type.
 
     Attributes:
         path: the file.
@@ -52,11 +52,11 @@ class VerificationBin(StoredPictures):
     pairs: Pairs
 
     def __init__(self, path: Path | str) -> None:
-        """Find the pictures in the file; they are read only when asked for.
+        """Find the pictures in the file and the pairs.
 
         Raises:
             DataError: if the file is missing, cut short, or holds anything but pictures and truth values. The opcode
-                or the name that is refused is given with its place in the file.
+                or the name that is refused is named with its place in the file.
         """
         self.path = Path(path)
         self._file = RandomAccess(self.path)
@@ -106,7 +106,7 @@ class VerificationBin(StoredPictures):
         types: list[str] = []
         with progress(f"reading {self.path}", len(pictures)) as advance:
             for picture in pictures:
-                if picture not in numbers:  # one place in the file may be referred to any number of times
+                if picture not in numbers:  # pairs may refer to one place in the file any number of times
                     content = self._content(data, picture)
                     number = distinct.setdefault(hashlib.blake2b(content, digest_size=16).digest(), len(distinct))
                     numbers[picture] = number
@@ -131,12 +131,12 @@ class VerificationBin(StoredPictures):
 def write_verification_bin(path: Path | str, pictures: StoredPictures, pairs: Pairs) -> None:
     """Write pairs of pictures as InsightFace's loaders read them: a pickle of protocol 3, picture by picture.
 
-    Pictures are copied as they are stored. A picture of several pairs is written several times, as is the custom.
+    Pictures are copied as they are stored. A picture of several pairs is written several times, as in InsightFace's own
+    files.
 
     Raises:
-        DataError: if there are no pairs, if a picture is not in the set, if the folds of the pairs are not what a
-            reader makes of a file (which holds none: it cuts the pairs into ten contiguous folds), or if the file
-            cannot be written.
+        DataError: if there are no pairs, if a picture is not in the set, if the folds of the pairs are not the ten
+            contiguous ones that a reader cuts them into (the file holds no folds), or if the file cannot be written.
         UnreadablePictureError: if a picture cannot be read.
     """
     path = Path(path)
@@ -144,8 +144,8 @@ def write_verification_bin(path: Path | str, pictures: StoredPictures, pairs: Pa
         raise DataError(f"{path}: there are no pairs to write")
     if pairs.fold.min() != pairs.fold.max() and not np.array_equal(pairs.fold, _contiguous_folds(len(pairs))):
         raise DataError(
-            f"{path}: the file type has no folds, its readers cut the pairs into {FOLDS} contiguous ones, and those "
-            "are not the folds of these pairs; give the pairs in one fold to write them all the same"
+            f"{path}: a .bin file has no folds; its readers cut the pairs into {FOLDS} contiguous ones, and these "
+            "pairs have others. To write them without their folds, put all pairs into one fold"
         )
     order = np.stack(resolve(pairs, pictures), axis=1).reshape(-1)
     with replacing(path) as temporary, temporary.open("wb") as file:
@@ -180,16 +180,16 @@ def _pictures_and_truths(path: Path, data: ReadAhead) -> tuple[list[StoredBytes]
     try:
         top = reader.read()
         if not isinstance(top, list) or len(top) != 2 or not isinstance(top[0], list):
-            raise RefusedPickleError("it holds no pair of lists, of pictures and of truth values")
+            raise RefusedPickleError("it holds no pair of lists of pictures and truth values")
         pictures = [_picture(value, place) for place, value in enumerate(top[0])]
         same = _truths(data, top[1])
     except RefusedPickleError as refused:
         raise DataError(
             f"{path}: not a verification set that can be trusted, at byte {reader.opcode_start}: {refused}. Nothing in "
-            "the file was run; expected is a pickle of a list of encoded pictures and a list of truth values"
+            "the file was run; expected a pickle of a list of encoded pictures and a list of truth values"
         ) from None
     if len(pictures) != 2 * len(same) or not len(same):
-        raise DataError(f"{path}: {len(pictures)} pictures and {len(same)} pairs; expected are two pictures a pair")
+        raise DataError(f"{path}: {len(pictures)} pictures and {len(same)} pairs; expected two pictures for each pair")
     return pictures, same
 
 
@@ -205,7 +205,7 @@ def _truths(data: ReadAhead, value: Any) -> Bool[np.ndarray, " p"]:
     if isinstance(value, NumpyArray) and value.content is not None:
         value = value.values(data)
     if not isinstance(value, list):
-        raise RefusedPickleError("the second of the two is no list of truth values")
+        raise RefusedPickleError("its second value is not a list of truth values")
     truths = np.empty(len(value), dtype=bool)
     for place, truth in enumerate(value):
         if isinstance(truth, NumpyArray) and truth.content is not None:

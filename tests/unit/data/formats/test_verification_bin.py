@@ -226,7 +226,7 @@ def test_VerificationBin_names_what_it_refuses(tmp_path: Path) -> None:
         (b"\x80\x04\x95" + b"\xff" * 7, "bytes too early"),
         (b"I" + b"9" * 10_000_000 + b"\n.", "no line break within 20 bytes"),
         (b"\x80\x02\x8b\xff\xff\xff\x7f", "the opcode LONG4 is not allowed"),
-        (b"\x80\x02\x8a\xff" + b"\xff" * 255 + b".", "longer than any here"),
+        (b"\x80\x02\x8a\xff" + b"\xff" * 255 + b".", "a number of 255 bytes"),
         (b"(" * 300_000 + b"t" * 300_000 + b".", "no pair of lists"),
         (b"]" + b"r\xff\xff\xff\xff" + b"j\xff\xff\xff\xff" + b"\x86.", "0 pictures and 0 pairs"),
         (b"\x80\x02N0.", "a value is missing"),
