@@ -23,7 +23,7 @@ def roc(runs: Sequence[RunRecord], set_name: str, quoted: Mapping[str, Mapping[s
     Args:
         runs: the arms.
         set_name: the evaluation set.
-        quoted: {arm name: {metric: figure}}, of which TAR at FAR is marked.
+        quoted: {arm name: {metric: figure}}; TAR at FAR is marked.
     """
     drawn = []
     for index, run in enumerate(runs):
@@ -152,7 +152,7 @@ def folds(runs: Sequence[RunRecord], set_name: str) -> Plot | None:
         chart.line(np.array([0.5, count + 0.5]), np.full(2, errors.mean()), index, dashed=True)
     return Plot(
         "Errors per fold",
-        "Share of pairs told wrongly, each fold at the threshold that the others chose; dashed: the mean.",
+        "Share of pairs classified wrongly, each fold at the threshold that the others chose; dashed: the mean.",
         chart.svg(),
     )
 

@@ -40,8 +40,8 @@ class Faces:
             words.append(tag("b", f"{similarity:.3f}".replace("-", "−")))
             words.append(f" · its mate at rank {rank:.0f}" if rank is not None else None)
             words.append(tag("br"))
-        told = [[name, tag("br")] for name in names[:-1]]
-        return tag("figure", shown, tag("figcaption", words, told, names[-1]))
+        lines = [[name, tag("br")] for name in names[:-1]]
+        return tag("figure", shown, tag("figcaption", words, lines, names[-1]))
 
     def _picture(self, set_name: str, name: str) -> Markup:
         shown = image(None if self.picture_of is None else self.picture_of(set_name, name), name)

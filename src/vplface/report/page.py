@@ -201,9 +201,9 @@ def _rule(value: object) -> str:
 
 
 def _data(run: RunRecord) -> str | None:
-    if told := run.card.get("training_data"):
+    if data := run.card.get("training_data"):
         people, pictures = (finite(run.card.get(key)) for key in ("identities", "pictures"))
-        return f"{told}: {people:,.0f} people, {pictures:,.0f} pictures" if people and pictures else str(told)
+        return f"{data}: {people:,.0f} people, {pictures:,.0f} pictures" if people and pictures else str(data)
     sources = mapping(run.config.get("data")).get("train")
     if not isinstance(sources, list):
         return None
@@ -220,7 +220,7 @@ def _length(run: RunRecord) -> str | None:
 
 def _each(runs: Sequence[RunRecord], describe: Callable[[RunRecord], str | None]) -> Child:
     """One line for all runs if they agree, else one line each."""
-    told = [describe(run) for run in runs]
-    if len(set(told)) == 1:
-        return told[0]
-    return [tag("div", swatch(index), tag("span", words)) for index, words in enumerate(told) if words is not None]
+    lines = [describe(run) for run in runs]
+    if len(set(lines)) == 1:
+        return lines[0]
+    return [tag("div", swatch(index), tag("span", words)) for index, words in enumerate(lines) if words is not None]

@@ -288,8 +288,8 @@ def variational_start(run: RunRecord) -> float | None:
 def variational_lifetime(run: RunRecord) -> float | None:
     """Δt in steps, if the run has variational prototypes and logged it."""
     for line in run.training:
-        if told := mapping(line.get("begin")):
-            return finite(told.get("delta_t"))
+        if begin := mapping(line.get("begin")):
+            return finite(begin.get("delta_t"))
     return finite(run.environment.get("delta_t")) or _length_in_steps(run, "delta_t")
 
 

@@ -51,8 +51,8 @@ def results_table(runs: Sequence[RunRecord], set_name: str, compared: Sequence[C
         of_set = {difference.metric.key: difference for difference in used if difference.set_name == set_name}
         if of_set:
             reach = 1.05 * max(max(abs(end) for end in d.interval) for d in of_set.values())
-            told = tag("span", "paired, same pairs", class_="range")
-            row = [tag("th", f"{other.name} − {runs[0].name}", told, scope="row")]
+            note = tag("span", "paired, same pairs", class_="range")
+            row = [tag("th", f"{other.name} − {runs[0].name}", note, scope="row")]
             row += [tag("td", _paired(of_set[metric], reach) if metric in of_set else "—") for metric in metrics]
             rows.append(tag("tr", row, [tag("td") for _ in trained], class_="paired"))
     heads = ["", *(capitalised(Metric.parse(metric).label) for metric in metrics), *trained]
@@ -119,10 +119,14 @@ def _value(text: str | None) -> Markup:
 
 def protocol_sentence(runs: Sequence[RunRecord], set_name: str) -> str:
     """Sentences about the protocol of the figures, as far as all arms agree on it."""
-    told = [protocol for run in runs if (protocol := mapping(run.evaluations.get(set_name, {}).get("protocol")))]
-    if not told:
+    protocols = [protocol for run in runs if (protocol := mapping(run.evaluations.get(set_name, {}).get("protocol")))]
+    if not protocols:
         return ""
-    shared = {key: _counted(value) for key, value in told[0].items() if all(key in p and p[key] == value for p in told)}
+    shared = {
+        key: _counted(value)
+        for key, value in protocols[0].items()
+        if all(key in p and p[key] == value for p in protocols)
+    }
     sentences = (
         ("kind", "Question: {kind}"),
         ("identities", "{identities} people"),
@@ -135,7 +139,9 @@ def protocol_sentence(runs: Sequence[RunRecord], set_name: str) -> str:
         ("bootstrap", "intervals from {bootstrap} resamples of the people"),
     )
     said = [words.format(**{key: shared[key]}) for key, words in sentences if key in shared]
-    differ = "" if all(protocol == told[0] for protocol in told) else " The arms' protocols differ: see below."
+    differ = (
+        "" if all(protocol == protocols[0] for protocol in protocols) else " The arms' protocols differ: see below."
+    )
     return f"{capitalised('; '.join(said))}.{differ}" if said else differ.strip()
 
 

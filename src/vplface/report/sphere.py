@@ -135,8 +135,31 @@ def _close_up(sphere: Sphere, label: int) -> Markup:
     m, u, own_at, possible_at = pixels[0], pixels[1], pixels[2 : 2 + len(own)], pixels[2 + len(own) :]
     hue = _hue(label)
 
-    parts: list[Markup] = [tag("circle", class_="lens", cx=SIDE / 2, cy=SIDE / 2, r=RADIUS)]
-    degrees = np.rad2deg(reach)
+    parts = _rings(float(np.rad2deg(reach)))
+    for at in own_at:
+        if np.linalg.norm(at - centre) <= RADIUS:
+            parts.append(tag("circle", class_=f"sample large {hue}", cx=float(at[0]), cy=float(at[1]), r=3.6))
+    for at in possible_at:
+        parts.append(tag("circle", class_=f"possible {hue}", cx=float(at[0]), cy=float(at[1]), r=1.9))
+    for kind, end in (("arc", m), ("inject", u)):
+        line = f"M{centre[0]:.1f} {centre[1]:.1f}L{end[0]:.1f} {end[1]:.1f}"
+        parts.append(tag("path", class_=f"{kind} {hue}", d=line))
+    for at, shape, kind in ((centre, "disc", "prototype"), (m, "ring", "memory"), (u, "star", "drawn")):
+        place = f"translate({at[0]:.1f} {at[1]:.1f}) scale(1.35)"
+        parts.append(tag("path", class_=f"{kind} {hue}", d=SHAPES[shape], transform=place))
+    return tag(
+        "svg",
+        [*parts, *_names(centre, m, u)],
+        viewBox=f"0 0 {SIDE:.0f} {SIDE:.0f}",
+        role="img",
+        aria_label="One class close up: prototype, memory, variational prototype",
+        class_="globe close",
+    )
+
+
+def _rings(degrees: float) -> list[Markup]:
+    """The disc of the map with rings at round angles; its edge is ``degrees`` from the centre."""
+    parts = [tag("circle", class_="lens", cx=SIDE / 2, cy=SIDE / 2, r=RADIUS)]
     step = next(s for s in (1, 2, 5, 10, 15, 30, 60) if degrees / s <= 4.5)
     for ring in range(step, int(degrees) + 1, step):
         radius = ring / degrees * RADIUS
@@ -144,52 +167,30 @@ def _close_up(sphere: Sphere, label: int) -> Markup:
         parts.append(
             tag("text", f"{ring}°", class_="tick halo", x=SIDE / 2, y=SIDE / 2 + radius + 4, text_anchor="middle")
         )
-    for at in own_at:
-        if np.linalg.norm(at - centre) <= RADIUS:
-            parts.append(tag("circle", class_=f"sample large {hue}", cx=float(at[0]), cy=float(at[1]), r=3.6))
-    for at in possible_at:
-        parts.append(tag("circle", class_=f"possible {hue}", cx=float(at[0]), cy=float(at[1]), r=1.9))
-    line = f"M{centre[0]:.1f} {centre[1]:.1f}L{m[0]:.1f} {m[1]:.1f}"
-    parts.append(tag("path", class_=f"arc {hue}", d=line))
-    parts.append(tag("path", class_=f"inject {hue}", d=f"M{centre[0]:.1f} {centre[1]:.1f}L{u[0]:.1f} {u[1]:.1f}"))
-    symbols = ((centre, "disc", "prototype"), (m, "ring", "memory"), (u, "star", "drawn"))
-    for at, shape, kind in symbols:
-        scale = 1.35
-        parts.append(
-            tag(
-                "path",
-                class_=f"{kind} {hue}",
-                d=SHAPES[shape],
-                transform=f"translate({at[0]:.1f} {at[1]:.1f}) scale({scale})",
-            )
-        )
-    away = (u - centre) / max(float(np.linalg.norm(u - centre)), 1e-9)
+    return parts
+
+
+def _names(v: Float[np.ndarray, " 2"], m: Float[np.ndarray, " 2"], u: Float[np.ndarray, " 2"]) -> list[Markup]:
+    """The names of prototype, memory and variational prototype beside their places."""
+    away = (u - v) / max(float(np.linalg.norm(u - v)), 1e-9)
     beside = np.array([away[1], -away[0]])
-    words = (
-        (centre - 20 * away + np.array([0.0, 5.0]), "v", "prototype", "end"),
+    names = (
+        (v - 20 * away + np.array([0.0, 5.0]), "v", "prototype", "end"),
         (m + np.array([-2.0, -17.0]), "M", "remembered", "end"),
         (u - 20 * beside + np.array([0.0, 8.0]), "u", "drawn", "start"),
     )
-    for at, symbol, word, anchor in words:
-        parts.append(
-            tag(
-                "text",
-                tag("tspan", symbol, class_="symbol"),
-                f" {word}" if word else None,
-                class_="name halo",
-                x=float(at[0]),
-                y=float(at[1]),
-                text_anchor=anchor,
-            )
+    return [
+        tag(
+            "text",
+            tag("tspan", symbol, class_="symbol"),
+            f" {name}",
+            class_="name halo",
+            x=float(at[0]),
+            y=float(at[1]),
+            text_anchor=anchor,
         )
-    return tag(
-        "svg",
-        parts,
-        viewBox=f"0 0 {SIDE:.0f} {SIDE:.0f}",
-        role="img",
-        aria_label="One class close up: prototype, memory, variational prototype",
-        class_="globe close",
-    )
+        for at, symbol, name, anchor in names
+    ]
 
 
 def geodesic(
@@ -276,7 +277,7 @@ class _Globe:
             )
 
     def path(self, points: Float[np.ndarray, "k 3"], kind: str, *, closed: bool = False) -> None:
-        """A line on the sphere, of which the front half is drawn; an area (``closed``) if it faces us."""
+        """The front half of a line on the sphere; an area (``closed``) if it faces us."""
         seen = points @ self.view.T
         runs, pen_down = [], False
         behind = bool(seen[:, 2].mean() < 0)

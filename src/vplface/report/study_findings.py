@@ -43,8 +43,8 @@ class Finding:
 
 def findings(summary: Mapping[str, Any]) -> Iterator[Finding]:
     """The differences that a summary holds."""
-    for setting, told in summary["settings"].items():
-        for baseline, arms in told["differences"].items():
+    for setting, entry in summary["settings"].items():
+        for baseline, arms in entry["differences"].items():
             for arm, sets in arms.items():
                 for set_name, metrics in sets.items():
                     for metric, entry in metrics.items():
@@ -72,16 +72,16 @@ NOTHING = "No two arms have finished runs of one setting and seed with figures, 
 
 def study_verdicts(found: Sequence[Finding]) -> dict[str, list[str]]:
     """{baseline: a sentence for each arm: where it is ahead, where behind, where no difference is significant}."""
-    told: dict[str, list[str]] = {}
+    verdicts: dict[str, list[str]] = {}
     for arm, baseline in dict.fromkeys((finding.arm, finding.baseline) for finding in found):
         of_pair = [f for f in found if (f.arm, f.baseline) == (arm, baseline)]
-        told.setdefault(baseline, []).append(_of_pair(of_pair, arm, baseline))
-    return told
+        verdicts.setdefault(baseline, []).append(_of_pair(of_pair, arm, baseline))
+    return verdicts
 
 
 def study_verdict(found: Sequence[Finding]) -> str:
     """All sentences, a line each."""
-    return "\n".join(sentence for told in study_verdicts(found).values() for sentence in told) or NOTHING
+    return "\n".join(sentence for verdicts in study_verdicts(found).values() for sentence in verdicts) or NOTHING
 
 
 def study_cautions(summary: Mapping[str, Any], found: Sequence[Finding]) -> list[str]:
@@ -134,8 +134,8 @@ def digits_for(found: Finding) -> int:
 
 
 def _of_pair(found: Sequence[Finding], arm: str, baseline: str) -> str:
-    told = [finding for finding in found if finding.distinguishable]
-    if not told:
+    distinct = [finding for finding in found if finding.distinguishable]
+    if not distinct:
         if len(found) == 1 and (only := found[0]).interval is not None:
             low, high = (points(end, digits_for(only)) for end in only.interval)
             return (
@@ -143,13 +143,13 @@ def _of_pair(found: Sequence[Finding], arm: str, baseline: str) -> str:
                 f"{only.metric.label} ({_LEVEL} interval {low} to {high})."
             )
         return f"{arm} and {baseline} cannot be told apart in any of the {len(found)} figures compared."
-    ahead, behind = ([f for f in told if f.ahead == better] for better in (True, False))
+    ahead, behind = ([f for f in distinct if f.ahead == better] for better in (True, False))
     clauses = [
         f"{word} {baseline} in {len(some)} of {len(found)} figures ({_places(some)})"
         for word, some in (("ahead of", ahead), ("behind", behind))
         if some
     ]
-    unclear = len(found) - len(told)
+    unclear = len(found) - len(distinct)
     rest = f"; in the other {unclear} the two cannot be told apart" if unclear else ""
     return f"{arm} is {' and '.join(clauses)}{rest}."
 

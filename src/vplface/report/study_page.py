@@ -57,7 +57,7 @@ def write_study(path: str | Path, summary: Mapping[str, Any], curves: Mapping[st
         tag("h2", "Differences"),
         _forests(found, arms),
         tag("h2", "Figures"),
-        [_setting(name, told, arms, [f for f in found if f.setting == name]) for name, told in settings.items()],
+        [_setting(name, entry, arms, [f for f in found if f.setting == name]) for name, entry in settings.items()],
         tag("h2", "Training"),
         [_training(name, curves.get(name, ()), arms, _shown(summary)) for name in settings],
         limits(),
@@ -68,15 +68,15 @@ def write_study(path: str | Path, summary: Mapping[str, Any], curves: Mapping[st
 
 def _verdict(found: Sequence[Finding]) -> Markup:
     """The first baseline's in sight, the others' one click away."""
-    told = study_verdicts(found)
-    if not told:
+    verdicts = study_verdicts(found)
+    if not verdicts:
         return tag("p", NOTHING, class_="verdict")
     lists = [
-        tag("ul", [tag("li", sentence) for sentence in sentences], class_="verdict") for sentences in told.values()
+        tag("ul", [tag("li", sentence) for sentence in sentences], class_="verdict") for sentences in verdicts.values()
     ]
     others = [
         tag("details", tag("summary", f"Beside {baseline}"), listed)
-        for baseline, listed in zip(list(told)[1:], lists[1:], strict=True)
+        for baseline, listed in zip(list(verdicts)[1:], lists[1:], strict=True)
     ]
     return join(lists[0], *others)
 
@@ -98,8 +98,8 @@ def _forests(found: Sequence[Finding], arms: Sequence[str]) -> Markup:
     return join(tag("p", note, class_="note"), tag("div", figures, class_="forests"))
 
 
-def _setting(name: str, told: Mapping[str, Any], arms: Sequence[str], found: Sequence[Finding]) -> Markup:
-    of_arms = told["arms"]
+def _setting(name: str, entry: Mapping[str, Any], arms: Sequence[str], found: Sequence[Finding]) -> Markup:
+    of_arms = entry["arms"]
     if not of_arms:
         return join(tag("h3", name), tag("p", "No run is finished yet.", class_="note"))
     sets = dict.fromkeys(set_name for entry in of_arms.values() for set_name in entry["sets"])
@@ -118,20 +118,20 @@ def _table(
     rows: list[Markup] = []
     for name, entry in of_arms.items():
         seeds, loss = entry["seeds"], entry["final_loss"]
-        told = tag("span", f"{len(seeds)} seed{'s' * (len(seeds) > 1)}", class_="range")
+        note = tag("span", f"{len(seeds)} seed{'s' * (len(seeds) > 1)}", class_="range")
         cells = [_measured(mapping(figures[name].get(metric)), seeds) for metric in metrics]
         lost = "—" if loss["value"] is None else f"{loss['value']:.3f}"
         cells.append(tag("td", tag("span", lost, class_="value"), title=_seeds(seeds, loss["per_seed"], 1, 3)))
         rows.append(
             tag(
-                "tr", tag("th", tag("span", swatch(arms.index(name)), name, class_="armname"), told, scope="row"), cells
+                "tr", tag("th", tag("span", swatch(arms.index(name)), name, class_="armname"), note, scope="row"), cells
             )
         )
     for arm_name, baseline in dict.fromkeys((f.arm, f.baseline) for f in found):
         of_pair = {f.metric.key: f for f in found if (f.arm, f.baseline) == (arm_name, baseline)}
         cells = [_paired(of_pair[metric]) if metric in of_pair else tag("td", "—") for metric in metrics]
-        told = tag("span", "paired, same pairs and seeds", class_="range")
-        head = tag("th", f"{arm_name} − {baseline}", told, scope="row")
+        note = tag("span", "paired, same pairs and seeds", class_="range")
+        head = tag("th", f"{arm_name} − {baseline}", note, scope="row")
         rows.append(tag("tr", head, cells, tag("td"), class_="paired"))
     heads = ["", *(capitalised(Metric.parse(metric).label) for metric in metrics), "Final loss"]
     table = tag(
