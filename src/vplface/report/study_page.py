@@ -130,8 +130,8 @@ def _table(
     for arm_name, baseline in dict.fromkeys((f.arm, f.baseline) for f in found):
         of_pair = {f.metric.key: f for f in found if (f.arm, f.baseline) == (arm_name, baseline)}
         cells = [_paired(of_pair[metric]) if metric in of_pair else tag("td", "—") for metric in metrics]
-        note = tag("span", "paired, same pairs and seeds", class_="range")
-        head = tag("th", f"{arm_name} − {baseline}", note, scope="row")
+        label = tag("span", "paired, same pairs and seeds", class_="range")
+        head = tag("th", f"{arm_name} − {baseline}", label, scope="row")
         rows.append(tag("tr", head, cells, tag("td"), class_="paired"))
     heads = ["", *(capitalised(Metric.parse(metric).label) for metric in metrics), "Final loss"]
     table = tag(
