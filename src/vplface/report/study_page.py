@@ -118,13 +118,13 @@ def _table(
     rows: list[Markup] = []
     for name, entry in of_arms.items():
         seeds, loss = entry["seeds"], entry["final_loss"]
-        note = tag("span", f"{len(seeds)} seed{'s' * (len(seeds) > 1)}", class_="range")
+        label = tag("span", f"{len(seeds)} seed{'s' * (len(seeds) > 1)}", class_="range")
         cells = [_measured(mapping(figures[name].get(metric)), seeds) for metric in metrics]
         lost = "—" if loss["value"] is None else f"{loss['value']:.3f}"
         cells.append(tag("td", tag("span", lost, class_="value"), title=_seeds(seeds, loss["per_seed"], 1, 3)))
         rows.append(
             tag(
-                "tr", tag("th", tag("span", swatch(arms.index(name)), name, class_="armname"), note, scope="row"), cells
+                "tr", tag("th", tag("span", swatch(arms.index(name)), name, class_="armname"), label, scope="row"), cells
             )
         )
     for arm_name, baseline in dict.fromkeys((f.arm, f.baseline) for f in found):
