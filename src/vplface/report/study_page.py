@@ -124,7 +124,9 @@ def _table(
         cells.append(tag("td", tag("span", lost, class_="value"), title=_seeds(seeds, loss["per_seed"], 1, 3)))
         rows.append(
             tag(
-                "tr", tag("th", tag("span", swatch(arms.index(name)), name, class_="armname"), label, scope="row"), cells
+                "tr",
+                tag("th", tag("span", swatch(arms.index(name)), name, class_="armname"), label, scope="row"),
+                cells,
             )
         )
     for arm_name, baseline in dict.fromkeys((f.arm, f.baseline) for f in found):
