@@ -1,4 +1,4 @@
-"""What an evaluation leaves behind: a file with all of it, and a page to look at."""
+"""Output of an evaluation: a file with all of it, and a page to look at."""
 
 from __future__ import annotations
 

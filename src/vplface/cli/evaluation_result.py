@@ -65,7 +65,7 @@ class Result:
         return self.to_dict() | {"evaluation": self.evaluation.to_dict()}
 
     def record(self) -> RunRecord:
-        """What a page shows of it."""
+        """The evaluation as a page shows it."""
         return RunRecord(
             folder=self.model,
             name=str(self.model),

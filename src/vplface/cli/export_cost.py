@@ -1,4 +1,4 @@
-"""What a file of reduced precision costs in accuracy: the same questions to it and to the fp32 model."""
+"""The cost of reduced precision in accuracy: a file and the fp32 model, measured on the same pairs."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Cost:
     reason: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready values."""
+        """The evaluations and their differences, JSON-ready."""
         if self.reason:
             return {"sets": {}, "reason": self.reason}
         sets = {

@@ -25,7 +25,7 @@ class _Stored(Mapping[str, Any]):
 
     @abstractmethod
     def to_json(self) -> dict[str, Any]:
-        """The JSON object."""
+        """The JSON object that stands for this."""
 
     def __getitem__(self, key: str) -> Any:
         return self.to_json()[key]
@@ -87,7 +87,7 @@ class Difference(_Stored):
     over_seeds: Seeds | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """The JSON object."""
+        """The JSON object: difference, interval, and what is known besides."""
         ends = _listed(self.interval)
         if (seeds := self.over_seeds) is not None:
             stored = {"difference": self.value, "per_seed": list(seeds.per_seed), "seeds": len(seeds.per_seed)}

@@ -1,4 +1,4 @@
-"""What a figure was made with: versions of packages and hashes of files."""
+"""Provenance of figures: versions of packages and hashes of files."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ class Evaluation:
         }
 
     def metrics_json(self) -> dict[str, dict[str, Any]]:
-        """The figures, JSON-ready."""
+        """The figures of all metrics, JSON-ready."""
         return {name: figure.to_json() for name, figure in self.metrics.items()}
 
     @classmethod
