@@ -21,6 +21,7 @@ from vplface.config import read_recipe, shipped_recipes
 from vplface.errors import ConfigError, DataError
 from vplface.evaluation import Evaluation
 from vplface.evaluation.figure import Figure
+from vplface.evaluation.metrics import ROC_METRICS
 from vplface.evaluation.student import t_interval
 from vplface.study import pool
 from vplface.study.cost import lasting
@@ -58,6 +59,9 @@ STUDY = {
     "baselines": ["plain"],
     "workers": 2,
 }
+
+
+METRICS_IN_ORDER = ["tar@far=1e-1", "tar@far=1e-2", *(kind.name for kind in ROC_METRICS), "rank-1"]
 
 
 def write(folder, **changes):
@@ -135,7 +139,7 @@ def test_figures_and_differences_follow_from_the_runs(carried_out):
         assert difference["per_seed"] == by_hand
         assert difference["difference"] == pytest.approx(sum(by_hand) / 2)
         assert "t_ci95" not in difference  # two seeds
-    assert summary["comparisons"] == 2 * 5  # settings × (two rates, eer, auc, rank-1)
+    assert summary["comparisons"] == 2 * len(METRICS_IN_ORDER)  # in two settings
 
 
 def test_the_page_shows_the_numbers_of_the_summary(carried_out):
@@ -144,25 +148,24 @@ def test_the_page_shows_the_numbers_of_the_summary(carried_out):
     page = (place / "runs/small/report.html").read_text(encoding="utf-8")
     tables = re.findall(r'<h3>(\w+) · test</h3>.*?<table class="results">(.*?)</table>', page, flags=re.DOTALL)
     assert [name for name, _ in tables] == ["wide", "narrow"]
-    order = ["tar@far=1e-1", "tar@far=1e-2", "eer", "auc", "rank-1"]  # loosest first
     for name, table in tables:
         rows = re.findall(r"<tr.*?</tr>", table, flags=re.DOTALL)[1:]
         cells = [re.findall(r'<td.*?class="value[^"]*">([^<]*)<', row, flags=re.DOTALL) for row in rows]
         told = summary["settings"][name]
         for row, arm in zip(cells[:2], ("vpl", "plain"), strict=True):
             figures = told["arms"][arm]["sets"]["test"]
-            for text, metric in zip(row[:-1], order, strict=True):
+            for text, metric in zip(row[:-1], METRICS_IN_ORDER, strict=True):
                 expected = figures[metric]["value"]
                 assert text == "—" if expected is None else float(text) == pytest.approx(100 * expected, abs=0.051)
             assert float(row[-1]) == pytest.approx(told["arms"][arm]["final_loss"]["value"], abs=6e-4)
         differences = told["differences"]["plain"]["vpl"]["test"]
-        assert list(differences) == [metric for metric in order if metric in differences]
+        assert list(differences) == [metric for metric in METRICS_IN_ORDER if metric in differences]
         for text, metric in zip(cells[2], differences, strict=True):
             value = float(text.replace("−", "-"))
             assert value == pytest.approx(100 * differences[metric]["difference"], abs=0.051)
     for sentence in summary["verdict"].splitlines():
         assert f"<li>{sentence}</li>" in page.replace("&#x27;", "'")
-    assert "10 differences are examined together" in page
+    assert f"{2 * len(METRICS_IN_ORDER)} differences are examined together" in page
 
 
 def test_finished_runs_are_kept_and_changed_ones_refused_by_name(carried_out):
