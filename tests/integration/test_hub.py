@@ -14,14 +14,13 @@ import huggingface_hub
 import numpy as np
 import pytest
 import torch
-import typer
 import yaml
 from typer.testing import CliRunner
 
 import vplface
 from vplface import hub as hub_module
 from vplface.backbones import build
-from vplface.cli.hub import hub as commands
+from vplface.cli.app import app
 from vplface.embedder import Embedder
 from vplface.errors import DataError, VplfaceError
 from vplface.evaluation.operating_point import OperatingPoint
@@ -447,9 +446,6 @@ def test_refusals_of_the_hub(run, hub, monkeypatch):
 
 
 # --- the commands
-
-app = typer.Typer()
-app.add_typer(commands, name="hub")
 
 
 def command(*arguments):

@@ -404,7 +404,7 @@ def test_every_option_has_its_effect():
     [
         ((), "either CONFIG"),
         (("quickstart", "--classes", "5"), "not both"),
-        (("--classes", "1e5", "batch_size=3"), "'batch_size=3' was taken for a CONFIG"),
+        (("--classes", "1e5", "batch_size=3"), "'batch_size=3' was read as CONFIG"),
         (("--classes", "2x"), "--classes takes a whole number from 2"),
         (("--classes", "-5"), "--classes takes"),
         (("--classes", "1"), "--classes takes"),

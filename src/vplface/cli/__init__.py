@@ -1,4 +1,4 @@
-"""The command ``vplface``: one file a command."""
+"""The command line ``vplface``: one file for each command."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from io import TextIOWrapper
 
 
 def main() -> None:
-    """Run the command line. Exit status: 0 done, 1 the data or a file is at fault, 2 the command line is wrong."""
+    """Run the command line. Exit status: 0 success, 1 data or file error, 2 wrong usage."""
     _open_closed_streams()
     try:
         from vplface.cli.app import app
@@ -20,14 +20,14 @@ def main() -> None:
 
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be text
-    guard()  # for as long as the process lives: the traceback of a bug may show names too
+    guard()  # until the process ends: the traceback of a bug may show names too
     app()
 
 
 def _open_closed_streams() -> None:
-    """Put /dev/null where the caller closed a standard stream, so that no file that is opened later takes its place.
+    """Open /dev/null for each standard stream that the caller closed, so that no later file takes its place.
 
-    It can only be read there, so that to write to standard output fails.
+    It is opened for reading, so that writing to a closed standard output fails.
     """
     for handle in (0, 1, 2):
         try:

@@ -1,8 +1,7 @@
-"""Which commands there are, and what becomes of an error that users can mend: a line on stderr, no traceback."""
+"""The command-line application with all of its commands."""
 
 from __future__ import annotations
 
-import inspect
 import sys
 from functools import partial
 from typing import Annotated, Any
@@ -12,8 +11,8 @@ import typer.rich_utils
 from typer.core import TyperGroup
 
 from vplface import __version__
-from vplface.cli.at_home import with_home
-from vplface.cli.bench import bench
+from vplface.cli import bench_head, bench_train
+from vplface.cli.command_group import command_group, register
 from vplface.cli.data_align import align
 from vplface.cli.data_check import check
 from vplface.cli.data_convert import convert
@@ -28,7 +27,7 @@ from vplface.cli.evaluate import evaluate
 from vplface.cli.evaluate_identification import evaluate_identification
 from vplface.cli.evaluate_templates import evaluate_ijb
 from vplface.cli.export import export
-from vplface.cli.hub import hub
+from vplface.cli.hub import pull, push
 from vplface.cli.identify import identify
 from vplface.cli.last_resort import ending
 from vplface.cli.plan import plan
@@ -40,14 +39,14 @@ from vplface.console import Console, guarded
 
 
 class _Commands(TyperGroup):
-    """Guards what is printed, and ends every command as :mod:`vplface.cli.last_resort` says."""
+    """Writes control characters out, and turns errors into exit statuses by :mod:`vplface.cli.last_resort`."""
 
     def main(self, *args: Any, **options: Any) -> Any:
         with guarded(), ending():
             try:
                 return super().main(*args, **options)
             finally:
-                sys.stdout.flush()  # what fails here would otherwise fail when the interpreter ends
+                sys.stdout.flush()  # else a failure here would show when the interpreter ends
 
     def invoke(self, ctx: Any) -> Any:
         with ending():  # before typer's own handlers of OSError and KeyboardInterrupt
@@ -64,18 +63,8 @@ app = typer.Typer(
     help="Variational Prototype Learning for deep face recognition: train, evaluate, explain, deploy.",
     epilog="Start with:  vplface study quickstart   (generated faces, a few minutes on a laptop)",
 )
-data = typer.Typer(no_args_is_help=True, help="Make and look after picture sets.")
-app.add_typer(data, name="data")
-app.add_typer(bench, name="bench")
-app.add_typer(hub, name="hub")
-data.command()(align)
-data.command()(info)
-data.command()(check)
-data.command()(convert)
-data.command()(synth)
-data.command()(overlap)
-data.command()(get)
-for command in (
+register(
+    app,
     train,
     study,
     plan,
@@ -89,21 +78,19 @@ for command in (
     enroll,
     identify,
     demo,
-):
-    app.command(command.__name__.replace("_", "-"))(command)
-
-
-def _paragraphs(text: str) -> str:
-    """A docstring whose lines may be filled anew; what begins with the mark backslash-b stays as it is."""
-    parts = inspect.cleandoc(text).split("\n\n")
-    return "\n\n".join(part if part.startswith("\b") else " ".join(part.split()) for part in parts)
-
-
-for group in (app, data, bench, hub):
-    for registered in group.registered_commands:
-        assert registered.callback is not None
-        registered.help = _paragraphs(registered.callback.__doc__ or "")
-        registered.callback = with_home(registered.callback)
+)
+app.add_typer(
+    command_group("Make and inspect picture sets.", align, info, check, convert, synth, overlap, get), name="data"
+)
+app.add_typer(
+    command_group(
+        "Measure a step of the head or of training, beside its lower bound and other implementations.",
+        bench_head.head,
+        bench_train.train,
+    ),
+    name="bench",
+)
+app.add_typer(command_group("Publish models on the Hugging Face Hub, and fetch them.", push, pull), name="hub")
 
 
 @app.callback(invoke_without_command=True)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from vplface.cli.faces import ALIGN, DETECTOR_MODEL, THRESHOLD, embedder_of
+from vplface.cli.faces import ALIGN, DETECTOR_MODEL, THRESHOLD, load_embedder
 from vplface.cli.options import DEVICE
 from vplface.cli.preprocessing import COLOR, MEAN, STD, preprocessing_of
 from vplface.console import say
@@ -93,7 +93,7 @@ def demo(
         )
     with listening_socket(host, port) as listener, private_temporary_folder() as folder:
         import_extra("gradio", "demo")
-        embedder = embedder_of(model, device, preprocessing_of(color, mean, std))
+        embedder = load_embedder(model, device, preprocessing_of(color, mean, std))
         reader = FaceReader(embedder.card.preprocessing.size, align, detector_model)
         recogniser = Recogniser.of(model, embedder, reader, gallery or folder / "gallery", threshold)
         say(f"{page_url(listener)}  (Ctrl-C ends it)")

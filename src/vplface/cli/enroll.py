@@ -1,4 +1,4 @@
-"""``vplface enroll``: people into a gallery, and out of it."""
+"""``vplface enroll``: additions to a gallery, removals from it, and its list of people."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from vplface.cli.faces import (
     ALIGN,
     DETECTOR_MODEL,
     FLIP_OF_POINT,
-    embedder_of,
+    gallery_model,
+    load_embedder,
 )
-from vplface.cli.identify import model_of
 from vplface.cli.options import AS_JSON, DEVICE
 from vplface.cli.preprocessing import COLOR, MEAN, STD, preprocessing_of
 from vplface.console import print_json, say
@@ -115,14 +115,14 @@ def enroll(
         require_gallery_or_empty(gallery)
         there = load_gallery(gallery).fingerprint if has_gallery(gallery) else None
         if there is not None:
-            model = model_of(there, model)
+            model = gallery_model(there, model)
         elif model is None:
             raise UsageError(f"{gallery} is a new gallery: say with --model which model it is made with")
         sources, left_out = _sources(pictures, None if name is None else normalise_name(name))
         if face is not None and len(sources) > 1:
             raise UsageError(f"--face {face} is for one picture, and these are {len(sources)}")
         preprocessing: Preprocessing | None = preprocessing_of(color, mean, std)
-        embedder = embedder_of(model, device, preprocessing or (None if there is None else there.preprocessing))
+        embedder = load_embedder(model, device, preprocessing or (None if there is None else there.preprocessing))
         if flip is None:
             flip = (
                 resolve_flip(load_operating_point(model, None, embedder.weights), None) if there is None else there.flip

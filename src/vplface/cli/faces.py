@@ -1,4 +1,4 @@
-"""What the commands that use a model share: its options, and how pictures and thresholds are told."""
+"""Options, models, thresholds and JSON entries of the commands that recognise faces."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ import typer
 from vplface.cli.preprocessing import INSIGHTFACE
 from vplface.console import say
 from vplface.errors import DataError, UsageError
-from vplface.reading import is_file
+from vplface.reading import is_file, kind_of
 
 if TYPE_CHECKING:
     from vplface.data.pictures import Preprocessing
     from vplface.deploy.decision import Threshold
     from vplface.deploy.faces import Photograph
+    from vplface.deploy.gallery import EmbedderFingerprint
     from vplface.embedder import Embedder, Flip
     from vplface.evaluation.operating_point import OperatingPoint
 
@@ -41,7 +42,7 @@ THRESHOLD = Annotated[
     typer.Option(
         min=-1.0,
         max=1.0,
-        help="The similarity from which on two faces are of one person. Default: the model's operating point.",
+        help="Cosine similarity at or above which two faces are of one person. Default: the model's operating point.",
         show_default=False,
     ),
 ]
@@ -60,8 +61,8 @@ SHOW = Annotated[
 ]
 
 
-def embedder_of(model: Path, device: str, preprocessing: Preprocessing | None) -> Embedder:
-    """The model; for an ONNX file without a card the error says with which options its pictures are described."""
+def load_embedder(model: Path, device: str, preprocessing: Preprocessing | None) -> Embedder:
+    """The model; the error for an ONNX file without a model card names the options for its preprocessing."""
     from vplface.embedder import Embedder
 
     try:
@@ -72,7 +73,22 @@ def embedder_of(model: Path, device: str, preprocessing: Preprocessing | None) -
         raise DataError(f"{error}. For an insightface model: {INSIGHTFACE}") from error
 
 
-def threshold_told(
+def gallery_model(fingerprint: EmbedderFingerprint, given: Path | None) -> Path:
+    """The path of a gallery's model: the given one, else the one that the gallery has stored.
+
+    Raises:
+        DataError: there is no such file or folder.
+    """
+    model = Path(fingerprint.model) if given is None else given
+    if kind_of(model) is None:
+        raise DataError(
+            f"{model}: the gallery's model is not there"
+            + (" any more; give its new path with --model" if given is None else "")
+        )
+    return model
+
+
+def threshold_or_advice(
     model: Path, point: OperatingPoint | None, given: float | None, flip: Flip, preprocessing: Preprocessing
 ) -> Threshold | None:
     """Resolve the threshold; without one, print advice to stderr."""
@@ -85,7 +101,7 @@ def threshold_told(
 
 
 def threshold_report(threshold: Threshold | None) -> dict[str, Any]:
-    """The same for ``--json``."""
+    """The threshold and its operating point for ``--json``."""
     point = None if threshold is None else threshold.point
     return {
         "threshold": None if threshold is None else threshold.value,
@@ -94,7 +110,7 @@ def threshold_report(threshold: Threshold | None) -> dict[str, Any]:
 
 
 def photograph_report(photograph: Photograph) -> dict[str, Any]:
-    """A picture and its faces for ``--json``."""
+    """A photograph and its faces for ``--json``."""
     return {
         "path": str(photograph.path),
         "sha256": photograph.sha256,
@@ -103,7 +119,7 @@ def photograph_report(photograph: Photograph) -> dict[str, Any]:
 
 
 def require_drawing(path: Path | None) -> None:
-    """Raise UsageError unless a drawing's name is a picture's, MissingExtraError without what draws."""
+    """Raise UsageError unless --show names a .png or .jpg file, MissingExtraError without matplotlib."""
     if path is None:
         return
     if path.suffix.lower() not in (".png", ".jpg", ".jpeg"):

@@ -11,12 +11,9 @@ import typer
 from vplface.cli.options import AS_JSON
 from vplface.console import print_json, say
 
-hub = typer.Typer(no_args_is_help=True, help="Publish models on the Hugging Face Hub, and fetch them.")
-
 REPO = Annotated[str, typer.Argument(metavar="OWNER/NAME", help="The repository on the hub.", show_default=False)]
 
 
-@hub.command()
 def push(
     model: Annotated[
         Path,
@@ -71,7 +68,6 @@ def push(
         say(f"pushed {model}: {url}")
 
 
-@hub.command()
 def pull(
     repo: REPO,
     revision: Annotated[
@@ -109,5 +105,4 @@ def _hashes(files: list[Path]) -> dict[str, str]:
 
 
 def _print(values: dict[str, object]) -> None:
-
     print_json({"schema": 1, **values})

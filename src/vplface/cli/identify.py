@@ -1,8 +1,10 @@
-"""``vplface identify``: who of a gallery is in a picture."""
+"""``vplface identify``: a search of a gallery for the faces in pictures."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -14,22 +16,22 @@ from vplface.cli.faces import (
     DETECTOR_MODEL,
     SHOW,
     THRESHOLD,
+    gallery_model,
     photograph_report,
     require_drawing,
+    threshold_or_advice,
     threshold_report,
-    threshold_told,
 )
 from vplface.cli.options import AS_JSON, DEVICE
 from vplface.console import print_json, say
 from vplface.errors import DataError
 from vplface.printable import printable_name
-from vplface.reading import kind_of
 
 if TYPE_CHECKING:
     from vplface.data.pictures import UnreadablePictureError
     from vplface.deploy.decision import Threshold
     from vplface.deploy.faces import NoFaceError, Photograph
-    from vplface.deploy.gallery import EmbedderFingerprint, Match
+    from vplface.deploy.gallery import Match
 
 _MOST_DRAWN = 24
 
@@ -65,8 +67,8 @@ def identify(
 
     For each face the most similar people are given. A person's similarity
     is the highest cosine with one of the enrolled pictures. Below the
-    threshold a face is unknown: that is the operating point that is kept
-    with the model, or --threshold; without one nothing is decided.
+    threshold a face is unknown. The threshold is the model's operating
+    point, or --threshold; without either nothing is decided.
 
     Its FAR is that of one comparison. Among many enrolled people a stranger
     resembles somebody more often.
@@ -74,95 +76,115 @@ def identify(
     Example:  vplface identify people party.jpg --show party.png
     """
     require_drawing(show)
-    from vplface.data.pictures import UnreadablePictureError  # torch and opencv take seconds to import
-    from vplface.deploy.decision import load_operating_point
-    from vplface.deploy.faces import FaceReader, NoFaceError
+    from vplface.deploy.decision import load_operating_point  # torch and opencv take seconds to import
+    from vplface.deploy.faces import FaceReader
     from vplface.deploy.gallery import EmbedderFingerprint
     from vplface.deploy.gallery_folder import load_gallery
     from vplface.deploy.gallery_search import Search
     from vplface.embedder import Embedder
     from vplface.evaluation.provenance import hashes
-    from vplface.progress import progress
 
     people = load_gallery(gallery)
     fingerprint = people.fingerprint
-    model = model_of(fingerprint, model)
+    model = gallery_model(fingerprint, model)
     embedder = Embedder.load(model, device, fingerprint.preprocessing)
     fingerprint.require_same(EmbedderFingerprint.of(model, embedder, fingerprint.flip), str(gallery))
-    decided = threshold_told(
-        model,
-        load_operating_point(model, threshold, embedder.weights),
-        threshold,
-        fingerprint.flip,
-        fingerprint.preprocessing,
-    )
-    find = Search(people, search, gallery)
-    if find.not_kept is not None:
-        say(f"note: the index is rebuilt each time, because it could not be stored: {find.not_kept}", file=sys.stderr)
+    point = load_operating_point(model, threshold, embedder.weights)
+    decision = threshold_or_advice(model, point, threshold, fingerprint.flip, fingerprint.preprocessing)
+    index = Search(people, search, gallery)
+    if index.not_kept is not None:
+        say(f"note: the index is rebuilt each time, because it could not be stored: {index.not_kept}", file=sys.stderr)
     read = FaceReader(fingerprint.preprocessing.size, align, detector_model)
-    told: list[str] = []
-    reports: list[dict[str, Any]] = []
-    drawn: list[tuple[Photograph, list[tuple[str, bool | None]]]] = []
-    without: list[NoFaceError | UnreadablePictureError] = []
-    with progress("identifying", len(pictures)) as advance:
-        for path in pictures:
-            try:
-                photograph = read(path)
-            except (NoFaceError, UnreadablePictureError) as error:
-                without.append(error)
-            else:
-                crops = [face.picture for face in photograph.faces]
-                found = find(embedder(crops, fingerprint.flip, names=[str(path)] * len(crops)), top)
-                told += _lines(photograph, found, decided)
-                reports.append(_report(photograph, found, decided))
-                if show is not None and len(drawn) < _MOST_DRAWN:
-                    drawn.append((photograph, [_label(matches, decided) for matches in found]))
-            advance(1)
-    for reason in without:
-        say(reason, file=sys.stderr)
-    if not reports and not any(isinstance(reason, NoFaceError) for reason in without):
-        raise DataError(f"none of the {len(pictures)} pictures can be read")
+
+    def matches_of(photograph: Photograph) -> list[list[Match]]:
+        crops = [face.picture for face in photograph.faces]
+        return index(embedder(crops, fingerprint.flip, names=[str(photograph.path)] * len(crops)), top)
+
+    answers = _identify_all(pictures, read, matches_of, decision, most_drawn=0 if show is None else _MOST_DRAWN)
     if show is not None:
         from vplface.cli.faces_drawn import draw_identified
 
-        draw_identified(show, drawn, "" if decided is None else str(decided))
+        draw_identified(show, answers.drawings, "" if decision is None else str(decision))
     if as_json:
-        print_json(
-            {
-                "schema": 1,
-                "gallery": str(gallery),
-                "model": str(model),
-                "protocol": {
-                    "flip": fingerprint.flip, "align": align, "preprocessing": fingerprint.preprocessing.to_dict(),
-                    "search": find.engine, "people": len(people.names), "enrolled": len(people),
-                },
-                **threshold_report(decided),
-                "pictures": reports,
-                "without_face": [_reason(each) for each in without if isinstance(each, NoFaceError)],
-                "unreadable": [_reason(each) for each in without if isinstance(each, UnreadablePictureError)],
-                "files": embedder.files | hashes([] if show is None else [show]),
-            }
-        )  # fmt: skip
+        protocol = {
+            "flip": fingerprint.flip,
+            "align": align,
+            "preprocessing": fingerprint.preprocessing.to_dict(),
+            "search": index.engine,
+            "people": len(people.names),
+            "enrolled": len(people),
+        }
+        head = {"schema": 1, "gallery": str(gallery), "model": str(model), "protocol": protocol}
+        files = embedder.files | hashes([] if show is None else [show])
+        print_json({**head, **threshold_report(decision), **answers.to_dict(), "files": files})
         return
-    for line in told:
+    for line in answers.lines:
         say(line)
-    if decided is not None:
-        say(decided)
-        if (false_match_note := decided.false_match_note(len(people))) is not None:
+    if decision is not None:
+        say(decision)
+        if (false_match_note := decision.false_match_note(len(people))) is not None:
             say(false_match_note)
     if show is not None:
         say(f"wrote {show}")
 
 
-def model_of(fingerprint: EmbedderFingerprint, asked: Path | None) -> Path:
-    """Where a gallery's model is; raises DataError if it is gone."""
-    model = Path(fingerprint.model) if asked is None else asked
-    if kind_of(model) is None:
-        raise DataError(
-            f"{model}: the gallery's model is not there"
-            + (" any more; say where with --model" if asked is None else "")
-        )
-    return model
+@dataclass
+class _Answers:
+    """Results for all pictures: lines to print, entries for ``--json``, drawings, and pictures without a result."""
+
+    lines: list[str] = field(default_factory=list)
+    reports: list[dict[str, Any]] = field(default_factory=list)
+    drawings: list[tuple[Photograph, list[tuple[str, bool | None]]]] = field(default_factory=list)
+    without_face: list[NoFaceError] = field(default_factory=list)
+    unreadable: list[UnreadablePictureError] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The results as entries of the JSON object."""
+        return {
+            "pictures": self.reports,
+            "without_face": [_reason(error) for error in self.without_face],
+            "unreadable": [_reason(error) for error in self.unreadable],
+        }
+
+
+def _identify_all(
+    pictures: Sequence[Path],
+    read: Callable[[Path], Photograph],
+    matches_of: Callable[[Photograph], list[list[Match]]],
+    decision: Threshold | None,
+    most_drawn: int,
+) -> _Answers:
+    """Search for the faces of each picture; photographs are kept only to be drawn, ``most_drawn`` of them.
+
+    Raises:
+        DataError: no picture can be read.
+    """
+    from vplface.data.pictures import UnreadablePictureError
+    from vplface.deploy.faces import NoFaceError
+    from vplface.progress import progress
+
+    answers = _Answers()
+    failures: list[NoFaceError | UnreadablePictureError] = []
+    with progress("identifying", len(pictures)) as advance:
+        for path in pictures:
+            try:
+                photograph = read(path)
+            except (NoFaceError, UnreadablePictureError) as error:
+                failures.append(error)
+            else:
+                faces = matches_of(photograph)
+                answers.lines += _lines(photograph, faces, decision)
+                answers.reports.append(_report(photograph, faces, decision))
+                if len(answers.drawings) < most_drawn:
+                    answers.drawings.append((photograph, [_label(matches, decision) for matches in faces]))
+            advance(1)
+    for failure in failures:
+        say(failure, file=sys.stderr)
+    answers.without_face = [failure for failure in failures if isinstance(failure, NoFaceError)]
+    answers.unreadable = [failure for failure in failures if isinstance(failure, UnreadablePictureError)]
+    if len(answers.unreadable) == len(pictures):
+        raise DataError(f"none of the {len(pictures)} pictures can be read")
+    return answers
 
 
 def _reason(error: NoFaceError | UnreadablePictureError) -> dict[str, str]:
@@ -172,12 +194,13 @@ def _reason(error: NoFaceError | UnreadablePictureError) -> dict[str, str]:
 def _lines(photograph: Photograph, faces: list[list[Match]], threshold: Threshold | None) -> list[str]:
     from vplface.deploy.faces import describe_box
 
-    numbered = enumerate(zip(photograph.boxes, faces, strict=True), 1)
-    lines = [f"  {number}  {describe_box(box)}  {_told(matches, threshold)}" for number, (box, matches) in numbered]
-    return [f"{photograph.path}:", *lines]
+    lines = [f"{photograph.path}:"]
+    for number, (box, matches) in enumerate(zip(photograph.boxes, faces, strict=True), 1):
+        lines.append(f"  {number}  {describe_box(box)}  {_format_matches(matches, threshold)}")
+    return lines
 
 
-def _told(matches: list[Match], threshold: Threshold | None) -> str:
+def _format_matches(matches: list[Match], threshold: Threshold | None) -> str:
     from vplface.deploy.decision import decide
 
     names = [f"{printable_name(match.name)} {match.similarity:.4f}" for match in matches]

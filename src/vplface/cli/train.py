@@ -40,7 +40,7 @@ def train(
     vplface train folder data.train=more name=second --init-from runs/mine
     torchrun --nproc-per-node 8 -m vplface train folder data.train=my_faces name=mine
     """  # noqa: D301 (the mark before lines that stay as they are)
-    from vplface.cli.plan import show_plan
+    from vplface.cli.plan_tables import show_plan
     from vplface.cli.tables import show_study
     from vplface.config import read_config
     from vplface.strict_yaml import to_yaml

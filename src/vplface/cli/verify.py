@@ -1,4 +1,4 @@
-"""``vplface verify``: whether two pictures show one person."""
+"""``vplface verify``: a comparison of the faces in two pictures."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from vplface.cli.faces import (
     FLIP_OF_POINT,
     SHOW,
     THRESHOLD,
-    embedder_of,
+    load_embedder,
     photograph_report,
     require_drawing,
+    threshold_or_advice,
     threshold_report,
-    threshold_told,
 )
 from vplface.cli.options import AS_JSON, DEVICE
 from vplface.cli.preprocessing import COLOR, MEAN, STD, preprocessing_of
@@ -57,7 +57,7 @@ def verify(
     The similarity is the cosine of their embeddings. The threshold is the
     operating point that is kept with the model, and its FAR is how often
     strangers pass it; vplface evaluate --save-operating-point makes one.
-    Without it, and without --threshold, nothing is decided.
+    Without it, and without --threshold, nothing is decision.
 
     Exit status: 0 for one person and for two alike, 1 if a file is at fault
     or shows no face.
@@ -65,7 +65,7 @@ def verify(
     Example:  vplface verify runs/lfw/best a.jpg b.jpg --show pair.png
     """
     require_drawing(show)
-    chosen = _numbers(face)
+    numbers = _face_numbers(face)
     from vplface.deploy.decision import (  # torch takes seconds to import
         VERDICT,
         decide,
@@ -75,19 +75,19 @@ def verify(
     from vplface.deploy.faces import FaceReader, describe_boxes
     from vplface.evaluation.provenance import hashes
 
-    embedder = embedder_of(model, device, preprocessing_of(color, mean, std))
+    embedder = load_embedder(model, device, preprocessing_of(color, mean, std))
     preprocessing = embedder.card.preprocessing
     point = load_operating_point(model, threshold, embedder.weights)
     flip = resolve_flip(point, flip)
     read = FaceReader(preprocessing.size, align, detector_model)
     photographs = [read(path) for path in (first, second)]
-    faces = [photograph.face(number) for photograph, number in zip(photographs, chosen, strict=True)]
+    faces = [photograph.face(number) for photograph, number in zip(photographs, numbers, strict=True)]
     a, b = embedder([face.picture for face in faces], flip, names=[str(first), str(second)])
     similarity = float(a @ b)
-    decided = threshold_told(model, point, threshold, flip, preprocessing)
-    same = decide(similarity, decided)
+    decision = threshold_or_advice(model, point, threshold, flip, preprocessing)
+    same = decide(similarity, decision)
 
-    for photograph, number in zip(photographs, chosen, strict=True):
+    for photograph, number in zip(photographs, numbers, strict=True):
         if len(photograph.faces) > 1:
             say(
                 f"note: {photograph.path} shows {len(photograph.faces)} faces{describe_boxes(photograph.boxes)}; "
@@ -98,12 +98,12 @@ def verify(
     if show is not None:
         from vplface.cli.faces_drawn import draw_pair
 
-        draw_pair(
-            show, photographs, faces, f"similarity {similarity:.4f}: {verdict}", "" if decided is None else str(decided)
-        )
+        note = "" if decision is None else str(decision)
+        draw_pair(show, photographs, faces, f"similarity {similarity:.4f}: {verdict}", note)
     if as_json:
         pictures = [
-            photograph_report(each) | {"taken": number} for each, number in zip(photographs, chosen, strict=True)
+            photograph_report(photograph) | {"taken": number}
+            for photograph, number in zip(photographs, numbers, strict=True)
         ]
         print_json(
             {
@@ -113,19 +113,19 @@ def verify(
                 "pictures": pictures,
                 "similarity": similarity,
                 "same": same,
-                **threshold_report(decided),
+                **threshold_report(decision),
                 "files": embedder.files | hashes([] if show is None else [show]),
             }
         )
         return
     say(f"similarity {similarity:.4f}: {verdict}")
-    if decided is not None:
-        say(decided)
+    if decision is not None:
+        say(decision)
     if show is not None:
         say(f"wrote {show}")
 
 
-def _numbers(text: str) -> tuple[int, int]:
+def _face_numbers(text: str) -> tuple[int, int]:
     try:
         m, n = map(int, text.split(","))
     except ValueError:

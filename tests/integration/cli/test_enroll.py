@@ -190,7 +190,7 @@ def test_another_model_is_refused_and_a_moved_one_is_found(model, people, photos
     model.rename(tmp_path / "moved")
     gone = vplface("identify", people, photos / "Ada" / "1.png")
     assert gone.exit_code == 1
-    assert f"{model}: the gallery's model is not there any more; say where with --model" in gone.stderr
+    assert f"{model}: the gallery's model is not there any more; give its new path with --model" in gone.stderr
     assert "Ada 1.0000" in vplface("identify", people, photos / "Ada" / "1.png", "--model", tmp_path / "moved").stdout
 
 

@@ -1,0 +1,178 @@
+"""Plans of runs on the terminal, as tables or as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from vplface.console import Console, print_json
+
+if TYPE_CHECKING:
+    from vplface.config import Config, VariationalConfig
+    from vplface.data.samplers import Sampler
+    from vplface.footprint import Footprint, Forecast, NetworkSize, RunSize
+    from vplface.plan import Plan
+
+_MEMORY = {
+    "weight": "W",
+    "momentum": "momentum of W",
+    "gradient": "gradient of W",
+    "update": "another, while W moves",
+    "memory": "M",
+    "timer": "T",
+    "statistics": "statistics of M",
+    "terms": "state of terms",
+    "drawn": "copies of drawn classes",
+    "workspace": "softmax: exponentials",
+    "tiles": "softmax: a tile",
+    "features": "gathered embeddings",
+    "backbone": "backbone and its optimiser",
+    "activations": "backbone: activations",
+}
+_TRAFFIC = {
+    "sizes": "sizes and faults, all-gather",
+    "embeddings": "embeddings, all-gather",
+    "labels": "labels, all-gather",
+    "targets": "target logits, all-reduce",
+    "sums": "partition sums, all-reduce",
+    "gradients": "their gradient, reduce-scatter",
+    "residuals": "residuals of M, all-reduce",
+    "backbone": "backbone's gradient, all-reduce",
+    "buffers": "its statistics, broadcast",
+    "stop": "stop signals, all-reduce",
+}
+
+
+def show_plan(config: Config, as_json: bool, gpus: int = 1) -> None:
+    """Print the plan of a configuration, as a table or as JSON."""
+    from vplface.plan import plan as plan_of
+    from vplface.prototypes import LastFeature
+
+    plan = plan_of(config, gpus)
+    if as_json:
+        values = asdict(plan) | {"footprint": _as_json(plan.footprint)}
+        print_json({"schema": 1, "config": config.model_dump(mode="json"), "gpus": gpus, "plan": values})
+        return
+    rows = [
+        ("classes", f"{plan.identities:,}{_shared(plan.footprint, gpus)}"),
+        ("pictures", f"{plan.pictures:,} ({plan.pictures / plan.identities:.1f} a class)"),
+        (
+            "steps",
+            f"{plan.steps:,} ({config.schedule.length}; {plan.steps_per_epoch:,} an epoch of {config.batch_size})",
+        ),
+        ("order of pictures", _sampler(config.data.sampler)),
+        (
+            "backbone",
+            f"{config.backbone.name} → {config.backbone.embedding_dim}, {plan.parameters / 1e6:.2f} M parameters",
+        ),
+        ("loss", f"{config.margin}"),
+        ("expected first loss", f"{plan.first_loss:.2f}"),
+    ]
+    if config.variational is None or plan.variational_start is None:
+        rows.append(("prototypes", "plain"))
+    else:
+        rows.append(("prototypes", _variational(config.variational, plan)))
+        if config.variational.memory != LastFeature():
+            rows.append(("remembered", f"{config.variational.memory}"))
+    rows += [*_coverage(plan.coverage), ("pictures that meet own memory", _by_lifetime(plan.own))]
+    _show(f"plan of {config.run_folder}", [*rows, *_costs(plan.footprint)])
+
+
+def _variational(section: VariationalConfig, plan: Plan) -> str:
+    delta_t = "by drift" if plan.delta_t is None else f"{plan.delta_t:,}"
+    if plan.delta_t is not None and section.lifetime_drift is not None:
+        delta_t += " or less, by drift"
+    start = section.start_rule(plan.steps_per_epoch)
+    when = f"from step {start:,}" if isinstance(start, int) else "when drift has settled"
+    return f"variational: λ {section.lam}, Δt {delta_t}, {when}"
+
+
+def _sampler(sampler: Sampler) -> str:
+    options = ", ".join(f"{key} {value:,}" for key, value in vars(sampler).items())
+    return type(sampler).__name__.lower() + (f": {options}" if options else "")
+
+
+def show_forecast(size: RunSize, backbone: str, network: NetworkSize, forecast: Forecast, as_json: bool) -> None:
+    """Print the forecast for a run of a given size, as a table or as JSON."""
+    if as_json:
+        values = asdict(forecast) | {"footprint": _as_json(forecast.footprint)}
+        print_json(
+            {
+                "schema": 1,
+                "job": {**asdict(size), "kind": str(size.kind), "backbone": backbone},
+                "network": asdict(network),
+                "plan": values,
+            }
+        )
+        return
+    drawn = f", {size.sample_rate:g} of them a step" if size.sample_rate < 1.0 else ""
+    rows = [
+        ("classes", f"{size.classes:,}{_shared(forecast.footprint, size.gpus)}{drawn}"),
+        ("batch", f"{size.batch:,}" + (f" ({size.pictures_a_pass:,} a GPU)" if size.gpus > 1 else "")),
+        ("backbone", f"{backbone} → {size.dim}, {network.parameters / 1e6:.2f} M parameters"),
+        ("products", size.precision),
+    ]
+    if forecast.steps_per_epoch is not None:
+        whole = "" if forecast.steps is None else f"{forecast.steps:,}; "
+        rows.append(("steps", f"{whole}{forecast.steps_per_epoch:,} an epoch"))
+    rows += [
+        *_coverage(forecast.coverage),
+        ("half of the classes at Δt", f"{forecast.half_covered:,}"),
+        *_costs(forecast.footprint),
+    ]
+    _show(f"plan of {size.classes:,} classes on {size.gpus:,} GPU{'s' if size.gpus > 1 else ''}", rows)
+
+
+def _costs(footprint: Footprint) -> list[tuple[str, str]]:
+    """Rows for memory, traffic and checkpoint, without parts that are zero."""
+    memory, traffic, checkpoint = footprint.memory, footprint.traffic, footprint.checkpoint
+    rows = [("memory of a GPU" if traffic.total else "memory", _size(memory.total)), *_parts(memory, _MEMORY)]
+    if traffic.total:
+        rows += [("sent by a GPU in a step", _size(traffic.total)), *_parts(traffic, _TRAFFIC)]
+    rows.append(("checkpoint", f"{_size(checkpoint.total)} on disk"))
+    rows.append(("  while it is written", f"{_size(footprint.host_bytes)} of CPU memory a process"))
+    return rows
+
+
+def _parts(whole: Any, names: Mapping[str, str]) -> list[tuple[str, str]]:
+    return [(f"  {name}", _size(part)) for key, name in names.items() if (part := getattr(whole, key))]
+
+
+def _coverage(coverage: Mapping[int, float]) -> list[tuple[str, str]]:
+    return [("coverage by Δt (steps)", _by_lifetime(coverage))]
+
+
+def _by_lifetime(shares: Mapping[int, float]) -> str:
+    return "   ".join(f"{delta_t:,}: {_share(share)}" for delta_t, share in shares.items())
+
+
+def _share(share: float) -> str:
+    return f"{share:.0%}" if share >= 0.0995 else f"{100 * share:.2g}%"
+
+
+def _shared(footprint: Footprint, gpus: int) -> str:
+    return f" ({footprint.rows:,} a GPU)" if gpus > 1 else ""
+
+
+def _as_json(footprint: Footprint) -> dict[str, Any]:
+    """The footprint with its totals, JSON-ready."""
+    values = asdict(footprint)
+    for name in ("memory", "traffic", "checkpoint"):
+        values[name]["total"] = getattr(footprint, name).total
+    return values
+
+
+def _show(title: str, rows: Sequence[tuple[str, str]]) -> None:
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", show_header=False, box=None, padding=(0, 2))
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)
+
+
+def _size(count: int) -> str:
+    if count < 2**20:
+        return f"{count:,} bytes"
+    return f"{count / 2**20:,.1f} MiB" if count < 2**30 else f"{count / 2**30:,.2f} GiB"
