@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from vplface.cli.evaluation_result import Result
     from vplface.data.pictures import Preprocessing
     from vplface.embedder import Embedder
+    from vplface.evaluation import EvalOptions
+    from vplface.evaluation.task import VerificationTask
 
 
 def evaluate(
@@ -145,29 +147,14 @@ def evaluate(
     """
     if people is not None and (pairs is not None or threshold_pairs is not None):
         raise UsageError("--people compares all pairs of people; it takes neither --pairs nor --threshold-pairs")
-    asked: dict[str, Sequence[float | None]] = {
-        "--far": far or [],
-        "--fmr": fmr or [],
-        "--save-operating-point": [save_operating_point],
-    }
-    for option, rates in asked.items():
-        for rate in rates:
-            if rate is not None and not 0 < rate <= 1:
-                raise UsageError(f"{option} {rate:g}: a false accept rate is above 0 and at most 1")
-    if compare and len(models) < 2:
-        raise UsageError("--compare needs two models or more")
-    if compare and not bootstrap:
-        raise UsageError("--compare rests on the resamples of --bootstrap, of which there are to be none")
-    if len(set(models)) < len(models):
-        raise UsageError("a model is named twice")
+    _check_rates({"--far": far or [], "--fmr": fmr or [], "--save-operating-point": [save_operating_point]})
+    _check_models(models, compare=compare, bootstrap=bootstrap)
     require_endings(out, report)
     preprocessing = preprocessing_of(color, mean, std)
 
-    from vplface.cli.evaluation_result import Result  # torch and opencv take seconds to import
-    from vplface.data.pair_lists import pair_files
+    from vplface.data.pair_lists import pair_files  # torch and opencv take seconds to import
     from vplface.evaluation import FARS, EvalOptions
     from vplface.evaluation import compare as differences_of
-    from vplface.evaluation.embeddings_file import TYPES, EmbeddingsFile
     from vplface.evaluation.groups import read_groups
     from vplface.evaluation.operating_point import operating_point_path
     from vplface.evaluation.provenance import hashes
@@ -187,54 +174,26 @@ def evaluate(
     digests = hashes(lists)  # before pictures are embedded, which may take hours
     results = []
     for model in models:
-        embedder = None
-        if model.suffix in TYPES:
-            if preprocessing is not None and len(models) == 1:
-                raise UsageError(f"--color, --mean and --std prepare pictures, and {model} holds embeddings")
-            stored = EmbeddingsFile.read(model)
-            embeddings, files = stored.of(task.pictures, task.used), stored.files
-        else:
-            embedder = _load(model, device, preprocessing, alone=len(models) == 1)
-            files = embedder.files
-            embeddings = task.embed(embedder, flip, workers)
-        evaluation = task.evaluate(embeddings, replace(options, flip=None if embedder is None else flip))
-        card = None if embedder is None else embedder.card
-        results.append(
-            Result(
-                model,
-                data,
-                evaluation,
-                None if card is None else card.preprocessing,
-                {} if card is None else json.loads(card.to_json()),
-                {**files, **digests},
-            )
-        )
+        measured = _measure(model, data, task, options, preprocessing, device, workers, alone=len(models) == 1)
+        results.append(replace(measured, files={**measured.files, **digests}))
     if contradicted := results[0].evaluation.protocol.get("contradicted_by_folders"):
         say(
             f"note: {contradicted} pairs are of one person by the list but of two by the folders, or the reverse; the "
             "list decides, but the intervals rest on the folders",
             file=sys.stderr,
         )
-    differences = {}
-    if compare:
-        differences = {
-            str(other.model): differences_of(results[0].evaluation, other.evaluation) for other in results[1:]
-        }
+    first, *others = results
+    differences = {str(other.model): differences_of(first.evaluation, other.evaluation) for other in others if compare}
     written = []
     if save_operating_point is not None:
-        written.append(results[0].operating_point(save_operating_point).save(models[0]))
+        written.append(first.operating_point(save_operating_point).save(first.model))
     if out is not None:
         store(out, _object([result.stored() for result in results], differences))
         written.append(out)
     if report is not None:
-        name = results[0].evaluation.name
-        write_page(
-            report,
-            [result.record() for result in results],
-            name,
-            [task.pictures],
-            [{name: entries} for entries in differences.values()],
-        )
+        name = first.evaluation.name
+        compared = [{name: entries} for entries in differences.values()]
+        write_page(report, [result.record() for result in results], name, [task.pictures], compared)
         written.append(report)
     if as_json:
         print_json(_object([result.to_dict() for result in results], differences))
@@ -242,6 +201,52 @@ def evaluate(
     _show(results, differences)
     for path in written:
         say(f"wrote {path}")
+
+
+def _check_rates(of_options: Mapping[str, Sequence[float | None]]) -> None:
+    """Raise UsageError for an option whose value is no false accept rate."""
+    for option, rates in of_options.items():
+        for rate in rates:
+            if rate is not None and not 0 < rate <= 1:
+                raise UsageError(f"{option} {rate:g}: a false accept rate is above 0 and at most 1")
+
+
+def _check_models(models: Sequence[Path], *, compare: bool, bootstrap: int) -> None:
+    """Raise UsageError for models that are named twice or cannot be compared."""
+    if compare and len(models) < 2:
+        raise UsageError("--compare needs two models or more")
+    if compare and not bootstrap:
+        raise UsageError("--compare needs the resamples of --bootstrap; it must be above 0")
+    if len(set(models)) < len(models):
+        raise UsageError("a model is named twice")
+
+
+def _measure(
+    model: Path,
+    data: Path,
+    task: VerificationTask,
+    options: EvalOptions,
+    preprocessing: Preprocessing | None,
+    device: str,
+    workers: int,
+    *,
+    alone: bool,
+) -> Result:
+    """The evaluation of one model, or of embeddings in a file; ``alone`` if no other model is evaluated."""
+    from vplface.cli.evaluation_result import Result
+    from vplface.evaluation.embeddings_file import TYPES, EmbeddingsFile
+
+    if model.suffix in TYPES:
+        if preprocessing is not None and alone:
+            raise UsageError(f"--color, --mean and --std prepare pictures, and {model} holds embeddings")
+        stored = EmbeddingsFile.read(model)
+        embeddings = stored.of(task.pictures, task.used)
+        return Result(model, data, task.evaluate(embeddings, replace(options, flip=None)), None, {}, stored.files)
+    embedder = _load(model, device, preprocessing, alone=alone)
+    assert options.flip is not None
+    evaluation = task.evaluate(task.embed(embedder, options.flip, workers), options)
+    card = embedder.card
+    return Result(model, data, evaluation, card.preprocessing, json.loads(card.to_json()), embedder.files)
 
 
 def _load(model: Path, device: str, preprocessing: Preprocessing | None, *, alone: bool) -> Embedder:

@@ -28,8 +28,8 @@ class Result:
         evaluation: the figures.
         preprocessing: how the pictures were prepared; None where embeddings were read.
         card: the model's card, JSON-ready.
-        files: SHA-256 of what was read: the model's files or that of the embeddings, and the lists that pose the
-            question.
+        files: SHA-256 of what was read: the model's files or that of the embeddings, and the lists of
+            pairs or people.
         date: when, ISO 8601.
     """
 

@@ -72,9 +72,9 @@ def show_differences(first: str, second: str, stored: Mapping[str, Mapping[str, 
         if test := difference.mcnemar:
             _say(
                 console,
-                f"{Metric.parse(metric).label}: {test['only_second']} pairs are told rightly by {second} alone, "
-                f"{test['only_first']} by {first} alone (McNemar's exact test: p = {test['p']:.2g}, if pairs were "
-                "independent)",
+                f"{Metric.parse(metric).label}: {test['only_second']} pairs are classified correctly by {second} "
+                f"alone, {test['only_first']} by {first} alone (McNemar's exact test: p = {test['p']:.2g}, if pairs "
+                "were independent)",
             )
 
 

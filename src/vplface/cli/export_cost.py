@@ -81,7 +81,7 @@ def measured_by(
 
     Raises:
         UsageError: ``data`` without pairs or people.
-        DataError: a file of the question is at fault.
+        DataError: a file of pairs or pictures is at fault.
     """
     if data is not None:
         task, options = open_task(data, pairs, threshold_pairs, people), EvalOptions(flip, bootstrap=bootstrap)

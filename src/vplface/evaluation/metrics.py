@@ -32,7 +32,7 @@ class MetricKind:
         short: in the heads of narrow tables; the label if empty.
         lower_is_better: whether it is an error.
         point: what it is measured at: a rate such as a FAR (``name=1e-3``), a rank (``name-5``), or nothing.
-        judges_pairs: whether it is a share of pairs, each judged rightly or wrongly at the metric's own threshold.
+        judges_pairs: whether it is a share of pairs, each classified correctly or not at the metric's own threshold.
         of_roc: for a metric of the whole ROC, its figure by FAR, TAR and threshold of each point; every verification
             gives it then.
         of_replicate: the metric in a draw of people, for its interval; NaN where the draw does not give it.
@@ -100,7 +100,7 @@ class Metric:
 
     @property
     def judges_pairs(self) -> bool:
-        """Whether it is a share of pairs, each judged rightly or wrongly at the metric's own threshold."""
+        """Whether it is a share of pairs, each classified correctly or not at the metric's own threshold."""
         return self.kind is not None and self.kind.judges_pairs
 
     @property

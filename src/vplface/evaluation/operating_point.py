@@ -35,7 +35,7 @@ class OperatingPoint:
         far: the false accept rate asked for.
         actual_far: the one reached on the pairs it was measured on.
         tar: the true accept rate reached there.
-        protocol: how it was measured: the question, flip, the FAR rule, the preprocessing.
+        protocol: how it was measured: the pairs, flip, the FAR rule, the preprocessing.
         data: the pictures it was measured on.
         date: when, ISO 8601.
         files: SHA-256 of the model's files, by their names, and of the lists of pairs or people.

@@ -9,7 +9,7 @@ from typing import TypedDict
 from vplface.embedder import Flip
 from vplface.evaluation.groups import Groups
 from vplface.evaluation.tar_at_far import FarRule
-from vplface.evaluation.verification import Protocol
+from vplface.evaluation.verification import AccuracyRule
 
 FARS = (1e-2, 1e-3, 1e-4)
 
@@ -33,7 +33,7 @@ class EvalOptions:
     flip: Flip | None = "sum"
     fars: Sequence[float] = FARS
     fmrs: Sequence[float] = ()
-    protocol: Protocol = "exact"
+    protocol: AccuracyRule = "exact"
     far_rule: FarRule = "strict"
     bootstrap: int = 500
     seed: int = 0
@@ -45,7 +45,7 @@ class EvalKeywords(TypedDict, total=False):
 
     fars: Sequence[float]
     fmrs: Sequence[float]
-    protocol: Protocol
+    protocol: AccuracyRule
     far_rule: FarRule
     bootstrap: int
     seed: int

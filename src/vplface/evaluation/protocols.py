@@ -22,7 +22,7 @@ from vplface.evaluation.roc_replicates import tail_length
 from vplface.evaluation.scores import Scores, cosine, scores_of_pairs
 from vplface.evaluation.tar_at_far import roc
 from vplface.evaluation.unit import require_direction
-from vplface.evaluation.verification import Protocol, accuracy_at, choose_threshold, kfold_accuracy
+from vplface.evaluation.verification import AccuracyRule, accuracy_at, choose_threshold, kfold_accuracy
 
 _KEEP_AT_LEAST = 1_000_000
 _HISTOGRAM_BINS = 100
@@ -162,7 +162,7 @@ def _accuracy_over_folds(
     similarity: Float64[np.ndarray, " p"],
     same: Bool[np.ndarray, " p"],
     fold: Int64[np.ndarray, " p"],
-    protocol: Protocol,
+    protocol: AccuracyRule,
 ) -> _Accuracy:
     crossed = kfold_accuracy(similarity, same, fold, protocol)
     details = {

@@ -18,10 +18,10 @@ from vplface.evaluation.metrics import Metric
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """One model on one question. Rates are fractions, never percent.
+    """The result of one model on one task. Rates are fractions, never percent.
 
     Attributes:
-        name: of the question.
+        name: of the task.
         protocol: how the figures were made.
         metrics: the figures of ``"accuracy"``, ``"tar@far=1e-3"``, ``"eer"`` and so on, see
             :mod:`vplface.evaluation.metrics`.
@@ -31,7 +31,7 @@ class Evaluation:
         fingerprint: of the pairs, their people and the draws of the bootstrap: two evaluations with the same can be
             compared pair by pair.
         replicates: the bootstrap's replicates of each metric.
-        correct: whether each pair of a list was told rightly; empty for other questions.
+        correct: whether each pair of a list was classified correctly; empty for other tasks.
         groups: errors by group, as :func:`vplface.evaluation.groups.group_errors` gives them; empty without groups.
     """
 
@@ -108,16 +108,16 @@ class Evaluation:
 def compare(first: Evaluation, second: Evaluation) -> dict[str, dict[str, Any]]:
     """The paired difference, second minus first, of every metric that both have and resampled.
 
-    Both must have been put to the same pairs, with the same draws of people. Then a hard person weighs on both alike
-    and the interval of the difference is narrower than the two models' own intervals suggest.
+    Both must have been measured on the same pairs, with the same draws of people. Then a hard person weighs on both
+    alike and the interval of the difference is narrower than the two models' own intervals suggest.
 
     Returns:
         {metric: {"difference", "ci95", "distinguishable"}}; a difference is distinguishable if its 95 % interval
         excludes 0. Where both hold their answers to the same pairs, the accuracy has ``"mcnemar"`` too: how many pairs
-        each model alone told rightly, and the p-value of :func:`vplface.evaluation.mcnemar.mcnemar`.
+        each model alone classified correctly, and the p-value of :func:`vplface.evaluation.mcnemar.mcnemar`.
 
     Raises:
-        ValueError: the two were not put to the same pairs with the same draws.
+        ValueError: the two were not measured on the same pairs with the same draws.
     """
     return {metric: difference.to_json() for metric, difference in paired_differences(first, second).items()}
 

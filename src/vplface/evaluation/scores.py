@@ -1,4 +1,4 @@
-"""The scores of one question put to one model, with the people behind each pair."""
+"""The scores of a model on pairs, with the people behind each pair."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Verification accuracy: two pictures show one person if their similarity reaches a threshold chosen on other pairs.
 
-Everywhere in this room a pair is accepted if its cosine similarity is >= the threshold. Two ways of choosing one:
+In this package a pair is accepted if its cosine similarity is >= the threshold. Two ways of choosing one:
 
 - ``"exact"``: every split of the scores is tried, thresholds lie midway between neighbouring distinct scores;
 - ``"insightface"``: the squared distances 0, .01, ..., 3.99 are tried and a pair is accepted below them; of equally
@@ -15,7 +15,7 @@ from typing import Literal, get_args
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-Protocol = Literal["exact", "insightface"]
+AccuracyRule = Literal["exact", "insightface"]
 
 # |x - y|² = 2 - 2 cos for unit vectors; the next number up turns "distance < t" into "similarity >= threshold".
 _GRID = np.nextafter(1.0 - np.arange(0.0, 4.0, 0.01) / 2.0, np.inf)
@@ -42,7 +42,7 @@ def kfold_accuracy(
     similarity: Float[np.ndarray, " p"],
     same: Bool[np.ndarray, " p"],
     fold: Int[np.ndarray, " p"],
-    protocol: Protocol = "exact",
+    protocol: AccuracyRule = "exact",
 ) -> FoldAccuracy:
     """Accuracy on each fold at the threshold that is best on the other folds (LFW View 2, ten folds).
 
@@ -63,11 +63,11 @@ def kfold_accuracy(
 
 
 def choose_threshold(
-    similarity: Float[np.ndarray, " p"], same: Bool[np.ndarray, " p"], protocol: Protocol = "exact"
+    similarity: Float[np.ndarray, " p"], same: Bool[np.ndarray, " p"], protocol: AccuracyRule = "exact"
 ) -> float:
     """The cosine threshold of highest accuracy on these pairs, by either rule of this module."""
-    if protocol not in get_args(Protocol):
-        raise ValueError(f"protocol must be one of {', '.join(get_args(Protocol))}, got {protocol!r}")
+    if protocol not in get_args(AccuracyRule):
+        raise ValueError(f"protocol must be one of {', '.join(get_args(AccuracyRule))}, got {protocol!r}")
     if protocol == "exact":
         return best_threshold(similarity, same)
     _check(similarity, same)
@@ -101,7 +101,7 @@ def best_threshold(similarity: Float[np.ndarray, " p"], same: Bool[np.ndarray, "
 
 
 def accuracy_at(threshold: float, similarity: Float[np.ndarray, " p"], same: Bool[np.ndarray, " p"]) -> float:
-    """The share of pairs told rightly when those with similarity >= threshold are accepted."""
+    """The share of pairs classified correctly when those with similarity >= threshold are accepted."""
     return float(np.mean((similarity >= threshold) == same))
 
 

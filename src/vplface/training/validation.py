@@ -96,7 +96,7 @@ class Validation:
         return None if index is None else task.pictures.picture(index)
 
     def _require_figure(self, best: str) -> None:
-        """As far as can be told before anything is measured; see ``criterion``."""
+        """Check the choice of the best model, as far as it can be before anything is measured; see ``criterion``."""
         name, _, metric = best.rpartition("/")
         if name not in self.tasks:
             sets = ", ".join(self.tasks) or "none"

@@ -362,7 +362,7 @@ def test_figures_are_of_what_was_loaded_though_it_is_replaced_meanwhile(embedded
     ("models", "arguments", "message"),
     [
         (["model"], ["--compare"], "--compare needs two models"),
-        (["model", "named.npz"], ["--compare", "--bootstrap", "0"], "--compare rests on"),
+        (["model", "named.npz"], ["--compare", "--bootstrap", "0"], "--compare needs the resamples"),
         (["model", "model"], [], "named twice"),
         (["model", "named.npz"], ["--save-operating-point", "0.1"], "one model at a time"),
         (["model"], ["--save-operating-point", "0"], "--save-operating-point 0:"),
