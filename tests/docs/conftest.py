@@ -16,9 +16,11 @@ from typer.testing import CliRunner
 from helpers.pages import SHORT
 from helpers.painted import InTiles, landmarks, photograph, write
 from vplface.cli.app import app
+from vplface.data import align
 from vplface.data.formats.image_folder import ImageFolder
 from vplface.data.formats.verification_bin import write_verification_bin
 from vplface.data.pair_lists import read_pairs
+from vplface.deploy import faces as faces_module
 
 
 @pytest.fixture(scope="session")
@@ -80,6 +82,6 @@ def desk(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     folder = tmp_path / "desk"
     shutil.copytree(template, folder)
     monkeypatch.chdir(folder)
-    monkeypatch.setattr("vplface.data.align.YuNet", InTiles)
-    monkeypatch.setattr("vplface.deploy.faces.YuNet", InTiles)
+    monkeypatch.setattr(align, "YuNet", InTiles)
+    monkeypatch.setattr(faces_module, "YuNet", InTiles)
     return folder

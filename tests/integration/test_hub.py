@@ -6,6 +6,7 @@ import base64
 import dataclasses
 import hashlib
 import json
+import pickle
 import threading
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -244,9 +245,9 @@ def test_nothing_is_unpickled(run, monkeypatch):
     def refuse(*_, **__):
         raise AssertionError("something was unpickled")
 
-    monkeypatch.setattr("pickle.load", refuse)
-    monkeypatch.setattr("pickle.loads", refuse)
-    monkeypatch.setattr("torch.load", refuse)
+    monkeypatch.setattr(pickle, "load", refuse)
+    monkeypatch.setattr(pickle, "loads", refuse)
+    monkeypatch.setattr(torch, "load", refuse)
     assert vplface.from_pretrained(run)(pictures(1)).shape == (1, 16)
 
 
@@ -375,7 +376,7 @@ def hub(tmp_path, monkeypatch):
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     monkeypatch.setattr(huggingface_hub, "HfApi", partial(huggingface_hub.HfApi, endpoint=server.url))
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("HF_TOKEN", "hf_ada")
     yield server
     server.shutdown()

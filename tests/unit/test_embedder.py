@@ -10,9 +10,11 @@ import cv2
 import numpy as np
 import onnx
 import pytest
+import safetensors.torch
 import torch
 from onnx import TensorProto, helper
 
+from vplface import progress
 from vplface import stored_model as stored_model_module
 from vplface.backbones import build
 from vplface.data.pictures import Preprocessing, UnreadablePictureError
@@ -231,7 +233,7 @@ def test_failed_save_leaves_the_old_model(tmp_path, backbone, monkeypatch):
     def full_disk(state):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("safetensors.torch.save", full_disk)
+    monkeypatch.setattr(safetensors.torch, "save", full_disk)
     with pytest.raises(VplfaceError, match="No space left"):
         save_model(tmp_path, tiny(1), dataclasses.replace(CARD, step=5))
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
@@ -448,7 +450,7 @@ def test_long_work_shows_a_bar(folder, monkeypatch, capsys):
     embedder = Embedder.load(folder)
     embedder.embed_set(FakeSet(random_pictures(6)), batch_size=2, description="faces of six")
     assert "faces of six" not in capsys.readouterr().err
-    monkeypatch.setattr("vplface.progress.PATIENCE", -1.0)
+    monkeypatch.setattr(progress, "PATIENCE", -1.0)
     embedder.embed_set(FakeSet(random_pictures(6)), batch_size=2, description="faces of six")
     captured = capsys.readouterr()
     assert "faces of six" in captured.err

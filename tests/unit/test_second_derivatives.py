@@ -30,6 +30,7 @@ from vplface import (
     Variational,
     X2Softmax,
     plug,
+    softmax,
 )
 from vplface.margins.angle import angle, sine
 
@@ -188,7 +189,7 @@ def test_tiles_refuse_them(backend, only, options):
 
 
 def test_without_the_compiler_too(monkeypatch):
-    monkeypatch.setattr("vplface.softmax.find_spec", lambda name: None)
+    monkeypatch.setattr(softmax, "find_spec", lambda name: None)
     value, _ = penalty(trained(backend="tiled"), random(B, D).requires_grad_())
     with pytest.raises(RuntimeError, match=FAULT):
         value.backward()

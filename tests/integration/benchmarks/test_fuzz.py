@@ -80,8 +80,8 @@ BAD = {
 
 @pytest.mark.parametrize("kind", BAD)
 def test_what_must_not_be_is_noticed_saved_and_gone_on_from(tmp_path, monkeypatch, kind):
-    monkeypatch.setattr("SECONDS", 0.3)
-    monkeypatch.setattr("DEADLINE", 1.0)
+    monkeypatch.setattr(fuzz, "SECONDS", 0.3)
+    monkeypatch.setattr(fuzz, "DEADLINE", 1.0)
     bad, told = BAD[kind]
 
     def read(folder: Path) -> bool:

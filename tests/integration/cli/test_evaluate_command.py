@@ -21,7 +21,7 @@ from vplface.data.formats.image_folder import ImageFolder
 from vplface.data.pair_lists import read_pairs
 from vplface.embedder import Embedder
 from vplface.errors import DataError, UsageError
-from vplface.evaluation import Evaluation
+from vplface.evaluation import Evaluation, task
 from vplface.evaluation.metrics import ROC_METRICS
 from vplface.evaluation.operating_point import OperatingPoint
 from vplface.evaluation.task import VerificationTask
@@ -380,7 +380,7 @@ def test_a_set_that_brings_its_pairs_along_needs_no_list(embedded, monkeypatch):
     class Verification(ImageFolder):
         pairs = read_pairs(embedded / "pairs.txt")
 
-    monkeypatch.setattr("vplface.evaluation.task.open_pictures", Verification)
+    monkeypatch.setattr(task, "open_pictures", Verification)
     said = as_json(run(embedded, "--bootstrap", 0, "--json"))
     assert said["protocol"]["name"] == "faces"
     assert said["protocol"]["pairs"] == 24

@@ -11,6 +11,7 @@ import typer
 from typer.testing import CliRunner
 
 from vplface.backbones import build
+from vplface.cli import export_cost
 from vplface.cli.evaluate import evaluate
 from vplface.cli.export import export
 from vplface.cli.export_cost import measured_by
@@ -98,7 +99,7 @@ def test_command(models, faces, pairs, tmp_path, monkeypatch):
         return deploy.Exported(path, opset, precision, 0.01, 0.999, 0.99, 11, 47, 4_000_000)
 
     monkeypatch.setattr(deploy, "export", quick)
-    monkeypatch.setattr("vplface.cli.export_cost.Embedder", Stub)
+    monkeypatch.setattr(export_cost, "Embedder", Stub)
     options = ["--precision", "int8", "--calibrate", faces, "--data", faces, "--pairs", pairs, "--bootstrap", "0"]
     out = run(exporting, model, tmp_path / "m.onnx", *options).stdout
     assert "1.0 MB in int8, 4.0 MB in fp32, opset 18" in out

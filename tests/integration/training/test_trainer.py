@@ -25,6 +25,7 @@ from vplface.data.pictures import UnreadablePictureError
 from vplface.errors import ConfigError, DataError, TrainingInterrupted, VplfaceError
 from vplface.files import write_json
 from vplface.plan import plan
+from vplface.softmax import tiled
 from vplface.stored_model import load_model
 from vplface.training import checkpoint, checkpoint_manifest, claim
 from vplface.training.distributed import DistributedContext
@@ -378,7 +379,7 @@ def test_an_infinite_learning_rate_ruins_nothing(faces, tmp_path):
 
 def test_an_infinite_loss_is_told_from_broken_embeddings(faces, tmp_path, monkeypatch):
     infinite = lambda features, *rest, **options: features.sum() * float("inf")  # noqa: E731
-    monkeypatch.setattr("vplface.softmax.tiled.margin_softmax", infinite)
+    monkeypatch.setattr(tiled, "margin_softmax", infinite)
     with pytest.raises(
         TrainingError, match=r"step 1: the loss is .* although all embeddings are finite; no checkpoint"
     ):

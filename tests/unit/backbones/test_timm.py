@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import sys
 
 import pytest
@@ -33,7 +34,7 @@ def _no_network(monkeypatch):
     def refuse(*_arguments):
         raise AssertionError("a connection was tried")
 
-    monkeypatch.setattr("socket.socket.connect", refuse)
+    monkeypatch.setattr(socket.socket, "connect", refuse)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from helpers.paths import SHARED
 from vplface.cli.app import app
+from vplface.data import check as check_module
 from vplface.data.check import DROPPED, KINDS, check, dropped
 from vplface.data.drop import read_drop
 from vplface.data.formats.image_folder import ImageFolder
@@ -98,7 +99,7 @@ def test_each_defect_is_found_and_nothing_else(faces, planted, expected, workers
 
 
 def test_all_at_once_over_several_chunks(faces, monkeypatch):
-    monkeypatch.setattr("vplface.data.check._CHUNK", 3)
+    monkeypatch.setattr(check_module, "_CHUNK", 3)
     (faces / "p0" / "0.png").write_bytes(b"text")
     (faces / "p4" / "x.png").write_bytes((faces / "p0" / "1.png").read_bytes())
     (faces / "p4" / "3.png").write_bytes(NEW[:2000])

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
+from vplface.cli import data_overlap
 from vplface.cli.data_overlap import overlap
 from vplface.data.formats.image_folder import ImageFolder
 from vplface.data.people import read_people
@@ -21,6 +22,7 @@ from vplface.embedder import Embedder
 from vplface.errors import DataError, UsageError
 from vplface.evaluation import overlap as module
 from vplface.evaluation.overlap import choose_threshold, estimated_rate, find_overlap, spelling, write_exclude_list
+from vplface.report import overlap_page
 from vplface.stored_model import ModelCard
 
 DIM = 64
@@ -350,7 +352,7 @@ def test_page_of_picture_pairs(folders):
 
 def test_a_page_that_would_grow_too_large_names_the_rest(folders, monkeypatch):
     root, _ = folders
-    monkeypatch.setattr("vplface.report.overlap_page.PAGE_BYTES", 1)
+    monkeypatch.setattr(overlap_page, "PAGE_BYTES", 1)
     run(root / "train", "--against", root / "test", "--model", "m", "--threshold", "0.9", "--page", root / "p.html")
     text = (root / "p.html").read_text(encoding="utf-8")
     assert text.count("<img ") == 2
@@ -359,7 +361,7 @@ def test_a_page_that_would_grow_too_large_names_the_rest(folders, monkeypatch):
 
 def test_a_long_list_is_drawn_in_part(folders, monkeypatch):
     root, _ = folders
-    monkeypatch.setattr("vplface.cli.data_overlap._ROWS", 3)
+    monkeypatch.setattr(data_overlap, "_ROWS", 3)
     run(root / "train", "--against", root / "test", "--model", "m", "--threshold", "-1", "--sheet", root / "sheet.png")
     assert cv2.imread(str(root / "sheet.png")).shape[0] == 26 + 3 * 134
 

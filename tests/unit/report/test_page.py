@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from vplface.errors import DataError
-from vplface.report import RunRecord, plots, read_run, write_report
+from vplface.report import RunRecord, faces, plots, read_run, write_report
 from vplface.run_folder import REPORTED
 
 HOSTILE = "<script>alert('x')</script>\"><img src=http://evil.example/x onerror=alert(1)>"
@@ -111,7 +111,7 @@ def test_the_page_is_self_contained_and_small(study: list[Path], tmp_path: Path)
 def test_pictures_are_left_out_before_the_page_grows_too_large(
     study: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vplface.report.faces.PICTURE_BYTES", 60_000)
+    monkeypatch.setattr(faces, "PICTURE_BYTES", 60_000)
     path = tmp_path / "report.html"
     runs = [read_run(folder) for folder in study]
     page = page_of(path, runs, picture_of=noise)

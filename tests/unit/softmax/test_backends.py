@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from vplface import PrototypeHead
+from vplface import PrototypeHead, softmax
 from vplface.errors import MissingExtraError
 from vplface.softmax import compiled, fastest_backend, tiled, tiled_softmax_for
 
@@ -14,13 +14,13 @@ from vplface.softmax import compiled, fastest_backend, tiled, tiled_softmax_for
 def test_the_cpu_takes_tiles_and_a_gpu_triton_where_it_is_installed(monkeypatch):
     assert fastest_backend(torch.device("cpu")) == "tiled"
     assert fastest_backend(torch.device("mps")) == "tiled"
-    monkeypatch.setattr("vplface.softmax.find_spec", lambda name: None)
+    monkeypatch.setattr(softmax, "find_spec", lambda name: None)
     assert fastest_backend(torch.device("cuda")) == "tiled"
-    monkeypatch.setattr("vplface.softmax.find_spec", lambda name: object())
+    monkeypatch.setattr(softmax, "find_spec", lambda name: object())
     assert fastest_backend(torch.device("cuda")) == "triton"
     assert tiled_softmax_for("tiled", torch.device("cpu")) is compiled.NumbaSoftmax
     assert tiled_softmax_for("tiled", torch.device("mps")) is tiled.TiledSoftmax
-    monkeypatch.setattr("vplface.softmax.find_spec", lambda name: None)
+    monkeypatch.setattr(softmax, "find_spec", lambda name: None)
     assert tiled_softmax_for("tiled", torch.device("cpu")) is tiled.TiledSoftmax
 
 

@@ -24,6 +24,7 @@ from vplface import (
     Variational,
 )
 from vplface.errors import DataError
+from vplface.training import checkpoint
 from vplface.training.checkpoint import Checkpoints, load_checkpoint
 from vplface.training.checkpoint_manifest import manifest_digest, newest_checkpoint, read_manifest, verify_checkpoint
 from vplface.training.distributed import DistributedContext
@@ -278,7 +279,7 @@ def test_a_full_disk_leaves_the_checkpoint_before(tmp_path, monkeypatch):
         name.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("vplface.training.checkpoint.save_file", full)
+    monkeypatch.setattr(checkpoint, "save_file", full)
     checkpoints = Checkpoints(tmp_path, ALONE, 2)
     checkpoints.save(run)
     with pytest.raises(DataError, match=r"No space left on device.*the checkpoints before it are unharmed"):

@@ -21,7 +21,7 @@ from braceexpand import braceexpand
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vplface.data.formats import open_pictures
+from vplface.data.formats import open_pictures, tar_shards
 from vplface.data.formats.shard_names import _count_of
 from vplface.data.formats.tar_shards import TarShards, TarShardsWriter
 from vplface.data.pictures import UnreadablePictureError
@@ -445,7 +445,7 @@ def test_a_writer_does_not_touch_what_is_not_its_own(tmp_path: Path) -> None:
 
 
 def test_shards_are_closed_at_a_gigabyte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vplface.data.formats.tar_shards.SHARD_BYTES", 5000)
+    monkeypatch.setattr(tar_shards, "SHARD_BYTES", 5000)
     fill(tmp_path / "x", [(bytes(2000), f"{number}", 0) for number in range(7)], ["Ada"])
     assert len(files_in(tmp_path / "x")) == 3
 
