@@ -1,10 +1,10 @@
-"""``vplface data check``: what is wrong with a set of pictures."""
+"""``vplface data check``: damaged, repeated and mislabelled pictures of a set."""
 
 from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -21,19 +21,20 @@ from vplface.printable import printable_name
 if TYPE_CHECKING:
     from vplface.data.check import Finding, Kind
     from vplface.data.pictures import Picture, StoredPictures
+    from vplface.embedder import Embedder
 
 _ROWS = 20
 _MEANINGS = {
-    "unreadable": "no picture, or not there",
+    "unreadable": "not a picture, or missing",
     "truncated": "cut short",
     "tiny": "a side shorter than 16 pixels",
-    "constant": "shows nothing",
-    "duplicate": "same bytes as one before",
+    "constant": "no visible content",
+    "duplicate": "same bytes as an earlier one",
     "duplicate-across": "same bytes, two identities",
-    "near-duplicate": "same photo as one before",
+    "near-duplicate": "same photo as an earlier one",
     "near-duplicate-across": "same photo, two identities",
     "size": "not 112 x 112",
-    "single": "alone in its identity",
+    "single": "the only one of its identity",
     "label": "more like another identity",
 }
 
@@ -46,7 +47,7 @@ def check(
     model: Annotated[
         Path | None,
         typer.Option(
-            help="Also find pictures that are probably of somebody else, by a good model: .onnx file or run folder.",
+            help="Also find pictures that are probably of another person, by a good model: .onnx file or run folder.",
             show_default=False,
         ),
     ] = None,
@@ -55,7 +56,7 @@ def check(
     std: STD = None,
     margin: Annotated[
         float,
-        typer.Option(help="With --model: by how much another identity must be nearer, as a difference of cosines."),
+        typer.Option(help="With --model: how much nearer another identity must be, as a difference of cosines."),
     ] = 0.1,
     out: Annotated[
         Path | None,
@@ -70,7 +71,7 @@ def check(
         str | None,
         typer.Option(
             metavar="KINDS",
-            help="Which findings go to --out: their names with commas between, or all. Without it: unreadable, "
+            help="Findings to write to --out: names separated by commas, or all. Default: unreadable, "
             "truncated, tiny, constant, duplicate, duplicate-across.",
             show_default=False,
         ),
@@ -85,78 +86,90 @@ def check(
     device: DEVICE = "cpu",
     as_json: AS_JSON = False,
 ) -> None:
-    """Find pictures that should not be trained on: damaged, empty, twice there, or, by a model, of somebody else.
+    """Find pictures that should not be trained on: damaged, empty, repeated, or, by a model, of another person.
 
-    Nothing is changed. Look at the sheet before you drop what a model or a likeness has found: a face from the side is
-    taken for a wrong one, and brothers are alike.
+    Nothing is changed. Look at the sheet before you drop pictures that a model or a similarity has found: profile faces
+    are often flagged wrongly, and brothers look alike.
 
     Example:  vplface data check my_faces --out drop.txt --sheet findings.png
     """
     require_picture_name(sheet)
     preprocessing = preprocessing_of(color, mean, std)
 
-    import numpy as np
-
     from vplface.data.check import check as check_pictures  # torch and opencv take seconds to import
-    from vplface.data.check import dropped, undecodable
+    from vplface.data.check import dropped
     from vplface.data.drop import write_drop
     from vplface.data.formats import open_pictures
 
-    chosen = _chosen(kinds)
+    drop_kinds = _parse_kinds(kinds)
     pictures = open_pictures(path, split)
     findings = check_pictures(pictures, workers)
-    embedder = None
+    model_files: Mapping[str, str] = {}
     if model is not None:
         from vplface.embedder import Embedder
-        from vplface.evaluation.labels import suspect_labels
 
         embedder = Embedder.load(model, device, preprocessing)
-        readable = np.setdiff1d(np.arange(len(pictures)), undecodable(findings))
-        embeddings = embedder.embed_set(pictures, readable, "sum", workers=workers)
-        findings += suspect_labels(pictures, readable, embeddings, margin, device)
-    listed = dropped(pictures, findings, chosen)
+        model_files = embedder.files
+        findings += _suspect_labels(pictures, findings, embedder, margin, workers, device)
+    to_drop = dropped(pictures, findings, drop_kinds)
     if out is not None:
-        write_drop(out, listed)
+        write_drop(out, to_drop)
     if sheet is not None:
         _write_sheet(sheet, pictures, findings)
 
+    counts = _counts(findings, with_labels=model is not None)
     if as_json:
         print_json(
             {
                 "schema": 1,
                 "path": str(path),
                 "model": None if model is None else str(model),
-                "files": {} if embedder is None else embedder.files,
+                "files": model_files,
                 "pictures": len(pictures),
                 "identities": len(pictures.identities),
-                "counts": _counts(findings, model is not None),
-                "dropped": len(listed),
+                "counts": counts,
+                "dropped": len(to_drop),
                 "left_out": pictures.left_out.to_dict(),
-                "kinds": list(chosen),
-                "findings": [
-                    {
-                        "name": pictures.name(finding.index),
-                        "kind": finding.kind,
-                        "reason": finding.reason,
-                        "other": None if finding.other is None else pictures.name(finding.other),
-                    }
-                    for finding in findings
-                ],
+                "kinds": list(drop_kinds),
+                "findings": [_to_dict(pictures, finding) for finding in findings],
             }
         )
         return
-    _tell(path, pictures, findings, chosen, model is not None)
+    _print_findings(path, pictures, findings, drop_kinds, counts)
     if pictures.left_out:
         say(f"note: {pictures.left_out}")
     if out is not None:
-        say(f"wrote {out}: {len(listed):,} pictures to drop")
-    elif listed:
-        say(f"{len(listed):,} pictures would be dropped; --out FILE lists them")
+        say(f"wrote {out}: {len(to_drop):,} pictures to drop")
+    elif to_drop:
+        say(f"{len(to_drop):,} pictures would be dropped; --out FILE lists them")
     if sheet is not None:
         say(f"wrote {sheet}")
 
 
-def _chosen(text: str | None) -> tuple[Kind, ...]:
+def _suspect_labels(
+    pictures: StoredPictures, findings: Sequence[Finding], embedder: Embedder, margin: float, workers: int, device: str
+) -> list[Finding]:
+    """Pictures that can be decoded and are nearer to another identity than to their own."""
+    import numpy as np
+
+    from vplface.data.check import undecodable
+    from vplface.evaluation.labels import suspect_labels
+
+    readable = np.setdiff1d(np.arange(len(pictures)), undecodable(findings))
+    embeddings = embedder.embed_set(pictures, readable, "sum", workers=workers)
+    return suspect_labels(pictures, readable, embeddings, margin, device)
+
+
+def _to_dict(pictures: StoredPictures, finding: Finding) -> dict[str, str | None]:
+    return {
+        "name": pictures.name(finding.index),
+        "kind": finding.kind,
+        "reason": finding.reason,
+        "other": None if finding.other is None else pictures.name(finding.other),
+    }
+
+
+def _parse_kinds(text: str | None) -> tuple[Kind, ...]:
     from vplface.data.check import DROPPED, KINDS
 
     if text is None:
@@ -164,23 +177,26 @@ def _chosen(text: str | None) -> tuple[Kind, ...]:
     names = [name.strip() for name in text.split(",") if name.strip()]
     unknown = [name for name in names if name not in (*KINDS, "all")]
     if unknown or not names:
-        raise UsageError(f"--kinds {text!r}: {unknown or 'nothing'} is none of {', '.join(KINDS)}, all")
+        raise UsageError(f"--kinds {text!r}: expected names out of {', '.join(KINDS)}, all, got {unknown or 'none'}")
     return tuple(kind for kind in KINDS if kind in names or "all" in names)
 
 
-def _counts(findings: Sequence[Finding], judged: bool) -> dict[str, int]:
+def _counts(findings: Sequence[Finding], *, with_labels: bool) -> dict[str, int]:
     from vplface.data.check import KINDS
 
-    found = Counter(finding.kind for finding in findings)
-    return {kind: found[kind] for kind in KINDS if kind != "label" or judged}
+    counts = Counter(finding.kind for finding in findings)
+    return {kind: counts[kind] for kind in KINDS if kind != "label" or with_labels}
 
 
-def _tell(
-    path: Path, pictures: StoredPictures, findings: Sequence[Finding], chosen: Sequence[Kind], judged: bool
+def _print_findings(
+    path: Path,
+    pictures: StoredPictures,
+    findings: Sequence[Finding],
+    drop_kinds: Sequence[Kind],
+    counts: Mapping[str, int],
 ) -> None:
     from rich.table import Table
 
-    counts = _counts(findings, judged)
     table = Table(
         title=f"{printable_name(str(path))}: {len(pictures):,} pictures of {len(pictures.identities):,} identities"
     )
@@ -189,14 +205,14 @@ def _tell(
         table.add_column(name, justify="right" if name in ("pictures", "share") else "left")
     for kind, count in counts.items():
         share = f"{100 * count / len(pictures):.2f} %" if count else ""
-        table.add_row(kind, f"{count:,}", share, "yes" if kind in chosen else "", _MEANINGS[kind])
+        table.add_row(kind, f"{count:,}", share, "yes" if kind in drop_kinds else "", _MEANINGS[kind])
     Console().print(table)
-    for finding in [finding for finding in findings if finding.kind in chosen][:_ROWS]:
+    for finding in [finding for finding in findings if finding.kind in drop_kinds][:_ROWS]:
         say(f"{printable_name(pictures.name(finding.index))}: {finding.kind}: {finding.reason}")
 
 
 def _write_sheet(path: Path, pictures: StoredPictures, findings: Sequence[Finding]) -> None:
-    """The picture and others of its identity left; what it is compared with, and its identity, right."""
+    """Draw each finding left and what it is compared with right, both with other pictures of their identities."""
     import numpy as np
 
     from vplface.data.check import undecodable
@@ -208,8 +224,8 @@ def _write_sheet(path: Path, pictures: StoredPictures, findings: Sequence[Findin
         if kind == "single" or not of_kind:
             continue
         total += len(of_kind)
-        for place in np.unique(np.linspace(0, len(of_kind) - 1, _ROWS).round().astype(int)).tolist():
-            finding = of_kind[place]
+        for position in np.unique(np.linspace(0, len(of_kind) - 1, _ROWS).round().astype(int)).tolist():
+            finding = of_kind[position]
             right = [] if finding.other is None else _some(pictures, finding.other, unseen)
             caption = f"{kind}: {pictures.name(finding.index)}: {finding.reason}"
             rows.append(row(caption, _some(pictures, finding.index, unseen), right))
@@ -220,5 +236,5 @@ def _some(pictures: StoredPictures, index: int, unseen: set[int]) -> list[Pictur
     import numpy as np
 
     others = np.flatnonzero(pictures.labels == pictures.labels[index]).tolist()
-    chosen = [index, *(other for other in others if other != index and other not in unseen)]
-    return [pictures.picture(picture) for picture in chosen[:PICTURES]]
+    shown = [index, *(other for other in others if other != index and other not in unseen)]
+    return [pictures.picture(picture) for picture in shown[:PICTURES]]

@@ -1,21 +1,23 @@
-"""``vplface evaluate-identification``: probes, a gallery, and up to a million distractors."""
+"""``vplface evaluate-identification``: a search for probes in a gallery with up to a million distractors."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from vplface import bounds
 from vplface.arrays import ARRAYS_LIMIT, parse_array, parse_arrays
-from vplface.cli.evaluate_templates import rates, show
-from vplface.cli.evaluation_output import OUT, REPORT, leave, require_endings
-from vplface.cli.options import AS_JSON, DEVICE, FLIP, WORKERS
+from vplface.cli.evaluation_output import OUT, REPORT, require_endings, write_outputs
+from vplface.cli.options import AS_JSON, DEVICE, FLIP, WORKERS, parse_rates
 from vplface.cli.preprocessing import COLOR, MEAN, STD, preprocessing_of
+from vplface.cli.rate_tables import show_rates
 from vplface.console import print_json, say
 from vplface.errors import DataError, UsageError
 from vplface.reading import is_folder, read_bytes
@@ -24,16 +26,17 @@ if TYPE_CHECKING:
     import numpy as np
     from jaxtyping import Float
 
-    from vplface.data.pictures import PictureSet
+    from vplface.data.pictures import PictureSet, Preprocessing
+    from vplface.embedder import Flip
 
 
 def evaluate_identification(
     model: Annotated[
         Path,
         typer.Argument(
-            help="The model: a run's folder, RUN/best, or an .onnx file. Or embeddings that are there already: an .npz "
-            "file with the arrays gallery, probes and distractors, or an .npy file of one array with these below each "
-            "other, a row for each picture in the order of the sets.",
+            help="The model: a run's folder, RUN/best, or an .onnx file. Or existing embeddings: an .npz file with the "
+            "arrays gallery, probes and distractors, or an .npy file of one array that holds these one after another, "
+            "with a row for each picture in the order of the sets.",
             show_default=False,
         ),
     ],
@@ -94,13 +97,12 @@ def evaluate_identification(
 
     Example:  vplface evaluate-identification runs/mine/best --gallery known --probes visitors --distractors crowd
     """
-    rank_list = _ranks(ranks)
-    far_list, fpir_list = rates("--fars", fars), rates("--fpirs", fpirs)
+    rank_list = _parse_ranks(ranks)
+    far_list, fpir_list = parse_rates("--fars", fars), parse_rates("--fpirs", fpirs)
     require_endings(out, report)
     if mates == "each" and distractors is None:
         raise UsageError("--mates each ranks every mate among the distractors: give --distractors")
     from vplface.data.formats import open_pictures  # torch and opencv take seconds to import
-    from vplface.embedder import Embedder
     from vplface.evaluation.embeddings_file import TYPES
     from vplface.evaluation.identification import IdentificationOptions, LabelledEmbeddings
     from vplface.evaluation.identification import evaluate_identification as identify
@@ -108,26 +110,20 @@ def evaluate_identification(
     sets: dict[str, PictureSet] = {"gallery": open_pictures(gallery)}
     if os.path.realpath(probes) != os.path.realpath(gallery):
         sets["probes"] = open_pictures(probes)
-    others = distractors if distractors is not None and distractors.suffix == ".npy" else None
-    if distractors is not None and others is None:
+    distractor_file = distractors if distractors is not None and distractors.suffix == ".npy" else None
+    if distractors is not None and distractor_file is None:
         sets["distractors"] = open_pictures(distractors)
-    preprocessing = None
-    ready = model.suffix in TYPES and not is_folder(model)
-    if ready:
-        arrays, files = _read(model, {name: len(pictures) for name, pictures in sets.items()})
+    if model.suffix in TYPES and not is_folder(model):
+        embedded = _read_embeddings(model, sets)
     else:
-        embedder = Embedder.load(model, device, preprocessing_of(color, mean, std))
-        preprocessing, files = embedder.card.preprocessing.to_dict(), embedder.files
-        arrays = {
-            name: embedder.embed_set(pictures, flip=flip, workers=workers, description=f"embedding the {name}")
-            for name, pictures in sets.items()
-        }
-    if others is not None:
-        data = read_bytes(others, ARRAYS_LIMIT)
-        arrays["distractors"] = _array(others, data)
-        files = {**files, str(others): _digest(data)}
+        embedded = _embed(model, sets, device, preprocessing_of(color, mean, std), flip, workers)
+    arrays, files = embedded.arrays, embedded.files
+    if distractor_file is not None:
+        content = read_bytes(distractor_file, ARRAYS_LIMIT)
+        arrays["distractors"] = _parse_embeddings(distractor_file, content)
+        files[str(distractor_file)] = _sha256(content)
 
-    sides = {
+    labelled = {
         name: LabelledEmbeddings(
             arrays[name],
             [pictures.identities[label] for label in pictures.labels],
@@ -137,78 +133,117 @@ def evaluate_identification(
         if name != "distractors"
     }
     evaluation = identify(
-        sides.get("probes", sides["gallery"]),
-        sides["gallery"],
+        labelled.get("probes", labelled["gallery"]),
+        labelled["gallery"],
         arrays.get("distractors"),
         IdentificationOptions(mates, rank_list, far_list, fpir_list, far_rule, engine, bootstrap),
     )
-    made = {
-        "embeddings": "from a file" if ready else "of this model",
-        "flip": None if ready else flip,
-        "preprocessing": preprocessing,
-    }
     values = {
         "schema": 1,
         "model": str(model),
-        "data": {
-            "gallery": str(gallery),
-            "probes": str(probes),
-            "distractors": distractors and str(distractors),
-        },
-        "protocol": {"name": evaluation.name, **evaluation.protocol, **made},
+        "data": {"gallery": str(gallery), "probes": str(probes), "distractors": distractors and str(distractors)},
+        "protocol": {"name": evaluation.name, **evaluation.protocol, **embedded.protocol},
         "metrics": evaluation.metrics_json(),
         "files": files,
     }
-    written = leave(out, report, model, values, {evaluation.name: evaluation}, list(sets.values()))
+    titled = {evaluation.name: evaluation}
+    written = write_outputs(out, report, model, values, titled, list(sets.values()))
     if as_json:
         print_json(values)
         return
-    show([(evaluation.name, evaluation)], made, files)
+    show_rates(titled, embedded.protocol, files)
     for path in written:
         say(f"wrote {path}")
 
 
-def _ranks(text: str) -> list[int]:
+@dataclass(frozen=True)
+class _Embedded:
+    """Embeddings of the sets of pictures.
+
+    Attributes:
+        arrays: by the name of the set.
+        protocol: source, flip and preprocessing of the embeddings.
+        files: SHA-256 of the files of the model or of the embeddings.
+    """
+
+    arrays: dict[str, Float[np.ndarray, "n dim"]]
+    protocol: dict[str, Any]
+    files: dict[str, str]
+
+
+def _embed(
+    model: Path,
+    sets: Mapping[str, PictureSet],
+    device: str,
+    preprocessing: Preprocessing | None,
+    flip: Flip,
+    workers: int,
+) -> _Embedded:
+    from vplface.embedder import Embedder
+
+    embedder = Embedder.load(model, device, preprocessing)
+    prepared = embedder.card.preprocessing.to_dict()
+    arrays = {
+        name: embedder.embed_set(pictures, flip=flip, workers=workers, description=f"embedding the {name}")
+        for name, pictures in sets.items()
+    }
+    protocol = {"embeddings": "of this model", "flip": flip, "preprocessing": prepared}
+    return _Embedded(dict(arrays), protocol, dict(embedder.files))
+
+
+def _read_embeddings(path: Path, sets: Mapping[str, PictureSet]) -> _Embedded:
+    """The embeddings of each set, from an .npz file of arrays or from an .npy file that holds them in a row."""
+    content = read_bytes(path, ARRAYS_LIMIT)
+    sizes = {name: len(sets[name]) for name in ("gallery", "probes", "distractors") if name in sets}
+    if path.suffix == ".npz":
+        arrays = {name: _parse_embeddings(path, content, name, rows) for name, rows in sizes.items()}
+    else:
+        parts = " + ".join(f"{rows} {name}" for name, rows in sizes.items())
+        whole = _parse_embeddings(path, content, None, sum(sizes.values()), parts)
+        arrays, first = {}, 0
+        for name, rows in sizes.items():
+            arrays[name] = whole[first : first + rows]
+            first += rows
+    protocol = {"embeddings": "from a file", "flip": None, "preprocessing": None}
+    return _Embedded(arrays, protocol, {str(path): _sha256(content)})
+
+
+def _parse_ranks(text: str) -> list[int]:
     parts = [part.strip() for part in text.split(",")]
     if not all(re.fullmatch("[0-9]{1,3}", part) and 1 <= int(part) <= 100 for part in parts):
         raise UsageError(f"--ranks takes whole numbers from 1 to 100 with commas between them, got {text!r}")
     return [int(part) for part in parts]
 
 
-def _read(path: Path, sizes: dict[str, int]) -> tuple[dict[str, Float[np.ndarray, "n dim"]], dict[str, str]]:
-    """The embeddings of each set, and the file's SHA-256 by its path."""
-    data = read_bytes(path, ARRAYS_LIMIT)
-    files = {str(path): _digest(data)}
-    if path.suffix == ".npz":
-        return {name: _array(path, data, name, rows) for name, rows in sizes.items()}, files
-    order = [name for name in ("gallery", "probes", "distractors") if name in sizes]
-    whole = _array(path, data, None, sum(sizes.values()), " + ".join(f"{sizes[name]} {name}" for name in order))
-    found: dict[str, Float[np.ndarray, "n dim"]] = {}
-    first = 0
-    for name in order:
-        found[name] = whole[first : first + sizes[name]]
-        first += sizes[name]
-    return found, files
-
-
-def _digest(data: bytes) -> str:
+def _sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def _array(
-    path: Path, data: bytes, key: str | None = None, rows: int | None = None, counted: str = ""
+def _parse_embeddings(
+    path: Path, content: bytes, key: str | None = None, rows: int | None = None, parts: str = ""
 ) -> Float[np.ndarray, "n dim"]:
-    """An array of embeddings in the bytes of a file."""
+    """An array of embeddings in the content of a file.
+
+    Args:
+        path: of the file.
+        content: of the file.
+        key: name of the array in an .npz file; None for an .npy file.
+        rows: the number of embeddings that the array must have.
+        parts: how this number is made up, for the message of the error.
+
+    Raises:
+        DataError: the file does not hold such an array.
+    """
     import numpy as np
 
     array: Float[np.ndarray, "n dim"]
-    array = parse_array(data, path) if key is None else parse_arrays(data, path, [key])[key]
+    array = parse_array(content, path) if key is None else parse_arrays(content, path, [key])[key]
     if array.ndim != 2 or not array.size or not np.issubdtype(array.dtype, np.floating):
         raise DataError(
             f"{path}: embeddings must be an array [n, dim] of floating-point numbers, "
             f"got {array.dtype} {list(array.shape)}"
         )
     if rows is not None and len(array) != rows:
-        what = f"{key} has" if key else "the sets have"
-        raise DataError(f"{path}: {len(array)} embeddings where {what} {rows} pictures{counted and f' ({counted})'}")
+        owner = f"{key} has" if key else "the sets have"
+        raise DataError(f"{path}: {len(array)} embeddings where {owner} {rows} pictures{parts and f' ({parts})'}")
     return array

@@ -1,33 +1,38 @@
-"""``vplface evaluate-ijb``: IJB-B and IJB-C, one to one and one to many."""
+"""``vplface evaluate-ijb``: verification and identification of templates on IJB-B and IJB-C."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from vplface import bounds
-from vplface.cli.evaluation_output import OUT, REPORT, leave, require_endings
-from vplface.cli.options import AS_JSON, DEVICE, WORKERS
+from vplface.cli.evaluation_output import OUT, REPORT, require_endings, write_outputs
+from vplface.cli.options import AS_JSON, DEVICE, WORKERS, parse_rates
 from vplface.cli.preprocessing import COLOR, MEAN, STD, preprocessing_of
-from vplface.console import Console, print_json, say
+from vplface.cli.rate_tables import show_rates
+from vplface.console import print_json, say
 from vplface.errors import UsageError
-from vplface.printable import printable_name
 from vplface.reading import is_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    import numpy as np
+    from jaxtyping import Float
 
-    from vplface.evaluation import Evaluation
+    from vplface.data.ijb import IJB, Faces, Landmarks
+    from vplface.data.pictures import PictureSet, Preprocessing
+    from vplface.evaluation.templates import Flags
 
 
 def evaluate_ijb(
     model: Annotated[
         Path,
         typer.Argument(
-            help="The model: a run's folder, RUN/best, or an .onnx file. Or embeddings that are there already: an .npy "
+            help="The model: a run's folder, RUN/best, or an .onnx file. Or existing embeddings: an .npy "
             "or .npz file, a row for each picture in the order of the set's face_tid_mid.txt.",
             show_default=False,
         ),
@@ -84,141 +89,111 @@ def evaluate_ijb(
 
     Example:  vplface evaluate-ijb runs/mine/best --data IJBC --set ijbc --one-to-many --workers 2
     """
-    far_list, fpir_list = rates("--fars", fars), rates("--fpirs", fpirs)
+    far_list, fpir_list = parse_rates("--fars", fars), parse_rates("--fpirs", fpirs)
     require_endings(out, report)
-    from vplface.evaluation.templates import Flags  # torch and opencv take seconds to import
+    from vplface.data.ijb import IJB  # torch and opencv take seconds to import
+    from vplface.evaluation.embeddings_file import TYPES
+    from vplface.evaluation.provenance import hashes
+    from vplface.evaluation.templates import Flags, evaluate_one_to_many, evaluate_template_pairs, pool
 
     try:
-        chosen = Flags.parse(flags)
+        weighting = Flags.parse(flags)
     except ValueError as error:
         raise UsageError(f"--{error}") from error
-    from vplface.data.ijb import IJB, LooseFaces
-    from vplface.embedder import Embedder
-    from vplface.evaluation.embeddings_file import TYPES, EmbeddingsFile
-    from vplface.evaluation.provenance import hashes
-    from vplface.evaluation.templates import evaluate_one_to_many, evaluate_template_pairs, pool
-
-    place = IJB(data, set_name)
-    faces = place.faces()
-    pairs = place.pairs()
-    galleries, probes = (place.galleries(), place.probes()) if one_to_many else ({}, None)
-    ready = model.suffix in TYPES and not is_folder(model)
-    landmarks = place.landmarks(faces.pictures) if chosen.detector or not ready else None
-    pictures = None
-    files = hashes(place.used)  # before pictures are embedded, which may take hours
-    if ready:
-        preprocessing = None
-        stored = EmbeddingsFile.read(model)
-        embeddings, loaded = stored.of(LooseFaces(place.folder, faces.pictures)), stored.files
+    ijb = IJB(data, set_name)
+    faces = ijb.faces()
+    pairs = ijb.pairs()
+    galleries, probes = (ijb.galleries(), ijb.probes()) if one_to_many else ({}, None)
+    stored = model.suffix in TYPES and not is_folder(model)
+    landmarks = ijb.landmarks(faces.pictures) if weighting.detector or not stored else None
+    set_hashes = hashes(ijb.used)  # before pictures are embedded, which may take hours
+    if stored:
+        embedded = _read_embeddings(model, ijb, faces)
     else:
-        embedder = Embedder.load(model, device, preprocessing_of(color, mean, std))
-        preprocessing, loaded = embedder.card.preprocessing.to_dict(), embedder.files
         assert landmarks is not None
-        pictures = place.aligned(faces.pictures, landmarks)
-        embeddings = embedder.embed_set(
-            pictures,
-            flip="sum" if chosen.flip else "none",
-            workers=workers,
-            description=f"embedding {set_name}",
-            unit=False,
-        )
-    files = {**loaded, **files}
-    templates = pool(
-        embeddings,
-        faces,
-        norm=chosen.norm,
-        scores=landmarks.score if chosen.detector and landmarks is not None else None,
-    )
-    if chosen.norm and templates.equal_norms:
+        preprocessing = preprocessing_of(color, mean, std)
+        embedded = _embed(model, ijb, faces, landmarks, weighting, device, preprocessing, workers)
+    scores = landmarks.score if weighting.detector and landmarks is not None else None
+    templates = pool(embedded.embeddings, faces, norm=weighting.norm, scores=scores)
+    if weighting.norm and templates.equal_norms:
         say(
-            "note: all embeddings are of one norm, so N1 changes nothing: these are N0's figures. vplface embed, for "
-            "one, writes embeddings of unit norm",
+            "note: all embeddings have the same norm, so N1 has no effect: the figures are those of N0. Files of "
+            "vplface embed, for example, hold embeddings of unit norm",
             file=sys.stderr,
         )
-    found = [evaluate_template_pairs(templates, pairs, chosen, fars=far_list, far_rule=far_rule, bootstrap=bootstrap)]
+    evaluations = [
+        evaluate_template_pairs(templates, pairs, weighting, fars=far_list, far_rule=far_rule, bootstrap=bootstrap)
+    ]
     if probes is not None:
-        found.append(evaluate_one_to_many(templates, galleries, probes, chosen, fpirs=fpir_list, bootstrap=bootstrap))
-    made = {"embeddings": "from a file" if ready else "of this model", "preprocessing": preprocessing}
+        evaluations.append(
+            evaluate_one_to_many(templates, galleries, probes, weighting, fpirs=fpir_list, bootstrap=bootstrap)
+        )
+    protocols = {evaluation.name: dict(evaluation.protocol) for evaluation in evaluations}
+    files = {**embedded.files, **set_hashes}
     values = {
         "schema": 1,
         "model": str(model),
         "data": str(data),
-        "protocol": {
-            "name": set_name,
-            "flags": str(chosen),
-            **made,
-            **{evaluation.name: dict(evaluation.protocol) for evaluation in found},
-        },
-        "metrics": {name: figure for evaluation in found for name, figure in evaluation.metrics_json().items()},
+        "protocol": {"name": set_name, "flags": str(weighting), **embedded.protocol, **protocols},
+        "metrics": {name: figure for evaluation in evaluations for name, figure in evaluation.metrics_json().items()},
         "files": files,
     }
-    titled = {f"{set_name} {evaluation.name}, {chosen}": evaluation for evaluation in found}
-    written = leave(out, report, model, values, titled, [] if pictures is None else [pictures])
+    titled = {f"{set_name} {evaluation.name}, {weighting}": evaluation for evaluation in evaluations}
+    written = write_outputs(out, report, model, values, titled, embedded.sets)
     if as_json:
         print_json(values)
         return
-    show(list(titled.items()), made, files)
+    show_rates(titled, embedded.protocol, files)
     for path in written:
         say(f"wrote {path}")
 
 
-def rates(option: str, text: str) -> list[float]:
-    """Rates with commas between them; raises UsageError."""
-    try:
-        found = [float(part) for part in text.split(",")]
-    except ValueError:
-        raise UsageError(f"{option} takes rates with commas between them, such as 1e-2,1e-4, got {text!r}") from None
-    for rate in found:
-        if not 0 < rate < 1:
-            raise UsageError(f"{option} {rate:g}: a rate lies between 0 and 1")
-    return found
+@dataclass(frozen=True)
+class _Embedded:
+    """Embeddings of the faces of a set.
+
+    Attributes:
+        embeddings: a row for each face.
+        protocol: source of the embeddings and preprocessing of the pictures.
+        files: SHA-256 of the files of the model or of the embeddings.
+        sets: the pictures, empty where the embeddings were read from a file.
+    """
+
+    embeddings: Float[np.ndarray, "n dim"]
+    protocol: Mapping[str, Any]
+    files: Mapping[str, str]
+    sets: Sequence[PictureSet] = ()
 
 
-def show(evaluations: Sequence[tuple[str, Evaluation]], made: Mapping[str, Any], files: Mapping[str, str]) -> None:
-    """Tables for people, the protocols, how the embeddings were made, the files."""
-    from rich.table import Table
+def _read_embeddings(path: Path, ijb: IJB, faces: Faces) -> _Embedded:
+    from vplface.data.ijb import LooseFaces
+    from vplface.evaluation.embeddings_file import EmbeddingsFile
 
-    from vplface.evaluation.metrics import Metric
-
-    console = Console()
-    lines: list[str] = []
-    for title, evaluation in evaluations:
-        table = Table(title=f"{printable_name(title)} (%)", title_justify="left")
-        table.add_column("figure")
-        for heading in ("value", "95 % interval", "threshold"):
-            table.add_column(heading, justify="right")
-        for metric, figure in evaluation.metrics.items():
-            ends = figure.interval
-            table.add_row(
-                Metric.parse(metric).label,
-                "—" if figure.value is None else f"{100 * figure.value:.2f}",
-                "—" if ends is None else f"{100 * ends[0]:.2f} … {100 * ends[1]:.2f}",
-                _thresholds(figure.details.get("threshold")),
-            )
-            if figure.details.get("reason"):
-                lines.append(figure.details["reason"])
-        console.print(table)
-    lines += [f"Protocol of {evaluation.name}: {_sentence(evaluation.protocol)}." for _, evaluation in evaluations]
-    lines.append(f"{_sentence(made).capitalize()}.")
-    lines += [f"sha256 {digest}  {path}" for path, digest in files.items()]
-    for line in lines:
-        say(line)
+    stored = EmbeddingsFile.read(path)
+    protocol = {"embeddings": "from a file", "preprocessing": None}
+    return _Embedded(stored.of(LooseFaces(ijb.folder, faces.pictures)), protocol, stored.files)
 
 
-def _thresholds(value: Any) -> str:
-    if value is None:
-        return ""
-    return ", ".join(f"{each:.4f}" for each in value) if isinstance(value, list) else f"{value:.4f}"
+def _embed(
+    model: Path,
+    ijb: IJB,
+    faces: Faces,
+    landmarks: Landmarks,
+    flags: Flags,
+    device: str,
+    preprocessing: Preprocessing | None,
+    workers: int,
+) -> _Embedded:
+    from vplface.embedder import Embedder
 
-
-def _sentence(told: Mapping[str, Any]) -> str:
-    known = {key.replace("_", " "): value for key, value in told.items() if value is not None}
-    return "; ".join(f"{key}: {_plain(value)}" for key, value in known.items())
-
-
-def _plain(value: Any) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{key} ({_plain(each)})" for key, each in value.items())
-    if isinstance(value, list):
-        return " ".join(map(_plain, value))
-    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+    embedder = Embedder.load(model, device, preprocessing)
+    pictures = ijb.aligned(faces.pictures, landmarks)
+    embeddings = embedder.embed_set(
+        pictures,
+        flip="sum" if flags.flip else "none",
+        workers=workers,
+        description=f"embedding {ijb.name}",
+        unit=False,
+    )
+    protocol = {"embeddings": "of this model", "preprocessing": embedder.card.preprocessing.to_dict()}
+    return _Embedded(embeddings, protocol, embedder.files, [pictures])

@@ -72,7 +72,7 @@ def write_page(
     write_evaluation(path, records, title, comparisons, picture_of=picture_of)
 
 
-def leave(
+def write_outputs(
     out: Path | None,
     report: Path | None,
     model: Path,
@@ -80,7 +80,7 @@ def leave(
     evaluations: Mapping[str, Evaluation],
     sets: Sequence[PictureSet],
 ) -> list[Path]:
-    """Write the file and the page that are asked for, of one model; returns their paths."""
+    """Write the requested .json file and page on one model; returns their paths."""
     from vplface.evaluation.provenance import versions
     from vplface.report import RunRecord
 

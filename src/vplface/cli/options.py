@@ -1,4 +1,4 @@
-"""Options that several commands have."""
+"""Options that several commands share, and the parsing of lists of rates."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from vplface import bounds
+from vplface.errors import UsageError
 
 AS_JSON = Annotated[bool, typer.Option("--json", help="Print one JSON object, and nothing else.")]
 DEVICE = Annotated[str, typer.Option(help="Where the model runs: cpu, cuda, ...")]
@@ -15,7 +16,7 @@ DIM = Annotated[int, typer.Option(min=1, max=bounds.DIM, help="d, size of an emb
 PLOT = Annotated[Path | None, typer.Option(help="Draw the result into this file (png, svg, pdf).", show_default=False)]
 SPLIT = Annotated[
     str | None,
-    typer.Option(help="Of a list, zip archive or parquet with splits: the part to take.", show_default=False),
+    typer.Option(help="The part to take of a list, zip archive or parquet set that has several.", show_default=False),
 ]
 THREADS = Annotated[
     int | None,
@@ -33,3 +34,19 @@ FLIP = Annotated[
     Literal["none", "sum"],
     typer.Option(help="sum: add the embedding of the mirrored picture, as published figures mostly do."),
 ]
+
+
+def parse_rates(option: str, text: str) -> list[float]:
+    """Rates between 0 and 1, separated by commas.
+
+    Raises:
+        UsageError: another text; the message names the option.
+    """
+    try:
+        rates = [float(part) for part in text.split(",")]
+    except ValueError:
+        raise UsageError(f"{option} takes rates with commas between them, such as 1e-2,1e-4, got {text!r}") from None
+    for rate in rates:
+        if not 0 < rate < 1:
+            raise UsageError(f"{option} {rate:g}: a rate lies between 0 and 1")
+    return rates

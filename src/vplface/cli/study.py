@@ -55,7 +55,8 @@ def study(
     vplface study shallow.yaml --dry-run
     vplface study shallow.yaml --settings lfw --arms plain,vpl workers=4
     """  # noqa: D301 (the mark before lines that stay as they are)
-    from vplface.cli.tables import show_estimate, show_results, show_study
+    from vplface.cli.estimate_table import show_estimate
+    from vplface.cli.tables import show_results, show_study
     from vplface.config import read_config, read_recipe
     from vplface.errors import TrainingInterrupted, UsageError
     from vplface.study import compare_arms, conclude, estimate, grid_of_recipe, is_study, read_grid, run_all

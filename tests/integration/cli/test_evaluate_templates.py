@@ -85,11 +85,11 @@ def test_every_flag_changes_the_figures_but_norms_that_are_equal(place):
     assert len(set(found.values())) == 4
     with_norm, note = thresholds("N1D0F0", "unit.npz")
     assert with_norm == pytest.approx(found["N0D0F0"])
-    assert "N1 changes nothing" in note
+    assert "N1 has no effect" in note
     assert thresholds("N0D0F0", "unit.npz") == (pytest.approx(found["N0D0F0"]), "")
 
 
-def test_table_for_people(place):
+def test_show_rates_prints_figures_and_protocol(place):
     result = run(place, "--fars", "1e-1,1e-4", "--one-to-many", "--bootstrap", 10, "--flags", "N0D1F1")
     assert result.exit_code == 0, result.exception
     for part in ("ijbc 1:1, N0D1F1 (%)", "ijbc 1:N", "rank-5", "TPIR at FPIR 10⁻¹", "needs at least 10,000", "sha256"):

@@ -154,8 +154,8 @@ def test_the_command_writes_a_list_that_convert_takes(faces, tmp_path):
     ("arguments", "status", "says"),
     [
         (["nowhere"], 1, "nowhere: does not exist"),
-        (["faces", "--kinds", "blurred"], 2, "is none of unreadable, truncated"),
-        (["faces", "--kinds", ""], 2, "is none of unreadable"),
+        (["faces", "--kinds", "blurred"], 2, "expected names out of unreadable, truncated"),
+        (["faces", "--kinds", ""], 2, "expected names out of unreadable"),
         (["faces", "--sheet", "x.pdf"], 2, "must end in .png or .jpg"),
         (["faces", "--model", "none.onnx"], 1, "none.onnx"),
     ],
