@@ -251,7 +251,11 @@ def faulty(group, kind):
 
 @pytest.mark.parametrize(
     ("kind", "message"),
-    [("nan", "embeddings of sample 2 is NaN"), ("label", "label 9 of sample 3"), ("type", "TypeError")],
+    [
+        ("nan", "DegenerateEmbeddingError: embeddings of sample 2 is NaN"),
+        ("label", "label 9 of sample 3"),
+        ("type", "TypeError"),
+    ],
 )
 def test_a_bad_batch_on_one_rank_is_an_error_on_all_and_no_hang(processes, kind, message):
     first, second, third = processes.run(faulty, 3, kind)

@@ -164,8 +164,8 @@ class PrototypeMemory(nn.Module):
         step, met = whole_step(self._parts), self._met
         self.discard_step()
         self.step_count += 1
-        if self._alive:
-            self._remember(step, met)
+        if self._alive and self.delta_t is not None:
+            self._remember(step, met, self.delta_t)
         return step
 
     def discard_step(self) -> None:
@@ -350,20 +350,19 @@ class PrototypeMemory(nn.Module):
         for name, tensor in state.items():
             setattr(self, name, tensor)
 
-    def _remember(self, step: FinishedStep, met: Injection | None) -> None:
+    def _remember(self, step: FinishedStep, met: Injection | None, delta_t: int) -> None:
         """M_y ← x and T_y ← Δt, or what the kind of memory makes of the step."""
         assert self.kind is not None
-        assert self.delta_t is not None
         if self.by_age is not None and met is not None:
             own = self.rows(step.labels)
             compared, own = step.features[own >= 0], own[own >= 0]
-            self.by_age.update(compared, met.memory_rows(own), met.timer[own], self.delta_t)
+            self.by_age.update(compared, met.memory_rows(own), met.timer[own], delta_t)
         seen, last = last_samples(step.labels)
         rows = self.rows(self.kind.home(seen, self.num_classes, self.seed))
         for injection in self._injections:
             injection.preserve(rows[rows >= 0])
         state = self.state
-        self.kind.remember(state, step.remembered[last], rows, self.delta_t, self._total)
+        self.kind.remember(state, step.remembered[last], rows, delta_t, self._total)
         self._replace(state)
 
     def _total(self, part: Tensor) -> Tensor:
