@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from helpers.paths import ROOT
 from vplface.evaluation.metrics import (
     ACCURACY,
     BEST_ACCURACY,
@@ -89,3 +90,10 @@ def test_far_name(far, name):
 def test_point_label_of_what_far_point_names():
     assert point_label(far_point(1e-3)) == "FAR 10⁻³"
     assert point_label("anything") == "anything"
+
+
+@pytest.mark.parametrize("kind", METRICS, ids=lambda kind: kind.name)
+def test_METRICS_are_all_described_in_the_documentation(kind):
+    text = (ROOT / "docs" / "evaluation.md").read_text(encoding="utf-8")
+    separator = {"rate": "=", "rank": "-", None: "`"}[kind.point]
+    assert f"`{kind.name}{separator}" in text
