@@ -20,7 +20,8 @@ import torch
 from safetensors.torch import save
 
 from vplface.data.drop import read_drop
-from vplface.data.formats import Form, create_pictures, open_pictures
+from vplface.data.format_table import Format as StoredFormat
+from vplface.data.formats import create_pictures, open_pictures
 from vplface.data.pair_lists import read_pairs
 from vplface.data.pairs import Pairs
 from vplface.data.people import read_people
@@ -76,7 +77,7 @@ def tiny_pictures() -> list[bytes]:
     return made
 
 
-def written(form: Form, target: str, folder: Path, names: Sequence[str]) -> Files:
+def written(form: StoredFormat, target: str, folder: Path, names: Sequence[str]) -> Files:
     """What a writer makes of three identities with five pictures."""
     identities = ["ada", "grace", "mary"]
     with create_pictures(folder / target, form, identities) as writer:

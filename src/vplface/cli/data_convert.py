@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from vplface.cli.options import AS_JSON, SPLIT
 from vplface.console import print_json, say
+from vplface.data.format_table import Format
 from vplface.errors import UsageError
 
 _LINES = 20
@@ -33,7 +34,7 @@ def convert(
         ),
     ],
     to: Annotated[
-        Literal["folder", "recordio", "tar", "parquet", "list", "bin"] | None,
+        Format | None,
         typer.Option(
             help="The form of TARGET: folder (IDENTITY/PICTURE), recordio (InsightFace), tar (WebDataset shards), "
             "parquet (Hugging Face), list (.csv or .tsv), bin (InsightFace verification).",
@@ -62,10 +63,10 @@ def convert(
     from vplface.data.convert import convert as convert_pictures  # opencv and torch take seconds to import
     from vplface.data.convert import convert_to_bin, write_pairs_of_bin
     from vplface.data.drop import read_drop
-    from vplface.data.formats import form_of, open_pictures
+    from vplface.data.formats import format_of, open_pictures
     from vplface.data.pair_lists import read_pairs
 
-    form = form_of(target) if to is None else to
+    form = format_of(target) if to is None else to
     if (form == "bin") != (pairs is not None):
         raise UsageError("--pairs and a .bin file go together: it says which pictures the file compares")
     if pairs is not None and drop is not None:

@@ -19,7 +19,8 @@ import numpy as np
 from jaxtyping import Int64
 
 from vplface.data.drop import indices_without
-from vplface.data.formats import Form, create_pictures, form_of, open_pictures
+from vplface.data.format_table import Format
+from vplface.data.formats import create_pictures, format_of, open_pictures
 from vplface.data.pairs import Pairs, resolve, write_pairs
 from vplface.data.pictures import StoredPictures, UnreadablePictureError
 from vplface.errors import DataError
@@ -54,7 +55,7 @@ class Conversion:
 
 
 def convert(
-    source: StoredPictures, where: Path, target: Path, form: Form | None = None, drop: Collection[str] = ()
+    source: StoredPictures, where: Path, target: Path, form: Format | None = None, drop: Collection[str] = ()
 ) -> Conversion:
     """Write all pictures of a set at ``target``, undecoded; identities without pictures are left out.
 
@@ -74,7 +75,7 @@ def convert(
             call goes on behind it.
         UsageError: if the path does not say which form is meant.
     """
-    form = form_of(target) if form is None else form
+    form = format_of(target) if form is None else form
     inside = target.resolve()
     if inside == where.resolve() or where.resolve() in inside.parents:
         raise DataError(f"{target}: lies in the source {where}; choose another place")
@@ -91,7 +92,7 @@ def _convert(
     source: StoredPictures,
     where: Path,
     target: Path,
-    form: Form,
+    form: Format,
     order: Int64[np.ndarray, " m"],
     identities: list[str],
     labels: Int64[np.ndarray, " m"],
@@ -153,7 +154,7 @@ def convert_to_bin(source: StoredPictures, target: Path, pairs: Pairs) -> Conver
     return Conversion(len(used), len(np.unique(source.labels[used])), 0, 0, {})
 
 
-def write_pairs_of_bin(source: VerificationBin, target: Path, form: Form) -> Path:
+def write_pairs_of_bin(source: VerificationBin, target: Path, form: Format) -> Path:
     """Write the pairs of a .bin file that was converted, by the new set's names, as ``TARGET.pairs.txt``; its path.
 
     Raises:
@@ -168,7 +169,7 @@ def write_pairs_of_bin(source: VerificationBin, target: Path, form: Form) -> Pat
     return path
 
 
-def _header(source: StoredPictures, where: Path, form: Form, order: Int64[np.ndarray, " m"]) -> dict[str, Any]:
+def _header(source: StoredPictures, where: Path, form: Format, order: Int64[np.ndarray, " m"]) -> dict[str, Any]:
     digest = hashlib.sha256(json.dumps(list(source.identities)).encode())
     digest.update(order.astype("<i8").tobytes())
     digest.update(source.labels.astype("<i8").tobytes())

@@ -18,7 +18,7 @@ from vplface.cli.app import app
 from vplface.data import convert as module
 from vplface.data.align import align_folder
 from vplface.data.convert import convert
-from vplface.data.formats import create_pictures, form_of, open_pictures
+from vplface.data.formats import create_pictures, format_of, open_pictures
 from vplface.data.formats.image_folder import ImageFolder
 from vplface.data.pairs import Pairs
 from vplface.data.pictures import UnreadablePictureError
@@ -315,11 +315,11 @@ def test_the_command_killed_at_a_random_moment(tmp_path):
 
 
 def test_the_form_follows_from_the_name():
-    assert [form_of(f"a/b{suffix}") for suffix in ("", ".rec", ".TAR", ".parquet", ".csv", ".tsv", ".bin")] == [
+    assert [format_of(f"a/b{suffix}") for suffix in ("", ".rec", ".TAR", ".parquet", ".csv", ".tsv", ".bin")] == [
         "folder", "recordio", "tar", "parquet", "list", "list", "bin"
     ]  # fmt: skip
-    with pytest.raises(UsageError, match=r"faces.zip: .zip is the suffix of no form that is known"):
-        form_of("faces.zip")
+    with pytest.raises(UsageError, match=r"faces.zip: unknown suffix .zip"):
+        format_of("faces.zip")
     with pytest.raises(ValueError, match="pairs"):
         create_pictures("x.bin", "bin", [])
 
@@ -358,7 +358,7 @@ def test_the_command_ends_with_1_if_pictures_are_missing(source, tmp_path, faili
     ("arguments", "status", "says"),
     [
         (["nowhere", "x"], 1, "nowhere: does not exist"),
-        (["source", "x.zip"], 2, "say which it is to be"),
+        (["source", "x.zip"], 2, "choose the format with --to"),
         (["source", "x.bin"], 2, "--pairs and a .bin file go together"),
         (["source", "x", "--pairs", "pairs.txt"], 2, "--pairs and a .bin file go together"),
         (["source", "x.bin", "--pairs", "pairs.txt", "--drop", "drop.txt"], 2, "--drop has no use with a .bin file"),

@@ -1,39 +1,17 @@
-"""Labelled pictures on disk, in every form that people keep them in; the form is known from the path.
-
-| form | path |
-|---|---|
-| image folder | a folder ROOT/IDENTITY/PICTURE |
-| InsightFace RecordIO | a .rec file, or a folder that holds one, with its .idx |
-| WebDataset shards | a .tar file, a folder of them, or a pattern such as train-{000..127}.tar or train-*.tar |
-| Hugging Face parquet | a .parquet file with a column of pictures, a folder of them, or of CONFIG/SPLIT/0000.parquet |
-| list | a .csv, .tsv or .parquet file with the columns path, label and maybe split |
-| zip archive | a .zip file of folders, one per identity |
-| InsightFace verification set | a .bin file |
-"""
+"""Readers and writers of labelled pictures on disk; :mod:`vplface.data.format_table` lists the formats."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Protocol, Self
+from typing import Any, Protocol, Self
 
-from vplface.data.formats.parquet_files import holds_parquet
+from vplface.data.format_table import FOLDER, FORMATS, Format, FormatRow
 from vplface.data.pictures import StoredPictures
 from vplface.errors import DataError, UsageError
 from vplface.reading import is_folder, kind_of
-
-Form = Literal["folder", "recordio", "tar", "parquet", "list", "bin"]
-"""The names of the forms, in the order of the table."""
-
-_SUFFIXES: dict[str, Form] = {
-    ".rec": "recordio",
-    ".tar": "tar",
-    ".parquet": "parquet",
-    ".csv": "list",
-    ".tsv": "list",
-    ".bin": "bin",
-}
 
 
 class PictureWriter(Protocol):
@@ -60,106 +38,75 @@ class PictureWriter(Protocol):
 
 
 def open_pictures(path: Path | str, split: str | None = None) -> StoredPictures:
-    """Open the pictures at ``path``, whatever their form.
+    """Open the pictures at ``path``, whatever their format.
 
     Args:
-        path: see the module's table.
+        path: see the table of :mod:`vplface.data.format_table`.
         split: for lists with a column ``split``, for Parquet files and for folders at the top of a .zip: the part to
             take; None takes all.
 
     Raises:
-        DataError: if nothing is there, or not in a form that is known, or damaged, or has no such split.
-        MissingExtraError: if the form needs a package that is not installed.
+        DataError: if nothing is there, the format is not supported, the set is damaged, or it has no such split.
+        MissingExtraError: if the format needs a package that is not installed.
     """
     path = Path(path)
-    kind = path.suffix.lower()
     folder = is_folder(path)
-    if kind in (".csv", ".tsv"):
-        from vplface.data.formats.picture_list import PictureList
-
-        return PictureList(path, split)
-    if kind == ".parquet" or (folder and holds_parquet(path)):
-        from vplface.data.formats.parquet import open_parquet
-
-        return open_parquet(path, split)
-    if kind == ".zip":
-        from vplface.data.formats.zip_archive import ZipArchive
-
-        return ZipArchive(path, split)
-    if split is not None:
+    row = next((row for row in FORMATS if _takes(row, path, folder)), FOLDER)
+    if split is not None and not row.splits:
         raise DataError(
             f"{path}: only lists, Parquet and .zip files have splits, so there is no split {split!r} to take"
         )
-    if kind == ".rec" or (folder and any(path.glob("*.rec"))):
-        from vplface.data.formats.recordio import RecordIO
-
-        return RecordIO(path)
-    if kind == ".tar" or ".tar." in path.name.lower() or kind == ".tgz" or (folder and any(path.glob("*.tar"))):
-        from vplface.data.formats.tar_shards import TarShards
-
-        return TarShards(path)
-    if kind == ".bin":
-        from vplface.data.formats.verification_bin import VerificationBin
-
-        return VerificationBin(path)
-    if kind_of(path) is None:
-        raise DataError(f"{path}: does not exist; give a folder PATH/IDENTITY/PICTURE, or a file of a known form")
-    if not folder:
-        raise DataError(f"{path}: of no form that is known: .rec, .tar, .zip, .csv, .tsv, .parquet, .bin, or a folder")
-    from vplface.data.formats.image_folder import ImageFolder
-
-    return ImageFolder(path)
+    if row is FOLDER and kind_of(path) is None:
+        raise DataError(f"{path}: does not exist; give a folder PATH/IDENTITY/PICTURE, or a file of a known format")
+    if row is FOLDER and not folder:
+        known = ", ".join(suffix for row in FORMATS for suffix in row.suffixes)
+        raise DataError(f"{path}: unsupported format; expected a folder or one of {known}")
+    read = _load(row.reader)
+    pictures: StoredPictures = read(path, split) if row.splits else read(path)
+    return pictures
 
 
-def form_of(path: Path | str) -> Form:
-    """The form that a new set at ``path`` will have, by its suffix; a path without one is a folder's.
+def format_of(path: Path | str) -> Format:
+    """The format of a new set at ``path``, by its suffix; a path without one is a folder's.
 
     Raises:
-        UsageError: if the suffix is none of a form.
+        UsageError: if no format that can be written has the suffix.
     """
     suffix = Path(path).suffix.lower()
-    if suffix and suffix not in _SUFFIXES:
-        known = ", ".join(_SUFFIXES)
-        raise UsageError(
-            f"{path}: {suffix} is the suffix of no form that is known ({known}); say which it is to be, by --to"
-        )
-    return _SUFFIXES.get(suffix, "folder")
+    if not suffix:
+        return "folder"
+    written = {suffix: row.name for row in FORMATS for suffix in row.suffixes if row.name is not None}
+    if suffix not in written:
+        known = ", ".join(written)
+        raise UsageError(f"{path}: unknown suffix {suffix}; expected one of {known}, or choose the format with --to")
+    return written[suffix]
 
 
-def create_pictures(path: Path | str, form: Form, identities: Sequence[str]) -> PictureWriter:
+def create_pictures(path: Path | str, name: Format, identities: Sequence[str]) -> PictureWriter:
     """A writer of a set of pictures at ``path``.
 
     Args:
         path: the file or folder; what an interrupted writer left there is continued.
-        form: any but "bin", which holds pairs; :mod:`vplface.data.formats.verification_bin` writes it.
+        name: of the format; any but "bin", which holds pairs: :mod:`vplface.data.formats.verification_bin` writes it.
         identities: the name of each label.
 
     Raises:
         DataError: if it cannot be written, or what is there is something else.
-        MissingExtraError: if the form needs a package that is not installed.
-        ValueError: if ``form`` is "bin".
+        MissingExtraError: if the format needs a package that is not installed.
+        ValueError: if the format does not hold pictures one by one.
     """
-    path = Path(path)
-    match form:
-        case "folder":
-            from vplface.data.formats.image_folder import ImageFolderWriter
+    row = next(row for row in (*FORMATS, FOLDER) if row.name == name)
+    if row.writer is None:
+        raise ValueError(f"a {row.title} holds pairs, not pictures one by one")
+    writer: PictureWriter = _load(row.writer)(Path(path), identities)
+    return writer
 
-            return ImageFolderWriter(path, identities)
-        case "recordio":
-            from vplface.data.formats.recordio import RecordIOWriter
 
-            return RecordIOWriter(path, identities)
-        case "tar":
-            from vplface.data.formats.tar_shards import TarShardsWriter
+def _takes(row: FormatRow, path: Path, folder: bool) -> bool:
+    named = path.name.lower().endswith((*row.suffixes, *row.compressed))
+    return named or (folder and row.folder is not None and row.folder(path))
 
-            return TarShardsWriter(path, identities)
-        case "parquet":
-            from vplface.data.formats.parquet import ParquetWriter
 
-            return ParquetWriter(path, identities)
-        case "list":
-            from vplface.data.formats.picture_list import PictureListWriter
-
-            return PictureListWriter(path, identities)
-        case "bin":
-            raise ValueError("a .bin file holds pairs, not pictures one by one")
+def _load(place: str) -> Any:
+    module, name = place.split(":")
+    return getattr(import_module(f"vplface.data.formats.{module}"), name)
