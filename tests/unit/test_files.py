@@ -1,3 +1,4 @@
+import json
 import os
 import signal
 import stat
@@ -6,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from vplface.errors import DataError, MissingExtraError, import_extra
-from vplface.files import PRIVATE, claimed, locked, remove_temporaries, replacing
+from vplface.files import PRIVATE, claimed, locked, remove_temporaries, replacing, write_json
 
 
 def _names(folder):
@@ -181,3 +182,9 @@ def test_a_claim_never_follows_a_link(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"\.set\.lock: is a symbolic link"), claimed(tmp_path / "set"):
         pass
     assert (tmp_path / "precious").read_text() == "precious"
+
+
+def test_write_json_keeps_names_that_are_not_text(tmp_path):
+    write_json(tmp_path / "a.json", {"name": "caf\udce9, café"})
+    assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8")) == {"name": "caf\udce9, café"}
+    assert b"caf\\udce9, caf\xc3\xa9" in (tmp_path / "a.json").read_bytes()
