@@ -256,7 +256,7 @@ def test_overwriting_that_was_stopped_is_gone_on_with(tmp_path, monkeypatch):
     told = json.loads(vplface("study", "study.yaml", "--dry-run", "--json", "optimizer.lr=0.05").stdout)
     assert [run["state"] for run in told["runs"]] == ["finished", "anew"]
     assert told["runs"][1]["taken"] == 0
-    assert "an --overwrite that was stopped" in vplface("study", "study.yaml", "--dry-run", "optimizer.lr=0.05").stdout
+    assert "an interrupted --overwrite" in vplface("study", "study.yaml", "--dry-run", "optimizer.lr=0.05").stdout
     gone_on = vplface("study", "study.yaml", "optimizer.lr=0.05")
     assert gone_on.exit_code == 0, gone_on.output
     assert [path.read_bytes() == old for path, old in zip(models, before, strict=True)] == [False, False]
