@@ -1,4 +1,4 @@
-"""``vplface bench head``: a step of the head."""
+"""``vplface bench head``: time and memory of a step of the head."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from vplface import bounds
-from vplface.cli.bench_scaling import numbers, scaling, tell_scaling
+from vplface.cli.bench_scaling import parse_numbers, print_scaling, scaling
 from vplface.cli.options import AS_JSON, DEVICE, DIM, PLOT, THREADS
 from vplface.console import Console, print_json, say
 from vplface.errors import UsageError
@@ -62,29 +62,29 @@ def head(
     from vplface.bench.machine import machine
     from vplface.bench.problem import Setting
 
-    chosen = list(ARMS) if arms is None else [name.strip() for name in arms.split(",")]
-    if unknown := [name for name in chosen if name not in ARMS]:
-        raise UsageError(f"--arms: no arm {unknown[0]!r}; there are: {', '.join(ARMS)}")
-    types = [each.strip() for each in dtype.split(",")]
+    names = list(ARMS) if arms is None else [name.strip() for name in arms.split(",")]
+    if unknown := [name for name in names if name not in ARMS]:
+        raise UsageError(f"--arms: unknown arm {unknown[0]!r}; expected some of {', '.join(ARMS)}")
+    types = [name.strip() for name in dtype.split(",")]
     if not set(types) <= {"float32", "bfloat16"}:
         raise UsageError(f"--dtype takes float32, bfloat16, or both with a comma, got {dtype!r}")
     settings = [
-        Setting(n, b, dim, each, device, workspace_mb)  # type: ignore[arg-type]  # checked above
-        for n in numbers("--classes", classes, 2)
-        for b in numbers("--batch", batch, 1, bounds.BATCH)
-        for each in types
+        Setting(n, b, dim, kind, device, workspace_mb)  # type: ignore[arg-type]  # checked above
+        for n in parse_numbers("--classes", classes, 2)
+        for b in parse_numbers("--batch", batch, 1, bounds.BATCH)
+        for kind in types
     ]
     if processes is not None:
         if arms is not None or plot is not None or device != "cpu" or not memory:
             raise UsageError(
-                "--processes times one arm, on the CPU: leave out --arms, --plot, --device and --no-memory"
+                "--processes measures the head alone, on the CPU: omit --arms, --plot, --device and --no-memory"
             )
-        counted = 1 if threads is None else threads
-        tell_scaling(scaling(sharded, settings, processes, counted, repeats, grows="classes"), as_json)
+        threads_each = 1 if threads is None else threads
+        print_scaling(scaling(sharded, settings, processes, threads_each, repeats, grows="classes"), as_json)
         return
     if threads is not None:
-        raise UsageError("--threads is of the processes: give --processes too")
-    results = [measure(setting, chosen, repeats, memory=memory) for setting in settings]
+        raise UsageError("--threads sets the threads of each process; give --processes too")
+    results = [measure(setting, names, repeats, memory=memory) for setting in settings]
     if plot is not None:
         from vplface.bench.plot import draw
 

@@ -1,4 +1,4 @@
-"""One process and several, for ``vplface bench head`` and ``train``."""
+"""Measurements of one process against several, for ``vplface bench head`` and ``train``."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def scaling(
     repeats: int,
     grows: Literal["batch", "classes"],
 ) -> list[dict[str, Any]]:
-    """What ``processes.scale`` has to say of each setting.
+    """The measurements of ``processes.scale`` for each setting.
 
     Raises:
         UsageError: if there are not enough pictures for each process.
@@ -32,22 +32,22 @@ def scaling(
     from vplface.bench.machine import cores
     from vplface.bench.processes import scale
 
-    counts = numbers("--processes", processes, 1, bounds.PROCESSES)
+    counts = parse_numbers("--processes", processes, 1, bounds.PROCESSES)
     most, pictures = max(counts), 2 if grows == "batch" else 1
     for setting in settings:
         if setting.batch < pictures * most:
             enough = "2 pictures, for its batch statistics" if pictures == 2 else "a picture"
             raise UsageError(f"--batch {setting.batch} is too small: each of {most} processes needs {enough}")
     if most * max(threads, 1) > cores():
-        say(f"{most * max(threads, 1)} threads share {cores()} cores: efficiency suffers from that", file=sys.stderr)
+        say(f"{most * max(threads, 1)} threads share {cores()} cores: efficiency will be lower", file=sys.stderr)
     return [scale(make, setting, counts, repeats, grows=grows, threads=threads) for setting in settings]
 
 
-def numbers(option: str, text: str, least: int, most: int = bounds.LARGEST) -> list[int]:
-    """Whole numbers with commas between them.
+def parse_numbers(option: str, text: str, least: int, most: int = bounds.LARGEST) -> list[int]:
+    """Whole numbers from ``least`` to ``most``, separated by commas.
 
     Raises:
-        UsageError: that names the option.
+        UsageError: another text; the message names the option.
     """
     parts = [part.strip().replace("_", "") for part in text.split(",")]
     if not all(re.fullmatch("[0-9]{1,10}", part) and least <= int(part) <= most for part in parts):
@@ -57,8 +57,8 @@ def numbers(option: str, text: str, least: int, most: int = bounds.LARGEST) -> l
     return [int(part) for part in parts]
 
 
-def tell_scaling(results: Sequence[Mapping[str, Any]], as_json: bool) -> None:
-    """A table for each setting, or one JSON object."""
+def print_scaling(results: Sequence[Mapping[str, Any]], as_json: bool) -> None:
+    """Print a table for each setting, or one JSON object."""
     from rich.table import Table
 
     from vplface.bench.machine import machine
@@ -73,8 +73,8 @@ def tell_scaling(results: Sequence[Mapping[str, Any]], as_json: bool) -> None:
         threads = {entry["threads"] for entry in result["scaling"]}
         name = f"{result['backbone']}, " if "backbone" in result else ""
         size = f"N {result['classes']:,}, B {result['batch']}, d {result['dim']}, {result['dtype']}"
-        each = "cores divided" if len(threads) > 1 else f"threads a process: {max(threads)}"
-        table = Table(title=f"{name}{size}; {each}", title_justify="left")
+        division = "cores divided" if len(threads) > 1 else f"threads per process: {max(threads)}"
+        table = Table(title=f"{name}{size}; {division}", title_justify="left")
         grows, letter = ("batch", "B") if "backbone" in result else ("classes", "N")
         table.add_column("processes")
         for heading in (letter, "ms a step", "least – most", "pictures/s", "efficiency"):

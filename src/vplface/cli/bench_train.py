@@ -1,4 +1,4 @@
-"""``vplface bench train``: whole training steps."""
+"""``vplface bench train``: time of whole training steps, and its parts."""
 
 from __future__ import annotations
 
@@ -10,16 +10,18 @@ from typing import Annotated, Any
 import typer
 
 from vplface import bounds
-from vplface.cli.bench_scaling import scaling, tell_scaling
+from vplface.cli.bench_scaling import print_scaling, scaling
 from vplface.cli.options import AS_JSON, DEVICE, DIM, PLOT, THREADS
 from vplface.console import Console, print_json, say
 from vplface.errors import UsageError
 
-EACH = ("tiny", "mobilefacenet", "iresnet50")
+DEFAULT_BACKBONES = ("tiny", "mobilefacenet", "iresnet50")
 
 
 def train(
-    backbone: Annotated[str, typer.Option(help="Which networks, as in recipes, with commas.")] = ",".join(EACH),
+    backbone: Annotated[str, typer.Option(help="Which networks, as in recipes, with commas.")] = ",".join(
+        DEFAULT_BACKBONES
+    ),
     dim: DIM = 512,
     classes: Annotated[int, typer.Option(min=2, max=bounds.LARGEST, help="N, number of classes.")] = 100_000,
     batch: Annotated[
@@ -78,21 +80,21 @@ def train(
     from vplface.bench.machine import machine
     from vplface.bench.problem import Setting
 
-    networks = [each.strip() for each in backbone.split(",")]
-    if unknown := [each for each in networks if each not in BACKBONES and not each.startswith(PREFIX)]:
-        raise UsageError(f"--backbone: no backbone {unknown[0]!r}; there are: {', '.join(BACKBONES)}")
-    types = [each.strip() for each in dtype.split(",")]
+    networks = [name.strip() for name in backbone.split(",")]
+    if unknown := [name for name in networks if name not in BACKBONES and not name.startswith(PREFIX)]:
+        raise UsageError(f"--backbone: unknown backbone {unknown[0]!r}; expected some of {', '.join(BACKBONES)}")
+    types = [name.strip() for name in dtype.split(",")]
     if not set(types) <= {"float32", "bfloat16"}:
         raise UsageError(f"--dtype takes float32, bfloat16, or both with a comma, got {dtype!r}")
     setting = Setting(classes, batch, dim, device=device, workspace_mb=workspace_mb)
     if processes is not None:
         if plot is not None or compiled or device != "cpu":
-            raise UsageError("--processes measures on the CPU: leave out --plot, --compile and --device")
+            raise UsageError("--processes measures on the CPU: omit --plot, --compile and --device")
         _scale(networks, types, setting, processes, 1 if threads is None else threads, repeats, as_json)
         return
     if threads is not None:
-        raise UsageError("--threads is of the processes: give --processes too")
-    results = [measure(setting, each, types, repeats, compiled=compiled) for each in networks]
+        raise UsageError("--threads sets the threads of each process; give --processes too")
+    results = [measure(setting, network, types, repeats, compiled=compiled) for network in networks]
     if plot is not None:
         from vplface.bench.loop_plot import draw_loops
 
@@ -116,12 +118,12 @@ def _scale(
 ) -> None:
     from vplface.bench.train import training
 
-    settings = [replace(setting, dtype=each) for each in types]
+    settings = [replace(setting, dtype=kind) for kind in types]
     results = []
     for network in networks:
-        found = scaling(partial(training, backbone=network), settings, processes, threads, repeats, grows="batch")
-        results += [{"backbone": network, **each} for each in found]
-    tell_scaling(results, as_json)
+        entries = scaling(partial(training, backbone=network), settings, processes, threads, repeats, grows="batch")
+        results += [{"backbone": network, **entry} for entry in entries]
+    print_scaling(results, as_json)
 
 
 def _show(machine: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> None:

@@ -33,7 +33,7 @@ def align(
     target: Annotated[
         Path,
         typer.Argument(
-            help="The folder to write: the same names, and align.csv, which says what became of each picture.",
+            help="The folder to write: the same names, and align.csv, with the outcome for each picture.",
             show_default=False,
         ),
     ],
@@ -48,7 +48,7 @@ def align(
     landmarks: Annotated[
         Path | None,
         typer.Option(
-            help="Take the faces from this .csv or .json file and search for none: an align.csv, or anybody's.",
+            help="Take the faces from this .csv or .json file instead of detecting them: an align.csv, or your own.",
             show_default=False,
         ),
     ] = None,
@@ -64,12 +64,12 @@ def align(
         typer.Option(
             min=0.0,
             max=1.0,
-            help=f"Pass over faces of a lower score. Default: {_DETECTOR_SCORE} with the detector, 0 with --landmarks.",
+            help=f"Skip faces of a lower score. Default: {_DETECTOR_SCORE} with the detector, 0 with --landmarks.",
             show_default=False,
         ),
     ] = None,
     min_size: Annotated[
-        float, typer.Option(min=0.0, help="Pass over faces whose crop covers fewer pixels a side in the photograph.")
+        float, typer.Option(min=0.0, help="Skip faces whose crop covers fewer pixels per side in the photograph.")
     ] = 16,
     search_size: Annotated[
         int,
@@ -97,16 +97,16 @@ def align(
     ] = None,
     as_json: AS_JSON = False,
 ) -> None:
-    """Turn photographs into the aligned faces that models take: eyes, nose and mouth at ArcFace's five places.
+    """Turn photographs into the aligned faces that models take: eyes, nose and mouth at ArcFace's five points.
 
     Pictures without a face, with several, and those that cannot be read are named in TARGET/align.csv and counted; it
-    is an error only if nothing can be aligned. A command that was stopped is completed by repeating it. To mend what
-    went wrong, correct the landmarks in a copy of align.csv, and align with --landmarks into another folder.
+    is an error only if nothing can be aligned. Repeat the command to complete an interrupted run. To correct
+    alignments, edit the landmarks in a copy of align.csv, and align with --landmarks into another folder.
 
     Example:  vplface data align photos faces --detector-model face_detection_yunet_2026may.onnx --sheet sheet.png
     """
     if detector_model is not None and landmarks is not None:
-        raise UsageError("--detector-model and --landmarks: give one of them, the faces come from the one or the other")
+        raise UsageError("--detector-model and --landmarks: give only one of them; both say where the faces are")
     if sheet is not None and sheet.suffix.lower() not in (".png", ".jpg", ".jpeg"):
         raise UsageError(f"--sheet {sheet}: the name must end in .png or .jpg")
     if not is_folder(source):
@@ -115,23 +115,23 @@ def align(
     from vplface.data.align.folder import OPTIONS, RECORDS
     from vplface.data.align.sheet import write_sheet
 
-    found: Detector | dict[str, list[Face]]
+    detections: Detector | dict[str, list[Face]]
     if landmarks is None:
-        found = YuNet(detector_model, _DETECTOR_SCORE if min_score is None else min_score, search_size)
-        found_by = str(found)
+        detections = YuNet(detector_model, _DETECTOR_SCORE if min_score is None else min_score, search_size)
+        found_by = str(detections)
     else:
         least = min_score or 0.0
         listed = read_landmarks(landmarks)
-        found = {name: [face for face in several if face.score >= least] for name, several in listed.items()}
+        detections = {name: [face for face in several if face.score >= least] for name, several in listed.items()}
         found_by = f"landmarks in {landmarks.name}, scores from {least:g}"
     done = align_folder(
-        source, target, found, found_by=found_by, choice=faces, size=size, min_size=min_size,
+        source, target, detections, found_by=found_by, choice=faces, size=size, min_size=min_size,
         picture_format=picture_format, quality=quality, workers=workers,
     )  # fmt: skip
     if not done.crops:
         raise DataError(
-            f"{source}: none of {done.outcomes.total()} pictures could be aligned ({_counted(done)}); "
-            f"{target / RECORDS} says why for each"
+            f"{source}: none of {done.outcomes.total()} pictures could be aligned ({_format_outcomes(done)}); "
+            f"{target / RECORDS} gives the reason for each"
         )
     written = [target / RECORDS, target / OPTIONS]
     if sheet is not None:
@@ -157,12 +157,12 @@ def align(
         }
         print_json(report)
         return
-    _tell(done, faces)
+    _print_outcomes(done, faces)
     for path in written:
         say(f"wrote {path}")
 
 
-def _tell(done: Alignment, faces: str) -> None:
+def _print_outcomes(done: Alignment, faces: str) -> None:
     outcomes = done.outcomes
     aligned = {record.name for record in done.records if record.crop}
     unaligned = {record.name: record for record in done.records if record.name not in aligned}
@@ -171,17 +171,17 @@ def _tell(done: Alignment, faces: str) -> None:
     if len(unaligned) > _REASONS:
         say(f"... and {len(unaligned) - _REASONS} more without a crop")
     new = outcomes.total() - done.kept
-    kept = f", {done.kept} of them kept from before" if done.kept else ""
+    kept = f", {done.kept} of them from an earlier run" if done.kept else ""
     speed = f"; {new / done.seconds:.0f} pictures/s" if new else ""
-    say(f"{done.crops} crops of {outcomes.total()} pictures{kept}: {_counted(done)}{speed}")
+    say(f"{done.crops} crops of {outcomes.total()} pictures{kept}: {_format_outcomes(done)}{speed}")
     if done.several:
         say(f"{done.several} pictures show several faces; taken: {faces}")
     if done.others:
         others = ", ".join(f"{count} {kind}" for kind, count in done.others.most_common(5))
-        say(f"passed over files that are not pictures of a known type: {others}")
+        say(f"skipped files that are not pictures of a known type: {others}")
     if done.left_out:
         say(f"note: {done.left_out}")
 
 
-def _counted(done: Alignment) -> str:
+def _format_outcomes(done: Alignment) -> str:
     return ", ".join(f"{count} {outcome}" for outcome, count in done.outcomes.most_common())

@@ -1,4 +1,4 @@
-"""``vplface data convert``: a set of pictures in another form."""
+"""``vplface data convert``: conversion of a set of pictures to another format."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ def convert(
     target: Annotated[
         Path,
         typer.Argument(
-            help="The new set. What it will be follows from the name: .rec, .tar, .parquet, .csv, .tsv, .bin, or a "
-            "folder of pictures; --to says it where the name does not.",
+            help="The new set. The name decides the format: .rec, .tar, .parquet, .csv, .tsv, .bin, or a "
+            "folder of pictures; --to chooses one where the name does not.",
             show_default=False,
         ),
     ],
     to: Annotated[
         Format | None,
         typer.Option(
-            help="The form of TARGET: folder (IDENTITY/PICTURE), recordio (InsightFace), tar (WebDataset shards), "
+            help="The format of TARGET: folder (IDENTITY/PICTURE), recordio (InsightFace), tar (WebDataset shards), "
             "parquet (Hugging Face), list (.csv or .tsv), bin (InsightFace verification).",
             show_default=False,
         ),
@@ -52,9 +52,9 @@ def convert(
     ] = None,
     as_json: AS_JSON = False,
 ) -> None:
-    """Copy a set of pictures into another form: pictures bit for bit, names and the order of identities as they are.
+    """Convert a set of pictures to another format: pictures bit for bit, with the same names and order of identities.
 
-    A conversion that was stopped goes on when the command is repeated. Pictures that cannot be read from SOURCE are
+    Repeat the command to resume an interrupted conversion. Pictures that cannot be read from SOURCE are
     named and left out, and the exit status is then 1; pictures that can be read but not decoded are copied as they are.
     The pairs of a .bin file are written beside TARGET.
 
@@ -68,11 +68,11 @@ def convert(
 
     form = format_of(target) if to is None else to
     if (form == "bin") != (pairs is not None):
-        raise UsageError("--pairs and a .bin file go together: it says which pictures the file compares")
+        raise UsageError("--pairs and a .bin file need each other: the list says which pictures the file compares")
     if pairs is not None and drop is not None:
-        raise UsageError("--drop has no use with a .bin file: it holds the pictures of --pairs and no others")
+        raise UsageError("--drop does not apply to a .bin file, which holds only the pictures of --pairs")
     pictures = open_pictures(source, split)
-    listed: Path | None = None
+    pair_list: Path | None = None
     if pairs is not None:
         done = convert_to_bin(pictures, target, read_pairs(pairs))
     else:
@@ -81,7 +81,7 @@ def convert(
         from vplface.data.formats.verification_bin import VerificationBin
 
         assert isinstance(pictures, VerificationBin)
-        listed = write_pairs_of_bin(pictures, target, form)
+        pair_list = write_pairs_of_bin(pictures, target, form)
 
     if as_json:
         print_json(
@@ -94,24 +94,24 @@ def convert(
                 "identities": done.identities,
                 "resumed": done.resumed,
                 "dropped": done.dropped,
-                "pairs": None if listed is None else str(listed),
+                "pairs": None if pair_list is None else str(pair_list),
                 "left_out": pictures.left_out.to_dict(),
                 "unreadable": [{"path": path, "reason": reason} for path, reason in done.unreadable.items()],
             }
         )
     else:
         details = [
-            f"{count:,} {what}"
-            for count, what in (
-                (done.resumed, "of them from before"),
+            f"{count:,} {description}"
+            for count, description in (
+                (done.resumed, "of them from an earlier run"),
                 (done.dropped, "dropped"),
                 (len(done.unreadable), "could not be read and are left out"),
             )
             if count
         ]
         say(f"{target}: {', '.join([f'{done.pictures:,} pictures of {done.identities:,} identities', *details])}")
-        if listed is not None:
-            say(f"{listed}: its pairs")
+        if pair_list is not None:
+            say(f"{pair_list}: its pairs")
     if pictures.left_out:
         say(f"note: {pictures.left_out}", file=sys.stderr)
     if done.unreadable:

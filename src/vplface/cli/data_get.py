@@ -1,4 +1,4 @@
-"""``vplface data get``: public sets of faces from where their makers put them."""
+"""``vplface data get``: downloads of public sets of faces from their makers."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from vplface.suggest import did_you_mean
 
 
 def get(
-    name: Annotated[str | None, typer.Argument(help="Which set; --list names them.", show_default=False)] = None,
+    name: Annotated[str | None, typer.Argument(help="Name of the set; --list shows all.", show_default=False)] = None,
     to: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="The folder to put it into.", show_default="one of its name")
+        Path | None, typer.Option(metavar="DIR", help="Target folder.", show_default="one of its name")
     ] = None,
     listed: Annotated[
-        bool, typer.Option("--list", help="Name the sets, those that cannot be downloaded with where they are.")
+        bool, typer.Option("--list", help="List the sets, and the pages of those that cannot be downloaded.")
     ] = False,
 ) -> None:
     """Download a set of faces, check it against its known digest, and unpack it.
 
-    The terms are shown first; whether you may use the pictures is for you to find out. A download that was stopped
-    goes on when the command is repeated.
+    The terms are shown first; check whether you may use the pictures. Repeat the command to resume an interrupted
+    download.
 
     Example:  vplface data get lfw
     """
@@ -34,7 +34,7 @@ def get(
         _list_all()
         return
     if name is None:
-        raise UsageError("which set? vplface data get --list names them")
+        raise UsageError("no set is named; vplface data get --list shows all")
     key = name.lower()
     if key in ELSEWHERE:
         there = ELSEWHERE[key]
@@ -55,6 +55,6 @@ def _list_all() -> None:
     print("vplface data get NAME downloads:")
     for name, known in SETS.items():
         print(f"  {name:17} {known.title}\n  {'':17} {known.page}")
-    print("\nTo be had from their makers' pages, and what to bring from there:")
+    print("\nAvailable from the pages of their makers, and the files to bring from there:")
     for name, there in ELSEWHERE.items():
         print(f"  {name:17} {there.title}: {there.bring}\n  {'':17} {there.page}")

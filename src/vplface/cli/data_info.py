@@ -1,4 +1,4 @@
-"""``vplface data info``: what a set of pictures holds."""
+"""``vplface data info``: size, class sizes and expected coverage of a set of pictures."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def info(
     ] = None,
     as_json: AS_JSON = False,
 ) -> None:
-    """Tell what a set holds: pictures, identities, how many of each, and the coverage that Δt and batch size will give.
+    """Describe a set: pictures, identities, pictures per identity, and the coverage that Δt and batch size will give.
 
     Coverage is the share of classes whose memory is alive, 1 − exp(−p·B·Δt) on average: where it is low, variational
     prototypes change little.
@@ -57,38 +57,38 @@ def info(
     from vplface.prototypes.coverage import expected_coverage
 
     pictures = open_pictures(path, split)
-    told = summarise(pictures, sample)
+    summary = summarise(pictures, sample)
     coverage = {
-        batch: {delta_t: expected_coverage(told.class_sizes, batch, delta_t) for delta_t in LIFETIMES}
+        batch: {delta_t: expected_coverage(summary.class_sizes, batch, delta_t) for delta_t in LIFETIMES}
         for batch in BATCHES
     }
     if plot is not None:
-        _draw(plot, path, told)
+        _draw(plot, path, summary)
     if as_json:
-        sizes = told.class_sizes
+        sizes = summary.class_sizes
         print_json(
             {
                 "schema": 1,
                 "path": str(path),
-                "pictures": told.pictures,
-                "identities": told.identities,
-                "identities_without_pictures": told.empty,
+                "pictures": summary.pictures,
+                "identities": summary.identities,
+                "identities_without_pictures": summary.empty,
                 "pictures_per_identity": {
                     "mean": float(sizes.mean()),
                     "median": float(sorted(sizes.tolist())[len(sizes) // 2]),
                     "largest": int(sizes.max()),
                 },
-                "share_of_identities_with_one_picture": told.single,
+                "share_of_identities_with_one_picture": summary.single,
                 "histogram": [
-                    {"from": low, "to": high, "identities": count} for (low, high), count in told.histogram().items()
+                    {"from": low, "to": high, "identities": count} for (low, high), count in summary.histogram().items()
                 ],
                 "sample": {
-                    "pictures": told.sampled,
-                    "formats": told.formats,
-                    "sizes": told.sizes,
-                    "unreadable": told.unreadable,
+                    "pictures": summary.sampled,
+                    "formats": summary.formats,
+                    "sizes": summary.sizes,
+                    "unreadable": summary.unreadable,
                 },
-                "bytes": told.bytes,
+                "bytes": summary.bytes,
                 "left_out": pictures.left_out.to_dict(),
                 "expected_coverage": [
                     {"batch_size": batch, "delta_t": delta_t, "coverage": share}
@@ -98,35 +98,35 @@ def info(
             }
         )
         return
-    _tell(path, told, coverage)
+    _print_summary(path, summary, coverage)
     if pictures.left_out:
         say(f"note: {pictures.left_out}")
     if plot is not None:
         say(f"wrote {plot}")
 
 
-def _tell(path: Path, told: Summary, coverage: dict[int, dict[int, float]]) -> None:
+def _print_summary(path: Path, summary: Summary, coverage: dict[int, dict[int, float]]) -> None:
     from rich.table import Table
 
     console = Console(highlight=False)
-    looked = f"of {told.sampled:,} looked at" if told.sampled < told.pictures else "of all"
+    looked = f"of {summary.sampled:,} looked at" if summary.sampled < summary.pictures else "of all"
     rows = [
-        ("pictures", f"{told.pictures:,}, about {_bytes(told.bytes)}"),
-        ("identities", f"{told.identities:,}; {100 * told.single:.0f} % have one picture"),
-        ("pictures each", f"{told.pictures / told.identities:.1f}, at most {told.class_sizes.max():,}"),
-        (f"types, {looked}", _listed(told.formats)),
-        (f"sizes, {looked}", _listed(told.sizes)),
+        ("pictures", f"{summary.pictures:,}, about {_bytes(summary.bytes)}"),
+        ("identities", f"{summary.identities:,}; {100 * summary.single:.0f} % have one picture"),
+        ("pictures each", f"{summary.pictures / summary.identities:.1f}, at most {summary.class_sizes.max():,}"),
+        (f"types, {looked}", _format_shares(summary.formats)),
+        (f"sizes, {looked}", _format_shares(summary.sizes)),
     ]
-    if told.empty:
-        rows.insert(3, ("without pictures", f"{told.empty:,} identities"))
-    if told.unreadable:
-        rows.append((f"unreadable, {looked}", f"{told.unreadable:,}; vplface data check names them"))
+    if summary.empty:
+        rows.insert(3, ("without pictures", f"{summary.empty:,} identities"))
+    if summary.unreadable:
+        rows.append((f"unreadable, {looked}", f"{summary.unreadable:,}; vplface data check names them"))
     table = Table(title=printable_name(str(path)), title_justify="left", show_header=False, box=None, padding=(0, 2))
     for row in rows:
         table.add_row(*row)
     console.print(table)
 
-    histogram = told.histogram()
+    histogram = summary.histogram()
     most = max(histogram.values())
     console.print("\nidentities by number of pictures")
     for (low, high), count in histogram.items():
@@ -143,7 +143,7 @@ def _tell(path: Path, told: Summary, coverage: dict[int, dict[int, float]]) -> N
     console.print(shares)
 
 
-def _listed(counts: Mapping[str, int]) -> str:
+def _format_shares(counts: Mapping[str, int]) -> str:
     total = sum(counts.values())
     shown = [f"{name} ({100 * count / total:.0f} %)" for name, count in list(counts.items())[:_SIZES]]
     if len(counts) > _SIZES:
@@ -156,7 +156,7 @@ def _bytes(count: int) -> str:
 
 
 @literal_text()
-def _draw(plot: Path, path: Path, told: Summary) -> None:
+def _draw(plot: Path, path: Path, summary: Summary) -> None:
     import numpy as np
 
     from vplface.errors import import_extra
@@ -164,7 +164,7 @@ def _draw(plot: Path, path: Path, told: Summary) -> None:
 
     pyplot = import_extra("matplotlib.pyplot", "plot")
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 4.2), layout="constrained")
-    histogram = told.histogram()
+    histogram = summary.histogram()
     labels = [f"{low}" if low == high else f"{low}–{high}" for low, high in histogram]
     bars = left.bar(labels, list(histogram.values()), color="#0072b2")
     left.bar_label(bars, [f"{count:,}" if count else "" for count in histogram.values()], fontsize=8)
@@ -172,10 +172,12 @@ def _draw(plot: Path, path: Path, told: Summary) -> None:
     left.set_ylabel("identities")
     left.tick_params(axis="x", rotation=45)
     name = printable_name(path.name, TITLE_LENGTH)
-    left.set_title(f"{name}: {told.pictures:,} pictures of {told.identities:,} identities", loc="left", fontsize=10)
+    left.set_title(
+        f"{name}: {summary.pictures:,} pictures of {summary.identities:,} identities", loc="left", fontsize=10
+    )
     lifetimes = np.unique(np.geomspace(1, 10_000, 60).round().astype(int))
     for batch, colour in zip(BATCHES, ("#d55e00", "#0072b2", "#00876a"), strict=True):
-        shares = [expected_coverage(told.class_sizes, batch, int(delta_t)) for delta_t in lifetimes]
+        shares = [expected_coverage(summary.class_sizes, batch, int(delta_t)) for delta_t in lifetimes]
         right.semilogx(lifetimes, shares, color=colour, label=f"batch of {batch:,}")
     right.set_ylim(0, 1)
     plain_numbers(right.xaxis)

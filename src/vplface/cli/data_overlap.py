@@ -1,4 +1,4 @@
-"""``vplface data overlap``: which people of a training set are probably people of a test set."""
+"""``vplface data overlap``: people of a training set who are probably in a test set."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def overlap(
     threshold: Annotated[
         float | None,
         typer.Option(
-            help="Flag identities from this cosine similarity on. Without it, the threshold is set from the test "
+            help="Flag identities at or above this cosine similarity. Without it, the threshold is set from the test "
             "set, at --rate.",
             show_default=False,
         ),
@@ -53,7 +53,7 @@ def overlap(
     rate: Annotated[
         float,
         typer.Option(
-            help="Share of the training identities that may be flagged wrongly, by the likeness of strangers."
+            help="Share of the training identities that may be flagged wrongly, because strangers look alike."
         ),
     ] = 0.01,
     out: Annotated[
@@ -61,7 +61,7 @@ def overlap(
         typer.Option(
             "--out",
             "-o",
-            help="Write the flagged identities here, one a line: what a recipe's 'exclude' takes.",
+            help="Write the flagged identities here, one per line, for 'exclude' of a recipe.",
         ),
     ] = None,
     sheet: Annotated[
@@ -80,7 +80,7 @@ def overlap(
     ] = 0,
     as_json: AS_JSON = False,
 ) -> None:
-    """Find people of the test set in a training set, under whatever name: testing on them flatters a model.
+    """Find people of the test set in a training set, under any name: results on them are optimistically biased.
 
     All pictures are embedded, mirrored ones added, and every training identity is compared with every test identity by
     the cosine of their mean embeddings. The threshold is where only a share --rate of the test people would be flagged
@@ -106,18 +106,18 @@ def overlap(
     from vplface.evaluation.overlap import find_overlap, write_exclude_list
     from vplface.evaluation.provenance import hashes
 
-    tested = narrow(open_pictures(against), None if people is None else read_people(people), where=against)
-    trained = open_pictures(train, split)
+    test_set = narrow(open_pictures(against), None if people is None else read_people(people), where=against)
+    train_set = open_pictures(train, split)
     embedder = Embedder.load(model, device, preprocessing)
-    found = find_overlap(trained, tested, embedder, threshold=threshold, false_flag_rate=rate, workers=workers)
+    result = find_overlap(train_set, test_set, embedder, threshold=threshold, false_flag_rate=rate, workers=workers)
     if out is not None:
-        write_exclude_list(out, found.flagged)
+        write_exclude_list(out, result.flagged)
     if sheet is not None:
-        _write_sheet(sheet, found, trained, tested)
+        _write_sheet(sheet, result, train_set, test_set)
     if page is not None:
         from vplface.report.overlap_page import write_overlap
 
-        write_overlap(page, found, trained, tested, f"{train.name} against {against.name}")
+        write_overlap(page, result, train_set, test_set, f"{train.name} against {against.name}")
     written = [path for path in (out, sheet, page) if path is not None]
 
     if as_json:
@@ -133,51 +133,51 @@ def overlap(
                 "threshold": "given" if threshold is not None else f"false flag rate {rate:g} on the test set",
                 "preprocessing": embedder.card.preprocessing.to_dict(),
             },
-            **found.to_dict(),
+            **result.to_dict(),
             "files": {**embedder.files, **hashes(written)},
         }
         print_json(report)
         return
-    _tell(found)
+    _print_matches(result)
     for path in written:
         say(f"wrote {path}")
 
 
-def _tell(found: Overlap) -> None:
-    for match in found.matches[:_LINES]:
+def _print_matches(result: Overlap) -> None:
+    for match in result.matches[:_LINES]:
         names = [printable_name(name) for name in (match.train, match.test, match.train_picture, match.test_picture)]
         say(
             f"{match.similarity:.3f}  {names[0]} is probably {names[1]}  "
             f"({names[2]}, {names[3]}: {match.picture_similarity:.3f})"
         )
-    if len(found.matches) > _LINES:
-        say(f"... and {len(found.matches) - _LINES} more pairs")
-    by_name = found.by_name_alone
+    if len(result.matches) > _LINES:
+        say(f"... and {len(result.matches) - _LINES} more pairs")
+    by_name = result.by_name_alone
     for match in by_name[:_LINES]:
-        say(f"{match.similarity:.3f}  {printable_name(match.train)} is called like {printable_name(match.test)}")
+        say(f"{match.similarity:.3f}  {printable_name(match.train)} has the same name as {printable_name(match.test)}")
     if len(by_name) > _LINES:
         say(f"... and {len(by_name) - _LINES} more names")
-    below = "" if found.nearest_below is None else f"; the next below it is {found.nearest_below:.3f}"
+    below = "" if result.nearest_below is None else f"; the next below it is {result.nearest_below:.3f}"
     say(
-        f"{len(found.flagged)} of {found.train_identities} training identities flagged against {found.test_identities} "
-        f"people of the test set, at similarity {found.threshold:.3f}{below}"
+        f"{len(result.flagged)} of {result.train_identities} training identities flagged against "
+        f"{result.test_identities} people of the test set, at similarity {result.threshold:.3f}{below}"
         + (f"; {len({match.train for match in by_name})} of them by their names alone" if by_name else "")
     )
-    say(f"by the likeness of strangers alone about {found.expected_false_flags:.1f} would be flagged")
+    say(f"about {result.expected_false_flags:.1f} would be flagged by chance, by the likeness of strangers")
 
 
-def _write_sheet(path: Path, found: Overlap, train: PictureSet, test: PictureSet) -> None:
+def _write_sheet(path: Path, result: Overlap, train: PictureSet, test: PictureSet) -> None:
     """The most similar pictures of each match first, then others of the two identities."""
     import numpy as np
 
-    shown = found.matches
+    shown = result.matches
     if len(shown) > _ROWS:  # evenly over the list, for the doubtful ones are at its end
         shown = [shown[position] for position in np.linspace(0, len(shown) - 1, _ROWS).round().astype(int)]
     rows = []
     for match in shown:
         caption = f"{match.similarity:.3f}  {match.train} | {match.test}  ({match.picture_similarity:.3f})"
         rows.append(row(caption, _some(train, match.train_index), _some(test, match.test_index)))
-    note = f"{len(shown)} of {len(found.matches)} matches; training left, test right; threshold {found.threshold:.3f}"
+    note = f"{len(shown)} of {len(result.matches)} matches; training left, test right; threshold {result.threshold:.3f}"
     write_sheet(path, note, rows)
 
 
@@ -185,4 +185,4 @@ def _some(pictures: PictureSet, index: int) -> list[Picture]:
     import numpy as np
 
     others = np.flatnonzero(pictures.labels == pictures.labels[index])
-    return [pictures.picture(chosen) for chosen in (index, *others[others != index][: PICTURES - 1].tolist())]
+    return [pictures.picture(shown) for shown in (index, *others[others != index][: PICTURES - 1].tolist())]

@@ -21,9 +21,7 @@ def synth(
     pictures: Annotated[
         int, typer.Option(min=1, max=bounds.PICTURES, help="Pictures per person; with --tail, of the largest.")
     ] = 20,
-    seed: Annotated[
-        int, typer.Option(min=0, max=bounds.SEED, help="Names the world that people and pictures are drawn from.")
-    ] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=bounds.SEED, help="Seed of the people and their pictures.")] = 0,
     first_identity: Annotated[
         int,
         typer.Option(
@@ -40,7 +38,7 @@ def synth(
         int, typer.Option(min=1, max=bounds.PICTURES, help="The least pictures of a person under --tail.")
     ] = 1,
     label_noise: Annotated[
-        float, typer.Option(min=0.0, max=1.0, help="Share of pictures that show somebody else than their folder says.")
+        float, typer.Option(min=0.0, max=1.0, help="Share of pictures that show another person than their folder says.")
     ] = 0.0,
     difficulty: Annotated[
         float,
@@ -67,7 +65,7 @@ def synth(
 ) -> None:
     """Generate faces of people who do not exist, with pose, expression, light, age, occlusion and camera effects.
 
-    The same options give the same pictures. A run that was stopped is completed by repeating the command.
+    The same options give the same pictures. Repeat the command to complete an interrupted run.
 
     Example:  vplface data synth faces/train --identities 400; vplface data synth faces/test --identities 100
     --first-identity 400 --pairs faces/test_pairs.txt

@@ -1,4 +1,4 @@
-"""``vplface embed``: the embeddings of picture files, as a file."""
+"""``vplface embed``: a file of the embeddings of pictures."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ import typer
 from jaxtyping import Float
 
 from vplface.cli.options import AS_JSON, DEVICE
+from vplface.cli.picture_files import picture_files
 from vplface.cli.preprocessing import COLOR, MEAN, STD, preprocessing_of
 from vplface.console import print_json, say
 from vplface.errors import DataError, UsageError
 
 if TYPE_CHECKING:
-    from vplface.data.folder_scan import LeftOut
     from vplface.embedder import Embedder
 
 _FORMATS = (".npz", ".csv", ".npy")
@@ -115,23 +115,6 @@ def embed(
     else:
         skipped = f", skipped {len(unreadable)}" if unreadable else ""
         say(f"wrote {out}: {len(names)} embeddings of {embedder.dim} numbers{skipped}")
-
-
-def picture_files(places: list[Path]) -> tuple[list[Path], LeftOut]:
-    """The files named, and the pictures below the folders named, each once, in order; and what is left out there."""
-    from vplface.data.folder_scan import LeftOut, find_pictures, identity_key
-    from vplface.reading import is_folder
-
-    files: list[Path] = []
-    left_out = LeftOut()
-    for place in places:
-        if is_folder(place):
-            found = find_pictures(place)
-            files += [place / name for name in sorted(found.pictures, key=identity_key)]
-            left_out += found.left_out
-        else:
-            files.append(place)
-    return list(dict.fromkeys(files)), left_out
 
 
 def _write(out: Path, names: list[str], embeddings: Float[np.ndarray, "n dim"], embedder: Embedder) -> str:

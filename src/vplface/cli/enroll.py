@@ -42,23 +42,23 @@ def enroll(
             show_default=False,
         ),
     ] = None,
-    name: Annotated[str | None, typer.Option(help="Whose pictures these are; any text.", show_default=False)] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the person, any text.", show_default=False)] = None,
     model: Annotated[
         Path | None,
         typer.Option(
-            help="The model: a run's folder, RUN/best, or an .onnx file. A gallery keeps to the model that it was made "
-            "with, and remembers where that was.",
+            help="The model: a run's folder, RUN/best, or an .onnx file. A gallery works only with the model it was "
+            "created with, and stores its path.",
             show_default=False,
         ),
     ] = None,
     remove: Annotated[
         list[str] | None,
         typer.Option(
-            help="Instead: delete this person, with all that the gallery holds of them; may be repeated.",
+            help="Instead: delete this person and all their embeddings; may be repeated.",
             show_default=False,
         ),
     ] = None,
-    list_: Annotated[bool, typer.Option("--list", help="Instead: say who is enrolled.")] = False,
+    list_: Annotated[bool, typer.Option("--list", help="Instead: list the people enrolled.")] = False,
     face: Annotated[
         int | None,
         typer.Option(
@@ -77,13 +77,12 @@ def enroll(
     device: DEVICE = "cpu",
     as_json: AS_JSON = False,
 ) -> None:
-    """Put people into a gallery, in which vplface identify then looks for faces; or take them out.
+    """Add people to a gallery, which vplface identify searches, or remove them.
 
-    Several pictures of a person, as different as those that will be looked
-    for, do better than one. Of a photograph with several faces the largest
-    is taken, and said. What shows no face, cannot be read or is enrolled
-    already is passed over, and said: so a command that was stopped is
-    completed by repeating it.
+    Several varied pictures of a person work better than one. Of a
+    photograph with several faces the largest is taken. Pictures that show
+    no face, cannot be read or are enrolled already are skipped. All of
+    this is reported. Repeat the command to complete an interrupted one.
 
     Enrol only people who have agreed to it. A gallery holds biometric data:
     embeddings, names, and hashes of pictures. It holds no pictures.
@@ -93,13 +92,13 @@ def enroll(
     vplface enroll people --list
     vplface enroll people --remove "Ada Lovelace"
     """
-    asked = [bool(pictures), bool(remove), list_]
-    if sum(asked) != 1:
+    modes = [bool(pictures), bool(remove), list_]
+    if sum(modes) != 1:
         raise UsageError(
-            "give pictures to enrol, or --remove NAME, or --list" + (", one of them" if any(asked) else "")
+            "give pictures to enrol, or --remove NAME, or --list" + (", one of them" if any(modes) else "")
         )
     if not pictures and (name is not None or face is not None):
-        raise UsageError("--name and --face are for pictures, and there are none")
+        raise UsageError("--name and --face need pictures; give some")
     if list_:
         _list(gallery, as_json)
     elif remove:
@@ -117,10 +116,10 @@ def enroll(
         if there is not None:
             model = gallery_model(there, model)
         elif model is None:
-            raise UsageError(f"{gallery} is a new gallery: say with --model which model it is made with")
+            raise UsageError(f"{gallery} is a new gallery: give its model with --model")
         sources, left_out = _sources(pictures, None if name is None else normalise_name(name))
         if face is not None and len(sources) > 1:
-            raise UsageError(f"--face {face} is for one picture, and these are {len(sources)}")
+            raise UsageError(f"--face {face} applies to one picture, but there are {len(sources)}")
         preprocessing: Preprocessing | None = preprocessing_of(color, mean, std)
         embedder = load_embedder(model, device, preprocessing or (None if there is None else there.preprocessing))
         if flip is None:
@@ -131,10 +130,14 @@ def enroll(
         if there is not None:
             there.require_same(fingerprint, str(gallery))
         read = FaceReader(fingerprint.preprocessing.size, align, detector_model)
-        _tell(gallery, fingerprint, enrol(gallery, fingerprint, embedder, read, sources, face), left_out, as_json)
+        _print_enrolment(
+            gallery, fingerprint, enrol(gallery, fingerprint, embedder, read, sources, face), left_out, as_json
+        )
 
 
-def _tell(gallery: Path, fingerprint: EmbedderFingerprint, done: Enrolment, left_out: LeftOut, as_json: bool) -> None:
+def _print_enrolment(
+    gallery: Path, fingerprint: EmbedderFingerprint, done: Enrolment, left_out: LeftOut, as_json: bool
+) -> None:
     from vplface.deploy.faces import describe_boxes
 
     for passed in done.skipped[:_NOTES]:
@@ -170,8 +173,8 @@ def _tell(gallery: Path, fingerprint: EmbedderFingerprint, done: Enrolment, left
 
 
 def _sources(places: list[Path], name: str | None) -> tuple[list[tuple[str, Path]], LeftOut]:
-    """(name, picture) for all pictures in these places, and what is left out there."""
-    from vplface.cli.embed import picture_files
+    """(name, picture) for all pictures in these places, and the files left out."""
+    from vplface.cli.picture_files import picture_files
     from vplface.data.folder_scan import LeftOut, but_note
     from vplface.data.formats.image_folder import ImageFolder
     from vplface.deploy.gallery import normalise_name
@@ -186,7 +189,7 @@ def _sources(places: list[Path], name: str | None) -> tuple[list[tuple[str, Path
     left_out = LeftOut()
     for place in places:
         if is_file(place):
-            raise UsageError(f"{place} is a picture, and nobody knows of whom: say it with --name")
+            raise UsageError(f"{place} is a picture without the name of a person: give it with --name")
         people = ImageFolder(place)
         left_out += people.left_out
         sources += [
@@ -204,7 +207,7 @@ def _remove(gallery: Path, names: list[str], as_json: bool) -> None:
         print_json({"schema": 1, "gallery": str(gallery), "removed": names, "pictures": pictures})
     else:
         removed = f"{', '.join(map(printable_name, names))}, {_count(pictures, 'picture')}"
-        say(f"{gallery}: removed {removed}; backups and copies are yours to delete")
+        say(f"{gallery}: removed {removed}; delete backups and copies yourself")
 
 
 def _list(gallery: Path, as_json: bool) -> None:
@@ -230,8 +233,8 @@ def _list(gallery: Path, as_json: bool) -> None:
     say(f"{enrolled}; model {printable_name(fingerprint.model)}, flip {fingerprint.flip}")
 
 
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _people(number: int) -> str:

@@ -1,4 +1,4 @@
-"""Output of an evaluation: a file with all of it, and a page to look at."""
+"""Output files of an evaluation: the whole result as JSON, and a page."""
 
 from __future__ import annotations
 

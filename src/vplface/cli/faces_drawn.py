@@ -1,4 +1,4 @@
-"""Drawings of what a model said about pictures: the photographs with their faces, and names or a verdict."""
+"""Drawings of photographs with their faces, and with names or a verdict."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ def draw_pair(path: Path, photographs: Sequence[Photograph], taken: Sequence[Fou
         axes = figure.add_subplot(grid[0, column])
         axes.imshow(photograph.picture)
         axes.set_title(printable_name(photograph.path.name, TITLE_LENGTH), fontsize=9)
-        for each in photograph.faces:
-            _frame(axes, each, _COLOURS[None], 2.5 if each is face else 0.8)
+        for other in photograph.faces:
+            _frame(axes, other, _COLOURS[None], 2.5 if other is face else 0.8)
         below = figure.add_subplot(grid[1, column])
         below.imshow(face.picture)
-        for each in (axes, below):
-            each.set_axis_off()
+        for panel in (axes, below):
+            panel.set_axis_off()
     figure.suptitle(title, fontsize=13)
     figure.supxlabel(note, fontsize=8)
     save_figure(figure, path, PRIVATE, dpi=130)

@@ -1,4 +1,4 @@
-"""How a command ends: an error with a reason outside the program is a line on stderr, a bug is a traceback."""
+"""Exit statuses and messages of commands: one line on stderr for an error, a traceback for a bug."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from vplface.reasons import explained
 
 @contextmanager
 def ending() -> Iterator[None]:
-    """Turn an error that the user can mend into its message and an exit status; others pass.
+    """Turn an error that the user can correct into its message and an exit status; others propagate.
 
-    Exit status: 1 a file or the machine is at fault, 2 the command line is, 130 stopped by hand, 141 the reader of
-    standard output has gone, as after SIGPIPE.
+    Exit status: 1 error of a file or the machine, 2 wrong usage, 130 interrupted, 141 standard output was closed by its
+    reader, as after SIGPIPE.
 
     Raises:
         SystemExit: with that status.

@@ -1,4 +1,4 @@
-"""The options that say how a foreign model wants its pictures: colour order, mean and standard deviation."""
+"""Options for the preprocessing of other makers' models: colour order, mean and standard deviation."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 INSIGHTFACE = "--color rgb --mean 0.5,0.5,0.5 --std 0.5,0.5,0.5"
-"""What the files of insightface take."""
+"""Preprocessing of the model files of insightface."""
 
 COLOR = Annotated[
     Literal["rgb", "bgr"] | None,
@@ -35,7 +35,7 @@ STD = Annotated[
 
 
 def preprocessing_of(color: Literal["rgb", "bgr"] | None, mean: str | None, std: str | None) -> Preprocessing | None:
-    """What ``--color``, ``--mean`` and ``--std`` say; None if none of them is given, RGB and .5 where only one is.
+    """The preprocessing by ``--color``, ``--mean`` and ``--std``, which default to RGB and .5; None if all are missing.
 
     Raises:
         UsageError: a list that is not three numbers of pixels in 0..1.
@@ -58,5 +58,5 @@ def _three(key: str, text: str) -> tuple[float, float, float]:
     except ValueError:
         raise UsageError(f"--{key} {text!r}: expected three numbers with commas between, e.g. 0.5,0.5,0.5") from None
     if max(a, b, c) > 1:
-        raise UsageError(f"--{key} {text!r}: these are of pixels in 0..1; divide numbers for 0..255 by 255")
+        raise UsageError(f"--{key} {text!r}: the numbers are for pixels in 0..1; divide numbers for 0..255 by 255")
     return a, b, c

@@ -1,4 +1,4 @@
-"""``vplface report``: what one run did, or how several compare, as one page."""
+"""``vplface report``: one page on a run, or on several compared."""
 
 from __future__ import annotations
 
@@ -51,15 +51,15 @@ def report(
     headline = title or ", ".join(record.name for record in records)
     sentence = write_report(out, records, headline, picture_of=_pictures_of(records, pictures or []))
     if as_json:
-        told = {"schema": 1, "report": str(out), "runs": [str(folder) for folder in runs], "verdict": sentence}
-        print_json(told)
+        values = {"schema": 1, "report": str(out), "runs": [str(folder) for folder in runs], "verdict": sentence}
+        print_json(values)
     else:
         say(sentence)
         say(f"wrote {out}")
 
 
 def _pictures_of(records: Sequence[RunRecord], given: Sequence[Path]) -> Callable[[str, str], Picture | None]:
-    """Looks pictures up in the folders given, else in those that a set, or the training data, is said to lie in."""
+    """A look-up of pictures in the given folders, else in those that the configuration names."""
     of_sets: dict[str, list[Path]] = {}
     of_training: list[Path] = []
     for record in records:
@@ -84,6 +84,6 @@ def _pictures_of(records: Sequence[RunRecord], given: Sequence[Path]) -> Callabl
 
 
 def _entries(config: Mapping[str, Any], section: str, key: str) -> list[Mapping[str, Any]]:
-    found = config.get(section)
-    entries = found.get(key) if isinstance(found, Mapping) else None
+    content = config.get(section)
+    entries = content.get(key) if isinstance(content, Mapping) else None
     return [entry for entry in entries if isinstance(entry, Mapping)] if isinstance(entries, list) else []

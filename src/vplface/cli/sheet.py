@@ -1,4 +1,4 @@
-"""Sheets of pictures to look at: rows with a caption, what is compared left and right."""
+"""Sheets of pictures for inspection: captioned rows that compare pictures left and right."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from vplface.data.pictures import Picture
 
 PICTURES = 4
-"""On each side of a row."""
+"""Pictures on each side of a row."""
 
 _SIDE, _GAP, _CAPTION = 112, 24, 22
 _WIDTH = 2 * PICTURES * _SIDE + _GAP
@@ -41,7 +41,7 @@ def row(caption: str, left: Sequence[Picture], right: Sequence[Picture]) -> UInt
 
 
 def write_sheet(path: Path, note: str, rows: Sequence[UInt8[np.ndarray, "height width 3"]]) -> None:
-    """Write a note and the rows below it as a picture; raises DataError if that cannot be done."""
+    """Write a note and the rows below it as a picture; raises DataError if it cannot be encoded or written."""
     import cv2
     import numpy as np
 

@@ -1,4 +1,4 @@
-"""``vplface study``: arms, trained with the same seeds and compared on the same pairs, in one setting or in several."""
+"""``vplface study``: training of arms with the same seeds, compared on the same pairs, in one setting or several."""
 
 from __future__ import annotations
 
@@ -38,17 +38,17 @@ def study(
     settings: Annotated[
         str | None, typer.Option(help="Train these settings of a study file.", show_default=False)
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Start all chosen runs anew.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Restart all chosen runs.")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the runs and what they cost; nothing is written.")
     ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, and nothing else.")] = False,
 ) -> None:
-    """Train arms side by side, and say whether they can be told apart.
+    """Train arms side by side, and test whether they differ.
 
     Arms are named changes to a recipe (its section "arms"). Each is trained with each seed; differences are taken
     on the same pairs and the same resamples of people. A study file has settings too, data sets for example, and is
-    trained by several processes at once. Called again, it keeps what is finished and resumes what is not.
+    trained by several processes at once. Called again, it keeps finished runs and resumes the others.
 
     \b
     vplface study quickstart --seeds 0,1,2
@@ -80,7 +80,7 @@ def study(
                 print_json({"schema": 1, **done.summary, "verdict": done.verdict, "report": str(done.report)})
             else:
                 cells = grid.chosen
-                show_results(done, _different(cell.setting for cell in cells), _different(cell.arm for cell in cells))
+                show_results(done, _unique(cell.setting for cell in cells), _unique(cell.arm for cell in cells))
             if failed:
                 raise typer.Exit(1)
             return
@@ -101,7 +101,7 @@ def study(
     show_estimate(estimate(grid), json)
 
 
-def _different(names: Iterable[str]) -> list[str]:
+def _unique(names: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(names))
 
 

@@ -65,13 +65,13 @@ def show_results(results: Results, settings: Sequence[str], arms: Sequence[str])
             console.print(_figures_of_setting(setting, name, summary, arms))
             if (table := _differences_of_setting(name, summary, arms)) is not None:
                 console.print(table)
-    found = [f for f in findings(results.summary) if f.setting in settings and f.arm in arms]
-    for sentences in list(study_verdicts(found).values())[:1] or [[NOTHING]]:
+    chosen = [f for f in findings(results.summary) if f.setting in settings and f.arm in arms]
+    for sentences in list(study_verdicts(chosen).values())[:1] or [[NOTHING]]:
         for sentence in sentences:
             say(sentence)
-    if others := list(dict.fromkeys(f.baseline for f in found))[1:]:
+    if others := list(dict.fromkeys(f.baseline for f in chosen))[1:]:
         console.print(f"Intervals, and differences to {' and '.join(others)}: see the report.", soft_wrap=True)
-    for caution in study_cautions({**results.summary, "failed": {}}, found):
+    for caution in study_cautions({**results.summary, "failed": {}}, chosen):
         console.print(caution, style="dim", soft_wrap=True)
     for run, why in results.summary["failed"].items():
         print(f"{run} failed:", *(f"  {line}" for line in why.splitlines()), sep="\n", file=sys.stderr)
@@ -80,7 +80,7 @@ def show_results(results: Results, settings: Sequence[str], arms: Sequence[str])
 
 def _metrics_of(name: str, arms: Mapping[str, Any]) -> list[str]:
     figures = (entry["sets"].get(name, {}) for entry in arms.values())
-    measured = {metric for each in figures for metric, entry in each.items() if entry["value"] is not None}
+    measured = {metric for entries in figures for metric, entry in entries.items() if entry["value"] is not None}
     return in_order(measured)
 
 

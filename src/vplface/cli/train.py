@@ -1,4 +1,4 @@
-"""``vplface train``: a recipe in, a run folder out."""
+"""``vplface train``: training of a recipe into a run folder."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from vplface.console import print_json
 def train(
     config: RecipeArgument,
     overrides: OverridesArgument = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint of the run.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Start anew over an earlier run.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume from the last checkpoint of the run.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run.")] = False,
     init_from: Annotated[
         str | None,
         typer.Option(
@@ -24,14 +24,14 @@ def train(
             help="Start from the network and prototypes of another run; identities are matched by name.",
         ),
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and do nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan, and do nothing.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, and nothing else.")] = False,
 ) -> None:
     """Train a face embedding, evaluate it and write its report.
 
     The run is kept in runs/NAME: the model, its checkpoints, metrics.jsonl, TensorBoard files and report.html.
-    Ctrl-C, SIGTERM and SIGUSR1 save before it stops; --resume goes on. Started by torchrun, each process takes a part
-    of every batch and of the classes.
+    Ctrl-C, SIGTERM and SIGUSR1 save progress and stop; --resume continues. Started by torchrun, each process takes a
+    part of every batch and of the classes.
 
     \b
     vplface train folder data.train=my_faces name=mine   my_faces/PERSON/*.jpg

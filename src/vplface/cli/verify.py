@@ -52,10 +52,10 @@ def verify(
     device: DEVICE = "cpu",
     as_json: AS_JSON = False,
 ) -> None:
-    """Say how similar the faces in two pictures are, and whether that makes them one person.
+    """Measure how similar the faces in two pictures are, and decide whether they are of one person.
 
     The similarity is the cosine of their embeddings. The threshold is the
-    operating point that is kept with the model, and its FAR is how often
+    operating point stored with the model, and its FAR is how often
     strangers pass it; vplface evaluate --save-operating-point makes one.
     Without it, and without --threshold, nothing is decision.
 

@@ -48,7 +48,7 @@ def test_a_folder_is_aligned_and_told_of(photos, tmp_path):
     assert f"wrote {sheet}" in lines
     assert sheet.is_file()
     again = run(photos, tmp_path / "faces", "--landmarks", tmp_path / "points.csv", "--workers", 0)
-    assert "3 crops of 5 pictures, 3 of them kept from before" in again.stdout
+    assert "3 crops of 5 pictures, 3 of them from an earlier run" in again.stdout
 
 
 def test_json(photos, tmp_path):
@@ -93,7 +93,7 @@ def test_if_nothing_is_aligned_the_command_fails_and_says_why(photos, tmp_path):
 
 def test_mistakes_on_the_command_line(photos, tmp_path):
     target = tmp_path / "faces"
-    with pytest.raises(UsageError, match="give one of them"):
+    with pytest.raises(UsageError, match="give only one of them"):
         run(photos, target, "--landmarks", tmp_path / "points.csv", "--detector-model", "x.onnx")
     with pytest.raises(UsageError, match=r"sheet\.gif: the name must end in"):
         run(photos, target, "--sheet", "sheet.gif")

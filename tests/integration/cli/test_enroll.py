@@ -132,7 +132,7 @@ def test_a_removed_person_is_not_found_again(model, people, photos):
     picture = photos / "Zoë Ω" / "1.png"
     assert "Zoë Ω 1.0000" in vplface("identify", people, picture).stdout
     result = vplface("enroll", people, "--remove", "Zoë Ω")
-    assert result.stdout == f"{people}: removed Zoë Ω, 1 picture; backups and copies are yours to delete\n"
+    assert result.stdout == f"{people}: removed Zoë Ω, 1 picture; delete backups and copies yourself\n"
     assert "Zoë" not in vplface("identify", people, picture).stdout.split("\n", 1)[1]
 
 
@@ -201,10 +201,10 @@ def test_mistakes_are_named(model, people, photos, tmp_path):
     for words, status, message in (
         (("enroll", people), 2, "give pictures to enrol, or --remove NAME, or --list"),
         (("enroll", people, photos, "--list"), 2, "one of them"),
-        (("enroll", people, "--list", "--name", "Ada"), 2, "--name and --face are for pictures"),
-        (("enroll", tmp_path / "new", photos), 2, "new is a new gallery: say with --model"),
-        (("enroll", people, ada), 2, "1.png is a picture, and nobody knows of whom: say it with --name"),
-        (("enroll", people, photos, "--name", "x", "--face", "1"), 2, "--face 1 is for one picture, and these are"),
+        (("enroll", people, "--list", "--name", "Ada"), 2, "--name and --face need pictures"),
+        (("enroll", tmp_path / "new", photos), 2, "new is a new gallery: give its model with --model"),
+        (("enroll", people, ada), 2, "1.png is a picture without the name of a person: give it with --name"),
+        (("enroll", people, photos, "--name", "x", "--face", "1"), 2, "--face 1 applies to one picture, but there are"),
         (("enroll", people, ada, "--name", " "), 1, "invalid name ' ': it is empty"),
         (("enroll", people, tmp_path / "none", "--name", "x"), 1, "no pictures in"),
         (("enroll", people, tmp_path / "absent"), 1, "absent: does not exist"),

@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from vplface.cli import app as cli
-from vplface.cli.embed import picture_files
+from vplface.cli.picture_files import picture_files
 from vplface.config import Source
 from vplface.data.align.folder import _scan
 from vplface.data.folder_scan import LeftOut, find_pictures, identity_key, natural_key

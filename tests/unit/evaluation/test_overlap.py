@@ -330,7 +330,7 @@ def test_page_of_picture_pairs(folders):
     (root / "test" / "x4").rename(root / "test" / "x <y>")
     page = root / "matches.html"
     result = run(root / "train", "--against", root / "test", "--model", "m", "--page", page, "--threshold", "0.9")
-    assert "X_<Y> is called like x <y>" in result.stdout
+    assert "X_<Y> has the same name as x <y>" in result.stdout
     assert "3 of 4 training identities flagged" in result.stdout
     assert "1 of them by their names alone" in result.stdout
     text = page.read_text(encoding="utf-8")
