@@ -358,17 +358,10 @@ def test_the_command_ends_with_1_if_pictures_are_missing(source, tmp_path, faili
     ("arguments", "status", "says"),
     [
         (["nowhere", "x"], 1, "nowhere: does not exist"),
-<<<<<<< HEAD
         (["source", "x.zip"], 2, "choose the format with --to"),
-        (["source", "x.bin"], 2, "--pairs and a .bin file go together"),
-        (["source", "x", "--pairs", "pairs.txt"], 2, "--pairs and a .bin file go together"),
-        (["source", "x.bin", "--pairs", "pairs.txt", "--drop", "drop.txt"], 2, "--drop has no use with a .bin file"),
-=======
-        (["source", "x.zip"], 2, "say which it is to be"),
         (["source", "x.bin"], 2, "--pairs and a .bin file need each other"),
         (["source", "x", "--pairs", "pairs.txt"], 2, "--pairs and a .bin file need each other"),
         (["source", "x.bin", "--pairs", "pairs.txt", "--drop", "drop.txt"], 2, "--drop does not apply to a .bin file"),
->>>>>>> 47dced7 (CLI: plain words in names, help and messages; files of pictures have a module of their own)
         (["source", "x", "--drop", "none.txt"], 1, "none.txt: cannot be read"),
         (["source", "x", "--to", "zip"], 2, "zip"),
     ],
