@@ -1,8 +1,8 @@
-"""From one form of a set to another, bit for bit, a picture at a time, going on where a stopped conversion was.
+"""Conversion of a set between formats, bit for bit and resumable.
 
-A journal beside the target, ``.NAME.convert.jsonl``, lives as long as the target is unfinished. Its first line says
-what is being converted, so that a repeated command cannot go on from something else; the others name the pictures that
-could not be read, so that it knows which pictures the complete ones in the target are.
+A journal beside the target, ``.NAME.convert.jsonl``, exists until the target is complete. Its first line identifies the
+source, so that a repeated command cannot continue from another one. The other lines list unreadable pictures, from
+which follows which pictures the target already has.
 """
 
 from __future__ import annotations
@@ -32,19 +32,19 @@ if TYPE_CHECKING:
     from vplface.data.formats.verification_bin import VerificationBin
 
 TOO_MANY = 1000
-"""So many pictures in a row that cannot be read are the fault of the disk, not of the pictures."""
+"""Number of consecutive unreadable pictures that indicates a disk error."""
 
 
 @dataclass(frozen=True)
 class Conversion:
-    """What has become of a conversion.
+    """Result of a conversion.
 
     Attributes:
-        pictures: how many are in the target.
-        identities: of how many people.
-        resumed: how many of the pictures an earlier, interrupted conversion had written.
-        dropped: how many were left out because they were on the list.
-        unreadable: where the pictures are that were left out because they could not be read, and why.
+        pictures: number of pictures in the target.
+        identities: number of identities in the target.
+        resumed: number of pictures written by an earlier, interrupted conversion.
+        dropped: number of pictures left out by the list.
+        unreadable: reason for each unreadable picture that was left out, by its path or record.
     """
 
     pictures: int
@@ -57,28 +57,28 @@ class Conversion:
 def convert(
     source: StoredPictures, where: Path, target: Path, form: Format | None = None, drop: Collection[str] = ()
 ) -> Conversion:
-    """Write all pictures of a set at ``target``, undecoded; identities without pictures are left out.
+    """Write all pictures of a set at ``target`` without decoding; identities without pictures are left out.
 
-    Pictures keep their order, but in RecordIO, where the pictures of an identity lie together. A picture whose bytes
-    can be had is copied, whatever they are.
+    Pictures keep their order, except in RecordIO, where they are grouped by identity. All bytes that can be read are
+    copied, even if they are not a picture.
 
     Args:
         source: the set.
-        where: its path.
-        target: the new set's path: nothing, an empty folder, or what an interrupted conversion has left.
-        form: the new set's form, any but "bin"; None: by its path.
+        where: path of the set.
+        target: path of the new set: missing, an empty folder, or an interrupted conversion.
+        form: format of the new set, any but "bin"; None derives it from the path.
         drop: names of pictures to leave out.
 
     Raises:
-        DataError: if the target holds something else or cannot be written, or if the source has changed since the
-            interrupted conversion, or a thousand pictures in a row cannot be read. What is complete stays, and the same
-            call goes on behind it.
-        UsageError: if the path does not say which form is meant.
+        DataError: the target holds something else or cannot be written, the source has changed since the interrupted
+            conversion, or a thousand consecutive pictures are unreadable. Complete pictures stay, and the same call
+            resumes after them.
+        UsageError: the path does not determine the format.
     """
     form = format_of(target) if form is None else form
     inside = target.resolve()
     if inside == where.resolve() or where.resolve() in inside.parents:
-        raise DataError(f"{target}: lies in the source {where}; choose another place")
+        raise DataError(f"{target}: is inside the source {where}; choose another place")
     order = indices_without(source, drop, where)
     if form == "recordio":
         order = order[np.argsort(source.labels[order], kind="stable")]
@@ -108,7 +108,7 @@ def _convert(
         resumed = writer.written
         if resumed > len(positions):
             raise DataError(f"{target}: holds {resumed} pictures, the source {len(positions)}; something was added")
-        # Those that cannot be read are noted only when another follows: if none does, the disk is gone.
+        # Unreadable pictures are noted only when a readable one follows: otherwise the disk has failed.
         failed: list[tuple[int, UnreadablePictureError]] = []
         with progress(f"writing {target}", len(positions), resumed) as advance:
             for position in positions[resumed:].tolist():
@@ -136,12 +136,12 @@ def _convert(
 
 
 def convert_to_bin(source: StoredPictures, target: Path, pairs: Pairs) -> Conversion:
-    """Write pairs of pictures of a set as a .bin file, all or nothing.
+    """Write pairs of pictures of a set as a .bin file, atomically.
 
     Raises:
-        DataError: if the target is there, if it cannot be written, or as
-            :func:`vplface.data.formats.verification_bin.write_verification_bin` says.
-        UnreadablePictureError: if a picture of a pair cannot be read.
+        DataError: the target exists or cannot be written, or as
+            :func:`vplface.data.formats.verification_bin.write_verification_bin`.
+        UnreadablePictureError: a picture of a pair cannot be read.
     """
     from vplface.data.formats.verification_bin import write_verification_bin
 
@@ -155,10 +155,10 @@ def convert_to_bin(source: StoredPictures, target: Path, pairs: Pairs) -> Conver
 
 
 def write_pairs_of_bin(source: VerificationBin, target: Path, form: Format) -> Path:
-    """Write the pairs of a .bin file that was converted, by the new set's names, as ``TARGET.pairs.txt``; its path.
+    """Write the pairs of a converted .bin file, with the names of the new set; returns the path TARGET.pairs.txt.
 
     Raises:
-        DataError: if pictures of the pairs are not in the new set, or the list cannot be written.
+        DataError: pictures of the pairs are missing in the new set, or the list cannot be written.
     """
     folder = f"{target.with_suffix('').name}/" if form == "list" else ""
     left, right = ([folder + name for name in names] for names in (source.pairs.left, source.pairs.right))
@@ -186,7 +186,7 @@ def _header(source: StoredPictures, where: Path, form: Format, order: Int64[np.n
 
 
 class _Journal:
-    """See the module. Leaving it with an error keeps it."""
+    """Journal of a conversion, see the module; kept if the conversion fails."""
 
     def __init__(self, target: Path, header: dict[str, Any]) -> None:
         self._path = self.place(target)
@@ -220,7 +220,7 @@ class _Journal:
 
     @staticmethod
     def place(target: Path) -> Path:
-        """Where the journal of a target is."""
+        """Path of the journal of a target."""
         return target.with_name(f".{target.name}.convert.jsonl")
 
     def __enter__(self) -> None: ...
@@ -229,7 +229,7 @@ class _Journal:
         self._file.close()
 
     def note(self, failed: list[tuple[int, UnreadablePictureError]]) -> None:
-        """Put down positions that could not be read, before anything behind them is written."""
+        """Record unreadable positions, before any later picture is written."""
         if not failed:
             return
         try:
@@ -243,13 +243,13 @@ class _Journal:
             raise DataError(f"cannot write {self._path}: {error.strerror or error}") from error
 
     def give_up(self) -> None:
-        """Nothing could be begun: leave no trace of a new conversion."""
+        """Delete the journal of a conversion that could not be started."""
         self._file.close()
         if self._new:
             self.remove()
 
     def remove(self) -> None:
-        """The target is finished."""
+        """Delete the journal of a complete target."""
         self._path.unlink()
 
     def _remember(self, entry: Mapping[str, Any]) -> None:
@@ -258,7 +258,7 @@ class _Journal:
 
 
 def _parsed(line: str) -> dict[str, Any] | None:
-    """The object on a line; None if it is torn."""
+    """JSON object on a line; None if the line is incomplete."""
     try:
         entry = parse_json(line, "the journal")
     except DataError:

@@ -1,4 +1,4 @@
-"""Files from the network: resumed, checked, unpacked, and under their names only when they are whole."""
+"""Resumable downloads with a checksum, and safe unpacking of archives."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from vplface.progress import progress
 from vplface.reading import is_file, is_folder
 
 TIMEOUT = 30.0
-"""Seconds without an answer after which a server is given up."""
+"""Seconds without an answer after which a server counts as unreachable."""
 
 _BLOCK = 1 << 16
 _MAX_UNPACKED, _MAX_MEMBERS = 2**33, 10**6
-"""Bytes and members of an archive; more is a bomb."""
+"""Limits of the unpacked bytes and members of an archive."""
 
-# ValueError: headers and addresses that are none
+# ValueError: invalid headers and addresses
 _FAULTS = (
     urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError, ssl.SSLError, ValueError
 )  # fmt: skip
@@ -37,15 +37,15 @@ _FAULTS = (
 
 @dataclass(frozen=True)
 class File:
-    """A file to be had from the network.
+    """File to download.
 
     Attributes:
-        name: of the file, or, of an archive, of the folder that it is unpacked into.
-        urls: where it is; tried one after the other.
-        algorithm: of the digest: "sha256", or "md5" where no other is published, which shows damage but no malice.
-        digest: of the file, in hexadecimal digits.
-        archive: whether it is a .tar.gz of one folder, to be unpacked.
-        max_bytes: bytes; a server that sends more is not listened to.
+        name: name of the file, or of the folder into which an archive is unpacked.
+        urls: URLs, tried in order.
+        algorithm: hash of the digest: "sha256", or "md5" if no other is published, which detects damage but not malice.
+        digest: digest of the file, in hex.
+        archive: whether the file is a .tar.gz of one folder, to be unpacked.
+        max_bytes: largest accepted size.
     """
 
     name: str
@@ -57,14 +57,14 @@ class File:
 
 
 def fetch(file: File, folder: Path) -> bool:
-    """Have ``folder/name``; what an interrupted call has left of it is not downloaded again.
+    """Download to ``folder/name``, resuming an interrupted download.
 
     Returns:
-        Whether anything was downloaded; False if it was there.
+        Whether anything was downloaded; False if the file exists.
 
     Raises:
-        DataError: if no URL gives the file, it is not what it should be, or it cannot be written. What has come is
-            kept, unless it is wrong.
+        DataError: no URL gives the file, its digest is wrong, or it cannot be written. A partial download is kept
+            unless it is wrong.
     """
     target = folder / file.name
     if _is_complete(target, file):
@@ -124,7 +124,7 @@ def _download(file: File, part: Path) -> None:
 
 
 def _receive(url: str, part: Path, file: File) -> None:
-    """Append to ``part`` what it lacks of the file at a URL."""
+    """Append to ``part`` the missing rest of the file at a URL."""
     received = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(url, headers={"User-Agent": "vplface"})
     if received:
@@ -190,7 +190,7 @@ def _matches_digest(path: Path, file: File) -> bool:
 
 
 def _unpack(archive: Path, working: Path, target: Path) -> None:
-    """The one folder of an archive, as ``target``; nothing is written outside, whatever names the archive has."""
+    """Unpack the only folder of an archive to ``target``; members cannot be written outside."""
     shutil.rmtree(working, ignore_errors=True)
     working.mkdir()
     try:

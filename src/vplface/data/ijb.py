@@ -1,4 +1,4 @@
-"""IJB-B and IJB-C: pictures grouped into media and templates, the pairs of templates, the galleries and the probes.
+"""Readers of IJB-B and IJB-C: media and templates, pairs of templates, galleries and probes.
 
 | file | lines |
 |---|---|
@@ -7,9 +7,9 @@
 | ijbc_template_pair_label.txt | template, template, 1 for one person or 0 for two |
 | ijbc_1N_gallery_G1.csv, ijbc_1N_gallery_G2.csv, ijbc_1N_probe_mixed.csv | TEMPLATE_ID, SUBJECT_ID, ...; a header |
 
-They lie in the set's folder or in ``meta`` below it, the pictures in ``loose_crop``. IJB-B's begin with ``ijbb`` and
-call the galleries S1 and S2. Fields are separated by blanks, tabs or commas. A template is a person as a set of media
-shows them; a medium is a still or a video, of which there may be many frames.
+The files are in the set's folder or in ``meta`` below it, the pictures in ``loose_crop``. The names of IJB-B's files
+begin with ``ijbb``, and its galleries are called S1 and S2. Fields are separated by blanks, tabs or commas. A template
+is a set of media of one person; a medium is a still or the frames of a video.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ GALLERIES = {"ijbb": ("S1", "S2"), "ijbc": ("G1", "G2")}
 PICTURES = "loose_crop"
 
 LIMIT = 2**31
-"""The largest file of a set that is read, in bytes; the largest of IJB-C has 0.3 GB."""
+"""Largest file of a set that is read, in bytes; IJB-C's largest has 0.3 GB."""
 
 _LONGEST_NUMBER = 64
 _NOT_A_NUMBER, _TOO_FEW, _TOO_MANY, _TOO_LARGE = 1, 2, 3, 4
@@ -41,13 +41,13 @@ _NOT_A_NUMBER, _TOO_FEW, _TOO_MANY, _TOO_LARGE = 1, 2, 3, 4
 
 @dataclass(frozen=True, eq=False)
 class Faces:
-    """Which template and medium each face belongs to.
+    """Template and medium of each face.
 
     Attributes:
-        pictures: the names of the pictures, each once, in the order of the file.
-        picture: of each face, the position of its picture; a picture may be in several templates.
-        template: of each face, its template's number.
-        medium: of each face, its medium's number.
+        pictures: distinct names of the pictures, in the order of the file.
+        picture: position of each face's picture; a picture may be in several templates.
+        template: number of each face's template.
+        medium: number of each face's medium.
     """
 
     pictures: list[str]
@@ -58,7 +58,7 @@ class Faces:
 
 @dataclass(frozen=True, eq=False)
 class Landmarks:
-    """What a detector found on each picture.
+    """Detected landmarks of each picture.
 
     Attributes:
         points: left eye, right eye, nose, left and right corner of the mouth, x and y in pixels.
@@ -161,7 +161,7 @@ class LooseFaces:
 
     @property
     def labels(self) -> Int64[np.ndarray, " n"]:
-        """Zeros."""
+        """Label of each picture, always 0."""
         return np.zeros(len(self._names), np.int64)
 
     def __len__(self) -> int:
@@ -185,7 +185,7 @@ class LooseFaces:
         try:
             matrix = similarity(self._landmarks.points[index].astype(np.float64), TEMPLATE)
         except ValueError as error:
-            raise UnreadablePictureError(str(path), f"its landmarks are none of a face: {error}") from error
+            raise UnreadablePictureError(str(path), f"its landmarks are not those of a face: {error}") from error
         return warp(decode_whole(data, str(path)), matrix, SIZE)
 
 
@@ -282,7 +282,7 @@ def _rows(path: Path | str) -> Iterator[tuple[int, list[str]]]:
 
 
 def _named_rows(path: Path | str, numbers: int, form: str) -> tuple[list[str], Float64[np.ndarray, "n numbers"]]:
-    """A name and so many numbers a line."""
+    """Lines of a name and ``numbers`` finite numbers."""
     names: list[str] = []
     values: list[list[str]] = []
     for line, text in enumerate(_text(path).split("\n"), start=1):
@@ -318,7 +318,7 @@ def _is_finite(text: str) -> bool:
 
 
 def _line_of(path: Path | str, row: int) -> int:
-    """The number of the line that holds a row, blank lines passed over."""
+    """Line number of a row; blank lines do not count as rows."""
     filled = (line for line, text in enumerate(_text(path).split("\n"), start=1) if text.replace(",", " ").strip())
     return next(line for position, line in enumerate(filled) if position == row)
 
@@ -335,7 +335,7 @@ def _text(path: Path | str) -> str:
 
 
 def _integers(path: Path | str, columns: int) -> tuple[Int64[np.ndarray, "n columns"], Int64[np.ndarray, " n"]]:
-    """A table of whole numbers, and the line that each of its rows stands on."""
+    """Table of whole numbers, and the line number of each row."""
     data = np.frombuffer(_bytes(path).removeprefix(b"\xef\xbb\xbf"), np.uint8)
     rows = int(np.count_nonzero(data == ord("\n"))) + 1
     values, line_of = np.empty((rows, columns), np.int64), np.empty(rows, np.int64)
@@ -360,7 +360,7 @@ _FAULTS = {
 def _parse(
     data: UInt8[np.ndarray, " bytes"], values: Int64[np.ndarray, "rows columns"], line_of: Int64[np.ndarray, " rows"]
 ) -> tuple[int, int, int]:
-    """Fill the table; returns how many rows there are, the line reached, and what is wrong with it, or 0."""
+    """Fill the table; returns the number of rows, the current line, and the code of its fault, or 0."""
     row, column, line, position = 0, 0, 1, 0
     while position <= len(data):
         byte = data[position] if position < len(data) else 10

@@ -1,7 +1,7 @@
-"""What a picture and a set of pictures are, and how bytes become a picture and a picture a network's input.
+"""Pictures and sets of pictures: protocol, decoding, and preprocessing for a network.
 
-A picture is uint8 RGB, 112 x 112, as :func:`decode` gives it. No other place in the package thinks about the order of
-colours except :class:`Preprocessing`, which is stored with a model.
+A picture is uint8 RGB, 112 x 112, as returned by :func:`decode`. Only :class:`Preprocessing`, which is stored with a
+model, deals with other colour orders.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ SIZE = 112
 """Side of a picture, in pixels."""
 
 MIN_SIDE = 16
-"""A file with a shorter side than this many pixels holds no face worth enlarging."""
+"""Shortest side of a usable picture file, in pixels."""
 
 _BAND_PIXELS = 2**18
-"""Pixels that are composited at a time."""
+"""Number of pixels composited at a time."""
 
 _FLIPS = {1: (1, 1), 2: (1, -1), 3: (-1, -1), 4: (-1, 1), 5: (1, 1), 6: (1, -1), 7: (-1, -1), 8: (-1, 1)}
 """Steps along rows and columns that bring each EXIF orientation upright; from 5 on, after the axes are exchanged."""
@@ -52,7 +52,7 @@ Picture: TypeAlias = UInt8[np.ndarray, "112 112 3"]
 
 
 class UnreadablePictureError(DataError):
-    """A picture that cannot be used; ``where`` is its path, ``reason`` what is wrong with it."""
+    """Raised for an unusable picture; ``where`` is its path, ``reason`` the explanation."""
 
     def __init__(self, where: str, reason: str) -> None:
         # Both arguments go to the base class, so that the error survives pickling in a worker process.
@@ -65,7 +65,7 @@ class UnreadablePictureError(DataError):
 
 
 class PictureSet(Protocol):
-    """Labelled pictures: the only thing that training and evaluation know about where pictures come from."""
+    """Protocol of labelled pictures, the only interface of training and evaluation to stored data."""
 
     @property
     def identities(self) -> Sequence[str]:
@@ -85,9 +85,9 @@ class PictureSet(Protocol):
 
 
 class StoredPictures(abc.ABC):
-    """Labelled pictures as they are on disk, a :class:`PictureSet` of which the files' bytes can be had.
+    """Base of labelled pictures on disk, a :class:`PictureSet` with access to the encoded files.
 
-    A form sets ``_identities`` and ``_labels`` and says how a picture is called, where it is and what its bytes are.
+    A format sets ``_identities`` and ``_labels`` and implements the name, location and bytes of a picture.
     """
 
     _identities: Sequence[str]
@@ -96,7 +96,7 @@ class StoredPictures(abc.ABC):
 
     @property
     def left_out(self) -> LeftOut:
-        """What lies beside the pictures and may well be pictures, but is not read."""
+        """Possible pictures in the set that were not read."""
         return self._left_out
 
     @property
@@ -118,7 +118,7 @@ class StoredPictures(abc.ABC):
 
     @abc.abstractmethod
     def where(self, index: int) -> str:
-        """Where the picture is, for people: its path, or the path and place of its record."""
+        """Location of the picture for messages: its path, or the path and position of its record."""
 
     @abc.abstractmethod
     def encoded(self, index: int) -> bytes:
@@ -133,14 +133,14 @@ class StoredPictures(abc.ABC):
             raise UnreadablePictureError(self.where(index), error.reason) from None
 
     def _require(self, index: int) -> None:
-        """Raise IndexError if there is no such picture."""
+        """Raise IndexError if the index is out of range."""
         if not 0 <= index < len(self):
             raise IndexError(f"index must lie in 0..{len(self) - 1}, got {index}")
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What a network was trained on: (pixel/255 − mean)/std per channel, channels in the order of ``color``.
+    """Preprocessing of a network's input: (pixel/255 − mean)/std per channel, channels in the order of ``color``.
 
     ``mean`` and ``std`` are of pixels in 0..1 and in the order of ``color``. The default is (x − 127.5)/127.5
     on RGB, computed exactly so.
@@ -193,7 +193,7 @@ class Preprocessing:
         return not any(self.mean) and all(abs(std * 255 - 1) < 1e-3 for std in self.std)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready values, the inverse of :meth:`from_dict`."""
+        """Fields as JSON-compatible values, the inverse of :meth:`from_dict`."""
         return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
 
     @classmethod

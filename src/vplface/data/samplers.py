@@ -1,7 +1,6 @@
-"""Which pictures make up the batch of a step, as a function of the step and the seed alone.
+"""Samplers: the pictures of each step's batch, as a function of step and seed.
 
-So a run that resumes, inside an epoch or not, needs to know nothing but its step, and every rank and worker
-knows the whole order and takes its slice.
+A resumed run needs only its step, and every rank and worker can compute the whole order and take its slice.
 """
 
 from __future__ import annotations
@@ -16,12 +15,12 @@ from jaxtyping import Int64
 
 
 class Batches(Protocol):
-    """The batches of an endless run.
+    """Batches of an endless run.
 
     Attributes:
-        n: pictures in the set.
-        batch_size: pictures in a batch, at most.
-        smallest: pictures in a batch, at least.
+        n: number of pictures in the set.
+        batch_size: largest number of pictures in a batch.
+        smallest: smallest number of pictures in a batch.
     """
 
     n: int
@@ -40,7 +39,7 @@ class Batches(Protocol):
 
 
 class Sampler(Protocol):
-    """A way to order pictures, and its options."""
+    """Sampling method with its options."""
 
     def batches(self, labels: Int64[np.ndarray, " n"], batch_size: int, seed: int) -> Batches:
         """The batches of a run over pictures with these labels.
@@ -55,7 +54,7 @@ class Shuffled:
     """Every epoch is a permutation of all pictures."""
 
     def batches(self, labels: Int64[np.ndarray, " n"], batch_size: int, seed: int) -> Batches:
-        """See :class:`ShuffledBatches`."""
+        """Create :class:`ShuffledBatches` for these labels."""
         return ShuffledBatches(len(labels), batch_size, seed)
 
 
@@ -73,7 +72,7 @@ class Balanced:
         _require("per_class", self.per_class)
 
     def batches(self, labels: Int64[np.ndarray, " n"], batch_size: int, seed: int) -> Batches:
-        """See :class:`BalancedBatches`."""
+        """Create :class:`BalancedBatches` for these labels."""
         return BalancedBatches(labels, batch_size, seed, self.per_class)
 
 
@@ -91,7 +90,7 @@ class Proximity:
         _require("within", self.within)
 
     def batches(self, labels: Int64[np.ndarray, " n"], batch_size: int, seed: int) -> Batches:
-        """See :class:`ProximityBatches`."""
+        """Create :class:`ProximityBatches` for these labels."""
         return ProximityBatches(labels, batch_size, seed, self.within)
 
 
@@ -100,8 +99,8 @@ class Sharded:
     """Every epoch is a permutation under which reads stay local.
 
     Attributes:
-        shard: consecutive pictures that lie together.
-        window: shards among which pictures are shuffled.
+        shard: number of consecutive pictures in a shard.
+        window: number of shards among which pictures are shuffled.
     """
 
     shard: int = 10_000
@@ -112,7 +111,7 @@ class Sharded:
         _require("window", self.window)
 
     def batches(self, labels: Int64[np.ndarray, " n"], batch_size: int, seed: int) -> Batches:
-        """See :class:`ShardedBatches`."""
+        """Create :class:`ShardedBatches` for these labels."""
         return ShardedBatches(len(labels), batch_size, seed, self.shard, self.window)
 
 
@@ -125,7 +124,7 @@ SAMPLERS: dict[str, type] = {
 
 
 class _Permuted(abc.ABC):
-    """Batches of which every epoch is a new order of the pictures, cut into batches."""
+    """Batches cut from a new permutation of the pictures in every epoch."""
 
     def __init__(self, n: int, batch_size: int, seed: int) -> None:
         if n < 1 or batch_size < 1 or seed < 0:
@@ -143,7 +142,7 @@ class _Permuted(abc.ABC):
 
     @abc.abstractmethod
     def _draw(self, rng: np.random.Generator) -> tuple[Int64[np.ndarray, " m"], Int64[np.ndarray, " steps+1"]]:
-        """The order of the pictures in an epoch, and where in it batches begin and end."""
+        """Order of the pictures in an epoch, and the bounds of its batches."""
 
     def batch(self, step: int) -> tuple[int, Int64[np.ndarray, " b"]]:
         """The epoch that a step (from 0) falls into, and the indices of its pictures."""
@@ -155,10 +154,10 @@ class _Permuted(abc.ABC):
 
 
 class ShuffledBatches(_Permuted):
-    """The batches of an endless shuffled run: every epoch is a permutation of all n pictures, cut into batches.
+    """Shuffled batches: every epoch is a permutation of all n pictures, cut into batches.
 
-    The batch of a step is a function of the step and the seed alone, so that resuming needs to know nothing else.
-    What is left over at an epoch's end is dropped; if n < batch_size, an epoch is one batch of n.
+    The batch of a step depends on the step and the seed only, which suffice to resume. The incomplete batch at the end
+    of an epoch is dropped; if n < batch_size, an epoch is one batch of n.
     """
 
     def __len__(self) -> int:
@@ -248,7 +247,7 @@ class ProximityBatches(_Permuted):
 
 
 def _stride(width: int) -> int:
-    """A number prime to ``width`` near the golden section of it, whose first multiples lie far apart modulo it."""
+    """Number coprime to ``width``, near its golden section, so that its first multiples are far apart modulo it."""
     return next(stride for stride in range(round(0.618 * width), 2 * width + 2) if math.gcd(stride, width) == 1)
 
 

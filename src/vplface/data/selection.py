@@ -1,4 +1,4 @@
-"""Parts of sets and sets put together: whose pictures count, who is held out."""
+"""Subsets and unions of picture sets, and held-out splits of identities."""
 
 from __future__ import annotations
 
@@ -54,11 +54,11 @@ class Subset:
 
 
 class Joined:
-    """Several sets as one, their identities side by side.
+    """Union of several sets, with their identities concatenated.
 
-    An identity that two sets call by the same name stays two identities, for the name alone does not say that
-    they are one person; the later one is told apart by a suffix: "Al_Gore", "Al_Gore (2)". Pictures keep their
-    names, which may then occur more than once.
+    Identities of the same name in two sets stay separate, because the name alone does not prove that they are one
+    person; the later one gets a suffix: "Al_Gore", "Al_Gore (2)". Pictures keep their names, which may then be
+    duplicate.
     """
 
     def __init__(self, sets: Sequence[PictureSet]) -> None:
@@ -132,7 +132,7 @@ def narrow(
         people: the identities to keep; None keeps all.
         exclude: identities to leave out, whether or not the set has them.
         min_pictures: leave out identities with fewer pictures than this.
-        max_pictures: of each identity keep only the first so many, in the set's order; None keeps all.
+        max_pictures: largest number of pictures of an identity, the first ones in the set's order; None keeps all.
         where: the set's path, for errors.
 
     Raises:

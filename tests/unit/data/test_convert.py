@@ -66,7 +66,7 @@ def test_an_empty_folder_is_filled_and_the_source_is_left_alone(source, tmp_path
     (tmp_path / "target").mkdir()
     assert convert(ImageFolder(source), source, tmp_path / "target").pictures == 60
     for inside in (source, source / "p1", source / ".." / source.name / "x"):
-        with pytest.raises(DataError, match="lies in the source"):
+        with pytest.raises(DataError, match="is inside the source"):
             convert(ImageFolder(source), source, inside)
 
 

@@ -1,4 +1,4 @@
-"""Photographs to aligned faces: five landmarks, and a similarity transform onto ArcFace's template."""
+"""Face alignment: five landmarks, and a similarity transform to ArcFace's template."""
 
 from vplface.data.align.aligner import AlignedFace, Aligner
 from vplface.data.align.face import Detector, Face

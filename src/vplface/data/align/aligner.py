@@ -1,4 +1,4 @@
-"""Which faces of a photograph are taken, and their crops."""
+"""Selection of the faces of a photograph, and their crops."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Verdict: TypeAlias = Literal["aligned", "not chosen", "too small", "outside"]
 
 @dataclass(frozen=True, eq=False)
 class AlignedFace:
-    """A face and its crop: RGB, the landmarks at their places in the template."""
+    """Face with its RGB crop, in which the landmarks match the template."""
 
     picture: UInt8[np.ndarray, "size size 3"]
     face: Face
@@ -27,17 +27,17 @@ class AlignedFace:
 
 @dataclass(frozen=True)
 class Aligner:
-    """Photograph → aligned faces, the largest first.
+    """Crops the aligned faces of a photograph, the largest first.
 
     Args:
-        detector: finds the faces, :class:`~vplface.data.align.YuNet` for one.
-        choice: which to take: "all", the "largest", or the one in the "center", whose landmarks' mean is nearest to
-            the middle of the picture.
+        detector: face detector, such as :class:`~vplface.data.align.YuNet`.
+        choice: faces to crop: "all", the "largest", or the one in the "center", whose mean landmark is nearest to the
+            middle of the picture.
         size: side of a crop, in pixels; the template is scaled by size / 112.
-        min_size: a face whose crop covers a square of fewer pixels a side in the photograph is too small.
+        min_size: smallest side in the photograph, in pixels, of the square that becomes a crop.
 
     Raises:
-        ValueError: if ``choice`` is none of these, or a size is not positive.
+        ValueError: ``choice`` is unknown, or a size is not positive.
     """
 
     detector: Detector

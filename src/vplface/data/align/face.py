@@ -1,4 +1,4 @@
-"""What a face in a photograph is, and what finds it."""
+"""Face with landmarks, and the protocol of detectors."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from vplface.data.align.similarity import TEMPLATE, similarity
 from vplface.data.pictures import SIZE
 
 LANDMARKS = ("left_eye", "right_eye", "nose", "left_mouth", "right_mouth")
-"""The five points in their order. Left is left in the picture: the right eye of somebody who looks at the camera."""
+"""Names of the five landmarks, in order. Left means left in the picture, a person's right eye."""
 
 _MIRRORED = -0.25
-"""Width over height of a face, the wrong way round, beyond which it is no profile but points in a wrong order."""
+"""Width over height of a face, negative if mirrored, below which the landmarks are in the wrong order."""
 
 
 @dataclass(frozen=True, eq=False)
 class Face:
-    """A face in a photograph, in pixels of that photograph; the centre of the first pixel is (0, 0).
+    """Face in a photograph, in pixels of that photograph; the centre of the first pixel is (0, 0).
 
     Attributes:
         landmarks: (x, y) of the five points, in the order of :data:`LANDMARKS`.
-        score: how sure its finder was, in 0..1.
-        box: x, y of the upper left corner, width, height; None if it is not known.
-        matrix: the similarity transform that takes the landmarks to :data:`TEMPLATE`, in 112 x 112 pixels.
+        score: confidence of the detector, in 0..1.
+        box: x, y of the upper left corner, width, height; None if unknown.
+        matrix: similarity transform from the landmarks to :data:`TEMPLATE`, in 112 x 112 pixels.
 
     Raises:
-        ValueError: if the landmarks cannot be those of a face: not five points, not finite, all in one place or on one
-            line, or in mirrored order.
+        ValueError: the landmarks cannot be those of a face: not five points, not finite, coincident or collinear, or in
+            mirrored order.
     """
 
     landmarks: Float64[np.ndarray, "5 2"]
@@ -56,18 +56,18 @@ class Face:
 
     @property
     def side(self) -> float:
-        """Side of the square that becomes the crop, in pixels of the photograph: the size of the face."""
+        """Side of the square that becomes the crop, in pixels of the photograph."""
         return SIZE / float(np.hypot(self.matrix[0, 0], self.matrix[1, 0]))
 
     @property
     def center(self) -> Float64[np.ndarray, 2]:
-        """(x, y) of the mean of the landmarks."""
+        """Mean of the landmarks, (x, y)."""
         mean: Float64[np.ndarray, 2] = self.landmarks.mean(0)
         return mean
 
 
 class Detector(Protocol):
-    """Finds faces. It must be possible to pickle it: each worker process has a copy."""
+    """Face detector; picklable, since each worker process has a copy."""
 
     def __call__(self, picture: UInt8[np.ndarray, "h w 3"]) -> Sequence[Face]:
-        """The faces in an RGB picture of any size, in any order; none is no error."""
+        """Faces in an RGB picture of any size, unordered; the list may be empty."""

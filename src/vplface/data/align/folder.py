@@ -1,4 +1,4 @@
-"""A folder of photographs to a folder of aligned faces, by worker processes; a later run can complete it."""
+"""Alignment of a folder of photographs in worker processes, resumable."""
 
 from __future__ import annotations
 
@@ -48,14 +48,14 @@ _CHUNK = 16
 
 @dataclass(frozen=True, eq=False)
 class Alignment:
-    """What became of a folder.
+    """Result of aligning a folder.
 
     Attributes:
         records: a row per face, and one per picture without a face, in the order of names.
-        kept: pictures that an earlier run had aligned.
-        others: files that are of no picture type, by their ending.
-        left_out: what of them may well be pictures.
-        seconds: what this run took.
+        kept: number of pictures aligned by an earlier run.
+        others: number of other files, by suffix.
+        left_out: possible pictures among them.
+        seconds: duration of this run.
     """
 
     records: list[Record]
@@ -66,7 +66,7 @@ class Alignment:
 
     @property
     def outcomes(self) -> Counter[str]:
-        """Pictures by outcome; a picture is aligned if one of its faces is."""
+        """Number of pictures by outcome; a picture is aligned if one of its faces is."""
         found: dict[str, str] = {}
         for record in self.records:
             if record.outcome == "aligned" or record.name not in found:
@@ -75,18 +75,18 @@ class Alignment:
 
     @property
     def crops(self) -> int:
-        """How many crops there are."""
+        """Number of crops of all pictures."""
         return sum(record.outcome == "aligned" for record in self.records)
 
     @property
     def several(self) -> int:
-        """Pictures with several faces."""
+        """Number of pictures with several faces."""
         return len({record.name for record in self.records if record.faces > 1})
 
 
 @dataclass(frozen=True)
 class _Work:
-    """What a worker has to know."""
+    """Options that each worker needs."""
 
     source: Path
     target: Path
@@ -111,25 +111,24 @@ def align_folder(
     """Write the aligned faces of every picture below ``source`` to the same places below ``target``.
 
     A picture IDENTITY/NAME.png becomes IDENTITY/NAME.jpg; with ``choice="all"``, its second face becomes
-    IDENTITY/NAME.face2.jpg. ``align.csv`` says what became of each, ``align.json`` with which options. A crop appears
-    under its name only when it is whole. A run that was stopped is completed by repeating it: crops that are there are
-    kept, pictures without one are tried again.
+    IDENTITY/NAME.face2.jpg. ``align.csv`` records the outcome of each picture, ``align.json`` the options. Crops are
+    written atomically. Repeat an interrupted run to complete it: existing crops are kept, other pictures tried again.
 
     Args:
-        source: a folder of pictures, or of folders of them, to any depth.
-        target: the folder to write, made if it is not there.
+        source: folder of pictures, at any depth.
+        target: output folder, created if missing.
         faces: a detector, or the faces of each picture by its path below ``source``.
-        found_by: what ``faces`` is, in words, for ``align.json``.
-        choice: which faces of a picture to take, as in :class:`~vplface.data.align.Aligner`.
+        found_by: description of ``faces`` for ``align.json``.
+        choice: faces to crop, as in :class:`~vplface.data.align.Aligner`.
         size: side of the crops, in pixels.
         min_size: see :class:`~vplface.data.align.Aligner`.
-        picture_format: "jpg", or "png" (exact).
-        quality: of jpg files, 1 to 100.
-        workers: worker processes; 0 works in this process. The crops do not depend on it.
+        picture_format: "jpg", or "png" (lossless).
+        quality: JPEG quality, 1 to 100.
+        workers: number of worker processes; 0 works in this process. The crops do not depend on it.
 
     Raises:
-        DataError: if the source has no pictures, the landmarks belong to other pictures, the target lies in the source
-            or holds something else or cannot be written.
+        DataError: the source has no pictures, the landmarks belong to other pictures, or the target is inside the
+            source, holds something else, or cannot be written.
     """
     source, target = Path(source), Path(target)
     listed = faces if isinstance(faces, Mapping) else None
@@ -194,7 +193,7 @@ def _results(
                 yield future.result()
         except BrokenProcessPool as error:
             raise DataError(
-                "a worker process died, perhaps for lack of memory; try fewer --workers. Repeat the command to go on"
+                "a worker process died, perhaps for lack of memory; try fewer --workers. Repeat the command to resume"
             ) from error
         finally:
             pool.shutdown(cancel_futures=True)
@@ -207,7 +206,7 @@ def _start_worker(work: _Work) -> None:
     global _of_worker
     configure_worker()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent process stops the workers
-    # A network that was made before the fork is not used after it: copied, it is loaded anew.
+    # A network built before the fork cannot be used after it; a copy loads its own.
     _of_worker = replace(work, aligner=replace(work.aligner, detector=copy.copy(work.aligner.detector)))
 
 
@@ -254,7 +253,7 @@ def _write(work: _Work, crop: str, picture: UInt8[np.ndarray, "size size 3"]) ->
 
 
 def _finds_none(picture: UInt8[np.ndarray, "h w 3"]) -> list[Face]:
-    """The detector where faces are listed."""
+    """Stand-in for the detector if faces are listed."""
     return []
 
 
@@ -263,7 +262,7 @@ def _crop_name(name: str) -> str:
 
 
 def _owners(names: list[str], choice: Choice) -> dict[str, str]:
-    """Which picture has the right to each picture's name for a crop: the first that wants it."""
+    """For each picture, the picture that owns the name of its crop: the first one to claim it."""
     first: dict[str, str] = {}
     for name in names:
         first.setdefault(_crop_name(name), name)
@@ -275,7 +274,7 @@ def _owners(names: list[str], choice: Choice) -> dict[str, str]:
 
 
 def _done(target: Path, listed: Mapping[str, Sequence[Face]] | None) -> dict[str, list[Record]]:
-    """What an earlier run has done: the pictures all of whose crops are there, with the faces that are listed now."""
+    """Records of an earlier run, for pictures whose crops all exist and whose listed faces are unchanged."""
     if kind_of(target / RECORDS) is None:
         return {}
     found: dict[str, list[Record]] = {}
@@ -303,7 +302,7 @@ def _require_apart(source: Path, target: Path) -> None:
 
 
 def _scan(root: Path) -> tuple[list[str], FolderScan]:
-    """Names of the pictures below ``root``, in order, and what else is there."""
+    """Names of the pictures below ``root``, in order, and the scan of the folder."""
     found = find_pictures(root)
     if not found.pictures:
         held = but_note(found.left_out or format_counts(found.others))
@@ -327,8 +326,8 @@ def _record_options(target: Path, options: dict[str, object]) -> None:
     if found != options:
         changed = [key for key in options if not isinstance(found, dict) or found.get(key) != options[key]]
         was = {} if not isinstance(found, dict) else found
-        told = ", ".join(f"{key} {was.get(key)!r}, now {options[key]!r}" for key in changed)
+        changes = ", ".join(f"{key} {was.get(key)!r}, now {options[key]!r}" for key in changed)
         raise DataError(
-            f"{path}: this folder was aligned with other settings ({told}); choose another folder, or delete this one "
-            "first"
+            f"{path}: this folder was aligned with other settings ({changes}); choose another folder, or delete this "
+            "one first"
         )

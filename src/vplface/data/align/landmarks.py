@@ -1,4 +1,4 @@
-"""Files of landmarks: which faces are where in which picture, from any detector or by hand."""
+"""Reader of landmark files, with the faces of each picture from any detector or by hand."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def read_landmarks(path: Path | str) -> dict[str, list[Face]]:
 
     A ``.csv`` file has a row per face and a first row with the names of its columns: ``name``, the ten coordinates
     ``left_eye_x``, ``left_eye_y``, ``right_eye_x``, ... ``right_mouth_y`` and, if known, ``score`` and ``box_x``,
-    ``box_y``, ``box_width``, ``box_height``. Other columns are passed over. A row without coordinates stands for a
-    picture without a face. ``align.csv``, which aligning writes, is such a file.
+    ``box_y``, ``box_width``, ``box_height``. Other columns are ignored. A row without coordinates means a picture
+    without a face. ``align.csv``, the record of an alignment, has this format.
 
     A ``.json`` file is an object of ``{"NAME": {"landmarks": [[x, y], five of them], "score": ..., "box": [x, y,
     width, height]}}``, or a list of such objects where a picture has several faces.
@@ -32,8 +32,8 @@ def read_landmarks(path: Path | str) -> dict[str, list[Face]]:
     Coordinates are in pixels of the picture as it is shown, its EXIF orientation applied.
 
     Raises:
-        DataError: naming the file and the line or the picture, if the file cannot be read, lacks a column, or holds
-            something that is no number or no face.
+        DataError: the file cannot be read, lacks a column, or has an invalid number or face; the line or picture is
+            named.
     """
     path = Path(path)
     if path.suffix.lower() not in (".csv", ".json"):
@@ -70,7 +70,7 @@ def _numbers(texts: list[str], names: tuple[str, ...]) -> list[float]:
         return [float(text) for text in texts]
     except ValueError:
         wrong = next(name for name, text in zip(names, texts, strict=True) if not _is_number(text))
-        raise ValueError(f"{wrong} is no number: {texts[names.index(wrong)]!r}") from None
+        raise ValueError(f"{wrong} is not a number: {texts[names.index(wrong)]!r}") from None
 
 
 def _is_number(text: str) -> bool:

@@ -1,4 +1,4 @@
-"""What became of each picture: ``align.csv``, a row per face, which is also a landmark file."""
+"""Record of an alignment, ``align.csv``: a row per face, and readable as a landmark file."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ COLUMNS = ("name", "outcome", "crop", "faces", "score", *POINTS, *BOX, "reason")
 
 @dataclass(frozen=True, eq=False)
 class Record:
-    """A face of a picture, or a picture without one.
+    """Outcome of one face, or of a picture without faces.
 
     Attributes:
-        name: the picture's path below the source.
+        name: path of the picture below the source.
         outcome: "aligned", "not chosen", "too small", "outside", "no face", "unreadable" or "name taken".
-        faces: how many faces the picture has.
-        face: the face of this row; None if there is none.
-        crop: the crop's path below the target; empty if there is none.
-        reason: why there is none, in words.
+        faces: number of faces in the picture.
+        face: the face of this row, if any.
+        crop: path of the crop below the target; empty without one.
+        reason: explanation, if there is no crop.
     """
 
     name: str
@@ -65,7 +65,7 @@ def append_records(path: Path, records: Iterable[Record]) -> None:
         with path.open("a", encoding="utf-8", errors="surrogateescape") as file:
             file.write(_rows(records))
     except OSError as error:
-        raise DataError(f"cannot write {path}: {error.strerror}; repeat the command to go on") from error
+        raise DataError(f"cannot write {path}: {error.strerror}; repeat the command to resume") from error
 
 
 def read_records(path: Path) -> list[Record]:
@@ -84,4 +84,4 @@ def read_records(path: Path) -> list[Record]:
             for row in reader
         ]
     except (ValueError, TypeError, csv.Error) as error:
-        raise DataError(f"{path}, line {reader.line_num}: {error}; delete this file to align anew") from error
+        raise DataError(f"{path}, line {reader.line_num}: {error}; delete this file to start over") from error

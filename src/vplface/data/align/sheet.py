@@ -1,4 +1,4 @@
-"""A contact sheet: photographs with their landmarks beside the crops, so that people can see what was done."""
+"""Contact sheet of an alignment: photographs with landmarks, beside their crops."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ cv2 = import_extra("cv2", "train")
 _SIDE, _CAPTION, _GAP = 224, 20, 12
 _COLUMNS, _MOST = 4, 48
 _COLOURS = ((230, 60, 60), (60, 120, 255), (60, 220, 60), (255, 190, 0), (230, 60, 230))
-"""Of left eye, right eye, nose, left and right corner of the mouth, RGB."""
+"""RGB colours of left eye, right eye, nose, left and right corner of the mouth."""
 
 
 def write_sheet(path: Path, source: Path, target: Path, records: Sequence[Record]) -> int:
     """Draw up to 48 pictures, evenly over the names: each with its faces marked, beside its first crop.
 
-    Pictures without a crop are among them, with a grey field beside them that says why. The face that was taken has a
-    thick outline. Unreadable pictures are not shown.
+    Pictures without a crop have a grey field with the reason instead. The cropped face has a thick outline. Unreadable
+    pictures are not shown.
 
     Returns:
-        How many pictures are shown.
+        Number of pictures shown.
 
     Raises:
-        DataError: if there is nothing to show, or the file cannot be written.
+        DataError: there is nothing to show, or the file cannot be written.
     """
     pictures: dict[str, list[Record]] = {}
     for record in records:
@@ -40,7 +40,7 @@ def write_sheet(path: Path, source: Path, target: Path, records: Sequence[Record
             pictures.setdefault(record.name, []).append(record)
     names = list(pictures)
     if not names:
-        raise DataError(f"{path}: there is no picture to show")
+        raise DataError(f"{path}: no pictures to show")
     shown = [names[index] for index in np.linspace(0, len(names) - 1, min(len(names), _MOST)).round().astype(int)]
     fields = [_field(source, target, pictures[name]) for name in shown]
     columns = min(_COLUMNS, len(fields))
@@ -55,8 +55,8 @@ def write_sheet(path: Path, source: Path, target: Path, records: Sequence[Record
 def _field(source: Path, target: Path, records: list[Record]) -> UInt8[np.ndarray, "h w 3"]:
     field = np.full((_CAPTION + _SIDE + _GAP, 2 * _SIDE + 2 * _GAP, 3), 255, np.uint8)
     taken = next((record for record in records if record.crop), None)
-    told = "" if taken is None or taken.face is None else _told(taken.face, taken.faces)
-    _put(field[:_CAPTION], f"{Path(records[0].name).name}  {told}")
+    details = "" if taken is None or taken.face is None else _describe(taken.face, taken.faces)
+    _put(field[:_CAPTION], f"{Path(records[0].name).name}  {details}")
     photograph = _read(source / records[0].name)
     if photograph is not None:
         _place(field[_CAPTION:, :_SIDE], _marked(photograph, records))
@@ -70,13 +70,13 @@ def _field(source: Path, target: Path, records: list[Record]) -> UInt8[np.ndarra
     return field
 
 
-def _told(face: Face, faces: int) -> str:
+def _describe(face: Face, faces: int) -> str:
     several = f", one of {faces} faces" if faces > 1 else ""
     return f"{face.score:.2f}, {face.side:.0f} px{several}"
 
 
 def _marked(photograph: UInt8[np.ndarray, "h w 3"], records: list[Record]) -> UInt8[np.ndarray, "h2 w2 3"]:
-    """The photograph at the size at which it is shown, the squares that become crops and the landmarks on it."""
+    """Photograph at display size, with the landmarks and the squares that become crops."""
     scale = _SIDE / max(photograph.shape[:2])
     marked = _scaled(photograph, scale)
     for record in records:
@@ -110,7 +110,7 @@ def _scaled(picture: np.ndarray, scale: float) -> np.ndarray:
 def _read(path: Path) -> UInt8[np.ndarray, "h w 3"] | None:
     try:
         return decode_whole(read_picture_file(path), str(path))
-    except UnreadablePictureError:  # it went while the others were aligned
+    except UnreadablePictureError:  # deleted during the alignment
         return None
 
 

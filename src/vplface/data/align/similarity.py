@@ -1,4 +1,4 @@
-"""The similarity transform between two sets of points, and a picture seen through it."""
+"""Least-squares similarity transform between two sets of points, and warping of a picture by it."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ cv2 = import_extra("cv2", "train")
 TEMPLATE: Float64[np.ndarray, "5 2"] = np.array(
     [(38.2946, 51.6963), (73.5318, 51.5014), (56.0252, 71.7366), (41.5493, 92.3655), (70.7299, 92.2041)]
 )
-"""Where ArcFace wants left eye, right eye, nose, left and right corner of the mouth, (x, y) in 112 x 112 pixels."""
+"""ArcFace's template: left eye, right eye, nose, left and right corner of the mouth, (x, y) in 112 x 112 pixels."""
 TEMPLATE.setflags(write=False)
 
 _FLAT = 1e-3
-"""Points that spread this much less across a line than along it lie on the line."""
+"""Ratio of the spreads across and along a line below which points count as collinear."""
 
 
 def similarity(source: Float64[np.ndarray, "n 2"], target: Float64[np.ndarray, "n 2"]) -> Float64[np.ndarray, "2 3"]:

@@ -1,4 +1,4 @@
-"""YuNet, a small face detector with five landmarks, through OpenCV."""
+"""YuNet face detector with five landmarks, run by OpenCV."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ SOURCE = "https://github.com/opencv/opencv_zoo/tree/main/models/face_detection_y
 FILE = "face_detection_yunet.onnx"
 
 _SUPPRESSION = 0.3
-"""Of two boxes that overlap by more than this share of their union, the one with the lower score goes."""
+"""Intersection over union above which non-maximum suppression removes the box with the lower score."""
 _MOST = 5000
-"""Boxes that enter the suppression."""
+"""Largest number of boxes before suppression."""
 _DECIMALS = 3
 
 LIMIT = 64 * 2**20
-"""The largest model file, in bytes."""
+"""Largest model file, in bytes."""
 _KNOWN = {"ebafce4e3c118d6554634be5c27ab333b4c047a9a8c3faf1d7cf93101c22f0f0"}
-"""SHA-256 of models that OpenCV is known to run. Others are tried in a process of their own, which may crash."""
+"""SHA-256 of models that OpenCV is known to run. Others are first tried in a separate process, which may crash."""
 _PATIENCE = 60
-"""Seconds for that."""
+"""Time limit of that process, in seconds."""
 _TRIAL = """
 import sys, cv2, numpy
 data = numpy.frombuffer(sys.stdin.buffer.read(), numpy.uint8)
@@ -43,11 +43,11 @@ net.detect(numpy.zeros((64, 64, 3), numpy.uint8))
 """
 _STRIDES = (8, 16, 32)
 _OUTPUTS = {"cls": 1, "obj": 1, "bbox": 4, "kps": 10}
-"""Numbers for each place of a grid; there is a grid for each stride."""
+"""Number of values per grid cell; each stride has a grid."""
 
 
 def default_model() -> Path:
-    """Where the model is looked for if none is given: vplface/face_detection_yunet.onnx in the user's cache."""
+    """Default path of the model: vplface/face_detection_yunet.onnx in the user's cache."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vplface" / FILE
 
 
@@ -58,12 +58,13 @@ class YuNet:
     detection, so that larger faces are found too; landmarks and boxes are in pixels of the picture that was given.
 
     Args:
-        model: the ONNX file; None looks in :func:`default_model`.
-        min_score: faces with a lower score are none.
-        longest_side: of a picture, in pixels, while it is searched. Raise it to find small faces in large pictures.
+        model: path of the ONNX file; None means :func:`default_model`.
+        min_score: lowest score of a detected face.
+        longest_side: longest side of a picture during detection, in pixels. Raise it to find small faces in large
+            pictures.
 
     Raises:
-        DataError: if the model is absent, not an ONNX file, or another network.
+        DataError: the model is missing, not an ONNX file, or another network.
     """
 
     def __init__(self, model: Path | str | None = None, min_score: float = 0.6, longest_side: int = 640) -> None:
@@ -102,7 +103,7 @@ class YuNet:
             x, y, wide, high = (row[:4].reshape(2, 2) * factor).round(_DECIMALS).flatten().tolist()
             try:
                 found.append(Face(landmarks, round(float(row[14]), _DECIMALS + 1), (x, y, wide, high)))
-            except ValueError:  # five points that no face can have: a false detection
+            except ValueError:  # impossible landmarks: a false detection
                 continue
         return sorted(found, key=lambda face: -face.score)
 

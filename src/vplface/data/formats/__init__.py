@@ -15,17 +15,17 @@ from vplface.reading import is_folder, kind_of
 
 
 class PictureWriter(Protocol):
-    """Pictures on their way into one form, in order and without being encoded again.
+    """Writer of pictures in one format, in order and without re-encoding.
 
-    A writer is made of a path and the names of the identities. It is a context manager: leaving it without an error
-    completes the set. A writer on the path of one that was interrupted goes on behind what is complete there.
+    A writer takes a path and the names of the identities. It is a context manager: leaving it without an error
+    completes the set. A writer on the path of an interrupted one resumes after the complete pictures.
     """
 
     def __init__(self, path: Path, identities: Sequence[str]) -> None: ...
 
     @property
     def written(self) -> int:
-        """How many pictures are complete, those of an interrupted writing included."""
+        """Number of complete pictures, including those of an interrupted writer."""
 
     def add(self, encoded: bytes, name: str, label: int) -> None:
         """Append one picture; raises DataError if it cannot be written."""
@@ -38,16 +38,16 @@ class PictureWriter(Protocol):
 
 
 def open_pictures(path: Path | str, split: str | None = None) -> StoredPictures:
-    """Open the pictures at ``path``, whatever their format.
+    """Open the pictures at ``path`` in any supported format.
 
     Args:
         path: see the table of :mod:`vplface.data.format_table`.
-        split: for lists with a column ``split``, for Parquet files and for folders at the top of a .zip: the part to
-            take; None takes all.
+        split: split to select in lists with a column ``split``, Parquet files, and top-level folders of a .zip; None
+            selects all.
 
     Raises:
-        DataError: if nothing is there, the format is not supported, the set is damaged, or it has no such split.
-        MissingExtraError: if the format needs a package that is not installed.
+        DataError: the path is missing, damaged, in an unsupported format, or lacks the split.
+        MissingExtraError: the format needs a package that is not installed.
     """
     path = Path(path)
     folder = is_folder(path)
@@ -67,10 +67,10 @@ def open_pictures(path: Path | str, split: str | None = None) -> StoredPictures:
 
 
 def format_of(path: Path | str) -> Format:
-    """The format of a new set at ``path``, by its suffix; a path without one is a folder's.
+    """Format of a new set at ``path``, by its suffix; a path without a suffix means a folder.
 
     Raises:
-        UsageError: if no format that can be written has the suffix.
+        UsageError: no writable format has the suffix.
     """
     suffix = Path(path).suffix.lower()
     if not suffix:
@@ -83,17 +83,17 @@ def format_of(path: Path | str) -> Format:
 
 
 def create_pictures(path: Path | str, name: Format, identities: Sequence[str]) -> PictureWriter:
-    """A writer of a set of pictures at ``path``.
+    """Create a writer of a set of pictures at ``path``.
 
     Args:
-        path: the file or folder; what an interrupted writer left there is continued.
-        name: of the format; any but "bin", which holds pairs: :mod:`vplface.data.formats.verification_bin` writes it.
-        identities: the name of each label.
+        path: file or folder; an interrupted writer's output there is resumed.
+        name: any format but "bin", which holds pairs; :mod:`vplface.data.formats.verification_bin` writes it.
+        identities: name of each label.
 
     Raises:
-        DataError: if it cannot be written, or what is there is something else.
-        MissingExtraError: if the format needs a package that is not installed.
-        ValueError: if the format does not hold pictures one by one.
+        DataError: the path cannot be written, or holds something else.
+        MissingExtraError: the format needs a package that is not installed.
+        ValueError: the format does not hold single pictures.
     """
     row = next(row for row in (*FORMATS, FOLDER) if row.name == name)
     if row.writer is None:

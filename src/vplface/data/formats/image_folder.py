@@ -1,4 +1,4 @@
-"""Pictures in folders: one folder per identity, in it the identity's pictures, in folders of their own or not."""
+"""Image folders, ROOT/IDENTITY/PICTURE: reader and writer."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ LAYOUT = "expected ROOT/IDENTITY/PICTURE, with pictures of type " + ", ".join(PI
 
 
 class ImageFolder(StoredPictures):
-    """The pictures below ``root/IDENTITY/``.
+    """Pictures below ``root/IDENTITY/``, at any depth.
 
     Identities and pictures are in natural order ("2.jpg" before "10.jpg"), whatever the order of the file
     system. Hidden files and files of other types are passed over, see :mod:`vplface.data.folder_scan`. An identity
@@ -48,7 +48,7 @@ class ImageFolder(StoredPictures):
         """Scan the folder; pictures are opened only when asked for.
 
         Raises:
-            DataError: if the root is missing, not laid out as expected, or holds no pictures.
+            DataError: the root is missing, has another layout, or holds no pictures.
         """
         self.root = Path(root)
         found, self._left_out = _scan(self.root)
@@ -64,11 +64,11 @@ class ImageFolder(StoredPictures):
         return os.fsdecode(self._names[index])
 
     def path(self, index: int) -> Path:
-        """Where the picture's file is."""
+        """Path of the picture's file."""
         return self.root / self.name(index)
 
     def where(self, index: int) -> str:
-        """The path as text, for errors."""
+        """Path of the picture's file as text, for errors."""
         return str(self.path(index))
 
     def encoded(self, index: int) -> bytes:
@@ -77,22 +77,21 @@ class ImageFolder(StoredPictures):
 
 
 class ImageFolderWriter:
-    """Pictures into ``root/IDENTITY/PICTURE``, bit for bit, :class:`~vplface.data.formats.PictureWriter`.
+    """Writes pictures to ``root/IDENTITY/PICTURE``, bit for bit; a :class:`~vplface.data.formats.PictureWriter`.
 
-    Names stay as they are where a file system can hold them. What it cannot, or what would lead elsewhere or be passed
-    over on reading (separators, "..", a leading dot, the names of devices), is replaced by "_"; of names that have
-    become the same, or are, the later get a number: "x (2).jpg". A name without the suffix of a picture gets that of
-    its bytes; ".jpg" if these are no picture, so that they are noticed and not passed over.
+    Names are kept where possible. Characters that a file system cannot hold, or that would lead elsewhere or hide the
+    file (separators, "..", a leading dot, device names), become "_". Duplicate names get a number: "x (2).jpg". A name
+    without a picture suffix gets that of its bytes, or ".jpg" if they are not a picture, so that reading reports them.
 
-    A picture takes its name when all of it is written, and not before. A killed process is survived; after a cut of
-    the power begin anew.
+    A picture gets its final name only when it is complete, so the folder survives a killed process, but not a power
+    failure.
     """
 
     def __init__(self, path: Path | str, identities: Sequence[str]) -> None:
-        """Make the folder, or count what an interrupted writing has left in it.
+        """Create the folder, or count the pictures of an interrupted writer.
 
         Raises:
-            DataError: if the folder cannot be made or read.
+            DataError: the folder cannot be created or read.
         """
         self.root = Path(path)
         self._identities = list(identities)
@@ -108,7 +107,7 @@ class ImageFolderWriter:
 
     @property
     def written(self) -> int:
-        """How many pictures are complete, those of an interrupted writing included."""
+        """Number of complete pictures, including those of an interrupted writer."""
         return self._written
 
     def add(self, encoded: bytes, name: str, label: int) -> None:
@@ -135,7 +134,7 @@ class ImageFolderWriter:
 
     @staticmethod
     def _free(path: Path) -> Path:
-        """The path, or where that is taken the first with a number that is not."""
+        """The path, or the first numbered variant that does not exist."""
         free, number = path, 1
         while os.path.lexists(free):
             number += 1
@@ -144,7 +143,7 @@ class ImageFolderWriter:
 
 
 def _folder_names(identities: Sequence[str]) -> list[str]:
-    """A folder for each identity, all different."""
+    """Distinct folder name for each identity."""
     folders: list[str] = []
     taken: set[str] = set()
     merges_cases = sys.platform in ("darwin", "win32")
@@ -160,7 +159,7 @@ def _folder_names(identities: Sequence[str]) -> list[str]:
 
 
 def _below(identity: str, name: str, encoded: bytes) -> str:
-    """Where a picture goes below its identity's folder."""
+    """Path of a picture below its identity's folder."""
     *folders, file = name.removeprefix(f"{identity}/").split("/")
     return "/".join([*map(_safe, folders), _safe(file if is_picture(file) else file + suffix_of(encoded))])
 
@@ -171,7 +170,7 @@ _UNSAFE = re.compile(r'[\0-\x1f\x7f/\\<>:"|?*]' if sys.platform == "win32" else 
 
 
 def _safe(name: str) -> str:
-    """The name as one that a file can have; its beginning and a hash if it is too long."""
+    """Name that a file system can hold; a long one is cut and gets a hash."""
     safe = _UNSAFE.sub("_", name)
     if not safe or safe.startswith(".") or _DEVICE.match(safe):
         safe = f"_{safe}"
@@ -191,14 +190,14 @@ def _unwritable(error: OSError, path: Path) -> DataError:
 
 
 def _scan(root: Path) -> tuple[list[tuple[str, list[str]]], LeftOut]:
-    """The pictures of each identity's folder as paths below it, all in natural order; and what is left out."""
+    """Relative paths of each identity's pictures, in natural order, and the files left out."""
     if not is_folder(root):
         raise DataError(f"{root}: {'does not exist' if kind_of(root) is None else 'is not a folder'}; {LAYOUT}")
     beside = {entry.name: kind_of_entry(entry) for entry in entries(root)}
     folders = sorted((name for name, kind in beside.items() if kind == "folder"), key=natural_key)
     files = [name for name, kind in beside.items() if kind == "file"]
     if strays := [name for name in files if is_picture(name)]:
-        raise DataError(f"{root}: {len(strays)} pictures lie directly in the root, {min(strays)!r} for one; {LAYOUT}")
+        raise DataError(f"{root}: {len(strays)} pictures lie directly in the root, such as {min(strays)!r}; {LAYOUT}")
     others = Counter(map(ending_of, files))
     if not folders:
         raise DataError(f"{root}: holds no identity folders{but_note(LeftOut.of(others))}; {LAYOUT}")

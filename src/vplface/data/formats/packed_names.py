@@ -1,4 +1,4 @@
-"""Many names in one string of bytes."""
+"""Compact storage of many names in one bytes object."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from jaxtyping import Int
 
 
 class PackedNames:
-    """Names laid end to end.
+    """Concatenated names.
 
-    Millions of small strings would be copied into every forked worker as soon as their reference counts are touched.
+    Forked workers would copy millions of small strings as soon as their reference counts change.
     """
 
     def __init__(self, packed: bytes, ends: Int[np.ndarray, " n"]) -> None:

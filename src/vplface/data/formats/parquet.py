@@ -1,10 +1,9 @@
-"""Pictures in Parquet files, as Hugging Face's ``datasets`` keeps them, and lists of pictures in Parquet files.
+"""Parquet files of pictures, as written by Hugging Face's ``datasets``, and of lists of pictures.
 
 A set of pictures has a column of pictures, struct{bytes, path} or plain bytes, and a column of labels: whole numbers,
-which stand for the ClassLabel names of the schema's metadata ``huggingface`` if there are any, or strings. A list has
-the columns ``path`` and ``label`` and perhaps ``split`` (:mod:`vplface.data.formats.picture_list`).
-
-How files are named and where they lie is in ``parquet_files``.
+which index the ClassLabel names in the schema's metadata ``huggingface`` if there are any, or strings. A list has the
+columns ``path``, ``label`` and optionally ``split`` (:mod:`vplface.data.formats.picture_list`).
+:mod:`vplface.data.formats.parquet_files` finds the files.
 """
 
 from __future__ import annotations
@@ -38,13 +37,13 @@ pc = import_extra("pyarrow.compute", "parquet")
 pq = import_extra("pyarrow.parquet", "parquet")
 
 CACHE_BYTES = 256 << 20
-"""How much of the row groups that were read last each process keeps."""
+"""Size of each process's cache of recently read row groups, in bytes."""
 
 OPEN_FILES = 16
-"""How many files each process keeps open."""
+"""Number of files that each process keeps open."""
 
 GROUP_BYTES = 1 << 18
-"""How many bytes of pictures a row group has at least, when it is written here: one is read as a whole."""
+"""Lowest size of a written row group, in bytes of pictures; a row group is read as a whole."""
 
 _OWN = re.compile(r"\.train-(?P<number>[0-9]{5})\.parquet|train-(?P<final>[0-9]{5})-of-[0-9]{5}\.parquet")
 
@@ -78,12 +77,11 @@ def open_parquet(path: Path | str, split: str | None = None) -> PictureList | Pa
 
 
 class ParquetPictures(StoredPictures):
-    """The pictures of Parquet files, in the order of files and rows.
+    """Pictures of Parquet files, in the order of files and rows.
 
-    A row group is read as a whole when a picture of it is asked for; those read last are kept, up to
-    :data:`CACHE_BYTES` in each process. Identities are in the order of the ClassLabel names, else in natural order;
-    those without pictures are none. A picture without bytes or without a known label costs only itself, when it is
-    asked for; until then it counts for the first identity.
+    Row groups are read as a whole on demand and cached, up to :data:`CACHE_BYTES` in each process. Identities are in
+    the order of the ClassLabel names, else in natural order; identities without pictures do not count. A picture
+    without bytes or a valid label raises an error only when it is read; until then it counts for the first identity.
 
     Names are the stored paths if every picture has one and all differ, else FILE/ROW, "train-00000-of-00004/17".
     """
@@ -92,7 +90,7 @@ class ParquetPictures(StoredPictures):
         """Read the files' footers, labels and paths; pictures are read only when asked for.
 
         Raises:
-            DataError: if a file is damaged, has other columns than the first, or if there are no pictures.
+            DataError: a file is damaged or has other columns than the first, or there are no pictures.
         """
         self._files = list(files)
         with _opened(files[0]) as first:
@@ -273,7 +271,7 @@ def _reading(file: Path) -> Iterator[None]:
         yield
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DataError(
-            f"{file}: is no Parquet file that can be read, cut short or damaged; get it again ({_first_line(error)})"
+            f"{file}: not a readable Parquet file; it may be truncated or damaged, get it again ({_first_line(error)})"
         ) from error
 
 
@@ -282,7 +280,7 @@ def _first_line(error: Exception) -> str:
 
 
 def _features(file: Path, schema: Any) -> dict[str, Any]:
-    """What Hugging Face's metadata say of each column."""
+    """Hugging Face's metadata of each column."""
     stored = (schema.metadata or {}).get(b"huggingface")
     if stored is None:
         return {}
@@ -290,9 +288,7 @@ def _features(file: Path, schema: Any) -> dict[str, Any]:
         features = parse_json(stored, "it")["info"]["features"]
         return {name: feature for name, feature in features.items() if isinstance(feature, dict)}
     except (DataError, LookupError, TypeError, AttributeError) as error:
-        raise DataError(
-            f"{file}: the metadata 'huggingface' of its schema are not what they should be: {error}"
-        ) from error
+        raise DataError(f"{file}: invalid metadata 'huggingface' in its schema: {error}") from error
 
 
 def _image_column(file: Path, schema: Any) -> str | None:
@@ -355,9 +351,9 @@ def _identities(
         elif isinstance(names, list) and all(isinstance(name, str) for name in names):
             named = dict(enumerate(names))
             for index in np.flatnonzero((codes < 0) | (codes >= len(names))).tolist():
-                reasons.setdefault(index, f"the {column} {codes[index]} is none of the {len(names)} names")
+                reasons.setdefault(index, f"the {column} {codes[index]} is outside the {len(names)} names")
         else:
-            raise DataError(f"{file}: the names of the column {column!r} are no list of names")
+            raise DataError(f"{file}: the names of the column {column!r} are not a list of strings")
         known = list(np.unique(np.delete(codes, list(reasons))).tolist())
     elif pa.types.is_dictionary(values.type):
         encoded = values.unify_dictionaries().combine_chunks()
@@ -432,21 +428,20 @@ class ParquetWriter:
     """Writes pictures into FOLDER/data/train-00000-of-0000N.parquet, which Hugging Face's ``datasets`` reads.
 
     The columns are ``image``, a struct of bytes and path, and ``label``, with the identities as ClassLabel names. The
-    bytes are stored as they are, in row groups of about a quarter of a megabyte, with checksums. Files that are
-    complete while the number of files is not known yet are called .train-00000.parquet; an interrupted writing goes on
-    behind them.
+    bytes are stored unchanged, in row groups of about a quarter of a megabyte, with checksums. Until the number of
+    files is known, complete files are called .train-00000.parquet; an interrupted writer resumes after them.
     """
 
     def __init__(self, path: Path | str, identities: Sequence[str], *, shard_bytes: int = 256 << 20) -> None:
-        """Begin, or go on behind the complete files.
+        """Start, or resume after the complete files.
 
         Args:
             path: the folder.
-            identities: names, of which labels are the positions.
-            shard_bytes: a file is complete when its pictures are so many bytes.
+            identities: name of each label.
+            shard_bytes: size of the pictures at which a file is complete.
 
         Raises:
-            DataError: if the files there are of other identities, or if the folder cannot be written.
+            DataError: existing files have other identities, or the folder cannot be written.
         """
         self.path = Path(path)
         self._folder = self.path / "data"
@@ -475,7 +470,7 @@ class ParquetWriter:
     def add(self, encoded: bytes, name: str, label: int) -> None:
         """Append one picture; raises DataError if it cannot be written."""
         if any(0xD800 <= ord(each) < 0xE000 for each in name):
-            raise DataError(f"{self.path}: the name {name!r} is no Unicode text and cannot be written")
+            raise DataError(f"{self.path}: the name {name!r} is not valid Unicode and cannot be written")
         if not 0 <= label < self._count:
             raise DataError(f"{self.path}: {name!r} has the label {label}, and there are {self._count} identities")
         self._rows.append((encoded, name, label))
@@ -512,7 +507,7 @@ class ParquetWriter:
             elif file.name.startswith("..train-"):  # was being written when the process was killed
                 file.unlink(missing_ok=True)
         if missing := sorted(set(range(max(found, default=-1) + 1)) - found.keys()):
-            raise DataError(f"{self._folder}: file {missing[0]} is missing among the others; remove them to write anew")
+            raise DataError(f"{self._folder}: file {missing[0]} is missing; remove the other files to start over")
         return [found[number] for number in sorted(found)]
 
     def _write_group(self) -> None:

@@ -1,6 +1,6 @@
-"""Which Parquet files are a set: where they lie and how they are called.
+"""Search for the Parquet files of a set, by their locations and names.
 
-| files | as |
+| files | layout |
 |---|---|
 | SPLIT-00000-of-00004.parquet, SPLIT.parquet | ``datasets`` writes them, in the folder or in its folder ``data`` |
 | SPLIT/0000.parquet | the Hugging Face hub converts a set of one configuration |
@@ -17,7 +17,7 @@ from vplface.errors import DataError
 from vplface.reading import is_folder, kind_of
 
 MOST_FOLDERS = 256
-"""A folder of more folders than this has no configurations or splits in them."""
+"""Largest number of subfolders that are searched for configurations or splits."""
 
 _SHARD = re.compile(r"(?P<split>.+)-(?P<number>[0-9]{5,9})-of-(?P<count>[0-9]{5,9})")
 _NUMBERED = re.compile(r"[0-9]{4,9}")
@@ -49,7 +49,7 @@ def find_files(path: Path) -> list[Path]:
         if files := [file for file in found if not file.name.startswith(".")]:
             return _complete(files)
     if hidden:
-        raise DataError(f"{path}: was not written to its end; write it again, which goes on where it stopped")
+        raise DataError(f"{path}: incomplete; repeat the command that wrote it, which resumes")
     configurations = _configurations(path)
     if len(configurations) > 1:
         names = ", ".join(sorted((repr(folder.name) for folder in configurations), key=natural_key)[:20])
@@ -110,10 +110,10 @@ def _complete(files: list[Path]) -> list[Path]:
             missing = next(number for number in range(count) if number not in numbers)
             raise DataError(
                 f"{files[0].parent}: {count - len(numbers)} of the {count} files of {split!r} are missing, "
-                f"{split}-{missing:05d}-of-{count:05d}.parquet for one; get them, or finish the writing"
+                f"such as {split}-{missing:05d}-of-{count:05d}.parquet; get them, or finish writing the set"
             )
     for folder, numbers in numbered.items():
         missing = next(number for number in range(len(numbers) + 1) if number not in numbers)
         if missing < len(numbers):
-            raise DataError(f"{folder}: {missing:04d}.parquet is missing among the others; get it")
+            raise DataError(f"{folder}: {missing:04d}.parquet is missing; get it")
     return files

@@ -1,9 +1,8 @@
-"""What a Parquet file unpacks to, by its footer and the headers of its pages, before any of them is unpacked.
+"""Bounds of the unpacked size of a Parquet file, from its footer and page headers.
 
-A page of a few bytes may say that it unpacks to two gigabytes, a row may repeat an entry of a dictionary that has
-megabytes, and a column may claim billions of rows. The footer need not tell the truth about it, so the headers of the
-pages are read here. Both are structs of Thrift's compact protocol. The footer is read here as well, for pyarrow ends
-the process when it is asked about columns of some that are damaged.
+A page of a few bytes may unpack to gigabytes, a row may repeat a dictionary entry of megabytes, and a column may claim
+billions of rows. The footer can be wrong, so the page headers are read too. Both are structs of Thrift's compact
+protocol. The footer is parsed here because pyarrow crashes the process on some damaged ones.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ _MOST_HEADER_BYTES = 2**24
 _BYTE_ARRAY = 6
 _DATA, _DICTIONARY, _DATA_V2 = 0, 2, 3
 _ABOUT = {_DATA: 5, _DICTIONARY: 7, _DATA_V2: 8}
-"""Kinds of pages, and the field that tells about each."""
+"""Header field that describes each kind of page."""
 _PAGE: Fields = {1: I32, 2: I32, 3: I32, 5: {1: I32, 2: I32}, 7: {1: I32}, 8: {1: I32, 4: I32}}
 _COLUMN: Fields = {3: {1: I32, 7: I64, 9: I64, 11: I64}}
 _FOOTER: Fields = {4: [{1: [_COLUMN], 3: I64}]}
@@ -40,11 +39,11 @@ class Chunk(NamedTuple):
 
 
 class Bound(NamedTuple):
-    """How many bytes something unpacks to at most.
+    """Bounds of an unpacked size, in bytes.
 
     Attributes:
-        unpacked: what the pages hold.
-        written_out: that, and the longest entry of a dictionary for each row that refers to it.
+        unpacked: size of the unpacked pages.
+        written_out: the same plus the longest dictionary entry for each row that refers to a dictionary.
     """
 
     unpacked: int
@@ -52,7 +51,7 @@ class Bound(NamedTuple):
 
 
 def allowance(size: int) -> int:
-    """How many bytes a file of a size may unpack to: 64 MiB, and 64 times its own. Pictures are compressed already."""
+    """Allowed unpacked size of a file, in bytes: 64 MiB plus 64 times its size. Pictures are already compressed."""
     return 64 * MEBIBYTE + 64 * size
 
 

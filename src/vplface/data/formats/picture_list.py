@@ -1,7 +1,7 @@
-"""Pictures on a list: a CSV or TSV file that says where each picture is and whom it shows.
+"""CSV and TSV lists of pictures with their paths and labels: reader and writer.
 
-The first line names the columns: ``path``, ``label`` and perhaps ``split``, in any order; other columns are passed
-over. A path is absolute or starts from the list's folder, with forward slashes. A label is a name, digits included.
+The first line names the columns: ``path``, ``label`` and optionally ``split``, in any order; other columns are ignored.
+Paths are absolute or relative to the list's folder, with forward slashes. Labels are names, even if they are digits.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ SEPARATORS = {".csv": ",", ".tsv": "\t"}
 
 
 class Row(NamedTuple):
-    """One picture of a list; ``place`` says where on the list, for errors, and an empty ``split`` is none."""
+    """Row of a list; ``place`` is its file and line, for errors, and an empty ``split`` means none."""
 
     place: str
     path: str
@@ -39,9 +39,9 @@ class Row(NamedTuple):
 
 
 class PictureList(StoredPictures):
-    """The pictures of a list, in the list's order.
+    """Pictures of a list, in the list's order.
 
-    Identities are in natural order. A picture that is missing or damaged costs only itself, when it is asked for.
+    Identities are in natural order. A missing or damaged picture raises an error only when it is read.
     """
 
     def __init__(self, path: Path | str, split: str | None = None) -> None:
@@ -89,7 +89,7 @@ class PictureList(StoredPictures):
         self._paths = PackedNames(bytes(paths), np.frombuffer(ends, np.int64))
 
     def name(self, index: int) -> str:
-        """The picture's path below the list's folder; of a picture that lies elsewhere its whole path, without root."""
+        """Path below the list's folder; for pictures elsewhere, the absolute path without its root."""
         return below(self._path(index), self.folder)
 
     def where(self, index: int) -> str:
@@ -106,9 +106,9 @@ class PictureList(StoredPictures):
 
 
 def below(path: str, folder: Path) -> str:
-    """A path as a name below a folder: what leads to the folder is left out, else what leads to the file system's root.
+    """Path as a name relative to a folder, or to the file system's root if it lies elsewhere.
 
-    So a name never begins with a slash and never leads upwards.
+    A name never starts with a slash and never leads upwards.
     """
     parts = path.split("/")
     if not {"", ".", ".."}.intersection(parts) and ":" not in parts[0]:
@@ -128,7 +128,7 @@ def _nothing_chosen(path: Path, splits: list[str], split: str | None) -> str:
     if not splits:
         return f"{path}: lists no pictures"
     if splits == [""]:
-        return f"{path}: has no column 'split', so there is no split {split!r} to take"
+        return f"{path}: no split {split!r}, since there is no column 'split'"
     known = ", ".join(repr(name) for name in splits[:20]) + (", ..." if len(splits) > 20 else "")
     return f"{path}: has no split {split!r}, only {known}"
 
@@ -191,29 +191,28 @@ def _lines(path: Path) -> Iterator[str]:
 
 
 class PictureListWriter:
-    """Writes pictures into the folder beside a list, ``faces/`` for ``faces.csv``, bit for bit, and the list.
+    """Writes a list and its pictures, bit for bit, to the folder beside it: ``faces/`` for ``faces.csv``.
 
-    The list is called ``.faces.csv.part`` until all is written. Its lines follow their pictures, so that what it holds
-    is complete whenever the process is killed.
+    The list is called ``.faces.csv.part`` until it is complete. A line is written after its picture, so the list is
+    valid even if the process is killed.
     """
 
     def __init__(self, path: Path | str, identities: Sequence[str]) -> None:
-        """Begin, or go on behind what is on the list already.
+        """Start, or resume after the last line of the list.
 
         Args:
-            path: of the list, .csv or .tsv.
-            identities: names, of which labels are the positions.
+            path: path of the list, .csv or .tsv.
+            identities: name of each label.
 
         Raises:
-            DataError: if two identities have one name or a name cannot stand on a list, or if there is a list of that
-                name that was not written so.
+            DataError: a name is duplicate or cannot be written in a list, or another list has this path.
         """
         self.path = Path(path)
         self.folder = self.path.with_suffix("")
         self._separator = _separator(self.path)
         self._identities = list(identities)
         if len(set(self._identities)) < len(self._identities):
-            raise DataError(f"{path}: two identities have the same name; a list could not tell them apart")
+            raise DataError(f"{path}: two identities have the same name, which a list cannot represent")
         for name in self._identities:
             self._check(name)
         self._part = self.path.with_name(f".{self.path.name}.part")
@@ -231,7 +230,7 @@ class PictureListWriter:
         """Write one picture to FOLDER/NAME and note it; raises DataError if that cannot be done."""
         self._check(name)
         if below(name, self.folder) != name or Path(name).drive or "\\" in name:
-            raise DataError(f"{self.folder}: the name {name!r} is no path below a folder")
+            raise DataError(f"{self.folder}: the name {name!r} is not a relative path inside the folder")
         if not 0 <= label < len(self._identities):
             raise DataError(
                 f"{self.path}: {name!r} has the label {label}, there are {len(self._identities)} identities"
@@ -240,7 +239,7 @@ class PictureListWriter:
         temporary = target.with_name(f".{target.name}.part")
         try:
             if target.exists() and target.read_bytes() != encoded:
-                raise DataError(f"{target}: is there already, and is another picture; names must differ")
+                raise DataError(f"{target}: exists already with another picture; names must differ")
             target.parent.mkdir(parents=True, exist_ok=True)
             temporary.write_bytes(encoded)
             temporary.replace(target)
@@ -265,7 +264,7 @@ class PictureListWriter:
                 self._part.replace(temporary)
 
     def _go_on(self) -> int:
-        """Cut the unfinished list behind its last whole line; how many pictures it holds."""
+        """Truncate an unfinished list after its last complete line; returns its number of pictures."""
         self._part.parent.mkdir(parents=True, exist_ok=True)
         if not self._part.exists() and self.path.exists():
             self._require_own(self.path)

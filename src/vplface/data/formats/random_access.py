@@ -1,6 +1,6 @@
-"""Reading a file at any place, from forked processes and threads at once, without a memory map.
+"""Random access to files for forked processes and threads, without memory maps.
 
-A memory map of a file that becomes shorter, or that lies on a file system that fails, kills the process that reads it.
+Reading a memory map of a file that was truncated, or of a failing file system, kills the process.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from vplface.errors import DataError
 from vplface.reading import open_regular
 
 _BLOCK = 2**20
-"""Bytes that are read at once where much of them is looked at."""
+"""Size of a block, in bytes, for reading many nearby words at once."""
 
 _WORTH_A_BLOCK = 64
-"""So many places in a block, and one reading of it is quicker than a reading for each."""
+"""Number of places in a block from which one read of it is faster than one read each."""
 
 
 class Stamp(NamedTuple):
-    """By which a file is known again: its size, and when it was changed."""
+    """Size and modification time of a file, to detect changes."""
 
     size: int
     modified: int
@@ -39,7 +39,7 @@ def stamp_of(file: Path | int) -> Stamp:
 
 
 class FileChangedError(OSError):
-    """A file is not what it was when it was opened."""
+    """Raised if a file has changed since it was opened."""
 
     def __init__(self, then: Stamp, now: Stamp) -> None:
         sizes = f"it had {then.size:,} bytes and now has {now.size:,}" if then.size != now.size else "it was written to"
@@ -47,36 +47,36 @@ class FileChangedError(OSError):
 
 
 class Source(Protocol):
-    """Bytes that are read at places."""
+    """Bytes with random access."""
 
     @property
     def size(self) -> int:
-        """How many there are."""
+        """Number of bytes."""
 
     def read(self, start: int, count: int) -> bytes:
-        """So many bytes, fewer only at the end; raises OSError."""
+        """Read ``count`` bytes at ``start``, fewer only at the end; raises OSError."""
 
 
 class RandomAccess:
-    """A regular file that is read at places.
+    """Regular file with random access.
 
-    The file stays open: one that is replaced by another is read on as it was. A copy that travels to another process
-    opens the path again and requires the file to be the same.
+    The file stays open, so a replaced file is still read in its old version. A pickled copy opens the path again and
+    requires the file to be the same.
 
     Attributes:
-        path: of the file.
-        stamp: of the file when it was opened.
+        path: path of the file.
+        stamp: stamp of the file when it was opened.
     """
 
     def __init__(self, path: Path, stamp: Stamp | None = None) -> None:
         """Open the file.
 
         Args:
-            path: of the file.
-            stamp: what the file has to have; None takes any.
+            path: path of the file.
+            stamp: required stamp of the file; None accepts any.
 
         Raises:
-            DataError: if it cannot be opened, is not a regular file, or has another stamp.
+            DataError: the file cannot be opened, is not a regular file, or has another stamp.
         """
         self.path = path
         self._handle = open_regular(path)
@@ -91,15 +91,15 @@ class RandomAccess:
 
     @property
     def size(self) -> int:
-        """Of the file when it was opened, in bytes."""
+        """Size of the file when it was opened, in bytes."""
         return self.stamp.size
 
     def read(self, start: int, count: int) -> bytes:
-        """The bytes from a place on, fewer than ``count`` only at the end.
+        """Read ``count`` bytes at ``start``, fewer only at the end.
 
         Raises:
             FileChangedError: the file has become shorter.
-            OSError: it cannot be read.
+            OSError: the file cannot be read.
         """
         count = max(0, min(count, self.size - start))
         data = self._at(start, count)
@@ -111,14 +111,14 @@ class RandomAccess:
         return data
 
     def require_unchanged(self) -> None:
-        """Raise FileChangedError if the file is not what it was when it was opened."""
+        """Raise FileChangedError if the file has changed since it was opened."""
         if (now := stamp_of(self._handle)) != self.stamp:
             raise FileChangedError(self.stamp, now)
 
     def words_at(self, places: Int64[np.ndarray, " n"], count: int) -> UInt32[np.ndarray, "n count"]:
-        """So many little-endian words from each place on, which is a multiple of 4; zeros beyond the file's end.
+        """Read ``count`` little-endian words at each place, a multiple of 4; zeros beyond the end of the file.
 
-        Places that ascend and lie near each other are read together.
+        Nearby ascending places are read together.
         """
         words = np.zeros((len(places), count), np.uint32)
         if len(places) == 0:
@@ -152,49 +152,49 @@ class RandomAccess:
 
 
 class AsFile(io.RawIOBase):
-    """A file object on a source, for libraries that want one."""
+    """File object on a source, for libraries that need one."""
 
     def __init__(self, source: Source) -> None:
         super().__init__()
         self._source, self._at = source, 0
 
     def readable(self) -> bool:
-        """True."""
+        """Whether the file can be read: always true."""
         return True
 
     def seekable(self) -> bool:
-        """True."""
+        """Whether the file can be positioned: always true."""
         return True
 
     def tell(self) -> int:
-        """The position."""
+        """Current position in the file."""
         return self._at
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Move the position."""
+        """Change the position; returns the new one."""
         start = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._source.size}[whence]
         self._at = max(0, start + offset)
         return self._at
 
     def readinto(self, buffer: Any) -> int:
-        """Fill a buffer from the position on, as far as there is something."""
+        """Read into a buffer; returns the number of bytes."""
         view = memoryview(buffer).cast("B")
         data = self.read(len(view))
         view[: len(data)] = data
         return len(data)
 
     def read(self, size: int | None = -1) -> bytes:
-        """So many bytes from the position on; all that are left if the number is negative."""
+        """Read ``size`` bytes, or all that are left if it is negative."""
         data = self._source.read(self._at, self._source.size if size is None or size < 0 else size)
         self._at += len(data)
         return data
 
 
 class ReadAhead:
-    """A source that is read from its begin to its end in small pieces, for one thread.
+    """Read-ahead buffer for sequential reads in small pieces, for one thread.
 
     Attributes:
-        source: for what is not read in order.
+        source: the source, for reads out of order.
     """
 
     def __init__(self, source: Source, ahead: int = 2**18) -> None:
@@ -203,11 +203,11 @@ class ReadAhead:
 
     @property
     def size(self) -> int:
-        """Of the source, in bytes."""
+        """Size of the source, in bytes."""
         return self.source.size
 
     def read(self, start: int, count: int) -> bytes:
-        """As the source's; long pieces are not kept."""
+        """Read as the source does; long reads are not buffered."""
         at = start - self._start
         if at >= 0 and at + count <= len(self._block):
             return self._block[at : at + count]
@@ -217,7 +217,7 @@ class ReadAhead:
         return self._block[:count]
 
     def find(self, byte: bytes, start: int, stop: int | None = None) -> int:
-        """Where a byte stands first within start ... stop; −1 if nowhere."""
+        """Position of the first occurrence of a byte within start ... stop; −1 if there is none."""
         stop = self.size if stop is None else min(stop, self.size)
         while start < stop:
             piece = self.read(start, min(4096, stop - start))

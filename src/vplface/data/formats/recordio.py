@@ -1,8 +1,8 @@
-"""InsightFace's RecordIO: pictures in one .rec file, an .idx that says where each begins, maybe names in a .lst.
+"""Reader and writer of InsightFace's RecordIO: pictures in a .rec file, offsets in an .idx, optional names in a .lst.
 
 In InsightFace's sets the record of key 0 holds no picture but two labels (a, b): the keys 1 ... a − 1 are pictures, and
-a ... b − 1 are identity records, without a picture as well, whose two labels (c, d) say that the keys c ... d − 1 are
-one identity. What a record is made of is in ``recordio_frames``.
+a ... b − 1 are identity records, also without a picture, whose two labels (c, d) mean that the keys c ... d − 1 are one
+identity. :mod:`vplface.data.formats.recordio_frames` describes the bytes of a record.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class RecordIO(StoredPictures):
     IDENTITY/PICTURE``); without one an identity is called by its label, "0000042", and a picture by its key.
 
     With an .idx, labels are read from the identity records and one picture of each; records are visited one by one
-    only if those are missing or do not cover all pictures. Without an .idx the whole file is walked through.
+    only if those are missing or do not cover all pictures. Without an .idx the whole file is scanned.
     """
 
     def __init__(self, path: Path | str, stamp: Stamp | None = None) -> None:
@@ -58,12 +58,11 @@ class RecordIO(StoredPictures):
 
         Args:
             path: the file or the folder.
-            stamp: what the file has to have; None takes any.
+            stamp: required stamp of the file; None accepts any.
 
         Raises:
-            DataError: naming the file, and the key and offset or the line, if it is missing, cut short, not what its
-                .idx or .lst says, or holds records that its header does not announce. Damage inside a picture's record
-                shows when the picture is asked for.
+            DataError: the file is missing, truncated, inconsistent with its .idx or .lst, or holds records that its
+                header does not announce. Damage inside a picture's record is reported when the picture is read.
         """
         self.path = _record_file(Path(path))
         self._file = RandomAccess(self.path, stamp)
@@ -86,10 +85,10 @@ class RecordIO(StoredPictures):
         self._identities = self._identity_names(numbers)
 
     def __reduce__(self) -> tuple[type[RecordIO], tuple[Path, Stamp]]:
-        return RecordIO, (self.path, self._file.stamp)  # a worker opens its own, which has to be the same
+        return RecordIO, (self.path, self._file.stamp)  # a worker opens the file again, and it must be the same
 
     def name(self, index: int) -> str:
-        """The name in the .lst, else IDENTITY/KEY and the suffix of what the record holds."""
+        """Name in the .lst, else IDENTITY/KEY with the suffix of the picture's format."""
         self._require(index)
         if self._names is not None:
             return self._names.name(int(self._places[index]))
@@ -112,10 +111,10 @@ class RecordIO(StoredPictures):
         return picture
 
     def all_labels(self, index: int) -> Float32[np.ndarray, " labels"]:
-        """All labels of a picture's record, of which the first is its identity.
+        """All labels of a picture's record; the first is its identity.
 
         Raises:
-            UnreadablePictureError: if the record is damaged.
+            UnreadablePictureError: the record is damaged.
         """
         return np.array(self._unpacked(index)[0], np.float32)
 
@@ -129,7 +128,7 @@ class RecordIO(StoredPictures):
             raise self._unreadable(index, error.strerror or str(error)) from error
 
     def _unreadable(self, index: int, reason: str) -> UnreadablePictureError:
-        """The error for a picture; that the file has changed, if it has, and else the reason."""
+        """Error for a picture: that the file has changed, else the reason."""
         try:
             self._file.require_unchanged()
         except OSError as error:
@@ -137,7 +136,7 @@ class RecordIO(StoredPictures):
         return UnreadablePictureError(self.where(index), reason)
 
     def _why_not(self, index: int) -> str:
-        """What is wrong with a label."""
+        """Explanation of a wrong label."""
         label = float(self.all_labels(index)[0])
         if is_label(label):
             return f"its label is {label:.0f}, but the identity record says {self._numbers[self._labels[index]]}"
@@ -160,7 +159,7 @@ class RecordIO(StoredPictures):
         return None if (numbers < 0).any() else np.repeat(numbers, end - begin)
 
     def _name_list(self) -> tuple[NameList | None, Int64[np.ndarray, " n"]]:
-        """The list of names and the place of each picture in it."""
+        """List of names, and the position of each picture in it."""
         path = self.path.with_suffix(".lst")
         if not is_file(path) or not NameList.names_pictures(path):
             return None, self._keys[:0]
@@ -170,7 +169,7 @@ class RecordIO(StoredPictures):
         places = np.searchsorted(names.keys, self._keys)
         missing = np.flatnonzero(names.keys[np.minimum(places, len(names.keys) - 1)] != self._keys)
         if len(missing):
-            raise DataError(f"{path}: has no line for record {self._keys[missing[0]]}, for one of {len(missing)}")
+            raise DataError(f"{path}: has no line for {len(missing)} records, such as {self._keys[missing[0]]}")
         return names, places
 
     def _identity_names(self, numbers: Int64[np.ndarray, " n"]) -> list[str]:
@@ -203,23 +202,23 @@ def _record_file(path: Path) -> Path:
 
 
 class RecordIOWriter:
-    """Writes a .rec file as InsightFace has it, with .idx, .lst and property; a ``PictureWriter``.
+    """Writes a .rec file in InsightFace's layout, with .idx, .lst and property; a ``PictureWriter``.
 
-    Keys count the pictures from 1, in the order in which they come. If those of an identity come together, identity
-    records follow them. Until all is complete the .rec and the .lst bear hidden names that end in ".part", and what is
-    in both of them is what an interrupted writing goes on behind.
+    Keys number the pictures from 1 in the order of writing. If the pictures of each identity are contiguous, identity
+    records follow them. Until the set is complete, the .rec and the .lst have hidden names ending in ".part", and an
+    interrupted writer resumes after the last picture that is in both.
     """
 
     def __init__(self, path: Path, identities: Sequence[str]) -> None:
-        """Prepare to write, or find out what an interrupted writing left.
+        """Prepare to write, or to resume an interrupted writer.
 
         Args:
             path: the .rec file, or a folder in which it is called train.rec.
-            identities: their names; a label is a position in this list.
+            identities: name of each label.
 
         Raises:
-            DataError: if an identity's name cannot stand in a .lst, or if what is there was begun with other
-                identities or is no part of a .rec.
+            DataError: an identity's name cannot be written in a .lst, or existing files have other identities or are
+                not part of a .rec.
         """
         self.path = path if path.suffix.lower() == ".rec" else path / "train.rec"
         for name in identities:
@@ -245,7 +244,7 @@ class RecordIOWriter:
 
     @property
     def written(self) -> int:
-        """How many pictures are complete, those of an interrupted writing included."""
+        """Number of complete pictures, including those of an interrupted writer."""
         return self._written_before if self._complete else len(self._labels)
 
     def __enter__(self) -> Self:
@@ -344,7 +343,7 @@ class RecordIOWriter:
             except BrokenRecordError:
                 return
             self._offsets.append(0)
-            with progress(f"reading through {self._part.name}", data.size, self._end) as advance:
+            with progress(f"scanning {self._part.name}", data.size, self._end) as advance:
                 for key, line in enumerate(lines, 1):
                     try:
                         [(start, _), *_], end = parts_at(data, self._end)
@@ -368,7 +367,7 @@ class RecordIOWriter:
                 return label
         raise DataError(
             f"{self._lines}, line {key}: is not of this set; what was interrupted here had other identities. "
-            f"Choose another path, or delete {self._lines.name} and {self._part.name} to begin anew"
+            f"Choose another path, or delete {self._lines.name} and {self._part.name} to start over"
         )
 
     @contextmanager
@@ -377,8 +376,8 @@ class RecordIOWriter:
             yield
         except OSError as error:
             raise DataError(
-                f"cannot write {self.path}: {error.strerror or error}; what is complete is kept, and writing "
-                "there again goes on behind it"
+                f"cannot write {self.path}: {error.strerror or error}; complete pictures are kept, and writing there "
+                "again resumes"
             ) from error
 
 

@@ -1,4 +1,4 @@
-"""The bytes of a RecordIO record.
+"""Encoding and decoding of RecordIO records.
 
 A record is framed as ``uint32 magic, uint32 kind << 29 | length, payload, zeros up to a multiple of 4``. A payload that
 holds the magic at a multiple of 4 is cut there into parts of kind 1, 2, ..., 2, 3, between which it belongs; whole ones
@@ -24,7 +24,7 @@ LONGEST = 2**29 - 1
 
 MOST_PARTS = 2**16
 MOST_LABELS = 2**16
-"""A record of more parts or labels than this is no picture's."""
+"""Largest number of parts or labels in a picture's record."""
 
 FRAME = struct.Struct("<II")
 HEADER = struct.Struct("<IfQQ")
@@ -35,7 +35,7 @@ _AHEAD = 2**13
 
 
 class BrokenRecordError(ValueError):
-    """What is wrong with a record."""
+    """Raised for a damaged record, with the reason."""
 
 
 def payload_at(file: Source, offset: int) -> bytes:

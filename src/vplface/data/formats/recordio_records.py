@@ -1,7 +1,7 @@
-"""Which records a .rec file holds, and which of them are pictures.
+"""Table of the records of a .rec file, divided into pictures and identity records.
 
-A set does not lose pictures in silence: every record is a picture, or an identity record that the header announces, or
-the set is refused.
+Pictures are never lost silently: a set is rejected unless every record is a picture or an identity record announced by
+the header.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from vplface.progress import progress
 from vplface.reading import is_file
 
 _BEGIN = struct.Struct("<II8xq")
-"""Of a record: its frame, and the id in its header."""
+"""Frame of a record, and the id in its header."""
 
 _CHECKED = 2**12
-"""Records whose place is compared with the .idx when a set is opened, evenly spread; all, of a smaller set."""
+"""Number of evenly spread records whose offsets are checked against the .idx when a set is opened."""
 
 _CHUNK = 2**18
-"""Records that are looked at in one go."""
+"""Number of records that are processed at once."""
 
 _JOINED = "if several .rec files were joined, give each by itself"
 
@@ -144,8 +144,8 @@ class Records:
             key, offset = self.keys[positions[found[0]]], self.offsets[positions[found[0]]]
             raise DataError(
                 f"{self.path}, record {key} at offset {offset}: holds no picture but numbers, as a header or an "
-                f"identity record does, and stands among the pictures, for one of {len(found)}; {_JOINED}, or mend "
-                "the header"
+                f"identity record does, but is among the pictures, as are {len(found) - 1} more; {_JOINED}, or mend "
+                "header"
             )
         for other in np.flatnonzero(~heads.plain).tolist():
             labels = self._labels_and_picture(int(self.offsets[positions[other]]))[0]
@@ -198,8 +198,8 @@ class Records:
             ) from None
         if end != size:
             raise DataError(
-                f"{where}: is the last that {self._index.name} knows and ends at {end}, but the file goes on to "
-                f"{size}; remove {self._index.name} if it is not whole: the .rec file itself is then read through"
+                f"{where}: is the last in {self._index.name} and ends at {end}, but the file has {size} bytes; remove "
+                f"{self._index.name} if it is incomplete: the .rec file is then scanned"
             )
 
     def _require_neighbours(
@@ -217,7 +217,7 @@ class Records:
         if unlisted:
             raise DataError(
                 f"{self._index}: {unlisted} records of {self.path.name} are not in it, the first at offset {first}; "
-                f"remove {self._index.name}: the .rec file itself is then read through"
+                f"remove {self._index.name}: the .rec file is then scanned"
             )
 
     def _wrong_line(self, key: int, offset: int, says: str) -> DataError:
@@ -243,17 +243,17 @@ class Records:
         return count if begin == end else 0
 
     def _walk(self) -> tuple[Int64[np.ndarray, " n"], Int64[np.ndarray, " n"]]:
-        """Offsets of all records, found by going from one to the next, and their ids, which the .idx had for keys."""
+        """Offsets and ids of all records, found by scanning the file; the ids are the keys of a lost .idx."""
         offsets, ids, size = array("q"), array("q"), self.file.size
         start, block = 0, b""
-        with progress(f"reading through {self.path.name}, for want of an .idx", size) as advance:
-            offset = told = 0
+        with progress(f"scanning {self.path.name} (no .idx file)", size) as advance:
+            offset = reported = 0
             while offset < size:
                 at = offset - start
                 if at + _BEGIN.size > len(block):
                     start, at, block = offset, 0, self.file.read(offset, _CHUNK)
-                    advance(offset - told)
-                    told = offset
+                    advance(offset - reported)
+                    reported = offset
                 offsets.append(offset)
                 begin = block[at : at + _BEGIN.size].ljust(_BEGIN.size, b"\xff")  # no id where the file ends before it
                 magic, length, number = _BEGIN.unpack(begin)
@@ -281,7 +281,7 @@ class Records:
             raise DataError(f"{self._index}, line {line_of(self._index, key)}: the key {key} occurs more than once")
 
     def _find_following(self) -> Int64[np.ndarray, " n"]:
-        """Where the next record in the file begins; behind the last, the file's end."""
+        """Offset of the next record in the file for each record; for the last, the end of the file."""
         if (np.diff(self.offsets) > 0).all():
             return np.append(self.offsets[1:], self.file.size)
         order = np.argsort(self.offsets, kind="stable")
@@ -293,7 +293,7 @@ class Records:
         return following
 
     def _divide(self) -> tuple[slice, slice]:
-        """Which records are pictures, and which are identity records."""
+        """Slices of the pictures and of the identity records."""
         keys, count = self.keys, len(self.keys)
         if keys[0] != 0:
             return slice(0, count), slice(count, count)

@@ -1,4 +1,4 @@
-"""The tables beside a .rec file, millions of lines long, read without a Python object a line.
+"""Vectorised readers of the .idx and .lst tables beside a .rec file, which have millions of lines.
 
 .idx: ``KEY <tab> OFFSET`` for each record. .lst: ``KEY <tab> LABEL [<tab> LABEL ...] <tab> NAME`` for each picture.
 """
@@ -16,10 +16,10 @@ from vplface.reading import open_regular
 
 _WORD = 8
 _PAD = 2 * _WORD
-"""Bytes in front of a text, so that the sixteen before the end of any number are there."""
+"""Padding in front of a text, so that sixteen bytes precede the end of any number."""
 
 _BLOCK = 2**16
-"""Numbers or bytes that are looked at in one go, so that what is between stays in the caches."""
+"""Numbers or bytes processed at once, so that intermediate results stay in the caches."""
 
 # Eight characters at a time: a digit's upper half is 3, and still is when 6 is added.
 _ZEROS, _SIXES, _UPPER, _THREES, _ONES = (
@@ -30,7 +30,7 @@ _TAB, _NEWLINE = 9, 10
 
 
 LIMIT = 2**32
-"""The largest file that is read, in bytes."""
+"""Largest file that is read, in bytes."""
 
 
 def read_index(path: Path, limit: int = LIMIT) -> tuple[Int64[np.ndarray, " n"], Int64[np.ndarray, " n"]]:
@@ -155,7 +155,7 @@ def _places(text: UInt8[np.ndarray, " bytes"], byte: int) -> Int64[np.ndarray, "
 def _numbers(
     text: UInt8[np.ndarray, " bytes"], starts: Int64[np.ndarray, " n"], ends: Int64[np.ndarray, " n"]
 ) -> Int64[np.ndarray, " n"]:
-    """The decimal numbers in text[start:end]; −1 for what is not of one to sixteen digits."""
+    """Decimal numbers in text[start:end]; −1 for anything but one to sixteen digits."""
     numbers = np.empty(len(ends), np.int64)
     for first in range(0, len(ends), _BLOCK):
         end = ends[first : first + _BLOCK]

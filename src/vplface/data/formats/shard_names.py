@@ -1,4 +1,4 @@
-"""Which tar files a path, a folder or a pattern stands for."""
+"""Expansion of a path, a folder or a pattern to tar files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from vplface.errors import DataError, import_extra
 from vplface.reading import kind_of
 
 MOST_SHARDS = 100_000
-"""A pattern for more is not expanded."""
+"""Largest number of shards of a pattern."""
 
 _RANGE = re.compile(r"(-?\d+)\.\.(-?\d+)(?:\.\.(-?\d+))?")
 _LETTERS = re.compile(r"([A-Za-z])\.\.([A-Za-z])(?:\.\.-?\d+)?")
@@ -21,11 +21,11 @@ _COUNTED = re.compile(r"<(\d+)>")
 
 
 def find_shards(path: Path) -> list[Path]:
-    """The shards that a path stands for, in order.
+    """Shards of a path, in order.
 
     Raises:
-        DataError: if there are none or too many, one is missing, or the pattern is none.
-        MissingExtraError: for a brace pattern without the package that expands it.
+        DataError: there are none or too many, one is missing, or the pattern is invalid.
+        MissingExtraError: a brace pattern, but the package that expands it is not installed.
     """
     pattern = str(path)
     kind = kind_of(path)
@@ -48,7 +48,7 @@ def find_shards(path: Path) -> list[Path]:
     else:
         shards = sorted(map(Path, glob.glob(pattern)))  # noqa: PTH207 - the pattern may be absolute
     if not shards:
-        raise DataError(f"{path}: no tar files are there")
+        raise DataError(f"{path}: no tar files found")
     if len(shards) > MOST_SHARDS:
         raise DataError(f"{path}: expands to more than {MOST_SHARDS:,} shards, the limit; give a narrower pattern")
     missing = [shard for shard in shards if kind_of(shard) is None]
@@ -59,7 +59,7 @@ def find_shards(path: Path) -> list[Path]:
 
 
 def _count_of(pattern: str) -> int:
-    """For how many names a brace pattern stands, found without making them; the innermost braces are counted first."""
+    """Number of names of a brace pattern, without expanding it; the innermost braces are counted first."""
     counts: list[int] = []
 
     def count_names(found: re.Match[str]) -> str:

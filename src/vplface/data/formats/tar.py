@@ -1,4 +1,4 @@
-"""Walking the headers of an uncompressed tar file (ustar, GNU and pax) that may be anybody's; nothing is extracted."""
+"""Reader of the headers of uncompressed, untrusted tar files (ustar, GNU and pax), without extraction."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from vplface.errors import DataError
 
 BLOCK = 512
 MOST_EXTENSION_BYTES = 2**20
-"""A longer name or set of extended header records is no honest one."""
+"""A longer name or set of extended header records is treated as malicious."""
 
 _COMPRESSED = {
     b"\x1f\x8b": "gzip",
@@ -24,7 +24,7 @@ _OCTAL = re.compile(rb"[0-7]*").fullmatch
 
 
 class Member(NamedTuple):
-    """A file in a tar: where its header and its bytes begin, and what must not be, if anything."""
+    """File in a tar: offsets of its header and its bytes, and the reason to reject it, if any."""
 
     at: int
     name: bytes
@@ -34,10 +34,10 @@ class Member(NamedTuple):
 
 
 def members(file: BinaryIO, path: Path, length: int) -> Iterator[Member]:
-    """Walk the headers of a tar file: ustar, GNU and pax.
+    """Iterate over the members of a tar file: ustar, GNU and pax.
 
     Raises:
-        DataError: where the file is no tar, damaged, or cut short.
+        DataError: the file is not a tar, damaged, or truncated.
     """
     at = 0
     long_name = b""
@@ -101,7 +101,7 @@ def members(file: BinaryIO, path: Path, length: int) -> Iterator[Member]:
 
 
 def _sparse_blocks(file: BinaryIO, header: bytes) -> int:
-    """How many blocks with a map of holes follow a header."""
+    """Number of blocks with a map of holes after a header."""
     count, more = 0, header[482]
     while more:
         block = file.read(BLOCK)
@@ -116,7 +116,7 @@ def _short_name(header: bytes) -> bytes:
 
 
 def _number(digits: bytes) -> int | None:
-    """A field of a header: octal digits, or beyond their range a binary number; None if it is neither."""
+    """Numeric field of a header: octal digits, or binary for large values; None if it is neither."""
     if digits[0] == 0x80:
         return int.from_bytes(digits[1:])
     octal = digits.strip(b" \0")
@@ -131,7 +131,7 @@ def _checksum_is_right(header: bytes) -> bool:
 
 
 def _pax_records(data: bytes) -> dict[bytes, bytes]:
-    r"""Records "LENGTH KEY=VALUE\n", LENGTH being that of the whole record; raises ValueError if they are none."""
+    r"""Records "LENGTH KEY=VALUE\n", LENGTH being that of the whole record; raises ValueError if malformed."""
     records = {}
     at = 0
     while at < len(data) and data[at]:
@@ -155,14 +155,14 @@ def _pax_size(digits: bytes) -> int:
 def _require_nothing_behind(file: BinaryIO, path: Path, at: int) -> None:
     while rest := file.read(2**20):
         if rest.count(0) != len(rest):
-            raise _damage(path, at, "goes on behind the mark of its end; tars that were strung together must be apart")
+            raise _damage(path, at, "has data after its end mark; split tars that were concatenated")
 
 
 def _what_instead(header: bytes) -> str:
     for magic, name in _COMPRESSED.items():
         if header.startswith(magic):
             return f"is compressed by {name}, which allows no random access; unpack it and give the .tar file"
-    return "is no tar file"
+    return "is not a tar file"
 
 
 def _damage(path: Path, at: int, what: str) -> DataError:
@@ -170,7 +170,7 @@ def _damage(path: Path, at: int, what: str) -> DataError:
 
 
 def text(name: bytes) -> str:
-    """A name, whatever its bytes."""
+    """Decode a name of arbitrary bytes."""
     try:
         return name.decode("utf-8", "surrogatepass")
     except UnicodeDecodeError:

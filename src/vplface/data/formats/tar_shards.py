@@ -1,13 +1,12 @@
-"""WebDataset shards: uncompressed tar files in which consecutive files of one key are a sample.
+"""Reader and writer of WebDataset shards, uncompressed tar files whose consecutive files of one key are a sample.
 
     00000012.cls     3                                                          the label
     00000012.jpg     the picture's file: jpg, jpeg, png, webp or bmp
     00000012.json    {"label": 3, "identity": "Ada", "name": "Ada/0001.jpg"}
 
-The key of a file is its path up to the first dot behind the last slash. The label is a whole number, from .cls, else
-from "label" in .json, else from .txt; or there are no numbers, and it is a name, from "identity" in .json, else from
-.txt. Where there are both, "identity" names the number. "name" is the picture's name; without it, that is its path in
-the tar.
+The key of a file is its path up to the first dot after the last slash. The label is a whole number, from .cls, else
+from "label" in .json, else from .txt; or without numbers it is a name, from "identity" in .json, else from .txt. If
+there are both, "identity" names the number. "name" is the picture's name, by default its path in the tar.
 """
 
 from __future__ import annotations
@@ -46,22 +45,22 @@ SHARD_BYTES = 10**9
 _NOTE = re.compile(rb"__[^/]*__($|/)").match
 _WHOLE = re.compile(rb"[0-9]{1,19}").fullmatch
 MOST_LABEL_BYTES = 2**20
-"""A longer label is no honest one."""
+"""A longer label is treated as malicious."""
 
 
 class TarShards(StoredPictures):
-    """The pictures of one or more tar files, in random access.
+    """Pictures of one or more tar files, with random access.
 
-    The headers are walked once; what is kept is a few numbers and the name of each picture. Labels are numbered anew,
-    0, 1, ..., in the order of the numbers in the shards, or of their first appearance if they are names. A name that
-    several numbers share is told apart by the number: "Ada (3)".
+    The headers are read once; the index holds a few numbers and the name of each picture. Labels are renumbered
+    0, 1, ..., in the order of the numbers in the shards, or of first appearance if they are names. A name shared by
+    several numbers is distinguished by the number: "Ada (3)".
 
-    A sample that cannot be used is left out, said on stderr, and listed in ``faults``. A tar file that is damaged or
-    cut short is an error, for nobody knows what is missing.
+    An unusable sample is left out, reported on stderr, and listed in ``faults``. A damaged or truncated tar file is an
+    error, since an unknown number of pictures is missing.
 
     Attributes:
-        faults: what is wrong with each sample that is left out: shard, key and offset, and the reason.
-        numbers: the number that each identity has in the shards; empty if they hold names only.
+        faults: shard, key, offset and reason for each sample that is left out.
+        numbers: number of each identity in the shards; empty if they hold names only.
     """
 
     def __init__(self, path: Path | str) -> None:
@@ -130,15 +129,15 @@ class TarShards(StoredPictures):
 
 
 class TarShardsWriter:
-    """Pictures into shards of ``pictures_per_shard`` or 1 GB, :class:`~vplface.data.formats.PictureWriter`.
+    """Writes shards of ``pictures_per_shard`` or 1 GB; a :class:`~vplface.data.formats.PictureWriter`.
 
-    A folder is filled with 000000.tar, 000001.tar, ...; a path that ends in .tar becomes a single shard of any size.
-    Keys are numbers, because a name may hold dots, be too long for a tar header, or occur twice. A shard takes its
-    name when it is whole. An interrupted writing goes on behind the last whole shard.
+    A folder gets 000000.tar, 000001.tar, ...; a path that ends in .tar becomes a single shard of any size. Keys are
+    numbers, because a name may contain dots, be too long for a tar header, or be duplicate. A shard gets its final name
+    when it is complete. An interrupted writer resumes after the last complete shard.
     """
 
     def __init__(self, path: Path, identities: Sequence[str], pictures_per_shard: int = 10_000) -> None:
-        """Count what is complete.
+        """Count the complete pictures.
 
         Raises:
             DataError: if the path holds something else, or shards with other identities.
@@ -161,7 +160,7 @@ class TarShardsWriter:
             raise DataError(f"{self.path}: is a folder; a path that ends in .tar is to become a file")
 
     def _continue(self) -> None:
-        """Take up what an earlier writer has completed, and clear away what it has not."""
+        """Resume after the complete shards of an earlier writer, and delete its incomplete one."""
         if not self._single:
             if not is_folder(self.path):
                 raise DataError(f"{self.path}: is a file; give a folder, or a path that ends in .tar")
@@ -188,7 +187,7 @@ class TarShardsWriter:
 
     @property
     def written(self) -> int:
-        """How many pictures are in whole shards."""
+        """Number of pictures in complete shards."""
         return self._complete
 
     def add(self, encoded: bytes, name: str, label: int) -> None:
@@ -215,7 +214,7 @@ class TarShardsWriter:
 
     def _begin(self) -> None:
         if self._single and self._whole:
-            raise DataError(f"{self.path}: is complete already; remove it to write it anew")
+            raise DataError(f"{self.path}: is already complete; remove it to write it again")
         shard = self.path if self._single else self.path / f"{self._whole:06d}.tar"
         file = self._open.enter_context(self._open.enter_context(replacing(shard)).open("wb"))
         self._tar = self._open.enter_context(self._tar_writer(file, encoder=False, mtime=0, compress=False))
@@ -244,7 +243,7 @@ _LAYOUT = "expected samples of files with one key: KEY.jpg and its label in KEY.
 
 @dataclass
 class _Index:
-    """What is in one shard; a picture's identity is a position in ``people``."""
+    """Index of one shard; a picture's identity is a position in ``people``."""
 
     stamp: Stamp
     offsets: Int64[np.ndarray, " n"]
@@ -277,7 +276,7 @@ def _size(shard: Path) -> int:
 
 
 def _index(path: Path, advance: Advance) -> _Index:
-    """Walk one shard, and tell how many megabytes are behind."""
+    """Index one shard, and report progress in megabytes."""
     offsets, sizes, person, name_sizes = array("q"), array("q"), array("i"), array("q")
     people: dict[tuple[int | None, str | None], int] = {}
     names = bytearray()
@@ -370,7 +369,7 @@ def _read_sample(file: BinaryIO, sample: _Sample) -> tuple[Member, tuple[int | N
     if number is not None and not 0 <= number < 2**63:
         raise _FaultError(f"the label {number} is out of range")
     if identity is not None and not (isinstance(identity, str) and identity):
-        raise _FaultError(f"the name of its identity is none: {_shown(identity)}")
+        raise _FaultError(f"invalid identity name: {_shown(identity)}")
     if number is None and identity is None:
         raise _FaultError("has no label")
     picture = sample.files[pictures[0]]

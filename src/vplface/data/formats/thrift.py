@@ -1,4 +1,4 @@
-"""Thrift's compact protocol, in which Parquet's footers and headers of pages are written."""
+"""Reader of Thrift's compact protocol, the encoding of Parquet's footers and page headers."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class CompactReader:
         return []
 
     def list_head(self) -> tuple[int, int]:
-        """How many, and of which kind."""
+        """Length of a list and the kind of its elements."""
         head = self.data[self.at]
         self.at += 1
         return (self.number() if head >> 4 == 15 else head >> 4), head & 15

@@ -1,4 +1,4 @@
-"""Pictures in a .zip file, in a folder for each identity; nothing is extracted."""
+"""Reader of .zip files with one folder of pictures per identity, without extraction."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from vplface.reading import PICTURE_LIMIT, kind_of
 
 LAYOUT = "expected FOLDERS/IDENTITY/PICTURE, with pictures of type " + ", ".join(PICTURE_TYPES)
 MOST_BYTES = PICTURE_LIMIT
-"""A picture that claims to unpack to more is no honest one."""
+"""A picture that claims to unpack to more is treated as malicious."""
 
 _STEP = 4096
-"""Bytes that are unpacked in one go where that cannot be bounded otherwise: 90 MB of bzip2 at most."""
+"""Bytes unpacked at once by codecs without a bound of their own: 90 MB of bzip2 at most."""
 
 _HEADER = 30
 _UNIX = 3
@@ -37,11 +37,11 @@ _DRIVE = re.compile("[A-Za-z]:")
 
 
 class ZipArchive(StoredPictures):
-    """The pictures in a .zip file; an identity is the folder that holds them, however deep it lies.
+    """Pictures in a .zip file; the identity of a picture is the folder that holds it, at any depth.
 
-    Names are below the folders that all pictures have in common; backslashes, as some programs on Windows write them,
-    count as slashes. ``split`` takes the pictures below a folder at the top. Identities and pictures are in natural
-    order. Hidden files and ``__MACOSX`` are passed over; what else is left out is counted.
+    Names are relative to the folders that all pictures share; backslashes, written by some Windows programs, count as
+    slashes. ``split`` selects the pictures below a top-level folder. Identities and pictures are in natural order.
+    Hidden files and ``__MACOSX`` are skipped; other files left out are counted.
     """
 
     def __init__(self, path: Path | str, split: str | None = None) -> None:
@@ -64,7 +64,7 @@ class ZipArchive(StoredPictures):
         common = _common(parted)
         self._root = "".join(f"{part}/" for part in parted[0][:common])
         if stray := next((parts for parts in parted if len(parts) == common + 1), None):
-            raise DataError(f"{self.path}: {'/'.join(stray)!r} lies in no identity's folder; {LAYOUT}")
+            raise DataError(f"{self.path}: {'/'.join(stray)!r} is not in an identity's folder; {LAYOUT}")
         below = sorted({("/".join(parts[common:-1]), parts[-1]) for parts in parted}, key=_by_nature)
         self._identities = list(dict.fromkeys(identity for identity, _ in below))
         place = {identity: label for label, identity in enumerate(self._identities)}
@@ -115,7 +115,7 @@ class ZipArchive(StoredPictures):
             try:
                 archive = zipfile.ZipFile(AsFile(access))
             except (zipfile.BadZipFile, NotImplementedError, ValueError, struct.error, OverflowError) as error:
-                raise DataError(f"{self.path}: no whole .zip file ({error}); copy it again") from error
+                raise DataError(f"{self.path}: not a complete .zip file ({error}); copy it again") from error
             except OSError as error:
                 raise DataError(f"{self.path}: {error.strerror or error}") from error
             if self._stamp is not None and access.stamp != self._stamp:
@@ -125,7 +125,7 @@ class ZipArchive(StoredPictures):
         return self._opened[1]
 
     def _pictures(self, split: str | None) -> tuple[dict[str, int], LeftOut]:
-        """Where in the directory each picture is, by its name, and what is left out."""
+        """Position of each picture in the archive's directory, by name, and the files left out."""
         infos = self._archive().infolist()
         self._require_apart(infos)
         found: dict[str, int] = {}
@@ -165,7 +165,7 @@ class ZipArchive(StoredPictures):
         return found, left_out
 
     def _require_apart(self, infos: list[zipfile.ZipInfo]) -> None:
-        """That no file lies within another, by which a small archive unpacks to any size."""
+        """Raise DataError if entries overlap, by which a small archive could unpack to any size."""
         ordered = sorted(infos, key=lambda info: info.header_offset)
         ends = [*(info.header_offset for info in ordered[1:]), self._archive().start_dir]
         for info, end in zip(ordered, ends, strict=False):
@@ -177,12 +177,12 @@ class ZipArchive(StoredPictures):
     def _require_folders(self, found: dict[str, int]) -> None:
         if top := sorted((name for name in found if "/" not in name), key=natural_key):
             raise DataError(
-                f"{self.path}: {top[0]!r} lies in no identity's folder; {LAYOUT}. Pictures at the top of the archive: "
-                f"{len(top):,}"
+                f"{self.path}: {top[0]!r} is not in an identity's folder; {LAYOUT}. Pictures at the top of the "
+                f"archive: {len(top):,}"
             )
 
     def _require_readable(self, found: dict[str, int]) -> None:
-        """That not all pictures are encrypted, or packed in a way that is not read."""
+        """Raise DataError if all pictures are encrypted or use an unsupported codec."""
         infos = self._archive().infolist()
         reasons = Counter(_cannot_be_unpacked(infos[place]) for place in found.values())
         if None not in reasons:
@@ -190,17 +190,17 @@ class ZipArchive(StoredPictures):
 
 
 def _cannot_be_unpacked(info: zipfile.ZipInfo) -> str | None:
-    """Why a file cannot be unpacked; None if it can."""
+    """Reason why a file cannot be unpacked; None if it can."""
     if info.flag_bits & 0x41 or info.compress_type == 99:
         return "encrypted; unpack the archive with its password and give the folder"
     if info.compress_type not in _CODECS:
         codec = _OTHER_CODECS.get(info.compress_type, f"the method {info.compress_type}")
-        return f"packed by {codec}, which is not read; unpack the archive and give the folder"
+        return f"packed by {codec}, which is not supported; unpack the archive and give the folder"
     return None
 
 
 def _common(paths: list[list[str]]) -> int:
-    """How many folders all paths begin with; of one identity's pictures its own folder is not one of them."""
+    """Number of leading folders that all paths share, excluding the folder of a single identity."""
     first, last = min(paths), max(paths)
     shortest = min(len(path) for path in paths)
     equal = next((k for k in range(shortest - 1) if first[k] != last[k]), shortest - 1)

@@ -281,7 +281,7 @@ def test_a_sheet_shows_landmarks_beside_crops(photos, tmp_path):
     crop = cv2.imread(str(tmp_path / "faces" / "ada" / "1.jpg"))[..., ::-1]
     shown = cv2.resize(sheet[20:244, 230:454], (112, 112), interpolation=cv2.INTER_AREA)
     assert np.abs(shown.astype(int) - crop).mean() < 3
-    with pytest.raises(DataError, match="no picture to show"):
+    with pytest.raises(DataError, match="no pictures to show"):
         write_sheet(tmp_path / "none.png", photos, tmp_path / "faces", [])
 
 

@@ -99,8 +99,8 @@ def test_whatever_a_file_holds_it_is_read_or_refused_by_name(tmp_path_factory, t
 
 WRONG_LINES = {
     f"a.jpg,{LINE.replace('38.2946', '38,2946', 1)}": "line 3: expected 11 cells",
-    f"a.jpg,{LINE.replace('38.2946', 'left', 1)}": r"line 3: left_eye_x is no number: 'left'",
-    f"a.jpg,{LINE.replace('38.2946', '', 1)}": r"line 3: left_eye_x is no number: ''",
+    f"a.jpg,{LINE.replace('38.2946', 'left', 1)}": r"line 3: left_eye_x is not a number: 'left'",
+    f"a.jpg,{LINE.replace('38.2946', '', 1)}": r"line 3: left_eye_x is not a number: ''",
     f"a.jpg,{LINE.replace('38.2946', 'nan', 1)}": "line 3: a coordinate is not a finite number",
     "a.jpg" + ",1" * 10: "line 3: the points coincide",
     "a.jpg,1,2": "line 3: expected 11 cells",

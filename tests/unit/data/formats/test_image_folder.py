@@ -92,7 +92,7 @@ def test_what_is_wrong_with_the_root_is_said_with_the_layout(tmp_path: Path) -> 
     with pytest.raises(DataError, match="holds no pictures; expected"):
         ImageFolder(tmp_path / "root")
     fill(tmp_path / "root", "2.jpg", "1.jpg")
-    with pytest.raises(DataError, match=r"2 pictures lie directly in the root, '1\.jpg' for one; expected"):
+    with pytest.raises(DataError, match=r"2 pictures lie directly in the root, such as '1\.jpg'; expected"):
         ImageFolder(tmp_path / "root")
 
 

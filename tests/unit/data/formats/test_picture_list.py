@@ -202,7 +202,7 @@ def test_nothing_of_anybody_else_is_overwritten(tmp_path: Path) -> None:
     assert path.read_text() == "path,label\nmine/a.png,x\n"
     fill(tmp_path, "new/a.png")
     with PictureListWriter(tmp_path / "new.csv", ["x"]) as writer:
-        with pytest.raises(DataError, match="is another picture; names must differ"):
+        with pytest.raises(DataError, match="with another picture; names must differ"):
             writer.add(b"other", "a.png", 0)
         writer.add((tmp_path / "new/a.png").read_bytes(), "a.png", 0)
     assert len(PictureList(tmp_path / "new.csv")) == 1
