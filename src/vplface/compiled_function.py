@@ -34,7 +34,7 @@ def compiled(**options: Any) -> Callable[[Any], Any]:
 
 
 class _Cache(caching.FunctionCache):  # type: ignore[misc]  # numba is not typed
-    """numba's, no fault of which is a fault of the function: files may be damaged, of others, or on a full disk."""
+    """numba's cache, whose failures never reach the caller: files may be damaged, unreadable, or on a full disk."""
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         try:

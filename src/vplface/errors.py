@@ -1,4 +1,4 @@
-"""What can go wrong that the user can mend: one family of exceptions, shown without a traceback by the CLI."""
+"""Exceptions that a user can act on, which the command line shows without a traceback."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from types import ModuleType
 
 
 class VplfaceError(Exception):
-    """Something the user can mend; the message says what was wrong, where, and what to do."""
+    """An error that the user can act on; the message says what was wrong, where, and what to do."""
 
 
 class DataError(VplfaceError):
@@ -23,7 +23,7 @@ class UsageError(VplfaceError):
 
 
 class TrainingInterrupted(VplfaceError):  # noqa: N818 - it is no error
-    """Training was told to stop; everything is saved.
+    """Training was stopped by a signal; everything is saved.
 
     Attributes:
         preempted: whether a scheduler said so (SIGTERM, SIGUSR1) and not somebody at the keyboard.

@@ -1,4 +1,4 @@
-"""What a run will do and cost, before it is started."""
+"""Plan of a run: its length, cost and coverage, from its recipe and its data."""
 
 from __future__ import annotations
 

@@ -118,7 +118,7 @@ class Difference(_Stored):
 
 @dataclass(frozen=True)
 class Seeds:
-    """The seeds of which a difference is the mean.
+    """The seeds over which a difference is averaged.
 
     Attributes:
         per_seed: the difference of each.

@@ -188,14 +188,14 @@ def check_folds(same: Bool[np.ndarray, " p"], fold: Int64[np.ndarray, " p"], nam
         if of_fold.all() or not of_fold.any():
             raise DataError(
                 f"{name}: fold {number} holds no {'impostor' if of_fold.all() else 'genuine'} pairs; every fold needs "
-                "both kinds. Divide the pairs anew, or leave the folds out and choose the threshold on other pairs"
+                "both kinds. Divide the pairs again, or leave the folds out and choose the threshold on other pairs"
             )
     if sizes.max() > 2 * sizes.min():
         small, large = int(sizes.argmin()), int(sizes.argmax())
         raise DataError(
             f"{name}: fold {numbers[large]} holds {sizes[large]} pairs, fold {numbers[small]} only {sizes[small]}; "
             "folds count alike in the mean, so they must be of similar size (at most twice another's). Divide the "
-            "pairs anew, or leave the folds out and choose the threshold on other pairs"
+            "pairs again, or leave the folds out and choose the threshold on other pairs"
         )
 
 

@@ -1,4 +1,4 @@
-"""Exact search for the most similar rows of a gallery: all cosines in blocks, of which the highest are kept."""
+"""Exact search for the most similar rows of a gallery: all cosines in blocks, keeping the highest."""
 
 from __future__ import annotations
 

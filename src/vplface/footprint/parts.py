@@ -74,7 +74,7 @@ class TrafficBytes(_Bytes):
         residuals: all-reduce of what a kind of memory learns from the classes of the batch.
         backbone: all-reduce of its gradients.
         buffers: broadcast of the statistics of BatchNorm.
-        stop: all-reduce: whether anybody was told to stop, and by whom.
+        stop: all-reduce: whether a process received a signal to stop, and which.
     """
 
     sizes: int

@@ -70,6 +70,7 @@ def prototypes_of(
     return ranks.sum(part)
 
 
+# size: the definition, with one argument for each symbol of the equation
 def margin_softmax(
     features: Float[Tensor, "batch dim"],
     labels: Int[Tensor, " batch"],
