@@ -10,9 +10,18 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import settings
+from jaxtyping import install_import_hook
 
-import vplface  # noqa: F401 - switches telemetry off before test modules import other libraries
-from helpers.processes import Processes
+from helpers import shapes
+
+# Where signatures carry the shapes of the method. Left out are functions that Triton and numba compile, which bear no
+# decorator, and readers of files, whose many small functions would take twice as long.
+SHAPES = ["head", "plugin", "margins", "prototypes", "terms", "optim", "ranks"]
+SHAPES += [f"softmax.{module}" for module in ("reference", "tiled", "binary", "sampling", "product")]
+install_import_hook([f"vplface.{module}" for module in SHAPES], f"{shapes.__name__}.checked")
+
+import vplface  # noqa: E402, F401 - switches telemetry off before test modules import other libraries
+from helpers.processes import Processes  # noqa: E402
 
 torch.set_num_threads(1)
 settings.register_profile("ci", deadline=None, max_examples=50, derandomize=True)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Integer
 from torch import Tensor
 from torch.linalg import vector_norm
 
@@ -31,7 +31,7 @@ class Injection:
     def __init__(
         self,
         memory: Float[Tensor, "classes ... dim"],
-        timer: Int[Tensor, "classes ..."],
+        timer: Integer[Tensor, "classes ..."],
         lam: float,
         renormalise: bool = True,
         read: ReadRows | None = None,

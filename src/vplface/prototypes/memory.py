@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import ClassVar, TypeAlias
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Integer
 from torch import Tensor
 
 from vplface.prototypes.draw import Draw
@@ -88,7 +88,7 @@ class Memory(ABC):
         return None
 
 
-def living(timer: Int[Tensor, "classes ..."]) -> Int[Tensor, " classes"]:
+def living(timer: Integer[Tensor, "classes ..."]) -> Integer[Tensor, " classes"]:
     """For how many steps something of each class will still be injected."""
     return timer if timer.ndim == 1 else timer.amax(1)
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Integer
 from torch import Tensor, nn
 
 from vplface.prototypes.age import CosineByAge, MeanCosine
@@ -43,12 +43,12 @@ class MemoryOwner(nn.Module):
         self.prototype_memory.memory = memory
 
     @property
-    def timer(self) -> Int[Tensor, "classes ..."] | None:
+    def timer(self) -> Integer[Tensor, "classes ..."] | None:
         """T, [N] or [N, K], int32: for how many steps a class will still be injected; None until memory begins."""
         return self.prototype_memory.timer
 
     @timer.setter
-    def timer(self, timer: Int[Tensor, "classes ..."] | None) -> None:
+    def timer(self, timer: Integer[Tensor, "classes ..."] | None) -> None:
         self.prototype_memory.timer = timer
 
     @property

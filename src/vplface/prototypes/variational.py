@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Integer
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -106,7 +106,7 @@ class Variational:
 def inject(
     prototypes: Float[Tensor, "classes dim"],
     memory: Float[Tensor, "classes dim"],
-    timer: Int[Tensor, " classes"],
+    timer: Integer[Tensor, " classes"],
     lam: float,
     renormalise: bool = True,
 ) -> Float[Tensor, "classes dim"]:

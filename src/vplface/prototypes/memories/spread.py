@@ -103,7 +103,7 @@ def pool(state: State, squares: Float[Tensor, " residuals"]) -> None:
     seen += len(squares)
 
 
-def pool_lengths(state: State, residuals: Float[Tensor, "seen dim+1"], total: Callable[[Tensor], Tensor]) -> None:
+def pool_lengths(state: State, residuals: Float[Tensor, "seen components"], total: Callable[[Tensor], Tensor]) -> None:
     """The same from what ``follow`` returns on each rank; two numbers of a class are exchanged."""
     squares = residuals[:, :-1].square().sum(1)
     squares, known = total(torch.stack([squares, residuals[:, -1]], 1)).unbind(1)
