@@ -80,7 +80,7 @@ def same(one, other):
 @pytest.mark.parametrize("kind", [LastFeature(), SeveralFeatures(2), Gaussian()], ids=repr)
 @pytest.mark.parametrize("start", [0, "auto"])
 @pytest.mark.parametrize("made", [Head, Plug])
-def test_a_memory_that_a_loader_left_behind_is_missed_and_comes_along_where_it_has_a_place(made, start, kind, tmp_path):
+def test_load_state_dict_names_a_missing_memory_and_loads_it_after_create_memory(made, start, kind, tmp_path):
     variational = Variational(0.3, 20 if start == 0 else None, start, memory=kind)
     one = made(variational)
     if start == "auto":

@@ -267,9 +267,7 @@ def _dual(head, x):
     ],
     ids=["grad", "vjp", "jvp", "dual", "vmap"],
 )
-def test_other_ways_to_differentiate_are_right_or_refused_and_leave_the_head_as_it_was(
-    transform, backend, margin, training
-):
+def test_PrototypeHead_transforms_are_right_or_refused_and_leave_it_unchanged(transform, backend, margin, training):
     head = trained(backend=backend, margin=margin).train(training)
     twin, x = copy.deepcopy(head), random(B, D, seed=5).requires_grad_()
     (gradient,) = torch.autograd.grad(twin(x, Y), x)

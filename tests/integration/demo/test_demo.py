@@ -322,7 +322,7 @@ def test_an_address_that_others_can_reach_has_to_be_meant(tmp_path):
     assert (result.exit_code, "--name http://box: expected a host name" in result.stderr) == (2, True)
 
 
-def test_a_server_goes_by_the_names_that_it_was_given_and_by_addresses_if_others_can_reach_it():
+def test_allowed_hosts_are_given_names_and_reachable_addresses():
     here = {"localhost", "127.0.0.1", "::1"}
     elsewhere = {"192.168.1.5", "8.8.8.8", "2001:db8::1", "::ffff:10.0.0.1"}
     others = {

@@ -49,7 +49,7 @@ def test_every_command_sees_the_pictures_that_training_sees(people: Path) -> Non
     assert _scan(people)[0] == expected
 
 
-def test_pictures_that_are_not_read_are_counted_and_so_are_people_who_have_nothing_else(tmp_path: Path) -> None:
+def test_ImageFolder_counts_unread_pictures_and_people_without_others(tmp_path: Path) -> None:
     root = fill(tmp_path / "root", "ada/1.jpg")
     for name in ("ada/2.HEIC", "grace/1.heic", "joan/1.tif", "ada/notes.txt", "nobody/notes.txt"):
         (root / name).parent.mkdir(exist_ok=True)

@@ -72,7 +72,7 @@ def post(tmp_path, path=EVENT, **more) -> Answer:
     return ask(tmp_path, "POST", path, **{"origin": f"http://{HERE}", **more})
 
 
-def test_the_page_gets_through_with_a_policy_that_lets_it_fetch_nothing_from_elsewhere(tmp_path):
+def test_middleware_passes_the_page_with_a_policy_against_fetching_from_elsewhere(tmp_path):
     for path in ("/", "/config", "/assets/index.js", "/gradio_api/upload_progress", "/gradio_api/heartbeat/abc"):
         answer = ask(tmp_path, "GET", path)
         assert (answer.status, answer.through) == (200, [(path, b"")])

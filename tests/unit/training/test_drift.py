@@ -92,7 +92,7 @@ def falling(step):
     return 0.05 if step < 30 else 0.01
 
 
-def test_injection_begins_when_drift_over_the_lifetime_was_small_in_three_measurements_in_a_row():
+def test_DriftStartRule_begins_after_three_small_measurements_in_a_row():
     head, network = head_of(delta_t=18), Turn()
     monitor = DriftMonitor(head, *probe(), every=10, start=DriftStartRule(drift=0.25, measurements=3))
     measured = train(head, monitor, network, [falling(step) for step in range(90)])

@@ -28,7 +28,7 @@ def test_the_probe_holds_pairs_of_a_class_where_there_are_some(sizes, pairs):
         assert {own[0], own[-1]} <= set(chosen.tolist())
 
 
-def test_drift_is_measured_eight_times_a_lifetime_but_no_more_often_than_two_hundredths_allow():
+def test_drift_every_is_an_eighth_of_a_lifetime_within_its_budget():
     assert drift_every(config(drift_every=7), 100, 800) == 7
     assert drift_every(config(batch_size=512), 10_000, 800) == 100
     assert drift_every(config(batch_size=512), 10_000, None) == 1250
