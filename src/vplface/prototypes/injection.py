@@ -31,7 +31,7 @@ class Injection:
     def __init__(
         self,
         memory: Float[Tensor, "classes ... dim"],
-        timer: Integer[Tensor, "classes ..."],
+        timer: Integer[Tensor, "rows ..."],
         lam: float,
         renormalise: bool = True,
         read: ReadRows | None = None,
