@@ -88,7 +88,7 @@ class PrototypeSGD(torch.optim.Optimizer):
         return buffer
 
     def update(
-        self, rows: slice, gradient: Float[Tensor, "rows dim"], among: Int[Tensor, " drawn"] | None = None
+        self, rows: slice, gradient: Float[Tensor, "rows ... dim"], among: Int[Tensor, " drawn"] | None = None
     ) -> None:
         """Move rows of W against their gradient, which may be overwritten.
 
