@@ -21,13 +21,13 @@ class Momentum:
     """SGD with momentum in a form that the computation of a tile can apply: m ← μ·m + g + ω·w,  w ← w − η·m.
 
     Attributes:
-        buffer: m, [N, d].
+        buffer: m, [N, d], or [N, K, d] with K sub-centres.
         lr: η.
         momentum: μ.
         weight_decay: ω.
     """
 
-    buffer: Float[Tensor, "classes dim"]
+    buffer: Float[Tensor, "classes ... dim"]
     lr: float
     momentum: float
     weight_decay: float
