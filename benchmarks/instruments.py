@@ -59,7 +59,7 @@ def block(run: RunState, clock: Clock, batches: list[Batch]) -> dict[str, float]
     steps, began = trainer.Trainer(run, DistributedContext()), clock.now()
     for batch in batches:
         logs, looks = (run.step + 1) % LOG_EVERY == 0, (run.step + 1) % run.drift.every == 0
-        steps.train_step(batch, log=logs, look=looks)
+        steps.train_step(batch, log=logs, inspect=looks)
         run.step += 1
         run.drift.step(run.memory_encoder)
         if looks:

@@ -16,14 +16,14 @@ class Intervals:
         log_every: steps between two logged ones.
         save_every: steps between two checkpoints.
         validate_every: steps between two validations; None for none.
-        look_every: steps between two measurements of what injection does.
+        inspect_every: steps between two measurements of what injection does.
     """
 
     last: int
     log_every: int
     save_every: int
     validate_every: int | None
-    look_every: int
+    inspect_every: int
 
     @classmethod
     def of(cls, run: RunState) -> Intervals:
@@ -42,9 +42,9 @@ class Intervals:
         """Whether the journal gets the loss and the like."""
         return step % self.log_every == 0 or step == self.last
 
-    def look(self, step: int) -> bool:
+    def inspect(self, step: int) -> bool:
         """Whether the effect of injection is measured."""
-        return step % self.look_every == 0
+        return step % self.inspect_every == 0
 
     def validate(self, step: int) -> bool:
         """Whether the model is evaluated."""

@@ -82,7 +82,7 @@ class Trainer:
                 context.report_step(run.step)
                 run.unreadable.update(batch.unreadable)
                 with _failures_named(outputs, step):
-                    result = self.train_step(batch, log=due.log(step), look=due.look(step))
+                    result = self.train_step(batch, log=due.log(step), inspect=due.inspect(step))
                 run.step = step
                 throughput.pictures += len(batch.labels)
 
@@ -91,7 +91,7 @@ class Trainer:
                     entry = self._summary(result.loss, throughput.read(context))
                     advance(0, f"loss {result.loss:.3f}  {entry['pictures_per_second']:.0f} pictures/s")
                 advance(1, f"loss {result.loss:.3f}")
-                if due.look(step):
+                if due.inspect(step):
                     entry |= self._cosines_by_age()
                 entry |= result.figures | self._follow_drift()
                 outputs.record(entry, epoch)
@@ -109,13 +109,13 @@ class Trainer:
         if run.step < due.last:
             self._stop_while_waiting(outputs, interrupt)
 
-    def train_step(self, batch: Batch, *, log: bool = False, look: bool = False) -> StepResult:
+    def train_step(self, batch: Batch, *, log: bool = False, inspect: bool = False) -> StepResult:
         """One optimiser step over a batch, in ``config.accumulate`` parts.
 
         Args:
             batch: of this process.
             log: report the mean cosines to the prototypes and memory of the own classes.
-            look: report what injection does to prototypes and gradients.
+            inspect: report what injection does to prototypes and gradients.
 
         Raises:
             FloatingPointError: if a learning rate, an embedding, the loss or a gradient is not finite.
@@ -142,7 +142,7 @@ class Trainer:
                 total += loss.item()
                 embeddings.append(part_embeddings.detach())
                 labels.append(part_labels)
-            figures = self._figures(embeddings, labels, log=log, look=look)  # while the memory is that of the loss
+            figures = self._figures(embeddings, labels, log=log, inspect=inspect)  # of the memory that the loss used
         if run.config.optimizer.clip is not None:
             self._clip_gradients(run.config.optimizer.clip)
         for optimizer in run.optimizers:
@@ -198,13 +198,13 @@ class Trainer:
             except (ValueError, OtherRankError) as error:
                 raise RefusedBatchError(str(error)) from error
 
-    def _figures(self, embeddings: list[Tensor], labels: list[Tensor], *, log: bool, look: bool) -> dict[str, Any]:
+    def _figures(self, embeddings: list[Tensor], labels: list[Tensor], *, log: bool, inspect: bool) -> dict[str, Any]:
         """Measurements on the embeddings of a step, before the memory takes them in."""
         figures: dict[str, Any] = {}
         if log:
             own = own_cosines(self.run.head, torch.cat(embeddings), torch.cat(labels))
             figures = dict(zip(("cos_prototype", "cos_memory"), own, strict=True))
-        if look:
+        if inspect:
             figures |= measure(self.run.head, torch.cat(embeddings), torch.cat(labels))
         return figures
 

@@ -2,15 +2,15 @@ from vplface.training.intervals import Intervals
 
 
 def test_Intervals_count_from_one_and_end_with_the_last_step():
-    due = Intervals(last=7, log_every=3, save_every=5, validate_every=4, look_every=2)
+    due = Intervals(last=7, log_every=3, save_every=5, validate_every=4, inspect_every=2)
     steps = range(1, 8)
     assert [step for step in steps if due.log(step)] == [3, 6, 7]
     assert [step for step in steps if due.save(step)] == [5, 7]
     assert [step for step in steps if due.validate(step)] == [4, 7]
-    assert [step for step in steps if due.look(step)] == [2, 4, 6]
+    assert [step for step in steps if due.inspect(step)] == [2, 4, 6]
 
 
 def test_Intervals_validate_never_without_an_interval():
-    due = Intervals(last=2, log_every=1, save_every=1, validate_every=None, look_every=1)
+    due = Intervals(last=2, log_every=1, save_every=1, validate_every=None, inspect_every=1)
     assert not due.validate(1)
     assert not due.validate(2)
