@@ -1,4 +1,4 @@
-"""Files of numpy arrays that may come from anybody: no pickles, and memory in proportion to the size of the file."""
+"""Readers of untrusted .npy and .npz files: no pickles, and memory bounded by the size of the file."""
 
 from __future__ import annotations
 
@@ -17,32 +17,32 @@ from vplface.errors import DataError
 from vplface.reading import MEBIBYTE, read_bytes
 
 ARRAYS_LIMIT = 16 * 2**30
-"""The largest file of arrays that is read, in bytes."""
+"""Largest array file that is read, in bytes."""
 
 _FREE = 256 * MEBIBYTE
 _GROWTH = 20
-"""A compressed file may take its own size this many times over, and 256 MiB, in memory."""
+"""Allowed memory of a compressed file, as a multiple of its size; 256 MiB come on top."""
 
 _DAMAGED = (ValueError, TypeError, EOFError, SyntaxError, RecursionError, OverflowError, NotImplementedError)
-"""What numpy, which parses a header as Python, and zipfile raise for damaged files."""
+"""Exceptions of zipfile and numpy, which parses headers as Python, for damaged files."""
 
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 
 def read_array(path: Path | str) -> np.ndarray[Any, Any]:
-    """The array of an .npy file; raises DataError as :func:`read_bytes` and :func:`parse_array`."""
+    """Read an .npy file; raises DataError as :func:`read_bytes` and :func:`parse_array`."""
     return parse_array(read_bytes(path, ARRAYS_LIMIT), path)
 
 
 def parse_array(data: bytes, where: Path | str) -> np.ndarray[Any, Any]:
-    """The array in the bytes of an .npy file.
+    """Parse the bytes of an .npy file.
 
     Args:
         data: the bytes.
-        where: the file that they are from, for errors.
+        where: path of the file, for errors.
 
     Raises:
-        DataError: it holds objects, or claims a shape that is larger than the file.
+        DataError: the file holds Python objects, or claims a shape that is larger than the file.
     """
     try:
         return _array(where, BytesIO(data), len(data))
@@ -51,23 +51,22 @@ def parse_array(data: bytes, where: Path | str) -> np.ndarray[Any, Any]:
 
 
 def read_arrays(path: Path | str, wanted: Collection[str] | None = None) -> dict[str, np.ndarray[Any, Any]]:
-    """The arrays of an .npz file; raises DataError as :func:`read_bytes` and :func:`parse_arrays`."""
+    """Read an .npz file; raises DataError as :func:`read_bytes` and :func:`parse_arrays`."""
     return parse_arrays(read_bytes(path, ARRAYS_LIMIT), path, wanted)
 
 
 def parse_arrays(
     data: bytes, where: Path | str, wanted: Collection[str] | None = None
 ) -> dict[str, np.ndarray[Any, Any]]:
-    """The arrays in the bytes of an .npz file, by their names.
+    """Parse the bytes of an .npz file into arrays by name.
 
     Args:
         data: the bytes.
-        where: the file that they are from, for errors.
-        wanted: the names that are read; None for all.
+        where: path of the file, for errors.
+        wanted: names to read; None for all.
 
     Raises:
-        DataError: as :func:`parse_array`; the file grows beyond bounds when it is read; or it lacks a name that is
-            wanted.
+        DataError: as :func:`parse_array`, the unpacked size is too large, or a wanted name is missing.
     """
     try:
         with zipfile.ZipFile(BytesIO(data)) as archive:
@@ -83,7 +82,7 @@ def parse_arrays(
 
 
 def array_names(data: bytes, where: Path | str) -> list[str]:
-    """The names of the arrays in the bytes of an .npz file; raises DataError as :func:`parse_arrays`."""
+    """Names of the arrays in the bytes of an .npz file; raises DataError as :func:`parse_arrays`."""
     try:
         with zipfile.ZipFile(BytesIO(data)) as archive:
             return [name.removesuffix(".npy") for name in archive.namelist()]
@@ -126,9 +125,7 @@ def _require_size(path: Path | str, file: IO[bytes], size: int) -> None:
         raise ValueError(f"a shape of {shape}")
     claimed = math.prod(shape) * dtype.itemsize
     if claimed > size - file.tell():
-        raise DataError(
-            f"{path}: damaged: an array of {claimed:,} bytes is announced, {size - file.tell():,} are there"
-        )
+        raise DataError(f"{path}: damaged: the header announces {claimed:,} bytes, the file has {size - file.tell():,}")
 
 
 def _damaged(path: Path | str, error: Exception) -> DataError:

@@ -1,35 +1,35 @@
-"""The largest counts that a recipe or an option may name: more would end the process, or never end."""
+"""Upper bounds of counts in recipes and options; larger values would exhaust memory or never finish."""
 
 THREADS = 1024
 PROCESSES = 1024
-"""Processes that work side by side: loaders, workers, runs of a study."""
+"""Number of parallel processes: loaders, workers, runs of a study."""
 BATCH = 2**20
 DIM = 2**16
-"""Size of an embedding."""
+"""Dimension of an embedding."""
 SIZE = 2**24
-"""Samples that a memory or a term keeps."""
+"""Number of samples kept by a memory or a term."""
 EACH = 1024
-"""Parts of one class or one batch: subcentres, features that are remembered, parts of a batch."""
+"""Number of parts of one class or batch: subcentres, remembered features, micro-batches."""
 REPEATS = 100_000
-"""Resamples of a bootstrap, rounds of a measurement."""
+"""Number of bootstrap resamples or rounds of a measurement."""
 PAIRS = 10**7
 PEOPLE = 10**7
-"""Generated people."""
+"""Number of generated people."""
 PICTURES = 10**5
-"""Generated pictures of a person."""
+"""Number of generated pictures per person."""
 SEED = 2**62
 LARGEST = 10**9
-"""Any other number of a recipe, in magnitude."""
+"""Magnitude of any other number in a recipe."""
 
 
 def require_whole(**values: object) -> None:
-    """Refuse values that are not whole numbers, and booleans: truncating one would silently change a count.
+    """Reject values that are not integers, and booleans: truncation would silently change a count.
 
     Args:
-        values: by the name that the message gives them.
+        values: values by name.
 
     Raises:
-        ValueError: naming the first value that is not whole.
+        ValueError: a value is not an integer; the first is named.
     """
     for name, value in values.items():
         if isinstance(value, bool) or not hasattr(value, "__index__"):

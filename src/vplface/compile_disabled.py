@@ -14,9 +14,9 @@ _T = TypeVar("_T")
 
 
 def compile_disabled(function: Callable[_P, _T]) -> Callable[_P, _T]:
-    """``function``, at which a graph of torch.compile ends: it keeps account of steps, which no graph holds.
+    """Break torch.compile's graph at ``function``, which has side effects that a graph cannot hold.
 
-    As ``torch.compiler.disable``, but the compiler, which takes a second to load, is not loaded where nobody has.
+    Like ``torch.compiler.disable``, but without loading the compiler, which takes a second.
     """
     disabled: Callable[_P, _T] | None = None
 

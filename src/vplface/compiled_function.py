@@ -1,4 +1,4 @@
-"""Functions that numba compiles, kept from one process to the next where that is possible."""
+"""Decorator for numba with an on-disk cache of compiled functions where possible."""
 
 from __future__ import annotations
 
@@ -13,20 +13,19 @@ caching: Any = import_extra("numba.core.caching", "train")
 
 
 def compiled(**options: Any) -> Callable[[Any], Any]:
-    """``numba.njit`` with a cache on disk where one can be written, and without one elsewhere.
+    """``numba.njit`` with an on-disk cache if one is available.
 
-    numba looks for a folder in NUMBA_CACHE_DIR, beside the source file and in the user's cache. Where none of them can
-    be written, where what is found cannot be read, and where what was compiled cannot be written, the function is
-    compiled once in every process.
+    numba looks for a cache folder in NUMBA_CACHE_DIR, beside the source file and in the user's cache. If no cache can
+    be read or written, the function is compiled once in every process.
 
     Args:
-        options: of ``numba.njit``.
+        options: keyword arguments of ``numba.njit``.
     """
 
     def compile_(function: Any) -> Any:
         dispatcher = numba.njit(**options)(function)
-        if isinstance(dispatcher, numba.core.registry.CPUDispatcher):  # with NUMBA_DISABLE_JIT it is the function
-            with suppress(RuntimeError, OSError):  # there is no folder
+        if isinstance(dispatcher, numba.core.registry.CPUDispatcher):  # NUMBA_DISABLE_JIT returns the function
+            with suppress(RuntimeError, OSError):  # no cache folder
                 dispatcher._cache = _Cache(function)
         return dispatcher
 
@@ -34,7 +33,7 @@ def compiled(**options: Any) -> Callable[[Any], Any]:
 
 
 class _Cache(caching.FunctionCache):  # type: ignore[misc]  # numba is not typed
-    """numba's cache, whose failures never reach the caller: files may be damaged, unreadable, or on a full disk."""
+    """numba's cache, ignoring its failures: damaged files, missing permissions, a full disk."""
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         try:
@@ -47,7 +46,7 @@ class _Cache(caching.FunctionCache):  # type: ignore[misc]  # numba is not typed
             super().save_overload(sig, data)
         except Exception:
             try:
-                self.flush()  # an index that cannot be read makes room for another
+                self.flush()  # replace an unreadable index
                 super().save_overload(sig, data)
             except Exception:
                 self.disable()

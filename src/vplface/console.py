@@ -1,4 +1,4 @@
-"""The way out to the terminal: text from elsewhere is shown and never obeyed, and a lost terminal stops nothing."""
+"""Terminal output that escapes control characters and survives a lost terminal."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from rich.text import Text
 from vplface.printable import LINE_LENGTH, printable, printable_json, printable_name
 
 _DRAW = frozenset({"rich", "tqdm", "click", "wandb"})
-"""Libraries that move the cursor or set colours; what they write passes. Names reach rich by :class:`Console` only."""
+"""Libraries whose control sequences are passed on. Names reach rich through :class:`Console` only."""
 
 
 class OutputError(Exception):
-    """Standard output cannot be written: its disk is full, or its reader has gone (BrokenPipeError).
+    """Raised if standard output cannot be written: the disk is full, or the reader has closed the pipe.
 
     Attributes:
-        reason: the error of the system.
+        reason: the system's error.
     """
 
     def __init__(self, reason: OSError | ValueError) -> None:
@@ -34,18 +34,18 @@ class OutputError(Exception):
 
 
 class Guarded:
-    """A text stream that writes out control characters, whoever prints: ``print``, warnings, logging, tracebacks.
+    """Text stream that escapes control characters of ``print``, warnings, logging and tracebacks.
 
     Args:
-        stream: what is written to; None, if there is none.
-        needed: whether a failure to write raises OutputError; otherwise it is passed over.
+        stream: the underlying stream, if any.
+        needed: whether a failure to write raises OutputError; otherwise it is ignored.
     """
 
     def __init__(self, stream: TextIO | None, needed: bool) -> None:
         self._stream, self._needed = stream, needed
 
     def write(self, text: str) -> int:
-        """Write text."""
+        """Write text with control characters escaped."""
         frame = sys._getframe().f_back
         writer = "" if frame is None else str(frame.f_globals.get("__name__"))
         shown = text if writer.partition(".")[0] in _DRAW else printable(text)
@@ -55,18 +55,18 @@ class Guarded:
         return len(text)
 
     def writelines(self, lines: Iterable[str]) -> None:
-        """Write several texts."""
+        """Write several texts, as :meth:`write`."""
         for line in lines:
             self.write(line)
 
     def flush(self) -> None:
-        """Hand everything to the system."""
+        """Flush the underlying stream."""
         with self._failures():
             if self._stream is not None:
                 self._stream.flush()
 
     def isatty(self) -> bool:
-        """Whether this is a terminal."""
+        """Whether the stream is a terminal."""
         return self._stream is not None and self._stream.isatty()
 
     def __getattr__(self, name: str) -> Any:
@@ -82,7 +82,7 @@ class Guarded:
                 raise OutputError(error) from error
 
     def _discard(self) -> None:
-        """Let what is still buffered go nowhere, so that the interpreter does not fail on it when it ends."""
+        """Redirect buffered output to the null device, so that the interpreter does not fail at exit."""
         with suppress(OSError, ValueError, AttributeError):
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, cast(TextIO, self._stream).fileno())
@@ -90,7 +90,7 @@ class Guarded:
 
 
 def guard() -> None:
-    """Put :class:`Guarded` streams in place of ``sys.stdout`` and ``sys.stderr``."""
+    """Replace ``sys.stdout`` and ``sys.stderr`` by :class:`Guarded` streams."""
     if not isinstance(sys.stdout, Guarded):
         sys.stdout = cast(TextIO, Guarded(sys.stdout, needed=True))
     if not isinstance(sys.stderr, Guarded):
@@ -99,7 +99,7 @@ def guard() -> None:
 
 @contextmanager
 def guarded() -> Iterator[None]:
-    """:func:`guard` for a block."""
+    """Apply :func:`guard` within the block."""
     before = sys.stdout, sys.stderr
     guard()
     try:
@@ -109,7 +109,7 @@ def guarded() -> Iterator[None]:
 
 
 def start_display(display: Live | Progress) -> None:
-    """Start a live display of rich, which takes the streams over: what is printed meanwhile is guarded as before."""
+    """Start a live display of rich, and guard the streams that it replaces."""
     ours = isinstance(sys.stderr, Guarded)
     display.start()
     if ours:
@@ -117,42 +117,42 @@ def start_display(display: Live | Progress) -> None:
 
 
 def is_taken_over() -> bool:
-    """Whether a live display has taken the streams over; another one then leaves them as they are."""
+    """Whether a live display has replaced the streams; another display must then leave them alone."""
     return hasattr(sys.stderr, "rich_proxied_file")
 
 
 class Console(rich_console.Console):
-    """rich's console for text from elsewhere: no markup, no emoji codes, and control characters are written out."""
+    """rich's console for untrusted text: no markup, no emoji codes, and escaped control characters."""
 
     def __init__(self, *, markup: bool = False, emoji: bool = False, **options: Any) -> None:
         super().__init__(markup=markup, emoji=emoji, **options)
 
     def on_broken_pipe(self) -> None:
-        """Let the error through; rich would end the process and redirect its standard output."""
+        """Re-raise the error; rich would exit the process and redirect its standard output."""
         raise
 
     def render_str(self, text: str, **options: Any) -> Text:
-        """As rich does, before it measures the text."""
+        """Escape control characters before rich measures the text."""
         return super().render_str(printable(text), **options)
 
     def render(
         self, renderable: rich_console.RenderableType, options: rich_console.ConsoleOptions | None = None
     ) -> Iterator[Segment]:
-        """As rich does; what the controls of rich itself say stays."""
+        """Escape control characters, except rich's own control segments."""
         for segment in super().render(renderable, options):
             yield segment if segment.control else segment._replace(text=printable(segment.text))
 
 
 def say(message: object, *, file: TextIO | None = None) -> None:
-    """Print a message of one line: newlines in the names that it holds are written out.
+    """Print a one-line message, with newlines escaped.
 
     Args:
         message: the line.
-        file: where to; None is standard output.
+        file: output stream; None is standard output.
     """
     print(printable_name(str(message), LINE_LENGTH), file=file, flush=True)
 
 
 def print_json(value: Mapping[str, Any]) -> None:
-    """One JSON object on stdout, in a line."""
+    """Print a JSON object on one line of stdout."""
     print(printable_json(json.dumps(value, ensure_ascii=False)))

@@ -1,4 +1,4 @@
-"""Exceptions that a user can act on, which the command line shows without a traceback."""
+"""Exceptions for problems that the user can fix; the CLI shows them without a traceback."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ from types import ModuleType
 
 
 class VplfaceError(Exception):
-    """An error that the user can act on; the message says what was wrong, where, and what to do."""
+    """Base of all errors the user can fix; the message states the subject, the problem and the remedy."""
 
 
 class DataError(VplfaceError):
-    """A file or a record is at fault: its path, and the key or line inside it, are in the message."""
+    """Invalid file or record; the message names its path, and the key or line inside it."""
 
 
 class ConfigError(VplfaceError):
-    """A configuration is at fault: the key is in the message."""
+    """Invalid configuration; the message names the key."""
 
 
 class UsageError(VplfaceError):
-    """The command line is at fault, not a file."""
+    """Invalid command line or arguments, as opposed to a file."""
 
 
-class TrainingInterrupted(VplfaceError):  # noqa: N818 - it is no error
-    """Training was stopped by a signal; everything is saved.
+class TrainingInterrupted(VplfaceError):  # noqa: N818 - not an error
+    """Raised when training was asked to stop and has saved its state.
 
     Attributes:
-        preempted: whether a scheduler said so (SIGTERM, SIGUSR1) and not somebody at the keyboard.
+        preempted: whether a scheduler stopped it (SIGTERM, SIGUSR1), as opposed to the keyboard.
     """
 
     def __init__(self, message: str, preempted: bool) -> None:

@@ -1,4 +1,4 @@
-"""Pictures by matplotlib: names in them are text and never mathematics, and what a font lacks is drawn as a box."""
+"""Matplotlib figures with literal text, in which missing glyphs are drawn as boxes."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from vplface.errors import DataError, import_extra
 from vplface.files import replacing
 
 TITLE_LENGTH = 60
-"""The most characters of a name in a picture; see :func:`vplface.printable.printable_name`."""
+"""Longest name in a figure, in characters; see :func:`vplface.printable.printable_name`."""
 
 
 @contextmanager
 def literal_text() -> Iterator[None]:
-    """For functions that draw and save, as a decorator: dollar signs and backslashes in texts are what they are.
+    """Disable math text within the block, so that dollar signs and backslashes are literal.
 
-    Texts on axes are made when the figure is saved, so that this has to be inside too. Numbers on logarithmic axes are
-    mathematics to matplotlib and need :func:`plain_numbers`.
+    Also a decorator. Saving the figure must be inside, since it creates the axis labels. Logarithmic axes need
+    :func:`plain_numbers`.
 
     Raises:
-        MissingExtraError: without matplotlib.
+        MissingExtraError: matplotlib is not installed.
     """
     matplotlib = import_extra("matplotlib", "plot")
     matplotlib.use("agg")
@@ -35,21 +35,21 @@ def literal_text() -> Iterator[None]:
 
 
 def plain_numbers(axis: Any) -> None:
-    """Label an axis, ``axes.xaxis`` or ``axes.yaxis``, that is logarithmic with 0.01, 1, 100."""
+    """Label a logarithmic axis, ``axes.xaxis`` or ``axes.yaxis``, with plain numbers: 0.01, 1, 100."""
     axis.set_major_formatter(lambda value, _: f"{value:,g}")
 
 
 def save_figure(figure: Any, path: Path, mode: int | None = None, dpi: int = 160) -> None:
-    """Write a figure, at once or not at all, in the format of the name's suffix.
+    """Write a figure atomically, in the format of the path's suffix.
 
     Args:
-        figure: by matplotlib.
-        path: the picture.
+        figure: matplotlib's figure.
+        path: output file.
         mode: see :func:`vplface.files.replacing`.
-        dpi: points of an inch.
+        dpi: resolution, in dots per inch.
 
     Raises:
-        DataError: the suffix is of no picture that matplotlib writes, or the file cannot be written.
+        DataError: matplotlib does not support the suffix, or the file cannot be written.
     """
     data = io.BytesIO()
     kinds = figure.canvas.get_supported_filetypes()

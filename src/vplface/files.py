@@ -1,4 +1,4 @@
-"""Writing files: each is the old one or the new one, whatever happens while it is written, and by whom."""
+"""Atomic replacement of files, and locks for writers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from typing import Any
 from vplface.errors import DataError, import_extra
 
 PRIVATE = 0o600
-"""The mode of files that hold embeddings or names: only their owner reads and writes them."""
+"""Mode of files with embeddings or names, accessible to their owner only."""
 
 # The second form is that of earlier versions: .model.safetensors.XXXXXXXX.safetensors.
 _TEMPORARY = re.compile(r"\.(.*)\.tmp-[0-9a-f]{12}(\.[^.]*)?|\.(.*(\.[^.]+))\.[a-z0-9_]{8}\4", re.DOTALL)
@@ -26,19 +26,18 @@ _TEMPORARY = re.compile(r"\.(.*)\.tmp-[0-9a-f]{12}(\.[^.]*)?|\.(.*(\.[^.]+))\.[a
 
 @contextmanager
 def replacing(path: Path, mode: int | None = None) -> Iterator[Path]:
-    """Yield a temporary path beside ``path``; when the block succeeds, what was written there becomes ``path``.
+    """Yield a temporary path beside ``path``; if the block succeeds, the file written there becomes ``path``.
 
-    The file is flushed to the disk before it takes the name, and the folder after it. Neither a killed process, nor a
-    full disk, nor a loss of power leaves half a file under the name. Where ``path`` is a symbolic link, the file that
-    it leads to is replaced and the link stays.
+    The file is flushed to disk before it is renamed, and its folder afterwards, so that a killed process, a full disk
+    or a power failure never leaves a partial file. If ``path`` is a symbolic link, its target is replaced.
 
     Args:
-        path: the file; its folder is made if it is missing.
-        mode: the permissions of the file, for example :data:`PRIVATE`. None keeps those of the file that is there, and
-            gives a new file what the umask allows.
+        path: file to replace; a missing folder is created.
+        mode: permissions of the file, such as :data:`PRIVATE`. None keeps those of an existing file, and uses the umask
+            for a new one.
 
     Raises:
-        DataError: naming ``path``, if it cannot be written or is not a regular file.
+        DataError: ``path`` cannot be written or is not a regular file.
     """
     try:
         target = Path(os.path.realpath(path))
@@ -56,7 +55,7 @@ def replacing(path: Path, mode: int | None = None) -> Iterator[Path]:
         temporary.replace(target)
         flush_folder(target.parent)
     except OSError as error:
-        raise DataError(f"cannot write {path}: {_reason(error)}; what was there before is unharmed") from error
+        raise DataError(f"cannot write {path}: {_reason(error)}; the previous file is unchanged") from error
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -76,7 +75,7 @@ def write_json(path: Path, value: Any, mode: int | None = None) -> None:
 
 
 def flush_folder(folder: Path) -> None:
-    """Make what was created, renamed or removed in a folder durable, where the file system can."""
+    """Flush changes of a folder's entries to disk, if the file system supports it."""
     if sys.platform == "win32":
         return
     handle = os.open(folder, os.O_RDONLY)
@@ -90,12 +89,11 @@ def flush_folder(folder: Path) -> None:
 
 
 def remove_temporaries(folder: Path, of: str = "*") -> None:
-    """Delete what killed processes left of :func:`replacing` in a folder.
+    """Delete temporary files of :func:`replacing` that killed processes left in a folder.
 
     Args:
-        folder: exists.
-        of: a pattern, as for :mod:`fnmatch`, of the names of the files that were to be replaced; nobody else may be
-            replacing one of them.
+        folder: existing folder.
+        of: :mod:`fnmatch` pattern of the names of the replaced files; no other process may be replacing them.
     """
     for entry in folder.iterdir():
         if (found := _TEMPORARY.fullmatch(entry.name)) and fnmatch.fnmatchcase(found[1] or found[3], of):
@@ -104,16 +102,16 @@ def remove_temporaries(folder: Path, of: str = "*") -> None:
 
 @contextmanager
 def locked(folder: Path, otherwise: str, patience: float = 0.0) -> Iterator[None]:
-    """Hold the folder's ``.lock``, which ends with this process, whatever ends it.
+    """Hold the folder's ``.lock``, which is released when the process ends.
 
     Args:
-        folder: exists.
-        otherwise: what to say of the folder if another process holds it.
-        patience: seconds to wait for that one.
+        folder: existing folder.
+        otherwise: error message if another process holds the lock.
+        patience: seconds to wait for the lock.
 
     Raises:
-        DataError: if another process still holds it, or if ``.lock`` is a symbolic link, which is never followed.
-        OSError: if the folder cannot be written.
+        DataError: another process still holds the lock, or ``.lock`` is a symbolic link, which is never followed.
+        OSError: the folder cannot be written.
     """
     with _held(folder / ".lock", folder, otherwise, patience):
         yield
@@ -121,16 +119,16 @@ def locked(folder: Path, otherwise: str, patience: float = 0.0) -> Iterator[None
 
 @contextmanager
 def claimed(target: Path, patience: float = 0.0) -> Iterator[None]:
-    """Hold ``.NAME.lock`` beside a file or folder that is being written; it goes when it is done with.
+    """Hold ``.NAME.lock`` beside a file or folder while it is written, then delete it.
 
-    The lock of a process that was killed holds nobody up.
+    The lock of a killed process does not block others.
 
     Args:
-        target: may be missing; the folder that it lies in is made.
+        target: file or folder, which may be missing; its parent is created.
         patience: seconds to wait for another process.
 
     Raises:
-        DataError: if another process still holds it, or its folder cannot be written.
+        DataError: another process still holds the lock, or the folder cannot be written.
     """
     real = Path(os.path.realpath(target))
     path = real.with_name(f".{real.name}.lock")
@@ -175,7 +173,7 @@ def _mode_of(target: Path) -> int | None:
 
 
 def _create(target: Path, mode: int) -> Path:
-    """An empty file beside the target, with the mode that the umask leaves of ``mode``."""
+    """Create an empty file beside the target, with ``mode`` restricted by the umask."""
     stem = os.fsdecode(os.fsencode(target.name)[:180])
     temporary = target.with_name(f".{stem}.tmp-{secrets.token_hex(6)}{target.suffix[:20]}")
     os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode))

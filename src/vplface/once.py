@@ -1,7 +1,7 @@
-"""Gradients that autograd cannot differentiate again: asking for their derivative is an error, never a wrong value.
+"""Gradients that raise an error when they are differentiated again.
 
-torch's own ``once_differentiable`` refuses only where the gradient that comes in has a graph. That of a loss has none,
-so that with ``create_graph=True`` the gradients that go out would be constants to a second backward pass.
+torch's own ``once_differentiable`` raises only if the incoming gradient has a graph. That of a loss has none, so with
+``create_graph=True`` a second backward pass would silently treat the outgoing gradients as constants.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ _ADVICE = (
 
 
 def once_differentiable(why: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """For the ``backward`` of a ``torch.autograd.Function`` whose result must not be differentiated again.
+    """Decorator for the ``backward`` of a ``torch.autograd.Function`` whose result must not be differentiated again.
 
-    The function has to save every input that may require a gradient (``ctx.save_for_backward``).
+    The function must save every input that may require a gradient (``ctx.save_for_backward``).
 
     Args:
-        why: there is no second derivative; part of the message.
+        why: reason for the missing second derivative, part of the error message.
     """
 
     def decorate(backward: Callable[..., Any]) -> Callable[..., Any]:
@@ -48,11 +48,11 @@ def once_differentiable(why: str) -> Callable[[Callable[..., Any]], Callable[...
 
 
 def once(tensor: Float[Tensor, "*shape"], why: str) -> Float[Tensor, "*shape"]:
-    """``tensor``, whose gradient cannot be differentiated again.
+    """Identity whose gradient raises an error when it is differentiated again.
 
     Args:
-        tensor: of which something was taken for a constant that depends on what is differentiated.
-        why: as above.
+        tensor: tensor from which a value was computed and then treated as a constant.
+        why: see :func:`once_differentiable`.
     """
     if not (tensor.requires_grad and torch.is_grad_enabled()):
         return tensor
@@ -75,7 +75,7 @@ class _Once(torch.autograd.Function):
 
 
 class _Final(torch.autograd.Function):
-    """A gradient that depends on ``sources`` in a way that is not known."""
+    """Gradient that depends on ``sources``, without a derivative."""
 
     @staticmethod
     def forward(ctx: FunctionCtx, gradient: Tensor, why: str, *sources: Tensor) -> Tensor:

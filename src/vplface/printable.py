@@ -1,4 +1,4 @@
-"""Text from elsewhere, made safe to show: control characters are shown and never obeyed."""
+"""Escaping of control characters in untrusted text."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 """Digits and minus to exponents, for ``str.translate``."""
 
 NAME_LENGTH = 200
-"""The most characters of a name that a line shows."""
+"""Longest name shown in a line, in characters."""
 
 LINE_LENGTH = 8000
-"""The most characters of a message; the longest path of a file fits."""
+"""Longest message, in characters; the longest file path fits."""
 
 
 def printable(text: str) -> str:
-    r"""The text with each control character written out: ESC becomes the four characters ``\x1b``."""
+    r"""Escape each control character: ESC becomes the four characters ``\x1b``."""
     return _CONTROLS.sub(_written_out, text)
 
 
 def printable_name(text: str, most: int = NAME_LENGTH) -> str:
-    r"""A name for one line: control characters, tabs and newlines are written out, and a long name is shortened.
+    r"""Name for one line: control characters, tabs and newlines are escaped, and a long name is shortened.
 
-    A name with a newline can then neither break the row of a table nor add a line that looks like one of ours.
+    Otherwise a newline in a name could break a table or forge a line of output.
     """
     return shortened(printable(text.translate(_LINES)), most)
 
@@ -40,7 +40,7 @@ def shortened(text: str, most: int) -> str:
 
 
 def printable_json(text: str) -> str:
-    """A JSON text with each control character as the escape of JSON, which keeps every value."""
+    """Escape each control character of a JSON text as JSON does, which preserves all values."""
     return _CONTROLS.sub(lambda match: f"\\u{ord(match.group()):04x}", text)
 
 

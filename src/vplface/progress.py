@@ -1,4 +1,4 @@
-"""Progress bars with an estimated time of arrival, on stderr, for everything that takes over two seconds."""
+"""Progress bars on stderr for work that takes over two seconds."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ PATIENCE = 2.0
 """Seconds of work before a bar appears."""
 
 _LOST = (OSError, RuntimeError, ValueError)
-"""What a bar may raise: the terminal is gone, no thread can be started, stderr is closed."""
+"""Exceptions of a bar: lost terminal, no thread available, closed stderr."""
 
 
 class Advance(Protocol):
-    """Moves a progress bar on."""
+    """Function that advances a progress bar."""
 
     def __call__(self, count: int, status: str = "") -> None:
-        """``count`` more items are done; ``status`` is shown at the end of the line."""
+        """Advance by ``count`` items; ``status`` is shown at the end of the line."""
 
 
 @contextmanager
 def progress(description: str, total: int | None, done: int = 0, *, shown: bool = True) -> Iterator[Advance]:
-    """Yield a function to be called as work is done; the bar appears once the work has lasted for two seconds.
+    """Yield a function that advances the bar; the bar appears after two seconds.
 
-    A bar that cannot be drawn stops nothing: no thread can be started for it, or the terminal has gone.
+    Failures to draw the bar (no thread available, lost terminal) are ignored.
 
     Args:
-        description: what is being done, e.g. ``"embedding"``.
-        total: how many items there are; None if that is not known.
-        done: how many of them were done before.
-        shown: whether there is a bar at all; of many processes one should show it.
+        description: label of the work, e.g. ``"embedding"``.
+        total: number of items; None if unknown.
+        done: number of items done before.
+        shown: whether to show the bar; only one of several processes should.
     """
     began = time.monotonic()
     bars: Any = None
@@ -67,7 +67,7 @@ def progress(description: str, total: int | None, done: int = 0, *, shown: bool 
 
 
 def _stop(bars: Any) -> None:
-    """Give the terminal back, as far as it is still there."""
+    """Stop the bar, ignoring a lost terminal."""
     with suppress(*_LOST):
         bars.stop()
 

@@ -1,7 +1,7 @@
-"""Reading files that may come from anybody: regular files only, up to a stated size; JSON within bounded depth.
+"""Readers of untrusted files: regular files of bounded size, and JSON of bounded depth.
 
-``Path.exists``, ``is_file`` and ``is_dir`` raise OSError for a name that is too long and for what lies in a folder that
-may not be entered. The functions of this file raise DataError instead, which names the path.
+``Path.exists``, ``is_file`` and ``is_dir`` raise OSError for names that are too long and in folders without access. The
+functions of this file raise DataError with the path instead.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from vplface.errors import DataError
 
 MEBIBYTE = 2**20
 TEXT_LIMIT = 64 * MEBIBYTE
-"""The largest file of text that is read as a whole, in bytes: lists, recipes, JSON."""
+"""Largest text file that is read, in bytes: lists, recipes, JSON."""
 PICTURE_LIMIT = 256 * MEBIBYTE
-"""The largest encoded picture, in bytes."""
+"""Largest encoded picture, in bytes."""
 
 _DIGITS = 300
-"""The most digits of an integer in JSON; a float can still hold it."""
+"""Largest number of digits of an integer in JSON, still in the range of a float."""
 
 _ABSENT = (errno.ENOENT, errno.ENOTDIR)
 _KINDS = {stat.S_IFREG: "file", stat.S_IFDIR: "folder"}
 
 
 class UnreadableFileError(DataError):
-    """A file that cannot be read; ``where`` is its path, ``reason`` what is wrong with it."""
+    """Raised for a file that cannot be read; ``where`` is its path, ``reason`` the explanation."""
 
     def __init__(self, where: str, reason: str) -> None:
         super().__init__(where, reason)
@@ -41,10 +41,10 @@ class UnreadableFileError(DataError):
 
 
 def kind_of(path: Path | str) -> Literal["file", "folder", "other"] | None:
-    """What is at a path, links followed; None if nothing is there.
+    """Kind of the entry at a path, following links; None if it does not exist.
 
     Raises:
-        DataError: naming the path, if that cannot be found out.
+        DataError: the path cannot be examined.
     """
     try:
         mode = os.stat(path).st_mode  # noqa: PTH116 - Path.stat is the same
@@ -58,20 +58,20 @@ def kind_of(path: Path | str) -> Literal["file", "folder", "other"] | None:
 
 
 def is_file(path: Path | str) -> bool:
-    """Whether a regular file is at a path; raises DataError if that cannot be found out."""
+    """Whether a path is a regular file; raises DataError if it cannot be examined."""
     return kind_of(path) == "file"
 
 
 def is_folder(path: Path | str) -> bool:
-    """Whether a folder is at a path; raises DataError if that cannot be found out."""
+    """Whether a path is a folder; raises DataError if it cannot be examined."""
     return kind_of(path) == "folder"
 
 
 def open_regular(path: Path | str) -> int:
-    """A descriptor for reading a regular file; a device, a pipe or a socket is refused without waiting for it.
+    """Open a regular file for reading; returns its descriptor. Others are rejected without blocking.
 
     Raises:
-        UnreadableFileError: naming the path, if it cannot be opened or is not a regular file.
+        UnreadableFileError: the file cannot be opened or is not a regular file.
     """
     try:
         handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
@@ -87,19 +87,19 @@ def open_regular(path: Path | str) -> int:
 
 
 def read_bytes(path: Path | str, limit: int = PICTURE_LIMIT) -> bytes:
-    """All bytes of a regular file.
+    """Read a regular file.
 
     Args:
-        path: the file; a device, a pipe or a socket is refused without waiting for it.
-        limit: the largest size, in bytes.
+        path: path of the file; devices, pipes and sockets are rejected without blocking.
+        limit: largest accepted size, in bytes.
 
     Raises:
-        UnreadableFileError: naming the path, if it cannot be read, is not a regular file, or is larger.
+        UnreadableFileError: the file cannot be read, is not a regular file, or is too large.
     """
     try:
         with os.fdopen(open_regular(path), "rb") as file:
             size = os.fstat(file.fileno()).st_size
-            data = file.read(size + 1) if size <= limit else b""  # read() takes memory for all that it is asked for
+            data = file.read(size + 1) if size <= limit else b""  # read() allocates all requested memory
             if len(data) > size:
                 data += file.read(limit - size)
     except OSError as error:
@@ -111,16 +111,16 @@ def read_bytes(path: Path | str, limit: int = PICTURE_LIMIT) -> bytes:
 
 
 def read_text(path: Path | str, encoding: str = "utf-8", errors: str = "strict", limit: int = TEXT_LIMIT) -> str:
-    """All text of a regular file, with newlines as line ends.
+    """Read a text file, with newlines as line ends.
 
     Raises:
-        DataError: as :func:`read_bytes`, and if it is not text in this encoding.
+        DataError: as :func:`read_bytes`, or the file is not text in this encoding.
     """
     return decoded(read_bytes(path, limit), path, encoding, errors)
 
 
 def decoded(data: bytes, where: Path | str, encoding: str = "utf-8", errors: str = "strict") -> str:
-    """The text in bytes, with newlines as line ends; raises DataError, naming ``where``, if they are none."""
+    """Decode text, with newlines as line ends; raises DataError, naming ``where``, if it is not in this encoding."""
     try:
         return data.decode(encoding, errors).replace("\r\n", "\n").replace("\r", "\n")
     except UnicodeDecodeError as error:
@@ -128,14 +128,14 @@ def decoded(data: bytes, where: Path | str, encoding: str = "utf-8", errors: str
 
 
 def parse_json(text: str | bytes, where: str) -> Any:
-    """The value of a JSON text.
+    """Parse a JSON text.
 
     Args:
         text: the text, or its bytes in UTF-8.
-        where: where it is from, for the error.
+        where: its origin, for errors.
 
     Raises:
-        DataError: it is not JSON, is nested too deeply, or has a number of too many digits.
+        DataError: the text is not JSON, is nested too deeply, or has a number with too many digits.
     """
     try:
         return json.loads(text, parse_int=_integer)
@@ -152,7 +152,7 @@ def _integer(digits: str) -> int:
 
 
 def read_json(path: Path | str, limit: int = TEXT_LIMIT) -> Any:
-    """The value of a file of JSON; raises DataError as :func:`read_bytes` and :func:`parse_json`."""
+    """Read and parse a JSON file; raises DataError as :func:`read_bytes` and :func:`parse_json`."""
     return parse_json(read_bytes(path, limit), str(path))
 
 
@@ -165,5 +165,5 @@ def read_json_object(path: Path | str, limit: int = TEXT_LIMIT) -> dict[str, Any
 
 
 def unreadable(path: Path | str, error: Exception) -> UnreadableFileError:
-    """The error for a path that cannot be read."""
+    """Create the error for a path that cannot be read."""
     return UnreadableFileError(str(path), getattr(error, "strerror", None) or str(error))

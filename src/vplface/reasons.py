@@ -1,4 +1,4 @@
-"""Which errors have a reason outside the program, and what to say of them: the disk, the memory, what was read."""
+"""Messages for errors caused by the environment: disk, memory, or input."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _NO_THREAD = "can't start new thread"
 
 
 def explained(error: BaseException) -> str | None:
-    """What to say of an error whose reason lies outside the program; None for a bug.
+    """Message for an error caused by the environment; None if the error is a bug.
 
     Args:
         error: any exception.

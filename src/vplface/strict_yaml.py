@@ -1,8 +1,8 @@
-"""YAML that may come from anybody: one document within bounded depth, size and time, each key once.
+"""Parser of untrusted YAML: one document of bounded depth, size and time, without duplicate keys.
 
-A plain scalar becomes a number, a truth value or null only in the form that :func:`to_yaml` writes: ``16``, ``0.5``,
-``true``, ``null``. Everything else stays the text that was written: ``007``, ``1e3``, ``2026-11-30``, ``no``. Where a
-number is expected, :func:`number` makes one of the text. Keys of mappings are text.
+A plain scalar becomes a number, a boolean or null only in the form that :func:`to_yaml` writes: ``16``, ``0.5``,
+``true``, ``null``. Other scalars stay text: ``007``, ``1e3``, ``2026-11-30``, ``no``. Where a number is expected,
+:func:`number` converts the text. Keys of mappings are text.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from vplface.reading import MEBIBYTE, read_text
 Scalar: TypeAlias = str | int | float | bool | None
 
 LIMIT = MEBIBYTE
-"""The longest text, in bytes. Recipes have a few thousand."""
+"""Longest text, in bytes. Recipes have a few thousand."""
 MOST_VALUES = 50_000
-"""Keys and values of a document, as often as aliases repeat them; a long text counts once for each 100 characters."""
+"""Limit of keys and values, counting each use of an alias; long texts count once per 100 characters."""
 DEEPEST = 32
-"""Levels of lists and mappings in each other."""
+"""Limit of nesting of lists and mappings."""
 
 _WORDS: dict[str, bool | None] = {
     "true": True,
@@ -48,11 +48,11 @@ _TYPES: dict[str, tuple[type, ...]] = {
 }
 _MERGE = "<<"
 _SHOWN = 60
-"""Characters of a text that an error shows."""
+"""Number of characters of a text shown in errors."""
 
 
 def plain(text: str) -> Scalar:
-    """The value of a scalar without quotes: what :func:`written` writes as this text, else the text itself."""
+    """Value of an unquoted scalar: the value that :func:`written` writes as this text, else the text itself."""
     if text in _WORDS:
         return _WORDS[text]
     if _INTEGER.fullmatch(text):
@@ -63,7 +63,7 @@ def plain(text: str) -> Scalar:
 
 
 def written(value: Scalar) -> str:
-    """A scalar as text, from which :func:`plain` makes it again."""
+    """Text of a scalar, the inverse of :func:`plain`."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if value is None:
@@ -77,7 +77,7 @@ def written(value: Scalar) -> str:
 
 
 def number(text: str) -> int | float | None:
-    """The number that YAML 1.2 takes a text for, as 7 for ``007`` and 1000.0 for ``1e3``; None where it is none."""
+    """Parse a number as YAML 1.2 does: 7 for ``007``, 1000.0 for ``1e3``; None if the text is not a number."""
     if len(text) > _LONGEST_NUMBER:
         return None
     if text.lower() in _NOT_FINITE:
@@ -91,15 +91,15 @@ def number(text: str) -> int | float | None:
 
 
 def parse_yaml(text: str, where: str) -> Any:
-    """The value of a YAML text: dicts with text for keys, lists, and scalars as :func:`plain` takes them.
+    """Parse YAML to dicts with text keys, lists, and scalars as :func:`plain` returns them.
 
     Args:
         text: one document.
-        where: where it is from, for the error.
+        where: its origin, for errors.
 
     Raises:
-        DataError: with the line, if it is not YAML, holds several documents, the same key twice, a key that is no
-            scalar, a tag that is not known, an alias inside its own anchor, or more than the bounds allow.
+        DataError: the text is not YAML, holds several documents, a duplicate key, a key that is not a scalar, an
+            unknown tag or an alias inside its own anchor, or exceeds the bounds; the line is named.
     """
     if len(text) > LIMIT:
         raise DataError(f"{where}: longer than {LIMIT // MEBIBYTE} MiB, the most that is read as YAML")
@@ -272,7 +272,7 @@ class _Document:
         self.put(value, size)
 
     def put(self, value: Any, size: int) -> None:
-        """Hand a value whose size is counted to what it stands in."""
+        """Insert a value of counted size into the innermost open list or mapping."""
         if not self.open:
             self.root = value
             return
@@ -293,7 +293,7 @@ class _Document:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes the text that YAML 1.1 or :func:`plain` would take for something else."""
+    """Dumper that quotes text which YAML 1.1 or :func:`plain` would parse as another type."""
 
     def resolve(self, kind: Any, value: Any, implicit: Any) -> Any:
         tag = super().resolve(kind, value, implicit)  # type: ignore[no-untyped-call]

@@ -1,4 +1,4 @@
-"""Telemetry of other libraries, switched off before any of them is imported."""
+"""Environment variables that switch off the telemetry of other libraries."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ SWITCHES = {
     "FASTAPI_OTEL_AUTO_CONFIGURE": "false",
     "DO_NOT_TRACK": "1",  # https://consoledonottrack.com
 }
-"""Environment variables that the libraries read when they are imported, also where another library imports them."""
+"""Environment variables, which the libraries read at import."""
 
 
 def switch_off() -> None:
-    """Set :data:`SWITCHES` in this process and, through its environment, in those that it starts."""
+    """Set :data:`SWITCHES` in the environment of this process and its children."""
     os.environ.update(SWITCHES)
