@@ -101,7 +101,7 @@ class MobileFaceNet(nn.Module):
         )
 
     def forward(self, x: Float[Tensor, "batch 3 112 112"]) -> Float[Tensor, "batch dim"]:
-        """Embeddings, not normalised."""
+        """Return the embeddings, not normalised."""
         for layer in self.layers:
             x = layer(x)
         with full_precision(x.device):

@@ -55,7 +55,7 @@ class Timm(nn.Module):
         self.embedding_norm = nn.BatchNorm1d(embedding_dim)
 
     def forward(self, x: Float[Tensor, "batch 3 112 112"]) -> Float[Tensor, "batch dim"]:
-        """Embeddings, not normalised."""
+        """Return the embeddings, not normalised."""
         features: Tensor = self.network(x)
         with full_precision(x.device):
             embedding: Tensor = self.embedding_norm(self.embedding(features.to(self.embedding.weight.dtype)))

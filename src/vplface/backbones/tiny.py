@@ -63,7 +63,7 @@ class Tiny(nn.Module):
         self.embedding_norm = nn.BatchNorm1d(embedding_dim) if norm == "batch" else nn.Identity()
 
     def forward(self, pictures: Float[Tensor, "batch 3 112 112"]) -> Float[Tensor, "batch dim"]:
-        """Embeddings, not normalised."""
+        """Return the embeddings, not normalised."""
         maps = self.stages(self.stem(pictures))
         with full_precision(pictures.device):
             flat = self.dropout(maps.flatten(1).to(self.embedding.weight.dtype))

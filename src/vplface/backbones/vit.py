@@ -121,7 +121,7 @@ class ViT(nn.Module):
                     nn.init.zeros_(module.bias)
 
     def forward(self, x: Float[Tensor, "batch 3 112 112"]) -> Float[Tensor, "batch dim"]:
-        """Embeddings, not normalised."""
+        """Return the embeddings, not normalised."""
         with full_precision(x.device):
             patches = self.patch_embed["proj"](x.to(self.pos_embed.dtype))
             tokens = patches.flatten(2).transpose(1, 2) + self.pos_embed

@@ -31,6 +31,7 @@ class Batch:
     unreadable: list[str]
 
 
+# size: each is independent of the others, and one caller gives them all
 def load_batches(
     pictures: PictureSet,
     batches: Batches,
@@ -103,7 +104,7 @@ class _Steps:
     min_pictures: int = 1
 
     def __call__(self, item: int, buffer: UInt8[np.ndarray, " bytes"]) -> tuple[int, Any]:
-        """See :class:`vplface.data.workers.Task`."""
+        """Load a batch, as :class:`vplface.data.workers.Task` says."""
         collection = _Collection(self.pictures, buffer, self.augmentation, self.seed)
         collection.add(*self._slice(item), len(buffer) // PICTURE_BYTES)
         if collection.labels:
@@ -130,7 +131,7 @@ class _Slices:
     batch_size: int
 
     def __call__(self, item: int, buffer: UInt8[np.ndarray, " bytes"]) -> tuple[int, Any]:
-        """See :class:`vplface.data.workers.Task`."""
+        """Load a slice, as :class:`vplface.data.workers.Task` says."""
         collection = _Collection(self.pictures, buffer)
         collection.add(
             0, self.indices[item * self.batch_size : (item + 1) * self.batch_size], len(buffer) // PICTURE_BYTES

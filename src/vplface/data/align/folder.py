@@ -95,6 +95,7 @@ class _Work:
     quality: int
 
 
+# size: independent options of one public function, all with defaults
 def align_folder(
     source: Path | str,
     target: Path | str,

@@ -51,7 +51,7 @@ class Source(Protocol):
 
     @property
     def size(self) -> int:
-        """Number of bytes."""
+        """Size of the source, in bytes."""
 
     def read(self, start: int, count: int) -> bytes:
         """Read ``count`` bytes at ``start``, fewer only at the end; raises OSError."""
