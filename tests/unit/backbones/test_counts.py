@@ -62,6 +62,7 @@ def test_multiply_adds_of_a_convolutional_network_by_hand():
     assert benchmark.count("mobilefacenet", 128)[1] == expected
 
 
+@pytest.mark.slow
 def test_the_table_of_the_docs_has_every_backbone_and_its_counts():
     page = (ROOT / "docs" / "backbones.md").read_text("utf-8").split("## Which there are")[1].split("## Options")[0]
     said = dict(re.findall(r"^\| `(\w+)` \| ([\d.]+ M \| [\d.]+ G) \|", page, flags=re.MULTILINE))

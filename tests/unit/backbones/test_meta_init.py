@@ -41,6 +41,7 @@ def test_networks_after_it_are_drawn_again() -> None:
     assert torch.zeros(100).uniform_().unique().numel() > 90
 
 
+@pytest.mark.slow
 def test_meta_init_does_not_load_torchs_compiler() -> None:
     script = """
 import sys

@@ -187,6 +187,7 @@ def test_weights_of_another_size_or_model_change_nothing(timm, tmp_path):
     assert backbone.network.patch_embed.proj.weight.equal(before)
 
 
+@pytest.mark.slow
 def test_a_model_is_saved_loaded_and_exported(timm, tmp_path):
     torch.manual_seed(0)
     backbone = build(SMALL, 8, drop_rate=0.1)
