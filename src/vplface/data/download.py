@@ -77,7 +77,7 @@ def fetch(file: File, folder: Path) -> bool:
         where = error.filename or target
         raise DataError(
             f"cannot write {where}: {error.strerror or error}; free some space or choose another folder (--to), then "
-            "repeat the command: it goes on where it was"
+            "repeat the command to resume"
         ) from error
     return True
 
@@ -119,7 +119,7 @@ def _download(file: File, part: Path) -> None:
             if not before:  # else what was there before may have been wrong
                 break
     come = part.stat().st_size if part.exists() else 0
-    kept = f"\n{come:,} bytes have come; repeat the command, it goes on behind them" if come else ""
+    kept = f"\n{come:,} bytes are kept; repeat the command to resume" if come else ""
     raise DataError(f"{file.name} cannot be downloaded:\n  " + "\n  ".join(faults) + kept)
 
 

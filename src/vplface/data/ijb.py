@@ -218,7 +218,7 @@ def read_landmarks(path: Path | str, pictures: Sequence[str]) -> Landmarks:
         position = {name: row for row, name in enumerate(names)}
         if missing := [name for name in pictures if name not in position]:
             raise DataError(
-                f"{path}: {len(missing)} of {len(pictures)} pictures have no line there, {missing[0]!r} for one"
+                f"{path}: {len(missing)} of {len(pictures)} pictures have no line there, such as {missing[0]!r}"
             )
         rows = np.array([position[name] for name in pictures], np.int64)
     chosen = numbers[rows]

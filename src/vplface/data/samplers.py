@@ -254,7 +254,7 @@ def _stride(width: int) -> int:
 def _fill_lanes(
     classes: Int64[np.ndarray, " c"], sizes: Int64[np.ndarray, " c"], length: int
 ) -> Int64[np.ndarray, " c"]:
-    """Reorder classes so that few of them, laid end to end, lie across a multiple of ``length``.
+    """Reorder classes so that few of them, laid end to end, cross a multiple of ``length``.
 
     The order is kept, but that a class which would lie across is preceded by later ones that fill the room exactly,
     the largest that fit, where there are such.

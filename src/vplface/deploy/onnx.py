@@ -106,7 +106,7 @@ def export(
     require_calibration(precision, calibration)
     backbone, card = load_model(model)
     size = card.preprocessing.size
-    carried = card if precision == "fp32" else replace(card, evaluation=None)
+    exported_card = card if precision == "fp32" else replace(card, evaluation=None)
     calibrated, pictures = (
         sample_calibration(calibration) if calibration is not None else (None, _random_pictures(sum(BATCH_SIZES), size))
     )
@@ -115,18 +115,15 @@ def export(
         TemporaryDirectory(prefix="vplface-export-") as scratch,
         replacing(path) as temporary,
     ):
-        whole = temporary if precision == "fp32" else Path(scratch) / "fp32.onnx"
-        try:
-            _export_fp32(backbone, whole, opset, size, carried.to_json())
-        except torch.onnx.errors.OnnxExporterError as error:
-            reason = str(error).strip().partition("\n")[0]
-            raise VplfaceError(f"{path}: torch cannot export {card.backbone} at opset {opset}: {reason}") from error
-        fp32_size = whole.stat().st_size
+        fp32_path = temporary if precision == "fp32" else Path(scratch) / "fp32.onnx"
+        with _exporter_errors(f"{path}: torch cannot export {card.backbone} at opset {opset}"):
+            _export_fp32(backbone, fp32_path, opset, size, exported_card.to_json())
+        fp32_size = fp32_path.stat().st_size
         advance(1)
         if precision == "fp16":
-            to_fp16(whole, temporary)
+            to_fp16(fp32_path, temporary)
         elif calibrated is not None:
-            to_int8(whole, temporary, card.preprocessing, calibrated)
+            to_int8(fp32_path, temporary, card.preprocessing, calibrated)
         advance(1)
         comparison = _compare(Embedder.from_backbone(backbone, card), Embedder.load(temporary), pictures)
         calibration_size = None if calibrated is None else len(calibrated)
@@ -190,6 +187,16 @@ def _export_fp32(backbone: torch.nn.Module, path: Path, opset: int, size: int, c
     passes.ClearMetadataAndDocStringPass()(program.model)  # stack traces with paths of this machine
     program.model.metadata_props[CARD_KEY] = card
     program.save(path, external_data=False)
+
+
+@contextmanager
+def _exporter_errors(message: str) -> Iterator[None]:
+    """Raise errors of torch's exporter as VplfaceErrors."""
+    try:
+        yield
+    except torch.onnx.errors.OnnxExporterError as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise VplfaceError(f"{message}: {reason}") from error
 
 
 @contextmanager

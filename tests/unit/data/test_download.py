@@ -96,7 +96,7 @@ def test_a_cut_connection_keeps_what_came_and_the_next_call_goes_on(server, tmp_
     server.cut = 100_000
     for come in (100_000, 200_000, 300_000):
         with pytest.raises(
-            DataError, match=rf"(?s)broke off, {512_000 - come:,} bytes before.*{come:,} bytes have come"
+            DataError, match=rf"(?s)broke off, {512_000 - come:,} bytes before.*{come:,} bytes are kept"
         ):
             fetch(described(server.url), tmp_path)
         assert names(tmp_path) == [".data.bin.part"]
@@ -237,7 +237,7 @@ def test_the_command_shows_the_terms_and_goes_on(server, tmp_path, monkeypatch):
     result = run("faces", "--to", tmp_path / "set")
     assert result.exit_code == 1
     assert "For research." in result.stdout
-    assert "1,000 bytes have come; repeat the command" in result.stderr
+    assert "1,000 bytes are kept; repeat the command" in result.stderr
     server.cut = None
     assert run("FACES", "--to", tmp_path / "set").exit_code == 0
     assert (tmp_path / "set" / "data.bin").read_bytes() == CONTENT
@@ -247,7 +247,7 @@ def test_the_command_shows_the_terms_and_goes_on(server, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ([], "which set"),
+        ([], "no set is named"),
         (["lwf"], "no set is called 'lwf'; did you mean 'lfw'?"),
         (["ms1mv3"], "ms1mv3 cannot be downloaded by a program"),
     ],

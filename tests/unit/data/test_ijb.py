@@ -41,7 +41,7 @@ def test_landmarks_are_found_by_name_whatever_their_order(written):
     assert found.points.shape == (2, 5, 2)
     assert found.points[0, 0].tolist() == pytest.approx([1, 51.7])
     assert found.points[1, 4].tolist() == pytest.approx([70.7, 92.2])
-    with pytest.raises(DataError, match=r"1 of 2 pictures have no line there, 'd\.jpg'"):
+    with pytest.raises(DataError, match=r"1 of 2 pictures have no line there, such as 'd\.jpg'"):
         read_landmarks(path, ["a.jpg", "d.jpg"])
 
 

@@ -299,7 +299,7 @@ def _require_apart(source: Path, target: Path) -> None:
         raise DataError(f"{target}: is a file, not a folder")
     here, there = source.resolve(), target.resolve()
     if here == there or here in there.parents or there in here.parents:
-        raise DataError(f"{target}: lies in {source}, or the other way round; crops need a folder of their own")
+        raise DataError(f"{target}: must be outside {source}, and not contain it; choose another folder for the crops")
 
 
 def _scan(root: Path) -> tuple[list[str], FolderScan]:

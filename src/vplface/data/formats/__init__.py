@@ -53,9 +53,7 @@ def open_pictures(path: Path | str, split: str | None = None) -> StoredPictures:
     folder = is_folder(path)
     row = next((row for row in FORMATS if _takes(row, path, folder)), FOLDER)
     if split is not None and not row.splits:
-        raise DataError(
-            f"{path}: only lists, Parquet and .zip files have splits, so there is no split {split!r} to take"
-        )
+        raise DataError(f"{path}: no split {split!r}; only lists, Parquet and .zip files have splits")
     if row is FOLDER and kind_of(path) is None:
         raise DataError(f"{path}: does not exist; give a folder PATH/IDENTITY/PICTURE, or a file of a known format")
     if row is FOLDER and not folder:

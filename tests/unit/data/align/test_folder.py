@@ -222,7 +222,7 @@ def test_a_target_with_other_files_or_inside_the_source_is_left_alone(photos, tm
     with pytest.raises(DataError, match=r"holiday\.jpg: is a file, not a folder"):
         align_folder(photos, tmp_path / "mine" / "holiday.jpg", Dots())
     for target in (photos, photos / "faces", tmp_path):
-        with pytest.raises(DataError, match="need a folder of their own"):
+        with pytest.raises(DataError, match="choose another folder for the crops"):
             align_folder(photos, target, Dots())
     assert files(photos) == before
     assert files(tmp_path / "mine") == {"holiday.jpg": b"mine"}
