@@ -194,7 +194,7 @@ def test_open_sources_leaves_out_pictures_on_a_list(faces, tmp_path):
     of_p1 = [pictures.name(index) for index in np.flatnonzero(pictures.labels == 1)]
     assert of_p1 == ["p1/1.png", "p1/2.png", "p1/3.png"]
     (tmp_path / "drop.txt").write_text("p1/9.png\n", encoding="utf-8")
-    with pytest.raises(DataError, match=r"data\.train\.0: .*'p1/9\.png' for one"):
+    with pytest.raises(DataError, match=r"data\.train\.0: .*such as 'p1/9\.png'"):
         open_sources(config.data.train)
 
 
