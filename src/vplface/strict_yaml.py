@@ -248,7 +248,7 @@ class _Document:
             done.value.update(own)
         if done.anchor is not None:
             self.anchors[done.anchor] = done.value, done.size
-        self.put(done.value, done.size)
+        self.insert(done.value, done.size)
 
     def expects_key(self) -> bool:
         return bool(self.open) and isinstance(self.open[-1].value, dict) and self.open[-1].key is None
@@ -269,9 +269,9 @@ class _Document:
 
     def add(self, value: Any, size: int) -> None:
         self.grow(size)
-        self.put(value, size)
+        self.insert(value, size)
 
-    def put(self, value: Any, size: int) -> None:
+    def insert(self, value: Any, size: int) -> None:
         """Insert a value of counted size into the innermost open list or mapping."""
         if not self.open:
             self.root = value

@@ -59,7 +59,7 @@ class Figure(_Stored):
 
     def to_json(self) -> dict[str, Any]:
         """The JSON object: value, interval, details."""
-        return {"value": self.value, _INTERVAL: _listed(self.interval), **self.details}
+        return {"value": self.value, _INTERVAL: _as_list(self.interval), **self.details}
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> Figure:
@@ -88,12 +88,12 @@ class Difference(_Stored):
 
     def to_json(self) -> dict[str, Any]:
         """The JSON object: difference, interval, and what is known besides."""
-        ends = _listed(self.interval)
+        ends = _as_list(self.interval)
         if (seeds := self.over_seeds) is not None:
             stored = {"difference": self.value, "per_seed": list(seeds.per_seed), "seeds": len(seeds.per_seed)}
             stored |= {_INTERVAL: ends, "same_sign": seeds.same_sign}
             if seeds.interval is not None:
-                stored[_INTERVAL_OVER_SEEDS] = _listed(seeds.interval)
+                stored[_INTERVAL_OVER_SEEDS] = _as_list(seeds.interval)
             return stored | {"distinguishable": self.distinguishable}
         stored = {"difference": self.value, _INTERVAL: ends, "distinguishable": self.distinguishable}
         return stored if self.mcnemar is None else stored | {"mcnemar": dict(self.mcnemar)}
@@ -145,5 +145,5 @@ def _interval(ends: object) -> Interval | None:
     return None if low is None or high is None else (low, high)
 
 
-def _listed(ends: Interval | None) -> list[float] | None:
+def _as_list(ends: Interval | None) -> list[float] | None:
     return None if ends is None else list(ends)

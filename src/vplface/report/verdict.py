@@ -158,8 +158,8 @@ def _metrics(differences_: Sequence[ArmDifference]) -> str:
     names = [difference.metric.label for difference in differences_]
     prefix = f"{TAR.label} "
     at_far = [name for name in names if name.startswith(prefix)]
-    rates = [_listed([at_far[0], *(name.removeprefix(prefix) for name in at_far[1:])])] if at_far else []
-    return _listed([*(name for name in names if name not in at_far), *rates])
+    rates = [_joined([at_far[0], *(name.removeprefix(prefix) for name in at_far[1:])])] if at_far else []
+    return _joined([*(name for name in names if name not in at_far), *rates])
 
 
 def _points(difference: ArmDifference) -> str:
@@ -183,5 +183,5 @@ def decimals(difference: ArmDifference) -> int:
     return 1 if difference.interval[1] - difference.interval[0] >= 0.01 else 2
 
 
-def _listed(words: Sequence[str]) -> str:
+def _joined(words: Sequence[str]) -> str:
     return words[0] if len(words) == 1 else ", ".join(words[:-1]) + " and " + words[-1]

@@ -67,7 +67,7 @@ def open_parquet(path: Path | str, split: str | None = None) -> PictureList | Pa
     if image is None and {"path", "label"} <= set(schema.names):
         if "split" not in schema.names:
             files, split = _of_split(path, files, split), None
-        return PictureList.from_rows(path, files[0].parent, _listed(files), split)
+        return PictureList.from_rows(path, files[0].parent, _listed_rows(files), split)
     if image is None:
         raise DataError(
             f"{files[0]}: has neither a column of pictures (bytes, or a struct of bytes and path) nor the columns path "
@@ -399,7 +399,7 @@ def _unique(paths: list[Any]) -> Any | None:
     return joined if pc.count_distinct(joined, mode="all").as_py() == len(joined) else None
 
 
-def _listed(files: list[Path]) -> Iterator[Row]:
+def _listed_rows(files: list[Path]) -> Iterator[Row]:
     for file in files:
         with _opened(file) as opened:
             columns = [name for name in ("path", "label", "split") if name in opened.schema_arrow.names]
