@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,6 +12,9 @@ from vplface.cli.options import AS_JSON, SPLIT
 from vplface.console import print_json, say
 from vplface.data.format_table import Format
 from vplface.errors import UsageError
+
+if TYPE_CHECKING:
+    from vplface.data.convert import Conversion
 
 _LINES = 20
 
@@ -100,16 +103,7 @@ def convert(
             }
         )
     else:
-        details = [
-            f"{count:,} {description}"
-            for count, description in (
-                (done.resumed, "of them from an earlier run"),
-                (done.dropped, "dropped"),
-                (len(done.unreadable), "could not be read and are left out"),
-            )
-            if count
-        ]
-        say(f"{target}: {', '.join([f'{done.pictures:,} pictures of {done.identities:,} identities', *details])}")
+        say(f"{target}: {_format_conversion(done)}")
         if pair_list is not None:
             say(f"{pair_list}: its pairs")
     if pictures.left_out:
@@ -120,3 +114,13 @@ def convert(
         if len(done.unreadable) > _LINES:
             say(f"... and {len(done.unreadable) - _LINES:,} more; --json names all", file=sys.stderr)
         raise typer.Exit(1)
+
+
+def _format_conversion(done: Conversion) -> str:
+    counts = {
+        "of them from an earlier run": done.resumed,
+        "dropped": done.dropped,
+        "could not be read and are left out": len(done.unreadable),
+    }
+    parts = [f"{count:,} {description}" for description, count in counts.items() if count]
+    return ", ".join([f"{done.pictures:,} pictures of {done.identities:,} identities", *parts])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,6 +17,9 @@ from vplface.printable import printable_name
 
 if TYPE_CHECKING:
     from vplface.data.summary import Summary
+
+Coverage = Mapping[int, Mapping[int, float]]
+"""Expected coverage by batch size and Δt."""
 
 BATCHES = (128, 512, 2048)
 LIFETIMES = (50, 100, 200, 500, 1000, 2000)
@@ -65,38 +68,7 @@ def info(
     if plot is not None:
         _draw(plot, path, summary)
     if as_json:
-        sizes = summary.class_sizes
-        print_json(
-            {
-                "schema": 1,
-                "path": str(path),
-                "pictures": summary.pictures,
-                "identities": summary.identities,
-                "identities_without_pictures": summary.empty,
-                "pictures_per_identity": {
-                    "mean": float(sizes.mean()),
-                    "median": float(sorted(sizes.tolist())[len(sizes) // 2]),
-                    "largest": int(sizes.max()),
-                },
-                "share_of_identities_with_one_picture": summary.single,
-                "histogram": [
-                    {"from": low, "to": high, "identities": count} for (low, high), count in summary.histogram().items()
-                ],
-                "sample": {
-                    "pictures": summary.sampled,
-                    "formats": summary.formats,
-                    "sizes": summary.sizes,
-                    "unreadable": summary.unreadable,
-                },
-                "bytes": summary.bytes,
-                "left_out": pictures.left_out.to_dict(),
-                "expected_coverage": [
-                    {"batch_size": batch, "delta_t": delta_t, "coverage": share}
-                    for batch, shares in coverage.items()
-                    for delta_t, share in shares.items()
-                ],
-            }
-        )
+        print_json(_to_dict(path, summary, coverage, pictures.left_out.to_dict()))
         return
     _print_summary(path, summary, coverage)
     if pictures.left_out:
@@ -105,7 +77,40 @@ def info(
         say(f"wrote {plot}")
 
 
-def _print_summary(path: Path, summary: Summary, coverage: dict[int, dict[int, float]]) -> None:
+def _to_dict(path: Path, summary: Summary, coverage: Coverage, left_out: Mapping[str, Any]) -> dict[str, Any]:
+    sizes = summary.class_sizes
+    return {
+        "schema": 1,
+        "path": str(path),
+        "pictures": summary.pictures,
+        "identities": summary.identities,
+        "identities_without_pictures": summary.empty,
+        "pictures_per_identity": {
+            "mean": float(sizes.mean()),
+            "median": float(sorted(sizes.tolist())[len(sizes) // 2]),
+            "largest": int(sizes.max()),
+        },
+        "share_of_identities_with_one_picture": summary.single,
+        "histogram": [
+            {"from": low, "to": high, "identities": count} for (low, high), count in summary.histogram().items()
+        ],
+        "sample": {
+            "pictures": summary.sampled,
+            "formats": summary.formats,
+            "sizes": summary.sizes,
+            "unreadable": summary.unreadable,
+        },
+        "bytes": summary.bytes,
+        "left_out": left_out,
+        "expected_coverage": [
+            {"batch_size": batch, "delta_t": delta_t, "coverage": share}
+            for batch, shares in coverage.items()
+            for delta_t, share in shares.items()
+        ],
+    }
+
+
+def _print_summary(path: Path, summary: Summary, coverage: Coverage) -> None:
     from rich.table import Table
 
     console = Console(highlight=False)

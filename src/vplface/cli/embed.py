@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -19,7 +20,8 @@ from vplface.console import print_json, say
 from vplface.errors import DataError, UsageError
 
 if TYPE_CHECKING:
-    from vplface.embedder import Embedder
+    from vplface.data.pictures import UnreadablePictureError
+    from vplface.embedder import Embedder, Flip
 
 _FORMATS = (".npz", ".csv", ".npy")
 _BATCH_SIZE = 64
@@ -68,36 +70,20 @@ def embed(
     """
     if out.suffix not in _FORMATS:
         raise UsageError(f"--out {out}: the name must end in one of {', '.join(_FORMATS)}")
-    from vplface.data.folder_scan import but_note
-    from vplface.data.pictures import UnreadablePictureError  # torch and opencv take seconds to import
-    from vplface.embedder import Embedder, read_picture
-    from vplface.progress import progress
+    from vplface.data.folder_scan import but_note  # torch and opencv take seconds to import
+    from vplface.embedder import Embedder
 
     embedder = Embedder.load(model, device, preprocessing_of(color, mean, std))
     files, left_out = picture_files(pictures)
     if not files:
         raise DataError(f"no pictures in {', '.join(map(str, pictures))}{but_note(left_out)}")
-    names: list[str] = []
-    parts: list[Float[np.ndarray, "some dim"]] = []
-    unreadable: list[UnreadablePictureError] = []
-    with progress("embedding", len(files)) as advance:
-        for start in range(0, len(files), _BATCH_SIZE):
-            batch = {}
-            for path in files[start : start + _BATCH_SIZE]:
-                try:
-                    batch[str(path)] = read_picture(path, embedder.card.preprocessing.size)
-                except UnreadablePictureError as error:
-                    unreadable.append(error)
-            parts.append(embedder([*batch.values()], flip, names=[*batch]))
-            names += batch
-            advance(min(_BATCH_SIZE, len(files) - start))
+    names, embeddings, unreadable = _embed_files(embedder, files, flip)
     for unread in unreadable:
         say(f"skipped {unread}", file=sys.stderr)
     if not names:
         raise DataError(f"none of the {len(files)} pictures can be read{but_note(left_out)}")
     if left_out:
         say(f"note: {left_out}", file=sys.stderr)
-    embeddings = np.concatenate(parts)
     digest = _write(out, names, embeddings, embedder)
 
     if as_json:
@@ -115,6 +101,31 @@ def embed(
     else:
         skipped = f", skipped {len(unreadable)}" if unreadable else ""
         say(f"wrote {out}: {len(names)} embeddings of {embedder.dim} numbers{skipped}")
+
+
+def _embed_files(
+    embedder: Embedder, files: Sequence[Path], flip: Flip
+) -> tuple[list[str], Float[np.ndarray, "n dim"], list[UnreadablePictureError]]:
+    """Names and embeddings of the pictures that can be read, and the errors of the others."""
+    from vplface.data.pictures import UnreadablePictureError
+    from vplface.embedder import read_picture
+    from vplface.progress import progress
+
+    names: list[str] = []
+    parts: list[Float[np.ndarray, "some dim"]] = []
+    unreadable: list[UnreadablePictureError] = []
+    with progress("embedding", len(files)) as advance:
+        for start in range(0, len(files), _BATCH_SIZE):
+            batch = {}
+            for path in files[start : start + _BATCH_SIZE]:
+                try:
+                    batch[str(path)] = read_picture(path, embedder.card.preprocessing.size)
+                except UnreadablePictureError as error:
+                    unreadable.append(error)
+            parts.append(embedder([*batch.values()], flip, names=[*batch]))
+            names += batch
+            advance(min(_BATCH_SIZE, len(files) - start))
+    return names, np.concatenate(parts), unreadable
 
 
 def _write(out: Path, names: list[str], embeddings: Float[np.ndarray, "n dim"], embedder: Embedder) -> str:

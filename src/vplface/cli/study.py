@@ -6,12 +6,17 @@ import re
 import shlex
 import sys
 from collections.abc import Iterable
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from vplface.cli.recipe import OverridesArgument
 from vplface.console import print_json
+from vplface.errors import UsageError
+
+if TYPE_CHECKING:
+    from vplface.config import Config
+    from vplface.study import Grid, Results, Study
 
 
 def study(
@@ -55,50 +60,74 @@ def study(
     vplface study shallow.yaml --dry-run
     vplface study shallow.yaml --settings lfw --arms plain,vpl workers=4
     """  # noqa: D301 (the mark before lines that stay as they are)
-    from vplface.cli.estimate_table import show_estimate
-    from vplface.cli.tables import show_results, show_study
     from vplface.config import read_config, read_recipe
-    from vplface.errors import TrainingInterrupted, UsageError
-    from vplface.study import compare_arms, conclude, estimate, grid_of_recipe, is_study, read_grid, run_all
+    from vplface.study import is_study, read_grid
 
-    numbers = None if seeds is None else [number.strip() for number in seeds.split(",")]
-    if numbers is not None and not all(re.fullmatch("[0-9]{1,18}", number) for number in numbers):
-        raise UsageError(f"--seeds takes different whole numbers with commas between them (0,1,2), got {seeds!r}")
-    chosen = None if numbers is None else [int(number) for number in numbers]
-    if chosen is not None and len(set(chosen)) < len(chosen):
-        raise UsageError(f"--seeds takes different whole numbers with commas between them (0,1,2), got {seeds!r}")
+    seed_list = _parse_seeds(seeds)
     if is_study(read_recipe(config)):
-        grid = read_grid(config, overrides or [], seeds=chosen, arms=_names(arms), settings=_names(settings))
-        if not dry_run:
-            try:
-                failed = run_all(grid, overwrite=overwrite)
-            except TrainingInterrupted as error:
-                again = shlex.join(["vplface", *(word for word in sys.argv[1:] if word != "--overwrite")])
-                raise TrainingInterrupted(f"{error} Go on with: {again}", error.preempted) from error
-            done = conclude(grid, failed)
-            if json:
-                print_json({"schema": 1, **done.summary, "verdict": done.verdict, "report": str(done.report)})
-            else:
-                cells = grid.chosen
-                show_results(done, _unique(cell.setting for cell in cells), _unique(cell.arm for cell in cells))
-            if failed:
-                raise typer.Exit(1)
-            return
+        grid = read_grid(config, overrides or [], seeds=seed_list, arms=_names(arms), settings=_names(settings))
+        _run_study(grid, overwrite=overwrite, dry_run=dry_run, as_json=json)
+        return
+    for option, value in (("--arms", arms), ("--settings", settings)):
+        if value is not None:
+            raise UsageError(f"{option} selects a part of a study file, but {config} is a recipe")
+    recipe = read_config(config, overrides or [])
+    _run_recipe(recipe, seed_list or [0], overwrite=overwrite, dry_run=dry_run, as_json=json)
+
+
+def _run_study(grid: Grid, *, overwrite: bool, dry_run: bool, as_json: bool) -> None:
+    """Train a study file and print its results; exit status 1 if a run has failed."""
+    from vplface.cli.estimate_table import show_estimate
+    from vplface.cli.tables import show_results
+    from vplface.errors import TrainingInterrupted
+    from vplface.study import conclude, estimate, run_all
+
+    if dry_run:
+        show_estimate(estimate(grid), as_json)
+        return
+    try:
+        failed = run_all(grid, overwrite=overwrite)
+    except TrainingInterrupted as error:
+        command = shlex.join(["vplface", *(word for word in sys.argv[1:] if word != "--overwrite")])
+        raise TrainingInterrupted(f"{error} Go on with: {command}", error.preempted) from error
+    results = conclude(grid, failed)
+    if as_json:
+        _print_json(results)
     else:
-        for option, given in (("--arms", arms), ("--settings", settings)):
-            if given is not None:
-                raise UsageError(f"{option} chooses a part of a study file; {config} is a recipe")
-        recipe = read_config(config, overrides or [])
-        if not dry_run:
-            compared = compare_arms(recipe, chosen or [0], overwrite=overwrite)
-            if json:
-                report = str(compared.report)
-                print_json({"schema": 1, **compared.summary, "verdict": compared.verdict, "report": report})
-            else:
-                show_study(compared)
-            return
-        grid = grid_of_recipe(recipe, chosen or [0])
-    show_estimate(estimate(grid), json)
+        cells = grid.chosen
+        show_results(results, _unique(cell.setting for cell in cells), _unique(cell.arm for cell in cells))
+    if failed:
+        raise typer.Exit(1)
+
+
+def _run_recipe(config: Config, seeds: list[int], *, overwrite: bool, dry_run: bool, as_json: bool) -> None:
+    """Train the arms of a recipe and print their comparison."""
+    from vplface.cli.estimate_table import show_estimate
+    from vplface.cli.tables import show_study
+    from vplface.study import compare_arms, estimate, grid_of_recipe
+
+    if dry_run:
+        show_estimate(estimate(grid_of_recipe(config, seeds)), as_json)
+        return
+    compared = compare_arms(config, seeds, overwrite=overwrite)
+    if as_json:
+        _print_json(compared)
+    else:
+        show_study(compared)
+
+
+def _print_json(results: Results | Study) -> None:
+    print_json({"schema": 1, **results.summary, "verdict": results.verdict, "report": str(results.report)})
+
+
+def _parse_seeds(text: str | None) -> list[int] | None:
+    if text is None:
+        return None
+    parts = [part.strip() for part in text.split(",")]
+    seeds = [int(part) for part in parts if re.fullmatch("[0-9]{1,18}", part)]
+    if len(set(seeds)) < len(parts):
+        raise UsageError(f"--seeds takes different whole numbers with commas between them (0,1,2), got {text!r}")
+    return seeds
 
 
 def _unique(names: Iterable[str]) -> list[str]:

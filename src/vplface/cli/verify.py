@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -24,6 +25,9 @@ from vplface.cli.options import AS_JSON, DEVICE
 from vplface.cli.preprocessing import COLOR, MEAN, STD, preprocessing_of
 from vplface.console import print_json, say
 from vplface.errors import UsageError
+
+if TYPE_CHECKING:
+    from vplface.deploy.faces import Photograph
 
 
 def verify(
@@ -72,7 +76,7 @@ def verify(
         load_operating_point,
         resolve_flip,
     )
-    from vplface.deploy.faces import FaceReader, describe_boxes
+    from vplface.deploy.faces import FaceReader
     from vplface.evaluation.provenance import hashes
 
     embedder = load_embedder(model, device, preprocessing_of(color, mean, std))
@@ -87,13 +91,7 @@ def verify(
     decision = threshold_or_advice(model, point, threshold, flip, preprocessing)
     same = decide(similarity, decision)
 
-    for photograph, number in zip(photographs, numbers, strict=True):
-        if len(photograph.faces) > 1:
-            say(
-                f"note: {photograph.path} shows {len(photograph.faces)} faces{describe_boxes(photograph.boxes)}; "
-                f"taken: {number}, others with --face",
-                file=sys.stderr,
-            )
+    _note_several_faces(photographs, numbers)
     verdict = VERDICT[same]
     if show is not None:
         from vplface.cli.faces_drawn import draw_pair
@@ -123,6 +121,18 @@ def verify(
         say(decision)
     if show is not None:
         say(f"wrote {show}")
+
+
+def _note_several_faces(photographs: Sequence[Photograph], numbers: Sequence[int]) -> None:
+    from vplface.deploy.faces import describe_boxes
+
+    for photograph, number in zip(photographs, numbers, strict=True):
+        if len(photograph.faces) > 1:
+            say(
+                f"note: {photograph.path} shows {len(photograph.faces)} faces{describe_boxes(photograph.boxes)}; "
+                f"taken: {number}, others with --face",
+                file=sys.stderr,
+            )
 
 
 def _face_numbers(text: str) -> tuple[int, int]:
