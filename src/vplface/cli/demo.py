@@ -1,4 +1,4 @@
-"""``vplface demo``: a page on this machine to try a model."""
+"""``vplface demo``: a local page for trying a model in the browser."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ def demo(
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="The gallery to enrol into and search, a folder, made if it is not there. Without it, a temporary one "
-            "that is deleted at the end.",
+            help="The gallery to enrol into and search: a folder, created if it does not exist. Without it, a "
+            "temporary one that is deleted at the end.",
             show_default=False,
         ),
     ] = None,
     detector_model: DETECTOR_MODEL = None,
-    host: Annotated[str, typer.Option(help="The address to listen on; others than this machine's need --expose.")] = (
+    host: Annotated[str, typer.Option(help="The address to listen on; other than loopback needs --expose.")] = (
         "127.0.0.1"
     ),
-    port: Annotated[int, typer.Option(min=0, max=65535, help="The port; 0 takes one that is free.")] = 7860,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="The port; 0 chooses a free one.")] = 7860,
     open_: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
     expose: Annotated[
         bool, typer.Option("--expose", help="Let other machines reach the page. It has no password.")
@@ -44,8 +44,7 @@ def demo(
         list[str] | None,
         typer.Option(
             metavar="HOST",
-            help="A further name under which the page is asked for, beside localhost and numeric addresses; may be "
-            "repeated.",
+            help="A further host name of the page, beside localhost and numeric addresses; may be repeated.",
             show_default=False,
         ),
     ] = None,

@@ -32,7 +32,7 @@ _NOTES = 10
 
 def enroll(
     gallery: Annotated[
-        Path, typer.Argument(help="The gallery: a folder, made if it is not there.", show_default=False)
+        Path, typer.Argument(help="The gallery: a folder, created if it does not exist.", show_default=False)
     ],
     pictures: Annotated[
         list[Path] | None,

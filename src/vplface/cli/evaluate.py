@@ -1,4 +1,4 @@
-"""``vplface evaluate``: how well models tell people apart, under a stated protocol."""
+"""``vplface evaluate``: verification accuracy of models under a stated protocol."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def evaluate(
     models: Annotated[
         list[Path],
         typer.Argument(
-            help="The model: a run's folder, RUN/best, an .onnx file, or embeddings that are there already, .npz with "
+            help="The model: a run's folder, RUN/best, an .onnx file, or existing embeddings, .npz with "
             "names (as vplface embed writes) or .npy in the order of the pictures. Several to put them side by side.",
             show_default=False,
             metavar="MODEL",
@@ -58,8 +58,8 @@ def evaluate(
         Path | None,
         typer.Option(
             help="Choose the threshold on this list of pairs instead (LFW View 1: pairsDevTrain.txt). A list in one "
-            "fold needs it: else the threshold is chosen on the test pairs themselves, which flatters and is called "
-            "accuracy@best_threshold.",
+            "fold needs it: else the threshold is chosen on the test pairs, and the figure, which is biased upwards, "
+            "is called accuracy@best_threshold.",
             show_default=False,
         ),
     ] = None,
@@ -92,7 +92,7 @@ def evaluate(
         Literal["exact", "insightface"],
         typer.Option(
             help="How an accuracy threshold is chosen. exact: among all; insightface: on that project's grid of "
-            "squared distances 0, .01, ..., 3.99, to compare with figures made so."
+            "squared distances 0, .01, ..., 3.99, to compare with published figures."
         ),
     ] = "exact",
     far: Annotated[
@@ -105,7 +105,7 @@ def evaluate(
     fmr: Annotated[
         list[float] | None,
         typer.Option(
-            help="False match rate to give the false non-match rate at: the same points, said as errors.",
+            help="False match rate to give the false non-match rate at: the same points, given as errors.",
             show_default=False,
         ),
     ] = None,
@@ -136,17 +136,17 @@ def evaluate(
     ] = None,
     as_json: AS_JSON = False,
 ) -> None:
-    """Measure how well a model tells people apart: accuracy, TAR at fixed FAR, EER, with 95 % intervals.
+    """Measure how well a model distinguishes people: accuracy, TAR at fixed FAR, EER, with 95 % intervals.
 
-    The intervals come from resampling people, because pairs of one person stand or fall together. Every figure is
-    printed with its protocol; figures made under different protocols must not be compared.
+    The intervals come from resampling people, because pairs of one person are correlated. Every figure is
+    printed with its protocol; do not compare figures of different protocols.
 
     Example:  vplface evaluate runs/lfw/best --data lfw112 --pairs pairsDevTest.txt --threshold-pairs pairsDevTrain.txt
 
     Example:  vplface evaluate old.onnx new.onnx --data lfw112 --pairs pairs.txt --compare --report page.html
     """
     if people is not None and (pairs is not None or threshold_pairs is not None):
-        raise UsageError("--people compares all pairs of people; it takes neither --pairs nor --threshold-pairs")
+        raise UsageError("--people compares all pairs of people; omit --pairs and --threshold-pairs")
     _check_rates({"--far": far or [], "--fmr": fmr or [], "--save-operating-point": [save_operating_point]})
     _check_models(models, compare=compare, bootstrap=bootstrap)
     require_endings(out, report)
@@ -250,28 +250,28 @@ def _measure(
 
 
 def _load(model: Path, device: str, preprocessing: Preprocessing | None, *, alone: bool) -> Embedder:
-    """A model; of several, the command line's preprocessing is for those without a card of their own."""
+    """A model; of several, the given preprocessing applies only to those without a model card."""
     from vplface.cli.evaluation_tables import preparation
     from vplface.embedder import Embedder
 
-    asked = preprocessing if alone else None
+    given = preprocessing if alone else None
     try:
-        embedder = Embedder.load(model, device, asked)
+        embedder = Embedder.load(model, device, given)
     except DataError as error:
-        if asked is not None or model.suffix != ".onnx" or not is_file(model):
+        if given is not None or model.suffix != ".onnx" or not is_file(model):
             raise
         if preprocessing is None:
             raise DataError(f"{error}. For an insightface model: {INSIGHTFACE}") from error
-        asked = preprocessing
-        embedder = Embedder.load(model, device, asked)
-    if asked is not None:
+        given = preprocessing
+        embedder = Embedder.load(model, device, given)
+    if given is not None:
         whose = "" if alone else f"{model}: "
-        say(f"note: {whose}pictures are prepared as the command line says: {preparation(asked)}", file=sys.stderr)
+        say(f"note: {whose}pictures are prepared as given on the command line: {preparation(given)}", file=sys.stderr)
     return embedder
 
 
 def _object(results: Sequence[Mapping[str, Any]], differences: Mapping[str, Any]) -> dict[str, Any]:
-    """One model's values, or those of several under "models", with the differences to the first."""
+    """The values of one model, or of several under "models" with their differences to the first."""
     if len(results) == 1:
         return {"schema": 1, **results[0]}
     of_all = {"schema": 1, "models": list(results)}

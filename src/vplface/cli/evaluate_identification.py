@@ -54,7 +54,7 @@ def evaluate_identification(
     distractors: Annotated[
         Path | None,
         typer.Option(
-            help="Pictures of nobody among the probes, or an .npy file of their embeddings.", show_default=False
+            help="Pictures of people not among the probes, or an .npy file of their embeddings.", show_default=False
         ),
     ] = None,
     mates: Annotated[
@@ -192,7 +192,7 @@ def _embed(
 
 
 def _read_embeddings(path: Path, sets: Mapping[str, PictureSet]) -> _Embedded:
-    """The embeddings of each set, from an .npz file of arrays or from an .npy file that holds them in a row."""
+    """The embeddings of each set, from arrays of an .npz file or from one array with the sets one after another."""
     content = read_bytes(path, ARRAYS_LIMIT)
     sizes = {name: len(sets[name]) for name in ("gallery", "probes", "distractors") if name in sets}
     if path.suffix == ".npz":

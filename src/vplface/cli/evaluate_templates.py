@@ -49,9 +49,9 @@ def evaluate_ijb(
     flags: Annotated[
         str,
         typer.Option(
-            help="How the faces of a template are weighed. N1: by the norm of their embeddings, D1: by the detector's "
-            "score, F1: the embedding of the mirrored picture is added; 0: not. Of embeddings from a file F says how "
-            "they were made."
+            help="Weights of the faces of a template. N1: by the norm of their embeddings, D1: by the detector's "
+            "score, F1: the embedding of the mirrored picture is added; 0: not. For embeddings from a file, F states "
+            "how they were computed."
         ),
     ] = "N1D1F1",
     fars: Annotated[

@@ -1,4 +1,4 @@
-"""One model's evaluation with what it was made from, as it is printed and stored."""
+"""The evaluation of one model with its inputs, as it is printed and stored."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Result:
         model: the model's path, as given.
         data: that of the pictures.
         evaluation: the figures.
-        preprocessing: how the pictures were prepared; None where embeddings were read.
+        preprocessing: preprocessing of the pictures; None where embeddings were read.
         card: the model's card, JSON-ready.
         files: SHA-256 of what was read: the model's files or that of the embeddings, and the lists of
             pairs or people.
@@ -43,7 +43,7 @@ class Result:
 
     @cached_property
     def protocol(self) -> dict[str, Any]:
-        """How the figures were made."""
+        """The protocol of the figures, with the preprocessing."""
         prepared = None if self.preprocessing is None else self.preprocessing.to_dict()
         return {"name": self.evaluation.name, **self.evaluation.protocol, "preprocessing": prepared}
 

@@ -16,7 +16,7 @@ from vplface.printable import printable_name
 
 
 def show_figures(evaluation: Evaluation, title: str, prepared: str, files: Mapping[str, str]) -> None:
-    """The figures of one model, the protocol, and what they were made from."""
+    """Print the figures of one model, the protocol, and hashes of the files that were read."""
     table = Table(title=f"{title} (%)", title_justify="left")
     table.add_column("figure")
     for heading in ("value", "95 % interval", "threshold"):
@@ -45,7 +45,7 @@ def show_figures(evaluation: Evaluation, title: str, prepared: str, files: Mappi
 
 
 def show_differences(first: str, second: str, stored: Mapping[str, Mapping[str, Any]]) -> None:
-    """How a model differs from the first, in every figure that both have.
+    """Print the differences between a model and the first, in every figure that both have.
 
     Args:
         first: the name of the first model.
@@ -79,13 +79,13 @@ def show_differences(first: str, second: str, stored: Mapping[str, Mapping[str, 
 
 
 def preparation(preprocessing: Preprocessing) -> str:
-    """How pictures are prepared, in words."""
+    """A description of the preprocessing in words."""
     mean, std = (",".join(f"{number:g}" for number in numbers) for numbers in (preprocessing.mean, preprocessing.std))
     return f"{preprocessing.color.upper()}, mean {mean}, std {std}"
 
 
-def _show_groups(console: Console, found: Mapping[str, Any]) -> None:
-    for point, at in found["at"].items():
+def _show_groups(console: Console, groups: Mapping[str, Any]) -> None:
+    for point, at in groups["at"].items():
         table = Table(
             title=f"groups at the threshold of {point_label(point)}, {at['threshold']:.4f} (%)", title_justify="left"
         )
@@ -94,7 +94,7 @@ def _show_groups(console: Console, found: Mapping[str, Any]) -> None:
             table.add_column(heading, justify="right")
         for name, rates in at["rates"].items():
             cells = [cell for kind in ("fnmr", "fmr") for cell in _rate(Figure.from_json(rates[kind]), kind)]
-            table.add_row(printable_name(name), f"{found['groups'][name]['identities']:,}", *cells)
+            table.add_row(printable_name(name), f"{groups['groups'][name]['identities']:,}", *cells)
         console.print(table)
         for kind, stored in at["spread"].items():
             if stored is None:

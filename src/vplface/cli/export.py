@@ -26,8 +26,8 @@ def export(
     precision: Annotated[
         Literal["fp32", "fp16", "int8"],
         typer.Option(
-            help="Of weights and arithmetic; input and output stay float32. fp16: half the size, for GPUs. int8: a "
-            "quarter of the size, for CPUs; needs --calibrate."
+            help="Type of weights and arithmetic; input and output stay float32. fp16: half the size, for GPUs. int8: "
+            "a quarter of the size, for CPUs; needs --calibrate."
         ),
     ] = "fp32",
     calibrate: Annotated[
@@ -41,8 +41,8 @@ def export(
     data: Annotated[
         Path | None,
         typer.Option(
-            help="What fp16 or int8 costs in accuracy is measured on these pictures, beside fp32. Without it on "
-            "the run's own evaluation sets, if they are there.",
+            help="Measure the cost of fp16 or int8 in accuracy on these pictures, against fp32. Default: "
+            "the evaluation sets of the run, if they exist.",
             show_default=False,
         ),
     ] = None,
@@ -66,7 +66,7 @@ def export(
 ) -> None:
     """Write a model as one ONNX file and check that onnxruntime computes what torch does.
 
-    Any batch size will do. The input "input" is batch×3×112×112 float32, prepared as the file's own metadata say under
+    Any batch size works. The input "input" is batch×3×112×112 float32, prepared as the metadata of the file state under
     "model_card": colour order, mean and std. The output "embedding" is batch×dim and not normalised: divide by the norm
     before comparing.
 
@@ -82,16 +82,18 @@ def export(
     if precision == "fp32" and (data or pairs or threshold_pairs or people):
         raise UsageError("fp32 costs no accuracy; measure the model with vplface evaluate")
     if (pairs or threshold_pairs or people) and data is None:
-        raise UsageError("--pairs, --threshold-pairs and --people need --data, the pictures they are about")
+        raise UsageError("--pairs, --threshold-pairs and --people need --data, the pictures of the lists")
     if precision == "int8" and calibrate is None:
         raise UsageError("int8 needs --calibrate DIR: aligned faces such as the model will see")
     if precision != "int8" and calibrate is not None:
         raise UsageError(f"--calibrate is for int8, not for {precision}")
-    from vplface.cli.export_cost import measured_by  # torch and onnx take seconds to import
+    from vplface.cli.export_cost import cost_measurement  # torch and onnx take seconds to import
     from vplface.data.formats import open_pictures
     from vplface.deploy.onnx import export as export_onnx
 
-    measure = measured_by(model, data, pairs, threshold_pairs, people, flip, bootstrap) if precision != "fp32" else None
+    measure = (
+        cost_measurement(model, data, pairs, threshold_pairs, people, flip, bootstrap) if precision != "fp32" else None
+    )
     exported = export_onnx(
         model,
         file,

@@ -28,7 +28,7 @@ from vplface.training.validation import validation_of
 
 @dataclass(frozen=True)
 class Cost:
-    """Evaluations of the fp32 model and of the file, by set; empty with the reason where none could be made."""
+    """Evaluations of the fp32 model and of the file, by set; without any there is a reason."""
 
     fp32: Mapping[str, Evaluation]
     reduced: Mapping[str, Evaluation]
@@ -50,7 +50,7 @@ class Cost:
         return {"sets": sets}
 
     def show(self) -> None:
-        """A table a set, differences paired; or why there is none."""
+        """Print a table for each set, with paired differences, or the reason why there is none."""
         console = Console()
         if self.reason:
             say(f"accuracy: not measured: {self.reason}")
@@ -68,7 +68,7 @@ class Cost:
             console.print(table)
 
 
-def measured_by(
+def cost_measurement(
     model: Path,
     data: Path | None,
     pairs: Path | None,
@@ -86,9 +86,9 @@ def measured_by(
     if data is not None:
         task, options = open_task(data, pairs, threshold_pairs, people), EvalOptions(flip, bootstrap=bootstrap)
 
-        def asked(embedder: Embedder) -> dict[str, Evaluation]:
-            found = task.evaluate(task.embed(embedder, flip), options)
-            return {found.name: found}
+        def evaluations_of(embedder: Embedder) -> dict[str, Evaluation]:
+            evaluation = task.evaluate(task.embed(embedder, flip), options)
+            return {evaluation.name: evaluation}
 
     else:
         run = ModelFolder(model).run
@@ -103,14 +103,14 @@ def measured_by(
         if not validation.tasks:
             return lambda file: Cost({}, {}, f"{run.path} has no evaluation sets; give --data and --pairs")
 
-        def asked(embedder: Embedder) -> dict[str, Evaluation]:
+        def evaluations_of(embedder: Embedder) -> dict[str, Evaluation]:
             return validation.run(embedder, bootstrap)
 
     def measure(file: Path) -> Cost:
         whole, reduced = Embedder.load(model), Embedder.load(file)
         if file.suffix == ".onnx" and whole.weights != reduced.card.weights:
-            raise DataError(f"{model}: was saved again after {file} was exported from it; export it again")
-        return Cost(asked(whole), asked(reduced))
+            raise DataError(f"{model}: has changed since {file} was exported from it; export it again")
+        return Cost(evaluations_of(whole), evaluations_of(reduced))
 
     return measure
 

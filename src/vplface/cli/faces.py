@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 ALIGN = Annotated[
     Literal["auto", "always", "never"],
     typer.Option(
-        help="auto: a picture of the model's size, 112×112, is an aligned face and taken as it is, any other is a "
-        "photograph in which faces are found and aligned. always, never: whatever their size."
+        help="auto: a picture of the model's size, 112×112, is used as an aligned face; in any other picture faces are "
+        "detected and aligned. always, never: regardless of size."
     ),
 ]
 DETECTOR_MODEL = Annotated[
     Path | None,
     typer.Option(
-        help="YuNet's .onnx file, which finds the faces; without it, as for vplface data align, "
+        help="YuNet's .onnx file, which detects the faces; without it, as for vplface data align, "
         "~/.cache/vplface/face_detection_yunet.onnx.",
         show_default=False,
     ),

@@ -25,15 +25,15 @@ def push(
         str,
         typer.Option(
             "--license",
-            help="Of the weights, as the hub abbreviates it: mit, cc-by-nc-4.0, other, ... The terms of the training "
-            "data may bind you.",
+            help="License of the weights, as the hub abbreviates it: mit, cc-by-nc-4.0, other, ... The terms of the "
+            "training data may bind you.",
         ),
     ] = "unknown",
     evaluation: Annotated[
         list[Path] | None,
         typer.Option(
-            help="A file of 'vplface evaluate MODEL --out FILE.json', for the page; may be repeated. The figures that "
-            "the run measured itself are there without it.",
+            help="A file of 'vplface evaluate MODEL --out FILE.json', for the page; may be repeated. The page "
+            "has the run's own figures without it.",
             show_default=False,
         ),
     ] = None,
@@ -42,7 +42,7 @@ def push(
     ] = False,
     as_json: AS_JSON = False,
 ) -> None:
-    """Publish a model: weights as safetensors, its card, and a page made from what the run knows.
+    """Publish a model: weights as safetensors, its card, and a page generated from the run.
 
     Whoever may see the repository may use the network. Look at the page first, with --dry-run: training data, figures
     with their protocol and intervals, limits, licence. Training pictures and prototypes are not part of a model.

@@ -38,13 +38,13 @@ _MOST_DRAWN = 24
 
 def identify(
     gallery: Annotated[
-        Path, typer.Argument(help="The gallery, a folder that vplface enroll has made.", show_default=False)
+        Path, typer.Argument(help="The gallery, a folder written by vplface enroll.", show_default=False)
     ],
     pictures: Annotated[
         list[Path],
         typer.Argument(help="Photographs, with any number of faces, or aligned faces.", show_default=False),
     ],
-    top: Annotated[int, typer.Option(min=1, max=bounds.LARGEST, help="How many names to give for each face.")] = 3,
+    top: Annotated[int, typer.Option(min=1, max=bounds.LARGEST, help="Number of names for each face.")] = 3,
     threshold: THRESHOLD = None,
     search: Annotated[
         Literal["auto", "exact", "faiss"],
@@ -57,21 +57,21 @@ def identify(
     detector_model: DETECTOR_MODEL = None,
     model: Annotated[
         Path | None,
-        typer.Option(help="The gallery's model, if it is not where it was.", show_default=False),
+        typer.Option(help="The gallery's model, if it has been moved.", show_default=False),
     ] = None,
     show: SHOW = None,
     device: DEVICE = "cpu",
     as_json: AS_JSON = False,
 ) -> None:
-    """Find out who of a gallery the faces in pictures are.
+    """Identify the faces in pictures by a gallery.
 
     For each face the most similar people are given. A person's similarity
     is the highest cosine with one of the enrolled pictures. Below the
     threshold a face is unknown. The threshold is the model's operating
     point, or --threshold; without either nothing is decided.
 
-    Its FAR is that of one comparison. Among many enrolled people a stranger
-    resembles somebody more often.
+    Its FAR is that of one comparison. The more people are enrolled, the more often
+    a stranger resembles one of them.
 
     Example:  vplface identify people party.jpg --show party.png
     """

@@ -72,7 +72,7 @@ def _pictures_of(records: Sequence[RunRecord], given: Sequence[Path]) -> Callabl
 
         for root in given or of_sets.get(set_name, of_training):
             path = root / name
-            # A name comes from a file that may be anybody's: it must not lead out of the folder.
+            # Names come from untrusted files: they must not lead out of the folder.
             try:
                 if path.resolve().is_relative_to(root.resolve()) and is_file(path):
                     return decode(read_picture_file(path), str(path))

@@ -19,7 +19,7 @@ from vplface.study import Results, Study
 
 
 def show_study(study: Study) -> None:
-    """Figures of all arms side by side, a table per evaluation set; what may be said of them; where the report is."""
+    """Print figures of all arms, a table for each evaluation set, then the verdict and the path of the report."""
     console = Console()
     arms: Mapping[str, Any] = study.summary["runs"]
     for name in dict.fromkeys(name for figures in arms.values() for name in figures):
@@ -53,7 +53,7 @@ def _table(study: Study, name: str) -> Table:
 
 
 def show_results(results: Results, settings: Sequence[str], arms: Sequence[str]) -> None:
-    """Figures and differences of some settings and arms; what may be said, with its cautions; where the report is.
+    """Print figures and differences of some settings and arms, then verdicts, cautions and the path of the report.
 
     Differences are those to the first baseline; the page has the others, and all intervals.
     """

@@ -36,7 +36,7 @@ def train(
     \b
     vplface train folder data.train=my_faces name=mine   my_faces/PERSON/*.jpg
     vplface train lfw --dry-run                          see the plan first
-    vplface train runs/lfw --resume                      go on where it stopped
+    vplface train runs/lfw --resume                      resume where it stopped
     vplface train folder data.train=more name=second --init-from runs/mine
     torchrun --nproc-per-node 8 -m vplface train folder data.train=my_faces name=mine
     """  # noqa: D301 (the mark before lines that stay as they are)

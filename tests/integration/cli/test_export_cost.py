@@ -14,7 +14,7 @@ from vplface.backbones import build
 from vplface.cli import export_cost
 from vplface.cli.evaluate import evaluate
 from vplface.cli.export import export
-from vplface.cli.export_cost import measured_by
+from vplface.cli.export_cost import cost_measurement
 from vplface.deploy import onnx as deploy
 from vplface.errors import DataError, UsageError
 from vplface.stored_model import ModelCard, save_model
@@ -49,7 +49,7 @@ def pairs(faces, tmp_path_factory):
 
 def test_figures_are_those_of_evaluate_and_differences_are_theirs(models, faces, pairs):
     model, file = models
-    cost = measured_by(model, faces, pairs, None, None, "sum", 100)(file).to_dict()["sets"]["list"]
+    cost = cost_measurement(model, faces, pairs, None, None, "sum", 100)(file).to_dict()["sets"]["list"]
     for path, key in ((model, "fp32"), (file, "reduced")):
         told = run(evaluating, path, "--data", faces, "--pairs", pairs, "--bootstrap", 100, "--json")
         assert cost[key] == json.loads(told.stdout)["metrics"]
@@ -62,10 +62,10 @@ def test_figures_are_those_of_evaluate_and_differences_are_theirs(models, faces,
 
 def test_a_model_that_was_saved_again_since_it_was_exported_is_not_compared(models, faces, pairs, tmp_path):
     deploy.export(models[0], tmp_path / "m.onnx")
-    measure = measured_by(models[0], faces, pairs, None, None, "sum", 0)
+    measure = cost_measurement(models[0], faces, pairs, None, None, "sum", 0)
     assert "list" in measure(tmp_path / "m.onnx").fp32
-    with pytest.raises(DataError, match=r"was saved again after .* was exported from it"):
-        measured_by(models[1], faces, pairs, None, None, "sum", 0)(tmp_path / "m.onnx")
+    with pytest.raises(DataError, match=r"has changed since .* was exported from it"):
+        cost_measurement(models[1], faces, pairs, None, None, "sum", 0)(tmp_path / "m.onnx")
 
 
 def test_the_sets_of_the_run_are_asked_where_they_are_known(models, faces, pairs, tmp_path):
@@ -73,19 +73,19 @@ def test_the_sets_of_the_run_are_asked_where_they_are_known(models, faces, pairs
     (tmp_path / "run").mkdir()
     for name in ("model.json", "model.safetensors"):
         (tmp_path / "run" / name).write_bytes((model / name).read_bytes())
-    assert measured_by(tmp_path / "run", None, None, None, None, "sum", 0)(file).to_dict() == {
+    assert cost_measurement(tmp_path / "run", None, None, None, None, "sum", 0)(file).to_dict() == {
         "sets": {},
         "reason": "no evaluation sets are known; give --data and --pairs",
     }
     config = f"name: run\noutput: {tmp_path}\ndata:\n  train: {faces}\n"
     (tmp_path / "run" / "config.yaml").write_text(config)
-    assert "has no evaluation sets" in measured_by(tmp_path / "run", None, None, None, None, "sum", 0)(file).reason
+    assert "has no evaluation sets" in cost_measurement(tmp_path / "run", None, None, None, None, "sum", 0)(file).reason
     sets = "evaluation:\n  sets:\n  - {name: mine, path: %s, pairs: %s}\n"
     (tmp_path / "run" / "config.yaml").write_text(config + sets % (faces, pairs))
-    assert set(measured_by(tmp_path / "run", None, None, None, None, "sum", 0)(file).fp32) == {"mine"}
+    assert set(cost_measurement(tmp_path / "run", None, None, None, None, "sum", 0)(file).fp32) == {"mine"}
     (tmp_path / "run" / "best").mkdir()
     (tmp_path / "run" / "config.yaml").write_text(config + sets % (tmp_path / "gone", pairs))
-    reason = measured_by(tmp_path / "run" / "best", None, None, None, None, "sum", 0)(file).reason
+    reason = cost_measurement(tmp_path / "run" / "best", None, None, None, None, "sum", 0)(file).reason
     assert "cannot be opened" in reason
     assert "gone" in reason
 
