@@ -115,7 +115,7 @@ def test_command(tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--arms", "eagre"], "no arm 'eagre'"),
+        (["--arms", "eagre"], "unknown arm 'eagre'"),
         (["--classes", "many"], "--classes takes whole numbers"),
         (["--classes", "1"], "whole numbers from 2 to"),
         (["--batch", "8,0"], "--batch takes whole numbers"),

@@ -87,4 +87,4 @@ def test_table_json_and_picture(tmp_path):
 def test_no_such_backbone():
     result = CliRunner().invoke(app, ["bench", "train", "--backbone", "tiny,resnet"])
     assert result.exit_code == 2
-    assert "no backbone 'resnet'" in result.stderr
+    assert "unknown backbone 'resnet'" in result.stderr

@@ -104,7 +104,7 @@ def test_table_and_too_many_processes(monkeypatch):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["train", "--backbone", "resnet"], "no backbone 'resnet'"),
+        (["train", "--backbone", "resnet"], "unknown backbone 'resnet'"),
         (["train", "--dtype", "float16"], "--dtype takes float32, bfloat16, or both"),
         (["train", "--processes", "1,x"], "--processes takes whole numbers"),
         (["train", "--processes", "0"], "whole numbers from 1 to"),

@@ -150,8 +150,8 @@ def test_table_for_people(place):
     ("arguments", "message"),
     [
         ([], "either --pairs"),
-        (["--pairs", "pairs.txt", "--people", "people.txt"], "neither --pairs nor"),
-        (["--people", "people.txt", "--threshold-pairs", "pairs.txt"], "nor --threshold-pairs"),
+        (["--pairs", "pairs.txt", "--people", "people.txt"], "omit --pairs and"),
+        (["--people", "people.txt", "--threshold-pairs", "pairs.txt"], "and --threshold-pairs"),
         (["--pairs", "pairs.txt", "--far", "0"], "--far 0"),
         (["--pairs", "pairs.txt", "--far", "2"], "--far 2"),
         (["--pairs", "pairs.txt", "--mean", "0.5,0.5"], "--mean '0.5,0.5': expected three numbers"),
