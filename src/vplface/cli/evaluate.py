@@ -92,7 +92,7 @@ def evaluate(
         Literal["exact", "insightface"],
         typer.Option(
             help="How an accuracy threshold is chosen. exact: among all; insightface: on that project's grid of "
-            "squared distances 0, .01, ..., 3.99, to compare with published figures."
+            "squared distances 0, .01, ..., 3.99, to compare with figures computed on it."
         ),
     ] = "exact",
     far: Annotated[
