@@ -15,6 +15,7 @@ from helpers.paths import ROOT
 from vplface.backbones import BACKBONES, build
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "billions", "within"),
     [  # insightface, recognition/arcface_torch/README.md, in billions with as many digits

@@ -206,6 +206,7 @@ def test_a_model_is_saved_loaded_and_exported(timm, tmp_path):
     assert export(tmp_path, tmp_path / "model.onnx").parity < 1e-4
 
 
+@pytest.mark.slow
 def test_a_run(timm, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     recipe = [

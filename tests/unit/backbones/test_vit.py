@@ -158,6 +158,7 @@ def test_output_is_that_of_the_functional_forward(name):
     torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_gradients_are_those_of_the_functional_forward():
     backbone = randomised(build("vit_t", 16).double())
     backbone(pictures(1)).square().sum().backward()
@@ -260,6 +261,7 @@ def test_bf16_autocast_keeps_the_residual_stream_and_the_embedding_in_float32():
     assert torch.cosine_similarity(low, plain).min() > 0.99
 
 
+@pytest.mark.slow
 def test_a_model_is_saved_loaded_and_exported(tmp_path, monkeypatch):
     pytest.importorskip("onnxscript", reason="needs the extra onnx")
     monkeypatch.setitem(BACKBONES, "vit_x", partial(ViT, 32, 2))

@@ -111,6 +111,7 @@ def test_folders_that_link_to_one_another_end(tmp_path: Path) -> None:
         ImageFolder(tmp_path / "root")
 
 
+@pytest.mark.slow
 def test_folders_may_lie_a_thousand_deep(tmp_path: Path) -> None:
     here = os.open(tmp_path, os.O_RDONLY)
     made = [here]

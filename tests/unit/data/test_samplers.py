@@ -338,6 +338,7 @@ def test_a_run_is_not_resumed_with_another_sampler(faces, tmp_path) -> None:
         train(settings(faces, tmp_path, "proximity", schedule={"length": 5, "warmup": 0}), resume=True)
 
 
+@pytest.mark.slow
 def test_proximity_lets_pictures_meet_their_own_memory_in_training(tmp_path, monkeypatch) -> None:
     """Ninety people with four pictures, and a memory that lives two of an epoch's 45 steps."""
     picture = np.random.default_rng(0).integers(0, 255, (112, 112, 3)).astype(np.uint8)

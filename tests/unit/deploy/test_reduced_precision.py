@@ -108,6 +108,7 @@ def check_interface(path):
     assert b"vplface-" not in path.read_bytes()
 
 
+@pytest.mark.slow
 def test_fp16(folder, quick, whole, tmp_path):
     exported = export(folder, tmp_path / "m.onnx", precision="fp16")
     assert (exported.precision, exported.pictures, exported.calibration) == ("fp16", 10, None)

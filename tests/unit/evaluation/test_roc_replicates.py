@@ -118,6 +118,7 @@ def test_tail_length():
     assert tail_length(1.0, 10_000_000) == 10_000_000
 
 
+@pytest.mark.slow
 def test_intervals_cover_the_truth_about_as_often_as_they_say():
     rng = np.random.default_rng(0)
     hardness = lambda count: rng.uniform(0.3, 1.3, count)  # noqa: E731 - people differ, which makes pairs dependent

@@ -139,6 +139,7 @@ def test_a_comparison_is_that_of_the_folder_which_holds_all_arms(study: list[Pat
     assert read_comparison([elsewhere, read_run(nested)]) == {}
 
 
+@pytest.mark.slow
 def test_digests_are_of_what_was_read_though_training_goes_on(vpl_run: Path, tmp_path: Path, monkeypatch) -> None:
     run = tmp_path / "run"
     shutil.copytree(vpl_run, run)

@@ -268,6 +268,7 @@ BOMBS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("with_schema", [True, False])  # which says that the columns are dictionaries
 @pytest.mark.parametrize("bomb", BOMBS)
 def test_what_unpacks_to_gigabytes_costs_no_memory(tmp_path: Path, bomb: str, with_schema: bool) -> None:

@@ -131,6 +131,7 @@ def test_a_list_goes_to_another_process(tmp_path: Path) -> None:
 words = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=8).filter(lambda w: w == w.strip())
 
 
+@pytest.mark.slow
 @one_file
 @given(st.lists(st.tuples(words.filter(lambda w: not {"", ".", ".."} & set(w.split("/"))), words), min_size=1))
 def test_whatever_the_csv_module_writes_is_read(tmp_path: Path, rows: list[tuple[str, str]]) -> None:

@@ -688,6 +688,7 @@ def test_round_trip(tmp_path: Path, keep: tuple[str, ...]) -> None:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("items", [GROUPED, MIXED])
 def test_writing_goes_on_after_being_cut_at_any_byte(
     tmp_path: Path, items: list[tuple[str, int]], monkeypatch: pytest.MonkeyPatch

@@ -373,6 +373,7 @@ def test_a_shard_that_changes_underneath_is_noticed(tmp_path: Path) -> None:
         pictures.picture(0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", multiprocessing.get_all_start_methods())
 def test_workers_read_the_same(tmp_path: Path, way: str) -> None:
     fill(tmp_path / "x", [(picture(number), f"{number}.png", 0) for number in range(6)], ["Ada"], shard=2)

@@ -145,6 +145,7 @@ def test_micro_batches_are_one_step(kind):
     require_same_state(whole, parts)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("dtype", "memory_dtype"),
     [(torch.float32, None), (torch.float32, torch.bfloat16), (torch.bfloat16, None)],
