@@ -18,7 +18,9 @@ from vplface.data.pictures import SIZE, Picture, PictureSet, Preprocessing, deco
 from vplface.errors import DataError, VplfaceError
 from vplface.progress import progress
 from vplface.reading import is_file
-from vplface.stored_model import CARD_KEY, ModelCard, read_model
+from vplface.stored_model import CARD_KEY, ModelCard, load_model, read_model, save_model
+
+__all__ = ["Embedder", "Flip", "ModelCard", "load_model", "read_picture", "save_model"]
 
 Flip = Literal["none", "sum"]
 """``"sum"`` adds the raw embedding of the mirrored picture before normalisation."""

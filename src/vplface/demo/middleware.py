@@ -81,7 +81,7 @@ class AllowlistMiddleware:
             return
         if scope["type"] != "http":
             return
-        refusal = self._refusal(scope)
+        refusal = self._refused(scope)
         receive = _limit_body(receive, _max_body_bytes(scope["path"]) or 0)
         if refusal is not None:
             await _respond(send, *refusal)
@@ -98,7 +98,7 @@ class AllowlistMiddleware:
                 scope = {**scope, "query_string": b""}
             await self.app(scope, receive, _with_csp(send, _PAGE_CSP))
 
-    def _refusal(self, scope: Message) -> tuple[int, str] | None:
+    def _refused(self, scope: Message) -> tuple[int, str] | None:
         """Status and reason of a refusal; None for an allowed request."""
         headers = {key.decode("latin-1").lower(): value.decode("latin-1") for key, value in scope["headers"]}
         names = [key.lower() for key, _ in scope["headers"]]

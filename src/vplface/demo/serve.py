@@ -50,6 +50,10 @@ def allowed_hosts(host: str, names: Iterable[str] = ()) -> Hosts:
     return Hosts(frozenset([*_LOOPBACK_NAMES, *given, *([own[0]] if own else [])]), numeric=not is_loopback(host))
 
 
+hosts_of = allowed_hosts
+"""Former name, kept until version 0.2."""
+
+
 def listening_socket(host: str, port: int) -> socket.socket:
     """Open a listening socket; port 0 chooses a free one.
 

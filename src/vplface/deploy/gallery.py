@@ -86,6 +86,10 @@ class EmbedderFingerprint:
             raise DataError(f"{where}: damaged: {error}") from error
 
 
+Maker = EmbedderFingerprint
+"""Former name, kept until version 0.2."""
+
+
 @dataclass(frozen=True, eq=False)
 class EnrolledFace:
     """Face to be enrolled in a gallery.
