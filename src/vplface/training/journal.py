@@ -29,13 +29,13 @@ class Journal:
     """Appends measurements to metrics.jsonl, one line of JSON each, and sends the same numbers to loggers.
 
     Args:
-        path: of metrics.jsonl in the run folder.
+        folder: of the run.
         first_step: lines of later steps are dropped: a resumed run takes those steps again.
         loggers: other places for the numbers.
     """
 
-    def __init__(self, path: Path, first_step: int, loggers: Loggers) -> None:
-        self._path = path
+    def __init__(self, folder: Path, first_step: int, loggers: Loggers) -> None:
+        self._path = RunFolder(folder).metrics
         kept = [line for line in self._lines() if _step(line) <= first_step] if first_step else []
         with replacing(self._path) as temporary:
             temporary.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")

@@ -116,7 +116,7 @@ def open_outputs(run: RunState, context: DistributedContext, *, fresh: bool) -> 
                 save_model(folder.path, run.model, run.model_card())
             write_json(folder.environment, environment() | _sizes(run, context))
             write_json(folder.identities, list(run.pictures.identities), PRIVATE)
-            journal = stack.enter_context(Journal(folder.metrics, run.step, loggers))
+            journal = stack.enter_context(Journal(folder.path, run.step, loggers))
         context.mark_begun()
         yield RunOutputs(run, context, checkpoints, journal, validation)
 
