@@ -1,4 +1,4 @@
-"""The page on coming from elsewhere: the recipe that it shows trains what their configuration trains."""
+"""docs/coming-from.md: the recipe that it shows has the values of the arcface_torch configuration beside it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PAGE = (ROOT / "docs" / "coming-from.md").read_text(encoding="utf-8")
 THEIRS, _ = PAGE.split("\n## pytorch-metric-learning\n")
 
 
-def test_recipe_has_the_values_of_the_configuration() -> None:
+def test_coming_from_recipe_has_the_values_of_the_arcface_torch_configuration() -> None:
     (text,) = re.findall(r"^```python\n(.*?)^```", THEIRS, flags=re.MULTILINE | re.DOTALL)
     theirs = dict(re.findall(r"^config\.(\w+) = (.+)$", text, flags=re.MULTILINE))
     (shown,) = re.findall(r"^```yaml\n(.*?)^```", THEIRS, flags=re.MULTILINE | re.DOTALL)
@@ -29,7 +29,7 @@ def test_recipe_has_the_values_of_the_configuration() -> None:
     assert config.schedule.warmup == Duration(int(theirs["warmup_epoch"]), "epochs")
 
 
-def test_every_key_in_the_table_is_one_of_a_recipe() -> None:
+def test_coming_from_table_of_keys_names_only_keys_of_Config() -> None:
     table = THEIRS[THEIRS.index("### Keys") : THEIRS.index("### Commands")]
     cells = re.findall(r"^\| .+? \| (.+?) \|", table, flags=re.MULTILINE)[1:]
     keys = [key for cell in cells for key in re.findall(r"`([a-z_.]+)`", cell)]

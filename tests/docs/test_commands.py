@@ -1,4 +1,4 @@
-"""Every command of the documentation is one that there is, and runs where that costs little."""
+"""Every command in the documentation exists; cheap ones are run."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def text_of(page: Path) -> str:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_command_lines_are_read_by_the_program_and_their_recipes_are_recipes(
+def test_pages_command_lines_parse_and_name_valid_recipes(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "studies.md").write_text(blocks(ROOT / "docs" / "studies.md", "yaml")[0].text, encoding="utf-8")
@@ -89,7 +89,7 @@ def read_changes(recipe: str, given: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_commands_in_the_text_exist_with_their_options(page: Path) -> None:
+def test_pages_commands_in_prose_exist_with_their_options(page: Path) -> None:
     for words in mentions(page):
         _, command, rest = command_of(words)
         rest = [word for word in rest if word not in ARGUMENTS_OF_PROSE]
@@ -107,14 +107,14 @@ def closing(command: Any, words: list[str]) -> list[str]:
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if any(map(of_vplface, commands(page)))], ids=lambda p: p.name)
-def test_what_costs_little_runs_from_the_top_of_the_page_to_its_end(page: Path, desk: Path) -> None:
+def test_pages_cheap_commands_run_in_order(page: Path, desk: Path) -> None:
     shutil.copy(ROOT / "src" / "vplface" / "configs" / "folder.yaml", desk / "my_recipe.yaml")
     for line in commands(page):
         words = of_vplface(line)
         if words is None or " ".join(words).startswith(tuple(NOT_RUN)):
             continue
         if words[:2] == ["data", "align"]:
-            shutil.rmtree(words[3])  # they are made from photographs here
+            shutil.rmtree(words[3])  # these crops are made from photographs here
         if "name=mine" in words and words[0] == "train":
             shutil.rmtree("runs/mine", ignore_errors=True)
         words = [SMALLER.get(word, word) for word in without_variables(words)]
@@ -127,19 +127,19 @@ def test_what_costs_little_runs_from_the_top_of_the_page_to_its_end(page: Path, 
         assert done.exit_code == 0, f"{page.name}: vplface {' '.join(words)}\n{done.output}"
 
 
-def test_the_tables_speak_of_commands_that_there_are() -> None:
+def test_NOT_RUN_LONG_and_RECIPES_refer_to_commands_on_the_pages() -> None:
     lines = [" ".join(words) for page in PAGES for line in commands(page) if (words := of_vplface(line))]
     for beginning in (*NOT_RUN, *LONG):
         assert any(line.startswith(beginning) for line in lines), beginning
     assert all(any(recipe in line.split() for line in lines) for recipe in RECIPES)
 
 
-def test_every_command_is_in_the_documentation() -> None:
+def test_pages_mention_every_command() -> None:
     text = "\n".join(text_of(page) for page in PAGES)
     assert [name for name in all_commands() if not re.search(rf"vplface {name}\b", text)] == []
 
 
-def test_options_named_alone_belong_to_a_command() -> None:
+def test_pages_options_named_alone_belong_to_a_command_or_script() -> None:
     known = {option for action in get_args_parser()._actions for option in action.option_strings}
     for command in all_commands().values():
         known |= {name for each in command.params for name in (*each.opts, *each.secondary_opts)}
@@ -159,7 +159,7 @@ def options_of(script: Path) -> set[str]:
     return {*by_keyword, *by_parameter, *(name for text in texts for name in re.findall(r'"(--[a-z-]+)"', text))}
 
 
-def test_other_programs_are_started_with_what_they_take() -> None:
+def test_pages_extras_make_targets_and_options_of_torchrun_and_scripts_exist() -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
     targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE)
     for page in PAGES:
@@ -177,7 +177,7 @@ def test_other_programs_are_started_with_what_they_take() -> None:
                 assert given <= options_of(ROOT / script), f"{page.name}: {script} {given}"
 
 
-def test_the_table_of_evaluate_has_its_options_and_their_defaults() -> None:
+def test_evaluation_page_lists_the_options_of_vplface_evaluate_with_defaults() -> None:
     section = text_of(ROOT / "docs" / "evaluation.md").split("## Commands\n")[1].split("\n## ")[0]
     rows = re.findall(r"^\| (`--.+?) \| ([^|]*?) ?\|", section, flags=re.MULTILINE)
     said = {option: default for options, default in rows for option in re.findall(r"`(--[a-z-]+)`", options)}
@@ -189,7 +189,7 @@ def test_the_table_of_evaluate_has_its_options_and_their_defaults() -> None:
             assert said[name].strip("`") == str(default), name
 
 
-def test_shell_scripts_are_shell() -> None:
+def test_pages_bash_blocks_have_valid_syntax() -> None:
     for page in PAGES:
         for block in blocks(page, "bash"):
             subprocess.run(["bash", "-n"], input=block.text, text=True, check=True)

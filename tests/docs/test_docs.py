@@ -1,4 +1,4 @@
-"""The documentation names what there is: keys of recipes and studies with their defaults, and files."""
+"""The documentation lists every key of recipes and studies with its default, and links to files that exist."""
 
 from __future__ import annotations
 
@@ -48,14 +48,14 @@ def require_default(said: str, default: Any) -> None:
         ("### `schedule`", config.ScheduleConfig),
     ],
 )
-def test_every_key_of_a_section_is_explained_with_its_default(heading: str, section: type[BaseModel]) -> None:
+def test_recipes_page_lists_every_key_of_a_section_with_its_default(heading: str, section: type[BaseModel]) -> None:
     said = table("recipes.md", heading)
     assert set(said) == set(section.model_fields)
     for key, default in section().model_dump(mode="json").items():
         require_default(said[key], default)
 
 
-def test_every_key_of_a_run_is_explained_with_its_default() -> None:
+def test_recipes_page_lists_every_key_of_a_run_with_its_default() -> None:
     sections = {"data", "backbone", "margin", "variational", "terms", "optimizer", "schedule", "evaluation"}
     said = table("recipes.md", "### The run")
     assert set(said) == set(config.Config.model_fields) - sections
@@ -64,7 +64,7 @@ def test_every_key_of_a_run_is_explained_with_its_default() -> None:
         require_default(said[key], defaults[key])
 
 
-def test_every_term_is_explained_with_its_defaults() -> None:
+def test_recipes_page_lists_every_term_with_its_defaults() -> None:
     said = table("recipes.md", "### `terms`")
     assert set(said) == {"name", *TERMS}
     for name, kind in TERMS.items():
@@ -73,7 +73,7 @@ def test_every_term_is_explained_with_its_defaults() -> None:
 
 
 @pytest.mark.parametrize(("heading", "kinds"), [("### `margin`", MARGINS), ("### `variational.memory`", MEMORIES)])
-def test_every_margin_and_memory_is_listed_with_its_defaults(heading: str, kinds: dict[str, type]) -> None:
+def test_recipes_page_lists_every_margin_and_memory_with_its_defaults(heading: str, kinds: dict[str, type]) -> None:
     text = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
     section = text.split(f"{heading}\n", 1)[1].split("\n### ")[0]
     rows = re.findall(r"^\| (`.+?`) \| (.+) \|$", section, flags=re.MULTILINE)
@@ -89,13 +89,13 @@ def test_every_margin_and_memory_is_listed_with_its_defaults(heading: str, kinds
                 require_default(given[key], default)
 
 
-def test_every_key_of_generated_faces_is_named() -> None:
+def test_recipes_page_lists_every_key_of_SyntheticConfig() -> None:
     said = re.search(r"^\| `synthetic` \| none \| (.+?) \|$", (ROOT / "docs" / "recipes.md").read_text("utf-8"), re.M)
     assert said is not None
     assert set(re.findall(r"`(\w+)`", said[1])) == set(config.SyntheticConfig.model_fields)
 
 
-def test_every_key_of_data_and_evaluation_is_explained() -> None:
+def test_recipes_and_data_pages_list_every_key_of_data_evaluation_and_Augmentation() -> None:
     data = table("recipes.md", "### `data`")
     assert set(data) == set(config.DataConfig.model_fields) | set(config.Source.model_fields)
     evaluation = table("recipes.md", "### `evaluation`")
@@ -104,7 +104,7 @@ def test_every_key_of_data_and_evaluation_is_explained() -> None:
     assert {key: float(value) for key, value in said.items()} == vars(Augmentation())
 
 
-def test_every_key_of_a_study_is_explained_and_the_example_is_one(tmp_path: Path) -> None:
+def test_studies_page_lists_every_key_of_StudyFile_and_shows_a_valid_example(tmp_path: Path) -> None:
     assert set(table("studies.md", "## A study file")) == set(StudyFile.model_fields)
     example = (ROOT / "docs" / "studies.md").read_text(encoding="utf-8").split("```yaml\n")[1].split("```")[0]
     (tmp_path / "shallow.yaml").write_text(example, encoding="utf-8")
@@ -112,12 +112,12 @@ def test_every_key_of_a_study_is_explained_and_the_example_is_one(tmp_path: Path
     assert len(grid.cells) == 2 * 3 * 3
 
 
-def test_every_shipped_recipe_is_listed() -> None:
+def test_recipes_page_lists_every_shipped_recipe() -> None:
     assert set(table("recipes.md", "## Shipped recipes")) >= set(config.shipped_recipes())
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_linked_files_exist(page: Path) -> None:
+def test_pages_link_to_files_that_exist(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     for target in re.findall(r"\[[^\]]+\]\(([^)#:]+)(?:#[^)]*)?\)", text):
         assert (page.parent / target).exists(), f"{page.name} links to {target}"

@@ -1,4 +1,4 @@
-"""What the pages show of recipes and studies, in blocks and in the running text, is valid in its place."""
+"""Fragments of recipes and studies in the pages, in YAML blocks and in prose, are valid."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def place(block: Block) -> str:
 
 
 @pytest.mark.parametrize("block", YAML_BLOCKS, ids=place)
-def test_a_block_is_a_study_or_fits_a_recipe(block: Block, tmp_path: Path) -> None:
+def test_pages_yaml_block_is_a_valid_study_or_part_of_a_recipe(block: Block, tmp_path: Path) -> None:
     fragment = yaml.safe_load(block.text)
     if is_study(fragment):
         (tmp_path / "study.yaml").write_text(block.text, encoding="utf-8")
@@ -68,7 +68,7 @@ def fits(path: tuple[str, ...], fragment: dict[str, Any]) -> bool:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_keys_with_values_in_the_text_fit_a_section(page: Path) -> None:
+def test_pages_keys_with_values_in_prose_are_valid_in_a_section(page: Path) -> None:
     for written in re.findall(r"`([a-z_.]+: [^`]+)`", page.read_text(encoding="utf-8")):
         if written.startswith("ijbc: "):  # a stage of benchmarks/evaluation.py
             continue
@@ -79,7 +79,7 @@ def test_keys_with_values_in_the_text_fit_a_section(page: Path) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_changes_in_the_text_are_changes_of_a_recipe(page: Path) -> None:
+def test_pages_overrides_in_prose_are_valid_for_a_recipe(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     for change in re.findall(r"(?:`|^ {4})([a-z_.0-9]+=[^`(\n]+)(?:`|$)", text, flags=re.MULTILINE):
         key = change.partition("=")[0]

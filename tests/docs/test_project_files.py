@@ -1,4 +1,4 @@
-"""What stands beside the code agrees with it: the citation, the workflow, the pages for contributors."""
+"""The citation, the workflow and the pages for contributors agree with the code."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TARGETS = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 
 
-def test_the_citation_has_the_version_and_the_paper() -> None:
+def test_CITATION_cff_states_the_version_and_the_paper() -> None:
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     assert citation["cff-version"] == "1.2.0"
     assert (citation["title"], str(citation["version"])) == (PROJECT["name"], PROJECT["version"])
@@ -28,7 +28,7 @@ def test_the_citation_has_the_version_and_the_paper() -> None:
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
-def test_a_workflow_runs_what_there_is_and_may_do_no_more_than_read(path: Path) -> None:
+def test_workflow_runs_existing_targets_with_read_permission_only(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     workflow = yaml.safe_load(text)
     assert workflow["permissions"] == {"contents": "read"}
@@ -41,7 +41,7 @@ def test_a_workflow_runs_what_there_is_and_may_do_no_more_than_read(path: Path) 
         assert words[0] in TARGETS if program == "make" else (ROOT / program).is_file(), command
 
 
-def test_the_workflow_covers_every_python_that_is_promised() -> None:
+def test_workflow_covers_every_declared_python_version() -> None:
     (workflow,) = WORKFLOWS
     tested = yaml.safe_load(workflow.read_text(encoding="utf-8"))["jobs"]["test"]["strategy"]["matrix"]["python"]
     prefix = "Programming Language :: Python :: "
@@ -49,7 +49,7 @@ def test_the_workflow_covers_every_python_that_is_promised() -> None:
 
 
 @pytest.mark.parametrize("name", ["CONTRIBUTING.md", "SECURITY.md"])
-def test_pages_name_files_and_targets_that_exist(name: str) -> None:
+def test_CONTRIBUTING_and_SECURITY_name_files_and_targets_that_exist(name: str) -> None:
     text = (ROOT / name).read_text(encoding="utf-8")
     for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text):
         assert (ROOT / target).exists(), target
@@ -58,7 +58,7 @@ def test_pages_name_files_and_targets_that_exist(name: str) -> None:
     assert set(re.findall(r"^ {4}make (\w+)", text, flags=re.MULTILINE)) <= TARGETS
 
 
-def test_index_lists_every_extra_that_users_install() -> None:
+def test_index_page_lists_every_extra_that_users_install() -> None:
     page = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| (`[^|]+`) \|", page, flags=re.MULTILINE)
     listed = {name for row in rows for name in re.findall(r"`([a-z-]+)`", row)}

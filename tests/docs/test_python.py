@@ -77,7 +77,7 @@ FILES: dict[str, list[list[str]]] = {
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=lambda page: page.name)
-def test_the_blocks_of_a_page_run_one_after_the_other(page: Path, desk: Path) -> None:
+def test_pages_python_blocks_run_in_order(page: Path, desk: Path) -> None:
     from typer.testing import CliRunner
 
     from vplface.cli.app import app
@@ -95,7 +95,7 @@ def test_the_blocks_of_a_page_run_one_after_the_other(page: Path, desk: Path) ->
             exec(code, names)
 
 
-def test_the_tables_speak_of_blocks_that_there_are() -> None:
+def test_NOT_RUN_SMALLER_NAMES_and_FILES_refer_to_blocks_on_the_pages() -> None:
     written = {page.name: blocks(page, "python") for page in PAGES}
     assert all(number < len(written[name]) for name, number in NOT_RUN)
     assert all(any(part in block.text for block in written[name]) for name, part in SMALLER)

@@ -1,4 +1,4 @@
-"""The script that checks sizes and docstrings, on sources of a few lines."""
+"""tools/source_rules.py, which checks sizes and docstrings, on sources of a few lines."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ COMMAND = 'def f(a: Annotated[str, typer.Option(help="x")], ' + WIDE.removeprefi
         ("x = 1\n" * 401, ["p.py: more than 400 lines"]),
     ],
 )
-def test_offences_are_found_and_reasons_heeded(source: str, found: list[str]) -> None:
+def test_offences_finds_each_broken_rule_and_accepts_a_reason(source: str, found: list[str]) -> None:
     assert list(rules.offences("p.py", source)) == found
 
 
-def test_offences_of_long_formats_and_kernels_are_none() -> None:
+def test_offences_allows_long_files_for_parquet_and_kernels() -> None:
     for path in ("vplface/data/formats/parquet.py", *rules.KERNELS):
         assert (ROOT / "src" / path).exists()
         assert list(rules.offences(path, "x = 1\n" * 401)) == []

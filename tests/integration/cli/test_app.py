@@ -34,7 +34,7 @@ SMALL = (
 )
 
 
-def test_help_names_every_command_and_is_quick(vplface):
+def test_vplface_help_names_every_command_and_app_imports_neither_torch_nor_cv2(vplface):
     result = vplface("--help")
     assert result.exit_code == 0
     for command in COMMANDS:
@@ -46,7 +46,7 @@ def test_help_names_every_command_and_is_quick(vplface):
     assert loaded.split() == ["False", "False"]
 
 
-def test_help_fills_its_lines_and_keeps_those_that_are_marked():
+def test_vplface_help_joins_the_lines_of_a_paragraph_and_keeps_marked_ones():
     told = command_of(["study"])[1].help
     assert "differences are taken on the same pairs" in told
     assert "\nvplface study shallow.yaml --dry-run\n" in told
@@ -55,14 +55,14 @@ def test_help_fills_its_lines_and_keeps_those_that_are_marked():
         assert not any("\n" in part for part in plain)
 
 
-def test_what_a_help_says_in_brackets_is_not_taken_for_markup():
+def test_vplface_help_has_no_brackets_that_rich_reads_as_markup():
     for name, command in all_commands().items():
         for told in (command.help, *(option.help for option in command.params)):
             said = (told or "").replace("\b", "")
             assert Text.from_markup(said).plain == said, name
 
 
-def test_a_run_from_folder_to_report(vplface, faces):
+def test_vplface_train_writes_a_report_refuses_a_second_run_and_resumes(vplface, faces):
     result = vplface("train", "folder", f"data.train={faces}", "name=mine", *SMALL, "--json")
     assert result.exit_code == 0, result.output
     told = json.loads(result.stdout)
@@ -77,7 +77,7 @@ def test_a_run_from_folder_to_report(vplface, faces):
     assert "report: runs/mine/report.html" in resumed.stdout
 
 
-def test_a_study_compares_arms_and_goes_on_where_it_was(vplface, faces):
+def test_vplface_study_compares_the_arms_of_a_recipe_and_keeps_finished_runs(vplface, faces):
     arms = "arms={plain: {variational: null}, vpl: {}}"
     words = ("study", "folder", f"data.train={faces}", "name=s", *SMALL, arms)
     result = vplface(*words, "--seeds", "0,1", "--json")
@@ -99,7 +99,7 @@ def test_a_study_compares_arms_and_goes_on_where_it_was(vplface, faces):
     assert "another configuration" in changed.stderr
 
 
-def test_plan_and_dry_run_agree_and_write_nothing(vplface, faces, tmp_path):
+def test_vplface_plan_equals_train_dry_run_and_writes_nothing(vplface, faces, tmp_path):
     planned = vplface("plan", "folder", f"data.train={faces}", *SMALL, "--json")
     dry = vplface("train", "folder", f"data.train={faces}", *SMALL, "--dry-run", "--json")
     assert planned.exit_code == 0, planned.output
@@ -130,7 +130,7 @@ def test_plan_and_dry_run_agree_and_write_nothing(vplface, faces, tmp_path):
         (("report", "nowhere"), 1, "nowhere"),
     ],
 )
-def test_faults_are_one_line_on_stderr_with_their_exit_status(vplface, words, status, message):
+def test_vplface_reports_an_error_on_stderr_with_its_exit_status(vplface, words, status, message):
     result = vplface(*words)
     assert result.exit_code == status, result.output
     assert message in result.stderr

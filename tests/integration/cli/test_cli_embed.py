@@ -68,7 +68,7 @@ def read(path):
 
 
 @pytest.mark.parametrize("suffix", [".npz", ".npy", ".csv"])
-def test_names_and_embeddings_are_stored_exactly(model, pictures, tmp_path, suffix):
+def test_vplface_embed_stores_names_and_embeddings_exactly(model, pictures, tmp_path, suffix):
     out = tmp_path / "new" / f"embeddings{suffix}"
     result = run(model, pictures, "--out", out)
     assert result.exit_code == 0
@@ -79,7 +79,7 @@ def test_names_and_embeddings_are_stored_exactly(model, pictures, tmp_path, suff
     np.testing.assert_array_equal(embeddings, Embedder.load(model)(names))
 
 
-def test_flip_and_files_named_twice(model, pictures, tmp_path):
+def test_vplface_embed_sums_flipped_embeddings_and_lists_a_repeated_file_once(model, pictures, tmp_path):
     out = tmp_path / "e.npz"
     one = pictures / "a" / "2.PNG"
     result = run(model, one, pictures / "a", "--flip", "sum", "-o", out)
@@ -89,8 +89,8 @@ def test_flip_and_files_named_twice(model, pictures, tmp_path):
     np.testing.assert_allclose(embeddings, Embedder.load(model)(names, "sum"), atol=1e-6)
 
 
-def test_unreadable_pictures_are_named_skipped_and_counted(model, pictures, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "_BATCH_SIZE", 1)  # so that a batch is left without a picture
+def test_vplface_embed_names_skips_and_counts_unreadable_pictures(model, pictures, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "_BATCH_SIZE", 1)  # some batches have no readable picture
     (pictures / "a" / "3.jpg").write_bytes(b"no picture")
     (pictures / "a" / "4.jpg").write_bytes(b"")
     out = tmp_path / "e.npz"
@@ -102,7 +102,7 @@ def test_unreadable_pictures_are_named_skipped_and_counted(model, pictures, tmp_
     assert read(out)[0] == [str(pictures / name) for name in NAMES]
 
 
-def test_json(model, pictures, tmp_path):
+def test_vplface_embed_json_states_protocol_counts_and_hashes(model, pictures, tmp_path):
     (pictures / "a" / "4.jpg").write_bytes(b"")
     out = tmp_path / "e.csv"
     result = run(model, pictures, "--out", out, "--json")
@@ -121,7 +121,7 @@ def test_json(model, pictures, tmp_path):
     }
 
 
-def test_no_readable_picture_is_an_error(model, tmp_path):
+def test_vplface_embed_refuses_inputs_without_a_readable_picture(model, tmp_path):
     (tmp_path / "x.jpg").write_bytes(b"no picture")
     out = tmp_path / "e.npz"
     with pytest.raises(DataError, match="none of the 2 pictures can be read"):
@@ -132,12 +132,12 @@ def test_no_readable_picture_is_an_error(model, tmp_path):
     assert not out.exists()
 
 
-def test_unknown_format_is_refused_before_any_work(tmp_path):
+def test_vplface_embed_refuses_an_unknown_format_before_it_loads_the_model(tmp_path):
     with pytest.raises(UsageError, match=r"embeddings\.parquet.*\.npz, \.csv, \.npy"):
         run(tmp_path / "no model", tmp_path, "--out", tmp_path / "embeddings.parquet")
 
 
-def test_a_bad_embedding_is_named_by_its_path(pictures, tmp_path):
+def test_vplface_embed_names_the_picture_whose_embedding_is_not_finite(pictures, tmp_path):
     backbone = build("tiny", 16, width=8)
     torch.nn.init.constant_(backbone.embedding.weight, float("nan"))
     save_model(tmp_path / "run", backbone, ModelCard("tiny", 16, {"width": 8}))

@@ -1,4 +1,4 @@
-"""vplface data align: as people type it, mistakes included."""
+"""``vplface data align``: outcomes, JSON output and invalid options."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def photos(tmp_path):
     return tmp_path / "photos"
 
 
-def test_a_folder_is_aligned_and_told_of(photos, tmp_path):
+def test_vplface_data_align_reports_every_outcome_and_keeps_earlier_crops(photos, tmp_path):
     sheet = tmp_path / "sheet.png"
     result = run(photos, tmp_path / "faces", "--landmarks", tmp_path / "points.csv", "--workers", 0, "--sheet", sheet)
     assert result.exit_code == 0
@@ -51,7 +51,7 @@ def test_a_folder_is_aligned_and_told_of(photos, tmp_path):
     assert "3 crops of 5 pictures, 3 of them from an earlier run" in again.stdout
 
 
-def test_json(photos, tmp_path):
+def test_vplface_data_align_json_states_protocol_and_counts(photos, tmp_path):
     target = tmp_path / "faces"
     result = run(photos, target, "--landmarks", tmp_path / "points.csv", "--workers", 0, "--faces", "all", "--json")
     report = json.loads(result.stdout)
@@ -79,19 +79,19 @@ def test_json(photos, tmp_path):
     }  # fmt: skip
 
 
-def test_faces_of_a_low_score_are_passed_over(photos, tmp_path):
+def test_vplface_data_align_min_score_skips_faces_of_a_lower_score(photos, tmp_path):
     arguments = ["--landmarks", tmp_path / "points.csv", "--workers", 0, "--min-score", 0.75]
     assert "2 crops of 5 pictures: 2 aligned, 2 no face" in run(photos, tmp_path / "faces", *arguments).stdout
 
 
-def test_if_nothing_is_aligned_the_command_fails_and_says_why(photos, tmp_path):
+def test_vplface_data_align_fails_with_reasons_if_no_picture_is_aligned(photos, tmp_path):
     arguments = ["--landmarks", tmp_path / "points.csv", "--workers", 0, "--min-size", 999]
     with pytest.raises(DataError, match=r"none of 5 pictures .*\(3 too small, 1 no face, 1 unreadable\); .*align.csv"):
         run(photos, tmp_path / "faces", *arguments)
     assert "pixels a side, needs 999" in (tmp_path / "faces" / "align.csv").read_text()
 
 
-def test_mistakes_on_the_command_line(photos, tmp_path):
+def test_vplface_data_align_refuses_invalid_options(photos, tmp_path):
     target = tmp_path / "faces"
     with pytest.raises(UsageError, match="give only one of them"):
         run(photos, target, "--landmarks", tmp_path / "points.csv", "--detector-model", "x.onnx")
@@ -108,7 +108,7 @@ def test_mistakes_on_the_command_line(photos, tmp_path):
     assert not target.exists()
 
 
-def test_the_help_shows_an_example():
+def test_vplface_data_align_help_shows_an_example():
     text = " ".join(run("--help").stdout.split())
     assert "Example:" in text
     assert np.all([option in text for option in ("--detector-model", "--landmarks", "--faces", "--sheet", "--json")])

@@ -1,4 +1,4 @@
-"""Lists that are made of a part of a set fit a recipe that takes that part."""
+"""A drop list made for one split of a set fits a recipe that reads this split."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from vplface.config import Source
 from vplface.training.sources import open_source
 
 
-def test_what_is_found_in_a_split_is_dropped_from_it(faces: Path, tmp_path: Path) -> None:
+def test_vplface_data_check_of_a_split_writes_a_drop_list_for_that_split(faces: Path, tmp_path: Path) -> None:
     archive = tmp_path / "faces.zip"
     with zipfile.ZipFile(archive, "w") as file:
         for part, people in (("train", "p0 p1 p2"), ("test", "p3 p4")):

@@ -1,4 +1,4 @@
-"""vplface data synth: mistakes as people make them."""
+"""``vplface data synth``: invalid options."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ app.command()(synth)
     ("count", "message"),
     [(6000, "--pair-count 6000: 20 identities with 40 pictures are too few"), (30, "multiple of 20")],
 )
-def test_pairs_that_cannot_be_drawn_are_refused_before_anything_is_written(count, message, tmp_path):
+def test_vplface_data_synth_refuses_an_impossible_pair_count_and_writes_nothing(count, message, tmp_path):
     given = ["--identities", 20, "--pictures", 2, "--pairs", tmp_path / "pairs.txt", "--pair-count", count]
     with pytest.raises(UsageError, match=message):
         CliRunner().invoke(app, [str(part) for part in [tmp_path / "faces", *given]], catch_exceptions=False)

@@ -1,4 +1,4 @@
-"""How commands end: a reason outside the program is one line, a bug is a traceback, a lost output is said."""
+"""How commands end: an error of the system is one line, a bug a traceback, an unwritable output is reported."""
 
 import errno
 import subprocess
@@ -36,7 +36,7 @@ from vplface.reasons import explained
         (RuntimeError("Symlink loop from '/a'"), "'/a': its symbolic links lead in a circle"),
     ],
 )
-def test_a_reason_outside_the_program_is_one_line(capsys, error, said):
+def test_ending_reports_an_error_of_the_system_in_one_line(capsys, error, said):
     with pytest.raises(SystemExit) as ended, last_resort.ending():
         raise error
     assert ended.value.code == 1
@@ -47,32 +47,32 @@ def test_a_reason_outside_the_program_is_one_line(capsys, error, said):
 
 
 @pytest.mark.parametrize("bug", [TypeError, KeyError, AssertionError, ValueError, RuntimeError])
-def test_a_bug_stays_a_traceback(bug):
+def test_ending_lets_the_exception_of_a_bug_propagate(bug):
     assert explained(bug("a bug")) is None
     with pytest.raises(bug), last_resort.ending():
         raise bug("a bug")
 
 
-def test_a_name_with_a_newline_cannot_add_a_line_that_looks_like_ours(capsys):
+def test_ending_indents_later_lines_and_escapes_control_characters(capsys):
     with pytest.raises(SystemExit), last_resort.ending():
         raise DataError("a\nvplface: all is well\x1b[2J")
     assert capsys.readouterr().err == "vplface: a\n  vplface: all is well\\x1b[2J\n"
 
 
-def test_a_message_with_a_huge_value_stays_readable(capsys):
+def test_ending_shortens_a_message_with_a_huge_value(capsys):
     with pytest.raises(SystemExit), last_resort.ending():
         raise DataError("key: " + "9" * 1_000_000)
     assert len(capsys.readouterr().err) < 10_000
 
 
-def test_a_usage_error_of_typer_shows_control_characters():
+def test_vplface_escapes_control_characters_in_usage_errors():
     ended = CliRunner().invoke(app, ["plan", "--\x1b[2J"])
     assert ended.exit_code == 2
     assert "\\x1b[2J" in ended.output
     assert "\x1b[2J" not in ended.output
 
 
-def test_help_keeps_the_colours_of_rich(monkeypatch):
+def test_vplface_help_keeps_the_colours_of_rich(monkeypatch):
     monkeypatch.setattr(typer.rich_utils, "FORCE_TERMINAL", True)
     monkeypatch.setattr(typer.rich_utils, "COLOR_SYSTEM", "standard")
     ended = CliRunner().invoke(app, ["data", "get", "--help"], color=True)
@@ -95,7 +95,7 @@ _MAIN = "import sys; sys.argv[1:] = ['data', 'get', '--list']; from vplface.cli 
         (">/dev/null 2>&-", 0, ""),
     ],
 )
-def test_an_output_that_cannot_be_written(redirection, status, said):
+def test_main_reports_an_unwritable_stdout_and_ignores_an_unwritable_stderr(redirection, status, said):
     command = f'set -o pipefail; "$0" -c "$1" {redirection}'
     ended = subprocess.run(["bash", "-c", command, sys.executable, _MAIN], capture_output=True, text=True)
     assert (ended.stderr, ended.returncode) == (said, status)

@@ -1,4 +1,4 @@
-"""vplface enroll and identify: as people type them, mistakes included; on real faces where some are at hand."""
+"""``vplface enroll`` and ``vplface identify``: results and mistakes, on real faces where a copy is present."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def group() -> np.ndarray:
     return np.concatenate([photograph(landmarks(1.0)), photograph(landmarks(1.6), radius=9)], axis=1)
 
 
-def test_a_folder_of_people_is_enrolled_listed_and_completed(model, people, photos, monkeypatch):
+def test_vplface_enroll_adds_a_folder_of_people_and_skips_enrolled_pictures(model, people, photos, monkeypatch):
     monkeypatch.setattr(enrolment, "_BATCH_SIZE", 2)
     monkeypatch.setattr(enrolment, "_SAVE_INTERVAL", 0.0)
     result = vplface("enroll", people, photos, "--model", model)
@@ -94,7 +94,7 @@ def test_a_folder_of_people_is_enrolled_listed_and_completed(model, people, phot
     assert np.abs(stored.embeddings[stored.files.index("1.png")] - expected).max() < 1e-6
 
 
-def test_one_person_with_any_name_and_a_chosen_face(model, people, photos):
+def test_vplface_enroll_accepts_any_name_and_a_chosen_face(model, people, photos):
     words = ("enroll", people, "--model", model)
     assert vplface(*words, "--name", "a/b ../c", photos / "Ada" / "1.png", photos / "Zoë Ω").exit_code == 0
     two = photos / "Ada" / "3.png"
@@ -113,7 +113,7 @@ def test_one_person_with_any_name_and_a_chosen_face(model, people, photos):
     assert sorted(path.name for path in people.iterdir()) == [".lock", "gallery.safetensors"]
 
 
-def test_json(model, people, photos):
+def test_vplface_enroll_json_lists_added_skipped_and_removed(model, people, photos):
     told = json.loads(vplface("enroll", people, photos, "--model", model, "--json").stdout)
     assert (told["schema"], told["gallery"], told["there_already"]) == (1, str(people), 0)
     assert told["added"] == {"Ada": 3, "Zoë Ω": 1, "李小龍": 1}
@@ -127,7 +127,7 @@ def test_json(model, people, photos):
     assert (removed["removed"], removed["pictures"]) == (["Ada", "李小龍"], 4)
 
 
-def test_a_removed_person_is_not_found_again(model, people, photos):
+def test_vplface_identify_does_not_find_a_removed_person(model, people, photos):
     vplface("enroll", people, photos, "--model", model)
     picture = photos / "Zoë Ω" / "1.png"
     assert "Zoë Ω 1.0000" in vplface("identify", people, picture).stdout
@@ -136,7 +136,7 @@ def test_a_removed_person_is_not_found_again(model, people, photos):
     assert "Zoë" not in vplface("identify", people, picture).stdout.split("\n", 1)[1]
 
 
-def test_every_face_of_a_picture_is_named_or_unknown(model, people, photos):
+def test_vplface_identify_names_every_face_or_reports_it_as_unknown(model, people, photos):
     vplface("enroll", people, "--model", model, "--name", "large", photos / "Ada" / "3.png")
     vplface("enroll", people, "--name", "Zoë Ω", photos / "Zoë Ω" / "1.png")
     out = photos.parent / "who.png"
@@ -170,7 +170,7 @@ def test_every_face_of_a_picture_is_named_or_unknown(model, people, photos):
     assert "4.png: no face found" in nothing.stderr
 
 
-def test_codes_find_the_same(model, people, photos):
+def test_vplface_identify_search_faiss_finds_the_same_as_exact(model, people, photos):
     pytest.importorskip("faiss")
     vplface("enroll", people, photos, "--model", model)
     words = ("identify", people, photos / "李小龍" / "1.png", "--threshold", 0.5)
@@ -180,7 +180,7 @@ def test_codes_find_the_same(model, people, photos):
     assert len(list(people.glob("index-*.faiss"))) == 1
 
 
-def test_another_model_is_refused_and_a_moved_one_is_found(model, people, photos, tmp_path):
+def test_vplface_enroll_and_identify_refuse_another_model_and_accept_a_moved_one(model, people, photos, tmp_path):
     vplface("enroll", people, photos, "--model", model)
     other = untrained(tmp_path / "other", seed=1)
     for words in (("enroll", people, photos), ("identify", people, photos / "Ada" / "1.png")):
@@ -194,7 +194,7 @@ def test_another_model_is_refused_and_a_moved_one_is_found(model, people, photos
     assert "Ada 1.0000" in vplface("identify", people, photos / "Ada" / "1.png", "--model", tmp_path / "moved").stdout
 
 
-def test_mistakes_are_named(model, people, photos, tmp_path):
+def test_vplface_enroll_and_identify_name_the_mistake(model, people, photos, tmp_path):
     vplface("enroll", people, photos, "--model", model)
     (tmp_path / "none").mkdir()
     ada = photos / "Ada" / "1.png"
@@ -228,7 +228,7 @@ def test_mistakes_are_named(model, people, photos, tmp_path):
     not (YUNET.is_file() and SCORER.is_file() and PHOTOS.is_dir()),
     reason="no photographs or models beside the repository (shared/data/lfw_raw_sample, shared/models)",
 )
-def test_real_people_are_found_in_a_picture_of_several(tmp_path, people, monkeypatch):
+def test_vplface_identify_finds_real_people_in_a_group_picture(tmp_path, people, monkeypatch):
     pytest.importorskip("onnxruntime")
     monkeypatch.undo()
     shutil.copy(SCORER, tmp_path / "scorer.onnx")

@@ -65,7 +65,7 @@ def as_json(result):
     return json.loads(result.stdout)
 
 
-def test_json_is_what_the_contract_says(place):
+def test_vplface_evaluate_json_has_the_documented_keys(place):
     said = as_json(run(place, "--pairs", place / "pairs.txt", "--far", "0.25", "--bootstrap", 20, "--json"))
     assert list(said) == ["schema", "model", "data", "protocol", "metrics", "files", "versions", "date"]
     assert said["schema"] == 1
@@ -83,7 +83,7 @@ def test_json_is_what_the_contract_says(place):
     assert said["files"] == {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
-def test_all_pairs_of_people(place):
+def test_vplface_evaluate_people_scores_all_pairs(place):
     said = as_json(
         run(place, "--people", place / "people.txt", "--far", 0.1, "--far", 1e-3, "--bootstrap", 0, "--json")
     )
@@ -95,7 +95,7 @@ def test_all_pairs_of_people(place):
     assert str(place / "people.txt") in said["files"]
 
 
-def test_where_the_threshold_comes_from_decides_the_name(place):
+def test_vplface_evaluate_names_accuracy_by_the_source_of_its_threshold(place):
     alone = as_json(run(place, "--pairs", place / "one.txt", "--bootstrap", 0, "--json"))
     assert "accuracy@best_threshold" in alone["metrics"]
     assert "accuracy" not in alone["metrics"]
@@ -115,7 +115,7 @@ def test_where_the_threshold_comes_from_decides_the_name(place):
     assert str(place / "pairs.txt") in given["files"]
 
 
-def test_options_reach_the_evaluation(place):
+def test_vplface_evaluate_options_change_protocol_and_threshold(place):
     base = ("--pairs", place / "pairs.txt", "--bootstrap", 0, "--far", 0.3, "--json")
     plain = as_json(run(place, *base))
     other = as_json(run(place, *base, "--flip", "none", "--protocol", "insightface", "--far-rule", "nearest"))
@@ -129,7 +129,7 @@ def test_options_reach_the_evaluation(place):
     assert len(set(thresholds)) == 3
 
 
-def test_table_for_people(place):
+def test_vplface_evaluate_prints_figures_and_protocol(place):
     result = run(place, "--pairs", place / "pairs.txt", "--far", 0.25, "--far", 0.001, "--bootstrap", 20)
     assert result.exit_code == 0, result.exception
     for part in (
@@ -159,7 +159,7 @@ def test_table_for_people(place):
         (["--pairs", "pairs.txt", "--std", "0,1,1"], "std must be three finite positive"),
     ],
 )
-def test_a_wrong_command_line(place, arguments, message):
+def test_vplface_evaluate_refuses_invalid_options(place, arguments, message):
     arguments = [place / word if word.endswith(".txt") else word for word in arguments]
     with pytest.raises(UsageError, match=message):
         raise run(place, *arguments).exception
@@ -172,13 +172,13 @@ def test_a_wrong_command_line(place, arguments, message):
         (["--pairs", "pairs.txt"], "no_model", "no_model"),
     ],
 )
-def test_a_file_at_fault(place, arguments, model, message):
+def test_vplface_evaluate_names_a_missing_file(place, arguments, model, message):
     arguments = [place / word if word.endswith(".txt") else word for word in arguments]
     with pytest.raises(DataError, match=message):
         raise run(place, *arguments, model=model).exception
 
 
-def test_an_onnx_file_of_others_must_be_described(place):
+def test_vplface_evaluate_requires_the_preprocessing_of_a_foreign_onnx_file(place):
     nodes = [
         onnx.helper.make_node("AveragePool", ["data"], ["means"], kernel_shape=[28, 28], strides=[28, 28]),
         onnx.helper.make_node("Flatten", ["means"], ["embedding"]),
@@ -204,8 +204,8 @@ def evaluate_many(place, models, *arguments):
     return CliRunner().invoke(app, command)
 
 
-def test_names_that_are_no_text_and_places_that_cannot_be_written(place, tmp_path):
-    """As zips of another age give them: é of Latin-1."""
+def test_vplface_evaluate_keeps_undecodable_names_and_refuses_an_unwritable_report(place, tmp_path):
+    """The names have é in Latin-1, as in old zip files."""
     shutil.copytree(place / "faces", tmp_path / "faces")
     for picture in list((tmp_path / "faces").rglob("*_0002.png")):
         picture.rename(picture.with_name(f"caf\udce9_{picture.name}"))
@@ -235,7 +235,7 @@ def embedded(place):
     return place
 
 
-def test_embeddings_of_a_model_are_evaluated_like_the_model(embedded):
+def test_vplface_evaluate_of_stored_embeddings_equals_that_of_the_model(embedded):
     base = ("--pairs", embedded / "pairs.txt", "--far", 0.25, "--bootstrap", 20, "--json")
     said = as_json(run(embedded, *base, model="named.npz"))
     of_model = as_json(run(embedded, *base))
@@ -250,7 +250,7 @@ def test_embeddings_of_a_model_are_evaluated_like_the_model(embedded):
         raise run(embedded, *base, model="short.npy").exception
 
 
-def test_a_row_that_a_pair_uses_must_say_something(embedded):
+def test_vplface_evaluate_refuses_an_embedding_that_is_not_finite(embedded):
     x = np.load(embedded / "noisy.npy")
     x[4] = np.nan
     np.save(embedded / "broken.npy", x)
@@ -258,7 +258,7 @@ def test_a_row_that_a_pair_uses_must_say_something(embedded):
         raise run(embedded, "--pairs", embedded / "pairs.txt", model="broken.npy").exception
 
 
-def test_models_are_compared_on_the_same_pairs(embedded):
+def test_vplface_evaluate_compare_tests_models_on_the_same_pairs(embedded):
     base = ("--pairs", embedded / "pairs.txt", "--far", 0.25, "--bootstrap", 50)
     said = as_json(evaluate_many(embedded, ["model", "noisy.npy", "named.npz"], *base, "--compare", "--json"))
     assert list(said) == ["schema", "models", "differences_to", "differences"]
@@ -280,7 +280,7 @@ def test_models_are_compared_on_the_same_pairs(embedded):
     assert list(side_by_side) == ["schema", "models"]
 
 
-def test_a_result_is_stored_whole_and_shown_as_a_page(embedded):
+def test_vplface_evaluate_out_stores_the_evaluation_and_report_writes_a_page(embedded):
     out, page = embedded / "result.json", embedded / "page.html"
     options = ("--pairs", embedded / "pairs.txt", "--far", 0.25, "--fmr", 0.25, "--bootstrap", 20)
     result = run(embedded, *options, "--out", out, "--report", page)
@@ -300,7 +300,7 @@ def test_a_result_is_stored_whole_and_shown_as_a_page(embedded):
         assert part in text
 
 
-def test_groups_are_told_and_drawn(embedded):
+def test_vplface_evaluate_groups_reports_and_plots_rates_per_group(embedded):
     (embedded / "groups.csv").write_text("".join(f"p{p},{'young' if p % 2 else 'old'}\n" for p in range(6)))
     base = ("--people", embedded / "people.txt", "--far", 0.25, "--bootstrap", 20, "--groups", embedded / "groups.csv")
     said = as_json(run(embedded, *base, "--json"))
@@ -313,7 +313,7 @@ def test_groups_are_told_and_drawn(embedded):
     assert "False match rate at the threshold of FAR 0.25" in (embedded / "groups.html").read_text(encoding="utf-8")
 
 
-def test_an_operating_point_stays_with_the_model(embedded):
+def test_vplface_evaluate_save_operating_point_stores_it_with_the_model(embedded):
     base = ("--pairs", embedded / "pairs.txt", "--bootstrap", 0)
     result = run(embedded, *base, "--far", 0.5, "--save-operating-point", 0.25, "--json")
     said = as_json(result)
@@ -329,13 +329,13 @@ def test_an_operating_point_stays_with_the_model(embedded):
     assert point.files["pairs.txt"] == said["files"][str(embedded / "pairs.txt")]
     with pytest.raises(DataError, match=r"no operating point: FAR 0\.001 needs"):
         raise run(embedded, *base, "--save-operating-point", 1e-3).exception
-    assert OperatingPoint.load(embedded / "model").far == 0.25  # the earlier one is unharmed
+    assert OperatingPoint.load(embedded / "model").far == 0.25  # the earlier one is kept
     with pytest.raises(DataError, match="belongs to a model"):
         raise run(embedded, *base, "--save-operating-point", 0.25, model="named.npz").exception
 
 
 @pytest.mark.parametrize("kind", ["model", "named.npz"])
-def test_figures_are_of_what_was_loaded_though_it_is_replaced_meanwhile(embedded, kind, tmp_path, monkeypatch):
+def test_vplface_evaluate_hashes_the_files_that_it_loaded(embedded, kind, tmp_path, monkeypatch):
     for name in ("model", "named.npz", "faces", "pairs.txt"):
         (shutil.copytree if (embedded / name).is_dir() else shutil.copy)(embedded / name, tmp_path / name)
     loaded = tmp_path / ("model/model.safetensors" if kind == "model" else kind)
@@ -371,12 +371,12 @@ def test_figures_are_of_what_was_loaded_though_it_is_replaced_meanwhile(embedded
         (["model"], ["--report", "page.pdf"], r"must end in \.html"),
     ],
 )
-def test_wrong_command_lines_about_several_models_and_files(embedded, models, arguments, message):
+def test_vplface_evaluate_refuses_invalid_options_of_several_models_and_outputs(embedded, models, arguments, message):
     with pytest.raises(UsageError, match=message):
         raise evaluate_many(embedded, models, "--pairs", embedded / "pairs.txt", *arguments).exception
 
 
-def test_a_set_that_brings_its_pairs_along_needs_no_list(embedded, monkeypatch):
+def test_vplface_evaluate_uses_the_pairs_of_a_set_without_a_list(embedded, monkeypatch):
     class Verification(ImageFolder):
         pairs = read_pairs(embedded / "pairs.txt")
 

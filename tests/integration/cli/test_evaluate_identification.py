@@ -52,7 +52,7 @@ def as_json(result):
     return json.loads(result.stdout)
 
 
-def test_json_is_what_the_contract_says(place):
+def test_vplface_evaluate_identification_json_has_the_documented_keys(place):
     said = as_json(
         run(place, "--distractors", place / "crowd", "--fars", "1e-2", "--fpirs", "0.2", "--bootstrap", 20, "--json")
     )
@@ -70,7 +70,7 @@ def test_json_is_what_the_contract_says(place):
     assert list(said["files"]) == [str(place / "model/model.safetensors"), str(place / "model/model.json")]
 
 
-def test_embeddings_of_all_forms_give_the_same(place):
+def test_vplface_evaluate_identification_accepts_embeddings_in_every_form(place):
     options = ("--fars", "0.1", "--ranks", "1,3", "--bootstrap", 0, "--json")
     crowd = ("--distractors", place / "crowd")
     forms = [
@@ -82,12 +82,12 @@ def test_embeddings_of_all_forms_give_the_same(place):
     assert str(place / "crowd.npy") in forms[2]["files"]
 
 
-def test_the_gallery_itself_can_be_the_probes(place):
+def test_vplface_evaluate_identification_accepts_the_gallery_as_probes(place):
     said = as_json(run(place, "--fars", "0.1", "--bootstrap", 0, "--json", probes="gallery"))
     assert (said["protocol"]["genuine"], said["protocol"]["impostors"]) == (10, 80)
 
 
-def test_table_for_people(place):
+def test_vplface_evaluate_identification_prints_figures_and_protocol(place):
     result = run(place, "--distractors", place / "crowd.npy", "--mates", "each", "--fars", "1e-6", model="all.npz")
     assert result.exit_code == 0, result.exception
     for part in ("rank-1", "mates: each", "FAR 1e-06 needs at least 1,000,000", "sha256"):
@@ -103,12 +103,12 @@ def test_table_for_people(place):
         (["--mates", "each"], "give --distractors"),
     ],
 )
-def test_a_wrong_command_line(place, arguments, message):
+def test_vplface_evaluate_identification_refuses_invalid_options(place, arguments, message):
     with pytest.raises(UsageError, match=message):
         raise run(place, *arguments).exception
 
 
-def test_a_file_at_fault(place):
+def test_vplface_evaluate_identification_names_the_invalid_file(place):
     np.save(place / "short.npy", np.ones((3, 4), np.float32))
     np.save(place / "flat.npy", np.ones(3, np.float32))
     np.savez(place / "part.npz", gallery=np.ones((10, 4), np.float32))
@@ -127,7 +127,7 @@ def test_a_file_at_fault(place):
             raise run(place, model=model).exception
 
 
-def test_what_is_left_behind(place, tmp_path):
+def test_vplface_evaluate_identification_writes_result_and_report(place, tmp_path):
     out, page = tmp_path / "result.json", tmp_path / "page.html"
     result = run(place, "--fars", "1e-2", "--bootstrap", 10, "--out", out, "--report", page)
     assert result.exit_code == 0, result.output

@@ -59,7 +59,7 @@ def as_json(result):
     return json.loads(result.stdout)
 
 
-def test_json_is_what_the_contract_says(place):
+def test_vplface_evaluate_ijb_json_has_the_documented_keys(place):
     said = as_json(run(place, "--fars", "1e-1,1e-6", "--fpirs", "0.5", "--one-to-many", "--bootstrap", 20, "--json"))
     assert list(said) == ["schema", "model", "data", "protocol", "metrics", "files"]
     assert said["protocol"]["flags"] == "N1D1F1"
@@ -76,7 +76,7 @@ def test_json_is_what_the_contract_says(place):
     assert len(said["files"]) == 7
 
 
-def test_every_flag_changes_the_figures_but_norms_that_are_equal(place):
+def test_vplface_evaluate_ijb_flags_change_the_threshold_unless_norms_are_equal(place):
     def thresholds(flags, model="embeddings.npy"):
         result = run(place, "--flags", flags, "--fars", "0.1", "--bootstrap", 0, "--json", model=model)
         return as_json(result)["metrics"]["tar@far=1e-1"]["threshold"], result.stderr
@@ -105,7 +105,7 @@ def test_show_rates_prints_figures_and_protocol(place):
         (["--fpirs", "1"], "--fpirs 1"),
     ],
 )
-def test_a_wrong_command_line(place, arguments, message):
+def test_vplface_evaluate_ijb_refuses_invalid_options(place, arguments, message):
     with pytest.raises(UsageError, match=message):
         raise _cause(place, arguments)
 
@@ -116,7 +116,7 @@ def _cause(place, arguments, model="embeddings.npy"):
     return CliRunner().invoke(alone, [str(place / model), "--data", str(place), *arguments]).exception
 
 
-def test_a_file_at_fault(place):
+def test_vplface_evaluate_ijb_names_the_invalid_file(place):
     with pytest.raises(DataError, match=r"no ijbb_face_tid_mid\.txt"):
         raise _cause(place, ["--set", "ijbb"])
     np.save(place / "short.npy", np.ones((3, 16), np.float32))
@@ -127,8 +127,8 @@ def test_a_file_at_fault(place):
     assert "nothing.npy" in result.stderr
 
 
-def test_a_model_embeds_the_loose_pictures(place):
-    """Needs the aligner: pictures are warped by their landmarks, and the network's norms weigh."""
+def test_vplface_evaluate_ijb_embeds_loose_crops_with_a_model(place):
+    """Pictures are warped by their landmarks, and the norms of embeddings are weights."""
     pytest.importorskip("vplface.data.align")
     import cv2
     import torch
@@ -155,7 +155,7 @@ def test_a_model_embeds_the_loose_pictures(place):
     assert page.read_text().count("data:image/") >= 4
 
 
-def test_what_is_left_behind(place, tmp_path):
+def test_vplface_evaluate_ijb_writes_result_and_report(place, tmp_path):
     out, page = tmp_path / "result.json", tmp_path / "page.html"
     result = run(place, "--fars", "1e-1", "--one-to-many", "--bootstrap", 10, "--out", out, "--report", page)
     assert result.exit_code == 0, result.output

@@ -1,4 +1,4 @@
-"""What fp16 or int8 costs: the figures of both models as vplface evaluate gives them, and their paired difference."""
+"""The cost of fp16 or int8: the figures of both models as in vplface evaluate, and their paired difference."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def pairs(faces, tmp_path_factory):
     return path
 
 
-def test_figures_are_those_of_evaluate_and_differences_are_theirs(models, faces, pairs):
+def test_cost_measurement_has_the_figures_of_vplface_evaluate_and_their_difference(models, faces, pairs):
     model, file = models
     cost = cost_measurement(model, faces, pairs, None, None, "sum", 100)(file).to_dict()["sets"]["list"]
     for path, key in ((model, "fp32"), (file, "reduced")):
@@ -60,7 +60,7 @@ def test_figures_are_those_of_evaluate_and_differences_are_theirs(models, faces,
     assert low <= cost["differences"]["auc"]["difference"] <= high
 
 
-def test_a_model_that_was_saved_again_since_it_was_exported_is_not_compared(models, faces, pairs, tmp_path):
+def test_cost_measurement_refuses_a_model_saved_again_after_its_export(models, faces, pairs, tmp_path):
     deploy.export(models[0], tmp_path / "m.onnx")
     measure = cost_measurement(models[0], faces, pairs, None, None, "sum", 0)
     assert "list" in measure(tmp_path / "m.onnx").fp32
@@ -68,7 +68,7 @@ def test_a_model_that_was_saved_again_since_it_was_exported_is_not_compared(mode
         cost_measurement(models[1], faces, pairs, None, None, "sum", 0)(tmp_path / "m.onnx")
 
 
-def test_the_sets_of_the_run_are_asked_where_they_are_known(models, faces, pairs, tmp_path):
+def test_cost_measurement_uses_the_evaluation_sets_of_the_run(models, faces, pairs, tmp_path):
     model, file = models
     (tmp_path / "run").mkdir()
     for name in ("model.json", "model.safetensors"):
@@ -90,7 +90,7 @@ def test_the_sets_of_the_run_are_asked_where_they_are_known(models, faces, pairs
     assert "gone" in reason
 
 
-def test_command(models, faces, pairs, tmp_path, monkeypatch):
+def test_vplface_export_prints_size_parity_and_cost_of_int8(models, faces, pairs, tmp_path, monkeypatch):
     model, _ = models
 
     def quick(model, path, opset, precision, calibration):
@@ -139,12 +139,12 @@ class Stub:
         (["--precision", "fp16", "--pairs", "x"], "need --data"),
     ],
 )
-def test_options_that_contradict_each_other(models, tmp_path, options, words):
+def test_vplface_export_refuses_contradictory_options(models, tmp_path, options, words):
     with pytest.raises(UsageError, match=words):
         run(exporting, models[0], tmp_path / "m.onnx", *options)
 
 
-def test_data_that_are_not_there_are_told_before_the_export(models, tmp_path):
+def test_vplface_export_names_missing_data_and_exports_nothing(models, tmp_path):
     with pytest.raises(DataError, match="nowhere"):
         run(
             exporting,

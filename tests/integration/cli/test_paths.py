@@ -16,7 +16,7 @@ from vplface.report import read_run
 RUN = CliRunner()
 
 
-def test_home_folders(monkeypatch):
+def test_at_home_expands_only_a_leading_tilde_of_a_known_user(monkeypatch):
     monkeypatch.setenv("HOME", "/home/ada")
     assert at_home("~/a") == Path("/home/ada/a")
     assert at_home(Path("~")) == Path("/home/ada")
@@ -24,7 +24,7 @@ def test_home_folders(monkeypatch):
     assert at_home("./~/a") == Path("./~/a")
 
 
-def test_a_command_finds_what_lies_in_the_home_folder(tmp_path, monkeypatch):
+def test_vplface_train_reads_a_recipe_from_the_home_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "the recipe.yaml").write_text("name: x\ndata: {train: nowhere}\n")
     done = RUN.invoke(app, ["train", "~/the recipe.yaml", "--dry-run"])
@@ -34,13 +34,13 @@ def test_a_command_finds_what_lies_in_the_home_folder(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["run", "my run #2", "-x", "a\nb", "it's", "$HOME `x`", "~", "*"])
-def test_a_path_in_a_command_is_one_argument(name):
+def test_argument_is_one_shell_word_for_any_path(name):
     (word,) = shlex.split(argument(name))
     assert Path(word) == Path(name)
     assert not word.startswith(("-", "~"))
 
 
-def test_what_a_message_proposes_can_be_given_to_a_shell(tmp_path):
+def test_read_run_proposes_a_path_in_shell_quotes(tmp_path):
     arm = tmp_path / "study" / "arm #1"
     arm.mkdir(parents=True)
     (arm / "config.yaml").write_text("{}")
@@ -64,7 +64,7 @@ def test_what_a_message_proposes_can_be_given_to_a_shell(tmp_path):
         (("study", "quickstart", "--seeds", "9" * 5000), "--seeds"),
     ],
 )
-def test_counts_beyond_all_sense_are_refused_by_the_option(words, option):
+def test_vplface_names_the_option_of_an_excessive_number(words, option):
     refused = RUN.invoke(app, words)
     assert refused.exit_code == 2, refused.output
     assert option in refused.output

@@ -52,7 +52,7 @@ def open_umask():
 
 
 @pytest.mark.parametrize("name", PRIVATE)
-def test_what_holds_people_is_for_its_owner(name, tmp_path, open_umask):
+def test_PRIVATE_writers_give_their_files_mode_600(name, tmp_path, open_umask):
     path = tmp_path / name
     for there in (False, True):
         if there:
@@ -62,7 +62,7 @@ def test_what_holds_people_is_for_its_owner(name, tmp_path, open_umask):
         assert [entry.name for entry in tmp_path.iterdir()] == [name]
 
 
-def test_a_drawing_of_faces_is_for_its_owner(tmp_path, open_umask):
+def test_draw_identified_gives_its_file_mode_600(tmp_path, open_umask):
     pytest.importorskip("matplotlib")
     from vplface.cli.faces_drawn import draw_identified
     from vplface.deploy.faces import FoundFace, Photograph
@@ -73,6 +73,6 @@ def test_a_drawing_of_faces_is_for_its_owner(tmp_path, open_umask):
     assert stat.S_IMODE((tmp_path / "a.png").stat().st_mode) == 0o600
 
 
-def test_an_operating_point_is_for_everybody(tmp_path, open_umask):
+def test_OperatingPoint_save_gives_its_file_mode_666(tmp_path, open_umask):
     point = OperatingPoint(0.3, 1e-3, 1e-3, 0.9, {}, "lfw", "2026-11-30", {})
     assert stat.S_IMODE(point.save(tmp_path).stat().st_mode) == 0o666

@@ -1,4 +1,4 @@
-"""vplface verify: as people type it, mistakes included; on real faces where some lie beside the repository."""
+"""``vplface verify``: decisions and mistakes, on real faces where a copy lies beside the repository."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def crops(path: Path) -> list[np.ndarray]:
     return [each.picture for each in Aligner(InTiles())(decode_whole(path.read_bytes(), str(path)))]
 
 
-def test_a_decision_at_the_operating_point_that_is_kept_with_the_model(model, pictures):
+def test_vplface_verify_decides_at_the_operating_point_of_the_model(model, pictures):
     a, b = (decode_whole((pictures / name).read_bytes(), name) for name in ("a.png", "b.png"))
     expected = similarity(model, a, b)
     for threshold, verdict in ((expected - 0.001, "same person"), (expected + 0.001, "different people")):
@@ -95,7 +95,7 @@ def test_a_decision_at_the_operating_point_that_is_kept_with_the_model(model, pi
         assert result.stderr == ""
 
 
-def test_json(model, pictures):
+def test_vplface_verify_json_states_decision_faces_and_files(model, pictures):
     point = keep_point(model, 1.0)
     result = vplface("verify", model, pictures / "a.png", pictures / "two.png", "--face", "1,2", "--json")
     told = json.loads(result.stdout)
@@ -111,7 +111,7 @@ def test_json(model, pictures):
     assert set(told["files"]) == {str(model / name) for name in ("model.safetensors", "model.json")}
 
 
-def test_of_several_faces_the_largest_is_taken_and_all_are_told(model, pictures):
+def test_vplface_verify_takes_the_largest_of_several_faces_and_lists_all(model, pictures):
     result = vplface("verify", model, pictures / "two.png", pictures / "one.png", "--threshold", 0.5)
     large, (one,) = crops(pictures / "two.png")[0], crops(pictures / "one.png")
     assert f"similarity {similarity(model, large, one):.4f}: same person" in result.stdout
@@ -121,7 +121,7 @@ def test_of_several_faces_the_largest_is_taken_and_all_are_told(model, pictures)
     assert note.endswith("; taken: 1, others with --face")
 
 
-def test_without_an_operating_point_there_is_no_decision_and_a_way_to_one(model, pictures):
+def test_vplface_verify_without_an_operating_point_decides_nothing_and_proposes_a_command(model, pictures):
     result = vplface("verify", model, pictures / "a.png", pictures / "a.png")
     assert result.exit_code == 0
     assert result.stdout == "similarity 1.0000: no decision\n"
@@ -130,7 +130,7 @@ def test_without_an_operating_point_there_is_no_decision_and_a_way_to_one(model,
     assert (told["same"], told["threshold"], told["operating_point"]) == (None, None, None)
 
 
-def test_a_point_that_does_not_hold_is_refused_unless_a_threshold_is_given(model, pictures):
+def test_vplface_verify_refuses_an_operating_point_of_another_protocol_or_model(model, pictures):
     words = ("verify", model, pictures / "a.png", pictures / "b.png")
     point = keep_point(model, 0.3)
     other = vplface(*words, "--flip", "none")
@@ -148,7 +148,7 @@ def test_a_point_that_does_not_hold_is_refused_unless_a_threshold_is_given(model
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg"])
-def test_the_pictures_are_drawn(model, pictures, suffix):
+def test_vplface_verify_show_draws_the_pictures(model, pictures, suffix):
     out = pictures / "new" / f"pair{suffix}"
     result = vplface("verify", model, pictures / "a.png", pictures / "two.png", "--threshold", 0.5, "--show", out)
     assert result.exit_code == 0, result.stderr
@@ -161,7 +161,7 @@ def test_the_pictures_are_drawn(model, pictures, suffix):
     assert "the name must end in .png or .jpg" in refused.stderr
 
 
-def test_mistakes_are_named(model, pictures, tmp_path):
+def test_vplface_verify_names_the_mistake(model, pictures, tmp_path):
     (tmp_path / "zero.jpg").write_bytes(b"")
     write(tmp_path / "empty.png", np.full((200, 200, 3), 90, np.uint8))
     a = pictures / "a.png"
@@ -187,7 +187,7 @@ def test_mistakes_are_named(model, pictures, tmp_path):
     not (YUNET.is_file() and SCORER.is_file() and PHOTOS.is_dir()),
     reason="no photographs or models beside the repository (shared/data/lfw_raw_sample, shared/models)",
 )
-def test_real_people_are_told_apart(tmp_path, monkeypatch):
+def test_vplface_verify_distinguishes_real_people(tmp_path, monkeypatch):
     pytest.importorskip("onnxruntime")
     monkeypatch.undo()
     shutil.copy(SCORER, tmp_path / "scorer.onnx")

@@ -1,4 +1,4 @@
-"""Every command with paths that lead nowhere, or to other things than it takes: a line, and no traceback."""
+"""Every command with paths that do not exist or are of another kind: a message and no traceback."""
 
 import os
 import signal
@@ -19,7 +19,7 @@ WRONG = {
     "folder": "folder",
     "fifo": "fifo",
     "endless": "/dev/zero",
-    "locked": "locked/inside",  # last: without rights no module can be imported
+    "locked": "locked/inside",  # last: without permissions no module can be imported
 }
 PICTURE = "faces/p0/0.png"
 
@@ -94,7 +94,7 @@ def place(tmp_path_factory):
 
 def _ended(command, path, kind):
     """The result of a command; it is stopped after 30 seconds."""
-    root = kind == "locked" and os.geteuid() == 0  # the rights of folders do not bind root
+    root = kind == "locked" and os.geteuid() == 0  # permissions of folders do not apply to root
     signal.signal(signal.SIGALRM, lambda *_: pytest.fail("it waits"))
     signal.alarm(30)
     if root:
@@ -113,7 +113,7 @@ def _shown(result):
 
 
 @pytest.mark.parametrize("command", READ)
-def test_a_wrong_path_to_read_is_a_line(place, command):
+def test_vplface_reports_a_wrong_path_to_read_without_a_traceback(place, command):
     for kind, path in WRONG.items():
         said = _shown(result := _ended(command, path, kind))
         assert result.exit_code in (1, 2), (kind, said)
@@ -122,14 +122,14 @@ def test_a_wrong_path_to_read_is_a_line(place, command):
 
 
 @pytest.mark.parametrize("command", WRITTEN)
-def test_a_wrong_path_to_write_is_a_line(place, command):
+def test_vplface_reports_a_wrong_path_to_write_without_a_traceback(place, command):
     for kind in ("long", "locked"):
         said = _shown(result := _ended(command, WRONG[kind], kind))
         assert result.exit_code in (1, 2), (kind, said)
         assert "Traceback" not in said
 
 
-def test_a_pipe_is_never_replaced(place):
+def test_vplface_report_does_not_replace_a_pipe(place):
     said = _shown(result := _ended("report m --out {}", "fifo", "fifo"))
     assert (result.exit_code, said) == (1, "vplface: cannot write fifo: it is not a regular file\n")
     assert Path("fifo").is_fifo()
