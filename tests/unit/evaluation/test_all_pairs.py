@@ -27,7 +27,7 @@ def at_once(x, labels):
 
 @pytest.mark.parametrize("block", [(1, 1), (1, 7), (3, 2), (10, 40), (512, 2048)])
 @pytest.mark.parametrize("keep", [1, 20, 10_000])
-def test_score_all_pairs_agrees_with_all_at_once(monkeypatch, block, keep):
+def test_score_all_pairs_in_blocks_agrees_with_all_pairs_at_once(monkeypatch, block, keep):
     monkeypatch.setattr(all_pairs, "_ROWS", block[0])
     monkeypatch.setattr(all_pairs, "_COLUMNS", block[1])
     monkeypatch.setattr(topk, "_SPARE", block[0] * block[1])
@@ -56,7 +56,7 @@ def test_score_all_pairs_agrees_with_all_at_once(monkeypatch, block, keep):
         np.testing.assert_array_equal(counts, np.histogram(similarity[kind], result.edges)[0])
 
 
-def test_AllPairs_roc_goes_on_below_the_kept_scores():
+def test_AllPairs_roc_continues_below_the_kept_scores():
     x, labels = people(sizes=(6,) * 40)
     similarity, _, _, same = at_once(x, labels)
     far, tar, thresholds = score_all_pairs(x, labels, 50).roc()
@@ -70,7 +70,7 @@ def test_AllPairs_roc_goes_on_below_the_kept_scores():
         assert ours == pytest.approx(theirs, abs=0.01)
 
 
-def test_score_all_pairs_of_equal_pictures():
+def test_score_all_pairs_handles_equal_embeddings():
     x, labels = np.tile([[1.0, 0.0]], (6, 1)), np.array([0, 0, 1, 1, 2, 2])
     result = score_all_pairs(x, labels, 5)
     assert result.scores.impostor.tolist() == [1.0] * 5
@@ -79,7 +79,7 @@ def test_score_all_pairs_of_equal_pictures():
 
 
 @pytest.mark.parametrize("labels", [[], [4], [4, 4], [4, 5]])
-def test_score_all_pairs_of_hardly_any_pictures(labels):
+def test_score_all_pairs_handles_fewer_than_three_pictures(labels):
     x = np.tile([[0.6, 0.8]], (len(labels), 1))
     scores = score_all_pairs(x, np.array(labels, np.int64), 10).scores
     assert len(scores.genuine) == (labels == [4, 4])

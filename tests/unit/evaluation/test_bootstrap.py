@@ -9,7 +9,7 @@ from helpers.populations import drawn, listed, people, repeated
 from vplface.evaluation.bootstrap import accuracy_replicates, interval, share_replicates
 
 
-def test_accuracy_replicates_keep_the_shares_of_the_kinds():
+def test_accuracy_replicates_keep_the_shares_of_genuine_and_impostor_pairs():
     rng = np.random.default_rng(3)
     scores, similarity, same, left, right = listed(rng, *people(rng, 15, 5), 300)
     pairs = scores.identity[np.stack([left, right], axis=1)]
@@ -25,7 +25,7 @@ def test_accuracy_replicates_keep_the_shares_of_the_kinds():
         assert found[number] == pytest.approx(expected)
 
 
-def test_accuracy_replicates_without_errors_are_one_whatever_the_shares():
+def test_accuracy_replicates_without_errors_are_1_for_any_shares():
     rng = np.random.default_rng(3)
     pairs, same, share = rng.integers(30, size=(200, 2)), rng.random(200) < 0.3, rng.dirichlet(np.ones(200))
     found = accuracy_replicates(np.ones(200, bool), same, share, pairs, 100, seed=0)
@@ -33,14 +33,14 @@ def test_accuracy_replicates_without_errors_are_one_whatever_the_shares():
     assert interval(found, 30) == (pytest.approx(0.025 ** (1 / 30)), 1.0)
 
 
-def test_share_replicates_by_hand():
+def test_share_replicates_matches_values_computed_by_hand():
     correct, person = np.array([True, False, True]), np.array([0, 0, 1])
     drawn = np.array([[2, 0], [1, 1], [0, 2], [0, 0]])
     assert share_replicates(correct, person, drawn)[:3].tolist() == [0.5, 2 / 3, 1.0]
     assert np.isnan(share_replicates(correct, person, drawn)[3])
 
 
-def test_interval():
+def test_interval_gives_percentiles_and_widens_where_all_replicates_are_0_or_1():
     assert interval(np.linspace(0, 1, 1001), 50) == pytest.approx((0.025, 0.975))
     assert interval(np.r_[np.linspace(0, 1, 1001), np.nan], 50) == pytest.approx((0.025, 0.975))
     assert interval(np.zeros(0), 50) is None

@@ -1,4 +1,4 @@
-"""Embeddings from files find their pictures, and files that do not fit say what is wrong."""
+"""Embeddings read from files: rows are matched to pictures, and errors name files that do not fit."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ ROWS = np.arange(12, dtype=np.float32).reshape(4, 3)
 
 
 @given(order=st.permutations(range(4)), prefix=st.sampled_from(["", "/data/faces/", "faces/", "C:\\faces\\", "a/"]))
-def test_names_say_which_row_is_whose(tmp_path_factory, order, prefix):
+def test_read_embeddings_matches_rows_by_name_in_any_order_and_under_any_prefix(tmp_path_factory, order, prefix):
     names = [prefix + (NAMES[k].replace("/", "\\") if "\\" in prefix else NAMES[k]) for k in order]
     path = tmp_path_factory.mktemp("npz") / "e.npz"
     np.savez(path, names=np.array(names), embeddings=ROWS[list(order)], model_card=np.array("{}"))
     np.testing.assert_array_equal(read_embeddings(path, Named(NAMES)), ROWS)
 
 
-def test_the_forms_that_embed_writes_and_plain_arrays(tmp_path):
+def test_read_embeddings_reads_structured_and_plain_arrays_in_npy_and_npz(tmp_path):
     fields = np.empty(4, [("name", "U20"), ("embedding", np.float32, 3)])
     fields["name"], fields["embedding"] = NAMES[::-1], ROWS[::-1]
     np.save(tmp_path / "fields.npy", fields)
@@ -54,7 +54,7 @@ def test_the_forms_that_embed_writes_and_plain_arrays(tmp_path):
         assert found.dtype == np.float32
 
 
-def test_only_pictures_that_are_asked_about_need_a_row(tmp_path):
+def test_read_embeddings_needs_rows_only_for_the_requested_pictures(tmp_path):
     np.savez(tmp_path / "e.npz", names=np.array([NAMES[2], "c/9.jpg", NAMES[0]]), embeddings=ROWS[:3])
     found = read_embeddings(tmp_path / "e.npz", Named(NAMES), np.array([0, 2]))
     np.testing.assert_array_equal(found[[0, 2]], ROWS[[2, 0]])
@@ -79,13 +79,13 @@ def save(path, **arrays):
         ({"embeddings": ROWS, "names": np.array(["a/0.jpg", "x/a/0.jpg", *NAMES[2:]])}, "both stand for"),
     ],
 )
-def test_what_does_not_fit(tmp_path, arrays, message):
+def test_read_embeddings_refuses_arrays_that_do_not_fit_the_set(tmp_path, arrays, message):
     save(tmp_path / "e.npz", **arrays)
     with pytest.raises(DataError, match=message):
         read_embeddings(tmp_path / "e.npz", Named(NAMES))
 
 
-def test_what_is_no_file_of_arrays(tmp_path):
+def test_read_embeddings_refuses_missing_damaged_and_foreign_files(tmp_path):
     with pytest.raises(DataError, match=r"nowhere\.npz'?: cannot be read"):
         read_embeddings(tmp_path / "nowhere.npz", Named(NAMES))
     (tmp_path / "text.npy").write_text("1 2 3")
@@ -97,7 +97,7 @@ def test_what_is_no_file_of_arrays(tmp_path):
             read_embeddings(tmp_path / name, Named(NAMES))
 
 
-def test_what_was_read_is_what_the_digest_is_of(tmp_path):
+def test_EmbeddingsFile_read_hashes_the_bytes_it_read(tmp_path):
     path = tmp_path / "e.npz"
     np.savez(path, embeddings=ROWS)
     before = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -131,14 +131,14 @@ def packed(path, kind, member="embeddings.npy", content=b"\0" * 1000):
         (os.mkfifo, "not a regular file"),
     ],
 )
-def test_files_that_claim_too_much_are_refused(tmp_path, make, message, monkeypatch):
+def test_read_embeddings_refuses_hostile_headers_and_oversized_or_special_files(tmp_path, make, message, monkeypatch):
     monkeypatch.setattr(module, "ARRAYS_LIMIT", 100_000)
     make(tmp_path / "e.npz")
     with pytest.raises(DataError, match=rf"e\.npz'?: .*({message})"):
         read_embeddings(tmp_path / "e.npz", Named(NAMES))
 
 
-def test_no_code_is_run(tmp_path):
+def test_read_embeddings_runs_no_pickled_code(tmp_path):
     class Trap:
         def __reduce__(self):
             return (pytest.fail, ("code in a file was run",))
@@ -148,7 +148,7 @@ def test_no_code_is_run(tmp_path):
         read_embeddings(tmp_path / "trap.npy", Named(NAMES))
 
 
-def test_a_set_that_calls_two_pictures_alike(tmp_path):
+def test_read_embeddings_refuses_a_set_with_duplicate_picture_names(tmp_path):
     np.savez(tmp_path / "e.npz", names=np.array(NAMES), embeddings=ROWS)
     with pytest.raises(DataError, match=r"two pictures 'a/0\.jpg'"):
         read_embeddings(tmp_path / "e.npz", Named(["a/0.jpg", "a/0.jpg"]))

@@ -17,7 +17,7 @@ some_scores = st.lists(st.integers(-9, 9), min_size=1, max_size=40).map(lambda v
 
 
 @given(genuine=some_scores, impostor=some_scores)
-def test_against_scikit_learn_ties_included(genuine, impostor):
+def test_area_under_curve_and_equal_error_rate_agree_with_scikit_learn_curves(genuine, impostor):
     far, tar, thresholds = roc(genuine, impostor)
     same = np.r_[np.ones(len(genuine)), np.zeros(len(impostor))]
     scores = np.r_[genuine, impostor]
@@ -34,13 +34,13 @@ def test_against_scikit_learn_ties_included(genuine, impostor):
 
 
 @given(genuine=some_scores, impostor=some_scores)
-def test_the_area_is_the_chance_of_a_higher_score(genuine, impostor):
+def test_area_under_curve_is_the_probability_of_a_higher_genuine_score(genuine, impostor):
     far, tar, _ = roc(genuine, impostor)
     statistic = mannwhitneyu(genuine, impostor).statistic
     assert area_under_curve(far, tar) == pytest.approx(statistic / len(genuine) / len(impostor))
 
 
-def test_the_threshold_makes_about_as_many_errors_of_either_kind():
+def test_equal_error_rate_threshold_balances_both_errors():
     rng = np.random.default_rng(0)
     genuine, impostor = rng.normal(0.5, 0.2, 2000), rng.normal(0.1, 0.2, 5000)
     found = equal_error_rate(*roc(genuine, impostor))
@@ -49,7 +49,7 @@ def test_the_threshold_makes_about_as_many_errors_of_either_kind():
     assert np.mean(impostor >= found.threshold) == pytest.approx(found.rate, abs=1e-3)
 
 
-def test_by_hand():
+def test_equal_error_rate_matches_values_computed_by_hand():
     # Thresholds .9 .6 .5 .2: FMR 0 .5 .5 1, FNMR .5 .5 0 0.
     found = equal_error_rate(*roc(np.array([0.9, 0.5]), np.array([0.6, 0.2])))
     assert found.rate == 0.5
@@ -63,7 +63,7 @@ def test_by_hand():
     assert crossing(0.0, 0.2, 0.1, 0.0) == pytest.approx(0.2 / 3)
 
 
-def test_curves_that_do_not_go_all_the_way_are_refused():
+def test_area_under_curve_and_equal_error_rate_refuse_incomplete_curves():
     with pytest.raises(ValueError, match=r"begins at \(0, 0\)"):
         area_under_curve(np.array([0.1, 1.0]), np.array([0.2, 1.0]))
     with pytest.raises(ValueError, match="not at"):

@@ -17,18 +17,18 @@ def test_Figure_to_json_begins_with_value_and_interval():
     assert Figure.from_json(figure.to_json()) == figure
 
 
-def test_Figure_reads_like_its_json_object():
+def test_Figure_behaves_as_the_mapping_of_its_json():
     figure = Figure(None, details={"reason": "too few"})
     assert dict(figure) == figure == {"value": None, "ci95": None, "reason": "too few"}
     assert (figure["reason"], figure.get("std"), len(figure)) == ("too few", None, 3)
 
 
 @pytest.mark.parametrize("ends", ["0.1, 0.2", [0.1], [0.1, None], [0.1, float("inf")], {"low": 0.1}, None])
-def test_Figure_from_json_takes_what_is_no_interval_for_none(ends):
+def test_Figure_from_json_reads_an_invalid_interval_as_none(ends):
     assert Figure.from_json({"value": "many", "ci95": ends}) == Figure(None)
 
 
-def test_Figure_resampled_has_the_interval_of_as_many_people_as_it_counts():
+def test_Figure_resampled_computes_the_interval_for_its_count_of_people():
     replicates = np.ones(20)
     assert Figure(1.0, count=9).resampled(replicates).interval == interval(replicates, 9)
     assert Figure(1.0, count=1).resampled(replicates).interval is None
@@ -44,12 +44,12 @@ def test_Figure_resampled_has_the_interval_of_as_many_people_as_it_counts():
         Difference(0.2, (0.1, 0.3), distinguishable=True, over_seeds=Seeds((0.1, 0.2, 0.3), 3, (0.05, 0.35))),
     ],
 )
-def test_Difference_from_json_reads_to_json(difference):
+def test_Difference_from_json_inverts_to_json(difference):
     again = Difference.from_json(json.loads(json.dumps(difference.to_json())))
     assert again == difference
     assert (again.mcnemar, again.over_seeds) == (difference.mcnemar, difference.over_seeds)
 
 
-def test_finite_is_none_for_all_but_finite_numbers():
+def test_finite_returns_none_for_anything_but_a_finite_number():
     assert finite(3) == 3.0
     assert [finite(value) for value in (float("nan"), float("inf"), "3", True, None, [3])] == [None] * 6

@@ -1,4 +1,4 @@
-"""Errors by group against counting, and lists of groups that are wrong."""
+"""Error rates by group against counting pairs, and refused lists of groups."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def counted(x, labels, group, threshold, weight):
 
 @pytest.mark.parametrize("keep", [10**6, 2500])
 @pytest.mark.parametrize("by", ["people", "pictures"])
-def test_rates_against_counting_pair_by_pair(keep, by):
+def test_group_errors_agrees_with_counting_pair_by_pair(keep, by):
     x, labels = crowd(identities=16, pictures=4)
     scores = score_all_pairs(x, labels, keep).scores
     assert scores.complete == (keep == 10**6) or keep > scores.impostors
@@ -81,7 +81,7 @@ def test_rates_against_counting_pair_by_pair(keep, by):
     )
 
 
-def test_a_threshold_that_is_unfair_to_one_group():
+def test_group_errors_reports_a_threshold_unfair_to_one_group():
     x, labels = crowd(identities=60, pictures=4, dim=24)
     rng = np.random.default_rng(5)
     worse = labels % 2 == 1
@@ -100,7 +100,7 @@ def test_a_threshold_that_is_unfair_to_one_group():
     assert at["threshold"] == threshold
 
 
-def test_a_group_without_pairs_of_a_kind_has_no_rate():
+def test_group_errors_gives_no_rate_to_a_group_without_pairs_of_a_kind():
     labels = np.array([0, 0, 1, 1, 2, 2])
     pairs = np.array([[0, 1], [2, 3], [0, 2]])
     similarity = np.array([0.9, 0.3, 0.8])
@@ -114,7 +114,7 @@ def test_a_group_without_pairs_of_a_kind_has_no_rate():
     assert found["at"]["far=1"]["spread"]["fnmr"]["value"] == 1.0
 
 
-def test_names_of_pictures_go_before_names_of_identities(tmp_path):
+def test_read_groups_prefers_picture_names_to_identity_names(tmp_path):
     path = tmp_path / "groups.csv"
     path.write_text("\ufeffname,Group\np0,young\np1,old\n\np1/1,young\np0/1.jpg,old\nnobody,old\n", encoding="utf-8")
     found = read_groups(path, People([2, 2, 1]))
@@ -135,14 +135,14 @@ def test_names_of_pictures_go_before_names_of_identities(tmp_path):
         ("\n".join(f"p{k},{k}" for k in range(101)), "into 101 groups"),
     ],
 )
-def test_a_list_of_groups_that_is_wrong(tmp_path, text, message):
+def test_read_groups_refuses_invalid_lists(tmp_path, text, message):
     path = tmp_path / "groups.csv"
     path.write_text(text)
     with pytest.raises(DataError, match=message):
         read_groups(path, People([2] * 120))
 
 
-def test_a_list_of_groups_that_cannot_be_read(tmp_path):
+def test_read_groups_refuses_unreadable_files(tmp_path):
     with pytest.raises(DataError, match=r"nowhere\.csv"):
         read_groups(tmp_path / "nowhere.csv", People([2, 2]))
     (tmp_path / "latin.csv").write_bytes("Jos\xe9,a\n".encode("latin-1"))

@@ -1,4 +1,4 @@
-"""Identification against cases counted by hand and against loops over everything."""
+"""Identification against cases counted by hand and against loops over all comparisons."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def value(evaluation, metric):
     return evaluation.metrics[metric]["value"]
 
 
-def test_evaluate_identification_ranks_counted_by_hand():
+def test_evaluate_identification_ranks_match_counts_by_hand():
     gallery = side("abc", 0, 40, 80, prefix="g")
     # a at 10: a first. b at 5: a (5 away), b (35) second. c at 0: a 0, b 40, c 80 third, behind the distractor at 60.
     probes = side("abc", 10, 5, 0)
@@ -55,7 +55,7 @@ def test_evaluate_identification_ranks_counted_by_hand():
     assert misses[1]["similarity"] == pytest.approx(np.cos(np.deg2rad(5)))
 
 
-def test_evaluate_identification_counts_the_best_mate_or_each():
+def test_evaluate_identification_mates_counts_the_best_or_each():
     gallery, probes = side("aab", 0, 50, 20), side("a", 5)
     # Best: the a at 0 (5 away) is before b (15). Each, among distractors at 15 and 60: a at 0 first, a at 50 second.
     best = identify(probes, gallery, ranks=(1,), fars=(), bootstrap=0)
@@ -86,7 +86,7 @@ def test_evaluate_identification_of_equal_embeddings_recognises_nobody():
         assert value(found, "tar@far=1e-2") in (0, None)
 
 
-def test_open_set_counted_by_hand():
+def test_evaluate_identification_tpir_matches_counts_by_hand():
     gallery = side("ab", 0, 90)
     # With mates: a 5 away, a 20 away, b 30 away, and an a that is nearer to b: a miss, however low the threshold.
     # Without: nearest 10, 25, 40 and 45 away.
@@ -148,7 +148,7 @@ def tar(genuine, impostor, far):
 
 @pytest.mark.parametrize("mates", ["best", "each"])
 @pytest.mark.parametrize("seed", [0, 1])
-def test_evaluate_identification_figures_and_replicates_are_those_of_loops(mates, seed):
+def test_evaluate_identification_figures_and_replicates_agree_with_loops(mates, seed):
     probes, gallery, distractors = world(seed)
     found = identify(
         probes,
@@ -183,7 +183,7 @@ def test_evaluate_identification_figures_and_replicates_are_those_of_loops(mates
     assert found.metrics["rank-1"]["ci95"] == pytest.approx(np.quantile(found.replicates["rank-1"], [0.025, 0.975]))
 
 
-def test_Comparison_impostors_are_all_found_however_uneven():
+def test_Comparison_impostors_finds_the_highest_scores_however_unevenly_spread():
     rng = np.random.default_rng(5)
     gallery = rng.normal(size=(500, 8))
     probes = unit(rng.normal(size=(20, 8)), "")
@@ -200,7 +200,7 @@ def test_Comparison_impostors_are_all_found_however_uneven():
 
 
 @pytest.mark.parametrize("mates", ["best", "each"])
-def test_evaluate_identification_by_faiss_gives_the_same_figures(mates):
+def test_evaluate_identification_with_faiss_gives_the_same_figures(mates):
     pytest.importorskip("faiss")
     probes, gallery, distractors = world(7)
     ours, theirs = (
@@ -216,7 +216,7 @@ def test_evaluate_identification_by_faiss_gives_the_same_figures(mates):
     assert ours.fingerprint == theirs.fingerprint
 
 
-def test_evaluate_identification_names_wrong_arguments():
+def test_evaluate_identification_refuses_wrong_arguments():
     gallery, probes = side("ab", 0, 90), side("cd", 0, 90)
     with pytest.raises(DataError, match=r"no probe has a mate.*'c'.*'a'"):
         identify(probes, gallery)
@@ -252,7 +252,7 @@ def test_evaluate_identification_searches_once(monkeypatch):
     assert len(calls) == 1
 
 
-def test_evaluate_identification_without_rivals_has_ranks_alone():
+def test_evaluate_identification_without_rivals_reports_only_ranks():
     both = side("aa", 0, 30)
     found = identify(both, both, fars=(0.1,), bootstrap=3)
     assert value(found, "rank-1") == 1

@@ -18,7 +18,7 @@ class Names:
 
 
 def clusters(seed: int, wrong: int = 0) -> tuple[Names, np.ndarray, np.ndarray]:
-    """Names, embeddings, whose: thirty people with six pictures, well apart; of some the label is another's."""
+    """Labelled set, embeddings, true labels: thirty distant people, six pictures each; `wrong` labels are false."""
     rng = np.random.default_rng(seed)
     whose = rng.permutation(np.repeat(np.arange(30), 6))
     centres = rng.normal(size=(30, 64))
@@ -31,7 +31,7 @@ def clusters(seed: int, wrong: int = 0) -> tuple[Names, np.ndarray, np.ndarray]:
 
 
 @pytest.mark.parametrize("rows", [1, 7, 1000])
-def test_planted_wrong_labels_are_found_and_no_others(monkeypatch, rows):
+def test_suspect_labels_finds_exactly_the_planted_wrong_labels(monkeypatch, rows):
     monkeypatch.setattr(module, "_BLOCK_ELEMENTS", 40 * rows)
     names, embeddings, whose = clusters(0, wrong=8)
     found = suspect_labels(names, np.arange(180), embeddings)
@@ -42,13 +42,13 @@ def test_planted_wrong_labels_are_found_and_no_others(monkeypatch, rows):
         assert finding.reason.startswith(f"more like p{names.labels[finding.other]} (0.")
 
 
-def test_nothing_is_found_where_labels_are_right():
+def test_suspect_labels_finds_nothing_where_labels_are_right():
     names, embeddings, _ = clusters(1)
     assert suspect_labels(names, np.arange(180), embeddings) == []
 
 
-def test_figures_by_hand():
-    """p0 has e1, e1 and (e1 + 2 e2)/√5; p1 has e2 and e2. The third's own others are e1: .447; p1: .894."""
+def test_suspect_labels_matches_similarities_computed_by_hand():
+    """p0 has e1, e1 and (e1 + 2 e2)/√5, p1 has e2 twice; cosine of the third to the rest of p0 is .447, to p1 .894."""
     third = np.array([1, 2]) / np.sqrt(5)
     embeddings = np.array([[1, 0], [1, 0], third, [0, 1], [0, 1]], np.float32)
     names = Names(np.array([9, 9, 0, 0, 0, 1, 1]))
@@ -59,12 +59,12 @@ def test_figures_by_hand():
     assert suspect_labels(names, indices, embeddings, margin=0.45) == []
 
 
-def test_who_has_one_picture_is_not_judged_but_compared_with():
+def test_suspect_labels_compares_with_but_does_not_judge_people_of_one_picture():
     embeddings = np.array([[1, 0], [0, 1], [0.1, 0.995]], np.float32)
     found = suspect_labels(Names(np.array([0, 0, 1])), np.arange(3), embeddings)
     assert [(finding.index, finding.other) for finding in found] == [(1, 2)]
 
 
-def test_who_has_no_picture_left_is_like_nobody():
+def test_suspect_labels_never_suggests_a_person_without_pictures():
     embeddings = np.array([[1, 0], [-1, 0]], np.float32)  # 0, the mean of no pictures, is nearer than the opposite
     assert suspect_labels(Names(np.array([0, 0])), np.arange(2), embeddings, margin=0.1) == []

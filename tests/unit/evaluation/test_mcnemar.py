@@ -11,13 +11,13 @@ from vplface.evaluation.mcnemar import mcnemar
 
 
 @given(b=st.integers(0, 3000), c=st.integers(0, 3000))
-def test_mcnemar_against_scipy_stats(b, c):
+def test_mcnemar_agrees_with_scipy_binomtest(b, c):
     expected = binomtest(b, b + c, 0.5).pvalue if b + c else 1.0
     assert mcnemar(b, c) == pytest.approx(expected, rel=1e-9, abs=1e-300)
     assert mcnemar(b, c) == mcnemar(c, b)
 
 
-def test_mcnemar_by_hand():
+def test_mcnemar_matches_values_computed_by_hand():
     assert mcnemar(0, 0) == 1.0
     assert mcnemar(0, 5) == pytest.approx(2 / 32)
     assert mcnemar(1, 3) == pytest.approx(2 * (1 + 4) / 16)

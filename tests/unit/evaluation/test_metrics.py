@@ -1,4 +1,4 @@
-"""What a key of a metric stands for."""
+"""Keys of metrics: kind, operating point and labels."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ from vplface.evaluation.metrics import (
         ("rank-first", None, None, "rank-first", "rank-first"),
     ],
 )
-def test_Metric_parse(key, kind, point, label, short):
+def test_Metric_parse_reads_kind_point_and_labels(key, kind, point, label, short):
     metric = Metric.parse(key)
     assert (metric.key, metric.kind, metric.point) == (key, kind, point)
     assert (metric.label, metric.short) == (label, short)
@@ -56,12 +56,12 @@ def test_MetricKind_at_gives_a_metric_that_parse_reads_back(kind):
         kind.at(0.5 if kind.point is None else None)
 
 
-def test_Metric_lower_is_better_for_errors_alone():
+def test_Metric_lower_is_better_only_for_errors():
     keys = ["eer", "fnmr@fmr=1e-3", "accuracy", "tar@far=1e-3", "auc", "rank-1", "unknown"]
     assert [Metric.parse(key).lower_is_better for key in keys] == [True, True, False, False, False, False, False]
 
 
-def test_Metric_far_is_that_of_TAR_alone():
+def test_Metric_far_is_set_only_for_TAR():
     assert [Metric.parse(key).far for key in ("tar@far=1e-2", "fnmr@fmr=1e-2", "eer")] == [0.01, None, None]
 
 
@@ -72,7 +72,7 @@ def test_in_order_lists_rates_from_loose_to_strict_and_ranks_upwards():
     ]
 
 
-def test_measurable_lists_metrics_at_the_points_that_are_given():
+def test_measurable_lists_metrics_at_the_given_points():
     assert measurable({TAR: [1e-2, 1e-3, 1e-2], RANK: [1]}) == [
         *("accuracy", "accuracy@best_threshold", "tar@far=1e-2", "tar@far=1e-3"),
         *(kind.name for kind in ROC_METRICS),
@@ -83,11 +83,11 @@ def test_measurable_lists_metrics_at_the_points_that_are_given():
 @pytest.mark.parametrize(
     ("far", "name"), [(1e-3, "1e-3"), (0.01, "1e-2"), (2.5e-4, "2.5e-4"), (1.0, "1e0"), (1e-10, "1e-10"), (0.3, "3e-1")]
 )
-def test_far_name(far, name):
+def test_far_name_writes_the_rate_in_scientific_notation(far, name):
     assert far_name(far) == name
 
 
-def test_point_label_of_what_far_point_names():
+def test_point_label_reads_what_far_point_writes():
     assert point_label(far_point(1e-3)) == "FAR 10⁻³"
     assert point_label("anything") == "anything"
 

@@ -1,4 +1,4 @@
-"""Operating points come back as they were, and neither damaged nor with another model."""
+"""Operating points: saved and loaded; damaged files and points of other weights are refused."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def model(request, tmp_path):
     return path, weights
 
 
-def test_there_and_back(model):
+def test_OperatingPoint_load_returns_what_save_wrote(model):
     path, weights = model
     found = OperatingPoint.load(path)
     assert replace(found, files={}) == POINT
@@ -46,14 +46,14 @@ def test_there_and_back(model):
     assert [file for file in beside.parent.iterdir() if file.name.startswith(".")] == []
 
 
-def test_other_weights_are_refused(model):
+def test_OperatingPoint_load_refuses_a_point_of_other_weights(model):
     path, weights = model
     weights.write_bytes(b"weights of a later training")
     with pytest.raises(DataError, match=r"another .* than lies there now.*--save-operating-point 0.0001"):
         OperatingPoint.load(path)
 
 
-def test_a_point_is_for_the_weights_that_were_loaded(model):
+def test_OperatingPoint_load_compares_with_the_hash_of_the_loaded_weights(model):
     path, weights = model
     loaded = hashes([weights])[str(weights)]
     weights.write_bytes(b"weights of a later training")
@@ -63,7 +63,7 @@ def test_a_point_is_for_the_weights_that_were_loaded(model):
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000 + "]" * 100_000, "9" * 5000])
-def test_json_that_is_nested_deep_or_has_long_numbers_is_damage(model, text):
+def test_OperatingPoint_load_refuses_deeply_nested_json_and_long_numbers(model, text):
     path, _ = model
     operating_point_path(path).write_text(f'{{"schema": 1, "threshold": {text}}}')
     with pytest.raises(DataError, match=r"operating_point\.json: not valid"):
@@ -84,7 +84,7 @@ def test_json_that_is_nested_deep_or_has_long_numbers_is_damage(model, text):
         ({"date": "yesterday"}, "'date' is no date"),
     ],
 )
-def test_a_damaged_point_is_refused(model, change, message):
+def test_OperatingPoint_load_refuses_invalid_values(model, change, message):
     path, _ = model
     beside = operating_point_path(path)
     beside.write_text(json.dumps(json.loads(beside.read_text()) | change))
@@ -92,7 +92,7 @@ def test_a_damaged_point_is_refused(model, change, message):
         OperatingPoint.load(path)
 
 
-def test_half_a_file_and_none(model):
+def test_OperatingPoint_load_refuses_incomplete_damaged_and_missing_files(model):
     path, _ = model
     beside = operating_point_path(path)
     values = json.loads(beside.read_text())
@@ -109,12 +109,12 @@ def test_half_a_file_and_none(model):
         OperatingPoint.load(path)
 
 
-def test_embeddings_have_none(tmp_path):
+def test_operating_point_path_refuses_an_embeddings_file(tmp_path):
     with pytest.raises(DataError, match="belongs to a model"):
         operating_point_path(tmp_path / "embeddings.npz")
 
 
-def test_versions_name_what_figures_come_from():
+def test_versions_reports_python_vplface_torch_numpy_and_onnxruntime():
     found = versions()
     assert {"python", "vplface", "torch", "numpy", "onnxruntime"} == set(found)
     assert found["numpy"] is not None

@@ -92,7 +92,7 @@ def test_find_overlap_finds_planted_people_and_nobody_else(rng):
 
 
 @pytest.mark.parametrize("elements", [1, 50, 1 << 22])
-def test_find_overlap_agrees_with_a_loop_whatever_the_blocks(rng, monkeypatch, elements):
+def test_find_overlap_agrees_with_a_plain_loop_for_any_block_size(rng, monkeypatch, elements):
     monkeypatch.setattr(module, "_BLOCK_ELEMENTS", elements)
     train = Set("t", *people(rng, rng.normal(size=(9, DIM)), 3, noise=1.0))
     test = Set("e", *people(rng, rng.normal(size=(13, DIM)), 2, noise=1.0))
@@ -118,7 +118,7 @@ def test_find_overlap_agrees_with_a_loop_whatever_the_blocks(rng, monkeypatch, e
     )
 
 
-def test_find_overlap_is_not_misled_by_one_stray_picture(rng):
+def test_find_overlap_does_not_match_on_one_mislabelled_picture(rng):
     who = rng.normal(size=(60, DIM))
     embeddings, labels = people(rng, who[:10], 10)
     embeddings[np.flatnonzero(labels == 4)[0]] = who[20]  # one of the ten shows somebody of the test set
@@ -126,7 +126,7 @@ def test_find_overlap_is_not_misled_by_one_stray_picture(rng):
     assert find_overlap(Set("t", embeddings, labels), test, Stored()).matches == []
 
 
-def test_Overlap_flagged_names_an_identity_once(rng):
+def test_Overlap_flagged_lists_each_identity_once(rng):
     who = rng.normal(size=(30, DIM))
     train = Set("t", *people(rng, who[:5], 4))
     test = Set("e", *people(rng, who[[2, 2, *range(10, 30)]], 4))
@@ -143,7 +143,7 @@ def test_find_overlap_flags_strangers_at_the_stated_rate(rng):
     assert 140 < len(found.flagged) < 260
 
 
-def test_find_overlap_without_overlap_or_pictures(rng):
+def test_find_overlap_without_common_people_finds_nothing_and_allows_empty_identities(rng):
     train = Set("t", np.eye(DIM)[:3], [0, 1, 3])
     test = Set("e", np.eye(DIM)[10:20], np.arange(10), identities=11)
     found = find_overlap(train, test, Stored())
@@ -167,19 +167,19 @@ NEAREST = np.array([0.5, 0.9, 0.2, 0.8, 0.4, 0.8, 0.3, 0.1, 0.05])
     ("rate", "threshold", "reached"),
     [
         (0.2, math.nextafter(0.9, 1), 0.2),  # nobody of nine: (0 + 2)/10
-        (0.01, math.nextafter(0.9, 1), 0.2),  # as strict as nine people can show
+        (0.01, math.nextafter(0.9, 1), 0.2),  # the lowest rate that nine people can show
         (0.3, 0.85, 0.3),
-        (0.4, 0.85, 0.3),  # two are equally alike: both or neither
+        (0.4, 0.85, 0.3),  # two have the same similarity: both or neither
         (0.5, 0.65, 0.5),
         (0.99, 0.15, 0.9),
     ],
 )
-def test_choose_threshold_by_hand(rate, threshold, reached):
+def test_choose_threshold_matches_values_computed_by_hand(rate, threshold, reached):
     assert choose_threshold(NEAREST, rate) == pytest.approx(threshold, abs=1e-15)
     assert estimated_rate(NEAREST, choose_threshold(NEAREST, rate)) == pytest.approx(reached)
 
 
-def test_estimated_rate_by_hand():
+def test_estimated_rate_matches_values_computed_by_hand():
     assert estimated_rate(NEAREST, 0.8) == 0.5  # at the threshold counts
     assert estimated_rate(NEAREST, 1.0) == 0.2
     assert estimated_rate(NEAREST, -1.0) == 1.0
@@ -198,7 +198,7 @@ def test_choose_threshold_is_the_lowest_that_keeps_the_rate(nearest, rate):
     assert estimated_rate(nearest, lower.max()) > max(rate, smallest) - 1e-9
 
 
-def test_write_exclude_list_is_a_list_of_people(tmp_path):
+def test_write_exclude_list_is_read_back_by_read_people_and_refuses_unsafe_names(tmp_path):
     path = tmp_path / "deep" / "exclude.txt"
     write_exclude_list(path, ["2880", "Zoë, Ω", "a b"])
     assert read_people(path) == ["2880", "Zoë, Ω", "a b"]
@@ -220,20 +220,20 @@ def test_write_exclude_list_is_a_list_of_people(tmp_path):
         ("王_菲", "菲 王"),
     ],
 )
-def test_spelling_of_one_name(name, other):
+def test_spelling_is_equal_for_variants_of_one_name(name, other):
     assert spelling(name) == spelling(other) != ""
 
 
 @pytest.mark.parametrize("name", ["0001", "n000002", "m.01abc", "", "___", "…"])
-def test_spelling_of_a_number_is_empty(name):
+def test_spelling_is_empty_for_numeric_identifiers_and_punctuation(name):
     assert spelling(name) == ""
 
 
-def test_spelling_keeps_different_names_apart():
+def test_spelling_differs_for_different_names():
     assert len({spelling(name) for name in ("Al_Gore", "Al_Gor", "Alice_Gore", "Gore", "Al_B_Gore")}) == 5
 
 
-def test_find_overlap_flags_people_of_one_name_whatever_their_faces(rng):
+def test_find_overlap_flags_people_of_equal_name_even_with_dissimilar_faces(rng):
     who = rng.normal(size=(60, DIM))
     test = Set("s", *people(rng, who[:50], 3))
     train = Set("t", *people(rng, who[48:60], 3))
@@ -286,7 +286,7 @@ def folders(tmp_path, rng, monkeypatch):
     return tmp_path, asked
 
 
-def test_command_as_json(folders):
+def test_vplface_data_overlap_json_reports_matches_and_writes_list_and_sheet(folders):
     root, asked = folders
     out, sheet = root / "exclude.txt", root / "sheet.png"
     command = [root / "train", "--against", root / "test", "--model", "judge.onnx", "--out", out, "--sheet", sheet]
@@ -310,7 +310,7 @@ def test_command_as_json(folders):
     assert drawn.shape == (26 + 2 * 134, 8 * 112 + 24, 3)
 
 
-def test_command_in_words_and_for_some_people(folders):
+def test_vplface_data_overlap_prints_matches_and_people_restricts_the_test_set(folders):
     root, asked = folders
     (root / "people.txt").write_text("Ann\nx4\nx5\nx6\n")
     command = [root / "train", "--against", root / "test", "--model", "judge.onnx", "--people", root / "people.txt"]
@@ -324,7 +324,7 @@ def test_command_in_words_and_for_some_people(folders):
     assert cv2.imread(str(root / "none.png")).shape[0] == 26
 
 
-def test_page_of_picture_pairs(folders):
+def test_vplface_data_overlap_page_shows_matches_by_face_and_by_name(folders):
     root, _ = folders
     (root / "train" / "d").rename(root / "train" / "X_<Y>")
     (root / "test" / "x4").rename(root / "test" / "x <y>")
@@ -350,7 +350,7 @@ def test_page_of_picture_pairs(folders):
     assert np.abs(pictures[0].astype(int) - pictures[2]).mean() > 30  # another person
 
 
-def test_a_page_that_would_grow_too_large_names_the_rest(folders, monkeypatch):
+def test_vplface_data_overlap_page_beyond_PAGE_BYTES_omits_further_pictures(folders, monkeypatch):
     root, _ = folders
     monkeypatch.setattr(overlap_page, "PAGE_BYTES", 1)
     run(root / "train", "--against", root / "test", "--model", "m", "--threshold", "0.9", "--page", root / "p.html")
@@ -359,7 +359,7 @@ def test_a_page_that_would_grow_too_large_names_the_rest(folders, monkeypatch):
     assert text.count("<figure>") == 2
 
 
-def test_a_long_list_is_drawn_in_part(folders, monkeypatch):
+def test_vplface_data_overlap_sheet_draws_a_limited_number_of_matches(folders, monkeypatch):
     root, _ = folders
     monkeypatch.setattr(data_overlap, "_ROWS", 3)
     run(root / "train", "--against", root / "test", "--model", "m", "--threshold", "-1", "--sheet", root / "sheet.png")
@@ -378,13 +378,13 @@ def test_a_long_list_is_drawn_in_part(folders, monkeypatch):
         ["--std", "0,1,1"],
     ],
 )
-def test_a_wrong_command_line(folders, wrong):
+def test_vplface_data_overlap_refuses_invalid_options(folders, wrong):
     root, _ = folders
     with pytest.raises(UsageError, match=wrong[0]):
         run(root / "train", "--against", root / "test", "--model", "judge.onnx", *wrong)
 
 
-def test_an_unreadable_picture_is_named(folders):
+def test_vplface_data_overlap_names_an_unreadable_picture(folders):
     root, _ = folders
     (root / "train" / "b" / "3.png").write_bytes(b"no picture")
     with pytest.raises(DataError, match=r"b/3\.png"):

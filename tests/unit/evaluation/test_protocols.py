@@ -1,4 +1,4 @@
-"""The two questions, on embeddings whose answers are known."""
+"""evaluate_pairs and evaluate_all_pairs on embeddings with known figures, and comparisons of evaluations."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class People:
 
 
 class Embedder:
-    """Looks the embeddings up, and remembers what it was asked."""
+    """Returns given embeddings and records the calls."""
 
     def __init__(self, embeddings):
         self.embeddings = np.asarray(embeddings, np.float32)
@@ -96,7 +96,7 @@ SMALL_PAIRS = Pairs(
 OF_ROC = [kind.name for kind in ROC_METRICS]
 
 
-def test_threshold_of_the_same_pairs_is_not_called_accuracy():
+def test_evaluate_pairs_without_folds_reports_accuracy_at_best_threshold():
     evaluation = evaluate_pairs(Embedder(SMALL_EMBEDDINGS), SMALL, SMALL_PAIRS, fars=[0.5], bootstrap=0)
     assert list(evaluation.metrics) == ["accuracy@best_threshold", "tar@far=5e-1", *OF_ROC]
     best = evaluation.metrics["accuracy@best_threshold"]
@@ -114,7 +114,7 @@ def test_threshold_of_the_same_pairs_is_not_called_accuracy():
     assert evaluation.correct.tolist() == [True, False, True, True]
 
 
-def test_threshold_of_other_pairs():
+def test_evaluate_pairs_takes_the_threshold_from_threshold_pairs():
     other = Pairs(["0/0.jpg", "0/0.jpg"], ["0/1.jpg", "1/0.jpg"], np.array([True, False]), np.zeros(2, np.int64))
     evaluation = evaluate_pairs(
         Embedder(SMALL_EMBEDDINGS), SMALL, SMALL_PAIRS, threshold_pairs=other, fars=[], bootstrap=0
@@ -128,7 +128,7 @@ def test_threshold_of_other_pairs():
     assert evaluation.protocol["threshold_from"] == "2 other pairs"
 
 
-def test_folds_choose_for_each_other():
+def test_evaluate_pairs_with_folds_reports_kfold_accuracy():
     people, x = crowd(0)
     pairs = some_pairs(people)
     evaluation = evaluate_pairs(Embedder(x), people, pairs, bootstrap=50)
@@ -151,7 +151,7 @@ def test_folds_choose_for_each_other():
     assert grid.protocol["accuracy_rule"] == "insightface"
 
 
-def test_folds_of_unequal_size_count_alike_in_the_replicates():
+def test_evaluate_pairs_replicates_weigh_folds_of_unequal_size_equally():
     people, x = crowd(1)
     pairs = some_pairs(people)
     unit = x / np.linalg.norm(x, axis=1, keepdims=True)
@@ -166,10 +166,10 @@ def test_folds_of_unequal_size_count_alike_in_the_replicates():
     accuracy = evaluation.metrics["accuracy"]
     assert np.nanmean(evaluation.replicates["accuracy"]) == pytest.approx(accuracy["value"], abs=0.01)
     pooled = np.average(accuracy["per_fold"], weights=np.bincount(pairs.fold))
-    assert abs(pooled - accuracy["value"]) > 0.02  # else this test could not tell
+    assert abs(pooled - accuracy["value"]) > 0.02  # otherwise the two averages could not be distinguished
 
 
-def test_folds_without_a_kind_or_of_unlike_size_are_refused():
+def test_evaluate_pairs_refuses_folds_of_one_kind_or_of_very_unequal_size():
     people, x = crowd(1)
     pairs = some_pairs(people)
     of_one_kind = replace(pairs, fold=np.where(pairs.same, 7, 3))
@@ -178,11 +178,11 @@ def test_folds_without_a_kind_or_of_unlike_size_are_refused():
     unlike = replace(pairs, fold=(np.arange(len(pairs)) > 40).astype(np.int64))
     with pytest.raises(DataError, match=r"fold 1 holds \d+ pairs, fold 0 only 41"):
         evaluate_pairs(Embedder(x), people, unlike)
-    # Where the threshold comes from other pairs no fold chooses for another.
+    # With threshold_pairs, no fold chooses the threshold of another.
     assert "accuracy" in evaluate_pairs(Embedder(x), people, unlike, threshold_pairs=pairs, bootstrap=0).metrics
 
 
-def test_errors_are_what_is_left_of_the_accepts():
+def test_evaluate_pairs_fnmr_is_1_minus_tar():
     people, x = crowd(0)
     evaluation = evaluate_pairs(Embedder(x), people, some_pairs(people), fars=[0.1], fmrs=[0.1, 1e-4], bootstrap=60)
     accepted, wrong = evaluation.metrics["tar@far=1e-1"], evaluation.metrics["fnmr@fmr=1e-1"]
@@ -192,7 +192,7 @@ def test_errors_are_what_is_left_of_the_accepts():
     assert "impostor pairs" in evaluation.metrics["fnmr@fmr=1e-4"]["reason"]
 
 
-def test_the_band_holds_the_curve_and_the_quoted_intervals():
+def test_evaluate_pairs_roc_band_agrees_with_the_curve_and_the_quoted_intervals():
     people, x = crowd(0)
     evaluation = evaluate_pairs(Embedder(x), people, some_pairs(people), fars=[0.1], bootstrap=200)
     band = {key: np.array(values) for key, values in evaluation.curves["roc_band"].items()}
@@ -208,7 +208,7 @@ def test_the_band_holds_the_curve_and_the_quoted_intervals():
     assert band["high"][above - 1] <= high <= band["high"][above]
 
 
-def test_all_pairs_whose_impostors_are_not_all_kept_have_nearly_the_same_rates(monkeypatch):
+def test_evaluate_all_pairs_embedded_rates_from_the_highest_impostors_stay_close(monkeypatch):
     people, x = crowd(2, identities=80, noise=1.2)
     exact = evaluate_all_pairs_embedded(x, people, flip="none", bootstrap=40)
     monkeypatch.setattr(protocols, "_KEEP_AT_LEAST", 500)
@@ -218,19 +218,19 @@ def test_all_pairs_whose_impostors_are_not_all_kept_have_nearly_the_same_rates(m
     for metric in ("eer", "auc"):
         assert cut.metrics[metric]["value"] == pytest.approx(exact.metrics[metric]["value"], abs=1e-3)
     assert cut.metrics["tar@far=1e-2"] == exact.metrics["tar@far=1e-2"]
-    assert cut.metrics["auc"]["ci95"] is None  # the lower scores are not at hand to be resampled
+    assert cut.metrics["auc"]["ci95"] is None  # the lower scores are not kept, so they cannot be resampled
     assert "auc" not in cut.replicates
     assert exact.metrics["auc"]["ci95"] is not None
 
 
-def test_only_the_pictures_of_the_pairs_are_embedded():
+def test_evaluate_pairs_embeds_only_the_pictures_of_the_pairs():
     embedder = Embedder(SMALL_EMBEDDINGS)
     pairs = Pairs(["0/0", "0/0"], ["0/2", "1/1"], np.array([True, False]), np.zeros(2, np.int64))
     evaluate_pairs(embedder, SMALL, pairs, flip="none", bootstrap=0)
     assert embedder.asked == [([0, 2, 4], "none")]
 
 
-def test_a_false_accept_rate_without_enough_impostors_says_why():
+def test_evaluate_pairs_gives_a_reason_where_impostors_are_too_few():
     people, x = crowd(0)
     pairs = some_pairs(people)
     evaluation = evaluate_pairs(Embedder(x), people, pairs, fars=[1e-4, 1e-1], bootstrap=20)
@@ -244,7 +244,7 @@ def test_a_false_accept_rate_without_enough_impostors_says_why():
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, 0.0])
-def test_embeddings_that_say_nothing_are_refused(bad):
+def test_evaluate_pairs_and_evaluate_all_pairs_name_zero_and_non_finite_embeddings(bad):
     broken = SMALL_EMBEDDINGS.copy()
     broken[3] *= bad if bad == 0.0 else 1.0
     broken[3, 0] = bad
@@ -253,10 +253,10 @@ def test_embeddings_that_say_nothing_are_refused(bad):
     with pytest.raises(DataError, match=r"1/0\.jpg"):
         evaluate_all_pairs(Embedder(broken), SMALL)
     pairs = Pairs(["0/0", "0/0"], ["0/2", "1/1"], np.array([True, False]), np.zeros(2, np.int64))
-    evaluate_pairs_embedded(broken, SMALL, pairs, flip="none", bootstrap=0)  # 1/0 is in none of these
+    evaluate_pairs_embedded(broken, SMALL, pairs, flip="none", bootstrap=0)  # no pair contains 1/0
 
 
-def test_pairs_of_one_kind_are_refused():
+def test_evaluate_pairs_and_evaluate_all_pairs_refuse_pairs_of_one_kind():
     same = Pairs(["0/0"], ["0/1"], np.array([True]), np.zeros(1, np.int64))
     with pytest.raises(DataError, match="all 1 pairs show one person"):
         evaluate_pairs(Embedder(SMALL_EMBEDDINGS), SMALL, same)
@@ -266,12 +266,12 @@ def test_pairs_of_one_kind_are_refused():
         evaluate_all_pairs(Embedder(SMALL_EMBEDDINGS[:3]), People([1, 1, 1]))
 
 
-def test_embeddings_must_be_of_the_set():
+def test_evaluate_all_pairs_embedded_refuses_a_wrong_number_of_embeddings():
     with pytest.raises(ValueError, match="a row per picture"):
         evaluate_all_pairs_embedded(SMALL_EMBEDDINGS[:4], SMALL, flip="none")
 
 
-def test_all_pairs():
+def test_evaluate_all_pairs_matches_values_computed_by_hand():
     evaluation = evaluate_all_pairs(Embedder(SMALL_EMBEDDINGS), SMALL, flip="none", fars=[0.5, 1e-3], bootstrap=0)
     # Angles 0, 25.8, 60 of person 0 and 53.1, 78.5 of person 1.
     assert evaluation.protocol["kind"] == "all pairs"
@@ -294,7 +294,7 @@ def test_all_pairs():
     assert len(evaluation.curves["histogram"]["edges"]) == len(evaluation.curves["histogram"]["impostor"]) + 1 == 101
 
 
-def test_all_pairs_and_the_list_of_all_pairs_agree():
+def test_evaluate_all_pairs_embedded_agrees_with_a_list_of_all_pairs():
     people, x = crowd(2)
     left, right = np.triu_indices(len(people), 1)
     everything = Pairs(
@@ -312,9 +312,9 @@ def test_all_pairs_and_the_list_of_all_pairs_agree():
     np.testing.assert_allclose(listed.curves["roc"]["tar"], blocked.curves["roc"]["tar"])
 
 
-def test_rank_1_agrees_with_a_loop():
+def test_evaluate_all_pairs_embedded_rank_1_agrees_with_a_loop():
     _, x = crowd(5, identities=25, pictures=3, noise=1.0)
-    alone = People([3] * 25 + [1] * 5)  # five more of one picture: in nobody's way to a mate, but in the gallery
+    alone = People([3] * 25 + [1] * 5)  # five more people of one picture: without mates, but in the gallery
     x = np.concatenate([x, np.random.default_rng(9).normal(size=(5, 12))])
     evaluation = evaluate_all_pairs_embedded(x, alone, flip="none", fars=[0.1], bootstrap=200)
     unit = x / np.linalg.norm(x, axis=1, keepdims=True)
@@ -332,13 +332,13 @@ def test_rank_1_agrees_with_a_loop():
     assert figure["ci95"][0] < figure["value"] < figure["ci95"][1]
 
 
-def test_rank_1_counts_a_tie_as_wrong():
+def test_evaluate_all_pairs_embedded_rank_1_counts_a_tie_as_wrong():
     x = np.array([[1.0, 0.0], [1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
     evaluation = evaluate_all_pairs_embedded(x, People([2, 1, 2]), flip="none", fars=[0.5], bootstrap=0)
     assert evaluation.metrics["rank-1"]["value"] == 0.5  # person 0 ties with 1 in both pictures; person 2 is right
 
 
-def test_the_most_wrong_pairs_name_each_picture_once():
+def test_evaluate_all_pairs_embedded_worst_pairs_name_each_picture_once():
     people, x = crowd(3, identities=50)
     evaluation = evaluate_all_pairs_embedded(x, people, flip="none", bootstrap=0)
     for kind in ("genuine", "impostor"):
@@ -350,7 +350,7 @@ def test_the_most_wrong_pairs_name_each_picture_once():
     assert impostor == sorted(impostor, reverse=True)
 
 
-def test_a_list_that_contradicts_the_folders_is_told():
+def test_evaluate_pairs_counts_pairs_that_contradict_the_folders():
     wrong = replace(SMALL_PAIRS, same=np.array([True, False, False, False]))
     evaluation = evaluate_pairs(Embedder(SMALL_EMBEDDINGS), SMALL, wrong, bootstrap=0)
     assert evaluation.protocol["contradicted_by_folders"] == 1
@@ -358,7 +358,7 @@ def test_a_list_that_contradicts_the_folders_is_told():
     assert "contradicted_by_folders" not in fine.protocol
 
 
-def test_through_json_and_back():
+def test_Evaluation_from_dict_restores_what_to_dict_wrote():
     people, x = crowd(0)
     evaluation = evaluate_pairs_embedded(x, people, some_pairs(people), name="crowd", flip="sum", bootstrap=30)
     text = json.dumps(evaluation.to_dict(), allow_nan=False)
@@ -375,7 +375,7 @@ def test_through_json_and_back():
         Evaluation.from_dict(damaged)
 
 
-def test_a_paired_difference_is_sharper_than_two_intervals():
+def test_compare_paired_interval_is_sharper_than_two_separate_intervals():
     people, x = crowd(4, identities=60)
     rng = np.random.default_rng(0)
     better = x - 0.12 * (x - np.repeat(x.reshape(60, 4, -1).mean(axis=1), 4, axis=0))
@@ -398,7 +398,7 @@ def test_a_paired_difference_is_sharper_than_two_intervals():
     assert not compare(first, shaken)["tar@far=1e-2"]["distinguishable"]
 
 
-def test_equal_models_are_seldom_told_apart():
+def test_compare_seldom_distinguishes_equal_models():
     told = 0
     for trial in range(40):
         rng = np.random.default_rng(trial)
@@ -411,7 +411,7 @@ def test_equal_models_are_seldom_told_apart():
     assert told <= 6
 
 
-def test_what_was_asked_differently_is_not_compared():
+def test_compare_refuses_evaluations_of_different_pairs_or_options():
     people, x = crowd(0)
     pairs = some_pairs(people)
     first = evaluate_pairs_embedded(x, people, pairs, flip="none", bootstrap=10)

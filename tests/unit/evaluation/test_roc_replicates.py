@@ -23,7 +23,7 @@ def tar_in_draws(scores, far, rule, replicates, seed):
 @pytest.mark.parametrize("rule", ["strict", "nearest"])
 @pytest.mark.parametrize("decimals", [None, 1])
 @pytest.mark.parametrize("far", [0.02, 0.1, 0.5])
-def test_rate_replicates_tar_of_pairs_repeated_as_often_as_they_weigh(rule, decimals, far):
+def test_rate_replicates_tar_equals_tar_at_far_of_literally_repeated_pairs(rule, decimals, far):
     rng = np.random.default_rng(1)
     scores, *_ = listed(rng, *people(rng, 20, 4), 600, decimals)
     found = tar_in_draws(scores, far, rule, 40, seed=5)
@@ -35,7 +35,7 @@ def test_rate_replicates_tar_of_pairs_repeated_as_often_as_they_weigh(rule, deci
 
 
 @pytest.mark.parametrize("decimals", [None, 1])
-def test_rate_replicates_eer_and_auc_of_pairs_repeated_as_often_as_they_weigh(decimals):
+def test_rate_replicates_eer_and_auc_equal_those_of_literally_repeated_pairs(decimals):
     rng = np.random.default_rng(1)
     scores, *_ = listed(rng, *people(rng, 20, 4), 600, decimals)
     statistics = {"eer": RocReplicate.eer, "auc": RocReplicate.auc}
@@ -53,7 +53,7 @@ def test_rate_replicates_eer_and_auc_of_pairs_repeated_as_often_as_they_weigh(de
 
 
 @pytest.mark.parametrize("rule", ["strict", "nearest"])
-def test_rate_replicates_of_the_highest_scores_are_those_of_all_scores(rule):
+def test_rate_replicates_of_the_highest_scores_equal_those_of_all_scores(rule):
     x, labels = people(np.random.default_rng(2), 60, 5)
     complete, kept = (score_all_pairs(x, labels, keep).scores for keep in (10**6, 10_000))
     assert complete.complete
@@ -64,7 +64,7 @@ def test_rate_replicates_of_the_highest_scores_are_those_of_all_scores(rule):
 
 
 @pytest.mark.parametrize("rule", ["strict", "nearest"])
-def test_tar_replicates_of_the_highest_scores_are_those_of_all_scores(rule):
+def test_tar_replicates_of_the_highest_scores_equal_those_of_all_scores(rule):
     x, labels = people(np.random.default_rng(2), 30, 4)
     scores = score_all_pairs(x, labels, 10**6).scores
     genuine = WeightedScores(scores.genuine, scores.genuine_pairs, scores.identity)
@@ -87,7 +87,7 @@ def test_rate_replicates_of_a_thinned_tail_are_nearly_the_same(monkeypatch):
     assert abs((exact - thinned).mean()) < 0.003
 
 
-def test_rate_replicates_do_not_depend_on_how_many_are_asked_for():
+def test_rate_replicates_do_not_depend_on_their_number():
     rng = np.random.default_rng(4)
     scores, *_ = listed(rng, *people(rng, 20, 4), 400)
     few, many = (tar_in_draws(scores, 0.1, "strict", number, seed=3) for number in (5, 20))
@@ -107,10 +107,10 @@ def test_rate_replicates_without_pairs_of_a_kind_are_nan():
         np.array([True, True]), np.array([True, False]), np.array([0.5, 0.5]), np.array([[0, 0], [1, 2]]), 200, seed=0
     )
     assert np.isfinite(kept).tolist() == has.tolist()
-    assert interval(found, 3) is None  # most draws tell nothing
+    assert interval(found, 3) is None  # most draws are NaN
 
 
-def test_tail_length():
+def test_tail_length_grows_with_far_up_to_the_number_of_impostors():
     assert tail_length(1e-2, 5_000) == 5_000
     assert tail_length(1e-4, 1_000_000) == 20_000
     assert tail_length(1e-2, 10_000_000) == 400_000
@@ -119,7 +119,7 @@ def test_tail_length():
 
 
 @pytest.mark.slow
-def test_intervals_cover_the_truth_about_as_often_as_they_say():
+def test_interval_covers_the_true_value_at_about_its_nominal_rate():
     rng = np.random.default_rng(0)
     hardness = lambda count: rng.uniform(0.3, 1.3, count)  # noqa: E731 - people differ, which makes pairs dependent
 
@@ -150,4 +150,4 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say():
         covered["pairs"] += abs(correct.mean() - true_accuracy) <= spread
     assert 0.88 * trials <= covered["tar"] <= trials
     assert 0.88 * trials <= covered["accuracy"] <= trials
-    assert covered["pairs"] < 0.85 * trials  # what the bootstrap over people is for
+    assert covered["pairs"] < 0.85 * trials  # too narrow, because pairs are dependent

@@ -1,4 +1,4 @@
-"""Search against a full sort, and against faiss."""
+"""Exact search against a full sort and against faiss."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def same(found, expected, cosines):
 
 
 @given(st.integers(1, 9), st.integers(1, 70), st.integers(1, 80), st.integers(0, 2**32 - 1))
-def test_search_is_a_sort_of_everything(n, rows, k, seed):
+def test_search_equals_a_full_stable_sort(n, rows, k, seed):
     rng = np.random.default_rng(seed)
     # Steps of a half along axes: cosines are exact in float32 and many are equal.
     axes = np.eye(4, dtype=np.float32)
@@ -48,7 +48,7 @@ def test_search_is_a_sort_of_everything(n, rows, k, seed):
 
 
 @pytest.mark.parametrize("k", [1, 7, 300])
-def test_search_in_blocks_finds_the_same(monkeypatch, k):
+def test_search_in_blocks_equals_a_full_sort(monkeypatch, k):
     rng = np.random.default_rng(0)
     probes, gallery = unit(rng.normal(size=(23, 16)), "probes"), rng.normal(size=(300, 16)).astype(np.float32)
     whole = sorted_all(probes, unit(gallery, "gallery"), k)
@@ -59,7 +59,7 @@ def test_search_in_blocks_finds_the_same(monkeypatch, k):
 
 @pytest.mark.skipif(importlib.util.find_spec("faiss") is None, reason="faiss is not installed")
 @pytest.mark.parametrize("k", [1, 40, 200])
-def test_search_by_faiss_finds_the_same(k):
+def test_search_with_faiss_equals_exact_search(k):
     rng = np.random.default_rng(1)
     probes, gallery = unit(rng.normal(size=(40, 32)), "probes"), rng.normal(size=(2500, 32)).astype(np.float32)
     ours, theirs = (search(probes, [gallery[:7], gallery[7:]], k, engine) for engine in ("exact", "faiss"))
@@ -77,7 +77,7 @@ def test_search_names_a_row_without_direction(monkeypatch):
         search(np.eye(3, dtype=np.float32), [gallery], 1)
 
 
-def test_search_refuses_k_and_engine_out_of_range():
+def test_search_refuses_k_out_of_range_and_an_unknown_engine():
     probes = np.eye(3, dtype=np.float32)
     for k in (0, 4):
         with pytest.raises(ValueError, match=r"1\.\.3"):

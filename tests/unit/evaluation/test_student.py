@@ -5,7 +5,7 @@ from scipy import stats
 from vplface.evaluation.student import t_interval
 
 
-def test_t_interval_by_hand_and_by_scipy_stats():
+def test_t_interval_agrees_with_hand_computation_and_scipy_stats():
     low, high = t_interval([1.0, 2.0, 3.0])  # mean 2, s = 1, t(.975, 2) = 4.302653
     assert (low, high) == pytest.approx((2 - 4.302653 / np.sqrt(3), 2 + 4.302653 / np.sqrt(3)), abs=1e-6)
     values = np.random.default_rng(0).normal(size=6)

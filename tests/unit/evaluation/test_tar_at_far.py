@@ -21,7 +21,7 @@ def sklearn_curve(genuine, impostor):
     return roc_curve(truth, np.r_[genuine, impostor], drop_intermediate=False)
 
 
-def test_by_hand():
+def test_tar_at_far_matches_values_computed_by_hand():
     genuine, impostor = np.array([0.9, 0.7, 0.5, 0.3]), np.array([0.8, 0.6, 0.4, 0.2, 0.1])
     point = tar_at_far(genuine, impostor, 0.2)  # one impostor may pass: all above .6
     assert (point.tar, point.actual_far, point.genuine, point.impostors) == (0.5, 0.2, 4, 5)
@@ -32,14 +32,14 @@ def test_by_hand():
     assert (everything.tar, everything.actual_far, everything.threshold) == (1.0, 1.0, 0.1)
 
 
-def test_tied_impostors_are_rejected_together():
+def test_tar_at_far_rejects_tied_impostors_together():
     genuine, impostor = np.array([0.9, 0.8, 0.7]), np.array([0.8, 0.8, 0.1, 0.1])
     point = tar_at_far(genuine, impostor, 0.25)  # one of the two at .8 alone cannot pass, nor the genuine pair there
     assert (point.tar, point.actual_far) == (1 / 3, 0.0)
     assert tar_at_far(genuine, impostor, 0.5).tar == 1.0
 
 
-def test_nearest_may_exceed_the_target():
+def test_tar_at_far_nearest_may_exceed_the_target():
     genuine, impostor = np.array([0.9, 0.7, 0.5]), np.array([0.8, 0.6, 0.4, 0.2, 0.1])
     assert tar_at_far(genuine, impostor, 0.32).actual_far == 0.2
     assert tar_at_far(genuine, impostor, 0.32, "nearest").actual_far == 0.4
@@ -47,14 +47,14 @@ def test_nearest_may_exceed_the_target():
     assert tar_at_far(genuine, impostor[:4], 0.375, "nearest").actual_far == 0.5  # halfway: the higher
 
 
-def test_no_genuine_above_the_impostors():
+def test_tar_at_far_is_0_without_genuine_scores_above_the_impostors():
     point = tar_at_far(np.array([0.1, 0.2]), np.array([0.9, 0.9]), 0.5)
     assert (point.tar, point.actual_far) == (0.0, 0.0)
     assert point.threshold > 0.9
 
 
 @given(SIDE, SIDE, FAR)
-def test_strict_is_the_best_point_of_the_curve_within_the_target(genuine, impostor, far):
+def test_tar_at_far_strict_is_the_best_curve_point_within_the_target(genuine, impostor, far):
     assume(len(impostor) * far >= 1)
     fpr, tpr, _ = sklearn_curve(genuine, impostor)
     point = tar_at_far(genuine, impostor, far)
@@ -65,7 +65,7 @@ def test_strict_is_the_best_point_of_the_curve_within_the_target(genuine, impost
 
 
 @given(SIDE, SIDE, FAR)
-def test_nearest_is_the_nearest_point_of_the_curve(genuine, impostor, far):
+def test_tar_at_far_nearest_is_the_curve_point_nearest_to_the_target(genuine, impostor, far):
     assume(len(impostor) * far >= 1)
     fpr, tpr, _ = sklearn_curve(genuine, impostor)
     point = tar_at_far(genuine, impostor, far, "nearest")
@@ -75,7 +75,7 @@ def test_nearest_is_the_nearest_point_of_the_curve(genuine, impostor, far):
 
 
 @given(SIDE, SIDE, FAR, st.sampled_from(["strict", "nearest"]))
-def test_the_highest_impostors_suffice(genuine, impostor, far, rule):
+def test_tar_at_far_needs_only_the_highest_impostors(genuine, impostor, far, rule):
     assume(len(impostor) * far >= 1)
     complete = tar_at_far(genuine, impostor, far, rule)
     # One group of equal scores below the threshold must be there, and something below that.
@@ -85,27 +85,27 @@ def test_the_highest_impostors_suffice(genuine, impostor, far, rule):
     assert tar_at_far(genuine, highest, far, rule, len(impostor)) == complete
 
 
-def test_too_few_of_the_highest():
+def test_tar_at_far_refuses_too_few_of_the_highest_impostors():
     with pytest.raises(ValueError, match="do not reach"):
         tar_at_far(np.array([0.5]), np.array([0.9, 0.8]), 0.2, "strict", 10)
 
 
 @pytest.mark.parametrize(("impostors", "far"), [(999, 1e-3), (0, 0.5), (3, 0.3), (9_999, 1e-4)])
-def test_too_few_impostors(impostors, far):
+def test_tar_at_far_refuses_fewer_impostors_than_the_rate_needs(impostors, far):
     with pytest.raises(TooFewImpostorsError, match=f"needs at least {int(np.ceil(1 / far)):,} impostor pairs"):
         tar_at_far(np.array([0.5]), np.linspace(0, 0.4, impostors), far)
     assert issubclass(TooFewImpostorsError, DataError)
 
 
 @pytest.mark.parametrize("far", [1e-1, 1e-2, 1e-3, 1e-4])
-def test_exactly_enough_impostors(far):
+def test_tar_at_far_accepts_exactly_enough_impostors(far):
     impostor = np.linspace(0, 1, round(1 / far))
     point = tar_at_far(np.array([0.0, 2.0]), impostor, far)
     assert (point.tar, point.actual_far) == (0.5, far)
 
 
 @pytest.mark.parametrize("far", [k / 100 for k in range(1, 101)])
-def test_whole_shares_are_not_lost_to_rounding(far):
+def test_tar_at_far_reaches_whole_percentages_exactly(far):
     assert tar_at_far(np.array([2.0]), np.arange(100.0), far).actual_far == far
 
 
@@ -120,18 +120,18 @@ def test_whole_shares_are_not_lost_to_rounding(far):
         ([0.1], [0.1], 1.0, "loose", "strict, nearest"),
     ],
 )
-def test_bad_input_is_refused(genuine, impostor, far, rule, message):
+def test_tar_at_far_refuses_invalid_input(genuine, impostor, far, rule, message):
     with pytest.raises(ValueError, match=message):
         tar_at_far(np.array(genuine, float), np.array(impostor), far, rule)
 
 
 @given(SIDE, SIDE)
-def test_curve_is_scikit_learns(genuine, impostor):
+def test_roc_equals_the_curve_of_scikit_learn(genuine, impostor):
     for ours, theirs in zip(roc(genuine, impostor), sklearn_curve(genuine, impostor), strict=True):
         assert ours.tolist() == theirs.tolist()
 
 
-def test_curve_of_the_highest_impostors_is_the_start_of_the_whole():
+def test_roc_of_the_highest_impostors_is_the_start_of_the_whole_curve():
     rng = np.random.default_rng(0)
     genuine, impostor = rng.normal(1, 1, 50), np.sort(rng.normal(0, 1, 500))[::-1]
     whole, start = roc(genuine, impostor), roc(genuine, impostor[:40], 500)
@@ -140,7 +140,7 @@ def test_curve_of_the_highest_impostors_is_the_start_of_the_whole():
     assert start[0][-1] == 39 / 500
 
 
-def test_drawn_curve_keeps_true_points_and_the_operating_points():
+def test_drawable_keeps_points_of_the_curve_and_the_operating_points():
     rng = np.random.default_rng(0)
     genuine, impostor = rng.normal(2, 1, 5000), rng.normal(0, 1, 100_000)
     far, tar, _ = roc(genuine, impostor)

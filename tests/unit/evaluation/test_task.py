@@ -37,7 +37,7 @@ PAIRS = Pairs(
 OPTIONS = EvalOptions(flip=None, fars=[0.5], bootstrap=20)
 
 
-def test_VerificationTask_evaluate_looks_pairs_up_once(monkeypatch):
+def test_VerificationTask_evaluate_resolves_each_pair_list_once(monkeypatch):
     looked_up = []
     resolve = protocols.resolve
     monkeypatch.setattr(protocols, "resolve", lambda *lists: looked_up.append(lists) or resolve(*lists))
@@ -52,7 +52,7 @@ def test_VerificationTask_evaluate_looks_pairs_up_once(monkeypatch):
     assert first.to_dict() == alone.to_dict()
 
 
-def test_VerificationTask_evaluate_compares_all_pairs_of_those_chosen():
+def test_VerificationTask_evaluate_compares_all_pairs_of_the_chosen_pictures():
     chosen = np.arange(6)
     task = VerificationTask("half", PEOPLE, chosen=chosen)
     embeddings = EMBEDDINGS.copy()
@@ -64,7 +64,7 @@ def test_VerificationTask_evaluate_compares_all_pairs_of_those_chosen():
     assert task.evaluate(embeddings, OPTIONS).to_dict() == alone.to_dict()
 
 
-def test_VerificationTask_used_names_pictures_that_are_missing():
+def test_VerificationTask_used_names_missing_pictures():
     strangers = Pairs(["9/0.png"], ["0/0.png"], np.array([False]), np.zeros(1, np.int64))
     with pytest.raises(DataError, match=r"9/0\.png"):
         _ = VerificationTask("strangers", PEOPLE, strangers).used

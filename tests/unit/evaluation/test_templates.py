@@ -1,4 +1,4 @@
-"""Templates: pooling against its definition, figures against loops over everything, each trap of the protocols."""
+"""Templates: pooling against its definition, figures against loops, and special cases of the protocols."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def literally(x, faces, norm, scores):
 @pytest.mark.parametrize("norm", [False, True])
 @pytest.mark.parametrize("detector", [False, True])
 @pytest.mark.parametrize("block", [3, 8192])
-def test_pool_is_its_definition(monkeypatch, norm, detector, block):
+def test_pool_agrees_with_a_literal_loop(monkeypatch, norm, detector, block):
     monkeypatch.setattr(pooling, "_FACES", block)
     rng = np.random.default_rng(0)
     faces = faces_of(rng.integers(5, 12, 60), rng.integers(-3, 4, 60), rng.integers(0, 40, 60))
@@ -77,7 +77,7 @@ def test_pool_does_not_depend_on_the_order_of_faces(seed, count):
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(2, 40))
-def test_pool_counts_a_medium_once_however_many_frames_it_has(seed, frames):
+def test_pool_counts_each_medium_once_for_any_number_of_frames(seed, frames):
     rng = np.random.default_rng(seed)
     still, frame = rng.normal(size=(2, 5))
     once = pool(np.stack([still, frame]), faces_of([1, 1], [1, 2]), norm=True)
@@ -94,7 +94,7 @@ def test_pool_keeps_media_of_different_templates_apart():
     np.testing.assert_allclose(found.features, [[0.5**0.5, 0.5**0.5, 0], [0, 0, 1]], atol=1e-7)
 
 
-def test_pool_flags_change_what_they_name():
+def test_pool_weighs_faces_by_norm_and_detector_score():
     x, faces, scores = np.array([[3.0, 0], [0, 1]]), faces_of([1, 1], [1, 2]), np.array([1.0, 0.5])
 
     def angle(**options):
@@ -123,13 +123,13 @@ def test_Flags_parse_reads_what_str_writes():
         ([[1, 0], [-1, 0]], [4, 4], "template 4 is zero"),
     ],
 )
-def test_pool_names_what_has_no_direction(embedding, template, message):
+def test_pool_names_embeddings_and_templates_without_direction(embedding, template, message):
     with pytest.raises(DataError, match=message):
         pool(np.array(embedding, float), faces_of(template, [1, 2]), norm=True)
 
 
 @pytest.mark.parametrize("block", [40, 1 << 23])
-def test_cosines_of_pairs_in_blocks(monkeypatch, block):
+def test_cosines_of_pairs_in_blocks_equals_the_dot_products(monkeypatch, block):
     monkeypatch.setattr(one_to_one, "_BLOCK_ELEMENTS", block)
     rng = np.random.default_rng(0)
     x = rng.normal(size=(30, 7)).astype(np.float32)
@@ -157,7 +157,7 @@ def world(seed, subjects=20, each=4, dim=5, noise=0.8):
 
 
 @pytest.mark.parametrize("rule", ["strict", "nearest"])
-def test_evaluate_template_pairs_is_what_a_loop_gives(rule):
+def test_evaluate_template_pairs_agrees_with_a_plain_loop(rule):
     templates, subject, pairs, left, right = world(0)
     found = evaluate_template_pairs(templates, pairs, Flags(), fars=(0.1, 0.01), far_rule=rule, bootstrap=8, seed=2)
     similarity = (templates.features[left].astype(float) * templates.features[right]).sum(axis=1)
@@ -177,7 +177,7 @@ def test_evaluate_template_pairs_is_what_a_loop_gives(rule):
     assert Evaluation.from_dict(found.to_dict()).metrics == found.metrics
 
 
-def test_evaluate_template_pairs_needs_the_highest_impostors_alone(monkeypatch):
+def test_evaluate_template_pairs_needs_only_the_highest_impostors(monkeypatch):
     templates, _, pairs, *_ = world(1, subjects=60)
     whole = evaluate_template_pairs(templates, pairs, Flags(), fars=(0.01,), bootstrap=20)
     monkeypatch.setattr(one_to_one, "_KEEP_AT_LEAST", 10)
@@ -188,7 +188,7 @@ def test_evaluate_template_pairs_needs_the_highest_impostors_alone(monkeypatch):
     assert tail.protocol["impostors"] == whole.protocol["impostors"]
 
 
-def test_evaluate_template_pairs_at_a_far_without_enough_impostors():
+def test_evaluate_template_pairs_gives_a_reason_where_impostors_are_too_few():
     templates, _, pairs, *_ = world(0)
     found = evaluate_template_pairs(templates, pairs, Flags(), fars=(1e-2, 1e-6), bootstrap=0)
     assert found.metrics["tar@far=1e-6"]["value"] is None
@@ -219,7 +219,7 @@ def at(*degrees):
     return np.stack([np.cos(radians), np.sin(radians)], axis=1).astype(np.float32)
 
 
-def test_evaluate_one_to_many_counted_by_hand():
+def test_evaluate_one_to_many_matches_counts_by_hand():
     # Gallery one: subjects 1 at 0 and 2 at 90 degrees; gallery two: 3 at 180 and 4 at 270.
     # Probes of 1 at 10, of 2 at 40 (nearer to 1), of 3 at 170 and of 4 at 280.
     templates = Templates(np.arange(8), at(0, 90, 180, 270, 10, 40, 170, 280), [f"{n}.jpg" for n in range(8)], False)

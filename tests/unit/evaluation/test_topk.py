@@ -1,4 +1,4 @@
-"""The highest values against a stable sort of everything."""
+"""The highest values against a stable sort of all values."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ tied = st.lists(st.integers(0, 4), max_size=40).map(lambda values: np.array(valu
 
 
 @given(tied, st.integers(0, 50))
-def test_highest_is_the_begin_of_a_stable_sort(values, k):
+def test_highest_equals_the_start_of_a_stable_sort(values, k):
     assert highest(values, k).tolist() == np.argsort(-values, kind="stable")[:k].tolist()
 
 
 @pytest.mark.parametrize("spare", [0, 5, 1000])
 @given(parts=st.lists(tied, max_size=6), keep=st.integers(1, 30))
-def test_HighestPairs_keeps_the_begin_of_a_stable_sort(spare, parts, keep):
+def test_HighestPairs_keeps_the_start_of_a_stable_sort(spare, parts, keep):
     values = np.concatenate([np.zeros(0, np.float32), *parts])
     pairs = np.stack([np.arange(len(values)), -np.arange(len(values))], axis=1)
     with pytest.MonkeyPatch.context() as patch:

@@ -17,7 +17,7 @@ def test_unit_names_a_row_without_direction(value):
         unit(np.array([[1.0, 0.0], [value, 0.0]]), "probes", first=7)
 
 
-def test_require_direction_names_the_first():
+def test_require_direction_names_the_first_bad_row():
     require_direction(np.array([1e-300, 1e300]), str)
     with pytest.raises(DataError, match=r"2 of 3 .* that of picture 1;"):
         require_direction(np.array([1.0, 0.0, np.nan]), lambda row: f"picture {row}")

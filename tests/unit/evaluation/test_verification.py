@@ -17,23 +17,23 @@ def arrays(scored):
     return np.array([score for score, _ in scored], float), np.array([same for _, same in scored], bool)
 
 
-def test_separable_scores_get_the_middle_of_the_gap():
+def test_best_threshold_of_separable_scores_is_the_middle_of_the_gap():
     assert best_threshold(np.array([0.1, 0.8, 0.2, 0.6]), np.array([False, True, False, True])) == pytest.approx(0.4)
 
 
-def test_the_widest_of_equally_good_gaps_is_taken():
+def test_best_threshold_takes_the_widest_of_equally_accurate_gaps():
     # Rejecting up to .1, or up to .5: three right of four either way; the gap .5-.9 is the wider one.
     similarity, same = np.array([0.1, 0.3, 0.5, 0.9]), np.array([False, True, False, True])
     assert best_threshold(similarity, same) == pytest.approx(0.7)
     assert accuracy_at(0.2, similarity, same) == accuracy_at(0.7, similarity, same) == 0.75
 
 
-def test_of_equally_wide_gaps_the_lowest():
+def test_best_threshold_takes_the_lowest_of_equally_wide_gaps():
     similarity, same = np.array([0.0, 0.25, 0.5, 0.75]), np.array([False, True, False, True])
     assert best_threshold(similarity, same) == 0.125
 
 
-def test_tied_scores_cannot_be_parted():
+def test_best_threshold_does_not_split_tied_scores():
     similarity, same = np.array([0.5, 0.5, 0.5, 0.1]), np.array([True, True, False, False])
     assert best_threshold(similarity, same) == pytest.approx(0.3)
     assert accuracy_at(0.3, similarity, same) == 0.75
@@ -41,12 +41,12 @@ def test_tied_scores_cannot_be_parted():
     assert accuracy_at(best_threshold(similarity[1:3], ~same[:2]), similarity[1:3], ~same[:2]) == 1.0  # reject it
 
 
-def test_a_score_at_the_threshold_is_accepted():
+def test_accuracy_at_accepts_a_score_equal_to_the_threshold():
     assert accuracy_at(0.5, np.array([0.5, 0.5]), np.array([True, False])) == 0.5
 
 
 @given(SCORED)
-def test_no_threshold_is_better(scored):
+def test_best_threshold_reaches_the_highest_accuracy(scored):
     similarity, same = arrays(scored)
     candidates = np.concatenate([np.unique(similarity), [2.0]])
     best = max(np.mean((similarity >= t) == same) for t in candidates)
@@ -54,13 +54,13 @@ def test_no_threshold_is_better(scored):
 
 
 @given(st.floats(-1, 1), st.floats(-1, 1))
-def test_between_parts_even_neighbouring_numbers(a, b):
+def test_between_separates_even_adjacent_floats(a, b):
     for low, high in ((a, b), (a, np.nextafter(a, 2.0))):
         if low < high:
             assert low < between(float(low), float(high)) <= high
 
 
-def test_folds_by_hand():
+def test_kfold_accuracy_matches_values_computed_by_hand():
     # Fold 7 alone would put the threshold between .4 and .6, fold 3 between .2 and .4.
     similarity = np.array([0.2, 0.4, 0.4, 0.6])
     same = np.array([False, True, False, True])
@@ -80,7 +80,7 @@ def noisy_embeddings(rng, pairs, dim=6):
     return (*(x / np.linalg.norm(x, axis=1, keepdims=True) for x in (left, right)), same)
 
 
-def test_exact_folds_against_a_plain_loop():
+def test_kfold_accuracy_exact_agrees_with_a_plain_loop():
     left, right, same = noisy_embeddings(np.random.default_rng(0), 300)
     similarity, fold = (left * right).sum(axis=1), np.arange(300) // 60
     result = kfold_accuracy(similarity, same, fold)
@@ -95,7 +95,7 @@ def test_exact_folds_against_a_plain_loop():
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_grid_rule_against_distances(seed):
+def test_kfold_accuracy_insightface_agrees_with_the_grid_over_distances(seed):
     left, right, same = noisy_embeddings(np.random.default_rng(seed), 400)
     distance = ((left - right) ** 2).sum(axis=1)
     expected = []
@@ -107,7 +107,7 @@ def test_grid_rule_against_distances(seed):
     assert result.std == pytest.approx(np.std(expected))
 
 
-def test_grid_rule_accepts_below_the_distance_and_takes_the_smallest():
+def test_choose_threshold_insightface_accepts_below_the_smallest_best_grid_distance():
     # Distances .5 and 1.5: every grid point from .51 to 1.50 is right, so .51, a similarity of .745.
     similarity, same = np.array([0.75, 0.25]), np.array([True, False])
     assert choose_threshold(similarity, same, "insightface") == pytest.approx(0.745)
@@ -126,11 +126,11 @@ def test_grid_rule_accepts_below_the_distance_and_takes_the_smallest():
         ([0.1, 0.2], [1, 0], [0, 1], "boolean"),
     ],
 )
-def test_bad_input_is_refused(similarity, same, fold, message):
+def test_kfold_accuracy_refuses_invalid_input(similarity, same, fold, message):
     with pytest.raises(ValueError, match=message):
         kfold_accuracy(np.array(similarity), np.array(same, bool if same == [] else None), np.array(fold))
 
 
-def test_unknown_protocol():
+def test_choose_threshold_refuses_an_unknown_protocol():
     with pytest.raises(ValueError, match="exact, insightface"):
         choose_threshold(np.array([0.1]), np.array([True]), "best")

@@ -9,7 +9,7 @@ def test_first_without_repetition_names_no_picture_twice():
     assert first_without_repetition(similarity, pairs) == [(0.9, 0, 1), (0.6, 2, 3)]
 
 
-def test_first_without_repetition_stops_at_the_most_that_are_named():
+def test_first_without_repetition_returns_at_most_WORST_pairs():
     count = WORST + 5
     pairs = ((2 * number, 2 * number + 1) for number in range(count))
     assert len(first_without_repetition(np.zeros(count), pairs)) == WORST
