@@ -1,4 +1,4 @@
-"""The benchmark of the head: what it measures is what it says, and unequal work is not compared."""
+"""vplface bench head: figures are consistent, and arms with different losses are not compared."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SMALL = Setting(classes=300, batch=8, dim=16)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_every_arm_of_one_loss_comes_to_it(dtype):
+def test_ARMS_that_compute_vpl_have_equal_losses(dtype):
     names = [name for name, arm in bench.ARMS.items() if arm.computes == "vpl" and name != "eager (compiled)"]
     problem = problem_of(replace(SMALL, dtype=dtype))
     assert 0.4 < (problem.timer > 0).float().mean() < 0.6
@@ -35,7 +35,7 @@ def test_every_arm_of_one_loss_comes_to_it(dtype):
         assert losses[-1][0] < losses[0][0]
 
 
-def test_figures_follow_from_each_other():
+def test_measure_figures_are_consistent():
     result = bench.measure(SMALL, ARMS, repeats=1, memory=False)
     floor = result["floor"]
     assert floor["seconds"] == pytest.approx(floor["products"] + floor["memory"])
@@ -47,9 +47,9 @@ def test_figures_follow_from_each_other():
     assert result["arms"]["eager"]["speedup"] == 1.0
 
 
-def test_a_machine_that_slows_down_slows_the_floor_as_well(monkeypatch):
+def test_measure_times_the_floor_in_the_same_rounds_as_the_arms(monkeypatch):
     steps_a_round = len(ARMS) + 6
-    speeds = [1.0, 3.0, 1.0, 20.0]  # of the rounds, the first of which is not counted
+    speeds = [1.0, 3.0, 1.0, 20.0]  # one for each round; the first round is not counted
     calls = iter(speed for speed in speeds for _ in range(steps_a_round))
     monkeypatch.setattr(bench, "_time", lambda step, device: next(calls))
     result = bench.measure(SMALL, ARMS, repeats=3, memory=False)
@@ -61,21 +61,21 @@ def test_a_machine_that_slows_down_slows_the_floor_as_well(monkeypatch):
         assert arm["speedup"] == 1.0
 
 
-def test_arms_that_skip_work_are_found_out(monkeypatch):
+def test_measure_refuses_arms_with_different_losses(monkeypatch):
     lazy = Arm(lambda problem: lambda: 0.5, "vpl", 1, 0)
     monkeypatch.setattr(bench, "ARMS", {**bench.ARMS, "lazy": lazy})
     with pytest.raises(VplfaceError, match="eager and lazy come to different losses"):
         bench.measure(SMALL, ["eager", "lazy"], repeats=1, memory=False)
 
 
-def test_an_arm_that_would_not_fit_is_left_out_with_the_reason(monkeypatch):
+def test_measure_skips_an_arm_that_does_not_fit_in_memory_with_the_reason(monkeypatch):
     monkeypatch.setattr(bench, "free_bytes", lambda device: 200_000.0)
     arms = bench.measure(SMALL, ["eager", "vplface"], repeats=1, memory=False)["arms"]
     assert "are free" in arms["eager"]["reason"]
     assert "seconds" in arms["vplface"]
 
 
-def test_memory_beyond_the_state_is_that_of_the_workspace():
+def test_peak_memory_of_vplface_is_bounded_by_the_workspace():
     """At 40,000 classes the logits would take 40 MiB and every copy of W 20 MiB."""
     setting = Setting(classes=40_000, batch=256, dim=128, workspace_mb=8)
     ours = bench.peak_memory(setting, "vplface")
@@ -83,7 +83,7 @@ def test_memory_beyond_the_state_is_that_of_the_workspace():
     assert ours < bench.peak_memory(setting, "normalised softmax")
 
 
-def test_nothing_of_the_timed_steps_is_left_when_memory_is_measured(monkeypatch):
+def test_measure_frees_the_timed_steps_before_it_measures_memory(monkeypatch):
     def count(setting, arm):
         gc.collect()
         size = setting.classes * setting.dim
@@ -95,7 +95,7 @@ def test_nothing_of_the_timed_steps_is_left_when_memory_is_measured(monkeypatch)
     assert found["arms"]["vplface"]["extra_mb"] <= before
 
 
-def test_command(tmp_path):
+def test_vplface_bench_head_prints_json_or_a_table_and_plots(tmp_path):
     size = ["--classes", "200,400", "--batch", "4", "--dim", "8", "--dtype", "float32"]
     words = ["bench", "head", *size, "--repeats", "1", "--no-memory"]
     picture = tmp_path / "plots" / "head.svg"
@@ -122,13 +122,13 @@ def test_command(tmp_path):
         (["--dtype", "float16"], "--dtype takes float32"),
     ],
 )
-def test_wrong_options_are_refused_by_name(words, message):
+def test_vplface_bench_head_names_the_invalid_option(words, message):
     result = CliRunner().invoke(app, ["bench", "head", *words])
     assert result.exit_code == 2
     assert message in result.stderr
 
 
-def test_bars_where_nothing_is_swept(tmp_path):
+def test_draw_writes_bars_if_no_size_is_swept(tmp_path):
     result = bench.measure(SMALL, ARMS[:2], repeats=1, memory=False)
     draw(tmp_path / "bars.png", machine(), [result, {**result, "dtype": "bfloat16"}])
     assert (tmp_path / "bars.png").read_bytes().startswith(b"\x89PNG")

@@ -1,4 +1,4 @@
-"""Whole training steps beside a loop as it is usually written."""
+"""vplface bench train: whole training steps compared with those of a usual training loop."""
 
 import json
 
@@ -20,7 +20,7 @@ def few(monkeypatch):
     monkeypatch.setattr(loop, "PEAK_SIZE", {"cpu": 32})
 
 
-def test_both_loops_do_the_same_work_and_tell_their_parts():
+def test_measure_loops_have_equal_losses_and_report_their_parts():
     result = loop.measure(SMALL, "tiny", ["float32", "bfloat16"], repeats=2)
     usual, ours, half = result["arms"].values()
     assert ours["losses"] == pytest.approx(usual["losses"], rel=1e-3)
@@ -34,10 +34,10 @@ def test_both_loops_do_the_same_work_and_tell_their_parts():
         assert arm["pictures_per_second"] == pytest.approx(4 / arm["seconds"])
 
 
-def test_a_loop_that_computes_something_else_is_refused(monkeypatch):
+def test_measure_refuses_a_loop_with_a_different_loss(monkeypatch):
     monkeypatch.setattr(
         "vplface.bench.head_arms.MARGIN", 0.4
-    )  # of the usual head, at every step; ours is built with it too
+    )  # margin of the usual head, read at every step, and of our head when it is built
     built = loop.head_of
 
     def other(problem, *rest):
@@ -50,13 +50,13 @@ def test_a_loop_that_computes_something_else_is_refused(monkeypatch):
         loop.measure(SMALL, "tiny", ["float32"], repeats=1)
 
 
-def test_operations_are_those_counted_by_hand():
+def test_flops_by_hand():
     network = nn.Sequential(nn.Flatten(), nn.Linear(3 * 112 * 112, 16, bias=False))
     one_way = 2 * 4 * 3 * 112 * 112 * 16  # the pictures need no gradient, so there is one product forward, one back
     assert loop._flops(network, SMALL) == 2 * one_way + 6 * 4 * 1000 * 64
 
 
-def test_table_json_and_picture(tmp_path):
+def test_vplface_bench_train_prints_json_or_a_table_and_plots(tmp_path):
     words = [
         "bench",
         "train",
@@ -84,7 +84,7 @@ def test_table_json_and_picture(tmp_path):
     assert result["flops"] > 6 * 4 * 1000 * 64
 
 
-def test_no_such_backbone():
+def test_vplface_bench_train_refuses_an_unknown_backbone():
     result = CliRunner().invoke(app, ["bench", "train", "--backbone", "tiny,resnet"])
     assert result.exit_code == 2
     assert "unknown backbone 'resnet'" in result.stderr

@@ -1,4 +1,4 @@
-"""Scaling over processes: the settings are what they are called, and work that is left out is found out."""
+"""vplface bench with --processes: settings of strong and weak scaling, and processes with different losses."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from vplface.errors import VplfaceError
 SMALL = Setting(classes=50, batch=9, dim=16)
 
 
-def test_strong_scaling_keeps_the_step_and_weak_scaling_the_part(monkeypatch):
+def test_cases_of_strong_scaling_keeps_the_total_size_and_weak_the_size_per_process(monkeypatch):
     monkeypatch.setattr(bench, "cores", lambda: 4)
     cases = bench.cases_of(SMALL, [8, 1, 2, 2], 0, "batch")
     assert [(case.scaling, case.processes, case.threads, case.setting.batch) for case in cases] == [
@@ -38,7 +38,7 @@ def test_strong_scaling_keeps_the_step_and_weak_scaling_the_part(monkeypatch):
 
 
 @pytest.mark.parametrize(("make", "grows"), [(sharded, "classes"), (training, "batch")])
-def test_figures_follow_from_each_other(make, grows):
+def test_scale_figures_are_consistent(make, grows):
     result = bench.scale(make, SMALL, [1, 2], repeats=3, grows=grows)
     base, strong, weak = result["scaling"]
     assert (result["classes"], result["batch"]) == (50, 9)
@@ -56,17 +56,17 @@ def test_figures_follow_from_each_other(make, grows):
 
 
 @pytest.mark.parametrize(("make", "grows"), [(lazy.without_update, "classes"), (lazy.without_averaging, "batch")])
-def test_processes_that_skip_work_are_found_out(make, grows):
+def test_scale_refuses_processes_with_different_losses(make, grows):
     with pytest.raises(VplfaceError, match=r"2 processes \(strong scaling\) come to a loss of .* in step [23]"):
         bench.scale(make, SMALL, [1, 2], repeats=1, grows=grows)
 
 
-def test_a_process_that_is_killed_is_said_to_be():
+def test_scale_reports_a_killed_process():
     with pytest.raises(VplfaceError, match="of 2 was ended from outside"):
         bench.scale(lazy.killed, SMALL, [2], repeats=1, grows="classes")
 
 
-def test_what_would_not_fit_is_refused_before_it_starts(monkeypatch):
+def test_scale_refuses_cases_that_do_not_fit_in_memory(monkeypatch):
     monkeypatch.setattr(bench, "free_bytes", lambda device: 10_000.0)
     with pytest.raises(VplfaceError, match="2 processes with 100 classes need"):
         bench.scale(sharded, SMALL, [1, 2], repeats=1, grows="classes")
@@ -79,7 +79,7 @@ def test_what_would_not_fit_is_refused_before_it_starts(monkeypatch):
         (["train", "--backbone", "tiny", "--dtype", "bfloat16"], [("bfloat16", 50, 16)]),
     ],
 )
-def test_json_is_all_there_is_on_stdout(words, sizes):
+def test_vplface_bench_json_is_the_only_output_on_stdout(words, sizes):
     small = ["--classes", "50", "--batch", "8", "--dim", "16", "--repeats", "1", "--processes", "1,2", "--json"]
     command = [sys.executable, "-m", "vplface", "bench", *words, *small]
     told = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
@@ -90,7 +90,7 @@ def test_json_is_all_there_is_on_stdout(words, sizes):
     assert {entry["threads"] for result in told["results"] for entry in result["scaling"]} == {1}
 
 
-def test_table_and_too_many_processes(monkeypatch):
+def test_vplface_bench_train_prints_scaling_and_warns_of_more_threads_than_cores(monkeypatch):
     monkeypatch.setattr(machine, "cores", lambda: 1)
     words = ["bench", "train", "--backbone", "tiny", "--classes", "50", "--batch", "8", "--dim", "16", "--repeats", "1"]
     words += ["--dtype", "float32", "--processes", "1,2"]
@@ -118,7 +118,7 @@ def test_table_and_too_many_processes(monkeypatch):
         (["head", "--threads", "1"], "give --processes too"),
     ],
 )
-def test_wrong_options_are_refused_by_name(words, message):
+def test_vplface_bench_names_the_invalid_option(words, message):
     result = CliRunner().invoke(app, ["bench", *words])
     assert result.exit_code == 2
     assert message in result.stderr

@@ -1,4 +1,4 @@
-"""The benchmark of evaluations: what it makes up has the sizes that it names, and every stage runs."""
+"""benchmarks/evaluation.py: generated sets have the stated sizes, and every stage runs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 
-def test_the_made_up_sets_have_the_sizes_of_the_real_ones():
+def test_faces_and_pairs_have_the_sizes_of_Size():
     size = bench.Size()
     faces = bench._faces(size)
     assert len(faces.pictures) == 469_375
@@ -23,19 +23,19 @@ def test_the_made_up_sets_have_the_sizes_of_the_real_ones():
 
 
 @pytest.mark.parametrize("stage", list(bench.STAGES))
-def test_every_stage_runs(stage):
+def test_STAGES_run_on_small_sets(stage):
     work = bench.STAGES[stage](bench.QUICK)
     work.run()
     assert work.products >= 0
 
 
-def test_the_least_work_of_a_search_is_its_products():
+def test_megaface_counts_the_products_and_reads_of_a_search():
     work = bench.STAGES["megaface"](bench.QUICK)
     assert work.products == 2 * 100 * 5_000 * 512
     assert work.reads == 5_000 * 512 * 4
 
 
-def test_says_seconds_and_memory_of_a_process_of_its_own():
+def test_evaluation_main_reports_seconds_and_memory_and_refuses_an_unknown_stage():
     result = CliRunner().invoke(bench.app, ["--quick", "--stages", "lfw", "--json"])
     assert result.exit_code == 0, result.output
     [said] = json.loads(result.stdout)["results"]

@@ -1,4 +1,4 @@
-"""A short drill; the long one is a command, whose figures are in docs/reliability.md."""
+"""benchmarks/faults.py on a few faults; docs/reliability.md has the figures of a long run."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import pytest
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the drill finds processes in /proc")
 @pytest.mark.parametrize("processes", [1, 2])
-def test_runs_with_faults_come_to_the_end_of_undisturbed_ones(tmp_path, processes):
+def test_drill_resumes_runs_after_faults_to_the_end_of_undisturbed_ones(tmp_path, processes):
     seen = faults.drill(tmp_path, 6 if processes == 1 else 2, [processes], seed=processes)
     assert seen.total() >= 2
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the drill finds processes in /proc")
-def test_a_vanished_picture_and_a_full_disk(tmp_path):
+def test_lose_a_picture_counts_it_and_fill_the_disk_resumes_with_more_space(tmp_path):
     import random
 
     run = faults.Run(tmp_path / "run", tmp_path / "faces", 1)
@@ -28,7 +28,7 @@ def test_a_vanished_picture_and_a_full_disk(tmp_path):
     faults.fill_the_disk(faults.Run(tmp_path / "full", tmp_path / "faces", 1), size_kb=3 * size)
 
 
-def test_the_drill_fails_a_run_that_ends_otherwise(tmp_path):
+def test_require_raises_DrillError_with_the_number_of_processes(tmp_path):
     run = faults.Run(tmp_path / "run", tmp_path, 1)
     with pytest.raises(faults.DrillError, match="with 1 processes: another end"):
         faults.require(False, run, "another end")

@@ -1,4 +1,4 @@
-"""Short fuzzing; the long one is a command, whose figure is in docs/reliability.md. And: it notices what it is for."""
+"""benchmarks/fuzz.py on a few inputs and on planted failures; docs/reliability.md has the figures of a long run."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PATH = ROOT / "benchmarks" / "fuzz.py"
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="limits of memory and forks as Linux has them")
 
 
-def test_thousands_of_hostile_inputs(tmp_path):
+def test_fuzz_main_finds_no_failure_in_2100_inputs(tmp_path):
     options = ["--inputs", "2100", "--out", str(tmp_path / "f")]
     command = [sys.executable, str(PATH), *options]
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -36,19 +36,19 @@ def test_thousands_of_hostile_inputs(tmp_path):
         assert failed == 0
 
 
-def test_a_run_may_be_split(tmp_path):
+def test_fuzz_in_two_parts_has_the_counts_of_one_run(tmp_path):
     formats = fuzz.build(["text", "gallery"])
     whole = fuzz.fuzz(formats, 60, 0, 2, tmp_path)
     parts = [fuzz.fuzz(formats, 25, 0, 2, tmp_path), fuzz.fuzz(formats, 60, 0, 2, tmp_path, first=25)]
     assert whole == {name: {o: sum(part[name][o] for part in parts) for o in fuzz.OUTCOMES} for name in whole}
 
 
-def test_each_format_gets_its_share_of_the_inputs():
+def test_numbered_distributes_inputs_by_the_share_of_each_format():
     formats = {name: fuzz.Format([{"x": b"a"}], lambda _: True, share=share) for name, share in (("a", 3), ("b", 1))}
     assert [fuzz.numbered(formats, 0, number)[0] for number in range(8)] == ["a", "b", "a", "a"] * 2
 
 
-def test_an_input_follows_from_its_number_and_is_no_copy():
+def test_numbered_is_deterministic_and_mutates_its_inputs():
     formats = fuzz.build(["text", "picture"])
     some = [fuzz.numbered(formats, 1, number) for number in range(200)]
     assert some == [fuzz.numbered(formats, 1, number) for number in range(200)]
@@ -79,7 +79,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("kind", BAD)
-def test_what_must_not_be_is_noticed_saved_and_gone_on_from(tmp_path, monkeypatch, kind):
+def test_fuzz_counts_and_saves_a_failure_and_continues(tmp_path, monkeypatch, kind):
     monkeypatch.setattr(fuzz, "SECONDS", 0.3)
     monkeypatch.setattr(fuzz, "DEADLINE", 1.0)
     bad, told = BAD[kind]

@@ -1,4 +1,4 @@
-"""The benchmark of loading: arms load the same pictures, and figures follow from each other."""
+"""benchmarks/loading.py: all arms load the same pictures, and figures are consistent."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from vplface.errors import VplfaceError
 SIZE = ["--pictures", "20", "--batch", "6", "--repeats", "1"]
 
 
-def test_figures_follow_from_each_other():
+def test_rounds_figures_are_consistent():
     seconds = {"imdecode": 2.0, "RecordIO, bytes": 2.5, "RecordIO": 4.0, "PIL + DataLoader": 8.0}
     arms = {name: lambda steps, workers, value=value: value for name, value in seconds.items()}
     measured = loading._rounds(arms, steps=3, batch=8, repeats=2, workers=0)
@@ -30,7 +30,7 @@ def test_figures_follow_from_each_other():
     assert measured["RecordIO, bytes"]["of_decoding"] == 0.8
 
 
-def test_every_form_holds_the_same_files(faces, tmp_path):
+def test_write_all_stores_the_same_pictures_in_each_format(faces, tmp_path):
     source = ImageFolder(faces)
     missing = loading._write_all(source, 7, tmp_path)
     folder, records = ImageFolder(tmp_path / "folder"), RecordIO(tmp_path / "train.rec")
@@ -39,7 +39,7 @@ def test_every_form_holds_the_same_files(faces, tmp_path):
     assert {records.encoded(k) for k in range(7)} <= {source.encoded(k) for k in range(48)}
 
 
-def test_what_is_usual_gives_what_training_gets(faces):
+def test_UsualFolder_preprocesses_as_training_does(faces):
     folder = ImageFolder(faces)
     usual = UsualFolder(folder)
     expected = Preprocessing()(torch.from_numpy(folder.picture(5)[None]))[0]
@@ -48,7 +48,7 @@ def test_what_is_usual_gives_what_training_gets(faces):
     assert min(abs(floats - way).max() for way in (expected, expected.flip(-1))) < 1e-6
 
 
-def test_the_set_whose_opening_is_timed_is_one(tmp_path):
+def test_write_tiny_writes_a_valid_RecordIO_of_50_pictures_per_identity(tmp_path):
     assert loading._write_tiny(tmp_path / "train.rec", 120) == 3
     pictures = RecordIO(tmp_path)
     assert len(pictures) == 120
@@ -56,7 +56,7 @@ def test_the_set_whose_opening_is_timed_is_one(tmp_path):
     assert pictures.encoded(119) == bytes(4)
 
 
-def test_command(faces, tmp_path):
+def test_loading_main_prints_json_and_plots(faces, tmp_path):
     plot = tmp_path / "loading.svg"
     words = ["--data", str(faces), *SIZE, "--workers", "1", "--plot", str(plot), "--json"]
     told = CliRunner().invoke(loading.app, words)
@@ -69,14 +69,14 @@ def test_command(faces, tmp_path):
     draw_loading(tmp_path / "one.png", report["machine"], {k: v for k, v in report.items() if k != "workers"})
 
 
-def test_generated_faces_and_the_table():
+def test_loading_main_without_data_generates_faces_and_prints_a_table():
     shown = CliRunner().invoke(loading.app, [*SIZE])
     assert shown.exit_code == 0, shown.output
     assert "one core: 20 pictures of" in shown.stdout
     assert "PIL + DataLoader" in shown.stdout
 
 
-def test_startup():
+def test_loading_main_startup_times_the_opening_of_a_set():
     told = CliRunner().invoke(loading.app, ["--startup", "1000", "--repeats", "2", "--json"])
     result = json.loads(told.stdout)["startup"]
     assert (result["records"], result["identities"]) == (1000, 20)
@@ -93,12 +93,12 @@ def test_startup():
         (["--data", "nowhere"], "nowhere: does not exist"),
     ],
 )
-def test_wrong_options_are_refused_by_name(words, message):
+def test_loading_main_names_the_invalid_option(words, message):
     result = CliRunner().invoke(loading.app, words)
     assert isinstance(result.exception, VplfaceError)
     assert message in str(result.exception)
 
 
-def test_a_set_smaller_than_a_batch_is_an_error(faces):
+def test_loading_main_refuses_a_set_smaller_than_a_batch(faces):
     result = CliRunner().invoke(loading.app, ["--data", str(faces), "--pictures", "100", "--batch", "50"])
     assert "48 pictures are fewer than a batch of 50" in str(result.exception)

@@ -1,4 +1,4 @@
-"""The same on real faces, where a copy of LFW and CelebA crops lies beside the repository."""
+"""Reading, writing and loading of LFW, where a copy lies beside the repository."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ def lfw() -> ImageFolder:
     return ImageFolder(FACES / "lfw112")
 
 
-def test_lfw_is_all_there(lfw: ImageFolder) -> None:
+def test_ImageFolder_reads_all_of_LFW(lfw: ImageFolder) -> None:
     counts = np.bincount(lfw.labels)
     assert (len(lfw), len(lfw.identities)) == (13_233, 5_749)
     assert [int((counts >= least).sum()) for least in (2, 4, 10, 20)] == [1_680, 610, 158, 62]
     assert set(lfw.identities) == set(read_people(FACES / "lfw_protocol/people.txt"))
 
 
-def test_lfw_goes_into_a_bin_and_comes_out_again(lfw: ImageFolder, tmp_path: Path) -> None:
+def test_write_verification_bin_round_trip_keeps_pairs_and_pictures_of_LFW(lfw: ImageFolder, tmp_path: Path) -> None:
     pairs = read_pairs(FACES / "lfw_protocol/pairs.txt")
     write_verification_bin(tmp_path / "lfw.bin", lfw, pairs)
     pictures = VerificationBin(tmp_path / "lfw.bin")
@@ -55,7 +55,9 @@ def test_lfw_goes_into_a_bin_and_comes_out_again(lfw: ImageFolder, tmp_path: Pat
 @pytest.mark.parametrize(
     ("file", "pairs", "folds"), [("pairs.txt", 6000, 10), ("pairsDevTrain.txt", 2200, 1), ("pairsDevTest.txt", 1000, 1)]
 )
-def test_every_pair_of_lfw_resolves_to_what_it_claims(lfw: ImageFolder, file: str, pairs: int, folds: int) -> None:
+def test_resolve_finds_every_LFW_pair_with_the_stated_identities(
+    lfw: ImageFolder, file: str, pairs: int, folds: int
+) -> None:
     listed = read_pairs(FACES / "lfw_protocol" / file)
     left, right = resolve(listed, lfw)
     assert len(listed) == pairs
@@ -64,7 +66,7 @@ def test_every_pair_of_lfw_resolves_to_what_it_claims(lfw: ImageFolder, file: st
     assert [lfw.name(index) for index in left[:2]] == [name + ".jpg" for name in listed.left[:2]]
 
 
-def test_people_of_view_1_divide_lfw() -> None:
+def test_read_people_of_View_1_gives_disjoint_parts_of_LFW_for_narrow() -> None:
     train = read_people(FACES / "lfw_protocol/peopleDevTrain.txt")
     test = read_people(FACES / "lfw_protocol/peopleDevTest.txt")
     assert (len(train), len(test)) == (4_038, 1_711)
@@ -74,15 +76,15 @@ def test_people_of_view_1_divide_lfw() -> None:
     resolve(read_pairs(FACES / "lfw_protocol/pairsDevTest.txt"), narrow(ImageFolder(FACES / "lfw112"), test))
 
 
-def test_faces_decode_to_skin_in_rgb(lfw: ImageFolder) -> None:
-    """Skin is redder than blue: mistaking BGR for RGB turns this round."""
+def test_ImageFolder_picture_decodes_to_RGB(lfw: ImageFolder) -> None:
+    """Skin is redder than blue; with BGR taken for RGB it would be bluer than red."""
     sample = range(0, len(lfw), 100)
     centres = np.stack([lfw.picture(index)[40:80, 40:72] for index in sample]).mean((0, 1, 2))
     assert centres[0] > centres[1] + 10 > centres[2] + 10
     assert {lfw.picture(index).shape for index in sample} == {(112, 112, 3)}
 
 
-def test_real_batches_load(lfw: ImageFolder) -> None:
+def test_load_batches_and_load_all_read_LFW_with_any_number_of_workers(lfw: ImageFolder) -> None:
     augmentation = Augmentation(shift=0.05, scale=0.1, rotate=10, light=0.3, low_resolution=0.2, occlusion=0.2)
     one, two = (
         torch.cat([b.pictures for b in load_batches(lfw, ShuffledBatches(len(lfw), 64, 0), augmentation, 0, 0, 3, w)])

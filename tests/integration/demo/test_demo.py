@@ -1,4 +1,4 @@
-"""vplface demo, the whole of it: over HTTP, in a browser that cannot reach anything else, and from the command line."""
+"""``vplface demo`` over HTTP, in a browser that can reach nothing else, and from the command line."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def start(folder: Path, *words: str) -> Demo:
     found = re.match(r"http://([\d.]+):(\d+)/ ", line)
     assert found, line + errors.read_text()
     demo = Demo(process, found[1], int(found[2]), run, folder / "gallery", temporary, errors)
-    assert demo.ask("GET", "/")[0] == 200  # the socket listens already, and answers when the page is made
+    assert demo.ask("GET", "/")[0] == 200  # the socket listens before the page is ready, and answers then
     return demo
 
 
@@ -119,7 +119,7 @@ def demo(tmp_path_factory):
     assert "reached for" not in running.errors.read_text()
     assert list(running.temporary.iterdir()) == []
     left = [path.name for path in (folder / "home").rglob("*") if path.is_file()]
-    assert [name for name in left if not name.startswith("fontlist-")] == []  # matplotlib's, of this machine
+    assert [name for name in left if not name.startswith("fontlist-")] == []  # matplotlib's list of fonts
 
 
 @pytest.fixture(scope="module")
@@ -140,7 +140,7 @@ def pictures(tmp_path_factory):
         "/report/../model.json", "/gradio_api/file=http://example.org/", "/gradio_api/proxy=http://example.org/",
     ],
 )  # fmt: skip
-def test_no_file_is_given_out(demo, path):
+def test_vplface_demo_serves_no_local_files(demo, path):
     status, body = demo.ask("GET", path)
     assert status in (403, 404)
     assert b"root:" not in body
@@ -148,7 +148,7 @@ def test_no_file_is_given_out(demo, path):
     assert demo.ask("GET", f"/gradio_api/file={demo.run / 'model.json'}")[0] == 404
 
 
-def test_the_report_is_the_runs(demo):
+def test_vplface_demo_serves_the_report_of_the_run(demo):
     status, body = demo.ask("GET", "/report")
     assert status == 200
     assert b"the report of this run" in body
@@ -157,7 +157,7 @@ def test_the_report_is_the_runs(demo):
 @pytest.mark.parametrize(
     "name", [b"../../../x.png", b"/etc/x.png", b"a\0b.png", b"..", b".", b"x" * 300, b"x" * 9000, b"..\\..\\x.png"]
 )
-def test_an_upload_stays_in_its_folder_whatever_its_name(demo, name):
+def test_vplface_demo_keeps_an_upload_in_its_folder_whatever_its_name(demo, name):
     before = {path for path in demo.run.parent.rglob("*") if demo.temporary not in path.parents}
     status, body = demo.upload(name, b"hello " + name[:20])
     assert status in (200, 400, 413)
@@ -167,27 +167,27 @@ def test_an_upload_stays_in_its_folder_whatever_its_name(demo, name):
     assert {path for path in demo.run.parent.rglob("*") if demo.temporary not in path.parents} == before
 
 
-def test_an_upload_is_bounded(demo):
+def test_vplface_demo_refuses_an_upload_of_more_than_20_MiB(demo):
     status, body = demo.upload(b"large.png", bytes(20 * 2**20 + 1))
     assert status == 413
     assert b"20971520 bytes" in body
-    for left in demo.uploaded:  # the sweeper's, in two minutes
+    for left in demo.uploaded:  # the demo would delete it after two minutes
         left.unlink()
 
 
-def test_the_temporary_folder_is_its_owners_alone(demo):
+def test_vplface_demo_temporary_folder_has_mode_700(demo):
     (folder,) = demo.temporary.glob("vplface-demo-*")
     assert folder.stat().st_mode & 0o777 == 0o700
 
 
-def test_no_event_goes_through_the_queue_which_loses_some(demo):
+def test_vplface_demo_sends_no_event_through_the_queue_of_gradio(demo):
     events = json.loads(demo.ask("GET", "/config")[1])["dependencies"]
     assert events
     assert not any(event["queue"] for event in events)
     assert demo.post("/gradio_api/queue/join", b"{}", "application/json")[0] == 404
 
 
-def test_an_event_that_names_another_file_is_refused(demo):
+def test_vplface_demo_refuses_an_event_that_names_a_file_outside_its_uploads(demo):
     config = json.loads(demo.ask("GET", "/config")[1])
     names = {each["id"]: each["props"].get("elem_id") for each in config["components"]}
     (search,) = [each for each in config["dependencies"] if [names[i] for i in each["inputs"]] == ["search-file"]]
@@ -200,7 +200,7 @@ def test_an_event_that_names_another_file_is_refused(demo):
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed (Debian: apt-get install chromium)")
-def test_in_a_browser(demo, pictures, tmp_path):
+def test_vplface_demo_compares_enrols_searches_and_removes_in_a_browser(demo, pictures, tmp_path):
     browser = Browser(tmp_path / "profile")
     try:
         browser.open(f"http://{demo.host}:{demo.port}/")
@@ -214,7 +214,7 @@ def test_in_a_browser(demo, pictures, tmp_path):
         assert {urlsplit(address).netloc for address in browser.requests if not address.startswith("data:")} == {
             f"{demo.host}:{demo.port}"
         }
-        # gradio asks how an upload gets on, and a small one is over before that
+        # gradio asks for the progress of an upload, and a small one is complete before that
         assert [each for each in browser.complaints if "upload_progress" not in each] == []
     finally:
         browser.close()
@@ -273,12 +273,12 @@ def remove(browser: Browser, demo: Demo) -> None:
         assert b"onerror" not in file.read_bytes()
 
 
-def test_terminated_it_ends_cleanly_and_leaves_nothing(tmp_path):
+def test_vplface_demo_ends_on_SIGTERM_and_deletes_its_temporary_folder(tmp_path):
     gradio()
     running = start(tmp_path)
     (folder,) = running.temporary.glob("vplface-demo-*")
     assert running.upload(b"a.png", b"left behind")[0] == 200
-    stream = socket.create_connection((running.host, running.port))  # one that stays open, as a page's do
+    stream = socket.create_connection((running.host, running.port))  # stays open, as those of a page do
     stream.sendall(b"GET /gradio_api/heartbeat/s HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
     stream.recv(100)
     began = time.monotonic()
@@ -295,7 +295,7 @@ def vplface(*words: object):
     return CliRunner().invoke(app, [str(word) for word in words])
 
 
-def test_listening_socket_names_a_free_port_where_its_own_is_taken(tmp_path):
+def test_listening_socket_names_a_free_port_if_its_own_is_in_use(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         result = vplface("demo", tmp_path, "--port", port)
@@ -305,7 +305,7 @@ def test_listening_socket_names_a_free_port_where_its_own_is_taken(tmp_path):
         listening_socket("127.0.0.1", int(free[1])).close()
 
 
-def test_an_address_that_others_can_reach_has_to_be_meant(tmp_path):
+def test_vplface_demo_refuses_a_public_address_without_expose(tmp_path):
     for host in ("0.0.0.0", "::", "192.0.2.1", "example.org"):
         result = vplface("demo", tmp_path, "--host", host)
         assert result.exit_code == 2
@@ -322,7 +322,7 @@ def test_an_address_that_others_can_reach_has_to_be_meant(tmp_path):
     assert (result.exit_code, "--name http://box: expected a host name" in result.stderr) == (2, True)
 
 
-def test_allowed_hosts_are_given_names_and_reachable_addresses():
+def test_allowed_hosts_contains_only_own_addresses_and_given_names():
     here = {"localhost", "127.0.0.1", "::1"}
     elsewhere = {"192.168.1.5", "8.8.8.8", "2001:db8::1", "::ffff:10.0.0.1"}
     others = {
@@ -350,7 +350,7 @@ def test_allowed_hosts_are_given_names_and_reachable_addresses():
             allowed_hosts("0.0.0.0", [name])
 
 
-def test_a_missing_extra_is_named(tmp_path, monkeypatch):
+def test_vplface_demo_names_the_missing_extra(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "gradio", None)
     result = vplface("demo", tmp_path, "--port", "0")
     assert result.exit_code == 1

@@ -1,4 +1,4 @@
-"""A file exported once, read back three ways: by onnx, by onnxruntime alone, by Embedder; then the command."""
+"""A file exported once and read by onnx, by onnxruntime alone and by Embedder; then ``vplface export``."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def random_pictures(count):
     return coarse.repeat(8, axis=1).repeat(8, axis=2)
 
 
-def test_the_file_is_one_valid_model_with_its_card(exported):
+def test_export_writes_one_valid_file_with_the_model_card(exported):
     assert [path.name for path in exported.parent.iterdir()] == ["model.onnx"]
     model = onnx.load(exported)
     onnx.checker.check_model(model, full_check=True)
@@ -86,7 +86,7 @@ def test_the_file_is_one_valid_model_with_its_card(exported):
     assert Embedder.load(exported).files == {str(exported): hashlib.sha256(exported.read_bytes()).hexdigest()}
 
 
-def test_the_file_says_nothing_of_the_machine_it_was_made_on(exported, folder):
+def test_export_stores_no_paths_or_stack_traces(exported, folder):
     content = exported.read_bytes()
     assert b"stack_trace" not in content
     assert b".py" not in content
@@ -94,7 +94,7 @@ def test_the_file_says_nothing_of_the_machine_it_was_made_on(exported, folder):
 
 
 @pytest.mark.parametrize("count", [1, 2, 5, 16])
-def test_onnxruntime_alone_gives_the_raw_embedding(exported, folder, count):
+def test_export_writes_a_file_that_gives_raw_embeddings_in_onnxruntime(exported, folder, count):
     backbone, _ = load_model(folder)
     x = np.random.default_rng(1).normal(size=(count, 3, 112, 112)).astype(np.float32)
     session = onnxruntime.InferenceSession(exported)
@@ -106,7 +106,7 @@ def test_onnxruntime_alone_gives_the_raw_embedding(exported, folder, count):
 
 
 @pytest.mark.parametrize("flip", ["none", "sum"])
-def test_embedder_round_trip(exported, folder, flip):
+def test_Embedder_of_an_exported_file_equals_that_of_its_folder(exported, folder, flip):
     pictures = random_pictures(9)
     ours, theirs = Embedder.load(folder)(pictures, flip), Embedder.load(exported)(pictures, flip)
     assert (ours * theirs).sum(axis=1).min() > 0.9999
@@ -114,7 +114,9 @@ def test_embedder_round_trip(exported, folder, flip):
     assert Embedder.load(exported).card == CARD
 
 
-def test_parity_is_the_largest_difference(exported, folder, monkeypatch, tmp_path):
+def test_export_parity_is_the_largest_difference_and_too_large_a_one_is_refused(
+    exported, folder, monkeypatch, tmp_path
+):
     def write_slightly_wrong(backbone, path, opset, size, card):
         model = onnx.load(exported)
         bias = next(t for t in model.graph.initializer if list(t.dims) == [24])
@@ -141,13 +143,13 @@ def test_parity_is_the_largest_difference(exported, folder, monkeypatch, tmp_pat
     assert sorted(path.name for path in tmp_path.iterdir()) == ["kept.onnx", "ok.onnx"]
 
 
-def test_the_pictures_compared_are_not_alike(folder):
+def test_random_pictures_have_different_embeddings(folder):
     embeddings = Embedder.load(folder)(deploy._random_pictures(10, 112))
     similarity = embeddings @ embeddings.T - 2 * np.eye(10)
     assert similarity.max() < 0.999
 
 
-def test_refusals(folder, tmp_path):
+def test_export_refuses_a_wrong_suffix_opset_or_model(folder, tmp_path):
     with pytest.raises(ConfigError, match=r"model\.bin: .* must end in \.onnx"):
         export(folder, tmp_path / "model.bin")
     with pytest.raises(ConfigError, match="opset 11: choose one of 18 to 23"):
@@ -157,7 +159,7 @@ def test_refusals(folder, tmp_path):
     assert not any(tmp_path.iterdir())
 
 
-def test_a_model_that_cannot_be_exported(folder, tmp_path, monkeypatch):
+def test_export_names_a_model_that_torch_cannot_export(folder, tmp_path, monkeypatch):
     class Branching(torch.nn.Module):
         def __init__(self):
             super().__init__()
@@ -172,7 +174,7 @@ def test_a_model_that_cannot_be_exported(folder, tmp_path, monkeypatch):
     assert not any((tmp_path / "out").iterdir())
 
 
-def test_what_cannot_be_written_keeps_its_message_and_what_was_there(folder, tmp_path, monkeypatch):
+def test_export_that_cannot_write_gives_the_reason_and_keeps_the_earlier_file(folder, tmp_path, monkeypatch):
     (tmp_path / "folder.onnx").mkdir()
     with pytest.raises(DataError, match=r"cannot write \S*folder\.onnx: it is not a regular file"):
         export(folder, tmp_path / "folder.onnx")
@@ -189,7 +191,7 @@ def test_what_cannot_be_written_keeps_its_message_and_what_was_there(folder, tmp
     assert {path.name for path in tmp_path.iterdir()} == {"folder.onnx", "old.onnx"}
 
 
-def test_command(command, folder, exported):
+def test_vplface_export_json_states_parity_size_and_hash(command, folder, exported):
     assert command.exit_code == 0
     answer = json.loads(command.stdout)
     parity = answer.pop("parity")
@@ -210,7 +212,7 @@ def test_command(command, folder, exported):
     assert "torchvision" not in command.stderr
 
 
-def test_command_prints_the_parity(folder, tmp_path, monkeypatch):
+def test_vplface_export_prints_the_parity_and_refuses_a_wrong_opset_or_suffix(folder, tmp_path, monkeypatch):
     def quick(model, path, opset, precision, calibration):
         path.write_bytes(bytes(2_000_000))
         return deploy.Exported(path, opset, precision, 3.21e-7, 1.0, 1.0, 10, None, 2_000_000)

@@ -1,4 +1,4 @@
-"""The figures of the argument: what must hold mathematically, and that every command runs, prints and draws."""
+"""examples/argument: formulas by hand and against PrototypeHead; every script runs, prints and draws."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def unit(*shape: int, seed: int) -> torch.Tensor:
 
 @pytest.mark.parametrize("lam", [0.0, 0.15, 0.3])
 @pytest.mark.parametrize("seed", range(3))
-def test_a_prototype_midway_has_the_cosine_of_the_formula(
+def test_cosine_of_prototype_is_that_of_a_prototype_midway_between_the_pair(
     script: Callable[[str], ModuleType], lam: float, seed: int
 ) -> None:
     first, second = unit(2, 5, seed=seed)
@@ -56,7 +56,7 @@ def test_a_prototype_midway_has_the_cosine_of_the_formula(
     torch.testing.assert_close(first @ drawn, expected)
 
 
-def test_a_right_angle_is_45_degrees_from_the_prototype_and_costs_next_to_nothing(
+def test_cosine_of_prototype_and_loss_of_pair_at_a_right_angle_by_hand(
     script: Callable[[str], ModuleType],
 ) -> None:
     two_samples = script("two_samples")
@@ -72,10 +72,10 @@ def test_a_right_angle_is_45_degrees_from_the_prototype_and_costs_next_to_nothin
 @pytest.mark.parametrize("margin", [NormSoftmax(16.0), ArcFace(16.0, 0.3), CosFace(16.0, 0.2)])
 @pytest.mark.parametrize("pair", [-0.4, 0.0, 0.6])
 @pytest.mark.parametrize("lam", [0.0, 0.15])
-def test_the_loss_of_a_pair_is_that_of_the_head(
+def test_loss_of_pair_equals_the_loss_of_PrototypeHead(
     script: Callable[[str], ModuleType], margin: Margin, pair: float, lam: float
 ) -> None:
-    """The second picture of a pair meets the memory of the first; all other classes are at right angles."""
+    """The memory holds the first picture when the second is given; all other classes are at right angles."""
     classes, axes = 5, torch.eye(6, dtype=torch.float64)
     first, second = axes[0], pair * axes[0] + math.sqrt(1 - pair**2) * axes[1]
     head = PrototypeHead(
@@ -91,13 +91,13 @@ def test_the_loss_of_a_pair_is_that_of_the_head(
 
 @pytest.mark.parametrize("margin", [NormSoftmax(8.0), ArcFace(32.0, 0.4), CosFace(16.0, 0.35)])
 @pytest.mark.parametrize("variational", [None, Variational(0.3, 2, 0)])
-def test_the_weighted_sum_of_features_is_the_gradient_of_the_prototypes(
+def test_gradient_of_weight_equals_the_gradient_of_PrototypeHead(
     script: Callable[[str], ModuleType], margin: Margin, variational: Variational | None
 ) -> None:
     prototype_gradient = script("prototype_gradient")
     head = PrototypeHead(7, 5, margin=margin, variational=variational, backend="reference", dtype=torch.float64)
     labels = torch.tensor([0, 3, 3, 6])
-    for seed in range(3):  # of class 1 and others there is never a memory; those of 0, 3 and 6 live
+    for seed in range(3):  # classes 0, 3 and 6 have a memory, the others never
         features = unit(4, 5, seed=seed)
         expected = prototype_gradient.gradient_of_weight(features, labels, head)
         head.weight.grad = None
@@ -122,7 +122,9 @@ def test_drift_is_the_mean_squared_distance(script: Callable[[str], ModuleType])
     assert feature_drift.drift(axes, -axes) == 4
 
 
-def test_a_memory_is_trustworthy_once_its_drift_stays_below_the_yardstick(script: Callable[[str], ModuleType]) -> None:
+def test_trustworthy_from_is_the_step_from_which_drift_stays_below_the_person_distance(
+    script: Callable[[str], ModuleType],
+) -> None:
     curves = {"step": [10, 20, 30, 40], "person": [1.0] * 4, "10": [None, 0.5, 1.0, 0.9], "20": [None, None, 2.0, 1.5]}
     trustworthy_from = script("feature_drift").trustworthy_from
     assert trustworthy_from(curves, 10) == 40
@@ -139,7 +141,7 @@ def shrunk_run(
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
-def test_a_small_run_prints_numbers_and_draws(
+def test_main_of_each_script_prints_numbers_and_draws_its_figure(
     name: str,
     script: Callable[[str], ModuleType],
     monkeypatch: pytest.MonkeyPatch,
@@ -173,7 +175,7 @@ def check_two_samples(numbers: dict[str, Any]) -> None:
         for cosine, middle in zip(curves["sample_prototype"], curves["prototype_middle"], strict=True):
             assert cosine <= max(middle, 0) + 1e-6
     start = sum(step <= 24 // 3 + 1 for step in arms["plain"]["curves"]["step"])
-    for arm in arms.values():  # until something is injected all arms are one run
+    for arm in arms.values():  # before injection begins all arms are equal
         assert arm["curves"]["loss"][:start] == arms["plain"]["curves"]["loss"][:start]
     assert arms["plain"]["held_out_minus_plain"] == [0, 0, 0]
 
@@ -206,7 +208,7 @@ CHECKS = {
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
-def test_the_page_shows_the_figure_and_its_command(name: str) -> None:
+def test_method_page_shows_each_figure_with_its_command(name: str) -> None:
     page = (DOCS / "method.md").read_text(encoding="utf-8")
     picture = f"images/argument-{name.replace('_', '-')}.svg"
     assert (DOCS / picture).exists()
@@ -214,7 +216,7 @@ def test_the_page_shows_the_figure_and_its_command(name: str) -> None:
     assert f"    python examples/argument/{name}.py --out docs/{picture}\n" in page
 
 
-def test_the_command_teaches_and_refuses_what_it_cannot_do() -> None:
+def test_feature_drift_help_states_the_formula_and_too_few_steps_are_refused() -> None:
     command = [sys.executable, str(FOLDER / "feature_drift.py")]
     told = subprocess.run([*command, "--help"], capture_output=True, text=True, timeout=120, check=True).stdout
     assert "d(lag) = mean" in told

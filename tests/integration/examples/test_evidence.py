@@ -1,4 +1,4 @@
-"""The picture of docs/results.md: it shows what the page's tables state, and refuses a table it cannot read."""
+"""examples/argument/evidence.py: differences read from the tables of docs/results.md, drawn, or refused."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ def evidence(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return import_module("evidence")
 
 
-def test_a_difference_is_a_pair_of_rows_and_what_has_no_seeds_is_left_out(evidence: ModuleType) -> None:
+def test_differences_joins_rows_of_people_and_seeds_and_omits_those_without_seeds(evidence: ModuleType) -> None:
     first, second = evidence.differences(PAGE)
     assert first == evidence.Difference("Few pictures", "λ .3 − ArcFace", "1e-2", 1.0, [0.4, 1.4], [0.7, 1.3])
     assert second == evidence.Difference("Few pictures", "λ .3 − ArcFace", "1e-4", -0.5, [-0.1, 1.7], [-0.9, 0.0])
 
 
-def test_a_cell_that_is_no_interval_is_named(evidence: ModuleType) -> None:
+def test_differences_names_a_cell_that_is_not_an_interval(evidence: ModuleType) -> None:
     with pytest.raises(ValueError, match=r"no interval: 'better'"):
         evidence.differences(PAGE.replace("(+0.4 – +1.4)", "better"))
 
 
-def test_a_page_without_differences_is_refused(
+def test_evidence_main_refuses_a_page_without_differences(
     evidence: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     page = tmp_path / "page.md"
@@ -54,7 +54,7 @@ def test_a_page_without_differences_is_refused(
     assert "states no differences" in capsys.readouterr().err
 
 
-def test_the_results_are_read_and_drawn(
+def test_evidence_main_reads_and_draws_the_results_page(
     evidence: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     picture = tmp_path / "figure.svg"

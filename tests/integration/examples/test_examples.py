@@ -1,4 +1,4 @@
-"""The examples run as they are printed."""
+"""The scripts of examples run, and their printed loss and coverage are as expected."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ def run(name: str) -> tuple[tuple[int, ...], tuple[float, ...], tuple[int, ...],
     return steps, losses, coverage, done.stdout.splitlines()[-1]
 
 
-def test_the_plain_loop_learns_and_ends_with_living_memories() -> None:
+def test_plain_loop_halves_its_loss_and_ends_with_coverage_above_half() -> None:
     steps, losses, coverage, _ = run("plain_loop.py")
     assert steps == (10, 20, 30, 40)
     assert losses[-1] < losses[0] / 2
-    assert coverage[:2] == (0, 0)  # step 20 is the last plain one: the memory comes into being after it
+    assert coverage[:2] == (0, 0)  # step 20 is the last plain step: the memory is created after it
     assert min(coverage[2:]) > 50
 
 
@@ -39,7 +39,7 @@ def test_the_plain_loop_learns_and_ends_with_living_memories() -> None:
         ("lightning_trainer.py", "lightning", "lightning"),
     ],
 )
-def test_a_plug_in_another_trainer_learns_and_has_the_loss_of_the_head(name: str, package: str, extra: str) -> None:
+def test_plug_in_another_trainer_halves_the_loss_and_equals_PrototypeHead(name: str, package: str, extra: str) -> None:
     pytest.importorskip(package, reason=f"needs vplface[{extra}]")
     steps, losses, coverage, last = run(name)
     assert steps == (12, 24, 36, 48)

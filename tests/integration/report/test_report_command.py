@@ -29,7 +29,7 @@ def set_worst(folder: Path, *names: str) -> None:
     (folder / "evaluation.json").write_text(json.dumps({"LFW": {"worst": {"impostor": pairs}}}))
 
 
-def test_the_page_is_written_and_its_verdict_told(study: list[Path], tmp_path: Path) -> None:
+def test_vplface_report_writes_the_page_and_prints_the_verdict(study: list[Path], tmp_path: Path) -> None:
     out = tmp_path / "deep" / "page.html"
     result = run(*study, "--out", out, "--title", "A & B")
     assert result.exit_code == 0, result.output
@@ -41,7 +41,7 @@ def test_the_page_is_written_and_its_verdict_told(study: list[Path], tmp_path: P
     assert "vpl-arcface is ahead" in told["verdict"]
 
 
-def test_pictures_come_from_the_folder_of_their_set(vpl_run: Path, tmp_path: Path) -> None:
+def test_vplface_report_takes_pictures_from_the_folder_of_their_set(vpl_run: Path, tmp_path: Path) -> None:
     set_worst(vpl_run, "a/a.png")
     config = {
         "data": {"train": [{"path": str(tmp_path / "elsewhere")}]},
@@ -57,7 +57,7 @@ def test_pictures_come_from_the_folder_of_their_set(vpl_run: Path, tmp_path: Pat
     assert out.read_text(encoding="utf-8").count("<img") == 2
 
 
-def test_no_picture_from_outside_the_folder_and_none_that_is_damaged(vpl_run: Path, tmp_path: Path) -> None:
+def test_vplface_report_omits_damaged_pictures_and_those_outside_the_folder(vpl_run: Path, tmp_path: Path) -> None:
     draw(tmp_path / "secret.png")
     draw(tmp_path / "given" / "fine.png")
     (tmp_path / "given" / "damaged.png").write_bytes(b"not a picture")
@@ -68,7 +68,7 @@ def test_no_picture_from_outside_the_folder_and_none_that_is_damaged(vpl_run: Pa
     assert out.read_text(encoding="utf-8").count("<img") == 2
 
 
-def test_a_wrong_folder_is_an_error_that_says_so(tmp_path: Path) -> None:
+def test_vplface_report_refuses_a_folder_that_is_not_a_run(tmp_path: Path) -> None:
     result = run(tmp_path, "--out", tmp_path / "page.html")
     assert isinstance(result.exception, DataError)
     assert "not a run folder" in str(result.exception)

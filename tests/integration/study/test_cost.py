@@ -1,4 +1,4 @@
-"""What a few steps with random pictures are a measure of: the run's own head, with all that it will do later."""
+"""Speed measured on random pictures: the head has the terms and the memory that the run will have."""
 
 import pytest
 import torch
@@ -22,7 +22,7 @@ def heads(monkeypatch):
     return made
 
 
-def test_terms_and_memory_that_begin_later_are_timed(heads):
+def test_pictures_per_second_includes_terms_and_memory_that_start_later(heads):
     changes = {"terms": [{"name": "xbm", "start": "3 epochs"}, {"name": "unpg"}], "variational": {"start": "2 epochs"}}
     assert cost.pictures_per_second(build_config(SMALL | changes, "test"), 12, 100) > 0
     [head] = heads
@@ -31,7 +31,7 @@ def test_terms_and_memory_that_begin_later_are_timed(heads):
 
 
 @pytest.mark.parametrize("changes", [{}, {"accumulate": 2}, {"optimizer": {"fused": True, "lr": 100.0, "clip": None}}])
-def test_nothing_is_learnt_meanwhile(heads, changes):
+def test_pictures_per_second_leaves_the_prototypes_unchanged(heads, changes):
     config = build_config(SMALL | changes, "test")
     assert cost.pictures_per_second(config, 12, 100) > 0
     [head] = heads
@@ -39,6 +39,6 @@ def test_nothing_is_learnt_meanwhile(heads, changes):
     torch.testing.assert_close(head.weight, untouched.weight, rtol=0, atol=0)
 
 
-def test_a_run_with_terms_is_no_measure_of_one_without():
+def test_kind_differs_between_runs_with_and_without_terms():
     plain, rival = (build_config(SMALL | {"terms": terms}, "test") for terms in ([], ["unpg"]))
     assert cost._kind(plain) != cost._kind(rival)

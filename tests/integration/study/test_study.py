@@ -1,4 +1,4 @@
-"""Studies of runs so small that they say nothing: which runs there are, how they end, what is told of them."""
+"""Studies of tiny runs: which runs there are, how they end, and their summary and report."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def carried_out(tmp_path_factory):
     os.chdir(here)
 
 
-def test_a_failing_arm_is_named_and_the_others_are_told(carried_out):
+def test_vplface_study_names_a_failed_arm_and_summarises_the_others(carried_out):
     place, result = carried_out
     assert result.exit_code == 1, result.output
     told = json.loads(result.stdout)
@@ -108,7 +108,7 @@ def test_a_failing_arm_is_named_and_the_others_are_told(carried_out):
     assert "nowhere.pth" in shown.stderr
 
 
-def test_figures_and_differences_follow_from_the_runs(carried_out):
+def test_vplface_study_summary_agrees_with_its_runs(carried_out):
     place, _ = carried_out
     summary = json.loads((place / "runs/small/summary.json").read_text())
     metric = "tar@far=1e-1"
@@ -142,7 +142,7 @@ def test_figures_and_differences_follow_from_the_runs(carried_out):
     assert summary["comparisons"] == 2 * len(METRICS_IN_ORDER)  # in two settings
 
 
-def test_the_page_shows_the_numbers_of_the_summary(carried_out):
+def test_vplface_study_report_shows_the_numbers_of_the_summary(carried_out):
     place, _ = carried_out
     summary = json.loads((place / "runs/small/summary.json").read_text())
     page = (place / "runs/small/report.html").read_text(encoding="utf-8")
@@ -168,7 +168,7 @@ def test_the_page_shows_the_numbers_of_the_summary(carried_out):
     assert f"{2 * len(METRICS_IN_ORDER)} differences are examined together" in page
 
 
-def test_finished_runs_are_kept_and_changed_ones_refused_by_name(carried_out):
+def test_vplface_study_keeps_finished_runs_and_refuses_changed_ones_by_name(carried_out):
     place, _ = carried_out
     kept = place / "runs/small/wide/vpl-seed0/model.safetensors"
     before = kept.stat().st_mtime_ns
@@ -183,7 +183,7 @@ def test_finished_runs_are_kept_and_changed_ones_refused_by_name(carried_out):
     assert "narrow" not in refused.stderr
 
 
-def test_a_dry_run_takes_its_speed_from_finished_runs(carried_out):
+def test_vplface_study_dry_run_takes_the_speed_of_finished_runs(carried_out):
     told = json.loads(vplface("study", "study.yaml", "--dry-run", "--json", "--arms", "vpl").stdout)
     assert {run["state"] for run in told["runs"]} == {"finished"}
     assert {run["measured_on"] for run in told["runs"]} == {"runs"}
@@ -193,7 +193,7 @@ def test_a_dry_run_takes_its_speed_from_finished_runs(carried_out):
     assert more["minutes_left"] > 0
 
 
-def test_a_dry_run_writes_nothing(tmp_path, monkeypatch):
+def test_vplface_study_dry_run_estimates_every_run_and_writes_nothing(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write(tmp_path)
     result = vplface("study", "study.yaml", "--dry-run", "--json")
@@ -214,7 +214,7 @@ def test_a_dry_run_writes_nothing(tmp_path, monkeypatch):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="what still runs is read from /proc")
 @pytest.mark.parametrize(("number", "status"), [("SIGINT", 130), ("SIGKILL", -9)])
-def test_what_was_stopped_is_resumed(tmp_path, number, status):
+def test_vplface_study_resumes_a_stopped_run(tmp_path, number, status):
     long = BASE | {"schedule": {"length": 40, "warmup": 1}, "checkpoint_every": 2}
     write(tmp_path, base=long, settings={"wide": {}}, arms={"vpl": {}}, seeds=[0], baselines=[])
     command = [sys.executable, "-m", "vplface", "study", "study.yaml"]
@@ -243,7 +243,7 @@ def test_what_was_stopped_is_resumed(tmp_path, number, status):
     assert steps == list(range(1, 41))
 
 
-def test_overwriting_that_was_stopped_is_gone_on_with(tmp_path, monkeypatch):
+def test_vplface_study_continues_an_interrupted_overwrite(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write(tmp_path, settings={"wide": {}}, arms={"vpl": {}}, baselines=[], workers=1)
     assert vplface("study", "study.yaml").exit_code == 0
@@ -251,7 +251,7 @@ def test_overwriting_that_was_stopped_is_gone_on_with(tmp_path, monkeypatch):
     before = [path.read_bytes() for path in models]
     grid = read_grid("study.yaml", ["optimizer.lr=0.05"])
     mark_for_restart(cell.config for cell in grid.chosen)
-    finish(grid.chosen[0].config)  # and then it is stopped
+    finish(grid.chosen[0].config)  # and is stopped after the first run
     assert [path.read_bytes() == old for path, old in zip(models, before, strict=True)] == [False, True]
     told = json.loads(vplface("study", "study.yaml", "--dry-run", "--json", "optimizer.lr=0.05").stdout)
     assert [run["state"] for run in told["runs"]] == ["finished", "anew"]
@@ -268,7 +268,7 @@ def test_overwriting_that_was_stopped_is_gone_on_with(tmp_path, monkeypatch):
     assert models[1].read_bytes() == before[1]
 
 
-def test_a_place_that_cannot_be_written_is_named(tmp_path, monkeypatch):
+def test_vplface_study_names_an_unwritable_run_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write(tmp_path, settings={"wide": {}}, arms={"vpl": {}}, baselines=[], seeds=[0])
     (tmp_path / "afile").touch()
@@ -306,7 +306,7 @@ def _worker_lives(place):
         ({"settings": {"../up": {}}}, "settings"),
     ],
 )
-def test_faults_of_the_file_are_named(tmp_path, changes, message):
+def test_read_grid_names_the_fault_of_a_study_file(tmp_path, changes, message):
     with pytest.raises(ConfigError, match=re.escape(message)):
         read_grid(write(tmp_path, **changes))
 
@@ -319,13 +319,13 @@ def test_faults_of_the_file_are_named(tmp_path, changes, message):
         (("seed=3",), "--seeds"),
     ],
 )
-def test_faults_of_the_command_line_are_named(tmp_path, words, message):
+def test_vplface_study_names_the_fault_of_an_option(tmp_path, words, message):
     result = vplface("study", write(tmp_path), *words)
     assert result.exit_code == 2
     assert message in result.stderr
 
 
-def test_a_part_is_chosen_and_overrides_are_laid_over_all(tmp_path):
+def test_read_grid_selects_cells_and_applies_overrides_before_the_arms(tmp_path):
     path = write(tmp_path)
     grid = read_grid(
         path,
@@ -341,12 +341,12 @@ def test_a_part_is_chosen_and_overrides_are_laid_over_all(tmp_path):
     assert {cell.config.threads for cell in grid.cells} == {1}
     assert grid.chosen[0].config.backbone.embedding_dim == 4
     plain = next(cell for cell in grid.cells if cell.arm == "plain")
-    assert plain.config.variational is None  # arms are laid over what was overridden
+    assert plain.config.variational is None  # arms apply after overrides
     assert grid.chosen[0].config.variational.lam == 0.4
     assert plain.folder == Path("runs/other/wide/plain-seed0")
 
 
-def test_a_recipe_beside_the_study_is_its_base_and_brings_its_arms(tmp_path):
+def test_read_grid_takes_base_and_arms_from_a_recipe_beside_the_study(tmp_path):
     (tmp_path / "mine.yaml").write_text(
         yaml.safe_dump({"name": "x", **BASE, "arms": {"b": {}, "a": {}}}, sort_keys=False)
     )
@@ -356,7 +356,7 @@ def test_a_recipe_beside_the_study_is_its_base_and_brings_its_arms(tmp_path):
     assert {cell.config.batch_size for cell in grid.cells} == {4}
 
 
-def test_recipes_are_no_studies():
+def test_is_study_is_false_for_every_shipped_recipe():
     assert not any(is_study(read_recipe(name)) for name in shipped_recipes())
 
 
@@ -366,7 +366,7 @@ def evaluation(value, replicates):
     )
 
 
-def test_a_paired_difference_by_hand():
+def test_paired_difference_by_hand():
     first = {seed: {"test": evaluation(0.5, [0.5] * 4)} for seed in (0, 1, 2)}
     second = {
         seed: {"test": evaluation(0.5 + gain, [0.5 + gain] * 4)}
@@ -378,30 +378,30 @@ def test_a_paired_difference_by_hand():
     assert (entry["seeds"], entry["same_sign"]) == (3, 3)
     assert entry["t_ci95"] == pytest.approx(t_interval([0.1, 0.2, 0.3]))
     assert entry["t_ci95"][0] < 0 < entry["ci95"][0]
-    assert not entry["distinguishable"]  # the bootstrap alone would say so; three seeds do not
+    assert not entry["distinguishable"]  # by the bootstrap alone it would be; three seeds are too few
     pooled = pool([second[0], second[1]])["test"]
     assert pooled.metrics["auc"]["value"] == pytest.approx(0.65)
     assert paired({0: first[0]}, {1: second[1]}) == {}
 
 
-def test_seeds_that_all_tell_everything_rightly_claim_no_certainty():
+def test_pool_of_perfect_values_has_an_exact_binomial_interval():
     pooled = pool([{"test": evaluation(1.0, [1.0] * 4)} for _ in range(3)])["test"]
     assert pooled.metrics["auc"]["ci95"] == pytest.approx([0.025 ** (1 / 9), 1.0])
 
 
-def test_what_was_asked_differently_is_not_compared():
+def test_paired_refuses_evaluations_of_different_pairs():
     other = Evaluation("test", {"identities": 9}, {"auc": Figure(1.0)}, fingerprint="g")
     with pytest.raises(ConfigError, match="test: the arms were not evaluated on the same pairs"):
         paired({0: {"test": evaluation(0.5, [0.5])}}, {0: {"test": other}})
 
 
-def test_runs_go_to_the_worker_that_is_free():
+def test_lasting_gives_each_run_to_the_first_free_worker():
     assert lasting([3, 3, 2, 2, 2], 2) == 7  # 3 + 2 + 2 beside 3 + 2
     assert lasting([], 4) == 0
 
 
 @pytest.mark.parametrize("text", ["", "[]", "[" * 100_000, '{"lfw": 3}', '{"lfw": {}}'])
-def test_a_damaged_evaluation_is_named(tmp_path, text):
+def test_measured_names_a_damaged_evaluation_file(tmp_path, text):
     (tmp_path / "evaluation.json").write_text(text)
     with pytest.raises(DataError, match=r"evaluation\.json"):
         measured(tmp_path)
