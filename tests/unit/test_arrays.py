@@ -1,4 +1,4 @@
-"""Files of arrays from anybody: refused by name, within the memory that their own size allows."""
+"""Files of arrays from untrusted sources: refused with their name, in memory bounded by the size of the file."""
 
 import io
 import pickle
@@ -24,7 +24,7 @@ def zipped(path, members, method=zipfile.ZIP_DEFLATED):
     return path
 
 
-def test_what_numpy_writes_is_read(tmp_path):
+def test_read_arrays_and_read_array_read_what_numpy_saves(tmp_path):
     arrays = {
         "a": np.arange(6.0).reshape(2, 3),
         "b/c": np.array(["x", "yz"]),
@@ -45,7 +45,7 @@ def test_what_numpy_writes_is_read(tmp_path):
 @pytest.mark.parametrize(
     "shape", ["(1000000000000, 512)", "(-1, 512)", "(1000, 512)", "(" + 400 * "9" + ",)", "(2.5,)"]
 )
-def test_a_shape_larger_than_the_file_takes_no_memory(tmp_path, shape):
+def test_read_array_and_read_arrays_refuse_a_shape_larger_than_the_file_without_memory(tmp_path, shape):
     data = header(shape) + b"\0" * 64
     (tmp_path / "e.npy").write_bytes(data)
     zipped(tmp_path / "e.npz", {"e.npy": data})
@@ -57,7 +57,7 @@ def test_a_shape_larger_than_the_file_takes_no_memory(tmp_path, shape):
     tracemalloc.stop()
 
 
-def test_a_bomb_is_refused_before_it_is_unpacked(tmp_path):
+def test_read_arrays_refuses_a_zip_bomb_before_unpacking_it(tmp_path):
     with (
         zipfile.ZipFile(tmp_path / "e.npz", "w", zipfile.ZIP_DEFLATED) as archive,
         archive.open("e.npy", "w") as member,
@@ -70,7 +70,7 @@ def test_a_bomb_is_refused_before_it_is_unpacked(tmp_path):
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2])
-def test_methods_that_numpy_does_not_write_are_refused(tmp_path, method):
+def test_read_arrays_refuses_compression_methods_that_numpy_does_not_write(tmp_path, method):
     zipped(tmp_path / "e.npz", {"e.npy": header("(4,)") + bytes(16)}, method)
     with pytest.raises(DataError, match="compressed in a way that numpy does not write"):
         read_arrays(tmp_path / "e.npz")
@@ -81,7 +81,7 @@ class _Code:
         return (pytest.fail, ("code was run",))
 
 
-def test_objects_are_never_read(tmp_path):
+def test_read_array_and_read_arrays_refuse_pickled_objects(tmp_path):
     objects = io.BytesIO()
     np.save(objects, np.array([_Code()], object), allow_pickle=True)
     (tmp_path / "e.npy").write_bytes(objects.getvalue())
@@ -95,7 +95,7 @@ def test_objects_are_never_read(tmp_path):
         read_array(tmp_path / "p.npy")
 
 
-def test_other_files_are_refused_by_name(tmp_path):
+def test_read_array_and_read_arrays_refuse_damaged_missing_and_irregular_files(tmp_path):
     (tmp_path / "empty.npy").write_bytes(b"")
     (tmp_path / "deep.npy").write_bytes(header("(" * 9000))
     np.savez(tmp_path / "half.npz", a=np.arange(1000))

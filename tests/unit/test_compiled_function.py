@@ -1,4 +1,4 @@
-"""Compiled functions are kept from process to process where that is possible, and work everywhere."""
+"""Compiled functions are cached on disk where possible, and work without a cache."""
 
 import pickle
 import re
@@ -38,20 +38,20 @@ def files(folder, suffix):
     return sorted(folder.rglob(f"*.{suffix}"))
 
 
-def test_what_is_compiled_once_is_found_again_where_it_was_asked_to_be_kept(folder):
+def test_compiled_reuses_its_cache_on_disk(folder):
     assert call() == (0, 1)
     assert files(folder, "nbi")
     assert call() == (1, 0)
 
 
-def test_no_folder_to_write_to(folder, monkeypatch):
+def test_compiled_works_without_a_writable_cache_folder(folder, monkeypatch):
     monkeypatch.setattr(caching.CacheImpl, "_locator_classes", [])
     assert call() == call() == (0, 1)
     assert list(folder.iterdir()) == []
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="bits of permission")
-def test_a_folder_that_others_may_not_read_or_write_is_passed_by(folder, monkeypatch):
+def test_compiled_works_if_the_cache_may_not_be_read_or_written(folder, monkeypatch):
     def refuse(*args, **kwargs):
         raise PermissionError(13, "Permission denied")
 
@@ -72,7 +72,7 @@ def test_a_folder_that_others_may_not_read_or_write_is_passed_by(folder, monkeyp
     ],
     ids=["empty", "half", "foreign", "another version"],
 )
-def test_damaged_files_are_compiled_over(folder, suffix, damage):
+def test_compiled_replaces_damaged_cache_files(folder, suffix, damage):
     call()
     (damaged,) = files(folder, suffix)
     damaged.write_bytes(damage(damaged.read_bytes()))
@@ -80,7 +80,7 @@ def test_damaged_files_are_compiled_over(folder, suffix, damage):
     assert call() == (1, 0)
 
 
-def test_a_full_disk_is_no_fault_of_the_function(folder, monkeypatch):
+def test_compiled_works_if_the_disk_is_full(folder, monkeypatch):
     def full(*args):
         raise OSError(28, "No space left on device")
 
@@ -88,11 +88,11 @@ def test_a_full_disk_is_no_fault_of_the_function(folder, monkeypatch):
     assert call() == (0, 1)
 
 
-def test_without_the_compiler_the_function_is_itself(folder, monkeypatch):
+def test_compiled_returns_the_function_itself_if_the_jit_is_disabled(folder, monkeypatch):
     monkeypatch.setattr(numba.config, "DISABLE_JIT", 1)
     assert compiled(nogil=True)(double) is double
 
 
-def test_no_function_is_compiled_into_a_cache_in_another_way():
+def test_compiled_is_the_only_user_of_numba_caches_in_the_source():
     found = [path for path in SRC.rglob("*.py") if re.search(r"cache\s*=\s*True.*|import njit", path.read_text())]
     assert found == []

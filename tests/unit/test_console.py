@@ -1,4 +1,4 @@
-"""What reaches the terminal: text from elsewhere is shown and never obeyed, and a lost terminal stops nothing."""
+"""Output to the terminal: control characters are escaped, and the loss of the terminal stops nothing."""
 
 import io
 import json
@@ -20,7 +20,7 @@ HOSTILE = "\x1b]0;owned\x07\x1b[31mred\x9b2J\u202e\r[red]x[/red]:smile:"
 SHOWN = "\\x1b]0;owned\\x07\\x1b[31mred\\x9b2J\\u202e\\x0d[red]x[/red]:smile:"
 
 
-def test_print_logging_and_tracebacks_show_control_characters(capsys):
+def test_guarded_escapes_control_characters_in_print_logging_and_tracebacks(capsys):
     with guarded():
         print(HOSTILE)
         logging.StreamHandler().emit(logging.makeLogRecord({"msg": HOSTILE}))
@@ -31,7 +31,7 @@ def test_print_logging_and_tracebacks_show_control_characters(capsys):
     assert err.count(SHOWN) == 2
 
 
-def test_tables_show_markup_emoji_codes_and_control_characters_as_they_are():
+def test_Console_print_escapes_control_characters_and_keeps_markup_and_emoji_codes():
     written = io.StringIO()
     table = Table(title=HOSTILE)
     table.add_column(HOSTILE)
@@ -43,13 +43,13 @@ def test_tables_show_markup_emoji_codes_and_control_characters_as_they_are():
     assert "\x1b" not in written.getvalue()
 
 
-def test_a_message_is_one_line_whatever_the_names_in_it(capsys):
+def test_say_and_printable_name_escape_line_breaks(capsys):
     say("a\nvplface: all is well\tb")
     assert capsys.readouterr().out == "a\\nvplface: all is well\\tb\n"
     assert printable_name("a\r\nb\tc") == "a\\r\\nb\\tc"
 
 
-def test_a_long_name_is_shortened_in_the_middle():
+def test_printable_name_shortens_a_long_name_in_the_middle():
     name = "begin" + "9" * 100_000 + "end"
     assert printable_name("9" * NAME_LENGTH) == "9" * NAME_LENGTH
     assert printable_name(name).startswith("begin9")
@@ -57,7 +57,7 @@ def test_a_long_name_is_shortened_in_the_middle():
     assert len(printable_name(name)) < NAME_LENGTH + 30
 
 
-def test_json_on_the_terminal_keeps_every_value_without_a_control_character(capsys):
+def test_print_json_escapes_control_characters_and_keeps_every_value(capsys):
     value = {"name": HOSTILE + "\x7fÄ\u2028\n"}
     with guarded():
         print_json(value)
@@ -77,7 +77,7 @@ class _Failing(io.StringIO):
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), BrokenPipeError(32, "Broken pipe")])
-def test_standard_output_that_fails_raises_and_standard_error_that_fails_does_not(error):
+def test_Guarded_write_raises_for_a_failing_stream_only_if_it_is_needed(error):
     with pytest.raises(OutputError, match=error.strerror) as raised:
         Guarded(_Failing(error), needed=True).write("text")
     assert raised.value.reason is error
@@ -85,7 +85,7 @@ def test_standard_output_that_fails_raises_and_standard_error_that_fails_does_no
     Guarded(None, needed=False).write("text")
 
 
-def test_a_bar_that_cannot_start_its_thread_stops_nothing(monkeypatch):
+def test_progress_survives_a_thread_that_cannot_start(monkeypatch):
     def start(self):
         raise RuntimeError("can't start new thread")
 
@@ -99,7 +99,7 @@ def test_a_bar_that_cannot_start_its_thread_stops_nothing(monkeypatch):
 
 
 @pytest.mark.parametrize("error", [OSError(5, "Input/output error"), BrokenPipeError(32, "Broken pipe")])
-def test_a_bar_whose_terminal_goes_away_stops_nothing(monkeypatch, error):
+def test_progress_survives_the_loss_of_its_terminal(monkeypatch, error):
     monkeypatch.setattr(progress_module, "PATIENCE", -1.0)
     monkeypatch.setattr(sys, "stderr", _Failing(error))
     with progress("embedding", 3) as advance:
@@ -107,7 +107,7 @@ def test_a_bar_whose_terminal_goes_away_stops_nothing(monkeypatch, error):
             advance(1)
 
 
-def test_what_is_printed_above_a_bar_on_a_terminal_is_shown_too(monkeypatch):
+def test_progress_escapes_control_characters_in_the_bar_and_in_text_printed_above_it(monkeypatch):
     ours, theirs = pty.openpty()
     with os.fdopen(theirs, "w", encoding="utf-8") as terminal, os.fdopen(ours, "rb", buffering=0) as screen:
         monkeypatch.setenv("TERM", "xterm")

@@ -63,7 +63,7 @@ def go_on_alike(head, optimizer, twin, twins_optimizer, first, steps=4):
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("name", OPTIONS)
-def test_a_copy_goes_on_as_the_original(name, way):
+def test_PrototypeHead_copy_trains_on_bit_for_bit_like_the_original(name, way):
     head = made(name)
     optimizer = optimiser_of(head)
     advance(head, optimizer, 0, 3)
@@ -76,7 +76,7 @@ def test_a_copy_goes_on_as_the_original(name, way):
 
 
 @pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))
-def test_every_protocol(protocol):
+def test_PrototypeHead_pickled_with_every_protocol_trains_on_like_the_original(protocol):
     head = made("fused")
     advance(head, None, 0, 2)
     go_on_alike(head, None, pickled(head, protocol), None, 2)
@@ -90,7 +90,7 @@ def test_every_protocol(protocol):
     way=st.sampled_from(["pickle", "torch.save"]),
     count=st.booleans(),
 )
-def test_at_any_step(name, before, after, way, count):
+def test_PrototypeHead_pickled_at_any_step_trains_on_like_the_original(name, before, after, way, count):
     head = made(name, count)
     optimizer = optimiser_of(head)
     advance(head, optimizer, 0, before)
@@ -102,8 +102,8 @@ def test_at_any_step(name, before, after, way, count):
 
 
 @pytest.mark.parametrize("name", ["fused", "EPL", "Gaussian"])
-def test_between_a_forward_and_its_backward_the_step_is_taken(name):
-    """The copy has remembered the step; the backward pass belongs to the original, which sees what its forward saw."""
+def test_PrototypeHead_pickled_between_forward_and_backward_includes_the_step(name):
+    """The copy includes the step; the backward pass of the original still uses the memory of its forward pass."""
     head, expected = made(name), made(name)
     for each in (head, expected):
         advance(each, None, 0, 2)
@@ -124,7 +124,7 @@ def test_between_a_forward_and_its_backward_the_step_is_taken(name):
 
 
 @pytest.mark.parametrize("way", [pickle.dumps, copy.deepcopy])
-def test_inside_micro_batches_it_is_refused_and_can_be_done_after(way):
+def test_PrototypeHead_micro_batches_refuse_copies_until_they_end(way):
     head = made("reference")
     with head.micro_batches():
         head(torch.ones(2, D), torch.arange(2))
@@ -134,7 +134,7 @@ def test_inside_micro_batches_it_is_refused_and_can_be_done_after(way):
     way(head)
 
 
-def test_a_scheduler_goes_with_its_optimiser():
+def test_PrototypeHead_pickled_with_its_scheduler_keeps_the_shared_optimizer():
     head = made("fused")
     scheduler = torch.optim.lr_scheduler.StepLR(head.optimizer, 2, 0.1)
     advance(head, None, 0, 2)
@@ -148,7 +148,7 @@ def test_a_scheduler_goes_with_its_optimiser():
 
 
 @pytest.mark.slow
-def test_a_spawned_process_trains_it_on(tmp_path):
+def test_PrototypeHead_trains_on_in_a_spawned_process(tmp_path):
     head = made("fused")
     advance(head, None, 0, 2)
     twin = copy.deepcopy(head)
@@ -168,7 +168,7 @@ def group():
     dist.destroy_process_group()
 
 
-def test_a_process_group_cannot_be_pickled_and_is_shared_by_copies(group):
+def test_PrototypeHead_with_a_process_group_refuses_pickle_and_shares_the_group_with_copies(group):
     head = PrototypeHead(N, D, process_group=group, variational=AT_ONCE)
     linear = torch.nn.Linear(D, N)
     handle = plug(linear, "weight", process_group=group)
@@ -183,7 +183,7 @@ def test_a_process_group_cannot_be_pickled_and_is_shared_by_copies(group):
     assert copy.deepcopy(linear).parametrizations.weight[0].ranks is handle.ranks
 
 
-def test_gradients_through_a_group_are_differentiated_once(group):
+def test_PrototypeHead_with_a_process_group_refuses_second_derivatives(group):
     head = PrototypeHead(N, D, process_group=group, backend="reference", margin=ArcFace(8.0))
     x = torch.randn(B, D).requires_grad_()
     for wanted in (x, head.weight):
@@ -202,8 +202,8 @@ def classifier():
 
 @pytest.mark.parametrize("way", [pickle.dumps, partial(torch.save, f=io.BytesIO())])
 @pytest.mark.parametrize("what", ["module", "handle", "around"])
-def test_a_plugged_module_is_not_pickled_whole_until_its_handle_is_removed(what, way):
-    """torch gives parametrised modules a class of their own, and says so."""
+def test_plug_prevents_pickling_of_the_module_until_the_handle_is_removed(what, way):
+    """torch refuses to pickle parametrised modules."""
     module, handle = classifier()
     pickled_thing = {"module": module, "handle": handle, "around": torch.nn.Sequential(module)}[what]
     with pytest.raises(RuntimeError, match=re.escape("only supported through state_dict()")):
@@ -213,14 +213,14 @@ def test_a_plugged_module_is_not_pickled_whole_until_its_handle_is_removed(what,
     assert torch.equal(pickled(module).weight, module.weight)
 
 
-def test_inside_micro_batches_of_a_plug_a_copy_is_refused():
+def test_VariationalWeight_micro_batches_refuse_copies_until_they_end():
     module, handle = classifier()
     with handle.micro_batches(), pytest.raises(RuntimeError, match=r"inside micro_batches"):
         copy.deepcopy(module)
     copy.deepcopy(module)
 
 
-def test_a_copy_of_a_plugged_module_goes_on_as_the_original():
+def test_plug_copy_of_the_module_trains_on_like_the_original():
     module, handle = classifier()
     twin = copy.deepcopy(module)
     twins = twin.parametrizations.weight[0]

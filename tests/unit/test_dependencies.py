@@ -25,13 +25,13 @@ def _requirements():
 
 
 @pytest.mark.parametrize("name", FAULTY)
-def test_versions_with_known_faults_are_excluded(name):
+def test_pyproject_excludes_versions_with_known_faults(name):
     bounds = [requirement.specifier for requirement in _requirements() if requirement.name == name]
     assert bounds
     assert not any(bound.contains(FAULTY[name][0]) for bound in bounds), FAULTY[name][1]
 
 
-def test_what_is_tested_together_lies_within_the_bounds():
+def test_pyproject_bounds_include_the_versions_in_constraints_txt():
     pinned = dict(
         line.lower().replace("_", "-").split("==")
         for line in (ROOT / "constraints.txt").read_text().splitlines()

@@ -88,7 +88,7 @@ def folder(tmp_path_factory, backbone):
 # --- the card and the folder
 
 
-def test_card_round_trip():
+def test_ModelCard_round_trips_through_json():
     card = ModelCard(
         backbone="iresnet18",
         embedding_dim=512,
@@ -112,7 +112,7 @@ def test_card_round_trip():
     assert ModelCard.from_json(text, "model.json") == card
 
 
-def test_card_of_a_later_minor_version_is_read():
+def test_ModelCard_from_json_ignores_unknown_keys():
     values = json.loads(CARD.to_json()) | {"colour_of_the_sky": "grey"}
     assert ModelCard.from_json(json.dumps(values), "here") == CARD
 
@@ -131,14 +131,14 @@ def test_card_of_a_later_minor_version_is_read():
         ({"step": 1.5}, "'step'.*1.5"),
     ],
 )
-def test_card_with_a_wrong_value(change, words):
+def test_ModelCard_from_json_names_the_file_and_the_wrong_value(change, words):
     text = json.dumps(json.loads(CARD.to_json()) | change)
     with pytest.raises(DataError, match=rf"^where/model.json.*{words}"):
         ModelCard.from_json(text, "where/model.json")
 
 
 @pytest.mark.parametrize("key", ["backbone", "embedding_dim", "preprocessing"])
-def test_card_without_a_key(key):
+def test_ModelCard_from_json_names_a_missing_key(key):
     values = json.loads(CARD.to_json())
     del values[key]
     with pytest.raises(DataError, match=f"lacks '{key}'"):
@@ -146,12 +146,12 @@ def test_card_without_a_key(key):
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "3", '"model"'])
-def test_card_that_is_none(text):
+def test_ModelCard_from_json_refuses_text_that_is_not_a_card(text):
     with pytest.raises(DataError, match=r"^model\.json"):
         ModelCard.from_json(text, "model.json")
 
 
-def test_model_round_trip(tmp_path, backbone):
+def test_load_model_restores_the_backbone_and_the_card_of_save_model(tmp_path, backbone):
     backbone.to(memory_format=torch.channels_last)  # whose weights are not contiguous
     save_model(tmp_path / "run", backbone, CARD)
     loaded, card = load_model(tmp_path / "run")
@@ -166,7 +166,7 @@ def digest(path):
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def test_a_model_states_the_digest_of_its_weights_and_knows_what_was_loaded(tmp_path, backbone):
+def test_Embedder_load_reports_the_digests_of_the_files_that_it_loaded(tmp_path, backbone):
     save_model(tmp_path, backbone, CARD)
     weights, card = tmp_path / "model.safetensors", tmp_path / "model.json"
     assert json.loads(card.read_text())["weights"] == digest(weights)
@@ -177,7 +177,7 @@ def test_a_model_states_the_digest_of_its_weights_and_knows_what_was_loaded(tmp_
     assert embedder.weights == loaded != digest(weights)
 
 
-def test_weights_of_one_version_with_the_card_of_another_are_refused(tmp_path, backbone):
+def test_load_model_refuses_weights_that_do_not_match_the_digest_in_the_card(tmp_path, backbone):
     save_model(tmp_path / "a", backbone, CARD)
     save_model(tmp_path / "b", tiny(1), CARD)
     (tmp_path / "b" / "model.safetensors").replace(tmp_path / "a" / "model.safetensors")
@@ -187,7 +187,7 @@ def test_weights_of_one_version_with_the_card_of_another_are_refused(tmp_path, b
         load_model(tmp_path / "a")
 
 
-def test_a_model_of_an_earlier_version_states_no_digest_and_loads(tmp_path, backbone):
+def test_load_model_computes_the_digest_that_an_old_card_lacks(tmp_path, backbone):
     save_model(tmp_path, backbone, CARD)
     card = json.loads((tmp_path / "model.json").read_text())
     del card["weights"]
@@ -195,7 +195,7 @@ def test_a_model_of_an_earlier_version_states_no_digest_and_loads(tmp_path, back
     assert load_model(tmp_path)[1].weights == Embedder.load(tmp_path).weights == digest(tmp_path / "model.safetensors")
 
 
-def test_a_model_that_is_saved_while_it_is_loaded_is_loaded_whole(tmp_path, backbone, monkeypatch):
+def test_read_model_reads_a_consistent_model_while_another_is_saved(tmp_path, backbone, monkeypatch):
     save_model(tmp_path, backbone, CARD)
     later, pending = dataclasses.replace(CARD, step=2), [tiny(1)]
 
@@ -210,7 +210,7 @@ def test_a_model_that_is_saved_while_it_is_loaded_is_loaded_whole(tmp_path, back
     assert stored.card.weights == hashlib.sha256(stored.weights).hexdigest() == digest(tmp_path / "model.safetensors")
 
 
-def test_the_end_of_a_save_is_waited_for(tmp_path, backbone):
+def test_load_model_waits_for_a_save_in_progress(tmp_path, backbone):
     save_model(tmp_path, backbone, CARD)
     save_model(tmp_path / "later", tiny(1), dataclasses.replace(CARD, step=2))
     card = (tmp_path / "later" / "model.json").rename(tmp_path / ".model.json.tmp-0123456789ab.json")
@@ -221,12 +221,12 @@ def test_the_end_of_a_save_is_waited_for(tmp_path, backbone):
     saver.join()
 
 
-def test_frozen_scale_stays_frozen(tmp_path):
+def test_load_model_keeps_a_frozen_parameter_frozen(tmp_path):
     save_model(tmp_path, build("iresnet18", 4), ModelCard("iresnet18", 4))
     assert not load_model(tmp_path)[0].features.weight.requires_grad
 
 
-def test_failed_save_leaves_the_old_model(tmp_path, backbone, monkeypatch):
+def test_save_model_keeps_the_old_model_if_it_fails(tmp_path, backbone, monkeypatch):
     save_model(tmp_path, backbone, CARD)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
 
@@ -239,12 +239,12 @@ def test_failed_save_leaves_the_old_model(tmp_path, backbone, monkeypatch):
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
-def test_missing_folder(tmp_path):
+def test_Embedder_load_names_a_missing_folder(tmp_path):
     with pytest.raises(DataError, match="nowhere: no such folder"):
         Embedder.load(tmp_path / "nowhere")
 
 
-def test_folder_without_a_model(tmp_path, backbone):
+def test_Embedder_load_suggests_subfolders_that_hold_a_model(tmp_path, backbone):
     with pytest.raises(DataError, match=re.escape(f"{tmp_path}: no model.json there; a model folder is")):
         Embedder.load(tmp_path)
     save_model(tmp_path / "best", backbone, CARD)
@@ -255,20 +255,20 @@ def test_folder_without_a_model(tmp_path, backbone):
         Embedder.load(tmp_path)
 
 
-def test_file_of_a_folder(folder):
+def test_Embedder_load_asks_for_the_folder_of_a_weights_file(folder):
     with pytest.raises(DataError, match="give the model's folder"):
         Embedder.load(folder / "model.safetensors")
 
 
 @pytest.mark.parametrize("content", [b"", b"\x08\x00\x00\x00\x00\x00\x00\x00{}", b"what is this" * 9])
-def test_damaged_weights(tmp_path, backbone, content):
+def test_load_model_names_damaged_weights(tmp_path, backbone, content):
     save_model(tmp_path, backbone, CARD)
     (tmp_path / "model.safetensors").write_bytes(content)
     with pytest.raises(DataError, match=r"model\.safetensors"):
         load_model(tmp_path)
 
 
-def test_card_in_another_encoding(tmp_path, backbone):
+def test_load_model_refuses_a_card_that_is_not_utf_8(tmp_path, backbone):
     save_model(tmp_path, backbone, CARD)
     (tmp_path / "model.json").write_bytes("Köln".encode("latin-1"))
     with pytest.raises(DataError, match=r"model\.json: not utf-8 text"):
@@ -284,7 +284,7 @@ def test_card_in_another_encoding(tmp_path, backbone):
         (ModelCard("tiny", 16, {"size": 8}), "model.json: .*unknown option 'size'"),
     ],
 )
-def test_card_that_does_not_fit_the_weights(tmp_path, backbone, card, words):
+def test_load_model_refuses_a_card_that_does_not_fit_the_weights(tmp_path, backbone, card, words):
     save_model(tmp_path, backbone, card)
     with pytest.raises(DataError, match=words):
         load_model(tmp_path)
@@ -295,7 +295,7 @@ def test_card_that_does_not_fit_the_weights(tmp_path, backbone, card, words):
 
 @pytest.mark.parametrize("flip", ["none", "sum"])
 @pytest.mark.parametrize("count", [1, 2, 7])
-def test_embeddings_are_those_computed_by_hand(folder, backbone, flip, count):
+def test_Embedder_matches_a_picture_by_picture_computation(folder, backbone, flip, count):
     pictures = random_pictures(count)
     embeddings = Embedder.load(folder)(pictures, flip)
     assert embeddings.dtype == np.float32
@@ -304,7 +304,7 @@ def test_embeddings_are_those_computed_by_hand(folder, backbone, flip, count):
     assert count == 1 or not np.allclose(embeddings[0], embeddings[1], atol=1e-2)
 
 
-def test_flip_sum_ignores_mirroring_and_none_does_not(folder):
+def test_Embedder_flip_sum_is_invariant_to_mirroring_and_none_is_not(folder):
     picture = random_pictures(1)[0]
     embedder = Embedder.load(str(folder))
     mirrored = np.ascontiguousarray(picture[:, ::-1])
@@ -312,13 +312,13 @@ def test_flip_sum_ignores_mirroring_and_none_does_not(folder):
     assert np.abs(embedder(picture) - embedder(mirrored)).max() > 1e-3
 
 
-def test_bgr_model_sees_the_colours_turned_round(folder, backbone):
+def test_Embedder_reverses_the_channels_for_a_bgr_model(folder, backbone):
     pictures = random_pictures(3)
     embedder = Embedder.load(folder, preprocessing=Preprocessing(color="bgr"))
     np.testing.assert_allclose(embedder(pictures), by_hand(backbone, pictures[..., ::-1]), atol=2e-6)
 
 
-def test_files_arrays_and_mixtures(folder, tmp_path):
+def test_Embedder_accepts_paths_arrays_and_mixtures(folder, tmp_path):
     pictures = random_pictures(3)
     paths = [tmp_path / f"{index}.png" for index in range(3)]
     for path, picture in zip(paths, pictures, strict=True):
@@ -332,18 +332,18 @@ def test_files_arrays_and_mixtures(folder, tmp_path):
     assert read_picture(paths[2]).tolist() == pictures[2].tolist()
 
 
-def test_many_pictures_are_cut_into_batches(folder):
+def test_Embedder_result_does_not_depend_on_the_number_of_pictures(folder):
     pictures = random_pictures(130)
     embedder = Embedder.load(folder)
     together = embedder(pictures)
     np.testing.assert_allclose(together[[0, 63, 64, 129]], embedder(pictures[[0, 63, 64, 129]]), atol=1e-6)
 
 
-def test_no_pictures(folder):
+def test_Embedder_returns_an_empty_array_for_no_pictures(folder):
     assert Embedder.load(folder)([]).shape == (0, 16)
 
 
-def test_unreadable_files_are_named(folder, tmp_path):
+def test_Embedder_names_unreadable_files(folder, tmp_path):
     embedder = Embedder.load(folder)
     with pytest.raises(UnreadablePictureError, match=r"absent\.jpg"):
         embedder(tmp_path / "absent.jpg")
@@ -355,17 +355,17 @@ def test_unreadable_files_are_named(folder, tmp_path):
 @pytest.mark.parametrize(
     "picture", [np.zeros((112, 112, 3), np.float32), np.zeros((64, 64, 3), np.uint8), np.zeros((112, 112), np.uint8)]
 )
-def test_wrong_arrays(folder, picture):
+def test_Embedder_refuses_arrays_of_another_dtype_or_shape(folder, picture):
     with pytest.raises(ValueError, match="uint8 RGB"):
         Embedder.load(folder)([picture])
 
 
-def test_wrong_flip(folder):
+def test_Embedder_refuses_an_unknown_flip(folder):
     with pytest.raises(ValueError, match="none, sum"):
         Embedder.load(folder)([], flip="both")
 
 
-def test_missing_device(folder):
+def test_Embedder_load_suggests_the_cpu_if_cuda_is_missing(folder):
     if torch.cuda.is_available():
         pytest.skip("there is a CUDA device")
     with pytest.raises(VplfaceError, match="use device cpu"):
@@ -373,13 +373,13 @@ def test_missing_device(folder):
 
 
 @pytest.mark.parametrize("name", ["gpu", "meter"])
-def test_a_device_that_is_none_is_named(folder, name):
+def test_Embedder_load_names_an_invalid_device(folder, name):
     with pytest.raises(VplfaceError, match=rf"device {name}: .*; use device cpu"):
         Embedder.load(folder, device=name)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_embed_set_keeps_the_order(folder, workers):
+def test_Embedder_embed_set_keeps_the_order(folder, workers):
     pictures = random_pictures(9)
     embedder = Embedder.load(folder)
     expected = embedder(pictures, "sum")
@@ -390,7 +390,7 @@ def test_embed_set_keeps_the_order(folder, workers):
     np.testing.assert_allclose(some, expected[chosen], atol=1e-6)
 
 
-def test_embed_set_can_keep_the_norms(folder, backbone):
+def test_Embedder_embed_set_without_unit_keeps_the_norms(folder, backbone):
     pictures = FakeSet(random_pictures(3))
     raw = Embedder.load(folder).embed_set(pictures, unit=False)
     with torch.inference_mode():
@@ -398,7 +398,7 @@ def test_embed_set_can_keep_the_norms(folder, backbone):
         np.testing.assert_allclose(raw, backbone.eval()(prepared).numpy(), rtol=1e-4, atol=1e-5)
 
 
-def test_embed_set_names_the_unreadable(folder):
+def test_Embedder_embed_set_names_an_unreadable_picture(folder):
     pictures = [*random_pictures(3), None]
     with pytest.raises(DataError, match=r"a/3\.png"):
         Embedder.load(folder).embed_set(FakeSet(pictures), batch_size=2)
@@ -407,7 +407,7 @@ def test_embed_set_names_the_unreadable(folder):
 @pytest.mark.parametrize(
     ("value", "words"), [(float("nan"), "not finite"), (float("inf"), "not finite"), (0.0, "zero")]
 )
-def test_bad_embeddings_are_refused_and_named(value, words):
+def test_Embedder_names_the_picture_of_a_zero_or_non_finite_embedding(value, words):
     def forward(x):
         y = torch.ones(len(x), 4)
         y[x[:, 0, 0, 0] < 0] = value
@@ -425,18 +425,18 @@ def test_bad_embeddings_are_refused_and_named(value, words):
         embedder.embed_set(FakeSet(pictures), np.array([1, 2, 5]), batch_size=2)
 
 
-def test_huge_embeddings_are_normalised():
+def test_Embedder_normalises_huge_embeddings():
     embedder = Embedder(lambda x: torch.full((len(x), 4), 1e30), ModelCard("tiny", 4))
     np.testing.assert_allclose(embedder(random_pictures(1)), 0.5)
 
 
-def test_dimension_other_than_the_cards():
+def test_Embedder_refuses_embeddings_of_another_dimension_than_the_card():
     embedder = Embedder(lambda x: torch.ones(len(x), 5), ModelCard("tiny", 4))
     with pytest.raises(DataError, match=r"shape \(2, 5\), its card says \(2, 4\)"):
         embedder(random_pictures(2))
 
 
-def test_a_backbone_in_training_is_left_as_it_was(backbone):
+def test_Embedder_from_backbone_leaves_a_backbone_in_training_unchanged(backbone):
     backbone.train()
     before = {name: tensor.clone() for name, tensor in backbone.state_dict().items()}
     pictures = random_pictures(4)
@@ -446,7 +446,7 @@ def test_a_backbone_in_training_is_left_as_it_was(backbone):
     backbone(torch.rand(2, 3, 112, 112)).sum().backward()  # no inference tensors have crept in
 
 
-def test_long_work_shows_a_bar(folder, monkeypatch, capsys):
+def test_Embedder_embed_set_shows_progress_only_for_long_work(folder, monkeypatch, capsys):
     embedder = Embedder.load(folder)
     embedder.embed_set(FakeSet(random_pictures(6)), batch_size=2, description="faces of six")
     assert "faces of six" not in capsys.readouterr().err
@@ -478,7 +478,7 @@ def mean_colour_model(path, batch="n", size=112, dim=3, card=None):
 
 
 @pytest.mark.parametrize("batch", ["n", 1, 4])
-def test_foreign_onnx_with_its_preprocessing(tmp_path, batch):
+def test_Embedder_load_runs_a_foreign_onnx_file_with_the_given_preprocessing(tmp_path, batch):
     path = mean_colour_model(tmp_path / "foreign.onnx", batch)
     preprocessing = Preprocessing(color="bgr", mean=(0.1, 0.2, 0.3), std=(0.2, 0.3, 0.4))
     embedder = Embedder.load(path, preprocessing=preprocessing)
@@ -490,24 +490,24 @@ def test_foreign_onnx_with_its_preprocessing(tmp_path, batch):
     assert embedder.dim == 3
 
 
-def test_foreign_onnx_without_preprocessing(tmp_path):
+def test_Embedder_load_requires_preprocessing_for_an_onnx_file_without_a_card(tmp_path):
     with pytest.raises(DataError, match=r"no model card.*--color, --mean and --std"):
         Embedder.load(mean_colour_model(tmp_path / "foreign.onnx"))
 
 
-def test_onnx_of_another_dimension_than_its_card(tmp_path):
+def test_Embedder_load_refuses_an_onnx_file_of_another_dimension_than_its_card(tmp_path):
     path = mean_colour_model(tmp_path / "m.onnx", card=ModelCard("tiny", 4).to_json())
     with pytest.raises(DataError, match=r"dimension \[3\], its card says 4"):
         Embedder.load(path)
 
 
-def test_onnx_of_another_input(tmp_path):
+def test_Embedder_load_refuses_an_onnx_file_of_another_input_size(tmp_path):
     path = mean_colour_model(tmp_path / "m.onnx", size=64, card=ModelCard("tiny", 3).to_json())
     with pytest.raises(DataError, match=r"takes pictures of shape.*expected \[batch, 3, 112, 112\]"):
         Embedder.load(path)
 
 
-def test_onnx_that_takes_bytes(tmp_path):
+def test_Embedder_load_requires_matching_preprocessing_for_a_uint8_onnx_file(tmp_path):
     nodes = [
         helper.make_node("Cast", ["x"], ["f"], to=TensorProto.FLOAT),
         helper.make_node("GlobalAveragePool", ["f"], ["p"]),
@@ -526,7 +526,7 @@ def test_onnx_that_takes_bytes(tmp_path):
     np.testing.assert_allclose(embedder(pictures), expected / np.linalg.norm(expected, axis=1)[:, None], atol=1e-6)
 
 
-def test_damaged_and_missing_onnx(tmp_path):
+def test_Embedder_load_names_damaged_and_missing_onnx_files(tmp_path):
     (tmp_path / "bad.onnx").write_bytes(b"not an onnx file")
     with pytest.raises(DataError, match=r"bad\.onnx: onnxruntime cannot load it"):
         Embedder.load(tmp_path / "bad.onnx")
@@ -534,7 +534,7 @@ def test_damaged_and_missing_onnx(tmp_path):
         Embedder.load(tmp_path / "none.onnx")
 
 
-def test_a_run_that_kept_no_best_model_is_said_to_have_none(tmp_path):
+def test_load_model_explains_that_a_run_kept_no_best_model(tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "model.json").touch()
     with pytest.raises(DataError, match="kept no best model"):

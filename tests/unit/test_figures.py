@@ -29,7 +29,7 @@ def draw(path, name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_names_are_drawn_as_they_are_without_a_word(tmp_path, name):
+def test_literal_text_draws_names_as_they_are_without_warnings(tmp_path, name):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         shown = literal_text()(draw)(tmp_path / "p.png", name)
@@ -38,7 +38,7 @@ def test_names_are_drawn_as_they_are_without_a_word(tmp_path, name):
     assert not any("$" in label for label in shown)
 
 
-def test_an_unknown_kind_of_picture_is_refused(tmp_path):
+def test_save_figure_refuses_an_unknown_file_extension(tmp_path):
     from matplotlib.figure import Figure
 
     with pytest.raises(DataError, match=r"p\.xyz: the name must end in one of \..*\.png"):
@@ -46,7 +46,7 @@ def test_an_unknown_kind_of_picture_is_refused(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_drawings_of_faces_take_any_name(tmp_path):
+def test_draw_pair_and_draw_identified_accept_any_name(tmp_path):
     from types import SimpleNamespace
 
     from vplface.cli.faces_drawn import draw_identified, draw_pair

@@ -14,7 +14,7 @@ def _names(folder):
     return sorted(entry.name for entry in folder.iterdir())
 
 
-def test_a_block_that_ends_well_replaces_the_file(tmp_path):
+def test_replacing_moves_the_file_into_place_when_the_block_ends(tmp_path):
     path = tmp_path / "new" / "a.txt"
     with replacing(path) as temporary:
         temporary.write_text("one")
@@ -23,7 +23,7 @@ def test_a_block_that_ends_well_replaces_the_file(tmp_path):
     assert path.stat().st_mode & 0o044
 
 
-def test_a_block_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
+def test_replacing_keeps_the_old_file_and_nothing_else_if_the_block_fails(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("old")
 
@@ -38,18 +38,18 @@ def test_a_block_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_place_that_cannot_be_written_is_named(tmp_path):
+def test_replacing_names_a_path_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match=r"file/a\.txt"), replacing(tmp_path / "file" / "a.txt"):
         pass
 
 
-def test_a_missing_extra_is_named():
+def test_import_extra_names_the_missing_extra():
     with pytest.raises(MissingExtraError, match=r"vplface\[onnx\]"):
         import_extra("no_such_package_anywhere", "onnx")
 
 
-def test_a_new_file_has_the_mode_that_the_umask_allows(tmp_path):
+def test_replacing_gives_a_new_file_the_mode_of_the_umask(tmp_path):
     before = os.umask(0o027)
     try:
         with replacing(tmp_path / "a") as temporary:
@@ -59,7 +59,7 @@ def test_a_new_file_has_the_mode_that_the_umask_allows(tmp_path):
     assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o640
 
 
-def test_a_file_keeps_its_mode_unless_another_is_given(tmp_path):
+def test_replacing_keeps_the_mode_of_a_file_unless_another_is_given(tmp_path):
     path = tmp_path / "a"
     path.write_text("old")
     path.chmod(0o604)
@@ -71,13 +71,13 @@ def test_a_file_keeps_its_mode_unless_another_is_given(tmp_path):
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
-def test_the_umask_of_the_process_is_never_changed(tmp_path, monkeypatch):
+def test_replacing_never_changes_the_umask(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "umask", lambda mask: pytest.fail("other threads would create files with this umask"))
     with replacing(tmp_path / "a") as temporary:
         temporary.write_text("")
 
 
-def test_behind_a_link_the_file_is_replaced_and_the_link_stays(tmp_path):
+def test_replacing_replaces_the_target_of_a_symbolic_link_and_keeps_the_link(tmp_path):
     (tmp_path / "far").mkdir()
     (tmp_path / "far" / "a").write_text("old")
     (tmp_path / "a").symlink_to("far/a")
@@ -90,14 +90,14 @@ def test_behind_a_link_the_file_is_replaced_and_the_link_stays(tmp_path):
 
 
 @pytest.mark.parametrize("make", [lambda path: os.mkfifo(path), lambda path: path.mkdir()])
-def test_only_regular_files_are_replaced(tmp_path, make):
+def test_replacing_refuses_what_is_not_a_regular_file(tmp_path, make):
     make(tmp_path / "a")
     with pytest.raises(DataError, match="not a regular file"), replacing(tmp_path / "a"):
         pass
     assert _names(tmp_path) == ["a"]
 
 
-def test_the_folder_is_flushed_after_the_file_has_its_name(tmp_path, monkeypatch):
+def test_replacing_flushes_the_file_and_then_its_folder(tmp_path, monkeypatch):
     flushed = []
     fsync = os.fsync
 
@@ -111,7 +111,7 @@ def test_the_folder_is_flushed_after_the_file_has_its_name(tmp_path, monkeypatch
     assert flushed == [temporary, tmp_path]
 
 
-def test_a_long_name_leaves_room_for_the_temporary_one(tmp_path):
+def test_replacing_accepts_a_name_near_the_length_limit(tmp_path):
     path = tmp_path / ("é" * 120 + ".safetensors")
     with replacing(path) as temporary:
         assert temporary.suffix == ".safetensors"
@@ -119,7 +119,7 @@ def test_a_long_name_leaves_room_for_the_temporary_one(tmp_path):
     assert path.read_text() == "a"
 
 
-def test_what_killed_processes_left_is_removed_and_nothing_else(tmp_path):
+def test_remove_temporaries_removes_only_temporary_files(tmp_path):
     with replacing(tmp_path / "model.safetensors") as temporary:
         left = temporary.name
     for name in (left, ".hidden", "a.tmp-0123456789ab", ".lock"):
@@ -128,7 +128,7 @@ def test_what_killed_processes_left_is_removed_and_nothing_else(tmp_path):
     assert _names(tmp_path) == [".hidden", ".lock", "a.tmp-0123456789ab", "model.safetensors"]
 
 
-def test_a_lock_never_follows_a_link(tmp_path):
+def test_locked_refuses_a_symbolic_link(tmp_path):
     (tmp_path / "victim").write_text("precious")
     (tmp_path / ".lock").symlink_to("victim")
     with pytest.raises(DataError, match=r"\.lock: is a symbolic link"), locked(tmp_path, "held"):
@@ -136,7 +136,7 @@ def test_a_lock_never_follows_a_link(tmp_path):
     assert (tmp_path / "victim").read_text() == "precious"
 
 
-def test_what_one_claims_no_other_may_write_until_it_is_done_with(tmp_path: Path) -> None:
+def test_claimed_refuses_a_second_claim_of_a_target_until_the_first_ends(tmp_path: Path) -> None:
     target = tmp_path / "new" / "set.rec"
     with claimed(target):
         assert [path.name for path in target.parent.iterdir()] == [".set.rec.lock"]
@@ -149,7 +149,7 @@ def test_what_one_claims_no_other_may_write_until_it_is_done_with(tmp_path: Path
         pass
 
 
-def test_a_claim_through_a_link_is_the_same_claim(tmp_path: Path) -> None:
+def test_claimed_refuses_a_second_claim_through_a_symbolic_link(tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to("real")
     inner = claimed(tmp_path / "link" / "set")
@@ -157,7 +157,7 @@ def test_a_claim_through_a_link_is_the_same_claim(tmp_path: Path) -> None:
         pass
 
 
-def test_the_claim_of_a_killed_process_holds_nobody_up(tmp_path: Path) -> None:
+def test_claimed_takes_over_the_claim_of_a_killed_process(tmp_path: Path) -> None:
     ready, tell = os.pipe()
     child = os.fork()
     if not child:
@@ -176,7 +176,7 @@ def test_the_claim_of_a_killed_process_holds_nobody_up(tmp_path: Path) -> None:
     assert not any(tmp_path.iterdir())
 
 
-def test_a_claim_never_follows_a_link(tmp_path: Path) -> None:
+def test_claimed_refuses_a_lock_file_that_is_a_symbolic_link(tmp_path: Path) -> None:
     (tmp_path / "precious").write_text("precious")
     (tmp_path / ".set.lock").symlink_to("precious")
     with pytest.raises(DataError, match=r"\.set\.lock: is a symbolic link"), claimed(tmp_path / "set"):
@@ -184,7 +184,7 @@ def test_a_claim_never_follows_a_link(tmp_path: Path) -> None:
     assert (tmp_path / "precious").read_text() == "precious"
 
 
-def test_write_json_keeps_names_that_are_not_text(tmp_path):
+def test_write_json_keeps_file_names_that_are_not_utf_8(tmp_path):
     write_json(tmp_path / "a.json", {"name": "caf\udce9, café"})
     assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8")) == {"name": "caf\udce9, café"}
     assert b"caf\\udce9, caf\xc3\xa9" in (tmp_path / "a.json").read_bytes()

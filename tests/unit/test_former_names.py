@@ -1,4 +1,4 @@
-"""Names of version 0.1 that programs import are still those of the same objects."""
+"""Names that programs import from version 0.1 still give the same objects."""
 
 from importlib import import_module
 
@@ -19,7 +19,7 @@ import pytest
         ("demo.serve:hosts_of", "demo.serve:allowed_hosts"),
     ],
 )
-def test_former_name_is_the_same_object(former, now):
+def test_import_module_gives_the_same_object_for_a_former_name(former, now):
     def found(place):
         module, name = place.split(":")
         return getattr(import_module(f"vplface.{module}"), name)
