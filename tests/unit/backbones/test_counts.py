@@ -26,12 +26,12 @@ from vplface.backbones import BACKBONES, build
         ("vit_l_dp005_mask_005", 25.3, 0.05),
     ],
 )
-def test_multiply_adds_are_the_published_ones(name, billions, within):
+def test_count_of_multiply_adds_matches_the_published_numbers(name, billions, within):
     assert benchmark.count(name)[1] / 1e9 == pytest.approx(billions, abs=within)
 
 
-def test_mbf_has_the_published_450_million_when_normalisations_and_activations_count():
-    """Two for a number that is normalised, one for a number that PReLU looks at, as ptflops counts for insightface."""
+def test_count_of_mbf_with_simple_operations_matches_the_published_450_million():
+    """As ptflops counts for insightface: two operations for each normalised value, one for each value of a PReLU."""
     with torch.device("meta"):
         backbone, numbers = build("mbf"), {torch.nn.BatchNorm2d: 0, torch.nn.PReLU: 0}
         for module in backbone.modules():
@@ -43,7 +43,7 @@ def test_mbf_has_the_published_450_million_when_normalisations_and_activations_c
 
 
 @pytest.mark.parametrize(("name", "width", "depth"), [("vit_t", 256, 12), ("vit_b", 512, 24)])
-def test_multiply_adds_of_a_vit_by_hand(name, width, depth):
+def test_count_of_a_vit_matches_a_count_by_hand(name, width, depth):
     patches = 144 * 3 * 9 * 9 * width
     linear_maps = 144 * (3 + 1 + 4 + 4) * width**2
     attention = 2 * 144**2 * width
@@ -51,7 +51,7 @@ def test_multiply_adds_of_a_vit_by_hand(name, width, depth):
     assert benchmark.count(name)[1] == patches + depth * (linear_maps + attention) + head
 
 
-def test_multiply_adds_of_a_convolutional_network_by_hand():
+def test_count_of_mobilefacenet_matches_a_count_by_hand():
     def bottleneck(side, into, inner, out, stride=1):
         return side**2 * into * inner + (side // stride) ** 2 * (9 * inner + inner * out)
 
@@ -64,7 +64,7 @@ def test_multiply_adds_of_a_convolutional_network_by_hand():
 
 
 @pytest.mark.slow
-def test_the_table_of_the_docs_has_every_backbone_and_its_counts():
+def test_count_agrees_with_the_table_of_every_backbone_in_the_docs():
     page = (ROOT / "docs" / "backbones.md").read_text("utf-8").split("## Which there are")[1].split("## Options")[0]
     said = dict(re.findall(r"^\| `(\w+)` \| ([\d.]+ M \| [\d.]+ G) \|", page, flags=re.MULTILINE))
     assert list(said) == list(BACKBONES)
@@ -73,7 +73,7 @@ def test_the_table_of_the_docs_has_every_backbone_and_its_counts():
         assert counts == f"{parameters / 1e6:.2f} M | {multiply_adds / 1e9:.2f} G", name
 
 
-def test_every_option_is_in_the_docs():
+def test_BACKBONES_options_are_all_in_the_docs():
     page = (ROOT / "docs" / "backbones.md").read_text("utf-8").split("## Options")[1].split("## timm")[0]
     rows = {cells[1]: cells[2] for cells in (line.split("|") for line in page.splitlines() if line.startswith("| `"))}
     for name, make in BACKBONES.items():
@@ -90,7 +90,7 @@ def named(cell, name):
     return [each for each in quoted if each.endswith("…") or each == name]
 
 
-def test_the_command(capsys, monkeypatch):
+def test_main_prints_counts_and_times_as_json_and_as_a_table(capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["backbones.py", "tiny", "--rounds", "1", "--batch", "2", "--json"])
     benchmark.main()
     told = json.loads(capsys.readouterr().out)

@@ -82,7 +82,7 @@ def randomised(backbone, seed=0):
 
 @pytest.mark.parametrize("depth", UNITS)
 @pytest.mark.parametrize("dim", [512, 37])
-def test_names_shapes_and_order_are_the_published_ones(depth, dim):
+def test_IResNet_state_dict_has_the_published_names_shapes_and_order(depth, dim):
     with torch.device("meta"):
         backbone = build(f"iresnet{depth}", dim)
     ours = [(name, tuple(tensor.shape)) for name, tensor in backbone.state_dict().items()]
@@ -90,13 +90,13 @@ def test_names_shapes_and_order_are_the_published_ones(depth, dim):
 
 
 @pytest.mark.parametrize("depth", PARAMETERS)
-def test_parameter_count_is_the_published_one(depth):
+def test_IResNet_has_the_published_number_of_parameters(depth):
     with torch.device("meta"):
         backbone = build(f"iresnet{depth}")
     assert sum(parameter.numel() for parameter in backbone.parameters()) == PARAMETERS[depth]
 
 
-def test_output_is_that_of_the_functional_forward():
+def test_IResNet_forward_equals_a_functional_reference():
     backbone = randomised(build("iresnet18", 64).double())
     x = torch.rand(2, 3, 112, 112, dtype=torch.float64, generator=torch.Generator().manual_seed(1)) * 2 - 1
     with torch.inference_mode():
@@ -107,7 +107,7 @@ def test_output_is_that_of_the_functional_forward():
     torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
 
 
-def test_fixed_scale_of_the_last_batch_norm_and_eps():
+def test_IResNet_last_batch_norm_has_a_fixed_scale_and_eps_is_1e_5():
     backbone = build("iresnet18", 8)
     assert not backbone.features.weight.requires_grad
     assert backbone.features.weight.eq(1).all()
@@ -115,7 +115,7 @@ def test_fixed_scale_of_the_last_batch_norm_and_eps():
     assert {m.eps for m in backbone.modules() if hasattr(m, "running_mean")} == {1e-5}
 
 
-def test_dropout_acts_in_training_only():
+def test_IResNet_dropout_acts_only_in_training():
     torch.manual_seed(0)
     backbone = build("iresnet18", 8, dropout=0.5).eval()
     features = torch.zeros(1, 512, 7, 7)
@@ -128,7 +128,7 @@ def test_dropout_acts_in_training_only():
     assert not backbone(features).equal(backbone(features))
 
 
-def test_bf16_autocast_and_channels_last():
+def test_IResNet_forward_stays_close_under_bf16_autocast_and_in_channels_last():
     backbone = randomised(build("iresnet18", 32))
     x = torch.rand(2, 3, 112, 112, generator=torch.Generator().manual_seed(1)) * 2 - 1
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Outlines of networks: what their weights are called and measure, without numbers."""
+"""Networks on the meta device: names, shapes and types of weights without values."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_meta_init_keeps_names_shapes_and_types(name: str) -> None:
     ]
 
 
-def test_a_network_of_too_many_parts_is_not_built_to_its_end() -> None:
+def test_meta_init_stops_a_network_of_more_than_max_modules() -> None:
     with pytest.raises(ConfigError, match="more than 300 modules"), meta_init(max_modules=300):
         build("mobilefacenet", 32, blocks=[1, 4, 10**12, 2])
     with meta_init():
@@ -33,7 +33,7 @@ def test_a_network_of_too_many_parts_is_not_built_to_its_end() -> None:
     assert build("iresnet18", 32).state_dict()
 
 
-def test_networks_after_it_are_drawn_again() -> None:
+def test_meta_init_leaves_later_initialisation_random() -> None:
     with meta_init():
         build("tiny", 16, width=8)
     weight = torch.nn.init.normal_(torch.zeros(100))
@@ -42,7 +42,7 @@ def test_networks_after_it_are_drawn_again() -> None:
 
 
 @pytest.mark.slow
-def test_meta_init_does_not_load_torchs_compiler() -> None:
+def test_meta_init_does_not_import_torch_dynamo() -> None:
     script = """
 import sys
 from vplface.backbones import BACKBONES, build

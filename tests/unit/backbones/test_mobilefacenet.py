@@ -1,4 +1,4 @@
-"""Table 1 of the paper, recounted by hand, and insightface's networks as a table of parameters and in functions."""
+"""Against Table 1 of the paper, counted by hand, and insightface's networks as parameter tables and functions."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def bottleneck(c_in, t, c_out):
 
 
 @pytest.mark.parametrize("dim", [128, 512])
-def test_parameter_count_of_the_table(dim):
+def test_MobileFaceNet_parameter_count_matches_the_table_of_the_paper(dim):
     expected = unit(27 * 64, 64) + unit(9 * 64, 64)
     expected += 5 * bottleneck(64, 2, 64)
     expected += bottleneck(64, 4, 128)
@@ -35,7 +35,7 @@ def test_parameter_count_of_the_table(dim):
         assert 0.98e6 < expected < 1.01e6  # "0.99M" in the paper
 
 
-def test_sizes_of_the_table():
+def test_MobileFaceNet_feature_map_sizes_match_the_table_of_the_paper():
     backbone = build("mobilefacenet", 128).eval()
     sizes = []
     for part in [*backbone.layers, backbone.conv_sep, backbone.features.layers[0]]:
@@ -148,7 +148,7 @@ def randomised(backbone, seed=0):
 
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("dim", [512, 37])
-def test_names_shapes_and_order_are_the_published_ones(name, dim):
+def test_MobileFaceNet_state_dict_has_the_published_names_shapes_and_order(name, dim):
     with torch.device("meta"):
         backbone = build(name, dim)
     ours = [(key, tuple(tensor.shape)) for key, tensor in backbone.state_dict().items()]
@@ -156,7 +156,7 @@ def test_names_shapes_and_order_are_the_published_ones(name, dim):
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_output_is_that_of_the_functional_forward(name):
+def test_MobileFaceNet_forward_equals_a_functional_reference(name):
     backbone = randomised(build(name, 24).double())
     x = torch.rand(2, 3, 112, 112, dtype=torch.float64, generator=torch.Generator().manual_seed(1)) * 2 - 1
     with torch.inference_mode():
@@ -166,7 +166,7 @@ def test_output_is_that_of_the_functional_forward(name):
     torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
 
 
-def test_options_lie_between_the_named_networks():
+def test_MobileFaceNet_blocks_and_scale_give_the_network_mbf_large():
     with torch.device("meta"):
         backbone = build("mobilefacenet", 24, blocks=[2, 8, 12, 4], scale=4)
         assert {n: t.shape for n, t in backbone.state_dict().items()} == {
@@ -183,12 +183,12 @@ def test_options_lie_between_the_named_networks():
         ({"blocks": 3}, "mobilefacenet"),
     ],
 )
-def test_senseless_options_are_refused(options, words):
+def test_MobileFaceNet_refuses_invalid_options(options, words):
     with pytest.raises(ConfigError, match=words):
         build("mobilefacenet", **options)
 
 
-def test_bf16_autocast_keeps_the_embedding_in_float32():
+def test_MobileFaceNet_under_bf16_autocast_returns_float32_embeddings():
     torch.manual_seed(0)
     backbone = build("mobilefacenet", 16).to(memory_format=torch.channels_last)
     x = torch.rand(2, 3, 112, 112)

@@ -1,4 +1,4 @@
-"""ONNX files as others write them: each embeds as it should, or is refused by name."""
+"""ONNX files of other exporters: embedded correctly, or refused with an error that names the file."""
 
 import os
 from pathlib import Path
@@ -92,7 +92,7 @@ HANDLED = {
 
 
 @pytest.mark.parametrize("name", HANDLED)
-def test_what_others_write_embeds_as_it_should(tmp_path, name):
+def test_OnnxNetwork_embeds_files_of_other_exporters_correctly(tmp_path, name):
     network = load(tmp_path, HANDLED[name])
     x = pictures()
     found = network(x)
@@ -102,7 +102,7 @@ def test_what_others_write_embeds_as_it_should(tmp_path, name):
 
 
 @pytest.mark.parametrize("name", ["depends on the batch", "batch of 1 inside"])
-def test_pictures_are_embedded_one_by_one_where_the_batch_would_change_them(tmp_path, name):
+def test_OnnxNetwork_embeds_one_by_one_where_the_batch_changes_the_result(tmp_path, name):
     network = load(tmp_path, HANDLED[name])
     assert network._batch_size == 1
     assert load(tmp_path, made())._batch_size is None
@@ -161,14 +161,14 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_cannot_be_handled_is_refused_by_name(tmp_path, name, capfd):
+def test_OnnxNetwork_refuses_unsupported_files_by_name(tmp_path, name, capfd):
     model, message = REFUSED[name]
     with pytest.raises(DataError, match=rf"^\S*m\.onnx: .*{message}"):
         load(tmp_path, model)
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_card_says_which_output_it_is(tmp_path):
+def test_OnnxNetwork_try_out_chooses_the_output_of_the_given_dimension(tmp_path):
     model = made([*MEANS, PRODUCT], outputs=[value("f", ["b", 3]), E])
     x = pictures()
     np.testing.assert_allclose(load(tmp_path, model, 8)(x), embeddings(x), atol=1e-5)
@@ -177,14 +177,14 @@ def test_a_card_says_which_output_it_is(tmp_path):
         load(tmp_path, model, 5)
 
 
-def test_names_from_elsewhere_are_shown_and_not_obeyed(tmp_path):
+def test_OnnxNetwork_errors_escape_control_characters_of_names(tmp_path):
     model = made([node("Identity", "\x1b[2Jx", "x"), *MEANS, PRODUCT], [value("\x1b[2Jx", [9])])
     with pytest.raises(DataError, match=r"onnx") as error:
         load(tmp_path, model)
     assert "\x1b" not in str(error.value)
 
 
-def test_weights_in_a_file_beside_the_model(tmp_path, monkeypatch):
+def test_OnnxNetwork_loads_external_weights_beside_the_model(tmp_path, monkeypatch):
     onnx.save_model(made(), tmp_path / "m.onnx", save_as_external_data=True, location="m.data", size_threshold=0)
     monkeypatch.chdir("/")
     network = OnnxNetwork(tmp_path / "m.onnx")
@@ -236,13 +236,13 @@ def outside(folder, **place):
         ({"location": "here", "length": "4"}, "cannot load it"),
     ],
 )  # fmt: skip
-def test_weights_that_lead_elsewhere(tmp_path, place, message):
+def test_OnnxNetwork_refuses_invalid_locations_of_external_weights(tmp_path, place, message):
     folder, model = outside(tmp_path, **place)
     with pytest.raises(DataError, match=message):
         load(folder, model)
 
 
-def test_files_that_are_too_large(tmp_path, monkeypatch):
+def test_OnnxNetwork_refuses_files_that_are_too_large(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "MAX_FILE_BYTES", 100)
     with pytest.raises(DataError, match="larger than 0 MiB"):
         load(tmp_path, made())
@@ -253,7 +253,7 @@ def test_files_that_are_too_large(tmp_path, monkeypatch):
         load(folder, model)
 
 
-def test_devices_and_pipes_are_not_models(tmp_path):
+def test_OnnxNetwork_refuses_devices_and_pipes(tmp_path):
     os.mkfifo(tmp_path / "m.onnx")
     (tmp_path / "null.onnx").symlink_to("/dev/zero")
     for name in ("m.onnx", "null.onnx"):
@@ -261,7 +261,7 @@ def test_devices_and_pipes_are_not_models(tmp_path):
             OnnxNetwork(tmp_path / name)
 
 
-def test_what_fails_later_is_an_error_too(tmp_path):
+def test_OnnxNetwork_raises_DataError_if_a_later_batch_fails(tmp_path):
     picky = made([*MEANS, node("ReduceMean", "x", "m", keepdims=0), node("Cast", "m", "i", to=TensorProto.INT64),
                   node("Gather", "W i", "row"), node("MatMul", "f W", "d"), node("Sub", "d d", "z")
                   , node("ReduceSum", "row", "r", keepdims=0), node("Add", "d r")])  # fmt: skip
@@ -270,7 +270,7 @@ def test_what_fails_later_is_an_error_too(tmp_path):
         network(pictures() * 0 + 7)
 
 
-def test_loading_has_an_end(tmp_path, monkeypatch):
+def test_OnnxNetwork_loading_times_out(tmp_path, monkeypatch):
     big = np.ones((400, 400), np.float32)
     work = [node("MatMul", "V W0", "v0")] + [node("MatMul", f"v{i} W0", f"v{i + 1}") for i in range(3000)]
     last = [node("ReduceMean", "v3000", "r", keepdims=0), *MEANS, node("MatMul", "f W", "d"), node("Add", "d r")]

@@ -33,7 +33,7 @@ def assert_loaded(backbone, source):
 
 
 @pytest.mark.parametrize("prefix", ["", "module.", "backbone.", "module.backbone.", "_orig_mod.module."])
-def test_state_dict_with_any_prefix(tmp_path, source, prefix):
+def test_load_insightface_accepts_a_state_dict_with_any_known_prefix(tmp_path, source, prefix):
     path = tmp_path / "backbone.pth"
     torch.save({prefix + name: tensor for name, tensor in source.state_dict().items()}, path)
     backbone = target()
@@ -43,7 +43,7 @@ def test_state_dict_with_any_prefix(tmp_path, source, prefix):
     assert not backbone.features.weight.requires_grad
 
 
-def test_training_checkpoint(tmp_path, source):
+def test_load_insightface_reads_a_training_checkpoint(tmp_path, source):
     path = tmp_path / "checkpoint_gpu_0.pt"
     torch.save({"epoch": 3, "global_step": 9, "state_dict_backbone": source.state_dict()}, path)
     backbone = target()
@@ -51,14 +51,14 @@ def test_training_checkpoint(tmp_path, source):
     assert_loaded(backbone, source)
 
 
-def test_safetensors(tmp_path, source):
+def test_load_insightface_reads_safetensors(tmp_path, source):
     save_file(source.state_dict(), tmp_path / "model.safetensors")
     backbone = target()
     load_insightface(backbone, tmp_path / "model.safetensors")
     assert_loaded(backbone, source)
 
 
-def test_another_depth_is_named(tmp_path):
+def test_load_insightface_names_another_depth_and_changes_nothing(tmp_path):
     path = tmp_path / "r34.pth"
     torch.save(build("iresnet34", 4).state_dict(), path)
     backbone = target()
@@ -72,7 +72,7 @@ def test_another_depth_is_named(tmp_path):
     assert backbone.fc.weight.equal(before)
 
 
-def test_another_dimension_is_named(tmp_path):
+def test_load_insightface_names_another_embedding_dim(tmp_path):
     path = tmp_path / "wide.pth"
     torch.save(build("iresnet18", 6).state_dict(), path)
     with pytest.raises(DataError, match=r"fc.weight \(6, 25088\) instead of \(4, 25088\).*embedding_dim 6"):
@@ -80,7 +80,7 @@ def test_another_dimension_is_named(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["mobilefacenet", "mbf", "mbf_large", "vit_t", "vit_s", "vit_b"])
-def test_the_backbone_that_fits_is_named(tmp_path, name):
+def test_load_insightface_names_the_backbone_that_fits(tmp_path, name):
     with torch.device("meta"):
         state = build(name, 5).state_dict()
     torch.save(
@@ -91,42 +91,42 @@ def test_the_backbone_that_fits_is_named(tmp_path, name):
 
 
 @pytest.mark.parametrize("name", ["mbf", "vit_t"])
-def test_other_networks_of_theirs(tmp_path, name):
+def test_load_weights_loads_mbf_and_vit(tmp_path, name):
     source, backbone = build(name, 4), build(name, 4)
     torch.save(source.state_dict(), tmp_path / "model.pt")
     load_weights(backbone, tmp_path / "model.pt")
     assert_loaded(backbone, source)
 
 
-def test_no_backbone_fits(tmp_path):
+def test_load_insightface_says_that_no_backbone_fits(tmp_path):
     path = tmp_path / "other.pth"
     torch.save({"stem.weight": torch.zeros(2)}, path)
     with pytest.raises(DataError, match=r"missing in the file: conv1.weight.* more; unexpected.*fits none of"):
         load_insightface(target(), path)
 
 
-def test_missing_file(tmp_path):
+def test_load_insightface_refuses_a_missing_file(tmp_path):
     with pytest.raises(DataError, match=r"absent.pth: no such file"):
         load_insightface(nn.Linear(1, 1), tmp_path / "absent.pth")
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 @pytest.mark.parametrize("content", [b"", b"\x80", b"not weights at all", b"PK\x03\x04" + bytes(100)])
-def test_damaged_file(tmp_path, suffix, content):
+def test_load_insightface_refuses_a_damaged_file(tmp_path, suffix, content):
     path = tmp_path / f"damaged{suffix}"
     path.write_bytes(content)
     with pytest.raises(DataError, match="damaged"):
         load_insightface(nn.Linear(1, 1), path)
 
 
-def test_unreadable_file(tmp_path):
+def test_load_insightface_refuses_a_folder(tmp_path):
     (tmp_path / "folder.pth").mkdir()
     with pytest.raises(DataError, match="no such file"):
         load_insightface(nn.Linear(1, 1), tmp_path / "folder.pth")
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 40), st.booleans())
-def test_random_damage_never_escapes_as_another_error(tmp_path_factory, seed, bytes_changed, legacy):
+def test_load_insightface_raises_only_DataError_for_random_damage(tmp_path_factory, seed, bytes_changed, legacy):
     rng = np.random.default_rng(seed)
     path = tmp_path_factory.mktemp("damage") / "small.pth"
     torch.save({"a": torch.ones(3), "b": torch.zeros(2)}, path, _use_new_zipfile_serialization=not legacy)
@@ -137,7 +137,7 @@ def test_random_damage_never_escapes_as_another_error(tmp_path_factory, seed, by
         load_insightface(nn.Linear(1, 1), path)
 
 
-def test_truncated_file(tmp_path):
+def test_load_insightface_refuses_a_truncated_file(tmp_path):
     path = tmp_path / "backbone.pth"
     torch.save({"conv1.weight": torch.ones(64, 3, 3, 3)}, path)
     path.write_bytes(path.read_bytes()[:-500])
@@ -164,7 +164,7 @@ def changed(change):
         (lambda value: value.to_sparse(), r"stem.0.0.weight has type float32, sparse, quantised or without data"),
     ],
 )
-def test_weights_that_are_no_finite_numbers_change_nothing(tmp_path, change, message):
+def test_load_insightface_refuses_weights_that_are_not_finite_dense_floats(tmp_path, change, message):
     backbone = small()
     before = {name: value.clone() for name, value in backbone.state_dict().items()}
     torch.save(changed(change), tmp_path / "odd.pth")
@@ -173,7 +173,7 @@ def test_weights_that_are_no_finite_numbers_change_nothing(tmp_path, change, mes
     assert all(torch.equal(value, before[name]) for name, value in backbone.state_dict().items())
 
 
-def test_any_number_of_prefixes(tmp_path):
+def test_load_insightface_strips_any_number_of_prefixes(tmp_path):
     state = small().state_dict()
     torch.save({"module." * 1500 + name: value for name, value in state.items()}, tmp_path / "deep.pth")
     backbone = small()
@@ -181,7 +181,7 @@ def test_any_number_of_prefixes(tmp_path):
     assert all(torch.equal(value, state[name]) for name, value in backbone.state_dict().items())
 
 
-def test_archives_that_grow_or_are_programs(tmp_path, monkeypatch):
+def test_load_insightface_refuses_compressed_torchscript_and_oversized_archives(tmp_path, monkeypatch):
     torch.save({"a": torch.zeros(10**6)}, tmp_path / "plain.pth")
     with zipfile.ZipFile(tmp_path / "plain.pth") as plain, zipfile.ZipFile(tmp_path / "packed.pth", "w", 8) as packed:
         for part in plain.infolist():
@@ -200,7 +200,7 @@ def test_archives_that_grow_or_are_programs(tmp_path, monkeypatch):
         load_insightface(nn.Linear(1, 1), tmp_path / "plain.pth")
 
 
-def test_devices_pipes_long_names_and_other_kinds_of_files(tmp_path):
+def test_load_weights_refuses_special_files_long_names_and_onnx(tmp_path):
     os.mkfifo(tmp_path / "pipe.pth")
     (tmp_path / "endless.safetensors").symlink_to("/dev/zero")
     (tmp_path / "m.onnx").write_bytes(b"")
@@ -215,13 +215,13 @@ def test_devices_pipes_long_names_and_other_kinds_of_files(tmp_path):
 
 
 @pytest.mark.parametrize("content", [[torch.zeros(2)], {}, {"fc.weight": 3.0}, {0: torch.zeros(2)}])
-def test_not_a_dictionary_of_tensors(tmp_path, content):
+def test_load_insightface_refuses_anything_but_a_dictionary_of_tensors(tmp_path, content):
     torch.save(content, tmp_path / "odd.pth")
     with pytest.raises(DataError, match="dictionary of tensors"):
         load_insightface(nn.Linear(1, 1), tmp_path / "odd.pth")
 
 
-def test_safetensors_without_tensors(tmp_path):
+def test_load_insightface_refuses_safetensors_without_tensors(tmp_path):
     save_file({}, tmp_path / "empty.safetensors")
     with pytest.raises(DataError, match="dictionary of tensors"):
         load_insightface(nn.Linear(1, 1), tmp_path / "empty.safetensors")
@@ -236,7 +236,7 @@ class Hostile:
 
 
 @pytest.mark.parametrize("save", [torch.save, lambda value, path: path.write_bytes(pickle.dumps(value, protocol=2))])
-def test_hostile_pickle_runs_nothing(tmp_path, save):
+def test_load_insightface_runs_no_code_of_a_hostile_pickle(tmp_path, save):
     path, marker = tmp_path / "hostile.pth", tmp_path / "ran"
     save({"conv1.weight": Hostile(marker)}, path)
     with pytest.raises(DataError) as raised:

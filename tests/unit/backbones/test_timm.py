@@ -42,12 +42,12 @@ def _no_network(monkeypatch):
     [
         "mobilenetv4_conv_small_050",
         "resnet18.a1_in1k",  # a tag: of no effect without weights
-        "vit_tiny_patch16_224",  # positions for 224×224 unless it is told the size
-        "coat_lite_tiny",  # as this one, which timm does not say of it
+        "vit_tiny_patch16_224",  # position embeddings for 224×224 unless img_size is given
+        "coat_lite_tiny",  # the same, but timm's metadata does not say so
         "edgenext_xx_small",
     ],
 )
-def test_embeddings_of_112_pixels(timm, name):
+def test_Timm_embeds_pictures_of_112_pixels_in_float32_under_autocast(timm, name):
     backbone = build(f"timm:{name}", 24)
     assert backbone.training
     assert backbone.network.training
@@ -59,7 +59,7 @@ def test_embeddings_of_112_pixels(timm, name):
     assert all(p.grad is not None and p.grad.isfinite().all() for p in backbone.parameters())
 
 
-def test_the_embedding_is_a_normalised_linear_map_of_the_pooled_features(timm):
+def test_Timm_embedding_is_a_normalised_linear_map_of_the_pooled_features(timm):
     torch.manual_seed(0)
     backbone = build(SMALL, 24).eval().double()
     x = torch.rand(3, 3, 112, 112, dtype=torch.float64)
@@ -81,7 +81,7 @@ def test_the_embedding_is_a_normalised_linear_map_of_the_pooled_features(timm):
         ("eva02_tiny_patch14_224", {"depth": 1, "embed_dim": 24, "num_heads": 2}),
     ],
 )
-def test_what_a_network_holds_and_does_not_store_is_there_after_loading(timm, tmp_path, name, options):
+def test_load_model_restores_buffers_that_a_timm_state_dict_omits(timm, tmp_path, name, options):
     backbone = build(f"timm:{name}", 8, **options).eval()
     assert {key for key, _ in backbone.named_buffers()} - backbone.state_dict().keys()
     save_model(tmp_path, backbone, ModelCard(f"timm:{name}", 8, options))
@@ -92,7 +92,7 @@ def test_what_a_network_holds_and_does_not_store_is_there_after_loading(timm, tm
     assert Embedder.load(tmp_path).dim == 8
 
 
-def test_options_reach_the_model(timm):
+def test_Timm_passes_options_to_the_model(timm):
     assert build(SMALL, 8, drop_rate=0.25).network.drop_rate == 0.25
 
 
@@ -110,17 +110,17 @@ def test_options_reach_the_model(timm):
         ("hrnet_w18_small", {}, "does not take pictures of 112×112"),
     ],
 )
-def test_what_is_refused(timm, name, options, words):
+def test_Timm_refuses_unusable_models_and_options(timm, name, options, words):
     with pytest.raises(ConfigError, match=words):
         build(f"timm:{name}", 8, **options)
 
 
-def test_size_of_the_embedding(timm):
+def test_Timm_refuses_an_embedding_dim_below_1(timm):
     with pytest.raises(ConfigError, match="embedding_dim must be at least 1, got 0"):
         build(SMALL, 0)
 
 
-def test_without_timm(monkeypatch):
+def test_Timm_names_the_extra_if_timm_is_missing(monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'vplface\[timm\]'"):
         build("timm:resnet18")
@@ -141,7 +141,7 @@ def test_without_timm(monkeypatch):
         ),
     ],
 )
-def test_timm_that_cannot_be_imported(tmp_path, monkeypatch, content, expected, words):
+def test_Timm_says_why_timm_cannot_be_imported(tmp_path, monkeypatch, content, expected, words):
     (tmp_path / "timm.py").write_text(content, "utf-8")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "timm", raising=False)
@@ -149,14 +149,14 @@ def test_timm_that_cannot_be_imported(tmp_path, monkeypatch, content, expected, 
         build("timm:resnet18")
 
 
-def test_plans_count_it(timm):
+def test_network_of_counts_a_timm_backbone(timm):
     network, backbone = network_of(SMALL, 24, 2, "bfloat16"), build(SMALL, 24)
     assert network.parameters == sum(p.numel() for p in backbone.parameters())
     assert network.activation_bytes > 0
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
-def test_weights_of_timm_load_without_their_classifier(timm, tmp_path, suffix):
+def test_load_weights_loads_timm_weights_without_their_classifier(timm, tmp_path, suffix):
     theirs = timm.create_model("deit_tiny_distilled_patch16_224", pretrained=False, num_classes=5, img_size=112)
     save = save_file if suffix == ".safetensors" else torch.save
     save(theirs.state_dict(), tmp_path / f"model{suffix}")
@@ -168,14 +168,14 @@ def test_weights_of_timm_load_without_their_classifier(timm, tmp_path, suffix):
     assert backbone.embedding.weight.equal(before)
 
 
-def test_weights_of_a_whole_backbone_load(timm, tmp_path):
+def test_load_timm_loads_the_weights_of_a_whole_backbone(timm, tmp_path):
     source, backbone = build(SMALL, 8), build(SMALL, 8)
     save_file(source.state_dict(), tmp_path / "model.safetensors")
     load_timm(backbone, tmp_path / "model.safetensors")
     assert backbone.embedding.weight.equal(source.embedding.weight)
 
 
-def test_weights_of_another_size_or_model_change_nothing(timm, tmp_path):
+def test_load_timm_refuses_weights_of_another_size_or_model(timm, tmp_path):
     theirs = timm.create_model("vit_tiny_patch16_224", pretrained=False)
     torch.save(theirs.state_dict(), tmp_path / "large.pth")
     backbone = build("timm:vit_tiny_patch16_224", 8)
@@ -188,7 +188,7 @@ def test_weights_of_another_size_or_model_change_nothing(timm, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_model_is_saved_loaded_and_exported(timm, tmp_path):
+def test_Timm_is_saved_loaded_and_exported_to_ONNX(timm, tmp_path):
     torch.manual_seed(0)
     backbone = build(SMALL, 8, drop_rate=0.1)
     backbone(torch.rand(4, 3, 112, 112))  # moves the statistics
@@ -207,7 +207,7 @@ def test_a_model_is_saved_loaded_and_exported(timm, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_run(timm, tmp_path, monkeypatch):
+def test_vplface_train_and_plan_accept_a_timm_backbone(timm, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     recipe = [
         "quickstart",

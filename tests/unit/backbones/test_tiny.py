@@ -1,4 +1,4 @@
-"""The laptop network: shapes, what its options promise, and that both variants learn."""
+"""The laptop network: shapes, effects of its options, and training of both variants."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def reference(state: dict[str, Tensor], x: Tensor) -> Tensor:
     return (x - mean) / (var + 1e-5).sqrt() * state["embedding_norm.weight"] + state["embedding_norm.bias"]
 
 
-def test_forward_equals_one_written_from_the_parameters() -> None:
+def test_Tiny_forward_equals_a_functional_reference() -> None:
     torch.manual_seed(0)
     network = Tiny(embedding_dim=24, width=8, dropout=0.5).double()
     with torch.no_grad():
@@ -54,7 +54,7 @@ def test_forward_equals_one_written_from_the_parameters() -> None:
 
 @pytest.mark.parametrize("norm", ["batch", "none"])
 @pytest.mark.parametrize(("embedding_dim", "width"), [(128, 16), (64, 5)])
-def test_shape_and_memory_format_do_not_matter(norm: str, embedding_dim: int, width: int) -> None:
+def test_Tiny_gives_the_requested_embedding_dim_in_any_memory_format(norm: str, embedding_dim: int, width: int) -> None:
     network = Tiny(embedding_dim, width, norm=norm).eval()
     x = pictures(2)
     plain = network(x)
@@ -71,7 +71,7 @@ def nonzero_gains(network: Tiny) -> Tiny:
 
 
 @pytest.mark.parametrize("norm", ["batch", "none"])
-def test_only_without_norm_is_the_batch_gradient_the_sum_of_the_pictures(norm: str) -> None:
+def test_Tiny_batch_gradient_is_the_sum_over_pictures_only_without_norm(norm: str) -> None:
     torch.manual_seed(0)
     network = nonzero_gains(Tiny(embedding_dim=8, width=4, norm=norm).double())
     x = pictures(4).double()
@@ -86,13 +86,13 @@ def test_only_without_norm_is_the_batch_gradient_the_sum_of_the_pictures(norm: s
     assert torch.allclose(together, halves, rtol=1e-9, atol=1e-12) == (norm == "none")
 
 
-def test_without_norm_there_are_no_batch_statistics() -> None:
+def test_Tiny_without_norm_has_no_batch_statistics() -> None:
     network = Tiny(width=8, norm="none")
     assert list(network.buffers()) == []
     assert not any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in network.modules())
 
 
-def test_dropout_acts_in_training_alone() -> None:
+def test_Tiny_dropout_acts_only_in_training() -> None:
     network = Tiny(width=8, norm="none", dropout=0.5)
     x = pictures(2)
     assert not torch.equal(network(x), network(x))
@@ -101,7 +101,7 @@ def test_dropout_acts_in_training_alone() -> None:
 
 
 @pytest.mark.parametrize("norm", ["batch", "none"])
-def test_learns_to_tell_patterns_apart(norm: str) -> None:
+def test_Tiny_learns_to_distinguish_patterns(norm: str) -> None:
     torch.manual_seed(0)
     patterns, noise = pictures(8, seed=1), torch.Generator().manual_seed(2)
     network = Tiny(embedding_dim=32, width=8, norm=norm)
@@ -132,12 +132,12 @@ def test_learns_to_tell_patterns_apart(norm: str) -> None:
         ({"dropout": 1.0}, r"dropout must lie in \[0, 1\), got 1.0"),
     ],
 )
-def test_senseless_options_are_refused(options: dict[str, object], message: str) -> None:
+def test_Tiny_refuses_invalid_options(options: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Tiny(**options)  # type: ignore[arg-type]
 
 
-def test_embeddings_are_float32_under_autocast():
+def test_Tiny_returns_float32_embeddings_under_autocast():
     network = Tiny(embedding_dim=8, width=8)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         embedding = network(torch.randn(2, 3, 112, 112))

@@ -133,7 +133,7 @@ def pictures(count=2, dtype=torch.float64, seed=1):
 
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("dim", [512, 37])
-def test_names_shapes_and_order_are_the_published_ones(name, dim):
+def test_ViT_has_the_published_parameters_and_settings(name, dim):
     with torch.device("meta"):
         backbone = build(name, dim)
     width, depth, drop_path, kept = NETWORKS[name]
@@ -148,7 +148,7 @@ def test_names_shapes_and_order_are_the_published_ones(name, dim):
 
 
 @pytest.mark.parametrize("name", ["vit_t", "vit_t_dp005_mask0"])
-def test_output_is_that_of_the_functional_forward(name):
+def test_ViT_forward_equals_a_functional_reference(name):
     backbone = randomised(build(name, 64).double())
     with torch.inference_mode():
         ours = backbone(pictures())
@@ -159,13 +159,13 @@ def test_output_is_that_of_the_functional_forward(name):
 
 
 @pytest.mark.slow
-def test_gradients_are_those_of_the_functional_forward():
+def test_ViT_gradients_equal_those_of_a_functional_reference():
     backbone = randomised(build("vit_t", 16).double())
     backbone(pictures(1)).square().sum().backward()
     leaves = {name: tensor.clone().requires_grad_(tensor.is_floating_point()) for name, tensor in named(backbone)}
     functional_forward(leaves, 12, pictures(1)).square().sum().backward()
     for name, parameter in backbone.named_parameters():
-        if name == "mask_token":  # of no use in evaluation
+        if name == "mask_token":  # not used in evaluation mode
             assert parameter.grad is None
         else:
             torch.testing.assert_close(parameter.grad, leaves[name].grad, rtol=1e-8, atol=1e-10, msg=name)
@@ -175,7 +175,7 @@ def named(backbone):
     return [(name, tensor.detach()) for name, tensor in backbone.state_dict().items()]
 
 
-def test_the_last_four_rows_and_columns_are_not_seen():
+def test_ViT_ignores_the_last_four_rows_and_columns():
     backbone, x = randomised(build("vit_t", 8)), pictures(1, torch.float32)
     hidden = x.clone()
     hidden[:, :, 108:], hidden[:, :, :, 108:] = 5, 5
@@ -185,8 +185,8 @@ def test_the_last_four_rows_and_columns_are_not_seen():
         assert not backbone(x).equal(backbone(hidden))
 
 
-def test_masked_tokens_stay_out_of_the_blocks_and_become_the_mask_token(monkeypatch):
-    """The same draw replayed in functions: 129 of 144 tokens, of each picture others, go through the blocks."""
+def test_ViT_masked_tokens_skip_the_blocks_and_become_the_mask_token(monkeypatch):
+    """The same draw in functions: 129 of 144 tokens, different ones for each picture, pass through the blocks."""
     backbone = randomised(build("vit_t", 16, drop_path=0.0).double()).train()
     x, noise = pictures(3), torch.rand(3, 144, generator=torch.Generator().manual_seed(5))
     monkeypatch.setattr(torch, "rand", lambda *_args, **_options: noise)
@@ -204,7 +204,7 @@ def test_masked_tokens_stay_out_of_the_blocks_and_become_the_mask_token(monkeypa
     assert backbone.mask_token.grad.abs().max() > 0
 
 
-def test_without_masking_every_trained_parameter_has_a_gradient():
+def test_ViT_without_masking_gives_every_trained_parameter_a_gradient():
     backbone = build("vit_t_dp005_mask0", 8)  # DistributedDataParallel asks for it
     backbone(pictures(2, torch.float32)).square().sum().backward()
     without = [name for name, p in backbone.named_parameters() if p.requires_grad and p.grad is None]
@@ -212,7 +212,7 @@ def test_without_masking_every_trained_parameter_has_a_gradient():
 
 
 @pytest.mark.parametrize("options", [{"drop_path": 0.5, "mask_ratio": 0.0}, {"drop_path": 0.0, "mask_ratio": 0.3}])
-def test_chance_in_training_alone(options):
+def test_ViT_drop_path_and_mask_ratio_act_only_in_training(options):
     backbone, x = randomised(build("vit_t", 8, **options)), pictures(2, torch.float32)
     with torch.no_grad():
         assert backbone(x).equal(backbone(x))
@@ -224,7 +224,7 @@ def test_chance_in_training_alone(options):
         assert first.equal(backbone(x))
 
 
-def test_dropped_branches_keep_their_mean():
+def test_ViT_drop_path_keeps_the_mean_of_a_branch():
     """A branch of ones is 0 or 1/(1 − p), with probability p and 1 − p, for a whole picture."""
     torch.manual_seed(0)
     block = build("vit_t", 8, drop_path=0.3).blocks[-1]
@@ -235,7 +235,7 @@ def test_dropped_branches_keep_their_mean():
     assert (dropped > 0).float().mean() == pytest.approx(0.7, abs=0.015)  # over four standard errors
 
 
-def test_recomputing_changes_no_gradient():
+def test_ViT_recompute_changes_no_gradient():
     gradients = []
     for recompute in (False, True):
         torch.manual_seed(0)
@@ -246,7 +246,7 @@ def test_recomputing_changes_no_gradient():
         torch.testing.assert_close(again, plain, rtol=1e-4, atol=1e-6)
 
 
-def test_bf16_autocast_keeps_the_residual_stream_and_the_embedding_in_float32():
+def test_ViT_under_bf16_autocast_keeps_residual_stream_and_embedding_in_float32():
     backbone, x = randomised(build("vit_t", 32)), pictures(2, torch.float32)
     seen = []
     backbone.blocks[3].register_forward_hook(lambda _module, _inputs, output: seen.append(output.dtype))
@@ -262,7 +262,7 @@ def test_bf16_autocast_keeps_the_residual_stream_and_the_embedding_in_float32():
 
 
 @pytest.mark.slow
-def test_a_model_is_saved_loaded_and_exported(tmp_path, monkeypatch):
+def test_ViT_is_saved_loaded_and_exported_to_ONNX(tmp_path, monkeypatch):
     pytest.importorskip("onnxscript", reason="needs the extra onnx")
     monkeypatch.setitem(BACKBONES, "vit_x", partial(ViT, 32, 2))
     options = {"drop_path": 0.2, "mask_ratio": 0.5}
@@ -272,14 +272,14 @@ def test_a_model_is_saved_loaded_and_exported(tmp_path, monkeypatch):
     assert export(tmp_path, tmp_path / "model.onnx").parity < 1e-4
 
 
-def test_a_token_is_always_left():
+def test_ViT_keeps_at_least_one_token():
     backbone = build("vit_t", 8, mask_ratio=0.999)
     assert backbone.num_kept == 1
     assert backbone(pictures(2, torch.float32)).isfinite().all()
 
 
 @pytest.mark.parametrize("option", ["drop_path", "mask_ratio"])
-def test_shares_outside_their_range_are_refused(option):
+def test_ViT_refuses_drop_path_and_mask_ratio_out_of_range(option):
     for value in (-0.1, 1.0):
         with pytest.raises(ConfigError, match=rf"{option} must lie in \[0, 1\), got {value}"):
             build("vit_t", 8, **{option: value})

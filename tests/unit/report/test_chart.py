@@ -12,13 +12,13 @@ from vplface.report.chart import Chart, Scale, short, span
 finite = st.floats(-1e6, 1e6)
 
 
-def test_a_scale_goes_through_its_ends_and_its_logarithm_through_the_middle() -> None:
+def test_Scale_maps_its_ends_and_the_logarithmic_middle() -> None:
     np.testing.assert_allclose(Scale(2.0, 4.0, 100.0, 0.0)(np.array([2.0, 2.5, 4.0, 9.0])), [100.0, 75.0, 0.0, 0.0])
     np.testing.assert_allclose(Scale(1e-4, 1.0, 0.0, 80.0, log=True)(np.array([0.0, 1e-4, 1e-2, 1.0])), [0, 0, 40, 80])
 
 
 @given(low=finite, width=st.floats(1e-3, 1e6))
-def test_ticks_are_few_evenly_spaced_and_inside(low: float, width: float) -> None:
+def test_Scale_ticks_are_few_evenly_spaced_and_inside(low: float, width: float) -> None:
     scale = Scale(low, low + width)
     ticks = scale.ticks()
     assert 2 <= len(ticks) <= 7
@@ -27,7 +27,7 @@ def test_ticks_are_few_evenly_spaced_and_inside(low: float, width: float) -> Non
 
 
 @given(values=st.lists(st.one_of(finite, st.just(float("nan")), st.just(float("inf"))), max_size=8), zero=st.booleans())
-def test_a_span_is_never_empty_and_holds_the_finite_values(values: list[float], zero: bool) -> None:
+def test_span_is_never_empty_and_contains_the_finite_values(values: list[float], zero: bool) -> None:
     low, high = span([np.array(values)], at_zero=zero)
     assert low < high
     assert all(low <= value <= high for value in values if np.isfinite(value))
@@ -45,11 +45,11 @@ def test_a_span_is_never_empty_and_holds_the_finite_values(values: list[float], 
         (1234, {}, "1234"),
     ],
 )
-def test_short_numbers(value: float, options: dict[str, bool], text: str) -> None:
+def test_short_formats_percentages_powers_and_thousands(value: float, options: dict[str, bool], text: str) -> None:
     assert short(value, **options) == text
 
 
-def test_a_line_breaks_at_nan() -> None:
+def test_Chart_line_breaks_at_nan() -> None:
     chart = Chart(Scale(0.0, 4.0), Scale(0.0, 1.0), "step", "a chart")
     chart.line(np.arange(5.0), np.array([0.0, 1.0, np.nan, 0.5, 1.0]), 0)
     path = re.search(r'class="line arm0" d="([^"]+)"', chart.svg())
@@ -57,7 +57,7 @@ def test_a_line_breaks_at_nan() -> None:
     assert [re.sub(r"[^ML]", "", part) for part in [path[1]]] == ["MLML"]
 
 
-def test_end_labels_keep_their_distance() -> None:
+def test_Chart_line_end_labels_do_not_overlap() -> None:
     chart = Chart(Scale(0.0, 1.0), Scale(0.0, 1.0), "step", "a chart")
     for arm in range(3):
         chart.line(np.array([0.0, 1.0]), np.array([0.5, 0.5]), arm, end=True)

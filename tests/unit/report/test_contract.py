@@ -1,4 +1,4 @@
-"""Files of a run and of an evaluation, as their writers write them and the report reads them."""
+"""Files of evaluations and comparisons, from their writers to the report."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def evaluated(noise: float) -> dict[str, Evaluation]:
 
 
 @pytest.mark.parametrize(("noise", "told"), [(0.9, "cannot be told apart"), (2.6, "plain is ahead by")])
-def test_evaluations_and_their_comparison_make_a_page(tmp_path: Path, noise: float, told: str) -> None:
+def test_write_report_reads_evaluations_and_their_comparison(tmp_path: Path, noise: float, told: str) -> None:
     arms = {"plain": evaluated(0.9), "vpl": evaluated(noise)}
     for name, sets in arms.items():
         (tmp_path / name).mkdir()

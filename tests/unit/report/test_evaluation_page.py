@@ -1,4 +1,4 @@
-"""Pages about evaluations: what they show, what they say of two models, and that half of it is no crash."""
+"""Pages about evaluations: their parts, the verdict on several models, and damaged evaluations."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def written(path: Path, *arguments: Any, **options: Any) -> tuple[str, str]:
     return sentence, (path / "page.html").read_text(encoding="utf-8")
 
 
-def test_one_model_with_everything(tmp_path: Path) -> None:
+def test_write_evaluation_shows_every_part_of_one_model(tmp_path: Path) -> None:
     sentence, text = written(tmp_path, [record("net")], "A title", picture_of=picture)
     assert sentence.replace("\N{NO-BREAK SPACE}", " ") == (
         "net reaches 95.0 % accuracy (95 % interval 93.0 to 97.0) on IJB."
@@ -93,7 +93,7 @@ def test_one_model_with_everything(tmp_path: Path) -> None:
     assert not re.search(r"https?://|url\((?!#|data:)", text)
 
 
-def test_the_bars_of_the_folds_are_errors_from_zero(tmp_path: Path) -> None:
+def test_write_evaluation_draws_fold_errors_as_bars_from_zero(tmp_path: Path) -> None:
     _, text = written(tmp_path, [record("net")], "A title")
     chart = text.partition("Errors per fold")[2].partition("</svg>")[0]
     paths = re.findall(r'class="hill arm0" d="(M[^"]+Z)"', chart)
@@ -108,7 +108,7 @@ def difference(value: float, low: float, high: float) -> dict[str, Any]:
     return {"difference": value, "ci95": [low, high], "distinguishable": low > 0 or high < 0}
 
 
-def test_a_lower_error_is_ahead(tmp_path: Path) -> None:
+def test_write_evaluation_says_that_the_lower_error_is_ahead(tmp_path: Path) -> None:
     metrics = EVALUATION["metrics"] | {"eer": {"value": 0.01, "ci95": [0.005, 0.02], "threshold": 0.3}}
     comparison = {"IJB": {"accuracy": difference(0.0, -0.01, 0.01), "eer": difference(-0.03, -0.04, -0.02)}}
     sentence, _ = written(tmp_path, [record("old"), record("new", metrics=metrics)], "A title", [comparison])
@@ -118,7 +118,7 @@ def test_a_lower_error_is_ahead(tmp_path: Path) -> None:
     )
 
 
-def test_an_interval_that_holds_0_tells_nobody_apart(tmp_path: Path) -> None:
+def test_write_evaluation_names_no_winner_if_the_interval_contains_0(tmp_path: Path) -> None:
     entry = difference(0.0, -0.004, 0.004) | {"mcnemar": {"only_first": 3, "only_second": 5, "p": 0.7265625}}
     sentence, text = written(tmp_path, [record("old"), record("new")], "A title", [{"IJB": {"accuracy": entry}}])
     assert "old and new cannot be told apart" in sentence
@@ -127,7 +127,7 @@ def test_an_interval_that_holds_0_tells_nobody_apart(tmp_path: Path) -> None:
     assert "p = 0.73" in text
 
 
-def test_three_models_are_each_compared_with_the_first(tmp_path: Path) -> None:
+def test_write_evaluation_compares_each_further_model_with_the_first(tmp_path: Path) -> None:
     comparisons = [{"IJB": {"accuracy": difference(0.0, -0.01, 0.01)}} for _ in range(2)]
     sentence, text = written(tmp_path, [record("a"), record("b"), record("c")], "A title", comparisons)
     assert "a and b cannot be told apart" in sentence
@@ -140,12 +140,12 @@ def test_three_models_are_each_compared_with_the_first(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("part", ["curves", "worst", "groups", "metrics"])
 @pytest.mark.parametrize("damaged", [{}, None, [1], {"roc": 3, "cmc": {"rank": [1]}, "at": {"far=1": 7}, "genuine": 4}])
-def test_half_an_evaluation_is_no_crash(tmp_path: Path, part: str, damaged: Any) -> None:
+def test_write_evaluation_accepts_a_damaged_evaluation(tmp_path: Path, part: str, damaged: Any) -> None:
     _, text = written(tmp_path, [record("net", **{part: damaged})], "A title", picture_of=picture)
     assert "</html>" in text
 
 
-def test_no_error_at_all_is_no_crash(tmp_path: Path) -> None:
+def test_write_evaluation_omits_the_DET_curve_if_there_are_no_errors(tmp_path: Path) -> None:
     curves = EVALUATION["curves"] | {"roc": {"far": [0.0, 1.0], "tar": [1.0, 1.0]}}
     metrics = {"accuracy": {"value": 1.0, "ci95": [0.9, 1.0], "per_fold": [1.0, 1.0], "threshold": 0.3}}
     _, text = written(tmp_path, [record("net", curves=curves, metrics=metrics)], "A title")

@@ -1,9 +1,9 @@
-"""Elements of pages: names are text, and control characters in them are written out."""
+"""Elements of pages: text is escaped, and control characters are written out."""
 
 from vplface.report.markup import Markup, join, tag
 
 
-def test_names_are_escaped_and_their_control_characters_written_out() -> None:
+def test_join_and_tag_escape_text_and_write_out_control_characters() -> None:
     name = "<b>\x1b[31m\x9b\u202e\0&"
     shown = "&lt;b&gt;\\x1b[31m\\x9b\\u202e\\x00&amp;"
     assert join(name, [name, None]) == shown + shown

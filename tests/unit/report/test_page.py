@@ -57,7 +57,7 @@ def noise(set_name: str, name: str) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (112, 112, 3), dtype=np.uint8)
 
 
-def test_a_study_has_every_part(study: list[Path], tmp_path: Path) -> None:
+def test_write_report_of_a_study_has_every_part(study: list[Path], tmp_path: Path) -> None:
     page = page_of(tmp_path / "report.html", [read_run(folder) for folder in study], picture_of=noise)
     for heading in (
         "Results",
@@ -93,7 +93,7 @@ def test_a_study_has_every_part(study: list[Path], tmp_path: Path) -> None:
     assert len(differing) == 5  # variational, and its four options
 
 
-def test_the_page_is_self_contained_and_small(study: list[Path], tmp_path: Path) -> None:
+def test_write_report_page_is_self_contained_and_small(study: list[Path], tmp_path: Path) -> None:
     path = tmp_path / "report.html"
     page = page_of(path, [read_run(folder) for folder in study], picture_of=noise)
     assert path.stat().st_size < 3_000_000
@@ -108,7 +108,7 @@ def test_the_page_is_self_contained_and_small(study: list[Path], tmp_path: Path)
     assert not re.search(r"https?://|@import", text)
 
 
-def test_pictures_are_left_out_before_the_page_grows_too_large(
+def test_write_report_omits_pictures_beyond_PICTURE_BYTES(
     study: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(faces, "PICTURE_BYTES", 60_000)
@@ -120,7 +120,7 @@ def test_pictures_are_left_out_before_the_page_grows_too_large(
     assert "Galina_Petrova/Galina_Petrova_0001.jpg" in page.text
 
 
-def test_pictures_are_shown_in_their_colours(vpl_run: Path, tmp_path: Path) -> None:
+def test_write_report_shows_pictures_in_their_colours(vpl_run: Path, tmp_path: Path) -> None:
     import base64
 
     import cv2
@@ -135,13 +135,13 @@ def test_pictures_are_shown_in_their_colours(vpl_run: Path, tmp_path: Path) -> N
     np.testing.assert_allclose(shown.reshape(-1, 3).mean(axis=0), [220, 0, 0], atol=3)
 
 
-def test_a_picture_that_cannot_be_had_is_said_to_be_absent(vpl_run: Path, tmp_path: Path) -> None:
+def test_write_report_says_that_a_picture_is_missing(vpl_run: Path, tmp_path: Path) -> None:
     page = page_of(tmp_path / "report.html", [read_run(vpl_run)], picture_of=lambda set_name, name: None)
     assert page.count("img") == 0
     assert "no picture" in page.text
 
 
-def test_names_are_text_whatever_they_hold(study: list[Path], tmp_path: Path) -> None:
+def test_write_report_escapes_every_name(study: list[Path], tmp_path: Path) -> None:
     folder = study[1]
     evaluation = json.loads((folder / "evaluation.json").read_text())
     entry = evaluation.pop("LFW View 1")
@@ -168,7 +168,7 @@ def test_names_are_text_whatever_they_hold(study: list[Path], tmp_path: Path) ->
     assert "<b>run&amp;" in page.text
 
 
-def test_no_script_but_the_page_s_own_may_run(vpl_run: Path, tmp_path: Path) -> None:
+def test_write_report_policy_allows_only_its_own_script(vpl_run: Path, tmp_path: Path) -> None:
     import base64
     import hashlib
 
@@ -184,7 +184,7 @@ def test_no_script_but_the_page_s_own_may_run(vpl_run: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("kept", REPORTED)
-def test_any_part_alone_makes_a_page(vpl_run: Path, tmp_path: Path, kept: str) -> None:
+def test_write_report_accepts_a_run_with_any_single_file(vpl_run: Path, tmp_path: Path, kept: str) -> None:
     alone = tmp_path / "alone"
     (alone / kept).parent.mkdir(parents=True)
     if not (vpl_run / kept).exists():
@@ -212,7 +212,7 @@ def test_any_part_alone_makes_a_page(vpl_run: Path, tmp_path: Path, kept: str) -
         {"worst": {"genuine": [{"left": "a.jpg", "right": "b.jpg", "similarity": None}]}},
     ],
 )
-def test_half_an_evaluation_is_no_crash(tmp_path: Path, evaluation: dict[str, Any]) -> None:
+def test_write_report_accepts_incomplete_evaluations(tmp_path: Path, evaluation: dict[str, Any]) -> None:
     run = RunRecord(tmp_path, "run", evaluations={"LFW": evaluation})
     path = tmp_path / "report.html"
     page = page_of(path, [run, run], picture_of=noise)
@@ -223,7 +223,9 @@ def test_half_an_evaluation_is_no_crash(tmp_path: Path, evaluation: dict[str, An
 @pytest.mark.parametrize(
     "values", [[], [None], [float("nan")], [2.0], [2.0, float("nan"), float("inf"), 1.0], [0.0, 0.0]]
 )
-def test_any_log_makes_curves(tmp_path: Path, values: list[float | None]) -> None:
+def test_write_report_accepts_empty_missing_and_non_finite_logged_values(
+    tmp_path: Path, values: list[float | None]
+) -> None:
     keys = ("loss", "lr", "pictures_per_second", "coverage", "cos_prototype", "cos_memory", "drift", "time")
     lines = [{"step": step} | dict.fromkeys(keys, value) for step, value in enumerate(values)]
     run = RunRecord(tmp_path, "run", training=lines, config={"batch_size": 8})
@@ -232,13 +234,13 @@ def test_any_log_makes_curves(tmp_path: Path, values: list[float | None]) -> Non
     assert not re.search(r"\bnan\b|\binf\b", text)
 
 
-def test_long_logs_are_thinned(tmp_path: Path) -> None:
+def test_write_report_thins_long_logs(tmp_path: Path) -> None:
     lines = [{"step": step, "loss": 1 / (step + 1), "lr": 0.1} for step in range(50_000)]
     page_of(tmp_path / "report.html", [RunRecord(tmp_path, "run", training=lines)])
     assert (tmp_path / "report.html").stat().st_size < 80_000
 
 
-def test_training_time_counts_the_steps_alone(tmp_path: Path) -> None:
+def test_write_report_training_time_counts_only_the_steps(tmp_path: Path) -> None:
     lines = [
         {"step": 100, "pictures_per_second": 100.0, "time": 1e9},
         {"step": 300, "pictures_per_second": 50.0, "time": 1e9 + 99_999},
@@ -250,7 +252,7 @@ def test_training_time_counts_the_steps_alone(tmp_path: Path) -> None:
     assert "\n2 min 40 s\n" in page.text  # 100·32/100 + 200·32/50 seconds
 
 
-def test_the_start_of_injection_is_marked(tmp_path: Path) -> None:
+def test_write_report_marks_the_start_of_injection(tmp_path: Path) -> None:
     lines = [{"step": step, "loss": 1.0} for step in range(0, 1001, 100)]
     config = {"variational": {"start": "2.5 epochs"}}
     run = RunRecord(tmp_path, "run", training=lines, config=config, environment={"steps_per_epoch": 200})
@@ -263,7 +265,7 @@ def test_the_start_of_injection_is_marked(tmp_path: Path) -> None:
     assert float(mark[1]) == pytest.approx((float(axis[1]) + float(axis[2])) / 2, abs=0.1)
 
 
-def test_where_a_rule_decided_its_decision_is_marked(tmp_path: Path) -> None:
+def test_injection_marks_the_lifetime_decided_by_a_rule(tmp_path: Path) -> None:
     lines: list[dict[str, Any]] = [{"step": step, "loss": 1.0} for step in range(0, 1001, 100)]
     lines[4]["begin"] = {"delta_t": 60, "settled": True, "by_drift": True}
     lines[8] |= {"drift_by_lag": {"30": 0.1, "60": 0.2, "90": 0.3, "120": 0.35}, "spread": 0.8}
@@ -283,7 +285,7 @@ def test_where_a_rule_decided_its_decision_is_marked(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("value", [None, 3, "x", {}, {"a": 1}, {"5": None}, {"5": "x"}, {"5": 0.1}])
-def test_any_curve_by_age_is_no_crash(tmp_path: Path, value: object) -> None:
+def test_write_report_accepts_any_value_of_the_curves_by_age(tmp_path: Path, value: object) -> None:
     keys = ("drift_by_lag", "cosine_by_age", "injected_angle", "gradient_norm", "begin", "spread", "nearer_to_memory")
     run = RunRecord(tmp_path, "run", training=[{"step": 1} | dict.fromkeys(keys, value)])
     page_of(tmp_path / "report.html", [run])
@@ -299,15 +301,17 @@ def test_any_curve_by_age_is_no_crash(tmp_path: Path, value: object) -> None:
         ({"name": "several", "count": 4}, "start 0, memory several count 4)"),
     ],
 )
-def test_a_memory_that_is_not_the_papers_is_named(tmp_path: Path, memory: dict[str, object], words: str) -> None:
+def test_write_report_names_a_memory_other_than_the_default(
+    tmp_path: Path, memory: dict[str, object], words: str
+) -> None:
     injection = {"lam": 0.2, "delta_t": 5, "start": 0} | ({"memory": memory} if memory else {})
     run = RunRecord(tmp_path, "run", config={"margin": {"name": "arcface", "scale": 32}, "variational": injection})
     assert f"arcface (scale 32) + VPL (λ 0.2, Δt 5, {words}" in page_of(tmp_path / "report.html", [run]).text
 
 
-def test_cosines_by_age_are_pooled_by_their_samples(tmp_path: Path) -> None:
+def test_injection_weighs_cosines_by_age_with_their_samples(tmp_path: Path) -> None:
     lines = [
-        {"step": 100, "cosine_by_age": {"1": 0.9}, "samples_by_age": {"1": 1000}},  # long ago
+        {"step": 100, "cosine_by_age": {"1": 0.9}, "samples_by_age": {"1": 1000}},  # before the last fifth of the run
         {"step": 900, "cosine_by_age": {"1": 0.2, "5": 0.4}, "samples_by_age": {"1": 1, "5": 2}},
         {"step": 1000, "cosine_by_age": {"1": 0.6}, "samples_by_age": {"1": 3}},
     ]
@@ -316,19 +320,19 @@ def test_cosines_by_age_are_pooled_by_their_samples(tmp_path: Path) -> None:
     assert "run, 5 steps: 0.4<" in str(figure.picture)
 
 
-def test_arms_of_one_name_are_told_apart(tmp_path: Path) -> None:
+def test_write_report_distinguishes_arms_of_equal_name(tmp_path: Path) -> None:
     runs = [RunRecord(tmp_path / seed / "vpl", "vpl") for seed in ("seed0", "seed1", "seed1")]
     page = page_of(tmp_path / "report.html", runs)
     assert "\nseed0/vpl, seed1/vpl, seed1/vpl (2)\n" in page.text.replace(": ", "\n")
 
 
-def test_a_damaged_comparison_is_an_error(study: list[Path], tmp_path: Path) -> None:
+def test_write_report_refuses_a_damaged_comparison(study: list[Path], tmp_path: Path) -> None:
     (study[0].parent / "comparison.json").write_text("{")
     with pytest.raises(DataError, match=r"comparison\.json"):
         write_report(tmp_path / "report.html", [read_run(folder) for folder in study], "A title")
     assert not (tmp_path / "report.html").exists()
 
 
-def test_no_runs_is_a_programming_error(tmp_path: Path) -> None:
+def test_write_report_refuses_an_empty_list_of_runs(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="at least one run"):
         write_report(tmp_path / "report.html", [], "A title")

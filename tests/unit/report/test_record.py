@@ -24,7 +24,7 @@ def write_metrics(folder: Path, text: str) -> Path:
     return folder
 
 
-def test_a_whole_run_is_read(vpl_run: Path) -> None:
+def test_read_run_reads_every_file_of_a_run(vpl_run: Path) -> None:
     run = read_run(vpl_run)
     assert run.name == "vpl-arcface"
     assert run.config["variational"]["lam"] == 0.15
@@ -37,7 +37,7 @@ def test_a_whole_run_is_read(vpl_run: Path) -> None:
     np.testing.assert_allclose(np.linalg.norm(run.sphere.embeddings, axis=1), 1.0)
 
 
-def test_series_skips_absent_values_and_keeps_nan(tmp_path: Path) -> None:
+def test_RunRecord_series_skips_missing_values_and_keeps_nan(tmp_path: Path) -> None:
     lines = '{"step": 1, "loss": 2.0}\n{"step": 2, "loss": null}\n{"step": 3, "loss": NaN}\n{"step": 4}\n'
     run = read_run(write_metrics(tmp_path / "run", lines))
     steps, values = run.series("loss")
@@ -47,20 +47,20 @@ def test_series_skips_absent_values_and_keeps_nan(tmp_path: Path) -> None:
     assert run.last("coverage") is None
 
 
-def test_a_line_that_breaks_off_is_a_killed_run(tmp_path: Path) -> None:
+def test_read_run_marks_a_log_with_a_cut_last_line_as_truncated(tmp_path: Path) -> None:
     run = read_run(write_metrics(tmp_path / "run", '{"step": 1, "loss": 2.0}\n{"step": 2, "lo'))
     assert run.truncated
     assert [line["step"] for line in run.training] == [1]
 
 
 @pytest.mark.parametrize("bad", ['{"step": 2, "lo', "[1, 2]", '{"loss": 3}', '{"step": true}', "\x00"])
-def test_any_other_bad_line_is_an_error_with_its_place(tmp_path: Path, bad: str) -> None:
+def test_read_run_names_the_line_of_any_other_damage_in_the_log(tmp_path: Path, bad: str) -> None:
     folder = write_metrics(tmp_path / "run", f'{{"step": 1}}\n{bad}\n{{"step": 3}}\n')
     with pytest.raises(DataError, match=r"metrics\.jsonl, line 2"):
         read_run(folder)
 
 
-def test_steps_taken_again_after_a_resume_replace_the_old_ones(tmp_path: Path) -> None:
+def test_read_run_replaces_steps_repeated_after_a_resume(tmp_path: Path) -> None:
     logged = [(10, 5.0), (20, 4.0), (30, 3.0), (20, 4.5), (30, 3.5)]
     text = "".join(json.dumps({"step": step, "loss": loss}) + "\n" for step, loss in logged)
     steps, values = read_run(write_metrics(tmp_path / "run", text)).series("loss")
@@ -69,7 +69,7 @@ def test_steps_taken_again_after_a_resume_replace_the_old_ones(tmp_path: Path) -
 
 
 @given(steps=st.lists(st.integers(0, 10**6), min_size=1, max_size=20, unique=True), cut=st.integers(1, 400))
-def test_whatever_a_kill_cuts_off_the_lines_before_it_are_read(
+def test__metrics_reads_the_complete_lines_of_a_log_cut_anywhere(
     tmp_path_factory: pytest.TempPathFactory, steps: list[int], cut: int
 ) -> None:
     steps = sorted(steps)
@@ -87,13 +87,13 @@ def test_whatever_a_kill_cuts_off_the_lines_before_it_are_read(
 
 @pytest.mark.parametrize("name", ["evaluation.json", "environment.json", "config.yaml", "model.json"])
 @pytest.mark.parametrize("content", [b"{", b"[1]", b"\xff\xfe"])
-def test_damaged_files_are_named(vpl_run: Path, name: str, content: bytes) -> None:
+def test_read_run_names_a_damaged_file(vpl_run: Path, name: str, content: bytes) -> None:
     (vpl_run / name).write_bytes(content)
     with pytest.raises(DataError, match=name):
         read_run(vpl_run)
 
 
-def test_a_folder_without_a_run_is_an_error(tmp_path: Path) -> None:
+def test_read_run_refuses_a_folder_without_a_run(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such run folder"):
         read_run(tmp_path / "nowhere")
     with pytest.raises(DataError, match=r"not a run folder.*give the folder that `vplface train` wrote"):
@@ -112,7 +112,7 @@ def test_a_folder_without_a_run_is_an_error(tmp_path: Path) -> None:
         ({"labels": np.full(440, 99)}, "'labels' must lie in 0 … 10"),
     ],
 )
-def test_a_sphere_that_does_not_fit_together_is_an_error(
+def test_read_run_refuses_sphere_arrays_that_do_not_fit_together(
     vpl_run: Path, change: dict[str, np.ndarray | None], message: str
 ) -> None:
     path = vpl_run / "sphere.npz"
@@ -123,14 +123,14 @@ def test_a_sphere_that_does_not_fit_together_is_an_error(
         read_run(vpl_run)
 
 
-def test_a_torn_sphere_is_an_error(vpl_run: Path) -> None:
+def test_read_run_refuses_a_truncated_sphere_file(vpl_run: Path) -> None:
     path = vpl_run / "sphere.npz"
     path.write_bytes(path.read_bytes()[:500])
     with pytest.raises(DataError, match=r"sphere\.npz: not an npy or npz file, or damaged"):
         read_run(vpl_run)
 
 
-def test_a_comparison_is_that_of_the_folder_which_holds_all_arms(study: list[Path], tmp_path: Path) -> None:
+def test_read_comparison_reads_the_folder_that_holds_all_arms(study: list[Path], tmp_path: Path) -> None:
     runs = [read_run(folder) for folder in study]
     assert set(read_comparison(runs)) == {"synthetic held-out people", "LFW View 1"}
     assert read_comparison(runs[:1]) == {}
@@ -140,7 +140,7 @@ def test_a_comparison_is_that_of_the_folder_which_holds_all_arms(study: list[Pat
 
 
 @pytest.mark.slow
-def test_digests_are_of_what_was_read_though_training_goes_on(vpl_run: Path, tmp_path: Path, monkeypatch) -> None:
+def test_read_run_hashes_the_bytes_it_read_while_training_goes_on(vpl_run: Path, tmp_path: Path, monkeypatch) -> None:
     run = tmp_path / "run"
     shutil.copytree(vpl_run, run)
     save_model(run, build("tiny", 16, width=8), ModelCard("tiny", 16, {"width": 8}, step=1))

@@ -18,7 +18,7 @@ def direction(rng: np.random.Generator) -> np.ndarray:
 
 
 @given(seed=st.integers(0, 2**32 - 1))
-def test_a_geodesic_is_the_great_circle_at_even_speed(seed: int) -> None:
+def test_geodesic_is_the_great_circle_at_constant_speed(seed: int) -> None:
     rng = np.random.default_rng(seed)
     start, end = direction(rng), direction(rng)
     arc = geodesic(start, end, 8)
@@ -28,13 +28,13 @@ def test_a_geodesic_is_the_great_circle_at_even_speed(seed: int) -> None:
     np.testing.assert_allclose(steps, np.arccos(start @ end) / 8, atol=1e-6)
 
 
-def test_a_geodesic_of_no_length_stays() -> None:
+def test_geodesic_of_equal_ends_stays_in_place() -> None:
     point = np.array([0.0, 0.6, 0.8])
     np.testing.assert_allclose(geodesic(point, point, 3), np.tile(point, (4, 1)))
 
 
 @given(seed=st.integers(0, 2**32 - 1))
-def test_unrolling_keeps_angles_from_the_centre_and_between_directions(seed: int) -> None:
+def test_unrolled_keeps_angles_from_the_centre_and_between_directions(seed: int) -> None:
     rng = np.random.default_rng(seed)
     centre = direction(rng)
     points = np.stack([direction(rng) for _ in range(5)])
@@ -46,7 +46,7 @@ def test_unrolling_keeps_angles_from_the_centre_and_between_directions(seed: int
     np.testing.assert_allclose(bearing @ bearing.T, tangent @ tangent.T, atol=1e-7)
 
 
-def test_the_spread_holds_two_thirds_of_a_cloud() -> None:
+def test_spread_contains_two_thirds_of_a_cloud() -> None:
     rng = np.random.default_rng(0)
     cloud = np.array([0.0, 0.0, 1.0]) + rng.normal(size=(4000, 3)) * (0.12, 0.05, 0.0)
     cloud /= np.linalg.norm(cloud, axis=1, keepdims=True)
@@ -61,13 +61,13 @@ def test_the_spread_holds_two_thirds_of_a_cloud() -> None:
     assert inside.mean() == pytest.approx(1 - np.exp(-(1.5**2) / 2), abs=0.02)
 
 
-def test_no_outline_for_two_points_nor_for_a_class_all_over_the_globe() -> None:
+def test_spread_is_none_for_two_points_and_for_a_class_all_over_the_sphere() -> None:
     rng = np.random.default_rng(0)
     assert spread(np.eye(3)[:2]) is None
     assert spread(np.stack([direction(rng) for _ in range(200)])) is None
 
 
-def test_the_view_is_a_rotation_towards_the_prototypes(sphere: Sphere) -> None:
+def test_viewpoint_is_a_rotation_towards_the_prototypes(sphere: Sphere) -> None:
     crowded = replace(sphere, prototypes=np.tile([0.6, 0.0, 0.8], (11, 1)), memory=np.tile([0.6, 0.0, 0.8], (11, 1)))
     view = viewpoint(crowded)
     np.testing.assert_allclose(view @ view.T, np.eye(3), atol=1e-12)
@@ -75,7 +75,7 @@ def test_the_view_is_a_rotation_towards_the_prototypes(sphere: Sphere) -> None:
     assert view[2] @ [0.6, 0.0, 0.8] > 0.99
 
 
-def test_marks_stand_where_the_projection_puts_them(sphere: Sphere) -> None:
+def test_pictures_draws_prototypes_at_their_projection(sphere: Sphere) -> None:
     point = pictures(sphere)[0].picture
     view = viewpoint(sphere)
     found = re.findall(
@@ -89,7 +89,7 @@ def test_marks_stand_where_the_projection_puts_them(sphere: Sphere) -> None:
         assert bool(back) == (towards < 0)
 
 
-def test_memory_and_draws_are_shown_for_the_living_alone(sphere: Sphere) -> None:
+def test_pictures_draws_only_memories_that_are_alive(sphere: Sphere) -> None:
     alive = int((sphere.timer > 0).sum())
     assert 0 < alive < len(sphere.timer)
     _, distribution, close = pictures(sphere)
@@ -99,13 +99,13 @@ def test_memory_and_draws_are_shown_for_the_living_alone(sphere: Sphere) -> None
     assert close.title == "One class close up"
 
 
-def test_before_the_start_nothing_is_injected(sphere: Sphere) -> None:
+def test_pictures_shows_nothing_injected_before_the_start(sphere: Sphere) -> None:
     dormant = replace(sphere, timer=np.zeros_like(sphere.timer), memory=np.zeros_like(sphere.memory))
     figures = pictures(dormant)
     assert [figure.title for figure in figures] == ["A class is a point", "A class is a distribution"]
     assert 'class="drawn' not in figures[1].picture
 
 
-def test_many_samples_are_thinned(sphere: Sphere) -> None:
+def test_pictures_draws_at_most_SAMPLES_samples(sphere: Sphere) -> None:
     many = replace(sphere, embeddings=np.tile(sphere.embeddings, (5, 1)), labels=np.tile(sphere.labels, 5))
     assert len(re.findall('class="sample hue', pictures(many)[0].picture)) == SAMPLES

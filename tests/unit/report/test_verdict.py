@@ -22,7 +22,7 @@ def judged(
     return verdict(runs, used).replace("\N{NO-BREAK SPACE}", " "), notes
 
 
-def test_an_interval_that_contains_0_tells_nobody_apart() -> None:
+def test_verdict_names_no_winner_if_the_interval_contains_0() -> None:
     entry = {"difference": 0.004, "ci95": [-0.002, 0.010], "distinguishable": False}
     sentence, _ = judged({"accuracy": entry}, {"accuracy": 0.90}, {"accuracy": 0.904})
     assert sentence == (
@@ -31,25 +31,25 @@ def test_an_interval_that_contains_0_tells_nobody_apart() -> None:
     )
 
 
-def test_the_interval_decides_even_if_the_file_claims_more() -> None:
+def test_verdict_follows_the_interval_if_the_file_claims_a_difference() -> None:
     entry = {"difference": 0.004, "ci95": [-0.002, 0.010], "distinguishable": True}
     assert "cannot be told apart" in judged({"accuracy": entry}, {"accuracy": 0.90}, {"accuracy": 0.904})[0]
 
 
-def test_a_file_that_claims_less_is_believed() -> None:
+def test_verdict_names_no_winner_if_the_file_says_not_distinguishable() -> None:
     entry = {"difference": 0.02, "ci95": [0.01, 0.03], "distinguishable": False}
     assert "cannot be told apart" in judged({"accuracy": entry}, {"accuracy": 0.90}, {"accuracy": 0.92})[0]
 
 
 @pytest.mark.parametrize(("sign", "winner"), [(1, "vpl"), (-1, "plain")])
-def test_the_arm_ahead_is_named(sign: int, winner: str) -> None:
+def test_verdict_names_the_arm_ahead(sign: int, winner: str) -> None:
     ends = sorted([sign * 0.01, sign * 0.03])
     entry = {"difference": sign * 0.02, "ci95": ends, "distinguishable": True}
     sentence, _ = judged({"accuracy": entry}, {"accuracy": 0.90}, {"accuracy": 0.90 + sign * 0.02})
     assert sentence == f"{winner} is ahead by 2.0 points of accuracy (95 % interval 1.0 to 3.0)."
 
 
-def test_arms_that_win_at_different_things_are_both_named_and_the_rest_left_open() -> None:
+def test_verdict_names_both_arms_if_each_is_ahead_in_another_metric() -> None:
     sentence, _ = judged(
         {
             "tar@far=1e-4": {"difference": 0.01, "ci95": [-0.05, 0.07]},
@@ -66,28 +66,28 @@ def test_arms_that_win_at_different_things_are_both_named_and_the_rest_left_open
     )
 
 
-def test_a_comparison_of_other_seeds_is_not_taken_for_that_of_these() -> None:
+def test_differences_drops_a_comparison_of_other_seeds() -> None:
     entry = {"difference": 0.02, "ci95": [-0.05, 0.09], "distinguishable": False}
     sentence, notes = judged({"accuracy": entry}, {"accuracy": 0.90}, {"accuracy": 0.93})
     assert sentence.startswith("No paired difference of these 2 runs")
     assert "does not belong to these two runs" in notes[0]
 
 
-def test_a_comparison_of_other_runs_or_another_order_names_no_winner() -> None:
+def test_differences_drops_a_comparison_of_other_runs_or_another_order() -> None:
     entry = {"difference": 0.02, "ci95": [0.01, 0.03], "distinguishable": True}
     sentence, notes = judged({"accuracy": entry}, {"accuracy": 0.92}, {"accuracy": 0.90})
     assert "ahead" not in sentence
     assert "does not belong" in notes[0]
 
 
-def test_without_a_comparison_nobody_is_ahead() -> None:
+def test_verdict_names_no_winner_without_a_comparison() -> None:
     runs = [arm("plain", accuracy=0.5), arm("vpl", accuracy=0.99)]
     sentence = verdict(runs, [])
     assert "does not say which is better" in sentence
     assert "ahead" not in sentence
 
 
-def test_two_sets_are_told_one_by_one() -> None:
+def test_verdict_reports_each_set_separately() -> None:
     runs = [arm("plain", accuracy=0.90), arm("vpl", accuracy=0.92)]
     runs = [
         RunRecord(run.folder, run.name, evaluations={"LFW": run.evaluations["LFW"], "AgeDB": run.evaluations["LFW"]})
@@ -101,7 +101,7 @@ def test_two_sets_are_told_one_by_one() -> None:
     )
 
 
-def test_a_single_run_at_chance_is_called_guessing() -> None:
+def test_verdict_says_that_a_run_at_chance_is_guessing() -> None:
     guessing = RunRecord(
         Path("run"), "run", evaluations={"LFW": {"metrics": {"accuracy": {"value": 0.51, "ci95": [0.48, 0.54]}}}}
     )
@@ -110,7 +110,7 @@ def test_a_single_run_at_chance_is_called_guessing() -> None:
 
 
 @pytest.mark.parametrize("entry", [{}, {"difference": None, "ci95": [0, 1]}, {"difference": 0.1, "ci95": [0.1]}, 7])
-def test_half_an_entry_is_no_entry(entry: Any) -> None:
+def test_differences_ignores_incomplete_entries(entry: Any) -> None:
     sentence, _ = judged({"accuracy": entry}, {"accuracy": 0.9}, {"accuracy": 0.9})
     assert "does not say which is better" in sentence
 
