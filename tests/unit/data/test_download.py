@@ -1,4 +1,4 @@
-"""Against a server of our own, on this machine."""
+"""Downloads from a server on this machine."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CONTENT = bytes(range(256)) * 2000
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """``content`` at every path but /gone; ``ranges``: whether it can go on; ``cut``: bytes after which it stops."""
+    """``content`` at every path but /gone; ``ranges``: it serves ranges; ``cut``: bytes after which it stops."""
 
     content = CONTENT
     ranges = True
@@ -83,7 +83,7 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
 
 
-def test_a_file_is_downloaded_once(server, tmp_path):
+def test_fetch_downloads_a_file_once(server, tmp_path):
     file = described(server.url)
     assert fetch(file, tmp_path / "new")
     assert (tmp_path / "new" / "data.bin").read_bytes() == CONTENT
@@ -92,7 +92,7 @@ def test_a_file_is_downloaded_once(server, tmp_path):
     assert server.asked == [None]
 
 
-def test_a_cut_connection_keeps_what_came_and_the_next_call_goes_on(server, tmp_path):
+def test_fetch_keeps_the_received_part_and_resumes_after_a_lost_connection(server, tmp_path):
     server.cut = 100_000
     for come in (100_000, 200_000, 300_000):
         with pytest.raises(
@@ -106,7 +106,7 @@ def test_a_cut_connection_keeps_what_came_and_the_next_call_goes_on(server, tmp_
     assert server.asked == [None, "bytes=100000-", "bytes=200000-", "bytes=300000-"]
 
 
-def test_a_server_that_cannot_go_on_begins_anew(server, tmp_path):
+def test_fetch_restarts_if_the_server_does_not_support_ranges(server, tmp_path):
     (tmp_path / ".data.bin.part").write_bytes(CONTENT[:1000])
     server.ranges = False
     assert fetch(described(server.url), tmp_path)
@@ -114,21 +114,21 @@ def test_a_server_that_cannot_go_on_begins_anew(server, tmp_path):
 
 
 @pytest.mark.parametrize("there", [b"x" * 1000, b"x" * len(CONTENT), b"x" * (len(CONTENT) + 10)])
-def test_what_was_there_before_and_is_wrong_is_thrown_away_once(server, tmp_path, there):
+def test_fetch_discards_a_wrong_partial_file_once(server, tmp_path, there):
     (tmp_path / ".data.bin.part").write_bytes(there)
     assert fetch(described(server.url), tmp_path)
     assert (tmp_path / "data.bin").read_bytes() == CONTENT
     assert len(server.asked) == 2
 
 
-def test_all_was_there_but_the_name(server, tmp_path):
+def test_fetch_renames_a_complete_partial_file_without_a_request(server, tmp_path):
     (tmp_path / ".data.bin.part").write_bytes(CONTENT)
     assert fetch(described(server.url), tmp_path)
     assert (tmp_path / "data.bin").read_bytes() == CONTENT
     assert server.asked == []
 
 
-def test_a_file_with_another_digest_is_not_kept(server, tmp_path):
+def test_fetch_removes_a_file_with_another_digest(server, tmp_path):
     server.content = CONTENT[:-1] + b"x"
     with pytest.raises(DataError, match=r"the file there has another sha256 than .*: damaged or replaced"):
         fetch(described(server.url), tmp_path)
@@ -136,14 +136,14 @@ def test_a_file_with_another_digest_is_not_kept(server, tmp_path):
     assert len(server.asked) == 1
 
 
-def test_the_next_url_is_tried(server, tmp_path):
+def test_fetch_tries_the_next_url(server, tmp_path):
     gone = server.url.replace("/file", "/gone")
     assert fetch(described(gone, server.url), tmp_path)
     with pytest.raises(DataError, match=r"(?s)/gone: the server answers 404 Not Found.*http://127.0.0.1:1/: cannot be"):
         fetch(described(gone, "http://127.0.0.1:1/"), tmp_path / "other")
 
 
-def test_offline_is_said(tmp_path):
+def test_fetch_asks_whether_the_machine_is_online(tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -151,7 +151,7 @@ def test_offline_is_said(tmp_path):
         fetch(described(f"http://127.0.0.1:{port}/x"), tmp_path)
 
 
-def test_a_server_that_says_nothing_is_given_up(monkeypatch, tmp_path):
+def test_fetch_gives_up_on_a_silent_server(monkeypatch, tmp_path):
     monkeypatch.setattr(download, "TIMEOUT", 0.2)
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
@@ -160,7 +160,7 @@ def test_a_server_that_says_nothing_is_given_up(monkeypatch, tmp_path):
             fetch(described(f"http://127.0.0.1:{silent.getsockname()[1]}/x"), tmp_path)
 
 
-def test_a_place_that_cannot_be_written_is_said(server, tmp_path):
+def test_fetch_names_a_folder_that_cannot_be_written(server, tmp_path):
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(DataError, match=r"cannot write .*file.*choose another folder"):
         fetch(described(server.url), tmp_path / "file" / "set")
@@ -181,7 +181,7 @@ def archive(*members: tuple[str, bytes | str]) -> bytes:
     return stored.getvalue()
 
 
-def test_an_archive_becomes_its_folder(server, tmp_path):
+def test_fetch_unpacks_an_archive_to_its_folder(server, tmp_path):
     server.content = archive(("lfw/a/1.jpg", b"one"), ("lfw/b/2.jpg", b"two"))
     file = described(server.url, content=server.content, archive=True)
     assert fetch(file, tmp_path)
@@ -202,7 +202,7 @@ def test_an_archive_becomes_its_folder(server, tmp_path):
         [],
     ],
 )
-def test_an_archive_writes_nothing_elsewhere(server, tmp_path, members):
+def test_fetch_writes_no_archive_member_outside_the_folder(server, tmp_path, members):
     server.content = archive(*members)
     with pytest.raises(DataError, match=r"cannot be unpacked|holds \d folders, one was expected"):
         fetch(described(server.url, content=server.content, archive=True), tmp_path / "deep" / "set")
@@ -210,13 +210,13 @@ def test_an_archive_writes_nothing_elsewhere(server, tmp_path, members):
     assert [path for path in tmp_path.rglob("out.txt") if ".unpacking" not in str(path)] == []
 
 
-def test_an_absolute_name_stays_inside(server, tmp_path):
+def test_fetch_unpacks_absolute_names_inside_the_folder(server, tmp_path):
     server.content = archive((f"{tmp_path}/lfw/out.txt", b"out"))
     fetch(described(server.url, content=server.content, archive=True), tmp_path / "set")
     assert not (tmp_path / "lfw").exists()
 
 
-def test_the_catalogue_is_sound():
+def test_SETS_have_terms_urls_and_valid_digests():
     for known in catalogue.SETS.values():
         assert known.terms
         for file in known.files:
@@ -230,7 +230,7 @@ def run(*arguments: object):
     return CliRunner().invoke(app, ["data", "get", *map(str, arguments)])
 
 
-def test_the_command_shows_the_terms_and_goes_on(server, tmp_path, monkeypatch):
+def test_vplface_data_get_shows_the_terms_and_resumes(server, tmp_path, monkeypatch):
     known = catalogue.DownloadableSet("Faces", "http://faces.example", "For research.", (described(server.url),))
     monkeypatch.setitem(catalogue.SETS, "faces", known)
     server.cut = 1000
@@ -252,13 +252,13 @@ def test_the_command_shows_the_terms_and_goes_on(server, tmp_path, monkeypatch):
         (["ms1mv3"], "ms1mv3 cannot be downloaded by a program"),
     ],
 )
-def test_mistakes_are_said(arguments, says):
+def test_vplface_data_get_reports_wrong_set_names(arguments, says):
     result = run(*arguments)
     assert result.exit_code == 2
     assert says in result.stderr
 
 
-def test_the_list_names_all():
+def test_vplface_data_get_list_names_every_set():
     told = run("--list").stdout
     assert all(f"  {name} " in told for name in (*catalogue.SETS, *catalogue.ELSEWHERE))
 
@@ -303,7 +303,7 @@ LENGTH = "Content-Length"
 
 
 @pytest.mark.parametrize("length", [None, "-5", "many", "9" * 40, len(CONTENT) + 1000])
-def test_what_is_right_is_taken_whatever_length_is_announced(liar, tmp_path, length):
+def test_fetch_accepts_correct_content_whatever_Content_Length_says(liar, tmp_path, length):
     liar.lie = says(200, {} if length is None else {LENGTH: length}, CONTENT)
     assert fetch(described(liar.url), tmp_path)
     assert (tmp_path / "data.bin").read_bytes() == CONTENT
@@ -311,21 +311,21 @@ def test_what_is_right_is_taken_whatever_length_is_announced(liar, tmp_path, len
 
 
 def one_line(file: File, folder: Path) -> str:
-    """What is said about the only URL."""
+    """The line of the error about the only URL."""
     with pytest.raises(DataError) as caught:
         fetch(file, folder)
     assert len(str(caught.value).split("\n  ")) == 2
     return str(caught.value).split("\n")[1]
 
 
-def test_a_length_that_is_too_small_is_noticed(liar, tmp_path):
+def test_fetch_refuses_content_truncated_by_a_small_Content_Length(liar, tmp_path):
     liar.lie = says(200, {LENGTH: 100}, CONTENT)
     assert "another sha256" in one_line(described(liar.url), tmp_path)
     assert names(tmp_path) == []
 
 
 @pytest.mark.parametrize("headers", [{}, {LENGTH: 2**40}, {"Transfer-Encoding": "chunked"}])
-def test_an_endless_answer_ends_and_leaves_nothing(liar, tmp_path, headers):
+def test_fetch_stops_an_endless_response_and_leaves_no_file(liar, tmp_path, headers):
     chunk = b"10000\r\n" + bytes(2**16) + b"\r\n" if "Transfer-Encoding" in headers else bytes(2**16)
     liar.lie = says(200, headers, chunk, endless=True)
     file = replace(described(liar.url), max_bytes=10**6)
@@ -341,14 +341,14 @@ def test_an_endless_answer_ends_and_leaves_nothing(liar, tmp_path, headers):
         (200, {"X": "y" * 70_000}),
     ],
 )  # fmt: skip
-def test_answers_that_lead_nowhere_are_said_in_a_line(liar, tmp_path, status, headers):
+def test_fetch_reports_an_invalid_response_in_one_line(liar, tmp_path, status, headers):
     liar.lie = says(status, headers, b"no chunk\r\n\r\n")
     assert liar.url in one_line(described(liar.url), tmp_path)
     assert not (tmp_path / "data.bin").exists()
 
 
 @pytest.mark.parametrize("place", ["bytes 0-9/10", f"bytes 7-9/{len(CONTENT)}", "nonsense"])
-def test_a_part_that_was_not_asked_for_is_not_appended(liar, tmp_path, place):
+def test_fetch_does_not_append_a_range_that_was_not_requested(liar, tmp_path, place):
     (tmp_path / ".data.bin.part").write_bytes(CONTENT[:1000])
 
     def answer(handler: Liar) -> None:
@@ -363,12 +363,12 @@ def test_a_part_that_was_not_asked_for_is_not_appended(liar, tmp_path, place):
     assert liar.asked == 2
 
 
-def test_of_two_downloads_into_one_place_one_is_refused(server, tmp_path):
+def test_fetch_refuses_a_second_download_to_the_same_file(server, tmp_path):
     with claimed(tmp_path / "data.bin"), pytest.raises(DataError, match="another command is writing there"):
         fetch(described(server.url), tmp_path)
 
 
-def test_archives_that_unpack_without_end_are_refused(server, tmp_path, monkeypatch):
+def test_fetch_refuses_archives_that_unpack_to_too_many_bytes_or_files(server, tmp_path, monkeypatch):
     server.content = archive(("set/a.jpg", bytes(5000)), ("set/b.jpg", bytes(5000)))
     file = described(server.url, content=server.content, archive=True)
     for limit, value in (("_MAX_UNPACKED", 9000), ("_MAX_MEMBERS", 1)):
@@ -382,7 +382,7 @@ def test_archives_that_unpack_without_end_are_refused(server, tmp_path, monkeypa
 @pytest.mark.parametrize(
     "content", [b"", b"\x1f\x8b\x08\0garbage", b"\x1f\x8bx", bytes(1024), b"BZh9x", b"\xfd7zXZ\0x"]
 )
-def test_what_is_no_archive_is_said(server, tmp_path, content):
+def test_fetch_refuses_files_that_are_not_archives(server, tmp_path, content):
     server.content = content
     with pytest.raises(DataError, match=r"cannot be unpacked|holds 0 folders"):
         fetch(described(server.url, content=content, archive=True), tmp_path)

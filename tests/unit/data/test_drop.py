@@ -11,13 +11,13 @@ from vplface.errors import DataError
 
 
 @given(st.dictionaries(st.text("ab\\\t\n\r nté\udcff", min_size=1), st.text("ab\\\t\n\r nt\u2028")))
-def test_what_is_written_is_read(tmp_path_factory, dropped):
+def test_write_drop_round_trips_through_read_drop(tmp_path_factory, dropped):
     path = tmp_path_factory.mktemp("drop") / "drop.txt"
     write_drop(path, dropped)
     assert read_drop(path) == dropped
 
 
-def test_a_list_by_hand(tmp_path):
+def test_read_drop_reads_a_hand_written_list_and_names_unreadable_files(tmp_path):
     path = tmp_path / "drop.txt"
     path.write_bytes(b"\xef\xbb\xbfada/1.png\r\n\r\ngrace/a b.png\tblurred\tvery\n")
     assert read_drop(path) == {"ada/1.png": "", "grace/a b.png": "blurred\tvery"}
@@ -28,7 +28,7 @@ def test_a_list_by_hand(tmp_path):
         read_drop(tmp_path / "none.txt")
 
 
-def test_pictures_on_the_list_go_and_others_stay(faces):
+def test_indices_without_removes_exactly_the_listed_pictures(faces):
     pictures = open_pictures(faces)
     assert indices_without(pictures, []).tolist() == list(range(48))
     assert indices_without(pictures, {"p0/1.png": "", "p11/3.png": ""}).tolist() == [0, *range(2, 47)]

@@ -1,4 +1,4 @@
-"""The files of IJB-B and IJB-C, as they come and as they should not."""
+"""The files of IJB-B and IJB-C, valid and malformed."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def written(tmp_path):
     return write
 
 
-def test_faces(written):
+def test_read_faces_reads_pictures_templates_and_media(written):
     found = read_faces(written("1.jpg 5 70\r\n\n2.jpg\t5\t70\n1.jpg,6,-1\n"))
     assert found.pictures == ["1.jpg", "2.jpg"]
     assert found.picture.tolist() == [0, 1, 0]  # a picture in two templates is one picture
@@ -34,7 +34,7 @@ def test_faces(written):
     assert found.medium.tolist() == [70, 70, -1]
 
 
-def test_landmarks_are_found_by_name_whatever_their_order(written):
+def test_read_landmarks_finds_pictures_by_name_in_any_order(written):
     path = written(f"b.jpg {POINTS} 0.5\na.jpg {POINTS.replace('38.3', '1')} 0.9\nc.jpg {POINTS} 1\n")
     found = read_landmarks(path, ["a.jpg", "b.jpg"])
     assert found.score.tolist() == [0.9, 0.5]
@@ -51,7 +51,7 @@ def test_landmarks_are_found_by_name_whatever_their_order(written):
     st.sampled_from(["\n", "\r\n", "\n\n"]),
     st.booleans(),
 )
-def test_pairs_are_read_back(tmp_path_factory, rows, separator, end, ends):
+def test_read_template_pairs_reads_any_separator_and_line_end(tmp_path_factory, rows, separator, end, ends):
     path = tmp_path_factory.getbasetemp() / "pairs.txt"
     lines = [separator.join(map(str, (left, right, int(same)))) for left, right, same in rows]
     path.write_bytes((end.join(lines) + end * ends).encode())
@@ -74,13 +74,13 @@ def test_pairs_are_read_back(tmp_path_factory, rows, separator, end, ends):
         ("", "is empty"),
     ],
 )
-def test_what_is_no_pair_is_named(written, text, message):
+def test_read_template_pairs_names_malformed_lines_and_empty_files(written, text, message):
     with pytest.raises(DataError, match=r"file\.txt.*" + message):
         read_template_pairs(written(text))
 
 
 @given(st.binary(max_size=60))
-def test_pairs_of_any_bytes_are_read_or_refused(tmp_path_factory, data):
+def test_read_template_pairs_reads_or_refuses_any_bytes(tmp_path_factory, data):
     path = tmp_path_factory.getbasetemp() / "any.txt"
     path.write_bytes(data)
     try:
@@ -107,19 +107,19 @@ def test_pairs_of_any_bytes_are_read_or_refused(tmp_path_factory, data):
         (read_templates, "TEMPLATE_ID,SUBJECT_ID\n", "lists no templates"),
     ],
 )
-def test_what_is_wrong_is_named(written, read, text, message):
+def test_read_faces_read_landmarks_and_read_templates_refuse_malformed_files(written, read, text, message):
     with pytest.raises(DataError, match=r"file\.txt.*" + message):
         read(written(text))
 
 
-def test_templates(written):
+def test_read_templates_reads_templates_and_subjects(written):
     text = '\ufefftemplate_id, SUBJECT_ID ,FILENAME\n7,70,img/1.png\n7,70,frames/2.png\n\n3,30,"a,b.png"\n'
     found = read_templates(written(text))
     assert found.template.tolist() == [7, 3]
     assert found.subject.tolist() == [70, 30]
 
 
-def test_files_are_found_in_the_folder_or_in_meta_and_remembered(written, tmp_path):
+def test_IJB_finds_files_in_the_folder_or_in_meta_and_lists_them_in_used(written, tmp_path):
     faces = written("1.jpg 5 70\n", "meta/ijbb_face_tid_mid.txt")
     pairs = written("5 5 1\n", "ijbb_template_pair_label.txt")
     for gallery in ("S1", "S2"):
@@ -137,8 +137,8 @@ def test_files_are_found_in_the_folder_or_in_meta_and_remembered(written, tmp_pa
         IJB(tmp_path / "nowhere", "ijbc")
 
 
-def test_a_picture_is_warped_by_its_landmarks(tmp_path, written):
-    """A face drawn at twice the size and turned by a quarter comes back upright, its landmarks at their places."""
+def test_LooseFaces_picture_is_warped_by_its_landmarks(tmp_path, written):
+    """A face drawn at twice the size and rotated by 90 degrees becomes upright, its landmarks at their places."""
     pytest.importorskip("vplface.data.align")
     import cv2
 
@@ -166,7 +166,7 @@ def test_a_picture_is_warped_by_its_landmarks(tmp_path, written):
         faces.picture(1)
 
 
-def test_hostile_fields_are_refused_in_little_memory(written):
+def test_read_faces_and_read_templates_refuse_oversized_fields(written):
     wide = "".join(f"{number}.jpg 1 {'2' * (10**6 if number == 5 else 1)}\n" for number in range(20_000))
     with pytest.raises(DataError, match="line 6: a number of more than 64 characters"):
         read_faces(written(wide))
@@ -178,7 +178,7 @@ def test_hostile_fields_are_refused_in_little_memory(written):
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
-def test_pipes_are_not_waited_for(tmp_path):
+def test_read_faces_read_template_pairs_and_read_templates_refuse_pipes(tmp_path):
     os.mkfifo(tmp_path / "x.txt")
     for read in (read_faces, read_template_pairs, read_templates):
         with pytest.raises(DataError, match="not a regular file"):

@@ -33,13 +33,13 @@ def clustered(seed: int, centres: int, copies: int) -> np.ndarray:
 
 
 @given(st.integers(0, 10**6), st.integers(0, 8), st.integers(1, 5))
-def test_all_near_pairs_are_found_and_no_others(seed, centres, copies):
+def test_near_pairs_equals_a_comparison_of_all_pairs(seed, centres, copies):
     rows = clustered(seed, centres, copies)
     expected = [(i, j) for i in range(len(rows)) for j in range(i + 1, len(rows)) if are_near(rows[i], rows[j])]
     assert [tuple(pair) for pair in near_pairs(rows).tolist()] == expected
 
 
-def test_the_last_bit_within_reach_and_the_first_beyond():
+def test_near_pairs_includes_the_largest_distance_and_excludes_the_next():
     for place in range(64):
         rows = np.zeros((2, 5), np.uint64)
         for bit in range(4):
@@ -55,7 +55,7 @@ def test_the_last_bit_within_reach_and_the_first_beyond():
 
 
 @given(st.integers(0, 10**6), st.integers(0, 6), st.integers(1, 5))
-def test_partners_of_the_same_and_of_other_labels(seed, centres, copies):
+def test_near_duplicates_finds_partners_with_the_same_and_with_other_labels(seed, centres, copies):
     rows = clustered(seed, centres, copies)
     rows[1:2] = rows[:1]  # equal rows, too
     labels = np.random.default_rng(seed).integers(0, 3, len(rows))
@@ -68,7 +68,7 @@ def test_partners_of_the_same_and_of_other_labels(seed, centres, copies):
         assert (across[i] in others) if others else (across[i] == -1)
 
 
-def test_thousands_of_equal_pictures_are_no_burden():
+def test_near_duplicates_handles_thousands_of_equal_pictures():
     labels = np.arange(30_000) % 15_000
     within, across = near_duplicates(np.zeros((30_000, 5), np.uint64), labels)
     assert (within[:15_000] == -1).all()
@@ -85,7 +85,7 @@ def test_thousands_of_equal_pictures_are_no_burden():
     ],
     ids=["encoded again", "smaller", "lighter"],
 )
-def test_a_changed_copy_is_near_and_another_picture_is_not(changed):
+def test_difference_hashes_of_changed_copies_are_near_and_of_other_pictures_are_not(changed):
     faces = SyntheticFaces(identities=10, pictures=2, seed=0)
     hashes = [difference_hashes(faces.picture(index)) for index in range(20)]
     for index in range(20):
@@ -93,7 +93,7 @@ def test_a_changed_copy_is_near_and_another_picture_is_not(changed):
     assert not any(are_near(hashes[i], hashes[j]) for i in range(20) for j in range(i))
 
 
-def test_the_hash_of_a_ramp():
+def test_difference_hashes_of_a_ramp_are_all_ones_or_all_zeros():
     ramp = np.repeat(np.arange(112, dtype=np.uint8)[None, :, None], 112, axis=0).repeat(3, axis=2)
     assert difference_hashes(ramp).tolist() == [2**64 - 1] * 5
     assert difference_hashes(np.ascontiguousarray(ramp[:, ::-1])).tolist() == [0] * 5

@@ -58,19 +58,19 @@ def epoch_of(batches: Batches, epoch: int) -> list[np.ndarray]:
 
 @pytest.mark.parametrize("sampler", CHOICES)
 @given(sizes=class_sizes, batch_size=st.integers(2, 60), seed=st.integers(0, 3), steps=st.lists(st.integers(0, 200)))
-def test_a_batch_is_a_function_of_its_step_alone(sampler, sizes, batch_size, seed, steps) -> None:
+def test_Batches_batch_depends_on_its_step_alone(sampler, sizes, batch_size, seed, steps) -> None:
     labels = labels_of(sizes, seed)
     visited = sampler.batches(labels, batch_size, seed)
     for step in steps:
         epoch, indices = visited.batch(step)
         assert epoch == step // len(visited)
-        indices[:] = -1  # what a caller does to its copy is no matter
+        indices[:] = -1  # a caller may change its copy
         fresh = pickle.loads(pickle.dumps(sampler.batches(labels, batch_size, seed)))
         assert np.array_equal(visited.batch(step)[1], fresh.batch(step)[1])
 
 
 @pytest.mark.parametrize("sampler", CHOICES)
-def test_epochs_and_seeds_differ(sampler) -> None:
+def test_Batches_batch_draws_another_order_for_each_epoch_and_seed(sampler) -> None:
     labels = np.repeat(np.arange(30), 4)
     one, other = sampler.batches(labels, 120, 0), sampler.batches(labels, 120, 1)
     orders = [np.concatenate(each) for each in (epoch_of(one, 0), epoch_of(one, 1), epoch_of(other, 0))]
@@ -78,7 +78,7 @@ def test_epochs_and_seeds_differ(sampler) -> None:
 
 
 @pytest.mark.parametrize("sampler", CHOICES)
-def test_what_cannot_be_drawn_is_refused(sampler) -> None:
+def test_Sampler_refuses_empty_sets_and_invalid_options(sampler) -> None:
     for labels, batch_size, seed in ((np.zeros(0, int), 4, 0), (np.zeros(4, int), 0, 0), (np.zeros(4, int), 4, -1)):
         with pytest.raises(ValueError, match=r"at least|cannot hold"):
             sampler.batches(labels, batch_size, seed)
@@ -90,13 +90,13 @@ def test_what_cannot_be_drawn_is_refused(sampler) -> None:
                 type(sampler)(**{option: value})
 
 
-def test_more_pictures_of_a_class_than_a_batch_holds_are_refused() -> None:
+def test_Balanced_batches_refuses_more_pictures_of_a_class_than_a_batch_holds() -> None:
     with pytest.raises(ValueError, match="a batch of 3 cannot hold 4 pictures of a class"):
         Balanced(4).batches(np.zeros(8, int), 3, 0)
 
 
 @given(st.integers(1, 50), st.integers(1, 60), st.integers(0, 3))
-def test_shuffled_is_numpys_permutation_cut_into_batches(n: int, batch_size: int, seed: int) -> None:
+def test_ShuffledBatches_are_slices_of_a_numpy_permutation(n: int, batch_size: int, seed: int) -> None:
     batches = ShuffledBatches(n, batch_size, seed)
     assert len(batches) == max(1, n // batch_size)
     for epoch in range(3):
@@ -106,12 +106,12 @@ def test_shuffled_is_numpys_permutation_cut_into_batches(n: int, batch_size: int
 
 
 @given(st.integers(1, 80), st.integers(1, 60), st.integers(1, 20), st.integers(1, 5), st.integers(0, 3))
-def test_sharded_reads_few_shards_at_a_time(n: int, batch_size: int, shard: int, window: int, seed: int) -> None:
+def test_ShardedBatches_reads_few_shards_at_a_time(n: int, batch_size: int, shard: int, window: int, seed: int) -> None:
     batches = ShardedBatches(n, batch_size, seed, shard, window)
     assert len(batches) == max(1, n // batch_size)
     order = np.concatenate(epoch_of(batches, 1))
     assert len(set(order.tolist())) == len(order) == len(batches) * min(n, batch_size)
-    # Pictures come in turns of `window` whole shards, none of which comes back.
+    # Pictures come from groups of `window` whole shards, and no shard comes twice.
     left = order.tolist()
     seen: set[int] = set()
     while left:
@@ -122,14 +122,16 @@ def test_sharded_reads_few_shards_at_a_time(n: int, batch_size: int, shard: int,
         seen |= turn
 
 
-def test_one_window_over_everything_mixes_everything() -> None:
+def test_ShardedBatches_with_one_window_over_the_set_shuffles_all_pictures() -> None:
     order = np.concatenate(epoch_of(ShardedBatches(1000, 10, 0, shard=10, window=100), 0))
     assert 200 < np.abs(np.diff(order)).mean() < 450  # 333 for a permutation
 
 
 @pytest.mark.parametrize("within", [1, 2, 3, 7, 100])
 @given(sizes=class_sizes, batch_size=st.integers(1, 60), seed=st.integers(0, 10))
-def test_proximity_keeps_its_word(within: int, sizes: list[int], batch_size: int, seed: int) -> None:
+def test_ProximityBatches_is_a_permutation_with_gaps_of_at_most_within_but_for_split_classes(
+    within: int, sizes: list[int], batch_size: int, seed: int
+) -> None:
     labels = labels_of(sizes, seed)
     batches = ProximityBatches(labels, batch_size, seed, within)
     assert -(-len(labels) // batch_size) <= len(batches)
@@ -153,7 +155,7 @@ def test_proximity_keeps_its_word(within: int, sizes: list[int], batch_size: int
 
 
 @pytest.mark.parametrize(("size", "classes", "batch_size", "within"), [(4, 30, 10, 2), (5, 40, 10, 4), (10, 8, 4, 1)])
-def test_equal_classes_that_fill_the_lanes_are_never_split(size, classes, batch_size, within) -> None:
+def test_ProximityBatches_never_splits_equal_classes_that_fill_the_lanes(size, classes, batch_size, within) -> None:
     labels = np.repeat(np.arange(classes), size)
     batches = ProximityBatches(labels, batch_size, 0, within)
     assert batches.smallest == batches.batch_size == batch_size
@@ -165,7 +167,7 @@ def test_equal_classes_that_fill_the_lanes_are_never_split(size, classes, batch_
             assert 1 <= gaps.min() <= gaps.max() <= within
 
 
-def test_classes_of_one_picture_fill_the_lanes_of_others() -> None:
+def test_ProximityBatches_fills_lanes_with_classes_of_one_picture() -> None:
     labels = np.concatenate([np.repeat(np.arange(40), 5), np.arange(40, 120)])
     batches = ProximityBatches(labels, 10, 0, within=2)
     for epoch in range(5):
@@ -174,7 +176,7 @@ def test_classes_of_one_picture_fill_the_lanes_of_others() -> None:
         assert gaps.max() <= 2
 
 
-def test_bursts_come_in_another_order_each_epoch_and_are_spread_at_random() -> None:
+def test_ProximityBatches_draws_another_order_each_epoch_with_random_gaps() -> None:
     labels = np.repeat(np.arange(200), 6)
     batches = ProximityBatches(labels, 20, 0, within=9)
     first = [np.array([labels[i] for i in np.concatenate(epoch_of(batches, epoch)[:10])]) for epoch in (0, 1)]
@@ -186,7 +188,9 @@ def test_bursts_come_in_another_order_each_epoch_and_are_spread_at_random() -> N
 
 
 @given(class_sizes, st.integers(1, 5), st.integers(1, 40), st.integers(0, 3))
-def test_balanced_shows_every_class_equally(sizes: list[int], per_class: int, more: int, seed: int) -> None:
+def test_BalancedBatches_shows_every_class_equally_often(
+    sizes: list[int], per_class: int, more: int, seed: int
+) -> None:
     labels = labels_of(sizes, seed)
     batches = BalancedBatches(labels, per_class + more, seed, per_class)
     classes_per_batch = min((per_class + more) // per_class, len(sizes))
@@ -204,7 +208,7 @@ def test_balanced_shows_every_class_equally(sizes: list[int], per_class: int, mo
         assert len(set(turns)) == len(turns)  # a class comes at most once an epoch
 
 
-def test_a_class_goes_through_its_pictures_before_it_repeats_one() -> None:
+def test_BalancedBatches_uses_every_picture_of_a_class_before_it_repeats_one() -> None:
     labels = np.repeat([0, 1], [12, 7])
     batches = BalancedBatches(labels, 6, 0, per_class=3)
     shown = {0: [], 1: []}
@@ -219,7 +223,7 @@ def test_a_class_goes_through_its_pictures_before_it_repeats_one() -> None:
     assert len({index for group in shown[1] for index in group}) == 7
 
 
-def test_simulate_memory_by_hand() -> None:
+def test_simulate_memory_equals_values_computed_by_hand() -> None:
     # The example of docs/method.md, with one class twice in step 1.
     steps = np.array([0, 0, 1, 1, 2, 3, 4, 4])
     labels = np.array([0, 1, 1, 1, 2, 1, 0, 2])
@@ -271,7 +275,7 @@ def journal(folder: Path) -> list[dict[str, object]]:
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="the run that is killed is forked")
-def test_killed_and_resumed_with_any_sampler_is_the_run_that_was_never_killed(faces, tmp_path) -> None:
+def test_train_killed_and_resumed_with_any_sampler_equals_the_uninterrupted_run(faces, tmp_path) -> None:
     script = textwrap.dedent("""
         import os, signal, sys, time
         import torch
@@ -312,7 +316,7 @@ def test_killed_and_resumed_with_any_sampler_is_the_run_that_was_never_killed(fa
                 assert torch.equal(value, again)
 
 
-def test_a_plan_follows_the_order_that_the_run_will_have(faces, tmp_path) -> None:
+def test_plan_computes_coverage_from_the_order_of_the_sampler(faces, tmp_path) -> None:
     # Twelve people with four pictures. Two pictures of each of four of them a step: an epoch is three steps.
     made = plan(settings(faces, tmp_path, {"name": "balanced", "per_class": 2}, schedule={"length": "2 epochs"}))
     assert (made.steps_per_epoch, made.steps) == (3, 6)
@@ -323,7 +327,7 @@ def test_a_plan_follows_the_order_that_the_run_will_have(faces, tmp_path) -> Non
     assert set(made.coverage.values()) == set(made.own.values()) == {1.0}
 
 
-def test_a_batch_too_small_for_a_sampler_is_refused(faces, tmp_path) -> None:
+def test_build_run_refuses_a_batch_too_small_for_the_sampler(faces, tmp_path) -> None:
     config = settings(faces, tmp_path, {"name": "balanced", "per_class": 9})
     with pytest.raises(ConfigError, match=r"data.sampler: a batch of 8 cannot hold 9 pictures of a class; raise batch"):
         build_run(config)
@@ -332,15 +336,15 @@ def test_a_batch_too_small_for_a_sampler_is_refused(faces, tmp_path) -> None:
         build_run(uneven, DistributedContext(size=5))
 
 
-def test_a_run_is_not_resumed_with_another_sampler(faces, tmp_path) -> None:
+def test_train_refuses_to_resume_with_another_sampler(faces, tmp_path) -> None:
     train(settings(faces, tmp_path, "shuffled", schedule={"length": 5, "warmup": 0}))
     with pytest.raises(ConfigError, match="was trained with another data"):
         train(settings(faces, tmp_path, "proximity", schedule={"length": 5, "warmup": 0}), resume=True)
 
 
 @pytest.mark.slow
-def test_proximity_lets_pictures_meet_their_own_memory_in_training(tmp_path, monkeypatch) -> None:
-    """Ninety people with four pictures, and a memory that lives two of an epoch's 45 steps."""
+def test_Proximity_raises_the_share_of_pictures_with_a_live_memory_in_training(tmp_path, monkeypatch) -> None:
+    """Ninety people with four pictures, and a memory that lives for two of the 45 steps of an epoch."""
     picture = np.random.default_rng(0).integers(0, 255, (112, 112, 3)).astype(np.uint8)
     for person in range(90):
         (tmp_path / f"faces/{person}").mkdir(parents=True)
@@ -375,7 +379,7 @@ def test_proximity_lets_pictures_meet_their_own_memory_in_training(tmp_path, mon
         assert run is not None
         assert len(run.batches) == 45
         met[sampler], covered[sampler] = float(np.mean(alive[44:])), float(np.mean(coverage[45:]))
-        # What the timers of the head say is what is worked out from the order alone.
+        # The timers of the head agree with the simulation from the order alone.
         steps, indices = visits(run.batches, 0, 90)
         expected = simulate_memory(steps, run.pictures.labels[indices], 90, delta_t=2, since=45)
         assert met[sampler] == pytest.approx(expected.own)
@@ -387,7 +391,7 @@ def test_proximity_lets_pictures_meet_their_own_memory_in_training(tmp_path, mon
     assert covered["proximity"] < covered["shuffled"]
 
 
-def test_a_shard_larger_than_all_takes_no_more_memory_than_all():
+def test_Sharded_batches_with_a_shard_larger_than_the_set_equals_one_shard():
     labels = np.arange(100) % 7
     whole, endless = (Sharded(shard, 8).batches(labels, 10, 3) for shard in (100, 10**14))
     for step in range(25):

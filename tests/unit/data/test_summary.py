@@ -15,7 +15,7 @@ from vplface.data.summary import Summary, summarise
 
 @pytest.fixture(scope="module")
 def uneven(tmp_path_factory):
-    """1, 1, 2, 3, 4, 5 and 9 pictures: jpg of 112 x 112, but one png of 50 x 40 and one that is none."""
+    """1, 1, 2, 3, 4, 5 and 9 pictures: jpg of 112 x 112, but one png of 50 x 40 and one file that is not a picture."""
     root = tmp_path_factory.mktemp("uneven")
     jpg = cv2.imencode(".jpg", np.full((112, 112, 3), 90, np.uint8))[1].tobytes()
     for person, count in enumerate((1, 1, 2, 3, 4, 5, 9)):
@@ -27,7 +27,7 @@ def uneven(tmp_path_factory):
     return root
 
 
-def test_what_a_set_holds(uneven):
+def test_summarise_counts_pictures_identities_formats_and_sizes(uneven):
     told = summarise(ImageFolder(uneven))
     assert (told.pictures, told.identities, told.empty, told.sampled, told.unreadable) == (25, 7, 0, 25, 1)
     assert told.class_sizes.tolist() == [1, 1, 2, 3, 4, 5, 9]
@@ -38,7 +38,7 @@ def test_what_a_set_holds(uneven):
     assert told.bytes == sum(path.stat().st_size for path in uneven.rglob("*.jpg"))
 
 
-def test_a_sample_is_a_sample(uneven):
+def test_summarise_inspects_only_the_sample(uneven):
     told = summarise(ImageFolder(uneven), sample=10)
     assert told.sampled == 10
     assert sum(told.sizes.values()) + told.unreadable == 10
@@ -48,7 +48,7 @@ def test_a_sample_is_a_sample(uneven):
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 8, 9, 2**20, 2**20 + 1])
-def test_every_size_is_in_its_bin(size):
+def test_Summary_histogram_counts_every_class_size_in_exactly_one_bin(size):
     histogram = Summary(np.array([size]), 0, 0, {}, {}, 0, 0).histogram()
     assert [low <= size <= high for (low, high), count in histogram.items() if count] == [True]
     edges = list(histogram)
@@ -59,7 +59,7 @@ def run(*arguments: object):
     return CliRunner().invoke(app, ["data", "info", *map(str, arguments)])
 
 
-def test_the_command_for_people_and_for_programs(uneven, tmp_path):
+def test_vplface_data_info_prints_a_summary_and_json_and_writes_a_plot(uneven, tmp_path):
     result = run(uneven, "--plot", tmp_path / "classes.png")
     assert result.exit_code == 0
     assert "7; 29 % have one picture" in result.stdout
@@ -78,7 +78,7 @@ def test_the_command_for_people_and_for_programs(uneven, tmp_path):
     ("arguments", "status", "says"),
     [(["nowhere"], 1, "nowhere: does not exist"), ([".", "--plot", "x.gif"], 2, "must end in .png, .svg or .pdf")],
 )
-def test_mistakes_are_said(tmp_path, monkeypatch, arguments, status, says):
+def test_vplface_data_info_reports_wrong_arguments(tmp_path, monkeypatch, arguments, status, says):
     monkeypatch.chdir(tmp_path)
     result = run(*arguments)
     assert result.exit_code == status

@@ -1,4 +1,4 @@
-"""A folder of photographs: what is written, what is said of each picture, resumed and never mixed."""
+"""Aligning a folder of photographs: crops, the record of each picture, resuming, refused settings."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def files(root: Path) -> dict[str, bytes]:
     return {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file()}
 
 
-def test_every_picture_is_aligned_or_named_with_the_reason(photos, tmp_path):
+def test_align_folder_aligns_every_picture_or_records_why_not(photos, tmp_path):
     done = align_folder(photos, tmp_path / "new" / "faces", Dots(), picture_format="png")
     assert done.outcomes == {"aligned": 4, "no face": 1, "unreadable": 1}
     assert (done.crops, done.kept, done.several) == (4, 0, 0)
@@ -74,21 +74,21 @@ def test_every_picture_is_aligned_or_named_with_the_reason(photos, tmp_path):
         assert np.abs(dots(faces.picture(index)) - TEMPLATE).max() < 0.6
 
 
-def test_worker_processes_write_the_same(photos, tmp_path):
+def test_align_folder_writes_the_same_files_with_worker_processes(photos, tmp_path):
     one = align_folder(photos, tmp_path / "one", Dots())
     two = align_folder(photos, tmp_path / "two", Dots(), workers=2)
     assert files(tmp_path / "one") == files(tmp_path / "two")
     assert one.outcomes == two.outcomes
 
 
-def test_a_flat_folder(tmp_path):
+def test_align_folder_accepts_a_flat_folder(tmp_path):
     write(tmp_path / "photos" / "1.png", photograph(landmarks()))
     align_folder(tmp_path / "photos", tmp_path / "faces", Dots())
     assert set(files(tmp_path / "faces")) == {"1.jpg", RECORDS, OPTIONS}
 
 
-def test_exif_grey_and_sixteen_bits(tmp_path):
-    """A picture lying on its side, and ones whose dots are told apart by a landmark file alone."""
+def test_align_folder_reads_exif_orientation_grey_and_16_bit_pictures(tmp_path):
+    """A rotated picture, a 16-bit one, and a grey one, whose landmarks come from a landmark file."""
     picture = photograph(landmarks())
     exif = Image.Exif()
     exif[0x0112] = 6  # shown after a quarter turn clockwise
@@ -109,7 +109,7 @@ def test_exif_grey_and_sixteen_bits(tmp_path):
     assert (nose, mouth) == (255, 0)  # the green of a green and of a magenta dot
 
 
-def test_a_run_that_was_stopped_is_completed_and_what_is_there_is_kept(photos, tmp_path):
+def test_align_folder_completes_a_stopped_run_and_keeps_existing_crops(photos, tmp_path):
     target = tmp_path / "faces"
     align_folder(photos, target, Dots())
     whole = files(target)
@@ -127,7 +127,7 @@ def test_a_run_that_was_stopped_is_completed_and_what_is_there_is_kept(photos, t
     assert [row["outcome"] for row in table(target)].count("aligned") == 5
 
 
-def test_what_was_done_is_on_disk_when_a_run_dies(photos, tmp_path, monkeypatch):
+def test_align_folder_has_recorded_finished_pictures_when_a_run_dies(photos, tmp_path, monkeypatch):
     monkeypatch.setattr(folder, "_CHUNK", 1)
 
     class Dies(Dots):
@@ -145,7 +145,7 @@ def test_what_was_done_is_on_disk_when_a_run_dies(photos, tmp_path, monkeypatch)
     assert align_folder(photos, tmp_path / "faces", Dots()).kept == 2
 
 
-def test_the_record_is_a_landmark_file_that_gives_the_same_crops(photos, tmp_path):
+def test_align_folder_writes_a_record_that_gives_the_same_crops_as_a_landmark_file(photos, tmp_path):
     align_folder(photos, tmp_path / "found", Dots())
     again = align_folder(photos, tmp_path / "listed", read_landmarks(tmp_path / "found" / RECORDS))
     assert again.crops == 4
@@ -155,7 +155,7 @@ def test_the_record_is_a_landmark_file_that_gives_the_same_crops(photos, tmp_pat
     }
 
 
-def test_corrected_landmarks_are_aligned_anew(photos, tmp_path):
+def test_align_folder_aligns_again_after_landmarks_are_corrected(photos, tmp_path):
     listed = {"ada/1.jpg": [Face(landmarks())], "ada/2.png": [Face(landmarks())]}
     assert align_folder(photos, tmp_path / "faces", listed).crops == 2
     first = files(tmp_path / "faces")
@@ -176,7 +176,7 @@ SEVERAL = {
 @pytest.mark.parametrize(
     ("choice", "crops"), [("largest", ["a.jpg"]), ("center", ["a.jpg"]), ("all", ["a.jpg", "a.face2.jpg"])]
 )
-def test_several_faces_too_small_ones_and_ones_outside(tmp_path, choice, crops):
+def test_align_folder_records_several_faces_small_faces_and_faces_outside(tmp_path, choice, crops):
     for name in SEVERAL:
         write(tmp_path / "photos" / name, photograph(landmarks()))
     done = align_folder(tmp_path / "photos", tmp_path / "faces", SEVERAL, choice=choice)
@@ -192,7 +192,7 @@ def test_several_faces_too_small_ones_and_ones_outside(tmp_path, choice, crops):
 
 
 @pytest.mark.parametrize(("choice", "taken"), [("largest", {"a.png"}), ("all", {"a.png", "a.face2.png"})])
-def test_two_pictures_never_share_a_crop(tmp_path, choice, taken):
+def test_align_folder_never_writes_two_pictures_to_one_crop(tmp_path, choice, taken):
     for name in ("a.jpg", "a.png", "a.face2.png", "b.face2.png"):
         write(tmp_path / "photos" / name, photograph(landmarks()))
     done = align_folder(tmp_path / "photos", tmp_path / "faces", Dots(), choice=choice)
@@ -202,7 +202,7 @@ def test_two_pictures_never_share_a_crop(tmp_path, choice, taken):
     assert done.crops == 4 - len(taken) == len(list((tmp_path / "faces").glob("*.jpg")))
 
 
-def test_other_settings_are_refused_by_name(photos, tmp_path):
+def test_align_folder_refuses_to_resume_with_other_settings(photos, tmp_path):
     align_folder(photos, tmp_path / "faces", Dots(), found_by="dots")
     with pytest.raises(DataError, match=r"align.json.*other settings \(found_by 'dots', now 'lines'\)"):
         align_folder(photos, tmp_path / "faces", Dots(), found_by="lines")
@@ -213,7 +213,7 @@ def test_other_settings_are_refused_by_name(photos, tmp_path):
         align_folder(photos, tmp_path / "faces", Dots())
 
 
-def test_a_target_with_other_files_or_inside_the_source_is_left_alone(photos, tmp_path):
+def test_align_folder_refuses_a_target_with_other_files_or_overlapping_the_source(photos, tmp_path):
     before = files(photos)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "holiday.jpg").write_bytes(b"mine")
@@ -228,7 +228,7 @@ def test_a_target_with_other_files_or_inside_the_source_is_left_alone(photos, tm
     assert files(tmp_path / "mine") == {"holiday.jpg": b"mine"}
 
 
-def test_sources_without_pictures_are_refused(tmp_path):
+def test_align_folder_refuses_sources_without_pictures(tmp_path):
     with pytest.raises(DataError, match="absent: does not exist"):
         align_folder(tmp_path / "absent", tmp_path / "faces", Dots())
     (tmp_path / "empty").mkdir()
@@ -242,19 +242,19 @@ def test_sources_without_pictures_are_refused(tmp_path):
     assert not (tmp_path / "faces").exists()
 
 
-def test_landmarks_of_other_pictures_are_refused(photos, tmp_path):
+def test_align_folder_refuses_landmarks_of_other_pictures(photos, tmp_path):
     with pytest.raises(DataError, match=r"none of the 6 pictures.*'photos/ada/1.jpg', here 'ada/1.jpg'"):
         align_folder(photos, tmp_path / "faces", {"photos/ada/1.jpg": [Face(TEMPLATE)]})
 
 
-def test_links_are_followed_once(photos, tmp_path):
+def test_align_folder_follows_links_once(photos, tmp_path):
     (photos / "ada" / "loop").symlink_to(photos, target_is_directory=True)
     write(tmp_path / "elsewhere" / "1.png", photograph(landmarks()))
     (photos / "linked").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
     assert align_folder(photos, tmp_path / "faces", Dots()).crops == 5
 
 
-def test_a_full_disk_is_told_by_name(photos, tmp_path, monkeypatch):
+def test_align_folder_names_the_file_when_the_disk_is_full(photos, tmp_path, monkeypatch):
     def full(self: Path, data: bytes) -> int:
         raise OSError(errno.ENOSPC, "No space left on device", str(self))
 
@@ -265,7 +265,7 @@ def test_a_full_disk_is_told_by_name(photos, tmp_path, monkeypatch):
     assert align_folder(photos, tmp_path / "faces", Dots()).crops == 4
 
 
-def test_the_options_say_how_the_crops_were_made(photos, tmp_path):
+def test_align_folder_writes_the_options_of_the_crops(photos, tmp_path):
     align_folder(photos, tmp_path / "faces", Dots(), found_by="dots", size=64, quality=80)
     assert json.loads((tmp_path / "faces" / OPTIONS).read_text()) == {
         "schema": 1, "found_by": "dots", "faces": "largest", "size": 64, "min_size": 16, "format": "jpg", "quality": 80,
@@ -273,7 +273,7 @@ def test_the_options_say_how_the_crops_were_made(photos, tmp_path):
     assert cv2.imread(str(tmp_path / "faces" / "ada" / "1.jpg")).shape == (64, 64, 3)
 
 
-def test_a_sheet_shows_landmarks_beside_crops(photos, tmp_path):
+def test_write_sheet_shows_each_crop_and_refuses_an_empty_record(photos, tmp_path):
     done = align_folder(photos, tmp_path / "faces", Dots())
     assert write_sheet(tmp_path / "sheet.png", photos, tmp_path / "faces", done.records) == 5  # all but the unreadable
     sheet = cv2.imread(str(tmp_path / "sheet.png"))[..., ::-1]
@@ -303,7 +303,7 @@ class Slow(Dots):
         time.sleep(0.05)
         return super().__call__(picture)
 
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have started us deaf to it
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have started us with it ignored
 align_folder(sys.argv[1], sys.argv[2], Slow(), workers=2)
 """
 
@@ -311,7 +311,7 @@ align_folder(sys.argv[1], sys.argv[2], Slow(), workers=2)
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="processes are looked up in a group of their own")
 @pytest.mark.parametrize("way", [signal.SIGINT, signal.SIGKILL])
-def test_no_worker_outlives_a_run_that_is_stopped_or_killed(tmp_path, way):
+def test_align_folder_leaves_no_worker_after_SIGINT_or_SIGKILL(tmp_path, way):
     picture = photograph(landmarks())
     for number in range(300):
         write(tmp_path / "photos" / f"{number}.bmp", picture)

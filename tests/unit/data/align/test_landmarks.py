@@ -1,4 +1,4 @@
-"""Files of landmarks: read back exactly; what is wrong in them is named by line or picture."""
+"""Landmark files: exact round trips, and errors that name the line or picture."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def json_file(tmp_path, value):
     return path
 
 
-def test_a_csv_file_of_names_and_points(tmp_path):
+def test_read_landmarks_reads_a_csv_file(tmp_path):
     path = csv_file(tmp_path, f"a/1.jpg,{LINE}", f"a/1.jpg,{LINE}", "b/2.jpg" + "," * 10, f'"c, d/é.jpg",{LINE}')
     found = read_landmarks(path)
     assert {name: len(faces) for name, faces in found.items()} == {"a/1.jpg": 2, "b/2.jpg": 0, "c, d/é.jpg": 1}
@@ -41,7 +41,7 @@ def test_a_csv_file_of_names_and_points(tmp_path):
     assert (found["a/1.jpg"][0].score, found["a/1.jpg"][0].box) == (1.0, None)
 
 
-def test_columns_in_any_order_with_others_among_them_and_a_byte_order_mark(tmp_path):
+def test_read_landmarks_accepts_columns_in_any_order_and_a_byte_order_mark(tmp_path):
     names = [*reversed(POINTS), "camera", *BOX, "score", "name"]
     values = [*map(str, TEMPLATE.flatten()[::-1]), "front", "1", "2", "30", "40.5", "0.25", "x.jpg"]
     path = tmp_path / "landmarks.csv"
@@ -51,7 +51,7 @@ def test_columns_in_any_order_with_others_among_them_and_a_byte_order_mark(tmp_p
     assert (face.score, face.box) == (0.25, (1, 2, 30, 40.5))
 
 
-def test_a_json_file(tmp_path):
+def test_read_landmarks_reads_a_json_file(tmp_path):
     one = {"landmarks": TEMPLATE.tolist(), "score": 0.5, "box": [1, 2, 3, 4], "pose": "frontal"}
     found = read_landmarks(
         json_file(tmp_path, {"a.jpg": one, "b.jpg": [one, {"landmarks": TEMPLATE.tolist()}], "c": []})
@@ -68,7 +68,9 @@ def test_a_json_file(tmp_path):
     st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1),
     st.text(st.characters(exclude_categories=["Cs", "Cc"])),
 )
-def test_records_are_read_back_exactly_also_as_landmarks(tmp_path_factory, jitter, scale, score, box, name, reason):
+def test_write_records_round_trips_through_read_records_and_read_landmarks(
+    tmp_path_factory, jitter, scale, score, box, name, reason
+):
     path = tmp_path_factory.mktemp("records") / "align.csv"
     face = Face((TEMPLATE + jitter) * scale, score, box)
     write_records(path, [Record(name, "aligned", 2, face, "a.jpg", reason), Record(name, "no face")])
@@ -80,14 +82,14 @@ def test_records_are_read_back_exactly_also_as_landmarks(tmp_path_factory, jitte
         assert (again.score, again.box) == (score, box)
 
 
-def test_names_that_are_no_utf8_survive(tmp_path):
+def test_write_records_keeps_names_that_are_not_utf8(tmp_path):
     name = b"caf\xe9/1.jpg".decode("utf-8", "surrogateescape")
     write_records(tmp_path / "align.csv", [Record(name, "aligned", 1, Face(TEMPLATE))])
     assert list(read_landmarks(tmp_path / "align.csv")) == [name]
 
 
 @given(st.text(max_size=300), st.sampled_from([".csv", ".json"]), st.booleans())
-def test_whatever_a_file_holds_it_is_read_or_refused_by_name(tmp_path_factory, text, suffix, headed):
+def test_read_landmarks_reads_or_refuses_any_text(tmp_path_factory, text, suffix, headed):
     path = tmp_path_factory.mktemp("any") / f"any{suffix}"
     path.write_text(HEADER + "\n" + text if headed else text, encoding="utf-8", newline="")
     try:
@@ -110,13 +112,13 @@ WRONG_LINES = {
 
 
 @pytest.mark.parametrize("line", WRONG_LINES)
-def test_a_wrong_line_is_named(tmp_path, line):
+def test_read_landmarks_names_the_wrong_line_of_a_csv_file(tmp_path, line):
     with pytest.raises(DataError, match=WRONG_LINES[line]) as error:
         read_landmarks(csv_file(tmp_path, f"ok.jpg,{LINE}", line))
     assert "landmarks.csv" in str(error.value)
 
 
-def test_missing_columns_are_named(tmp_path):
+def test_read_landmarks_names_missing_columns(tmp_path):
     with pytest.raises(DataError, match="lacks the columns name, nose_x"):
         read_landmarks(csv_file(tmp_path, header=HEADER.replace("name", "file").replace("nose_x", "nosex")))
 
@@ -135,31 +137,31 @@ WRONG_JSON = {
 
 
 @pytest.mark.parametrize("text", WRONG_JSON)
-def test_wrong_json_is_named(tmp_path, text):
+def test_read_landmarks_refuses_malformed_json(tmp_path, text):
     with pytest.raises(DataError, match=WRONG_JSON[text]):
         read_landmarks(json_file(tmp_path, text))
 
 
-def test_a_score_or_box_that_is_not_finite_is_refused(tmp_path):
+def test_read_landmarks_refuses_a_score_or_box_that_is_not_finite(tmp_path):
     face = {"landmarks": landmarks().tolist()}
     for wrong in ({"score": float("nan")}, {"box": [0, 0, float("inf"), 1]}):
         with pytest.raises(DataError, match="'a': the score or the box is not finite"):
             read_landmarks(json_file(tmp_path, {"a": face | wrong}))
 
 
-def test_a_file_that_is_absent_or_of_another_type_is_named(tmp_path):
+def test_read_landmarks_names_an_absent_file_or_one_of_another_type(tmp_path):
     with pytest.raises(DataError, match=r"absent\.csv: cannot be read"):
         read_landmarks(tmp_path / "absent.csv")
     with pytest.raises(DataError, match=r"points\.txt: a landmark file is a \.csv or a \.json"):
         read_landmarks(tmp_path / "points.txt")
 
 
-def test_a_record_that_cannot_be_written_is_named(tmp_path):
+def test_append_records_names_a_file_that_cannot_be_written(tmp_path):
     with pytest.raises(DataError, match=r"cannot write .*align\.csv: No such file.*repeat"):
         append_records(tmp_path / "absent" / "align.csv", [])
 
 
-def test_a_record_that_was_cut_short_loses_its_last_line_only(tmp_path):
+def test_read_records_drops_only_the_last_line_of_a_truncated_file(tmp_path):
     path = tmp_path / "align.csv"
     write_records(path, [Record(f"{k}.jpg", "aligned", 1, Face(TEMPLATE), f"{k}.jpg") for k in range(3)])
     path.write_bytes(path.read_bytes()[:-20])
@@ -169,7 +171,7 @@ def test_a_record_that_was_cut_short_loses_its_last_line_only(tmp_path):
         read_records(path)
 
 
-def test_landmarks_that_are_no_file_are_refused_at_once(tmp_path):
+def test_read_landmarks_refuses_pipes_and_devices(tmp_path):
     os.mkfifo(tmp_path / "pipe.csv")
     (tmp_path / "endless.json").symlink_to("/dev/zero")
     for name in ("pipe.csv", "endless.json"):

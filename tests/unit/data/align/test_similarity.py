@@ -1,4 +1,4 @@
-"""The closed form beside an iterative solver and complex numbers; crops beside pictures whose every value is known."""
+"""The closed form against an iterative solver and complex numbers; crops against pictures of known values."""
 
 from __future__ import annotations
 
@@ -28,14 +28,16 @@ def apply(transform: np.ndarray, points: np.ndarray) -> np.ndarray:
 
 
 @given(scales, angles, shifts)
-def test_exact_similarities_are_recovered(scale, angle, shift):
+def test_similarity_recovers_exact_similarities(scale, angle, shift):
     true = matrix(scale, angle, shift)
     np.testing.assert_allclose(similarity(TEMPLATE, apply(true, TEMPLATE)), true, rtol=1e-9, atol=1e-9 * (1 + scale))
 
 
 @given(noise, noise, scales, angles, shifts)
-def test_it_is_the_least_squares_solution_in_complex_numbers(source_noise, target_noise, scale, angle, shift):
-    """As y ≈ ax + b over the complex numbers, a similarity without reflection is a line, and its fit a division."""
+def test_similarity_equals_the_least_squares_solution_in_complex_numbers(
+    source_noise, target_noise, scale, angle, shift
+):
+    """Over the complex numbers a similarity without reflection is y = ax + b, fitted by linear regression."""
     source = TEMPLATE + source_noise
     target = apply(matrix(scale, angle, shift), TEMPLATE + target_noise)
     x, y = source @ (1, 1j), target @ (1, 1j)
@@ -46,7 +48,7 @@ def test_it_is_the_least_squares_solution_in_complex_numbers(source_noise, targe
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_an_iterative_solver_finds_nothing_better(seed):
+def test_similarity_agrees_with_an_iterative_solver(seed):
     rng = np.random.default_rng(seed)
     source = TEMPLATE + rng.normal(0, 6, (5, 2))
     target = apply(matrix(rng.uniform(0.2, 5), rng.uniform(-3, 3), rng.uniform(-99, 99, 2)), TEMPLATE)
@@ -63,19 +65,19 @@ def test_an_iterative_solver_finds_nothing_better(seed):
 
 
 @given(scales, angles, shifts, st.sampled_from([(-1, 1), (1, -1)]))
-def test_a_mirrored_set_is_turned_and_never_reflected(scale, angle, shift, mirror):
+def test_similarity_rotates_mirrored_points_and_never_reflects(scale, angle, shift, mirror):
     found = similarity(TEMPLATE * mirror, apply(matrix(scale, angle, shift), TEMPLATE))
     assert np.linalg.det(found[:, :2]) > 0
 
 
-def test_where_no_rotation_is_better_than_another_there_is_none():
+def test_similarity_refuses_points_that_every_rotation_fits_equally():
     square = np.array([(0, 0), (1, 0), (1, 1), (0, 1)], float)
     with pytest.raises(ValueError, match="mirror images"):
         similarity(square, square * (-1, 1))
 
 
 @given(shifts, st.floats(0, 1e4), angles)
-def test_points_in_one_place_or_on_one_line_are_refused(shift, length, angle):
+def test_similarity_refuses_coincident_or_collinear_points(shift, length, angle):
     along = np.outer(np.linspace(0, length, 5), (np.cos(angle), np.sin(angle))) + shift
     for source, target in ((along, TEMPLATE), (TEMPLATE, along)):
         with pytest.raises(ValueError, match=r"coincide|one line"):
@@ -85,14 +87,14 @@ def test_points_in_one_place_or_on_one_line_are_refused(shift, length, angle):
 
 
 @pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
-def test_numbers_that_are_not_finite_are_refused(wrong):
+def test_similarity_refuses_numbers_that_are_not_finite(wrong):
     source = TEMPLATE.copy()
     source[2, 1] = wrong
     with pytest.raises(ValueError, match="not a finite number"):
         similarity(source, TEMPLATE)
 
 
-def test_other_shapes_are_refused():
+def test_similarity_refuses_unequal_shapes_and_fewer_than_three_points():
     with pytest.raises(ValueError, match=r"\[5, 2\] and \[4, 2\]"):
         similarity(TEMPLATE, TEMPLATE[:4])
     with pytest.raises(ValueError, match="at least three"):
@@ -101,8 +103,8 @@ def test_other_shapes_are_refused():
 
 @settings(max_examples=20)
 @given(st.floats(0.2, 3), angles)
-def test_every_pixel_of_a_crop_shows_its_place_in_the_picture(scale, angle):
-    """A picture whose red is x / 4 and green y / 4: interpolating and averaging a plane changes nothing."""
+def test_warp_maps_every_pixel_to_its_place_in_the_picture(scale, angle):
+    """Red is x / 4 and green y / 4: interpolation and averaging leave linear values unchanged."""
     y, x = np.mgrid[:800, :800]
     picture = np.stack([x / 4, y / 4, 0 * x], axis=-1).round().astype(np.uint8)
     transform = matrix(scale, angle, (0, 0))
@@ -115,14 +117,14 @@ def test_every_pixel_of_a_crop_shows_its_place_in_the_picture(scale, angle):
 
 
 @pytest.mark.parametrize("shrink", [2, 4, 9, 20])
-def test_fine_lines_become_grey_when_they_shrink(shrink):
+def test_warp_averages_fine_lines_to_grey_when_it_shrinks(shrink):
     picture = np.zeros((112 * shrink, 112 * shrink, 3), np.uint8)
     picture[:, ::2] = 254
     crop = warp(picture, matrix(1 / shrink, 0, (0.5 / shrink - 0.5, 0.5 / shrink - 0.5)), 112)
     assert np.abs(crop[2:-2, 2:-2].astype(int) - 127).max() <= 127 / shrink + 1
 
 
-def test_a_crop_at_full_size_is_what_opencv_warps_and_beyond_the_border_is_black():
+def test_warp_above_half_size_equals_cv2_warpAffine_with_a_black_border():
     picture = np.random.default_rng(0).integers(1, 256, (90, 130, 3), np.uint8)
     transform = matrix(0.8, 0.3, (25, -10))
     crop = warp(picture, transform, 112)
@@ -130,5 +132,5 @@ def test_a_crop_at_full_size_is_what_opencv_warps_and_beyond_the_border_is_black
     assert (crop[0, 0] == 0).all() or (crop[-1, 0] == 0).all()
 
 
-def test_a_square_far_larger_than_the_picture_costs_no_memory():
+def test_warp_accepts_a_square_far_larger_than_the_picture():
     assert warp(np.full((20, 20, 3), 255, np.uint8), matrix(1e-6, 0, (50, 50)), 112).shape == (112, 112, 3)

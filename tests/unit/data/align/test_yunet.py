@@ -1,4 +1,4 @@
-"""YuNet on photographs, where the model and real faces lie beside the repository; its errors, everywhere."""
+"""YuNet on photographs, if the model and photographs are beside the repository; its errors, everywhere."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def photograph():
 
 
 @real
-def test_faces_of_lfw_are_found_where_another_detector_finds_them(yunet):
+def test_YuNet_agrees_with_another_detector_on_lfw(yunet):
     listed = read_landmarks(PHOTOS / "landmarks.json")
     assert len(listed) == 120
     distances = []
@@ -54,7 +54,7 @@ def test_faces_of_lfw_are_found_where_another_detector_finds_them(yunet):
 
 
 @real
-def test_crops_by_listed_landmarks_are_those_of_the_aligned_set(tmp_path):
+def test_align_folder_with_listed_landmarks_reproduces_the_aligned_lfw_crops(tmp_path):
     listed = read_landmarks(PHOTOS / "landmarks.json")
     done = align_folder(PHOTOS, tmp_path / "faces", listed, picture_format="png")
     assert done.outcomes == {"aligned": 120}
@@ -64,7 +64,7 @@ def test_crops_by_listed_landmarks_are_those_of_the_aligned_set(tmp_path):
 
 
 @real
-def test_the_first_eye_is_the_left_one_in_the_picture(yunet, photograph):
+def test_YuNet_lists_the_eye_on_the_left_of_the_picture_first(yunet, photograph):
     picture, landmarks = photograph
     (face,) = yunet(picture)
     assert np.abs(face.landmarks - landmarks).max() < 12
@@ -76,7 +76,7 @@ def test_the_first_eye_is_the_left_one_in_the_picture(yunet, photograph):
 
 @real
 @pytest.mark.parametrize("times", [0.4, 4, 16])
-def test_landmarks_are_mapped_back_from_pictures_that_are_shrunk(yunet, photograph, times):
+def test_YuNet_maps_landmarks_back_to_pictures_of_any_size(yunet, photograph, times):
     picture, landmarks = photograph
     side = round(250 * times)
     resized = cv2.resize(picture, (side, side), interpolation=cv2.INTER_AREA if times < 1 else cv2.INTER_LINEAR)
@@ -89,7 +89,7 @@ def test_landmarks_are_mapped_back_from_pictures_that_are_shrunk(yunet, photogra
 
 
 @real
-def test_faces_at_the_border_tiny_faces_and_odd_shapes(yunet, photograph):
+def test_YuNet_handles_faces_at_the_border_tiny_faces_and_odd_shapes(yunet, photograph):
     picture, landmarks = photograph
     (cut,) = Aligner(yunet, "largest")(np.ascontiguousarray(picture[80:, 90:]))
     assert np.abs(cut.face.landmarks - (landmarks - (90, 80))).max() < 15
@@ -101,7 +101,7 @@ def test_faces_at_the_border_tiny_faces_and_odd_shapes(yunet, photograph):
 
 
 @real
-def test_a_copy_in_another_process_is_the_same_detector(yunet, photograph):
+def test_YuNet_is_the_same_detector_after_pickling(yunet, photograph):
     copied = pickle.loads(pickle.dumps(YuNet(MODEL, 0.7, 320)))
     assert (copied.min_score, copied.longest_side, copied.sha256) == (0.7, 320, yunet.sha256)
     np.testing.assert_array_equal(copied(photograph[0])[0].landmarks, yunet(photograph[0])[0].landmarks)
@@ -109,12 +109,12 @@ def test_a_copy_in_another_process_is_the_same_detector(yunet, photograph):
 
 
 @real
-def test_opencv_says_nothing_on_stderr(capfd):
+def test_YuNet_writes_nothing_to_stderr(capfd):
     YuNet(MODEL)
     assert capfd.readouterr().err == ""
 
 
-def test_an_absent_model_says_where_to_get_it(tmp_path, monkeypatch):
+def test_YuNet_says_where_to_get_an_absent_model(tmp_path, monkeypatch):
     with pytest.raises(DataError, match=r"no\.onnx: there is no face detection model; get .* from https://.*yunet"):
         YuNet(tmp_path / "no.onnx")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
@@ -124,13 +124,13 @@ def test_an_absent_model_says_where_to_get_it(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("data", [b"", b"hello", b"\x08\x07" * 50], ids=["empty", "text", "bytes"])
-def test_a_file_that_is_no_model_is_refused(tmp_path, data):
+def test_YuNet_refuses_a_file_that_is_not_a_model(tmp_path, data):
     (tmp_path / "model.onnx").write_bytes(data)
     with pytest.raises(DataError, match=r"model\.onnx: not a YuNet model that OpenCV .* runs"):
         YuNet(tmp_path / "model.onnx")
 
 
-def test_a_pointer_to_the_model_is_told_from_the_model(tmp_path):
+def test_YuNet_refuses_a_git_lfs_pointer_and_a_folder(tmp_path):
     (tmp_path / "model.onnx").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
     with pytest.raises(DataError, match="Git LFS's pointer"):
         YuNet(tmp_path / "model.onnx")
@@ -138,7 +138,7 @@ def test_a_pointer_to_the_model_is_told_from_the_model(tmp_path):
         YuNet(tmp_path)
 
 
-def test_another_network_is_refused(tmp_path):
+def test_YuNet_refuses_another_network(tmp_path):
     shape = [1, 3, 64, 64]
     graph = helper.make_graph(
         [helper.make_node("Relu", ["x"], ["y"])],
@@ -168,7 +168,7 @@ def model_with(folder, nodes, names, shape):
     return path
 
 
-def test_a_network_with_names_of_yunet_and_too_few_numbers_is_refused(tmp_path, capfd):
+def test_YuNet_refuses_a_network_with_its_output_names_and_other_shapes(tmp_path, capfd):
     nodes = [helper.make_node("GlobalAveragePool", ["x"], [name]) for name in GRIDS]
     with pytest.raises(DataError, match=r"other\.onnx: not a YuNet model"):
         YuNet(model_with(tmp_path, nodes, GRIDS, [1, 3, 1, 1]))
@@ -176,7 +176,7 @@ def test_a_network_with_names_of_yunet_and_too_few_numbers_is_refused(tmp_path, 
 
 
 @pytest.mark.parametrize("fault", ["import os; os.abort()", "import time; time.sleep(60)"], ids=["crash", "hang"])
-def test_a_model_that_opencv_does_not_survive_is_refused(tmp_path, monkeypatch, fault):
+def test_YuNet_refuses_a_model_that_makes_opencv_crash_or_hang(tmp_path, monkeypatch, fault):
     path = model_with(tmp_path, [helper.make_node("Relu", ["x"], ["y"])], ["y"], [1, 3, 64, 64])
     monkeypatch.setattr(yunet_module, "_TRIAL", fault)
     monkeypatch.setattr(yunet_module, "_PATIENCE", 0.5)
@@ -185,7 +185,7 @@ def test_a_model_that_opencv_does_not_survive_is_refused(tmp_path, monkeypatch, 
         YuNet(path)
 
 
-def test_pipes_devices_and_large_files_are_no_models(tmp_path, monkeypatch):
+def test_YuNet_refuses_pipes_devices_and_large_files(tmp_path, monkeypatch):
     os.mkfifo(tmp_path / "pipe.onnx")
     (tmp_path / "endless.onnx").symlink_to("/dev/zero")
     for name in ("pipe.onnx", "endless.onnx"):
@@ -199,7 +199,7 @@ def test_pipes_devices_and_large_files_are_no_models(tmp_path, monkeypatch):
         YuNet(tmp_path / ("n" * 300))
 
 
-def test_the_template_is_that_of_arcface():
+def test_TEMPLATE_is_that_of_arcface_and_read_only():
     assert TEMPLATE.tolist() == [
         [38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041],
     ]  # fmt: skip
