@@ -29,7 +29,7 @@ def names(pictures: ImageFolder) -> list[str]:
     return [pictures.name(index) for index in range(len(pictures))]
 
 
-def test_order_is_natural_and_pictures_follow_their_names(tmp_path: Path) -> None:
+def test_ImageFolder_lists_identities_and_pictures_in_natural_order(tmp_path: Path) -> None:
     fill(tmp_path, "p10/a.png", "p9/10.png", "p9/9.png", "p9/1/x.bmp", "P1/z.WEBP", "p9/09.png")
     pictures = ImageFolder(tmp_path)
     assert list(pictures.identities) == ["P1", "p9", "p10"]
@@ -44,7 +44,7 @@ def test_order_is_natural_and_pictures_follow_their_names(tmp_path: Path) -> Non
             pictures.name(outside)
 
 
-def test_order_does_not_come_from_the_file_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ImageFolder_order_does_not_depend_on_the_file_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fill(tmp_path, *(f"p{i}/{j}.png" for i in range(5) for j in range(5)))
     expected = names(ImageFolder(tmp_path))
     scandir = os.scandir
@@ -63,12 +63,12 @@ def test_order_does_not_come_from_the_file_system(tmp_path: Path, monkeypatch: p
 
 
 @given(st.permutations(["", "1", "01", "9", "10", "010", "a", "a1", "a1b", "a01b", "a10", "a9", "b2c3", "b2c10"]))
-def test_natural_order_is_total(words: list[str]) -> None:
+def test_natural_key_orders_every_permutation_the_same(words: list[str]) -> None:
     expected = ["", "01", "1", "9", "010", "10", "a", "a1", "a01b", "a1b", "a9", "a10", "b2c3", "b2c10"]
     assert sorted(words, key=natural_key) == expected
 
 
-def test_hidden_and_other_files_are_passed_over(tmp_path: Path) -> None:
+def test_ImageFolder_ignores_hidden_and_other_files(tmp_path: Path) -> None:
     fill(tmp_path, "a/1.png", ".cache/1.png", "a/.2.png", "a/.thumbs/3.png")
     (tmp_path / "a/notes.txt").write_text("x")
     (tmp_path / "README").write_text("x")
@@ -79,7 +79,7 @@ def test_hidden_and_other_files_are_passed_over(tmp_path: Path) -> None:
     assert list(pictures.identities) == ["a"]
 
 
-def test_what_is_wrong_with_the_root_is_said_with_the_layout(tmp_path: Path) -> None:
+def test_ImageFolder_refuses_a_wrong_root_and_shows_the_expected_layout(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"nowhere: does not exist; expected ROOT/IDENTITY/PICTURE"):
         ImageFolder(tmp_path / "nowhere")
     (tmp_path / "file").write_text("x")
@@ -96,7 +96,7 @@ def test_what_is_wrong_with_the_root_is_said_with_the_layout(tmp_path: Path) -> 
         ImageFolder(tmp_path / "root")
 
 
-def test_linked_folders_are_followed_but_not_in_circles(tmp_path: Path) -> None:
+def test_ImageFolder_follows_linked_folders_but_no_cycles(tmp_path: Path) -> None:
     fill(tmp_path, "elsewhere/x/1.png", "root/a/1.png")
     try:
         (tmp_path / "root/b").symlink_to(tmp_path / "elsewhere")
@@ -111,7 +111,7 @@ def test_linked_folders_are_followed_but_not_in_circles(tmp_path: Path) -> None:
     assert names(ImageFolder(tmp_path / "root")) == ["a/1.png", "b/x/1.png"]
 
 
-def test_names_beyond_ascii_and_beyond_unicode(tmp_path: Path) -> None:
+def test_ImageFolder_reads_names_beyond_ascii_and_unicode(tmp_path: Path) -> None:
     fill(tmp_path, "Жанна/№ 1.png", "Åsa/1.png")
     undecodable = os.fsdecode(b"\xff.png")
     try:
@@ -124,7 +124,7 @@ def test_names_beyond_ascii_and_beyond_unicode(tmp_path: Path) -> None:
         assert pictures.picture(index).shape == (112, 112, 3)
 
 
-def test_pictures_that_cannot_be_used_are_reported_by_path(tmp_path: Path) -> None:
+def test_ImageFolder_picture_names_the_path_of_an_unreadable_file(tmp_path: Path) -> None:
     fill(tmp_path, "a/1.png", "a/2.png")
     (tmp_path / "a/2.png").write_bytes(b"")
     pictures = ImageFolder(tmp_path)
@@ -143,7 +143,7 @@ def files(root: Path) -> dict[str, bytes]:
     return {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file()}
 
 
-def test_what_is_written_is_read_back_bit_for_bit(tmp_path: Path) -> None:
+def test_ImageFolderWriter_round_trips_bit_for_bit(tmp_path: Path) -> None:
     contents = [b"\xff\xd8\xff one", png(1), b"RIFF1234WEBPVP8 ", b"BM damaged", b"", b"no picture at all"]
     names = ["ada/1.JPG", "ada/session 1/2.png", "ada/3", "grace/4.dat", "5", "elsewhere/6.tar"]
     with ImageFolderWriter(tmp_path / "new" / "set", ["ada", "grace"]) as writer:
@@ -171,7 +171,7 @@ def test_what_is_written_is_read_back_bit_for_bit(tmp_path: Path) -> None:
         "a/" * 50 + "b.png", "\udcff\udcfe.png", "x" * 300,
     ],
 )  # fmt: skip
-def test_no_name_leads_out_of_the_folder_or_out_of_sight(tmp_path: Path, name: str) -> None:
+def test_ImageFolderWriter_keeps_hostile_names_inside_the_folder_and_visible(tmp_path: Path, name: str) -> None:
     for identity in ("ada", name):
         root = tmp_path / f"{identity == name}" / "set"
         with ImageFolderWriter(root, ["ada", identity]) as writer:
@@ -186,7 +186,7 @@ def test_no_name_leads_out_of_the_folder_or_out_of_sight(tmp_path: Path, name: s
         assert {pictures.encoded(0), pictures.encoded(1)} == {png(), png(1)}
 
 
-def test_identities_and_pictures_that_come_to_share_a_name_stay_apart(tmp_path: Path) -> None:
+def test_ImageFolderWriter_keeps_identities_and_pictures_of_one_name_apart(tmp_path: Path) -> None:
     identities = ["a/b", "a_b", "a\\b", "a_b (2)"]
     with ImageFolderWriter(tmp_path, identities) as writer:
         for label, identity in enumerate(identities):
@@ -199,7 +199,9 @@ def test_identities_and_pictures_that_come_to_share_a_name_stay_apart(tmp_path: 
 
 
 @given(st.lists(st.tuples(st.text(max_size=12), st.text(alphabet="ab./\\ \0é(2)", max_size=8)), max_size=8))
-def test_nothing_written_is_lost_whatever_the_names(tmp_path_factory: pytest.TempPathFactory, entries) -> None:
+def test_ImageFolderWriter_loses_no_picture_whatever_the_names(
+    tmp_path_factory: pytest.TempPathFactory, entries
+) -> None:
     root = tmp_path_factory.mktemp("set")
     identities = list(dict.fromkeys(identity for identity, _ in entries))
     with ImageFolderWriter(root, identities) as writer:
@@ -213,7 +215,7 @@ def test_nothing_written_is_lost_whatever_the_names(tmp_path_factory: pytest.Tem
         assert sorted(own, key=min) == sorted(expected, key=min)
 
 
-def test_a_writer_goes_on_behind_what_is_there_and_leaves_no_part(tmp_path: Path) -> None:
+def test_ImageFolderWriter_continues_after_existing_pictures_and_leaves_no_part(tmp_path: Path) -> None:
     with ImageFolderWriter(tmp_path, ["ada"]) as writer:
         writer.add(png(0), "ada/x.png", 0)
         writer.add(png(1), "ada/x.png", 0)
@@ -224,7 +226,7 @@ def test_a_writer_goes_on_behind_what_is_there_and_leaves_no_part(tmp_path: Path
     assert files(tmp_path) == {"ada/x.png": png(0), "ada/x (2).png": png(1), "ada/x (3).png": png(2)}
 
 
-def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+def test_ImageFolderWriter_names_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(DataError, match=r"file/set.*cannot be written.*Not a directory"):
         ImageFolderWriter(tmp_path / "file" / "set", ["ada"])

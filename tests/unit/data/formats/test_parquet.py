@@ -46,7 +46,7 @@ def put(path: Path, images: list, labels: list, kind: pa.DataType | None = None,
 CLASSES = {"_type": "ClassLabel", "names": ["zoe", "ann", "nobody", "bob"]}
 
 
-def test_hugging_faces_sets_are_read(tmp_path: Path) -> None:
+def test_ParquetPictures_reads_hugging_face_sets(tmp_path: Path) -> None:
     for number, rows in enumerate([[0, 1, 2], [3, 4]]):
         put(
             tmp_path / f"data/train-{number:05d}-of-00002.parquet",
@@ -80,7 +80,7 @@ def test_hugging_faces_sets_are_read(tmp_path: Path) -> None:
         (["b", "a", "b"], pa.dictionary(pa.int8(), pa.string()), ["a", "b"], [1, 0, 1]),
     ],
 )
-def test_labels_without_metadata(tmp_path: Path, labels, kind, identities, codes) -> None:
+def test_ParquetPictures_reads_labels_without_metadata(tmp_path: Path, labels, kind, identities, codes) -> None:
     pictures = open_pictures(put(tmp_path / "x.parquet", [b"1", b"2", b"3"], labels, kind))
     assert list(pictures.identities) == identities
     assert pictures.labels.tolist() == codes
@@ -88,7 +88,7 @@ def test_labels_without_metadata(tmp_path: Path, labels, kind, identities, codes
     assert pictures.encoded(2) == b"3"
 
 
-def test_paths_are_names_only_if_they_tell_pictures_apart(tmp_path: Path) -> None:
+def test_ParquetPictures_takes_paths_as_names_only_if_they_are_complete_and_unique(tmp_path: Path) -> None:
     twice = put(tmp_path / "twice.parquet", [(b"1", "a.jpg"), (b"2", "a.jpg")], [0, 1])
     assert names(open_pictures(twice)) == ["twice/0", "twice/1"]
     missing = put(tmp_path / "missing.parquet", [(b"1", "a.jpg"), (b"2", None)], [0, 1])
@@ -97,7 +97,7 @@ def test_paths_are_names_only_if_they_tell_pictures_apart(tmp_path: Path) -> Non
     assert names(open_pictures(upwards)) == ["etc/passwd", "a/b.jpg"]
 
 
-def test_rows_without_picture_or_label_cost_only_themselves(tmp_path: Path) -> None:
+def test_ParquetPictures_with_incomplete_rows_reads_the_others(tmp_path: Path) -> None:
     images = [(b"0", None), (None, "x"), (b"2", None), (b"3", None), None, (b"5", None)]
     path = put(tmp_path / "x.parquet", images, [3, 3, None, -1, 1, 1], label=CLASSES)
     pictures = open_pictures(path)
@@ -119,7 +119,7 @@ def test_rows_without_picture_or_label_cost_only_themselves(tmp_path: Path) -> N
             named.encoded(row)
 
 
-def test_a_list_may_be_a_parquet_file(tmp_path: Path) -> None:
+def test_open_parquet_reads_a_list_of_pictures(tmp_path: Path) -> None:
     fill(tmp_path, "p/1.png", "q/1.png")
     table = pa.table({"label": ["b", "a"], "path": ["p/1.png", "q/1.png"], "split": ["train", "test"], "age": [3, 4]})
     pq.write_table(table, tmp_path / "l.parquet")
@@ -144,14 +144,14 @@ def test_a_list_may_be_a_parquet_file(tmp_path: Path) -> None:
         ({"image": pa.array([], pa.binary()), "label": pa.array([], pa.int64())}, "holds no pictures"),
     ],
 )
-def test_what_is_wrong_with_the_columns_is_said(tmp_path: Path, columns: dict, message: str) -> None:
+def test_open_parquet_refuses_wrong_columns(tmp_path: Path, columns: dict, message: str) -> None:
     pq.write_table(pa.table(columns), tmp_path / "x.parquet")
     with pytest.raises(DataError, match=message) as caught:
         open_pictures(tmp_path / "x.parquet")
     assert "x.parquet" in str(caught.value)
 
 
-def test_what_is_wrong_with_the_files_is_said(tmp_path: Path) -> None:
+def test_open_parquet_names_missing_and_inconsistent_files(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no\.parquet: does not exist"):
         open_pictures(tmp_path / "no.parquet")
     put(tmp_path / "s/train-00001-of-00003.parquet", [b"1"], [0])
@@ -173,7 +173,7 @@ def test_what_is_wrong_with_the_files_is_said(tmp_path: Path) -> None:
         open_pictures(tmp_path / "v.parquet")
 
 
-def test_every_cut_is_a_data_error(tmp_path: Path) -> None:
+def test_open_parquet_refuses_every_truncated_file(tmp_path: Path) -> None:
     whole = put(tmp_path / "x.parquet", [(b"1", "a")] * 3, [0, 1, 2]).read_bytes()
     for length in range(0, len(whole), 7):
         (tmp_path / "x.parquet").write_bytes(whole[:length])
@@ -183,7 +183,7 @@ def test_every_cut_is_a_data_error(tmp_path: Path) -> None:
 
 @one_file
 @given(st.lists(st.tuples(st.integers(0), st.integers(0, 255)), min_size=1, max_size=3))
-def test_mutated_files_give_pictures_or_errors(tmp_path: Path, changes: list[tuple[int, int]]) -> None:
+def test_open_parquet_reads_or_refuses_mutated_files(tmp_path: Path, changes: list[tuple[int, int]]) -> None:
     path = tmp_path / "x.parquet"
     if not (tmp_path / "whole").exists():
         put(tmp_path / "whole", [(b"%d" % k * 20, f"p/{k}.jpg") for k in range(5)], list("ababa"))
@@ -199,7 +199,7 @@ def test_mutated_files_give_pictures_or_errors(tmp_path: Path, changes: list[tup
                 assert isinstance(pictures.encoded(k), bytes)
 
 
-def test_names_are_paths_and_no_addresses(tmp_path: Path) -> None:
+def test_open_parquet_takes_paths_literally_and_not_as_urls(tmp_path: Path) -> None:
     for name in ("a#b", "a?b=c", "a%20b", "s3:x", "file: y", "é\udcff"):
         path = tmp_path / name / "train.parquet"
         path.parent.mkdir()
@@ -208,7 +208,7 @@ def test_names_are_paths_and_no_addresses(tmp_path: Path) -> None:
             assert [opened.encoded(k) for k in range(2)] == [b"1", b"2"]
 
 
-def test_sets_as_the_hub_converts_them(tmp_path: Path) -> None:
+def test_open_parquet_reads_sets_converted_by_the_hub(tmp_path: Path) -> None:
     for folder in (tmp_path / "one/default", tmp_path / "two/big", tmp_path / "two/small"):
         put(folder / "train/0000.parquet", [b"1", b"2"], [0, 1])
         put(folder / "train/0001.parquet", [b"3"], [2])
@@ -229,7 +229,7 @@ def test_sets_as_the_hub_converts_them(tmp_path: Path) -> None:
 
 
 def in_little_memory(function: Callable[[], None]) -> None:
-    """Call it in a process that may take 400 MiB more than this one."""
+    """Call a function in a process that may use 400 MiB more than this one."""
     resource = pytest.importorskip("resource")
     if sys.platform != "linux":
         pytest.skip("limits of memory as Linux has them")
@@ -271,7 +271,7 @@ BOMBS = {
 @pytest.mark.slow
 @pytest.mark.parametrize("with_schema", [True, False])  # which says that the columns are dictionaries
 @pytest.mark.parametrize("bomb", BOMBS)
-def test_what_unpacks_to_gigabytes_costs_no_memory(tmp_path: Path, bomb: str, with_schema: bool) -> None:
+def test_open_parquet_of_a_decompression_bomb_needs_little_memory(tmp_path: Path, bomb: str, with_schema: bool) -> None:
     columns, refused = BOMBS[bomb]
     count = max(len(column) for column in columns.values())
     whole = {"image": repeated(b"x", count, pa.binary()), "label": repeated("p", count, pa.string())} | columns
@@ -292,7 +292,7 @@ def test_what_unpacks_to_gigabytes_costs_no_memory(tmp_path: Path, bomb: str, wi
     in_little_memory(read)
 
 
-def test_a_list_that_repeats_a_long_path_costs_no_memory(tmp_path: Path) -> None:
+def test_open_parquet_refuses_a_list_that_repeats_a_long_path_in_little_memory(tmp_path: Path) -> None:
     columns = {"path": repeated("x" * MEGABYTE, 4000, pa.string()), "label": repeated("x", 4000, pa.string())}
     pq.write_table(pa.table(columns), tmp_path / "x.parquet", compression="zstd", store_schema=False)
 
@@ -303,7 +303,7 @@ def test_a_list_that_repeats_a_long_path_costs_no_memory(tmp_path: Path) -> None
     in_little_memory(read)
 
 
-def test_columns_of_lists_and_lying_headers_are_refused(tmp_path: Path) -> None:
+def test_open_parquet_refuses_list_columns_and_forged_page_headers(tmp_path: Path) -> None:
     path = put(tmp_path / "x.parquet", [b"1" * 3000, b"2"], [0, 1])
     whole = path.read_bytes()
     chunk = pq.read_metadata(path).row_group(0).column(1)
@@ -325,7 +325,7 @@ def test_columns_of_lists_and_lying_headers_are_refused(tmp_path: Path) -> None:
         open_pictures(path)
 
 
-def test_a_footer_with_any_wrong_byte_ends_no_process(tmp_path: Path) -> None:
+def test_open_parquet_survives_any_wrong_byte_in_the_footer(tmp_path: Path) -> None:
     path = tmp_path / "x.parquet"
     pq.write_table(pa.table({"image": [b"1", b"2"], "label": ["a", "b"]}), path, store_schema=False)
     whole = path.read_bytes()
@@ -342,7 +342,7 @@ def test_a_footer_with_any_wrong_byte_ends_no_process(tmp_path: Path) -> None:
     in_little_memory(read)
 
 
-def test_a_file_that_changes_while_it_is_open_costs_pictures_and_no_process(tmp_path: Path) -> None:
+def test_ParquetPictures_encoded_detects_a_file_truncated_while_open(tmp_path: Path) -> None:
     path = put(tmp_path / "x.parquet", [b"%d" % k * 3000 for k in range(8)], [0] * 8)
     pictures, copy, size = open_pictures(path), pickle.dumps(open_pictures(path)), path.stat().st_size
     assert pictures.encoded(0) == b"0" * 3000
@@ -354,14 +354,14 @@ def test_a_file_that_changes_while_it_is_open_costs_pictures_and_no_process(tmp_
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
-def test_pipes_are_not_waited_for(tmp_path: Path) -> None:
+def test_open_parquet_refuses_pipes(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "x.parquet")
     for path in (tmp_path, tmp_path / "x.parquet"):
         with pytest.raises(DataError, match=r"x\.parquet.*not a regular file"):
             open_pictures(path)
 
 
-def test_a_damaged_row_group_costs_only_itself(tmp_path: Path) -> None:
+def test_ParquetPictures_with_a_damaged_row_group_reads_the_others(tmp_path: Path) -> None:
     with ParquetWriter(tmp_path, ["x"]) as writer:
         for k in range(3):
             writer.add(b"%d" % k * 200_000, f"{k}", 0)
@@ -376,7 +376,7 @@ def test_a_damaged_row_group_costs_only_itself(tmp_path: Path) -> None:
             pictures.encoded(k)
 
 
-def test_row_groups_are_kept_up_to_a_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ParquetPictures_caches_row_groups_up_to_CACHE_BYTES(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = put(tmp_path / "x.parquet", [b"%d" % k * 1000 for k in range(20)], [0] * 20)
     pictures = open_pictures(path)
     assert isinstance(pictures, ParquetPictures)
@@ -388,7 +388,7 @@ def test_row_groups_are_kept_up_to_a_bound(tmp_path: Path, monkeypatch: pytest.M
     assert copy.encoded(19) == b"19" * 1000
 
 
-def test_worker_processes_read(tmp_path: Path) -> None:
+def test_ParquetPictures_reads_in_worker_processes(tmp_path: Path) -> None:
     source = ImageFolder(fill(tmp_path / "faces", *(f"a/{k}.png" for k in range(12))))
     with ParquetWriter(tmp_path / "out", source.identities) as writer:
         for k in range(12):
@@ -405,7 +405,7 @@ def write(folder: Path, source: ImageFolder, first: int = 0) -> None:
             writer.add(source.encoded(k), source.name(k), int(source.labels[k]))
 
 
-def test_what_is_written_reads_back_bit_for_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ParquetWriter_round_trips_bit_for_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parquet, "GROUP_BYTES", 100)
     source = ImageFolder(fill(tmp_path / "source", *(f"p{k % 4}/{k}.png" for k in range(12))))
     write(tmp_path / "out", source)
@@ -425,9 +425,7 @@ def test_what_is_written_reads_back_bit_for_bit(tmp_path: Path, monkeypatch: pyt
     assert sorted(path.name for path in (tmp_path / "out/data").iterdir()) == files
 
 
-def test_an_interrupted_writing_goes_on_behind_its_complete_files(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_ParquetWriter_resumes_after_its_complete_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parquet, "GROUP_BYTES", 100)
     source = ImageFolder(fill(tmp_path / "source", *(f"p{k % 4}/{k}.png" for k in range(20))))
     with suppress(KeyboardInterrupt), ParquetWriter(tmp_path, source.identities, shard_bytes=300) as writer:
@@ -445,7 +443,7 @@ def test_an_interrupted_writing_goes_on_behind_its_complete_files(
     assert not any(path.name.startswith(".") for path in (tmp_path / "data").iterdir())
 
 
-def test_a_killed_renaming_is_noticed_and_mended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ParquetWriter_completes_a_killed_renaming(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parquet, "GROUP_BYTES", 100)
     source = ImageFolder(fill(tmp_path / "source", *(f"p/{k}.png" for k in range(12))))
     write(tmp_path, source)
@@ -460,7 +458,7 @@ def test_a_killed_renaming_is_noticed_and_mended(tmp_path: Path, monkeypatch: py
         ParquetWriter(tmp_path, source.identities)
 
 
-def test_what_cannot_be_written_is_refused(tmp_path: Path) -> None:
+def test_ParquetWriter_refuses_invalid_names_labels_identities_and_paths(tmp_path: Path) -> None:
     with ParquetWriter(tmp_path, ["x"]) as writer:
         with pytest.raises(DataError, match="is not valid Unicode"):
             writer.add(b"", "\udc80", 0)
@@ -474,7 +472,7 @@ def test_what_cannot_be_written_is_refused(tmp_path: Path) -> None:
         writer.add(b"1", "a", 0)
 
 
-def test_statistics_that_contradict_the_schema_do_not_end_the_process(tmp_path: Path) -> None:
+def test_open_parquet_refuses_statistics_that_contradict_the_schema(tmp_path: Path) -> None:
     path = put(tmp_path / "x.parquet", [b"1" * 3000, b"2"], [0, 1])
     data = path.read_bytes()
     footer = data[-8 - int.from_bytes(data[-8:-4], "little") : -8]

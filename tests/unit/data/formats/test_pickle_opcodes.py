@@ -26,7 +26,7 @@ class Content:
 
 
 @pytest.mark.parametrize("protocol", range(6))
-def test_opcodes_are_those_of_genops(protocol: int) -> None:
+def test_OpcodeReader_opcodes_equals_pickletools_genops(protocol: int) -> None:
     values = [b"plain", "text", 7, -1, 300, 70_000, 2**40, True, None, np.frombuffer(b"\x00\xff", np.uint8), (1, [2])]
     source = Content(pickle.dumps(values, protocol))
     found = []
@@ -41,7 +41,7 @@ def test_opcodes_are_those_of_genops(protocol: int) -> None:
     assert [*found, ("STOP", None)] == expected
 
 
-def test_opcodes_leaves_the_argument_of_a_refused_opcode_alone() -> None:
+def test_OpcodeReader_opcodes_does_not_read_the_argument_of_a_refused_opcode() -> None:
     reader = OpcodeReader(ReadAhead(Content(b"]\x8b\xff\xff\xff\x7f")))  # LONG4, two gigabytes long
     with pytest.raises(RefusedPickleError, match="the opcode LONG4 is not allowed"):
         list(reader.opcodes({"EMPTY_LIST"}))

@@ -27,7 +27,7 @@ def listed(folder: Path, text: str | bytes, kind: str = ".csv") -> Path:
     return path
 
 
-def test_a_list_is_read_in_its_order_with_identities_in_natural_order(tmp_path: Path) -> None:
+def test_PictureList_keeps_the_order_of_the_list_and_sorts_identities_naturally(tmp_path: Path) -> None:
     fill(tmp_path, "x/1.png", "x/2.png", "y z/3.png")
     text = 'Label,note,path\n10,"a, b",x/2.png\n9,,"y z/3.png"\n\n10,"two\nlines",x/1.png\n'
     pictures = open_pictures(listed(tmp_path, text))
@@ -45,7 +45,9 @@ def test_a_list_is_read_in_its_order_with_identities_in_natural_order(tmp_path: 
 @pytest.mark.parametrize("kind", [".csv", ".tsv", ".TSV"])
 @pytest.mark.parametrize("ends", ["\n", "\r\n"])
 @pytest.mark.parametrize("mark", ["", "\ufeff"])
-def test_separators_line_ends_and_byte_order_marks(tmp_path: Path, kind: str, ends: str, mark: str) -> None:
+def test_PictureList_reads_any_separator_line_end_and_byte_order_mark(
+    tmp_path: Path, kind: str, ends: str, mark: str
+) -> None:
     lines = ["path,label", "Å/№ 1.png,Жанна", 'b.png,"said ""b"""']
     text = mark + ends.join(lines).replace(",", "," if kind == ".csv" else "\t")
     pictures = PictureList(listed(tmp_path, text, kind))
@@ -53,7 +55,7 @@ def test_separators_line_ends_and_byte_order_marks(tmp_path: Path, kind: str, en
     assert list(pictures.identities) == ['said "b"', "Жанна"]
 
 
-def test_splits(tmp_path: Path) -> None:
+def test_PictureList_selects_a_split(tmp_path: Path) -> None:
     path = listed(tmp_path, "split,path,label\ntrain,a,x\ntest,b,y\ntrain,c,z\n,d,w\n")
     assert names(PictureList(path)) == ["a", "b", "c", "d"]
     chosen = open_pictures(path, "train")
@@ -65,13 +67,13 @@ def test_splits(tmp_path: Path) -> None:
         PictureList(listed(tmp_path, "path,label\na,b\n"), "train")
 
 
-def test_only_lists_and_parquet_have_splits(tmp_path: Path) -> None:
+def test_open_pictures_refuses_a_split_of_an_image_folder(tmp_path: Path) -> None:
     fill(tmp_path, "a/1.png")
     with pytest.raises(DataError, match=r"only lists, Parquet and \.zip files have splits"):
         open_pictures(tmp_path, "train")
 
 
-def test_names_lead_neither_up_nor_to_the_root(tmp_path: Path) -> None:
+def test_PictureList_names_contain_neither_parent_folders_nor_the_root(tmp_path: Path) -> None:
     fill(tmp_path, "in/a.png", "out/b.png")
     rows = ["./a.png", "../out/b.png", str(tmp_path / "in/a.png"), str(tmp_path / "out/b.png"), "..a/b.png"]
     (tmp_path / "in/l.csv").write_text("path,label\n" + "".join(f"{row},x\n" for row in rows))
@@ -101,20 +103,22 @@ def test_names_lead_neither_up_nor_to_the_root(tmp_path: Path) -> None:
         ("path,label\n".encode("utf-16"), "line 1: is not text in UTF-8"),
     ],
 )
-def test_malformed_lists_name_file_line_and_column(tmp_path: Path, text: str | bytes, message: str) -> None:
+def test_PictureList_refuses_malformed_lists_and_names_the_line(
+    tmp_path: Path, text: str | bytes, message: str
+) -> None:
     with pytest.raises(DataError, match=message) as caught:
         PictureList(listed(tmp_path, text))
     assert "faces.csv" in str(caught.value)
 
 
-def test_a_missing_list_is_a_data_error(tmp_path: Path) -> None:
+def test_PictureList_refuses_a_missing_list_and_other_suffixes(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no\.csv: cannot be read: No such file"):
         open_pictures(tmp_path / "no.csv")
     with pytest.raises(DataError, match=r"is a \.csv or \.tsv file"):
         PictureList(tmp_path / "no.txt")
 
 
-def test_a_missing_picture_costs_only_itself(tmp_path: Path) -> None:
+def test_PictureList_with_a_missing_picture_reads_the_others(tmp_path: Path) -> None:
     fill(tmp_path, "a.png")
     pictures = PictureList(listed(tmp_path, "path,label\na.png,x\nnone.png,x\n"))
     assert pictures.picture(0).shape == (112, 112, 3)
@@ -122,7 +126,7 @@ def test_a_missing_picture_costs_only_itself(tmp_path: Path) -> None:
         pictures.picture(1)
 
 
-def test_a_list_goes_to_another_process(tmp_path: Path) -> None:
+def test_PictureList_survives_pickling(tmp_path: Path) -> None:
     path = listed(tmp_path, "path,label\na,x\nb,y\n")
     copy = pickle.loads(pickle.dumps(PictureList(path)))
     assert names(copy) == ["a", "b"]
@@ -134,7 +138,7 @@ words = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_
 @pytest.mark.slow
 @one_file
 @given(st.lists(st.tuples(words.filter(lambda w: not {"", ".", ".."} & set(w.split("/"))), words), min_size=1))
-def test_whatever_the_csv_module_writes_is_read(tmp_path: Path, rows: list[tuple[str, str]]) -> None:
+def test_PictureList_reads_whatever_the_csv_module_writes(tmp_path: Path, rows: list[tuple[str, str]]) -> None:
     for kind, dialect in ((".csv", "excel"), (".tsv", "excel-tab")):
         with (tmp_path / f"faces{kind}").open("w", encoding="utf-8", newline="") as file:
             csv.writer(file, dialect).writerows([("path", "label"), *rows])
@@ -146,7 +150,7 @@ def test_whatever_the_csv_module_writes_is_read(tmp_path: Path, rows: list[tuple
 
 @one_file
 @given(st.binary(max_size=60), st.booleans())
-def test_garbage_gives_a_list_or_a_data_error(tmp_path: Path, content: bytes, headed: bool) -> None:
+def test_PictureList_reads_or_refuses_any_bytes(tmp_path: Path, content: bytes, headed: bool) -> None:
     with suppress(DataError):
         pictures = PictureList(listed(tmp_path, b"path,label\n" * headed + content))
         assert len(pictures) == len(names(pictures)) > 0
@@ -161,7 +165,7 @@ def write(path: Path, source: ImageFolder, count: int) -> None:
             writer.add(source.encoded(k), source.name(k), int(source.labels[k]))
 
 
-def test_what_is_written_reads_back_bit_for_bit(tmp_path: Path) -> None:
+def test_PictureListWriter_round_trips_bit_for_bit(tmp_path: Path) -> None:
     source = ImageFolder(fill(tmp_path / "source", "b, c/1.png", "b, c/x/2.bmp", "a/1.jpg"))
     for kind in (".csv", ".tsv"):
         path = tmp_path / f"out{kind}" / f"faces{kind}"
@@ -176,7 +180,7 @@ def test_what_is_written_reads_back_bit_for_bit(tmp_path: Path) -> None:
         assert sorted(p.name for p in path.parent.iterdir()) == ["faces", f"faces{kind}"]
 
 
-def test_an_interrupted_writing_goes_on_behind_its_last_whole_line(tmp_path: Path) -> None:
+def test_PictureListWriter_resumes_after_the_last_whole_line(tmp_path: Path) -> None:
     source = ImageFolder(fill(tmp_path / "source", *(f"p{k}/1.png" for k in range(6))))
     path, part = tmp_path / "out/faces.csv", tmp_path / "out/.faces.csv.part"
     with suppress(KeyboardInterrupt), PictureListWriter(path, source.identities) as writer:
@@ -196,7 +200,7 @@ def test_an_interrupted_writing_goes_on_behind_its_last_whole_line(tmp_path: Pat
     assert not part.exists()
 
 
-def test_nothing_of_anybody_else_is_overwritten(tmp_path: Path) -> None:
+def test_PictureListWriter_overwrites_neither_another_set_nor_another_picture(tmp_path: Path) -> None:
     path = listed(tmp_path, "path,label\nmine/a.png,x\n")
     with pytest.raises(DataError, match=r"line 2: 'mine/a\.png' of 'x' is of another set"):
         PictureListWriter(path, ["x"])
@@ -210,13 +214,13 @@ def test_nothing_of_anybody_else_is_overwritten(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "/etc/x", "../x", "a/../x", "a//b", "a\\b", "a\nb", " a", "\udc80", "a\0"])
-def test_names_that_lead_elsewhere_are_refused(tmp_path: Path, name: str) -> None:
+def test_PictureListWriter_add_refuses_unsafe_names(tmp_path: Path, name: str) -> None:
     with PictureListWriter(tmp_path / "l.csv", ["x"]) as writer, pytest.raises(DataError):
         writer.add(b"", name, 0)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["l.csv"]
 
 
-def test_identities_that_a_list_cannot_hold_are_refused(tmp_path: Path) -> None:
+def test_PictureListWriter_refuses_invalid_identities_and_labels(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="two identities have the same name"):
         PictureListWriter(tmp_path / "l.csv", ["x", "x"])
     with pytest.raises(DataError, match="cannot be written into a list"):
@@ -225,13 +229,13 @@ def test_identities_that_a_list_cannot_hold_are_refused(tmp_path: Path) -> None:
         writer.add(b"", "a", -1)
 
 
-def test_a_place_that_cannot_be_written_is_a_data_error(tmp_path: Path) -> None:
+def test_PictureListWriter_raises_DataError_for_a_path_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(DataError, match="cannot write"):
         PictureListWriter(tmp_path / "file/l.csv", ["x"])
 
 
-def test_lists_that_are_no_file_or_have_no_lines_are_refused_at_once(tmp_path: Path) -> None:
+def test_PictureList_refuses_pipes_devices_and_overlong_lines(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.csv")
     (tmp_path / "endless.csv").symlink_to("/dev/zero")
     for name in ("pipe.csv", "endless.csv"):
@@ -242,7 +246,7 @@ def test_lists_that_are_no_file_or_have_no_lines_are_refused_at_once(tmp_path: P
         PictureList(tmp_path / "one line.csv")
 
 
-def test_a_listed_picture_that_is_no_file_costs_only_itself(tmp_path: Path) -> None:
+def test_PictureList_picture_raises_UnreadablePictureError_for_irregular_files(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.jpg")
     (tmp_path / "list.csv").write_text("path,label\npipe.jpg,a\n/dev/zero,a\n%s.jpg,b\n" % ("x" * 300))
     pictures = PictureList(tmp_path / "list.csv")

@@ -1,4 +1,4 @@
-"""RecordIO against bytes that are built by hand here, with a small writer and reader of the tests' own."""
+"""RecordIO against bytes built by hand, with a small independent writer and reader."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ LABELS = [7, 7, 3, 42, 42, 42]
 
 
 @pytest.mark.parametrize("index", [True, False])
-def test_insightfaces_form_with_sparse_labels(tmp_path: Path, index: bool) -> None:
+def test_RecordIO_reads_insightfaces_form_with_sparse_labels(tmp_path: Path, index: bool) -> None:
     path = write(tmp_path, insightface(LABELS), index)
     (tmp_path / "property").write_text("43,112,112\n")
     for opened in (RecordIO(path), open_pictures(path), open_pictures(tmp_path)):
@@ -99,7 +99,7 @@ def test_insightfaces_form_with_sparse_labels(tmp_path: Path, index: bool) -> No
                 method(outside)
 
 
-def test_labels_come_from_the_records_where_identity_records_do_not_cover_them(tmp_path: Path) -> None:
+def test_RecordIO_takes_labels_from_the_records_if_identity_records_do_not_cover_them(tmp_path: Path) -> None:
     for number, ranges in enumerate(([], [(1, 3), (3, 4)], [(1, 3), (4, 7)], [(2, 3), (3, 4), (4, 7)], [(1, 9)])):
         is_that_set(RecordIO(write(tmp_path / str(number), insightface(LABELS, ranges))))
     nan = insightface(LABELS, [(1, 3), (3, 4), (4, 7)])
@@ -107,13 +107,13 @@ def test_labels_come_from_the_records_where_identity_records_do_not_cover_them(t
     is_that_set(RecordIO(write(tmp_path / "nan", nan)))
 
 
-def test_one_label_in_two_ranges_is_one_identity(tmp_path: Path) -> None:
+def test_RecordIO_merges_two_ranges_of_one_label(tmp_path: Path) -> None:
     pictures = RecordIO(write(tmp_path, insightface([5, 5, 1, 5])))
     assert list(pictures.identities) == ["0000001", "0000005"]
     assert pictures.labels.tolist() == [1, 1, 0, 1]
 
 
-def test_a_picture_in_the_range_of_another_identity_costs_itself(tmp_path: Path) -> None:
+def test_RecordIO_picture_refuses_a_label_unlike_that_of_its_identity_record(tmp_path: Path) -> None:
     pictures = RecordIO(write(tmp_path, insightface([7, 9, 3], [(1, 3), (3, 4)])))
     assert pictures.labels.tolist() == [1, 1, 0]
     assert pictures.picture(0)[0, 0, 0] == 1
@@ -122,7 +122,7 @@ def test_a_picture_in_the_range_of_another_identity_costs_itself(tmp_path: Path)
 
 
 @pytest.mark.parametrize("index", [True, False])
-def test_mxnets_form_without_header(tmp_path: Path, index: bool) -> None:
+def test_RecordIO_reads_mxnets_form_without_header(tmp_path: Path, index: bool) -> None:
     """Keys from 0, with several labels or one; the first picture has two labels and is no header."""
     payloads = {0: image(0, (2.0, 8.5), png(0)), 1: image(1, 0.0, png(1)), 2: image(2, (2.0, 0.5, 7.0), png(2))}
     pictures = RecordIO(write(tmp_path, payloads, index))
@@ -132,7 +132,7 @@ def test_mxnets_form_without_header(tmp_path: Path, index: bool) -> None:
     assert pictures.all_labels(2).tolist() == [2, 0.5, 7]
 
 
-def test_keys_out_of_order_and_with_gaps(tmp_path: Path) -> None:
+def test_RecordIO_reads_keys_out_of_order_and_with_gaps(tmp_path: Path) -> None:
     payloads = {key: image(0, key % 3, png(key)) for key in (200, 5, 123, 4)}
     pictures = RecordIO(write(tmp_path, payloads))
     assert reds(pictures) == [4, 5, 123, 200]
@@ -142,8 +142,8 @@ def test_keys_out_of_order_and_with_gaps(tmp_path: Path) -> None:
     assert without.name(1) == "0000002/00000001.png"
 
 
-def test_records_that_are_cut_at_the_magic_are_joined(tmp_path: Path) -> None:
-    """By hand: the magic at 24 (the picture's begin), in the middle twice in a row, and unaligned where it stays."""
+def test_RecordIO_joins_records_that_are_split_at_the_magic(tmp_path: Path) -> None:
+    """By hand: the magic at byte 24, where the picture begins, then twice in a row, then unaligned, which is kept."""
     head = struct.pack("<IfQQ", 0, 1.0, 1, 0)
     tail = b"x" + MAGIC + b"yz"
     parts = record(head, 1) + record(b"abcd", 2) + record(b"", 2) + record(tail, 3)
@@ -160,7 +160,7 @@ pieces = st.lists(st.one_of(st.just(MAGIC), st.binary(max_size=9)), max_size=8).
 
 
 def joined(data: bytes) -> bytes:
-    """The tests' own reader of one record, whole or in parts."""
+    """An independent reader of one record, whole or in parts."""
     payload, kind = b"", None
     while kind not in (0, 3):
         assert data[:4] == MAGIC
@@ -176,7 +176,7 @@ def joined(data: bytes) -> bytes:
 
 
 @given(pieces)
-def test_a_frame_holds_its_payload_and_no_other_magic(payload: bytes) -> None:
+def test_frame_holds_its_payload_and_no_other_magic(payload: bytes) -> None:
     framed = frame(payload)
     assert joined(framed) == payload
     begins = [k for k in range(0, len(framed), 4) if framed[k : k + 4] == MAGIC]
@@ -185,7 +185,7 @@ def test_a_frame_holds_its_payload_and_no_other_magic(payload: bytes) -> None:
 
 
 @pytest.mark.parametrize("broken", range(8))
-def test_a_bad_record_costs_only_itself(tmp_path: Path, broken: int) -> None:
+def test_RecordIO_with_a_bad_record_reads_the_others(tmp_path: Path, broken: int) -> None:
     good, last = image(1, 3.0, png(1)), image(3, 3.0, png(3))
     whole = record(image(2, 3.0, png(2)))
     bad, reason = [
@@ -210,7 +210,7 @@ def test_a_bad_record_costs_only_itself(tmp_path: Path, broken: int) -> None:
 
 
 @pytest.mark.parametrize("label", [float("nan"), float("inf"), -1.0, 0.5, 2.0**24, 1e30])
-def test_what_is_no_label_costs_its_picture(tmp_path: Path, label: float) -> None:
+def test_RecordIO_picture_raises_UnreadablePictureError_for_an_invalid_label(tmp_path: Path, label: float) -> None:
     for number, bad in enumerate((label, (label, 1.0))):
         pictures = RecordIO(write(tmp_path / str(number), {1: image(1, 4.0, png(1)), 2: image(2, bad, png(2))}))
         assert list(pictures.identities) == ["0000004"]
@@ -256,12 +256,12 @@ def damage(path: Path, suffix: str, change) -> Path:
         (".rec", lambda data: b"", r"train\.rec: is empty"),
     ],
 )
-def test_damage_to_the_files_is_an_error_that_says_where(tmp_path: Path, suffix: str, change, message: str) -> None:
+def test_RecordIO_names_the_place_of_damage(tmp_path: Path, suffix: str, change, message: str) -> None:
     with pytest.raises(DataError, match=message):
         RecordIO(damage(write(tmp_path, insightface(LABELS)), suffix, change))
 
 
-def test_without_an_index_the_first_bad_record_ends_it(tmp_path: Path) -> None:
+def test_RecordIO_without_an_index_names_the_first_bad_record(tmp_path: Path) -> None:
     path = write(tmp_path, insightface(LABELS), index=False)
     with pytest.raises(DataError, match=r"train\.rec, record number 9 at offset \d+: is said to have 32 bytes"):
         RecordIO(damage(path, ".rec", lambda data: data[:-4]))
@@ -270,7 +270,7 @@ def test_without_an_index_the_first_bad_record_ends_it(tmp_path: Path) -> None:
         RecordIO(damage(path, ".rec", lambda data: b"\1" + data[1:]))
 
 
-def test_a_header_that_cannot_be_is_an_error(tmp_path: Path) -> None:
+def test_RecordIO_refuses_an_impossible_header(tmp_path: Path) -> None:
     for labels in ((0.0, 3.0), (8.0, 7.0), (7.0, 99.0), (7.5, 10.0), (float("nan"), 10.0), (7.0, float("inf"))):
         payloads = insightface(LABELS) | {0: image(0, labels, b"")}
         with pytest.raises(DataError, match=r"record 0 at offset \d+: says that pictures have the keys"):
@@ -280,7 +280,7 @@ def test_a_header_that_cannot_be_is_an_error(tmp_path: Path) -> None:
         RecordIO(write(tmp_path, broken))
 
 
-def test_a_header_that_float32_has_rounded(tmp_path: Path) -> None:
+def test_RecordIO_reads_a_header_rounded_to_float32(tmp_path: Path) -> None:
     """Keys beyond 2²⁴, as in Glint360K: the pictures end at an odd key, which float32 rounds to an even one."""
     first = 2**24 + 3
     for rounded in (2**24 + 2, 2**24 + 4):
@@ -292,7 +292,7 @@ def test_a_header_that_float32_has_rounded(tmp_path: Path) -> None:
         assert pictures.labels.tolist() == [0, 1]
 
 
-def test_which_file_is_meant(tmp_path: Path) -> None:
+def test_RecordIO_refuses_missing_ambiguous_and_empty_files(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"none\.rec': cannot be read: No such file"):
         RecordIO(tmp_path / "none.rec")
     with pytest.raises(DataError, match=r"expected one \.rec file in this folder, found none"):
@@ -308,7 +308,7 @@ def test_which_file_is_meant(tmp_path: Path) -> None:
         RecordIO(tmp_path / "a.rec")
 
 
-def test_names_come_from_a_list(tmp_path: Path) -> None:
+def test_RecordIO_takes_names_from_a_list(tmp_path: Path) -> None:
     payloads = {key: image(key, label, png(key)) for key, label in ((1, 5), (2, 5), (3, 2))}
     lines = ["3\t2.000000\tGrace/b/1.png", "1\t5.000000\tЖанна/№ 1.png", "2\t5.0\tЖанна/2.png"]
     pictures = RecordIO(write(tmp_path, payloads, lst="\n".join(lines)))
@@ -331,7 +331,7 @@ def test_names_come_from_a_list(tmp_path: Path) -> None:
         ("1\t5\ta/1\n2\t5\t6\ta/2\n3\tb\n", r"train\.lst, line 2: expected a key"),
     ],
 )
-def test_a_damaged_list_is_an_error_that_names_the_line(tmp_path: Path, lst: str, message: str) -> None:
+def test_RecordIO_names_the_damaged_line_of_a_list(tmp_path: Path, lst: str, message: str) -> None:
     payloads = {key: image(key, label, png(key)) for key, label in ((1, 5), (2, 5), (3, 2))}
     with pytest.raises(DataError, match=message):
         RecordIO(write(tmp_path, payloads, lst=lst))
@@ -341,7 +341,7 @@ numbers = st.integers(0, 10**16 - 1) | st.integers(0, 10**4)
 
 
 @given(st.dictionaries(numbers, numbers, min_size=1, max_size=20), st.sampled_from(["\n", "\r\n", " \n"]))
-def test_numbers_of_any_length_are_read(tmp_path_factory, lines: dict[int, int], end: str) -> None:
+def test_read_index_reads_numbers_of_any_length(tmp_path_factory, lines: dict[int, int], end: str) -> None:
     from vplface.data.formats.recordio_tables import read_index
 
     path = tmp_path_factory.mktemp("index") / "x.idx"
@@ -351,7 +351,7 @@ def test_numbers_of_any_length_are_read(tmp_path_factory, lines: dict[int, int],
     assert offsets.tolist() == list(lines.values())
 
 
-def test_a_worker_opens_its_own_map(tmp_path: Path) -> None:
+def test_RecordIO_survives_pickling(tmp_path: Path) -> None:
     is_that_set(pickle.loads(pickle.dumps(RecordIO(write(tmp_path, insightface(LABELS))))))
 
 
@@ -359,7 +359,7 @@ edits = st.lists(st.tuples(st.integers(0, 10**6), st.binary(min_size=1, max_size
 
 
 @given(st.sampled_from([".rec", ".idx", ".lst"]), edits, st.none() | st.integers(0, 10**6), st.booleans())
-def test_mutated_files_give_pictures_or_errors(tmp_path_factory, suffix, changes, cut, index) -> None:
+def test_RecordIO_reads_or_refuses_mutated_files(tmp_path_factory, suffix, changes, cut, index) -> None:
     folder = tmp_path_factory.mktemp("fuzz")
     lst = "".join(f"{key}\t{label}\tp{label}/{key}.png\n" for key, label in enumerate(LABELS, 1))
     path = write(folder, insightface(LABELS), lst=lst)
@@ -389,7 +389,7 @@ def test_mutated_files_give_pictures_or_errors(tmp_path_factory, suffix, changes
 
 
 def joined_files(*sets: dict[int, bytes]) -> dict[int, bytes]:
-    """What cat makes of several files, with running keys."""
+    """Several files concatenated, with consecutive keys."""
     return dict(enumerate(record(payloads[key]) for payloads in sets for key in sorted(payloads)))
 
 
@@ -437,7 +437,7 @@ BEYOND = {
 
 @pytest.mark.parametrize("kind", BEYOND)
 @pytest.mark.parametrize("index", [True, False])
-def test_what_the_header_does_not_announce_is_refused(tmp_path: Path, kind: str, index: bool) -> None:
+def test_RecordIO_refuses_records_that_the_header_does_not_announce(tmp_path: Path, kind: str, index: bool) -> None:
     payloads, message = BEYOND[kind]
     with pytest.raises(DataError, match=message) as caught:
         RecordIO(write(tmp_path, payloads, index))
@@ -445,7 +445,9 @@ def test_what_the_header_does_not_announce_is_refused(tmp_path: Path, kind: str,
 
 
 @pytest.mark.parametrize("numbered", [image(0, 7.0, b""), image(0, (7.0,), b""), image(0, 0.0, b"")])
-def test_a_header_of_one_number_is_no_person_and_no_picture(tmp_path: Path, numbered: bytes) -> None:
+def test_RecordIO_takes_a_header_of_one_number_for_neither_identity_nor_picture(
+    tmp_path: Path, numbered: bytes
+) -> None:
     for index in (True, False):
         pictures = RecordIO(write(tmp_path / str(index), plain(LABELS, numbered=numbered), index))
         is_that_set(pictures)
@@ -477,8 +479,8 @@ valid_files = st.one_of(
 
 
 @given(st.lists(valid_files, min_size=1, max_size=4), st.booleans())
-def test_files_that_are_joined_are_refused_or_give_every_picture(tmp_path_factory, sets, index: bool) -> None:
-    """Whatever is joined: a set that opens has all the pictures, each with its label, and nobody else."""
+def test_RecordIO_refuses_joined_files_or_reads_every_picture(tmp_path_factory, sets, index: bool) -> None:
+    """A set that opens has all the pictures, each with its label, and no other identity."""
     payloads = joined_files(*sets)
     path = write(tmp_path_factory.mktemp("joined"), payloads, index)
     expected = []
@@ -529,15 +531,15 @@ def offset_of(line: str, add: int) -> str:
         (lambda lines: [lines[0], *lines[3:]], r"2 records of train\.rec are not in it, the first at offset 140"),
     ],
 )
-def test_an_index_that_cannot_be_is_an_error_that_names_the_line(tmp_path: Path, change, message: str) -> None:
+def test_RecordIO_refuses_an_impossible_index(tmp_path: Path, change, message: str) -> None:
     payloads = {key: image(key, float(key), png(key)) for key in range(1, 9)}
     with pytest.raises(DataError, match=message) as caught:
         RecordIO(indexed(tmp_path, payloads, change))
     assert "train.idx" in str(caught.value)
 
 
-def test_the_index_of_another_file_is_noticed(tmp_path: Path) -> None:
-    """Of one that is as long, with the same last record."""
+def test_RecordIO_detects_the_index_of_another_file(tmp_path: Path) -> None:
+    """The other file is as long and has the same last record; then it is longer."""
     more = [0, 4, 8, 12, 16, 0]
     one = write(tmp_path / "a", {key: image(key, 1.0, png(key) + bytes(more[key])) for key in range(6)})
     two = write(tmp_path / "b", {key: image(key, 1.0, png(key) + bytes([0, 8, 4, 12, 16, 0][key])) for key in range(6)})
@@ -551,7 +553,7 @@ def test_the_index_of_another_file_is_noticed(tmp_path: Path) -> None:
         RecordIO(one)
 
 
-def test_counts_that_a_record_names_cost_no_memory(tmp_path: Path) -> None:
+def test_RecordIO_picture_refuses_too_many_labels_or_parts(tmp_path: Path) -> None:
     many = struct.pack("<IfQQ", 70_000, 0, 2, 0) + bytes(4 * 70_000) + png(2)
     parts = record(b"a" * 24, 1) + record(b"", 2) * 70_000 + record(png(3), 3)
     pictures = RecordIO(write(tmp_path, {1: image(1, 3.0, png(1)), 2: many, 3: parts, 4: image(4, 3.0, png(4))}))
@@ -561,7 +563,7 @@ def test_counts_that_a_record_names_cost_no_memory(tmp_path: Path) -> None:
             pictures.picture(index)
 
 
-def test_a_file_that_changes_while_it_is_open_costs_pictures_and_no_process(tmp_path: Path) -> None:
+def test_RecordIO_detects_a_file_changed_while_open(tmp_path: Path) -> None:
     path = write(tmp_path, insightface(LABELS))
     pictures, size = RecordIO(path), path.stat().st_size
     os.truncate(path, 100)
@@ -577,7 +579,7 @@ def test_a_file_that_changes_while_it_is_open_costs_pictures_and_no_process(tmp_
         pickle.loads(copy)
 
 
-def test_a_file_that_is_replaced_while_it_is_open_is_read_as_it_was(tmp_path: Path) -> None:
+def test_RecordIO_reads_the_original_of_a_file_replaced_while_open(tmp_path: Path) -> None:
     path = write(tmp_path, insightface(LABELS))
     pictures = RecordIO(path)
     other = write(tmp_path / "other", insightface([1, 2]))
@@ -587,7 +589,7 @@ def test_a_file_that_is_replaced_while_it_is_open_is_read_as_it_was(tmp_path: Pa
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
 @pytest.mark.parametrize("suffix", [".rec", ".idx", ".lst"])
-def test_pipes_and_devices_are_not_waited_for(tmp_path: Path, suffix: str) -> None:
+def test_RecordIO_refuses_or_ignores_pipes_and_devices(tmp_path: Path, suffix: str) -> None:
     path = write(tmp_path, insightface(LABELS), lst="" if suffix == ".lst" else None)
     path.with_suffix(suffix).unlink()
     os.mkfifo(path.with_suffix(suffix))
@@ -627,7 +629,7 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 def insightfaces_loader(folder: Path) -> tuple[dict[int, tuple[float, bytes]], list[tuple[int, int]]]:
-    """What InsightFace's loaders do with .idx and .rec: header at key 0, pictures before, identities from its label."""
+    """As InsightFace's loaders read .idx and .rec: header at key 0, pictures before, identities from its label."""
     rec = (folder / "train.rec").read_bytes()
     offsets = dict(map(int, line.split("\t")) for line in (folder / "train.idx").read_text().splitlines())
     assert list(offsets) == list(range(len(offsets)))
@@ -652,7 +654,7 @@ def insightfaces_loader(folder: Path) -> tuple[dict[int, tuple[float, bytes]], l
     )
 
 
-def test_what_is_written_is_what_insightface_reads(tmp_path: Path) -> None:
+def test_RecordIOWriter_writes_what_insightface_reads(tmp_path: Path) -> None:
     fill(tmp_path, GROUPED)
     pictures, ranges = insightfaces_loader(tmp_path)
     assert pictures == {key: (label, payload_of(key - 1)) for key, (_, label) in enumerate(GROUPED, 1)}
@@ -661,7 +663,7 @@ def test_what_is_written_is_what_insightface_reads(tmp_path: Path) -> None:
     assert sorted(files(tmp_path)) == ["property", "train.idx", "train.lst", "train.rec"]
 
 
-def test_identities_that_are_mixed_have_no_identity_records(tmp_path: Path) -> None:
+def test_RecordIOWriter_writes_no_identity_records_for_mixed_identities(tmp_path: Path) -> None:
     written = fill(tmp_path, MIXED)
     pictures, ranges = insightfaces_loader(tmp_path)
     assert [label for label, _ in pictures.values()] == [0, 3, 0]
@@ -671,7 +673,7 @@ def test_identities_that_are_mixed_have_no_identity_records(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("keep", [("train.idx", "train.lst"), ("train.lst",)])
-def test_round_trip(tmp_path: Path, keep: tuple[str, ...]) -> None:
+def test_RecordIOWriter_round_trips_with_and_without_an_index(tmp_path: Path, keep: tuple[str, ...]) -> None:
     fill(tmp_path / "sub" / "train.rec", GROUPED)
     for name in {"train.idx", "train.lst"} - set(keep):
         (tmp_path / "sub" / name).unlink()
@@ -690,7 +692,7 @@ def test_round_trip(tmp_path: Path, keep: tuple[str, ...]) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("items", [GROUPED, MIXED])
-def test_writing_goes_on_after_being_cut_at_any_byte(
+def test_RecordIOWriter_resumes_after_truncation_at_any_byte(
     tmp_path: Path, items: list[tuple[str, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "fsync", lambda _: None)  # thousands of them take a minute
@@ -702,7 +704,7 @@ def test_writing_goes_on_after_being_cut_at_any_byte(
         killed.add(payload_of(number), name, label)
     killed._records.flush(), killed._list.flush()
     state = files(tmp_path / "killed")
-    # Identity records that were written before the end came are no pictures.
+    # Identity records that were written before the kill are not pictures.
     state[".train.rec.part"] += record(image(len(items) + 1, (1.0, 3.0), b""))
     lines = state[".train.lst.part"].splitlines(keepends=True)
     ends = [len(b"".join(lines[:k])) for k in range(len(lines) + 1)]
@@ -723,7 +725,7 @@ def test_writing_goes_on_after_being_cut_at_any_byte(
             assert files(folder) == expected
 
 
-def test_an_error_keeps_what_is_complete_and_no_set(tmp_path: Path) -> None:
+def test_RecordIOWriter_keeps_complete_records_and_no_set_after_an_error(tmp_path: Path) -> None:
     def interrupted() -> None:
         with RecordIOWriter(tmp_path, PEOPLE) as writer:
             writer.add(png(1), "ada/1.png", 0)
@@ -739,7 +741,9 @@ def test_an_error_keeps_what_is_complete_and_no_set(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("step", ["train.idx", "train.lst", "property", "train.rec"])
-def test_a_finish_that_is_cut_short_is_made_good(tmp_path: Path, step: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_RecordIOWriter_completes_an_interrupted_finish(
+    tmp_path: Path, step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     replace = Path.replace
 
     def failing(self: Path, target: Path) -> Path:
@@ -757,7 +761,7 @@ def test_a_finish_that_is_cut_short_is_made_good(tmp_path: Path, step: str, monk
     assert files(tmp_path / "cut") == files(tmp_path / "whole")
 
 
-def test_a_set_that_is_complete_stays_as_it_is(tmp_path: Path) -> None:
+def test_RecordIOWriter_leaves_a_complete_set_unchanged(tmp_path: Path) -> None:
     fill(tmp_path, GROUPED)
     before = files(tmp_path)
     (tmp_path / ".train.lst.part").write_bytes(b"left over")
@@ -768,7 +772,7 @@ def test_a_set_that_is_complete_stays_as_it_is(tmp_path: Path) -> None:
     assert files(tmp_path) == before
 
 
-def test_what_cannot_be_written_is_refused(tmp_path: Path) -> None:
+def test_RecordIOWriter_refuses_invalid_names_labels_and_paths(tmp_path: Path) -> None:
     for name in ("a/b", "a\tb", "a\nb", ""):
         with pytest.raises(DataError, match="an identity cannot be called"):
             RecordIOWriter(tmp_path, [name])

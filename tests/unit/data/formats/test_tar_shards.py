@@ -80,7 +80,7 @@ FACES = [
 ]
 
 
-def test_what_is_written_is_read_bit_for_bit(tmp_path: Path) -> None:
+def test_TarShardsWriter_round_trips_bit_for_bit(tmp_path: Path) -> None:
     fill(tmp_path / "shards", FACES, STRANGE, shard=5)
     assert files_in(tmp_path / "shards") == [f"{number:06d}.tar" for number in range(6)]
     pictures = open_pictures(tmp_path / "shards")
@@ -99,13 +99,13 @@ def test_what_is_written_is_read_bit_for_bit(tmp_path: Path) -> None:
                 method(outside)
 
 
-def test_writing_twice_gives_the_same_bytes(tmp_path: Path) -> None:
+def test_TarShardsWriter_writes_the_same_bytes_each_time(tmp_path: Path) -> None:
     fill(tmp_path / "a", FACES, STRANGE)
     fill(tmp_path / "b.tar", FACES, STRANGE)
     assert (tmp_path / "a/000000.tar").read_bytes() == (tmp_path / "b.tar").read_bytes()
 
 
-def test_webdataset_reads_what_we_write(tmp_path: Path) -> None:
+def test_TarShardsWriter_writes_shards_that_webdataset_reads(tmp_path: Path) -> None:
     fill(tmp_path / "shards", FACES, STRANGE, shard=10)
     urls = str(tmp_path / "shards" / "{000000..000002}.tar")
     found = list(webdataset.WebDataset(urls, shardshuffle=False))
@@ -116,7 +116,7 @@ def test_webdataset_reads_what_we_write(tmp_path: Path) -> None:
         assert json.loads(each["json"]) == {"label": label, "identity": STRANGE[label], "name": name}
 
 
-def test_we_read_what_webdataset_writes(tmp_path: Path) -> None:
+def test_TarShards_reads_what_webdataset_writes(tmp_path: Path) -> None:
     with webdataset.ShardWriter(str(tmp_path / "train-%03d.tar"), maxcount=4, verbose=0) as writer:
         for number in range(10):
             writer.write({"__key__": f"people/{number:04d}", "png": picture(number), "cls": [40, 7, 300][number % 3]})
@@ -143,7 +143,7 @@ def test_we_read_what_webdataset_writes(tmp_path: Path) -> None:
         ([{"json": b'{"label": 4, "identity": "Z"}'}, {"json": b'{"label": 9, "identity": "Z"}'}], ["Z (4)", "Z (9)"]),
     ],
 )
-def test_labels_in_every_form(tmp_path: Path, labels: list[dict[str, bytes]], who: list[str]) -> None:
+def test_TarShards_reads_labels_in_every_form(tmp_path: Path, labels: list[dict[str, bytes]], who: list[str]) -> None:
     files = [
         (f"{key}.{suffix}", data)
         for key, each in zip("ab", labels, strict=True)
@@ -190,7 +190,7 @@ def test_labels_in_every_form(tmp_path: Path, labels: list[dict[str, bytes]], wh
         ([("../b.png", b""), ("../b.cls", b"1")], "'../b.png' leads out of the shard"),
     ],
 )
-def test_a_bad_sample_costs_only_itself(
+def test_TarShards_with_a_bad_sample_reads_the_others(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], files: list[object], fault: str
 ) -> None:
     path = write(tmp_path / "x.tar", *sample("a", 7, 1), *files, *sample("c", 9, 2))
@@ -209,7 +209,7 @@ def test_a_bad_sample_costs_only_itself(
         TarShards(write(tmp_path / "bad.tar", *files))
 
 
-def test_what_belongs_to_no_sample_is_passed_over(tmp_path: Path) -> None:
+def test_TarShards_ignores_files_that_belong_to_no_sample(tmp_path: Path) -> None:
     others = [("README", b"x"), ("a.md", b"x"), (".hidden.png", b"x"), ("__notes__/x.json", b"x"), ("x/.y.png", b"")]
     folder = of_kind("folder.png", tarfile.DIRTYPE)
     path = write(tmp_path / "x.tar", *others, folder, *sample("./p/q", 3, 5), *others, *sample("p.d/r", 4, 6))
@@ -220,7 +220,7 @@ def test_what_belongs_to_no_sample_is_passed_over(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
-def test_long_and_foreign_names_in_every_dialect(tmp_path: Path, form: int) -> None:
+def test_TarShards_reads_long_and_foreign_names_in_every_tar_format(tmp_path: Path, form: int) -> None:
     long = ["d" * 90 + "/" + "e" * 90] + ([] if form == tarfile.USTAR_FORMAT else ["f/" * 200 + "g", "Жанна/№"])
     files = [file for number, key in enumerate(long) for file in sample(key, number, number)]
     found = contents(TarShards(write(tmp_path / "x.tar", *files, form=form)))
@@ -241,7 +241,7 @@ def pax(path: Path, global_records: dict[str, str], **records: str) -> Path:
     return path
 
 
-def test_extended_headers(tmp_path: Path) -> None:
+def test_TarShards_reads_or_refuses_extended_headers(tmp_path: Path) -> None:
     harmless = TarShards(pax(tmp_path / "a.tar", {"comment": "x"}, mtime="1.5", LIBARCHIVE="y"))
     assert len(harmless) == 3
     with_size = TarShards(pax(tmp_path / "b.tar", {}, size=str(len(picture(0)))))
@@ -261,7 +261,7 @@ def test_extended_headers(tmp_path: Path) -> None:
         TarShards(pax(tmp_path / "g.tar", {}, size="99999"))
 
 
-def test_a_large_size_is_a_binary_number(tmp_path: Path) -> None:
+def test_TarShards_reads_a_size_written_as_a_binary_number(tmp_path: Path) -> None:
     path = write(tmp_path / "x.tar", *sample("a", 1, 3))
     data = bytearray(path.read_bytes())
     size = len(picture(3))
@@ -293,7 +293,7 @@ def repair(data: bytearray) -> None:
         (lambda data: b"hello" * 1000, r"x.tar: is not a tar file"),
     ],
 )
-def test_a_damaged_shard_is_refused(tmp_path: Path, damage: Callable[[bytes], bytes], message: str) -> None:
+def test_TarShards_refuses_a_damaged_shard(tmp_path: Path, damage: Callable[[bytes], bytes], message: str) -> None:
     path = write(tmp_path / "x.tar", *sample("a", 1), *sample("b", 2))
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(DataError, match=message) as raised:
@@ -302,7 +302,7 @@ def test_a_damaged_shard_is_refused(tmp_path: Path, damage: Callable[[bytes], by
 
 
 @given(st.data())
-def test_any_bytes_are_read_or_refused(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+def test_TarShards_reads_or_refuses_any_bytes(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
     folder = tmp_path_factory.mktemp("any")
     form = data.draw(st.sampled_from([tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]))
     long = "" if form == tarfile.USTAR_FORMAT else "ß" * 120
@@ -330,7 +330,7 @@ def test_any_bytes_are_read_or_refused(tmp_path_factory: pytest.TempPathFactory,
         pictures.where(index)
 
 
-def test_names_and_numbers_must_agree(tmp_path: Path) -> None:
+def test_TarShards_refuses_labels_and_names_that_disagree(tmp_path: Path) -> None:
     one = [("a.png", b""), ("a.json", b'{"label": 1, "identity": "Ada"}')]
     other = [("b.png", b""), ("b.json", b'{"label": 1, "identity": "Bob"}')]
     with pytest.raises(DataError, match=r"x.tar: the label 1 is called 'Bob', before it was 'Ada'"):
@@ -340,7 +340,7 @@ def test_names_and_numbers_must_agree(tmp_path: Path) -> None:
         TarShards(write(tmp_path / "x.tar", *one, *named))
 
 
-def test_paths_that_lead_to_no_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_TarShards_refuses_paths_without_readable_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path / "train-000.tar", *sample("a", 1))
     for pattern, message in (
         ("train-{000..003}.tar", r"train-001.tar and 2 more of 4: no such file"),
@@ -362,7 +362,7 @@ def test_paths_that_lead_to_no_shards(tmp_path: Path, monkeypatch: pytest.Monkey
     assert len(TarShards(tmp_path / "train-000.tar")) == 1  # reading without a pattern needs nothing
 
 
-def test_a_shard_that_changes_underneath_is_noticed(tmp_path: Path) -> None:
+def test_TarShards_detects_a_shard_changed_or_deleted_while_open(tmp_path: Path) -> None:
     path = write(tmp_path / "x.tar", *sample("a", 1))
     pictures = TarShards(path)
     write(path, *sample("b", 2), *sample("c", 2))
@@ -375,7 +375,7 @@ def test_a_shard_that_changes_underneath_is_noticed(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("way", multiprocessing.get_all_start_methods())
-def test_workers_read_the_same(tmp_path: Path, way: str) -> None:
+def test_TarShards_reads_the_same_in_workers(tmp_path: Path, way: str) -> None:
     fill(tmp_path / "x", [(picture(number), f"{number}.png", 0) for number in range(6)], ["Ada"], shard=2)
     pictures = TarShards(tmp_path / "x")
     assert contents(pickle.loads(pickle.dumps(pictures))) == contents(pictures)
@@ -397,7 +397,7 @@ with TarShardsWriter(Path(sys.argv[1]), ["Ada"], 3) as writer:
 """
 
 
-def test_a_killed_writer_goes_on_behind_its_last_whole_shard(tmp_path: Path) -> None:
+def test_TarShardsWriter_resumes_after_the_last_whole_shard(tmp_path: Path) -> None:
     path = tmp_path / "x"
     assert subprocess.run([sys.executable, "-c", KILLED, path]).returncode == -signal.SIGKILL
     assert len(list(path.iterdir())) == 3  # the third has no name yet
@@ -414,14 +414,14 @@ def test_a_killed_writer_goes_on_behind_its_last_whole_shard(tmp_path: Path) -> 
     ]
 
 
-def test_a_writer_that_fails_leaves_whole_shards_only(tmp_path: Path) -> None:
+def test_TarShardsWriter_leaves_only_whole_shards_after_an_error(tmp_path: Path) -> None:
     some = [(b"", f"{number}.jpg", number // 3) for number in range(4)]
     with pytest.raises(DataError, match=r"'3.jpg' has the label 1, the identities are 0..0"):
         fill(tmp_path / "x", some, ["Ada"], shard=2)
     assert files_in(tmp_path / "x") == ["000000.tar"]
 
 
-def test_a_writer_does_not_touch_what_is_not_its_own(tmp_path: Path) -> None:
+def test_TarShardsWriter_refuses_targets_that_hold_anything_else(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     (tmp_path / "folder.tar").mkdir()
     (tmp_path / "other").mkdir()
@@ -445,13 +445,13 @@ def test_a_writer_does_not_touch_what_is_not_its_own(tmp_path: Path) -> None:
         assert writer.written == 0
 
 
-def test_shards_are_closed_at_a_gigabyte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_TarShardsWriter_closes_a_shard_at_SHARD_BYTES(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tar_shards, "SHARD_BYTES", 5000)
     fill(tmp_path / "x", [(bytes(2000), f"{number}", 0) for number in range(7)], ["Ada"])
     assert len(files_in(tmp_path / "x")) == 3
 
 
-def test_trained_on_from_shards(tmp_path: Path, faces: Path) -> None:
+def test_TarShards_gives_load_batches_the_same_pictures_as_ImageFolder(tmp_path: Path, faces: Path) -> None:
     from vplface.data.batches import load_batches
     from vplface.data.formats.image_folder import ImageFolder
     from vplface.data.samplers import ShuffledBatches
@@ -483,7 +483,7 @@ def test_trained_on_from_shards(tmp_path: Path, faces: Path) -> None:
         f"{{{10**20}..{10**40}}}.tar",
     ],
 )
-def test_patterns_for_more_shards_than_there_can_be_are_not_expanded(tmp_path: Path, pattern: str) -> None:
+def test_TarShards_refuses_patterns_for_more_than_100000_shards(tmp_path: Path, pattern: str) -> None:
     with pytest.raises(DataError, match=r"expands to more than 100,000 shards"):
         TarShards(tmp_path / pattern)
 
@@ -499,11 +499,11 @@ patterns = st.recursive(
 
 
 @given(patterns)
-def test_the_count_of_a_pattern_is_that_of_its_names(pattern: str) -> None:
+def test_count_of_equals_the_number_of_expanded_names(pattern: str) -> None:
     assert _count_of(pattern) == len(list(braceexpand(pattern)))
 
 
-def test_deep_or_endless_values_in_json_cost_their_sample(tmp_path: Path) -> None:
+def test_TarShards_omits_samples_with_deep_or_overlong_json_values(tmp_path: Path) -> None:
     values = [b"[" * 400 + b"]" * 400, b"9" * 5000, b'"\xff"', b"[" * 100_000]
     samples = [
         [(f"{k}.png", picture(k)), (f"{k}.json", b'{"label": ' + value + b"}")] for k, value in enumerate(values)
@@ -519,7 +519,7 @@ def test_deep_or_endless_values_in_json_cost_their_sample(tmp_path: Path) -> Non
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs named pipes")
-def test_shards_that_are_pipes_or_become_them_are_not_waited_for(tmp_path: Path) -> None:
+def test_TarShards_refuses_pipes_and_devices(tmp_path: Path) -> None:
     path = write(tmp_path / "x.tar", *sample("a", 3))
     pictures = TarShards(path)
     path.unlink()

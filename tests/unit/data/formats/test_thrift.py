@@ -5,7 +5,7 @@ import pytest
 from vplface.data.formats.thrift import I32, I64, CompactReader
 
 
-def test_fields_of_every_kind():
+def test_CompactReader_struct_reads_or_skips_fields_of_every_type():
     data = bytes([
         0x11,  # field 1: true
         0x12,  # field 2: false
@@ -30,7 +30,7 @@ def test_fields_of_every_kind():
         assert reader.at == len(data)
 
 
-def test_lists_of_structs_and_fields_that_come_twice():
+def test_CompactReader_struct_reads_lists_of_structs_and_repeated_fields():
     data = bytes([
         0x19, 0x2C, 0x15, 0x02, 0x00, 0x15, 0x04, 0x00,  # field 1: two structs, whose field 1 is 1 and 2
         0x15, 0x06,  # field 2: i32 3
@@ -54,6 +54,6 @@ def test_lists_of_structs_and_fields_that_come_twice():
         (bytes([0x1D, 0x00]), ValueError),  # no such type
     ],
 )
-def test_what_is_not_of_the_protocol_is_refused(data, error):
+def test_CompactReader_struct_refuses_malformed_data(data, error):
     with pytest.raises(error):
         CompactReader(data).struct({1: I32})

@@ -77,7 +77,7 @@ def test_VerificationBin_reads_truth_values_of_any_width(tmp_path: Path, kind: s
             VerificationBin(written(tmp_path, content))
 
 
-def test_VerificationBin_refuses_numbers_that_are_no_truth_values(tmp_path: Path) -> None:
+def test_VerificationBin_refuses_values_that_are_not_truth_values(tmp_path: Path) -> None:
     for truths in (
         np.array([0.5] * 4),
         np.array(["1"] * 4),
@@ -195,7 +195,7 @@ def test_VerificationBin_runs_nothing_of_a_hostile_file(tmp_path: Path, kind: st
     assert not marker.exists()
 
 
-def test_the_hostile_files_would_have_run(tmp_path: Path) -> None:
+def test_pickle_loads_would_run_the_hostile_files(tmp_path: Path) -> None:
     marker = tmp_path / MARKER
     content = hostile(f"touch {marker}")
     for kind in ("posix.system", "posix.system, protocol 5", "eval", "array of objects", "instance", "object"):
@@ -244,7 +244,7 @@ def test_VerificationBin_names_what_it_refuses(tmp_path: Path) -> None:
         (b"", "the file is empty"),
     ],
 )
-def test_VerificationBin_names_damage_without_memory_or_depth(tmp_path: Path, content: bytes, message: str) -> None:
+def test_VerificationBin_names_damage_in_the_pickle(tmp_path: Path, content: bytes, message: str) -> None:
     with pytest.raises(DataError, match=message):
         VerificationBin(written(tmp_path, content))
 
@@ -255,7 +255,7 @@ def test_VerificationBin_refuses_decoded_pictures(tmp_path: Path) -> None:
         VerificationBin(written(tmp_path, content))
 
 
-def test_VerificationBin_refuses_endless_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_VerificationBin_refuses_files_with_too_many_opcodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pickle_opcodes, "MOST_OPCODES", 100)
     with pytest.raises(DataError, match="more than 100 opcodes"):
         VerificationBin(written(tmp_path, b"]" + b"N0" * 100 + b"."))
@@ -263,7 +263,7 @@ def test_VerificationBin_refuses_endless_files(tmp_path: Path, monkeypatch: pyte
 
 @one_file
 @given(st.integers(0, 5), st.lists(st.tuples(st.integers(0, 400), st.integers(0, 255)), min_size=1, max_size=4))
-def test_VerificationBin_of_mutated_files_reads_or_refuses(tmp_path: Path, protocol: int, changes: list) -> None:
+def test_VerificationBin_reads_or_refuses_mutated_files(tmp_path: Path, protocol: int, changes: list) -> None:
     content = bytearray(pickle.dumps(([FOUR[1], array(FOUR[3])], np.array([True])), protocol=protocol))
     for place, value in changes:
         content[place % len(content)] = value
@@ -275,14 +275,14 @@ def test_VerificationBin_of_mutated_files_reads_or_refuses(tmp_path: Path, proto
     assert all(isinstance(pictures.encoded(k), bytes) for k in range(len(pictures)))
 
 
-def test_VerificationBin_of_every_cut_is_a_data_error(tmp_path: Path) -> None:
+def test_VerificationBin_refuses_every_truncated_file(tmp_path: Path) -> None:
     content = pickle.dumps(([FOUR[1], array(FOUR[3])], [True]), 2)
     for length in range(len(content)):
         with pytest.raises(DataError):
             VerificationBin(written(tmp_path, content[:length]))
 
 
-def test_a_missing_file_is_a_data_error(tmp_path: Path) -> None:
+def test_open_pictures_names_a_missing_bin_file(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no\.bin': cannot be read: No such file"):
         open_pictures(tmp_path / "no.bin")
 
@@ -298,7 +298,7 @@ def test_write_verification_bin_writes_what_pickle_reads(tmp_path: Path) -> None
     assert pictures.picture(2).shape == (112, 112, 3)
 
 
-def test_write_verification_bin_of_more_pictures_than_a_batch_of_the_pickle(tmp_path: Path) -> None:
+def test_write_verification_bin_writes_more_pictures_than_a_pickle_batch(tmp_path: Path) -> None:
     folder = ImageFolder(fill(tmp_path / "faces", *(f"a/{k}.bmp" for k in range(40))))
     one, two = np.random.default_rng(0).integers(0, 40, (2, 1100))
     pairs = Pairs([f"a/{k}" for k in one], [f"a/{k}" for k in two], one == two, np.zeros(1100, np.int64))
@@ -308,7 +308,7 @@ def test_write_verification_bin_of_more_pictures_than_a_batch_of_the_pickle(tmp_
     assert same == (one == two).tolist()
 
 
-def test_write_verification_bin_after_conversion_to_a_folder_and_pairs(tmp_path: Path) -> None:
+def test_write_verification_bin_is_unchanged_after_conversion_to_a_folder_and_pairs(tmp_path: Path) -> None:
     folder = ImageFolder(fill(tmp_path / "faces", *(f"p{k}/{j}.png" for k in range(6) for j in range(2))))
     left = [f"p{k}/0" for k in range(6)] * 2
     right = [f"p{k}/1" for k in range(6)] + [f"p{(k + 1) % 6}/1" for k in range(6)]

@@ -33,7 +33,7 @@ def packed(folder: Path, *members: str, method: int = zipfile.ZIP_DEFLATED) -> P
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
-def test_an_identity_is_the_folder_that_holds_its_pictures(tmp_path: Path, method: int) -> None:
+def test_ZipArchive_takes_the_folder_of_a_picture_as_its_identity(tmp_path: Path, method: int) -> None:
     members = (
         "set/p10/a.png",
         "set/p9/10.png",
@@ -53,11 +53,11 @@ def test_an_identity_is_the_folder_that_holds_its_pictures(tmp_path: Path, metho
         pictures.name(4)
 
 
-def test_one_identity_keeps_its_name(tmp_path: Path) -> None:
+def test_ZipArchive_keeps_the_name_of_a_single_identity(tmp_path: Path) -> None:
     assert names(ZipArchive(packed(tmp_path, "set/ada/1.png", "set/ada/2.png"))) == ["ada/1.png", "ada/2.png"]
 
 
-def test_a_split_is_a_folder_at_the_top(tmp_path: Path) -> None:
+def test_ZipArchive_selects_a_split_by_its_top_folder(tmp_path: Path) -> None:
     path = packed(tmp_path, "train/x/1.png", "train/y/1.png", "test/x/1.png", "test/z/1.png")
     assert list(open_pictures(path).identities) == ["test/x", "test/z", "train/x", "train/y"]
     chosen = open_pictures(path, "train")
@@ -67,7 +67,7 @@ def test_a_split_is_a_folder_at_the_top(tmp_path: Path) -> None:
         open_pictures(path, "tain")
 
 
-def test_workers_and_copies_read_at_places_of_their_own(tmp_path: Path) -> None:
+def test_ZipArchive_reads_the_same_in_workers_and_pickled_copies(tmp_path: Path) -> None:
     pictures = ZipArchive(packed(tmp_path, *(f"{label}/{k}.png" for label in "ab" for k in range(40))))
     pictures.encoded(0)  # opens the archive before the workers are forked
     for workers in (0, 2):
@@ -76,7 +76,7 @@ def test_workers_and_copies_read_at_places_of_their_own(tmp_path: Path) -> None:
     assert pickle.loads(pickle.dumps(pictures)).encoded(7) == pictures.encoded(7)
 
 
-def test_what_is_wrong_is_named(tmp_path: Path) -> None:
+def test_ZipArchive_refuses_absent_damaged_and_wrongly_laid_out_archives(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"none\.zip: does not exist"):
         open_pictures(tmp_path / "none.zip")
     (tmp_path / "bad.zip").write_bytes(b"PK\3\4 and so on")
@@ -93,7 +93,7 @@ def test_what_is_wrong_is_named(tmp_path: Path) -> None:
         open_pictures(packed(tmp_path, "stray.png", "a/1.png"))
 
 
-def test_a_picture_that_cannot_be_read_costs_only_itself(tmp_path: Path) -> None:
+def test_ZipArchive_with_unreadable_pictures_reads_the_others(tmp_path: Path) -> None:
     path = packed(tmp_path, *(f"a/{k}.png" for k in range(4)), method=zipfile.ZIP_STORED)
     with zipfile.ZipFile(path) as archive:
         at = {info.filename: info.header_offset for info in archive.infolist()}
@@ -112,7 +112,7 @@ def test_a_picture_that_cannot_be_read_costs_only_itself(tmp_path: Path) -> None
         assert caught.value.where == f"{path}: a/{index}.png"
 
 
-def test_an_archive_that_goes_away_is_named(tmp_path: Path) -> None:
+def test_ZipArchive_names_an_archive_truncated_after_pickling(tmp_path: Path) -> None:
     path = packed(tmp_path, "a/1.png", "b/1.png")
     pictures = pickle.loads(pickle.dumps(ZipArchive(path)))
     os.truncate(path, 30)
@@ -138,7 +138,7 @@ def stored(path: Path, name: bytes, content: bytes, method: int, size: int, flag
     return path
 
 
-def test_archives_made_on_windows(tmp_path: Path) -> None:
+def test_ZipArchive_reads_archives_made_on_windows(tmp_path: Path) -> None:
     path = written(
         tmp_path / "x.zip",
         (r"set\p10\1.png", b"10"),
@@ -154,12 +154,12 @@ def test_archives_made_on_windows(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "name", ["/a/x.png", "../a/x.png", "a/../../x.png", r"..\a\x.png", r"C:\a\x.png", r"\\h\a\x.png"]
 )
-def test_names_that_lead_out_are_refused(tmp_path: Path, name: str) -> None:
+def test_ZipArchive_refuses_names_that_lead_out_of_the_archive(tmp_path: Path, name: str) -> None:
     with pytest.raises(DataError, match=r"x\.zip: .* leads out of the archive"):
         open_pictures(written(tmp_path / "x.zip", (name, b"1"), ("a/b.png", b"2")))
 
 
-def test_pictures_at_the_top_are_refused(tmp_path: Path) -> None:
+def test_ZipArchive_refuses_pictures_at_the_top(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"'1\.png' is not in an identity's folder; .* at the top of the archive: 12"):
         open_pictures(
             written(tmp_path / "x.zip", *((f"{k}.png", b"1") for k in range(1, 13)), ("__MACOSX/._1.png", b""))
@@ -170,7 +170,7 @@ def test_pictures_at_the_top_are_refused(tmp_path: Path) -> None:
     assert names(open_pictures(apart)) == ["a/1.png", "b/1.png"]
 
 
-def test_what_is_left_out_is_counted(tmp_path: Path) -> None:
+def test_ZipArchive_counts_files_that_are_left_out(tmp_path: Path) -> None:
     link = zipfile.ZipInfo("a/link.png")
     link.create_system, link.external_attr = 3, (stat.S_IFLNK | 0o777) << 16
     device = zipfile.ZipInfo("a/device.png")
@@ -186,7 +186,7 @@ def test_what_is_left_out_is_counted(tmp_path: Path) -> None:
         open_pictures(written(tmp_path / "y.zip", ("a/2.heic", b"h"), ("b/1.HEIC", b"h")))
 
 
-def test_one_name_twice_is_one_picture_or_refused(tmp_path: Path) -> None:
+def test_ZipArchive_merges_equal_duplicates_and_refuses_different_ones(tmp_path: Path) -> None:
     assert names(open_pictures(written(tmp_path / "x.zip", ("a/1.png", b"1"), ("a/1.png", b"1")))) == ["a/1.png"]
     for other in ("a/1.png", r"a\1.png"):
         with pytest.raises(DataError, match=r"holds two different files 'a/1\.png'"):
@@ -205,13 +205,15 @@ def test_one_name_twice_is_one_picture_or_refused(tmp_path: Path) -> None:
         (200, 0, "packed by the method 200"),
     ],
 )
-def test_what_cannot_be_unpacked_is_refused_by_name(tmp_path: Path, method: int, flags: int, reason: str) -> None:
+def test_ZipArchive_names_unsupported_compression_and_encryption(
+    tmp_path: Path, method: int, flags: int, reason: str
+) -> None:
     with pytest.raises(DataError, match=rf"x\.zip: every picture is {reason}"):
         open_pictures(stored(tmp_path / "x.zip", b"a/1.png", b"1", method, 1, flags))
 
 
 @pytest.mark.parametrize("method", [0, 8, 12, 14])
-def test_what_is_no_stream_of_its_method_costs_its_picture(tmp_path: Path, method: int) -> None:
+def test_ZipArchive_encoded_raises_UnreadablePictureError_for_a_damaged_stream(tmp_path: Path, method: int) -> None:
     for content in (b"no such stream" * 9, b"", b"\x09\x04\x05\x00]\0\0\0\4" + b"\xff" * 40, b"BZh9" + bytes(40)):
         pictures = open_pictures(stored(tmp_path / "x.zip", b"a/1.png", content, method, len(content) + 7))
         with pytest.raises(UnreadablePictureError, match=r"x\.zip: a/1\.png: "):
@@ -225,7 +227,7 @@ def deflated(content: bytes) -> bytes:
 
 @pytest.mark.parametrize("claimed", [10, 2**26])
 @pytest.mark.parametrize("method", [8, 12])
-def test_what_unpacks_to_more_than_it_claims_costs_no_memory(tmp_path: Path, method: int, claimed: int) -> None:
+def test_ZipArchive_encoded_of_a_zip_bomb_needs_little_memory(tmp_path: Path, method: int, claimed: int) -> None:
     bomb = bz2.compress(bytes(2**24)) * 64 if method == 12 else deflated(bytes(2**27)) + b"more"
     pictures = open_pictures(stored(tmp_path / "x.zip", b"a/1.png", bomb, method, claimed))
 
@@ -236,7 +238,7 @@ def test_what_unpacks_to_more_than_it_claims_costs_no_memory(tmp_path: Path, met
     in_little_memory(read)
 
 
-def test_files_that_overlap_are_refused(tmp_path: Path) -> None:
+def test_ZipArchive_refuses_overlapping_files(tmp_path: Path) -> None:
     path = written(tmp_path / "x.zip", *((f"a/{k}.png", b"%d" % k * 99) for k in range(3)))
     data = bytearray(path.read_bytes())
     entry = data.index(b"PK\1\2", data.index(b"PK\1\2") + 1)
@@ -247,7 +249,7 @@ def test_files_that_overlap_are_refused(tmp_path: Path) -> None:
             open_pictures(path)
 
 
-def test_lies_of_zip64_and_names_that_are_no_text(tmp_path: Path) -> None:
+def test_ZipArchive_refuses_false_zip64_sizes_and_names_that_are_not_text(tmp_path: Path) -> None:
     path = tmp_path / "x.zip"
     for huge in (2**40, 2**63, 2**64 - 1):
         end64 = b"PK\6\6" + struct.pack("<QHHIIQQQQ", 44, 45, 45, 0, 0, 1, 1, huge, huge)
@@ -262,20 +264,20 @@ def test_lies_of_zip64_and_names_that_are_no_text(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
-def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+def test_ZipArchive_refuses_a_pipe(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "x.zip")
     with pytest.raises(DataError, match="not a regular file"):
         open_pictures(tmp_path / "x.zip")
 
 
-def test_an_archive_that_is_cut_while_it_is_open_costs_pictures(tmp_path: Path) -> None:
+def test_ZipArchive_encoded_names_an_archive_truncated_while_open(tmp_path: Path) -> None:
     pictures = open_pictures(path := packed(tmp_path, *(f"a/{k}.png" for k in range(9)), method=zipfile.ZIP_STORED))
     os.truncate(path, 100)
     with pytest.raises(UnreadablePictureError, match=r"x\.zip: a/8\.png: .*has changed since it was opened"):
         pictures.encoded(8)
 
 
-def test_an_archive_without_entries_is_refused(tmp_path):
+def test_ZipArchive_refuses_an_archive_without_entries(tmp_path):
     with zipfile.ZipFile(tmp_path / "a.zip", "w"):
         pass
     with pytest.raises(DataError, match="holds no pictures"):
