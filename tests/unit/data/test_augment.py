@@ -24,11 +24,11 @@ def picture(seed: int = 0) -> np.ndarray:
     return np.rint(128 + 40 * smooth / np.abs(smooth).max()).astype(np.uint8)
 
 
-def test_nothing_switched_on_changes_nothing() -> None:
+def test_Augmentation_with_all_options_zero_changes_nothing() -> None:
     assert np.array_equal(only()(picture(), np.random.default_rng(0)), picture())
 
 
-def test_flip_mirrors_left_and_right_as_often_as_asked() -> None:
+def test_Augmentation_flip_mirrors_with_the_given_probability() -> None:
     source = picture()
     assert np.array_equal(only(flip=1.0)(source, np.random.default_rng(0)), source[:, ::-1])
     flipped = sum(
@@ -37,7 +37,7 @@ def test_flip_mirrors_left_and_right_as_often_as_asked() -> None:
     assert 80 < flipped < 160
 
 
-def test_a_mirror_image_is_put_where_it_is_wanted() -> None:
+def test_Augmentation_writes_a_flip_to_out_and_returns_an_unflipped_source_itself() -> None:
     source = np.random.default_rng(0).integers(0, 256, (112, 112, 3), dtype=np.uint8)
     out = np.zeros_like(source)
     assert only(flip=1.0)(source, np.random.default_rng(0), out) is out
@@ -45,8 +45,8 @@ def test_a_mirror_image_is_put_where_it_is_wanted() -> None:
     assert only(flip=0.0)(source, np.random.default_rng(0), out) is source
 
 
-def test_a_flip_alone_is_the_flip_among_others() -> None:
-    """Blur that never happens takes the general way."""
+def test_Augmentation_flip_alone_equals_the_flip_of_the_general_path() -> None:
+    """A blur of probability 1e-300 never happens, but selects the general path."""
     alone, among = only(flip=0.5), only(flip=0.5, blur=1e-300)
     results = [[way(picture(), np.random.default_rng(seed)) for way in (alone, among)] for seed in range(50)]
     assert all(np.array_equal(one, other) for one, other in results)
@@ -69,7 +69,7 @@ def inside(changed: np.ndarray, expected: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize("flip", [False, True])
-def test_move_agrees_with_scipy(flip: bool) -> None:
+def test_Augmentation_flip_shift_scale_and_rotate_agree_with_scipy(flip: bool) -> None:
     """Largest shift (10 % of 112 pixels), growth by a tenth and a turn of 20 degrees, all about the centre."""
     source = picture()
     augmentation = only(flip=1.0 if flip else 0.0, shift=0.1, scale=0.1, rotate=20.0)
@@ -87,7 +87,7 @@ def test_move_agrees_with_scipy(flip: bool) -> None:
     assert inside(changed, reference) > 3
 
 
-def test_draws_reach_both_ends_and_the_middle_changes_nothing() -> None:
+def test_Augmentation_shift_reaches_its_limit_and_a_middle_draw_changes_nothing() -> None:
     source = picture()
     still = only(shift=0.3, scale=0.5, rotate=90.0, light=1.0)(source, Fixed(0.5))
     assert np.abs(still.astype(int) - source).max() <= 1
@@ -97,7 +97,7 @@ def test_draws_reach_both_ends_and_the_middle_changes_nothing() -> None:
 
 
 @pytest.mark.parametrize(("strength", "uniform"), [(0.4, 0.75), (1.0, 0.9999999), (1.0, 0.0), (0.7, 0.1)])
-def test_light_is_the_affine_map_it_says(strength: float, uniform: float) -> None:
+def test_Augmentation_light_is_the_documented_affine_map(strength: float, uniform: float) -> None:
     source = np.random.default_rng(0).integers(0, 256, (112, 112, 3), dtype=np.uint8)
     changed = only(light=strength)(source, Fixed(uniform))
     draw = strength * (2 * uniform - 1)
@@ -109,7 +109,7 @@ def test_light_is_the_affine_map_it_says(strength: float, uniform: float) -> Non
     assert error.mean() < 0.3
 
 
-def test_grey_has_no_colour_and_the_right_luma() -> None:
+def test_Augmentation_grey_has_no_colour_and_the_right_luma() -> None:
     source = picture()
     for augmentation in (only(grey=1.0), only(grey=1.0, light=0.5)):
         changed = augmentation(source, np.random.default_rng(0))
@@ -119,7 +119,7 @@ def test_grey_has_no_colour_and_the_right_luma() -> None:
 
 
 @pytest.mark.parametrize("name", ["low_resolution", "blur"])
-def test_detail_is_lost_but_not_the_mean(name: str) -> None:
+def test_Augmentation_low_resolution_and_blur_remove_detail_and_keep_the_mean(name: str) -> None:
     source = np.random.default_rng(0).integers(0, 256, (112, 112, 3), dtype=np.uint8)
     for seed in range(5):
         changed = only(**{name: 1.0})(source, np.random.default_rng(seed))
@@ -128,7 +128,7 @@ def test_detail_is_lost_but_not_the_mean(name: str) -> None:
         assert abs(changed.mean() - source.mean()) < 2
 
 
-def test_occlusion_hides_one_rectangle_of_the_stated_area() -> None:
+def test_Augmentation_occlusion_hides_one_rectangle_of_the_stated_area() -> None:
     source = np.full((112, 112, 3), 7, np.uint8)
     shares, fillings = [], set()
     for seed in range(200):
@@ -163,7 +163,7 @@ probabilities = st.floats(0, 1)
     st.integers(0, 1000),
     st.sampled_from([(112, 112), (16, 40)]),
 )
-def test_any_setting_is_deterministic_and_leaves_its_source_alone(
+def test_Augmentation_is_deterministic_and_leaves_its_source_unchanged(
     augmentation: Augmentation, seed: int, side: tuple[int, int]
 ) -> None:
     source = picture(seed)[: side[0], : side[1]].copy()
@@ -178,7 +178,7 @@ def test_any_setting_is_deterministic_and_leaves_its_source_alone(
     assert np.array_equal(source, original)
 
 
-def test_switching_one_change_on_leaves_the_others_as_they_were() -> None:
+def test_Augmentation_occlusion_leaves_the_draws_of_other_changes_unchanged() -> None:
     for seed in range(20):
         without = only(flip=0.5, shift=0.1)(picture(), np.random.default_rng(seed))
         hidden = only(flip=0.5, shift=0.1, occlusion=1.0)(picture(), np.random.default_rng(seed))
@@ -187,6 +187,6 @@ def test_switching_one_change_on_leaves_the_others_as_they_were() -> None:
 
 @pytest.mark.parametrize("name", OFF)
 @pytest.mark.parametrize("value", [-0.1, 181.0, float("nan"), float("inf")])
-def test_what_is_out_of_range_is_refused_by_name(name: str, value: float) -> None:
+def test_Augmentation_names_an_option_out_of_range(name: str, value: float) -> None:
     with pytest.raises(ValueError, match=f"^{name} must lie in 0"):
         Augmentation(**{name: value})

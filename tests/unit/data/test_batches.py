@@ -50,14 +50,14 @@ def numbers(batch: Batch) -> list[int]:
     return batch.pictures[:, 0, 0, 0].tolist()
 
 
-def test_impossible_batches_are_refused() -> None:
+def test_load_all_and_load_batches_refuse_impossible_batches() -> None:
     with pytest.raises(ValueError, match="batch_size"):
         load_all(Numbered(3), [0], 0, 0)
     with pytest.raises(ValueError, match="made for 5 pictures, the set has 4"):
         load_batches(Numbered(4), ShuffledBatches(5, 2, 0), None, 0, 0, 1, 0)
 
 
-def test_batches_hold_the_pictures_of_their_step() -> None:
+def test_load_batches_loads_the_pictures_of_each_step() -> None:
     pictures, batches = Numbered(23), ShuffledBatches(23, 5, seed=1)
     loaded = list(load_batches(pictures, batches, None, 0, 3, 9, workers=0))
     assert len(loaded) == 6
@@ -70,7 +70,7 @@ def test_batches_hold_the_pictures_of_their_step() -> None:
 
 
 @forks
-def test_content_depends_neither_on_workers_nor_on_where_loading_began() -> None:
+def test_load_batches_does_not_depend_on_workers_or_on_the_first_step() -> None:
     pictures, batches = Numbered(40, broken=(7,)), ShuffledBatches(40, 6, seed=1)
     augmentation = Augmentation(shift=0.1, rotate=10, light=0.5, occlusion=0.3, blur=0.3)
     alone, one, two, later = (
@@ -88,13 +88,13 @@ def test_content_depends_neither_on_workers_nor_on_where_loading_began() -> None
     assert not torch.equal(another_seed.pictures, alone[0].pictures)
 
 
-def test_a_picture_is_augmented_anew_in_every_epoch() -> None:
+def test_load_batches_augments_a_picture_differently_in_every_epoch() -> None:
     first, second = load_batches(Numbered(1), ShuffledBatches(1, 1, 0), Augmentation(rotate=30), 0, 0, 2, 0)
     assert not torch.equal(first.pictures, second.pictures)
 
 
 @pytest.mark.parametrize("workers", [0, pytest.param(2, marks=forks)])
-def test_unreadable_pictures_are_left_out_and_named(workers: int) -> None:
+def test_load_batches_omits_and_names_unreadable_pictures(workers: int) -> None:
     batches = ShuffledBatches(8, 4, seed=0)
     expected = [index for index in batches.batch(0)[1] if index not in (2, 5, 6)]
     batch = next(load_batches(Numbered(8, broken=(2, 5, 6)), batches, None, 0, 0, 2, workers))
@@ -104,25 +104,25 @@ def test_unreadable_pictures_are_left_out_and_named(workers: int) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, pytest.param(2, marks=forks)])
-def test_a_batch_with_nothing_left_is_an_error_that_names_the_files(workers: int) -> None:
+def test_load_batches_names_the_files_of_a_batch_without_readable_pictures(workers: int) -> None:
     with pytest.raises(DataError, match=r"7 of 7 pictures of a batch(.|\n)*\d\.png: broken(.|\n)*\.\.\."):
         next(load_batches(Numbered(7, tuple(range(7))), ShuffledBatches(7, 7, 0), None, 0, 0, 3, workers))
 
 
 @pytest.mark.parametrize("workers", [0, pytest.param(2, marks=forks)])
-def test_load_all_keeps_the_order_and_the_rest(workers: int) -> None:
+def test_load_all_keeps_the_order_and_the_last_partial_batch(workers: int) -> None:
     loaded = list(load_all(Numbered(9), np.array([3, 1, 8, 1, 0]), 2, workers))
     assert [numbers(batch) for batch in loaded] == [[3, 1], [8, 1], [0]]
     assert [batch.labels.tolist() for batch in loaded] == [[1, 1], [0, 1], [0]]
     assert list(load_all(Numbered(9), [], 2, workers)) == []
 
 
-def test_load_all_cannot_do_without_a_picture() -> None:
+def test_load_all_refuses_an_unreadable_picture() -> None:
     with pytest.raises(DataError, match=r"1 of 3 pictures of a batch cannot be read:\n  4\.png: broken"):
         list(load_all(Numbered(9, broken=(4,)), range(9), 3, 0))
 
 
-def test_loading_leaves_the_global_generators_alone() -> None:
+def test_load_batches_leaves_the_global_generators_unchanged() -> None:
     torch.manual_seed(0)
     np.random.seed(0)  # noqa: NPY002
     before = torch.get_rng_state(), np.random.get_state()[1]  # noqa: NPY002
@@ -132,11 +132,11 @@ def test_loading_leaves_the_global_generators_alone() -> None:
 
 
 @forks
-def test_workers_start_fast_and_end_when_the_caller_stops_early() -> None:
+def test_load_batches_starts_workers_fast_and_ends_them_when_closed() -> None:
     began = time.perf_counter()
     loading = load_batches(Numbered(100), ShuffledBatches(100, 1, 0), None, 0, 0, 10_000, 2)
     next(loading)
-    # 0.05 to 0.15 s where nothing else runs; a worker that imports anew takes seconds.
+    # 0.05 to 0.15 s where nothing else runs; a worker that imports the package again takes seconds.
     assert time.perf_counter() - began < 1.5
     assert len(multiprocessing.active_children()) == 2
     loading.close()
@@ -150,7 +150,7 @@ class Deadly(Numbered):
 
 
 @forks
-def test_a_worker_that_dies_is_an_error_with_advice() -> None:
+def test_load_batches_advises_fewer_workers_when_a_worker_dies() -> None:
     with pytest.raises(VplfaceError, match="use fewer workers"):
         next(load_batches(Deadly(8), ShuffledBatches(8, 4, 0), None, 0, 0, 2, 1))
 
@@ -161,7 +161,7 @@ class Buggy(Numbered):
 
 
 @pytest.mark.parametrize("workers", [0, pytest.param(1, marks=forks)])
-def test_a_bug_is_not_disguised(workers: int) -> None:
+def test_load_batches_raises_unexpected_errors_unchanged(workers: int) -> None:
     with pytest.raises(RuntimeError, match="a bug"):
         next(load_batches(Buggy(8), ShuffledBatches(8, 4, 0), None, 0, 0, 2, workers))
 
@@ -183,13 +183,13 @@ next(loading)
 
 @pytest.mark.slow
 @forks
-def test_a_program_that_a_bug_ends_does_not_wait_for_its_workers() -> None:
+def test_load_batches_does_not_delay_the_exit_after_an_uncaught_error() -> None:
     ended = subprocess.run([sys.executable, "-c", UNCAUGHT], capture_output=True, text=True, timeout=60)
     assert ended.returncode == 1
     assert "RuntimeError: a bug" in ended.stderr
 
 
-def test_what_a_spawned_worker_needs_can_be_pickled() -> None:
+def test_load_batches_can_pickle_what_a_spawned_worker_needs() -> None:
     steps = module._Steps(Numbered(8), ShuffledBatches(8, 4, 0), Augmentation(), 3)
     again = pickle.loads(pickle.dumps(steps))
     buffer, same_buffer = np.zeros((2, 4 * module.PICTURE_BYTES), np.uint8)
@@ -210,7 +210,7 @@ class Blank:
     def name(self, index): return str(index)
     def picture(self, index): return np.zeros((112, 112, 3), np.uint8)
 
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have started us deaf to it
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have started us with it ignored
 try:
     for batch in load_batches(Blank(), ShuffledBatches(64, 32, 0), None, 0, 0, 10**9, 2):
         print("loading", flush=True)
@@ -221,7 +221,7 @@ except KeyboardInterrupt:
 
 @pytest.mark.slow
 @forks
-def test_ctrl_c_is_the_main_processs_alone() -> None:
+def test_load_batches_interrupts_only_the_main_process_on_ctrl_c() -> None:
     process = subprocess.Popen(
         [sys.executable, "-c", INTERRUPTED],
         stdout=subprocess.PIPE,
@@ -240,7 +240,7 @@ def test_ctrl_c_is_the_main_processs_alone() -> None:
 
 
 @pytest.mark.parametrize("workers", [0, pytest.param(2, marks=forks)])
-def test_a_batch_of_too_few_is_filled_from_the_next_steps(workers: int) -> None:
+def test_load_batches_fills_a_batch_below_min_pictures_from_the_next_steps(workers: int) -> None:
     order = ShuffledBatches(12, 4, seed=0)
     first, second, third = (order.batch(step)[1].tolist() for step in range(3))
     pictures = Numbered(12, broken=(*first[1:], *second[:3]))
@@ -253,7 +253,7 @@ def test_a_batch_of_too_few_is_filled_from_the_next_steps(workers: int) -> None:
     assert set(loaded[0].unreadable) == {f"{index}.png: broken" for index in (*first[1:], *second[:3])}
 
 
-def test_slices_are_filled_from_the_same_slices_of_the_next_steps() -> None:
+def test_load_batches_fills_a_slice_from_the_same_slice_of_the_next_steps() -> None:
     order = ShuffledBatches(12, 6, seed=0)
     first, second = (order.batch(step)[1].tolist() for step in range(2))
     pictures = Numbered(12, broken=tuple(first[3:5]))
@@ -261,7 +261,7 @@ def test_slices_are_filled_from_the_same_slices_of_the_next_steps() -> None:
     assert [numbers(batch) for batch in slices] == [first[:3], [first[5], second[3]]]
 
 
-def test_a_set_of_fewer_than_a_batch_takes_repeats_the_pictures_of_the_next_epochs() -> None:
+def test_load_batches_repeats_pictures_of_the_next_epochs_if_too_few_are_readable() -> None:
     pictures = Numbered(8, broken=tuple(range(1, 8)))
     batch = next(load_batches(pictures, ShuffledBatches(8, 8, seed=0), None, 0, 0, 3, 0, min_pictures=3))
     assert numbers(batch) == [0, 0, 0]
@@ -274,6 +274,6 @@ class Vanishing(Numbered):
         return found
 
 
-def test_too_few_readable_pictures_for_a_batch_are_an_error() -> None:
+def test_load_batches_refuses_an_epoch_with_fewer_than_min_pictures_readable() -> None:
     with pytest.raises(DataError, match=r"at least 3 pictures, and only 1 of its epoch can be read(.|\n)*broken"):
         next(load_batches(Vanishing(8), ShuffledBatches(8, 8, seed=0), None, 0, 0, 3, 0, min_pictures=3))

@@ -57,7 +57,7 @@ def grey(value: int) -> np.ndarray:
     return np.full((112, 112, 3), value, np.uint8)
 
 
-def test_nothing_is_found_where_nothing_is_wrong(sound):
+def test_check_finds_nothing_in_a_sound_set(sound):
     assert found(sound) == {}
 
 
@@ -91,14 +91,14 @@ NEW = encoded(PICTURE)
     ],
 )
 @pytest.mark.parametrize("workers", [0, 2])
-def test_each_defect_is_found_and_nothing_else(faces, planted, expected, workers):
+def test_check_finds_each_defect_and_nothing_else(faces, planted, expected, workers):
     for name, content in planted.items():
         (faces / name).parent.mkdir(exist_ok=True)
         (faces / name).write_bytes(content)
     assert found(faces, workers) == expected
 
 
-def test_all_at_once_over_several_chunks(faces, monkeypatch):
+def test_check_finds_several_defects_across_chunks(faces, monkeypatch):
     monkeypatch.setattr(check_module, "_CHUNK", 3)
     (faces / "p0" / "0.png").write_bytes(b"text")
     (faces / "p4" / "x.png").write_bytes((faces / "p0" / "1.png").read_bytes())
@@ -112,7 +112,7 @@ def test_all_at_once_over_several_chunks(faces, monkeypatch):
     assert found(faces) == found(faces, 2) == expected
 
 
-def test_what_is_dropped_can_be_chosen(faces):
+def test_dropped_lists_pictures_of_the_chosen_kinds(faces):
     (faces / "p1" / "x.png").write_bytes(NEW)
     (faces / "p9").mkdir()
     (faces / "p9" / "x.png").write_bytes(NEW)
@@ -130,7 +130,7 @@ def run(*arguments: object):
     return CliRunner().invoke(app, ["data", *map(str, arguments)])
 
 
-def test_the_command_writes_a_list_that_convert_takes(faces, tmp_path):
+def test_vplface_data_check_writes_a_drop_list_for_vplface_data_convert(faces, tmp_path):
     (faces / "p1" / "0.png").write_bytes(b"text")
     (faces / "p9").mkdir()
     (faces / "p9" / "x.png").write_bytes(NEW)
@@ -160,14 +160,14 @@ def test_the_command_writes_a_list_that_convert_takes(faces, tmp_path):
         (["faces", "--model", "none.onnx"], 1, "none.onnx"),
     ],
 )
-def test_mistakes_are_said(faces, monkeypatch, arguments, status, says):
+def test_vplface_data_check_reports_wrong_arguments(faces, monkeypatch, arguments, status, says):
     monkeypatch.chdir(faces.parent)
     result = run("check", *arguments)
     assert result.exit_code == status
     assert says in result.stderr
 
 
-def test_every_kind_is_explained_and_the_default_is_said():
+def test_vplface_data_check_explains_every_kind_and_states_the_default():
     from vplface.cli.data_check import _MEANINGS
 
     assert list(_MEANINGS) == list(KINDS)
@@ -176,8 +176,8 @@ def test_every_kind_is_explained_and_the_default_is_said():
 
 @pytest.mark.slow
 @pytest.mark.skipif(not REAL.exists(), reason="the real faces are not here")
-def test_photographs_that_lfw_has_under_two_names():
-    """To the eye these are one photograph each; their bytes differ."""
+def test_check_finds_photographs_that_lfw_has_under_two_names():
+    """Each of these pairs is visibly one photograph; their bytes differ."""
     pictures = ImageFolder(REAL / "lfw112")
     pairs = {
         (pictures.identities[pictures.labels[finding.index]], pictures.identities[pictures.labels[finding.other]])

@@ -34,7 +34,7 @@ def contents(root: Path) -> dict[str, bytes]:
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    """Sixty files of five people, no two alike; two are no pictures, which is nothing to a copy."""
+    """Sixty different files of five people; two are not pictures, which a copy does not notice."""
     rng = random.Random(0)
     root = tmp_path / "source"
     for number in range(60):
@@ -50,7 +50,7 @@ def journal(target: Path) -> Path:
     return target.with_name(f".{target.name}.convert.jsonl")
 
 
-def test_a_folder_becomes_the_same_folder(source, tmp_path):
+def test_convert_copies_a_folder_exactly_and_refuses_an_existing_target(source, tmp_path):
     target = tmp_path / "new" / "target"
     done = convert(ImageFolder(source), source, target)
     assert contents(target) == contents(source)
@@ -62,7 +62,7 @@ def test_a_folder_becomes_the_same_folder(source, tmp_path):
     assert contents(target) == contents(source)
 
 
-def test_an_empty_folder_is_filled_and_the_source_is_left_alone(source, tmp_path):
+def test_convert_accepts_an_empty_target_and_refuses_one_inside_the_source(source, tmp_path):
     (tmp_path / "target").mkdir()
     assert convert(ImageFolder(source), source, tmp_path / "target").pictures == 60
     for inside in (source, source / "p1", source / ".." / source.name / "x"):
@@ -70,7 +70,7 @@ def test_an_empty_folder_is_filled_and_the_source_is_left_alone(source, tmp_path
             convert(ImageFolder(source), source, inside)
 
 
-def test_dropped_pictures_stay_behind_and_so_do_people_who_lose_all(source, tmp_path):
+def test_convert_omits_dropped_pictures_and_identities_without_pictures(source, tmp_path):
     pictures = ImageFolder(source)
     dropped = [name for name in map(pictures.name, range(60)) if name.startswith("p2/") or name == "p0/0/0.jpg"]
     done = convert(pictures, source, tmp_path / "target", drop=dropped)
@@ -109,7 +109,7 @@ class Shuffled(ImageFolder):
 
 
 @pytest.mark.parametrize("form", ["recordio", "tar"])
-def test_recordio_gets_pictures_by_identity_and_others_in_order(source, tmp_path, monkeypatch, form):
+def test_convert_sorts_by_identity_for_recordio_and_keeps_the_order_for_tar(source, tmp_path, monkeypatch, form):
     made = []
     monkeypatch.setattr(module, "create_pictures", lambda *args: made.append(Recorder(args[0], args[2])) or made[0])
     pictures = Shuffled(source)
@@ -122,7 +122,7 @@ def test_recordio_gets_pictures_by_identity_and_others_in_order(source, tmp_path
 
 
 def in_a_fork(work) -> int:
-    """Run the work in a copy of this process; how that ended, as os.waitstatus_to_exitcode says it."""
+    """Run the work in a copy of this process; its exit code as by os.waitstatus_to_exitcode."""
     pid = os.fork()
     if pid == 0:
         try:
@@ -156,7 +156,7 @@ def die_at(call: int, owner: type, method: str, before: bool) -> None:
 @pytest.mark.parametrize(
     ("method", "before"), [("write_bytes", True), ("write_bytes", False), ("rename", True), ("rename", False)]
 )
-def test_killed_over_and_over_it_comes_to_the_same(source, tmp_path, method, before):
+def test_convert_killed_repeatedly_ends_with_the_same_folder(source, tmp_path, method, before):
     target = tmp_path / "target"
 
     def killed() -> None:
@@ -179,7 +179,7 @@ BAD = ("p0/0/5.jpg", "p2/0/2.jpg", "p2/0/7.jpg", "p4/2/59.jpg")
 
 @pytest.fixture
 def failing(monkeypatch):
-    """Some pictures of a folder cannot be had from the disk."""
+    """Some pictures of a folder cannot be read from the disk."""
     original = ImageFolder.encoded
 
     def encoded(self, index: int) -> bytes:
@@ -191,7 +191,7 @@ def failing(monkeypatch):
 
 
 @LINUX
-def test_unreadable_pictures_are_left_out_and_named_even_over_kills(source, tmp_path, failing):
+def test_convert_omits_unreadable_pictures_after_kills_as_in_an_undisturbed_run(source, tmp_path, failing):
     target = tmp_path / "target"
     ends = []
     while not ends or ends[-1] == -signal.SIGKILL:
@@ -213,7 +213,7 @@ def _gone(index: int) -> bytes:
     raise UnreadablePictureError(f"picture {index}", "Input/output error")
 
 
-def test_a_disk_that_is_gone_is_not_sixty_bad_pictures(source, tmp_path, monkeypatch):
+def test_convert_stops_after_many_unreadable_pictures_in_a_row_and_resumes(source, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "TOO_MANY", 20)
     pictures = ImageFolder(source)
     pictures.encoded = lambda index: _gone(index) if index >= 30 else ImageFolder.encoded(pictures, index)
@@ -227,7 +227,7 @@ def test_a_disk_that_is_gone_is_not_sixty_bad_pictures(source, tmp_path, monkeyp
 
 
 def interrupted(source: Path, target: Path) -> None:
-    """Leave a conversion of which ten pictures are done."""
+    """Leave an interrupted conversion, with ten pictures done."""
     pictures = ImageFolder(source)
     original, read = pictures.encoded, []
 
@@ -242,7 +242,7 @@ def interrupted(source: Path, target: Path) -> None:
         convert(pictures, source, target)
 
 
-def test_it_goes_on_from_the_same_only(source, tmp_path):
+def test_convert_resumes_only_from_the_same_source(source, tmp_path):
     target = tmp_path / "target"
     interrupted(source, target)
     before = contents(target)
@@ -258,7 +258,7 @@ def test_it_goes_on_from_the_same_only(source, tmp_path):
     assert contents(target) == contents(source)
 
 
-def test_a_target_to_which_something_was_added_is_refused(source, tmp_path):
+def test_convert_refuses_a_target_to_which_pictures_were_added(source, tmp_path):
     target = tmp_path / "target"
     interrupted(source, target)
     for number in range(51):
@@ -267,7 +267,7 @@ def test_a_target_to_which_something_was_added_is_refused(source, tmp_path):
         convert(ImageFolder(source), source, target)
 
 
-def test_what_could_not_be_begun_leaves_no_journal(source, tmp_path, monkeypatch):
+def test_convert_leaves_no_journal_if_the_target_cannot_be_created(source, tmp_path, monkeypatch):
     def refuse(*_):
         raise DataError("no")
 
@@ -278,7 +278,7 @@ def test_what_could_not_be_begun_leaves_no_journal(source, tmp_path, monkeypatch
 
 
 @LINUX
-def test_a_full_disk_is_said_and_the_repeated_command_goes_on(source, tmp_path):
+def test_convert_fails_on_a_full_disk_and_resumes(source, tmp_path):
     (source / "p2" / "0" / "2.jpg").write_bytes(bytes(100_000))
 
     def limited() -> None:
@@ -294,8 +294,8 @@ def test_a_full_disk_is_said_and_the_repeated_command_goes_on(source, tmp_path):
 
 @pytest.mark.slow
 @LINUX
-def test_the_command_killed_at_a_random_moment(tmp_path):
-    """The moment is random; whatever it hits, the repeated command ends with the undisturbed result."""
+def test_vplface_data_convert_killed_at_a_random_moment_resumes_to_the_same_folder(tmp_path):
+    """The moment is random; whatever it interrupts, the repeated command ends with the undisturbed result."""
     source = tmp_path / "source"
     for number in range(2000):
         path = source / f"p{number % 20}" / f"{number}.jpg"
@@ -314,7 +314,7 @@ def test_the_command_killed_at_a_random_moment(tmp_path):
     assert contents(tmp_path / "target") == contents(source)
 
 
-def test_the_form_follows_from_the_name():
+def test_format_of_follows_the_suffix_of_the_path():
     assert [format_of(f"a/b{suffix}") for suffix in ("", ".rec", ".TAR", ".parquet", ".csv", ".tsv", ".bin")] == [
         "folder", "recordio", "tar", "parquet", "list", "list", "bin"
     ]  # fmt: skip
@@ -328,7 +328,7 @@ def run(*arguments: object):
     return CliRunner().invoke(app, ["data", "convert", *map(str, arguments)])
 
 
-def test_the_command_says_what_was_done(source, tmp_path):
+def test_vplface_data_convert_reports_the_conversion_as_json(source, tmp_path):
     (tmp_path / "drop.txt").write_text("p0/0/0.jpg\tblurred\n")
     result = run(source, tmp_path / "v1.0", "--to", "folder", "--drop", tmp_path / "drop.txt", "--json")
     assert result.exit_code == 0
@@ -347,7 +347,7 @@ def test_the_command_says_what_was_done(source, tmp_path):
     }
 
 
-def test_the_command_ends_with_1_if_pictures_are_missing(source, tmp_path, failing):
+def test_vplface_data_convert_exits_with_1_if_pictures_are_unreadable(source, tmp_path, failing):
     result = run(source, tmp_path / "target")
     assert result.exit_code == 1
     assert "56 pictures of 5 identities, 4 could not be read and are left out" in result.stdout
@@ -366,7 +366,7 @@ def test_the_command_ends_with_1_if_pictures_are_missing(source, tmp_path, faili
         (["source", "x", "--to", "zip"], 2, "zip"),
     ],
 )
-def test_mistakes_are_said(source, tmp_path, monkeypatch, arguments, status, says):
+def test_vplface_data_convert_reports_wrong_arguments(source, tmp_path, monkeypatch, arguments, status, says):
     monkeypatch.chdir(tmp_path)
     result = run(*arguments)
     assert result.exit_code == status
@@ -375,7 +375,7 @@ def test_mistakes_are_said(source, tmp_path, monkeypatch, arguments, status, say
 
 
 @pytest.mark.parametrize("name", ["folder", "list.csv", "set.rec", "set.tar", "set.parquet"])
-def test_of_two_conversions_into_one_place_one_is_refused(source, tmp_path, name):
+def test_convert_refuses_a_target_that_another_command_is_writing(source, tmp_path, name):
     target = tmp_path / name
     with claimed(target):
         with pytest.raises(DataError, match="another command is writing there; wait for it"):
@@ -387,7 +387,7 @@ def test_of_two_conversions_into_one_place_one_is_refused(source, tmp_path, name
     assert not list(tmp_path.glob(".*"))
 
 
-def test_so_are_other_writers(source, tmp_path):
+def test_align_folder_and_convert_to_bin_refuse_a_target_that_is_being_written(source, tmp_path):
     pairs = Pairs(["p0/0.jpg"], ["p0/1.jpg"], np.array([True]), np.array([0]))
     with claimed(tmp_path / "x"), claimed(tmp_path / "x.bin"):
         for write in (
@@ -398,7 +398,7 @@ def test_so_are_other_writers(source, tmp_path):
                 write()
 
 
-def test_a_damaged_journal_is_an_error_that_says_what_to_delete(source, tmp_path):
+def test_convert_asks_to_delete_a_damaged_journal(source, tmp_path):
     target = tmp_path / "target"
     interrupted(source, target)
     journal = module._Journal.place(target)

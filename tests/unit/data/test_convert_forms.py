@@ -1,4 +1,4 @@
-"""From every form to every other, whole and killed."""
+"""Conversion to every format and back, undisturbed and killed."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ FORMS = {
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory) -> Path:
-    """Forty files of five people, no two alike; two are no pictures, which is nothing to a copy."""
+    """Forty different files of five people; two are not pictures, which a copy does not notice."""
     rng = random.Random(0)
     root = tmp_path_factory.mktemp("convert") / "source"
     for number in range(40):
@@ -62,7 +62,7 @@ def content(path: Path, form: str) -> list[tuple[str, str, bytes]]:
     )
 
 
-def test_through_every_form_and_back(source, tmp_path, form):
+def test_convert_keeps_names_and_bytes_through_every_format_and_back(source, tmp_path, form):
     there, back = tmp_path / form / FORMS[form][1], tmp_path / "back"
     assert convert(ImageFolder(source), source, there, form).pictures == 40
     assert content(there, form) == content(source, "folder")
@@ -74,7 +74,7 @@ def test_through_every_form_and_back(source, tmp_path, form):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="forks and signals as Linux has them")
-def test_killed_at_any_picture_it_comes_to_the_same(source, tmp_path, form):
+def test_convert_killed_at_any_picture_ends_with_the_same_files(source, tmp_path, form):
     undisturbed, target = (tmp_path / name / FORMS[form][1] for name in ("undisturbed", "target"))
     convert(ImageFolder(source), source, undisturbed, form)
 
@@ -109,7 +109,7 @@ def test_killed_at_any_picture_it_comes_to_the_same(source, tmp_path, form):
     assert again == files
 
 
-def test_pairs_go_into_a_bin_and_come_out_again(faces, tmp_path, form):
+def test_vplface_data_convert_keeps_pairs_through_a_bin_file(faces, tmp_path, form):
     pytest.importorskip("vplface.data.formats.verification_bin")
     pictures = ImageFolder(faces)
     rng = np.random.default_rng(0)

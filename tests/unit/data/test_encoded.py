@@ -1,4 +1,4 @@
-"""What picture files say of themselves, against what two decoders make of them."""
+"""Types and sizes in the headers of picture files, against two decoders."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def file_of(kind: str, width: int, height: int, **options: object) -> bytes:
 
 @pytest.mark.parametrize(("kind", "options"), FORMS)
 @given(width=st.integers(1, 300), height=st.integers(1, 300))
-def test_size_and_type_are_what_the_file_was_written_with(kind: str, options: dict, width: int, height: int) -> None:
+def test_size_of_and_suffix_of_match_the_written_file(kind: str, options: dict, width: int, height: int) -> None:
     data = file_of(kind, width, height, **options)
     assert size_of(data) == (width, height)
     assert suffix_of(data) == {"JPEG": ".jpg"}.get(kind, f".{kind.lower()}")
@@ -45,7 +45,7 @@ def test_size_and_type_are_what_the_file_was_written_with(kind: str, options: di
     )
 
 
-def test_size_of_a_webp_with_transparency_and_of_a_jpeg_with_metadata() -> None:
+def test_size_of_reads_webp_with_transparency_and_jpeg_with_metadata() -> None:
     written = io.BytesIO()
     Image.new("RGBA", (33, 77), (1, 2, 3, 4)).save(written, "WEBP")
     assert size_of(written.getvalue()) == (33, 77)
@@ -60,7 +60,7 @@ def test_size_of_a_webp_with_transparency_and_of_a_jpeg_with_metadata() -> None:
     st.sampled_from([b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF\0\0\0\0WEBPVP8X", b"BM", b""]),
     st.binary(max_size=60),
 )
-def test_of_garbage_there_is_a_size_or_none(head: bytes, body: bytes) -> None:
+def test_size_of_returns_a_size_or_None_for_random_bytes(head: bytes, body: bytes) -> None:
     size = size_of(head + body)
     assert size is None or (len(size) == 2 and min(size) >= 0)
     assert (type_of(head + body) is None) <= (size is None)
@@ -81,7 +81,7 @@ def claiming(kind: str, side: int) -> bytes:
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "BMP"])
-def test_a_picture_that_claims_too_many_pixels_is_refused_before_it_is_decoded(kind: str) -> None:
+def test_decode_refuses_too_many_claimed_pixels_before_decoding(kind: str) -> None:
     side = 60_000
     assert side * side > MAX_PIXELS
     tracemalloc.start()

@@ -1,4 +1,4 @@
-"""One walker for all commands: what counts as a picture, what is left out and said, and what cannot be walked."""
+"""The folder scan of all commands: which pictures it finds, what it leaves out and reports, what it refuses."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def vplface(*words: object):
 
 @pytest.fixture
 def people(tmp_path: Path) -> Path:
-    """A folder with everything that commands might see in different ways."""
+    """A folder with everything that commands might treat differently."""
     root = fill(
         tmp_path / "people", "b/10.png", "b/2.PNG", "b/.hidden.png", "b/.thumbs/1.png", "b b/1.png", ".cache/x/1.png",
         "a/deep/er/1.webp", "a/folder.jpg/1.png",
@@ -40,7 +40,7 @@ def people(tmp_path: Path) -> Path:
     return root
 
 
-def test_every_command_sees_the_pictures_that_training_sees(people: Path) -> None:
+def test_ImageFolder_picture_files_and_the_scan_of_align_folder_find_the_same_pictures(people: Path) -> None:
     expected = [
         "a/deep/er/1.webp", "a/folder.jpg/1.png", "a/linked.png", "b/2.PNG", "b/10.png", "b b/1.png", "linked/1.png",
     ]  # fmt: skip
@@ -49,7 +49,7 @@ def test_every_command_sees_the_pictures_that_training_sees(people: Path) -> Non
     assert _scan(people)[0] == expected
 
 
-def test_ImageFolder_counts_unread_pictures_and_people_without_others(tmp_path: Path) -> None:
+def test_ImageFolder_counts_unsupported_files_and_people_without_supported_pictures(tmp_path: Path) -> None:
     root = fill(tmp_path / "root", "ada/1.jpg")
     for name in ("ada/2.HEIC", "grace/1.heic", "joan/1.tif", "ada/notes.txt", "nobody/notes.txt"):
         (root / name).parent.mkdir(exist_ok=True)
@@ -67,14 +67,14 @@ def test_ImageFolder_counts_unread_pictures_and_people_without_others(tmp_path: 
     assert f"note: {told}" in vplface("data", "convert", root, tmp_path / "set.rec").stderr
 
 
-def test_training_and_planning_say_what_is_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_open_source_reports_files_that_are_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = fill(tmp_path / "root", "ada/1.jpg", "grace/1.jpg")
     (root / "grace/2.avif").write_bytes(b"x")
     open_source(Source(path=root), write=False)
     assert "root: 1 file of an unsupported format was left out: 1 .avif; convert it to JPEG" in capsys.readouterr().err
 
 
-def test_a_folder_of_nothing_else_is_an_error_that_says_so(tmp_path: Path) -> None:
+def test_ImageFolder_and_the_scan_of_align_folder_refuse_folders_without_supported_pictures(tmp_path: Path) -> None:
     (tmp_path / "root/ada").mkdir(parents=True)
     (tmp_path / "root/ada/1.heic").write_bytes(b"x")
     for reader in (ImageFolder, _scan):
@@ -85,7 +85,7 @@ def test_a_folder_of_nothing_else_is_an_error_that_says_so(tmp_path: Path) -> No
         ImageFolder(tmp_path / "root")
 
 
-def test_pipes_devices_and_links_that_lead_nowhere_are_left_out_and_counted(tmp_path: Path) -> None:
+def test_ImageFolder_omits_and_counts_pipes_devices_and_broken_links(tmp_path: Path) -> None:
     root = fill(tmp_path / "root", "ada/1.jpg")
     (root / "joan").mkdir()
     os.mkfifo(root / "ada/pipe.jpg")
@@ -100,7 +100,7 @@ def test_pipes_devices_and_links_that_lead_nowhere_are_left_out_and_counted(tmp_
     )
 
 
-def test_folders_that_link_to_one_another_end(tmp_path: Path) -> None:
+def test_ImageFolder_refuses_folders_that_link_to_one_another_in_too_many_ways(tmp_path: Path) -> None:
     for k in range(7):
         fill(tmp_path, f"root/{k}/1.png")
     for k in range(7):
@@ -112,7 +112,7 @@ def test_folders_that_link_to_one_another_end(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_folders_may_lie_a_thousand_deep(tmp_path: Path) -> None:
+def test_find_pictures_descends_a_thousand_levels(tmp_path: Path) -> None:
     here = os.open(tmp_path, os.O_RDONLY)
     made = [here]
     for _ in range(1100):
@@ -130,7 +130,7 @@ def test_folders_may_lie_a_thousand_deep(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_folders_that_may_not_be_read_are_errors_everywhere(people: Path) -> None:
+def test_ImageFolder_picture_files_and_the_scan_of_align_folder_name_unreadable_folders(people: Path) -> None:
     (people / "b").chmod(0)
     try:
         for reader in (ImageFolder, _scan, lambda root: picture_files([root])):
@@ -140,7 +140,7 @@ def test_folders_that_may_not_be_read_are_errors_everywhere(people: Path) -> Non
         (people / "b").chmod(0o755)
 
 
-def test_numbers_of_any_length_are_ordered() -> None:
+def test_natural_key_and_identity_key_order_numbers_of_any_length() -> None:
     long = "9" * 5000
     words = [f"1{long}.jpg", f"{long}.jpg", f"0{long}.jpg", "10.jpg", "2.jpg", "x" * 5000]
     assert sorted(words, key=natural_key) == [

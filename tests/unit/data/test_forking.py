@@ -14,7 +14,7 @@ def blur(seed: int) -> bytes:
     return bytes(cv2.GaussianBlur(picture, (31, 31), 5).data)
 
 
-def test_workers_run_although_opencv_had_threads_when_they_were_started() -> None:
+def test_worker_processes_run_opencv_although_the_parent_has_opencv_threads() -> None:
     before = cv2.getNumThreads()
     cv2.setNumThreads(4)
     try:

@@ -41,7 +41,7 @@ def written(folder: Path, text: str | bytes) -> Path:
     return path
 
 
-def test_view_2_has_folds(tmp_path: Path) -> None:
+def test_read_pairs_reads_lfw_view_2_with_folds(tmp_path: Path) -> None:
     text = "2\t1\nAl_Gore\t1\t12\nAl_Gore\t3\tTony_Blair\t64\nTony_Blair\t2\t3\nAl_Gore\t1\tTony_Blair\t1\n"
     pairs = read_pairs(written(tmp_path, text))
     assert pairs.left == [f"Al_Gore/Al_Gore_000{n}" for n in "13"] + [
@@ -53,7 +53,7 @@ def test_view_2_has_folds(tmp_path: Path) -> None:
     assert pairs.fold.tolist() == [0, 0, 1, 1]
 
 
-def test_view_1_is_one_fold(tmp_path: Path) -> None:
+def test_read_pairs_reads_lfw_view_1_as_one_fold(tmp_path: Path) -> None:
     pairs = read_pairs(written(tmp_path, "2\r\na\t1\t2\r\nb\t1\t2\r\na\t1\tb\t2\r\nb\t1\tc\t1\r\n"))
     assert pairs.same.tolist() == [True, True, False, False]
     assert pairs.fold.tolist() == [0, 0, 0, 0]
@@ -61,7 +61,7 @@ def test_view_1_is_one_fold(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("separator", [" ", "\t", ",", " , ", "   "])
-def test_plain_lists(tmp_path: Path, separator: str) -> None:
+def test_read_pairs_reads_plain_lists_with_any_separator(tmp_path: Path, separator: str) -> None:
     lines = [separator.join(row) for row in (("a/1.jpg", "a/2.jpg", "1"), ("a/1.jpg", "b/x.png", "0"))]
     pairs = read_pairs(written(tmp_path, "\ufeff" + lines[0] + "\n\n" + lines[1]))
     assert pairs.left == ["a/1.jpg", "a/1.jpg"]
@@ -70,13 +70,13 @@ def test_plain_lists(tmp_path: Path, separator: str) -> None:
     assert pairs.fold.tolist() == [0, 0]
 
 
-def test_plain_lists_may_name_their_columns_and_give_folds(tmp_path: Path) -> None:
+def test_read_pairs_reads_named_columns_and_folds(tmp_path: Path) -> None:
     pairs = read_pairs(written(tmp_path, "Left,Right,Same,Fold\nmy picture.jpg,b.jpg,1,0\na.jpg,c.jpg,0,7\n"))
     assert pairs.left == ["my picture.jpg", "a.jpg"]
     assert pairs.fold.tolist() == [0, 7]
 
 
-def test_the_flag_may_come_first(tmp_path: Path) -> None:
+def test_read_pairs_accepts_the_flag_in_the_first_column(tmp_path: Path) -> None:
     pairs = read_pairs(written(tmp_path, "1 a/1.jpg a/2.jpg\n0 a/1.jpg 1\n"))
     assert (pairs.left, pairs.right) == (["a/1.jpg", "a/1.jpg"], ["a/2.jpg", "1"])
     assert pairs.same.tolist() == [True, False]
@@ -84,7 +84,7 @@ def test_the_flag_may_come_first(tmp_path: Path) -> None:
     assert (pairs.left, pairs.right) == (["1", "0"], ["0", "a"])
 
 
-def test_lfw_as_csv_has_a_fold_for_each_run_of_genuine_pairs(tmp_path: Path) -> None:
+def test_read_pairs_starts_a_fold_of_lfw_csv_at_each_run_of_genuine_pairs(tmp_path: Path) -> None:
     text = "name,imagenum1,imagenum2,\na,1,4,\nb,1,2,\na,1,b,1\nc,2,b,10\nc,1,2,\na,3,c,1\n"
     pairs = read_pairs(written(tmp_path, text))
     assert pairs.left == ["a/a_0001", "b/b_0001", "a/a_0001", "c/c_0002", "c/c_0001", "a/a_0003"]
@@ -113,7 +113,7 @@ def cfp(root: Path) -> Path:
     return root / "cfp-dataset"
 
 
-def test_cfp_as_it_is_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_read_cfp_reads_the_downloaded_layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = cfp(tmp_path)
     for place in (root, root / "Protocol", root / "Protocol/Split", root / "Protocol/Split/FP"):
         pairs = read_cfp(place, "FP")
@@ -129,7 +129,7 @@ def test_cfp_as_it_is_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         read_pairs(root)
 
 
-def test_the_files_of_a_list(tmp_path: Path) -> None:
+def test_pair_files_lists_the_files_of_a_pair_list(tmp_path: Path) -> None:
     root = cfp(tmp_path)
     assert pair_files(tmp_path / "x.txt") == [tmp_path / "x.txt"]
     files = pair_files(root / "Protocol/Split/FP")
@@ -152,14 +152,14 @@ def test_the_files_of_a_list(tmp_path: Path) -> None:
         ("Pair_list_P.txt", "one\n", "Pair_list_P.txt, line 1: expected a number and a path, got 'one'"),
     ],
 )
-def test_damage_in_cfp_is_named(tmp_path: Path, file: str, text: str | None, message: str) -> None:
+def test_read_cfp_names_the_damaged_file(tmp_path: Path, file: str, text: str | None, message: str) -> None:
     path = cfp(tmp_path) / "Protocol" / file
     path.unlink() if text is None else path.write_text(text)
     with pytest.raises(DataError, match=message):
         read_cfp(tmp_path / "cfp-dataset", "FP")
 
 
-def test_missing_folds_of_cfp_are_named(tmp_path: Path) -> None:
+def test_read_cfp_names_missing_folds(tmp_path: Path) -> None:
     root = cfp(tmp_path)
     (root / "Protocol/Split/FF/07").rename(root / "elsewhere")
     with pytest.raises(DataError, match="1 of the folds 01 to 10 are missing, such as 07"):
@@ -185,13 +185,13 @@ def test_missing_folds_of_cfp_are_named(tmp_path: Path) -> None:
         (b"\xff\xfe\x00", "not text in UTF-8"),
     ],
 )
-def test_malformed_lists_name_file_and_line(tmp_path: Path, text: str | bytes, message: str) -> None:
+def test_read_pairs_refuses_malformed_lists_and_names_the_file(tmp_path: Path, text: str | bytes, message: str) -> None:
     with pytest.raises(DataError, match=message) as caught:
         read_pairs(written(tmp_path, text))
     assert "list.txt" in str(caught.value)
 
 
-def test_a_missing_file_is_a_data_error(tmp_path: Path) -> None:
+def test_read_pairs_and_read_people_name_a_missing_file(tmp_path: Path) -> None:
     for read in (read_pairs, read_people):
         with pytest.raises(DataError, match=r"nowhere\.txt: cannot be read: No such file"):
             read(tmp_path / "nowhere.txt")
@@ -208,7 +208,7 @@ one_file = settings(suppress_health_check=[HealthCheck.function_scoped_fixture],
 
 @one_file
 @given(rows)
-def test_what_is_written_reads_back(tmp_path: Path, rows: list[tuple[str, str, bool, int]]) -> None:
+def test_write_pairs_round_trips_through_read_pairs(tmp_path: Path, rows: list[tuple[str, str, bool, int]]) -> None:
     left, right, same, fold = (list(column) for column in zip(*rows, strict=True))
     write_pairs(tmp_path / "pairs.txt", Pairs(left, right, np.array(same), np.array(fold)))
     pairs = read_pairs(tmp_path / "pairs.txt")
@@ -219,7 +219,7 @@ def test_what_is_written_reads_back(tmp_path: Path, rows: list[tuple[str, str, b
 
 @one_file
 @given(st.one_of(st.binary(max_size=80), st.text("ab0123\t\t ,\n\n", max_size=60).map(str.encode)))
-def test_garbage_gives_a_list_or_a_data_error(tmp_path: Path, content: bytes) -> None:
+def test_read_pairs_and_read_people_read_or_refuse_any_bytes(tmp_path: Path, content: bytes) -> None:
     path = written(tmp_path, content)
     with suppress(DataError):
         pairs = read_pairs(path)
@@ -230,23 +230,23 @@ def test_garbage_gives_a_list_or_a_data_error(tmp_path: Path, content: bytes) ->
 
 
 @pytest.mark.parametrize("name", ["", "a\tb", "a\nb", " a", "a\r", "\udc80"])
-def test_names_that_would_not_read_back_are_refused(tmp_path: Path, name: str) -> None:
+def test_write_pairs_refuses_names_that_would_not_read_back(tmp_path: Path, name: str) -> None:
     with pytest.raises(DataError, match="cannot be written"):
         write_pairs(tmp_path / "p", Pairs([name], ["b"], np.array([True]), np.array([0])))
 
 
-def test_a_place_that_cannot_be_written_is_a_data_error(tmp_path: Path) -> None:
+def test_write_pairs_raises_DataError_for_a_path_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(DataError, match="cannot write"):
         write_pairs(tmp_path / "file/pairs.txt", Pairs(["a"], ["b"], np.array([True]), np.array([0])))
 
 
-def test_columns_of_different_length_are_refused() -> None:
+def test_Pairs_refuses_columns_of_different_lengths() -> None:
     with pytest.raises(ValueError, match="one length"):
         Pairs(["a"], ["b", "c"], np.array([True]), np.array([0]))
 
 
-def test_resolve_by_name_and_by_stem() -> None:
+def test_resolve_finds_pictures_by_name_and_by_stem() -> None:
     pictures = Named(["a/a_0001.jpg", "a/a_0002.png", "b.c/x.y.jpg", "bare", "d/1", "d/1.jpg"])
     pairs = Pairs(
         ["a/a_0002", "bare", "b.c/x.y"], ["a/a_0001.jpg", "a/a_0001", "d/1"], np.ones(3, bool), np.zeros(3, int)
@@ -257,7 +257,7 @@ def test_resolve_by_name_and_by_stem() -> None:
     assert left.dtype == np.int64
 
 
-def test_resolve_lists_what_is_missing() -> None:
+def test_resolve_lists_missing_pictures() -> None:
     pairs = Pairs([f"p/{i}" for i in range(8)], ["q/1.jpg"] * 8, np.ones(8, bool), np.zeros(8, int))
     with pytest.raises(DataError, match=r"8 of the 9 .*: p/0, p/1, p/2, p/3, p/4, \.\.\.; .* like 'q/1\.jpg'"):
         resolve(pairs, Named(["q/1.jpg"]))
@@ -265,7 +265,7 @@ def test_resolve_lists_what_is_missing() -> None:
         resolve(pairs, Named([]))
 
 
-def test_resolve_refuses_to_choose() -> None:
+def test_resolve_refuses_ambiguous_names() -> None:
     pairs = Pairs(["a/1"], ["b/1"], np.array([True]), np.array([0]))
     with pytest.raises(DataError, match="1 names of the pairs stand for several pictures: a/1"):
         resolve(pairs, Named(["a/1.jpg", "a/1.png", "b/1.jpg"]))
@@ -281,7 +281,7 @@ def test_resolve_refuses_to_choose() -> None:
         ("Al Gore\n", ["Al Gore"]),
     ],
 )
-def test_lists_of_people(tmp_path: Path, text: str, people: list[str]) -> None:
+def test_read_people_reads_lfw_lists_and_plain_lists(tmp_path: Path, text: str, people: list[str]) -> None:
     assert read_people(written(tmp_path, text)) == people
 
 
@@ -298,7 +298,7 @@ def test_lists_of_people(tmp_path: Path, text: str, people: list[str]) -> None:
         ("A\t1\n1\nB\t1\n", "line 2: expected a name, a tab and a count, got '1'"),
     ],
 )
-def test_malformed_lists_of_people(tmp_path: Path, text: str, message: str) -> None:
+def test_read_people_refuses_malformed_lists(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(DataError, match=message):
         read_people(written(tmp_path, text))
 
@@ -311,7 +311,7 @@ CALFW = (
 
 @pytest.mark.parametrize("separator", [" ", "\t", ","])
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
-def test_calfw_has_two_lines_a_pair_and_folds_of_genuine_pairs(tmp_path: Path, separator: str, end: str) -> None:
+def test_read_pairs_reads_calfw_with_two_lines_a_pair_and_folds(tmp_path: Path, separator: str, end: str) -> None:
     pairs = read_pairs(written(tmp_path, "\ufeff" + CALFW.replace(" ", separator).replace("\n", end)))
     assert pairs.left == ["Al_Gore_0001.jpg", "B_0001.jpg", "A_0001.jpg", "A_0002.jpg"]
     assert pairs.right == ["Al_Gore_0002.jpg", "B_0003.jpg", "B_0001.jpg", "C_0001.jpg"]
@@ -319,7 +319,7 @@ def test_calfw_has_two_lines_a_pair_and_folds_of_genuine_pairs(tmp_path: Path, s
     assert pairs.fold.tolist() == [0, 1, 0, 1]
 
 
-def test_cplfw_has_truths_and_no_folds(tmp_path: Path) -> None:
+def test_read_pairs_reads_cplfw_and_assigns_folds(tmp_path: Path) -> None:
     lines = [f"{person}_{k}.jpg {same}\n" for same in (1, 0) for person in range(20) for k in (1, 2)]
     pairs = read_pairs(written(tmp_path, "".join(lines)))
     assert pairs.same.tolist() == [True] * 20 + [False] * 20
@@ -336,7 +336,7 @@ def test_cplfw_has_truths_and_no_folds(tmp_path: Path) -> None:
         ("a.jpg 999999999\nb.jpg 999999999\n", "has a fold 999999999, but 1 pairs"),
     ],
 )
-def test_damage_in_lists_of_two_lines_a_pair_is_named(tmp_path: Path, text: str, message: str) -> None:
+def test_read_pairs_refuses_malformed_lists_of_two_lines_a_pair(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(DataError, match=message):
         read_pairs(written(tmp_path, text))
 
@@ -356,29 +356,29 @@ def test_damage_in_lists_of_two_lines_a_pair_is_named(tmp_path: Path, text: str,
         "label,file1,file2\n1,a.jpg,b.jpg\n0,a.jpg,c.jpg\n",
     ],
 )
-def test_truths_quotes_and_headers_of_other_programs(tmp_path: Path, text: str) -> None:
+def test_read_pairs_reads_flags_quotes_and_headers_of_other_programs(tmp_path: Path, text: str) -> None:
     pairs = read_pairs(written(tmp_path, text))
     assert (pairs.left, pairs.right) == (["a.jpg", "a.jpg"], ["b.jpg", "c.jpg"])
     assert pairs.same.tolist() == [True, False]
 
 
-def test_quoted_names_may_hold_commas_and_quotes(tmp_path: Path) -> None:
+def test_read_pairs_reads_commas_and_quotes_in_quoted_names(tmp_path: Path) -> None:
     pairs = read_pairs(written(tmp_path, '"Gore, Al/1.jpg","a ""b"".jpg",1\n"x,2".jpg,1\n'))
     assert (pairs.left, pairs.right) == (["Gore, Al/1.jpg", '"x'], ['a "b".jpg', '2".jpg'])
 
 
-def test_lfw_csv_of_impostors_alone(tmp_path: Path) -> None:
+def test_read_pairs_reads_an_lfw_csv_of_impostors_alone(tmp_path: Path) -> None:
     pairs = read_pairs(written(tmp_path, "name,imagenum1,name,imagenum2\na,1,b,2\nc,3,d,4\n"))
     assert pairs.right == ["b/b_0002", "d/d_0004"]
     assert not pairs.same.any()
 
 
-def test_an_unknown_form_is_shown_with_the_forms_that_are_known(tmp_path: Path) -> None:
+def test_read_pairs_lists_the_supported_formats_for_an_unknown_one(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"The line is 'one two three four five'; supported formats: LFW's .*CALFW"):
         read_pairs(written(tmp_path, "one two three four five\n"))
 
 
-def test_lists_that_are_no_files_are_refused_at_once(tmp_path: Path) -> None:
+def test_read_pairs_read_people_and_read_drop_refuse_irregular_files_and_paths(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path / "pipe", Path("/dev/zero")):
         for read in (read_pairs, read_people, read_drop):
@@ -394,7 +394,7 @@ DECOMPOSED, COMPOSED = "Zoe\u0308/1.jpg", "Zo\u00eb/1.jpg"
 
 
 @pytest.mark.parametrize(("stored", "listed"), [(DECOMPOSED, COMPOSED), (COMPOSED, DECOMPOSED)])
-def test_accents_may_be_composed_on_one_side_and_not_on_the_other(stored: str, listed: str) -> None:
+def test_resolve_narrow_and_indices_without_match_composed_and_decomposed_accents(stored: str, listed: str) -> None:
     pictures = Named([stored, "b/1.jpg"], [stored[:-6], "b"], np.array([0, 1]))
     pairs = Pairs([listed, listed.removesuffix(".jpg")], ["b/1.jpg"] * 2, np.ones(2, bool), np.zeros(2, int))
     assert resolve(pairs, pictures)[0].tolist() == [0, 0]
@@ -403,13 +403,13 @@ def test_accents_may_be_composed_on_one_side_and_not_on_the_other(stored: str, l
     assert indices_without(pictures, [listed]).tolist() == [1]
 
 
-def test_spellings_that_the_set_tells_apart_stay_apart() -> None:
+def test_resolve_distinguishes_two_spellings_that_are_both_in_the_set() -> None:
     pictures = Named([DECOMPOSED, COMPOSED])
     pairs = Pairs([DECOMPOSED], [COMPOSED], np.ones(1, bool), np.zeros(1, int))
     assert [found.tolist() for found in resolve(pairs, pictures)] == [[0], [1]]
 
 
-def test_a_name_without_a_folder_is_found_in_any() -> None:
+def test_resolve_finds_a_name_without_a_folder_in_any_folder() -> None:
     pictures = Named(["aligned images/A_0001.jpg", "B/B_0001.jpg", "C/1.jpg", "D/1.jpg"])
     pairs = Pairs(["A_0001.jpg"], ["B_0001"], np.ones(1, bool), np.zeros(1, int))
     assert [found.tolist() for found in resolve(pairs, pictures)] == [[0], [1]]

@@ -49,7 +49,7 @@ LOSSLESS = {"PNG": {}, "BMP": {}, "WEBP": {"lossless": True}}
 
 
 @pytest.mark.parametrize("kind", LOSSLESS)
-def test_lossless_formats_come_back_exactly_and_in_rgb(kind: str) -> None:
+def test_decode_returns_lossless_pictures_exactly_in_RGB(kind: str) -> None:
     picture = smooth_picture()
     decoded = decode(encoded(picture, kind, **LOSSLESS[kind]), "x")
     assert decoded.dtype == np.uint8
@@ -60,7 +60,7 @@ def test_lossless_formats_come_back_exactly_and_in_rgb(kind: str) -> None:
 @pytest.mark.parametrize(
     ("kind", "options"), [("JPEG", {"quality": 95}), ("JPEG", {"progressive": True}), ("WEBP", {"quality": 95})]
 )
-def test_lossy_formats_come_back_nearly_and_in_rgb(kind: str, options: dict[str, object]) -> None:
+def test_decode_returns_lossy_pictures_within_a_small_error_in_RGB(kind: str, options: dict[str, object]) -> None:
     picture = smooth_picture()
     error = np.abs(decode(encoded(picture, kind, **options), "x").astype(int) - picture)
     assert error.mean() < 6
@@ -68,7 +68,7 @@ def test_lossy_formats_come_back_nearly_and_in_rgb(kind: str, options: dict[str,
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "BMP", "WEBP"])
 @pytest.mark.parametrize("side", [(112, 112), (131, 90), (300, 200)])
-def test_colours_are_bit_for_bit_those_of_the_other_order_turned_round(kind: str, side: tuple[int, int]) -> None:
+def test_decode_equals_the_reversed_BGR_of_cv2_imdecode_bit_for_bit(kind: str, side: tuple[int, int]) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (*side, 3), dtype=np.uint8)
     data = encoded(noise, kind)
     bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
@@ -79,20 +79,20 @@ def test_colours_are_bit_for_bit_those_of_the_other_order_turned_round(kind: str
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "BMP"])
-def test_grey_becomes_three_equal_channels(kind: str) -> None:
+def test_decode_expands_grey_to_three_channels(kind: str) -> None:
     grey = smooth_picture()[..., 0]
     decoded = decode(encoded(grey, kind), "x").astype(int)
     assert np.abs(decoded - grey[..., None]).max() <= (3 if kind == "JPEG" else 0)
 
 
-def test_one_bit_pictures_are_read() -> None:
+def test_decode_reads_one_bit_pictures() -> None:
     drawing = np.zeros((112, 112), bool)
     drawing[:, 50:] = True
     np.testing.assert_array_equal(decode(encoded(drawing, "PNG"), "x")[:, :, 1], drawing * np.uint8(255))
 
 
 @pytest.mark.parametrize("kind", ["PNG", "WEBP"])
-def test_transparency_is_composited_on_black(kind: str) -> None:
+def test_decode_composites_transparency_on_black(kind: str) -> None:
     opacity = np.full((112, 112, 1), 128, np.uint8)
     opacity[:20] = 0
     picture = np.concatenate([np.full((112, 112, 3), (200, 100, 50), np.uint8), opacity], -1)
@@ -101,7 +101,7 @@ def test_transparency_is_composited_on_black(kind: str) -> None:
     assert decoded[60, 60].tolist() == [100, 50, 25]  # 200 x 128/255 = 100.4, ...
 
 
-def test_palette_with_transparency_and_grey_with_alpha() -> None:
+def test_decode_composites_transparent_palettes_and_grey_with_alpha() -> None:
     grey_alpha = Image.merge("LA", [Image.new("L", (112, 112), 200), Image.new("L", (112, 112), 128)])
     palette = Image.new("P", (112, 112), 1)
     palette.putpalette([0, 0, 0, 10, 20, 30])
@@ -111,7 +111,7 @@ def test_palette_with_transparency_and_grey_with_alpha() -> None:
         assert decode(buffer.getvalue(), "x")[50, 50].tolist() == expected
 
 
-def test_sixteen_bits_become_eight() -> None:
+def test_decode_reduces_16_bits_to_8() -> None:
     deep = smooth_picture().astype(np.uint16) * 257
     data = cv2.imencode(".png", deep[..., ::-1])[1].tobytes()
     np.testing.assert_array_equal(decode(data, "x"), smooth_picture())
@@ -128,7 +128,7 @@ def test_sixteen_bits_become_eight() -> None:
         (8, lambda p: np.rot90(p, 1)),
     ],
 )
-def test_exif_orientation_is_applied(orientation: int, turned) -> None:
+def test_decode_applies_exif_orientation(orientation: int, turned) -> None:
     picture = smooth_picture()
     exif = Image.Exif()
     exif[0x0112] = orientation
@@ -137,13 +137,13 @@ def test_exif_orientation_is_applied(orientation: int, turned) -> None:
 
 
 @pytest.mark.parametrize("side", [(224, 224), (50, 60), (300, 80)])
-def test_other_sizes_are_resized(side: tuple[int, int]) -> None:
+def test_decode_resizes_to_the_requested_size(side: tuple[int, int]) -> None:
     decoded = decode(encoded(smooth_picture(*side), "PNG"), "x")
     assert np.abs(decoded.astype(int) - smooth_picture()).mean() < 4
     assert decode(encoded(smooth_picture(*side), "PNG"), "x", size=64).shape == (64, 64, 3)
 
 
-def test_too_small_is_an_error_that_gives_the_size() -> None:
+def test_decode_refuses_pictures_that_are_too_small_and_names_the_size() -> None:
     with pytest.raises(UnreadablePictureError, match=r"a/b\.png: too small: 200x15, needs 16"):
         decode(encoded(smooth_picture(15, 200), "PNG"), "a/b.png")
     assert decode(encoded(smooth_picture(16, 16), "PNG"), "x").shape == (112, 112, 3)
@@ -152,14 +152,14 @@ def test_too_small_is_an_error_that_gives_the_size() -> None:
 @pytest.mark.parametrize(
     ("kind", "options"), [("JPEG", {}), ("JPEG", {"progressive": True}), ("PNG", {}), ("WEBP", {}), ("BMP", {})]
 )
-def test_every_cut_is_noticed(kind: str, options: dict[str, object]) -> None:
+def test_decode_detects_every_truncation(kind: str, options: dict[str, object]) -> None:
     data = encoded(smooth_picture(), kind, **options)
     for length in {*range(0, len(data), max(1, len(data) // 60)), len(data) - 1, len(data) - 2}:
         with pytest.raises(UnreadablePictureError, match=r"^some/where: "):
             decode(data[:length], "some/where")
 
 
-def test_a_jpeg_cut_behind_its_embedded_thumbnail_is_noticed() -> None:
+def test_decode_detects_a_jpeg_truncated_after_its_embedded_thumbnail() -> None:
     thumbnail = encoded(smooth_picture(32, 32), "JPEG")
     application = b"Exif\0\0" + thumbnail
     whole = encoded(smooth_picture(), "JPEG")
@@ -170,17 +170,17 @@ def test_a_jpeg_cut_behind_its_embedded_thumbnail_is_noticed() -> None:
 
 
 @pytest.mark.parametrize("tail", [b"\0" * 100, b"\xff\xff\xff", b"after the picture"])
-def test_bytes_after_a_jpeg_do_no_harm(tail: bytes) -> None:
+def test_decode_ignores_bytes_after_a_jpeg(tail: bytes) -> None:
     assert decode(encoded(smooth_picture(), "JPEG") + tail, "x").shape == (112, 112, 3)
 
 
-def test_a_jpeg_with_its_end_overwritten_by_zeros_is_noticed() -> None:
+def test_decode_detects_a_jpeg_whose_end_is_overwritten_by_zeros() -> None:
     data = encoded(smooth_picture(), "JPEG", quality=95)
     with pytest.raises(UnreadablePictureError, match="cut short"):
         decode(data[:1000] + b"\0" * (len(data) - 1000), "x")
 
 
-def test_a_flipped_bit_in_a_png_is_noticed() -> None:
+def test_decode_detects_a_flipped_bit_in_a_png() -> None:
     data = bytearray(encoded(smooth_picture(), "PNG"))
     data[len(data) // 2] ^= 4
     with pytest.raises(UnreadablePictureError, match="damaged"):
@@ -191,13 +191,15 @@ HEADS = [b"", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF\x10\0\0\0WEBP", b"RI
 
 
 @given(st.sampled_from(HEADS), st.binary(max_size=200), st.sampled_from([b"", b"\xff\xd9"]))
-def test_garbage_is_unreadable_and_nothing_worse(head: bytes, body: bytes, tail: bytes) -> None:
+def test_decode_raises_UnreadablePictureError_for_random_bytes(head: bytes, body: bytes, tail: bytes) -> None:
     with pytest.raises(UnreadablePictureError):
         decode(head + body + tail, "garbage")
 
 
 @given(st.sampled_from(["JPEG", "PNG", "WEBP", "BMP"]), st.integers(0, 10**6), st.binary(min_size=1, max_size=8))
-def test_damage_gives_a_picture_or_unreadable(kind: str, position: int, patch: bytes) -> None:
+def test_decode_of_damaged_files_returns_a_picture_or_raises_UnreadablePictureError(
+    kind: str, position: int, patch: bytes
+) -> None:
     data = bytearray(encoded(smooth_picture(40, 40), kind))
     position %= len(data)
     data[position : position + len(patch)] = patch
@@ -205,12 +207,12 @@ def test_damage_gives_a_picture_or_unreadable(kind: str, position: int, patch: b
         assert decode(bytes(data), "x").shape == (112, 112, 3)
 
 
-def test_the_error_survives_pickling() -> None:
+def test_UnreadablePictureError_survives_pickling() -> None:
     error = pickle.loads(pickle.dumps(UnreadablePictureError("a.jpg", "broken")))
     assert (error.where, error.reason, str(error)) == ("a.jpg", "broken", "a.jpg: broken")
 
 
-def test_default_preprocessing_is_exact() -> None:
+def test_Preprocessing_by_default_scales_levels_exactly() -> None:
     levels = torch.arange(256, dtype=torch.uint8).repeat(148)[: 112 * 112 * 3].reshape(1, 112, 112, 3)
     output = Preprocessing()(levels)
     assert output.shape == (1, 3, 112, 112)
@@ -220,7 +222,7 @@ def test_default_preprocessing_is_exact() -> None:
 
 
 @pytest.mark.parametrize("count", [0, 1, 16, 37])
-def test_every_picture_of_a_batch_is_preprocessed(count: int) -> None:
+def test_Preprocessing_transforms_every_picture_of_a_batch(count: int) -> None:
     pictures = torch.randint(0, 256, (count, 30, 30, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     output = Preprocessing(size=30, color="bgr", std=(0.1, 0.2, 0.3))(pictures)
     expected = (pictures.flip(-1).double() - 127.5) / (255 * torch.tensor([0.1, 0.2, 0.3], dtype=torch.float64))
@@ -234,7 +236,7 @@ def test_every_picture_of_a_batch_is_preprocessed(count: int) -> None:
     )
 
 
-def test_preprocessing_with_other_colours_and_moments() -> None:
+def test_Preprocessing_applies_color_mean_and_std() -> None:
     preprocessing = Preprocessing(size=2, color="bgr", mean=(0.1, 0.2, 0.3), std=(1.0, 2.0, 4.0))
     red_green_blue = torch.tensor([51, 102, 204], dtype=torch.uint8).expand(1, 2, 2, 3)
     output = preprocessing(red_green_blue)[0, :, 0, 0]
@@ -242,7 +244,7 @@ def test_preprocessing_with_other_colours_and_moments() -> None:
     assert Preprocessing.from_dict(preprocessing.to_dict()) == preprocessing
 
 
-def test_preprocessing_refuses_what_it_cannot_mean() -> None:
+def test_Preprocessing_refuses_invalid_pictures_and_settings() -> None:
     with pytest.raises(TypeError, match="uint8"):
         Preprocessing()(torch.zeros(1, 112, 112, 3))
     with pytest.raises(ValueError, match=r"\[n, 112, 112, 3\]"):
@@ -273,7 +275,7 @@ def transparent(mode: str) -> Image.Image:
 @pytest.mark.parametrize(
     ("mode", "kind"), [("RGBA", "PNG"), ("LA", "PNG"), ("P", "PNG"), ("RGB", "PNG"), ("RGBA", "WEBP"), ("RGB", "WEBP")]
 )
-def test_orientation_is_that_of_pillow_in_every_form(mode: str, kind: str, orientation: int) -> None:
+def test_decode_whole_orients_and_composites_as_pillow_does(mode: str, kind: str, orientation: int) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
     buffer = io.BytesIO()
@@ -288,7 +290,7 @@ def test_orientation_is_that_of_pillow_in_every_form(mode: str, kind: str, orien
 
 
 @pytest.mark.parametrize("exif", [b"", b"II*\0", b"MM\0*\xff\xff\xff\xff", b"II*\0\x08\0\0\0\xff\xff", b"\0" * 200])
-def test_a_damaged_orientation_is_none(exif: bytes) -> None:
+def test_decode_whole_ignores_a_damaged_exif_orientation(exif: bytes) -> None:
     chunk = struct.pack(">I", len(exif)) + b"eXIf" + exif + struct.pack(">I", zlib.crc32(b"eXIf" + exif))
     buffer = io.BytesIO()
     transparent("RGBA").save(buffer, "PNG")
@@ -296,7 +298,7 @@ def test_a_damaged_orientation_is_none(exif: bytes) -> None:
     np.testing.assert_array_equal(decode_whole(data[:33] + chunk + data[33:], "x"), decode_whole(data, "x"))
 
 
-def test_compositing_takes_no_more_than_the_picture_and_the_result() -> None:
+def test_decode_whole_composites_in_little_more_memory_than_picture_and_result() -> None:
     data = encoded(np.full((2048, 2048, 4), 128, np.uint8), "PNG", compress_level=1)
     tracemalloc.start()
     try:
@@ -319,7 +321,7 @@ def header(width: int, height: int, depth: int, colours: int, *, interlaced: boo
 
 @pytest.mark.parametrize("interlaced", [False, True])
 @pytest.mark.parametrize(("depth", "colours"), [(16, 6), (16, 4)])
-def test_what_takes_more_than_a_gigabyte_is_not_decoded(depth: int, colours: int, interlaced: bool) -> None:
+def test_decode_refuses_pictures_that_need_more_than_a_gigabyte(depth: int, colours: int, interlaced: bool) -> None:
     with pytest.raises(UnreadablePictureError, match=r"x: too large: 11585x11585 .* 2\.0 GiB .* at most 1 are"):
         decode(header(11585, 11585, depth, colours, interlaced=interlaced), "x")
     with pytest.raises(UnreadablePictureError, match="damaged"):  # small enough, and empty
@@ -330,7 +332,7 @@ def test_what_takes_more_than_a_gigabyte_is_not_decoded(depth: int, colours: int
     ("kind", "options", "cost"),
     [("JPEG", {}, 6), ("JPEG", {"progressive": True}, 9), ("WEBP", {}, 6), ("WEBP", {"lossless": True}, 10)],
 )
-def test_memory_depends_on_how_a_picture_is_stored(kind: str, options: dict[str, object], cost: int) -> None:
+def test_memory_of_depends_on_how_a_picture_is_stored(kind: str, options: dict[str, object], cost: int) -> None:
     assert memory_of(encoded(smooth_picture(), kind, **options)) == cost * 112 * 112
 
 
@@ -365,7 +367,9 @@ def peak(data: bytes) -> int:
         ("WEBP", "RGB", {"lossless": True, "quality": 0}), ("WEBP", "RGBA", {"quality": 0}),
     ],
 )  # fmt: skip
-def test_decoding_takes_no_more_than_is_foreseen(kind: str, mode: str, options: dict[str, object]) -> None:
+def test_decode_whole_needs_no_more_memory_than_memory_of_predicts(
+    kind: str, mode: str, options: dict[str, object]
+) -> None:
     buffer = io.BytesIO()
     Image.new(mode, (2800, 2800), (90, 120, 150, 100)[: len(mode)]).save(buffer, kind, **options)
     data = buffer.getvalue()
@@ -374,7 +378,7 @@ def test_decoding_takes_no_more_than_is_foreseen(kind: str, mode: str, options: 
 
 @pytest.mark.parametrize("error", [MemoryError(), cv2.error("Failed to allocate 1 bytes")])
 @pytest.mark.parametrize("mode", ["RGB", "RGBA"])
-def test_want_of_memory_makes_a_picture_unreadable(
+def test_decode_raises_UnreadablePictureError_if_memory_runs_out(
     monkeypatch: pytest.MonkeyPatch, error: Exception, mode: str
 ) -> None:
     def fail(*_: object, **__: object) -> None:
@@ -396,12 +400,12 @@ def test_want_of_memory_makes_a_picture_unreadable(
         (b"\0\0\0\x0cJXL \r\n\x87\n", "JPEG XL"), (b"\0\0\0\x0cjP  \r\n\x87\n", "JPEG 2000"),
     ],
 )  # fmt: skip
-def test_other_kinds_are_named_whatever_the_file_is_called(begin: bytes, kind: str) -> None:
+def test_decode_names_the_type_of_an_unsupported_file(begin: bytes, kind: str) -> None:
     with pytest.raises(UnreadablePictureError, match=f"^1.jpg: not a jpg, .* but a {kind} one; convert it to JPEG$"):
         decode(begin + b"\0" * 100, "1.jpg")
 
 
-def test_only_regular_files_are_read(tmp_path: Path) -> None:
+def test_read_picture_file_refuses_irregular_files_and_invalid_paths(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.jpg")
     (tmp_path / "endless.jpg").symlink_to("/dev/zero")
     for name in ("pipe.jpg", "endless.jpg", "x" * 300, "a\0b.jpg"):

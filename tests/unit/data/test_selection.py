@@ -33,7 +33,7 @@ def named(pictures) -> list[str]:
     return [pictures.name(index) for index in range(len(pictures))]
 
 
-def test_counts_choose_identities_and_pictures() -> None:
+def test_narrow_selects_by_min_pictures_and_max_pictures() -> None:
     pictures = Plain(["a", "b", "c"], np.array([2, 0, 1, 2, 1, 2]))
     narrowed = narrow(pictures, min_pictures=2, max_pictures=2)
     assert list(narrowed.identities) == ["b", "c"]
@@ -48,7 +48,7 @@ def test_counts_choose_identities_and_pictures() -> None:
         narrow(pictures, max_pictures=0)
 
 
-def test_people_choose_identities() -> None:
+def test_narrow_selects_and_excludes_people() -> None:
     pictures = Plain(["a", "b", "c", "empty"], np.array([0, 1, 2, 2]))
     assert list(narrow(pictures, ["c", "a"]).identities) == ["a", "c"]
     assert list(narrow(pictures, {"c", "a"}, min_pictures=2).identities) == ["c"]
@@ -64,7 +64,7 @@ def test_people_choose_identities() -> None:
         narrow(pictures, "abc")
 
 
-def test_subset_relabels_to_the_identities_that_remain() -> None:
+def test_Subset_relabels_to_the_identities_that_remain() -> None:
     subset = Subset(Plain(["a", "b", "c", "d"], np.array([0, 1, 1, 2, 3])), [4, 1, 2])
     assert list(subset.identities) == ["b", "d"]
     assert subset.labels.tolist() == [1, 0, 0]
@@ -77,7 +77,7 @@ def test_subset_relabels_to_the_identities_that_remain() -> None:
         Subset(Plain(["a"], np.zeros(5, int)), [-1])
 
 
-def test_joined_keeps_identities_of_one_name_apart() -> None:
+def test_Joined_keeps_identities_of_one_name_apart() -> None:
     joined = Joined(
         [
             Plain(["x", "y"], np.array([0, 1, 1])),
@@ -94,7 +94,7 @@ def test_joined_keeps_identities_of_one_name_apart() -> None:
 
 
 @given(st.integers(2, 60), st.floats(0.01, 0.99), st.integers(0, 5))
-def test_held_out_identities_are_disjoint_and_together_everyone(count: int, fraction: float, seed: int) -> None:
+def test_split_identities_partitions_the_identities(count: int, fraction: float, seed: int) -> None:
     pictures = Plain([f"p{i}" for i in range(count)], np.arange(3 * count) % count)
     rest, held_out = split_identities(pictures, fraction, seed)
     assert set(rest.identities).isdisjoint(held_out.identities)
@@ -106,7 +106,7 @@ def test_held_out_identities_are_disjoint_and_together_everyone(count: int, frac
     assert list(again.identities) == list(held_out.identities)
 
 
-def test_who_is_held_out_depends_on_the_seed_but_not_on_order_or_company() -> None:
+def test_split_identities_depends_on_the_seed_not_on_order_and_hardly_on_other_identities() -> None:
     names = [f"p{i}" for i in range(100)]
     held_out = set(split_identities(Plain(names, np.arange(100)), 0.3, 1)[1].identities)
     assert held_out != set(split_identities(Plain(names, np.arange(100)), 0.3, 2)[1].identities)

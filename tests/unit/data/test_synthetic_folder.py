@@ -1,4 +1,4 @@
-"""Generated faces on disk: resumed, never mixed, errors that say what to do; and pairs to verify."""
+"""Generated faces on disk: resuming, refused settings, errors that say what to do; and balanced pairs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _files(root: Path) -> dict[str, bytes]:
     return {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file()}
 
 
-def test_what_is_written_is_what_is_rendered(tmp_path):
+def test_write_synthetic_writes_the_rendered_pictures(tmp_path):
     faces = SyntheticFaces(2, 3, label_noise=0.5)
     assert write_synthetic(tmp_path / "new" / "faces", faces) == 6
     for k in range(6):
@@ -36,14 +36,14 @@ def test_what_is_written_is_what_is_rendered(tmp_path):
     assert set(record["mislabelled"]) == {faces.name(int(k)) for k in np.flatnonzero(faces.mislabelled)}
 
 
-def test_worker_processes_write_the_same_files(tmp_path):
+def test_write_synthetic_writes_the_same_files_with_worker_processes(tmp_path):
     faces = SyntheticFaces(3, 30)
     write_synthetic(tmp_path / "one", faces, workers=0)
     write_synthetic(tmp_path / "two", faces, workers=2)
     assert _files(tmp_path / "one") == _files(tmp_path / "two")
 
 
-def test_of_two_that_write_at_once_one_waits_for_the_other(tmp_path):
+def test_write_synthetic_waits_while_another_command_writes_the_folder(tmp_path):
     faces = SyntheticFaces(2, 3)
     written = []
     other = threading.Thread(target=lambda: written.append(write_synthetic(tmp_path / "faces", faces)))
@@ -56,7 +56,7 @@ def test_of_two_that_write_at_once_one_waits_for_the_other(tmp_path):
     assert written == [6]
 
 
-def test_a_run_that_was_stopped_is_completed_and_what_is_there_is_kept(tmp_path):
+def test_write_synthetic_completes_a_stopped_run_and_keeps_existing_files(tmp_path):
     faces = SyntheticFaces(3, 3)
     write_synthetic(tmp_path, faces)
     whole = _files(tmp_path)
@@ -67,7 +67,7 @@ def test_a_run_that_was_stopped_is_completed_and_what_is_there_is_kept(tmp_path)
     assert _files(tmp_path) == {**whole, faces.name(5): b"kept as it is"}
 
 
-def test_other_settings_are_refused_by_name(tmp_path):
+def test_write_synthetic_refuses_to_resume_with_other_settings(tmp_path):
     write_synthetic(tmp_path, SyntheticFaces(2, 2))
     with pytest.raises(DataError, match=r"synth.json.*other settings.*seed 0, now 1"):
         write_synthetic(tmp_path, SyntheticFaces(2, 2, seed=1))
@@ -78,20 +78,20 @@ def test_other_settings_are_refused_by_name(tmp_path):
         write_synthetic(tmp_path, SyntheticFaces(2, 2))
 
 
-def test_a_folder_with_other_files_is_left_alone(tmp_path):
+def test_write_synthetic_refuses_a_folder_with_other_files(tmp_path):
     (tmp_path / "holiday.jpg").write_bytes(b"mine")
     with pytest.raises(DataError, match="holds other files"):
         write_synthetic(tmp_path, SyntheticFaces(1, 1))
     assert _files(tmp_path) == {"holiday.jpg": b"mine"}
 
 
-def test_a_place_that_cannot_be_written_is_named(tmp_path):
+def test_write_synthetic_names_a_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(DataError, match=r"file.*cannot be written"):
         write_synthetic(tmp_path / "file" / "faces", SyntheticFaces(1, 1))
 
 
-def test_a_full_disk_says_so_and_how_to_go_on(tmp_path, monkeypatch):
+def test_write_synthetic_reports_a_full_disk_and_how_to_resume(tmp_path, monkeypatch):
     def full(self: Path, data: bytes) -> int:
         raise OSError(errno.ENOSPC, "No space left on device", str(self))
 
@@ -102,7 +102,7 @@ def test_a_full_disk_says_so_and_how_to_go_on(tmp_path, monkeypatch):
         write_synthetic(tmp_path, SyntheticFaces(1, 1))
 
 
-def test_jpeg_files_are_close_to_the_rendered_pictures(tmp_path):
+def test_write_synthetic_writes_jpeg_files_close_to_the_rendered_pictures(tmp_path):
     faces = SyntheticFaces(1, 2)
     write_synthetic(tmp_path, faces, "jpg")
     stored = cv2.imread(str(tmp_path / "id_00000" / "0001.jpg"))[:, :, ::-1]
@@ -128,7 +128,7 @@ class _Labels:
 
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.integers(2, 6), min_size=20, max_size=40), st.integers(0, 2**31), st.integers(1, 3))
-def test_pairs_are_balanced_different_and_share_no_person_between_folds(sizes, seed, half):
+def test_balanced_pairs_are_balanced_distinct_and_share_no_person_between_folds(sizes, seed, half):
     try:
         pairs = balanced_pairs(_Labels(sizes), 20 * half, seed)
     except DataError:
@@ -147,14 +147,14 @@ def test_pairs_are_balanced_different_and_share_no_person_between_folds(sizes, s
     assert len({frozenset(pair) for pair in zip(pairs.left, pairs.right, strict=True)}) == len(pairs)
 
 
-def test_pairs_follow_the_seed_alone():
+def test_balanced_pairs_depend_on_the_seed_alone():
     faces = _Labels([5] * 30)
     one, again, other = (balanced_pairs(faces, 200, seed) for seed in (1, 1, 2))
     assert (one.left, one.right) == (again.left, again.right)
     assert one.left != other.left
 
 
-def test_too_few_pictures_for_the_pairs_is_an_error_that_counts_them():
+def test_balanced_pairs_refuses_too_few_pictures_and_counts_them():
     with pytest.raises(DataError, match="20 identities with 40 pictures are too few for 2000"):
         balanced_pairs(_Labels([2] * 20), 2000)
     with pytest.raises(ValueError, match="multiple"):

@@ -68,7 +68,7 @@ def no_process_is_left() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("number", [1, 2, 5])
-def test_results_come_in_order_and_whole(number: int) -> None:
+def test_map_in_order_returns_whole_results_in_order(number: int) -> None:
     sizes = range(ROOM - 12, ROOM + 1)
     found = list(map_in_order(fill, sizes, ROOM, number))
     assert [len(pixels) for pixels, _ in found] == list(sizes)
@@ -76,7 +76,7 @@ def test_results_come_in_order_and_whole(number: int) -> None:
     assert [rest for _, rest in found] == [f"item {item}" for item in sizes]
 
 
-def test_shared_memory_of_the_system_is_not_used() -> None:
+def test_map_in_order_does_not_use_dev_shm() -> None:
     def mapped(pid: int | str | None) -> set[str]:
         return {line.split()[-1] for line in Path(f"/proc/{pid}/maps").read_text().splitlines() if "/dev/shm" in line}
 
@@ -86,7 +86,7 @@ def test_shared_memory_of_the_system_is_not_used() -> None:
         assert mapped("self").union(*(mapped(child.pid) for child in multiprocessing.active_children())) == before
 
 
-def test_a_process_that_is_killed_is_an_error_and_the_main_thread_is_not_interrupted() -> None:
+def test_map_in_order_reports_a_killed_process_without_a_SIGCHLD_handler() -> None:
     before = signal.getsignal(signal.SIGCHLD)
     found = map_in_order(die, range(2), ROOM, 2)
     next(found)
@@ -96,14 +96,14 @@ def test_a_process_that_is_killed_is_an_error_and_the_main_thread_is_not_interru
         next(found)
 
 
-def test_a_process_that_is_stopped_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_map_in_order_reports_a_stopped_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workers, "_STOPPED_TIMEOUT", 0.2)
     monkeypatch.setattr(workers, "_POLL_INTERVAL", 0.1)
     with pytest.raises(VplfaceError, match=r"was stopped \(SIGSTOP\)"):
         list(map_in_order(stop, range(2), ROOM, 2))
 
 
-def test_a_process_that_goes_on_after_a_stop_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_map_in_order_waits_for_a_process_that_continues_after_a_stop(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workers, "_STOPPED_TIMEOUT", 5.0)
     found = map_in_order(stop, range(1, 2), ROOM, 1)
     wake = threading.Timer(0.5, lambda: [os.kill(p.pid, signal.SIGCONT) for p in multiprocessing.active_children()])  # type: ignore[misc,arg-type]
@@ -112,7 +112,7 @@ def test_a_process_that_goes_on_after_a_stop_is_waited_for(monkeypatch: pytest.M
     wake.join()
 
 
-def test_waiting_can_be_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_map_in_order_ends_when_should_stop_returns_true(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workers, "_POLL_INTERVAL", 0.05)
     waited: list[float] = []
     patient = True
@@ -130,7 +130,7 @@ def test_waiting_can_be_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     assert waited[-1] > 0.1
 
 
-def test_errors_of_a_task_arrive_as_they_are() -> None:
+def test_map_in_order_raises_the_errors_of_a_task() -> None:
     with pytest.raises(VplfaceError, match=r"no memory left.*workers: 0"):
         list(map_in_order(Fails(MemoryError()), range(2), ROOM, 2))
     with pytest.raises(KeyError, match="missing") as raised:
@@ -140,13 +140,13 @@ def test_errors_of_a_task_arrive_as_they_are() -> None:
         list(map_in_order(Fails(LocalError("one", "two")), range(2), ROOM, 2))
 
 
-def test_processes_that_cannot_be_started_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_map_in_order_reports_processes_that_cannot_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "fork", lambda: (_ for _ in ()).throw(BlockingIOError(11, "Resource unavailable")))
     with pytest.raises(VplfaceError, match=r"cannot start 2 processes.*Resource unavailable.*workers: 0"):
         list(map_in_order(fill, range(2), ROOM, 2))
 
 
-def test_processes_end_with_a_main_process_that_is_killed() -> None:
+def test_map_in_order_processes_end_when_the_main_process_is_killed() -> None:
     reading, writing = os.pipe()
     main = os.fork()
     if not main:
