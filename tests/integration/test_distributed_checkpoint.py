@@ -1,4 +1,4 @@
-"""A memory that a state should have and has not is never lost in silence; torch.distributed.checkpoint can carry it."""
+"""A state that lacks its memory is refused; torch.distributed.checkpoint saves and loads memories."""
 
 import copy
 
@@ -105,8 +105,8 @@ def test_load_state_dict_names_a_missing_memory_and_loads_it_after_create_memory
 
 @pytest.mark.parametrize("made", [Head, Plug])
 @pytest.mark.parametrize("start", [2, "auto"])
-def test_what_a_step_count_implies(made, start):
-    """Memory comes into being in the step ``start``: a state of that very step has none."""
+def test_load_state_dict_requires_a_memory_only_after_the_start_step(made, start):
+    """The memory is created in step ``start``: the state before that step has none."""
     head = made(Variational(0.3, 20, start))
     for step in range(4):
         state = copy.deepcopy(head.state())
@@ -121,8 +121,8 @@ def test_what_a_step_count_implies(made, start):
         head.see(step)
 
 
-def test_states_without_a_start_of_their_own_still_load():
-    """Of plain heads, of earlier versions, and into plain heads."""
+def test_load_state_dict_accepts_states_of_plain_heads_and_of_earlier_versions():
+    """States of plain heads and of earlier versions load, and plain heads load states without a memory."""
     plain, early = Head(None).see(0, 1), Head(Variational(0.3, 20, 5)).see(0, 1)
     assert list(early.module.load_state_dict(plain.state())) == [[], []]
     waiting = Head(AUTO).see(0, 1, 2)
@@ -134,20 +134,20 @@ def test_states_without_a_start_of_their_own_still_load():
     with pytest.raises(RuntimeError, match=r"Unexpected key.*memory"):
         plain.module.load_state_dict(begun.state())
     with pytest.raises(RuntimeError, match=r"Missing key.*memory"):
-        begun.module.load_state_dict(plain.state())  # which is past the start: begin again by strict=False
+        begun.module.load_state_dict(plain.state())  # this state is past the start; strict=False begins a new memory
     assert begun.module.load_state_dict(plain.state(), strict=False).missing_keys == ["memory", "timer"]
     assert begun.see(1).module.coverage() > 0
 
 
 @pytest.mark.parametrize("made", [Head, Plug])
-def test_a_memory_without_its_step_count_is_no_whole_state(made):
+def test_load_state_dict_requires_the_step_count_of_a_memory(made):
     one = made(AT_ONCE).see(0)
     state = {key: value for key, value in one.state().items() if not key.endswith("step_count")}
     with pytest.raises(RuntimeError, match=f'Missing key.*"{one.key}step_count"'):
         one.module.load_state_dict(state)
 
 
-def test_inside_a_larger_module_the_key_is_whole():
+def test_load_state_dict_names_missing_keys_with_the_prefix_of_a_larger_module():
     model = nn.ModuleDict({"head": Head(AT_ONCE).see(0).module})
     state = {key: value for key, value in model.state_dict().items() if "memory" not in key and "timer" not in key}
     assert model.load_state_dict(state, strict=False).missing_keys == ["head.memory", "head.timer"]
@@ -155,7 +155,7 @@ def test_inside_a_larger_module_the_key_is_whole():
 
 @pytest.mark.parametrize("made", [Head, Plug])
 @pytest.mark.parametrize("variational", [Variational(0.3, 20, 3), AUTO])
-def test_a_place_for_a_memory_begins_nothing(made, variational):
+def test_create_memory_does_not_begin_injection(made, variational):
     expected, one = made(variational).see(0, 1), made(variational)
     one.memorises.create_memory()
     one.see(0, 1)
@@ -173,7 +173,7 @@ def test_a_place_for_a_memory_begins_nothing(made, variational):
         same(expected.state(), again.see(2, 3, 4).state())
 
 
-def test_a_place_needs_a_memory():
+def test_create_memory_refuses_plain_prototypes_and_a_removed_plug():
     with pytest.raises(RuntimeError, match="plain prototypes"):
         PrototypeHead(N, D).create_memory()
     handle = plug(nn.Linear(D, N), "weight")
@@ -183,7 +183,7 @@ def test_a_place_needs_a_memory():
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
-def test_states_as_torchs_helpers_make_them(tmp_path):
+def test_PrototypeHead_round_trip_by_get_and_set_model_state_dict(tmp_path):
     variational = Variational(0.3, None, "auto", memory=Gaussian())
     options = {"variational": variational, "terms": [UniTSFace()], "optimizer": FusedSGD(0.1)}
     one, other = Head(**options), Head(**options)
@@ -226,5 +226,5 @@ def _sharded(group, folder):
     return "create_memory()" in refused
 
 
-def test_sharded_over_processes(processes, tmp_path):
+def test_PrototypeHead_round_trip_through_a_checkpoint_sharded_over_two_ranks(processes, tmp_path):
     assert processes.run(_sharded, 2, tmp_path) == [True, True]

@@ -79,7 +79,7 @@ def save_point(model):
 # --- the folder and the page
 
 
-def test_folder_round_trip(run, tmp_path):
+def test_write_hub_folder_round_trip(run, tmp_path):
     files = write_hub_folder(run, tmp_path / "up", "ada/mine", licence="mit")
     assert [path.name for path in files] == ["model.safetensors", "model.json", "README.md"]
     assert sorted(path.name for path in (tmp_path / "up").iterdir()) == sorted(path.name for path in files)
@@ -88,7 +88,7 @@ def test_folder_round_trip(run, tmp_path):
     np.testing.assert_array_equal(embedder(pictures(3)), Embedder.load(run)(pictures(3)))
 
 
-def test_metadata_are_what_the_hub_reads(run, tmp_path):
+def test_write_hub_folder_metadata_are_read_by_huggingface_hub(run, tmp_path):
     write_hub_folder(run, tmp_path / "up", "ada/mine", licence="cc-by-nc-4.0")
     page = huggingface_hub.ModelCard.load(tmp_path / "up" / "README.md")
     assert (page.data.license, page.data.library_name) == ("cc-by-nc-4.0", "vplface")
@@ -100,7 +100,7 @@ def test_metadata_are_what_the_hub_reads(run, tmp_path):
     assert results["accuracy"].dataset_name == "my pairs"
 
 
-def test_page_tells_what_the_run_knows(run, tmp_path):
+def test_write_hub_folder_page_states_figures_and_training_of_the_run(run, tmp_path):
     write_hub_folder(run, tmp_path / "up", "ada/mine")
     text = (tmp_path / "up" / "README.md").read_text(encoding="utf-8")
     for words in (
@@ -123,7 +123,7 @@ def test_page_tells_what_the_run_knows(run, tmp_path):
     assert str(run.parent) not in text
 
 
-def test_best_has_no_figures_until_they_are_measured(run, tmp_path):
+def test_write_hub_folder_of_best_takes_figures_only_of_its_own_weights(run, tmp_path):
     best = run / "best"
     write_hub_folder(best, tmp_path / "up", "ada/mine")
     assert "None are recorded for these weights" in (tmp_path / "up" / "README.md").read_text()
@@ -145,7 +145,7 @@ def test_best_has_no_figures_until_they_are_measured(run, tmp_path):
             write_hub_folder(best, tmp_path / "up", "ada/mine", evaluations=[file])
 
 
-def test_weights_card_and_figures_are_of_one_version(run, tmp_path, monkeypatch):
+def test_write_hub_folder_writes_weights_and_card_of_one_version(run, tmp_path, monkeypatch):
     loaded = (run / "model.safetensors").read_bytes()
 
     def saved_meanwhile(folder):
@@ -161,7 +161,7 @@ def test_weights_card_and_figures_are_of_one_version(run, tmp_path, monkeypatch)
     assert card.weights == hashlib.sha256(loaded).hexdigest()
 
 
-def test_an_operating_point_goes_along_without_the_path_of_its_pictures(run, tmp_path):
+def test_write_hub_folder_writes_the_operating_point_without_local_paths(run, tmp_path):
     save_point(run)
     files = write_hub_folder(run, tmp_path / "up", "ada/mine")
     assert files[-1].name == "operating_point.json"
@@ -173,7 +173,7 @@ def test_an_operating_point_goes_along_without_the_path_of_its_pictures(run, tmp
     assert not (tmp_path / "up" / "operating_point.json").exists()
 
 
-def test_values_cannot_break_the_page():
+def test_model_page_escapes_values_in_YAML_and_Markdown():
     nasty = 'a | b`c`\n---\n# big <script>alert("x")</script> [l](http://x) & *bold*'
     card = dataclasses.replace(CARD, training_data=nasty, margin=nasty, evaluation=None)
     measured = [Measured(nasty, {"kind": nasty}, {"accuracy": FIGURES["accuracy"]})]
@@ -189,7 +189,7 @@ def test_values_cannot_break_the_page():
 
 
 @pytest.mark.parametrize("repo", ["mine", "ada/mine/three", "../mine", "ada/", "a b/c", "ada/müne", ""])
-def test_names_of_repositories(run, tmp_path, repo):
+def test_write_hub_folder_refuses_an_invalid_repository_name(run, tmp_path, repo):
     with pytest.raises(DataError, match="OWNER/NAME"):
         write_hub_folder(run, tmp_path / "up", repo)
     assert not (tmp_path / "up").exists()
@@ -220,12 +220,12 @@ def hostile(folder, **change):
         ),
     ],
 )
-def test_a_card_that_claims_too_much_takes_no_memory_and_is_refused(run, change, words):
+def test_from_pretrained_refuses_a_card_with_excessive_or_invalid_values(run, change, words):
     with pytest.raises(DataError, match=words):
         vplface.from_pretrained(hostile(run, **change))
 
 
-def test_truncated_and_foreign_files(run):
+def test_from_pretrained_refuses_damaged_weights_and_cards(run):
     weights = run / "model.safetensors"
     whole = weights.read_bytes()
     for content in (whole[:-1], whole[: len(whole) // 2], b"\x80\x04\x95" + whole, b"PK\x03\x04" + whole, b""):
@@ -239,7 +239,7 @@ def test_truncated_and_foreign_files(run):
             vplface.from_pretrained(run)
 
 
-def test_nothing_is_unpickled(run, monkeypatch):
+def test_from_pretrained_unpickles_nothing(run, monkeypatch):
     (run / "pytorch_model.bin").write_bytes(b"cos\nsystem\n(S'false'\ntR.")
 
     def refuse(*_, **__):
@@ -251,7 +251,7 @@ def test_nothing_is_unpickled(run, monkeypatch):
     assert vplface.from_pretrained(run)(pictures(1)).shape == (1, 16)
 
 
-def test_neither_a_folder_nor_a_name(tmp_path):
+def test_from_pretrained_refuses_what_is_neither_a_folder_nor_a_repository_name(tmp_path):
     with pytest.raises(DataError, match="no such folder, and not OWNER/NAME"):
         vplface.from_pretrained(tmp_path / "nowhere")
 
@@ -385,7 +385,7 @@ def hub(tmp_path, monkeypatch):
     assert server.strange == []
 
 
-def test_push_and_pull(run, hub, tmp_path):
+def test_push_to_hub_and_pull_from_hub_round_trip(run, hub, tmp_path):
     save_point(run)
     url = push_to_hub(run, "ada/mine", private=True, licence="mit")
     assert url == f"{hub.url}/ada/mine/commit/{sha(1)}"
@@ -402,7 +402,7 @@ def test_push_and_pull(run, hub, tmp_path):
     np.testing.assert_array_equal(Embedder.load(folder)(pictures(3)), expected)
 
 
-def test_a_second_push_replaces_the_first_and_both_can_be_had(run, hub, tmp_path):
+def test_push_to_hub_replaces_an_earlier_push_and_pull_from_hub_reads_both(run, hub, tmp_path):
     save_point(run)
     push_to_hub(run, "ada/mine")
     hub.repositories["ada/mine"][-1]["notes.md"] = b"the owner's own"
@@ -420,7 +420,7 @@ def test_a_second_push_replaces_the_first_and_both_can_be_had(run, hub, tmp_path
     assert sorted(path.name for path in folder.iterdir()) == ["README.md", "model.json", "model.safetensors"]
 
 
-def test_a_damaged_repository_leaves_the_folder_alone(run, hub, tmp_path):
+def test_pull_from_hub_of_a_damaged_repository_leaves_the_folder_unchanged(run, hub, tmp_path):
     push_to_hub(run, "ada/mine")
     folder = pull_from_hub("ada/mine", tmp_path / "down")
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
@@ -434,7 +434,7 @@ def test_a_damaged_repository_leaves_the_folder_alone(run, hub, tmp_path):
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
-def test_refusals_of_the_hub(run, hub, monkeypatch):
+def test_push_to_hub_and_pull_from_hub_explain_refusals_of_the_hub(run, hub, monkeypatch):
     with pytest.raises(VplfaceError, match="ada/none: no such model on the hub"):
         pull_from_hub("ada/none")
     push_to_hub(run, "ada/mine")
@@ -453,7 +453,7 @@ def command(*arguments):
     return CliRunner().invoke(app, ["hub", *map(str, arguments)], catch_exceptions=False)
 
 
-def test_dry_run_sends_nothing(run):
+def test_vplface_hub_push_dry_run_sends_nothing(run):
     said = command("push", run, "ada/mine", "--dry-run", "--license", "mit")
     assert "license: mit" in said.stdout
     assert f"{run / 'hub'} holds what would be pushed to ada/mine; nothing was sent" in said.stdout
@@ -462,7 +462,7 @@ def test_dry_run_sends_nothing(run):
     assert (answer["pushed"], len(answer["files"])) == (False, 3)
 
 
-def test_commands(run, hub, tmp_path):
+def test_vplface_hub_push_and_pull_transfer_a_model(run, hub, tmp_path):
     answer = json.loads(command("push", run, "ada/mine", "--json").stdout)
     assert answer["commit"] == f"{hub.url}/ada/mine/commit/{sha(1)}"
     assert hub.private == {"ada/mine": False}

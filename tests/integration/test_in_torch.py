@@ -1,4 +1,4 @@
-"""The head in ordinary surroundings of torch: inference mode, compilers, wrappers, loaders, mixed precision."""
+"""PrototypeHead with torch's inference mode, compiler, wrappers, state loading and mixed precision."""
 
 from __future__ import annotations
 
@@ -81,10 +81,10 @@ def trained(model: nn.Module) -> list[tuple[float, ...]]:
     ],
     ids=str,
 )
-def test_inference_mode_measures_as_no_grad_does_and_leaves_a_head_that_trains(margin):
+def test_PrototypeHead_in_inference_mode_equals_no_grad_and_trains_afterwards(margin):
     head = PrototypeHead(N, D, margin=margin, variational=Variational(0.3, 3, 0))
     x, y = next(batches(1))
-    head(x, y)  # remembered when the next one asks
+    head(x, y)  # is stored in the memory by the next call
     with torch.inference_mode():
         head.coverage()
         head.eval()
@@ -98,7 +98,7 @@ def test_inference_mode_measures_as_no_grad_does_and_leaves_a_head_that_trains(m
     assert head.step_count == 4
 
 
-def test_a_state_loaded_in_inference_mode_can_be_trained_on():
+def test_PrototypeHead_state_loaded_in_inference_mode_can_be_trained():
     source = Model()
     trained(source)
     again = Model()
@@ -108,7 +108,7 @@ def test_a_state_loaded_in_inference_mode_can_be_trained_on():
 
 
 @pytest.mark.parametrize("optimizer", [None, FusedSGD(0.1)])
-def test_a_compiled_model_trains_as_it_does_uncompiled(optimizer):
+def test_PrototypeHead_compiled_by_torch_trains_as_uncompiled(optimizer):
     plain, compiled = (Model(optimizer=optimizer) for _ in range(2))
     found = []
     for model, forward in ((plain, plain), (compiled, torch.compile(compiled, backend="eager"))):
@@ -122,7 +122,7 @@ def test_a_compiled_model_trains_as_it_does_uncompiled(optimizer):
         torch.testing.assert_close(got, expected, rtol=0, atol=0)
 
 
-def test_the_compiler_is_not_loaded_for_a_head():
+def test_PrototypeHead_does_not_import_torch_dynamo():
     code = """
         import sys, torch
         from vplface import PrototypeHead
@@ -133,7 +133,7 @@ def test_the_compiler_is_not_loaded_for_a_head():
 
 
 @pytest.mark.parametrize("retain", [False, True])
-def test_a_loss_that_is_kept_keeps_no_memory_alive_once_it_is_differentiated(retain):
+def test_PrototypeHead_frees_injections_after_backward_unless_the_graph_is_retained(retain):
     head = PrototypeHead(N, D, variational=Variational(0.3, 4, 0), backend="tiled")
     kept = []
     for x, y in batches(6):
@@ -175,7 +175,7 @@ def _wrapped(group, settings, broadcast):
         ({"variational": None}, True, None),
     ],
 )
-def test_a_wrapper_that_would_ruin_the_head_is_refused(processes, settings, broadcast, fault):
+def test_PrototypeHead_refuses_a_DistributedDataParallel_that_would_corrupt_it(processes, settings, broadcast, fault):
     answers = processes.run(_wrapped, 2, settings, broadcast)
     if fault is not None:
         assert all("DistributedDataParallel wraps" in answer and fault in answer for answer in answers)
@@ -186,7 +186,7 @@ def test_a_wrapper_that_would_ruin_the_head_is_refused(processes, settings, broa
         assert answers[1][-1] == list(range(10, 16))
 
 
-def test_the_head_beside_a_wrapper_is_left_alone(processes):
+def test_PrototypeHead_beside_DistributedDataParallel_trains(processes):
     assert processes.run(_beside, 2) == [3, 3]
 
 
@@ -202,7 +202,7 @@ def _beside(group):
 @pytest.mark.parametrize("backend", ["reference", "tiled"])
 @pytest.mark.parametrize(("momentum", "rate"), [(0.9, 1.0), (0.0, 1.0), (0.9, 0.5)])
 @pytest.mark.parametrize("how", ["assign", "meta"])
-def test_fused_prototypes_move_whatever_tensor_has_become_of_them(backend, momentum, rate, how):
+def test_FusedSGD_updates_prototypes_replaced_by_assign_or_to_empty(backend, momentum, rate, how):
     settings = {"optimizer": FusedSGD(0.1, momentum), "sample_rate": rate, "backend": backend}
     expected = PrototypeHead(N, D, **settings)
     for x, y in batches(2):
@@ -223,7 +223,7 @@ def test_fused_prototypes_move_whatever_tensor_has_become_of_them(backend, momen
 
 
 @pytest.mark.parametrize("rate", [1.0, 0.5])
-def test_frozen_prototypes_do_not_move(rate):
+def test_FusedSGD_leaves_frozen_prototypes_unchanged(rate):
     head = PrototypeHead(N, D, optimizer=FusedSGD(0.1), sample_rate=rate)
     head.weight.requires_grad_(False)
     before = head.weight.clone()
@@ -233,7 +233,7 @@ def test_frozen_prototypes_do_not_move(rate):
 
 
 @pytest.mark.parametrize("start", ["auto", 1])
-def test_a_state_of_the_backbone_alone_leaves_the_head_as_it_is(start):
+def test_PrototypeHead_is_unchanged_by_a_state_of_the_backbone_alone(start):
     model = Model(variational=Variational(0.3, 4, start))
     if start == "auto":
         model.head.begin()
@@ -249,7 +249,7 @@ def test_a_state_of_the_backbone_alone_leaves_the_head_as_it_is(start):
         model.load_state_dict(backbone)
 
 
-def test_a_state_of_the_backbone_alone_leaves_a_plugged_classifier_as_it_is():
+def test_plug_is_unchanged_by_a_state_of_the_backbone_alone():
     model = nn.Sequential(nn.Linear(D, D), nn.Linear(D, N, bias=False))
     handle = plug(model[1], "weight", Variational(0.3, 4, 0))
     for x, y in batches(3):
@@ -262,7 +262,7 @@ def test_a_state_of_the_backbone_alone_leaves_a_plugged_classifier_as_it_is():
         assert torch.equal(model.state_dict()[name], value), name
 
 
-def test_a_scaled_loss_is_not_given_to_fused_prototypes():
+def test_FusedSGD_refuses_a_loss_scaled_by_GradScaler():
     model = Model(optimizer=FusedSGD(0.1))
     before = model.head.weight.clone()
     x, y = next(batches(1))
@@ -274,7 +274,7 @@ def test_a_scaled_loss_is_not_given_to_fused_prototypes():
     assert not torch.equal(model.head.weight, before)
 
 
-def test_a_backward_pass_inside_autocast_calculates_as_one_outside(monkeypatch):
+def test_TiledSoftmax_backward_inside_autocast_equals_one_outside(monkeypatch):
     use_tiled_softmax(monkeypatch, tiled.TiledSoftmax)
     found = []
     for inside in (False, True):
@@ -292,7 +292,7 @@ def test_a_backward_pass_inside_autocast_calculates_as_one_outside(monkeypatch):
     assert found[0][0].isfinite().all()
 
 
-def test_prototypes_do_not_depend_on_torchs_defaults():
+def test_PrototypeHead_weight_does_not_depend_on_default_dtype_and_device():
     expected = PrototypeHead(N, D).weight.detach()
     try:
         torch.set_default_dtype(torch.float64)
@@ -305,8 +305,8 @@ def test_prototypes_do_not_depend_on_torchs_defaults():
         torch.set_default_device(None)
 
 
-def test_kernels_are_compiled_where_nothing_can_be_kept():
-    """As in a container with a file system that is read only."""
+def test_compiled_kernels_run_without_a_cache_folder():
+    """As in a container with a read-only file system."""
     pytest.importorskip("numba", reason="needs vplface[train]")
     code = """
         import torch

@@ -1,4 +1,4 @@
-"""Nothing leaves this machine: no library that vplface loads looks up a name, connects, or leaves a file of its own."""
+"""Neither vplface nor a library that it loads looks up a host, connects, or leaves a file of its own."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ for name in ("cv2", "faiss", "gradio", "huggingface_hub", "lightning", "matplotl
 
 
 @pytest.mark.parametrize("script", [COMMANDS, LIBRARIES], ids=["commands", "libraries"])
-def test_nothing_leaves_this_machine(tmp_path, script):
+def test_vplface_and_its_libraries_open_no_connection_and_leave_no_files(tmp_path, script):
     pytest.importorskip("onnxruntime")
     seen = watch(script, tmp_path)
     assert seen.status == 0, seen.output

@@ -1,4 +1,4 @@
-"""Files that version 0.1 wrote, before its centre was recut, still work: states of heads, runs, a gallery.
+"""Files written by version 0.1 still work: states of heads, runs, a gallery.
 
 Commit cf4be46 made ``tests/fixtures/v0.1``. ``recipe.yaml`` there was trained and stopped after four of sixteen steps
 (``stopped``), then resumed to its end (``finished``), and three of its test people were enrolled (``people``,
@@ -77,7 +77,7 @@ def require_next(folder, name, follow):
 
 
 @pytest.mark.parametrize("name", HEADS)
-def test_prototype_head_trains_on_from_a_state_of_v0_1(name):
+def test_PrototypeHead_trains_on_from_a_state_of_v0_1(name):
     head = made(name)
     head.load_state_dict(load_file(FIXTURES / "heads" / f"{name}.safetensors"))
     require_next(FIXTURES / "heads", name, advance(head, optimiser_of(head), 2, 4))
@@ -101,7 +101,7 @@ def resumed(tmp_path_factory):
     return folder / "runs" / "small"
 
 
-def test_train_resumes_a_run_of_v0_1(resumed):
+def test_vplface_train_resumes_a_run_of_v0_1(resumed):
     lines = [json.loads(line) for line in (resumed / "metrics.jsonl").read_text().splitlines()]
     expected = [json.loads(line) for line in (FIXTURES / "finished" / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [line["step"] for line in expected]
@@ -113,7 +113,7 @@ def test_train_resumes_a_run_of_v0_1(resumed):
         torch.testing.assert_close(value, known[key], rtol=0.05, atol=0.02, msg=lambda text, at=key: f"{at}: {text}")
 
 
-def test_files_of_a_run_keep_their_names_and_keys(resumed):
+def test_vplface_train_keeps_the_file_names_and_keys_of_v0_1(resumed):
     assert {path.name for path in (FIXTURES / "finished").iterdir()} <= {path.name for path in resumed.iterdir()}
     for name in ("model.json", "evaluation.json", "environment.json"):
         now, then = (json.loads((each / name).read_text()) for each in (resumed, FIXTURES / "finished"))
@@ -129,14 +129,14 @@ def outline(value):
     return type(value).__name__
 
 
-def test_report_reads_a_run_of_v0_1(tmp_path):
+def test_vplface_report_reads_a_run_of_v0_1(tmp_path):
     out = tmp_path / "report.html"
     result = CliRunner().invoke(app, ["report", str(FIXTURES / "finished"), "--out", str(out)])
     assert result.exit_code == 0, result.output
     assert "64.0" in out.read_text()
 
 
-def test_gallery_of_v0_1_is_read_and_searched(tmp_path):
+def test_vplface_identify_reads_and_searches_a_gallery_of_v0_1(tmp_path):
     gallery, model = tmp_path / "gallery", FIXTURES / "finished"
     shutil.copytree(FIXTURES / "gallery", gallery)
     pictures = sorted((FIXTURES / "people").glob("*/*.png"))

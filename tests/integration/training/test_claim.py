@@ -1,4 +1,4 @@
-"""The lock of a run folder, and what may start or resume there."""
+"""The lock of a run folder, and which runs may start or resume in it."""
 
 import filelock
 import pytest
@@ -21,7 +21,7 @@ def test_locked_run_folder_keeps_a_second_process_out(faces, tmp_path, monkeypat
     train(config, overwrite=True)
 
 
-def test_claim_does_not_overwrite_a_run_unasked(faces, tmp_path):
+def test_claim_refuses_an_existing_run_without_resume_or_overwrite(faces, tmp_path):
     config = settings(faces, tmp_path, schedule={"length": 2, "warmup": 0})
     with pytest.raises(ConfigError, match="no whole checkpoint to resume from"):
         train(config, resume=True)
@@ -35,7 +35,7 @@ def test_claim_does_not_overwrite_a_run_unasked(faces, tmp_path):
     assert [entry["step"] for entry in journal(tmp_path / "run")] == [1, 2, 3]
 
 
-def test_occupy_leaves_nothing_of_an_earlier_run(faces, tmp_path):
+def test_occupy_removes_every_file_of_an_earlier_run(faces, tmp_path):
     data = {"train": str(faces), "workers": 0, "holdout": 0.5}
     validated = {"every": 1, "fars": [0.1], "best": "holdout/tar@far=1e-1"}
     few = {"schedule": {"length": 2, "warmup": 0}, "loggers": []}
@@ -52,7 +52,7 @@ def test_occupy_leaves_nothing_of_an_earlier_run(faces, tmp_path):
     assert not (folder / "best").exists()
 
 
-def test_claim_sets_checkpoints_aside_that_are_damaged_twice(faces, tmp_path, capsys):
+def test_claim_sets_checkpoints_of_one_step_aside_under_different_names(faces, tmp_path, capsys):
     config = settings(faces, tmp_path)
     for _ in range(2):
         train(config, overwrite=True) if not (tmp_path / "run").exists() else train(config, resume=True)
@@ -65,7 +65,7 @@ def test_claim_sets_checkpoints_aside_that_are_damaged_twice(faces, tmp_path, ca
     assert "common.safetensors has 0 bytes" in capsys.readouterr().err
 
 
-def test_locked_run_folder_removes_what_killed_processes_left(faces, tmp_path):
+def test_locked_run_folder_removes_temporary_files_of_killed_processes(faces, tmp_path):
     config, folder = settings(faces, tmp_path, loggers=[]), tmp_path / "run"
     train(config)
     left = [".model.safetensors.ab12_xyz.safetensors", ".model.json.tmp-0123456789ab.json"]

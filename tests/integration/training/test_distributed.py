@@ -1,4 +1,4 @@
-"""Processes that lose each other say whom they miss."""
+"""Ranks of a run: variables of torchrun, missing ranks, and invalid values in their store."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def start(kind):
         ("hangs", "rank 0 timed out at step 3: rank 1 is alive but late: in step 3, <string>:"),
     ],
 )
-def test_who_is_missed_is_named(kind, message):
+def test_name_missing_ranks_names_the_rank_and_its_state(kind, message):
     first, second = start(kind)
     try:
         _, text = first.communicate(timeout=60)
@@ -63,7 +63,7 @@ def test_who_is_missed_is_named(kind, message):
     assert f"RankError: {message}" in text
 
 
-def test_one_process_needs_nobody():
+def test_join_of_one_process_needs_no_others():
     with join(timeout=1) as context:
         assert context == DistributedContext()
         assert context.is_main
@@ -86,7 +86,7 @@ def environment(monkeypatch):
     return set_to
 
 
-def test_the_variables_of_torchrun(environment):
+def test_launch_reads_the_variables_of_torchrun(environment):
     environment(WHOLE)
     assert launch() == (2, 1)
     for alone in ({}, {"RANK": "0"}, {"RANK": "0", "WORLD_SIZE": "1"}, {"LOCAL_RANK": "x"}):
@@ -110,7 +110,7 @@ def test_the_variables_of_torchrun(environment):
         ({"MASTER_PORT": "70000"}, "MASTER_PORT must be a whole number from 0 to 65535"),
     ],
 )
-def test_variables_that_are_half_set_are_named(environment, changes, message):
+def test_join_names_a_missing_or_invalid_variable_of_torchrun(environment, changes, message):
     environment({name: value for name, value in (WHOLE | changes).items() if value is not None})
     with pytest.raises(ConfigError, match=f"^{message}") as raised, join(timeout=1):
         pass
@@ -118,7 +118,7 @@ def test_variables_that_are_half_set_are_named(environment, changes, message):
     assert len(str(raised.value)) < 250
 
 
-def test_an_address_where_nobody_is_is_named(environment):
+def test_join_names_an_address_where_ranks_cannot_meet(environment):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -143,7 +143,7 @@ class Lying:
 @pytest.mark.parametrize(
     "value", [b"", b"\xff", b"[" * 100_000, b"9" * 5000, b"3", b"null", b'{"result": 3}', b'{"result": {"a": []}}']
 )
-def test_a_store_that_lies_is_an_error(value: bytes) -> None:
+def test_DistributedContext_refuses_invalid_values_of_the_store(value: bytes) -> None:
     context = DistributedContext(1, 2, group=object(), _store=Lying(value))  # type: ignore[arg-type]
     with pytest.raises(RankError, match=r"the store of the ranks|rank 0 sent"):
         context.on_main(lambda: None)
@@ -151,7 +151,7 @@ def test_a_store_that_lies_is_an_error(value: bytes) -> None:
         context._read_all("heartbeat")
 
 
-def test_what_rank_0_says_cannot_move_the_cursor() -> None:
+def test_DistributedContext_on_main_escapes_control_characters_of_rank_0() -> None:
     context = DistributedContext(1, 2, group=object(), _store=Lying(b'{"error": "DataError: \\u001b[2J"}'))  # type: ignore[arg-type]
     with pytest.raises(RankError, match=r"rank 0 failed: DataError: \\x1b\[2J"):
         context.on_main(lambda: None)

@@ -1,4 +1,4 @@
-"""Runs that fail: the error names the cause and the last good checkpoint, and what is saved is whole."""
+"""Runs that fail: the error names the cause and the last good checkpoint, and saved files are complete."""
 
 import dataclasses
 import json
@@ -37,7 +37,7 @@ def test_diverged_names_step_cause_and_checkpoint(faces, tmp_path, monkeypatch):
     assert train(config, resume=True).step == 12
 
 
-def test_diverged_by_an_infinite_learning_rate_ruins_nothing(faces, tmp_path):
+def test_diverged_by_an_infinite_learning_rate_leaves_a_finite_model_of_step_0(faces, tmp_path):
     config = settings(faces, tmp_path, optimizer={"lr": float("inf")}, schedule={"length": 12, "warmup": 0})
     with pytest.raises(TrainingError, match="diverged at step 1: the learning rate is inf; no checkpoint had been"):
         train(config)
@@ -59,7 +59,9 @@ def test_diverged_distinguishes_an_infinite_loss_from_broken_embeddings(faces, t
     ("labels", "width", "fault"),
     [(99, 8, r"label 99 of sample 0 is not a class id in \[0, \d+\)"), (0, 4, r"embeddings must be \[batch ≥ 1, 8\]")],
 )
-def test_refused_reports_a_ValueError_of_the_head_as_what_it_is(faces, tmp_path, monkeypatch, labels, width, fault):
+def test_refused_reports_a_ValueError_of_the_head_and_not_a_divergence(
+    faces, tmp_path, monkeypatch, labels, width, fault
+):
     step = Trainer.train_step
 
     def refused(trainer, batch, **options):
@@ -76,7 +78,7 @@ def test_refused_reports_a_ValueError_of_the_head_as_what_it_is(faces, tmp_path,
     assert "optimizer.lr" not in str(caught.value)
 
 
-def test_out_of_memory_gives_advice(faces, tmp_path, monkeypatch):
+def test_out_of_memory_advises_a_larger_accumulate(faces, tmp_path, monkeypatch):
     def hungry(*args, **options):
         raise RuntimeError("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory")
 
@@ -86,7 +88,7 @@ def test_out_of_memory_gives_advice(faces, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("error", [MemoryError("no memory"), KeyboardInterrupt(), RuntimeError("a bug"), SystemExit(2)])
-def test_Checkpoints_any_error_of_the_writer_ends_the_run(faces, tmp_path, monkeypatch, error):
+def test_Checkpoints_end_the_run_on_any_error_of_the_writer(faces, tmp_path, monkeypatch, error):
     def fails(tensors, path):
         raise error
 
@@ -95,7 +97,7 @@ def test_Checkpoints_any_error_of_the_writer_ends_the_run(faces, tmp_path, monke
         train(settings(faces, tmp_path, checkpoint_every=1))
 
 
-def test_Checkpoints_are_written_in_this_thread_if_there_is_no_other(faces, tmp_path, monkeypatch):
+def test_Checkpoints_write_in_the_main_thread_if_no_other_can_start(faces, tmp_path, monkeypatch):
     class NoThread(threading.Thread):
         def start(self):
             raise RuntimeError("can't start new thread")
@@ -113,7 +115,7 @@ def test_Checkpoints_never_hold_weights_that_are_not_finite(faces, tmp_path, req
     name = "adamw" if "adamw" in request.node.name else "sgd"
     options = {"checkpoint_every": 1, "checkpoints_kept": 9, "loggers": [], "ema": None}
     config = settings(faces, tmp_path, optimizer={"name": name, "clip": None}, **options)
-    absurd = config.optimizer.model_copy(update=changes)  # more than a recipe may ask for
+    absurd = config.optimizer.model_copy(update=changes)  # more than a recipe accepts
     config = config.model_copy(update={"optimizer": absurd})
     with pytest.raises(TrainingError, match=r"diverged at step \d+"):
         train(config)

@@ -1,4 +1,4 @@
-"""Runs of several processes: the same as one, from any checkpoint, by any number of processes."""
+"""Runs of several processes equal runs of one, also from a checkpoint of another number of processes."""
 
 from __future__ import annotations
 
@@ -100,14 +100,14 @@ def flat(entry):
     ],
     ids=["sgd", "fused", "adamw accumulated", "clipped", "momentum accumulated", "by rules", "terms"],
 )
-def test_two_processes_train_as_one(processes, faces, tmp_path, changes):
+def test_train_as_with_two_processes_equals_one(processes, faces, tmp_path, changes):
     assert processes.run(start, 2, settings(faces, tmp_path / "two", **changes)) == [8, 0]
     alone(settings(faces, tmp_path / "one", **changes))
     require_near(tmp_path / "two" / "run", tmp_path / "one" / "run")
 
 
 @pytest.mark.parametrize(("before", "after", "terms"), [(4, 1, []), (1, 3, []), (3, 2, TERMS), (2, 4, [])])
-def test_saved_by_some_and_resumed_by_others(processes, faces, tmp_path, before, after, terms):
+def test_train_as_resumes_with_another_number_of_processes(processes, faces, tmp_path, before, after, terms):
     whole = settings(faces, tmp_path / "whole", terms=terms)
     alone(whole)
     text = settings(faces, tmp_path / "moved", terms=terms)
@@ -119,7 +119,7 @@ def test_saved_by_some_and_resumed_by_others(processes, faces, tmp_path, before,
 
 
 @pytest.mark.parametrize("stop", [3, 5])
-def test_rules_and_momentum_go_on_with_another_number_of_processes(processes, faces, tmp_path, stop):
+def test_train_as_resumes_rules_and_momentum_with_another_number_of_processes(processes, faces, tmp_path, stop):
     rules = {"lam": 0.3, "delta_t": {"coverage": 0.7, "drift": 4}, "start": {"drift": 9, "measurements": 3, "by": 0.9}}
     changes = {"variational": {**rules, "momentum": 0.8}, "log_every": 2, "drift_every": 1}
     whole = settings(faces, tmp_path / "whole", **changes)
@@ -156,7 +156,7 @@ def stop_after(group, text, step):
 
 
 @pytest.mark.parametrize("world", [2, 3])
-def test_a_signal_to_one_rank_stops_all_and_the_run_goes_on_bit_for_bit(processes, faces, tmp_path, world):
+def test_train_as_stops_all_ranks_on_a_signal_to_one_and_resumes_exactly(processes, faces, tmp_path, world):
     norm = {"name": "tiny", "embedding_dim": 8, "options": {"width": 8, "dropout": 0.2}}
     processes.run(start, world, settings(faces, tmp_path / "whole", backbone=norm))
     text = settings(faces, tmp_path / "stopped", backbone=norm)
@@ -165,7 +165,7 @@ def test_a_signal_to_one_rank_stops_all_and_the_run_goes_on_bit_for_bit(processe
     assert journal(tmp_path / "stopped" / "run") == journal(tmp_path / "whole" / "run")
 
 
-def test_classes_without_a_row_on_some_rank(processes, faces, tmp_path):
+def test_train_as_runs_with_fewer_classes_than_ranks(processes, faces, tmp_path):
     (tmp_path / "people.txt").write_text("p1\np2\np3\n", encoding="utf-8")
     data = {"train": {"path": str(faces), "people": str(tmp_path / "people.txt")}, "workers": 0}
     assert processes.run(start, 4, settings(faces, tmp_path, data=data, batch_size=6))[0] == 8
@@ -181,7 +181,7 @@ def fail_at_preparing(group, text):
     return None
 
 
-def test_what_rank_0_cannot_do_is_told_to_all(processes, faces, tmp_path):
+def test_train_as_reports_an_error_of_rank_0_on_every_rank(processes, faces, tmp_path):
     text = settings(tmp_path / "nowhere", tmp_path)
     first, second = processes.run(fail_at_preparing, 2, text)
     assert "nowhere" in first
@@ -189,12 +189,12 @@ def test_what_rank_0_cannot_do_is_told_to_all(processes, faces, tmp_path):
     assert "nowhere" in second
 
 
-def test_too_small_a_batch_is_refused(processes, faces, tmp_path):
+def test_train_as_refuses_a_batch_smaller_than_the_number_of_ranks(processes, faces, tmp_path):
     first, *_ = processes.run(fail_at_preparing, 4, settings(faces, tmp_path, batch_size=3))
     assert "a batch of 3 cannot be shared by 4 processes" in first
 
 
-def test_running_statistics_are_those_of_the_first_slice_of_every_batch(processes, faces, tmp_path):
+def test_train_as_keeps_the_running_statistics_of_the_first_slice_of_a_batch(processes, faces, tmp_path):
     from safetensors.torch import load_file
 
     norm = {"name": "tiny", "embedding_dim": 8, "options": {"width": 8}}

@@ -1,4 +1,4 @@
-"""Recipes and overrides that anybody may write: a configuration comes of them, or an error in one line."""
+"""Unusual recipes and overrides give a configuration or an error in one line."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def test_build_config_refuses_odd_values_in_one_line_or_reads_them_back(changes)
             for part in parents:
                 here = here[part]
             here[last] = value
-        except (KeyError, IndexError, TypeError):  # a change before it has replaced what it was in
+        except (KeyError, IndexError, TypeError):  # an earlier change has replaced its parent
             pass
     try:
         config = build_config(raw, "r.yaml")
@@ -175,7 +175,7 @@ def test_build_config_refuses_odd_values_in_one_line_or_reads_them_back(changes)
         ("data.train.²=1", "cannot set"),
     ],
 )  # fmt: skip
-def test_read_config_names_the_key_of_a_number_out_of_range(override, message):
+def test_read_config_names_the_key_of_an_invalid_value(override, message):
     with pytest.raises(UsageError, match=message) as raised:
         read_config("folder", [override])
     assert "\n" not in str(raised.value)
@@ -199,7 +199,7 @@ def test_Duration_survives_a_round_trip():
     assert build_config(MINIMAL | {"schedule": {"length": "1e3"}}, "x").schedule.length == Duration(1000)
 
 
-def test_read_config_takes_an_infinite_whisker(tmp_path):
+def test_read_config_accepts_an_infinite_whisker(tmp_path):
     config = read_config("folder", ["terms=[{name: unpg, whisker: .inf}]"])
     assert config.terms == [UNPG(float("inf"))]
     assert read_back(config, tmp_path) == config
@@ -266,7 +266,7 @@ def test_read_grid_is_bounded_and_keeps_names_as_written(tmp_path):
             read_grid(study, [override])
 
 
-def test_read_config_of_a_device_and_of_a_folder_with_odd_characters(tmp_path):
+def test_read_config_refuses_a_device_and_reads_a_folder_with_odd_characters(tmp_path):
     (tmp_path / "zero.yaml").symlink_to("/dev/zero")
     with pytest.raises(ConfigError, match=r"zero\.yaml.*not a regular file"):
         read_config(tmp_path / "zero.yaml")

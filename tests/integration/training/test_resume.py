@@ -1,4 +1,4 @@
-"""Resumed runs: the same as if they had never stopped, with the same configuration and data."""
+"""Resumed runs equal uninterrupted ones and require the same configuration and data."""
 
 import json
 import shutil
@@ -18,7 +18,7 @@ from vplface.training.resume import restore_config
 from vplface.training.train import train
 
 
-def test_resume_after_a_kill_is_the_run_that_was_never_killed(faces, tmp_path):
+def test_train_resume_after_a_kill_equals_an_uninterrupted_run(faces, tmp_path):
     whole = train(settings(faces, tmp_path / "a"))
     config = settings(faces, tmp_path / "b")
     script = textwrap.dedent("""
@@ -60,7 +60,7 @@ ALL_TERMS = ["unitsface", "unpg", {"name": "xbm", "size": 20, "start": 2}, {"nam
     ],
     ids=["all", "fused", "broadface"],
 )
-def test_resume_with_terms_is_exact(faces, tmp_path, changes, monkeypatch):
+def test_train_resume_with_terms_is_exact(faces, tmp_path, changes, monkeypatch):
 
     whole = train(settings(faces, tmp_path / "whole", **changes))
     before_step(monkeypatch, 9, cut_off)
@@ -76,7 +76,7 @@ def test_resume_with_terms_is_exact(faces, tmp_path, changes, monkeypatch):
     assert logged == {f"terms/{name}" for name in whole.head.terms}
 
 
-def test_resume_with_fused_prototypes_is_exact(faces, tmp_path, monkeypatch):
+def test_train_resume_with_fused_prototypes_is_exact(faces, tmp_path, monkeypatch):
     changes = {"optimizer": {"lr": 0.02, "clip": None, "fused": True}}
     whole = train(settings(faces, tmp_path / "whole", **changes))
     before_step(monkeypatch, 9, cut_off)
@@ -96,7 +96,7 @@ RULES = {"lam": 0.3, "delta_t": {"coverage": 0.8, "drift": 9}, "start": {"drift"
 
 @pytest.mark.parametrize("momentum", [None, 0.8])
 @pytest.mark.parametrize("stop", [3, 5, 8])
-def test_resume_by_rules_and_with_momentum_is_exact(faces, tmp_path, monkeypatch, stop, momentum):
+def test_train_resume_with_rules_and_momentum_is_exact(faces, tmp_path, monkeypatch, stop, momentum):
     options = {"variational": {**RULES, "momentum": momentum}, "drift_every": 2, "log_every": 3}
     whole = train(settings(faces, tmp_path / "a", **options))
     config = settings(faces, tmp_path / "b", **options)
@@ -114,7 +114,7 @@ def test_resume_by_rules_and_with_momentum_is_exact(faces, tmp_path, monkeypatch
             assert torch.equal(value, other.state_dict()[key]), key
 
 
-def test_resume_may_change_evaluation_and_not_training(faces, tmp_path):
+def test_train_resume_accepts_changes_of_evaluation_and_refuses_those_of_training(faces, tmp_path):
     data = {"train": str(faces), "workers": 0, "holdout": 0.5}
     asked = {"every": 1, "fars": [0.1], "best": "holdout/rank-1"}
     train(
@@ -134,7 +134,7 @@ def test_resume_may_change_evaluation_and_not_training(faces, tmp_path):
             train(read_config(tmp_path / "elsewhere", [change]), resume=True)
 
 
-def test_resume_compares_an_edited_config_with_that_of_the_checkpoint(faces, tmp_path, monkeypatch):
+def test_train_resume_compares_an_edited_config_with_that_of_the_checkpoint(faces, tmp_path, monkeypatch):
     stopped_run(faces, tmp_path, monkeypatch)
     stored = tmp_path / "run" / "config.yaml"
     edited = stored.read_text().replace("lr: 0.02", "lr: 0.5").replace("seed: 0", "seed: 3", 1)
@@ -161,7 +161,7 @@ def test_restore_config_lets_a_run_with_damaged_small_files_resume(faces, tmp_pa
     assert len(json.loads((tmp_path / "run/identities.json").read_text())) == 12
 
 
-def test_resume_compares_with_config_yaml_where_the_checkpoint_records_none(faces, tmp_path, monkeypatch):
+def test_train_resume_compares_with_config_yaml_if_the_checkpoint_has_no_config(faces, tmp_path, monkeypatch):
     config = stopped_run(faces, tmp_path, monkeypatch)
     manifest = checkpoint_manifest.newest_checkpoint(tmp_path / "run/checkpoints")[0] / "manifest.json"
     told = json.loads(manifest.read_text())

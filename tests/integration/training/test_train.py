@@ -1,4 +1,4 @@
-"""Runs of ``train``: what they leave, which options they take, and what they refuse."""
+"""Runs of ``train``: files, options and refusals."""
 
 import json
 import os
@@ -60,7 +60,7 @@ def test_train_leaves_journal_models_and_environment(faces, tmp_path):
         {"schedule": {"name": "step", "length": 6, "milestones": [2, 4], "warmup": 0}},
     ],
 )
-def test_train_with_options(faces, tmp_path, changes):
+def test_train_completes_with_each_option_and_finite_losses(faces, tmp_path, changes):
     run = train(settings(faces, tmp_path, **{"schedule": {"length": 6, "warmup": 1}, **changes}))
     assert run.step == 6
     assert all(np.isfinite(entry["loss"]) for entry in journal(tmp_path / "run"))
@@ -86,7 +86,7 @@ def test_train_keeps_the_best_model_beside_the_last(faces, tmp_path):
     assert card.identities == 6
 
 
-def test_train_that_cannot_start_leaves_the_earlier_run_as_it_was(faces, tmp_path, monkeypatch):
+def test_train_that_cannot_start_leaves_the_earlier_run_unchanged(faces, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     train(settings(faces, tmp_path, schedule={"length": 2, "warmup": 0}))
     before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
@@ -145,12 +145,12 @@ def test_train_refuses_a_set_of_broken_pictures(tmp_path):
         ({"backbone": {"name": "tinny"}}, ConfigError, "tiny"),
     ],
 )
-def test_train_names_the_key_that_it_refuses(faces, tmp_path, changes, error, message):
+def test_build_run_names_the_invalid_setting(faces, tmp_path, changes, error, message):
     with pytest.raises(error, match=message):
         build_run(settings(faces, tmp_path, **changes))
 
 
-def test_train_refuses_one_identity(faces, tmp_path):
+def test_build_run_refuses_a_set_of_one_identity(faces, tmp_path):
     people = tmp_path / "people.txt"
     people.write_text("p1\n", encoding="utf-8")
     with pytest.raises(ConfigError, match="at least two"):
@@ -165,13 +165,13 @@ def test_train_refuses_one_identity(faces, tmp_path):
         ({"optimizer": {"fused": True, "clip": None}, "accumulate": 2}, "accumulate: 1"),
     ],
 )
-def test_config_refuses_what_fused_prototypes_cannot_do(faces, tmp_path, changes, message):
+def test_build_config_refuses_options_that_fused_prototypes_do_not_support(faces, tmp_path, changes, message):
     with pytest.raises(ConfigError, match=message):
         settings(faces, tmp_path, **changes)
 
 
 @pytest.mark.parametrize("changes", [{"batch_size": 1}, {"batch_size": 4, "accumulate": 4}, {"accumulate": 9}])
-def test_build_run_refuses_parts_of_one_picture_where_there_is_batch_norm(faces, tmp_path, changes):
+def test_build_run_and_plan_refuse_parts_of_one_picture_with_BatchNorm(faces, tmp_path, changes):
     for asked in (build_run, plan):
         with pytest.raises(ConfigError, match=r"one picture.*the BatchNorm of backbone tiny.*raise batch_size"):
             asked(settings(faces, tmp_path, **changes))
@@ -179,13 +179,13 @@ def test_build_run_refuses_parts_of_one_picture_where_there_is_batch_norm(faces,
     assert build_run(settings(faces, tmp_path, backbone=plain, **changes)).rate.steps == 12
 
 
-def test_build_run_refuses_a_share_of_one_picture(faces, tmp_path):
+def test_build_run_and_plan_refuse_a_share_of_one_picture_per_process(faces, tmp_path):
     for asked in (lambda config: build_run(config, DistributedContext(size=8)), lambda config: plan(config, 8)):
         with pytest.raises(ConfigError, match=r"batches of 16 over 8 processes.*raise batch_size or lower accumulate"):
             asked(settings(faces, tmp_path, accumulate=2))
 
 
-def test_open_sources_leaves_out_pictures_on_a_list(faces, tmp_path):
+def test_open_sources_omits_pictures_on_a_drop_list(faces, tmp_path):
     (tmp_path / "drop.txt").write_text("p1/0.png\tblurred\np3/3.png\n", encoding="utf-8")
     source = {"path": str(faces), "drop": str(tmp_path / "drop.txt"), "max_pictures": 3}
     config = build_config({"name": "x", "data": {"train": source}}, "test")

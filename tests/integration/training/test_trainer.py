@@ -1,4 +1,4 @@
-"""The steps of a run, and what happens between them."""
+"""Trainer: steps, accumulation, injection, signals and unreadable pictures."""
 
 import copy
 import json
@@ -24,7 +24,7 @@ from vplface.training.train import train
 from vplface.training.trainer import Trainer
 
 
-def test_train_step_accumulates_exactly_without_batch_statistics(faces, tmp_path):
+def test_Trainer_train_step_accumulates_exactly_without_BatchNorm(faces, tmp_path):
     backbone = {"name": "tiny", "embedding_dim": 8, "options": {"width": 8, "norm": "none"}}
     results = {}
     for parts in (1, 3):
@@ -37,8 +37,8 @@ def test_train_step_accumulates_exactly_without_batch_statistics(faces, tmp_path
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
-def test_Trainer_trains_fused_prototypes_as_the_others(faces, tmp_path):
-    # Few steps: later an activation beside zero changes its sign by rounding, and the two runs part.
+def test_Trainer_trains_fused_prototypes_as_unfused_ones(faces, tmp_path):
+    # Few steps: later an activation near zero changes its sign by rounding, and the two runs diverge.
     few = {"schedule": {"length": 4, "warmup": 2}, "variational": {"lam": 0.3, "delta_t": 3, "start": 1}}
     options = {"lr": 0.02, "clip": None}
     plain = train(settings(faces, tmp_path / "plain", optimizer=options, **few))
@@ -54,9 +54,9 @@ def test_Trainer_trains_fused_prototypes_as_the_others(faces, tmp_path):
 DROPPING = {"name": "tiny", "embedding_dim": 8, "options": {"width": 8, "dropout": 0.5}}
 
 
-def test_Trainer_momentum_encoder_writes_the_memory_and_touches_nothing_else(faces, tmp_path):
+def test_Trainer_momentum_encoder_changes_only_the_memory(faces, tmp_path):
     options = {"backbone": DROPPING, "schedule": {"length": 4, "warmup": 1}, "ema": None}
-    injection = {"lam": 0.0, "delta_t": 9, "start": 1}  # with λ = 0 the memory does nothing
+    injection = {"lam": 0.0, "delta_t": 9, "start": 1}  # with λ = 0 the memory has no effect
     without = train(settings(faces, tmp_path / "a", variational=injection, **options))
     with_it = train(settings(faces, tmp_path / "b", variational={**injection, "momentum": 0.75}, **options))
     for key, value in without.backbone.state_dict().items():
@@ -65,7 +65,7 @@ def test_Trainer_momentum_encoder_writes_the_memory_and_touches_nothing_else(fac
     assert not torch.allclose(without.head.memory, with_it.head.memory, atol=1e-3)
 
 
-def test_train_step_updates_the_momentum_encoder_as_by_hand(faces, tmp_path):
+def test_Trainer_train_step_updates_the_momentum_encoder_as_by_hand(faces, tmp_path):
     injection = {"lam": 0.3, "delta_t": 9, "start": 0, "momentum": 0.75}
     run = build_run(settings(faces, tmp_path, backbone=DROPPING, variational=injection, ema=None))
     states, trainer = [], Trainer(run, DistributedContext())
@@ -74,7 +74,7 @@ def test_train_step_updates_the_momentum_encoder_as_by_hand(faces, tmp_path):
         trainer.train_step(batch)
         run.step += 1
         states.append(copy.deepcopy(run.backbone.state_dict()))
-    for key, kept in before.state_dict().items():  # after two updates, of which the first copies
+    for key, kept in before.state_dict().items():  # after two updates, the first of which copies
         if kept.is_floating_point():
             torch.testing.assert_close(kept, 0.75 * states[0][key] + 0.25 * states[1][key], msg=key)
     before.train()
@@ -90,7 +90,7 @@ def test_train_step_updates_the_momentum_encoder_as_by_hand(faces, tmp_path):
 RULES = {"lam": 0.3, "delta_t": {"coverage": 0.8, "drift": 9}, "start": {"drift": 9, "measurements": 2}}
 
 
-def test_Trainer_begins_by_rules_and_says_so(faces, tmp_path, capsys):
+def test_Trainer_begins_injection_by_rules_and_reports_it(faces, tmp_path, capsys):
     config = settings(faces, tmp_path, variational=RULES, drift_every=2)
     run = train(config)
     # 12 classes, a batch of 16: 1 − exp(−16·Δt/12) ≥ .8 from Δt = 2 on; drift is known over 2 steps from step 4 on.
@@ -104,14 +104,14 @@ def test_Trainer_begins_by_rules_and_says_so(faces, tmp_path, capsys):
     assert environment["drift_every"] == 2
 
 
-def test_Trainer_begins_late_where_features_never_settle(faces, tmp_path, caplog):
+def test_Trainer_begins_injection_at_the_latest_step_if_features_do_not_settle(faces, tmp_path, caplog):
     config = settings(faces, tmp_path, variational={"start": {"drift": 1e-9, "by": 0.5}, "delta_t": 4}, drift_every=2)
     assert train(config).head.begun_at == 6
     assert "although features have not settled" in caplog.text
     assert journal(tmp_path / "run")[5]["begin"]["settled"] is False
 
 
-def test_Trainer_records_what_injection_does(faces, tmp_path):
+def test_Trainer_records_the_effects_of_injection(faces, tmp_path):
     run = train(settings(faces, tmp_path))
     entries = journal(tmp_path / "run")
     assert [list(entry.get("drift_by_lag", "")) for entry in entries[3::4]] == [[], ["4"], ["4", "8"]]
@@ -123,7 +123,7 @@ def test_Trainer_records_what_injection_does(faces, tmp_path):
     assert 0 <= entries[7]["nearer_to_memory"] <= 1
     assert ["cosine_by_age" in entry for entry in entries] == [step in (8, 12) for step in range(1, 13)]
     assert all(set(entry["cosine_by_age"]) <= {"1", "2", "3"} for entry in entries[7::4])
-    # One bin an age: between two measurements their mean by samples is the mean over all pictures with a memory.
+    # One bin per age: the mean of the bins weighted by samples is that over all pictures with a memory.
     whole = entries[11]
     assert set(whole["samples_by_age"]) == set(whole["cosine_by_age"])
     assert sum(whole["samples_by_age"].values()) <= 4 * 16
@@ -199,7 +199,7 @@ def test_Trainer_saves_on_ctrl_c_and_says_how_to_resume(faces, tmp_path, monkeyp
 
 
 @pytest.mark.parametrize(("number", "status"), [("SIGTERM", 0), ("SIGUSR1", 0), ("SIGINT", 130)])
-def test_train_command_saves_on_a_signal_and_says_how_to_resume(faces, tmp_path, number, status):
+def test_vplface_train_saves_on_a_signal_and_says_how_to_resume(faces, tmp_path, number, status):
     recipe = tmp_path / "c.yaml"
     config = settings(faces, tmp_path / "b", schedule={"length": 3000, "warmup": 2}, checkpoint_every=1000)
     recipe.write_text(config.to_yaml(), encoding="utf-8")

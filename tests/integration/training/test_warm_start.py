@@ -1,4 +1,4 @@
-"""Runs that start from another: classes follow their names."""
+"""Runs that start from another run: classes are matched by name."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def others(faces, tmp_path):
     [{"lr": 0.02}, {"lr": 0.02, "fused": True, "clip": None}, {"name": "adamw", "lr": 0.001}],
     ids=["sgd", "fused", "adamw"],
 )
-def test_prototypes_momentum_and_memory_follow_the_names(faces, others, tmp_path, optimizer):
+def test_init_from_run_copies_prototypes_momentum_and_memory_by_name(faces, others, tmp_path, optimizer):
     some = tmp_path / "some"
     shutil.copytree(faces, some)
     shutil.rmtree(some / "p3")
@@ -83,7 +83,7 @@ def test_prototypes_momentum_and_memory_follow_the_names(faces, others, tmp_path
     assert run.step == run.head.step_count == 0
 
 
-def test_any_memory_follows_the_names_and_another_kind_is_refused(faces, others, tmp_path):
+def test_init_from_run_copies_any_memory_by_name_and_refuses_another_kind(faces, others, tmp_path):
     variational = {"lam": 0.3, "delta_t": 6, "start": 2, "memory": {"name": "borrowed", "bank": 64}}
     before = train(settings(faces, tmp_path / "before", variational=variational))
     path = whole_checkpoint(tmp_path / "before" / "run")
@@ -100,7 +100,7 @@ def test_any_memory_follows_the_names_and_another_kind_is_refused(faces, others,
         init_from_run(path, build_run(settings(others, tmp_path)))
 
 
-def test_a_rule_waits_although_the_other_run_has_a_memory(before, others, tmp_path):
+def test_init_from_run_with_a_start_rule_takes_no_memory(before, others, tmp_path):
     rule = {"lam": 0.3, "delta_t": 6, "start": "auto", "momentum": 0.9}
     run = build_run(settings(others, tmp_path, variational=rule, drift_every=2))
     init_from_run(whole_checkpoint(before.config.run_folder), run)
@@ -110,14 +110,14 @@ def test_a_rule_waits_although_the_other_run_has_a_memory(before, others, tmp_pa
         assert torch.equal(value, run.encoder.module.state_dict()[key]), key
 
 
-def test_a_memory_goes_on_with_the_lifetime_of_the_new_run(before, others, tmp_path):
+def test_train_init_from_a_run_continues_its_memory_with_the_new_delta_t(before, others, tmp_path):
     changes = {"variational": {"lam": 0.3, "delta_t": 2, "start": 5}, "drift_every": 1}
     run = train(settings(others, tmp_path, **changes, init_from=str(before.config.run_folder)))
     assert (run.head.begun_at, run.head.delta_t) == (5, 2)
     assert run.head.timer.max() == 2
 
 
-def test_a_new_class_starts_from_the_mean_of_its_readable_pictures(before, others, tmp_path):
+def test_init_from_run_starts_a_new_class_at_the_mean_of_its_readable_pictures(before, others, tmp_path):
     run = build_run(settings(others, tmp_path))
     init_from_run(whole_checkpoint(before.config.run_folder), run)
     new = {name: row for row, name in enumerate(run.pictures.identities)}
@@ -133,7 +133,7 @@ def test_a_new_class_starts_from_the_mean_of_its_readable_pictures(before, other
     assert len(run.unreadable) == 1
 
 
-def test_or_as_it_was_drawn(before, others, tmp_path):
+def test_init_from_run_keeps_the_random_prototype_of_a_new_class_if_asked(before, others, tmp_path):
     config = settings(others, tmp_path, init_new_classes="random")
     drawn, run = build_run(config), build_run(config)
     init_from_run(whole_checkpoint(before.config.run_folder), run)
@@ -141,13 +141,13 @@ def test_or_as_it_was_drawn(before, others, tmp_path):
     assert torch.equal(run.head.weight[row], drawn.head.weight[row])
 
 
-def test_training_goes_on_from_there(before, others, tmp_path):
+def test_train_init_from_a_run_completes_with_other_identities(before, others, tmp_path):
     run = train(settings(others, tmp_path / "second", init_from=str(before.config.run_folder)))
     assert run.step == 8
     assert run.head.num_classes == 10
 
 
-def test_what_does_not_fit_is_refused(before, others, tmp_path):
+def test_train_init_from_a_run_refuses_another_backbone_and_damaged_files(before, others, tmp_path):
     folder = before.config.run_folder
     with pytest.raises(ConfigError, match=r"embeddings of 8 dimensions, this run of 16; set backbone\.embedding_dim=8"):
         train(settings(others, tmp_path / "a", backbone={"name": "tiny", "embedding_dim": 16}, init_from=str(folder)))
@@ -161,15 +161,15 @@ def test_what_does_not_fit_is_refused(before, others, tmp_path):
         train(settings(others, tmp_path / "d", init_from=str(folder)))
 
 
-def test_resuming_with_other_people_is_refused(before, faces):
+def test_train_resume_refuses_other_identities(before, faces):
     shutil.copytree(faces / "p3", before.config.data.train[0].path / "p3")
     with pytest.raises(DataError, match=r"12 instead of 11: with p3.*--init-from"):
         train(before.config, resume=True)
 
 
 @pytest.mark.parametrize("terms", [[{"name": "xbm", "size": 16, "start": 0}], [{"name": "xbm", "size": 32}], []])
-def test_terms_start_anew(faces, others, tmp_path, terms):
-    """The queue of XBM holds numbers of classes, which are other people's in another set."""
+def test_init_from_run_leaves_terms_in_their_initial_state(faces, others, tmp_path, terms):
+    """The queue of XBM holds class numbers, which mean other identities in another set."""
     before = train(settings(faces, tmp_path / "before", terms=[{"name": "xbm", "size": 16, "start": 0}]))
     assert before.head.terms["xbm"].queue.classes.unique().numel() > 1
     run = build_run(settings(others, tmp_path, terms=terms))
