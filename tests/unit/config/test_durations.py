@@ -3,7 +3,7 @@ from vplface.config import Duration, build_config
 MINIMAL = {"name": "x", "data": {"train": "faces"}}
 
 
-def test_Duration_in_steps_and_as_written_in_a_recipe():
+def test_Duration_converts_to_steps_and_is_read_from_a_recipe():
     assert Duration(1.5, "epochs").steps(10) == 15
     assert Duration(7).steps(10) == 7
     config = build_config({**MINIMAL, "schedule": {"length": 300, "warmup": "2 epochs"}}, "x")

@@ -12,7 +12,7 @@ from vplface.prototypes.memories import MEMORIES
 MINIMAL = {"name": "x", "data": {"train": "faces"}}
 
 
-def test_SamplerField_is_a_name_or_a_name_and_options():
+def test_SamplerField_takes_a_name_or_a_name_and_options():
     def sampler(value):
         return build_config({"name": "x", "data": {"train": "f", "sampler": value}}, "c").data.sampler
 
@@ -34,7 +34,7 @@ def test_SamplerField_is_a_name_or_a_name_and_options():
 
 
 @pytest.mark.parametrize("name", list(MEMORIES))
-def test_MemoryField_is_chosen_by_name(name):
+def test_MemoryField_takes_a_name(name):
     config = build_config({**MINIMAL, "variational": {"memory": name}}, "x")
     assert config.variational.resolve(10, np.ones(5), 8).memory == MEMORIES[name]()
     assert build_config(yaml.safe_load(config.to_yaml()), "x") == config
@@ -65,7 +65,7 @@ def test_TermField_takes_starts_in_steps_or_epochs():
     assert build_config(MINIMAL, "x").resolved_terms(10) == []
 
 
-def test_options_convert_numbers_that_yaml_reads_as_text():
+def test_build_config_converts_numbers_that_yaml_reads_as_text():
     config = build_config({**MINIMAL, "margin": {"name": "adaface", "t_alpha": "1e-2"}}, "x")
     assert config.margin == AdaFace(t_alpha=0.01)
     assert build_config({**MINIMAL, "terms": [{"name": "xbm", "weight": "1e-1"}]}, "x").terms == [XBM(weight=0.1)]

@@ -42,7 +42,7 @@ def test_validate_says_how_many_faults_there_are():
         validate(Outer, {"name": "a", "inner": {"size": "x"}, "count": "y"}, "f")
 
 
-def test_refuse_unknown_keys_takes_missing_keys_and_invalid_values():
+def test_refuse_unknown_keys_ignores_missing_keys_and_invalid_values():
     refuse_unknown_keys(Outer, {"count": "many", "inner": {"size": "x"}}, "f")
     with pytest.raises(ConfigError, match=r"^f: unknown key 'inner\.siz'; did you mean 'size'"):
         refuse_unknown_keys(Outer, {"count": "many", "inner": {"siz": 1}}, "f")

@@ -14,7 +14,7 @@ def variational(**options):
     return build_config({**MINIMAL, "variational": options}, "test").variational
 
 
-def test_VariationalConfig_resolves_to_the_objects_of_the_head():
+def test_VariationalConfig_resolve_gives_the_objects_of_the_head():
     config = build_config(
         {
             **MINIMAL,

@@ -1,4 +1,4 @@
-"""What gets through to the page's server, without that server."""
+"""AllowlistMiddleware in front of a fake server: which requests it passes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ EVENT = "/gradio_api/run/_found"
 
 @dataclass
 class Server:
-    """Answers everything, and remembers what got through."""
+    """Answers every request and records it."""
 
     seen: list[tuple[str, bytes]] = field(default_factory=list)
     queries: list[bytes] = field(default_factory=list)
@@ -72,7 +72,7 @@ def post(tmp_path, path=EVENT, **more) -> Answer:
     return ask(tmp_path, "POST", path, **{"origin": f"http://{HERE}", **more})
 
 
-def test_middleware_passes_the_page_with_a_policy_against_fetching_from_elsewhere(tmp_path):
+def test_AllowlistMiddleware_passes_the_page_with_a_content_security_policy(tmp_path):
     for path in ("/", "/config", "/assets/index.js", "/gradio_api/upload_progress", "/gradio_api/heartbeat/abc"):
         answer = ask(tmp_path, "GET", path)
         assert (answer.status, answer.through) == (200, [(path, b"")])
@@ -90,7 +90,7 @@ def test_middleware_passes_the_page_with_a_policy_against_fetching_from_elsewher
         "/openapi.json", "/login", "/monitoring", "/static/../config.yaml", "/report/../x", "/report.html", "//", "",
     ],
 )  # fmt: skip
-def test_other_routes_are_not_there(tmp_path, path):
+def test_AllowlistMiddleware_answers_404_to_other_routes(tmp_path, path):
     for method in ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS"):
         answer = ask(tmp_path, method, path, origin=f"http://{HERE}")
         assert (answer.status, answer.through) == (404, [])
@@ -103,7 +103,7 @@ def test_other_routes_are_not_there(tmp_path, path):
         "localhost/.evil.example", "evil@localhost", "localhost:7860:1", "[localhost]", "::1", "localhost..", "127.1",
     ],
 )  # fmt: skip
-def test_a_request_by_another_name_is_refused(tmp_path, host):
+def test_AllowlistMiddleware_refuses_a_request_for_another_host(tmp_path, host):
     answer = ask(tmp_path, "GET", "/", host=host)
     assert (answer.status, answer.through) == (403, [])
 
@@ -111,13 +111,13 @@ def test_a_request_by_another_name_is_refused(tmp_path, host):
 @pytest.mark.parametrize(
     "host", ["localhost:7860", "[::1]:7860", "127.0.0.1", "LOCALHOST", "localhost.:7860", "[0:0:0:0:0:0:0:1]:7860"]
 )
-def test_names_of_this_machine_will_do(tmp_path, host):
+def test_AllowlistMiddleware_accepts_the_names_of_this_machine(tmp_path, host):
     assert ask(tmp_path, "GET", "/", host=host).status == 200
     assert post(tmp_path, host=host, origin=f"http://{host.lower()}", body=b"{}").status == 200
     assert post(tmp_path, host=host, origin="http://127.0.0.1:8000", body=b"{}").status == 403
 
 
-def test_a_site_that_has_its_name_lead_here_is_refused_though_others_may_come(tmp_path):
+def test_AllowlistMiddleware_refuses_DNS_rebinding_on_a_public_address(tmp_path):
     for path in ("/", "/gradio_api/upload_progress"):
         assert ask(tmp_path, "GET", path, host="evil.example", hosts=allowed_hosts("0.0.0.0")).status == 403
     for name in ("evil.example", "evil.example:7860", "EVIL.example."):
@@ -131,15 +131,15 @@ def test_a_site_that_has_its_name_lead_here_is_refused_though_others_may_come(tm
 @pytest.mark.parametrize(
     "origin", ["", "null", "http://evil.example", "http://127.0.0.1:1", "http://127.0.0.1:7860.evil"]
 )
-def test_another_site_cannot_post(tmp_path, origin):
+def test_AllowlistMiddleware_refuses_requests_from_another_origin(tmp_path, origin):
     for path in (EVENT, "/gradio_api/upload"):
         answer = post(tmp_path, path, body=b"{}", origin=origin)
         assert (answer.status, answer.through) == (403, [])
     reading = ask(tmp_path, "GET", "/config", origin=origin)
-    assert reading.status == (403 if origin else 200)  # a browser names no origin when a page asks its own server
+    assert reading.status == (403 if origin else 200)  # browsers send no Origin with same-origin GET requests
 
 
-def test_bodies_are_bounded(tmp_path):
+def test_AllowlistMiddleware_limits_the_length_of_bodies(tmp_path):
     for length, status in (("1000001", 413), ("-1", 411), ("many", 411), ("", 411)):
         answer = post(tmp_path, body=b"{}", length=length)
         assert (answer.status, answer.through) == (status, [])
@@ -151,13 +151,13 @@ def event(path: object) -> bytes:
     return json.dumps({"data": [{"deep": [{"path": path, "meta": {"_type": "gradio.FileData"}}]}]}).encode()
 
 
-def test_an_event_may_name_an_upload(tmp_path):
+def test_AllowlistMiddleware_passes_an_event_that_names_an_upload(tmp_path):
     body = event(str(tmp_path / "hash" / "a.png"))
     (through,) = post(tmp_path, body=body).through
     assert json.loads(through[1]) == json.loads(body)
 
 
-def test_an_event_may_name_no_other_file(tmp_path):
+def test_AllowlistMiddleware_refuses_an_event_that_names_another_file(tmp_path):
     outside = tmp_path.parent / "x.png"
     (tmp_path / "link").symlink_to(tmp_path.parent)
     bodies = [
@@ -171,19 +171,19 @@ def test_an_event_may_name_no_other_file(tmp_path):
         assert (answer.status, answer.through) == (400, []), body[:80]
 
 
-def test_a_header_that_is_there_twice_is_refused(tmp_path):
+def test_AllowlistMiddleware_refuses_a_repeated_Host_header(tmp_path):
     answer = post(tmp_path, body=b"{}", Host="localhost")
     assert (answer.status, answer.through) == (400, [])
 
 
-def test_a_body_without_a_length_or_with_a_length_of_many_digits_is_refused(tmp_path):
+def test_AllowlistMiddleware_refuses_bodies_without_a_valid_length(tmp_path):
     assert post(tmp_path, body=b"{}", **{"transfer-encoding": "chunked"}).status == 411
     assert post(tmp_path, body=b"{}", length="9" * 5000).status == 413
     assert post(tmp_path, body=b"{}", length="²").status == 411
 
 
 @pytest.mark.parametrize("path", [EVENT, "/gradio_api/upload"])
-def test_a_body_that_never_ends_is_cut_off(tmp_path, path, monkeypatch):
+def test_AllowlistMiddleware_cuts_off_endless_and_stalled_bodies(tmp_path, path, monkeypatch):
     received, sent = [], []
 
     async def receive():
@@ -213,24 +213,24 @@ def test_a_body_that_never_ends_is_cut_off(tmp_path, path, monkeypatch):
     asyncio.run(asyncio.wait_for(AllowlistMiddleware(app, HOSTS, None, tmp_path)(scope, wait, send), 10))
 
 
-def test_events_that_are_nested_deep_or_have_long_numbers_are_refused(tmp_path):
+def test_AllowlistMiddleware_refuses_deeply_nested_events_and_long_numbers(tmp_path):
     for body in (b"[" * 100_000 + b"]" * 100_000, b'{"a": ' + b"9" * 5000 + b"}", b"\xff", b"{"):
         answer = post(tmp_path, body=body)
         assert (answer.status, answer.through) == (400, [])
 
 
-def test_a_query_means_nothing_but_for_what_the_page_asks(tmp_path):
+def test_AllowlistMiddleware_drops_query_strings_the_page_does_not_use(tmp_path):
     for path, kept in (("/", b""), ("/config", b""), ("/gradio_api/upload_progress", b"deep_link=x")):
         assert ask(tmp_path, "GET", path, query=b"deep_link=x").queries == [kept]
 
 
-def test_two_readers_of_an_event_cannot_differ(tmp_path):
+def test_AllowlistMiddleware_resolves_duplicate_keys_of_an_event(tmp_path):
     good = json.dumps(str(tmp_path / "a.png")).encode()
     (through,) = post(tmp_path, body=b'{"path": "/etc/passwd", "path": ' + good + b"}").through
     assert b"passwd" not in through[1]
 
 
-def test_the_report_is_given_out_in_a_sandbox(tmp_path):
+def test_AllowlistMiddleware_serves_the_report_in_a_sandbox(tmp_path):
     report = tmp_path / "report.html"
     assert ask(tmp_path, "GET", "/report", report=report).status == 404
     assert ask(tmp_path, "GET", "/report", report=None).status == 404
@@ -240,7 +240,7 @@ def test_the_report_is_given_out_in_a_sandbox(tmp_path):
     assert answer.headers["content-security-policy"].startswith("sandbox allow-scripts; default-src 'none'")
 
 
-def test_the_report_lies_in_the_runs_own_folder(tmp_path):
+def test_report_of_finds_only_a_file_in_the_run_folder_itself(tmp_path):
     run = tmp_path / "run"
     (run / "best").mkdir(parents=True)
     assert report_of(run) is report_of(run / "best") is None
@@ -255,7 +255,7 @@ def test_the_report_lies_in_the_runs_own_folder(tmp_path):
     assert report_of(run / "model.onnx") is None
 
 
-def test_nothing_but_http_is_served(tmp_path):
+def test_AllowlistMiddleware_serves_only_http(tmp_path):
     server = Server()
     asyncio.run(AllowlistMiddleware(server, HOSTS, None, tmp_path)({"type": "websocket", "path": "/"}, None, None))
     assert server.seen == []

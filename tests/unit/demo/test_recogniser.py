@@ -1,4 +1,4 @@
-"""What the tabs do, without a page: compare, enrol, remove, search; and how it is shown."""
+"""What the tabs do, without a page: compare, enrol, remove and search, and the markup of their results."""
 
 from __future__ import annotations
 
@@ -66,14 +66,14 @@ def read(desk: Recogniser, pictures: dict[Path, bytes], name: str):
     return desk.read(pictures[Path(name)], Path(name))
 
 
-def test_a_similarity_is_the_cosine_of_the_embeddings(desk, run, pictures):
+def test_Recogniser_similarity_is_the_cosine_of_the_embeddings(desk, run, pictures):
     a, b = (read(desk, pictures, name).face() for name in ("a.png", "b.png"))
     x, y = Embedder.load(run)([a.picture, b.picture], "sum")
     assert desk.similarity(a, b) == pytest.approx(float(x @ y), abs=1e-6)
     assert desk.similarity(a, a) == pytest.approx(1, abs=1e-6)
 
 
-def test_people_come_are_found_and_go(desk, pictures):
+def test_Recogniser_enrols_searches_and_removes_people(desk, pictures):
     assert desk.people() == {}
     with pytest.raises(DataError, match="nobody is enrolled yet"):
         desk.search(read(desk, pictures, "a.png"))
@@ -98,14 +98,14 @@ def test_people_come_are_found_and_go(desk, pictures):
 
 
 @pytest.mark.parametrize("name", ["", "  ", "a\0b", "a\nb", "x" * (MAX_NAME_LENGTH + 1)])
-def test_impossible_names_are_refused(desk, pictures, name):
+def test_Recogniser_enrol_refuses_invalid_names(desk, pictures, name):
     with pytest.raises(DataError, match=r"invalid name|characters; give"):
         desk.enrol(name, {Path("a.png"): pictures[Path("a.png")]})
     assert desk.people() == {}
 
 
 @pytest.mark.parametrize("name", ["../../x", "/etc/passwd", "..", "~", "x" * MAX_NAME_LENGTH, HOSTILE])
-def test_a_name_is_never_a_path(desk, pictures, tmp_path, name):
+def test_Recogniser_enrol_never_uses_a_name_as_a_path(desk, pictures, tmp_path, name):
     before = sorted(tmp_path.iterdir())
     desk.enrol(name, {Path("a.png"): pictures[Path("a.png")]})
     assert desk.people() == {name: 1}
@@ -121,7 +121,7 @@ def png_claiming(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
 
 
-def test_pictures_are_what_their_bytes_say(desk, pictures):
+def test_Recogniser_read_judges_pictures_by_their_bytes(desk, pictures):
     with pytest.raises(UnreadablePictureError, match=r"huge\.png: too large: 60000x50000"):
         desk.read(png_claiming(60_000, 50_000), Path("huge.png"))
     with pytest.raises(UnreadablePictureError, match="not a jpg, png, webp or bmp file"):
@@ -131,7 +131,7 @@ def test_pictures_are_what_their_bytes_say(desk, pictures):
     assert len(desk.read(pictures[Path("two.png")], Path("two.txt")).faces) == 2
 
 
-def test_another_models_gallery_is_refused(run, desk, pictures, tmp_path):
+def test_Recogniser_of_refuses_the_gallery_of_another_model(run, desk, pictures, tmp_path):
     desk.enrol("Ada", {Path("a.png"): pictures[Path("a.png")]})
     torch.manual_seed(1)
     other = tmp_path / "other"
@@ -142,7 +142,7 @@ def test_another_models_gallery_is_refused(run, desk, pictures, tmp_path):
         recogniser(run, run)
 
 
-def test_the_operating_point_of_the_model_decides(run, tmp_path):
+def test_Recogniser_of_takes_threshold_and_flip_from_the_operating_point(run, tmp_path):
     bare = recogniser(run, tmp_path / "gallery")
     assert bare.threshold is None
     weights = run / "model.safetensors"
@@ -159,7 +159,7 @@ def test_the_operating_point_of_the_model_decides(run, tmp_path):
     assert (bare.fingerprint.flip, measured.fingerprint.flip) == ("sum", "none")
 
 
-def test_a_verdict_says_what_it_rests_on(run):
+def test_verdict_states_the_threshold_and_its_error_rates(run):
     point = OperatingPoint(0.4, 1e-3, 9e-4, 0.75, {}, "faces", "2026-01-01T00:00:00+00:00", {})
     for similarity, word in ((0.4, "same person"), (0.3999, "different people")):
         told = fragments.verdict(similarity, Threshold(0.4, point), run)
@@ -172,7 +172,7 @@ def test_a_verdict_says_what_it_rests_on(run):
     assert f"vplface evaluate {run} --data FACES --people PEOPLE --save-operating-point 1e-4" in bare
 
 
-def test_what_is_found_is_named_or_unknown(desk, pictures):
+def test_search_result_names_known_faces_and_marks_others_unknown(desk, pictures):
     desk.enrol("Ada", {Path("two.png"): pictures[Path("two.png")]})
     photograph = read(desk, pictures, "two.png")
     faces, count = desk.search(photograph)
@@ -189,7 +189,7 @@ def test_what_is_found_is_named_or_unknown(desk, pictures):
     assert "with 2 enrolled pictures up to 75 % of strangers are given a name" in crowded
 
 
-def test_which_face_is_compared_is_shown(desk, pictures):
+def test_compared_photograph_says_which_face_is_compared(desk, pictures):
     shown = PhotographView.of(read(desk, pictures, "two.png"))
     assert "face 1 of 2, " in fragments.compared_photograph(shown, 1)
     assert "face 2 of 2, " in fragments.compared_photograph(shown, 2)
@@ -198,7 +198,7 @@ def test_which_face_is_compared_is_shown(desk, pictures):
     )
 
 
-def test_what_is_not_ours_is_escaped(desk, pictures):
+def test_fragments_escape_names_and_file_names(desk, pictures):
     photograph = replace(read(desk, pictures, "two.png"), path=Path(HOSTILE.replace("/", "_")))
     shown = PhotographView.of(photograph)
     done = desk.enrol(HOSTILE, {photograph.path: pictures[Path("two.png")]})

@@ -1,4 +1,4 @@
-"""Uploads: read once, bounded, deleted; and nothing else is."""
+"""Uploads: read once, limited in size and number, and deleted; other files are left alone."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ def files(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if path.is_file()]
 
 
-def test_an_upload_is_read_and_deleted_with_its_folder(tmp_path):
+def test_take_uploads_reads_each_file_and_deletes_it_with_its_folder(tmp_path):
     given = [put(tmp_path, "1", "a.png", b"one"), put(tmp_path, "2", "b.png", b"two")]
     assert take_uploads(given, tmp_path) == {Path("a.png"): b"one", Path("b.png"): b"two"}
     assert list(tmp_path.iterdir()) == []
 
 
-def test_names_that_occur_twice_are_told_apart(tmp_path):
+def test_take_uploads_numbers_equal_file_names(tmp_path):
     given = [put(tmp_path, str(number), "a.png", bytes([number])) for number in range(3)]
     assert take_uploads(given, tmp_path) == {Path("a.png"): b"\0", Path("a (2).png"): b"\1", Path("a (3).png"): b"\2"}
     held = [Path("a.png"), Path("a (2).png")]
     assert take_uploads([put(tmp_path, "1", "a.png")], tmp_path, held) == {Path("a (3).png"): b"x"}
 
 
-def test_what_is_too_large_or_too_many_is_named_and_deleted_all_the_same(tmp_path, monkeypatch):
+def test_take_uploads_refuses_and_deletes_uploads_that_are_too_large_or_too_many(tmp_path, monkeypatch):
     monkeypatch.setattr(uploads, "MAX_PICTURE_BYTES", 3)
     assert take_uploads([put(tmp_path, "1", "a.png", b"123")], tmp_path) == {Path("a.png"): b"123"}
     with pytest.raises(DataError, match=r"b\.png: larger than"):
@@ -48,7 +48,7 @@ def test_what_is_too_large_or_too_many_is_named_and_deleted_all_the_same(tmp_pat
     assert files(tmp_path) == []
 
 
-def test_a_path_that_leads_out_is_refused_and_nothing_is_read_or_deleted(tmp_path):
+def test_take_uploads_refuses_paths_outside_its_folder_and_deletes_nothing(tmp_path):
     folder, secret = tmp_path / "uploads", tmp_path / "secret.png"
     secret.write_bytes(b"s")
     inside = put(folder, "1", "a.png")
@@ -64,7 +64,7 @@ def test_a_path_that_leads_out_is_refused_and_nothing_is_read_or_deleted(tmp_pat
     assert Path(inside).read_bytes() == b"x"
 
 
-def test_abandoned_uploads_are_deleted_after_a_while(tmp_path, monkeypatch):
+def test_delete_abandoned_and_periodic_cleanup_delete_old_uploads(tmp_path, monkeypatch):
     old, new = (Path(put(tmp_path, "1", name)) for name in ("old.png", "new.png"))
     os.utime(old, (time.time() - 200,) * 2)
     (tmp_path / "link").symlink_to(tmp_path.parent)

@@ -1,4 +1,4 @@
-"""Pictures to faces, with painted ones."""
+"""Faces of pictures, with painted faces."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def group(*scales: float) -> np.ndarray:
     return np.concatenate([photograph(landmarks(scale)) for scale in scales], axis=1)
 
 
-def test_faces_of_a_photograph_are_given_the_largest_first(read, tmp_path):
+def test_FaceReader_returns_the_faces_of_a_photograph_largest_first(read, tmp_path):
     write(tmp_path / "group.png", group(1.0, 1.6))
     found = read(tmp_path / "group.png")
     assert found.sha256 == hashlib.sha256((tmp_path / "group.png").read_bytes()).hexdigest()
@@ -41,7 +41,7 @@ def test_faces_of_a_photograph_are_given_the_largest_first(read, tmp_path):
         found.face(3)
 
 
-def test_a_picture_of_the_models_size_is_taken_as_it_is(read, tmp_path):
+def test_FaceReader_takes_a_picture_of_the_model_size_unchanged(read, tmp_path):
     pixels = np.random.default_rng(0).integers(80, 120, (112, 112, 3), np.uint8)  # no colour of a painted face
     write(tmp_path / "face.png", pixels)
     for align in ("auto", "never"):
@@ -52,7 +52,7 @@ def test_a_picture_of_the_models_size_is_taken_as_it_is(read, tmp_path):
         read(tmp_path / "face.png", "always")
 
 
-def test_never_resizes_and_needs_no_detector(tmp_path, monkeypatch):
+def test_FaceReader_align_never_resizes_without_a_detector(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))  # without a model in it
     write(tmp_path / "large.png", photograph(landmarks()))
     (face,) = FaceReader(112, "never")(tmp_path / "large.png").faces
@@ -61,7 +61,7 @@ def test_never_resizes_and_needs_no_detector(tmp_path, monkeypatch):
         FaceReader(112)(tmp_path / "large.png")
 
 
-def test_what_shows_no_usable_face_says_why(read, tmp_path):
+def test_FaceReader_says_why_no_face_is_usable(read, tmp_path):
     write(tmp_path / "empty.png", np.full((200, 200, 3), 90, np.uint8))
     write(tmp_path / "tiny.png", photograph(landmarks(0.13), radius=1.2))
     with pytest.raises(NoFaceError, match=r"empty\.png: no face found in 200×200 pixels; .*--align never"):
@@ -70,7 +70,7 @@ def test_what_shows_no_usable_face_says_why(read, tmp_path):
         read(tmp_path / "tiny.png")
 
 
-def test_files_that_are_no_pictures_are_named(read, tmp_path):
+def test_FaceReader_names_files_that_are_not_pictures(read, tmp_path):
     (tmp_path / "zero.jpg").write_bytes(b"")
     for name, reason in (("zero.jpg", "the file is empty"), ("absent.jpg", "No such file or directory")):
         with pytest.raises(UnreadablePictureError) as caught:
@@ -78,6 +78,6 @@ def test_files_that_are_no_pictures_are_named(read, tmp_path):
         assert (caught.value.where, caught.value.reason) == (str(tmp_path / name), reason)
 
 
-def test_a_wrong_way_to_align_is_refused():
+def test_FaceReader_refuses_an_unknown_align_mode():
     with pytest.raises(ValueError, match="align must be one of auto, always, never, got 'sometimes'"):
         FaceReader(112, "sometimes")  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Galleries as values and on disk: against a dictionary, killed, locked, damaged, and searched byte by byte."""
+"""Galleries in memory and on disk: against a dictionary, with killed writers, locks, damage and links."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ REMOVE = st.tuples(st.just("remove"), st.lists(st.sampled_from(NAMES), min_size=
 
 @settings(max_examples=30)
 @given(st.lists(st.one_of(ADD, REMOVE), max_size=8))
-def test_any_sequence_of_changes_does_what_it_does_to_a_dictionary(steps):
+def test_add_faces_and_remove_people_agree_with_a_dictionary(steps):
     model: dict[str, list[EnrolledFace]] = {}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "people"
@@ -98,7 +98,7 @@ def test_any_sequence_of_changes_does_what_it_does_to_a_dictionary(steps):
             assert stored.fingerprint == MAKER
 
 
-def test_names_are_composed_stripped_and_checked():
+def test_normalise_name_composes_strips_and_checks_names():
     assert normalise_name("  Zoe\u0308 ") == "Zoë"
     for name in ("", "  ", "a\nb", "a\0", "a\udcff"):
         with pytest.raises(DataError, match="invalid name"):
@@ -108,7 +108,7 @@ def test_names_are_composed_stripped_and_checked():
     assert len(grown.without(["Zoe\u0308"])) == 0
 
 
-def test_the_same_face_is_enrolled_once_whoever_it_is_said_to_be():
+def test_Gallery_adding_enrols_the_same_face_once_under_any_name():
     one, other = face("Ada", 1, (1, 2, 30, 40)), face("Grace", 1, (1, 2, 30, 40))
     beside = face("Grace", 1, (90, 2, 30, 40))
     grown, there = Gallery.empty(MAKER).adding([one, one, other, beside])
@@ -116,14 +116,14 @@ def test_the_same_face_is_enrolled_once_whoever_it_is_said_to_be():
     assert there == [(one, "Ada"), (other, "Ada")]
 
 
-def test_an_embedding_that_is_none_is_refused():
+def test_Gallery_adding_refuses_an_invalid_embedding():
     good = face("Ada", 1)
     for vector in (good.embedding * 2, good.embedding[:4], np.full(DIM, np.nan, np.float32)):
         with pytest.raises(ValueError, match=r"1\.jpg: expected a unit-norm embedding \[8\]"):
             Gallery.empty(MAKER).adding([replace(good, embedding=vector)])
 
 
-def test_another_model_is_refused(tmp_path):
+def test_add_faces_refuses_faces_of_another_model(tmp_path):
     add_faces(tmp_path / "people", MAKER, [face("Ada", 1)])
     moved = replace(MAKER, model="/elsewhere/m.onnx")
     add_faces(tmp_path / "people", moved, [face("Ada", 2)])
@@ -139,7 +139,7 @@ def test_another_model_is_refused(tmp_path):
     assert (tmp_path / "people" / "gallery.safetensors").read_bytes() == before
 
 
-def test_a_mistyped_name_is_met_with_those_that_are_like_it(tmp_path):
+def test_remove_people_suggests_the_nearest_name_for_an_unknown_one(tmp_path):
     add_faces(tmp_path / "people", MAKER, [face("Ada Lovelace", 1), face("Grace Hopper", 2)])
     with pytest.raises(DataError, match="nobody is enrolled as 'Ada Lovelase'; did you mean 'Ada Lovelace'"):
         remove_people(tmp_path / "people", ["Grace Hopper", "Ada Lovelase"])
@@ -147,7 +147,7 @@ def test_a_mistyped_name_is_met_with_those_that_are_like_it(tmp_path):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="no rights as on Unix")
-def test_its_files_are_for_their_owner_in_whatever_folder(tmp_path):
+def test_add_faces_creates_private_files_and_keeps_changed_permissions(tmp_path):
     tmp_path.chmod(0o755)
     add_faces(tmp_path, MAKER, [face("Ada", 1)])
     stored = tmp_path / "gallery.safetensors"
@@ -157,7 +157,7 @@ def test_its_files_are_for_their_owner_in_whatever_folder(tmp_path):
     assert stored.stat().st_mode & 0o777 == 0o640
 
 
-def test_of_a_removed_person_no_byte_is_left_in_the_folder(tmp_path):
+def test_remove_people_leaves_no_bytes_in_the_folder(tmp_path):
     folder = tmp_path / "people"
     gone = [face("Ada Lovelace", seed, (1, 2, 30, 40)) for seed in range(3)]
     stays = [face("Grace Hopper", seed) for seed in range(3, 6)]
@@ -194,7 +194,7 @@ def change_for_ever(folder: Path) -> None:
         remove_people(folder, [each.name for each in MANY])
 
 
-def test_a_killed_writer_leaves_the_old_gallery_or_the_new(tmp_path):
+def test_add_faces_and_remove_people_leave_a_complete_gallery_when_killed(tmp_path):
     folder = tmp_path / "people"
     add_faces(folder, MAKER, [face("first", 0)])
     states = [{"first": [expected(face("first", 0))]}]
@@ -219,7 +219,7 @@ def test_a_killed_writer_leaves_the_old_gallery_or_the_new(tmp_path):
         assert kills < 100
 
 
-def test_two_writers_do_not_lose_each_others_work(tmp_path):
+def test_add_faces_keeps_the_faces_of_concurrent_writers(tmp_path):
     folder = tmp_path / "people"
 
     def enrol(name: str, first: int) -> None:
@@ -235,7 +235,7 @@ def test_two_writers_do_not_lose_each_others_work(tmp_path):
     assert set(load_gallery(folder).names) == set("abcd")
 
 
-def test_a_gallery_that_stays_locked_is_an_error(tmp_path, monkeypatch):
+def test_remove_people_refuses_a_gallery_that_stays_locked(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "_LOCK_TIMEOUT", 0.05)
     add_faces(tmp_path, MAKER, [face("Ada", 1)])
     with filelock.FileLock(tmp_path / ".lock"), pytest.raises(DataError, match="another process has been changing"):
@@ -281,7 +281,7 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_a_damaged_gallery_is_named_with_what_is_wrong(tmp_path, damage):
+def test_load_gallery_names_a_damaged_file_and_what_is_wrong(tmp_path, damage):
     add_faces(tmp_path, MAKER, [face("a", 1), face("a", 2), face("b", 3)])
     changes, message = DAMAGE[damage]
     rewritten(tmp_path / "gallery.safetensors", **changes)
@@ -289,7 +289,7 @@ def test_a_damaged_gallery_is_named_with_what_is_wrong(tmp_path, damage):
         load_gallery(tmp_path)
 
 
-def test_a_gallery_cut_short_anywhere_is_named(tmp_path):
+def test_load_gallery_names_a_truncated_or_foreign_file(tmp_path):
     add_faces(tmp_path, MAKER, [face("a", 1), face("b", 2)])
     path = tmp_path / "gallery.safetensors"
     whole = path.read_bytes()
@@ -306,7 +306,7 @@ def test_a_gallery_cut_short_anywhere_is_named(tmp_path):
         load_gallery(tmp_path)
 
 
-def test_wrong_places_are_named_and_left_alone(tmp_path):
+def test_load_gallery_add_faces_and_remove_people_refuse_other_folders(tmp_path):
     (tmp_path / "file").write_text("x")
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "a.jpg").write_bytes(b"x")
@@ -342,7 +342,7 @@ def nobody():
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid"), reason="no rights as on Unix")
-def test_folders_without_the_right_to_write_or_read_are_named(nobody):
+def test_load_gallery_add_faces_and_remove_people_name_missing_permissions(nobody):
     folder, become = nobody
     people = folder / "people"
     add_faces(people, MAKER, [face("Ada", 1)])
@@ -367,7 +367,7 @@ def test_folders_without_the_right_to_write_or_read_are_named(nobody):
         load_gallery(people)
 
 
-def test_a_reader_keeps_what_it_has_opened(tmp_path):
+def test_load_gallery_result_is_unchanged_by_a_later_removal(tmp_path):
     add_faces(tmp_path, MAKER, [face("Ada", 1), face("Grace", 2)])
     opened = load_gallery(tmp_path)
     remove_people(tmp_path, ["Ada"])
@@ -376,7 +376,7 @@ def test_a_reader_keeps_what_it_has_opened(tmp_path):
 
 
 def behind_links(folder: Path, kind: str) -> tuple[Path, Path]:
-    """A gallery of which something is a symbolic link: where it is reached, and the folder that its data are in."""
+    """A gallery with a symbolic link of this kind: the path it is reached by, and the folder of its data."""
     reached, elsewhere = folder / "people", folder / "encrypted"
     add_faces(reached, MAKER, [face("Ada Lovelace", 1), face("Grace Hopper", 2)])
     index = reached / f"index-{load_gallery(reached).revision}.faiss"
@@ -396,7 +396,7 @@ def behind_links(folder: Path, kind: str) -> tuple[Path, Path]:
 
 
 @pytest.mark.parametrize("kind", ["gallery", "folder", "index", "unfinished"])
-def test_people_are_removed_where_the_data_are_and_links_stay(tmp_path, kind):
+def test_remove_people_follows_symbolic_links_and_keeps_those_to_the_data(tmp_path, kind):
     reached, elsewhere = behind_links(tmp_path, kind)
     left = elsewhere / ".gallery.safetensors.tmp-0123456789ab.safetensors"  # by a killed writer
     others = elsewhere / ".other.tmp-0123456789ab.json"
@@ -418,7 +418,7 @@ def test_people_are_removed_where_the_data_are_and_links_stay(tmp_path, kind):
         assert (elsewhere / "gallery.safetensors").stat().st_mode & 0o777 == 0o640
 
 
-def test_a_link_that_is_called_an_index_deletes_nothing_that_is_none(tmp_path):
+def test_remove_people_deletes_no_foreign_file_behind_an_index_link(tmp_path):
     add_faces(tmp_path / "people", MAKER, [face("Ada", 1)])
     (tmp_path / "letter").write_text("dear Ada")
     (tmp_path / "people" / "index-0.faiss").symlink_to(tmp_path / "letter")
@@ -427,7 +427,7 @@ def test_a_link_that_is_called_an_index_deletes_nothing_that_is_none(tmp_path):
     assert not list((tmp_path / "people").glob("index-*"))
 
 
-def test_another_gallery_behind_a_link_is_left_alone(tmp_path):
+def test_remove_people_leaves_another_gallery_behind_a_link_unchanged(tmp_path):
     for name in ("people", "others"):
         add_faces(tmp_path / name, MAKER, [face("Ada", 1)])
     (tmp_path / "people" / ".unfinished").symlink_to(tmp_path / "others")
@@ -436,7 +436,7 @@ def test_another_gallery_behind_a_link_is_left_alone(tmp_path):
     assert not (tmp_path / "people" / ".unfinished").is_symlink()
 
 
-def test_a_gallery_behind_a_link_that_leads_nowhere_is_not_begun_anew(tmp_path):
+def test_add_faces_refuses_a_gallery_behind_a_dangling_link(tmp_path):
     (tmp_path / "people").mkdir()
     (tmp_path / "people" / "gallery.safetensors").symlink_to(
         tmp_path / "disk that is not there" / "gallery.safetensors"
@@ -448,7 +448,7 @@ def test_a_gallery_behind_a_link_that_leads_nowhere_is_not_begun_anew(tmp_path):
 
 @pytest.mark.skipif(os.name != "posix", reason="folders are flushed on Unix")
 @pytest.mark.parametrize("kind", ["gallery", "index"])
-def test_a_removal_is_on_the_disk_when_it_is_reported(tmp_path, kind, monkeypatch):
+def test_remove_people_flushes_the_removal_to_disk(tmp_path, kind, monkeypatch):
     reached, elsewhere = behind_links(tmp_path, kind)
     flushed: list[tuple[int, list[str]]] = []
 
@@ -465,7 +465,7 @@ def test_a_removal_is_on_the_disk_when_it_is_reported(tmp_path, kind, monkeypatc
         assert (folder.stat().st_ino, names) in flushed
 
 
-def test_a_gallery_is_read_whole_while_it_is_changed(tmp_path):
+def test_load_gallery_reads_a_complete_gallery_while_it_is_changed(tmp_path):
     folder = tmp_path / "people"
     add_faces(folder, MAKER, [face("first", 0)])
     states = [{"first": [expected(face("first", 0))]}]
@@ -482,7 +482,7 @@ def test_a_gallery_is_read_whole_while_it_is_changed(tmp_path):
         child.join()
 
 
-def test_a_gallery_that_is_cut_short_in_place_while_it_is_used_stays_as_it_was_read(tmp_path):
+def test_load_gallery_result_survives_truncation_of_the_file(tmp_path):
     add_faces(tmp_path, MAKER, MANY)
     opened = load_gallery(tmp_path)
     os.truncate(tmp_path / "gallery.safetensors", 100)
@@ -490,7 +490,7 @@ def test_a_gallery_that_is_cut_short_in_place_while_it_is_used_stays_as_it_was_r
 
 
 @pytest.mark.parametrize("what", ["names", "files", "header"])
-def test_json_that_is_nested_deep_or_has_long_numbers_is_damage(tmp_path, what):
+def test_load_gallery_refuses_deeply_nested_json_and_long_numbers(tmp_path, what):
     for text in ("[" * 100_000 + "]" * 100_000, "9" * 5000):
         add_faces(tmp_path, MAKER, [face("a", 1)])
         path = tmp_path / "gallery.safetensors"
@@ -503,7 +503,7 @@ def test_json_that_is_nested_deep_or_has_long_numbers_is_damage(tmp_path, what):
         path.unlink()
 
 
-def test_a_gallery_that_is_no_file_or_larger_than_any_is_refused(tmp_path, monkeypatch):
+def test_load_gallery_refuses_special_and_oversized_files(tmp_path, monkeypatch):
     add_faces(tmp_path / "people", MAKER, [face("a", 1)])
     monkeypatch.setattr(module, "GALLERY_LIMIT", 100)
     with pytest.raises(DataError, match="larger than"):

@@ -1,4 +1,4 @@
-"""Search against the definition, by codes against exact, and the index as a file."""
+"""Exact search against its definition, faiss search against exact search, and the index file."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def definition(gallery: Gallery, probe: np.ndarray, k: int) -> list[tuple[str, f
 
 
 @given(st.integers(1, 70), st.integers(1, 12), st.integers(1, 20), st.integers(1, 15), st.integers(0, 2**32 - 1))
-def test_Search_exact_is_the_definition_ties_included(probes, people, extra, k, seed):
+def test_Search_exact_agrees_with_the_definition_including_ties(probes, people, extra, k, seed):
     rng = np.random.default_rng(seed)
     # Axes and signs: cosines are exact in float32, and many are equal.
     axes = np.concatenate([np.eye(4), -np.eye(4)]).astype(np.float32)
@@ -70,7 +70,7 @@ def crowd(dim: int, people: int = 300, pictures: int = 4) -> tuple[Gallery, np.n
 
 
 @pytest.mark.parametrize("dim", [33, 64, 128])
-def test_Search_by_codes_finds_the_same_people_with_exact_similarities(dim, monkeypatch):
+def test_Search_faiss_finds_the_same_people_with_exact_similarities(dim, monkeypatch):
     pytest.importorskip("faiss")
     monkeypatch.setattr(module, "_BLOCK_ROWS", 500)
     monkeypatch.setattr(module, "_MIN_CANDIDATES", 100)
@@ -82,7 +82,7 @@ def test_Search_by_codes_finds_the_same_people_with_exact_similarities(dim, monk
         assert one.similarity == pytest.approx(other.similarity, abs=1e-6)
 
 
-def test_Search_by_codes_finds_all_people_of_a_small_gallery_in_order():
+def test_Search_faiss_finds_all_people_of_a_small_gallery_in_order():
     pytest.importorskip("faiss")
     gallery, queries, _ = crowd(16, people=20, pictures=3)
     for probe, matches in zip(queries, Search(gallery, "faiss")(queries, 50), strict=True):
@@ -93,7 +93,7 @@ def test_Search_by_codes_finds_all_people_of_a_small_gallery_in_order():
 
 @settings(max_examples=60)
 @given(st.integers(1, 40), st.integers(1, 12), st.integers(1, 8), st.integers(1, 15), st.data())
-def test_Search_by_codes_is_exact_in_small_galleries_with_ties(pictures, people, axes, k, data):
+def test_Search_faiss_is_exact_in_small_galleries_with_ties(pictures, people, axes, k, data):
     pytest.importorskip("faiss")
     # Axes and signs: cosines are exact in float32. Few axes: equal pictures, and probes that are orthogonal to all.
     signed = np.concatenate([np.eye(8), -np.eye(8)]).astype(np.float32)
@@ -106,7 +106,7 @@ def test_Search_by_codes_is_exact_in_small_galleries_with_ties(pictures, people,
 
 
 @pytest.mark.parametrize("equal", [1, 15, 16, 17, 255, 256, 257, 400])
-def test_Search_by_codes_finds_equal_pictures_however_many(equal):
+def test_Search_faiss_finds_any_number_of_equal_pictures(equal):
     pytest.importorskip("faiss")
     row = unit(np.random.default_rng(0).normal(size=(1, 32)))
     gallery = gallery_of(np.repeat(row, equal, 0), np.zeros(equal, np.int64))
@@ -114,7 +114,7 @@ def test_Search_by_codes_finds_equal_pictures_however_many(equal):
     assert (match.name, match.similarity) == ("person 0", pytest.approx(1, abs=1e-6))
 
 
-def test_Search_by_codes_for_a_probe_that_no_code_distinguishes():
+def test_Search_faiss_is_exact_for_a_probe_that_no_code_distinguishes():
     pytest.importorskip("faiss")
     axes = np.eye(32, dtype=np.float32)
     gallery = gallery_of(axes[np.arange(400) % 16], np.arange(400) % 16)
@@ -122,7 +122,7 @@ def test_Search_by_codes_for_a_probe_that_no_code_distinguishes():
     assert list(map(vars, found)) == list(map(vars, exact))
 
 
-def test_Search_auto_takes_codes_for_large_galleries(monkeypatch):
+def test_Search_auto_chooses_faiss_for_large_galleries(monkeypatch):
     pytest.importorskip("faiss")
     gallery, _, _ = crowd(16)
     assert Search(gallery).engine == "exact"

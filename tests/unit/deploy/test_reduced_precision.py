@@ -1,4 +1,4 @@
-"""fp16 and int8 files: what is in them, how far they are from the fp32 file, and what is refused."""
+"""fp16 and int8 files: contents, distance from the fp32 file, and refusals."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def kinds(path):
 
 
 def check_told(exported, folder, pictures):
-    """What an export says of its cosines is what its file gives."""
+    """The cosines and parity that an export reports are those of its file."""
     ours, theirs = Embedder.load(folder)(pictures), Embedder.load(exported.path)(pictures)
     cosines = (ours * theirs).sum(1)
     assert exported.mean_cosine == pytest.approx(cosines.mean(), abs=1e-5)
@@ -109,7 +109,7 @@ def check_interface(path):
 
 
 @pytest.mark.slow
-def test_fp16(folder, quick, whole, tmp_path):
+def test_export_fp16_stores_float16_weights_close_to_fp32(folder, quick, whole, tmp_path):
     exported = export(folder, tmp_path / "m.onnx", precision="fp16")
     assert (exported.precision, exported.pictures, exported.calibration) == ("fp16", 10, None)
     assert kinds(exported.path) == {"float16"}
@@ -121,7 +121,7 @@ def test_fp16(folder, quick, whole, tmp_path):
     check_interface(exported.path)
 
 
-def test_int8(folder, quick, whole, tmp_path):
+def test_export_int8_is_small_and_close_to_fp32(folder, quick, whole, tmp_path):
     calibration = Patches(60, unreadable={3, 4})
     exported = export(folder, tmp_path / "m.onnx", precision="int8", calibration=calibration)
     assert (exported.precision, exported.pictures, exported.calibration) == ("int8", 11, 47)
@@ -131,7 +131,7 @@ def test_int8(folder, quick, whole, tmp_path):
     check_interface(exported.path)
 
 
-def test_int8_weights_are_the_nearest_on_a_grid_for_each_channel(folder, quick, whole, tmp_path):
+def test_export_int8_rounds_weights_to_the_nearest_step_per_channel(folder, quick, whole, tmp_path):
     model = onnx.load(export(folder, tmp_path / "m.onnx", precision="int8", calibration=Patches(60)).path)
     quantised = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     weights = [numpy_helper.to_array(tensor) for tensor in onnx.load(whole).graph.initializer]
@@ -153,7 +153,7 @@ def test_int8_weights_are_the_nearest_on_a_grid_for_each_channel(folder, quick, 
     assert quantised[first.input[1]].dtype == np.float32
 
 
-def test_int8_does_not_hang_on_the_last_bit_of_its_input(folder, quick, tmp_path):
+def test_export_int8_is_insensitive_to_the_last_bit_of_its_input(folder, quick, tmp_path):
     path = export(folder, tmp_path / "m.onnx", precision="int8", calibration=Patches(60)).path
     x = CARD.preprocessing(torch.from_numpy(Patches(5).picture(1)[None])).numpy()
     session = onnxruntime.InferenceSession(path)
@@ -161,7 +161,7 @@ def test_int8_does_not_hang_on_the_last_bit_of_its_input(folder, quick, tmp_path
     assert (a @ b) / np.linalg.norm(a) / np.linalg.norm(b) > 0.9999
 
 
-def test_a_file_too_far_from_torch_is_not_left_behind(folder, quick, tmp_path, monkeypatch):
+def test_export_leaves_no_file_that_is_too_far_from_torch(folder, quick, tmp_path, monkeypatch):
     def noise(source, target, *_):
         model = onnx.load(source)
         for tensor in model.graph.initializer:
@@ -191,7 +191,7 @@ def test_a_file_too_far_from_torch_is_not_left_behind(folder, quick, tmp_path, m
         ("int8", 0.0, 0.949, 0.949, True),
     ],
 )
-def test_floors(tmp_path, precision, parity, mean, least, refused):
+def test__require_parity_enforces_the_floors_of_each_precision(tmp_path, precision, parity, mean, least, refused):
     exported = Exported(tmp_path / "m.onnx", 18, precision, parity, mean, least, 10, None, 1)
     if refused:
         with pytest.raises(VplfaceError, match="not written"):
@@ -200,7 +200,7 @@ def test_floors(tmp_path, precision, parity, mean, least, refused):
         deploy._require_parity(exported)
 
 
-def test_drawn_pictures_are_apart_and_always_the_same():
+def test_sample_calibration_draws_distinct_pictures_deterministically():
     calibration = Patches(700, unreadable=set(range(0, 700, 20)))
     calibrated, kept = sample_calibration(calibration)
     assert (len(calibrated), len(kept)) == (512, 128)
@@ -210,7 +210,7 @@ def test_drawn_pictures_are_apart_and_always_the_same():
     assert (kept == again[1]).all()
 
 
-def test_refusals(folder, tmp_path):
+def test_export_and_sample_calibration_refuse_wrong_or_too_few_pictures(folder, tmp_path):
     with pytest.raises(ConfigError, match="49 pictures can be read, and int8 needs at least 50"):
         sample_calibration(Patches(52, unreadable={0, 1, 2}))
     with pytest.raises(ConfigError, match="'bf16': choose one of fp32, fp16, int8"):
