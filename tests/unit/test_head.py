@@ -40,14 +40,14 @@ def make(classes=7, dim=5, lam=0.3, delta_t=3, start=2, dtype=torch.float64, **k
     )
 
 
-def test_public_names():
+def test_vplface_lists_the_public_names_and_PrototypeHead_defaults_to_ArcFace():
     for name in ("PrototypeHead", "Variational", "ArcFace", "CosFace", "NormSoftmax", "CombinedMargin", "Embedder"):
         assert name in vplface.__all__
     assert isinstance(PrototypeHead(3, 2).margin, ArcFace)
     assert PrototypeHead(3, 2).margin.scale == 64.0
 
 
-def test_memory_does_not_exist_before_the_start():
+def test_PrototypeHead_creates_its_memory_at_the_start_step():
     head = make(start=2)
     for expected in (1, 2):
         step(head)
@@ -64,7 +64,7 @@ def test_memory_does_not_exist_before_the_start():
     assert not head.memory[3:].any()
 
 
-def test_first_step_with_memory_is_still_plain_and_the_next_is_not():
+def test_PrototypeHead_injects_memory_from_the_step_after_the_start():
     head = make(start=0)
     x, y = batch(head, 4)
     unit = torch.nn.functional.normalize(x, dim=1)
@@ -77,7 +77,7 @@ def test_first_step_with_memory_is_still_plain_and_the_next_is_not():
     assert abs(second - first) > 1e-3
 
 
-def test_injected_in_exactly_delta_t_following_steps():
+def test_PrototypeHead_injects_a_class_in_the_delta_t_steps_after_it_is_seen():
     head = make(delta_t=3, start=0)
     step(head, labels=[6, 6, 6, 6])
     for remaining in (3, 2, 1, 0, 0):
@@ -94,7 +94,7 @@ def test_injected_in_exactly_delta_t_following_steps():
     st.integers(1, 4),
     st.lists(st.lists(st.integers(0, 7), min_size=1, max_size=6), min_size=1, max_size=9),
 )
-def test_state_follows_a_naive_simulation(classes, start, delta_t, batches):
+def test_PrototypeHead_memory_and_timer_match_a_naive_simulation(classes, start, delta_t, batches):
     head = make(classes, 3, delta_t=delta_t, start=start)
     memory = timer = None
     for number, raw in enumerate(batches):
@@ -115,7 +115,7 @@ def test_state_follows_a_naive_simulation(classes, start, delta_t, batches):
             torch.testing.assert_close(head.memory[label], feature)
 
 
-def test_a_backward_sees_the_memory_of_its_forward():
+def test_PrototypeHead_backward_uses_the_memory_of_its_forward():
     head = make(start=0)
     step(head, seed=1)
     head.zero_grad()
@@ -135,7 +135,7 @@ def test_a_backward_sees_the_memory_of_its_forward():
     torch.testing.assert_close(head.weight.grad, expected[1])
 
 
-def test_a_forward_whose_backward_never_comes_is_a_step_all_the_same():
+def test_PrototypeHead_counts_a_forward_without_backward_as_a_step():
     head = make(start=0)
     head(*batch(head, 4, seed=1, labels=[0, 1, 2, 3]))
     step(head, labels=[4, 4, 4, 4])
@@ -143,7 +143,7 @@ def test_a_forward_whose_backward_never_comes_is_a_step_all_the_same():
     assert head.timer.tolist() == [2, 2, 2, 2, 3, 0, 0]
 
 
-def test_eval_and_no_grad_are_plain_and_write_nothing():
+def test_PrototypeHead_in_eval_or_no_grad_is_plain_and_writes_nothing():
     head = make(start=0)
     step(head)
     before = copy.deepcopy(head.state_dict())
@@ -158,13 +158,13 @@ def test_eval_and_no_grad_are_plain_and_write_nothing():
         assert torch.equal(value, before[key]), key
 
 
-def test_eval_before_the_start_creates_nothing():
+def test_PrototypeHead_in_eval_creates_no_memory():
     head = make(start=0).eval()
     head(*batch(head, 4))
     assert head.memory is None
 
 
-def test_memory_embeddings_are_what_is_remembered():
+def test_PrototypeHead_remembers_the_memory_embeddings_if_given():
     head = make(start=0)
     x, y = batch(head, 3, labels=[0, 1, 2])
     other, _ = batch(head, 3, seed=9)
@@ -173,7 +173,7 @@ def test_memory_embeddings_are_what_is_remembered():
     assert other.grad is None
 
 
-def test_micro_batches_are_one_step():
+def test_PrototypeHead_micro_batches_equal_one_step():
     whole, parts = make(start=0), make(start=0)
     for seed in range(4):
         x, y = batch(whole, 6, seed=seed)
@@ -188,7 +188,7 @@ def test_micro_batches_are_one_step():
     torch.testing.assert_close(whole.memory, parts.memory)
 
 
-def test_micro_batches_refuse_nesting_and_forget_a_failed_step():
+def test_PrototypeHead_micro_batches_refuse_nesting_and_discard_a_failed_step():
     head = make(start=0)
     with head.micro_batches(), pytest.raises(RuntimeError, match="nested"), head.micro_batches():
         pass
@@ -207,7 +207,7 @@ def test_micro_batches_refuse_nesting_and_forget_a_failed_step():
 
 
 @pytest.mark.parametrize("steps", [1, 4])
-def test_state_dict_round_trip(steps):
+def test_PrototypeHead_state_dict_round_trips(steps):
     head = make(start=2)
     for seed in range(steps):
         step(head, seed=seed)
@@ -222,7 +222,7 @@ def test_state_dict_round_trip(steps):
         assert step(head, seed=seed)[2] == step(fresh, seed=seed)[2]
 
 
-def test_loading_an_early_state_removes_a_later_memory():
+def test_PrototypeHead_load_state_dict_of_an_early_state_removes_the_memory():
     early = make(start=2).state_dict()
     head = make(start=0)
     step(head)
@@ -231,7 +231,7 @@ def test_loading_an_early_state_removes_a_later_memory():
     assert head.step_count == 0
 
 
-def test_wrong_states_are_refused():
+def test_PrototypeHead_load_state_dict_refuses_states_that_do_not_fit():
     state = make().state_dict()
     with pytest.raises(RuntimeError, match="size mismatch"):
         make(classes=8).load_state_dict(state)
@@ -243,7 +243,7 @@ def test_wrong_states_are_refused():
         make().load_state_dict({"step_count": state["step_count"]})
 
 
-def test_dtype_and_device_moves():
+def test_PrototypeHead_memory_follows_casts_and_moves_unless_memory_dtype_is_given():
     head = make(start=0, dtype=torch.float32)
     step(head)
     head.double()
@@ -258,7 +258,7 @@ def test_dtype_and_device_moves():
     assert kept.to("meta").memory.device.type == "meta"
 
 
-def test_low_precision_memory_stays_close_to_the_exact_one():
+def test_PrototypeHead_with_bfloat16_memory_stays_close_to_float64():
     exact, low = make(start=0), make(start=0, memory_dtype=torch.bfloat16)
     for seed in range(5):
         a, b = step(exact, seed=seed)[2], step(low, seed=seed)[2]
@@ -267,7 +267,7 @@ def test_low_precision_memory_stays_close_to_the_exact_one():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
-def test_embeddings_of_any_float_type(dtype):
+def test_PrototypeHead_accepts_embeddings_of_any_float_dtype(dtype):
     head = make(start=0, dtype=torch.float32)
     x, y = batch(head, 4)
     x = x.detach().to(dtype).requires_grad_()
@@ -278,7 +278,7 @@ def test_embeddings_of_any_float_type(dtype):
     assert x.grad.dtype == dtype
 
 
-def test_weight_is_drawn_from_the_seed_by_class_id():
+def test_PrototypeHead_draws_its_weight_from_the_seed_by_class_id():
     assert torch.equal(PrototypeHead(10, 4).weight, PrototypeHead(10_000, 4).weight[:10])
     assert not torch.equal(PrototypeHead(10, 4).weight, PrototypeHead(10, 4, seed=1).weight)
     big = PrototypeHead(9000, 4).weight
@@ -286,7 +286,7 @@ def test_weight_is_drawn_from_the_seed_by_class_id():
     assert float(big.detach().std()) == pytest.approx(0.01, rel=0.02)
 
 
-def test_scaling_the_loss_scales_the_gradient():
+def test_PrototypeHead_gradient_scales_with_the_loss():
     one, three = make(), make()
     x, y = batch(one, 4)
     one(x, y).backward()
@@ -294,7 +294,7 @@ def test_scaling_the_loss_scales_the_gradient():
     torch.testing.assert_close(three.weight.grad, 3 * one.weight.grad)
 
 
-def test_copies_and_pickles_keep_the_state():
+def test_PrototypeHead_deepcopy_keeps_the_state():
     head = make(start=0)
     step(head)
     twin = copy.deepcopy(head)
@@ -302,7 +302,7 @@ def test_copies_and_pickles_keep_the_state():
 
 
 @pytest.mark.parametrize("margin", [NormSoftmax(8.0), CosFace(8.0, 0.2), ArcFace(8.0, 0.3)])
-def test_training_separates_two_classes(margin):
+def test_PrototypeHead_training_separates_two_classes(margin):
     head = PrototypeHead(2, 3, margin=margin, variational=Variational(0.2, 5, 3), dtype=torch.float64)
     x = torch.tensor([[1.0, 0.1, 0.0], [0.9, 0.0, 0.1], [0.0, 0.2, 1.0], [0.1, 0.0, 0.9]], dtype=torch.float64)
     y = torch.tensor([0, 0, 1, 1])
@@ -339,7 +339,7 @@ GOOD_X, GOOD_Y = torch.ones(2, 5, dtype=torch.float64), torch.tensor([0, 1])
         (GOOD_X * torch.tensor([[1.0], [0.0]]), GOOD_Y, ValueError, "sample 1 is zero"),
     ],
 )
-def test_bad_input_is_refused_with_its_place_and_changes_nothing(x, y, error, message):
+def test_PrototypeHead_names_the_sample_of_bad_input_and_keeps_its_state(x, y, error, message):
     head = make(start=0)
     with pytest.raises(error, match=message):
         head(x, y)
@@ -347,7 +347,7 @@ def test_bad_input_is_refused_with_its_place_and_changes_nothing(x, y, error, me
     assert head.memory is None
 
 
-def test_bad_memory_embeddings_are_refused():
+def test_PrototypeHead_refuses_bad_memory_embeddings():
     head = make(start=0)
     with pytest.raises(ValueError, match="memory_embeddings of sample 0 is NaN"):
         head(GOOD_X, GOOD_Y, GOOD_X * math.nan)
@@ -365,7 +365,7 @@ def test_bad_memory_embeddings_are_refused():
         ({"seed": -1}, "seed|non-negative"),
     ],
 )
-def test_senseless_sizes_are_refused(kwargs, message):
+def test_PrototypeHead_refuses_invalid_sizes_backend_and_seed(kwargs, message):
     with pytest.raises(ValueError, match=message):
         PrototypeHead(**{"num_classes": 3, "embedding_dim": 4, **kwargs})
 
@@ -379,7 +379,7 @@ def see(head, *labels):
     head(torch.randn(len(labels), 2, generator=g), torch.tensor(labels)).backward()
 
 
-def test_begin_is_a_start_at_the_step_to_come():
+def test_PrototypeHead_begin_equals_a_fixed_start_at_the_next_step():
     began, fixed = waiting(), PrototypeHead(3, 2, variational=Variational(0.3, 2, 2), seed=1)
     for number, labels in enumerate([(0, 1), (2, 1), (1,), (0,), (2, 2)]):
         if number == 2:
@@ -394,7 +394,7 @@ def test_begin_is_a_start_at_the_step_to_come():
     assert (began.begun_at, began.delta_t) == (fixed.begun_at, fixed.delta_t) == (2, 2)
 
 
-def test_begin_says_the_lifetime_and_a_state_holds_both():
+def test_PrototypeHead_state_dict_keeps_begun_at_and_delta_t():
     head = waiting(delta_t=None)
     see(head, 0, 1)
     waits = head.state_dict()  # with a place for both, which loaders fill that fill what they find
@@ -414,13 +414,13 @@ def test_begin_says_the_lifetime_and_a_state_holds_both():
     assert (again.begun_at, again.delta_t, again.memory) == (None, None, None)
 
 
-def test_a_given_start_adds_nothing_to_a_state():
+def test_PrototypeHead_state_dict_with_a_fixed_start_has_no_begun_at():
     head = PrototypeHead(3, 2, variational=Variational(0.3, 2, 0))
     see(head, 0, 1)
     assert set(head.state_dict()) == {"weight", "memory", "timer", "step_count"}
 
 
-def test_begin_refuses_what_makes_no_sense():
+def test_PrototypeHead_begin_refuses_invalid_calls():
     with pytest.raises(RuntimeError, match="plain prototypes"):
         PrototypeHead(3, 2).begin()
     with pytest.raises(ValueError, match="at least 1 step, got delta_t=None"):

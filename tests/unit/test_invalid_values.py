@@ -1,4 +1,4 @@
-"""Values that would make a NaN, a cut-off count or an empty memory in silence are refused by name."""
+"""Values that would silently give a NaN, a truncated count or an empty memory are refused by name."""
 
 import dataclasses
 import math
@@ -58,7 +58,7 @@ def test_PrototypeHead_takes_integers_of_numpy():
 
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.complex64])
-def test_memory_dtype_must_be_a_floating_point_type(dtype):
+def test_PrototypeHead_and_plug_refuse_a_dtype_that_is_not_floating_point(dtype):
     with pytest.raises(ValueError, match="memory_dtype must be a floating-point type"):
         PrototypeHead(5, 4, variational=Variational(), memory_dtype=dtype)
     with pytest.raises(ValueError, match="memory_dtype must be a floating-point type"):
@@ -68,7 +68,7 @@ def test_memory_dtype_must_be_a_floating_point_type(dtype):
 
 
 @pytest.mark.parametrize("delta_t", [2**31, 1.5, True, math.nan])
-def test_begin_refuses_a_delta_t_that_the_timer_cannot_count(delta_t):
+def test_PrototypeHead_begin_refuses_a_delta_t_that_the_timer_cannot_count(delta_t):
     head = PrototypeHead(5, 4, variational=Variational(delta_t=None, start="auto"))
     with pytest.raises(ValueError, match="delta_t"):
         head.begin(delta_t)
@@ -89,6 +89,6 @@ def test_plug_refuses_sub_centers_that_are_not_whole():
         (torch.ones(1, 4), np.zeros(1, np.int64), "labels"),
     ],
 )
-def test_forward_refuses_arguments_that_are_not_tensors(x, y, name):
+def test_PrototypeHead_forward_refuses_arguments_that_are_not_tensors(x, y, name):
     with pytest.raises(TypeError, match=f"{name} must be a tensor"):
         PrototypeHead(5, 4)(x, y)

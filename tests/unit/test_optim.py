@@ -1,4 +1,4 @@
-"""FusedSGD: a real optimiser outside, and a clear refusal of all that needs a gradient of W."""
+"""FusedSGD: an optimiser of torch, which refuses whatever needs the gradient of W."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def head(request):
     return make(request.param)
 
 
-def test_w_moves_in_backward_and_not_in_step(head):
+def test_FusedSGD_moves_the_weight_in_backward_and_not_in_step(head):
     before = head.weight.detach().clone()
     loss = head(*batch())
     assert torch.equal(head.weight, before)
@@ -39,7 +39,7 @@ def test_w_moves_in_backward_and_not_in_step(head):
     assert torch.equal(head.weight, moved)
 
 
-def test_it_is_an_optimizer_whose_schedule_and_state_are_torchs(head):
+def test_FusedSGD_is_a_torch_optimizer_with_schedules_and_state(head):
     assert isinstance(head.optimizer, torch.optim.Optimizer)
     schedule = torch.optim.lr_scheduler.StepLR(head.optimizer, 1, 0.0)
     head(*batch()).backward()
@@ -53,7 +53,7 @@ def test_it_is_an_optimizer_whose_schedule_and_state_are_torchs(head):
     assert torch.equal(head.weight, before), "a learning rate of 0 moves nothing"
 
 
-def test_the_state_goes_on_in_another_head_and_in_torchs_sgd():
+def test_FusedSGD_state_loads_into_another_head_and_into_torch_SGD():
     one = make()
     for seed in range(4):
         one(*batch(seed)).backward()
@@ -71,7 +71,7 @@ def test_the_state_goes_on_in_another_head_and_in_torchs_sgd():
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
-def test_copies_and_casts_keep_weight_and_momentum_together(momentum):
+def test_FusedSGD_deepcopy_and_cast_keep_weight_and_momentum_together(momentum):
     head = make(optimizer=FusedSGD(0.1, momentum=momentum))
     head(*batch()).backward()
     twin = copy.deepcopy(head)
@@ -85,7 +85,7 @@ def test_copies_and_casts_keep_weight_and_momentum_together(momentum):
     torch.testing.assert_close(twin.weight.float(), head.weight)
 
 
-def test_a_frozen_weight_stays():
+def test_FusedSGD_leaves_a_frozen_weight_unchanged():
     head = make()
     head.weight.requires_grad_(False)
     before = head.weight.clone()
@@ -95,7 +95,7 @@ def test_a_frozen_weight_stays():
     assert x.grad.abs().sum() > 0
 
 
-def test_eval_mode_passes_gradients_on_and_moves_nothing(head):
+def test_FusedSGD_in_eval_mode_passes_gradients_and_moves_no_weight(head):
     head.eval()
     before = head.weight.detach().clone()
     x, y = batch()
@@ -105,21 +105,21 @@ def test_eval_mode_passes_gradients_on_and_moves_nothing(head):
     assert head.weight.grad is None
 
 
-def test_a_second_backward_is_an_error(head):
+def test_FusedSGD_refuses_a_second_backward(head):
     loss = head(*batch())
     loss.backward(retain_graph=True)
     with pytest.raises(RuntimeError, match="W has moved since this loss was formed"):
         loss.backward()
 
 
-def test_a_loss_formed_before_w_moved_is_an_error(head):
+def test_FusedSGD_refuses_the_backward_of_a_loss_from_before_the_weight_moved(head):
     first, second = head(*batch()), head(*batch(1))
     first.backward()
     with pytest.raises(RuntimeError, match="W has moved since this loss was formed"):
         second.backward()
 
 
-def test_what_needs_the_gradient_of_w_is_refused(head):
+def test_FusedSGD_refuses_every_use_of_the_weight_gradient(head):
     head(*batch()).backward()
     for use in (
         lambda: torch.nn.utils.clip_grad_norm_(head.parameters(), 1.0),
@@ -134,7 +134,7 @@ def test_what_needs_the_gradient_of_w_is_refused(head):
     assert "FusedSGD" in repr(head.weight.grad)
 
 
-def test_a_grad_scaler_is_refused():
+def test_FusedSGD_refuses_a_GradScaler():
     head = make()
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0)
     scaler.scale(head(*batch())).backward()
@@ -142,7 +142,7 @@ def test_a_grad_scaler_is_refused():
         scaler.step(head.optimizer)
 
 
-def test_a_gradient_from_elsewhere_is_not_ignored(head):
+def test_FusedSGD_refuses_a_weight_gradient_from_another_loss(head):
     head.weight.square().sum().backward()
     with pytest.raises(RuntimeError, match="did not come from the head's loss"):
         head(*batch()).backward()
@@ -152,7 +152,7 @@ def test_a_gradient_from_elsewhere_is_not_ignored(head):
     head(*batch()).backward()
 
 
-def test_one_micro_batch_is_a_step_and_a_second_is_refused(head):
+def test_FusedSGD_accepts_one_micro_batch_and_refuses_a_second(head):
     whole = copy.deepcopy(head)
     whole(*batch()).backward()
     with head.micro_batches():
@@ -164,7 +164,7 @@ def test_one_micro_batch_is_a_step_and_a_second_is_refused(head):
             head(*batch())
 
 
-def test_no_other_parameter_and_no_senseless_value():
+def test_FusedSGD_refuses_other_parameters_and_invalid_values():
     with pytest.raises(ValueError, match="nothing else"):
         make().optimizer.add_param_group({"params": [torch.nn.Parameter(torch.zeros(1))]})
     for wrong in ({"lr": 0.0}, {"lr": 0.1, "momentum": 1.0}, {"lr": 0.1, "weight_decay": -1.0}):

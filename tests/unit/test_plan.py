@@ -46,7 +46,7 @@ BLANK = NetworkSize(parameters=0, trained=0, buffer_bytes=0, activation_bytes=0)
 DIM = 64
 
 
-def test_expected_first_loss_by_hand():
+def test_expected_first_loss_matches_hand_computed_values():
     # s → 0: the loss is log N whatever the margin
     assert expected_first_loss(NormSoftmax(1e-9), 1000, 64) == pytest.approx(math.log(1000))
     # a margin of 90° turns cosθ = 0 into −1
@@ -55,14 +55,14 @@ def test_expected_first_loss_by_hand():
 
 
 @pytest.mark.parametrize("margin", [ArcFace(32.0, 0.4), NormSoftmax(16.0)])
-def test_an_untrained_head_has_the_expected_loss(margin):
+def test_expected_first_loss_matches_an_untrained_head(margin):
     torch.manual_seed(0)
     head = PrototypeHead(2000, 128, margin=margin).eval()
     loss = head(torch.randn(256, 128), torch.randint(2000, (256,))).item()
     assert loss == pytest.approx(expected_first_loss(margin, 2000, 128), rel=0.05)
 
 
-def test_an_untrained_head_that_compares_with_some_classes_has_the_expected_loss():
+def test_expected_first_loss_matches_an_untrained_head_with_sample_rate():
     torch.manual_seed(0)
     margin = ArcFace(16.0, 0.5)
     head = PrototypeHead(20_000, 128, margin=margin, sample_rate=0.1)
@@ -72,7 +72,7 @@ def test_an_untrained_head_that_compares_with_some_classes_has_the_expected_loss
     assert loss < expected_first_loss(margin, 20_000, 128) - 2
 
 
-def test_a_plan_writes_no_generated_faces(tmp_path):
+def test_plan_writes_no_generated_faces(tmp_path):
     synthetic = {"identities": 4, "pictures": 3}
     raw = {
         "name": "x",
@@ -88,7 +88,7 @@ def test_a_plan_writes_no_generated_faces(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_the_softmax_takes_grows_with_the_logits_up_to_the_workspace():
+def test_tile_bytes_grows_with_the_classes_up_to_a_limit():
     cpu = torch.device("cpu")
     head = PrototypeHead(4, 2, workspace_mb=3)
     assert head.workspace_bytes == 3 * 2**20
@@ -96,7 +96,7 @@ def test_what_the_softmax_takes_grows_with_the_logits_up_to_the_workspace():
     assert tile_bytes(10**7, 512, cpu) == tile_bytes(10**6, 512, cpu) < 64 * 2**20
 
 
-def test_a_footprint_by_hand():
+def test_footprint_matches_hand_computed_values():
     network = NetworkSize(parameters=1000, trained=900, buffer_bytes=80, activation_bytes=7_000)
     size = RunSize(classes=1001, batch=8, gpus=4, dim=16, memory_dtype="bfloat16", fused=False, average=True)
     found = footprint(size, network)
@@ -122,7 +122,7 @@ def test_a_footprint_by_hand():
     assert found.host_bytes == 251 * (64 + 64 + 32 + 4) + 4080 + 3600 + 4080
 
 
-def test_a_momentum_encoder_is_one_more_network():
+def test_footprint_counts_a_momentum_encoder_as_one_more_network():
     network = NetworkSize(parameters=1000, trained=900, buffer_bytes=80, activation_bytes=7_000)
     plain, encoded = (
         footprint(RunSize(classes=100, batch=8, gpus=4, dim=16, encoder=each), network) for each in (False, True)
@@ -133,13 +133,13 @@ def test_a_momentum_encoder_is_one_more_network():
     assert encoded.traffic.embeddings == 2 * plain.traffic.embeddings
 
 
-def test_one_gpu_sends_nothing_and_plain_prototypes_have_no_memory():
+def test_footprint_of_one_gpu_has_no_traffic_and_of_plain_prototypes_no_memory():
     found = footprint(RunSize(classes=100, batch=8, variational=False), network_of("tiny", 16, 2, "float32"))
     assert found.traffic.total == 0
     assert found.memory.memory == found.memory.timer == found.checkpoint.memory == 0
 
 
-def test_large_logits_leave_nothing_to_keep_and_add_an_exchange():
+def test_footprint_of_large_logits_has_no_workspace_and_one_more_exchange():
     most = math.floor(math.exp(BOUNDED - 64))
     small, large = (footprint(RunSize(classes=n, batch=512, gpus=8), BLANK) for n in (most, most + 1))
     assert small.memory.workspace > 0
@@ -149,7 +149,7 @@ def test_large_logits_leave_nothing_to_keep_and_add_an_exchange():
 
 @pytest.mark.parametrize("fused", [True, False])
 @pytest.mark.parametrize("memory_dtype", ["float32", "bfloat16", None])
-def test_the_state_of_a_head_takes_what_was_planned(fused, memory_dtype):
+def test_footprint_matches_the_state_of_a_head(fused, memory_dtype):
     head = PrototypeHead(
         20_000,
         DIM,
@@ -179,7 +179,7 @@ def test_the_state_of_a_head_takes_what_was_planned(fused, memory_dtype):
 
 
 @pytest.mark.parametrize("kind", [SeveralFeatures(3), Gaussian(), BorrowedSpread(bank=100)], ids=str)
-def test_every_memory_takes_what_was_planned(kind):
+def test_footprint_matches_every_kind_of_memory(kind):
     head = PrototypeHead(5_000, DIM, variational=Variational(0.1, 5, 0, memory=kind))
     head(torch.randn(32, DIM), torch.randint(5_000, (32,))).backward()
     memory = footprint(RunSize(classes=5_000, batch=32, dim=DIM, kind=kind), BLANK).memory
@@ -193,7 +193,7 @@ def test_every_memory_takes_what_was_planned(kind):
 
 
 @pytest.mark.parametrize("term", [EPL(start=0), XBM(size=300, start=0), BroadFace(size=70, start=0), UNPG()], ids=str)
-def test_every_term_holds_what_was_planned(term):
+def test_footprint_matches_the_state_of_every_term(term):
     head = PrototypeHead(5_000, DIM, terms=(term,))
     head(torch.randn(32, DIM), torch.randint(5_000, (32,))).backward()
     found = footprint(RunSize(classes=5_000, batch=32, dim=DIM, terms=(term,)), BLANK)
@@ -206,7 +206,7 @@ def test_every_term_holds_what_was_planned(term):
     ("classes", "batch", "workspace_mb", "scale"),
     [(20_000, 48, 256, 32.0), (50_000, 300, 7, 32.0), (20_000, 48, 0, 32.0), (20_000, 48, 256, 100.0)],
 )
-def test_the_softmax_keeps_what_was_planned(precision, classes, batch, workspace_mb, scale):
+def test_footprint_matches_the_workspace_of_the_softmax(precision, classes, batch, workspace_mb, scale):
     head = PrototypeHead(classes, DIM, margin=ArcFace(scale), optimizer=FusedSGD(0.1), workspace_mb=workspace_mb)
     with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
         loss = head(torch.randn(batch, DIM), torch.randint(classes, (batch,)))
@@ -218,7 +218,7 @@ def test_the_softmax_keeps_what_was_planned(precision, classes, batch, workspace
     assert sum(buffers.values()) <= memory.workspace + memory.tiles
 
 
-def test_the_classes_of_a_step_are_as_many_as_planned():
+def test_footprint_matches_the_classes_drawn_in_a_step():
     classes, batch = 20_000, 3_000
     head = PrototypeHead(classes, DIM, margin=ArcFace(32.0), sample_rate=0.2, variational=Variational(0.1, 5, 0))
     rows, _ = head._softmax._drawn(torch.randint(classes, (batch,)), step=1)
@@ -232,7 +232,7 @@ def test_the_classes_of_a_step_are_as_many_as_planned():
     "name",
     ["tiny", "mobilefacenet", "vit_t", pytest.param("vit_b", marks=pytest.mark.slow)],  # vit_b recomputes
 )
-def test_a_backbone_keeps_what_was_counted_without_data(name, precision):
+def test_network_of_matches_the_size_and_activations_of_a_backbone(name, precision):
     backbone = build(name, DIM).train()
     kept = {}
 
@@ -292,7 +292,7 @@ def exchange(group, classes, sizes, scale):
 @pytest.mark.parametrize(
     ("world", "sizes", "scale"), [(2, [3, 3], 32.0), (2, [3, 3], 100.0), (3, [3, 3, 2], 32.0)], ids=str
 )
-def test_ranks_send_what_was_planned(processes, world, sizes, scale):
+def test_footprint_matches_the_traffic_between_ranks(processes, world, sizes, scale):
     classes = 2000
     size = RunSize(classes, sum(sizes), gpus=world, dim=DIM, precision="float32", scale=scale, device="cpu")
     traffic = footprint(size, network_of("tiny", DIM, size.pictures_a_pass, size.precision)).traffic
@@ -306,7 +306,7 @@ def test_ranks_send_what_was_planned(processes, world, sizes, scale):
 
 @pytest.mark.parametrize("fused", [True, False])
 @pytest.mark.parametrize("average", [True, False])
-def test_a_checkpoint_takes_what_was_planned(tmp_path, fused, average):
+def test_footprint_matches_the_size_of_a_checkpoint(tmp_path, fused, average):
     backbone = build("tiny", DIM)
     head = PrototypeHead(
         20_000, DIM, variational=Variational(0.1, 5, 0), optimizer=FusedSGD(0.1, 0.9) if fused else None
@@ -334,7 +334,7 @@ def test_a_checkpoint_takes_what_was_planned(tmp_path, fused, average):
     assert on_disk == pytest.approx(found.host_bytes, rel=0.1)
 
 
-def test_forecast_by_hand():
+def test_forecast_matches_hand_computed_values():
     size = RunSize(classes=1000, batch=64, gpus=2)
     found = forecast(size, BLANK, 20, pictures=6500, epochs=2.5)
     assert (found.steps_per_epoch, found.steps) == (101, 252)
@@ -356,12 +356,12 @@ def test_forecast_by_hand():
         ({"workspace_mb": math.nan}, "workspace_mb must be"),
     ],
 )
-def test_a_job_that_makes_no_sense_is_refused(changes, message):
+def test_RunSize_refuses_invalid_values(changes, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         RunSize(**{"classes": 10, "batch": 8, **changes})
 
 
-def test_an_unknown_backbone_is_named():
+def test_network_of_suggests_a_backbone_for_an_unknown_name():
     with pytest.raises(ConfigError, match="iresnet50"):
         network_of("iresnet51", 64, 2, "float32")
 
@@ -371,7 +371,7 @@ def vplface(*words):
 
 
 @pytest.mark.parametrize("text", ["2000000", "2e6", "2M", "2m", "2000k", "2,000,000", "2_000_000", "0.002b", "2.0e+6"])
-def test_numbers_as_people_write_them(text):
+def test_vplface_plan_reads_numbers_with_suffixes_and_separators(text):
     result = vplface("--classes", text, "--backbone", "tiny", "--gpus", "8", "--json")
     assert result.exit_code == 0, result.output
     told = json.loads(result.stdout)
@@ -384,7 +384,7 @@ def test_numbers_as_people_write_them(text):
     assert found["traffic"]["total"] == sum(size for name, size in found["traffic"].items() if name != "total")
 
 
-def test_every_option_has_its_effect():
+def test_vplface_plan_applies_every_option():
     words = ["--classes", "1M", "--gpus", "4", "--batch", "256", "--dim", "256", "--backbone", "ir18", "--no-fused"]
     words += ["--precision", "float32", "--memory-dtype", "bfloat16", "--sample-rate", "0.5", "--workspace-mb", "64"]
     words += ["--delta-t", "1k", "--pictures", "10M", "--epochs", "1.5"]
@@ -425,7 +425,7 @@ def test_every_option_has_its_effect():
         (("--classes", "1e5", "--precision", "bf16"), "bf16"),
     ],
 )
-def test_faults_of_the_command_line(words, message):
+def test_vplface_plan_refuses_faulty_arguments(words, message):
     result = vplface(*words)
     assert result.exit_code == 2, result.output
     assert message in result.stderr
@@ -433,7 +433,7 @@ def test_faults_of_the_command_line(words, message):
     assert result.stdout == ""
 
 
-def test_a_recipe_on_several_gpus(faces):
+def test_vplface_plan_of_a_recipe_divides_the_classes_among_gpus(faces):
     small = ("folder", f"data.train={faces}", "backbone={name: tiny, embedding_dim: 8, options: {width: 8}}")
     one, four = (json.loads(vplface(*small, "--gpus", gpus, "--json").stdout)["plan"] for gpus in (1, 4))
     assert one["footprint"]["checkpoint"] == four["footprint"]["checkpoint"]
@@ -446,7 +446,7 @@ def test_a_recipe_on_several_gpus(faces):
     assert "cannot be shared by 4 GPUs in 10 parts each; raise batch_size" in refused.stderr
 
 
-def test_the_table_of_the_documentation_is_what_the_command_says():
+def test_footprint_matches_the_table_in_docs_scaling():
     text = (ROOT / "docs" / "scaling.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| 10(\S) \| (\d+) \| (\S+) \| (\S+) \| (\S+) % \| (\S+) \|", text, flags=re.MULTILINE)
     assert len(rows) == 16

@@ -1,4 +1,4 @@
-"""``plug`` against ``PrototypeHead`` inside other people's modules, and against what can be worked out by hand."""
+"""``plug`` in modules of others, against ``PrototypeHead`` and against values computed by hand."""
 
 import copy
 import math
@@ -93,7 +93,7 @@ LOSSES = {
 
 @pytest.mark.parametrize("name", LOSSES)
 @pytest.mark.parametrize("start", [0, 2])
-def test_a_metric_loss_is_the_head_with_the_same_weights(name, start):
+def test_plug_on_a_metric_loss_matches_PrototypeHead_with_the_same_weight(name, start):
     margin, kwargs = LOSSES[name]
     loss_func = metric_loss(name, **kwargs)
     variational = Variational(0.3, 3, start)
@@ -118,7 +118,7 @@ def test_a_metric_loss_is_the_head_with_the_same_weights(name, start):
     torch.testing.assert_close(handle.weight.t(), head.weight, rtol=1e-9, atol=1e-9)
 
 
-def test_every_sub_center_gets_the_memory_of_its_class():
+def test_plug_injects_the_memory_of_a_class_into_all_its_sub_centers():
     scale, m, centers, lam = 16.0, 0.3, 3, 0.3
     loss_func = metric_loss("SubCenterArcFaceLoss", scale=scale, margin=math.degrees(m), sub_centers=centers)
     handle = plug(loss_func, "W", Variational(lam, 3, 0))
@@ -149,7 +149,7 @@ def test_every_sub_center_gets_the_memory_of_its_class():
         torch.testing.assert_close(got, want)
 
 
-def test_a_metric_loss_that_nobody_moved_finds_its_type_by_itself():
+def test_plug_on_a_metric_loss_follows_the_dtype_of_the_embeddings():
     loss_func = metric_loss("ArcFaceLoss", dtype=torch.float32)
     handle = plug(loss_func, "W", Variational(0.3, 3, 0))
     for seed in range(3):
@@ -158,7 +158,7 @@ def test_a_metric_loss_that_nobody_moved_finds_its_type_by_itself():
     assert handle.coverage() > 0
 
 
-def test_mined_weights_and_a_regularizer_go_on_working():
+def test_plug_on_a_metric_loss_keeps_mined_pairs_and_regularizers_working():
     regularizers = pytest.importorskip("pytorch_metric_learning.regularizers", reason="needs vplface[metric-learning]")
     plain = metric_loss("CosFaceLoss", weight_regularizer=regularizers.RegularFaceRegularizer())
     loss_func = copy.deepcopy(plain)
@@ -174,8 +174,8 @@ def test_mined_weights_and_a_regularizer_go_on_working():
 
 
 @pytest.mark.parametrize("start", [0, 2])
-def test_a_linear_layer_is_the_head_as_far_as_directions_go(start):
-    """Rows of unit length: logits are those of NormSoftmax; the gradient has a radial part more."""
+def test_plug_on_a_linear_layer_matches_PrototypeHead_up_to_radial_gradients(start):
+    """With rows of unit length the logits are those of NormSoftmax; the gradient has an additional radial part."""
     variational = Variational(0.3, 3, start)
     classifier, handle = plugged_linear(variational)
     with torch.no_grad():
@@ -196,8 +196,8 @@ def test_a_linear_layer_is_the_head_as_far_as_directions_go(start):
         require_same_memory(handle, head)
 
 
-def test_two_classes_by_hand():
-    """W₀ = (2, 0), W₁ = (0, 1); class 0 is remembered at (0, 5): u₀ is halfway, and keeps the length 2."""
+def test_plug_matches_hand_computed_values_for_two_classes():
+    """W₀ = (2, 0), W₁ = (0, 1); class 0 is remembered at (0, 5): u₀ lies halfway, and row 0 keeps its length 2."""
     classifier = nn.Linear(2, 2, bias=False, dtype=torch.float64)
     with torch.no_grad():
         classifier.weight.copy_(torch.tensor([[2.0, 0.0], [0.0, 1.0]]))
@@ -220,7 +220,7 @@ def test_two_classes_by_hand():
     assert handle.timer.tolist() == [0, 1]  # Δt = 1: class 0 was injected in one step
 
 
-def test_lengths_are_kept_and_classes_without_memory_are_untouched():
+def test_plug_keeps_row_norms_and_leaves_classes_without_memory_unchanged():
     classifier, handle = plugged_linear(Variational(0.4, 5, 0))
     step(classifier, handle, labels=[1, 3, 3, 5])
     torch.testing.assert_close(classifier.weight.norm(dim=1), handle.weight.norm(dim=1))
@@ -228,14 +228,14 @@ def test_lengths_are_kept_and_classes_without_memory_are_untouched():
     assert (classifier.weight[[1, 3, 5]] - handle.weight[[1, 3, 5]]).abs().amax(1).min() > 1e-3
 
 
-def test_without_renormalising_the_formula_is_followed_to_the_letter():
+def test_plug_without_renormalise_mixes_weight_and_memory_linearly():
     classifier, handle = plugged_linear(Variational(0.4, 5, 0, renormalise=False))
     step(classifier, handle, labels=[2, 2, 2, 2])
     w = handle.weight[2]
     torch.testing.assert_close(classifier.weight[2], w.norm() * (0.6 * w / w.norm() + 0.4 * handle.memory[2]))
 
 
-def test_a_weight_of_zero_has_no_direction_and_learns_as_it_would_alone():
+def test_plug_trains_a_zero_weight_like_a_plain_layer():
     classifier, handle = plugged_linear(Variational(0.3, 5, 0))
     plain = nn.Linear(D, N, bias=False, dtype=torch.float64)
     with torch.no_grad():
@@ -249,14 +249,14 @@ def test_a_weight_of_zero_has_no_direction_and_learns_as_it_would_alone():
     torch.testing.assert_close(handle.weight.grad, plain.weight.grad)
 
 
-def test_the_last_sample_of_a_class_wins():
+def test_VariationalWeight_remember_keeps_the_last_sample_of_a_class():
     _, handle = plugged_linear(Variational(0.3, 5, 0))
     x, y = draw(6, 0, labels=[2, 0, 2, 0, 2, 4])
     handle.remember(x, y)
     torch.testing.assert_close(handle.memory[[0, 2, 4]], normalize(x.detach(), dim=1)[[3, 4, 5]])
 
 
-def test_memory_comes_into_being_at_the_start():
+def test_plug_creates_the_memory_at_the_start_step():
     classifier, handle = plugged_linear(Variational(0.3, 5, start=2))
     for expected in (1, 2):
         step(classifier, handle)
@@ -269,7 +269,7 @@ def test_memory_comes_into_being_at_the_start():
     assert classifier.weight is not handle.weight
 
 
-def test_eval_and_no_grad_find_the_weight_itself_and_write_nothing():
+def test_plug_in_eval_or_no_grad_reads_the_weight_itself_and_writes_nothing():
     classifier, handle = plugged_linear(Variational(0.3, 5, 0), bias=True)
     step(classifier, handle)
     before = handle.memory.clone(), handle.timer.tolist(), handle.step_count
@@ -286,7 +286,7 @@ def test_eval_and_no_grad_find_the_weight_itself_and_write_nothing():
     assert not torch.equal(classifier.weight, handle.weight)
 
 
-def test_a_backward_sees_what_its_forward_saw():
+def test_plug_backward_uses_the_memory_of_its_forward():
     classifier, handle = plugged_linear(Variational(0.3, 5, 0))
     step(classifier, handle, seed=0)
     classifier.zero_grad()
@@ -299,7 +299,7 @@ def test_a_backward_sees_what_its_forward_saw():
     assert torch.equal(handle.weight.grad, expected)
 
 
-def test_reading_several_times_in_a_step_gives_one_prototype():
+def test_plug_gives_the_same_prototypes_for_repeated_reads_in_a_step():
     classifier, handle = plugged_linear(Variational(0.3, 5, 0, memory=SeveralFeatures(2)))
     step(classifier, handle, labels=[1, 2, 3, 3])
     step(classifier, handle, labels=[1, 2, 3, 4])
@@ -309,7 +309,7 @@ def test_reading_several_times_in_a_step_gives_one_prototype():
     assert handle.step_count == 2
 
 
-def test_micro_batches_are_one_step():
+def test_VariationalWeight_micro_batches_equal_one_step():
     whole, parts = (plugged_linear(Variational(0.3, 5, 0)) for _ in range(2))
     for seed in range(3):
         x, y = draw(6, seed)
@@ -333,7 +333,7 @@ def test_micro_batches_are_one_step():
     require_same_memory(parts[1], whole[1])
 
 
-def test_forwards_in_micro_batches_are_one_step_too():
+def test_VariationalWeight_micro_batches_join_forwards_into_one_step():
     module = CosineClassifier()
     handle = plug(module, "fc.weight", Variational(0.3, 5, 0), remember=("features", "target"))
     x, y = draw(6, 0)
@@ -345,7 +345,7 @@ def test_forwards_in_micro_batches_are_one_step_too():
 
 
 @pytest.mark.parametrize("memory", [RunningMean(0.5), SeveralFeatures(2), vplface.VonMisesFisher()])
-def test_every_kind_of_memory_is_that_of_the_head(memory):
+def test_plug_with_every_kind_of_memory_matches_PrototypeHead(memory):
     variational = Variational(0.3, 4, 1, memory=memory)
     module = CosineClassifier()
     head = twin(NormSoftmax(20.0), variational, module.fc.weight)
@@ -366,7 +366,7 @@ def test_every_kind_of_memory_is_that_of_the_head(memory):
 # What is remembered by itself
 
 
-def test_a_forward_without_labels_is_no_step():
+def test_plug_counts_no_step_for_a_forward_without_labels():
     module = CosineClassifier()
     handle = plug(module, "fc.weight", Variational(0.3, 5, 0), remember=("features", "target"))
     x, y = draw(4, 0)
@@ -381,7 +381,7 @@ def test_a_forward_without_labels_is_no_step():
     assert handle.step_count == 1
 
 
-def test_what_is_remembered_by_itself_is_not_remembered_twice():
+def test_VariationalWeight_remember_refuses_a_call_if_the_forward_remembers():
     module = CosineClassifier()
     handle = plug(module, "fc.weight", Variational(0.3, 5, 0), remember=("features", "target"))
     assert handle.by_itself
@@ -390,7 +390,7 @@ def test_what_is_remembered_by_itself_is_not_remembered_twice():
     assert not plugged_linear(Variational())[1].by_itself
 
 
-def test_who_forgets_to_remember_is_told_once():
+def test_plug_warns_once_if_remember_is_never_called():
     layer = nn.Linear(4, 3, bias=False)
     handle = plug(layer, "weight", Variational(start=0))
     x, y = torch.randn(2, 4), torch.tensor([0, 2])
@@ -407,7 +407,7 @@ def test_who_forgets_to_remember_is_told_once():
         train()
 
 
-def test_a_metric_loss_can_be_remembered_by_call():
+def test_plug_with_remember_call_takes_a_step_only_on_remember():
     loss_func = metric_loss("ArcFaceLoss")
     handle = plug(loss_func, "W", Variational(0.3, 5, 0), remember="call")
     x, y = draw(4, 0)
@@ -421,7 +421,7 @@ def test_a_metric_loss_can_be_remembered_by_call():
 
 
 @pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.AdamW])
-def test_an_optimiser_made_before_plugging_and_kept_after_removal_drives_the_weight(kind):
+def test_plug_keeps_an_optimizer_working_before_and_after_removal(kind):
     torch.manual_seed(0)
     classifier = nn.Linear(D, N, dtype=torch.float64)
     original = classifier.weight
@@ -450,10 +450,10 @@ def test_an_optimiser_made_before_plugging_and_kept_after_removal_drives_the_wei
     for call in (handle.remove, lambda: handle.remember(x, y)):
         with pytest.raises(RuntimeError, match="removed"):
             call()
-    assert handle.coverage() > 0  # what it knew can still be looked at
+    assert handle.coverage() > 0  # its state can still be read
 
 
-def test_two_weights_of_one_module_are_plugged_and_removed_each_for_itself():
+def test_plug_and_remove_treat_two_weights_of_one_module_independently():
     module = nn.Bilinear(2, 2, 2)
     module.first, module.second = (nn.Parameter(torch.randn(N, D)) for _ in range(2))
     names = [name for name, _ in module.named_parameters()]
@@ -471,7 +471,7 @@ def test_two_weights_of_one_module_are_plugged_and_removed_each_for_itself():
     assert sorted(name for name, _ in module.named_parameters()) == sorted(names)
 
 
-def test_removal_ends_what_is_remembered_by_itself():
+def test_VariationalWeight_remove_ends_remembering_by_the_forward():
     module = CosineClassifier()
     handle = plug(module, "fc.weight", Variational(0.3, 5, 0), remember=("features", "target"))
     module(*draw(4, 0))
@@ -482,7 +482,7 @@ def test_removal_ends_what_is_remembered_by_itself():
     assert handle.step_count == 1
 
 
-def test_assigning_and_initialising_the_weight_reaches_the_parameter():
+def test_plug_passes_assignment_and_initialisation_to_the_parameter():
     classifier, handle = plugged_linear(Variational(0.3, 5, 0))
     step(classifier, handle)
     parameter = handle.weight
@@ -495,7 +495,7 @@ def test_assigning_and_initialising_the_weight_reaches_the_parameter():
 
 
 @pytest.mark.parametrize("steps", [0, 1, 3])
-def test_state_dict_round_trip(steps):
+def test_plug_state_dict_round_trips(steps):
     classifier, handle = plugged_linear(Variational(0.3, 5, start=1), bias=True)
     for seed in range(steps):
         step(classifier, handle, seed)
@@ -511,7 +511,7 @@ def test_state_dict_round_trip(steps):
         require_same_memory(loaded, handle)
 
 
-def test_states_go_from_plain_to_plugged_and_back():
+def test_plug_states_load_into_a_plain_module_and_back():
     plain = nn.Linear(D, N, dtype=torch.float64)
     classifier, handle = plugged_linear(Variational(0.3, 5, 0), bias=True)
     step(classifier, handle)
@@ -531,7 +531,7 @@ def test_states_go_from_plain_to_plugged_and_back():
     assert handle.step_count == 0
 
 
-def test_states_inside_a_larger_module():
+def test_plug_state_dict_round_trips_inside_a_larger_module():
     def build():
         torch.manual_seed(3)
         model = nn.ModuleDict({"backbone": nn.Linear(D, D), "head": nn.Sequential(nn.Identity(), nn.Linear(D, N))})
@@ -548,7 +548,7 @@ def test_states_inside_a_larger_module():
     require_same_memory(loaded, handle)
 
 
-def test_states_that_do_not_fit_are_refused_by_name():
+def test_plug_load_state_dict_names_keys_that_do_not_fit():
     classifier, handle = plugged_linear(Variational(0.3, 5, 0), bias=True)
     step(classifier, handle)
     state = classifier.state_dict()
@@ -569,7 +569,7 @@ def test_states_that_do_not_fit_are_refused_by_name():
     assert torch.equal(handle.weight, kept)
 
 
-def test_copies_go_their_own_way():
+def test_plug_copies_of_the_module_are_independent():
     module = CosineClassifier()
     handle = plug(module, "fc.weight", Variational(0.3, 5, 0), remember=("features", "target"))
     module(*draw(4, 0))
@@ -587,7 +587,7 @@ def test_copies_go_their_own_way():
     assert (of_copy.step_count, handle.step_count) == (3, 3)
 
 
-def test_types_and_devices_follow_the_module():
+def test_plug_memory_follows_dtype_and_device_of_the_module():
     classifier, handle = plugged_linear(Variational(0.3, 5, 0), dtype=torch.float32)
     step(classifier, handle)
     classifier.double()
@@ -603,7 +603,7 @@ def test_types_and_devices_follow_the_module():
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
-def test_weights_of_low_precision(dtype):
+def test_plug_in_low_precision_stays_close_to_float64(dtype):
     exact, exact_handle = plugged_linear(Variational(0.3, 5, 0))
     classifier, handle = plugged_linear(Variational(0.3, 5, 0), dtype=dtype)
     with torch.no_grad():
@@ -616,7 +616,7 @@ def test_weights_of_low_precision(dtype):
     torch.testing.assert_close(classifier.weight.double(), exact.weight, rtol=bound, atol=bound)
 
 
-def test_under_autocast():
+def test_plug_under_autocast_keeps_memory_and_gradients_in_float32():
     classifier, handle = plugged_linear(Variational(0.3, 5, 0), dtype=torch.float32)
     x, y = draw(4, 0, torch.float32)
     for _ in range(2):
@@ -631,7 +631,7 @@ def test_under_autocast():
 # The start by drift
 
 
-def test_begin_is_a_start_at_the_step_to_come_and_travels_in_the_state():
+def test_VariationalWeight_begin_starts_at_the_next_step_and_is_saved():
     classifier, handle = plugged_linear(Variational(0.3, None, start="auto"))
     for seed in range(3):
         step(classifier, handle, seed)
@@ -657,7 +657,7 @@ def test_begin_is_a_start_at_the_step_to_come_and_travels_in_the_state():
         without_lifetime.load_state_dict(given.state_dict())
 
 
-def test_a_drift_monitor_lets_a_plug_begin():
+def test_DriftMonitor_begins_a_plugged_weight():
     classifier, handle = plugged_linear(Variational(0.3, 5, start="auto"), dtype=torch.float32)
     pictures, labels = torch.randn(8, D), torch.arange(4).repeat_interleave(2)
     monitor = DriftMonitor(handle, pictures, labels, every=1)
@@ -697,7 +697,7 @@ def one_bad_batch(group):
 
 
 @pytest.mark.slow
-def test_ranks_of_data_parallel_training_remember_the_whole_batch(processes):
+def test_plug_on_two_ranks_remembers_the_whole_batch(processes):
     batches = [tuple(part.detach() for part in draw(8, seed)) for seed in range(5)]
     classifier, handle = plugged_linear(Variational(0.3, 3, 1))
     for x, y in batches:
@@ -734,7 +734,7 @@ class Named(nn.Module):
         (Named((7, 4), in_features=4, out_features=7), "rows"),
     ],
 )
-def test_layouts_that_attributes_tell(module, expected):
+def test_plug_infers_the_layout_from_attributes(module, expected):
     name = next(name for name, _ in module.named_parameters())
     handle = plug(module, name, Variational())
     assert handle.layout == expected
@@ -750,7 +750,7 @@ def test_layouts_that_attributes_tell(module, expected):
         Named((7, 4), num_classes=4, embedding_size=4),
     ],
 )
-def test_layouts_that_cannot_be_told_are_asked_for(module):
+def test_plug_asks_for_the_layout_if_it_is_ambiguous(module):
     with pytest.raises(ValueError, match=r"layout='rows' for \[classes, dim\] or layout='columns'"):
         plug(module, "kernel", Variational())
     assert not parametrize.is_parametrized(module)
@@ -758,7 +758,7 @@ def test_layouts_that_cannot_be_told_are_asked_for(module):
     assert (handle.num_classes, handle.embedding_dim) == tuple(module.kernel.shape[::-1])
 
 
-def test_a_square_weight_is_injected_on_the_side_that_was_said():
+def test_plug_injects_a_square_weight_along_the_given_layout():
     for layout in ("rows", "columns"):
         module = Named((4, 4))
         handle = plug(module, "kernel", Variational(0.5, 5, 0), layout=layout)
@@ -781,7 +781,7 @@ def test_a_square_weight_is_injected_on_the_side_that_was_said():
         ("weight", {"remember": ("input", "label")}, r"forward of Linear has input, and not both of"),
     ],
 )
-def test_senseless_plugs_are_refused_and_change_nothing(name, kwargs, message):
+def test_plug_refuses_invalid_arguments_and_leaves_the_module_unchanged(name, kwargs, message):
     module = nn.Linear(D, N)
     with pytest.raises(ValueError, match=message):
         plug(module, name, Variational(), **kwargs)
@@ -789,7 +789,7 @@ def test_senseless_plugs_are_refused_and_change_nothing(name, kwargs, message):
     assert set(module.state_dict()) == {"weight", "bias"}
 
 
-def test_plugging_twice_is_refused():
+def test_plug_refuses_a_weight_that_is_already_parametrised():
     classifier, handle = plugged_linear(Variational())
     with pytest.raises(ValueError, match=r"already plugged; remove\(\) that handle first"):
         plug(classifier, "weight", Variational())
@@ -813,7 +813,7 @@ def test_plugging_twice_is_refused():
         (torch.zeros(2, D), torch.tensor([0, 1]), ValueError, "zero"),
     ],
 )
-def test_bad_batches_are_refused_with_their_place_and_change_nothing(x, y, error, message):
+def test_VariationalWeight_remember_refuses_bad_batches_and_keeps_its_state(x, y, error, message):
     classifier, handle = plugged_linear(Variational(0.3, 5, 0))
     step(classifier, handle)
     before = SimpleNamespace(memory=handle.memory.clone(), timer=handle.timer.clone(), step_count=1)
@@ -829,11 +829,11 @@ def test_bad_batches_are_refused_with_their_place_and_change_nothing(x, y, error
     assert torch.equal(handle.timer, before.timer)
 
 
-def test_senseless_strengths_are_refused():
+def test_Variational_refuses_a_lam_out_of_range():
     with pytest.raises(ValueError, match="lam must lie in"):
         plugged_linear(Variational(lam=1.5))
 
 
-def test_it_says_what_it_is():
+def test_VariationalWeight_repr_shows_its_options():
     classifier, _ = plugged_linear(Variational(lam=0.25))
     assert "VariationalWeight(7, 5, variational=Variational(lam=0.25" in repr(classifier)
