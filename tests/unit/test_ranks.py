@@ -131,7 +131,7 @@ def require_same(run, results, atol=1e-11):
 
 
 @grid(world=[1, 2, 3, 4], backend=["reference", "tiled", "triton"], fused=[False, True])
-def test_sharded_head_has_the_trajectory_of_one_process(processes, world, backend, fused):
+def test_PrototypeHead_on_several_ranks_matches_one_process(processes, world, backend, fused):
     run = settings(backend=backend, fused=fused, steps=8 if backend == "triton" else STEPS)
     alone = require_same(run, processes.run(train, world, run))
     assert alone["losses"][-1] < alone["losses"][0]
@@ -157,7 +157,7 @@ def test_sharded_head_has_the_trajectory_of_one_process(processes, world, backen
     ],
     ids=str,
 )
-def test_sharded_head_of_four_processes_has_the_trajectory_of_one_with(processes, changes):
+def test_PrototypeHead_on_four_ranks_matches_one_process_with_other_options(processes, changes):
     run = settings(**changes)
     require_same(run, processes.run(train, 4, run))
 
@@ -179,14 +179,14 @@ def test_sharded_head_of_four_processes_has_the_trajectory_of_one_with(processes
         (4, {"parts": 2, "batch": 16, "classes": 3}),
     ],
 )
-def test_sharded_head_with_every_memory_has_the_trajectory_of_one_process(processes, memory, division):
+def test_PrototypeHead_on_several_ranks_matches_one_process_for_every_memory(processes, memory, division):
     world, changes = division
     run = settings(variational=(0.3, 4, 3, True, memory), steps=20, **changes)
     alone = require_same(run, processes.run(train, world, run))
     assert alone["coverage"] > 0
 
 
-def test_float32_and_bfloat16_products_stay_near(processes):
+def test_PrototypeHead_on_three_ranks_stays_close_to_one_process_in_float32(processes):
     run = settings(dtype=torch.float32, fused=True, steps=10)
     require_same(run, processes.run(train, 3, run), atol=1e-4)
 
@@ -202,7 +202,7 @@ def gradients(group, run):
     return leaf.grad, head.weight.grad
 
 
-def test_the_gradient_of_embeddings_is_world_times_the_exact_one(processes):
+def test_PrototypeHead_on_ranks_gives_embeddings_world_size_times_the_exact_gradient(processes):
     run = settings(sizes=[4, 1, 5])
     x, weight = gradients(None, run)
     found = processes.run(gradients, 3, run)
@@ -223,7 +223,7 @@ def evaluate(group, run):
     return loss, own_cosines(head, x[own], labels[own])
 
 
-def test_evaluation_and_cosines_are_those_of_one_process(processes):
+def test_PrototypeHead_evaluation_and_own_cosines_on_ranks_match_one_process(processes):
     run = settings()
     loss, cosines = evaluate(None, run)
     assert cosines[1] > 0.5
@@ -257,7 +257,7 @@ def faulty(group, kind):
         ("type", "TypeError"),
     ],
 )
-def test_a_bad_batch_on_one_rank_is_an_error_on_all_and_no_hang(processes, kind, message):
+def test_PrototypeHead_raises_on_all_ranks_for_a_bad_batch_on_one(processes, kind, message):
     first, second, third = processes.run(faulty, 3, kind)
     assert message in second
     for other in (first, third):
@@ -265,7 +265,7 @@ def test_a_bad_batch_on_one_rank_is_an_error_on_all_and_no_hang(processes, kind,
 
 
 @given(st.integers(0, 200), st.integers(1, 9))
-def test_shards_are_contiguous_and_the_first_have_one_more(classes, world):
+def test_shard_is_contiguous_and_gives_the_first_ranks_one_more(classes, world):
     shards = [shard(classes, rank, world) for rank in range(world)]
     assert [c for part in shards for c in part] == list(range(classes))
     assert [len(part) for part in shards] == [classes // world + (rank < classes % world) for rank in range(world)]
@@ -277,7 +277,7 @@ class _Alone(Ranks):
 
 
 @given(st.lists(st.integers(0, 99), max_size=20), st.integers(0, 99), st.integers(0, 99))
-def test_local_rows(labels, a, b):
+def test_Ranks_local_gives_the_row_of_an_own_label_and_minus_one_otherwise(labels, a, b):
     own = range(min(a, b), max(a, b))
     rows = _Alone(100, own).local(torch.tensor(labels, dtype=torch.int64)).tolist()
     assert rows == [own.index(label) if label in own else -1 for label in labels]

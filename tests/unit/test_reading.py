@@ -9,7 +9,7 @@ from vplface.printable import printable
 from vplface.reading import is_file, is_folder, kind_of, parse_json, read_bytes, read_json_object, read_text
 
 
-def test_what_is_at_a_path(tmp_path):
+def test_kind_of_distinguishes_files_folders_and_other_paths(tmp_path):
     (tmp_path / "file").write_text("")
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "loop").symlink_to("loop")
@@ -26,13 +26,13 @@ def test_what_is_at_a_path(tmp_path):
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may enter every folder")
-def test_a_folder_that_may_not_be_entered_is_named(tmp_path):
+def test_kind_of_names_a_path_in_a_folder_that_may_not_be_entered(tmp_path):
     (tmp_path / "locked").mkdir(mode=0o000)
     with pytest.raises(DataError, match=r"locked/a': cannot be read: Permission denied"):
         kind_of(tmp_path / "locked" / "a")
 
 
-def test_only_regular_files_are_read_up_to_the_limit(tmp_path):
+def test_read_bytes_reads_only_regular_files_up_to_the_limit(tmp_path):
     (tmp_path / "file").write_bytes(b"12345")
     assert read_bytes(tmp_path / "file", 5) == b"12345"
     with pytest.raises(DataError, match="larger than"):
@@ -46,7 +46,7 @@ def test_only_regular_files_are_read_up_to_the_limit(tmp_path):
             read_bytes(endless, 2**20)
 
 
-def test_a_file_that_is_too_large_is_not_read(tmp_path):
+def test_read_bytes_refuses_a_file_that_is_too_large_without_reading_it(tmp_path):
     with (tmp_path / "sparse").open("wb") as file:
         file.truncate(2**40)
     tracemalloc.start()
@@ -56,7 +56,7 @@ def test_a_file_that_is_too_large_is_not_read(tmp_path):
     tracemalloc.stop()
 
 
-def test_a_pipe_without_a_writer_is_refused_at_once(tmp_path):
+def test_read_bytes_refuses_a_pipe_without_a_writer_at_once(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     refused = threading.Event()
 
@@ -69,7 +69,7 @@ def test_a_pipe_without_a_writer_is_refused_at_once(tmp_path):
     assert refused.wait(10)
 
 
-def test_text_is_decoded_and_its_lines_end_alike(tmp_path):
+def test_read_text_decodes_utf_8_and_normalises_line_ends(tmp_path):
     (tmp_path / "a").write_bytes(b"x\r\ny\rz\n")
     assert read_text(tmp_path / "a") == "x\ny\nz\n"
     (tmp_path / "b").write_bytes(b"ok\xff")
@@ -88,17 +88,17 @@ def test_text_is_decoded_and_its_lines_end_alike(tmp_path):
         ("{", "Expecting property name"),
     ],
 )
-def test_json_that_is_none_is_refused_with_its_place(text, said):
+def test_parse_json_refuses_invalid_json_and_names_its_source(text, said):
     with pytest.raises(DataError, match=rf"^a\.json: not valid.*{said}"):
         parse_json(text, "a.json")
 
 
-def test_a_file_of_json_must_hold_an_object(tmp_path):
+def test_read_json_object_refuses_what_is_not_an_object(tmp_path):
     (tmp_path / "a.json").write_text("[1]")
     with pytest.raises(DataError, match="expected a JSON object, found list"):
         read_json_object(tmp_path / "a.json")
 
 
-def test_control_characters_are_written_out():
+def test_printable_escapes_control_characters():
     assert printable("a\x1b]0;b\x07\x9bc\u202ed\te\n") == r"a\x1b]0;b\x07\x9bc\u202ed" + "\te\n"
     assert printable("Zoë 李 🙂") == "Zoë 李 🙂"

@@ -1,4 +1,4 @@
-"""The layout of a run folder: what a restart removes, and what is read of a folder that holds something else."""
+"""The layout of a run folder: what a restart removes, and what is read from files with unexpected content."""
 
 import os
 

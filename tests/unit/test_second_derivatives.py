@@ -1,4 +1,4 @@
-"""A second derivative is the right one or an error; the right one is what differences of gradients in float64 say."""
+"""Second derivatives match finite differences of gradients in float64, or are refused."""
 
 import copy
 
@@ -109,7 +109,7 @@ def is_right(head, x, only=None):
 
 
 @pytest.mark.parametrize("margin", EXACT, ids=repr)
-def test_the_definition_has_second_derivatives(margin):
+def test_PrototypeHead_reference_second_derivatives_match_finite_differences(margin):
     is_right(trained(margin=margin, backend="reference"), random(B, D, seed=5))
 
 
@@ -128,7 +128,7 @@ def test_the_definition_has_second_derivatives(margin):
     ids=repr,
 )
 @pytest.mark.parametrize("only", [None, "x", "weight"])
-def test_the_definition_has_them_with_all_that_is_differentiated_as_it_stands(options, only):
+def test_PrototypeHead_reference_second_derivatives_match_differences_with_other_options(options, only):
     is_right(trained(margin=ArcFace(8.0), backend="reference", **options), random(B, D, seed=5), only)
 
 
@@ -139,7 +139,7 @@ def test_the_definition_has_them_with_all_that_is_differentiated_as_it_stands(op
     + [{"terms": [term]} for term in (XBM(start=0), EPL(start=0), BroadFace(start=0))],
     ids=repr,
 )
-def test_where_something_is_taken_for_a_constant_there_are_none(options, only):
+def test_PrototypeHead_reference_refuses_second_derivatives_through_constants(options, only):
     terms = options.get("terms", [])
     if only == "weight" and isinstance([*terms, None][0], XBM | EPL):
         pytest.skip("its part has no gradient of W")
@@ -151,7 +151,7 @@ def test_where_something_is_taken_for_a_constant_there_are_none(options, only):
 
 
 @pytest.mark.parametrize("wanted", ["x", "weight"])
-def test_gradients_of_embeddings_that_have_none_follow_no_constant_either(wanted):
+def test_BroadFace_refuses_second_derivatives_if_embeddings_need_no_gradient(wanted):
     head = trained(backend="reference", variational=None, terms=[BroadFace(start=0)])
     (gradient,) = torch.autograd.grad(head(random(B, D), Y), head.weight, create_graph=True)
     with pytest.raises(RuntimeError, match=FAULT):
@@ -174,7 +174,7 @@ def test_gradients_of_embeddings_that_have_none_follow_no_constant_either(wanted
     ],
     ids=repr,
 )
-def test_tiles_refuse_them(backend, only, options):
+def test_PrototypeHead_tiled_and_triton_refuse_second_derivatives(backend, only, options):
     if backend == "triton":
         pytest.importorskip("triton", reason="needs vplface[triton]")
         if options not in ({"variational": None}, {"margin": ArcFace(8.0)}):
@@ -188,7 +188,7 @@ def test_tiles_refuse_them(backend, only, options):
         value.backward()
 
 
-def test_without_the_compiler_too(monkeypatch):
+def test_PrototypeHead_tiled_without_numba_refuses_second_derivatives(monkeypatch):
     monkeypatch.setattr(softmax, "find_spec", lambda name: None)
     value, _ = penalty(trained(backend="tiled"), random(B, D).requires_grad_())
     with pytest.raises(RuntimeError, match=FAULT):
@@ -196,7 +196,7 @@ def test_without_the_compiler_too(monkeypatch):
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_through_a_network(training):
+def test_PrototypeHead_refuses_second_derivatives_through_a_network(training):
     head, network = trained(backend="auto").train(training), torch.nn.Linear(4, D).double()
     loss = head(network(random(B, 4)), Y)
     gradients = torch.autograd.grad(loss, network.parameters(), create_graph=True)
@@ -205,7 +205,7 @@ def test_through_a_network(training):
 
 
 @pytest.mark.parametrize("backend", ["reference", "tiled"])
-def test_fused_prototypes_refuse_before_they_move(backend):
+def test_FusedSGD_refuses_create_graph_before_the_weight_moves(backend):
     head = trained(backend=backend, optimizer=FusedSGD(0.1))
     x = random(B, D).requires_grad_()
     loss, before = head(x, Y), head.weight.detach().clone()
@@ -216,8 +216,8 @@ def test_fused_prototypes_refuse_before_they_move(backend):
     assert not torch.equal(head.weight, before)
 
 
-def test_a_graph_of_which_nobody_makes_use_changes_nothing():
-    """As optimisers of second order and instruments may ask for one."""
+def test_PrototypeHead_tiled_gradients_are_unchanged_by_an_unused_graph():
+    """Second-order optimisers and instruments may ask for a graph."""
     expected, head = trained(backend="tiled"), trained(backend="tiled")
     for one, graph in ((expected, False), (head, True)):
         x = random(B, D).requires_grad_()
@@ -229,7 +229,7 @@ def test_a_graph_of_which_nobody_makes_use_changes_nothing():
     assert torch.equal(expected.weight.grad, head.weight.grad)
 
 
-def test_a_hessian_is_right_or_refused():
+def test_PrototypeHead_hessian_is_right_on_reference_and_refused_on_tiled():
     x = random(B, D)
     eager = torch.autograd.functional.hessian(lambda x: trained(backend="reference")(x, Y), x)
     numbers = x.flatten()
@@ -283,7 +283,7 @@ def test_PrototypeHead_transforms_are_right_or_refused_and_leave_it_unchanged(tr
     head(random(B, D), Y).backward()
 
 
-def test_gradients_of_a_batch_of_losses_are_right_or_refused():
+def test_PrototypeHead_batched_gradients_are_right_or_refused():
     head, x = trained(backend="tiled"), random(B, D).requires_grad_()
     loss = head(x, Y)
     (expected,) = torch.autograd.grad(loss, x, retain_graph=True)
@@ -296,14 +296,14 @@ def test_gradients_of_a_batch_of_losses_are_right_or_refused():
 
 
 @pytest.mark.parametrize("function", [sine, angle])
-def test_angles_have_second_derivatives(function):
+def test_sine_and_angle_have_second_derivatives(function):
     cosine = torch.linspace(-0.999, 0.999, 15, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradgradcheck(function, cosine)
 
 
 @pytest.mark.parametrize("sub_centers", [1, 2])
-def test_a_plugged_weight_has_second_derivatives(sub_centers):
-    """What is formed of W and the memory is torch's own."""
+def test_plug_second_derivatives_match_finite_differences(sub_centers):
+    """The injection into W consists of torch's own operations."""
 
     def make():
         linear = torch.nn.Linear(D, N * sub_centers, bias=False).double()

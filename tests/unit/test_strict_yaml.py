@@ -1,4 +1,4 @@
-"""YAML that may come from anybody: bounds, one meaning, and the way there and back."""
+"""YAML from untrusted sources: bounds, one meaning, and round trips."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("kind", REFUSED)
-def test_what_is_refused_says_where_and_soon(kind):
+def test_parse_yaml_refuses_invalid_and_hostile_text_quickly_in_one_line(kind):
     text, message = REFUSED[kind]
     began = time.process_time()
     with pytest.raises(DataError, match=f"^w.*{message}") as raised:
@@ -72,7 +72,7 @@ def test_what_is_refused_says_where_and_soon(kind):
     assert time.process_time() - began < 10
 
 
-def test_what_looks_like_something_else_is_the_text_that_was_written():
+def test_parse_yaml_keeps_ambiguous_scalars_as_text():
     words = (
         "0x_, 0x1F, 0o17, 2026-11-31, 2026-11-30, 1:30, 007, +7, -0, 1e3, 1_000, .5, 5., 1.50, no, yes, on, Off, True"
     )
@@ -87,7 +87,7 @@ def test_what_looks_like_something_else_is_the_text_that_was_written():
     }
 
 
-def test_numbers_truth_values_and_null_in_their_plain_form():
+def test_parse_yaml_reads_plain_numbers_booleans_and_null():
     found = parse_yaml("[16, -3, 0, 0.5, -12.25, 1.0e-05, true, false, null, ~, '', '16', !!str 16, !!int 007]", "w")
     assert found == [16, -3, 0, 0.5, -12.25, 1e-05, True, False, None, None, "", "16", "16", 7]
     assert [type(each) for each in found[:4]] == [int, int, int, float]
@@ -97,17 +97,17 @@ def test_numbers_truth_values_and_null_in_their_plain_form():
     ("text", "value"),
     [("007", 7), ("1e3", 1e3), (".1", 0.1), ("+5", 5), ("5.", 5.0), ("0x1F", 31), ("0o17", 15), ("-.INF", -math.inf)],
 )
-def test_numbers_as_yaml_1_2_has_them(text, value):
+def test_number_reads_the_numbers_of_yaml_1_2(text, value):
     assert number(text) == value
     assert type(number(text)) is type(value)
 
 
 @pytest.mark.parametrize("text", ["", "1_000", "1:30", "0x_", "abc", "inf", "nan", "2026-11-30", "²", "1e", "9" * 5000])
-def test_what_is_no_number(text):
+def test_number_returns_None_for_text_that_is_not_a_number(text):
     assert number(text) is None
 
 
-def test_merges_give_way_to_what_is_written():
+def test_parse_yaml_lets_explicit_keys_override_merged_keys():
     text = "a: &a {x: 1, y: 2}\nb: &b {y: 3, z: 4}\nc: {y: 5, <<: [*a, *b]}\nd: {<<: *b}\ne: {'<<': 6}"
     found = parse_yaml(text, "w")
     assert found["c"] == {"x": 1, "y": 5, "z": 4}
@@ -115,7 +115,7 @@ def test_merges_give_way_to_what_is_written():
     assert found["e"] == {"<<": 6}
 
 
-def test_files_that_are_none_are_not_waited_for(tmp_path):
+def test_read_yaml_refuses_irregular_large_missing_and_non_utf_8_files(tmp_path):
     os.mkfifo(tmp_path / "pipe.yaml")
     (tmp_path / "zero.yaml").symlink_to("/dev/zero")
     (tmp_path / "large.yaml").write_bytes(b"#" * (LIMIT + 1))
@@ -131,7 +131,7 @@ def test_files_that_are_none_are_not_waited_for(tmp_path):
             read_yaml(tmp_path / f"{name}.yaml")
 
 
-def test_the_studies_and_recipes_of_this_project_say_what_they_said():
+def test_read_yaml_agrees_with_safe_load_on_studies_and_recipes():
     root = ROOT
     paths = [*root.glob("studies/*.yaml"), *root.glob("src/vplface/configs/*.yaml")]
     assert len(paths) > 8
@@ -162,7 +162,7 @@ VALUES = st.recursive(
 
 
 @given(VALUES, st.booleans())
-def test_what_is_written_is_read_as_the_same(value, flow):
+def test_parse_yaml_inverts_to_yaml(value, flow):
     text = to_yaml(value, flow=flow)
     again = parse_yaml(text, "w")
     assert again == value
@@ -171,14 +171,14 @@ def test_what_is_written_is_read_as_the_same(value, flow):
 
 
 @given(st.text(CHARACTERS))
-def test_a_plain_scalar_is_what_it_is_written_as(text):
+def test_written_inverts_plain(text):
     value = plain(text)
     if value is not None:
         assert written(value) == text
 
 
 @given(st.text(st.sampled_from("[]{},:&*!|>'\"%@`#-?<~ \n\tab01.\\x")))
-def test_any_text_is_read_or_refused_in_one_line(text):
+def test_parse_yaml_reads_any_text_or_refuses_it_in_one_line(text):
     said = "w"
     try:
         parse_yaml(text, "w")
@@ -188,7 +188,7 @@ def test_any_text_is_read_or_refused_in_one_line(text):
     assert "\n" not in said
 
 
-def test_depth_that_is_allowed():
+def test_parse_yaml_accepts_nesting_of_the_depth_DEEPEST():
     deepest: list[object] = []
     for _ in range(DEEPEST - 1):
         deepest = [deepest]

@@ -1,4 +1,4 @@
-"""Generated faces: pure functions of their options, sizes and label noise as asked, people told apart."""
+"""Generated faces: pure functions of their options, with the sizes and label noise asked for, and distinct people."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def _remote_digest(order: list[int]) -> dict[int, str]:
     return _digest(SyntheticFaces(6, 4, seed=3, label_noise=0.25), order)
 
 
-def test_a_picture_is_rgb_112_uint8_and_named_by_identity_and_number():
+def test_SyntheticFaces_picture_is_rgb_112_uint8_and_named_by_identity_and_number():
     faces = SyntheticFaces(3, 2, first_identity=41)
     picture = faces.picture(3)
     assert picture.shape == (112, 112, 3)
@@ -35,13 +35,13 @@ def test_a_picture_is_rgb_112_uint8_and_named_by_identity_and_number():
     assert faces.labels.dtype == np.int64
 
 
-def test_skin_is_warmer_than_blue_so_the_order_of_colours_is_rgb():
+def test_SyntheticFaces_picture_channels_are_in_rgb_order():
     faces = SyntheticFaces(40, 1, difficulty=0.0)
     cheeks = np.mean([faces.picture(k)[70:80, 40:72].mean(axis=(0, 1)) for k in range(40)], axis=0)
     assert cheeks[0] > cheeks[1] > cheeks[2]
 
 
-def test_pictures_depend_neither_on_the_order_of_access_nor_on_the_process():
+def test_SyntheticFaces_pictures_do_not_depend_on_access_order_or_process():
     order = list(range(24))
     here = _remote_digest(order)
     backwards = _remote_digest(order[::-1])
@@ -52,7 +52,7 @@ def test_pictures_depend_neither_on_the_order_of_access_nor_on_the_process():
     assert len(set(here.values())) == 24
 
 
-def test_a_picture_is_the_same_in_any_set_that_holds_it():
+def test_SyntheticFaces_picture_is_the_same_in_every_set_that_holds_it():
     small = SyntheticFaces(2, 3, seed=5, first_identity=7)
     large = SyntheticFaces(9, 5, seed=5, tail=0.7, fewest=3)
     row = int(np.flatnonzero(large.labels == 7)[2])
@@ -60,7 +60,7 @@ def test_a_picture_is_the_same_in_any_set_that_holds_it():
     np.testing.assert_array_equal(small.picture(2), large.picture(row))
 
 
-def test_another_seed_and_other_identities_show_other_people():
+def test_SyntheticFaces_show_other_people_for_another_seed_or_identity():
     pictures = [
         SyntheticFaces(1, 1, seed=seed, first_identity=first, difficulty=0.0).picture(0)
         for seed, first in ((0, 0), (1, 0), (0, 1))
@@ -69,7 +69,7 @@ def test_another_seed_and_other_identities_show_other_people():
         assert np.abs(pictures[a].astype(float) - pictures[b]).mean() > 5
 
 
-def test_tail_sizes_are_the_power_law_in_a_random_order():
+def test_SyntheticFaces_tail_sizes_follow_a_power_law_in_random_order():
     faces = SyntheticFaces(10, 40, tail=1.0, fewest=3)
     sizes = np.bincount(faces.labels)
     expected = [max(3, round(40 / rank)) for rank in range(1, 11)]
@@ -79,7 +79,7 @@ def test_tail_sizes_are_the_power_law_in_a_random_order():
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.33, 1.0])
-def test_label_noise_hits_its_share_and_says_which(share):
+def test_SyntheticFaces_label_noise_mislabels_its_share_and_marks_it(share):
     faces = SyntheticFaces(8, 10, label_noise=share)
     clean = SyntheticFaces(8, 10)
     assert faces.mislabelled.sum() == round(share * 80)
@@ -91,7 +91,7 @@ def test_label_noise_hits_its_share_and_says_which(share):
         assert same != faces.mislabelled[k]
 
 
-def test_pictures_of_one_person_are_more_alike_than_of_two():
+def test_SyntheticFaces_pictures_of_one_person_are_more_similar_than_of_two():
     faces = SyntheticFaces(30, 3, difficulty=0.3)
     small = np.stack([faces.picture(k)[36:104:3, 26:86:3].astype(np.float64).ravel() for k in range(len(faces))])
     small -= small.mean(axis=1, keepdims=True)
@@ -105,7 +105,7 @@ def test_pictures_of_one_person_are_more_alike_than_of_two():
     assert area > 0.75
 
 
-def test_without_nuisance_all_pictures_of_a_person_agree():
+def test_SyntheticFaces_pictures_of_a_person_are_similar_at_difficulty_zero():
     faces = SyntheticFaces(2, 3, difficulty=0.0)
     similar = np.abs(faces.picture(0).astype(float) - faces.picture(1))[40:100, 30:82].mean()
     other = np.abs(faces.picture(0).astype(float) - faces.picture(3))[40:100, 30:82].mean()
@@ -126,12 +126,12 @@ def test_without_nuisance_all_pictures_of_a_person_agree():
         {"difficulty": -1.0},
     ],
 )
-def test_options_out_of_range_are_refused(options):
+def test_SyntheticFaces_refuses_options_out_of_range(options):
     with pytest.raises(ValueError, match="at least"):
         SyntheticFaces(**options)
 
 
-def test_a_contact_sheet_has_one_person_per_row():
+def test_contact_sheet_has_one_person_per_row():
     faces = SyntheticFaces(2, 2)
     sheet = contact_sheet(faces, rows=2, columns=3, enlarge=1)
     assert sheet.shape == (224, 336, 3)
