@@ -36,7 +36,7 @@ def state(mean, std):
     return {"norm_mean": torch.tensor(mean, dtype=torch.float64), "norm_std": torch.tensor(std, dtype=torch.float64)}
 
 
-def test_quality_by_hand():
+def test_AdaFace_strength_matches_hand_computed_values():
     # h·(a − μ)/(σ + .001) with μ 20, σ 4.999: .333·(25 − 20)/5 = .333, 0, and cut off at −1 and at a = 100 to 1
     found = AdaFace().strength(samples(25.0, 20.0, 1.0, 1e9), state(20.0, 4.999))
     assert found.tolist() == pytest.approx([0.333, 0.0, -1.0, 1.0])
@@ -44,7 +44,7 @@ def test_quality_by_hand():
     assert AdaFace().strength(samples(500.0), state(20.0, 99.999)).tolist() == pytest.approx([0.2664])
 
 
-def test_targets_by_hand():
+def test_AdaFace_target_matches_hand_computed_values():
     theta = torch.full((4,), 1.0, dtype=torch.float64)
     quality = torch.tensor([-1.0, 0.0, 0.5, 1.0], dtype=torch.float64)
     # θ 1, m .4: cos 1.4; cos 1 − .4; cos .8 − .6; cos .6 − .8
@@ -52,7 +52,7 @@ def test_targets_by_hand():
     assert AdaFace().target(theta.cos(), quality).tolist() == pytest.approx(expected)
 
 
-def test_angles_are_cut_off_without_a_gradient():
+def test_AdaFace_target_clips_angles_without_a_gradient():
     cosine = torch.tensor([math.cos(0.1), math.cos(3.0)], dtype=torch.float64).requires_grad_()
     # .1 − .4 < 0: cos 0 − .8; 3 + .4 > π: cos π − 0
     target = AdaFace().target(cosine, torch.tensor([1.0, -1.0], dtype=torch.float64))
@@ -60,14 +60,14 @@ def test_angles_are_cut_off_without_a_gradient():
     assert torch.autograd.grad(target.sum(), cosine)[0].tolist() == [0.0, 0.0]
 
 
-def test_the_ends_and_the_middle_are_arcface_and_cosface():
+def test_AdaFace_target_equals_ArcFace_at_quality_minus_one_and_CosFace_at_zero():
     cosine = torch.linspace(-0.9, 1, 50, dtype=torch.float64)
     torch.testing.assert_close(AdaFace().target(cosine, -torch.ones_like(cosine)), ArcFace(margin=0.4).target(cosine))
     torch.testing.assert_close(AdaFace().target(cosine, 0 * cosine), CosFace(margin=0.4).target(cosine))
     torch.testing.assert_close(AdaFace().target(cosine), CosFace(margin=0.4).target(cosine))
 
 
-def test_state_by_hand():
+def test_AdaFace_learn_matches_hand_computed_values():
     # mean of 10, 20, 60 is 30, the unbiased deviation is √700; α = .01
     learnt = AdaFace().learn(state(20.0, 100.0), AdaFace().observe(samples(10.0, 20.0, 60.0)))
     assert float(learnt["norm_mean"]) == pytest.approx(20.1)
@@ -92,7 +92,7 @@ def naive(xs, labels, weight, margin, mean, std):
 
 
 @pytest.mark.parametrize("backend", ["reference", "tiled"])
-def test_losses_of_several_steps_are_those_of_the_paper(backend):
+def test_AdaFace_losses_match_a_numpy_implementation_of_the_paper(backend):
     head = PrototypeHead(5, 4, margin=MARGIN, dtype=torch.float64, backend=backend)
     mean, std = 20.0, 100.0
     for seed in range(5):
@@ -104,7 +104,7 @@ def test_losses_of_several_steps_are_those_of_the_paper(backend):
     assert (float(kept["margin_norm_mean"]), float(kept["margin_norm_std"])) == pytest.approx((mean, std), rel=1e-12)
 
 
-def test_norms_have_no_gradient():
+def test_AdaFace_gives_norms_no_gradient():
     x, labels = batch(0, length=20.0)
     head = PrototypeHead(5, 4, margin=MARGIN, dtype=torch.float64)
     head(x.requires_grad_(), labels).backward()
@@ -113,42 +113,42 @@ def test_norms_have_no_gradient():
 
 
 @given(st.floats(-1, 1), st.floats(-1, 1), st.floats(0, math.pi / 2))
-def test_targets_are_bounded(cosine, quality, m):
+def test_AdaFace_target_is_bounded(cosine, quality, m):
     cosine, quality = (torch.tensor([each], dtype=torch.float64) for each in (cosine, quality))
     target = float(AdaFace(margin=m).target(cosine, quality))
     assert -1.0 - 2.0 * m - 1e-9 <= target <= 1.0 + 1e-9
 
 
 @given(st.lists(st.floats(0, 1e6), min_size=1, max_size=5), st.floats(1e-3, 100), st.floats(0, 100))
-def test_quality_is_bounded(norms, mean, std):
+def test_AdaFace_strength_is_bounded(norms, mean, std):
     found = AdaFace().strength(samples(*norms), state(mean, std))
     assert (found.abs() <= 1).all()
 
 
-def test_gradients_are_those_of_differences():
+def test_AdaFace_gradients_match_finite_differences():
     require_numeric_gradient(MARGIN, torch.tensor([-0.9, -0.3, 0.0, 0.1, 0.4, -0.7], dtype=torch.float64))
 
 
 @pytest.mark.parametrize("changes", WAYS, ids=str)
-def test_every_way_follows_the_definition(changes, monkeypatch):
+def test_AdaFace_in_every_configuration_matches_the_reference(changes, monkeypatch):
     require_definition(settings(MARGIN, length=20.0, **changes), monkeypatch)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("world", "changes"), RANKS, ids=str)
-def test_processes_follow_one(processes, world, changes):
+def test_AdaFace_on_several_ranks_matches_one_process(processes, world, changes):
     require_one_process(processes, world, settings(MARGIN, length=20.0, **changes))
 
 
-def test_state_is_kept():
+def test_AdaFace_state_is_saved_loaded_copied_and_moved():
     require_state(MARGIN, length=20.0)
 
 
-def test_parts_of_a_step_teach_it_once():
+def test_AdaFace_learns_once_from_all_micro_batches_of_a_step():
     require_parts_leave_what_the_whole_leaves(MARGIN, length=20.0)
 
 
-def test_by_name():
+def test_AdaFace_is_configured_by_name():
     require_named("adaface", AdaFace(32.0, 0.5), scale=32, margin=0.5)
 
 
@@ -156,6 +156,6 @@ def test_by_name():
     ("options", "message"),
     [({"scale": 0.0}, "scale"), ({"margin": 2.0}, "margin"), ({"h": 0.0}, "h must"), ({"t_alpha": 1.5}, "t_alpha")],
 )
-def test_values_out_of_range_are_refused_by_name(options, message):
+def test_AdaFace_refuses_values_out_of_range(options, message):
     with pytest.raises(ValueError, match=message):
         AdaFace(**options)

@@ -31,7 +31,7 @@ def column(*values):
     return torch.tensor(values, dtype=torch.float64)
 
 
-def test_negatives_by_hand():
+def test_CurricularFace_negative_matches_hand_computed_values():
     # t_i = .2, t = .5: .1 is easy; .4 → .4·.9 = .36; .9 → .9·1.4 = 1.26; .2 is not nearer than the target
     found = CurricularFace().negative(column(0.1, 0.4, 0.9, 0.2), column(0.2), column(0.5))
     assert found.tolist() == pytest.approx([0.1, 0.36, 1.26, 0.2])
@@ -40,14 +40,14 @@ def test_negatives_by_hand():
     assert CurricularFace().negative(column(0.4), column(0.2), None).tolist() == pytest.approx([0.16])
 
 
-def test_slopes_by_hand():
+def test_CurricularFace_negative_derivative_matches_hand_computed_values():
     # 1 where easy, t + 2cosθ where hard
     cosine = column(0.1, 0.4, 0.9).requires_grad_()
     value = CurricularFace().negative(cosine, column(0.2), column(0.5))
     assert torch.autograd.grad(value.sum(), cosine)[0].tolist() == pytest.approx([1.0, 1.3, 2.3])
 
 
-def test_a_loss_by_hand():
+def test_CurricularFace_loss_matches_a_hand_computed_value():
     # x at 0°, its prototype at 60°, m = 0, so t_i = .5; the others at 30° (hard) and 90° (easy); α = 1, so t = .5
     head = PrototypeHead(3, 2, margin=CurricularFace(2.0, 0.0, t_alpha=1.0), dtype=torch.float64)
     near = math.cos(math.pi / 6)
@@ -73,7 +73,7 @@ def naive(xs, labels, weight, margin, t):
 
 
 @pytest.mark.parametrize("backend", ["reference", "tiled"])
-def test_losses_of_several_steps_are_those_of_the_paper(backend):
+def test_CurricularFace_losses_match_a_numpy_implementation_of_the_paper(backend):
     head = PrototypeHead(5, 4, margin=MARGIN, dtype=torch.float64, backend=backend)
     t = 0.0
     for seed in range(5):
@@ -83,7 +83,7 @@ def test_losses_of_several_steps_are_those_of_the_paper(backend):
         assert float(head.state_dict()["margin_t"]) == pytest.approx(t, rel=1e-12)
 
 
-def test_outside_a_step_t_stays_and_the_loss_follows_it():
+def test_CurricularFace_in_eval_uses_t_and_leaves_it_unchanged():
     head = PrototypeHead(5, 4, margin=MARGIN, dtype=torch.float64)
     x, labels = batch(0)
     head(x, labels)
@@ -94,7 +94,7 @@ def test_outside_a_step_t_stays_and_the_loss_follows_it():
 
 
 @given(st.floats(-1, 1), st.floats(-1, 1), st.floats(-1, 1))
-def test_negatives_stay_within_the_bound(cosine, own, t):
+def test_CurricularFace_negative_stays_within_the_bound(cosine, own, t):
     margin = CurricularFace()
     value = float(margin.negative(column(cosine), margin.target(column(own)), column(t)))
     assert -1.0 <= value <= margin.bound
@@ -103,8 +103,8 @@ def test_negatives_stay_within_the_bound(cosine, own, t):
 
 @pytest.mark.parametrize("scale", [39.0, 41.0, 64.0, 200.0])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_hard_negatives_neither_overflow_nor_underflow(scale, dtype):
-    """t near 1 and a stranger on the sample: the logit 2s that the bound speaks of."""
+def test_CurricularFace_with_hard_negatives_neither_overflows_nor_underflows(scale, dtype):
+    """t is near 1 and another class lies on the sample: its logit reaches the bound, 2s."""
     margin, found = CurricularFace(scale, 0.5, t_alpha=1.0), []
     x = torch.tensor([[1.0, 0.0], [1.0, 1e-3], [0.0, 1.0]], dtype=dtype)
     for backend in ("reference", "tiled"):
@@ -120,44 +120,44 @@ def test_hard_negatives_neither_overflow_nor_underflow(scale, dtype):
 
 
 @pytest.mark.parametrize("t", [0.0, 0.6, -0.4])
-def test_gradients_are_those_of_differences(t):
+def test_CurricularFace_gradients_match_finite_differences(t):
     require_numeric_gradient(MARGIN, torch.full((6,), t, dtype=torch.float64), strength_is_constant=True)
 
 
 @pytest.mark.parametrize("changes", WAYS, ids=str)
-def test_every_way_follows_the_definition(changes, monkeypatch):
+def test_CurricularFace_in_every_configuration_matches_the_reference(changes, monkeypatch):
     require_definition(settings(MARGIN, **changes), monkeypatch)
 
 
 @pytest.mark.parametrize("changes", [{}, {"fused": True}, {"implementation": "TiledSoftmax"}], ids=str)
-def test_at_large_scales_too(changes, monkeypatch):
+def test_CurricularFace_at_a_large_scale_matches_the_reference(changes, monkeypatch):
     require_definition(settings(CurricularFace(64.0), **changes), monkeypatch)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("world", "changes"), RANKS, ids=str)
-def test_processes_follow_one(processes, world, changes):
+def test_CurricularFace_on_several_ranks_matches_one_process(processes, world, changes):
     require_one_process(processes, world, settings(MARGIN, **changes))
 
 
 @pytest.mark.slow
-def test_processes_follow_one_at_a_large_scale(processes):
+def test_CurricularFace_at_a_large_scale_on_three_ranks_matches_one_process(processes):
     require_one_process(processes, 3, settings(CurricularFace(64.0), classes=5))
 
 
-def test_state_is_kept():
+def test_CurricularFace_state_is_saved_loaded_copied_and_moved():
     require_state(MARGIN)
 
 
-def test_parts_of_a_step_teach_it_once():
+def test_CurricularFace_learns_once_from_all_micro_batches_of_a_step():
     require_parts_leave_what_the_whole_leaves(MARGIN)
 
 
-def test_by_name():
+def test_CurricularFace_is_configured_by_name():
     require_named("curricularface", CurricularFace(32.0, t_alpha=0.1), scale=32, t_alpha=0.1)
 
 
-def test_leaving_out_by_probability_is_refused():
+def test_CurricularFace_refuses_filter_bound():
     with pytest.raises(ValueError, match=r"filter_bound.*CurricularFace"):
         PrototypeHead(5, 4, margin=MARGIN, filter_bound=0.1)
 
@@ -165,6 +165,6 @@ def test_leaving_out_by_probability_is_refused():
 @pytest.mark.parametrize(
     ("options", "message"), [({"scale": 0.0}, "scale"), ({"margin": -0.1}, "margin"), ({"t_alpha": 0.0}, "t_alpha")]
 )
-def test_values_out_of_range_are_refused_by_name(options, message):
+def test_CurricularFace_refuses_values_out_of_range(options, message):
     with pytest.raises(ValueError, match=message):
         CurricularFace(**options)

@@ -30,7 +30,7 @@ def samples(noise, cosines):
     return Samples(torch.ones_like(noise), lambda: cosines, lambda: noise)
 
 
-def test_strengths_by_hand():
+def test_ElasticFace_strength_matches_hand_computed_values():
     some = samples([1.0, -2.0, 0.5], [0.1, 0.9, -0.3])
     # m + σ·noise: .5 + .1 = .6, .5 − .2 = .3, .5 + .05 = .55
     drawn = ElasticFace(sigma=0.1).strength(some, {})
@@ -40,7 +40,7 @@ def test_strengths_by_hand():
     torch.testing.assert_close(ordered, torch.tensor([0.55, 0.3, 0.6], dtype=torch.float64))
 
 
-def test_targets_by_hand():
+def test_ElasticFace_target_matches_hand_computed_values():
     theta, m = torch.tensor([0.3, 1.0, 3.0], dtype=torch.float64), torch.tensor([0.6, 0.2, 0.5], dtype=torch.float64)
     # cos .9, cos 1.2, and past π − m: cos 3 − .5·sin .5
     expected = torch.tensor([math.cos(0.9), math.cos(1.2), math.cos(3.0) - 0.5 * math.sin(0.5)], dtype=torch.float64)
@@ -58,14 +58,14 @@ def test_targets_by_hand():
         ({"margin": 0.4, "sigma": 0.0}, (0.4, 0.0)),
     ],
 )
-def test_defaults_are_those_published(options, published):
+def test_ElasticFace_defaults_are_those_published(options, published):
     # noise 0 and 1 give m and m + σ; of equal cosines the first is sorted first
     drawn = ElasticFace(**options).strength(samples([0.0, 1.0], [0.5, 0.5]), {})
     assert drawn.tolist() == pytest.approx([published[0], sum(published)])
 
 
 @pytest.mark.parametrize(("kind", "fixed"), [("arc", ArcFace(8.0, 0.5)), ("cos", CosFace(8.0, 0.35))])
-def test_without_spread_or_outside_a_step_it_is_the_fixed_margin(kind, fixed):
+def test_ElasticFace_equals_the_fixed_margin_without_sigma_or_outside_a_step(kind, fixed):
     g = torch.Generator().manual_seed(0)
     x, labels = torch.randn(6, 4, generator=g, dtype=torch.float64), torch.tensor([0, 1, 2, 3, 3, 0])
     plain = PrototypeHead(5, 4, margin=fixed, dtype=torch.float64)
@@ -95,7 +95,7 @@ def drawn_in_steps(head, steps, size=400):
     return torch.stack(found)
 
 
-def test_draws_have_their_mean_and_spread_and_follow_from_seed_and_step():
+def test_ElasticFace_draws_have_their_mean_and_sigma_and_follow_from_seed_and_step():
     margin = ElasticFace(margin=0.4, sigma=0.1)
     drawn = drawn_in_steps(PrototypeHead(3, 4, margin=margin, seed=1), 10)
     assert drawn.dtype == torch.float32
@@ -107,7 +107,7 @@ def test_draws_have_their_mean_and_spread_and_follow_from_seed_and_step():
     assert not torch.equal(drawn, drawn_in_steps(PrototypeHead(3, 4, margin=margin, seed=2), 10))
 
 
-def test_parts_of_a_step_have_draws_of_their_own():
+def test_ElasticFace_micro_batches_have_different_draws():
     head = PrototypeHead(3, 4, margin=ElasticFace(8.0, "cos", sigma=0.1), dtype=torch.float64)
     x, labels = torch.ones(2, 4, dtype=torch.float64), torch.tensor([0, 1])
     with head.micro_batches():
@@ -121,7 +121,7 @@ def test_parts_of_a_step_have_draws_of_their_own():
     st.floats(0, 0.3),
     st.sampled_from(["arc", "cos"]),
 )
-def test_targets_are_bounded_and_the_order_is_that_of_distance(cosine, cosines, sigma, kind):
+def test_ElasticFace_plus_orders_margins_by_cosine_and_bounds_targets(cosine, cosines, sigma, kind):
     margin = ElasticFace(kind=kind, plus=True, sigma=sigma)
     noise = torch.linspace(-2, 2, len(cosines), dtype=torch.float64).flip(0)
     drawn = margin.strength(samples(noise.tolist(), cosines), {})
@@ -135,23 +135,23 @@ def test_targets_are_bounded_and_the_order_is_that_of_distance(cosine, cosines, 
 
 
 @pytest.mark.parametrize("margin", [ARC, COS_PLUS], ids=["arc", "cos+"])
-def test_gradients_are_those_of_differences(margin):
+def test_ElasticFace_gradients_match_finite_differences(margin):
     require_numeric_gradient(margin, torch.tensor([0.3, 0.5, 0.4, 0.6, 0.45, 0.2], dtype=torch.float64))
 
 
 @pytest.mark.parametrize("changes", WAYS, ids=str)
-def test_every_way_follows_the_definition(changes, monkeypatch):
+def test_ElasticFace_in_every_configuration_matches_the_reference(changes, monkeypatch):
     require_definition(settings(COS_PLUS if "fused" in changes else ARC, **changes), monkeypatch)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("margin", [ARC, COS_PLUS], ids=["arc", "cos+"])
 @pytest.mark.parametrize(("world", "changes"), RANKS, ids=str)
-def test_processes_follow_one(processes, margin, world, changes):
+def test_ElasticFace_on_several_ranks_matches_one_process(processes, margin, world, changes):
     require_one_process(processes, world, settings(margin, **changes))
 
 
-def test_by_name():
+def test_ElasticFace_is_configured_by_name():
     require_named("elasticface", ElasticFace(32.0, "cos", plus=True), scale=32, kind="cos", plus=True)
 
 
@@ -164,11 +164,11 @@ def test_by_name():
         ({"sigma": math.nan}, "sigma"),
     ],
 )
-def test_values_out_of_range_are_refused_by_name(options, message):
+def test_ElasticFace_refuses_values_out_of_range(options, message):
     with pytest.raises(ValueError, match=message):
         ElasticFace(**options)
 
 
-def test_past_samples_are_refused():
+def test_ElasticFace_refuses_BroadFace():
     with pytest.raises(ValueError, match="BroadFace classifies past samples, of which ElasticFace knows neither"):
         PrototypeHead(5, 4, margin=ElasticFace(), terms=[BroadFace()])

@@ -1,4 +1,4 @@
-"""MagFace: margins that grow with the feature norm, and what draws the norm out."""
+"""MagFace: margins that grow with the feature norm, and the penalty that makes norms larger."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ def samples(*norms):
     return Samples(torch.tensor(norms, dtype=torch.float64), pytest.fail, pytest.fail)  # which are not asked
 
 
-def test_margins_by_hand():
+def test_MagFace_strength_matches_hand_computed_values():
     # .45 at 10, .8 at 110, .45 + .35·(60 − 10)/100 = .625 at 60; cut off outside
     found = MagFace().strength(samples(10.0, 60.0, 110.0, 1.0, 500.0), {})
     assert found.tolist() == pytest.approx([0.45, 0.625, 0.8, 0.45, 0.8])
     assert float(MagFace().target(torch.zeros(1))) == pytest.approx(math.cos(math.pi / 2 + 0.625))
 
 
-def test_the_penalty_by_hand():
+def test_MagFace_penalty_matches_a_hand_computed_value():
     # g(20) = 1/20 + 20/110², g(1) = g(10) = .1 + 10/110²
     norms = torch.tensor([20.0, 1.0], dtype=torch.float64)
     expected = 35.0 * ((0.05 + 20 / 12100) + (0.1 + 10 / 12100)) / 2
@@ -45,7 +45,7 @@ def test_the_penalty_by_hand():
 
 
 @given(st.floats(10, 109))
-def test_the_penalty_falls_up_to_the_longest_norm(norm):
+def test_MagFace_penalty_falls_up_to_the_longest_norm(norm):
     def at(a):
         return float(MagFace().penalty(torch.tensor([a], dtype=torch.float64)))
 
@@ -69,7 +69,7 @@ def naive(xs, labels, weight, margin):
 
 @pytest.mark.parametrize("backend", ["reference", "tiled"])
 @pytest.mark.parametrize("training", [True, False])
-def test_losses_are_those_of_the_paper(backend, training):
+def test_MagFace_losses_match_a_numpy_implementation_of_the_paper(backend, training):
     head = PrototypeHead(5, 4, margin=MARGIN, dtype=torch.float64, backend=backend).train(training)
     for seed in range(4):
         x, labels = batch(seed, length=40.0)
@@ -78,7 +78,7 @@ def test_losses_are_those_of_the_paper(backend, training):
 
 
 @pytest.mark.parametrize("backend", ["reference", "tiled"])
-def test_the_gradient_of_an_embedding_of_any_length_is_that_of_differences(backend):
+def test_MagFace_gradients_of_embeddings_of_any_norm_match_finite_differences(backend):
     head = PrototypeHead(5, 4, margin=MARGIN, dtype=torch.float64, backend=backend).eval()
     x, labels = batch(0, length=20.0)
     x[0] *= 0.1 / 20  # shorter than l_a: its length has no gradient
@@ -90,8 +90,8 @@ def test_the_gradient_of_an_embedding_of_any_length_is_that_of_differences(backe
     assert (along[2:].abs() > 1e-6).all()
 
 
-def test_easy_samples_have_the_longer_norms():
-    """A sample on its prototype and one near the border, trained alone by their length: the paper's lemma."""
+def test_MagFace_gives_easy_samples_longer_norms():
+    """Only the norms are trained, of a sample on its prototype and of one near the border: the paper's lemma."""
     head = PrototypeHead(2, 2, margin=MagFace(16.0), dtype=torch.float64)
     with torch.no_grad():
         head.weight.copy_(torch.tensor([[1.0, 0.0], [0.0, 1.0]]))
@@ -107,35 +107,35 @@ def test_easy_samples_have_the_longer_norms():
     assert easy > hard + 10
 
 
-def test_one_margin_for_all_norms_is_arcface():
+def test_MagFace_with_one_margin_for_all_norms_equals_ArcFace():
     x, labels = batch(0, length=20.0)
     plain = PrototypeHead(5, 4, margin=ArcFace(8.0, 0.5), dtype=torch.float64)
     same = PrototypeHead(5, 4, margin=MagFace(8.0, l_m=0.5, u_m=0.5, lambda_g=0.0), dtype=torch.float64)
     torch.testing.assert_close(same(x, labels), plain(x, labels))
 
 
-def test_strengths_have_the_gradients_of_differences():
+def test_MagFace_gradients_match_finite_differences():
     require_numeric_gradient(MARGIN, torch.tensor([0.45, 0.5, 0.8, 0.6, 0.45, 0.7], dtype=torch.float64))
 
 
 @pytest.mark.parametrize("changes", WAYS, ids=str)
-def test_every_way_follows_the_definition(changes, monkeypatch):
+def test_MagFace_in_every_configuration_matches_the_reference(changes, monkeypatch):
     require_definition(settings(MARGIN, length=40.0, **changes), monkeypatch)
 
 
 @pytest.mark.parametrize("changes", [{}, {"fused": True}], ids=str)
-def test_with_terms_it_follows_the_definition(changes, monkeypatch):
+def test_MagFace_with_terms_matches_the_reference(changes, monkeypatch):
     options = {"options": {"terms": (UNPG(), EPL(start=1))}}
     require_definition(settings(MARGIN, length=40.0, **options, **changes), monkeypatch)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("world", "changes"), [*RANKS, (2, {"parts": 2, "batch": 8, "sizes": [4, 4]})], ids=str)
-def test_processes_follow_one(processes, world, changes):
+def test_MagFace_on_several_ranks_matches_one_process(processes, world, changes):
     require_one_process(processes, world, settings(MARGIN, length=40.0, **changes))
 
 
-def test_parts_of_a_step_are_the_whole_step():
+def test_MagFace_micro_batches_equal_one_step():
     whole, parts = (PrototypeHead(5, 4, margin=MARGIN, dtype=torch.float64) for _ in range(2))
     x, labels = batch(0, length=40.0)
     with parts.micro_batches():
@@ -143,7 +143,7 @@ def test_parts_of_a_step_are_the_whole_step():
     torch.testing.assert_close(sum(losses), whole(x, labels))
 
 
-def test_by_name():
+def test_MagFace_is_configured_by_name():
     require_named("magface", MagFace(32.0, lambda_g=20.0), scale=32, lambda_g=20)
 
 
@@ -158,6 +158,6 @@ def test_by_name():
         ({"lambda_g": -1.0}, "lambda_g"),
     ],
 )
-def test_values_out_of_range_are_refused_by_name(options, message):
+def test_MagFace_refuses_values_out_of_range(options, message):
     with pytest.raises(ValueError, match=message):
         MagFace(**options)

@@ -28,18 +28,18 @@ def by_angle(cosine, m1, m2, m3):
         (CombinedMargin(m1=2.0, m2=0.0, m3=0.0), 2, 0, 0),
     ],
 )
-def test_target_is_the_margined_angle(margin, m1, m2, m3):
+def test_Margin_target_matches_the_definition_by_angle(margin, m1, m2, m3):
     expected = torch.tensor([by_angle(float(c), m1, m2, m3) for c in COSINES], dtype=torch.float64)
     torch.testing.assert_close(margin.target(COSINES), expected, atol=1e-7, rtol=0)
 
 
-def test_arcface_by_hand():
+def test_ArcFace_target_matches_hand_computed_values():
     cosine = torch.tensor([math.cos(1.0), math.cos(0.2)], dtype=torch.float64)
     target = ArcFace(margin=0.5).target(cosine)
     torch.testing.assert_close(target, torch.tensor([math.cos(1.5), math.cos(0.7)], dtype=torch.float64))
 
 
-def test_arcface_jumps_past_pi_minus_m_as_documented():
+def test_ArcFace_target_jumps_past_pi_minus_m_as_documented():
     m, eps = 0.5, 1e-9
     before, after = ArcFace(margin=m).target(
         torch.tensor([math.cos(math.pi - m - eps), math.cos(math.pi - m + eps)], dtype=torch.float64)
@@ -49,7 +49,7 @@ def test_arcface_jumps_past_pi_minus_m_as_documented():
     assert after - before == pytest.approx(-0.117, abs=1e-3)
 
 
-def test_arcface_gradient_is_exact_or_one():
+def test_ArcFace_target_gradient_is_exact_or_one():
     theta = torch.tensor([0.3, 1.0, 2.0], dtype=torch.float64)
     for gradient, expected in (
         ("exact", torch.sin(theta + 0.5) / torch.sin(theta)),
@@ -63,7 +63,7 @@ def test_arcface_gradient_is_exact_or_one():
 @pytest.mark.parametrize("margin", [ArcFace(), CombinedMargin(m1=1.2), ArcFace(margin_gradient="detached")])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("value", [1.0, -1.0, 1.0 + 3e-7, -1.0 - 3e-7])
-def test_gradients_stay_finite_where_sample_and_class_coincide(margin, dtype, value):
+def test_Margin_target_gradients_are_finite_where_sample_and_class_coincide(margin, dtype, value):
     cosine = torch.tensor([value], dtype=dtype, requires_grad=True)
     target = margin.target(cosine)
     target.sum().backward()
@@ -72,7 +72,7 @@ def test_gradients_stay_finite_where_sample_and_class_coincide(margin, dtype, va
 
 
 @pytest.mark.parametrize("sign", [1.0, -1.0])
-def test_the_sample_gradient_vanishes_at_coincidence(sign):
+def test_ArcFace_sample_gradient_vanishes_where_sample_and_class_coincide(sign):
     x = torch.tensor([[0.6, 0.8]], dtype=torch.float64, requires_grad=True)
     unit = torch.nn.functional.normalize(x, dim=1)
     prototype = sign * unit.detach()
@@ -93,6 +93,6 @@ def test_the_sample_gradient_vanishes_at_coincidence(sign):
         (lambda: CombinedMargin(m3=-0.5), "m3"),
     ],
 )
-def test_values_out_of_range_are_refused_by_name(build, message):
+def test_Margin_refuses_values_out_of_range(build, message):
     with pytest.raises(ValueError, match=message):
         build()

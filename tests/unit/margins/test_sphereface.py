@@ -40,7 +40,7 @@ def cosines(*angles):
     return torch.tensor(angles, dtype=torch.float64).cos()
 
 
-def test_sphereface_by_hand():
+def test_SphereFace_target_matches_hand_computed_values():
     # m = 4: θ = .2 has k = 0, cos .8; θ = 1 has k = 1, −cos 4 − 2; θ = 2 has k = 2, cos 8 − 4; θ = 3 has k = 3
     target = SphereFace(margin=4.0).target(cosines(0.2, 1.0, 2.0, 3.0, math.pi))
     expected = [math.cos(0.8), -math.cos(4.0) - 2, math.cos(8.0) - 4, -math.cos(12.0) - 6, -7.0]
@@ -48,7 +48,7 @@ def test_sphereface_by_hand():
 
 
 @given(st.floats(1, 6))
-def test_sphereface_falls_without_a_jump(margin):
+def test_SphereFace_target_falls_without_a_jump(margin):
     theta = torch.linspace(0, math.pi, 2000, dtype=torch.float64)
     target = SphereFace(margin=margin).target(theta.cos())
     assert (target.diff() <= 1e-9).all()
@@ -57,12 +57,12 @@ def test_sphereface_falls_without_a_jump(margin):
     assert target[-1] >= 1.0 - 2.0 * math.ceil(margin) - 1e-9  # every half turn it falls by 2
 
 
-def test_sphereface_is_the_combined_margin_where_that_does_not_fall_back():
+def test_SphereFace_target_equals_CombinedMargin_at_small_angles():
     near = cosines(0.1, 0.8, 1.5)
     torch.testing.assert_close(SphereFace(margin=2.0).target(near), CombinedMargin(m1=2.0, m2=0.0, m3=0.0).target(near))
 
 
-def test_spherefacer_by_hand():
+def test_SphereFaceR_target_and_negative_match_hand_computed_values():
     near = cosines(0.5, 1.0, 3.0)
     # v1, m = 1.5: cos .75, cos 1.5, and 4.5 > π
     assert SphereFaceR().target(near).tolist() == pytest.approx([math.cos(0.75), math.cos(1.5), -1.0])
@@ -72,7 +72,7 @@ def test_spherefacer_by_hand():
     assert v2.negative(near, near, None).tolist() == pytest.approx([math.cos(0.25), math.cos(0.5), math.cos(1.5)])
 
 
-def test_a_loss_of_v2_by_hand():
+def test_SphereFaceR_v2_loss_matches_a_hand_computed_value():
     # x at 0°, its own prototype at 60°, the other at 90°, m = 2: s·(cos 60°, cos 45°)
     head = PrototypeHead(2, 2, margin=SphereFaceR(2.0, 2.0, "v2"), dtype=torch.float64)
     with torch.no_grad():
@@ -83,7 +83,7 @@ def test_a_loss_of_v2_by_hand():
 
 @pytest.mark.parametrize("version", ["v1", "v2"])
 @pytest.mark.parametrize("choice", ["exact", "detached"])
-def test_derivatives_by_hand(version, choice):
+def test_SphereFaceR_derivatives_match_hand_computed_values(version, choice):
     theta = torch.tensor([0.3, 1.0, 1.9], dtype=torch.float64)
     margin = SphereFaceR(1.0, 1.5, version, choice)
     leaf = theta.cos().requires_grad_()
@@ -95,7 +95,7 @@ def test_derivatives_by_hand(version, choice):
 
 
 @given(st.floats(-1.0000001, 1.0000001), st.floats(1, 9), st.sampled_from(["exact", "detached"]))
-def test_v2_raises_other_classes_within_the_bound(cosine, m, choice):
+def test_SphereFaceR_v2_negative_raises_cosines_within_the_bound(cosine, m, choice):
     leaf = torch.tensor([cosine], dtype=torch.float64).requires_grad_()
     margin = SphereFaceR(1.0, m, "v2", choice)
     raised = margin.negative(leaf, leaf.detach(), None)
@@ -105,40 +105,40 @@ def test_v2_raises_other_classes_within_the_bound(cosine, m, choice):
 
 
 @pytest.mark.parametrize("margin", [m for m in MARGINS if m.margin_gradient == "exact"], ids=str)
-def test_gradients_are_those_of_differences(margin):
+def test_SphereFace_and_SphereFaceR_gradients_match_finite_differences(margin):
     require_numeric_gradient(margin)
 
 
 @pytest.mark.parametrize("margin", MARGINS, ids=str)
 @pytest.mark.parametrize("changes", FAST, ids=str)
-def test_every_margin_follows_the_definition(margin, changes, monkeypatch):
+def test_SphereFace_and_SphereFaceR_on_fast_backends_match_the_reference(margin, changes, monkeypatch):
     require_definition(settings(margin, **changes), monkeypatch)
 
 
 @pytest.mark.parametrize("changes", WAYS, ids=str)
-def test_every_way_follows_the_definition(changes, monkeypatch):
+def test_SphereFaceR_in_every_configuration_matches_the_reference(changes, monkeypatch):
     require_definition(settings(MARGINS[3], **changes), monkeypatch)
 
 
 @pytest.mark.parametrize("scale", [64.0, 200.0])
-def test_raised_negatives_at_large_scales(scale, monkeypatch):
+def test_SphereFaceR_v2_at_a_large_scale_matches_the_reference(scale, monkeypatch):
     require_definition(settings(SphereFaceR(scale, 2.0, "v2"), fused=True), monkeypatch)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("margin", [MARGINS[0], MARGINS[4]], ids=["sphereface", "v2"])
 @pytest.mark.parametrize(("world", "changes"), RANKS[:4], ids=str)
-def test_processes_follow_one(processes, margin, world, changes):
+def test_SphereFace_and_SphereFaceR_on_several_ranks_match_one_process(processes, margin, world, changes):
     require_one_process(processes, world, settings(margin, **changes))
 
 
-def test_leaving_out_by_probability_is_refused_where_negatives_change():
+def test_SphereFaceR_refuses_filter_bound_in_v2_only():
     with pytest.raises(ValueError, match=r"filter_bound.*SphereFaceR, which changes the logits of other classes"):
         PrototypeHead(5, 4, margin=MARGINS[3], filter_bound=0.1)
     PrototypeHead(5, 4, margin=MARGINS[2], filter_bound=0.1)
 
 
-def test_a_forecast_counts_raised_negatives():
+def test_expected_first_loss_counts_the_raised_negatives_of_SphereFaceR():
     margin, classes, dim = SphereFaceR(16.0, 1.5, "v2"), 1000, 128
     cosine = np.linspace(-1, 1, 20001)
     density = np.exp(-dim * cosine**2 / 2)
@@ -149,7 +149,7 @@ def test_a_forecast_counts_raised_negatives():
     )
 
 
-def test_by_name():
+def test_SphereFace_and_SphereFaceR_are_configured_by_name():
     require_named("sphereface", SphereFace(30.0, 2.0), margin=2)
     require_named("spherefacer", SphereFaceR(30.0, 1.4, "v2"), version="v2", margin=1.4)
 
@@ -164,6 +164,6 @@ def test_by_name():
         (lambda: SphereFaceR(margin_gradient="off"), "margin_gradient"),
     ],
 )
-def test_values_out_of_range_are_refused_by_name(build, message):
+def test_SphereFace_and_SphereFaceR_refuse_values_out_of_range(build, message):
     with pytest.raises(ValueError, match=message):
         build()

@@ -1,4 +1,4 @@
-"""SphereFace2: a binary question for every class."""
+"""SphereFace2: a binary classification for every class."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def softplus(x):
     return math.log1p(math.exp(x))
 
 
-def test_logits_by_hand():
+def test_SphereFace2_target_and_negative_match_hand_computed_values():
     # t = 3: g(1) = 1, g(0) = 2/8 − 1 = −.75, g(−1) = −1
     cosine = torch.tensor([1.0, 0.0, -1.0], dtype=torch.float64)
     assert SphereFace2().target(cosine).tolist() == pytest.approx([0.6, -1.15, -1.4])
@@ -35,7 +35,7 @@ def test_logits_by_hand():
 
 
 @pytest.mark.parametrize("backend", ["reference", "tiled", "triton"])
-def test_a_loss_by_hand(backend):
+def test_SphereFace2_loss_matches_a_hand_computed_value(backend):
     # x at 0°, its prototype at 60° (g = 2·.75³ − 1 = −.15625), the others at 90° (−.75) and 180° (−1); s 2, m .1, b .3
     margin = SphereFace2(2.0, 0.1, lam=0.7, weight=5.0)
     head = PrototypeHead(3, 2, margin=margin, dtype=torch.float64, backend=backend)
@@ -51,7 +51,7 @@ def test_a_loss_by_hand(backend):
 
 @example(3, 0.7, 64.0, 0.4, 3.0)
 @given(st.integers(2, 10**6), st.floats(0.05, 0.95), st.floats(1, 80), st.floats(0, 0.6), st.floats(1, 5))
-def test_the_first_bias_balances_both_sides(classes, lam, scale, m, t):
+def test_SphereFace2_first_bias_balances_positive_and_negative_gradients(classes, lam, scale, m, t):
     margin = SphereFace2(scale, m, lam, t)
     b, g = margin.first_bias(classes), 2 * 0.5**t - 1
     own, other = scale * (g - m) + b, scale * (g + m) + b
@@ -60,13 +60,13 @@ def test_the_first_bias_balances_both_sides(classes, lam, scale, m, t):
     assert pull == pytest.approx(push, rel=1e-6)
 
 
-def test_the_bias_begins_there():
+def test_SphereFace2_bias_begins_at_first_bias():
     head = PrototypeHead(23, 4, margin=MARGIN)
     assert float(head.margin_bias.detach()) == pytest.approx(MARGIN.first_bias(23))
 
 
 @given(st.floats(-1, 1), st.floats(0, 0.6), st.floats(1, 6))
-def test_logits_stay_within_the_bound_and_rise_with_the_cosine(cosine, m, t):
+def test_SphereFace2_negative_stays_within_the_bound_and_rises_with_the_cosine(cosine, m, t):
     margin = SphereFace2(1.0, m, t=t)
     pair = torch.tensor([cosine, min(cosine + 0.01, 1.0)], dtype=torch.float64)
     values = margin.negative(pair, pair, None)
@@ -75,7 +75,7 @@ def test_logits_stay_within_the_bound_and_rise_with_the_cosine(cosine, m, t):
 
 
 @pytest.mark.parametrize("threshold", [None, 0.3])
-def test_gradients_are_those_of_differences(threshold):
+def test_binary_loss_gradients_match_finite_differences(threshold):
     g = torch.Generator().manual_seed(1)
     x, weight, memory = (torch.randn(n, 4, generator=g, dtype=torch.float64) for n in (6, 5, 5))
     labels = torch.randint(5, (6,), generator=g)
@@ -92,7 +92,7 @@ def test_gradients_are_those_of_differences(threshold):
 
 @pytest.mark.parametrize("margin", [MARGIN, EXACT], ids=["detached", "exact"])
 @pytest.mark.parametrize("changes", WHOLE, ids=str)
-def test_every_way_follows_the_definition(margin, changes, monkeypatch):
+def test_SphereFace2_in_every_configuration_matches_the_reference(margin, changes, monkeypatch):
     require_definition(settings(margin, **changes), monkeypatch)
 
 
@@ -105,11 +105,11 @@ def test_every_way_follows_the_definition(margin, changes, monkeypatch):
     ],
     ids=str,
 )
-def test_together_with_the_rest_it_follows_the_definition(options, monkeypatch):
+def test_SphereFace2_with_other_options_matches_the_reference(options, monkeypatch):
     require_definition(settings(EXACT, options=options, fused=True), monkeypatch)
 
 
-def test_with_past_samples_it_follows_the_definition(monkeypatch):
+def test_SphereFace2_with_BroadFace_matches_the_reference(monkeypatch):
     options = {"terms": (BroadFace(size=7, start=0),)}
     require_definition(settings(MARGIN, options=options, variational=None, fused=True), monkeypatch)
 
@@ -117,17 +117,17 @@ def test_with_past_samples_it_follows_the_definition(monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["reference", "tiled"])
 @pytest.mark.parametrize(("world", "changes"), [each for each in RANKS if each[0] < 4], ids=str)
-def test_processes_follow_one(processes, backend, world, changes):
+def test_SphereFace2_on_several_ranks_matches_one_process(processes, backend, world, changes):
     require_one_process(processes, world, settings(MARGIN, **changes | {"backend": backend}))
 
 
 @pytest.mark.slow
-def test_an_empty_rank(processes):
+def test_SphereFace2_with_a_rank_without_classes_matches_one_process(processes):
     require_one_process(processes, 4, settings(MARGIN, classes=3, fused=True))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_low_precision_and_large_problems_are_finite(dtype):
+def test_SphereFace2_in_low_precision_stays_close_to_float64(dtype):
     head = PrototypeHead(3000, 4, margin=SphereFace2(), dtype=dtype, optimizer=FusedSGD(0.1))
     x, labels = batch(0, dtype=dtype)
     leaf = x.requires_grad_()
@@ -144,7 +144,7 @@ def test_low_precision_and_large_problems_are_finite(dtype):
     assert head.weight.isfinite().all()
 
 
-def test_training_separates_two_classes():
+def test_SphereFace2_training_separates_two_classes():
     head = PrototypeHead(2, 3, margin=SphereFace2(8.0, 0.1), variational=Variational(0.2, 5, 3), dtype=torch.float64)
     x = torch.tensor([[1.0, 0.1, 0.0], [0.9, 0.0, 0.1], [0.0, 0.2, 1.0], [0.1, 0.0, 0.9]], dtype=torch.float64)
     y = torch.tensor([0, 0, 1, 1])
@@ -160,7 +160,7 @@ def test_training_separates_two_classes():
     assert float(head.margin_bias.detach()) != MARGIN.first_bias(2)
 
 
-def test_state_is_kept():
+def test_SphereFace2_state_is_saved_loaded_and_copied():
     make = {"num_classes": 5, "embedding_dim": 4, "margin": MARGIN, "dtype": torch.float64}
     head = PrototypeHead(**make)
     optimizer = torch.optim.SGD(head.parameters(), lr=0.1)
@@ -180,7 +180,7 @@ def test_state_is_kept():
         PrototypeHead(5, 4, dtype=torch.float64).load_state_dict(state)
 
 
-def test_a_forecast_by_sampling():
+def test_expected_first_loss_of_SphereFace2_matches_a_sampled_loss():
     margin, classes, dim = SphereFace2(16.0, 0.2), 200, 32
     rng = np.random.default_rng(0)
     x, w = (rng.normal(size=(count, dim)) for count in (2000, classes))
@@ -191,7 +191,7 @@ def test_a_forecast_by_sampling():
     assert expected_first_loss(margin, classes, dim) == pytest.approx(float(loss), rel=0.05)
 
 
-def test_by_name():
+def test_SphereFace2_is_configured_by_name():
     require_named("sphereface2", SphereFace2(32.0, lam=0.6), scale=32, lam=0.6)
 
 
@@ -203,7 +203,7 @@ def test_by_name():
         ({"terms": [UNPG()]}, "UNPG adds negatives to the denominator of a softmax"),
     ],
 )
-def test_what_has_no_meaning_is_refused(options, message):
+def test_SphereFace2_refuses_options_that_require_a_softmax(options, message):
     with pytest.raises(ValueError, match=message):
         PrototypeHead(5, 4, margin=MARGIN, **options)
 
@@ -219,6 +219,6 @@ def test_what_has_no_meaning_is_refused(options, message):
         ({"margin_gradient": "no"}, "margin_gradient"),
     ],
 )
-def test_values_out_of_range_are_refused_by_name(options, message):
+def test_SphereFace2_refuses_values_out_of_range(options, message):
     with pytest.raises(ValueError, match=message):
         SphereFace2(**options)

@@ -23,7 +23,7 @@ from vplface import X2Softmax
 MARGIN = X2Softmax(8.0, -0.6, -0.1, 0.9)
 
 
-def test_by_hand():
+def test_X2Softmax_target_matches_hand_computed_values():
     theta = torch.tensor([0.0, 1.0, math.pi], dtype=torch.float64)
     # −.9·0 + .65; −.9·1 + .65; −.9·π² + .65
     expected = torch.tensor([0.65, -0.25, 0.65 - 0.9 * math.pi**2], dtype=torch.float64)
@@ -33,7 +33,7 @@ def test_by_hand():
 
 
 @pytest.mark.parametrize("choice", ["exact", "detached"])
-def test_the_derivative_by_hand(choice):
+def test_X2Softmax_target_derivative_matches_hand_computed_values(choice):
     theta = torch.tensor([0.3, 1.0, 2.5], dtype=torch.float64)
     cosine = theta.cos().requires_grad_()
     X2Softmax(8.0, -0.6, -0.1, 0.9, choice).target(cosine).sum().backward()
@@ -43,7 +43,7 @@ def test_the_derivative_by_hand(choice):
 
 
 @given(st.floats(-3, -0.01), st.floats(-2, 0), st.floats(0, 1))
-def test_the_target_falls_with_the_angle_and_is_at_most_a_cosine(a, h, top):
+def test_X2Softmax_target_falls_with_the_angle_and_is_at_most_one(a, h, top):
     cosine = torch.linspace(1, -1, 200, dtype=torch.float64)
     target = X2Softmax(1.0, a, h, top - a * h**2 - 1e-12).target(cosine)
     assert (target.diff() <= 0).all()
@@ -51,27 +51,27 @@ def test_the_target_falls_with_the_angle_and_is_at_most_a_cosine(a, h, top):
     assert target[-1] == pytest.approx(top - a * h**2 + a * (math.pi - h) ** 2, abs=1e-6)
 
 
-def test_gradients_are_those_of_differences():
+def test_X2Softmax_gradients_match_finite_differences():
     require_numeric_gradient(MARGIN)
 
 
 @pytest.mark.parametrize("changes", WAYS, ids=str)
-def test_every_way_follows_the_definition(changes, monkeypatch):
+def test_X2Softmax_in_every_configuration_matches_the_reference(changes, monkeypatch):
     require_definition(settings(MARGIN, **changes), monkeypatch)
 
 
 @pytest.mark.parametrize("scale", [8.0, 64.0])
-def test_targets_far_below_every_other_logit_are_finite(scale, monkeypatch):
+def test_X2Softmax_with_targets_far_below_other_logits_matches_the_reference(scale, monkeypatch):
     require_definition(settings(X2Softmax(scale, a=-3.0), fused=True), monkeypatch)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("world", "changes"), RANKS[:3], ids=str)
-def test_processes_follow_one(processes, world, changes):
+def test_X2Softmax_on_several_ranks_matches_one_process(processes, world, changes):
     require_one_process(processes, world, settings(MARGIN, **changes))
 
 
-def test_by_name():
+def test_X2Softmax_is_configured_by_name():
     require_named("x2softmax", X2Softmax(32.0, k=0.7), scale=32, k=0.7)
 
 
@@ -85,6 +85,6 @@ def test_by_name():
         ({"margin_gradient": "none"}, "margin_gradient"),
     ],
 )
-def test_values_out_of_range_are_refused_by_name(options, message):
+def test_X2Softmax_refuses_values_out_of_range(options, message):
     with pytest.raises(ValueError, match=message):
         X2Softmax(**options)
