@@ -25,7 +25,7 @@ def by_hand(head, samples):
     return {age: sum(each) / len(each) for age, each in sorted(found.items())}
 
 
-def test_cosine_by_age_of_three_classes_by_hand():
+def test_PrototypeHead_cosine_by_age_matches_hand_computed_values():
     head = PrototypeHead(3, 2, margin=NormSoftmax(4.0), variational=Variational(0.3, 3, 0), dtype=torch.float64)
     head.by_age = CosineByAge()
     samples = [
@@ -54,7 +54,7 @@ def test_cosine_by_age_of_three_classes_by_hand():
     assert head.cosine_by_age() == {}
 
 
-def test_a_memory_that_is_too_old_does_not_count():
+def test_PrototypeHead_cosine_by_age_ignores_expired_memories():
     head = PrototypeHead(2, 2, margin=NormSoftmax(4.0), variational=Variational(0.3, 2, 0), dtype=torch.float64)
     head.by_age = CosineByAge()
     for degrees, label in ((0, 0), (0, 1), (0, 1), (0, 0)):
@@ -62,14 +62,14 @@ def test_a_memory_that_is_too_old_does_not_count():
     assert head.cosine_by_age() == {1: (1.0, 1)}
 
 
-def test_what_outlives_the_lifetime_is_of_no_known_age():
+def test_CosineByAge_update_ignores_timers_above_delta_t():
     counted = CosineByAge()
     counted.update(unit(0.0, 0.0, 0.0), unit(0.0, 60.0, 0.0), torch.tensor([9, 4, 0]), 4)
     assert cosine_by_age(counted.sums, counted.counts, 4) == {1: (0.5, 1)}
 
 
 @pytest.mark.parametrize("delta_t", [1, 7, 16, 17, 100, 1000])
-def test_bins_hold_every_age_once(delta_t):
+def test_CosineByAge_bins_hold_every_age_once(delta_t):
     ages = torch.arange(1, delta_t + 1)
     x = unit(*([0.0] * delta_t))
     counted = CosineByAge()
@@ -83,7 +83,7 @@ def test_bins_hold_every_age_once(delta_t):
     ] + [delta_t - width * (len(edges) - 1)]
 
 
-def test_the_sum_does_not_depend_on_its_order():
+def test_CosineByAge_sums_do_not_depend_on_the_order():
     generator = torch.Generator().manual_seed(0)
     x, m = (torch.nn.functional.normalize(torch.randn(500, 8, generator=generator), dim=1) for _ in range(2))
     timer = torch.randint(0, 5, (500,), generator=generator)

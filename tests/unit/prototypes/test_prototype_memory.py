@@ -1,4 +1,4 @@
-"""The memory by itself, without a head or somebody else's classifier around it."""
+"""The memory by itself, without a head or a plugged classifier."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def take_step(memory: PrototypeMemory, labels: list[int], seed: int = 0) -> Step
     return part(labels, seed)
 
 
-def test_PrototypeMemory_takes_steps():
+def test_PrototypeMemory_finish_step_writes_memory_and_timer_from_the_start_on():
     memory = PrototypeMemory(Variational(0.3, delta_t=2, start=1), 5, 3)
     take_step(memory, [0, 1])
     assert memory.memory is None
@@ -50,7 +50,7 @@ def test_PrototypeMemory_of_plain_prototypes_counts_steps_and_holds_nothing():
             call()
 
 
-def test_finish_step_waits_for_the_end_of_micro_batches():
+def test_PrototypeMemory_finish_step_waits_for_the_end_of_micro_batches():
     memory = PrototypeMemory(Variational(0.3, 2, 0), 5, 3)
     with memory.micro_batches():
         for labels in ([0], [3]):
@@ -64,21 +64,21 @@ def test_finish_step_waits_for_the_end_of_micro_batches():
     assert memory.timer.tolist() == [2, 0, 0, 2, 0]
 
 
-def test_micro_batches_that_fail_are_no_step():
+def test_PrototypeMemory_micro_batches_discard_a_failed_step():
     memory = PrototypeMemory(Variational(0.3, 2, 0), 5, 3)
     with pytest.raises(TypeError), memory.micro_batches():
         memory.add(part([1])) or len(None)
     assert memory.finish_step() is None
 
 
-def test_whole_step_has_of_each_rank_all_its_parts():
+def test_whole_step_orders_samples_by_rank_and_then_by_part():
     step = whole_step([part([0, 1, 2], counts=[2, 1]), part([3, 4], counts=[1, 1])])
     assert step.labels.tolist() == [0, 1, 3, 2, 4]
 
 
 @pytest.mark.parametrize("prefix", ["", "head.", "W_"])
 @pytest.mark.parametrize("kind", [RunningMean(), Gaussian(bank=4)], ids=repr)
-def test_save_and_load_under_any_prefix(prefix, kind):
+def test_PrototypeMemory_load_restores_what_save_wrote_under_any_prefix(prefix, kind):
     one, other = (PrototypeMemory(Variational(0.3, None, "auto", memory=kind), 5, 3) for _ in range(2))
     take_step(one, [1])
     one.begin(3)

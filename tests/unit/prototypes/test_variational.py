@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from vplface.prototypes import Variational, coverage, expected_coverage, inject, remember
 
 
-def test_injection_by_hand():
+def test_inject_matches_hand_computed_values():
     v = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]], dtype=torch.float64)
     memory = torch.tensor([[0.0, 1.0], [1.0, 0.0], [-0.6, 0.8]], dtype=torch.float64)
     timer = torch.tensor([3, 0, 1], dtype=torch.int32)
@@ -24,12 +24,12 @@ def test_injection_by_hand():
 
 
 @pytest.mark.parametrize(("lam", "expected"), [(0.0, [1.0, 0.0]), (1.0, [0.0, 1.0])])
-def test_lambda_zero_is_the_prototype_and_one_the_memory(lam, expected):
+def test_inject_gives_the_prototype_at_lam_zero_and_the_memory_at_one(lam, expected):
     u = inject(torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]]), torch.tensor([1], dtype=torch.int32), lam)
     torch.testing.assert_close(u, torch.tensor([expected]))
 
 
-def test_memory_is_a_constant():
+def test_inject_treats_the_memory_as_a_constant():
     v = torch.nn.functional.normalize(torch.randn(4, 3), dim=1).requires_grad_()
     memory = torch.nn.functional.normalize(torch.randn(4, 3), dim=1).requires_grad_()
     inject(v, memory, torch.tensor([1, 0, 2, 0], dtype=torch.int32), 0.3).sum().backward()
@@ -42,7 +42,7 @@ def test_memory_is_a_constant():
     delta_t=st.integers(1, 5),
     batches=st.lists(st.lists(st.integers(0, 11), min_size=1, max_size=9), min_size=1, max_size=12),
 )
-def test_memory_and_timer_follow_a_naive_simulation(classes, delta_t, batches):
+def test_remember_matches_a_naive_simulation(classes, delta_t, batches):
     memory, timer = torch.zeros(classes, 2), torch.zeros(classes, dtype=torch.int32)
     naive_memory, naive_timer = {c: [0.0, 0.0] for c in range(classes)}, dict.fromkeys(range(classes), 0)
     for step, batch in enumerate(batches):
@@ -59,7 +59,7 @@ def test_memory_and_timer_follow_a_naive_simulation(classes, delta_t, batches):
 
 
 @pytest.mark.parametrize("values", [{"lam": -0.1}, {"lam": 1.1}, {"lam": float("nan")}, {"delta_t": 0}, {"start": -1}])
-def test_values_out_of_range_are_refused_by_name(values):
+def test_Variational_refuses_values_out_of_range(values):
     with pytest.raises(ValueError, match=next(iter(values))):
         Variational(**values)
 
@@ -69,7 +69,7 @@ def test_coverage_counts_living_memories():
     assert coverage(torch.tensor([0, 1, 5, 0], dtype=torch.int32)) == 0.5
 
 
-def test_expected_coverage_by_hand_and_by_simulation():
+def test_expected_coverage_matches_a_hand_computed_value_and_a_simulation():
     assert expected_coverage(np.full(1000, 10), batch_size=100, delta_t=10) == pytest.approx(1 - math.exp(-1))
     rng = np.random.default_rng(0)
     sizes = rng.integers(1, 30, size=200)

@@ -11,7 +11,7 @@ from vplface.errors import MissingExtraError
 from vplface.softmax import compiled, fastest_backend, tiled, tiled_softmax_for
 
 
-def test_the_cpu_takes_tiles_and_a_gpu_triton_where_it_is_installed(monkeypatch):
+def test_fastest_backend_is_tiled_on_a_cpu_and_triton_on_a_gpu_if_installed(monkeypatch):
     assert fastest_backend(torch.device("cpu")) == "tiled"
     assert fastest_backend(torch.device("mps")) == "tiled"
     monkeypatch.setattr(softmax, "find_spec", lambda name: None)
@@ -24,14 +24,14 @@ def test_the_cpu_takes_tiles_and_a_gpu_triton_where_it_is_installed(monkeypatch)
     assert tiled_softmax_for("tiled", torch.device("cpu")) is tiled.TiledSoftmax
 
 
-def test_triton_on_a_cpu_is_refused(monkeypatch):
+def test_PrototypeHead_refuses_triton_on_a_cpu(monkeypatch):
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     head = PrototypeHead(5, 3, backend="triton")
     with pytest.raises(ValueError, match="backend='triton' needs the head on a GPU"):
         head(torch.ones(1, 3), torch.zeros(1, dtype=torch.int64))
 
 
-def test_missing_triton_is_an_error_that_names_the_extra(monkeypatch):
+def test_tiled_softmax_for_names_the_extra_if_triton_is_missing(monkeypatch):
     monkeypatch.delitem(sys.modules, "vplface.softmax.kernels", raising=False)
     monkeypatch.setitem(sys.modules, "triton", None)
     with pytest.raises(MissingExtraError, match=r"vplface\[triton\]"):
@@ -39,7 +39,7 @@ def test_missing_triton_is_an_error_that_names_the_extra(monkeypatch):
 
 
 @pytest.mark.slow
-def test_the_number_of_torchs_threads_stays():
+def test_PrototypeHead_keeps_the_number_of_torch_threads():
     script = """
 import torch
 torch.set_num_threads(1)

@@ -67,7 +67,7 @@ def tiles(request, monkeypatch):
 @pytest.mark.parametrize("sizes", SIZES, ids=str)
 @pytest.mark.parametrize("margin", [NormSoftmax(16.0), ArcFace(64.0, 0.5), CosFace(120.0, 0.3)], ids=str)
 @pytest.mark.parametrize("renormalise", [True, False, None])
-def test_steps_on_a_gpu_are_the_definition(backend, dtype, sizes, margin, renormalise):
+def test_PrototypeHead_steps_on_a_gpu_match_the_reference_in_float64(backend, dtype, sizes, margin, renormalise):
     variational = None if renormalise is None else Variational(0.3, 3, 1, renormalise)
     definition = steps("cpu", torch.float64, sizes, margin, "reference", variational, False)
     found = steps("cuda", dtype, sizes, margin, backend, variational, backend == "triton")
@@ -75,7 +75,7 @@ def test_steps_on_a_gpu_are_the_definition(backend, dtype, sizes, margin, renorm
 
 
 @pytest.mark.parametrize("backend", ["reference", "tiled", "triton"])
-def test_products_in_bfloat16_are_near_the_definition(backend):
+def test_PrototypeHead_steps_in_bfloat16_on_a_gpu_stay_close_to_the_reference(backend):
     sizes, margin, variational = SIZES[-1], ArcFace(64.0, 0.5), Variational(0.3, 3, 1)
     definition = steps("cpu", torch.float64, sizes, margin, "reference", variational, False)
     found = steps("cuda", torch.float32, sizes, margin, backend, variational, True, autocast=True)

@@ -47,7 +47,7 @@ def three_classes(threshold, scale=2.0, **options):
 
 @pytest.mark.parametrize("backend", ["reference", "tiled", "triton"])
 @pytest.mark.parametrize(("threshold", "kept"), [(None, 2), (0.9, 2), (0.8, 1), (-0.1, 0)])
-def test_by_hand(backend, threshold, kept):
+def test_PrototypeHead_interclass_threshold_matches_hand_computed_values(backend, threshold, kept):
     head, x = three_classes(threshold, backend=backend)
     others = [math.exp(0.0), math.exp(2 * math.cos(math.pi / 6))][:kept]
     for training in (True, False):
@@ -58,7 +58,7 @@ def test_by_hand(backend, threshold, kept):
 
 
 @given(st.integers(0, 999), st.floats(-0.99, 1))
-def test_it_is_the_softmax_over_the_classes_that_are_kept(seed, threshold):
+def test_margin_softmax_with_threshold_equals_the_softmax_over_the_classes_kept(seed, threshold):
     x, labels = batch(seed, size=1)
     unit = torch.nn.functional.normalize(x, dim=1)
     g = torch.Generator().manual_seed(seed)
@@ -72,22 +72,22 @@ def test_it_is_the_softmax_over_the_classes_that_are_kept(seed, threshold):
 
 @pytest.mark.parametrize("margin", MARGINS, ids=str)
 @pytest.mark.parametrize("changes", [{"fused": True}, {"implementation": "TiledSoftmax"}], ids=str)
-def test_with_every_margin_it_follows_the_definition(margin, changes, monkeypatch):
+def test_PrototypeHead_interclass_threshold_with_every_margin_matches_the_reference(margin, changes, monkeypatch):
     require_definition(run(margin, **changes), monkeypatch)
 
 
 @pytest.mark.parametrize("changes", WAYS, ids=str)
-def test_every_way_follows_the_definition(changes, monkeypatch):
+def test_PrototypeHead_interclass_threshold_in_every_configuration_matches_the_reference(changes, monkeypatch):
     require_definition(run(MARGINS[0], **changes), monkeypatch)
 
 
-def test_with_terms_it_follows_the_definition(monkeypatch):
+def test_PrototypeHead_interclass_threshold_with_terms_matches_the_reference(monkeypatch):
     require_definition(run(MARGINS[1], options={"terms": (UNPG(), EPL(start=1))}), monkeypatch)
     past = {"options": {"terms": (BroadFace(size=7, start=0),)}, "variational": None}
     require_definition(run(MARGINS[2], **past), monkeypatch)
 
 
-def test_leaving_out_by_probability_goes_with_it(monkeypatch):
+def test_PrototypeHead_interclass_threshold_combines_with_filter_bound(monkeypatch):
     require_definition(run(MARGINS[0], fused=True), monkeypatch)
     heads = [PrototypeHead(5, 4, margin=MARGINS[0], interclass_threshold=0.2, filter_bound=b) for b in (None, 0.0)]
     x, labels = batch(0, dtype=torch.float32)
@@ -99,7 +99,7 @@ def test_leaving_out_by_probability_goes_with_it(monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize("margin", MARGINS[:2], ids=str)
 @pytest.mark.parametrize(("world", "changes"), RANKS, ids=str)
-def test_processes_follow_one(processes, margin, world, changes):
+def test_PrototypeHead_interclass_threshold_on_several_ranks_matches_one_process(processes, margin, world, changes):
     require_one_process(processes, world, run(margin, **changes))
 
 
@@ -107,8 +107,8 @@ def test_processes_follow_one(processes, margin, world, changes):
     "margin", [ArcFace(64.0), X2Softmax(64.0, a=-3.0), CosFace(200.0), CurricularFace(64.0)], ids=str
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-def test_a_sample_with_no_other_class_has_no_loss_and_no_gradient(margin, dtype):
-    """Its own class opposite: all that is left is an exponential too small to divide by."""
+def test_PrototypeHead_interclass_threshold_gives_a_sample_without_others_no_gradient(margin, dtype):
+    """The only class left is its own, on the opposite side: an exponential too small to divide by."""
     x = torch.tensor([[1.0, 0.0], [0.0, 1.0]], dtype=dtype).requires_grad_()
     weight = torch.tensor([[-1.0, 1e-3], [0.9, 0.1], [0.8, 0.2]], dtype=dtype)
     for backend in ("reference", "tiled", "triton"):
@@ -121,7 +121,7 @@ def test_a_sample_with_no_other_class_has_no_loss_and_no_gradient(margin, dtype)
         assert gradient[1].abs().max() > 0.0
 
 
-def test_by_name():
+def test_build_config_reads_interclass_threshold():
     base = {"name": "x", "data": {"train": "faces"}}
     assert build_config(base, "x").interclass_threshold is None
     assert build_config(base | {"interclass_threshold": 0.4}, "x").interclass_threshold == 0.4
@@ -130,6 +130,6 @@ def test_by_name():
 
 
 @pytest.mark.parametrize("threshold", [-1.0, 1.01, math.nan])
-def test_what_is_no_threshold_is_refused(threshold):
+def test_PrototypeHead_refuses_an_interclass_threshold_out_of_range(threshold):
     with pytest.raises(ValueError, match="interclass_threshold must be a cosine"):
         PrototypeHead(5, 4, interclass_threshold=threshold)

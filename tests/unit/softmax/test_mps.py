@@ -1,4 +1,4 @@
-"""The head on Apple's MPS, where there is one: float32, for it has no float64. Untried so far."""
+"""The head on Apple's MPS in float32, as MPS has no float64. Not run on such hardware so far."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from vplface import PrototypeHead, Variational
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.backends.mps.is_available(), reason="needs Apple's MPS")
 @pytest.mark.parametrize("backend", ["reference", "tiled"])
-def test_a_step_on_mps_is_the_step_on_the_cpu(backend: str) -> None:
+def test_PrototypeHead_step_on_mps_matches_the_cpu(backend: str) -> None:
     torch.manual_seed(0)
     embeddings, labels = torch.randn(8, 16), torch.arange(8) % 5
     weights = []

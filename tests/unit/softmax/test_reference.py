@@ -62,7 +62,7 @@ def naive_loss(x, labels, weight, margin, injection):
     st.sampled_from(MARGINS),
     st.booleans(),
 )
-def test_value_is_the_definition(batch, classes, dim, seed, margin, renormalise):
+def test_margin_softmax_matches_a_naive_numpy_implementation(batch, classes, dim, seed, margin, renormalise):
     x, labels, weight, injection = problem(batch, classes, dim, seed, renormalise=renormalise)
     for given_injection in (None, injection):
         loss = margin_softmax(unit(x), labels, weight, margin, given_injection)
@@ -71,7 +71,7 @@ def test_value_is_the_definition(batch, classes, dim, seed, margin, renormalise)
         )
 
 
-def test_three_classes_by_hand():
+def test_margin_softmax_matches_hand_computed_values_for_three_classes():
     # x at 0°, prototypes at 60° (its own), 90° and 180°; s = 2
     x = torch.tensor([[5.0, 0.0]], dtype=torch.float64)
     weight = torch.tensor([[1.0, math.sqrt(3)], [0.0, 0.1], [-7.0, 0.0]], dtype=torch.float64)
@@ -95,7 +95,7 @@ def test_three_classes_by_hand():
     st.sampled_from(MARGINS),
     st.booleans(),
 )
-def test_gradients_are_the_closed_form(batch, classes, dim, seed, margin, renormalise):
+def test_margin_softmax_gradients_match_the_closed_form(batch, classes, dim, seed, margin, renormalise):
     """dZ = (g − (g·U)U)/‖Z‖, dv = (1−λ1)dZ, dW = (dv − (dv·v)v)/‖W‖, and dx through its normalisation."""
     x, labels, weight, injection = problem(batch, classes, dim, seed, renormalise=renormalise)
     x.requires_grad_()
@@ -130,7 +130,7 @@ def test_gradients_are_the_closed_form(batch, classes, dim, seed, margin, renorm
 
 @pytest.mark.parametrize("margin", [m for m in MARGINS if getattr(m, "margin_gradient", "exact") == "exact"])
 @pytest.mark.parametrize("renormalise", [True, False])
-def test_gradcheck(margin, renormalise):
+def test_margin_softmax_gradients_match_finite_differences(margin, renormalise):
     x, labels, weight, injection = problem(3, 5, 4, 1, renormalise=renormalise)
     assert torch.autograd.gradcheck(
         lambda x, w: margin_softmax(unit(x), labels, w, margin, injection),
@@ -138,7 +138,7 @@ def test_gradcheck(margin, renormalise):
     )
 
 
-def test_autocast_keeps_the_reductions_in_float32():
+def test_margin_softmax_under_autocast_keeps_reductions_in_float32():
     x, labels, weight, injection = problem(8, 50, 16, 0)
     args = (unit(x).float(), labels, weight.float(), ArcFace(16.0, 0.4), injection)
     exact = margin_softmax(*args)
@@ -149,7 +149,7 @@ def test_autocast_keeps_the_reductions_in_float32():
     torch.testing.assert_close(low, exact, rtol=2e-2, atol=0)
 
 
-def test_large_scales_neither_overflow_nor_underflow():
+def test_margin_softmax_is_finite_at_small_and_large_scales():
     x, labels, weight, _ = problem(4, 6, 3, 0)
     for scale in (1e-3, 1e3, 1e6):
         assert margin_softmax(unit(x).float(), labels, weight.float(), NormSoftmax(scale)).isfinite()

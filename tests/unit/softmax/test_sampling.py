@@ -1,4 +1,4 @@
-"""Steps that compare with a draw of the classes, against a naive one that cuts the classes out."""
+"""Steps over a sample of the classes, against a naive implementation that indexes the classes."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ def backend(request, monkeypatch):
 
 
 @given(st.integers(0, 5000), st.integers(0, 300), st.floats(0.01, 0.99), st.integers(0, 2**31), st.integers(0, 10**6))
-def test_a_class_is_drawn_whoever_draws(first, size, rate, seed, step):
+def test_drawn_classes_does_not_depend_on_the_shard(first, size, rate, seed, step):
     alone = drawn_classes(range(first + size), rate, seed, step)
     assert torch.equal(alone[first:], drawn_classes(range(first, first + size), rate, seed, step))
 
 
-def test_the_share_is_the_rate_and_steps_differ():
+def test_drawn_classes_draws_the_rate_and_differs_between_steps():
     draws = torch.stack([drawn_classes(range(2000), 0.1, 3, step) for step in range(200)]).double()
     assert draws.mean().item() == pytest.approx(0.1, abs=5 * (0.09 / 400_000) ** 0.5)
     assert abs(torch.corrcoef(draws[:2])[0, 1]) < 0.1
@@ -51,8 +51,8 @@ def batches(steps, classes=40, dim=6, size=5):
         yield torch.randn(size, dim, generator=g, dtype=torch.float64), torch.randint(classes, (size,), generator=g)
 
 
-def test_it_is_the_naive_one():
-    """Softmax over the rows that were drawn, cut out; SGD moves these rows; all memory ages."""
+def test_PrototypeHead_with_sample_rate_matches_a_naive_implementation():
+    """Softmax over the rows that were drawn; SGD moves only these rows; the memory of all classes ages."""
     head = make(0.3)
     weight, momentum = head.weight.detach().clone(), torch.zeros(40, 6, dtype=torch.float64)
     memory, timer = torch.zeros_like(weight), torch.zeros(40, dtype=torch.int32)
@@ -91,7 +91,7 @@ def test_it_is_the_naive_one():
             torch.testing.assert_close(head.memory, memory, atol=1e-12, rtol=0)
 
 
-def test_without_fused_sgd_rows_that_were_not_drawn_have_no_gradient():
+def test_PrototypeHead_with_sample_rate_gives_rows_not_drawn_no_gradient():
     head = make(0.2, fused=False)
     x, labels = next(batches(1))
     head(x, labels).backward()
@@ -101,7 +101,7 @@ def test_without_fused_sgd_rows_that_were_not_drawn_have_no_gradient():
     assert (head.weight.grad[kept].abs().sum(1) > 0).all()
 
 
-def test_a_rate_of_one_is_off():
+def test_PrototypeHead_with_sample_rate_one_equals_no_sampling():
     heads = [make(1.0), PrototypeHead(40, 6, margin=ArcFace(16.0, 0.3), variational=Variational(0.3, 3, 1),
                                       optimizer=FusedSGD(0.2, 0.9, 1e-2), dtype=torch.float64, seed=5)]  # fmt: skip
     for x, labels in batches(5):
@@ -115,7 +115,7 @@ def test_a_rate_of_one_is_off():
     assert torch.equal(heads[0].weight, heads[1].weight)
 
 
-def test_evaluation_sees_all_classes():
+def test_PrototypeHead_with_sample_rate_evaluates_all_classes():
     head = make(0.1)
     x, labels = next(batches(1))
     with torch.no_grad():
@@ -124,6 +124,6 @@ def test_evaluation_sees_all_classes():
 
 
 @pytest.mark.parametrize("rate", [0.0, -0.1, 1.1, float("nan")])
-def test_a_rate_that_makes_no_sense_is_refused(rate):
+def test_PrototypeHead_refuses_a_sample_rate_out_of_range(rate):
     with pytest.raises(ValueError, match="sample_rate"):
         make(rate)

@@ -1,4 +1,4 @@
-"""Sub-centres: several prototypes of a class, of which a sample meets the nearest."""
+"""Sub-centres: a class has several prototypes, and a sample is compared with the nearest."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def two_classes(**options):
 
 
 @pytest.mark.parametrize("backend", ["reference", "tiled", "triton"])
-def test_by_hand(backend):
+def test_PrototypeHead_with_subcenters_matches_hand_computed_values(backend):
     # a sample at 0° is nearest to 60° and to 90°, one at 180° to 120° and to 170°
     head = two_classes(backend=backend)
     x = torch.tensor([[3.0, 0.0], [-1.0, 0.0]], dtype=torch.float64)
@@ -76,7 +76,7 @@ def test_by_hand(backend):
 
 
 @given(st.integers(0, 999), st.integers(1, 4))
-def test_it_is_the_softmax_over_the_nearest(seed, subcenters):
+def test_margin_softmax_with_subcenters_equals_the_softmax_over_the_nearest(seed, subcenters):
     x, labels = batch(seed, size=1)
     unit = normalize(x, dim=1)
     weight = torch.randn(5, subcenters, 4, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
@@ -89,12 +89,12 @@ def test_it_is_the_softmax_over_the_nearest(seed, subcenters):
 
 @pytest.mark.parametrize("margin", MARGINS, ids=str)
 @pytest.mark.parametrize("changes", [{"fused": True}, {"implementation": "TiledSoftmax", "subcenters": 2}], ids=str)
-def test_with_every_margin_it_follows_the_definition(margin, changes, monkeypatch):
+def test_PrototypeHead_with_subcenters_and_every_margin_matches_the_reference(margin, changes, monkeypatch):
     require_definition(run(margin, **changes), monkeypatch)
 
 
 @pytest.mark.parametrize("changes", WAYS, ids=str)
-def test_every_way_follows_the_definition(changes, monkeypatch):
+def test_PrototypeHead_with_subcenters_in_every_configuration_matches_the_reference(changes, monkeypatch):
     require_definition(run(**changes), monkeypatch)
 
 
@@ -115,18 +115,18 @@ def test_every_way_follows_the_definition(changes, monkeypatch):
     ids=str,
 )
 @pytest.mark.parametrize("fused", [False, True])
-def test_together_with_the_rest_it_follows_the_definition(changes, fused, monkeypatch):
+def test_PrototypeHead_with_subcenters_and_other_options_matches_the_reference(changes, fused, monkeypatch):
     require_definition(run(fused=fused, **changes), monkeypatch)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("margin", [MARGINS[0], MARGINS[2]], ids=str)
 @pytest.mark.parametrize(("world", "changes"), RANKS, ids=str)
-def test_processes_follow_one(processes, margin, world, changes):
+def test_PrototypeHead_with_subcenters_on_several_ranks_matches_one_process(processes, margin, world, changes):
     require_one_process(processes, world, run(margin, **changes))
 
 
-def test_leaving_out_by_probability_stays_under_its_bound():
+def test_PrototypeHead_with_subcenters_keeps_skipped_mass_under_filter_bound():
     heads = [
         PrototypeHead(40, 4, margin=ArcFace(16.0, 0.3), subcenters=2, dtype=torch.float64, filter_bound=bound)
         for bound in (None, 0.0, 0.3)
@@ -141,7 +141,7 @@ def test_leaving_out_by_probability_stays_under_its_bound():
     assert 0.0 < heads[2].skipped_mass <= 0.3
 
 
-def test_a_memory_goes_into_the_nearest_sub_centre():
+def test_PrototypeHead_injects_memory_into_the_nearest_subcenter():
     head = two_classes(variational=Variational(0.4, 2, 0))
     feature = torch.tensor([[0.0, 5.0]], dtype=torch.float64)  # at 90°: of class 1 the first is nearest
     head(feature, torch.tensor([1])).backward()
@@ -158,7 +158,7 @@ def test_a_memory_goes_into_the_nearest_sub_centre():
 
 @pytest.mark.parametrize("backend", ["reference", "tiled"])
 @pytest.mark.parametrize("rate", [1.0, 0.6])
-def test_a_backward_sees_the_memory_that_its_forward_saw(backend, rate):
+def test_PrototypeHead_with_subcenters_backward_uses_the_memory_of_its_forward(backend, rate):
     def gradients(late):
         head = PrototypeHead(
             5,
@@ -183,7 +183,7 @@ def test_a_backward_sees_the_memory_that_its_forward_saw(backend, rate):
     torch.testing.assert_close(gradients(True), gradients(False), atol=1e-12, rtol=0)
 
 
-def test_what_a_step_finds_nearest_does_not_depend_on_autocast():
+def test_PrototypeHead_nearest_subcenters_do_not_depend_on_autocast():
     head = PrototypeHead(40, 16, margin=CurricularFace(8.0), subcenters=8, variational=Variational(0.3, 3, 0))
     x, labels = torch.randn(40, 16, generator=torch.Generator().manual_seed(0)), torch.arange(40)
     twin = copy.deepcopy(head)
@@ -196,7 +196,7 @@ def test_what_a_step_finds_nearest_does_not_depend_on_autocast():
     assert (injected > 0).sum() == 40
 
 
-def test_state_is_kept_and_one_sub_centre_is_as_before():
+def test_PrototypeHead_with_subcenters_state_is_saved_loaded_and_copied():
     make = {"num_classes": 5, "embedding_dim": 4, "variational": Variational(0.3, 3, 0), "subcenters": 3}
     head = PrototypeHead(**make, optimizer=FusedSGD(0.1))
     for seed in range(3):
@@ -212,14 +212,14 @@ def test_state_is_kept_and_one_sub_centre_is_as_before():
     assert torch.equal(PrototypeHead(9, 4, subcenters=2).weight[:5], PrototypeHead(5, 4, subcenters=2).weight)
 
 
-def test_cosines_of_samples_are_those_with_the_nearest():
+def test_own_cosines_with_subcenters_are_those_with_the_nearest():
     head = two_classes()
     mean, memory = own_cosines(head, torch.tensor([[1.0, 0.0], [-1.0, 0.0]], dtype=torch.float64), torch.tensor([0, 0]))
     assert mean == pytest.approx(0.5)  # 60° from both
     assert memory is None
 
 
-def test_by_name_and_in_plans():
+def test_build_config_and_RunSize_read_subcenters():
     base = {"name": "x", "data": {"train": "faces"}}
     assert build_config(base | {"subcenters": 3}, "x").subcenters == 3
     assert build_config(base, "x").subcenters == 1
@@ -227,11 +227,11 @@ def test_by_name_and_in_plans():
 
 
 @pytest.mark.parametrize("term", [EPL(), BroadFace()])
-def test_terms_that_ask_for_one_prototype_are_refused(term):
+def test_PrototypeHead_with_subcenters_refuses_terms_that_need_one_prototype(term):
     with pytest.raises(ValueError, match=rf"{type(term).__name__} asks for the prototype of a class, which has 2"):
         PrototypeHead(5, 4, subcenters=2, terms=[term])
 
 
-def test_no_sub_centre_is_refused():
+def test_PrototypeHead_refuses_zero_subcenters():
     with pytest.raises(ValueError, match="subcenters must be at least 1"):
         PrototypeHead(5, 4, subcenters=0)

@@ -83,7 +83,7 @@ def require_equal(found, atol=1e-12, rtol=1e-9):
     sizes=[(1, 2, 3), (5, 7, 4), (9, 13, 8), (3, 25, 2), (30, 4, 6)],  # one tile, whole tiles, a partial last tile
     indirect=["implementation"],
 )
-def test_margin_softmax_is_the_definition(margin, alive, workspace_mb, sizes):
+def test_tiled_margin_softmax_matches_the_reference(margin, alive, workspace_mb, sizes):
     x, labels, weight, injection = problem(*sizes, alive=0.0 if alive is None else alive)
     require_equal(both(x, labels, weight, margin, None if alive is None else injection, workspace_mb))
 
@@ -98,19 +98,21 @@ def test_margin_softmax_is_the_definition(margin, alive, workspace_mb, sizes):
     st.sampled_from(MARGINS),
     st.integers(0, 2**16),
 )
-def test_margin_softmax_is_the_definition_at_any_size(batch, classes, dim, alive, lam, renormalise, margin, seed):
+def test_tiled_margin_softmax_matches_the_reference_at_any_size(
+    batch, classes, dim, alive, lam, renormalise, margin, seed
+):
     x, labels, weight, injection = problem(batch, classes, dim, seed, alive, lam, renormalise)
     require_equal(both(x, labels, weight, margin, injection, KEEP_ALL), atol=1e-10)
 
 
-def test_the_last_class_and_repeated_labels():
+def test_tiled_margin_softmax_matches_the_reference_with_repeated_labels():
     x, _, weight, injection = problem(8, 13, 6)
     for repeated in ([12] * 8, [12, 0, 12, 5, 5, 12, 11, 0]):
         require_equal(both(x, torch.tensor(repeated), weight, ArcFace(16.0, 0.4), injection, KEEP_ALL))
 
 
 @pytest.mark.parametrize("margin", MARGINS, ids=str)
-def test_samples_on_and_opposite_their_prototypes(margin):
+def test_tiled_margin_softmax_matches_the_reference_on_and_opposite_prototypes(margin):
     x, _, weight, _ = problem(4, 9, 5)
     weight[0], weight[1] = 3 * x[0], -2 * x[1]
     found = both(x, torch.tensor([0, 1, 0, 1]), weight, margin, None, KEEP_ALL)
@@ -119,14 +121,14 @@ def test_samples_on_and_opposite_their_prototypes(margin):
 
 
 @pytest.mark.parametrize("margin", MARGINS, ids=str)
-def test_one_dimension_in_which_every_cosine_is_one_or_minus_one(margin):
+def test_tiled_margin_softmax_matches_the_reference_in_one_dimension(margin):
     x, labels, weight, injection = problem(3, 25, 1)
     require_equal(both(x, labels, weight, margin, injection, KEEP_ALL), atol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("scale", [64.0, 80.0, 200.0, 700.0])
-def test_large_scales_neither_overflow_nor_underflow(dtype, scale):
+def test_tiled_margin_softmax_at_large_scales_neither_overflows_nor_underflows(dtype, scale):
     """Two classes, both opposite the sample: every exponential is as small as it can be."""
     x = torch.tensor([[1.0, 0.0], [1.0, 0.0]], dtype=dtype)
     weight = torch.tensor([[-1.0, 1e-3], [-1.0, -1e-3]], dtype=dtype)
@@ -140,7 +142,7 @@ def test_large_scales_neither_overflow_nor_underflow(dtype, scale):
     ("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 0.06), (torch.float16, 0.01)], ids=str
 )
 @pytest.mark.parametrize("alive", [0.0, 0.5])
-def test_low_precision_stays_close_to_float64(dtype, tolerance, alive):
+def test_tiled_margin_softmax_in_low_precision_stays_close_to_float64(dtype, tolerance, alive):
     margin = ArcFace(16.0, 0.4)
     x, labels, weight, injection = problem(9, 31, 16, alive=alive)
     exact = both(x, labels, weight, margin, injection, KEEP_ALL)[0]
@@ -153,7 +155,7 @@ def test_low_precision_stays_close_to_float64(dtype, tolerance, alive):
         assert (ours.double() - definition).norm() <= tolerance * definition.norm()
 
 
-def test_products_follow_autocast_and_the_rest_does_not():
+def test_tiled_margin_softmax_under_autocast_keeps_loss_and_gradient_in_float32():
     margin = ArcFace(16.0, 0.4)
     x, labels, weight, injection = problem(9, 31, 16, dtype=torch.float32)
     leaf = weight.clone().requires_grad_()
@@ -165,7 +167,7 @@ def test_products_follow_autocast_and_the_rest_does_not():
     assert 0 < abs(low.item() - exact.item()) < 0.05
 
 
-def test_the_loss_alone_keeps_nothing():
+def test_tiled_margin_softmax_without_gradients_keeps_no_tiles():
     x, labels, weight, injection = problem(5, 30, 4)
     workspace = Workspace(256)
     with torch.no_grad():
@@ -174,7 +176,7 @@ def test_the_loss_alone_keeps_nothing():
     assert workspace.user.kept.numel() == 0
 
 
-def test_frozen_prototypes_and_frozen_features():
+def test_tiled_margin_softmax_supports_frozen_prototypes_and_frozen_features():
     x, labels, weight, injection = problem(5, 13, 4)
     whole = both(x, labels, weight, ArcFace(16.0), injection, KEEP_ALL, scale=1.0)[0]
     for trained in (0, 1):
@@ -185,14 +187,14 @@ def test_frozen_prototypes_and_frozen_features():
         assert leaves[1 - trained].grad is None
 
 
-def test_the_smallest_workspaces_keep_some_tiles_and_compute_the_others_again():
+def test_tiled_margin_softmax_matches_the_reference_with_a_small_workspace():
     x, labels, weight, _ = problem(4, 60, 6)
     for tiles_kept in range(4):
         found = both(x, labels, weight, CosFace(16.0), None, tiles_kept * 4 * 4 * 8 / 2**20)
         require_equal(found)
 
 
-def test_losses_that_wait_for_their_backward_do_not_lose_what_they_kept():
+def test_tiled_margin_softmax_losses_with_one_workspace_keep_their_own_tiles():
     x, labels, weight, injection = problem(6, 19, 4)
     workspace = Workspace(256)
     leaf = weight.clone().requires_grad_()
@@ -218,7 +220,7 @@ def heads(delta_t=2, start=3, lam=0.3, clip=None, **settings):
 
 
 @grid(margin=[ArcFace(8.0, 0.3), NormSoftmax(8.0)], lam=[0.3, 1.0], memory_dtype=[None, torch.float32])
-def test_FusedSGD_trajectory_is_that_of_torchs_sgd(margin, lam, memory_dtype, implementation):
+def test_FusedSGD_trajectory_matches_torch_SGD(margin, lam, memory_dtype, implementation):
     steps = 15 if implementation == "TritonSoftmax" else 50
     definition, optimizer, fused = heads(margin=margin, lam=lam, memory_dtype=memory_dtype)
     schedules = [torch.optim.lr_scheduler.StepLR(each, 2 * steps // 5, 0.1) for each in (optimizer, fused.optimizer)]
@@ -248,7 +250,7 @@ def test_FusedSGD_trajectory_is_that_of_torchs_sgd(margin, lam, memory_dtype, im
 
 @pytest.mark.parametrize("stage", ["random", "half-way", "converged"])
 @pytest.mark.parametrize("bound", [1e-6, 1e-3, 1e-2, 0.2])
-def test_filtering_stays_under_its_bound_from_random_prototypes_to_convergence(stage, bound, monkeypatch):
+def test_Filter_skips_at_most_its_bound_from_random_to_converged_prototypes(stage, bound, monkeypatch):
     margin = ArcFace(32.0, 0.3)
     x, labels, weight, injection = problem(12, 200, 16)
     monkeypatch.setattr(tiled, "TILE", {"cpu": 1600})
@@ -274,7 +276,7 @@ def test_filtering_stays_under_its_bound_from_random_prototypes_to_convergence(s
         assert changed.sum() > 50, "the test is to see something skipped"
 
 
-def test_a_head_reports_what_filtering_skipped_and_moves_every_class():
+def test_PrototypeHead_with_filter_bound_reports_skipped_mass_and_moves_every_class():
     plain, filtered = (
         PrototypeHead(50, 8, margin=CosFace(32.0), optimizer=FusedSGD(0.1), filter_bound=bound) for bound in (None, 0.5)
     )
@@ -291,7 +293,7 @@ def test_a_head_reports_what_filtering_skipped_and_moves_every_class():
         PrototypeHead(5, 2, filter_bound=0.1, backend="reference")
 
 
-def test_memory_is_as_the_forward_saw_it_however_late_the_backward():
+def test_PrototypeHead_backward_in_any_order_uses_the_memory_of_its_forward():
     """Losses of three steps, differentiated in every order, each with the memory of its own step."""
     for order in itertools.permutations(range(3)):
         found = []
@@ -323,7 +325,7 @@ DELTA_T_AND_START = {"plain": (2, None), "before": (2, 9), "expired": (1, 1), "p
     sizes=[(1, 2, 3), (7, 13, 8), (5, 3, 16)],
     indirect=["implementation"],
 )
-def test_fused_steps_in_any_type_stay_close_to_the_definition(margin, dtype, memory, sizes):
+def test_FusedSGD_steps_in_any_dtype_stay_close_to_the_reference(margin, dtype, memory, sizes):
     """Loss, dL/dx, W, momentum, M and T after four steps; the last class is always in the batch."""
     (batch, classes, dim), (delta_t, start) = sizes, DELTA_T_AND_START[memory]
     found = []

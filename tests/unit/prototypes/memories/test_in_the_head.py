@@ -1,4 +1,4 @@
-"""Every kind of memory behind the head: the same on all backends, in steps of any shape, kept and loaded."""
+"""Every kind of memory in the head: the same on all backends and in micro-batches, saved and loaded."""
 
 from __future__ import annotations
 
@@ -78,7 +78,9 @@ def require_same_state(a, b, **tolerance):
 
 
 @pytest.mark.parametrize(("sample_rate", "renormalise"), [(1.0, True), (0.5, False)])
-def test_a_fused_head_by_tiles_is_the_definition(kind, implementation, sample_rate, renormalise):
+def test_PrototypeHead_fused_and_tiled_matches_the_reference_for_every_memory(
+    kind, implementation, sample_rate, renormalise
+):
     variational = Variational(0.3, 3, 1, renormalise, kind)
     options = {"margin": ArcFace(16.0, 0.3), "variational": variational, "dtype": torch.float64}
     definition = PrototypeHead(CLASSES, DIM, backend="reference", sample_rate=sample_rate, **options)
@@ -101,8 +103,8 @@ def test_a_fused_head_by_tiles_is_the_definition(kind, implementation, sample_ra
     require_same_state(definition, fused, atol=1e-11, rtol=1e-9)
 
 
-def test_what_is_injected_is_what_the_walks_inject(kind):
-    """u of the step to come, as the head tells it, gives the loss of that step."""
+def test_PrototypeHead_variational_prototypes_give_the_loss_of_the_next_step(kind):
+    """The loss computed from ``variational_prototypes`` is that of the next step."""
     head = make(kind)
     for step in range(5):
         head(*batch(step)).backward()
@@ -116,8 +118,8 @@ def test_what_is_injected_is_what_the_walks_inject(kind):
     torch.testing.assert_close(head(x, labels), torch.nn.functional.cross_entropy(logits, labels))
 
 
-def test_a_backward_sees_what_its_forward_saw(kind, implementation):
-    """Three losses are formed before any is differentiated, and the memory has moved on under all of them."""
+def test_PrototypeHead_backward_uses_the_memory_of_its_forward_for_every_kind(kind, implementation):
+    """Three losses are formed before any is differentiated; each step changes the memory."""
     found = []
     for backend in ("reference", "tiled"):
         head = make(kind, backend=backend)
@@ -133,7 +135,7 @@ def test_a_backward_sees_what_its_forward_saw(kind, implementation):
     torch.testing.assert_close(found[0], found[1], atol=1e-12, rtol=1e-10)
 
 
-def test_micro_batches_are_one_step(kind):
+def test_PrototypeHead_micro_batches_equal_one_step_for_every_memory(kind):
     whole, parts = make(kind), make(kind)
     for step in range(5):
         x, labels = batch(step)
@@ -152,7 +154,7 @@ def test_micro_batches_are_one_step(kind):
     ids=str,
 )
 @pytest.mark.parametrize("kind", [SeveralFeatures(3), Gaussian(bank=16)], ids=str)
-def test_low_precision_stays_near(kind, implementation, dtype, memory_dtype):
+def test_PrototypeHead_tiled_in_low_precision_stays_close_to_the_reference(kind, implementation, dtype, memory_dtype):
     found = []
     for backend in ("reference", "tiled"):
         head = make(kind, dtype=dtype, memory_dtype=memory_dtype, backend=backend)
@@ -167,7 +169,7 @@ def test_low_precision_stays_near(kind, implementation, dtype, memory_dtype):
         assert (a - b).norm() <= tolerance * a.norm()
 
 
-def test_there_is_no_memory_before_the_start_and_eval_writes_none(kind):
+def test_PrototypeHead_has_no_memory_before_the_start_and_writes_none_in_eval(kind):
     head = make(kind, start=2)
     for step in range(2):
         assert head.memory is None
@@ -189,7 +191,7 @@ def test_there_is_no_memory_before_the_start_and_eval_writes_none(kind):
     assert -1 <= own[1] <= 1
 
 
-def test_a_state_goes_on_where_it_was(kind):
+def test_PrototypeHead_state_dict_and_deepcopy_train_on_like_the_original(kind):
     head = make(kind)
     for step in range(6):
         head(*batch(step)).backward()
@@ -204,7 +206,7 @@ def test_a_state_goes_on_where_it_was(kind):
     require_same_state(head, fresh, atol=0, rtol=0)
 
 
-def test_a_state_of_another_kind_is_refused(kind):
+def test_PrototypeHead_load_state_dict_refuses_another_kind_of_memory(kind):
     head, last = make(kind), make(LastFeature())
     for each in (head, last):
         for step in range(3):
@@ -219,14 +221,14 @@ def test_a_state_of_another_kind_is_refused(kind):
     assert early.memory is None
 
 
-def test_the_state_of_the_default_kind_is_as_it_always_was():
+def test_PrototypeHead_state_dict_with_LastFeature_has_no_further_keys():
     head = make(LastFeature())
     for step in range(3):
         head(*batch(step)).backward()
     assert set(head.state_dict()) == {"weight", "memory", "timer", "step_count"}
 
 
-def test_options_that_change_shapes_and_states_in_parts_are_refused():
+def test_PrototypeHead_load_state_dict_refuses_other_shapes_and_missing_statistics():
     head = make(SeveralFeatures(3))
     for step in range(3):
         head(*batch(step)).backward()
@@ -241,7 +243,7 @@ def test_options_that_change_shapes_and_states_in_parts_are_refused():
         make(Gaussian()).load_state_dict(state)
 
 
-def test_statistics_keep_their_type_when_the_head_is_cast():
+def test_PrototypeHead_cast_keeps_the_dtype_of_memory_statistics():
     head = make(Gaussian(), dtype=torch.float32)
     for step in range(3):
         head(*batch(step, dtype=torch.float32)).backward()
@@ -251,8 +253,8 @@ def test_statistics_keep_their_type_when_the_head_is_cast():
     assert head.to("meta").memory_count.device.type == "meta"
 
 
-def test_shuffled_memory_injects_another_class_with_the_same_coverage():
-    """Every class but one is seen; what lies in a row is the feature of the class whose turn it is there."""
+def test_ShuffledMemory_injects_another_class_with_the_same_coverage():
+    """Every class but one is seen; each row holds the feature of another class."""
     head, last = make(ShuffledMemory(), start=0), make(LastFeature(), start=0)
     x = torch.randn(CLASSES - 1, DIM, dtype=torch.float64)
     for each in (head, last):

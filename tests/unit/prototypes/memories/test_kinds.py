@@ -51,7 +51,7 @@ def angle(degrees):
     return [math.cos(math.radians(degrees)), math.sin(math.radians(degrees))]
 
 
-def test_the_last_feature_is_the_papers():
+def test_LastFeature_remembers_the_last_feature_and_is_the_default():
     kind = LastFeature()
     state = empty(kind, 3, 2)
     remember(kind, state, [angle(10), angle(20)], [2, -1])
@@ -61,7 +61,7 @@ def test_the_last_feature_is_the_papers():
     assert Variational().memory == kind
 
 
-def test_the_running_mean_by_hand():
+def test_RunningMean_matches_hand_computed_values():
     kind = RunningMean(0.5)
     state = empty(kind, 3, 2)
     remember(kind, state, [angle(0), angle(40)], [0, 1], delta_t=2)
@@ -70,12 +70,12 @@ def test_the_running_mean_by_hand():
     assert injected(kind, state)[0].tolist() == pytest.approx(angle(30))
     remember(kind, state, [angle(90)], [2], delta_t=2)
     assert state["timer"].tolist() == [1, 0, 2]
-    remember(kind, state, [angle(90), angle(70)], [0, 1], delta_t=2)  # 0 in its last step, 1 dead and begun anew
+    remember(kind, state, [angle(90), angle(70)], [0, 1], delta_t=2)  # 0 in its last step, 1 expired and restarted
     assert injected(kind, state)[0].tolist() == pytest.approx(angle(60))
     assert injected(kind, state)[1].tolist() == pytest.approx(angle(70))
 
 
-def test_a_running_mean_without_momentum_is_the_last_feature():
+def test_RunningMean_without_momentum_equals_LastFeature():
     g = torch.Generator().manual_seed(0)
     states = [empty(kind, 5, 4) for kind in (RunningMean(0.0), LastFeature())]
     for _ in range(12):
@@ -87,7 +87,7 @@ def test_a_running_mean_without_momentum_is_the_last_feature():
     assert torch.equal(*(state["timer"] for state in states))
 
 
-def test_several_features_fill_a_ring():
+def test_SeveralFeatures_remember_overwrites_the_oldest_slot():
     kind = SeveralFeatures(2)
     state = empty(kind, 3, 2)
     for degrees in (10, 20, 30):
@@ -102,7 +102,7 @@ def test_several_features_fill_a_ring():
     assert coverage(state["timer"]) == pytest.approx(2 / 3)
 
 
-def test_several_features_draws_every_living_slot_as_often_and_no_other():
+def test_SeveralFeatures_reader_draws_living_slots_uniformly():
     kind = SeveralFeatures(4)
     state = empty(kind, 3000, 2)
     state["memory"][:] = torch.arange(4.0).reshape(1, 4, 1)
@@ -114,7 +114,7 @@ def test_several_features_draws_every_living_slot_as_often_and_no_other():
     assert not torch.equal(drawn, injected(kind, state, step=1)[:, 0])
 
 
-def test_one_slot_is_the_last_feature():
+def test_SeveralFeatures_with_one_slot_equals_LastFeature():
     kind, last = SeveralFeatures(1), LastFeature()
     states = empty(kind, 4, 2), empty(last, 4, 2)
     for degrees, row in ((10, 0), (20, 3), (30, 0)):
@@ -125,7 +125,7 @@ def test_one_slot_is_the_last_feature():
 
 
 @given(st.integers(2, 50), st.integers(0, 5))
-def test_shuffled_memory_goes_to_another_class_and_each_to_one(classes, seed):
+def test_ShuffledMemory_home_is_a_permutation_without_fixed_points(classes, seed):
     everyone = torch.arange(classes)
     home = ShuffledMemory().home(everyone, classes, seed)
     assert (home != everyone).all()
@@ -133,8 +133,8 @@ def test_shuffled_memory_goes_to_another_class_and_each_to_one(classes, seed):
 
 
 @given(st.lists(st.floats(-1, 1), min_size=1, max_size=8), st.floats(0.1, 50.0))
-def test_mean_and_variance_by_hand(heights, prior):
-    """While the mean is plain, μ, R, n and the shrunk variance are those of the textbook."""
+def test_spread_follow_matches_hand_computed_mean_and_variance(heights, prior):
+    """While the mean weighs all features alike, μ, R, n and the shrunk variance are the textbook's."""
     state = empty(Gaussian(bank=1), 2, 2)
     x = np.array([[h, math.sqrt(1 - h * h)] for h in heights])
     residuals = []
@@ -161,7 +161,7 @@ def test_mean_and_variance_by_hand(heights, prior):
     assert spread.shrunk_variance(state, prior).tolist() == pytest.approx([expected, min(variance, spread.WIDEST)])
 
 
-def test_the_mean_forgets_and_a_dead_class_begins_anew():
+def test_spread_follow_forgets_old_features_and_restarts_dead_classes():
     state = empty(Gaussian(bank=1), 1, 2)
     x = torch.tensor([angle(0), angle(90)], dtype=torch.float64)
     for number in range(60):
@@ -189,8 +189,8 @@ def cloud(samples, dim, variance, seed=0):
 
 @pytest.mark.parametrize("kind", SPREAD)
 @pytest.mark.parametrize("variance", [0.1, 0.5])
-def test_draws_have_the_mean_and_the_variance_of_the_features(kind, variance):
-    """400 classes around one direction: all draws together are as the features were."""
+def test_Memory_reader_of_spread_kinds_draws_with_mean_and_variance_of_the_features(kind, variance):
+    """400 classes around one direction: all draws together have the statistics of the features."""
     dim, classes, seen = 48, 400, 6
     memory = kind(bank=2000)
     state = empty(memory, classes, dim)
@@ -208,7 +208,7 @@ def test_draws_have_the_mean_and_the_variance_of_the_features(kind, variance):
 
 @pytest.mark.parametrize("kind", [Gaussian, VonMisesFisher])
 @pytest.mark.parametrize(("dim", "variance"), [(32, 0.05), (32, 0.4), (256, 0.3)])
-def test_draws_around_one_mean_have_its_resultant_length(kind, dim, variance):
+def test_Gaussian_and_VonMisesFisher_draws_have_the_resultant_length_of_the_mean(kind, dim, variance):
     classes = 20_000
     memory = kind(bank=4096)
     state = empty(memory, classes, dim)
@@ -244,13 +244,13 @@ def test_von_mises_fisher_cosines_have_the_exact_moments(dim, kappa):
 
 @pytest.mark.parametrize("dim", [3, 64, 512])
 @pytest.mark.parametrize("length", [0.3, 0.7, 0.95])
-def test_the_concentration_gives_the_resultant_length_back(dim, length):
+def test_concentration_inverts_the_resultant_length(dim, length):
     kappa = float(concentration(torch.tensor([1 - length**2], dtype=torch.float64), dim))
     assert ive(dim / 2, kappa) / ive(dim / 2 - 1, kappa) == pytest.approx(length, rel=0.02 if dim == 3 else 1e-3)
 
 
-def test_borrowed_spread_by_hand():
-    """Class 0 varies along y; class 1, seen once, gets a displacement that class 0 showed."""
+def test_BorrowedSpread_matches_hand_computed_values():
+    """Class 0 varies along y; class 1, seen once, is displaced by a residual of class 0."""
     kind = BorrowedSpread(momentum=0.9, prior=4.0, bank=3)
     state = empty(kind, 2, 3)
     a, b = [math.cos(0.3), math.sin(0.3), 0.0], [math.cos(0.3), -math.sin(0.3), 0.0]
@@ -266,7 +266,7 @@ def test_borrowed_spread_by_hand():
 
 
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=6))
-def test_the_bank_keeps_the_newest_residuals(sizes):
+def test_BorrowedSpread_bank_keeps_the_newest_residuals(sizes):
     kind = BorrowedSpread(bank=4)
     state, bank, place = empty(kind, 9, 2), np.zeros((4, 2)), 0
 
@@ -290,7 +290,7 @@ def test_the_bank_keeps_the_newest_residuals(sizes):
 
 
 @pytest.mark.parametrize("kind", [*SPREAD, SeveralFeatures])
-def test_a_draw_depends_on_seed_step_and_class_id_alone(kind):
+def test_Memory_reader_draws_depend_only_on_seed_step_and_class_id(kind):
     memory = kind()
     state = empty(memory, 40, 8)
     for number in range(3):
@@ -307,7 +307,7 @@ def test_a_draw_depends_on_seed_step_and_class_id_alone(kind):
 
 
 @pytest.mark.parametrize("kind", SPREAD)
-def test_before_the_first_residual_the_mean_is_injected(kind):
+def test_Memory_reader_of_spread_kinds_gives_the_mean_before_the_first_residual(kind):
     memory = kind()
     state = empty(memory, 3, 4)
     remember(memory, state, cloud(2, 4, 0.3), [0, 2])
@@ -325,11 +325,11 @@ def test_before_the_first_residual_the_mean_is_injected(kind):
         (lambda: empty(Gaussian(), 3, 1), "at least 2 dimensions"),
     ],
 )
-def test_values_out_of_range_are_refused_by_name(make, message):
+def test_Memory_refuses_values_out_of_range(make, message):
     with pytest.raises(ValueError, match=message):
         make()
 
 
-def test_what_is_not_a_memory_is_refused():
+def test_Variational_refuses_what_is_not_a_Memory():
     with pytest.raises(TypeError, match="kind of memory"):
         Variational(memory="last")
