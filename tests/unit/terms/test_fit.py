@@ -38,21 +38,21 @@ class Rehearsal:
         (ArcFace(), [BroadFace()], {"subcenters": 3}, "BroadFace asks for .* 3 sub-centres"),
     ],
 )
-def test_require_fit_refuses(margin, terms, options, message):
+def test_require_fit_refuses_combinations_that_do_not_fit(margin, terms, options, message):
     bound = bind_without_storage(terms)
     assert all(tensor.is_meta for term in bound.values() for tensor in term.buffers())
     with pytest.raises(ValueError, match=message):
         require_fit(margin, bound, **options)
 
 
-def test_require_fit_accepts():
+def test_require_fit_accepts_combinations_that_fit():
     bound = bind_without_storage([XBM(), UNPG(), EPL()])
     require_fit(AdaFace(), bound, sample_rate=0.5, variational=True)
     require_fit(ArcFace(), bind_without_storage([BroadFace(), Rehearsal()]), filter_bound=0.1)
     require_fit(SphereFace2(), bind_without_storage([XBM()]), subcenters=2)
 
 
-def test_PrototypeHead_asks_terms_of_a_user_what_they_need():
+def test_PrototypeHead_checks_the_needs_of_user_defined_terms():
     with pytest.raises(ValueError, match="Rehearsal"):
         PrototypeHead(3, 2, terms=[Rehearsal()], variational=Variational())
     head = PrototypeHead(3, 2, terms=[Rehearsal()])

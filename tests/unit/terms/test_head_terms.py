@@ -113,7 +113,7 @@ def require_same(results, alone, atol=1e-10):
 
 
 @grid(terms=TERMS, backend=["tiled", "triton"], fused=[False, True])
-def test_every_backend_follows_the_definition(terms, backend, fused):
+def test_PrototypeHead_with_terms_matches_the_reference_on_every_backend(terms, backend, fused):
     steps = 5 if backend == "triton" else STEPS
     alone = train(None, settings(terms, steps=steps))
     require_same([train(None, settings(terms, backend=backend, fused=fused, steps=steps))], alone)
@@ -122,7 +122,7 @@ def test_every_backend_follows_the_definition(terms, backend, fused):
 
 @pytest.mark.parametrize("terms", TERMS)
 @pytest.mark.parametrize("changes", [{"scale": 90.0}, {"options": {"sample_rate": 0.4}}], ids=str)
-def test_so_it_is_where_logits_are_large_and_where_classes_are_drawn(terms, changes):
+def test_PrototypeHead_with_terms_matches_the_reference_at_large_scale_or_sample_rate(terms, changes):
     alone = train(None, settings(terms, fused=True, **changes))
     require_same([train(None, settings(terms, backend="tiled", fused=True, **changes))], alone)
 
@@ -139,28 +139,28 @@ def test_so_it_is_where_logits_are_large_and_where_classes_are_drawn(terms, chan
     ],
     ids=str,
 )
-def test_four_processes_follow_one(processes, terms, changes):
+def test_PrototypeHead_with_terms_on_four_ranks_matches_one_process(processes, terms, changes):
     run = settings(terms, **changes)
     require_same(processes.run(train, 4, run), train(None, run))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("terms", ["unitsface", "unpg", "xbm", "epl"])
-def test_terms_and_variational_prototypes_go_together(processes, terms):
+def test_PrototypeHead_with_terms_and_variational_prototypes_matches_the_reference(processes, terms):
     run = settings(terms, variational=Variational(0.3, 4, 2))
     alone = train(None, run)
     require_same([train(None, run | {"backend": "tiled", "fused": True})], alone)
     require_same(processes.run(train, 2, run), alone)
 
 
-def test_parts_of_a_step_are_one_step_to_a_term_that_looks_at_samples_one_by_one():
+def test_PrototypeHead_with_EPL_in_micro_batches_equals_one_step():
     whole, parts = (train(None, settings("epl", parts=p)) for p in (1, 2))
     require_same([parts], whole | {"values": parts["values"]})
 
 
 @pytest.mark.parametrize("backend", ["tiled", "triton"])
 @pytest.mark.parametrize("autocast", [False, True])
-def test_float32_and_bfloat16_products_stay_near(backend, autocast):
+def test_PrototypeHead_with_terms_in_low_precision_stays_close_to_float64(backend, autocast):
     def losses(backend, dtype):
         head = PrototypeHead(CLASSES, DIM, margin=ArcFace(16.0, 0.3), terms=EVERY, backend=backend, dtype=dtype)
         found = []
@@ -187,7 +187,7 @@ def one(seed, count=6):
 
 
 @pytest.mark.parametrize("steps", [0, 1])
-def test_past_samples_refuse_a_second_part_of_a_step(steps):
+def test_BroadFace_refuses_a_second_micro_batch_of_a_step(steps):
     head = make(BroadFace(start=0))
     for seed in range(steps):
         head(*one(seed)).backward()
@@ -203,18 +203,18 @@ class Other(UNPG):
     """Another term with negatives of its own."""
 
 
-def test_two_terms_in_a_place_for_one_are_refused():
+def test_PrototypeHead_refuses_two_terms_that_give_negatives():
     with pytest.raises(ValueError, match="2 terms give negatives"):
         make(UNPG(), Other())(*one(0))
 
 
-def test_past_samples_and_variational_prototypes_are_refused():
+def test_PrototypeHead_refuses_BroadFace_with_variational_prototypes():
     with pytest.raises(ValueError, match="would meet its own feature"):
         make(BroadFace(), variational=Variational())
 
 
 @pytest.mark.parametrize("terms", [EVERY, (BroadFace(size=9, start=0),)], ids=["every", "broadface"])
-def test_eval_and_no_grad_are_plain_and_remember_nothing(terms):
+def test_PrototypeHead_with_terms_in_eval_or_no_grad_is_plain_and_writes_nothing(terms):
     head, plain = make(*terms), make()
     head(*one(0)).backward()
     before = copy.deepcopy(head.state_dict())
@@ -228,7 +228,7 @@ def test_eval_and_no_grad_are_plain_and_remember_nothing(terms):
 
 
 @pytest.mark.parametrize("terms", [EVERY, (BroadFace(size=9, start=0),)], ids=["every", "broadface"])
-def test_state_is_saved_loaded_copied_and_moved(terms):
+def test_PrototypeHead_with_terms_state_is_saved_loaded_copied_and_cast(terms):
     head = make(*terms)
     for seed in range(3):
         head(*one(seed)).backward()
@@ -248,7 +248,7 @@ def test_state_is_saved_loaded_copied_and_moved(terms):
 
 @pytest.mark.parametrize("backend", ["reference", "tiled"])
 @pytest.mark.parametrize("rate", [1.0, 0.5])
-def test_a_backward_sees_what_its_forward_saw_although_a_step_came_between(backend, rate):
+def test_PrototypeHead_with_terms_backward_uses_the_state_of_its_forward(backend, rate):
     def gradients(late):
         head = make(XBM(size=9, start=0), EPL(start=0), backend=backend, sample_rate=rate)
         head(*one(0)).backward()
@@ -264,7 +264,7 @@ def test_a_backward_sees_what_its_forward_saw_although_a_step_came_between(backe
 
 @pytest.mark.parametrize("scale", [8.0, 90.0])
 @pytest.mark.parametrize("implementation", ["tiled", "triton", "torch"])
-def test_further_negatives_have_the_value_and_gradients_of_the_definition(scale, implementation):
+def test_tiled_margin_softmax_with_negatives_matches_the_reference(scale, implementation):
     g = torch.Generator().manual_seed(0)
     x = torch.nn.functional.normalize(torch.randn(4, 5, generator=g, dtype=torch.float64), dim=1)
     weight, labels = torch.randn(9, 5, generator=g, dtype=torch.float64), torch.tensor([0, 8, 3, 3])
@@ -289,7 +289,7 @@ def test_further_negatives_have_the_value_and_gradients_of_the_definition(scale,
     torch.testing.assert_close(tiled.margin_softmax(*arguments, **options), plain)
 
 
-def test_further_negatives_by_hand():
+def test_margin_softmax_with_negatives_matches_a_hand_computed_value():
     x = torch.tensor([[1.0, 0.0]], dtype=torch.float64)
     weight = torch.tensor([[2.0, 0.0], [0.0, 3.0]], dtype=torch.float64)
     loss = reference.margin_softmax(

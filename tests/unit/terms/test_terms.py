@@ -33,7 +33,7 @@ def bound(term, classes=3, dim=2):
     return term.bind(classes, dim).double()
 
 
-def test_unitsface_by_hand():
+def test_UniTSFace_loss_matches_a_hand_computed_value():
     term = bound(UniTSFace(scale=4.0, margin=0.1, threshold=0.25, weight=2.0))
     loss = term.loss(batch(circle(0, 40, 90), [0, 0, 1]))
     assert float(term.bias.detach()) == 1.0
@@ -45,13 +45,13 @@ def test_unitsface_by_hand():
     assert float(term.value) == pytest.approx((first + second + third) / 3)
 
 
-def test_unitsface_takes_the_mean_over_several_positives():
+def test_UniTSFace_loss_is_the_mean_over_several_positives():
     loss = bound(UniTSFace(4.0, threshold=0.0)).loss(batch(circle(0, 30, 60), [5, 5, 5]))
     near, far = math.log(1 + math.exp(-4 * cos(30))), math.log(1 + math.exp(-4 * cos(60)))
     assert loss.item() == pytest.approx(((near + far) / 2 + near + (near + far) / 2) / 3)
 
 
-def test_unitsface_has_the_gradient_of_its_value_and_moves_its_threshold():
+def test_UniTSFace_gradient_matches_finite_differences_and_moves_the_threshold():
     term = bound(UniTSFace(4.0, 0.1, 0.2))
     x = circle(0, 40, 90, 200).requires_grad_()
 
@@ -67,13 +67,13 @@ def test_unitsface_has_the_gradient_of_its_value_and_moves_its_threshold():
     assert crowd.bias.grad < 0
 
 
-def test_unpg_by_hand():
+def test_UNPG_negatives_match_hand_computed_values():
     logits = bound(UNPG()).negatives(batch(circle(0, 40, 90), [0, 0, 1]))
     expected = [4 * cos(90), 4 * cos(50), math.log(math.exp(4 * cos(90)) + math.exp(4 * cos(50)))]
     assert logits.tolist() == pytest.approx(expected)
 
 
-def test_unpg_leaves_out_what_lies_beyond_the_whiskers():
+def test_UNPG_negatives_leave_out_pairs_beyond_the_whiskers():
     far = circle(0, 90, 180, 270, 0.5)  # the last is the first under another label
     term = bound(UNPG(0.5))
     logits = term.negatives(batch(far, [0, 1, 2, 3, 4]))
@@ -89,7 +89,7 @@ def test_unpg_leaves_out_what_lies_beyond_the_whiskers():
     assert float(everything[0]) == pytest.approx(math.log(all_four))
 
 
-def test_unpg_of_one_class_is_nothing_and_has_no_gradient():
+def test_UNPG_negatives_of_one_class_are_minus_infinity_without_gradient():
     x = circle(0, 40).requires_grad_()
     logits = bound(UNPG()).negatives(batch(x, [1, 1]))
     assert logits.tolist() == [-math.inf, -math.inf]
@@ -97,7 +97,7 @@ def test_unpg_of_one_class_is_nothing_and_has_no_gradient():
     assert not x.grad.any()
 
 
-def test_unpg_has_the_gradient_of_its_value_through_both_samples():
+def test_UNPG_negatives_gradient_matches_differences_for_both_samples():
     x = circle(0, 40, 90, 200).requires_grad_()
     term = bound(UNPG(10.0))
     assert torch.autograd.gradcheck(lambda x: term.negatives(batch(x, [0, 1, 2, 1])), (x,))
@@ -106,14 +106,14 @@ def test_unpg_has_the_gradient_of_its_value_through_both_samples():
 
 
 @given(st.lists(st.floats(-1, 1), min_size=1, max_size=30), st.sampled_from([0.25, 0.5, 0.75]))
-def test_the_quantile_is_that_of_torch(values, share):
+def test_quantile_matches_torch(values, share):
     from vplface.terms.unpg import _quantile
 
     ascending = torch.tensor(values, dtype=torch.float64).sort().values
     assert float(_quantile(ascending, share)) == pytest.approx(float(ascending.quantile(share)), abs=1e-12)
 
 
-def test_xbm_by_hand():
+def test_XBM_loss_matches_a_hand_computed_value():
     term = bound(XBM(size=3, positive_margin=0.9, negative_margin=0.5, start=0, weight=2.0))
     term.remember(circle(20, 100), torch.tensor([0, 1]), None)
     loss = term.loss(batch(circle(0, 70), [0, 1]))
@@ -124,7 +124,7 @@ def test_xbm_by_hand():
     assert loss.item() == pytest.approx(2.0 * (first + second) / 2)
 
 
-def test_xbm_gradient_is_that_of_constant_references():
+def test_XBM_loss_gradient_treats_references_as_constants():
     term = bound(XBM(size=4, start=0))
     term.remember(circle(20, 100, 33), torch.tensor([0, 1, 1]), None)
     x = circle(0, 40, 75).requires_grad_()
@@ -140,7 +140,7 @@ def test_xbm_gradient_is_that_of_constant_references():
     torch.testing.assert_close(gradient, expected / 3)
 
 
-def test_xbm_waits_for_its_start_and_fills_its_queue_before():
+def test_XBM_loss_waits_for_its_start_while_the_queue_fills():
     term = bound(XBM(size=3, start=2))
     assert term.loss(batch(circle(0), [0], step=1)) is None
     term.remember(circle(20), torch.tensor([0]), None)
@@ -148,7 +148,7 @@ def test_xbm_waits_for_its_start_and_fills_its_queue_before():
 
 
 @given(st.integers(1, 6), st.lists(st.integers(0, 8), max_size=8))
-def test_a_queue_holds_the_last_samples(size, counts):
+def test_Queue_holds_the_last_samples(size, counts):
     queue, everything = Queue(size, 1), []
     for count in counts:
         new = list(range(len(everything), len(everything) + count))
@@ -165,7 +165,7 @@ def test_a_queue_holds_the_last_samples(size, counts):
     assert torch.equal(again.rows, queue.rows)
 
 
-def test_broadface_carries_its_samples_along_by_hand():
+def test_BroadFace_past_matches_hand_computed_values():
     term = bound(BroadFace(size=4, start=0))
     before, after = circle(0, 90), circle(30, 90)
     assert term.past(batch(circle(10), [0], prototypes=lambda labels: before[labels])) is None
@@ -186,7 +186,7 @@ def head(*terms, backend="reference"):
     return made
 
 
-def test_broadface_trains_prototypes_with_the_queue_and_the_encoder_with_the_batch():
+def test_BroadFace_trains_prototypes_with_the_queue_and_the_encoder_with_the_batch():
     plain, broad = head(), head(BroadFace(4, start=0))
     broad(circle(20, 130), torch.tensor([0, 1])).backward()
     broad.zero_grad()
@@ -205,7 +205,7 @@ def test_broadface_trains_prototypes_with_the_queue_and_the_encoder_with_the_bat
     torch.testing.assert_close(broad.weight.grad, (of_batch + 2 * plain.weight.grad) / 3)
 
 
-def test_epl_updates_its_prototypes_by_hand():
+def test_EPL_remember_matches_hand_computed_values():
     term = bound(EPL())
     x = circle(0, 60, 30)
     term.remember(x[:1], torch.tensor([1]), torch.tensor([1]))
@@ -219,7 +219,7 @@ def test_epl_updates_its_prototypes_by_hand():
 
 
 @pytest.mark.parametrize("backend", ["reference", "tiled"])
-def test_epl_by_hand(backend):
+def test_EPL_loss_and_gradient_match_hand_computed_values(backend):
     made = head(EPL(margin=0.5, start=0, weight=2.0), backend=backend)
     made(circle(20), torch.tensor([0])).backward()
     made.zero_grad()
@@ -241,7 +241,7 @@ def test_epl_by_hand(backend):
     torch.testing.assert_close(x.grad[0], other.grad[0] + raw - (raw @ unit) * unit)
 
 
-def test_epl_draws_a_sample_to_the_mean_of_its_class():
+def test_EPL_loss_pulls_a_sample_to_the_empirical_prototype_of_its_class():
     made = head(EPL(start=0))
     made(circle(50, 50), torch.tensor([0, 0])).backward()
     x = circle(60).requires_grad_()
@@ -272,12 +272,12 @@ def test_epl_draws_a_sample_to_the_mean_of_its_class():
         (lambda: head(UNPG(), UNPG(1.0)), "two UNPG"),
     ],
 )
-def test_senseless_values_are_refused(make, message):
+def test_Term_refuses_invalid_values(make, message):
     with pytest.raises(ValueError, match=message):
         make()
 
 
-def test_all_rows_of_past_samples_are_unit():
+def test_BroadFace_past_features_have_unit_norm():
     term = bound(BroadFace(size=8, start=0))
     g = torch.Generator().manual_seed(0)
     prototypes = [normalize(torch.randn(3, 2, generator=g, dtype=torch.float64), dim=1) for _ in range(2)]

@@ -82,7 +82,7 @@ def advance(run, steps):
 
 
 @pytest.mark.parametrize("memory", [SeveralFeatures(2), Gaussian(bank=8), BorrowedSpread(bank=8)], ids=str)
-def test_every_memory_is_restored_bit_for_bit(tmp_path, memory):
+def test_load_checkpoint_restores_every_memory_bit_for_bit(tmp_path, memory):
     run = made(0, memory=memory)
     advance(run, 6)
     path = save(tmp_path, run)
@@ -106,7 +106,7 @@ def test_every_memory_is_restored_bit_for_bit(tmp_path, memory):
     ],
     ids=str,
 )
-def test_every_loss_is_restored_bit_for_bit(tmp_path, loss):
+def test_load_checkpoint_restores_the_state_of_every_margin_bit_for_bit(tmp_path, loss):
     run = made(0, **loss)
     advance(run, 6)
     path = save(tmp_path, run)
@@ -121,7 +121,7 @@ def test_every_loss_is_restored_bit_for_bit(tmp_path, loss):
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 @pytest.mark.parametrize("average", [True, False])
-def test_a_restored_run_goes_on_bit_for_bit(tmp_path, optimizer, average):
+def test_load_checkpoint_resumes_a_run_bit_for_bit(tmp_path, optimizer, average):
     run = made(0, optimizer, average)
     advance(run, 4)
     run.best, run.unreadable = 0.5, {"a.jpg: torn"}
@@ -136,7 +136,7 @@ def test_a_restored_run_goes_on_bit_for_bit(tmp_path, optimizer, average):
         assert torch.equal(a, b)
 
 
-def test_what_is_written_is_what_there_was_when_it_was_asked_for(tmp_path, monkeypatch):
+def test_Checkpoints_save_writes_the_state_at_the_time_of_the_call(tmp_path, monkeypatch):
     import vplface.training.checkpoint as checkpoint
 
     run = made(0)
@@ -163,7 +163,7 @@ def test_what_is_written_is_what_there_was_when_it_was_asked_for(tmp_path, monke
     assert torch.equal(other.head.weight, before)
 
 
-def test_the_newest_are_kept_and_a_step_may_be_saved_again(tmp_path):
+def test_Checkpoints_save_keeps_the_newest_and_can_repeat_a_step(tmp_path):
     run = made(0)
     for _ in range(4):
         advance(run, 1)
@@ -172,7 +172,7 @@ def test_the_newest_are_kept_and_a_step_may_be_saved_again(tmp_path):
     assert save(tmp_path, run).name == "step-00000004.1"
 
 
-def test_what_a_killed_writer_left_is_cleared_away(tmp_path):
+def test_Checkpoints_removes_what_a_killed_writer_left(tmp_path):
     save(tmp_path, made(0))
     shutil.copytree(tmp_path / "step-00000000", tmp_path / ".step-00000007.12-34")
     assert newest_checkpoint(tmp_path)[0].name == "step-00000000"
@@ -190,7 +190,7 @@ DAMAGES = {
 
 @pytest.mark.parametrize("name", ["manifest.json", "common.safetensors", "rows-00000-of-00001.safetensors"])
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_checkpoint_is_named_and_the_one_before_is_taken(tmp_path, name, damage):
+def test_newest_checkpoint_names_a_damaged_one_and_returns_the_one_before(tmp_path, name, damage):
     run = made(0)
     save(tmp_path, run)
     advance(run, 1)
@@ -206,7 +206,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_taken(tmp_path, nam
 
 @given(st.data())
 @hypothesis_settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_any_flipped_bit_is_seen(tmp_path, data):
+def test_verify_checkpoint_detects_any_flipped_bit(tmp_path, data):
     folder = tmp_path / "flips"
     if not folder.exists():
         save(folder, made(0))
@@ -231,7 +231,7 @@ MANGLED = st.recursive(
 
 @given(st.sampled_from(["format", "notes", "classes", "dim", "world", "files"]), MANGLED)
 @hypothesis_settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_a_mangled_manifest_is_an_error_and_nothing_else(tmp_path, key, value):
+def test_verify_checkpoint_raises_nothing_but_DataError_for_a_changed_manifest(tmp_path, key, value):
     folder = tmp_path / "mangled"
     if not folder.exists():
         save(folder, made(0))
@@ -247,7 +247,7 @@ def test_a_mangled_manifest_is_an_error_and_nothing_else(tmp_path, key, value):
         file.write_text(whole)
 
 
-def test_a_manifest_cannot_point_outside(tmp_path):
+def test_read_manifest_refuses_a_file_outside_the_checkpoint(tmp_path):
     path = save(tmp_path, made(0))
     manifest = json.loads((path / "manifest.json").read_text())
     manifest["files"]["../../etc/passwd"] = {"bytes": 1, "sha256": "", "first": 0, "stop": 0}
@@ -257,7 +257,7 @@ def test_a_manifest_cannot_point_outside(tmp_path):
         read_manifest(path)
 
 
-def test_a_checkpoint_of_another_configuration_is_refused(tmp_path):
+def test_load_checkpoint_refuses_another_configuration(tmp_path):
     path = save(tmp_path, made(0))
     with pytest.raises(DataError, match="5 classes of 4 dimensions, this configuration 6 of 4"):
         load_checkpoint(path, made(0, classes=6), ALONE)
@@ -271,7 +271,7 @@ def _another_network():
     return run
 
 
-def test_a_full_disk_leaves_the_checkpoint_before(tmp_path, monkeypatch):
+def test_Checkpoints_save_keeps_the_checkpoint_before_if_the_disk_is_full(tmp_path, monkeypatch):
     run = made(0)
     save(tmp_path, run)
 

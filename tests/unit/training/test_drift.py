@@ -54,7 +54,7 @@ def chord(angle):
     return 2 - 2 * math.cos(angle)
 
 
-def test_drift_of_a_turning_network_is_the_squared_chord_at_every_lag():
+def test_DriftMonitor_measures_the_squared_chord_of_a_turning_network_at_every_lag():
     head, network = head_of(10**6), Turn().train()
     monitor = DriftMonitor(head, *probe(), every=5, kept=3)
     measured = train(head, monitor, network, [0.02] * 25)
@@ -67,7 +67,7 @@ def test_drift_of_a_turning_network_is_the_squared_chord_at_every_lag():
     assert monitor.state_dict()["features"].shape == (4, 5, 2)
 
 
-def test_measuring_leaves_the_mode_of_every_part_alone_and_is_in_eval_mode():
+def test_DriftMonitor_measures_in_eval_mode_and_restores_the_mode_of_every_module():
     network = nn.Sequential(nn.BatchNorm1d(2, affine=False), nn.Dropout(0.5)).train()
     network[0].eval()
     head = head_of(10**6)
@@ -104,7 +104,7 @@ def test_DriftStartRule_begins_after_three_small_measurements_in_a_row():
     assert (head.begun_at, head.delta_t) == (70, 18)
 
 
-def test_begin_makes_the_next_step_the_first_that_is_remembered():
+def test_DriftMonitor_begin_makes_the_next_step_the_first_that_is_remembered():
     head, network = head_of(delta_t=1), Turn()
     monitor = DriftMonitor(head, *probe(), every=2, start=DriftStartRule(measurements=1))
     train(head, monitor, network, [0.0] * 4)
@@ -115,7 +115,7 @@ def test_begin_makes_the_next_step_the_first_that_is_remembered():
     torch.testing.assert_close(head.memory[:2], torch.eye(2))
 
 
-def test_a_measurement_above_the_bound_begins_the_count_anew():
+def test_DriftStartRule_restarts_its_count_after_a_measurement_above_the_bound():
     head, network = head_of(delta_t=5), Turn()
     monitor = DriftMonitor(head, *probe(), every=5, start=DriftStartRule(measurements=3))
     jump = {16}
@@ -124,7 +124,7 @@ def test_a_measurement_above_the_bound_begins_the_count_anew():
     assert monitor.begin.step == 35
 
 
-def test_features_that_never_settle_are_reported(caplog):
+def test_DriftMonitor_begins_with_a_warning_if_features_never_settle(caplog):
     head, network = head_of(delta_t=10), Turn()
     monitor = DriftMonitor(head, *probe(), every=10, start=DriftStartRule(by=0.4), steps=61)
     with caplog.at_level(logging.INFO):
@@ -137,7 +137,7 @@ def test_features_that_never_settle_are_reported(caplog):
     assert "although features have not settled" in record.message
 
 
-def test_without_the_length_of_the_run_it_waits_without_end(caplog):
+def test_DriftMonitor_without_steps_never_begins_while_features_move(caplog):
     head, network = head_of(delta_t=10), Turn()
     monitor = DriftMonitor(head, *probe(), every=10)
     train(head, monitor, network, [0.1] * 61)
@@ -147,7 +147,7 @@ def test_without_the_length_of_the_run_it_waits_without_end(caplog):
 
 
 @pytest.mark.parametrize(("longest", "expected"), [(None, (40, True)), (35, (35, False)), (100, (40, True))])
-def test_drift_decides_the_largest_lag_within_the_bound_up_to_the_longest(longest, expected):
+def test_DriftMonitor_delta_t_is_the_largest_lag_within_lifetime_drift(longest, expected):
     # 2 − 2cos(.01·lag) ≤ bound·S up to lag 45
     bound = chord(0.455) / SPREAD
     head, network = head_of(delta_t=longest), Turn()
@@ -158,14 +158,14 @@ def test_drift_decides_the_largest_lag_within_the_bound_up_to_the_longest(longes
     assert monitor.begin == (83, delta_t, True, by_drift)
 
 
-def test_a_lag_beyond_one_that_is_too_far_does_not_count():
+def test_DriftMonitor_ignores_lags_beyond_one_with_too_much_drift():
     head, network = head_of(delta_t=None), Turn()
     monitor = DriftMonitor(head, *probe(), every=10, lifetime_drift=0.25, start=60)
     train(head, monitor, network, [2 * math.pi / 40] * 60)  # all is as before after 40 steps
     assert monitor.begin == (60, 10, True, True)
 
 
-def test_with_drift_alone_one_interval_has_to_be_still():
+def test_DriftMonitor_without_delta_t_requires_low_drift_over_one_interval():
     head, network = head_of(delta_t=None), Turn()
     monitor = DriftMonitor(head, *probe(), every=10, lifetime_drift=0.25, start=DriftStartRule(measurements=2))
     train(head, monitor, network, [0.1] * 35 + [0.01] * 65)
@@ -174,7 +174,7 @@ def test_with_drift_alone_one_interval_has_to_be_still():
 
 
 @pytest.mark.parametrize("stop", [30, 55, 65, 75])
-def test_stopped_and_resumed_is_as_never_stopped(stop):
+def test_DriftMonitor_resumes_from_its_state_as_if_never_stopped(stop):
     angles = [falling(step) for step in range(90)]
     made = lambda: head_of(delta_t=18)  # noqa: E731
     rule = {"every": 10, "start": DriftStartRule(measurements=3)}
@@ -195,7 +195,7 @@ def test_stopped_and_resumed_is_as_never_stopped(stop):
     assert all(torch.equal(again.state_dict()[key], value) for key, value in head.state_dict().items())
 
 
-def test_what_was_measured_otherwise_is_forgotten():
+def test_DriftMonitor_load_state_dict_drops_measurements_of_another_interval_or_probe():
     head = head_of()
     monitor = DriftMonitor(head, *probe(), every=5)
     train(head, monitor, Turn(), [0.0] * 5)
@@ -221,13 +221,13 @@ def test_what_was_measured_otherwise_is_forgotten():
         (head_of(), probe()[1], {"every": 0}, "every and kept"),
     ],
 )
-def test_a_rule_that_cannot_be_followed_is_refused(head, labels, options, message):
+def test_DriftMonitor_refuses_a_rule_that_cannot_be_followed(head, labels, options, message):
     with pytest.raises(ValueError, match=message):
         DriftMonitor(head, probe()[0], labels, **options)
 
 
 @pytest.mark.parametrize("options", [{"drift": 0.0}, {"measurements": 0}, {"by": 0.0}, {"by": 1.1}])
-def test_settled_refuses_nonsense(options):
+def test_DriftStartRule_refuses_values_out_of_range(options):
     with pytest.raises(ValueError, match=next(iter(options))):
         DriftStartRule(**options)
 
@@ -241,14 +241,14 @@ def begin_in_group(group, first_angle):
 
 
 @pytest.mark.slow
-def test_two_processes_begin_together_when_the_first_says_so(processes):
+def test_DriftMonitor_in_two_processes_begins_when_the_first_decides(processes):
     one, two = processes.run(begin_in_group, 2, 0.3)
     assert one[:3] == two[:3] == ((70, 18, True, False), 70, 18)
     assert one[3] + two[3] == 3
 
 
 @pytest.mark.slow
-def test_it_is_there_without_the_extra_for_training():
+def test_DriftMonitor_imports_without_the_extra_for_training():
     script = textwrap.dedent("""
         import sys
         for name in ("cv2", "pydantic", "yaml", "typer", "rich", "tensorboard", "numba", "scipy"):

@@ -32,7 +32,7 @@ def angle(u, v):
 
 @pytest.mark.parametrize("renormalise", [True, False])
 @pytest.mark.parametrize("tile", [5, 8192])
-def test_injected_angle_of_each_living_class(monkeypatch, renormalise, tile):
+def test_injected_angle_gives_mean_and_95th_percentile_over_living_classes(monkeypatch, renormalise, tile):
     monkeypatch.setattr(instruments, "_TILE", tile)
     head, *_ = made(renormalise=renormalise)
     angles = [
@@ -46,7 +46,7 @@ def test_injected_angle_of_each_living_class(monkeypatch, renormalise, tile):
     assert high == pytest.approx(float(torch.tensor(angles).quantile(0.95)), rel=1e-6)
 
 
-def test_injected_angle_in_the_plane_by_hand():
+def test_injected_angle_matches_hand_computed_values():
     head = PrototypeHead(3, 2, variational=Variational(0.5, 9, 0), dtype=torch.float64)
     with torch.no_grad():
         head.weight.copy_(torch.tensor([[2.0, 0.0], [0.0, 3.0], [1.0, 1.0]]))
@@ -55,7 +55,7 @@ def test_injected_angle_in_the_plane_by_hand():
     assert injected_angle(head) == (pytest.approx(22.5), pytest.approx(42.75))
 
 
-def test_of_many_living_classes_every_so_many_th_counts(monkeypatch):
+def test_injected_angle_samples_many_living_classes_evenly(monkeypatch):
     monkeypatch.setattr(instruments, "CLASSES", 4)
     head, *_ = made()
     living = [row for row, t in enumerate(head.timer.tolist()) if t > 0]
@@ -67,7 +67,7 @@ def test_of_many_living_classes_every_so_many_th_counts(monkeypatch):
 @pytest.mark.parametrize("margin", [NormSoftmax(8.0), ArcFace(64.0, 0.5), CosFace(30.0, 0.3)])
 @pytest.mark.parametrize("tile", [4, 8192])
 @pytest.mark.parametrize("injected", [True, False])
-def test_gradient_norms_are_those_of_autograd(monkeypatch, margin, tile, injected):
+def test_gradient_norm_matches_autograd_and_changes_nothing(monkeypatch, margin, tile, injected):
     monkeypatch.setattr(instruments, "_TILE", tile)
     head, embeddings, labels = made(margin=margin)
     features = normalize(embeddings, dim=1)
@@ -80,7 +80,7 @@ def test_gradient_norms_are_those_of_autograd(monkeypatch, margin, tile, injecte
 
 
 @pytest.mark.parametrize("tile", [4, 8192])
-def test_samples_nearer_to_a_foreign_memory_by_brute_force(monkeypatch, tile):
+def test_nearer_to_memory_matches_a_brute_force_search(monkeypatch, tile):
     monkeypatch.setattr(instruments, "_TILE", tile)
     shares = set()
     for seed in range(6):
@@ -98,20 +98,20 @@ def test_samples_nearer_to_a_foreign_memory_by_brute_force(monkeypatch, tile):
     assert len(shares) > 1
 
 
-def test_without_a_foreign_class_alive_nothing_is_said():
+def test_nearer_to_memory_is_None_without_another_living_class():
     head = PrototypeHead(4, 2, variational=Variational(0.2, 5, 0))
     head(torch.tensor([[1.0, 0.0]]), torch.tensor([2])).backward()
     assert nearer_to_memory(head, torch.eye(2), torch.tensor([2, 2])) is None
 
 
-def test_nothing_is_measured_before_the_memory_exists():
+def test_measure_returns_nothing_before_the_memory_exists():
     head = PrototypeHead(4, 2, variational=Variational(0.2, 5, 3))
     assert measure(head, torch.eye(2), torch.tensor([0, 1])) == {}
     assert injected_angle(head) == (None, None)
     assert measure(PrototypeHead(4, 2), torch.eye(2), torch.tensor([0, 1])) == {}
 
 
-def test_a_batch_under_way_is_measured_with_the_memory_that_it_met():
+def test_measure_inside_micro_batches_uses_the_memory_before_the_step():
     head, embeddings, labels = made()
     met = head.injection.memory.clone(), head.injection.timer.clone()
     with head.micro_batches():
@@ -126,7 +126,7 @@ def test_a_batch_under_way_is_measured_with_the_memory_that_it_met():
 
 @pytest.mark.parametrize("memory", [Gaussian(), SeveralFeatures(2), LastFeature()])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_every_kind_of_memory_is_measured_by_what_it_injects(memory, dtype):
+def test_measure_uses_what_each_kind_of_memory_injects(memory, dtype):
     head, embeddings, labels = made(memory=memory, classes=8)
     weight = head.weight.detach().to(dtype)
     head.to(dtype)
@@ -148,7 +148,7 @@ def test_every_kind_of_memory_is_measured_by_what_it_injects(memory, dtype):
     assert found["gradient_norm"]["plain"] == pytest.approx(float(plain.grad.norm()), rel=1e-4)
 
 
-def test_only_the_first_samples_count(monkeypatch):
+def test_first_samples_keeps_at_most_SAMPLES(monkeypatch):
     monkeypatch.setattr(instruments, "SAMPLES", 4)
     features, labels = first_samples(made()[0], torch.ones(6, 6), torch.arange(6))
     assert features.shape == (4, 6)
@@ -165,7 +165,7 @@ def measured_in_group(group, samples):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("samples", [64, 4, 2])
-def test_two_processes_measure_as_one(processes, monkeypatch, samples):
+def test_measure_in_two_processes_matches_one(processes, monkeypatch, samples):
     monkeypatch.setattr(instruments, "SAMPLES", samples)
     expected = measure(*made())
     for found in processes.run(measured_in_group, 2, samples):

@@ -10,7 +10,7 @@ def test_Intervals_count_from_one_and_end_with_the_last_step():
     assert [step for step in steps if due.inspect(step)] == [2, 4, 6]
 
 
-def test_Intervals_validate_never_without_an_interval():
+def test_Intervals_validate_is_never_due_without_an_interval():
     due = Intervals(last=2, log_every=1, save_every=1, validate_every=None, inspect_every=1)
     assert not due.validate(1)
     assert not due.validate(2)

@@ -1,4 +1,4 @@
-"""Where else the numbers of a run go: stand-ins for the packages, and the packages themselves where they are."""
+"""Loggers of a run, with stand-ins for the packages, and with the packages where they are installed."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def journal(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_every_number_of_the_journal_is_told_and_at_the_end_the_figures(faces, tmp_path, recorded) -> None:
+def test_Loggers_receive_every_number_of_the_journal_and_the_final_evaluation(faces, tmp_path, recorded) -> None:
     config = settings(faces, tmp_path, loggers=["wandb"])
     finish(config)
     training, final = recorded.made
@@ -81,7 +81,9 @@ def test_every_number_of_the_journal_is_told_and_at_the_end_the_figures(faces, t
     assert not (tmp_path / "run" / "tensorboard").exists()
 
 
-def test_one_that_fails_is_warned_of_once_and_training_goes_on(faces, tmp_path, recorded, monkeypatch, capsys) -> None:
+def test_Loggers_drop_a_failing_logger_with_a_warning_and_training_continues(
+    faces, tmp_path, recorded, monkeypatch, capsys
+) -> None:
     monkeypatch.setattr(recorded, "fails_from", 3)
     finish(settings(faces, tmp_path, loggers=["tensorboard", "wandb"]))
     said = capsys.readouterr().err
@@ -92,7 +94,7 @@ def test_one_that_fails_is_warned_of_once_and_training_goes_on(faces, tmp_path, 
     assert list((tmp_path / "run" / "tensorboard").iterdir())
 
 
-def test_what_cannot_be_opened_stops_a_run_before_its_first_step_and_no_other(
+def test_Loggers_refuse_an_unusable_logger_only_before_the_first_step(
     faces, tmp_path, recorded, monkeypatch, capsys
 ) -> None:
     def refuse(config: Config, first_step: int, known: str | None) -> None:
@@ -110,14 +112,14 @@ def test_what_cannot_be_opened_stops_a_run_before_its_first_step_and_no_other(
     assert "mlflow is left out from here on: no such host" in capsys.readouterr().err
 
 
-def test_a_run_that_failed_is_said_to_have(faces, tmp_path, recorded) -> None:
+def test_Loggers_close_as_failed_after_an_exception(faces, tmp_path, recorded) -> None:
     with pytest.raises(ZeroDivisionError), Loggers(settings(faces, tmp_path, loggers=["wandb"]), 0):
         raise ZeroDivisionError
     assert recorded.made[0].closed is True
 
 
 @pytest.mark.parametrize("name", ["wandb", "mlflow"])
-def test_a_missing_extra_is_named(faces, tmp_path, monkeypatch, name) -> None:
+def test_Loggers_name_the_missing_extra(faces, tmp_path, monkeypatch, name) -> None:
     monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(MissingExtraError, match=rf"pip install 'vplface\[{name}\]'"):
         Loggers(settings(faces, tmp_path, loggers=[name]), 0)
@@ -146,7 +148,7 @@ def stand_in_for_wandb(mode: str, key: bool) -> tuple[Any, dict[str, Any]]:
     return SimpleNamespace(setup=lambda: setup, login=login, init=init, Settings=lambda **given: given), seen
 
 
-def test_without_a_key_nothing_is_asked_and_nothing_begins(faces, tmp_path, monkeypatch) -> None:
+def test_train_refuses_wandb_without_an_api_key(faces, tmp_path, monkeypatch) -> None:
     module, seen = stand_in_for_wandb("online", key=False)
     monkeypatch.setitem(sys.modules, "wandb", module)
     with pytest.raises(ConfigError, match=r"run `wandb login` once, or set WANDB_MODE=offline"):
@@ -155,7 +157,7 @@ def test_without_a_key_nothing_is_asked_and_nothing_begins(faces, tmp_path, monk
 
 
 @pytest.mark.parametrize(("mode", "key"), [("offline", False), ("online", True)])
-def test_a_resumed_run_is_the_same_one_in_wandb(faces, tmp_path, monkeypatch, mode, key) -> None:
+def test_Loggers_resume_the_same_run_in_wandb(faces, tmp_path, monkeypatch, mode, key) -> None:
     module, seen = stand_in_for_wandb(mode, key)
     monkeypatch.setitem(sys.modules, "wandb", module)
     monkeypatch.setenv("WANDB_PROJECT", "faces")
@@ -181,7 +183,7 @@ def wandb() -> Iterator[Any]:
     module.teardown()
 
 
-def test_wandb_itself_offline(faces, tmp_path, monkeypatch, wandb) -> None:
+def test_Loggers_write_offline_runs_with_the_wandb_package(faces, tmp_path, monkeypatch, wandb) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
     config = settings(faces, tmp_path, loggers=["wandb"])
     finish(config)
@@ -191,7 +193,7 @@ def test_wandb_itself_offline(faces, tmp_path, monkeypatch, wandb) -> None:
     assert all(part.stat().st_size > 0 for part in parts)
 
 
-def test_wandb_itself_without_a_key(faces, tmp_path, monkeypatch, wandb) -> None:
+def test_train_refuses_the_wandb_package_without_an_api_key(faces, tmp_path, monkeypatch, wandb) -> None:
     monkeypatch.setenv("WANDB_MODE", "online")
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
@@ -200,7 +202,7 @@ def test_wandb_itself_without_a_key(faces, tmp_path, monkeypatch, wandb) -> None
         train(settings(faces, tmp_path, loggers=["wandb"]))
 
 
-def test_mlflow_itself_in_a_folder(faces, tmp_path, monkeypatch) -> None:
+def test_Loggers_write_a_run_to_a_folder_with_the_mlflow_package(faces, tmp_path, monkeypatch) -> None:
     mlflow = pytest.importorskip("mlflow", reason="needs vplface[mlflow]")
     for variable in [name for name in os.environ if name.startswith("MLFLOW_")]:
         monkeypatch.delenv(variable)
@@ -220,7 +222,7 @@ def test_mlflow_itself_in_a_folder(faces, tmp_path, monkeypatch) -> None:
     assert len(client.search_runs([run.info.experiment_id])) == 1
 
 
-def test_mlflow_that_does_not_answer_stops_a_run_before_its_first_step(faces, tmp_path, monkeypatch) -> None:
+def test_train_refuses_an_mlflow_server_that_does_not_answer(faces, tmp_path, monkeypatch) -> None:
     pytest.importorskip("mlflow", reason="needs vplface[mlflow]")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")

@@ -17,7 +17,7 @@ def config(**changes):
     ("sizes", "pairs"),
     [([4] * 12, 12), ([1] * 40, 0), ([2] * 300, 128), ([1, 9, 1, 2], 2), ([1] * 600 + [2] * 3, 3), ([1000], 1)],
 )
-def test_the_probe_holds_pairs_of_a_class_where_there_are_some(sizes, pairs):
+def test_probe_indices_hold_pairs_of_a_class_where_there_are_some(sizes, pairs):
     labels = np.random.default_rng(0).permutation(np.repeat(np.arange(len(sizes)), sizes))
     chosen = probe_indices(labels)
     assert len(chosen) == len(set(chosen.tolist())) == min(PROBE_SIZE, sum(sizes))
@@ -36,7 +36,7 @@ def test_drift_every_is_an_eighth_of_a_lifetime_within_its_budget():
     assert drift_every(config(batch_size=100), 10, 80) == 128
 
 
-def test_a_rule_that_the_data_cannot_follow_is_refused(faces):
+def test_build_run_refuses_a_start_rule_that_the_data_cannot_follow(faces):
     raw = {"backbone": {"name": "tiny", "options": {"width": 8}}, "data": {"train": {"path": str(faces)}}}
     start = {"start": "auto", "delta_t": 5000}
     with pytest.raises(ConfigError, match="variational: 64 measurements, 2 steps apart"):
@@ -49,7 +49,7 @@ def test_a_rule_that_the_data_cannot_follow_is_refused(faces):
 @pytest.mark.parametrize(
     ("cuda", "mps", "chosen"), [(True, True, "cuda:1"), (False, True, "mps"), (False, False, "cpu")]
 )
-def test_auto_takes_the_best_device_there_is(monkeypatch, cuda, mps, chosen):
+def test_device_of_auto_prefers_cuda_to_mps_to_cpu(monkeypatch, cuda, mps, chosen):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
     monkeypatch.setattr(torch.mps, "is_available", lambda: mps)
     assert device_of("auto", local_rank=1) == torch.device(chosen)

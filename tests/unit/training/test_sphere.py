@@ -6,7 +6,7 @@ from vplface.report.record import read_run
 from vplface.training import sphere
 
 
-def test_the_sphere_shows_what_the_method_says(faces, tmp_path, monkeypatch):
+def test_embed_on_sphere_mixes_prototypes_and_memory_and_is_reproducible(faces, tmp_path, monkeypatch):
     monkeypatch.setattr(sphere, "STEPS", 12)
     monkeypatch.setattr(sphere, "BATCH", 8)
     sphere.embed_on_sphere(ImageFolder(faces), tmp_path / "sphere.npz", lam=0.3, seed=0, preprocessing=Preprocessing())

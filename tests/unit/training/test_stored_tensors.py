@@ -19,7 +19,7 @@ def tensors():
     return made | {"number": torch.tensor(7), "empty": torch.empty(0, 4), "cube": torch.rand(4, 2, 3)}
 
 
-def test_what_safetensors_wrote_is_read(tmp_path, tensors, monkeypatch):
+def test_StoredTensors_reads_what_safetensors_writes(tmp_path, tensors, monkeypatch):
     monkeypatch.setattr(stored_tensors, "_AT_ONCE", 7)
     save_file(tensors, tmp_path / "a", {"about": "x"})
     stored = StoredTensors(tmp_path / "a")
@@ -34,7 +34,7 @@ def test_what_safetensors_wrote_is_read(tmp_path, tensors, monkeypatch):
         stored.rows("number", 0, 1)
 
 
-def test_a_file_that_becomes_shorter_is_an_error(tmp_path):
+def test_StoredTensors_tensor_refuses_a_file_that_became_shorter(tmp_path):
     save_file({"a": torch.zeros(100_000)}, tmp_path / "a")
     stored = StoredTensors(tmp_path / "a")
     os.truncate(tmp_path / "a", 4096)
@@ -72,7 +72,7 @@ def _of(**changes):
         _of(shape=[2**62, 4], data_offsets=[0, 2**66]),
     ],
 )
-def test_damaged_files_are_named(tmp_path, data):
+def test_StoredTensors_names_a_damaged_file(tmp_path, data):
     (tmp_path / "a").write_bytes(data)
     with pytest.raises(DataError, match=r"/a: not (a whole safetensors file|valid)"):
         StoredTensors(tmp_path / "a")

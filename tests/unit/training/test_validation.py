@@ -25,7 +25,7 @@ def settings(faces, *sets, **rest):
     return EvaluationConfig.model_validate({"sets": made, "fars": [0.1], "flip": "sum", **rest})
 
 
-def test_sets_that_share_pictures_get_the_figures_of_each_asked_alone(faces, embedder, tmp_path):
+def test_Validation_run_of_sets_that_share_pictures_matches_each_set_alone(faces, embedder, tmp_path):
     people = tmp_path / "people.txt"
     people.write_text("".join(f"p{k}\n" for k in range(6)), encoding="utf-8")
     pairs = tmp_path / "pairs.txt"
@@ -47,7 +47,7 @@ def test_sets_that_share_pictures_get_the_figures_of_each_asked_alone(faces, emb
             assert together[name].metrics[metric]["value"] == pytest.approx(figure["value"]), (name, metric)
 
 
-def test_pairs_are_drawn_alike_every_time(embedder, tmp_path):
+def test_Validation_run_draws_the_same_pairs_every_time(embedder, tmp_path):
     rng = np.random.default_rng(1)
     for person in range(20):
         (tmp_path / f"p{person}").mkdir()
@@ -61,7 +61,7 @@ def test_pairs_are_drawn_alike_every_time(embedder, tmp_path):
     assert first.metrics["accuracy"]["value"] == second.metrics["accuracy"]["value"]
 
 
-def test_the_best_model_is_found_by_the_figure_that_was_asked_for(faces):
+def test_Validation_criterion_is_the_requested_metric_or_a_preferred_one(faces):
     values = {"a": {"tar@far=1e-3": None, "accuracy": 0.7}, "b": {"tar@far=1e-3": 0.4}}
     sets = ({"name": "a"}, {"name": "b"})
     assert Validation(settings(faces, *sets), None).criterion(values) == 0.4
@@ -70,7 +70,7 @@ def test_the_best_model_is_found_by_the_figure_that_was_asked_for(faces):
         Validation(settings(faces, *sets, best="a/f1"), None).criterion(values)
 
 
-def test_a_picture_is_found_by_set_and_name(faces):
+def test_Validation_picture_finds_a_picture_by_set_and_name(faces):
     validation = Validation(settings(faces, {"name": "all"}), None)
     assert np.array_equal(validation.picture("all", "p3/2.png"), narrow(ImageFolder(faces), ["p3"]).picture(2))
     assert validation.picture("all", "p3/9.png") is None
@@ -90,14 +90,14 @@ def test_a_picture_is_found_by_set_and_name(faces):
         ([{"name": "a", "balanced_pairs": 100_000}], {}, DataError, "too few"),
     ],
 )
-def test_faults_are_found_before_training(faces, tmp_path, monkeypatch, sets, rest, error, message):
+def test_Validation_refuses_faulty_settings_before_training(faces, tmp_path, monkeypatch, sets, rest, error, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "nobody.txt").write_text("nobody\n", encoding="utf-8")
     with pytest.raises(error, match=message):
         Validation(settings(faces, *sets, **rest), None)
 
 
-def test_a_split_of_a_list_is_a_set_of_its_own(faces, embedder, tmp_path):
+def test_Validation_run_evaluates_a_split_as_a_set(faces, embedder, tmp_path):
     rows = [f"{faces}/p{k}/{n}.png,p{k},{'train' if k < 4 else 'test'}" for k in range(8) for n in range(2)]
     (tmp_path / "faces.csv").write_text("\n".join(["path,label,split", *rows]), encoding="utf-8")
     parts = [{"name": name, "path": str(tmp_path / "faces.csv"), "split": name} for name in ("train", "test")]
@@ -111,7 +111,7 @@ def test_a_split_of_a_list_is_a_set_of_its_own(faces, embedder, tmp_path):
         Validation(settings(faces, parts[0] | {"split": "val"}), None)
 
 
-def test_the_halves_of_a_set_divide_its_people(faces, embedder):
+def test_Validation_halves_of_a_set_divide_its_people(faces, embedder):
     whole = ImageFolder(faces)
     sets = ({"name": "one", "half": "first"}, {"name": "two", "half": "second"}, {"name": "all"})
     validation = Validation(settings(faces, *sets), None)
@@ -131,19 +131,19 @@ def test_the_halves_of_a_set_divide_its_people(faces, embedder):
 
 
 @pytest.mark.parametrize("question", [{"pairs": "list.txt"}, {"balanced_pairs": 20}])
-def test_a_list_of_pairs_has_no_half(faces, question):
+def test_EvaluationConfig_refuses_a_half_of_a_list_of_pairs(faces, question):
     with pytest.raises(ValueError, match="half divides the people"):
         settings(faces, {"name": "a", "half": "first", **question})
 
 
-def test_a_half_needs_two_people(faces, tmp_path):
+def test_Validation_refuses_a_half_of_fewer_than_two_people(faces, tmp_path):
     people = tmp_path / "people.txt"
     people.write_text("p0\np1\np2\n", encoding="utf-8")
     with pytest.raises(ConfigError, match="'a': cannot take a half of 3 identities"):
         Validation(settings(faces, {"name": "a", "half": "second", "people": str(people)}), None)
 
 
-def test_a_verification_set_brings_its_own_pairs(faces, embedder, tmp_path):
+def test_Validation_run_uses_the_pairs_of_a_verification_set(faces, embedder, tmp_path):
     listed = [f"p{a}/0.png p{b}/1.png {int(a == b)}" for a in range(10) for b in (a, (a + 1) % 10)]
     (tmp_path / "pairs.txt").write_text("\n".join(listed), encoding="utf-8")
     pairs = read_pairs(tmp_path / "pairs.txt")
@@ -155,7 +155,7 @@ def test_a_verification_set_brings_its_own_pairs(faces, embedder, tmp_path):
     assert metrics["accuracy"]["value"] is not None  # and its ten folds
 
 
-def test_a_set_without_two_pictures_of_one_person_is_refused_beforehand(faces):
+def test_Validation_refuses_a_holdout_without_two_pictures_of_one_person(faces):
     single = narrow(ImageFolder(faces), max_pictures=1)
     with pytest.raises(ConfigError, match=r"'holdout': no two of its 12 pictures show one person.*\(data.holdout=0\)"):
         Validation(settings(faces), single)
