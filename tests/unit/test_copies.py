@@ -38,7 +38,7 @@ def given_to_a_process(head):
     buffer = io.BytesIO()
     ForkingPickler(buffer).dump(head)
     twin = pickle.loads(buffer.getvalue())
-    # The tensors of the twin are those of the original, in shared memory, of which each shall now have its own.
+    # The twin shares the tensors of the original in shared memory; a copy gives it tensors of its own.
     return copy.deepcopy(twin)
 
 

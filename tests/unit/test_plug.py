@@ -49,7 +49,7 @@ def step(classifier, handle, seed=0, labels=None):
 
 
 class CosineClassifier(nn.Module):
-    """Somebody's softmax over cosines, whose forward is given labels under names of its own."""
+    """A softmax over cosines from another library: its forward takes labels under names of its own."""
 
     def __init__(self, dtype=torch.float64):
         super().__init__()
@@ -674,7 +674,7 @@ def test_DriftMonitor_begins_a_plugged_weight():
 
 
 def data_parallel(group, batches):
-    """The memory after a few steps, of which this rank sees its contiguous part, in two micro-batches."""
+    """The memory after a few steps; this rank sees its contiguous part of each batch, in two micro-batches."""
     classifier, handle = plugged_linear(Variational(0.3, 3, 1), process_group=group)
     rank, world = torch.distributed.get_rank(group), torch.distributed.get_world_size(group)
     for x, y in batches:

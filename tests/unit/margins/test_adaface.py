@@ -29,7 +29,7 @@ MARGIN = AdaFace(8.0, 0.4, h=0.7, t_alpha=0.3)
 
 
 def samples(*norms):
-    return Samples(torch.tensor(norms, dtype=torch.float64), pytest.fail, pytest.fail)  # which are not asked
+    return Samples(torch.tensor(norms, dtype=torch.float64), pytest.fail, pytest.fail)  # must not be called
 
 
 def state(mean, std):

@@ -27,7 +27,7 @@ MARGIN = MagFace(8.0, lambda_g=20.0)
 
 
 def samples(*norms):
-    return Samples(torch.tensor(norms, dtype=torch.float64), pytest.fail, pytest.fail)  # which are not asked
+    return Samples(torch.tensor(norms, dtype=torch.float64), pytest.fail, pytest.fail)  # must not be called
 
 
 def test_MagFace_strength_matches_hand_computed_values():

@@ -240,7 +240,7 @@ def test_verify_checkpoint_raises_nothing_but_DataError_for_a_changed_manifest(t
     try:
         manifest = json.loads(whole) | {key: value}
         del manifest["sha256"]
-        file.write_text(json.dumps(manifest | {"sha256": manifest_digest(manifest)}))  # whoever knows the format
+        file.write_text(json.dumps(manifest | {"sha256": manifest_digest(manifest)}))  # with a valid digest
         with contextlib.suppress(DataError):
             verify_checkpoint(file.parent)
     finally:

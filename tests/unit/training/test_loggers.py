@@ -35,7 +35,7 @@ def settings(faces: Path, output: Path, **changes: Any) -> Config:
 
 
 class Recorded:
-    """A logger that remembers what it was told, and fails from a step on."""
+    """A logger that records what it receives, and fails from a given step on."""
 
     made: list[Recorded]
     identity = None
