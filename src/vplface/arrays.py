@@ -94,7 +94,7 @@ def _require_growth(path: Path | str, size: int, entries: list[zipfile.ZipInfo])
     claimed = sum(entry.file_size for entry in entries)
     allowed = _FREE + _GROWTH * size
     if claimed > allowed:
-        raise DataError(f"{path}: would take {claimed:,} bytes in memory, at most {allowed:,} are read for its size")
+        raise DataError(f"{path}: would take {claimed:,} bytes in memory, the limit for its size is {allowed:,}")
     if strange := [entry.filename for entry in entries if entry.compress_type not in _METHODS]:
         raise DataError(f"{path}: {strange[0]!r} is compressed in a way that numpy does not write")
 
@@ -120,7 +120,7 @@ def _require_size(path: Path | str, file: IO[bytes], size: int) -> None:
     except (tokenize.TokenError, MemoryError) as error:  # of Python's parser, which reads the header
         raise ValueError(f"its header: {error}") from error
     if dtype.hasobject:
-        raise ValueError("it holds objects of Python, which are never read; store numbers and texts")
+        raise ValueError("it holds Python objects, which are never read; store numbers and strings")
     if any(length < 0 for length in shape):
         raise ValueError(f"a shape of {shape}")
     claimed = math.prod(shape) * dtype.itemsize

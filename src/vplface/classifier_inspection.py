@@ -1,4 +1,4 @@
-"""Inspection of classifiers that others wrote: their weight, its layout, and the arguments of their forward."""
+"""Inspection of foreign classifiers: their weight, its layout, and the arguments of their forward."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def parameter_owner(module: nn.Module, name: str) -> tuple[nn.Module, str]:
     """The module that has a parameter, and the name of the parameter there.
 
     Args:
-        module: which holds the parameter, somewhere.
-        name: as ``module.named_parameters()`` has it.
+        module: the module that contains the parameter at any depth.
+        name: name of the parameter in ``module.named_parameters()``.
 
     Raises:
         ValueError: if there is no such parameter, or it is parametrised already.
@@ -29,7 +29,7 @@ def parameter_owner(module: nn.Module, name: str) -> tuple[nn.Module, str]:
     try:
         owner = module.get_submodule(path)
     except AttributeError as error:
-        raise ValueError(f"{type(module).__name__} has no part {path!r}, so no parameter {name!r}") from error
+        raise ValueError(f"{type(module).__name__} has no submodule {path!r}, so no parameter {name!r}") from error
     if parametrize.is_parametrized(owner, leaf):
         first = owner.parametrizations[leaf][0]  # type: ignore[index]
         how = "plugged; remove() that handle first" if isinstance(first, MemoryOwner) else f"parametrised, by {first}"
@@ -50,7 +50,7 @@ def infer_layout(owner: nn.Module, leaf: str, shape: torch.Size, sub_centers: in
         sub_centers: rows (columns) of W per class.
 
     Raises:
-        ValueError: if the module does not show it.
+        ValueError: if it cannot be inferred from the module.
     """
     if isinstance(owner, nn.Linear):
         return "rows"
@@ -70,7 +70,7 @@ def infer_layout(owner: nn.Module, leaf: str, shape: torch.Size, sub_centers: in
     if len(possible) == 1:
         return possible[0]
     raise ValueError(
-        f"{leaf} of {type(owner).__name__} is {list(shape)}, which does not show the side that the classes are on; give"
+        f"{leaf} of {type(owner).__name__} is {list(shape)}, so the side of the classes cannot be inferred; give"
         " layout='rows' for [classes, dim] or layout='columns' for [dim, classes]"
     )
 
@@ -79,7 +79,7 @@ def forward_arguments(module: nn.Module, remember: tuple[str, str] | Literal["au
     """The arguments of a module's forward that are remembered; None if ``remember`` is to be called.
 
     Args:
-        module: which is given embeddings and labels.
+        module: the module that receives embeddings and labels.
         remember: as in ``plug``.
 
     Raises:

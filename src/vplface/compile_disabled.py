@@ -14,7 +14,7 @@ _T = TypeVar("_T")
 
 
 def compile_disabled(function: Callable[_P, _T]) -> Callable[_P, _T]:
-    """Break torch.compile's graph at ``function``, which has side effects that a graph cannot hold.
+    """Break torch.compile's graph at ``function``, which has side effects that a graph cannot represent.
 
     Like ``torch.compiler.disable``, but without loading the compiler, which takes a second.
     """

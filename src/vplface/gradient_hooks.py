@@ -34,7 +34,7 @@ class _ScaleGradient(torch.autograd.Function):
         return tensor.view_as(tensor)
 
     @staticmethod
-    @once_differentiable("it is not that of the loss, but the part that one rank or one batch has in it")
+    @once_differentiable("it is not the gradient of the loss, but the share of one rank or one batch")
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         return gradient * ctx.factor, None
 

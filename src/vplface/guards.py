@@ -15,9 +15,9 @@ _LARGEST_LOSS_WEIGHT = 2.0**10
 
 
 class DataParallelGuard:
-    """Refuses DistributedDataParallel around a head where its broadcasts or averages would ruin the head.
+    """Refuses DistributedDataParallel around a head if its broadcasts or averages would corrupt the head.
 
-    The wrapper that was found harmless last is not checked again. Copies start without it.
+    The last wrapper that passed the check is not checked again. Copies start without it.
     """
 
     def __init__(self) -> None:
@@ -33,7 +33,7 @@ class DataParallelGuard:
             variational: whether the head has a memory.
 
         Raises:
-            RuntimeError: naming the harm.
+            RuntimeError: naming the problem.
         """
         wrapper = getattr(DistributedDataParallel, "_active_ddp_module", None)
         if wrapper is None or wrapper is self._harmless():
@@ -44,13 +44,13 @@ class DataParallelGuard:
         elif sharded:
             fault = "has given all ranks the classes of the first, and averages gradients of different classes"
         elif fused:
-            fault = "cannot average gradients that FusedSGD uses up in backward(), so that the ranks part"
+            fault = "cannot average gradients that FusedSGD consumes in backward(), so that the ranks diverge"
         elif variational and getattr(wrapper, "broadcast_buffers", False):
             fault = "overwrites the memory of each rank with that of the first, unless broadcast_buffers=False"
         if fault is not None:
             raise RuntimeError(
-                f"this head lies in a module that DistributedDataParallel wraps, which {fault}; wrap the backbone"
-                " alone, and give the head the process group: PrototypeHead(..., process_group=dist.group.WORLD)"
+                f"this head is in a module that DistributedDataParallel wraps, which {fault}; wrap only the"
+                " backbone, and give the head the process group: PrototypeHead(..., process_group=dist.group.WORLD)"
             )
         self._harmless = weakref.ref(wrapper)
 
@@ -59,7 +59,7 @@ class DataParallelGuard:
 
 
 class FusedBackwardGuard:
-    """Refuses backward passes in which ``FusedSGD`` would move W by something else than the gradient of the loss."""
+    """Refuses backward passes in which ``FusedSGD`` would update W by anything but the gradient of the loss."""
 
     def __init__(self) -> None:
         self._unscaled = False  # no GradScaler was seen at the first backward pass, and none comes later
@@ -73,24 +73,24 @@ class FusedBackwardGuard:
             gradient: dL/dloss.
 
         Raises:
-            RuntimeError: for a second derivative, a loss that a GradScaler has scaled, and W that has moved since.
+            RuntimeError: for a second derivative, a loss that a GradScaler has scaled, or a W that has changed since.
         """
         if torch.is_grad_enabled():
             raise RuntimeError(
-                "FusedSGD moves W in backward(), so there is no second derivative and no create_graph=True; build"
+                "FusedSGD updates W in backward(), so there is no second derivative (create_graph=True); build"
                 ' the head with optimizer=None and backend="reference"'
             )
         if not self._unscaled and abs(gradient.item()) >= _LARGEST_LOSS_WEIGHT:
             raise RuntimeError(
-                f"the loss was multiplied by {gradient.item():g} before backward(), as a GradScaler does, and"
-                " FusedSGD moves W in backward(), before the scale can be taken off; train in bfloat16, or build"
+                f"the loss was multiplied by {gradient.item():g} before backward(), as a GradScaler does, but"
+                " FusedSGD updates W in backward(), before the loss is unscaled; train in bfloat16, or build"
                 " the head with optimizer=None"
             )
         self._unscaled = True
         if weight._version != version:
             raise RuntimeError(
-                "W has moved since this loss was formed. With FusedSGD a loss takes one backward pass, which moves"
-                " W, before the next loss is formed or W is changed otherwise; for anything else build the head"
+                "W has changed since this loss was computed. With FusedSGD call backward() once per loss, before the"
+                " next loss is computed or W is changed otherwise; for anything else build the head"
                 " with optimizer=None"
             )
 

@@ -17,7 +17,7 @@ from torch.autograd.function import FunctionCtx
 
 _ADVICE = (
     "this gradient has no second derivative: {}. For gradient penalties, Hessians and the like build the head with"
-    ' backend="reference", optimizer=None, no process_group, and a margin and terms that take nothing for a constant'
+    ' backend="reference", optimizer=None, no process_group, and a margin and terms without constants'
 )
 
 

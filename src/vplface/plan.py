@@ -35,7 +35,7 @@ class Plan:
         delta_t: lifetime of a memory in steps, or the longest it may be; None if plain, or if drift decides.
         coverage: share of classes whose memory will be alive; also for other lifetimes, in steps.
         own: share of pictures that will meet a living memory of their own class, by lifetime.
-        first_loss: what the loss of an untrained network will be near.
+        first_loss: approximate loss of an untrained network.
     """
 
     identities: int
@@ -52,15 +52,15 @@ class Plan:
 
 
 def plan(config: Config, gpus: int = 1) -> Plan:
-    """Open the data, build the networks and work out what training them takes; nothing is written.
+    """Open the data, build the networks and calculate the cost of training; nothing is written.
 
     Args:
         config: the run.
         gpus: processes that share it, each with a GPU.
 
     Raises:
-        ConfigError: if the configuration cannot be carried out, or not by so many.
-        DataError: if pictures or lists are at fault.
+        ConfigError: if the configuration cannot be carried out, or not on this number of GPUs.
+        DataError: if pictures or lists are missing or damaged.
     """
     run = build_run(config, write=False)
     start = None if config.variational is None else config.variational.start_rule(len(run.batches))
@@ -117,8 +117,8 @@ def plan(config: Config, gpus: int = 1) -> Plan:
 def expected_first_loss(margin: Margin, classes: float, dim: int) -> float:
     """Loss for random directions: −s·t + log(e^{s·t} + (N−1)·e^{s²/2d}), where t is the margin's target at cosθ = 0.
 
-    Cosines of random unit vectors have mean 0 and variance 1/d, so that E e^{s·cosθ} is near e^{s²/2d}. Of a margin
-    that changes the logits of other classes the mean is taken at the nodes of a quadrature.
+    Cosines of random unit vectors have mean 0 and variance 1/d, so that E e^{s·cosθ} is near e^{s²/2d}. For a margin
+    that changes the logits of other classes, the mean is computed by quadrature.
     """
     needs = sample_margin(margin)
     target = needs.target(torch.zeros(1, dtype=torch.float64))

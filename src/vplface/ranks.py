@@ -1,4 +1,4 @@
-"""Classes sharded over ranks, and what the ranks exchange: never anything of size B×N or N×d.
+"""Classes sharded over ranks, and the exchange between ranks, which never has size B×N or N×d.
 
 In the forward pass every rank gets the features and labels of all (``gather``), works on its own classes, and adds its
 sums of exponentials to those of the others (``sum``). In the backward pass every rank holds, for all samples, the part
@@ -28,7 +28,7 @@ def shard(classes: int, rank: int, world: int) -> range:
 
 
 class OtherRankError(RuntimeError):
-    """The batch of another rank is at fault."""
+    """The batch of another rank is invalid."""
 
 
 class Ranks:
@@ -42,7 +42,7 @@ class Ranks:
         rank: of this process in the group.
         world: processes in the group.
         classes: N.
-        own: class ids that live here.
+        own: class ids of this rank.
     """
 
     def __init__(self, group: dist.ProcessGroup, classes: int) -> None:
@@ -53,20 +53,20 @@ class Ranks:
         self.own = shard(classes, self.rank, self.world)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Ranks:
-        return self  # a copy of a head talks to the same processes
+        return self  # a copy of a head uses the same processes
 
     def __reduce__(self) -> Any:
         raise TypeError(
-            "what has a process_group cannot be pickled: the group is one of running processes, and each of them has"
-            " classes of its own. Save state_dict(), and load it into one that was built with the group there"
+            "a module with a process_group cannot be pickled: the group belongs to running processes, and each has"
+            " classes of its own. Save state_dict(), and load it into a module that was built with its own group"
         )
 
     def agree(self, count: int, fault: Exception | None, device: torch.device) -> list[int]:
-        """Exchange the sizes of the local batches, and whether one is at fault: then all ranks fail together.
+        """Exchange the sizes of the local batches, and whether one is invalid: then all ranks fail together.
 
         Raises:
             Exception: ``fault`` itself, where there is one.
-            OtherRankError: naming another rank whose batch is at fault.
+            OtherRankError: naming another rank whose batch is invalid.
         """
         own = torch.tensor([count, fault is not None], device=device)
         every = own.new_empty(self.world, 2)
@@ -75,13 +75,13 @@ class Ranks:
         if fault is not None:
             raise fault
         if any(faults):
-            raise OtherRankError(f"the batch of rank {faults.index(1)} is at fault; that rank says why")
+            raise OtherRankError(f"the batch of rank {faults.index(1)} is invalid; see the error of that rank")
         return list(counts)
 
     def gather(self, rows: Tensor, counts: list[int]) -> Tensor:
-        """The rows of all ranks in rank order; a gradient goes back to whose rows they are, world times as large.
+        """The rows of all ranks in rank order; each rank gets the gradient of its own rows, times the number of ranks.
 
-        DistributedDataParallel divides by the number of ranks what the backbone makes of it.
+        DistributedDataParallel divides the gradients of the backbone by that number.
 
         Args:
             rows: of this rank.
@@ -91,7 +91,7 @@ class Ranks:
         return gathered
 
     def sum(self, part: Tensor) -> Tensor:
-        """The sum over ranks; to each rank its gradient is that of its own part."""
+        """The sum over ranks; each rank gets the gradient of its own part."""
         total: Tensor = _Sum.apply(part, self)  # type: ignore[no-untyped-call]
         return total
 
@@ -101,13 +101,13 @@ class Ranks:
         return spread
 
     def largest(self, part: Tensor) -> Tensor:
-        """The largest over ranks, element by element; it has no gradient."""
+        """The maximum over ranks, element by element; it has no gradient."""
         result = part.detach().clone()
         dist.all_reduce(result, dist.ReduceOp.MAX, group=self.group)
         return result
 
     def local(self, labels: Int[Tensor, " batch"]) -> Int[Tensor, " batch"]:
-        """Row numbers here from class ids; −1 for the classes of other ranks."""
+        """Local row numbers of class ids; −1 for the classes of other ranks."""
         return torch.where((labels >= self.own.start) & (labels < self.own.stop), labels - self.own.start, -1)
 
     def cross_entropy(
@@ -120,10 +120,10 @@ class Ranks:
         """Mean cross-entropy over the logits of all ranks.
 
         Args:
-            logits: of the classes here.
-            samples: whose own class is here.
-            rows: which class that is.
-            negatives: one more logit for each sample, which is counted once and not once a rank.
+            logits: of the classes of this rank.
+            samples: samples whose own class is on this rank.
+            rows: the local row number of that class.
+            negatives: one more logit for each sample, which is counted once, not once per rank.
         """
         target = self.sum(logits.new_zeros(len(logits)).index_put((samples,), logits[samples, rows]))
         lowest = logits.new_full((len(logits), 1), -torch.inf)

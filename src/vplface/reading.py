@@ -105,7 +105,7 @@ def read_bytes(path: Path | str, limit: int = PICTURE_LIMIT) -> bytes:
     except OSError as error:
         raise unreadable(path, error) from error
     if max(size, len(data)) > limit:
-        reason = f"larger than {limit // MEBIBYTE} MiB, the most that is read of a file of this kind"
+        reason = f"larger than {limit // MEBIBYTE} MiB, the limit for a file of this kind"
         raise UnreadableFileError(str(path), reason)
     return data
 

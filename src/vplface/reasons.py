@@ -36,19 +36,19 @@ def explained(error: BaseException) -> str | None:
         case VplfaceError():
             return text
         case MemoryError():
-            return f"out of memory: {text or 'an array could not be made'}; close other programs or use smaller batches"
+            return f"out of memory: {text or 'an allocation failed'}; close other programs or use smaller batches"
         case OSError():
             return _of_system(error)
         case UnicodeError():
-            return f"a text that is not Unicode, or a name that cannot be written in this encoding: {text}"
+            return f"text that is not Unicode, or a name that cannot be written in this encoding: {text}"
         case RecursionError():
-            return "what was read is nested too deeply"
+            return "the input is nested too deeply"
         case RuntimeError() if _NO_THREAD in text:
-            return "no thread can be started; raise the limit of processes (ulimit -u) or ask for fewer workers"
+            return "no thread can be started; raise the limit of processes (ulimit -u) or use fewer workers"
         case RuntimeError() if text.startswith("Symlink loop from"):  # Path.resolve until Python 3.12
             return f"{text.removeprefix('Symlink loop from ')}: its symbolic links lead in a circle"
         case ValueError() if "embedded null" in text:
-            return "a name of a file holds a null character"
+            return "a file name contains a null character"
         case _ if _OUT_OF_MEMORY.search(text):
             return f"out of memory: {text.splitlines()[0]}; close other programs or use smaller batches"
         case _:

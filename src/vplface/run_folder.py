@@ -1,4 +1,4 @@
-"""The layout of model folders and run folders: where each file lies, which the report reads, what a restart removes."""
+"""The layout of model and run folders: the place of each file, and whether the report reads or a restart removes it."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ class RunFolder(ModelFolder):
 
     _best = Entry(ModelFolder.BEST, removed=True)
     restart_marker = Entry("anew", removed=True)
-    """An empty file: the study restarts this run when its turn comes. It is last here, and so removed last."""
+    """An empty file that marks the run for a restart by the study. It is the last entry, so it is removed last."""
 
     @property
     def best(self) -> ModelFolder:
@@ -93,11 +93,11 @@ class RunFolder(ModelFolder):
         return ModelFolder(self.path / self.BEST)
 
     def holds_run(self) -> bool:
-        """Whether training has left anything here; a start that failed leaves config.yaml at most."""
+        """Whether training has left files here; a start that failed leaves at most config.yaml."""
         return any(path.exists() for path in (self.metrics, self.weights, self.checkpoints))
 
     def remove_run(self) -> None:
-        """Remove what a run that starts from its first step must not find.
+        """Remove the files of an earlier run before a run starts from its first step.
 
         Raises:
             OSError: if something cannot be removed.

@@ -102,7 +102,7 @@ def parse_yaml(text: str, where: str) -> Any:
             unknown tag or an alias inside its own anchor, or exceeds the bounds; the line is named.
     """
     if len(text) > LIMIT:
-        raise DataError(f"{where}: longer than {LIMIT // MEBIBYTE} MiB, the most that is read as YAML")
+        raise DataError(f"{where}: longer than {LIMIT // MEBIBYTE} MiB, the limit for YAML")
     try:
         return _Document(where).read(yaml.parse(text, Loader=yaml.SafeLoader))
     except yaml.reader.ReaderError as error:
@@ -135,7 +135,7 @@ def to_yaml(value: Any, *, flow: bool = False) -> str:
 
 @dataclass
 class _Open:
-    """A list or a mapping whose end has not come yet."""
+    """A list or a mapping that is not complete yet."""
 
     value: dict[str, Any] | list[Any]
     anchor: str | None
@@ -186,7 +186,7 @@ class _Document:
     def scalar(self, event: yaml.ScalarEvent) -> None:
         text, bare = event.value, event.style is None
         if "\0" in text or re.search("[\ud800-\udc7f\udd00-\udfff]", text):
-            raise self.error("a text holds \\0 or a lone surrogate, which is not a character")
+            raise self.error("a text contains \\0 or a lone surrogate, which is not a character")
         size = 1 + len(text) // 100
         value = self.typed(text, event.tag) if event.tag else plain(text) if bare else text
         if self.expects_key():

@@ -1,4 +1,4 @@
-"""Suggestions for a mistyped name: the known names that are most like it."""
+"""Suggestions for a mistyped name: the most similar known names."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import difflib
 from collections.abc import Iterable
 
 _CUTOFF = 0.5
-"""The least similarity of a suggestion, from 0 to 1; see ``difflib.get_close_matches``."""
+"""Minimum similarity of a suggestion, from 0 to 1; see ``difflib.get_close_matches``."""
 
 
 def similar_names(name: str, known: Iterable[str], count: int = 1) -> list[str]:
-    """The known names most like a mistyped one, best first; case does not count.
+    """The known names most similar to a mistyped one, best first; case is ignored.
 
     Args:
         name: the mistyped name.
         known: the names to choose from.
-        count: the most names to return.
+        count: maximum number of names to return.
     """
     by_lower_case = {each.lower(): each for each in known}
     return [by_lower_case[match] for match in difflib.get_close_matches(name.lower(), by_lower_case, count, _CUTOFF)]

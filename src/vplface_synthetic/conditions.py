@@ -69,10 +69,10 @@ def neutral(identity: Identity) -> Conditions:
 
 # size: one table, in which the order of the draws defines every generated picture
 def draw_conditions(identity: Identity, key: tuple[int, ...], difficulty: float = 1.0) -> Conditions:
-    """The conditions of the picture that ``key`` (whole numbers ≥ 0) stands for.
+    """The conditions of the picture with the given ``key`` (whole numbers ≥ 0).
 
     Args:
-        identity: whose picture it is: habits (glasses, beard, favourite hair styles) and age are theirs.
+        identity: whose picture it is: it determines habits (glasses, beard, hair styles) and age.
         key: seeds the draw; the same key gives the same picture.
         difficulty: scales every nuisance; 0 leaves neutral pictures, 1 the usual ones.
     """

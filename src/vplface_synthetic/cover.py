@@ -94,7 +94,7 @@ def skin_colour(identity: Identity, conditions: Conditions) -> RGB:
 
 
 def dress(identity: Identity, conditions: Conditions, bare: Map, side: Float32[np.ndarray, " 96"]) -> Surface:
-    """Put skin, hair, beard, hat and mask on the bare head."""
+    """Add skin, hair, beard, hat and mask to the bare head."""
     colour, gloss = _skin(identity, conditions)
     radius = bare
     hidden = np.zeros((HEIGHT, WIDTH), dtype=np.float32)

@@ -11,14 +11,14 @@ from vplface_synthetic.conditions import draw_conditions
 from vplface_synthetic.identity import draw_identity
 from vplface_synthetic.render import render
 
-# What a seed is used for (0 is for identities): random streams with different second numbers never meet.
+# Second number of a seed, by its use (0 is for identities): streams with different numbers are independent.
 _CONDITIONS, _SIZES, _NOISE = 1, 2, 3
 
 
 class SyntheticFaces:
     """Generated faces of generated people, no real face among them: a ``vplface.data.pictures.PictureSet``.
 
-    Picture p of identity k depends on (seed, k, p, difficulty) alone, so that it is the same whatever the order of
+    Picture p of identity k depends only on (seed, k, p, difficulty), so that it is the same whatever the order of
     access, the number of worker processes and the other options; label noise changes only the pictures that it hits.
     Sets with the same seed and disjoint ranges of identities show different people of the same world.
 
@@ -29,7 +29,7 @@ class SyntheticFaces:
         first_identity: number of the first identity.
         tail: exponent a ≥ 0 of long-tailed sizes: the identity of rank k = 0, 1, … (in a random order) has
             max(fewest, round(pictures·(k+1)^−a)) pictures; 0 gives every identity ``pictures``.
-        fewest: the least pictures of an identity under ``tail``.
+        fewest: minimum number of pictures of an identity with ``tail``.
         label_noise: share of pictures, at random, that show another identity of the set than their label says:
             exactly round(share·n) of them; ``shown`` and ``mislabelled`` record which.
         difficulty: scale of pose, expression, light, occlusion and camera effects; 0 gives passport pictures.
@@ -102,7 +102,7 @@ class SyntheticFaces:
 
     @property
     def mislabelled(self) -> Bool[np.ndarray, " n"]:
-        """Which pictures show another identity than their label says."""
+        """Whether each picture shows another identity than its label says."""
         hit: Bool[np.ndarray, " n"] = self.shown != self.labels
         return hit
 

@@ -1,4 +1,4 @@
-"""Eyes, brows, nostrils, mouth and folds: soft shapes painted where the surface lies at their place on the head.
+"""Eyes, brows, nostrils, mouth and folds: soft shapes painted on the surface of the head.
 
 Every shape is a function of the head coordinates (x, y) of the surface point under a pixel, evaluated only in the
 window of the picture around the projected feature: so it follows pose and perspective and has no texture resolution.
@@ -24,7 +24,7 @@ def paint_features(
     colour: Planes, visible: Float32[np.ndarray, "112 112"], hits: Hits, view: Camera,
     identity: Identity, conditions: Conditions,
 ) -> None:  # fmt: skip
-    """Paint the features of the face into ``colour`` (linear albedo), where ``visible`` lets them show."""
+    """Paint the features of the face into ``colour`` (linear albedo), where ``visible`` is positive."""
     i, c = identity, conditions
     outer, high, low = i.eye_x + 12.5, i.brow_y - 7.0 - 2.0 * c.brow_raise, i.eye_y + 8.0
     half, nose, mouth = i.wings + 3.0, i.nose_y + 1.0, i.mouth_y

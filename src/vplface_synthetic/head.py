@@ -204,7 +204,7 @@ TEMPLATE = np.array([38.3 + 51.7j, 73.5 + 51.5j, 56.0 + 71.7j, 41.5 + 92.4j, 70.
 def camera(identity: Identity, conditions: Conditions, radius: Map) -> Camera:
     """Turn the head and align it as face recognisers do: the five landmarks onto the 112x112 template.
 
-    The similarity transform is the least-squares one (Umeyama 1991), in complex numbers; crop jitter comes on top.
+    The similarity transform is the least-squares one (Umeyama 1991), in complex numbers; crop jitter is added.
     """
     i, c = identity, conditions
     cy, sy, cp, sp = math.cos(c.yaw), math.sin(c.yaw), math.cos(c.pitch), math.sin(c.pitch)
@@ -248,7 +248,7 @@ class Hits(NamedTuple):
 def cast_rays(view: Camera, radius: Map) -> Hits:
     """March every pixel's ray onto the surface: quarter and half resolution first, then one refinement.
 
-    A step is the distance to the surface along the head's radius, never less than a little: rays that graze a cheek
+    A step is the distance to the surface along the head's radius, with a positive minimum: rays that graze a cheek
     go on to the hair behind it.
     """
     right, down, near = view.rotation[2].tolist()
@@ -264,7 +264,7 @@ def cast_rays(view: Camera, radius: Map) -> Hits:
             row = row0 + fall * depth
             gap = cv2.subtract(distance, cv2.remap(radius, column, row, cv2.INTER_LINEAR))
             depth -= np.minimum(gap + cv2.threshold(gap, 0.7, 1.5, cv2.THRESH_BINARY)[1], _LONGEST)
-    # A ray that is still in front of the silhouette moves slowly because it is close to the surface: a hit as well.
+    # A ray still in front of the silhouette moves slowly because it is close to the surface: it counts as a hit.
     cover = cv2.resize(step(np.maximum(1.0 - gap, depth + 8.0), 1.8), (112, 112), interpolation=cv2.INTER_LINEAR)
     depth = cv2.resize(depth, (112, 112), interpolation=cv2.INTER_LINEAR)
     x0, y0, z0 = _ray_origins(view, _GRIDS[112])

@@ -91,7 +91,7 @@ class Identity:
     age: float = _latent(38.0, 12.0)
     neck: float = _latent(25.0, 2.4)
 
-    # Below: drawn by rules of their own in `draw_identity`.
+    # The fields below are drawn by separate rules in `draw_identity`.
     masculine: float = 0.0
     melanin: float = 0.5
     iris: RGB = (0.2, 0.1, 0.05)
@@ -129,7 +129,7 @@ BEARDS = ("none", "stubble", "moustache", "goatee", "full")
 
 @lru_cache(maxsize=4096)
 def draw_identity(seed: int, number: int) -> Identity:
-    """The identity that (seed, number) stands for; the same on every machine, whatever was drawn before."""
+    """The identity of (seed, number); it is the same on every machine and does not depend on earlier draws."""
     rng = np.random.default_rng((seed, 0, number))
     normal = np.clip(rng.standard_normal(len(_NORMAL)), -2.2, 2.2).tolist()
     uniform = rng.random(24).tolist()

@@ -31,7 +31,7 @@ GRAIN = np.stack([_bank(0.45, 0.45) for _ in range(3)], axis=-1)
 def window(
     bank: Float32[np.ndarray, "384 384 *c"], place: float, height: int, width: int
 ) -> Float32[np.ndarray, "{height} {width} *c"]:
-    """The window of a bank that ``place`` in 0..1 stands for."""
+    """The window of a bank at ``place`` in 0..1."""
     top = int(place * 9973) % (SIDE - height)
     left = int(place * 9941 * 7) % (SIDE - width)
     return bank[top : top + height, left : left + width]

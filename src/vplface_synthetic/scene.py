@@ -1,4 +1,4 @@
-"""Scene around the head: background, shoulders, glasses and objects before the face."""
+"""Scene around the head: background, shoulders, glasses and objects in front of the face."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Image: TypeAlias = UInt8[np.ndarray, "112 112 3"]
 
 
 def background(view: Camera, conditions: Conditions) -> Image:
-    """Blurred colours, at times with upright or level edges, and the shoulders."""
+    """Blurred colours, sometimes with vertical or horizontal edges, and the shoulders."""
     a, b, c, d, e, f, g, h = conditions.seeds
     cells = 2 + int(5 * a * a)
     blobs = noise.window(noise.GRAIN, b, cells, cells) * (10.0 + 50.0 * c)
@@ -50,7 +50,7 @@ _SHIFT = 4
 
 
 def glasses(picture: Image, view: Camera, radius: Map, identity: Identity, conditions: Conditions) -> None:
-    """Draw glasses: rims before the eyes, a bridge and the arm on the side that is seen; kind 4 has dark lenses."""
+    """Draw glasses: rims in front of the eyes, a bridge and the visible arm; kind 4 has dark lenses."""
     i, c = identity, conditions
     kind = (c.glasses - 1) if c.glasses < 4 else 1 + int(c.seeds[3] * 2)
     wide, high = _SIZES[kind]
@@ -85,7 +85,7 @@ def _fixed(points: Float32[np.ndarray, "n 2"]) -> np.ndarray:
 
 
 def in_the_way(picture: Image, conditions: Conditions) -> None:
-    """Something plain before the face: a hand, a microphone, another head's edge."""
+    """A plain object in front of the face: a hand, a microphone, the edge of another head."""
     if conditions.patch == 0.0:
         return
     a, b, c = conditions.seeds[:3]

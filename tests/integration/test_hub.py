@@ -115,7 +115,7 @@ def test_write_hub_folder_page_states_figures_and_training_of_the_run(run, tmp_p
         "- length: 16 epochs",
         "- variational prototypes: Variational(lam=0.15)",
         CARD.limits,
-        "Not stated by whoever published it.",
+        "Not stated by the publisher.",
         'vplface.from_pretrained("ada/mine")',
     ):
         assert words in text

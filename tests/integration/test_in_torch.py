@@ -169,7 +169,7 @@ def _wrapped(group, settings, broadcast):
     ("settings", "broadcast", "fault"),
     [
         ({"sharded": True}, False, "the classes of the first"),
-        ({"optimizer": FusedSGD(0.1)}, False, "FusedSGD uses up"),
+        ({"optimizer": FusedSGD(0.1)}, False, "FusedSGD consumes"),
         ({}, True, "overwrites the memory"),
         ({}, False, None),
         ({"variational": None}, True, None),

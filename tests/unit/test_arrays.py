@@ -87,9 +87,9 @@ def test_read_array_and_read_arrays_refuse_pickled_objects(tmp_path):
     (tmp_path / "e.npy").write_bytes(objects.getvalue())
     (tmp_path / "p.npy").write_bytes(pickle.dumps(_Code()))
     zipped(tmp_path / "e.npz", {"e.npy": objects.getvalue()})
-    with pytest.raises(DataError, match="not an npy or npz file, or damaged: it holds objects of Python"):
+    with pytest.raises(DataError, match="not an npy or npz file, or damaged: it holds Python objects"):
         read_array(tmp_path / "e.npy")
-    with pytest.raises(DataError, match="not an npy or npz file, or damaged: it holds objects of Python"):
+    with pytest.raises(DataError, match="not an npy or npz file, or damaged: it holds Python objects"):
         read_arrays(tmp_path / "e.npz")
     with pytest.raises(DataError, match="not an npy or npz file"):
         read_array(tmp_path / "p.npy")

@@ -108,14 +108,14 @@ def test_FusedSGD_in_eval_mode_passes_gradients_and_moves_no_weight(head):
 def test_FusedSGD_refuses_a_second_backward(head):
     loss = head(*batch())
     loss.backward(retain_graph=True)
-    with pytest.raises(RuntimeError, match="W has moved since this loss was formed"):
+    with pytest.raises(RuntimeError, match="W has changed since this loss was computed"):
         loss.backward()
 
 
 def test_FusedSGD_refuses_the_backward_of_a_loss_from_before_the_weight_moved(head):
     first, second = head(*batch()), head(*batch(1))
     first.backward()
-    with pytest.raises(RuntimeError, match="W has moved since this loss was formed"):
+    with pytest.raises(RuntimeError, match="W has changed since this loss was computed"):
         second.backward()
 
 

@@ -707,7 +707,7 @@ def test_plug_on_two_ranks_remembers_the_whole_batch(processes):
         assert torch.equal(timer, handle.timer)
         assert torch.equal(weight, classifier.weight.detach())
     first, second = processes.run(one_bad_batch, 2)
-    assert "rank 1 is at fault" in first
+    assert "rank 1 is invalid" in first
     assert "is not a class id" in second
 
 
@@ -771,7 +771,7 @@ def test_plug_injects_a_square_weight_along_the_given_layout():
     ("name", "kwargs", "message"),
     [
         ("W", {}, r"Linear has no parameter 'W'; its parameters: weight, bias"),
-        ("fc.weight", {}, r"Linear has no part 'fc'"),
+        ("fc.weight", {}, r"Linear has no submodule 'fc'"),
         ("bias", {}, r"bias of Linear is \[7\].* a classifier's weight is a matrix"),
         ("weight", {"layout": "diagonal"}, "layout must be 'rows' or 'columns'"),
         ("weight", {"sub_centers": 2}, r"7 rows of weight are not 2 or more classes of sub_centers=2"),

@@ -261,7 +261,7 @@ def test_PrototypeHead_raises_on_all_ranks_for_a_bad_batch_on_one(processes, kin
     first, second, third = processes.run(faulty, 3, kind)
     assert message in second
     for other in (first, third):
-        assert other == "OtherRankError: the batch of rank 1 is at fault; that rank says why"
+        assert other == "OtherRankError: the batch of rank 1 is invalid; see the error of that rank"
 
 
 @given(st.integers(0, 200), st.integers(1, 9))

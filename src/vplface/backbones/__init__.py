@@ -63,7 +63,7 @@ def build(name: str, embedding_dim: int = 512, **options: Any) -> nn.Module:
             )
     try:
         return BACKBONES[name](embedding_dim=embedding_dim, **options)
-    except (TypeError, ValueError, RuntimeError, MemoryError) as error:  # sizes that overflow, or that nobody has
+    except (TypeError, ValueError, RuntimeError, MemoryError) as error:  # sizes that overflow or do not fit into memory
         raise ConfigError(f"backbone {name}: {str(error).partition(chr(10))[0] or 'too large for memory'}") from error
 
 

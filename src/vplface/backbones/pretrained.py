@@ -125,7 +125,7 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # about refused content
                 content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except Exception as error:  # damage surfaces as almost anything: IndexError, OSError, RuntimeError, ...
+    except Exception as error:  # damage can raise almost anything: IndexError, OSError, RuntimeError, ...
         # torch's own message recommends weights_only=False, which would run the file's code.
         raise DataError(
             f"{path}: not a readable weight file. It is damaged, or it holds Python objects other than tensors, which "

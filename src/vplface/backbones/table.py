@@ -27,4 +27,4 @@ BACKBONES: dict[str, Callable[..., nn.Module]] = {
     "vit_b_dp005_mask_005": partial(ViT, 512, 24, drop_path=0.05, recompute=True),
     "vit_l_dp005_mask_005": partial(ViT, 768, 24, drop_path=0.05, recompute=True),
 }
-"""Name → what builds it, given ``embedding_dim`` and options by keyword."""
+"""Name → function that builds the backbone, given ``embedding_dim`` and options by keyword."""

@@ -43,7 +43,7 @@ def measure(setting: Setting, arms: Sequence[str], repeats: int, *, memory: bool
         out.
 
     Raises:
-        VplfaceError: if two arms that should do not come to the same loss.
+        VplfaceError: if two arms that should compute the same loss do not.
     """
     problem = problem_of(setting)
     found: dict[str, dict[str, Any]] = {}
@@ -103,7 +103,7 @@ def peak_memory(setting: Setting, arm: str) -> float:
 
 
 def _resident(setting: Setting, arm: str) -> float:
-    """MiB of what stays: the state of the arm, and the features and labels of the problem."""
+    """MiB of persistent memory: the state of the arm, and the features and labels of the problem."""
     matrices = ARMS[arm].matrices
     held = setting.classes * (4 * setting.dim * min(matrices, 3) + 4) + setting.batch * (4 * setting.dim + 8)
     return held / 2**20
@@ -128,7 +128,7 @@ def _peak_of(setting: Setting, arm: str) -> float:
 
 
 def _floor_steps(problem: Problem) -> dict[str, Step]:
-    """The three products over all classes, two of them in two layouts, and moving what has to be moved."""
+    """The three products over all classes, two of them in two layouts, and the necessary memory traffic."""
     setting = problem.setting
     dtype = torch.bfloat16 if setting.dtype == "bfloat16" else torch.float32
     weight, features = problem.weight.to(dtype), problem.features.to(dtype)
@@ -180,7 +180,7 @@ def _time(step: Step, device: str) -> float:
 def _require_equal_losses(losses: Mapping[str, float], tolerance: float) -> None:
     for (one, a), (other, b) in _pairs(losses):
         if ARMS[one].computes == ARMS[other].computes and not math.isclose(a, b, rel_tol=tolerance):
-            raise VplfaceError(f"{one} and {other} come to different losses, {a} and {b}: one of them is wrong")
+            raise VplfaceError(f"{one} and {other} compute different losses, {a} and {b}: one of them is wrong")
 
 
 def _pairs(losses: Mapping[str, float]) -> Iterator[tuple[tuple[str, float], tuple[str, float]]]:
@@ -189,7 +189,7 @@ def _pairs(losses: Mapping[str, float]) -> Iterator[tuple[tuple[str, float], tup
 
 
 def _too_large(arm: Arm, setting: Setting) -> str | None:
-    """Why an arm is left out, if its peak would not fit the memory that is free."""
+    """The reason to leave out an arm whose peak would exceed the free memory; None otherwise."""
     needed = 4 * setting.classes * (arm.matrices * setting.dim + arm.logits * setting.batch)
     free = free_bytes(setting.device)
     if needed < 0.9 * free:

@@ -21,7 +21,7 @@ from vplface.ranks import shard
 
 SMALL_WORKSPACE_MB = 32
 COMPILED = "eager (compiled)"
-"""The one arm that may fail, where there is no compiler; what its compilation takes is no peak of a step."""
+"""The only arm that may fail, without a compiler; memory of its compilation does not count as the peak of a step."""
 
 
 class EagerHead(nn.Module):
@@ -98,7 +98,7 @@ def head_of(
 
 
 def own(count: int, group: dist.ProcessGroup | None) -> slice:
-    """Which of so many classes or pictures this rank has; all of them without a group."""
+    """The part of a number of classes or pictures that this rank has; all of them without a group."""
     if group is None:
         return slice(0, count)
     part = shard(count, dist.get_rank(group), dist.get_world_size(group))
@@ -154,7 +154,7 @@ class Arm:
 
     Attributes:
         make: from the problem to the step.
-        computes: arms with the same word here must come to the same loss.
+        computes: arms with the same value here must compute the same loss.
         matrices: of N×d numbers in float32 that it holds at its peak, about.
         logits: of B×N numbers, likewise.
     """

@@ -1,6 +1,6 @@
 """Time of a training step by its parts, in vplface and in a loop as it is usually written, in one run.
 
-All loops begin with the same weights and are checked to come to the same losses. They take turns, so that a machine
+All loops begin with the same weights and are checked to compute the same losses. They take turns, so that a machine
 that slows down slows them all.
 """
 
@@ -50,13 +50,13 @@ CHECKED = {"float32": 3, "bfloat16": 1}
 """Steps whose losses are compared. Rounding to bfloat16 grows from one to the next."""
 
 TOLERANCE = {"float32": 1e-3, "bfloat16": 2e-2}
-"""By how much they may differ from those of the usual loop, as a part of the first."""
+"""Largest difference from the losses of the usual loop, relative to the first loss."""
 
 PICTURES = 2048
 PEAK_SIZE = {"cpu": 2048}
-"""Rows and columns of the matrices whose product says what the machine can do, by kind of device."""
+"""Rows and columns of the matrices whose product measures the peak speed, by kind of device."""
 LARGE_PEAK_SIZE = 8192
-"""The same on every other device, which has to be kept busy."""
+"""The same for all other devices, which need more work to be saturated."""
 
 Lap = Callable[[str], None]
 """Called at the end of each part, with its name."""
@@ -133,7 +133,7 @@ def measure(
 
     Raises:
         ConfigError: if there is no such backbone.
-        VplfaceError: if vplface does not come to the losses of the usual loop.
+        VplfaceError: if the losses of vplface differ from those of the usual loop.
     """
     torch.manual_seed(0)
     network, problem = build(backbone, setting.dim).to(setting.device), problem_of(setting)
@@ -259,7 +259,7 @@ def _require_equal(losses: Mapping[str, Sequence[float]], precisions: Mapping[st
         for step, (loss, usual) in enumerate(pairs, start=1):
             if not math.isclose(loss, usual, rel_tol=0.0, abs_tol=TOLERANCE[dtype] * abs(losses[USUAL][0])):
                 raise VplfaceError(
-                    f"{arm} comes to a loss of {loss} in step {step}, the usual loop to {usual}: they do not do the"
+                    f"{arm} has a loss of {loss} in step {step}, the usual loop one of {usual}: they do not do the"
                     " same work"
                 )
 

@@ -13,7 +13,7 @@ import torch
 
 
 def machine() -> dict[str, Any]:
-    """Where the figures come from."""
+    """The machine and the versions behind the figures."""
     return {
         "processor": _processor(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
@@ -37,7 +37,7 @@ def synchronize(device: str) -> None:
 
 
 def free_bytes(device: str) -> float:
-    """Memory that is free where a setting runs."""
+    """Free memory of the device of a setting."""
     if device.startswith("cuda"):
         return float(torch.cuda.mem_get_info()[0])
     if Path("/proc/meminfo").exists():

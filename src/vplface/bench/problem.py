@@ -61,7 +61,7 @@ class Problem:
         )
 
     def leaf(self) -> Tensor:
-        """The features, as something to be differentiated by."""
+        """The features as a leaf tensor that requires a gradient."""
         return self.features.clone().requires_grad_()
 
 

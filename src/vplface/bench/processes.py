@@ -3,7 +3,7 @@
 *Strong* scaling leaves the step as it is and gives every process a smaller part; *weak* scaling leaves the part of a
 process as it is and makes the step larger. All settings take turns, one step each, while the processes that a setting
 does not need are idle. The first steps of each are compared with those of one process, so that no case is faster
-because it leaves work out.
+because it skips work.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ CHECKED = 3
 """Steps whose losses are compared."""
 
 TOLERANCE = {"float32": 1e-3, "bfloat16": 2e-2}
-"""By how much losses may differ, as a part of the first. Gradients that are not averaged come to more in float32."""
+"""Largest difference of losses, relative to the first. Gradients that are not averaged cause more in float32."""
 
 Make = Callable[[Setting, dist.ProcessGroup | None, int], Step]
 """Maker of the step of a rank: ``make(setting, group, slices)``, a function that can be pickled.
@@ -92,7 +92,7 @@ def scale(
     Args:
         make: the step.
         base: the step of the fewest processes.
-        processes: how many there shall be.
+        processes: numbers of processes to measure.
         repeats: rounds, after one that is not counted; in each every case takes a step.
         grows: what grows with the processes in weak scaling.
         threads: of each process; 0 divides the cores among them.
@@ -153,20 +153,20 @@ def _require_equal(case: Case, losses: Sequence[float], expected: Sequence[float
     for step, (loss, wanted) in enumerate(zip(losses, expected, strict=True), start=1):
         if not abs(loss - wanted) <= TOLERANCE[case.setting.dtype] * abs(expected[0]):
             raise VplfaceError(
-                f"{case.processes} processes ({case.scaling} scaling) come to a loss of {loss} in step {step}, one"
-                f" process to {wanted}: they do not do the same work"
+                f"{case.processes} processes ({case.scaling} scaling) have a loss of {loss} in step {step}, one"
+                f" process one of {wanted}: they do not do the same work"
             )
 
 
 def _require_memory(cases: Sequence[Case]) -> None:
-    """Before the machine runs out of it: all states, and what the ranks of the largest case are made from."""
+    """Check the free memory against all states, and the inputs of the ranks of the largest case."""
     largest = max(cases, key=lambda case: case.setting.state_bytes * case.processes)
     needed = sum(case.setting.state_bytes for case in cases) + largest.processes * largest.setting.state_bytes
     free = free_bytes("cpu")
     if needed > 0.9 * free:
         raise VplfaceError(
             f"{largest.processes} processes with {largest.setting.classes:,} classes need about"
-            f" {needed / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are free; take fewer of either"
+            f" {needed / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are free; use fewer of either"
         )
 
 
@@ -179,8 +179,8 @@ def _start(make: Make, cases: Sequence[Case], repeats: int, title: str) -> list[
             spawn(_rank, (most, folder, make, cases, repeats, title), nprocs=most, daemon=True)  # type: ignore[no-untyped-call]  # torch's
         except ProcessExitedException as error:
             raise VplfaceError(
-                f"process {error.error_index} of {most} was ended from outside ({error.signal_name}), perhaps for want"
-                " of memory; take fewer classes or processes"
+                f"process {error.error_index} of {most} was killed ({error.signal_name}), perhaps for lack"
+                " of memory; use fewer classes or processes"
             ) from error
         return [[RankTimes(**each) for each in json.loads(_answer(folder, rank).read_bytes())] for rank in range(most)]
 
@@ -193,7 +193,7 @@ def _rank(rank: int, most: int, folder: Path, make: Make, cases: Sequence[Case],
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=most)
     times = _take_turns(rank, make, cases, repeats, title)
     _answer(folder, rank).write_text(json.dumps([asdict(each) for each in times]), encoding="utf-8")
-    gc.collect()  # a group that lives until the interpreter ends takes the process down with it
+    gc.collect()  # a group that still exists when the interpreter exits crashes the process
     dist.barrier()
     dist.destroy_process_group()
 

@@ -15,7 +15,7 @@ from vplface.bench.problem import MOMENTUM, WEIGHT_DECAY, Setting, Step, problem
 from vplface.data.pictures import SIZE, Preprocessing
 
 BATCHES = 8
-"""Other pictures and labels in every step, until they come round again: a batch that stays is learned in one step."""
+"""Number of different batches, which are repeated in turn: a single batch would be learned in one step."""
 
 LR = 0.01
 """Of the backbone; low, so that rounding does not grow from step to step."""
@@ -26,7 +26,7 @@ def training(setting: Setting, group: dist.ProcessGroup | None, slices: int = 1,
 
     Args:
         setting: its size.
-        group: who shares batch and classes.
+        group: processes that share batch and classes.
         slices: in which the backbone gets the batch, each with batch statistics of its own.
         backbone: a key of ``BACKBONES``.
 

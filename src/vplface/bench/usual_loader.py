@@ -17,7 +17,7 @@ from vplface_synthetic import SyntheticFaces
 
 
 def generated_faces(root: Path, pictures: int) -> ImageFolder:
-    """About so many generated faces, written as a folder of JPEGs."""
+    """Generated faces, about as many as given, written as a folder of JPEGs."""
     write_synthetic(root, SyntheticFaces(identities=max(2, pictures // 10), pictures=10), "jpg")
     return ImageFolder(root)
 

@@ -19,8 +19,8 @@ def main() -> None:
     from vplface.console import guard
 
     if isinstance(sys.stdout, TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be text
-    guard()  # until the process ends: the traceback of a bug may show names too
+        sys.stdout.reconfigure(errors="backslashreplace")  # file names may hold bytes that are not text
+    guard()  # not restored at the end: the traceback of a bug may show names too
     app()
 
 

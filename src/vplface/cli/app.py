@@ -39,21 +39,21 @@ from vplface.console import Console, guarded
 
 
 class _Commands(TyperGroup):
-    """Writes control characters out, and turns errors into exit statuses by :mod:`vplface.cli.last_resort`."""
+    """Escapes control characters, and turns errors into exit statuses by :mod:`vplface.cli.last_resort`."""
 
     def main(self, *args: Any, **options: Any) -> Any:
         with guarded(), ending():
             try:
                 return super().main(*args, **options)
             finally:
-                sys.stdout.flush()  # else a failure here would show when the interpreter ends
+                sys.stdout.flush()  # otherwise a failure here would show when the interpreter exits
 
     def invoke(self, ctx: Any) -> Any:
         with ending():  # before typer's own handlers of OSError and KeyboardInterrupt
             return super().invoke(ctx)
 
 
-# typer shows help and errors on a console that it makes itself; this one writes control characters out.
+# typer creates its own console for help and errors; this one escapes control characters.
 typer.rich_utils.Console = partial(Console, markup=True, emoji=True)  # type: ignore[attr-defined,assignment]
 app = typer.Typer(
     cls=_Commands,
@@ -84,7 +84,7 @@ app.add_typer(
 )
 app.add_typer(
     command_group(
-        "Measure a step of the head or of training, beside its lower bound and other implementations.",
+        "Time a step of the head or of training, and compare it with a lower bound and other implementations.",
         bench_head.head,
         bench_train.train,
     ),

@@ -15,21 +15,23 @@ from vplface.errors import UsageError
 
 
 def head(
-    classes: Annotated[str, typer.Option(help="N, number of classes; several with commas are swept.")] = "100000",
-    batch: Annotated[str, typer.Option(help="B, pictures in a step; several with commas.")] = "128,512",
+    classes: Annotated[
+        str, typer.Option(help="N, number of classes; several, separated by commas, are measured in turn.")
+    ] = "100000",
+    batch: Annotated[str, typer.Option(help="B, pictures in a step; several are separated by commas.")] = "128,512",
     dim: DIM = 512,
     dtype: Annotated[str, typer.Option(help="Type of the products: float32, bfloat16 or both.")] = "float32,bfloat16",
     arms: Annotated[
-        str | None, typer.Option(help="What to measure, names with commas; all unless given.", show_default=False)
+        str | None, typer.Option(help="What to measure: names separated by commas. Default: all.", show_default=False)
     ] = None,
     repeats: Annotated[int, typer.Option(min=1, max=bounds.REPEATS, help="Rounds in which each arm takes a step.")] = 5,
     workspace_mb: Annotated[float, typer.Option(min=0, help="Workspace of the head, MiB.")] = 256,
-    memory: Annotated[bool, typer.Option(help="Also measure peak memory, in processes of their own.")] = True,
+    memory: Annotated[bool, typer.Option(help="Also measure peak memory, in separate processes.")] = True,
     device: DEVICE = "cpu",
     processes: Annotated[
         str | None,
         typer.Option(
-            help="Instead of the arms, measure the head with its classes shared by so many processes, e.g. 1,2.",
+            help="Instead of the arms, measure the head with its classes sharded over this many processes, e.g. 1,2.",
             show_default=False,
         ),
     ] = None,
@@ -40,19 +42,19 @@ def head(
     """Time a step of the head: forward, backward and update, with half of the memory alive.
 
     Arms take turns in one process on the same data; those that compute the same loss are first checked to do so. Times
-    are medians. "floor" is what must be done at least: three matrix products of that type, and reading W, momentum and
+    are medians. "floor" is a lower bound: three matrix products of that type, and reading W, momentum and
     M and writing W and momentum once. "extra" is peak memory beyond W, momentum, M and T.
 
     \b
     vplface bench head                      100,000 classes, B 128 and 512
     vplface bench head --classes 10000,100000,1000000 --plot head.png
 
-    With --processes the head alone, its classes sharded over processes of this machine that talk through gloo:
+    With --processes only the head is measured, with its classes sharded over processes of this machine that use gloo:
 
     \b
-    strong     N and B stay; each process has fewer classes
-    weak       N grows with the processes; each has as many classes as one alone
-    efficiency logits a second and thread, as a share of the fewest processes'
+    strong     N and B are constant; each process has fewer classes
+    weak       N grows with the processes; the number of classes of each is constant
+    efficiency logits per second and thread, relative to the smallest number of processes
 
     \b
     vplface bench head --processes 1,2      one thread a process

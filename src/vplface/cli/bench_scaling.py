@@ -47,7 +47,7 @@ def parse_numbers(option: str, text: str, least: int, most: int = bounds.LARGEST
     """Whole numbers from ``least`` to ``most``, separated by commas.
 
     Raises:
-        UsageError: another text; the message names the option.
+        UsageError: if the text is anything else; the message names the option.
     """
     parts = [part.strip().replace("_", "") for part in text.split(",")]
     if not all(re.fullmatch("[0-9]{1,10}", part) and least <= int(part) <= most for part in parts):

@@ -19,13 +19,13 @@ DEFAULT_BACKBONES = ("tiny", "mobilefacenet", "iresnet50")
 
 
 def train(
-    backbone: Annotated[str, typer.Option(help="Which networks, as in recipes, with commas.")] = ",".join(
+    backbone: Annotated[str, typer.Option(help="Backbones, as in recipes, separated by commas.")] = ",".join(
         DEFAULT_BACKBONES
     ),
     dim: DIM = 512,
     classes: Annotated[int, typer.Option(min=2, max=bounds.LARGEST, help="N, number of classes.")] = 100_000,
     batch: Annotated[
-        int, typer.Option(min=2, max=bounds.BATCH, help="B, pictures in a step (of the fewest processes).")
+        int, typer.Option(min=2, max=bounds.BATCH, help="B, pictures in a step (for the smallest number of processes).")
     ] = 32,
     dtype: Annotated[
         str, typer.Option(help="Precision of our network and products: float32, bfloat16 or both.")
@@ -39,7 +39,7 @@ def train(
     processes: Annotated[
         str | None,
         typer.Option(
-            help="Instead of the usual loop, compare so many processes that share batch and classes, e.g. 1,2.",
+            help="Instead of the usual loop, compare this many processes that share batch and classes, e.g. 1,2.",
             show_default=False,
         ),
     ] = None,
@@ -50,26 +50,26 @@ def train(
     """Pictures per second of whole training steps, and where the time goes.
 
     A step is loading, backbone, head with half of the memory alive, backward, and both updates, on generated faces with
-    random labels. Beside it a loop as it is usually written takes the same step: a folder read by PIL in a DataLoader,
+    random labels. It is compared with a conventional loop for the same step: a folder read by PIL in a DataLoader,
     float32, NCHW, all logits by autograd, torch's SGD. Both begin with the same weights, and their first losses must
-    agree. They take turns, and load in the loop, so that none prepares batches while another is timed: vplface bench
-    data tells what worker processes load. Figures are medians.
+    agree. They take turns and load pictures in the loop, so that none prepares batches while another is timed.
+    Figures are medians.
 
     \b
-    × usual    times as many pictures a second as the usual loop
+    × usual    pictures per second, relative to the usual loop
     of peak    floating-point operations, as a share of what a large matrix product reaches in that precision
 
     \b
     vplface bench train --backbone mobilefacenet --plot step.png
     vplface bench train --backbone iresnet50 --device cuda --compile --batch 512
 
-    With --processes pictures are random and in memory, so that loading is not measured, and the processes talk through
-    gloo; their backbones are wrapped in DistributedDataParallel:
+    With --processes pictures are random and in memory, so that loading is not measured. The processes communicate
+    through gloo, and their backbones are wrapped in DistributedDataParallel:
 
     \b
-    strong     B stays; each process has a smaller part of the batch
-    weak       B grows with the processes; each has as many pictures as one alone
-    efficiency pictures a second and thread, as a share of the fewest processes'
+    strong     B is constant; each process has a smaller part of the batch
+    weak       B grows with the processes; the number of pictures of each is constant
+    efficiency pictures per second and thread, relative to the smallest number of processes
 
     \b
     vplface bench train --backbone tiny --classes 10000 --batch 128 --processes 1,2

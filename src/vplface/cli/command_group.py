@@ -30,7 +30,7 @@ def register(group: typer.Typer, *commands: Command) -> None:
 
 
 def _paragraphs(text: str) -> str:
-    """A docstring with its lines joined, so that the terminal wraps them; paragraphs marked by backslash-b stay."""
+    """A docstring with its lines joined, so that the terminal wraps them; paragraphs marked by backslash-b are kept."""
     parts = inspect.cleandoc(text).split("\n\n")
     return "\n\n".join(part if part.startswith("\b") else " ".join(part.split()) for part in parts)
 

@@ -33,7 +33,7 @@ def align(
     target: Annotated[
         Path,
         typer.Argument(
-            help="The folder to write: the same names, and align.csv, with the outcome for each picture.",
+            help="The folder to write: crops with the same names, and align.csv with the outcome for each picture.",
             show_default=False,
         ),
     ],
@@ -64,7 +64,7 @@ def align(
         typer.Option(
             min=0.0,
             max=1.0,
-            help=f"Skip faces of a lower score. Default: {_DETECTOR_SCORE} with the detector, 0 with --landmarks.",
+            help=f"Skip faces with a lower score. Default: {_DETECTOR_SCORE} with the detector, 0 with --landmarks.",
             show_default=False,
         ),
     ] = None,
@@ -76,7 +76,7 @@ def align(
         typer.Option(
             min=32,
             max=2**14,
-            help="Larger pictures are shrunk to this side to be searched. YuNet finds faces of 10 to 300 pixels there: "
+            help="Larger pictures are shrunk to this side for detection. YuNet finds faces of 10 to 300 pixels there: "
             "raise it for small faces in large pictures.",
         ),
     ] = 640,

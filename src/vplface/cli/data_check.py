@@ -47,7 +47,7 @@ def check(
     model: Annotated[
         Path | None,
         typer.Option(
-            help="Also find pictures that are probably of another person, by a good model: .onnx file or run folder.",
+            help="Also find pictures that are probably of another person, with a good model: .onnx file or run folder.",
             show_default=False,
         ),
     ] = None,
@@ -63,7 +63,7 @@ def check(
         typer.Option(
             "--out",
             "-o",
-            help="Write the pictures to drop here, name<TAB>reason: what convert --drop and a recipe's 'drop' take.",
+            help="Write the pictures to drop here, name<TAB>reason, for convert --drop and a recipe's 'drop'.",
             show_default=False,
         ),
     ] = None,
@@ -81,12 +81,12 @@ def check(
         typer.Option(help="Draw findings into this .png or .jpg, up to 20 of a kind.", show_default=False),
     ] = None,
     workers: Annotated[
-        int, typer.Option(min=0, max=bounds.PROCESSES, help="Processes that read pictures; 0 for none but this one.")
+        int, typer.Option(min=0, max=bounds.PROCESSES, help="Processes that read pictures; 0: only this one.")
     ] = (os.cpu_count() or 1),
     device: DEVICE = "cpu",
     as_json: AS_JSON = False,
 ) -> None:
-    """Find pictures that should not be trained on: damaged, empty, repeated, or, by a model, of another person.
+    """Find pictures that should not be trained on: damaged, empty, repeated, or, with a model, of another person.
 
     Nothing is changed. Look at the sheet before you drop pictures that a model or a similarity has found: profile faces
     are often flagged wrongly, and brothers look alike.
@@ -177,7 +177,7 @@ def _parse_kinds(text: str | None) -> tuple[Kind, ...]:
     names = [name.strip() for name in text.split(",") if name.strip()]
     unknown = [name for name in names if name not in (*KINDS, "all")]
     if unknown or not names:
-        raise UsageError(f"--kinds {text!r}: expected names out of {', '.join(KINDS)}, all, got {unknown or 'none'}")
+        raise UsageError(f"--kinds {text!r}: expected some of {', '.join(KINDS)}, or all; got {unknown or 'none'}")
     return tuple(kind for kind in KINDS if kind in names or "all" in names)
 
 
@@ -212,7 +212,7 @@ def _print_findings(
 
 
 def _write_sheet(path: Path, pictures: StoredPictures, findings: Sequence[Finding]) -> None:
-    """Draw each finding left and what it is compared with right, both with other pictures of their identities."""
+    """Draw each finding on the left and its counterpart on the right, both with other pictures of their identities."""
     import numpy as np
 
     from vplface.data.check import undecodable
@@ -229,7 +229,7 @@ def _write_sheet(path: Path, pictures: StoredPictures, findings: Sequence[Findin
             right = [] if finding.other is None else _some(pictures, finding.other, unseen)
             caption = f"{kind}: {pictures.name(finding.index)}: {finding.reason}"
             rows.append(row(caption, _some(pictures, finding.index, unseen), right))
-    write_sheet(path, f"{len(rows)} of {total} findings; the picture left, what it is compared with right", rows)
+    write_sheet(path, f"{len(rows)} of {total} findings; left: the picture, right: its counterpart", rows)
 
 
 def _some(pictures: StoredPictures, index: int, unseen: set[int]) -> list[Picture]:

@@ -71,7 +71,9 @@ def convert(
 
     form = format_of(target) if to is None else to
     if (form == "bin") != (pairs is not None):
-        raise UsageError("--pairs and a .bin file need each other: the list says which pictures the file compares")
+        raise UsageError(
+            "a .bin file and --pairs belong together; give both: the list says which pictures the file compares"
+        )
     if pairs is not None and drop is not None:
         raise UsageError("--drop does not apply to a .bin file, which holds only the pictures of --pairs")
     pictures = open_pictures(source, split)
@@ -120,7 +122,7 @@ def _format_conversion(done: Conversion) -> str:
     counts = {
         "of them from an earlier run": done.resumed,
         "dropped": done.dropped,
-        "could not be read and are left out": len(done.unreadable),
+        "could not be read and were left out": len(done.unreadable),
     }
     parts = [f"{count:,} {description}" for description, count in counts.items() if count]
     return ", ".join([f"{done.pictures:,} pictures of {done.identities:,} identities", *parts])

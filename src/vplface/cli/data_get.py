@@ -34,18 +34,20 @@ def get(
         _list_all()
         return
     if name is None:
-        raise UsageError("no set is named; vplface data get --list shows all")
+        raise UsageError("no set is named; give one of those that vplface data get --list shows")
     key = name.lower()
     if key in ELSEWHERE:
         there = ELSEWHERE[key]
-        raise UsageError(f"{name} cannot be downloaded by a program. {there.title}: {there.page}. Bring: {there.bring}")
+        raise UsageError(
+            f"{name} cannot be downloaded by a program. Get {there.bring} from {there.page} ({there.title})"
+        )
     if key not in SETS:
         hint = did_you_mean(key, [*SETS, *ELSEWHERE]) or "."
-        raise UsageError(f"no set is called {name!r}{hint} See vplface data get --list")
+        raise UsageError(f"unknown set {name!r}{hint} vplface data get --list shows all")
     wanted, folder = SETS[key], Path(key) if to is None else to
     print(f"{wanted.title}\n{wanted.page}\n{wanted.terms}", flush=True)
     for file in wanted.files:
-        news = "" if fetch(file, folder) else " was there"
+        news = "" if fetch(file, folder) else " is already there"
         print(f"{folder / file.name}{news}", flush=True)
 
 
@@ -55,6 +57,6 @@ def _list_all() -> None:
     print("vplface data get NAME downloads:")
     for name, known in SETS.items():
         print(f"  {name:17} {known.title}\n  {'':17} {known.page}")
-    print("\nAvailable from the pages of their makers, and the files to bring from there:")
+    print("\nSets to download yourself from the pages of their makers, with the files that are needed:")
     for name, there in ELSEWHERE.items():
         print(f"  {name:17} {there.title}: {there.bring}\n  {'':17} {there.page}")

@@ -37,7 +37,7 @@ def info(
     ],
     split: SPLIT = None,
     sample: Annotated[
-        int, typer.Option(min=1, max=bounds.LARGEST, help="Pictures to look at for types and sizes.")
+        int, typer.Option(min=1, max=bounds.LARGEST, help="Number of pictures to sample for types and sizes.")
     ] = 1000,
     plot: Annotated[
         Path | None,
@@ -114,7 +114,7 @@ def _print_summary(path: Path, summary: Summary, coverage: Coverage) -> None:
     from rich.table import Table
 
     console = Console(highlight=False)
-    looked = f"of {summary.sampled:,} looked at" if summary.sampled < summary.pictures else "of all"
+    looked = f"of {summary.sampled:,} sampled" if summary.sampled < summary.pictures else "of all"
     rows = [
         ("pictures", f"{summary.pictures:,}, about {_bytes(summary.bytes)}"),
         ("identities", f"{summary.identities:,}; {100 * summary.single:.0f} % have one picture"),

@@ -37,7 +37,7 @@ def overlap(
     split: SPLIT = None,
     people: Annotated[
         Path | None,
-        typer.Option(help="A list of those people in the test folder who are tested on, such as peopleDevTest.txt."),
+        typer.Option(help="A list of the people in the test folder that the test uses, such as peopleDevTest.txt."),
     ] = None,
     color: COLOR = None,
     mean: MEAN = None,
@@ -65,18 +65,21 @@ def overlap(
         ),
     ] = None,
     sheet: Annotated[
-        Path | None, typer.Option(help="Draw the matches into this .png or .jpg: training pictures left, test right.")
+        Path | None,
+        typer.Option(
+            help="Draw the matches into this .png or .jpg: training pictures on the left, test pictures on the right."
+        ),
     ] = None,
     page: Annotated[
         Path | None,
         typer.Option(
-            help="Write all matches as a self-contained .html page of picture pairs, the doubtful first.",
+            help="Write all matches as a self-contained .html page of picture pairs, the most doubtful first.",
             show_default=False,
         ),
     ] = None,
     device: DEVICE = "cpu",
     workers: Annotated[
-        int, typer.Option(min=0, max=bounds.PROCESSES, help="Processes that read pictures; 0 for none but this one.")
+        int, typer.Option(min=0, max=bounds.PROCESSES, help="Processes that read pictures; 0: only this one.")
     ] = 0,
     as_json: AS_JSON = False,
 ) -> None:
@@ -85,8 +88,8 @@ def overlap(
     All pictures are embedded, mirrored ones added, and every training identity is compared with every test identity by
     the cosine of their mean embeddings. The threshold is where only a share --rate of the test people would be flagged
     against other test people. So about that share of the training identities is flagged wrongly: look at the page, and
-    note the pairs near the threshold. Identities of one name are flagged too, if it is a name and not a number. Leaving
-    a few strangers out costs nothing; training on the test's people does.
+    note the pairs near the threshold. Identities with the same name are flagged too, unless the name is a number.
+    Excluding a few identities wrongly costs nothing; training on people of the test set does.
 
     Example:  vplface data overlap celeba --against lfw --model judge.onnx --out exclude.txt --page matches.html
     """
@@ -163,7 +166,7 @@ def _print_matches(result: Overlap) -> None:
         f"{result.test_identities} people of the test set, at similarity {result.threshold:.3f}{below}"
         + (f"; {len({match.train for match in by_name})} of them by their names alone" if by_name else "")
     )
-    say(f"about {result.expected_false_flags:.1f} would be flagged by chance, by the likeness of strangers")
+    say(f"about {result.expected_false_flags:.1f} would be flagged by chance, because strangers look alike")
 
 
 def _write_sheet(path: Path, result: Overlap, train: PictureSet, test: PictureSet) -> None:
@@ -171,7 +174,7 @@ def _write_sheet(path: Path, result: Overlap, train: PictureSet, test: PictureSe
     import numpy as np
 
     shown = result.matches
-    if len(shown) > _ROWS:  # evenly over the list, for the doubtful ones are at its end
+    if len(shown) > _ROWS:  # spread evenly over the list, because the doubtful ones are at its end
         shown = [shown[position] for position in np.linspace(0, len(shown) - 1, _ROWS).round().astype(int)]
     rows = []
     for match in shown:

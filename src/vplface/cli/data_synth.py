@@ -19,7 +19,8 @@ def synth(
     ],
     identities: Annotated[int, typer.Option(min=1, max=bounds.PEOPLE, help="Number of generated people.")] = 400,
     pictures: Annotated[
-        int, typer.Option(min=1, max=bounds.PICTURES, help="Pictures per person; with --tail, of the largest.")
+        int,
+        typer.Option(min=1, max=bounds.PICTURES, help="Pictures per person; with --tail, of the person with the most."),
     ] = 20,
     seed: Annotated[int, typer.Option(min=0, max=bounds.SEED, help="Seed of the people and their pictures.")] = 0,
     first_identity: Annotated[
@@ -35,14 +36,16 @@ def synth(
         typer.Option(min=0.0, max=100.0, help="Exponent of long-tailed sizes, PICTURES·(rank+1)^-TAIL; 0: all equal."),
     ] = 0.0,
     fewest: Annotated[
-        int, typer.Option(min=1, max=bounds.PICTURES, help="The least pictures of a person under --tail.")
+        int, typer.Option(min=1, max=bounds.PICTURES, help="Minimum number of pictures of a person with --tail.")
     ] = 1,
     label_noise: Annotated[
         float, typer.Option(min=0.0, max=1.0, help="Share of pictures that show another person than their folder says.")
     ] = 0.0,
     difficulty: Annotated[
         float,
-        typer.Option(min=0.0, max=100.0, help="Scale of pose, expression, light, occlusion and camera; 0: passports."),
+        typer.Option(
+            min=0.0, max=100.0, help="Scale of pose, expression, light, occlusion and camera; 0: as in passports."
+        ),
     ] = 1.0,
     picture_format: Annotated[
         Literal["png", "jpg"], typer.Option("--format", help="png is exact; jpg is smaller.")

@@ -32,7 +32,7 @@ def demo(
         ),
     ] = None,
     detector_model: DETECTOR_MODEL = None,
-    host: Annotated[str, typer.Option(help="The address to listen on; other than loopback needs --expose.")] = (
+    host: Annotated[str, typer.Option(help="The address to listen on; any other than loopback needs --expose.")] = (
         "127.0.0.1"
     ),
     port: Annotated[int, typer.Option(min=0, max=65535, help="The port; 0 chooses a free one.")] = 7860,
@@ -44,7 +44,7 @@ def demo(
         list[str] | None,
         typer.Option(
             metavar="HOST",
-            help="A further host name of the page, beside localhost and numeric addresses; may be repeated.",
+            help="A further host name of the page, in addition to localhost and numeric addresses; may be repeated.",
             show_default=False,
         ),
     ] = None,
@@ -60,7 +60,7 @@ def demo(
     The page is served on this machine, for this machine, and fetches nothing
     from elsewhere. Pictures (jpg, png, webp, bmp, up to 20 MB) are read into
     memory and deleted at once; a gallery keeps embeddings, hashes and names.
-    Ctrl-C ends it, and deletes what is temporary.
+    Ctrl-C stops it and deletes temporary files.
 
     It needs the extra demo.
 
@@ -95,6 +95,6 @@ def demo(
         embedder = load_embedder(model, device, preprocessing_of(color, mean, std))
         reader = FaceReader(embedder.card.preprocessing.size, align, detector_model)
         recogniser = Recogniser.of(model, embedder, reader, gallery or folder / "gallery", threshold)
-        say(f"{page_url(listener)}  (Ctrl-C ends it)")
+        say(f"{page_url(listener)}  (Ctrl-C stops it)")
         serve(recogniser, listener, folder, kept=gallery is not None, hosts=hosts, open_=open_)
-    say("stopped; what was temporary is deleted")
+    say("stopped; temporary files are deleted")

@@ -82,7 +82,7 @@ def enroll(
     Several varied pictures of a person work better than one. Of a
     photograph with several faces the largest is taken. Pictures that show
     no face, cannot be read or are enrolled already are skipped. All of
-    this is reported. Repeat the command to complete an interrupted one.
+    this is reported. Repeat the command to complete an interrupted run.
 
     Enrol only people who have agreed to it. A gallery holds biometric data:
     embeddings, names, and hashes of pictures. It holds no pictures.
@@ -141,7 +141,7 @@ def _print_enrolment(
     from vplface.deploy.faces import describe_boxes
 
     for passed in done.skipped[:_NOTES]:
-        say(f"passed over {passed.path} ({printable_name(passed.name)}): {passed.reason}", file=sys.stderr)
+        say(f"skipped {passed.path} ({printable_name(passed.name)}): {passed.reason}", file=sys.stderr)
     if len(done.skipped) > _NOTES:
         say(f"... and {len(done.skipped) - _NOTES} more; --json names all", file=sys.stderr)
     for several in done.several[:_NOTES]:
@@ -167,8 +167,8 @@ def _print_enrolment(
         print_json(report)
         return
     added = _count(sum(done.added.values()), "picture")
-    there = f"; {done.already_enrolled} were there already" if done.already_enrolled else ""
-    over = f"; passed over {len(done.skipped)}" if done.skipped else ""
+    there = f"; {done.already_enrolled} were already enrolled" if done.already_enrolled else ""
+    over = f"; skipped {len(done.skipped)}" if done.skipped else ""
     say(f"{gallery}: enrolled {added} of {_people(len(done.added))}{there}{over}")
 
 

@@ -17,7 +17,7 @@ _STATES = {
     "anew": "anew: an earlier run that an interrupted --overwrite had not yet restarted.",
 }
 _ON_RANDOM_PICTURES = (
-    "* measured on a few steps of backbone and head with random pictures, in one process alone: loading and parallel"
+    "* measured on a few steps of backbone and head with random pictures, in a single process: loading and parallel"
     " runs take longer. The other rates are medians from the logs of finished runs with the same backbone and batch."
 )
 
@@ -35,8 +35,8 @@ def show_estimate(estimate: Estimate, as_json: bool) -> None:
         console.print(_table(setting, [cost for cost in estimate.costs if cost.cell.setting == setting]))
     total = sum(cost.seconds for cost in estimate.costs) / 60
     console.print(
-        f"per s: pictures; min: minutes of training per run; left: of all seeds. {total:.1f} minutes are left, about"
-        f" {minutes:.1f} with {estimate.workers} at a time; evaluation comes on top.",
+        "per s: pictures per second; min: minutes of training per run; left: minutes for all seeds."
+        f" {total:.1f} minutes are left, about {minutes:.1f} with {estimate.workers} at a time, plus evaluation.",
         soft_wrap=True,
     )
     if any(cost.measured_on == "random" for cost in estimate.costs):
@@ -76,7 +76,7 @@ def _table(setting: str, costs: Sequence[Cost]) -> Table:
 
 
 def _cells(costs: Sequence[Cost]) -> Iterator[str]:
-    """Cells of the runs of one arm, which differ in the seed alone."""
+    """Cells of the runs of one arm, which differ only in the seed."""
     first = costs[0]
     states = [cost.state for cost in costs]
     minutes = first.steps * first.cell.config.batch_size / first.pictures_per_second / 60

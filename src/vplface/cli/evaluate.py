@@ -32,7 +32,7 @@ def evaluate(
         list[Path],
         typer.Argument(
             help="The model: a run's folder, RUN/best, an .onnx file, or existing embeddings, .npz with "
-            "names (as vplface embed writes) or .npy in the order of the pictures. Several to put them side by side.",
+            "names (as vplface embed writes) or .npy in the order of the pictures. Give several to compare them.",
             show_default=False,
             metavar="MODEL",
         ),
@@ -41,7 +41,7 @@ def evaluate(
         Path,
         typer.Option(
             help="The aligned faces, 112×112 or resized to it: a folder DATA/IDENTITY/PICTURE, or another form that "
-            "vplface reads. An InsightFace .bin brings its pairs along.",
+            "vplface reads. An InsightFace .bin file contains its pairs.",
             show_default=False,
         ),
     ],
@@ -91,7 +91,7 @@ def evaluate(
     protocol: Annotated[
         Literal["exact", "insightface"],
         typer.Option(
-            help="How an accuracy threshold is chosen. exact: among all; insightface: on that project's grid of "
+            help="How an accuracy threshold is chosen. exact: among all scores; insightface: on that project's grid of "
             "squared distances 0, .01, ..., 3.99, to compare with figures computed on it."
         ),
     ] = "exact",
@@ -130,7 +130,7 @@ def evaluate(
         float | None,
         typer.Option(
             metavar="FAR",
-            help="Keep the threshold at this false accept rate beside the model, for the commands that decide.",
+            help="Store the threshold at this false accept rate with the model, for the commands that decide.",
             show_default=False,
         ),
     ] = None,
@@ -178,8 +178,8 @@ def evaluate(
         results.append(replace(measured, files={**measured.files, **digests}))
     if contradicted := results[0].evaluation.protocol.get("contradicted_by_folders"):
         say(
-            f"note: {contradicted} pairs are of one person by the list but of two by the folders, or the reverse; the "
-            "list decides, but the intervals rest on the folders",
+            f"note: for {contradicted} pairs, list and folders disagree on whether they show one person or two; the "
+            "list decides, but the intervals are computed from the folders",
             file=sys.stderr,
         )
     first, *others = results
@@ -204,7 +204,7 @@ def evaluate(
 
 
 def _check_rates(of_options: Mapping[str, Sequence[float | None]]) -> None:
-    """Raise UsageError for an option whose value is no false accept rate."""
+    """Raise UsageError for an option whose value is not a false accept rate."""
     for option, rates in of_options.items():
         for rate in rates:
             if rate is not None and not 0 < rate <= 1:
@@ -216,7 +216,7 @@ def _check_models(models: Sequence[Path], *, compare: bool, bootstrap: int) -> N
     if compare and len(models) < 2:
         raise UsageError("--compare needs two models or more")
     if compare and not bootstrap:
-        raise UsageError("--compare needs the resamples of --bootstrap; it must be above 0")
+        raise UsageError("--compare needs resamples; --bootstrap must be above 0")
     if len(set(models)) < len(models):
         raise UsageError("a model is named twice")
 

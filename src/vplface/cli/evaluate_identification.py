@@ -40,9 +40,7 @@ def evaluate_identification(
             show_default=False,
         ),
     ],
-    gallery: Annotated[
-        Path, typer.Option(help="Pictures of people that are known, DATA/IDENTITY/PICTURE.", show_default=False)
-    ],
+    gallery: Annotated[Path, typer.Option(help="Pictures of known people, DATA/IDENTITY/PICTURE.", show_default=False)],
     probes: Annotated[
         Path,
         typer.Option(
@@ -78,7 +76,7 @@ def evaluate_identification(
     engine: Annotated[
         Literal["exact", "faiss"],
         typer.Option(
-            "--search", help="What searches; both are exact. faiss needs the extra faiss and copies the gallery."
+            "--search", help="The search library; both are exact. faiss needs the extra faiss and copies the gallery."
         ),
     ] = "exact",
     bootstrap: Annotated[
@@ -229,7 +227,7 @@ def _parse_embeddings(
         content: of the file.
         key: name of the array in an .npz file; None for an .npy file.
         rows: the number of embeddings that the array must have.
-        parts: how this number is made up, for the message of the error.
+        parts: the composition of this number, for the error message.
 
     Raises:
         DataError: the file does not hold such an array.

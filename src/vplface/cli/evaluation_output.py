@@ -34,7 +34,7 @@ REPORT = Annotated[
 
 
 def require_endings(out: Path | None, report: Path | None) -> None:
-    """Raises UsageError if a name does not end as its kind of file does."""
+    """Raises UsageError if the extension of a file is not that of its kind."""
     for option, path, kind in (("--out", out, ".json"), ("--report", report, ".html")):
         if path is not None and path.suffix != kind:
             raise UsageError(f"{option} {path}: the name must end in {kind}")
@@ -56,7 +56,7 @@ def write_page(
     sets: Sequence[PictureSet],
     comparisons: Sequence[Mapping[str, Mapping[str, Any]]] = (),
 ) -> None:
-    """Write the page on some models' evaluations, with the pictures of ``sets`` where they are at hand."""
+    """Write the page on some models' evaluations, with the pictures of ``sets`` where they are available."""
     from vplface.data.pictures import UnreadablePictureError
     from vplface.report import write_evaluation
 

@@ -24,7 +24,7 @@ class Result:
 
     Attributes:
         model: the model's path, as given.
-        data: that of the pictures.
+        data: the path of the pictures.
         evaluation: the figures.
         preprocessing: preprocessing of the pictures; None where embeddings were read.
         card: the model's card, JSON-ready.
@@ -61,7 +61,7 @@ class Result:
         return values | ({"groups": dict(self.evaluation.groups)} if self.evaluation.groups else {})
 
     def stored(self) -> dict[str, Any]:
-        """:meth:`to_dict` and all the rest: ``"evaluation"`` is what ``Evaluation.from_dict`` reads."""
+        """:meth:`to_dict` and all other fields; ``"evaluation"`` is the form that ``Evaluation.from_dict`` reads."""
         return self.to_dict() | {"evaluation": self.evaluation.to_dict()}
 
     def record(self) -> RunRecord:

@@ -63,7 +63,7 @@ def show_differences(first: str, second: str, stored: Mapping[str, Mapping[str, 
     table.add_column("")
     for metric, difference in differences.items():
         assert difference.value is not None
-        clear = "" if difference.distinguishable else "cannot be told apart" if difference.interval else "no interval"
+        clear = "" if difference.distinguishable else "not significant" if difference.interval else "no interval"
         ends = _ends(difference.interval, "+.2f")
         table.add_row(Metric.parse(metric).label, f"{100 * difference.value:+.2f}", ends, clear)
     console = Console()

@@ -28,7 +28,7 @@ from vplface.training.validation import validation_of
 
 @dataclass(frozen=True)
 class Cost:
-    """Evaluations of the fp32 model and of the file, by set; without any there is a reason."""
+    """Evaluations of the fp32 model and of the file, by set, or the reason why there are none."""
 
     fp32: Mapping[str, Evaluation]
     reduced: Mapping[str, Evaluation]
@@ -81,7 +81,7 @@ def cost_measurement(
 
     Raises:
         UsageError: ``data`` without pairs or people.
-        DataError: a file of pairs or pictures is at fault.
+        DataError: a file of pairs or pictures is missing or damaged.
     """
     if data is not None:
         task, options = open_task(data, pairs, threshold_pairs, people), EvalOptions(flip, bootstrap=bootstrap)

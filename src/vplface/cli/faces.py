@@ -42,7 +42,7 @@ THRESHOLD = Annotated[
     typer.Option(
         min=-1.0,
         max=1.0,
-        help="Cosine similarity at or above which two faces are of one person. Default: the model's operating point.",
+        help="Two faces are of one person from this cosine similarity on. Default: the model's operating point.",
         show_default=False,
     ),
 ]
@@ -82,7 +82,7 @@ def gallery_model(fingerprint: EmbedderFingerprint, given: Path | None) -> Path:
     model = Path(fingerprint.model) if given is None else given
     if kind_of(model) is None:
         raise DataError(
-            f"{model}: the gallery's model is not there"
+            f"{model}: the gallery's model does not exist"
             + (" any more; give its new path with --model" if given is None else "")
         )
     return model

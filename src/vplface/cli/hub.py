@@ -44,8 +44,8 @@ def push(
 ) -> None:
     """Publish a model: weights as safetensors, its card, and a page generated from the run.
 
-    Whoever may see the repository may use the network. Look at the page first, with --dry-run: training data, figures
-    with their protocol and intervals, limits, licence. Training pictures and prototypes are not part of a model.
+    Anyone who can read the repository can use the network. Look at the page first, with --dry-run: training data,
+    figures with their protocol and intervals, limits, licence. A model has no training pictures and no prototypes.
 
     Example:  vplface hub push runs/lfw/best me/lfw --private --license cc-by-nc-4.0 --dry-run
     """
@@ -79,14 +79,14 @@ def pull(
             "--out",
             "-o",
             help="Folder to put the model in.",
-            show_default="the hub's cache, which is not to be changed",
+            show_default="the hub's cache, a folder not to edit",
         ),
     ] = None,
     as_json: AS_JSON = False,
 ) -> None:
     """Fetch a model that was published with vplface, and check that it can be loaded; prints its folder.
 
-    Only JSON and safetensors are read: nothing that comes from the hub is run.
+    Only JSON and safetensors are read: no code from the hub is run.
 
     Example:  vplface hub pull me/lfw --out models/lfw
     """

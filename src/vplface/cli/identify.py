@@ -68,7 +68,7 @@ def identify(
     For each face the most similar people are given. A person's similarity
     is the highest cosine with one of the enrolled pictures. Below the
     threshold a face is unknown. The threshold is the model's operating
-    point, or --threshold; without either nothing is decided.
+    point, or --threshold; without either no decision is made.
 
     Its FAR is that of one comparison. The more people are enrolled, the more often
     a stranger resembles one of them.
@@ -154,7 +154,7 @@ def _identify_all(
     decision: Threshold | None,
     most_drawn: int,
 ) -> _Answers:
-    """Search for the faces of each picture; photographs are kept only to be drawn, ``most_drawn`` of them.
+    """Search for the faces of each picture; at most ``most_drawn`` photographs are kept, to be drawn.
 
     Raises:
         DataError: no picture can be read.

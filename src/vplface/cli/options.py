@@ -16,7 +16,9 @@ DIM = Annotated[int, typer.Option(min=1, max=bounds.DIM, help="d, size of an emb
 PLOT = Annotated[Path | None, typer.Option(help="Draw the result into this file (png, svg, pdf).", show_default=False)]
 SPLIT = Annotated[
     str | None,
-    typer.Option(help="The part to take of a list, zip archive or parquet set that has several.", show_default=False),
+    typer.Option(
+        help="Which part of a list, zip archive or parquet set to use, if it has several.", show_default=False
+    ),
 ]
 THREADS = Annotated[
     int | None,
@@ -40,7 +42,7 @@ def parse_rates(option: str, text: str) -> list[float]:
     """Rates between 0 and 1, separated by commas.
 
     Raises:
-        UsageError: another text; the message names the option.
+        UsageError: if the text is anything else; the message names the option.
     """
     try:
         rates = [float(part) for part in text.split(",")]

@@ -60,7 +60,7 @@ def plan(
         float | None, typer.Option(help="Length of the run; needs --pictures.", rich_help_panel=_ALONE)
     ] = None,
 ) -> None:
-    """Show what a run will do and cost: steps, memory, traffic, checkpoints, expected coverage. Nothing is trained.
+    """Show the size and cost of a run: steps, memory, traffic, checkpoints, expected coverage. Nothing is trained.
 
     With CONFIG it opens the data, and shows the same as vplface train CONFIG --dry-run. With --classes it only
     calculates, for variational ArcFace of scale 64 and SGD with momentum.

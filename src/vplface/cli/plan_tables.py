@@ -18,7 +18,7 @@ _MEMORY = {
     "weight": "W",
     "momentum": "momentum of W",
     "gradient": "gradient of W",
-    "update": "another, while W moves",
+    "update": "temporary, in the update of W",
     "memory": "M",
     "timer": "T",
     "statistics": "statistics of M",
@@ -31,7 +31,7 @@ _MEMORY = {
     "activations": "backbone: activations",
 }
 _TRAFFIC = {
-    "sizes": "sizes and faults, all-gather",
+    "sizes": "sizes and error flags, all-gather",
     "embeddings": "embeddings, all-gather",
     "labels": "labels, all-gather",
     "targets": "target logits, all-reduce",
@@ -75,7 +75,7 @@ def show_plan(config: Config, as_json: bool, gpus: int = 1) -> None:
         rows.append(("prototypes", _variational(config.variational, plan)))
         if config.variational.memory != LastFeature():
             rows.append(("remembered", f"{config.variational.memory}"))
-    rows += [*_coverage(plan.coverage), ("pictures that meet own memory", _by_lifetime(plan.own))]
+    rows += [*_coverage(plan.coverage), ("pictures with a live memory", _by_lifetime(plan.own))]
     _show(f"plan of {config.run_folder}", [*rows, *_costs(plan.footprint)])
 
 
@@ -84,7 +84,7 @@ def _variational(section: VariationalConfig, plan: Plan) -> str:
     if plan.delta_t is not None and section.lifetime_drift is not None:
         delta_t += " or less, by drift"
     start = section.start_rule(plan.steps_per_epoch)
-    when = f"from step {start:,}" if isinstance(start, int) else "when drift has settled"
+    when = f"from step {start:,}" if isinstance(start, int) else "once drift has settled"
     return f"variational: λ {section.lam}, Δt {delta_t}, {when}"
 
 

@@ -19,14 +19,16 @@ COLOR = Annotated[
     Literal["rgb", "bgr"] | None,
     typer.Option(
         help="Order of the model's input channels. For .onnx files that were not exported by vplface say how they "
-        f"take their pictures; insightface's take {INSIGHTFACE}. Of --color, --mean and --std what is not given "
-        "is as there.",
+        f"take their pictures; insightface's take {INSIGHTFACE}. Of --color, --mean and --std, those not given "
+        "have these values.",
         show_default=False,
     ),
 ]
 MEAN = Annotated[
     str | None,
-    typer.Option(metavar="A,B,C", help="Mean per channel, of pixels in 0..1, in that order.", show_default=False),
+    typer.Option(
+        metavar="A,B,C", help="Mean per channel, of pixels in 0..1, in the order of --color.", show_default=False
+    ),
 ]
 STD = Annotated[
     str | None,

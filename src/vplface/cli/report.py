@@ -30,7 +30,7 @@ def report(
     pictures: Annotated[
         list[Path] | None,
         typer.Option(
-            help="A folder of the evaluated pictures, for showing the most wrong pairs; may be given several times. "
+            help="A folder of the evaluated pictures, to show the worst errors; may be repeated. "
             "Without it, the folders that the runs' configurations name.",
             show_default=False,
         ),
@@ -40,8 +40,8 @@ def report(
     """Write one self-contained page: results with intervals, curves, ROC, the most wrong pairs, configuration.
 
     Several runs are compared on one page. A verdict needs paired differences, comparison.json in the folder
-    that holds the runs, as vplface study leaves it: the page never ranks runs by overlapping intervals.
-    Whatever a run folder lacks is left out; the page of a killed run shows what there is.
+    that holds the runs, as vplface study writes it: the page never ranks runs by overlapping intervals.
+    Parts that a run folder lacks are left out, so the run may be unfinished.
 
     Example:  vplface report runs/quickstart/arcface runs/quickstart/vpl --out quickstart.html
     """
@@ -76,7 +76,13 @@ def _pictures_of(records: Sequence[RunRecord], given: Sequence[Path]) -> Callabl
             try:
                 if path.resolve().is_relative_to(root.resolve()) and is_file(path):
                     return decode(read_picture_file(path), str(path))
-            except (OSError, RuntimeError, ValueError, DataError, UnreadablePictureError):  # a loop of links, a null
+            except (
+                OSError,
+                RuntimeError,
+                ValueError,
+                DataError,
+                UnreadablePictureError,
+            ):  # a loop of links, or a null byte
                 return None
         return None
 

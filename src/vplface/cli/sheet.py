@@ -22,7 +22,7 @@ _WIDTH = 2 * PICTURES * _SIDE + _GAP
 
 
 def require_picture_name(path: Path | None) -> None:
-    """Raise UsageError unless the name of a sheet is a picture's."""
+    """Raise UsageError unless the name of a sheet ends in .png or .jpg."""
     if path is not None and path.suffix.lower() not in (".png", ".jpg", ".jpeg"):
         raise UsageError(f"--sheet {path}: the name must end in .png or .jpg")
 

@@ -52,8 +52,8 @@ def study(
     """Train arms side by side, and test whether they differ.
 
     Arms are named changes to a recipe (its section "arms"). Each is trained with each seed; differences are taken
-    on the same pairs and the same resamples of people. A study file has settings too, data sets for example, and is
-    trained by several processes at once. Called again, it keeps finished runs and resumes the others.
+    on the same pairs and the same resamples of people. A study file also has settings, for example data sets, and is
+    trained by several processes at once. Repeat the command to resume: finished runs are kept.
 
     \b
     vplface study quickstart --seeds 0,1,2
@@ -89,7 +89,7 @@ def _run_study(grid: Grid, *, overwrite: bool, dry_run: bool, as_json: bool) -> 
         failed = run_all(grid, overwrite=overwrite)
     except TrainingInterrupted as error:
         command = shlex.join(["vplface", *(word for word in sys.argv[1:] if word != "--overwrite")])
-        raise TrainingInterrupted(f"{error} Go on with: {command}", error.preempted) from error
+        raise TrainingInterrupted(f"{error} Continue with: {command}", error.preempted) from error
     results = conclude(grid, failed)
     if as_json:
         _print_json(results)

@@ -106,7 +106,7 @@ def _figures_of_setting(setting: str, name: str, summary: Mapping[str, Any], arm
 def _differences_of_setting(name: str, summary: Mapping[str, Any], arms: Sequence[str]) -> Table | None:
     baseline, others = next(iter(summary["differences"].items()), ("", {}))
     metrics = _metrics_of(name, summary["arms"])
-    table = Table(title=f"minus {printable_name(baseline)}: points; *: told apart", title_justify="left", box=SIMPLE)
+    table = Table(title=f"minus {printable_name(baseline)}: points; *: significant", title_justify="left", box=SIMPLE)
     table.add_column("", no_wrap=True)
     for metric in metrics:
         table.add_column(Metric.parse(metric).short, justify="right")

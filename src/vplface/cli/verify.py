@@ -61,9 +61,9 @@ def verify(
     The similarity is the cosine of their embeddings. The threshold is the
     operating point stored with the model, and its FAR is how often
     strangers pass it; vplface evaluate --save-operating-point makes one.
-    Without it, and without --threshold, nothing is decision.
+    Without it and without --threshold, no decision is made.
 
-    Exit status: 0 for one person and for two alike, 1 if a file is at fault
+    Exit status: 0 for one person or two, 1 if a file cannot be read
     or shows no face.
 
     Example:  vplface verify runs/lfw/best a.jpg b.jpg --show pair.png
@@ -130,7 +130,7 @@ def _note_several_faces(photographs: Sequence[Photograph], numbers: Sequence[int
         if len(photograph.faces) > 1:
             say(
                 f"note: {photograph.path} shows {len(photograph.faces)} faces{describe_boxes(photograph.boxes)}; "
-                f"taken: {number}, others with --face",
+                f"used: {number}; choose another with --face",
                 file=sys.stderr,
             )
 

@@ -13,8 +13,8 @@ from vplface.strict_yaml import number, written
 def as_expected(annotation: Any, value: object) -> object:
     """A raw value in the expected type, where YAML gave it another: a number for text, or text for a number.
 
-    ``~`` and ``~NAME`` at the start of a path are replaced by home folders. A value that does not fit is returned for
-    the validation that follows to refuse.
+    ``~`` and ``~NAME`` at the start of a path are replaced by home folders. A value that does not fit is returned
+    unchanged, for the later validation to refuse.
 
     Args:
         annotation: the expected type.

@@ -28,7 +28,7 @@ class Duration:
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.amount <= bounds.LARGEST:
-            raise ValueError(f"a duration is of 0 to {bounds.LARGEST:,} {self.unit}, got {self.amount:g}")
+            raise ValueError(f"a duration must be 0 to {bounds.LARGEST:,} {self.unit}, got {self.amount:g}")
         object.__setattr__(self, "amount", float(self.amount))
 
     def steps(self, steps_per_epoch: int) -> int:

@@ -19,7 +19,9 @@ def _require_folder_name(name: str) -> str:
         or "\\" in name
         or len(name.encode(errors="surrogateescape")) > _LONGEST_NAME
     ):
-        raise ValueError(f"a name is that of a folder: at most {_LONGEST_NAME} bytes, without slashes, not '.' or '..'")
+        raise ValueError(
+            f"must be the name of a folder: at most {_LONGEST_NAME} bytes, without slashes, not '.' or '..'"
+        )
     return name
 
 

@@ -1,4 +1,4 @@
-"""Changes to a raw recipe: ``key=value`` overrides, and recipes laid over one another."""
+"""Changes to a raw recipe: ``key=value`` overrides, and the merging of recipes."""
 
 from __future__ import annotations
 
@@ -51,9 +51,9 @@ def _parse_value(key: str, text: str) -> Any:
 
 
 def overlay(raw: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """``raw`` with nested ``changes`` laid over it; a value that is not a mapping replaces what was there.
+    """``raw`` updated by nested ``changes``; a value that is not a mapping replaces the earlier one.
 
-    null over a section removes the section. Where ``changes`` choose another name, such as another margin, the options
+    null removes a section. Where ``changes`` choose another name, such as another margin, the options
     of the first are dropped.
     """
     result = dict(raw)

@@ -20,7 +20,7 @@ from vplface.suggest import did_you_mean_or_known
 from vplface.terms import TERMS, Term
 
 _LARGEST = {"size": bounds.SIZE, "bank": bounds.SIZE, "count": bounds.EACH, "per_class": bounds.BATCH}
-"""Bounds of options that are sizes or counts; of all other numbers the bound is ``bounds.LARGEST``."""
+"""Bounds of options that are sizes or counts; for all other numbers the bound is ``bounds.LARGEST``."""
 _MAY_BE_INFINITE = ("whisker",)
 
 
@@ -56,7 +56,7 @@ class NamedChoice:
     Args:
         section: the key that holds the choice, for messages.
         kinds: the dataclasses by name.
-        default: the name that is meant if none is given.
+        default: the name that is used if none is given.
     """
 
     def __init__(self, section: str, kinds: Mapping[str, type], default: str) -> None:

@@ -69,7 +69,7 @@ class Config(Section):
         names = [type(term).__name__ for term in terms]
         for name in names:
             if names.count(name) > 1:
-                raise ValueError(f"terms holds two {name}; leave out all but one")
+                raise ValueError(f"terms holds several {name}; keep one")
         bound = bind_without_storage(terms)
         for title, term in bound.items():
             if term.whole_batch and self.accumulate > 1:

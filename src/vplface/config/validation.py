@@ -37,7 +37,7 @@ def validate(model: type[Model], raw: Mapping[str, Any], origin: str) -> Model:
 def refuse_unknown_keys(model: type[BaseModel], raw: Mapping[str, Any], origin: str) -> None:
     """Raise ConfigError for a key that the model or one of its sections does not have.
 
-    Missing keys and invalid values are accepted: other values may be laid over these before they are validated.
+    Missing keys and invalid values are accepted: other values may replace these before they are validated.
     """
     try:
         model.model_validate(raw)

@@ -32,7 +32,7 @@ class LifetimeTarget:
 
     def __post_init__(self) -> None:
         if self.coverage is None and self.drift is None:
-            raise ValueError("a target is a coverage, a drift, or both")
+            raise ValueError("a target needs a coverage, a drift, or both")
         if self.coverage is not None and not 0.0 < self.coverage < 1.0:
             raise ValueError(f"coverage must lie in (0, 1), got {self.coverage}")
         if self.drift is not None and not self.drift > 0.0:
@@ -112,7 +112,7 @@ class VariationalConfig(Section, BaseModel):
             batch_size: B, over all ranks.
 
         Raises:
-            ValueError: if a coverage is out of reach.
+            ValueError: if a coverage cannot be reached.
         """
         delta_t: int | None
         if isinstance(self.delta_t, Duration):

@@ -14,7 +14,7 @@ from vplface.errors import import_extra
 
 cv2 = import_extra("cv2", "train")
 
-# Upper ends of what makes sense; every field starts at 0.
+# Upper limits of sensible values; the lower limits are 0.
 _LIMITS = {"shift": 0.5, "scale": 0.9, "rotate": 180.0}
 
 _GREY = np.array([0.299, 0.587, 0.114], np.float32)
@@ -57,7 +57,7 @@ class Augmentation:
                 raise ValueError(f"{field.name} must lie in 0..{limit:g}, got {value}")
 
     def __call__(self, picture: Picture, rng: np.random.Generator, out: Picture | None = None) -> Picture:
-        """A changed copy; the picture given is never written to (and is returned itself if nothing changes).
+        """A changed copy; the given picture is never written to (but it is returned itself if nothing changes).
 
         The copy may be in ``out``, a picture that may be written to: new memory costs more than a mirror image does.
 

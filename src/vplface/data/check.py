@@ -146,7 +146,7 @@ def _inspect_all(pictures: StoredPictures, workers: int) -> tuple[np.ndarray, di
             # Submitted before the progress bar starts its thread: a fork should find one thread only.
             futures = [pool.submit(_inspect_in_worker, chunk) for chunk in chunks]
             done = (future.result() for future in as_completed(futures))
-        advance = stack.enter_context(progress("looking at pictures", len(pictures)))
+        advance = stack.enter_context(progress("checking pictures", len(pictures)))
         try:
             for chunk, part, faults in done:
                 inspected[chunk.start : chunk.stop] = part

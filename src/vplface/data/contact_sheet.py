@@ -1,4 +1,4 @@
-"""A contact sheet: some identities, one per row, so that people can see what was generated."""
+"""A contact sheet: some identities, one per row, to inspect generated pictures."""
 
 from __future__ import annotations
 

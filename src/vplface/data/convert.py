@@ -107,7 +107,7 @@ def _convert(
         positions = np.setdiff1d(np.arange(len(order)), journal.unreadable)
         resumed = writer.written
         if resumed > len(positions):
-            raise DataError(f"{target}: holds {resumed} pictures, the source {len(positions)}; something was added")
+            raise DataError(f"{target}: holds {resumed} pictures, the source {len(positions)}; pictures were added")
         # Unreadable pictures are noted only when a readable one follows: otherwise the disk has failed.
         failed: list[tuple[int, UnreadablePictureError]] = []
         with progress(f"writing {target}", len(positions), resumed) as advance:
@@ -119,8 +119,8 @@ def _convert(
                     failed.append((position, error))
                     if len(failed) == TOO_MANY:
                         raise DataError(
-                            f"{TOO_MANY} pictures in a row cannot be read, the last: {error}. Mend that and repeat the "
-                            "command; or leave them out by a list, which vplface data check writes"
+                            f"{TOO_MANY} pictures in a row cannot be read, the last: {error}. Fix the cause and "
+                            "repeat the command, or exclude them by a list, which vplface data check writes"
                         ) from error
                 else:
                     journal.note(failed)
@@ -147,7 +147,7 @@ def convert_to_bin(source: StoredPictures, target: Path, pairs: Pairs) -> Conver
 
     with claimed(target):
         if kind_of(target) is not None:
-            raise DataError(f"{target}: is there already; choose another place, or delete it first")
+            raise DataError(f"{target}: already exists; choose another path, or delete it first")
         write_verification_bin(target, source, pairs)
     left, right = resolve(pairs, source)
     used = np.unique([left, right])
@@ -173,7 +173,7 @@ def _header(source: StoredPictures, where: Path, form: Format, order: Int64[np.n
     digest = hashlib.sha256(json.dumps(list(source.identities)).encode())
     digest.update(order.astype("<i8").tobytes())
     digest.update(source.labels.astype("<i8").tobytes())
-    # Some of the names: a RecordIO file without a list makes them up of its records, and would be read twice.
+    # Some of the names only: a RecordIO file without a list derives them from its records, and would be read twice.
     for index in order[np.unique(np.linspace(0, len(order) - 1, 1000).astype(int))].tolist():
         digest.update(source.name(index).encode(errors="surrogateescape") + b"\0")
     return {
@@ -199,13 +199,13 @@ class _Journal:
             except DataError as error:
                 raise DataError(f"{error}; delete it and {target}") from error
         elif kind_of(target) not in (None, "folder") or (is_folder(target) and any(target.iterdir())):
-            raise DataError(f"{target}: is there already; choose another place, or delete it first")
+            raise DataError(f"{target}: already exists; choose another path, or delete it first")
         whole = [line for line in map(_parsed, lines) if line is not None]
         if whole and whole[0] != header:
             changed = ", ".join(f"{key} {whole[0].get(key)!r}, now {header[key]!r}" for key in header
                                 if whole[0].get(key) != header[key])  # fmt: skip
             raise DataError(
-                f"{target}: was begun from something else ({changed}); repeat the command that began it, or delete "
+                f"{target}: was started from another source ({changed}); repeat the command that started it, or delete "
                 f"{target} and {self._path} first"
             )
         self._new = not whole

@@ -109,14 +109,14 @@ def _download(file: File, part: Path) -> None:
                     return
                 faults.append(f"{url}: {_reason(error)}")
                 if isinstance(error, urllib.error.HTTPError) and error.code == 416 and before and not attempt:
-                    part.unlink()  # longer than the file: it is of something else
+                    part.unlink()  # longer than the file: it is part of another one
                     continue
                 break
             if _matches_digest(part, file):
                 return
             faults.append(f"{url}: the file there has another {file.algorithm} than {file.digest}: damaged or replaced")
             part.unlink()
-            if not before:  # else what was there before may have been wrong
+            if not before:  # otherwise the earlier part may have been wrong
                 break
     come = part.stat().st_size if part.exists() else 0
     kept = f"\n{come:,} bytes are kept; repeat the command to resume" if come else ""
@@ -161,7 +161,7 @@ def _block(answer: http.client.HTTPResponse) -> bytes:
 def _require_size(size: int, file: File, part: Path) -> None:
     if size > file.max_bytes:
         part.unlink(missing_ok=True)
-        raise ValueError(f"the file there is larger than {file.max_bytes:,} bytes, which {file.name} is not")
+        raise ValueError(f"the file there is larger than {file.max_bytes:,} bytes, the limit for {file.name}")
 
 
 def _reason(error: Exception) -> str:

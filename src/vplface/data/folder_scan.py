@@ -70,9 +70,7 @@ class LeftOut:
                 if count == 1
                 else f"{count:,} entries that are not regular files were"
             )
-            notes.append(
-                f"{which} left out (a link that leads nowhere, a pipe, a device): {_first_names(self.irregular)}"
-            )
+            notes.append(f"{which} left out (broken link, pipe or device): {_first_names(self.irregular)}")
         if self.people:
             has = "1 person has" if len(self.people) == 1 else f"{len(self.people):,} people have"
             notes.append(f"{has} no other pictures: {_first_names(self.people)}")

@@ -31,7 +31,7 @@ class FormatRow:
     Attributes:
         title: in error messages.
         suffixes: of its files, in small letters.
-        compressed: suffixes that are recognised too, so that the reader says why it does not read them.
+        compressed: suffixes that are also recognised, so that the reader can explain why it does not read them.
         reader: ``"module:name"`` in ``vplface.data.formats``: opens a path; takes the split, too, if ``splits``.
         name: in ``--to``; None if it is only read.
         writer: ``"module:name"`` of its ``PictureWriter``; None if it is only read, or holds pairs.

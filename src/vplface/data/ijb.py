@@ -148,7 +148,7 @@ class LooseFaces:
     Args:
         folder: where the pictures are.
         pictures: their names.
-        landmarks: of each; None if only the names will be asked for.
+        landmarks: of each; None if only the names are needed.
     """
 
     def __init__(self, folder: Path, pictures: Sequence[str], landmarks: Landmarks | None = None) -> None:
@@ -156,7 +156,7 @@ class LooseFaces:
 
     @property
     def identities(self) -> Sequence[str]:
-        """One name, for who is on a picture is not known here."""
+        """One name, because it is not known who is on a picture."""
         return ["unknown"]
 
     @property

@@ -41,7 +41,7 @@ _COLUMN_NAMES = {
 
 FORMATS = (
     "LFW's pairs.txt and pairs.csv, the lists of CALFW and CPLFW, CFP's folders Split/FF and Split/FP, and lines 'left "
-    "right 1|0' with a fold behind or not"
+    "right 1|0' with or without a fold at the end"
 )
 
 

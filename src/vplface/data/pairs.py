@@ -76,7 +76,7 @@ def resolve(pairs: Pairs, pictures: PictureSet) -> tuple[Int64[np.ndarray, " p"]
         )
     ambiguous = sorted(name for name, indices in indices_of.items() if len(indices) > 1)
     if ambiguous:
-        raise DataError(f"{len(ambiguous)} names of the pairs stand for several pictures: {_first_names(ambiguous)}")
+        raise DataError(f"{len(ambiguous)} names of the pairs match several pictures: {_first_names(ambiguous)}")
     return (
         np.array([indices_of[name][0] for name in pairs.left], dtype=np.int64),
         np.array([indices_of[name][0] for name in pairs.right], dtype=np.int64),

@@ -260,7 +260,7 @@ def decode_whole(data: bytes, where: str) -> UInt8[np.ndarray, "h w 3"]:
     Raises:
         UnreadablePictureError: if the bytes are of no known format, cut short or damaged, if a side of the picture is
             shorter than 16 pixels, if it claims to have more than 134 million, or takes more than one GiB of memory to
-            decode, or more than there is.
+            decode, or more than is available.
     """
     if not data:
         raise UnreadablePictureError(where, "the file is empty")
@@ -278,8 +278,8 @@ def decode_whole(data: bytes, where: str) -> UInt8[np.ndarray, "h w 3"]:
     if width * height * MAX_BYTES_PER_PIXEL > MAX_MEMORY and memory_of(data) > MAX_MEMORY:
         raise UnreadablePictureError(
             where,
-            f"too large: {width}x{height} of this kind take {memory_of(data) / 2**30:.1f} GiB of memory to decode, at "
-            f"most {MAX_MEMORY / 2**30:g} are taken",
+            f"too large: {width}x{height} of this kind take {memory_of(data) / 2**30:.1f} GiB of memory to decode, the "
+            f"limit is {MAX_MEMORY / 2**30:g}",
         )
     try:
         rgb = _decode_pixels(data)

@@ -173,8 +173,8 @@ class ShardedBatches(_Permuted):
 
     A shard is a run of ``shard`` consecutive pictures, which lie together in tar shards, RecordIO and parquet files;
     the last may be shorter. Pictures of the same window come in any order, those of different windows never mix. So
-    at any time only ``window`` places of the storage are read. One window over all is the plain shuffle. What is left
-    over at an epoch's end is dropped.
+    at any time only ``window`` places of the storage are read. One window over all is the plain shuffle. The incomplete
+    batch at the end of an epoch is dropped.
     """
 
     def __init__(self, n: int, batch_size: int, seed: int, shard: int = 10_000, window: int = 8) -> None:
@@ -206,7 +206,7 @@ class ProximityBatches(_Permuted):
     There is one exception. Classes are laid end to end, in random order, into lanes of R rounds. Where those that are
     left cannot fill the end of a lane, one is split: its burst breaks off at the end of the epoch, and the rest of it
     stands at the epoch's beginning. Less than ⌈n/R⌉ classes are split, each once, none with n_j ≥ R, and none at all
-    where n_j are equal and divide R. Classes of one picture fill whatever is left, while there are some.
+    where n_j are equal and divide R. Classes of one picture fill the remaining places first, as far as they go.
     """
 
     def __init__(self, labels: Int64[np.ndarray, " n"], batch_size: int, seed: int, within: int = 100) -> None:
@@ -256,8 +256,8 @@ def _fill_lanes(
 ) -> Int64[np.ndarray, " c"]:
     """Reorder classes so that few of them, laid end to end, cross a multiple of ``length``.
 
-    The order is kept, but that a class which would lie across is preceded by later ones that fill the room exactly,
-    the largest that fit, where there are such.
+    The order is kept, except that a class which would cross one is preceded by later classes that fill the gap exactly,
+    the largest that fit, if there are any.
     """
     size_of = sizes.tolist()
     waiting: dict[int, list[int]] = {}
@@ -265,14 +265,14 @@ def _fill_lanes(
         waiting.setdefault(size_of[each], []).append(each)
     laid = bytearray(len(classes))
     order: list[int] = []
-    room = length
+    space = length
     for each in classes.tolist():
         if laid[each]:
             continue
-        if room < size_of[each] < length:
+        if space < size_of[each] < length:
             fillers: list[int] = []
-            missing = room
-            for size in range(room, 0, -1):
+            missing = space
+            for size in range(space, 0, -1):
                 alike = waiting.get(size, [])
                 while alike and (laid[alike[-1]] or size <= missing):
                     filler = alike.pop()
@@ -286,12 +286,12 @@ def _fill_lanes(
                     waiting[size_of[filler]].append(filler)
             else:
                 order += fillers
-                room = length
+                space = length
                 for filler in fillers:
                     laid[filler] = True
         order.append(each)
         laid[each] = True
-        room = length - (length - room + size_of[each]) % length
+        space = length - (length - space + size_of[each]) % length
     return np.array(order, dtype=np.int64)
 
 
@@ -299,9 +299,9 @@ class BalancedBatches:
     """Every batch holds M pictures of each of P = ⌊B/M⌋ classes, every class equally often.
 
     An epoch is a pass over the classes, not over the pictures: classes in random order, P a step. The rest, less
-    than P of them, is dropped, and is another one in every epoch. From epoch to epoch a class goes through its
-    pictures M at a time, in an order that is drawn anew, and less than M left over, after each time through. A class
-    of fewer than M pictures shows them repeatedly. With fewer than P classes all of them are in every batch.
+    than P of them, is dropped, and differs between epochs. From epoch to epoch a class goes through its
+    pictures M at a time, in a new random order after each pass through them, which leaves out less than M pictures.
+    A class of fewer than M pictures shows them repeatedly. With fewer than P classes all of them are in every batch.
     """
 
     def __init__(self, labels: Int64[np.ndarray, " n"], batch_size: int, seed: int, per_class: int = 4) -> None:

@@ -75,7 +75,7 @@ def summarise(pictures: StoredPictures, sample: int = 1000, seed: int = 0) -> Su
     formats: Counter[str] = Counter()
     sizes: Counter[str] = Counter()
     unreadable, lengths = 0, []
-    with progress("looking at pictures", len(chosen)) as advance:
+    with progress("reading pictures", len(chosen)) as advance:
         for index in np.sort(chosen).tolist():
             try:
                 encoded = pictures.encoded(index)

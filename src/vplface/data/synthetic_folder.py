@@ -20,7 +20,7 @@ cv2 = import_extra("cv2", "train")
 
 RECORD = "synth.json"
 GENERATOR = 1
-"""Raised whenever the same options come to give other pictures."""
+"""Increased whenever the same options give different pictures."""
 
 _PATIENCE = 3600.0
 """Seconds to wait for another process that writes the same faces."""
@@ -35,11 +35,11 @@ def write_synthetic(
 
     Of several processes that write at once, such as the runs of a study, one writes and the others wait for it.
 
-    A file appears under its name only when it is whole, so a run that was killed is completed by repeating it.
+    A file gets its name only when it is complete, so a run that was killed is completed by repeating it.
     synth.json also names the mislabelled pictures and the identities that they show.
 
     Args:
-        root: the folder, made if it is not there.
+        root: the folder, created if it does not exist.
         faces: what to write.
         picture_format: "png" (exact) or "jpg" (quality 95; the names end in .jpg then).
         workers: worker processes; 0 writes in this process.
@@ -98,14 +98,14 @@ def _write(faces: SyntheticFaces, chunk: list[tuple[int, str]]) -> int:
 
 
 def _replace(path: Path, data: bytes) -> None:
-    """Put the data at ``path`` in one step: a reader finds all of it or nothing."""
+    """Write the data to ``path`` atomically: a reader finds all of it or nothing."""
     part = path.with_name(f".{path.name}.part")
     part.write_bytes(data)
     part.replace(path)
 
 
 def _record(root: Path, faces: SyntheticFaces, picture_format: str) -> None:
-    """Write synth.json, or check that the one that is there says the same."""
+    """Write synth.json, or check that the existing one has the same options."""
     record = {
         "schema": 1,
         "generator": GENERATOR,

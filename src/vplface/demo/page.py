@@ -267,7 +267,7 @@ class Page:
 
     def _report_tab(self) -> Markup:
         if self._report:
-            link = tag("a", "Open it alone", href=REPORT, target="_blank", rel="noopener")
+            link = tag("a", "Open it in a new tab", href=REPORT, target="_blank", rel="noopener")
             frame = tag("iframe", src=REPORT, title="report of the training", sandbox="allow-scripts", loading="lazy")
             return join(tag("p", link, class_="fine"), frame)
         run = run_folder_of(self._recogniser.model)

@@ -1,1 +1,1 @@
-"""From a trained model to what runs where its users are."""
+"""Deployment of trained models: ONNX export, decisions and galleries."""

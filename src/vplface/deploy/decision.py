@@ -93,8 +93,8 @@ def resolve_threshold(
 def threshold_advice(model: Path) -> str:
     """Advice for a model without a threshold."""
     return (
-        f"{model} has no operating point, so nothing is decided. Measure one on people and cameras like yours: vplface "
-        f"evaluate {model} --data FACES --people PEOPLE --save-operating-point 1e-4; or give --threshold"
+        f"{model} has no operating point, so no decision is made. Measure one on people and cameras like yours: "
+        f"vplface evaluate {model} --data FACES --people PEOPLE --save-operating-point 1e-4; or give --threshold"
     )
 
 

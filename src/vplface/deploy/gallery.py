@@ -46,7 +46,7 @@ class EmbedderFingerprint:
 
     @classmethod
     def of(cls, model: Path, embedder: Embedder, flip: Flip) -> EmbedderFingerprint:
-        """The maker that ``embedder``, loaded from ``model``, is."""
+        """The fingerprint of ``embedder``, which was loaded from ``model``."""
         weights = model_files(model)[0]
         digest = embedder.weights or hashes([weights])[str(weights)]
         return cls(str(model.resolve()), digest, embedder.dim, embedder.card.preprocessing, flip)

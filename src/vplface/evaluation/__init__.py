@@ -1,4 +1,4 @@
-"""From embeddings to numbers that can be trusted: verification protocols, operating points, intervals."""
+"""Evaluation of embeddings: verification and identification protocols, operating points, intervals."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Scores of all pairs of a labelled set, n(n−1)/2 of them, in blocks.
 
-All genuine scores are kept, and the highest impostor scores exactly, as many as the operating points need. Of the lower
-ones, which determine nothing but the shape of the curve, a histogram is kept.
+All genuine scores are kept, and as many of the highest impostor scores as the operating points need. The lower ones,
+which affect only the shape of the curve, are counted in a histogram.
 """
 
 from __future__ import annotations
@@ -153,5 +153,5 @@ def _histogram(scores: Float32[np.ndarray, ...]) -> Int64[np.ndarray, " bins"]:
     positions = scores.ravel() * np.float32(BINS / 2)
     positions += np.float32(BINS / 2)
     counts = np.bincount(positions.astype(np.intp), minlength=BINS + 1).astype(np.int64)
-    counts[BINS - 1] += counts[BINS]  # 1, and what rounding carries a little past it
+    counts[BINS - 1] += counts[BINS]  # 1, and values that rounding puts slightly above it
     return counts[:BINS]

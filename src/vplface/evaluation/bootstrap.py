@@ -1,4 +1,4 @@
-"""The bootstrap over identities: how far a figure would move with other people.
+"""The bootstrap over identities: how much a figure depends on the people tested.
 
 Pairs are not independent, because one person is in many of them. So people are drawn, with replacement. With c_a the
 number of times that person a was drawn, a pair of the people a and b weighs c_a·c_b and a pair of one person c_a; a
@@ -47,7 +47,7 @@ def accuracy_replicates(
             for shares, correct_shares, pairs in kinds:
                 weights = pairs.weights(counts)
                 result[number] += shares.sum() * (correct_shares @ weights) / (shares @ weights)
-    return result.round(12)  # without errors it is 1, whatever sums of shares are in binary
+    return result.round(12)  # exactly 1 without errors, despite rounding in the shares
 
 
 def share_replicates(
@@ -73,7 +73,7 @@ def interval(
 
     There is none with fewer than two people, without replicates, or if most draws hold no pairs of a kind. If no draw
     differs from another because a rate is at one of its ``bounds``, no error (or no success) was seen at all and the
-    bootstrap would claim certainty. The interval is then that of Clopper and Pearson for so many independent people,
+    bootstrap would claim certainty. The interval is then that of Clopper and Pearson for as many independent people,
     which for no error has a closed form: its other end is 1 − .025^(1/people) away.
     """
     valid = replicates[np.isfinite(replicates)]
@@ -89,7 +89,7 @@ def interval(
 def draws(identities: int, replicates: int, seed: int) -> Iterator[Int64[np.ndarray, " identities"]]:
     """How often each person is drawn, for each replicate.
 
-    A replicate has its own generator, so that its draw depends on the seed and its number alone.
+    A replicate has its own generator, so that its draw depends only on the seed and its number.
     """
     with progress("resampling people", replicates) as advance:
         for number in range(replicates):

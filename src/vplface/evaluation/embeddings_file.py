@@ -1,4 +1,4 @@
-"""Embeddings that are there already, in a file: whatever made them can be evaluated.
+"""Files of existing embeddings, of any model.
 
 | file | holds |
 |---|---|
@@ -59,7 +59,7 @@ class EmbeddingsFile:
             used: the pictures that must have one; None for all. Others without one are NaN.
 
         Raises:
-            DataError: as many rows as there are not pictures; a picture without embedding, or with two.
+            DataError: the number of rows is not that of the pictures, or a picture has no embedding or two.
         """
         embeddings, names = self.embeddings, self.names
         if names is None:
@@ -75,8 +75,8 @@ class EmbeddingsFile:
         missing = [index for index in wanted.tolist() if index not in row_of]
         if missing:
             raise DataError(
-                f"{self.path}: {len(missing)} of the {len(wanted)} pictures that are asked about have no embedding "
-                f"there, {pictures.name(missing[0])!r} for one; its names look like {names[0]!r}"
+                f"{self.path}: {len(missing)} of the {len(wanted)} pictures to evaluate have no embedding in the "
+                f"file, for example {pictures.name(missing[0])!r}; its names look like {names[0]!r}"
             )
         found = np.full((len(pictures), embeddings.shape[1]), np.nan, np.float32)
         found[list(row_of)] = embeddings[list(row_of.values())]
@@ -95,9 +95,7 @@ def _rows(path: Path, names: Sequence[str], pictures: PictureSet) -> dict[int, i
     index_of: dict[str, int] = {}
     for index in range(len(pictures)):
         if index_of.setdefault(pictures.name(index), index) != index:
-            raise DataError(
-                f"{path}: the set has two pictures {pictures.name(index)!r}, so names do not tell which is which"
-            )
+            raise DataError(f"{path}: the set has two pictures {pictures.name(index)!r}, so names are ambiguous")
     rows: dict[int, int] = {}
     for row, name in enumerate(names):
         end = name.replace("\\", "/")
@@ -107,7 +105,7 @@ def _rows(path: Path, names: Sequence[str], pictures: PictureSet) -> dict[int, i
             continue
         first = rows.setdefault(index_of[end], row)
         if first != row:
-            raise DataError(f"{path}: {names[first]!r} and {name!r} both stand for the picture {end!r}")
+            raise DataError(f"{path}: {names[first]!r} and {name!r} both name the picture {end!r}")
     return rows
 
 

@@ -20,7 +20,7 @@ from vplface.evaluation.verification import between
 
 @dataclass(frozen=True)
 class EqualErrorRate:
-    """Where FMR and FNMR are one.
+    """The point where FMR and FNMR are equal.
 
     Attributes:
         rate: the error rate at which the ROC crosses FMR = FNMR.
@@ -74,7 +74,7 @@ def equal_error_figure(
 def area_figure(
     far: Float[np.ndarray, " t"], tar: Float[np.ndarray, " t"], thresholds: Float[np.ndarray, " t"]
 ) -> Figure:
-    """The area under the curve as a figure; thresholds do not matter to it."""
+    """The area under the curve as a figure, which has no threshold."""
     return Figure(area_under_curve(far, tar))
 
 

@@ -25,7 +25,7 @@ class _Stored(Mapping[str, Any]):
 
     @abstractmethod
     def to_json(self) -> dict[str, Any]:
-        """The JSON object that stands for this."""
+        """The object in its JSON form."""
 
     def __getitem__(self, key: str) -> Any:
         return self.to_json()[key]
@@ -44,7 +44,7 @@ class Figure(_Stored):
     Attributes:
         value: a fraction, never percent; None where it could not be measured.
         interval: of 95 %; None without one.
-        details: what else is stored with it, such as its ``"threshold"``, or the ``"reason"`` why there is no value.
+        details: further stored entries, such as its ``"threshold"``, or the ``"reason"`` why there is no value.
         count: how many independent people are behind it; 0 if that is not known. It is not stored.
     """
 
@@ -77,7 +77,7 @@ class Difference(_Stored):
         interval: of 95 %, by the bootstrap; None without one.
         distinguishable: whether 0 lies outside all intervals that there are, and there is one by the bootstrap.
         mcnemar: for a share of pairs, McNemar's test: ``"only_first"``, ``"only_second"`` and ``"p"``.
-        over_seeds: where it is a mean over seeds, what is known of the seeds.
+        over_seeds: if it is a mean over seeds, the differences of the seeds.
     """
 
     value: float | None
@@ -87,7 +87,7 @@ class Difference(_Stored):
     over_seeds: Seeds | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """The JSON object: difference, interval, and what is known besides."""
+        """The JSON object: difference, interval, and the other fields that are known."""
         ends = _as_list(self.interval)
         if (seeds := self.over_seeds) is not None:
             stored = {"difference": self.value, "per_seed": list(seeds.per_seed), "seeds": len(seeds.per_seed)}
@@ -100,7 +100,7 @@ class Difference(_Stored):
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> Difference:
-        """Read back :meth:`to_json`; what is of another kind counts as missing."""
+        """Read back :meth:`to_json`; values of another type count as missing."""
         value, ends = finite(stored.get("difference")), _interval(stored.get(_INTERVAL))
         mcnemar = stored.get("mcnemar")
         seeds = None
@@ -123,7 +123,7 @@ class Seeds:
     Attributes:
         per_seed: the difference of each.
         same_sign: in how many it has the sign of the mean.
-        interval: Student's, for these very people; None with too few seeds.
+        interval: Student's, for the people tested; None with too few seeds.
     """
 
     per_seed: tuple[float, ...]
@@ -132,7 +132,7 @@ class Seeds:
 
 
 def finite(value: object) -> float | None:
-    """The value if it is a finite number, else None: files may hold anything."""
+    """The value if it is a finite number, else None; files may contain anything."""
     if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
         return float(value)
     return None

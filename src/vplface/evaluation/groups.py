@@ -1,8 +1,8 @@
-"""Errors by group of people or pictures, at one threshold for all: how fair a threshold is, and to whom it is not.
+"""Errors by group of people or pictures at one common threshold, which show how fair the threshold is.
 
-A person is let in or kept out by the threshold that all share, so groups are compared at a common threshold and not
-each at its own. Both errors count: a high FNMR keeps a group out, a high FMR lets others in under its names. A pair
-belongs to a group if both its pictures do; impostor pairs within a group are the harder ones, and the telling ones.
+A system accepts and rejects all people by the same threshold, so groups are compared at a common threshold and not
+each at its own. Both errors count: a high FNMR rejects people of a group, a high FMR accepts others under their names.
+A pair belongs to a group if both its pictures do; impostor pairs within a group are harder and more informative.
 Intervals are by the bootstrap over people, on the same draws for all groups.
 """
 
@@ -44,13 +44,13 @@ class Groups:
 def read_groups(path: Path | str, pictures: PictureSet) -> Groups:
     """Read a list of groups: lines "name,group", where a name is that of an identity or of a picture.
 
-    What is said of a picture goes before what is said of its identity; pictures and identities that the file does not
-    name are in no group, and names that the set does not have are passed over, so that one file serves many sets. A
-    first line "…,group" names the columns. A picture's file type may be left out.
+    An entry for a picture takes precedence over one for its identity. Pictures and identities that the file does not
+    name are in no group, and names that the set does not have are ignored, so that one file serves many sets. A
+    first line "…,group" names the columns. The extension of a picture may be omitted.
 
     Raises:
         DataError: a file that is missing, not text or not of two columns, a name with two groups (the line is named),
-            no picture of the set in any group, fewer than two groups, or more than 100: that is no grouping.
+            no picture of the set in any group, or fewer than two or more than 100 groups.
     """
     said = _read(Path(path))
     of_identity = [said.get(name, "") for name in pictures.identities]
@@ -66,7 +66,7 @@ def read_groups(path: Path | str, pictures: PictureSet) -> Groups:
             f"{next(iter(said))!r}, the set's like {pictures.identities[0]!r} and {pictures.name(0)!r}"
         )
     if not 2 <= len(names) <= AT_MOST:
-        raise DataError(f"{path}: puts the set into {len(names)} groups; there must be 2 to {AT_MOST}")
+        raise DataError(f"{path}: divides the set into {len(names)} groups; expected 2 to {AT_MOST}")
     position = {name: number for number, name in enumerate(names)} | {"": -1}
     return Groups(names, np.array([position[name] for name in found], np.int64))
 
@@ -79,7 +79,7 @@ def group_errors(
     Args:
         scores: of all pairs; if only the highest impostor scores are there, they must reach below the thresholds.
         groups: of the pictures.
-        thresholds: {what the threshold is that of: threshold}.
+        thresholds: {operating point: threshold}.
         replicates: draws of people for the intervals; 0 for none.
         seed: of the draws.
 
@@ -89,14 +89,14 @@ def group_errors(
         :class:`~vplface.evaluation.figure.Figure`, without a value for a group without such pairs. A spread is the
         highest rate minus the lowest, with the interval of the difference of these two groups and their names,
         ``"highest"`` and ``"lowest"``; None with fewer than two rates.
-        Of many small groups the two farthest apart are far apart by chance alone: its interval does not know that they
-        were picked.
+        With many small groups the two extremes are far apart by chance alone: the interval does not account for their
+        selection.
     """
     kinds = {
         "fnmr": _Kind(scores, groups, scores.genuine_pairs, None),
         "fmr": _Kind(scores, groups, scores.impostor_pairs, None if scores.complete else _within(scores, groups)),
     }
-    # Scores fall: errors are the genuine pairs behind the first so many, and the first so many impostor pairs.
+    # Scores are descending: errors are the genuine pairs after the accepted ones, and the accepted impostor pairs.
     errors: dict[str, list[slice]] = {
         "fnmr": [slice(np.searchsorted(-scores.genuine, -t, side="right"), None) for t in thresholds.values()],
         "fmr": [slice(0, np.searchsorted(-scores.impostor, -t, side="right")) for t in thresholds.values()],
@@ -122,7 +122,7 @@ def group_errors(
                 "threshold": threshold,
                 "rates": {
                     name: {
-                        # No more independent people than pairs, or a group of few pairs without error looks sure.
+                        # No more independent people than pairs, or intervals of groups with few pairs are too narrow.
                         kind: _rate(observed[kind][t][g], resampled[kind][t, g], min(people[g], totals[kind][g]))
                         for kind in kinds
                     }
@@ -207,7 +207,7 @@ def _read(path: Path) -> dict[str, str]:
     if rows and rows[0][1][-1].lower() == "group":
         rows = rows[1:]
     if not rows:
-        raise DataError(f"{path}: names nobody; expected lines 'name,group'")
+        raise DataError(f"{path}: has no entries; expected lines 'name,group'")
     groups: dict[str, str] = {}
     for line, row in rows:
         if len(row) != 2 or not all(row):

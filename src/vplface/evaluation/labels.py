@@ -1,10 +1,10 @@
-"""Pictures that are probably of somebody else than their label says, by a model's embeddings.
+"""Pictures that are probably mislabelled, by a model's embeddings.
 
-A picture is held against the mean of the other pictures of its identity, without itself, and against the means of all
-other identities. It is suspect if another identity is nearer by a margin. A wrong picture of somebody who is not in the
-set is found, too: it is like nobody, so chance decides, and with many identities chance is for another one. Found are
-also faces that the model cannot read (from the side, hidden, cut off), one person under two labels, and of an identity
-with two pictures both, for nothing tells which is right.
+A picture is compared with the mean of the other pictures of its identity, and with the means of all other identities.
+It is suspect if another identity is nearer by a margin. A wrong picture of somebody who is not in the set is usually
+found too: it resembles nobody, so with many identities another one is nearer by chance. The result also contains faces
+that the model cannot recognise (from the side, hidden, cut off) and one person under two labels. Of an identity with
+two pictures it contains both, because nothing shows which is right.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def suspect_labels(
     """The pictures that are nearer to another identity's mean than to their own, most suspect first.
 
     n pictures are compared with all N identities: 2·n·N·dim operations. An identity with one picture has no other to
-    compare it with; nothing is said of it, but others are compared with it.
+    compare it with; it is never suspect, but others are compared with it.
 
     Args:
         pictures: the set.

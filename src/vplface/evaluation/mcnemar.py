@@ -17,7 +17,7 @@ def mcnemar(only_first: int, only_second: int) -> float:
     """The two-sided p-value, min(1, 2·P(X <= min(only_first, only_second))) with X ~ binomial(n, ½).
 
     The test assumes independent questions. Pairs that share a person are not independent: where the test and the
-    bootstrap over people disagree, believe the bootstrap.
+    bootstrap over people disagree, trust the bootstrap.
 
     Args:
         only_first: number of questions that only the first model answers correctly.

@@ -1,7 +1,7 @@
 """The metrics that evaluations give: name, label, direction and operating point of each, and the one list of them.
 
-A figure is stored under the key of its metric: ``"accuracy"``, ``"tar@far=1e-3"``, ``"rank-5"``. Whoever shows, sorts
-or compares figures asks :meth:`Metric.parse` what a key stands for.
+A figure is stored under the key of its metric: ``"accuracy"``, ``"tar@far=1e-3"``, ``"rank-5"``. Code that shows, sorts
+or compares figures gets the meaning of a key from :meth:`Metric.parse`.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ class MetricKind:
         lower_is_better: whether it is an error.
         point: what it is measured at: a rate such as a FAR (``name=1e-3``), a rank (``name-5``), or nothing.
         judges_pairs: whether it is a share of pairs, each classified correctly or not at the metric's own threshold.
-        of_roc: for a metric of the whole ROC, its figure by FAR, TAR and threshold of each point; every verification
-            gives it then.
+        of_roc: for a metric of the whole ROC, which every verification gives, its figure by FAR, TAR and threshold of
+            each point.
         of_replicate: the metric in a draw of people, for its interval; NaN where the draw does not give it.
     """
 
@@ -85,12 +85,12 @@ class Metric:
 
     @property
     def label(self) -> str:
-        """As a reader wants it: ``TAR at FAR 10⁻³``."""
+        """The name in running text: ``TAR at FAR 10⁻³``."""
         return self._with_point(self.kind.label, "-") if self.kind else self.key.replace("_", " ")
 
     @property
     def short(self) -> str:
-        """As the head of a narrow column: ``TAR 10⁻³``."""
+        """The head of a narrow column: ``TAR 10⁻³``."""
         return self._with_point(self.kind.short, " ") if self.kind and self.kind.short else self.label
 
     @property
@@ -162,13 +162,13 @@ def measurable(points: Mapping[MetricKind, Sequence[float]]) -> list[str]:
 
 
 def far_name(far: float) -> str:
-    """A rate as it stands in keys: ``1e-3`` for .001, ``2.5e-4`` for .00025."""
+    """A rate as written in keys: ``1e-3`` for .001, ``2.5e-4`` for .00025."""
     mantissa, _, exponent = f"{far:.6e}".partition("e")
     return f"{float(mantissa):g}e{int(exponent)}"
 
 
 def rate_label(rate: float) -> str:
-    """A rate as a reader wants it: ``10⁻³``, ``5·10⁻³``, and .00025 as it is."""
+    """A rate in running text: ``10⁻³``, ``5·10⁻³``, and .00025 unchanged."""
     mantissa, _, exponent = f"{rate:.0e}".partition("e")
     if float(f"{mantissa}e{exponent}") != rate:
         return f"{rate:g}"
@@ -177,12 +177,12 @@ def rate_label(rate: float) -> str:
 
 
 def far_point(far: float) -> str:
-    """The key of what holds at a false accept rate: ``far=1e-3``."""
+    """The key of an operating point at a false accept rate: ``far=1e-3``."""
     return f"far={far_name(far)}"
 
 
 def point_label(point: str) -> str:
-    """A key such as ``far=1e-3`` as a reader wants it."""
+    """A key such as ``far=1e-3`` in running text."""
     name, _, rate = point.partition("=")
     value = _rate(rate)
     return point if value is None else f"{name.upper()} {rate_label(value)}"

@@ -1,9 +1,9 @@
-"""The threshold at which a model is used, kept beside the model with where it comes from.
+"""The threshold at which a model is used, stored beside the model with its provenance.
 
-``operating_point.json`` lies in a model's folder, ``NAME.operating_point.json`` beside ``NAME.onnx``. A threshold holds
-for the very weights it was measured with: their hash is stored, and a point whose weights have changed is refused. It
-holds for embeddings made as then, too: the protocol says how pictures were prepared and whether mirrored ones were
-added.
+``operating_point.json`` lies in a model's folder, ``NAME.operating_point.json`` beside ``NAME.onnx``. A threshold is
+valid only for the weights that it was measured with: their hash is stored, and a point whose weights have changed is
+refused. It is also valid only for embeddings made in the same way: the protocol states how pictures were prepared and
+whether mirrored ones were added.
 """
 
 from __future__ import annotations
@@ -124,5 +124,5 @@ def _checked(path: Path, values: Any) -> dict[str, Any]:
     try:
         datetime.fromisoformat(values["date"])
     except ValueError as error:
-        raise DataError(f"{path}: 'date' is no date: {error}") from error
+        raise DataError(f"{path}: 'date' is not a date: {error}") from error
     return {name: values[name] for name in wanted}

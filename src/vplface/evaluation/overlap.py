@@ -1,4 +1,4 @@
-"""Training identities that are probably people of the test set, whose figures then measure nothing.
+"""Training identities that are probably people of the test set, which makes its figures meaningless.
 
 Sets name people differently, so faces are compared by a model: embed all pictures, let the similarity of two identities
 be the cosine of their mean embeddings, and flag a training identity whose similarity to a test identity reaches a
@@ -38,7 +38,7 @@ FALSE_FLAG_RATE = 0.01
 """Share of training identities that may be flagged wrongly; losing so few costs little."""
 
 _BLOCK_ELEMENTS = 1 << 22
-"""So many cosines are held at once."""
+"""The number of cosines that are held at once."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Overlap:
         same_names: pairs of identities of one name (:func:`spelling`), the least alike, which are doubtful, first.
         threshold: cosine similarity.
         nearest_below: the highest similarity that is not flagged; None if all are. A wide gap above it is a good sign.
-        false_flag_rate: estimated probability that a training identity which is nobody of the test set is flagged.
+        false_flag_rate: estimated probability that a training identity that is not in the test set is flagged.
         train_identities: number of training identities.
         test_identities: number of test identities.
     """
@@ -222,7 +222,7 @@ def choose_threshold(nearest: Float[np.ndarray, " n"], false_flag_rate: float) -
         raise ValueError(f"the false flag rate must lie between 0 and 1, got {false_flag_rate}")
     if not len(nearest):
         raise ValueError("there are no similarities to choose a threshold from")
-    # The tolerance keeps 0.07 * 100 = 7.000000000000001 and its like from deciding.
+    # The tolerance is for rounding such as 0.07 * 100 = 7.000000000000001.
     allowed = max(0, math.floor(false_flag_rate * (len(nearest) + 1) + 1e-9) - 2)
     scores = np.sort(nearest)[::-1]
     rejected = float(scores[allowed])
@@ -233,8 +233,8 @@ def choose_threshold(nearest: Float[np.ndarray, " n"], false_flag_rate: float) -
 def estimated_rate(nearest: Float[np.ndarray, " n"], threshold: float) -> float:
     """The probability that somebody outside the test set is flagged: (k + 2)/(n + 1), at most 1.
 
-    k of the n test identities would be flagged against the others. Two more are counted because none seen does not
-    mean never, and the next pair of strangers as similar would flag both of them. The estimate assumes that people
+    k of the n test identities would be flagged against the others. Two more are counted because k = 0 does not prove a
+    rate of 0, and the next pair of strangers as similar would flag both of them. The estimate assumes that people
     outside the test set are as similar to it as its own people are to each other. Relatives of theirs are more similar,
     people of other parts of the world may be less; and somebody who is in the test set under two names raises k, and so
     the threshold that is chosen.
@@ -246,7 +246,7 @@ def write_exclude_list(path: Path, names: list[str]) -> None:
     """Write one name in each line, for :func:`vplface.data.people.read_people`; the file is replaced atomically.
 
     Raises:
-        DataError: the file cannot be written, or a name cannot stand in such a file.
+        DataError: the file cannot be written, or a name cannot be written into such a file.
     """
     for name in names:
         if not name or name != name.strip() or re.search(r"[\t\n\r\ud800-\udfff]", name):

@@ -68,7 +68,7 @@ def evaluate_scores(
     replicates: Mapping[str, Float[np.ndarray, " replicates"]],
     options: EvalOptions,
 ) -> Evaluation:
-    """Add to what one kind of task measures what all kinds do.
+    """Add the measurements that all kinds of tasks share to those of one kind.
 
     Args:
         scored: the pairs with their scores.

@@ -1,8 +1,8 @@
 """Replicates of the rates of a ROC, one for each draw of people.
 
 :mod:`vplface.evaluation.bootstrap` defines draws and the weight of a pair in a draw. Only the highest impostor scores
-need be known, of fifteen million pairs of templates or three thousand million comparisons with a gallery: the others
-count by their total weight alone. A replicate that needs more impostor scores than are known stops at the last; its TAR
+need to be known, of fifteen million pairs of templates or three billion comparisons with a gallery: the others count
+only by their total weight. A replicate that needs more impostor scores than are known stops at the last; its TAR
 is then a little too low.
 """
 
@@ -23,14 +23,14 @@ from vplface.evaluation.scores import Scores
 from vplface.evaluation.tar_at_far import FarRule
 
 _FINE = 50_000
-"""So many of the highest impostor scores are looked at one by one; lower ones are thinned."""
+"""The number of highest impostor scores that are used one by one; lower ones are thinned."""
 
 
 def tail_length(far: float, impostors: int) -> int:
-    """How many of the highest impostor scores the replicates at this false accept rate look at.
+    """The number of highest impostor scores that the replicates at a false accept rate need.
 
-    A draw may lack the people of the very highest, so it is four times what the rate needs, or less of slack where
-    that is millions of scores, of many people.
+    A draw may lack the people with the highest scores, so it is four times what the rate needs; the margin is smaller
+    where that is millions of scores, of many people.
     """
     needed = far * impostors
     return min(impostors, int(np.ceil(max(1.25 * needed, min(4 * needed, 2_000_000), 20_000))))
@@ -54,7 +54,7 @@ class WeightedScores:
     def of_probes(
         cls, score: Float[np.ndarray, " k"], probe: Int[np.ndarray, " k"], person: Int[np.ndarray, " n"]
     ) -> WeightedScores:
-        """Scores that weigh as often as the person on a probe was drawn."""
+        """Scores weighted by how often the person on a probe was drawn."""
         return cls(score, np.stack([probe, probe], axis=1), person)
 
     def __len__(self) -> int:
@@ -151,8 +151,8 @@ def tar_replicates(
 class ResampledRoc:
     """A ROC, ready to be weighed by many draws.
 
-    The highest 50,000 impostor scores are looked at one by one. Below, where single scores decide nothing, a score
-    stands for as many as are a 25,000th of its rank.
+    The highest 50,000 impostor scores are used one by one. Below, where single scores do not matter, one score
+    represents a group, whose size is a 25,000th of its rank.
 
     Args:
         genuine: all genuine scores.
@@ -169,7 +169,7 @@ class ResampledRoc:
         # Accepted genuine scores if the impostor score at a position is rejected; past the end, if none of the tail is.
         right = np.searchsorted(genuine_rising, tail_rising, side="left")
         self.accepted_genuine = np.append(right, len(genuine) if complete else right[-1])
-        # Tied scores stand or fall together: where those of each impostor score begin and end.
+        # Tied scores are accepted or rejected together: where those of each impostor score begin and end.
         self.ties_begin, self.ties_end = _sides(tail_rising, tail_rising)
 
     def replicate(self, counts: Int64[np.ndarray, " identities"], impostor_weight: float | None) -> RocReplicate | None:
@@ -269,7 +269,7 @@ def first_rejected(
         ties_end: where they end.
         rule: see :data:`vplface.evaluation.tar_at_far.FarRule`.
     """
-    allowed = allowed * (1 + 1e-12)  # 29 of 100 are not more than .29, whatever .29 · 100 is in binary
+    allowed = allowed * (1 + 1e-12)  # 29 of 100 must not exceed .29 by rounding in .29 · 100
     rejected: Int64[np.ndarray, " fars"] = np.searchsorted(accepted[1:], allowed, side="right")
     if rule == "nearest":
         (some,) = np.nonzero(rejected < len(ties_end))

@@ -1,7 +1,7 @@
 """True accept rate at a false accept rate, and the curve of all such pairs of rates.
 
-A pair is accepted if its similarity is >= the threshold. A threshold cannot part a genuine pair from an impostor pair
-of the same score, so both are accepted or both rejected.
+A pair is accepted if its similarity is >= the threshold. A threshold cannot separate a genuine pair from an impostor
+pair of the same score, so both are accepted or both rejected.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ that a threshold can give, above or below (the higher of two equally near)."""
 
 
 class TooFewImpostorsError(DataError):
-    """A false accept rate so low that not even one of the impostor pairs at hand may be accepted."""
+    """The false accept rate is so low that not one of the impostor pairs may be accepted."""
 
 
 @dataclass(frozen=True)

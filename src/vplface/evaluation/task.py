@@ -83,7 +83,7 @@ class VerificationTask:
 
 
 def own_pairs(pictures: PictureSet) -> Pairs | None:
-    """The pairs that a verification set (``.bin``) brings along; None for other sets."""
+    """The pairs that a verification set (``.bin``) contains; None for other sets."""
     pairs = getattr(pictures, "pairs", None)
     return pairs if isinstance(pairs, Pairs) else None
 
@@ -95,14 +95,14 @@ def open_task(
 
     Args:
         data: the pictures, in any form that :func:`vplface.data.formats.open_pictures` takes. A verification set
-            (``.bin``) brings its pairs along, which are used where neither ``pairs`` nor ``people`` is given.
+            (``.bin``) contains its pairs, which are used if neither ``pairs`` nor ``people`` is given.
         pairs: a list of pairs.
         threshold_pairs: pairs to choose the threshold on.
         people: a list of people, all of whose pictures are compared.
 
     Raises:
         UsageError: neither pairs nor people, or both, or threshold pairs for all pairs of people.
-        DataError: a file at fault.
+        DataError: a file is missing or damaged.
     """
     if people is not None and (pairs is not None or threshold_pairs is not None):
         raise UsageError("people are compared by all their pairs: give no pairs and no threshold pairs with them")
@@ -112,8 +112,8 @@ def open_task(
     listed = own_pairs(pictures) if pairs is None else read_pairs(pairs)
     if listed is None:
         raise UsageError(
-            f"give either --pairs (a list of pairs) or --people (a list of people, all their pairs); {data} brings no "
-            "pairs along"
+            f"give either --pairs (a list of pairs) or --people (a list of people, all their pairs); {data} contains "
+            "no pairs"
         )
     name = data.stem if pairs is None else pairs.stem
     return VerificationTask(name, pictures, listed, None if threshold_pairs is None else read_pairs(threshold_pairs))

@@ -11,7 +11,7 @@ from jaxtyping import Float, Float32, Int, Int32, Int64
 from vplface.compiled_function import compiled
 
 _SPARE = 1 << 20
-"""A stream is pruned when it holds so many values more than it keeps, or half as many more if that is larger."""
+"""A stream is pruned when it holds this many values more than it keeps, or half as many more if that is larger."""
 
 
 def highest(values: Float[np.ndarray, " n"], k: int) -> Int64[np.ndarray, " k"]:

@@ -1,4 +1,4 @@
-"""Rows at unit norm, and the check that they have a direction at all."""
+"""Rows at unit norm, and the check that they are not zero."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def unit(rows: Float[np.ndarray, "n dim"], what: str, first: int = 0) -> Float32
 
     Args:
         rows: embeddings of any norm.
-        what: they are, for the error.
+        what: name of the rows, for the error.
         first: number of the first row, for the error.
 
     Raises:

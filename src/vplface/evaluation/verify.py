@@ -1,4 +1,4 @@
-"""Verification in one call: on a list of pairs or on all pairs, by a model or by embeddings that are there already."""
+"""Verification in one call: on a list of pairs or on all pairs, by a model or by existing embeddings."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def evaluate_pairs(
 
     The accuracy is called ``"accuracy"`` only where the threshold was chosen on other pairs: on ``threshold_pairs``
     if they are given (LFW View 1), or else on the other folds of the list. A list in one fold without
-    ``threshold_pairs`` gives ``"accuracy@best_threshold"``, which flatters.
+    ``threshold_pairs`` gives ``"accuracy@best_threshold"``, which is biased upwards.
 
     Args:
         embedder: the model.
@@ -81,8 +81,8 @@ def evaluate_all_pairs(
     """Every picture of a set against every other: TAR at low FAR, where a list of pairs has too few impostors.
 
     ``"rank-1"`` is the share of pictures whose nearest other picture shows the same person, among those whose person
-    has another; a tie of the two kinds counts as wrong. Its replicates draw the people who are looked for, and leave
-    those among whom they are looked for as they are.
+    has another; a tie of the two kinds counts as wrong. Its replicates resample the people searched for, not
+    those among whom they are searched for.
 
     Args:
         embedder: the model.

@@ -14,7 +14,7 @@ from vplface.softmax import Workspace
 from vplface.softmax.tiled import tile_bytes, tile_size
 
 _NUMBERS_PER_CLASS = 7
-"""Lengths, sums and the like that the softmax keeps for each class."""
+"""Numbers that the softmax keeps for each class, such as lengths and sums."""
 
 
 def footprint(run: RunSize, network: NetworkSize) -> Footprint:
@@ -48,7 +48,7 @@ def _memory(run: RunSize, network: NetworkSize, rows: int) -> MemoryBytes:
         workspace=_kept_bytes(run, compared, batch),
         tiles=tile_bytes(compared, max(run.dim, batch), torch.device(run.device))
         + _NUMBERS_PER_CLASS * FLOAT32 * compared,
-        # x, also in the type of products, and dL/dx; besides, two of the softmax, later of the exchange
+        # x, also in the type of products, and dL/dx; and two more for the softmax, later for the exchange
         features=padded * run.dim * (4 * FLOAT32 + second_type),
         backbone=network.state_bytes * (1 + run.average + run.encoder)
         + FLOAT32 * network.trained * (1 + run.state + (run.gpus > 1)),
@@ -57,7 +57,7 @@ def _memory(run: RunSize, network: NetworkSize, rows: int) -> MemoryBytes:
 
 
 def _state(run: RunSize, rows: int) -> dict[str, int]:
-    """Bytes of the state of so many classes, by part."""
+    """Bytes of the state of a number of classes, by part."""
     held = {"memory": 0, "timer": 0}
     if run.variational:
         empty = run.kind.empty(rows, run.dim, getattr(torch, run.memory_dtype), torch.device("meta"), seed=0)

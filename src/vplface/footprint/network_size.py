@@ -19,9 +19,9 @@ class NetworkSize:
 
     Attributes:
         parameters: weights.
-        trained: those of them that have a gradient.
-        buffer_bytes: of what it keeps beside weights: the statistics of BatchNorm.
-        activation_bytes: of what a forward pass keeps for the backward pass.
+        trained: weights that have a gradient.
+        buffer_bytes: bytes of its buffers: the statistics of BatchNorm.
+        activation_bytes: bytes that a forward pass keeps for the backward pass.
     """
 
     parameters: int
@@ -42,7 +42,7 @@ def network_of(name: str, dim: int, pictures: int, precision: Precision, **optio
         name: of the backbone.
         dim: d.
         pictures: of a forward pass; at least two are counted, which BatchNorm needs.
-        precision: under autocast to it.
+        precision: type of autocast.
         options: of that backbone.
 
     Raises:

@@ -16,23 +16,23 @@ class _Bytes:
 
 @dataclass(frozen=True)
 class MemoryBytes(_Bytes):
-    """Bytes on a GPU. CUDA's context, NCCL's buffers and what the allocator cannot use come on top.
+    """Bytes on a GPU, without CUDA's context, NCCL's buffers and memory that the allocator cannot use.
 
     Attributes:
         weight: W.
-        momentum: what the optimiser keeps for W.
-        gradient: of W; two of them where a batch is taken in parts.
-        update: a copy of it that torch's optimiser makes while it moves W.
+        momentum: state of the optimiser for W.
+        gradient: of W; two of them if a batch is processed in parts.
+        update: a copy of the gradient that torch's optimiser makes while it updates W.
         memory: M.
         timer: T.
-        statistics: what a kind of memory holds beside M and T.
-        terms: what terms hold from step to step; not what they take within one.
-        drawn: copies of the rows that a step draws, where it does not take all.
+        statistics: further state of the kind of memory, besides M and T.
+        terms: state of the terms between steps; not their memory within a step.
+        drawn: copies of the rows that a step draws, if it does not use all.
         workspace: exponentials that the softmax keeps from forward to backward.
         tiles: buffers of a tile of classes, and seven numbers a class.
         features: embeddings of the whole batch, and their gradients, as softmax and exchange hold them.
         backbone: its weights, gradients, optimiser's state and moving average, and the gradients on their way.
-        activations: what the backbone keeps from forward to backward.
+        activations: numbers that the backbone keeps from forward to backward.
     """
 
     weight: int
@@ -52,26 +52,26 @@ class MemoryBytes(_Bytes):
 
     @property
     def total(self) -> int:
-        """The peak: W moves when activations are gone."""
+        """The peak: W is updated after the activations are freed."""
         return super().total - min(self.update, self.features + self.activations)
 
 
 @dataclass(frozen=True)
 class TrafficBytes(_Bytes):
-    """Bytes that a GPU sends in a step, and about as many that it receives, where rings carry them.
+    """Bytes that a GPU sends in a step, with ring algorithms; it receives about as many.
 
     Of s bytes a GPU, an all-gather sends (P−1)·s; of a sum of s bytes, an all-reduce sends 2·(P−1)/P·s; of P·s bytes,
     a reduce-scatter sends (P−1)·s. Batches are padded to the longest. A step that is logged sends embeddings and labels
     once more.
 
     Attributes:
-        sizes: all-gather: how many pictures each has, and whether they are at fault.
+        sizes: all-gather: number of pictures of each GPU, and whether they are invalid.
         embeddings: all-gather, in the type of W.
         labels: all-gather.
         targets: all-reduce of the cosines of samples with their own classes.
-        sums: all-reduce of the sums of exponentials, and of the maxima where those have to be taken out.
+        sums: all-reduce of the sums of exponentials, and of the maxima where they must be subtracted.
         gradients: reduce-scatter of the gradient of the embeddings.
-        residuals: all-reduce of what a kind of memory learns from the classes of the batch.
+        residuals: all-reduce of the statistics of the kind of memory for the classes of the batch.
         backbone: all-reduce of its gradients.
         buffers: broadcast of the statistics of BatchNorm.
         stop: all-reduce: whether a process received a signal to stop, and which.
@@ -95,13 +95,13 @@ class CheckpointBytes(_Bytes):
 
     Attributes:
         weight: W.
-        momentum: what the optimiser keeps for W.
+        momentum: state of the optimiser for W.
         memory: M.
         timer: T.
-        statistics: what a kind of memory holds beside M and T.
-        terms: what terms hold from step to step.
+        statistics: further state of the kind of memory, besides M and T.
+        terms: state of the terms between steps.
         backbone: its weights and statistics.
-        optimizer: what the optimiser keeps for the backbone.
+        optimizer: state of the optimiser for the backbone.
         average: the moving average of the backbone.
         encoder: the momentum encoder.
     """
@@ -123,7 +123,7 @@ class Footprint:
     """Memory, traffic and checkpoints of a run.
 
     Attributes:
-        rows: classes of the GPU that has most.
+        rows: number of classes of the GPU that has the most.
         memory: of that GPU.
         traffic: of a step.
         checkpoint: of the run.

@@ -1,4 +1,4 @@
-"""Sizes of a run: classes, batch, GPUs, types of numbers, and what is kept."""
+"""Sizes of a run: classes, batch, GPUs, number types, and state."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class RunSize:
         batch: B, over all GPUs.
         gpus: P, each with a part of the batch and of the classes.
         dim: d.
-        precision: of the products and of what the backbone keeps; weights and embeddings are float32.
-        fused: whether W moves by FusedSGD, without a gradient.
-        state: numbers that the optimiser keeps for a weight: 1 for SGD with momentum, 2 for AdamW.
+        precision: of the products and activations; weights and embeddings are float32.
+        fused: whether FusedSGD updates W, without a gradient.
+        state: numbers that the optimiser keeps per weight: 1 for SGD with momentum, 2 for AdamW.
         variational: whether there are M and T.
         memory_dtype: of M.
         kind: of memory.
@@ -37,9 +37,9 @@ class RunSize:
         sample_rate: share of the classes that a step draws.
         workspace_mb: MiB for exponentials.
         scale: s of the margin.
-        accumulate: parts in which a GPU takes its part of the batch.
+        accumulate: number of parts in which a GPU processes its share of the batch.
         average: whether a moving average of the backbone is kept.
-        encoder: whether a momentum encoder is, which writes the memory.
+        encoder: whether a momentum encoder, which writes the memory, is kept.
         device: kind of device, on which the size of a tile depends.
 
     Raises:
@@ -100,7 +100,7 @@ class RunSize:
 
     @property
     def bounded(self) -> bool:
-        """Whether logits are so small that exponentials are summed as they are, and kept for the backward pass."""
+        """Whether logits are so small that exponentials need no maximum, and are kept for the backward pass."""
         return self.scale + math.log(self.classes) <= BOUNDED
 
     def coverage(self, delta_t: int) -> float:

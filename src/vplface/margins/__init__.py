@@ -1,4 +1,4 @@
-"""Margins: cosine → logit, one file each."""
+"""Margins, which map cosines to logits, one file each."""
 
 from vplface.margins.adaface import AdaFace
 from vplface.margins.arcface import ArcFace

@@ -1,4 +1,4 @@
-"""AdaFace: a margin that stresses hard samples where pictures are good, and easy ones where they are bad.
+"""AdaFace: a margin that emphasises hard samples for good pictures, and easy samples for bad ones.
 
 Kim, Jain, Liu, "AdaFace: Quality Adaptive Margin for Face Recognition", CVPR 2022 (arXiv 2204.00964).
 """
@@ -82,4 +82,4 @@ class AdaFace(SampleMargin):
         quality = cosine.new_zeros(()) if strength is None else strength
         shifted = (angle(cosine) - self.margin * quality).clamp(0.0, math.pi)
         target = shifted.cos() - self.margin * (1.0 + quality)
-        return once(target, "AdaFace takes the quality of a sample, an estimate from its norm, for a constant")
+        return once(target, "AdaFace treats the quality of a sample, an estimate from its norm, as a constant")

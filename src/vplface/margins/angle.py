@@ -1,7 +1,7 @@
 """Functions of the angle between a sample and its class, with gradients that stay finite where the two coincide.
 
 d sinθ/d cosθ = −cosθ/sinθ diverges as θ → 0 or π, although the gradient that reaches the sample does not: it is this
-quotient times the tangent u − cosθ·x, whose length is sinθ. So sinθ is floored in the quotient, and there alone.
+quotient times the tangent u − cosθ·x, whose length is sinθ. So sinθ is floored in this quotient only.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ class _Sine(torch.autograd.Function):
 
 
 def sine(cosine: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """sinθ ≥ 0 from cosθ, which rounding may have moved a little past ±1."""
+    """sinθ ≥ 0 from cosθ, which may slightly exceed ±1 by rounding."""
     result: Tensor = _Sine.apply(cosine)  # type: ignore[no-untyped-call]
     return result
 
 
 def angle(cosine: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """θ in [0, π] from cosθ, which rounding may have moved a little past ±1."""
+    """θ in [0, π] from cosθ, which may slightly exceed ±1 by rounding."""
     return torch.atan2(sine(cosine), cosine)
 
 

@@ -1,4 +1,4 @@
-"""CurricularFace: hard negatives count less while training is young, and more when it is old.
+"""CurricularFace: hard negatives count less early in training, and more later.
 
 Huang, Wang, Tai, Liu, Shen, Li, Li, Huang, "CurricularFace: Adaptive Curriculum Learning Loss for Deep Face
 Recognition", CVPR 2020 (arXiv 2004.00288).
@@ -30,8 +30,8 @@ class CurricularFace(SampleMargin):
         t ← (1 − α)·t + α·mean(cosθ)         over the samples of all ranks, those of the step included; 0 at first
 
     t lies in [−1, 1], so no logit of another class exceeds 2s: small problems apart, sums of exponentials need their
-    running maximum. t, and which negatives are hard, are constants in the gradient. Past θ = π − m the target, and with
-    it what is hard, falls back as in ``ArcFace``.
+    running maximum. t and the choice of hard negatives are constants in the gradient. Past θ = π − m the target, which
+    defines the hard negatives, falls back as in ``ArcFace``.
 
     Attributes:
         scale: s > 0.
@@ -89,4 +89,4 @@ class CurricularFace(SampleMargin):
         """The reweighted cosine N; t = 0 for an ordinary sample, as at the start."""
         pace = 0.0 if strength is None else strength
         reweighted = torch.where(cosine > target, cosine * (pace + cosine), cosine)
-        return once(reweighted, "CurricularFace takes t, a mean of cosines, for a constant")
+        return once(reweighted, "CurricularFace treats t, a mean of cosines, as a constant")

@@ -35,9 +35,9 @@ class ElasticFace(SampleMargin):
     ElasticFace+ gives the largest of the margins drawn for a batch to the sample that is farthest from its class, the
     smallest to the nearest. Past θ = π − m_i the Arc form falls back as ``ArcFace`` does.
 
-    The draw follows from the head's seed and the step, and is the same over any number of ranks. In eval mode and under
-    ``no_grad`` every sample has the margin m. ElasticFace+ sorts the batch of all ranks; of several micro-batches each
-    is sorted for itself.
+    The draw depends on the head's seed and the step, and is the same for any number of ranks. In eval mode and under
+    ``no_grad`` every sample has the margin m. ElasticFace+ sorts the batch of all ranks; several micro-batches
+    are sorted separately.
 
     Attributes:
         scale: s > 0.
@@ -56,7 +56,7 @@ class ElasticFace(SampleMargin):
     def __post_init__(self) -> None:
         require_positive_scale(self.scale)
         if (self.kind, self.plus) not in _PUBLISHED:
-            raise ValueError(f"kind must be 'arc' or 'cos' and plus a truth value, got {self.kind!r} and {self.plus!r}")
+            raise ValueError(f"kind must be 'arc' or 'cos' and plus a boolean, got {self.kind!r} and {self.plus!r}")
         for name, value in (("margin", self.margin), ("sigma", self.sigma)):
             if value is not None and not 0.0 <= value < math.inf:
                 raise ValueError(f"{name} must not be negative, got {value}")

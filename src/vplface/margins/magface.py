@@ -1,4 +1,4 @@
-"""MagFace: the margin grows with the feature norm, and the norm is drawn out as far as the margin allows.
+"""MagFace: the margin grows with the feature norm, and a regulariser rewards large norms.
 
 Meng, Zhao, Huang, Zhou, "MagFace: A Universal Representation for Face Recognition and Quality Assessment", CVPR 2021
 (arXiv 2103.06627).
@@ -26,8 +26,8 @@ class MagFace(SampleMargin):
 
         m(a) = l_m + (u_m − l_m)·(a − l_a)/(u_a − l_a)        g(a) = 1/a + a/u_a²
 
-    The norm has a gradient through both: the margin shortens features, g, which falls up to u_a, draws them out, and
-    easy samples can afford the larger margin. Norms outside [l_a, u_a] have none, as in the authors' code. Past
+    The norm has a gradient through both: the margin shortens features; g, which decreases up to u_a, lengthens them,
+    most of all those of easy samples. Norms outside [l_a, u_a] have none, as in the authors' code. Past
     θ = π − m(a) the target falls back as that of ``ArcFace``; the authors' code does so by choice, and has no margin
     where cosθ ≤ 0 by default. g is part of the loss in eval mode too.
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from vplface.once import once
 
 MarginGradient: TypeAlias = Literal["exact", "detached"]
-"""Whether a margin is differentiated, or taken for a constant that is subtracted from the cosine."""
+"""Whether a margin is differentiated, or treated as a constant that is subtracted from the cosine."""
 
 
 class Margin(Protocol):
@@ -43,4 +43,4 @@ def exact_or_detached(
     """``margined``, with its own derivative or with that of the cosine, 1."""
     if choice == "exact":
         return margined
-    return once(cosine + (margined - cosine).detach(), "margin_gradient='detached' takes the margin for a constant")
+    return once(cosine + (margined - cosine).detach(), "margin_gradient='detached' treats the margin as a constant")

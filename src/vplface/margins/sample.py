@@ -1,8 +1,8 @@
 """The interface of margins that depend on more than one cosine: on norms, past steps, chance, or the other classes.
 
-A sample margin has two parts. Before the softmax, ``strength`` makes of all that it looks at one number m_i for each
-sample. In the softmax, ``target`` and ``negative`` are functions of a cosine and of that number, which can be taken a
-tile of classes at a time and on the rank where a class lives.
+A sample margin has two parts. Before the softmax, ``strength`` computes one number m_i for each sample from its
+inputs. In the softmax, ``target`` and ``negative`` are functions of a cosine and of that number, which can be computed
+for a tile of classes at a time, and on the rank of the class.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Samples:
     Attributes:
         norms: a_i, the length of each embedding before it was normalised; ones unless the margin ``uses_norms``.
         cosines: of each sample with its own class, as constants.
-        noise: a standard normal number for each sample, others in every step; zeros in eval mode and under ``no_grad``.
+        noise: a standard normal number for each sample, new in every step; zeros in eval mode and under ``no_grad``.
     """
 
     norms: Float[Tensor, " batch"]
@@ -54,10 +54,10 @@ class SampleMargin(Margin):
     """A margin with a strength m_i of its own for each sample; every method defaults to no margin at all.
 
     Attributes:
-        uses_norms: whether ``norms`` are looked at.
+        uses_norms: whether ``norms`` are used.
         needs_all_classes: whether a step has to compare with all classes, without ``sample_rate``.
-        state: names of numbers that past steps leave to those that follow, and what they are at first. The head keeps
-            them as buffers ``margin_NAME``, equal on all ranks.
+        state: names and initial values of numbers that are kept from step to step. The head keeps them as buffers
+            ``margin_NAME``, equal on all ranks.
     """
 
     uses_norms: ClassVar[bool] = False
@@ -66,12 +66,12 @@ class SampleMargin(Margin):
 
     @property
     def binary_loss(self) -> BinaryLoss | None:
-        """The loss that stands in place of the softmax; None for the softmax."""
+        """The loss that replaces the softmax; None for the softmax."""
         return None
 
     @property
     def changes_loss(self) -> bool:
-        """Whether the loss is no softmax, so that classes do not share a probability."""
+        """Whether the loss is not a softmax, so that the probabilities of classes are independent."""
         return self.binary_loss is not None
 
     @property
@@ -85,12 +85,12 @@ class SampleMargin(Margin):
 
     @property
     def bound(self) -> float:
-        """No logit of another class exceeds s times this in magnitude."""
+        """Bound: no logit of another class exceeds s times this in magnitude."""
         return 1.0
 
     @property
     def changes_negatives(self) -> bool:
-        """Whether ``negative`` is anything but the cosine."""
+        """Whether ``negative`` differs from the cosine."""
         return False
 
     def strength(self, samples: Samples, state: Mapping[str, Tensor]) -> Float[Tensor, " batch"] | None:
@@ -130,8 +130,8 @@ class SampleMargin(Margin):
     def learn(self, state: Mapping[str, Tensor], observed: Float[Tensor, " batch"]) -> dict[str, Tensor]:
         """The state after a step, in new tensors.
 
-        The strength of a forward pass follows from the state as it is with these samples, as the papers have it; what
-        is kept follows from all samples of the step, once, when it ends.
+        The strength of a forward pass uses the state updated with its own samples, as in the papers; the state that is
+        kept is updated once, at the end of the step, with all of its samples.
         """
         raise NotImplementedError
 
@@ -171,7 +171,7 @@ class _CosineMargin(SampleMargin):
 
 
 def sample_margin(margin: Margin) -> SampleMargin:
-    """Any margin in the form of a sample margin, which can be asked what it needs."""
+    """Any margin in the form of a sample margin, with the properties of one."""
     return margin if isinstance(margin, SampleMargin) else _CosineMargin(margin)
 
 
@@ -188,5 +188,5 @@ def negative_of(
 
 
 def changes_negatives(margin: Margin, threshold: float | None) -> bool:
-    """Whether the logits of other classes are anything but s·cosθ."""
+    """Whether the logits of other classes differ from s·cosθ."""
     return threshold is not None or sample_margin(margin).changes_negatives

@@ -47,6 +47,6 @@ class SphereFace:
 
 
 def require_multiple(margin: float) -> None:
-    """Raise ValueError unless an angle becomes no smaller by it."""
+    """Raise ValueError unless the margin is at least 1."""
     if not 1.0 <= margin < math.inf:
         raise ValueError(f"margin multiplies an angle and must be at least 1, got {margin}")

@@ -27,8 +27,8 @@ class SphereFace2(SampleMargin):
         w/s · ( λ·log(1 + exp(−z_y)) + (1 − λ)·Σ_{j≠y} log(1 + exp(z_j)) )        g(c) = 2·((c + 1)/2)^t − 1
 
     This is SphereFace2-C, with an additive margin on cosines. b is learned, ``head.margin_bias``: with ``FusedSGD``,
-    which moves W alone, give it to the optimiser of the backbone, and do not let it decay. It begins where, at right
-    angles, what pulls to the own class and what pushes away from the others are in balance.
+    which updates only W, give it to the optimiser of the backbone, without weight decay. Its first value balances, at
+    right angles, the attraction to the own class and the repulsion from the others.
 
     There is no sum over classes to share a probability, so ranks exchange no maximum, and ``sample_rate``,
     ``filter_bound`` and negatives of terms (``UNPG``) have no meaning: they are refused.

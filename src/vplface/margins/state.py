@@ -14,7 +14,7 @@ from vplface.margins.sample import Samples, sample_margin
 from vplface.prototypes import Draw
 
 _SAMPLES = 2**32
-"""The first stream of random numbers of samples; those of classes come before."""
+"""The first stream of random numbers for samples; those for classes come before it."""
 
 
 class SampleMargins(NamedTuple):
@@ -22,8 +22,8 @@ class SampleMargins(NamedTuple):
 
     Attributes:
         strength: m_i of each sample.
-        penalty: what is added to the loss.
-        observed: what the state of the margin follows, of each sample.
+        penalty: added to the loss.
+        observed: the number of each sample that the state of the margin follows.
     """
 
     strength: Float[Tensor, " batch"] | None = None
@@ -41,11 +41,11 @@ def register_margin(
     """Give a head the parameters that its margin learns, and buffers for the state of the margin.
 
     Args:
-        head: which gets them as ``margin_NAME``.
+        head: gets them as ``margin_NAME``.
         margin: of the head.
         num_classes: N.
         device: where to put them.
-        dtype: of W. Buffers are kept in float32 at least, where a moving mean still moves.
+        dtype: of W. Buffers are at least float32, in which small updates of a moving mean are not rounded away.
     """
     needs = sample_margin(margin)
     for name, value in needs.parameters(num_classes).items():

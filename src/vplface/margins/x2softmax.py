@@ -26,8 +26,8 @@ class X2Softmax:
         scale: s > 0.
         a: curvature, < 0.
         h: angle of the vertex, ≤ 0, radians.
-        k: height of the vertex; k + a·h², the target at θ = 0, may not exceed 1. The text of the paper was not at hand:
-            a, h and k are those of a command line published with the authors' training code.
+        k: height of the vertex; k + a·h², the target at θ = 0, may not exceed 1. The text of the paper was not
+            available: a, h and k are those of a command line published with the authors' training code.
         margin_gradient: ``"exact"`` differentiates the parabola: d target/d cosθ = −2a·(θ − h)/sinθ. ``"detached"``
             takes this derivative to be 1, as the authors' code does.
     """

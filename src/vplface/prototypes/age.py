@@ -10,7 +10,7 @@ from torch import Tensor
 
 BINS = 16
 _ONE = 2**32
-"""Cosines are summed in whole numbers of this part, so that the sum does not depend on its order, nor on ranks."""
+"""Cosines are summed as multiples of this unit, so that the sum does not depend on the order or on ranks."""
 
 
 class CosineByAge:
@@ -20,8 +20,8 @@ class CosineByAge:
 
         age_j = Δt − T_j + 1   of 1 … Δt
 
-    and bin b holds the ages (b·w, (b + 1)·w], w = ⌈Δt/16⌉. Were features to hold still, the cosine would be the same at
-    every age: that of two pictures of a class. What it loses towards Δt is what drift takes.
+    and bin b holds the ages (b·w, (b + 1)·w], w = ⌈Δt/16⌉. If features did not drift, the cosine would be the same at
+    every age: that of two pictures of a class. Its decrease towards Δt is the effect of drift.
 
     Attributes:
         sums: of cosines, in units of 2⁻³², by bin.
@@ -43,12 +43,12 @@ class CosineByAge:
 
         Args:
             features: x, unit rows.
-            memory: M_y of the class of each; not looked at where the timer is 0.
+            memory: M_y of the class of each; ignored where the timer is 0.
             timer: T_y, as the step saw it.
             delta_t: Δt.
         """
         cosine = (features * memory.to(features.dtype)).sum(dim=1).double()
-        alive = (timer > 0) & (timer <= delta_t)  # what a run with a longer Δt has left is of no known age
+        alive = (timer > 0) & (timer <= delta_t)  # memories of a run with a longer Δt have no known age
         bins = torch.where(alive, (delta_t - timer) // _width(delta_t), 0).long()
         units = torch.where(alive, (cosine * _ONE).round(), 0).long()
         self.sums = self.sums.to(bins.device).index_add_(0, bins, units)
@@ -61,7 +61,7 @@ class CosineByAge:
 
 
 class MeanCosine(NamedTuple):
-    """A mean and of how many samples."""
+    """A mean and its number of samples."""
 
     mean: float
     samples: int

@@ -1,4 +1,4 @@
-"""Batches: their checks, and how ranks bring them together."""
+"""Batches: their checks, and their exchange between ranks."""
 
 from __future__ import annotations
 
@@ -22,14 +22,13 @@ class DegenerateEmbeddingError(ValueError):
 def check_batch(
     labels: Int[Tensor, " batch"], num_classes: int, dim: int, **embeddings: Float[Tensor, "batch dim"] | None
 ) -> None:
-    """Refuse a batch that nothing can be learned from, with the place of the fault.
+    """Refuse an invalid batch, with an error that locates the fault.
 
     Args:
         labels: int64 class ids in [0, N).
         num_classes: N.
         dim: d.
-        embeddings: by the name that the message shall have, of any length but zero. None where there are none, which
-            the first may not be.
+        embeddings: by their name in messages, of any length but zero. All but the first may be None.
 
     Raises:
         TypeError: for a wrong dtype.
@@ -69,11 +68,11 @@ def agree_on_batch(
     device: torch.device,
     **embeddings: Float[Tensor, "batch dim"] | None,
 ) -> list[int]:
-    """Check the batch of this rank; where one rank is at fault, all fail together.
+    """Check the batch of this rank; if the batch of one rank is invalid, all ranks fail together.
 
     Args:
-        ranks: which take the step together; None for one process.
-        labels: as in ``check_batch``, like all that follows.
+        ranks: ranks that share the step; None for one process.
+        labels: as in ``check_batch``, like all further arguments.
         num_classes: N.
         dim: d.
         device: on which ranks exchange their counts.
@@ -83,7 +82,7 @@ def agree_on_batch(
         The samples of each rank.
 
     Raises:
-        OtherRankError: naming another rank whose batch is at fault.
+        OtherRankError: naming another rank whose batch is invalid.
     """
     fault: Exception | None = None
     try:
@@ -105,7 +104,7 @@ class GlobalBatch(NamedTuple):
         labels: y, global class ids.
         remembered: constant unit rows, what is remembered of the samples.
         counts: samples of each rank.
-        norms: lengths of the embeddings, where they are asked for.
+        norms: lengths of the embeddings, if they were requested.
     """
 
     features: Float[Tensor, "batch dim"]
@@ -130,11 +129,11 @@ def gather_batch(
     Args:
         embeddings: of this rank, of any length.
         labels: class ids.
-        memory_embeddings: what is remembered instead of ``embeddings``, if anything.
+        memory_embeddings: embeddings to remember instead of ``embeddings``, if any.
         num_classes: N.
         weight: W, whose type the features get.
-        ranks: which take the step together; None for one process.
-        with_norms: whether norms are asked for.
+        ranks: ranks that share the step; None for one process.
+        with_norms: whether to return norms.
 
     Raises:
         TypeError: like all that follows, as ``agree_on_batch`` does.
@@ -167,6 +166,6 @@ def _fault(lengths: Mapping[str, Tensor], labels: Tensor, num_classes: int) -> V
             if rows.any():
                 return DegenerateEmbeddingError(
                     f"{name} of sample {int(rows.nonzero()[0])} is {fault} ({int(rows.sum())} of {len(rows)}); the"
-                    " backbone has diverged or died: lower the learning rate, warm up, or look at its input"
+                    " backbone has diverged or collapsed: lower the learning rate, add warm-up, or check its input"
                 )
     raise AssertionError("unreachable: the caller saw a fault")

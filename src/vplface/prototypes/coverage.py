@@ -37,13 +37,13 @@ def covering(class_sizes: Int[np.ndarray, " classes"], batch_size: int, target: 
         target: share of classes, in (0, 1).
 
     Raises:
-        ValueError: if the target lies outside its range, or classes without pictures put it out of reach.
+        ValueError: if the target lies outside its range, or cannot be reached because of classes without pictures.
     """
     if not 0.0 < target < 1.0:
         raise ValueError(f"a coverage target must lie in (0, 1), got {target}")
     reachable = float((class_sizes > 0).mean())
     if target >= reachable:
-        raise ValueError(f"a coverage of {target} is out of reach: only {reachable:.1%} of the classes have pictures")
+        raise ValueError(f"a coverage of {target} cannot be reached: only {reachable:.1%} of the classes have pictures")
     too_short, enough = 0, 1
     while expected_coverage(class_sizes, batch_size, enough) < target:
         too_short, enough = enough, 2 * enough
@@ -57,7 +57,7 @@ def covering(class_sizes: Int[np.ndarray, " classes"], batch_size: int, target: 
 
 
 class SimulatedMemory(NamedTuple):
-    """The memory that an order of pictures leads to.
+    """Statistics of the memory under an order of pictures.
 
     Attributes:
         own: share of the pictures that meet a living memory of their own class.
@@ -84,11 +84,11 @@ def simulate_memory(
         labels: its class.
         num_classes: N.
         delta_t: Δt, steps.
-        since: the first step that is counted, up to the last there is.
+        since: the first step that is counted.
     """
     order = np.lexsort((steps, labels))
     step, label = steps[order], labels[order]
-    new = np.ones(len(step), dtype=bool)  # else a class comes again in one step, which makes no new memory
+    new = np.ones(len(step), dtype=bool)  # otherwise a class occurs again in the same step, which makes no new memory
     new[1:] = (step[1:] != step[:-1]) | (label[1:] != label[:-1])
     pictures = np.diff(np.append(np.flatnonzero(new), len(step)))
     step, label = step[new], label[new]

@@ -1,4 +1,4 @@
-"""Random numbers of classes that are a function of seed, step and class id alone."""
+"""Random numbers for classes, as a function of seed, step and class id."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from torch import Tensor
 class Draw(NamedTuple):
     """The random numbers of a step.
 
-    Class j looks at number j of a stream of a counter-based generator (Philox: Salmon et al., "Parallel random numbers:
+    Class j uses number j of a stream of a counter-based generator (Philox: Salmon et al., "Parallel random numbers:
     as easy as 1, 2, 3", SC 2011), so that ranks draw for their own classes what one process would draw for all.
 
     Attributes:
         classes: ids to draw for, contiguous.
         seed: of the draw, ≥ 0.
-        step: other numbers in each.
+        step: step of the draw.
     """
 
     classes: range
@@ -29,7 +29,7 @@ class Draw(NamedTuple):
     def uniform(self, stream: int = 0) -> Float64[Tensor, " classes"]:
         """A number in [0, 1) for each class, on the CPU; streams are independent."""
         numbers = np.random.Philox(key=[self.seed, self.step], counter=[0, 0, 0, stream])
-        block, skipped = divmod(self.classes.start, 4)  # Philox makes its numbers by the four
+        block, skipped = divmod(self.classes.start, 4)  # Philox generates blocks of four numbers
         numbers.advance(block)
         return torch.from_numpy(np.random.Generator(numbers).random(skipped + len(self.classes))[skipped:])
 

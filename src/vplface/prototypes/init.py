@@ -1,4 +1,4 @@
-"""Initial weights of prototypes: a row depends on the seed and its class id alone."""
+"""Initial weights of prototypes: a row depends only on the seed and its class id."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def initial_weight(classes: range, dim: int, seed: int) -> Float[Tensor, "rows d
         dim: numbers per class.
         seed: of the draw.
     """
-    alike: dict[str, Any] = {"dtype": torch.float32, "device": "cpu"}  # whatever torch's defaults are
+    alike: dict[str, Any] = {"dtype": torch.float32, "device": "cpu"}  # regardless of torch's defaults
     weight = torch.empty(len(classes), dim, **alike)
     for first in range(classes.start - classes.start % _BLOCK, classes.stop, _BLOCK):
         state = np.random.SeedSequence((seed, first)).generate_state(1, np.uint64)

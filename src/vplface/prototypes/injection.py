@@ -1,4 +1,4 @@
-"""The memory that one step mixes into its prototypes, kept as its forward pass saw it."""
+"""The memory that one step mixes into its prototypes, preserved for its backward pass."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Injection:
         memory: M, [N, d] or [N, K, d]; shared with the head, which goes on writing to it.
         timer: T, [N], as it was; of several slots the longest.
         lam: λ.
-        renormalise: whether u is brought back to unit length.
+        renormalise: whether u is normalised to unit length.
     """
 
     def __init__(
@@ -54,15 +54,15 @@ class Injection:
         return self.memory[rows] if self._read is None else self._read(self.memory, rows)
 
     def of(self, rows: Int[Tensor, " rows"]) -> Injection:
-        """That of some classes, with a copy of what is injected into them."""
+        """The injection of some classes, with a copy of the injected vectors."""
         return Injection(self.memory_rows(rows), self.timer[rows], self.lam, self.renormalise)
 
     @torch.no_grad()
     def of_subcenters(self, weight: Float[Tensor, "classes subcenters dim"]) -> Injection:
-        """That of all sub-centres, class by class: M_j goes into the one of its class that is nearest to it.
+        """The injection of all sub-centres, class by class: M_j is injected into the nearest sub-centre of its class.
 
         Args:
-            weight: W of the classes that this is the injection of.
+            weight: W of the classes of this injection.
         """
         classes, subcenters = weight.shape[:2]
         with torch.autocast(weight.device.type, enabled=False):
@@ -85,7 +85,7 @@ class Injection:
 
     @contextmanager
     def as_seen(self) -> Iterator[None]:
-        """While active, M holds what the forward pass saw."""
+        """While active, M has the values that the forward pass saw."""
         newer = []
         for rows, older in reversed(self._overwritten):
             newer.append((rows, self.memory[rows]))

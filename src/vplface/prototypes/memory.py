@@ -21,14 +21,15 @@ ReadRows: TypeAlias = Callable[[Tensor, Int[Tensor, " rows"] | slice], Float[Ten
 class Memory(ABC):
     """A kind of memory: the tensors of each class, how a step is remembered, and which vector is injected.
 
-    A kind is a frozen dataclass of hyper-parameters; what it holds is apart, in a ``State``. A kind of your own may
-    change any of the methods. ``memory`` may be overwritten in place: its rows are kept for backward passes to come. Of
-    all other tensors the function of ``reader`` takes copies, or ``remember`` replaces them.
+    A kind is a frozen dataclass of hyper-parameters; its state is separate, in a ``State``. Your own kind may
+    override any of the methods. ``memory`` may be overwritten in place: its rows are kept for later backward passes.
+    Of all other tensors the function of ``reader`` takes copies, or ``remember`` replaces them.
 
     Attributes:
-        per_class: names of what has a row for each class, stored by class id. ``memory`` is [N, d], or [N, K, d] with
-            K slots; ``timer`` says for how many steps a class, or a slot, will still be injected: [N] or [N, K].
-        shared: names of what belongs to no class; the same on all ranks.
+        per_class: names of the tensors with a row for each class, stored by class id. ``memory`` is [N, d], or
+            [N, K, d] with K slots; ``timer``, [N] or [N, K], says for how many steps a class or a slot will still be
+            injected.
+        shared: names of the tensors that belong to no class; the same on all ranks.
     """
 
     per_class: ClassVar[tuple[str, ...]] = ("memory", "timer")
@@ -42,7 +43,7 @@ class Memory(ABC):
             dim: d.
             dtype: of ``memory``.
             device: where to put it.
-            seed: of what is random.
+            seed: of random numbers.
         """
         return {
             "memory": torch.zeros(classes, dim, dtype=dtype, device=device),
@@ -73,7 +74,7 @@ class Memory(ABC):
             features: the last of each class in the global batch, unit rows, in the order of class ids.
             rows: where each is remembered, all different; −1 where that is on another rank.
             delta_t: Δt.
-            total: the sum over ranks; all of them have to ask together.
+            total: the sum over ranks, a collective call.
         """
 
     def reader(self, state: State, draw: Draw) -> ReadRows | None:
@@ -100,5 +101,5 @@ def require_memory_dtype(dtype: torch.dtype | None) -> None:
 
 
 def number_type(dtype: torch.dtype) -> torch.dtype:
-    """In which statistics of vectors of a type are kept: never below float32."""
+    """The type of statistics of vectors of a type: at least float32."""
     return torch.promote_types(dtype, torch.float32)

@@ -1,4 +1,4 @@
-"""States that lack a memory which, by their step count, they should have."""
+"""States that lack a memory although their step count implies one."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 
 class _Advised(str):
-    """A key that says, where a message quotes it, what to do.
+    """A missing key that explains the remedy when a message quotes it.
 
     The strict error of ``load_state_dict`` quotes the missing keys and has no other place for advice; an entry among
     its other errors would fail with ``strict=False`` too.
@@ -23,5 +23,5 @@ class _Advised(str):
 
 
 def missing_memory(keys: Sequence[str]) -> list[str]:
-    """The keys of a memory for ``missing_keys`` of ``load_state_dict``; the first says what to do."""
+    """The keys of a memory for ``missing_keys`` of ``load_state_dict``; the first explains the remedy."""
     return [_Advised(keys[0]), *keys[1:]]

@@ -30,7 +30,7 @@ class MemoryOwner(nn.Module):
 
     @property
     def variational(self) -> Variational | None:
-        """λ, Δt, start, and what is remembered; None for plain prototypes."""
+        """λ, Δt, start, and the kind of memory; None for plain prototypes."""
         return self.prototype_memory.variational
 
     @property
@@ -72,7 +72,7 @@ class MemoryOwner(nn.Module):
 
     @property
     def by_age(self) -> CosineByAge | None:
-        """Agreement of memories with what comes next, counted if set."""
+        """Agreement of memories with the next features of their classes; counted if set."""
         return self.prototype_memory.by_age
 
     @by_age.setter
@@ -86,20 +86,20 @@ class MemoryOwner(nn.Module):
 
     @property
     def remembers(self) -> bool:
-        """Whether the features of the step under way, or of the next, are remembered."""
+        """Whether the features of the current step, or else of the next one, are remembered."""
         return self.prototype_memory.remembers
 
     @property
     def injection(self) -> Injection | None:
-        """M, T and λ as the step under way sees them, or the step to come; None without memory."""
+        """M, T and λ of the current step, or else of the next one; None without memory."""
         return self.prototype_memory.injection
 
     def finish_step(self) -> None:
-        """Remember the step under way, unless that is done or ``micro_batches()`` is active.
+        """Remember the current step, unless that is done or ``micro_batches()`` is active.
 
-        The next step and whatever reads the memory do so by themselves.
+        The next step, and any access to the memory, call this automatically.
         """
-        with torch.inference_mode(False), torch.no_grad():  # what is remembered is to be trained with
+        with torch.inference_mode(False), torch.no_grad():  # so that the memory can be trained with
             step = self.prototype_memory.finish_step()
             if step is not None:
                 self._after_step(step)
@@ -134,8 +134,8 @@ class MemoryOwner(nn.Module):
     def create_memory(self) -> None:
         """Create the memory, empty, before it begins: ``state_dict()`` then has a place for one that is to be loaded.
 
-        For loaders that fill the tensors they find, such as ``torch.distributed.checkpoint``, where the checkpoint was
-        saved after injection began. Memory does not begin by this, and an empty memory changes no prototype.
+        For loaders that fill existing tensors, such as ``torch.distributed.checkpoint``, if the checkpoint was saved
+        after injection began. This does not start the memory, and an empty memory changes no prototype.
 
         Raises:
             RuntimeError: for plain prototypes.
@@ -157,10 +157,10 @@ class MemoryOwner(nn.Module):
         return self.prototype_memory.age_totals(self.weight.device)
 
     def _after_step(self, step: FinishedStep) -> None:
-        """Learn from a step that has been remembered."""
+        """Update further state after a step has been remembered."""
 
     def __getattr__(self, name: str) -> Any:
-        """Find ``memory_NAME``, what kinds of memory hold beside M and T, in the memory."""
+        """Look up ``memory_NAME``, further tensors of the kind of memory, in the memory."""
         if name.startswith("memory_") and name in self.prototype_memory.names:
             return getattr(self.prototype_memory, name)
         return super().__getattr__(name)

@@ -42,15 +42,15 @@ class PrototypeMemory(nn.Module):
         num_classes: N.
         embedding_dim: d.
         ranks: which share the classes; None if all are here.
-        dtype: of M, kept whatever the module is cast to; None for that of W.
+        dtype: of M, kept when the module is cast; None for that of W.
         seed: of kinds of memory that draw.
 
     Attributes:
         step_count: steps taken.
         begun_at: the step whose features are the first to be remembered; None while ``start="auto"`` waits.
         delta_t: Δt; None while it is not decided.
-        gathering: whether a step of several forward passes is under way.
-        by_age: agreement of memories with what comes next, counted if set.
+        gathering: whether a step of several forward passes is in progress.
+        by_age: agreement of memories with the next features of their classes; counted if set.
     """
 
     memory: Tensor | None
@@ -83,9 +83,9 @@ class PrototypeMemory(nn.Module):
         self._reset_begin()
         for name in dict.fromkeys(("memory", "timer", *self.names)):
             self.register_buffer(name, None)
-        self._reserved = False  # whether the memory has only been given a place
+        self._reserved = False  # whether the memory was only created, and has not begun
         self._parts: list[StepPart] = []
-        self._met: Injection | None = None  # what the step under way is compared with
+        self._met: Injection | None = None  # the injection of the current step
         self._injections: weakref.WeakSet[Injection] = weakref.WeakSet()
 
     @property
@@ -95,7 +95,7 @@ class PrototypeMemory(nn.Module):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Names of what the kind of memory holds, M and T among them; none for plain prototypes."""
+        """Names of the tensors of the kind of memory, including M and T; none for plain prototypes."""
         return () if self.kind is None else (*self.kind.per_class, *self.kind.shared)
 
     @property
@@ -110,17 +110,17 @@ class PrototypeMemory(nn.Module):
 
     @property
     def is_later_part(self) -> bool:
-        """Whether the next forward pass is a further one of the step under way."""
+        """Whether the next forward pass is a further part of the current step."""
         return self.gathering and self.parts > 0
 
     @property
     def remembers(self) -> bool:
-        """Whether the features of the step under way, or of the next, are remembered."""
+        """Whether the features of the current step, or else of the next one, are remembered."""
         return self._alive or (self.begun_at is not None and self.step_count >= self.begun_at)
 
     @property
     def injection(self) -> Injection | None:
-        """M, T and λ as they are now; None without memory."""
+        """The current M, T and λ; None without memory."""
         if self.variational is None or self.memory is None or self.timer is None:
             return None
         chosen = self.variational
@@ -130,9 +130,9 @@ class PrototypeMemory(nn.Module):
         return injection
 
     def begin_step(self, weight: Tensor) -> Injection | None:
-        """Begin a forward pass of a step; memory is created where the step is the first that is remembered.
+        """Begin a forward pass of a step; the memory is created if this is the first step to be remembered.
 
-        Returns the injection that the step is compared with, the same for all its parts.
+        Returns the injection of the step, the same for all its parts.
 
         Args:
             weight: W, whose device and type a new memory has.
@@ -142,19 +142,19 @@ class PrototypeMemory(nn.Module):
         return self._met
 
     def create_if_due(self, weight: Tensor) -> None:
-        """Create the memory where the step under way is the first that is remembered."""
+        """Create the memory if the current step is the first to be remembered."""
         if self.remembers:
             self._reserved = False
             if self.memory is None:
                 self._fill(weight)
 
     def add(self, part: StepPart) -> None:
-        """Add a forward pass to the step under way."""
+        """Add a forward pass to the current step."""
         self._parts.append(part)
 
     @torch.no_grad()
     def finish_step(self) -> FinishedStep | None:
-        """Remember the step under way and count it.
+        """Remember the current step and count it.
 
         Returns:
             The step; None if there is none, or it is still gathering parts.
@@ -169,7 +169,7 @@ class PrototypeMemory(nn.Module):
         return step
 
     def discard_step(self) -> None:
-        """Forget the parts of the step under way."""
+        """Discard the parts of the current step."""
         self._parts.clear()
         self._met = None
 
@@ -236,7 +236,7 @@ class PrototypeMemory(nn.Module):
 
     @property
     def shared_keys(self) -> tuple[str, ...]:
-        """Names under which ``save`` may put what is no row of a class."""
+        """Names under which ``save`` may store state that does not belong to classes."""
         shared = () if self.kind is None else self.kind.shared
         return "step_count", "begun_at", "delta_t", "memory_kind", *shared
 
@@ -268,7 +268,7 @@ class PrototypeMemory(nn.Module):
         missing_keys: list[str],
         error_msgs: list[str],
     ) -> bool:
-        """Take the state out of a ``state_dict``, under the keys that ``save`` has given it.
+        """Load the state from a ``state_dict``, with the keys of ``save``, and remove it there.
 
         Args:
             state: from which the keys are removed.
@@ -316,7 +316,7 @@ class PrototypeMemory(nn.Module):
         return self.memory is not None and not self._reserved
 
     def _reset_begin(self) -> None:
-        """Take start and Δt from ``variational``."""
+        """Set start and Δt from ``variational``."""
         chosen = self.variational
         self.delta_t = None if chosen is None else chosen.delta_t
         self.begun_at = None if chosen is None or chosen.start == "auto" else chosen.start
@@ -351,7 +351,7 @@ class PrototypeMemory(nn.Module):
             setattr(self, name, tensor)
 
     def _remember(self, step: FinishedStep, met: Injection | None, delta_t: int) -> None:
-        """M_y ← x and T_y ← Δt, or what the kind of memory makes of the step."""
+        """M_y ← x and T_y ← Δt, or the update of another kind of memory."""
         assert self.kind is not None
         if self.by_age is not None and met is not None:
             own = self.rows(step.labels)
@@ -378,10 +378,10 @@ class PrototypeMemory(nn.Module):
         return self
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
-        """Save nothing: the module that holds this one does, by ``save``."""
+        """Save nothing: the module that holds this one calls ``save``."""
 
     def _load_from_state_dict(self, *arguments: Any) -> None:
-        """Load nothing: the module that holds this one does, by ``load``."""
+        """Load nothing: the module that holds this one calls ``load``."""
 
     def __getstate__(self) -> dict[str, Any]:
         if self.gathering:

@@ -17,7 +17,7 @@ class StepPart(NamedTuple):
         labels: y, global class ids.
         remembered: unit rows that are remembered: x, or those of a momentum encoder.
         counts: samples of each rank.
-        observed: of each sample what the state of the margin follows, if anything.
+        observed: the number of each sample that the state of the margin follows, if any.
     """
 
     features: Float[Tensor, "batch dim"]
@@ -28,7 +28,7 @@ class StepPart(NamedTuple):
 
 
 class FinishedStep(NamedTuple):
-    """A whole step, in the order of the global batch: of each rank all its parts. The attributes are as in StepPart."""
+    """A whole step in the order of the global batch: rank by rank, all its parts. The attributes are as in StepPart."""
 
     features: Float[Tensor, "batch dim"]
     labels: Int[Tensor, " batch"]

@@ -32,7 +32,7 @@ LONGEST = 2**31 - 1
 class LastFeature(Memory):
     """The paper's memory: the feature of a class that was seen last.
 
-    The one sample that is surely of the class and as young as a sample can be. For each class d numbers and a timer.
+    It is the most recent sample of the class. It takes d numbers and a timer for each class.
     """
 
     def remember(
@@ -57,11 +57,11 @@ class Variational:
             Near λ = .5 the mixture of opposite vectors (M = −v) vanishes and its direction is undefined.
         delta_t: Δt ≥ 1, the lifetime of a memory: it is injected in exactly the Δt steps after the one it was seen in.
             None, with ``start="auto"`` only: it is decided when injection begins.
-        start: the step (≥ 0) at which memory comes into being; the steps before it are plain. Features have to hold
-            still before a remembered one is worth anything. ``"auto"`` waits for ``PrototypeHead.begin``, which
+        start: the step (≥ 0) at which memory begins; the steps before it are plain. A remembered feature is useful
+            only if features drift slowly. ``"auto"`` waits for ``PrototypeHead.begin``, which
             ``vplface.training.drift.DriftMonitor`` calls when they do.
-        renormalise: whether the mixture is brought back to unit length, as the authors' code does; False is the
-            paper's formula to the letter.
+        renormalise: whether the mixture is normalised to unit length, as in the authors' code; False is the exact
+            formula of the paper.
         memory: what is remembered of a class and injected as M; the last feature in the paper.
 
     Raises:
@@ -110,11 +110,11 @@ def inject(
     lam: float,
     renormalise: bool = True,
 ) -> Float[Tensor, "classes dim"]:
-    """Variational prototypes u from unit prototypes v; the memory is a constant, so gradients reach v alone.
+    """Variational prototypes u from unit prototypes v; the memory is a constant, so gradients reach only v.
 
     Args:
         prototypes: v, unit rows.
-        memory: M, unit rows where the timer is positive (other rows are not looked at).
+        memory: M, unit rows where the timer is positive (other rows are ignored).
         timer: T, steps for which a memory will still be injected.
         lam: λ.
         renormalise: whether u has unit rows.

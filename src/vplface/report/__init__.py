@@ -1,4 +1,4 @@
-"""Numbers to plots and pages: what a run folder holds, as one self-contained HTML file."""
+"""Reports: the content of a run folder as plots and one self-contained HTML file."""
 
 from __future__ import annotations
 

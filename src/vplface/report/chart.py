@@ -23,7 +23,7 @@ class Scale:
     log: bool = False
 
     def __call__(self, values: Float[np.ndarray, " k"] | float) -> Float[np.ndarray, " k"]:
-        """Pixels of the values; what lies outside the range is moved to its edge."""
+        """Pixels of the values; values outside the range are moved to its edge."""
         inside = np.clip(np.asarray(values, dtype=np.float64), self.low, self.high)
         low, high, at = (self.low, self.high, inside)
         if self.log:
@@ -43,7 +43,7 @@ class Scale:
 
 
 def span(values: Sequence[Float[np.ndarray, " k"]], *, at_zero: bool = False) -> tuple[float, float]:
-    """A range that holds the finite values with a little air, never empty."""
+    """A range that contains the finite values with a small margin; never empty."""
     joined = np.concatenate([np.zeros(0), *values])
     finite = joined[np.isfinite(joined)]
     if len(finite) == 0:
@@ -137,12 +137,12 @@ class Chart:
         self._add("path", colour, kind, d="M" + "L".join(f"{a:.1f} {b:.1f}" for a, b in corners) + "Z")
 
     def dot(self, x: float, y: float, colour: int, note: str | None = None) -> None:
-        """A point, with a note that shows when the pointer rests on it."""
+        """A point, with a note as its tooltip."""
         title = tag("title", note) if note else None
         self._add("circle", colour, "dot", title, cx=float(self.x(x)), cy=float(self.y(y)), r=3.2)
 
     def whisker(self, x: float, low: float, high: float, colour: int, shift: float = 0.0) -> None:
-        """An upright interval with caps."""
+        """A vertical interval with caps."""
         at, bottom, top = float(self.x(x)) + shift, float(self.y(low)), float(self.y(high))
         self._add(
             "path",
@@ -152,7 +152,7 @@ class Chart:
         )
 
     def upright(self, x: float, text: str, colour: int = -1) -> None:
-        """A dashed upright line across the frame with a word at its top."""
+        """A dashed vertical line across the frame with a label at its top."""
         at, bottom, top = float(self.x(x)), self.y.start, self.y.stop
         self._add("path", colour, "upright", d=f"M{at:.1f} {bottom:.1f}V{top:.1f}")
         flip = at > self.x.start + 0.7 * (self.x.stop - self.x.start)

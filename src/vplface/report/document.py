@@ -1,4 +1,4 @@
-"""A page that is one file: its style and its only script are in it, and nothing is loaded from anywhere."""
+"""Self-contained HTML documents: style and script are inside, and nothing is loaded from elsewhere."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def document(title: str, body: Markup, script: str) -> str:
     """The page as text."""
     style = files("vplface.report").joinpath("page.css").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    # Nothing is loaded from anywhere, and no script runs but ours: a hostile file name cannot change that.
+    # Nothing is loaded, and only our own script runs: a hostile file name cannot change that.
     policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
     gradient = tag(
         "svg",
@@ -63,7 +63,7 @@ def limits() -> Markup:
             "p",
             "Models and figures on this page are for research. They describe these pictures under this protocol; error "
             "rates differ between groups of people, cameras and conditions, and must be measured on data like that of "
-            "the intended use before a decision about anybody rests on them.",
+            "the intended use before they are used for decisions about people.",
         ),
         tag("p", "This page contains everything it shows and loads nothing from elsewhere."),
     )

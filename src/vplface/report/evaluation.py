@@ -84,5 +84,5 @@ def worst(run: RunRecord, set_name: str, kind: str, sides: Sequence[str]) -> lis
 
 
 def figure_of(figure: Plot) -> Markup:
-    """A figure with its title and the sentence below it."""
+    """A figure with its title and caption."""
     return tag("figure", tag("h4", figure.title), figure.picture, tag("figcaption", figure.note))

@@ -1,4 +1,4 @@
-"""A page about evaluations alone: one model, or several put to the same question."""
+"""The page of one evaluated model, or of several that were evaluated under the same protocol."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ def write_evaluation(
         runs: the models, each with ``evaluations``; the first is the one that others are compared with.
         title: the headline.
         comparisons: for each further model {set: :func:`vplface.evaluation.compare`}; empty for none.
-        picture_of: where the pictures of the most wrong pairs come from; None leaves names alone.
+        picture_of: returns the pictures of the worst errors; with None only names are shown.
 
     Returns:
-        The verdict: what the figures of one model are, or whether models can be told apart.
+        The verdict: the figures of one model, or whether models are statistically different.
 
     Raises:
-        ValueError: there are no models, or other than one comparison for each further model.
+        ValueError: there are no models, or not one comparison for each further model.
     """
     if not runs or len(comparisons) not in (0, len(runs) - 1):
         raise ValueError(f"{len(runs)} models, {len(comparisons)} comparisons: need one for each model but the first")
@@ -79,9 +79,9 @@ def _tests(
             for entry in entries.values():
                 if test := entry.get("mcnemar"):
                     words = join(
-                        f"{other.name} alone tells {test['only_second']} pairs rightly, {compared_with.name} alone "
-                        f"{test['only_first']}: McNemar's exact test gives p = {test['p']:.2g}. It takes pairs to be "
-                        "independent, which they are not where people recur; the intervals above do not."
+                        f"{other.name} alone classifies {test['only_second']} pairs correctly, {compared_with.name} "
+                        f"alone {test['only_first']}: McNemar's exact test gives p = {test['p']:.2g}. It assumes "
+                        "that pairs are independent, which fails where people recur; the intervals above do not."
                     )
                     said.append(tag("p", words, class_="note"))
     return said

@@ -78,14 +78,14 @@ def roc(runs: Sequence[RunRecord], set_name: str, quoted: Mapping[str, Mapping[s
     return Plot(
         "ROC",
         "True accept rate over false accept rate, with the 95 % intervals of the curve as a band; markers carry those "
-        "of the quoted rates (set side by side where arms share a rate). Left of one over the number of impostor pairs "
-        "nothing can be known.",
+        "of the quoted rates (side by side where arms share a rate). Rates below one over the number of impostor pairs "
+        "cannot be measured.",
         chart.svg(),
     )
 
 
 def det(runs: Sequence[RunRecord], set_name: str) -> Plot | None:
-    """FNMR over FMR, both logarithmic, of all arms on one set, with bands: the ROC as a matter of errors."""
+    """FNMR over FMR, both logarithmic, of all arms on one set, with bands: the ROC in terms of errors."""
     drawn = []
     for index, run in enumerate(runs):
         curve = mapping(mapping(run.evaluations.get(set_name, {}).get("curves")).get("roc"))
@@ -152,7 +152,7 @@ def folds(runs: Sequence[RunRecord], set_name: str) -> Plot | None:
         chart.line(np.array([0.5, count + 0.5]), np.full(2, errors.mean()), index, dashed=True)
     return Plot(
         "Errors per fold",
-        "Share of pairs classified wrongly, each fold at the threshold that the others chose; dashed: the mean.",
+        "Share of pairs classified wrongly, each fold at the threshold chosen on the other folds; dashed: the mean.",
         chart.svg(),
     )
 
@@ -228,7 +228,7 @@ def _spreads(runs: Sequence[RunRecord], found: Mapping[int, Mapping[str, Any]], 
 
 
 def ranks(runs: Sequence[RunRecord], set_name: str) -> Plot | None:
-    """The share of probes whose mate is among the first so many of the gallery (CMC)."""
+    """The share of probes whose mate is among the first k of the gallery, over k (CMC)."""
     drawn = _points(runs, set_name, "cmc", "rank", "rate")
     if not drawn:
         return None
@@ -250,7 +250,7 @@ def ranks(runs: Sequence[RunRecord], set_name: str) -> Plot | None:
         chart.dot(float(rank[0]), float(rate[0]), index, f"rank 1: {short(float(rate[0]), percent=True)}")
     return Plot(
         "CMC",
-        "Share of probes with a mate in the gallery whose mate is among the first so many of the gallery.",
+        "Share of the probes with a mate in the gallery whose mate is among the first k results, over the rank k.",
         chart.svg(),
     )
 
@@ -291,7 +291,7 @@ def identification(runs: Sequence[RunRecord], set_name: str) -> Plot | None:
 def _points(
     runs: Sequence[RunRecord], set_name: str, curve: str, x: str, y: str
 ) -> list[tuple[int, Float[np.ndarray, " k"], Float[np.ndarray, " k"]]]:
-    """A curve of each arm that has it whole."""
+    """A curve of each arm for which it is complete."""
     found = []
     for index, run in enumerate(runs):
         of_arm = mapping(mapping(run.evaluations.get(set_name, {}).get("curves")).get(curve))
@@ -364,7 +364,7 @@ def histograms(runs: Sequence[RunRecord], set_name: str) -> Iterator[Plot]:
 
 
 def threshold(evaluation: Mapping[str, Any]) -> tuple[float, str] | None:
-    """The similarity that accepts a pair and what to call it: the accuracy's, or else that of a quoted FAR."""
+    """The threshold and its label: that of the accuracy, or else that of a quoted FAR."""
     metrics = mapping(evaluation.get("metrics"))
     known = map(Metric.parse, metrics)
     for metric in sorted(known, key=lambda metric: (not metric.judges_pairs, metric != TAR.at(1e-3))):

@@ -15,10 +15,10 @@ from vplface.evaluation.figure import finite
 from vplface.report.markup import Child, Markup, tag
 
 PictureOf = Callable[[str, str], UInt8[np.ndarray, "112 112 3"] | None]
-"""(set name, picture name) → the picture in RGB, or None if it cannot be had."""
+"""(set name, picture name) → the picture in RGB, or None if it is not available."""
 
 PICTURE_BYTES = 1_500_000
-"""What the pictures of one page may weigh; beyond it, names and similarities stand alone."""
+"""Maximum bytes of the pictures on one page; beyond it, only names and similarities are shown."""
 
 
 @dataclass
@@ -50,7 +50,7 @@ class Faces:
 
 
 def image(picture: UInt8[np.ndarray, "112 112 3"] | None, name: str) -> Markup:
-    """An RGB picture inside the page, as a JPEG; a word in its place if there is none."""
+    """An RGB picture inside the page, as a JPEG; a placeholder if there is none."""
     if picture is None:
         return tag("div", "no picture", class_="absent")
     cv2 = import_extra("cv2", "train")

@@ -12,7 +12,7 @@ from vplface.report.study_findings import Finding, digits_for, points
 
 _WIDTH, _RIGHT, _TOP, _ROW, _BOTTOM = 720.0, 84.0, 10.0, 30.0, 44.0
 _LEFT, _CHARACTER, _GAP = 300.0, 7.0, 14.0
-"""Room for names: as much as the longest needs, and not less than _LEFT."""
+"""Width of the column of names: that of the longest, and at least _LEFT."""
 
 
 def forest(found: Sequence[Finding], colours: Mapping[str, int], label: str) -> Markup:
@@ -23,7 +23,7 @@ def forest(found: Sequence[Finding], colours: Mapping[str, int], label: str) -> 
     Args:
         found: the differences.
         colours: number of each arm.
-        label: what the picture shows, for those who cannot see it.
+        label: the text alternative of the picture.
     """
     ends = [end for f in found for interval in (f.interval, f.t_interval) if interval is not None for end in interval]
     low, high = span([100 * np.array([0.0, *ends, *(f.value for f in found)])])

@@ -1,4 +1,4 @@
-"""Elements of HTML and SVG: what is not markup already is escaped, and control characters in it are written out."""
+"""Elements of HTML and SVG: plain text in them is escaped, control characters included."""
 
 from __future__ import annotations
 
@@ -44,5 +44,5 @@ def tag(name: str, /, *children: Child, **attributes: str | float | None) -> Mar
 
 
 def _text(value: str | float) -> str:
-    """Numbers in coordinates need a tenth of a pixel and no more."""
+    """Coordinates are rounded to a tenth of a pixel."""
     return f"{value:.1f}".removesuffix(".0") if isinstance(value, float) else str(value)

@@ -1,6 +1,6 @@
-"""The page of a model on the Hugging Face Hub, README.md: what the model's own files know of it, and nothing else.
+"""README.md of a model on the Hugging Face Hub, written from the model's own files alone.
 
-It begins with the metadata that the hub files it under (YAML between two lines of ---).
+It begins with the metadata by which the hub lists it (YAML between two lines of ---).
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ _PAPER = (
 
 @dataclass(frozen=True)
 class Measured:
-    """Figures of these very weights under one protocol.
+    """Figures of the published weights under one protocol.
 
     Attributes:
-        name: of the question.
+        name: of the evaluation set.
         protocol: how the figures were made.
         metrics: the figure of each, as :meth:`vplface.evaluation.figure.Figure.to_json` gives it.
     """
@@ -79,7 +79,7 @@ def model_page(
     )
     limits = (
         "A threshold belongs to a population and a camera. Choose it on pairs from where it will be used, for the "
-        "false accept rate that can be borne there. Embeddings of faces are personal data in many places."
+        "false accept rate that is acceptable there. Embeddings of faces are personal data in many places."
     )
     sections = [
         f"# {_text(name)}",
@@ -143,7 +143,9 @@ def _figures(name: str, measured: Sequence[Measured]) -> list[str]:
             *parts,
             "None are recorded for these weights. `vplface evaluate` measures them on pairs of your own.",
         ]
-    parts.append("Of these weights, with 95 % intervals, in percent. Figures under different protocols do not compare.")
+    parts.append(
+        "Of these weights, with 95 % intervals, in percent. Figures under different protocols are not comparable."
+    )
     for each in measured:
         if not each.figures:
             continue
@@ -217,10 +219,10 @@ def _training(card: ModelCard, settings: Mapping[str, Any]) -> list[str]:
 def _licence(licence: str) -> str:
     if licence == UNKNOWN_LICENCE:
         return (
-            "Not stated by whoever published it. Without a licence nobody has permission to use the weights. The terms "
-            "of the training data may restrict their use besides."
+            "Not stated by the publisher. Without a licence nobody has permission to use the weights. The terms "
+            "of the training data may restrict their use further."
         )
-    return f"{_text(licence)}, as stated by whoever published it. The terms of the training data may restrict its use."
+    return f"{_text(licence)}, as stated by the publisher. The terms of the training data may restrict its use."
 
 
 def _slug(text: str) -> str:
@@ -228,6 +230,6 @@ def _slug(text: str) -> str:
 
 
 def _text(value: str) -> str:
-    """A value in running text or a cell: one line, and nothing in it is taken for Markdown or HTML."""
+    """A value as text in a paragraph or a cell: one line, with Markdown and HTML escaped."""
     line = " ".join(value.split()).replace("&", "&amp;").replace("<", "&lt;")
     return re.sub(r"([\\`*_\[\]|])", r"\\\1", line)

@@ -1,4 +1,4 @@
-"""A page of picture pairs: people of a training set that are probably people of a test set, for a look by eye."""
+"""A page of picture pairs: people of a training set who are probably in a test set, for visual inspection."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from vplface.report.faces import image
 from vplface.report.markup import Child, Markup, join, tag
 
 PAGE_BYTES = 8_000_000
-"""What the pictures of a page may weigh; beyond it, names and similarities stand alone."""
+"""Maximum bytes of the pictures on a page; beyond it, only names and similarities are shown."""
 
 
 def write_overlap(path: str | Path, found: Overlap, train: PictureSet, test: PictureSet, title: str) -> None:
@@ -21,7 +21,7 @@ def write_overlap(path: str | Path, found: Overlap, train: PictureSet, test: Pic
     Args:
         path: the HTML file; written at once, or not at all.
         found: the matches.
-        train: the training set that was looked through.
+        train: the training set that was searched.
         test: the test set it was compared with.
         title: the headline.
     """
@@ -40,20 +40,20 @@ def write_overlap(path: str | Path, found: Overlap, train: PictureSet, test: Pic
         ),
         tag(
             "p",
-            f"Flagged from a similarity of {found.threshold:.3f} on.{below} By the likeness of strangers alone about "
-            f"{found.expected_false_flags:.1f} would be flagged: look at the least similar pairs.",
+            f"Flagged from a similarity of {found.threshold:.3f} on.{below} About {found.expected_false_flags:.1f} "
+            "would be flagged only because strangers look alike: check the least similar pairs.",
             class_="caution",
         ),
         cards.section(
             "By their faces",
-            "The pair of pictures that is most alike, training left, test right, the doubtful first. The large number "
+            "The most similar pair of pictures, training left, test right, the most doubtful first. The large number "
             "is the cosine of the two identities' mean embeddings.",
             reversed(found.matches),
             len(found.matches),
         ),
         cards.section(
             "By name alone",
-            "Identities of one name whose faces are less alike than the threshold: namesakes, or wrong pictures.",
+            "Identities of the same name whose faces are less similar than the threshold: namesakes or wrong pictures.",
             found.by_name_alone,
             len(found.by_name_alone),
         ),

@@ -28,16 +28,16 @@ def write_report(
     """Write one self-contained page about one run, or about several arms side by side.
 
     Paired differences are taken from ``comparison.json`` in the folder that holds the runs, second arm minus
-    first. What the runs lack is left out of the page, or said to be missing where a reader would look for it.
+    first. Parts that the runs lack are left out of the page, or marked as missing.
 
     Args:
         path: the HTML file; written at once, or not at all.
         runs: the arms, the baseline first; see ``read_run``.
         title: the headline.
-        picture_of: where the pictures of the most wrong pairs come from; None leaves names alone.
+        picture_of: returns the pictures of the worst errors; with None only names are shown.
 
     Returns:
-        The verdict, the sentence that stands at the head of the page.
+        The verdict, the sentence at the top of the page.
 
     Raises:
         ValueError: there are no runs.
@@ -146,7 +146,7 @@ def _settings(runs: Sequence[RunRecord]) -> Markup:
     differ = differing(flat, ignoring=UNCOUNTED_SETTINGS)
     if len(runs) > 1:
         if differ:
-            parts.append(tag("p", "The arms differ in these settings and in no others:"))
+            parts.append(tag("p", "The arms differ only in these settings:"))
             parts.append(settings_table(runs, [{key: side.get(key, "—") for key in differ} for side in flat], []))
         else:
             parts.append(tag("p", "All arms have the same settings."))
@@ -188,7 +188,7 @@ def _loss(run: RunRecord) -> str | None:
 
 
 def _memory(memory: Mapping[str, object]) -> str:
-    """A kind of memory that is not the paper's, with its options."""
+    """A kind of memory other than the paper's, with its options."""
     if memory.get("name", "last") == "last":
         return ""
     return f", memory {memory['name']}" + "".join(f" {key} {value}" for key, value in memory.items() if key != "name")

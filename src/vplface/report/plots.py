@@ -20,7 +20,7 @@ BINS = 160
 
 @dataclass(frozen=True)
 class Plot:
-    """A picture with its title and the sentence below it."""
+    """A picture with its title and caption."""
 
     title: str
     note: Child
@@ -33,7 +33,7 @@ def curves(runs: Sequence[RunRecord]) -> Iterator[Plot]:
         (
             "loss",
             "Loss",
-            "Mean over the pictures of a step. Arms whose losses differ are not ranked by it.",
+            "Mean over the pictures of a step. Do not rank arms with different losses by it.",
             {},
         ),
         (
@@ -50,8 +50,8 @@ def curves(runs: Sequence[RunRecord]) -> Iterator[Plot]:
         ),
         (
             "nearer_to_memory",
-            "Nearer to a foreign memory",
-            "Share of samples nearer to a stranger's memory than to every stranger's prototype: to them VPL is harder.",
+            "Nearer to another class's memory",
+            "Share of samples nearer to another class's memory than to all other prototypes: for them VPL is harder.",
             {"percent": True, "at_zero": True},
         ),
         ("lr", "Learning rate", "As the schedule set it.", {"at_zero": True, "ends": False}),
@@ -80,7 +80,7 @@ def injection(runs: Sequence[RunRecord]) -> Iterator[Plot]:
             runs,
             "Drift by lag",
             "Mean squared distance that features of the same pictures moved within so many steps, as last measured;"
-            " dashed: that of two pictures of a class. Well below it at Δt, a memory stands for its class.",
+            " dashed: that of two pictures of a class. If it is well below that at Δt, a memory represents its class.",
             "drift_by_lag",
             level="spread",
         ),
@@ -88,14 +88,14 @@ def injection(runs: Sequence[RunRecord]) -> Iterator[Plot]:
             runs,
             "Cosine to memory, by age",
             "Mean cosine of a sample to what its class remembers, in the last fifth of the run. A fall towards Δt is"
-            " what age takes from a memory: if it is deep, Δt is too long or the start too early.",
+            " the effect of age on a memory: if it is deep, Δt is too long or the start too early.",
             "cosine_by_age",
             samples="samples_by_age",
         ),
         _over_steps(
             _each_part(runs, "injected_angle"),
             "Injected angle",
-            "Degrees by which injection turns the prototypes of living classes: mean (solid), 95th percentile (dashed)."
+            "Angle in degrees between prototypes with and without injection: mean (solid), 95th percentile (dashed)."
             " Near 0 VPL is the plain softmax.",
             {"injected_angle/mean": False, "injected_angle/p95": True},
             at_zero=True,
@@ -215,7 +215,7 @@ def _each_part(runs: Sequence[RunRecord], key: str) -> list[RunRecord]:
 def _by_age(
     runs: Sequence[RunRecord], title: str, note: str, key: str, *, level: str | None = None, samples: str | None = None
 ) -> Plot | None:
-    """A logged mapping {steps: value} of each arm: the last, with a level; or, by their samples, those of a fifth."""
+    """A logged mapping {steps: value} of each arm: the last, with a level, or the weighted mean of the last fifth."""
     drawn: list[tuple[int, Float[np.ndarray, " k"], Float[np.ndarray, " k"], float | None]] = []
     for index, run in enumerate(runs):
         lines = [line for line in run.training if mapping(line.get(key))]
@@ -246,7 +246,7 @@ def _by_age(
 def _pooled(
     lines: Sequence[Mapping[str, Any]], key: str, samples: str | None
 ) -> tuple[Float[np.ndarray, " k"], Float[np.ndarray, " k"]]:
-    """Ages and the means of their values over lines, weighed by the samples they come from."""
+    """Ages and the means of their values over lines, weighted by the number of samples."""
     sums: dict[int, list[float]] = {}
     for line in lines:
         for age, logged in mapping(line.get(key)).items():
@@ -278,7 +278,7 @@ def _steps_chart(
 
 
 def variational_start(run: RunRecord) -> float | None:
-    """The step at which variational prototypes set in, if the run has them and logged it."""
+    """The step at which variational prototypes start, if the run has them and logged it."""
     for line in run.training:
         if mapping(line.get("begin")):
             return float(line["step"])
@@ -307,7 +307,7 @@ def _length_in_steps(run: RunRecord, key: str) -> float | None:
 
 
 class _Thinned(NamedTuple):
-    """A series in stretches: their middle, mean, lowest and highest values."""
+    """A series in bins: their middle, mean, lowest and highest values."""
 
     steps: Float[np.ndarray, " b"]
     mean: Float[np.ndarray, " b"]
@@ -316,7 +316,7 @@ class _Thinned(NamedTuple):
 
 
 def _thinned(steps: Float[np.ndarray, " k"], values: Float[np.ndarray, " k"]) -> _Thinned:
-    """At most ``BINS`` stretches of a series; a shorter one as it is, with its gaps."""
+    """At most ``BINS`` bins of a series; a shorter series is returned unchanged, with its gaps."""
     if len(steps) <= BINS:
         return _Thinned(steps, values, values, values)
     known = np.isfinite(values)

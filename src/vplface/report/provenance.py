@@ -11,8 +11,8 @@ from vplface.report.record import RunRecord
 
 
 def provenance(runs: Sequence[RunRecord]) -> Markup:
-    """Environment, files and protocols, folded away."""
-    parts: list[Child] = [tag("h2", "Where it comes from")]
+    """Environment, files and protocols, in a collapsed section."""
+    parts: list[Child] = [tag("h2", "Provenance")]
     flat = [flattened(run.environment) for run in runs]
     if any(flat):
         differ = differing(flat, ignoring=())
@@ -52,7 +52,7 @@ def _protocol_table(runs: Sequence[RunRecord], set_name: str) -> Markup:
 def settings_table(
     runs: Sequence[RunRecord], sides: Sequence[Mapping[str, str]], marked: Sequence[str], kind: str = "settings"
 ) -> Markup:
-    """Settings of the arms side by side; those that are ``marked`` are set off."""
+    """Settings of the arms side by side; those that are ``marked`` are highlighted."""
     keys = dict.fromkeys(key for side in sides for key in side)
     rows = [
         tag(

@@ -24,7 +24,7 @@ _WEIGHTS = RunFolder.weights.name
 
 @dataclass(frozen=True)
 class Sphere:
-    """An embedding of three dimensions, whose classes can be drawn as they are: the picture of the method.
+    """A three-dimensional embedding, whose classes can be drawn, to illustrate the method.
 
     All points have unit norm. ``variational`` is u = normalise((1 − λ)v + λM) where the timer runs, else v.
     """
@@ -53,14 +53,14 @@ class RunRecord:
     validation: Sequence[Mapping[str, Any]] = ()
     """Its validation lines: {"step", "validation": {set: {metric: value}}}."""
     truncated: bool = False
-    """The last line of ``metrics.jsonl`` breaks off: the run was killed while it wrote."""
+    """The last line of ``metrics.jsonl`` is incomplete: the run was killed while it was writing."""
     evaluations: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """{set name: ``Evaluation.to_dict()``}."""
     sphere: Sphere | None = None
     files: Mapping[str, str] = field(default_factory=dict)
     """{path inside the folder: SHA-256}."""
     seeds: Sequence[int] = ()
-    """The seeds whose figures are averaged in ``evaluations``; everything else is of the first."""
+    """The seeds whose figures are averaged in ``evaluations``; all other fields are those of the first."""
 
     def series(self, key: str) -> tuple[Float[np.ndarray, " k"], Float[np.ndarray, " k"]]:
         """Steps and values of one logged quantity; lines that lack it are left out, NaN stays as a gap."""
@@ -80,7 +80,7 @@ def read_run(folder: str | Path) -> RunRecord:
 
     Raises:
         DataError: the folder is missing or holds nothing of a run, or a file in it is damaged (named with its
-            line). A last line of ``metrics.jsonl`` that breaks off is what a killed run leaves, and no error.
+            line). An incomplete last line of ``metrics.jsonl``, as a killed run leaves it, is not an error.
     """
     folder = Path(folder)
     if not is_folder(folder):
@@ -164,9 +164,9 @@ def _metrics(path: Path, data: bytes) -> tuple[list[dict[str, Any]], list[dict[s
         except DataError as error:
             if number == len(lines):  # no newline after it: the writer was stopped within the line
                 return training, validation, True
-            raise DataError(f"{error}; mend or delete this line") from error
+            raise DataError(f"{error}; fix or delete this line") from error
         kind = validation if "validation" in entry else training
-        # A resumed run repeats the steps after its checkpoint: what it says last holds.
+        # A resumed run repeats the steps after its checkpoint: the last record of a step counts.
         while kind and kind[-1]["step"] >= entry["step"]:
             kind.pop()
         kind.append(entry)

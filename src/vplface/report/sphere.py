@@ -1,4 +1,4 @@
-"""A class as a point and as a distribution, drawn on the sphere where the embeddings live."""
+"""Drawings of a class as a point and as a distribution, on the sphere of the embeddings."""
 
 from __future__ import annotations
 
@@ -216,7 +216,7 @@ def unrolled(points: Float[np.ndarray, "n 3"], centre: Float[np.ndarray, " 3"]) 
 def spread(points: Float[np.ndarray, "n 3"], corners: int = 40) -> Float[np.ndarray, "corners 3"] | None:
     """The ellipse that holds two thirds of a cloud: 1.5 standard deviations.
 
-    None for fewer than three points, and for a cloud so wide (beyond 45°) that an ellipse says nothing of it.
+    None for fewer than three points, and for a cloud so wide (beyond 45°) that an ellipse does not describe it.
     """
     if len(points) < 3:
         return None

@@ -104,19 +104,20 @@ def study_cautions(summary: Mapping[str, Any], found: Sequence[Finding]) -> list
         )
     if most >= 3:
         said.append(
-            "Beside it stands Student's t interval over the differences of the seeds, with one degree of freedom less "
-            "than seeds: it takes the people tested as given. Two arms count as told apart where 0 lies in neither."
+            "The second interval is Student's t over the differences of the seeds, with one degree of freedom less "
+            "than seeds: it treats the people tested as fixed. Two arms count as statistically different if neither "
+            "interval contains 0."
         )
     if len(found) > 1:
         said.append(
-            f"{len(found)} differences are examined together, and no interval is widened for that: of twenty {_LEVEL} "
+            f"{len(found)} differences are examined, without a correction for multiple comparisons: of twenty {_LEVEL} "
             "intervals, about one excludes 0 by chance alone."
         )
     without = sum(finding.interval is None for finding in found)
     if without:
-        said.append(f"{without} of them have no bootstrap interval, and count as not told apart.")
+        said.append(f"{without} of them have no bootstrap interval, and count as not statistically different.")
     for run, why in mapping(summary.get("failed")).items():
-        said.append(f"{run} failed: {why.splitlines()[-1] if why else 'no reason was left'}")
+        said.append(f"{run} failed: {why.splitlines()[-1] if why else 'no reason was recorded'}")
     if missing := summary.get("missing"):
         listed = ", ".join(missing[:6]) + (", …" if len(missing) > 6 else "")
         said.append(f"Not finished, and not on this page: {listed}.")
@@ -139,10 +140,10 @@ def _of_pair(found: Sequence[Finding], arm: str, baseline: str) -> str:
         if len(found) == 1 and (only := found[0]).interval is not None:
             low, high = (points(end, digits_for(only)) for end in only.interval)
             return (
-                f"{arm} and {baseline} cannot be told apart: {points(only.value, digits_for(only))} points of "
-                f"{only.metric.label} ({_LEVEL} interval {low} to {high})."
+                f"{arm} and {baseline} are not statistically different: {points(only.value, digits_for(only))} points "
+                f"of {only.metric.label} ({_LEVEL} interval {low} to {high})."
             )
-        return f"{arm} and {baseline} cannot be told apart in any of the {len(found)} figures compared."
+        return f"{arm} and {baseline} are not statistically different in any of the {len(found)} figures compared."
     ahead, behind = ([f for f in distinct if f.ahead == better] for better in (True, False))
     clauses = [
         f"{word} {baseline} in {len(some)} of {len(found)} figures ({_places(some)})"
@@ -150,7 +151,7 @@ def _of_pair(found: Sequence[Finding], arm: str, baseline: str) -> str:
         if some
     ]
     unclear = len(found) - len(distinct)
-    rest = f"; in the other {unclear} the two cannot be told apart" if unclear else ""
+    rest = f"; in the other {unclear} the two are not statistically different" if unclear else ""
     return f"{arm} is {' and '.join(clauses)}{rest}."
 
 

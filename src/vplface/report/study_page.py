@@ -67,7 +67,7 @@ def write_study(path: str | Path, summary: Mapping[str, Any], curves: Mapping[st
 
 
 def _verdict(found: Sequence[Finding]) -> Markup:
-    """The first baseline's in sight, the others' one click away."""
+    """Tables of differences: those to the first baseline are shown, the others are collapsed."""
     verdicts = study_verdicts(found)
     if not verdicts:
         return tag("p", NOTHING, class_="verdict")
@@ -92,8 +92,8 @@ def _forests(found: Sequence[Finding], arms: Sequence[str]) -> Markup:
         figures.append(tag("figure", tag("h4", capitalised(metric.label)), picture))
     note = (
         "A row is an arm minus a baseline, on the same pairs and seeds. Bars: 95 % intervals of the bootstrap over "
-        "people and seeds. Dashed: Student's t over seeds, where there are three or more. Numbers in colour: 0 lies in "
-        "none of them."
+        "people and seeds. Dashed: Student's t over seeds, where there are three or more. Numbers in colour: no "
+        "interval contains 0."
     )
     return join(tag("p", note, class_="note"), tag("div", figures, class_="forests"))
 
@@ -143,10 +143,10 @@ def _table(
         class_="results",
     )
     note = (
-        "Percent, means over seeds with 95 % intervals; seed by seed where the pointer rests. Differences have the "
+        "Percent, means over seeds with 95 % intervals; tooltips list the seeds. Differences have the "
         "bootstrap's interval, then Student's t over seeds, then in how many seeds they have this sign. Final loss: of "
         "training, "
-        "over the last twentieth of its steps; how well the training pictures are told apart, which says little about "
+        "over the last twentieth of its steps; how well the training pictures are separated, which says little about "
         "people who were never seen. Losses of arms with different losses are not comparable."
     )
     return join(tag("h3", title), tag("div", table, class_="wide"), tag("p", note, class_="note"))
@@ -208,7 +208,7 @@ def _training(name: str, runs: Sequence[RunRecord], arms: Sequence[str], metrics
 
 
 def _only(run: RunRecord, metrics: frozenset[str]) -> RunRecord:
-    """The run with no other metrics in its validation than these."""
+    """The run with only these metrics in its validation."""
     kept = [
         {
             **line,

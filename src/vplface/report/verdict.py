@@ -32,7 +32,7 @@ def differences(
 
     An entry is used only if it is the difference of the two arms' own figures: a stale file, one written for another
     order of the arms or for other seeds, must not name the wrong winner. A difference counts as distinguishable only if
-    its interval excludes 0 and its author agrees.
+    its interval excludes 0 and the entry itself says so.
     """
     if len(runs) != 2:
         return [], ["comparison.json compares two arms and was not used for this page."] if comparison else []
@@ -67,20 +67,20 @@ def verdict(runs: Sequence[RunRecord], used: Sequence[ArmDifference]) -> str:
         return _single(runs[0])
     if not used:
         return (
-            f"No paired difference of these {len(runs)} runs with an interval is at hand, so this page does not say "
-            "which is better; whether the intervals of single runs overlap does not decide it."
+            f"No paired difference of these {len(runs)} runs with an interval is available, so this page does not say "
+            "which is better; overlap of the intervals of single runs does not decide it."
         )
     first, second = (run.name for run in runs)
     level = "95\N{NO-BREAK SPACE}%"
     if not any(difference.distinguishable for difference in used):
         if len(used) == 1:
             return (
-                f"{first} and {second} cannot be told apart: the {level} interval of their difference, "
+                f"{first} and {second} are not statistically different: the {level} interval of their difference, "
                 f"{_amount(used[0], second, first)}, contains 0."
             )
         return (
-            f"{first} and {second} cannot be told apart: the {level} intervals of all {len(used)} paired "
-            "differences contain 0."
+            f"{first} and {second} are not statistically different: the {level} intervals of all {len(used)} "
+            "paired differences contain 0."
         )
     set_names = list(dict.fromkeys(difference.set_name for difference in used))
     clauses = [_on_set([d for d in used if d.set_name == name], first, second) for name in set_names]
@@ -113,7 +113,7 @@ def cautions(runs: Sequence[RunRecord], used: Sequence[ArmDifference]) -> list[s
         if reached is not None and planned is not None and reached < planned:
             said.append(f"{run.name} was stopped: its log ends at step {reached:,} of {planned:,.0f}.")
         elif run.truncated:
-            said.append(f"The log of {run.name} breaks off within a line: the run was stopped while it wrote.")
+            said.append(f"The log of {run.name} ends within a line: the run was stopped while it was writing.")
     return said
 
 
@@ -132,7 +132,7 @@ def _single(run: RunRecord) -> str:
             label = Metric.parse(metric).label
             sentence = f"{run.name} reaches {100 * figure.value:.1f} % {label}{bounds} on {set_name}"
             if metric == ACCURACY.name and ends and ends[0] <= 0.5 <= ends[1]:
-                sentence += ", which cannot be told from guessing"
+                sentence += ", which is not statistically different from guessing"
             return sentence + "."
     return f"{run.name} has not been evaluated."
 
@@ -149,7 +149,7 @@ def _on_set(of_set: Sequence[ArmDifference], first: str, second: str) -> str:
             clauses.append(clause + (f", and in {_metrics(ahead[1:])}" if ahead[1:] else ""))
     if unclear := [d for d in of_set if not d.distinguishable]:
         where = f"in {_metrics(unclear)} " if clauses else ""
-        clauses.append(f"{where}the two cannot be told apart")
+        clauses.append(f"{where}the two are not statistically different")
     return "; ".join(clauses)
 
 

@@ -1,4 +1,4 @@
-"""From a recipe to a report: train, measure, compare, write it down."""
+"""Training, evaluation and comparison of the arms of a recipe."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from vplface.training.validation import validation_of
 
 @dataclass(frozen=True)
 class Study:
-    """Runs that were compared, and what may be said of them.
+    """Compared runs and the conclusion.
 
     Attributes:
         runs: an arm each, its figures averaged over seeds.
-        verdict: one honest sentence.
+        verdict: one sentence, which claims no more than the intervals show.
         summary: per arm, set and metric the mean over seeds, its standard deviation and 95 % interval; per set and
             metric the paired difference of the second arm to the first.
         report: the page.
@@ -48,7 +48,7 @@ def run(config: Config, *, resume: bool = False, overwrite: bool = False) -> Stu
         overwrite: replace an earlier run.
 
     Returns:
-        What there is to say of it; None in all processes but the first, where torchrun started several.
+        The evaluated run; None in all processes but the first, where torchrun started several.
 
     Raises:
         VplfaceError: see ``training.train.train``.
@@ -67,16 +67,16 @@ def run(config: Config, *, resume: bool = False, overwrite: bool = False) -> Stu
 def compare_arms(config: Config, seeds: Sequence[int], *, overwrite: bool = False) -> Study:
     """Train every arm of a recipe with every seed, and compare each arm with the first one on the same pairs.
 
-    What an earlier call finished is kept and what it left unfinished is resumed. Runs lie in OUTPUT/NAME/ARM, with
+    Finished runs of an earlier call are kept and unfinished ones are resumed. Runs lie in OUTPUT/NAME/ARM, with
     several seeds in OUTPUT/NAME/ARM-seedK.
 
     Args:
         config: the recipe; without arms it is itself the only one.
-        seeds: of training; the questions put to the models stay the same.
+        seeds: of training; the evaluation is the same for all.
         overwrite: restart all runs.
 
     Raises:
-        ConfigError: if an arm is no valid configuration.
+        ConfigError: if an arm is not a valid configuration.
         VplfaceError: see ``training.train.train``.
     """
     if (started := launch()) is not None and started[0] > 1:

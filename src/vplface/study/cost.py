@@ -27,7 +27,7 @@ from vplface.training.networks import backbone_of, device_of, head_of, optimizer
 from vplface.training.sources import open_training
 
 WARM_UP, TIMED = 2, 3
-"""Steps with random pictures, where no finished run says how fast it goes."""
+"""Steps that are timed with random pictures where no finished run gives the speed."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Cost:
         taken: steps that its log holds already.
         state: see ``Standing``.
         pictures_per_second: of training.
-        measured_on: where that comes from: ``runs``, finished ones of the same backbone and batch, or ``random``
+        measured_on: the source of the speed: ``runs``, finished ones of the same backbone and batch, or ``random``
             pictures, a few steps of backbone and head without the loading of pictures.
         seconds: of training that are left.
     """
@@ -64,7 +64,7 @@ class Estimate:
 
     Attributes:
         costs: a run each.
-        workers: that run side by side.
+        workers: number of runs at a time.
         seconds: until the last run is over; evaluation is not counted.
     """
 
@@ -82,17 +82,17 @@ class _Extent:
 
 
 def estimate(grid: Grid) -> Estimate:
-    """Open the data and estimate what the chosen runs take; nothing is written, generated faces neither.
+    """Open the data and estimate what the chosen runs take; nothing is written, not even generated faces.
 
     Raises:
-        ConfigError: a run that cannot be carried out, named.
-        DataError: pictures or lists at fault.
+        ConfigError: naming a run that cannot be carried out.
+        DataError: pictures or lists are missing or damaged.
     """
     extents: dict[str, _Extent] = {}
     speeds = _speeds_of_finished(grid)
     tried: dict[tuple[str, int], float] = {}
     costs = []
-    with progress("looking ahead", len(grid.chosen)) as advance:
+    with progress("estimating", len(grid.chosen)) as advance:
         for cell in grid.chosen:
             try:
                 extent = _extent(cell.config, extents)
@@ -174,15 +174,15 @@ def pictures_per_second(config: Config, classes: int, per_epoch: int) -> float:
 
 
 def _injected(injection: VariationalConfig | None) -> Variational | None:
-    """An injection that costs from the first step as much as the given one costs once it has begun."""
+    """An injection whose first step costs as much as a step of the given one after its start."""
     if injection is None:
         return None
     return Variational(injection.lam, start=0, renormalise=injection.renormalise, memory=injection.memory)
 
 
 def _started(terms: Sequence[Term]) -> list[Any]:
-    """Terms that cost from the first step as much as the given ones cost once they have begun."""
-    # Every term is a dataclass, which the protocol Term cannot say.
+    """Terms whose first step costs as much as a step of the given ones after their start."""
+    # Every term is a dataclass, which the protocol Term cannot express.
     return [dataclasses.replace(term, start=0) if hasattr(term, "start") else term for term in terms]  # type: ignore[type-var]
 
 
@@ -217,7 +217,7 @@ def _kind(config: Config) -> str:
 
 
 def _speeds_of_finished(grid: Grid) -> dict[str, float]:
-    """The median speed in the logs of finished runs, of each kind that there is."""
+    """The median speed in the logs of finished runs, by kind."""
     logged: dict[str, list[float]] = {}
     for cell in grid.cells:
         if standing(cell.config).state == "finished":

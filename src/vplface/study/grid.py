@@ -26,7 +26,7 @@ MOST_RUNS = 10_000
 
 
 class StudyFile(Section, BaseModel):
-    """A study as it is written: a base, and what is laid over it.
+    """The content of a study file: a base and the changes to it.
 
     Attributes:
         name: of the study.
@@ -39,7 +39,7 @@ class StudyFile(Section, BaseModel):
         baselines: the arms that each other arm is compared with; none: the first.
         metrics: what is shown and compared; none: all there are.
         workers: runs that train side by side; none: as many as there are cores for.
-        threads: of each, where the recipe does not say.
+        threads: of each, if the recipe does not set them.
     """
 
     name: FolderName
@@ -57,7 +57,7 @@ class StudyFile(Section, BaseModel):
     @model_validator(mode="after")
     def _has_a_base(self) -> StudyFile:
         if self.recipe is None and not self.base:
-            raise ValueError("give a recipe (its name or path), or the base of all runs under base")
+            raise ValueError("give a recipe (its name or path), or the configuration of all runs under base")
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds must differ, got {self.seeds}")
         return self
@@ -90,8 +90,8 @@ class Grid:
     Attributes:
         name: of the study.
         folder: that holds the runs, the summary and the page.
-        cells: the runs that belong to it, setting by setting.
-        chosen: those that are to be carried out now.
+        cells: all runs of the study, setting by setting.
+        chosen: the runs to carry out.
         baselines: arms that the others are compared with.
         metrics: what is shown; empty for all.
         workers: runs that train side by side.
@@ -170,7 +170,7 @@ def read_grid(
     chosen_seeds = list(file.seeds if seeds is None else seeds)
     runs = len(all_settings) * len(all_arms) * len({*file.seeds, *chosen_seeds})
     if runs > MOST_RUNS:
-        raise ConfigError(f"{path}: {runs:,} runs; a study has at most {MOST_RUNS:,}, of all settings, arms and seeds")
+        raise ConfigError(f"{path}: {runs:,} runs; settings × arms × seeds may be at most {MOST_RUNS:,}")
     folder = file.output / file.name
     cells = []
     for setting, of_setting in all_settings.items():
@@ -180,7 +180,7 @@ def read_grid(
                 where = f"{path}: setting {setting!r}, arm {arm!r}"
                 here = {"name": f"{arm}-seed{seed}", "output": str(folder / setting), "seed": seed}
                 values = overlay(below, of_arm) | here
-                # A section that was removed is one that was never written.
+                # None removes a section: its defaults apply.
                 config = build_config({key: value for key, value in values.items() if value is not None}, where)
                 cells.append(Cell(setting, arm, seed, config))
     baselines = _known("baselines", file.baselines, all_arms, path) or [next(iter(all_arms))]
@@ -204,7 +204,7 @@ def grid_of_recipe(config: Config, seeds: Sequence[int]) -> Grid:
     """The arms of a recipe as a study of one setting; runs lie in OUTPUT/NAME/ARM, of several seeds in ARM-seedK.
 
     Raises:
-        ConfigError: an arm is no valid configuration.
+        ConfigError: an arm is not a valid configuration.
     """
     arms = config.arms or {"run": {}}
     raw = config.model_dump(mode="json") | {"arms": {}, "output": str(config.run_folder)}
@@ -239,5 +239,5 @@ def _metrics(cells: Iterable[Cell]) -> list[str]:
 
 
 def _cores() -> int:
-    """Those that this process may use."""
+    """The number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

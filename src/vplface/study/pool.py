@@ -14,15 +14,15 @@ from vplface.evaluation.result import paired_differences
 from vplface.evaluation.student import t_interval
 
 T_SEEDS = 3
-"""From so many seeds on, Student's interval over seeds stands beside the bootstrap's."""
+"""Minimum number of seeds for Student's interval over seeds."""
 
 
 def pool(of_seeds: Sequence[Mapping[str, Evaluation]]) -> dict[str, Evaluation]:
-    """One evaluation a set from those of several seeds: means, with replicates that resample people and seeds.
+    """One evaluation per set from those of several seeds: means, with replicates that resample people and seeds.
 
     Replicate r of a pooled figure is the mean, over as many seeds drawn with replacement, of their replicates r. The
-    draw is the same for every arm, so that arms stay paired by seed. With few seeds it understates how much seeds
-    differ by a factor of (k − 1)/k in variance.
+    draw is the same for every arm, so that arms stay paired by seed. With few seeds it understates the variance
+    between seeds, by a factor of (k − 1)/k.
     """
     if len(of_seeds) == 1:
         return dict(of_seeds[0])
@@ -46,7 +46,7 @@ def pool(of_seeds: Sequence[Mapping[str, Evaluation]]) -> dict[str, Evaluation]:
                 replicates[metric] = np.take_along_axis(stacked, draws, axis=0).mean(axis=0)
                 pooled_figure = pooled_figure.resampled(replicates[metric])
             metrics[metric] = pooled_figure
-        # Which pairs were told rightly is a matter of one seed.
+        # Which pairs were classified correctly is known only for each seed.
         pooled[name] = replace(evaluation, metrics=metrics, replicates=replicates, correct=np.zeros(0, bool))
     return pooled
 
@@ -57,7 +57,7 @@ def paired(
     """How the second arm differs from the first, the mean over the seeds that both have: {set: {metric: difference}}.
 
     The interval of a difference is that of the bootstrap over people and seeds, see :func:`pool`. From ``T_SEEDS``
-    seeds on there is Student's beside it: d̄ ± t·s/√k over the k differences of seeds, with k − 1 degrees of freedom.
+    seeds on there is also Student's: d̄ ± t·s/√k over the k differences of seeds, with k − 1 degrees of freedom.
 
     Args:
         first: {seed: {set: evaluation}}.

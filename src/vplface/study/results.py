@@ -29,7 +29,7 @@ class Results:
 
     Attributes:
         summary: as summary.json holds it.
-        verdict: what may be said of it.
+        verdict: the conclusion.
         report: the page.
     """
 
@@ -81,7 +81,7 @@ def conclude(grid: Grid, failed: Mapping[str, str]) -> Results:
 
 
 def final_loss(record: RunRecord) -> float | None:
-    """Mean training loss over the last twentieth of the steps: how perfect the embedding seems to training."""
+    """Mean training loss over the last twentieth of the steps: how well the embedding fits the training pictures."""
     steps, losses = record.series("loss")
     finite = np.isfinite(losses)
     steps, losses = steps[finite], losses[finite]

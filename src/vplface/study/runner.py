@@ -102,14 +102,14 @@ def _unfinished(cells: Sequence[Cell]) -> list[Cell]:
     changed = [f"{name} ({', '.join(each.changed)})" for name, each in found.items() if each.state == "changed"]
     if changed:
         raise ConfigError(
-            f"runs of another configuration are in the way: {'; '.join(changed)}. Start them anew (--overwrite, with"
-            " --arms, --settings and --seeds to choose which), or take another name (name=...)"
+            f"folders hold runs of another configuration: {'; '.join(changed)}. Restart them (--overwrite, with"
+            " --arms, --settings and --seeds to choose which), or choose another name (name=...)"
         )
     return [cell for cell in cells if found[cell.name].state != "finished"]
 
 
 def _generate_faces(waiting: deque[Cell]) -> dict[str, str]:
-    """Write generated faces before the runs begin, as two runs must not write one folder at once.
+    """Write generated faces before the runs begin, because two runs must not write one folder at the same time.
 
     Returns:
         {run: the error} of the runs whose faces cannot be written; they are removed from ``waiting``.

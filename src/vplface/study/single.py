@@ -119,7 +119,7 @@ def measured(folder: Path) -> dict[str, Evaluation]:
     try:
         return {name: Evaluation.from_dict(value) for name, value in values.items()}
     except (DataError, KeyError, TypeError, ValueError, AttributeError) as error:
-        raise DataError(f"{path}: {error}; delete it, and the run is measured again") from error
+        raise DataError(f"{path}: {error}; delete it to evaluate the run again") from error
 
 
 def figures(evaluations: Mapping[str, Evaluation]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""A child process of a study: one run, told on standard input; ``python -m vplface.study.worker``.
+"""A child process of a study: one run, read from standard input; ``python -m vplface.study.worker``.
 
 The first line of the input is the run. When the input ends, the parent is gone: the run then saves and stops.
 """

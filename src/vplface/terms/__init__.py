@@ -1,4 +1,4 @@
-"""Terms: what rivals of variational prototypes add to the loss, one file each."""
+"""Terms that alternatives to variational prototypes add to the loss, one file each."""
 
 from vplface.terms.broadface import BroadFace
 from vplface.terms.epl import EPL

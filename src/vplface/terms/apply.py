@@ -39,7 +39,7 @@ class TermSet(nn.ModuleDict):
             title = type(term).__name__
             name = title.lower()
             if name in bound:
-                raise ValueError(f"terms holds two {title}; leave out all but one")
+                raise ValueError(f"terms holds several {title}; keep one")
             bound[name] = term.bind(classes, dim)
             self.titles[name] = title
         super().__init__(bound)
@@ -64,15 +64,15 @@ class TermSet(nn.ModuleDict):
             is_part: whether the step has had a forward pass before.
 
         Raises:
-            ValueError: if two terms contribute what there is one place for.
+            ValueError: if two terms make a contribution of which there can be only one.
             RuntimeError: if a term needs the whole batch and the step has several forward passes.
         """
         terms, labels = self.bound(), batch.labels
         for name, term in terms.items():
             if is_part and term.whole_batch:
                 raise RuntimeError(
-                    f"{self.titles[name]} weighs past samples against those of a whole batch, so a step cannot be taken"
-                    f" in several micro-batches; take the batch whole, or leave {self.titles[name]} out"
+                    f"{self.titles[name]} weights past samples against those of a whole batch, so a step cannot consist"
+                    f" of several micro-batches; use the whole batch at once, or remove {self.titles[name]}"
                 )
         rows, targets = features, labels
         negatives = _only("negatives", [term.negatives(batch) for term in terms.values()])
@@ -88,8 +88,8 @@ class TermSet(nn.ModuleDict):
         loss = main(rows, targets, negatives)
         if past is not None:
             title = next(self.titles[name] for name, term in terms.items() if term.adds_samples)
-            loss = once(loss, f"{title} takes past samples, which follow W, for constants")
-        # A backward pass takes first what was formed last: whatever reads W comes before FusedSGD moves it.
+            loss = once(loss, f"{title} treats past samples, which depend on W, as constants")
+        # A backward pass runs in reverse order: everything that reads W runs before FusedSGD updates it.
         extra = [added for term in terms.values() if (added := term.loss(batch)) is not None]
         return torch.stack([loss, *extra]).sum()
 
@@ -101,19 +101,19 @@ class TermSet(nn.ModuleDict):
             term.remember(features, labels, rows)
 
     def last_values(self) -> dict[str, float]:
-        """The ``value`` of each term in the last step that it took part in; none of a term that has not started."""
+        """The ``value`` of each term in the last step in which it took part; none for a term that has not started."""
         values = {name: float(term.value) for name, term in self.bound().items()}
         return {name: value for name, value in values.items() if not math.isnan(value)}
 
     def shared_keys(self) -> tuple[str, ...]:
-        """Keys of the state that is no row of a class, and is equal on all ranks."""
+        """Keys of the state that does not belong to classes and is equal on all ranks."""
         per_class = {f"{name}.{key}" for name, term in self.bound().items() for key in term.per_class}
         return tuple(key for key in self.state_dict() if key not in per_class)
 
 
 def _only(place: str, contributions: list[_T | None]) -> _T | None:
-    """The one contribution to a place; None without any."""
+    """The only contribution to a place; None without any."""
     found = [each for each in contributions if each is not None]
     if len(found) > 1:
-        raise ValueError(f"{len(found)} terms give {place}, for which there is one place; leave out all but one")
+        raise ValueError(f"{len(found)} terms give {place}, but only one may; keep one of them")
     return found[0] if found else None

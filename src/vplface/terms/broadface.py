@@ -29,15 +29,15 @@ class BroadFace:
 
         x* = normalise( x⁻ + v_y − v⁻_y )
 
-    That past features are corrected by the movement of their class is the paper's. Ours: unit prototypes and features,
-    as everywhere here, so that nothing has to be brought to a common length.
+    The correction of past features by the movement of their class is the paper's. Ours: unit prototypes and features,
+    as everywhere here, so that lengths need no correction.
 
     With classes on several ranks, each adds the prototypes it has to a matrix of the queue's size, once a step.
     Under ``sample_rate`` the classes in the queue are compared with, as those of the batch are.
 
     Attributes:
         size: samples in the queue, 2·d·4 + 8 bytes each. A step costs as if the batch were so much larger. Ours: 4096.
-        start: steps before samples are put into the queue. Ours: 1000: features that drift fast are of no use.
+        start: steps before samples are put into the queue. Ours: 1000, because features that drift fast are useless.
     """
 
     size: int = 4096

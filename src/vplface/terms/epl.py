@@ -28,8 +28,8 @@ class EPL:
         P_y ← α·P_y + (1 − α)·x,  α = σ(cosθ of x and P_y): an ordinary sample moves P_y less, but more often
 
     P follows every sample in the order of the global batch from the first step on, and begins as the first sample of
-    its class; until then the (constant) prototype v stands in for it. P has a row where W has one, so ranks hold those
-    of their classes, and ``sample_rate`` draws both together.
+    its class; until then the (constant) prototype v is used in its place. P has a row where W has one, so ranks
+    hold those of their classes, and ``sample_rate`` draws both together.
 
     The rule for P, the kind of margin and a start after some epochs are the paper's. We could not read its scale of
     the margin for certain. Ours: m, the share of a cosine; no margin on negative cosines; one weight for both losses.
@@ -64,7 +64,7 @@ class _AdaptiveMargin:
 
     def target(self, cosine: Float[Tensor, " batch"]) -> Float[Tensor, " batch"]:
         margined = cosine - self.share * cosine.detach().clamp_min(0.0)
-        return once(margined, "EPL takes its margin and its prototypes for constants")
+        return once(margined, "EPL treats its margin and its prototypes as constants")
 
 
 class _EPL(BoundTerm):

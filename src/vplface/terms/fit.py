@@ -1,4 +1,4 @@
-"""Checks that a margin, terms and options of a head have a meaning together."""
+"""Checks that a margin, terms and options of a head are compatible."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def require_fit(
     filter_bound: float | None = None,
     variational: bool = False,
 ) -> None:
-    """Raise ValueError where a margin, and what it is combined with, have no meaning together.
+    """Raise ValueError if a margin is not compatible with what it is combined with.
 
     Args:
         margin: of the head.
@@ -33,13 +33,13 @@ def require_fit(
     name, needs = type(margin).__name__, sample_margin(margin)
     if needs.needs_all_classes and sample_rate < 1.0:
         raise ValueError(
-            f"{name} weighs a sample's own class against the sum over all others, of which sample_rate would take a"
-            " part; leave one of the two out"
+            f"{name} weights a sample's own class against the sum over all others, of which sample_rate would drop"
+            " a part; remove one of the two"
         )
     if filter_bound is not None and needs.changes_negatives:
         raise ValueError(
-            f"filter_bound bounds what is left out by probability, and with {name}, which changes the logits of other"
-            " classes, gradients do not follow probabilities; leave one of the two out"
+            f"filter_bound bounds omitted gradients by probabilities, but with {name}, which changes the logits of"
+            " other classes, gradients do not follow probabilities; remove one of the two"
         )
     for title, term in (terms or {}).items():
         if term.adds_samples and variational:
@@ -50,7 +50,7 @@ def require_fit(
         if term.adds_samples and needs.has_strength:
             raise ValueError(
                 f"{title} classifies past samples, of which {name} knows neither norm nor difficulty; take a margin"
-                f" of the cosine alone, such as ArcFace, or leave {title} out"
+                f" of the cosine alone, such as ArcFace, or remove {title}"
             )
         if term.adds_negatives and needs.changes_loss:
             raise ValueError(
@@ -65,6 +65,6 @@ def require_fit(
 
 
 def bind_without_storage(terms: Iterable[Term]) -> dict[str, BoundTerm]:
-    """Bound terms on the meta device, to ask what they need; by the names that messages quote."""
+    """Bound terms on the meta device, without storage, by the names that messages quote."""
     with torch.device("meta"):
         return {type(term).__name__: term.bind(1, 1) for term in terms}

@@ -61,13 +61,13 @@ class Past(NamedTuple):
 
 
 class BoundTerm(nn.Module):
-    """The state of a term, and what it does in each of the places; nothing unless it is said.
+    """The state of a term, and its contribution in each of the places; by default nothing.
 
     Attributes:
         per_class: names of the buffers that have a row for each class here; all other state is equal on all ranks.
         whole_batch: whether a step has to be one forward pass.
         needs_prototype: whether it asks for the one prototype of a class, so that there are no sub-centres.
-        value: what the term has to show for the last step, for logs; NaN if nothing.
+        value: a figure of the last step, for logs; NaN for none.
     """
 
     per_class: tuple[str, ...] = ()

@@ -26,10 +26,10 @@ class UniTSFace:
         L = mean over i of  mean over j ∈ P_i of log(1 + exp(b − γ·(cosθ_ij − m)))
                             + log(1 + Σ_{j∈N_i} exp(γ·cosθ_ij − b))
 
-    so that t = b/γ parts pairs of one person from pairs of two, the same for all identities. We could not read the full
-    text: that there are these two parts and one b is the paper's, their exact form may differ. Ours: the mean over P_i
-    where a batch holds several positives of a sample, and nothing for a sample that has none. Batches should hold
-    several pictures of an identity, or only the second part works.
+    so that t = b/γ separates pairs of one person from pairs of two, with one value for all identities. We could
+    not read the full text: these two parts and the single b are the paper's, but their exact form may differ. Ours:
+    the mean over P_i where a batch holds several positives of a sample, and nothing for a sample that has none. Batches
+    should hold several pictures of an identity, or only the second part works.
 
     Attributes:
         scale: γ > 0; 64 in the paper's figure 1.
@@ -37,8 +37,8 @@ class UniTSFace:
         threshold: t at the start, b = γ·t. Ours: 0.5, near the .4896 that was learned in the paper's figure 1.
         weight: of this loss beside the classification loss. Ours: 1.
 
-    b is a parameter of the head, ``head.terms["unitsface"].bias``: with ``FusedSGD``, which moves W alone, give it to
-    the optimiser of the backbone, and do not let it decay.
+    b is a parameter of the head, ``head.terms["unitsface"].bias``: with ``FusedSGD``, which updates only W, give it to
+    the optimiser of the backbone, without weight decay.
     """
 
     scale: float = 64.0

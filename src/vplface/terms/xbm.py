@@ -25,7 +25,7 @@ class XBM:
 
         L = mean over i of  Σ_{j: y_j = y_i} [m⁺ − cosθ_ij]₊ + Σ_{j: y_j ≠ y_i} [cosθ_ij − m⁻]₊
 
-    The memory with the batch in it and sums over pairs are the paper's; ours is that a sample does not meet itself.
+    The memory with the batch in it and sums over pairs are the paper's; ours: a sample is not paired with itself.
     Most pairs of settled features lie below m⁻ and count for nothing, but the sums grow with the memory while features
     are crowded; hence ``start``.
 
@@ -67,7 +67,7 @@ class _XBM(BoundTerm):
             return None
         count = len(batch.features)
         cosine = cosines(batch.features, torch.cat([batch.features.detach(), self.queue.rows]))
-        cosine = once(cosine, "XBM takes the second sample of each pair for a constant")
+        cosine = once(cosine, "XBM treats the second sample of each pair as a constant")
         same = batch.labels.unsqueeze(1) == torch.cat([batch.labels, self.queue.labels])
         pulled = (self.options.positive_margin - cosine).clamp_min(0.0)
         pushed = (cosine - self.options.negative_margin).clamp_min(0.0)

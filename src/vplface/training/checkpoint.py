@@ -5,7 +5,7 @@
         common.safetensors       backbone, moving averages, their optimiser's state, drift, what memory and terms share
         rows-00000-of-00004.safetensors    W, M, T and momentum of the classes of a rank, and its random state
 
-A folder takes its name when all of its files are on the disk, so a checkpoint is whole or not there. It can be loaded
+A folder gets its name when all of its files are on the disk, so a checkpoint is complete or absent. It can be loaded
 by any number of ranks.
 """
 
@@ -52,13 +52,13 @@ PATIENCE = 600.0
 class Checkpoints:
     """Writes checkpoints of a run in the background, each rank its own part, and keeps the newest.
 
-    As a context manager it waits at the end for the write under way; after an error not for other ranks.
+    As a context manager it waits at the end for the current write; after an error it does not wait for other ranks.
 
     Args:
         folder: of the run's checkpoints; all ranks see it.
         context: the processes that share the run.
         keep: how many to keep.
-        recorded: what else the manifest holds; see :func:`~.checkpoint_manifest.describe_run`.
+        recorded: further entries of the manifest; see :func:`~.checkpoint_manifest.describe_run`.
     """
 
     def __init__(
@@ -87,10 +87,10 @@ class Checkpoints:
             self.abandon()
 
     def save(self, run: RunState) -> None:
-        """Copy the state of a run and write it in the background; waits for the write before.
+        """Copy the state of a run and write it in the background; waits for the previous write.
 
         Raises:
-            DataError: if the write before this one failed.
+            DataError: if the previous write failed.
             FloatingPointError: if weights, memory or the optimiser's state are not finite; nothing is written then.
         """
         self.finish()
@@ -99,7 +99,7 @@ class Checkpoints:
         bad = next((name for name, value in (common | rows).items() if not _may_be_kept(name, value)), None)
         if self._context.sum([float(bad is not None)])[0]:
             raise FloatingPointError(f"{bad or 'the state of another rank'} is not finite")
-        # All ranks have to write into one folder, and none into what a killed run has left of the same step.
+        # All ranks write into one new folder, not into what a killed run has left of the same step.
         attempt = self._context.on_main(lambda: f"{os.getpid()}-{time.time_ns()}")
         notes = {"step": run.step, "best": run.best, "unreadable": sorted(unreadable)}
         manifest = {
@@ -121,7 +121,7 @@ class Checkpoints:
             write()
 
     def finish(self) -> None:
-        """Wait for the write under way.
+        """Wait for the current write.
 
         Raises:
             DataError: if it failed; the checkpoints before it are unharmed.
@@ -132,7 +132,7 @@ class Checkpoints:
         self.check()
 
     def abandon(self) -> None:
-        """Finish the write under way, but do not wait for the parts of other ranks, which will not come."""
+        """Finish the current write, but do not wait for the parts of other ranks, which will not come."""
         self._abandoned.set()
         if self._writer is not None:
             self._writer.join()
@@ -203,7 +203,7 @@ class Checkpoints:
 
 
 def load_checkpoint(path: Path, run: RunState, context: DistributedContext) -> None:
-    """Put a run that was prepared from the same configuration into the state that was saved by any number of ranks.
+    """Restore a run that was built from the same configuration from a checkpoint of any number of ranks.
 
     Raises:
         DataError: if a file cannot be read or the checkpoint belongs to another configuration.
@@ -247,7 +247,7 @@ def load_checkpoint(path: Path, run: RunState, context: DistributedContext) -> N
 
 
 def read_rows(path: Path, manifest: Mapping[str, Any], classes: Tensor) -> dict[str, Tensor]:
-    """The rows of W, M, T and the optimiser's state of some classes, given by ascending id, whoever saved them.
+    """The rows of W, M, T and the optimiser's state of some classes, given by ascending id, whichever ranks saved them.
 
     Raises:
         DataError: if a file cannot be read.
@@ -267,7 +267,7 @@ def read_rows(path: Path, manifest: Mapping[str, Any], classes: Tensor) -> dict[
 
 
 def _state(run: RunState) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Copies, on the CPU, of what all ranks have in common and of what belongs to the classes of this one."""
+    """Copies on the CPU of the state that all ranks share, and of the state of the classes of this rank."""
     common = {f"backbone.{key}": value for key, value in run.backbone.state_dict().items()}
     rows = {f"head.{key}": value for key, value in run.head.state_dict().items()}
     common |= {key: rows.pop(key) for name in run.head.shared_state if (key := f"head.{name}") in rows}
@@ -292,7 +292,7 @@ def _state(run: RunState) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
 
 
 def _may_be_kept(name: str, value: Tensor) -> bool:
-    """Whether a tensor of the state is finite, or one of those that need not be: measurements and random states."""
+    """Whether a tensor of the state is finite or need not be, such as measurements and random states."""
     return name.startswith(("drift.", "age.", "rng.")) or not value.is_floating_point() or bool(value.isfinite().all())
 
 

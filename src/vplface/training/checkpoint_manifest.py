@@ -64,13 +64,13 @@ def read_manifest(path: Path) -> dict[str, Any]:
         rows = [(int(file["first"]), int(file["stop"])) for _, file in row_files(manifest)]
         int(manifest["notes"]["step"]), int(manifest["classes"]), int(manifest["dim"])
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise DataError(f"checkpoint {path}: {MANIFEST} is not one: {error!r}") from error
+        raise DataError(f"checkpoint {path}: {MANIFEST} is not a manifest: {error!r}") from error
     ends = [0, *(stop for _, stop in rows)]
     if COMMON not in names or [first for first, _ in rows] != ends[:-1] or ends[-1] != manifest["classes"]:
         raise DataError(f"checkpoint {path}: {MANIFEST} does not list all parts")
     for name in names:
         if Path(name).name != name:
-            raise DataError(f"checkpoint {path}: {MANIFEST} names a file elsewhere: {name!r}")
+            raise DataError(f"checkpoint {path}: {MANIFEST} names a file outside the checkpoint: {name!r}")
     return manifest
 
 
@@ -122,7 +122,7 @@ def verify_checkpoint(path: Path) -> None:
         except OSError as error:
             raise DataError(f"checkpoint {path}: {name} cannot be read: {error.strerror or error}") from error
         except (KeyError, TypeError, ValueError) as error:
-            raise DataError(f"checkpoint {path}: {MANIFEST} says nothing of {name}: {error!r}") from error
+            raise DataError(f"checkpoint {path}: {MANIFEST} has no valid entry for {name}: {error!r}") from error
 
 
 def file_digest(path: Path) -> str:

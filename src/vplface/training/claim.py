@@ -28,7 +28,7 @@ def locked_run_folder(folder: RunFolder) -> Iterator[None]:
         DataError: if another process still holds the lock after ``LOCK_PATIENCE`` seconds.
         ConfigError: if the folder cannot be written.
     """
-    otherwise = "another process is training in this folder; let it end, or choose another name (name=...)"
+    otherwise = "another process is training in this folder; wait until it ends, or choose another name (name=...)"
     with ExitStack() as stack:
         try:
             folder.path.mkdir(parents=True, exist_ok=True)
@@ -56,12 +56,12 @@ def claim(config: Config, *, resume: bool, overwrite: bool) -> Path | None:
         checkpoint = _newest_whole_checkpoint(folder)
         before = recorded_config(checkpoint) or stored_config(folder.path)
         if before is None:
-            raise ConfigError(f"{folder.config} is missing, and no checkpoint records it; put the file back")
+            raise ConfigError(f"{folder.config} is missing, and no checkpoint records it; restore the file")
         require_same_training(folder.path, before, config)
         return checkpoint
     if not overwrite and folder.holds_run():
         raise ConfigError(
-            f"{folder.path} already holds a run; go on with it (--resume), replace it (--overwrite), or choose another"
+            f"{folder.path} already holds a run; resume it (--resume), replace it (--overwrite), or choose another"
             " name (name=...)"
         )
     return None
@@ -86,13 +86,13 @@ def _newest_whole_checkpoint(folder: RunFolder) -> Path:
     """The checkpoint to resume from; newer ones that are damaged are renamed."""
     checkpoint, faults = newest_checkpoint(folder.checkpoints)
     for damaged, fault in faults:
-        print(f"{fault}; it is put aside", file=sys.stderr)
+        print(f"{fault}; it is renamed and not used", file=sys.stderr)
         aside = (damaged.with_name(f"damaged-{damaged.name}.{n}") for n in itertools.count())
         damaged.rename(next(path for path in aside if not path.exists()))
     if checkpoint is None:
         raise ConfigError(f"{folder.path} holds no whole checkpoint to resume from; train without --resume")
     if faults:
-        print(f"going on from {checkpoint}", file=sys.stderr)
+        print(f"resuming from {checkpoint}", file=sys.stderr)
     return checkpoint
 
 

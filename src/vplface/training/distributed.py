@@ -39,7 +39,7 @@ class DistributedContext:
         rank: of this process.
         size: the number of processes.
         local_rank: number of this process on its machine, and of its GPU.
-        restarted: whether torchrun has restarted this launch after the run had taken its folder.
+        restarted: whether torchrun has restarted this launch after the run had claimed its folder.
         group: the process group; None for a single process.
     """
 
@@ -111,12 +111,12 @@ class DistributedContext:
                 time.sleep(0.1)
 
     def mark_begun(self) -> None:
-        """Tell later restarts of this launch that the run has taken its folder, and is to be resumed."""
+        """Record for later restarts of this launch that the run has claimed its folder and is to be resumed."""
         if self._launch is not None and self.is_main:
             self._launch.set("begun", "yes")
 
     def report_step(self, step: int) -> None:
-        """Tell the other processes which step this one has reached, counted from 0."""
+        """Report to the other processes which step this one has reached, counted from 0."""
         if self.group is not None:
             self._store.set(f"step/{self.rank}", str(step))
 
@@ -135,7 +135,7 @@ class DistributedContext:
             raise RankError(self._missing_ranks(error)) from error
 
     def _missing_ranks(self, error: RuntimeError) -> str:
-        """The message for a failed collective, from two looks at the heartbeats of all ranks."""
+        """The message for a failed collective, from two readings of the heartbeats of all ranks."""
         before = self._read_all("heartbeat")
         time.sleep(3 * _HEARTBEAT)
         faults, steps = [], [step + 1 for step in self._read_all("step", 0)]
@@ -159,7 +159,7 @@ class DistributedContext:
         """The value of a key of the store.
 
         Raises:
-            RankError: if that is not what a rank of this program has written.
+            RankError: if the value was not written by a rank of this program.
         """
         try:
             found = parse_json(self._store.get(key), f"the store of the ranks, {key}")
@@ -167,7 +167,9 @@ class DistributedContext:
             raise RankError(f"{error}; does another program write to it?") from error
         fits = isinstance(found, int) if key.startswith("step/") else isinstance(found, dict)
         if not fits or (key.startswith("heartbeat/") and not {"in_collective", "place"} <= found.keys()):
-            raise RankError(f"the store of the ranks, {key}: not what a rank writes; does another program write to it?")
+            raise RankError(
+                f"the store of the ranks, {key}: the value was not written by a rank; does another program write to it?"
+            )
         return found
 
     @contextmanager
@@ -208,7 +210,7 @@ def launch() -> tuple[int, int] | None:
     """The number of processes and the local rank of this one, from torchrun's variables; None without torchrun.
 
     Raises:
-        ConfigError: naming the variable that is missing or makes no sense.
+        ConfigError: naming the variable that is missing or invalid.
     """
     size = _variable("WORLD_SIZE", "1", 1, _MOST)
     if "RANK" not in os.environ or (size == 1 and "TORCHELASTIC_RUN_ID" not in os.environ):
@@ -244,7 +246,7 @@ def join(timeout: float) -> Iterator[DistributedContext]:
 
     Raises:
         ConfigError: see :func:`launch`.
-        RankError: the processes cannot meet at the address that the variables give.
+        RankError: the processes cannot connect at the address that the variables give.
     """
     started = launch()
     if started is None:
@@ -264,7 +266,7 @@ def join(timeout: float) -> Iterator[DistributedContext]:
     except (RuntimeError, ValueError, OSError) as error:
         place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
         reason = str(error).partition("\n")[0]
-        raise RankError(f"the processes cannot meet at {place} (MASTER_ADDR, MASTER_PORT): {reason}") from error
+        raise RankError(f"the processes cannot connect at {place} (MASTER_ADDR, MASTER_PORT): {reason}") from error
     # torchrun's store still holds the reports of the ranks of an earlier start, their addresses included.
     store = PrefixStore(f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", shared)
     of_launch = PrefixStore("launch", shared)

@@ -23,7 +23,7 @@ _LOG = logging.getLogger(__name__)
 
 
 class Begin(NamedTuple):
-    """That injection begins.
+    """The start of injection.
 
     Attributes:
         step: the first step whose features are remembered.
@@ -39,7 +39,7 @@ class Begin(NamedTuple):
 
 
 class Drift(NamedTuple):
-    """A measurement.
+    """A measurement of drift.
 
     Attributes:
         by_lag: {lag in steps: d(lag)}, each in [0, 4]; 2 is what unrelated features give. Empty at the first time.
@@ -51,15 +51,15 @@ class Drift(NamedTuple):
 
 
 class DriftMonitor:
-    """Measures drift on fixed pictures as training goes on, and lets a head begin to remember when it has settled.
+    """Measures drift on fixed pictures during training, and starts the memory of a head when drift has settled.
 
     Every P steps the pictures are embedded in eval mode and compared with the last K such embeddings, which gives d at
     the lags P, 2P … KP. (K + 1)·n·d numbers are kept for n pictures. A measurement costs n forward passes, about what
     training on n/3 pictures does.
 
     Args:
-        head: a ``PrototypeHead`` or the handle of ``plug``. With ``start="auto"`` it begins to remember by the rule
-            ``start``. With a process group every rank has to call ``step``; the first measures, and all begin together.
+        head: a ``PrototypeHead`` or the handle of ``plug``. With ``start="auto"`` its memory starts by the rule
+            ``start``. With a process group every rank has to call ``step``; the first measures, and all start together.
         pictures: the probe, as the backbone takes it.
         labels: classes of the probe; two or more pictures of some are needed for S, and so for every rule.
         every: P, steps.
@@ -69,7 +69,7 @@ class DriftMonitor:
         lifetime_drift: bound on d(lag)/S that decides Δt: the largest measured lag up to which it holds, at the moment
             of beginning, or one interval if it holds nowhere. The ``delta_t`` of the head, if it has one, is the
             longest that Δt may be.
-        steps: length of the run, of which ``DriftStartRule.by`` is a share; None waits without end.
+        steps: length of the run, of which ``DriftStartRule.by`` is a share; with None there is no time limit.
 
     Raises:
         ValueError: if a rule cannot be followed with this probe or these measurements.
@@ -82,7 +82,7 @@ class DriftMonitor:
         >>> monitor.step(backbone)
 
     Attributes:
-        begin: that of this head, once it has come.
+        begin: the start of injection; None before it.
     """
 
     def __init__(
@@ -118,7 +118,7 @@ class DriftMonitor:
             self._check_rules()
 
     def step(self, backbone: nn.Module) -> Drift | None:
-        """Take note that an optimiser step is done; what was measured, if it is time to, else None.
+        """Count an optimiser step; returns the measurement if one was due, else None.
 
         Args:
             backbone: pictures → embeddings of what is remembered; its mode is left as it was.
@@ -141,7 +141,7 @@ class DriftMonitor:
         return {"features": torch.stack(self._features), "probe": self._digest, **counts}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Go on from there; what was measured of other pictures, or at another interval, is forgotten."""
+        """Continue from a state; measurements of other pictures, or at another interval, are discarded."""
         self._features, self._in_a_row = [], 0
         same = "probe" in state and torch.equal(state["probe"].cpu(), self._digest)
         if same and int(state["every"]) == self.every:
@@ -161,21 +161,21 @@ class DriftMonitor:
     def _check_rules(self) -> None:
         if self._pairs.shape[1] == 0 and (isinstance(self.start, DriftStartRule) or self.lifetime_drift is not None):
             raise ValueError(
-                "drift is judged by the distance between two pictures of a class, and no two pictures of the probe are"
-                " of one class; give classes of two or more pictures, or a start and a delta_t in steps"
+                "drift is measured against the distance between two pictures of a class, but no two pictures of the"
+                " probe are of one class; give classes of two or more pictures, or a start and a delta_t in steps"
             )
         if self.lifetime_drift is None and self._longest is None:
-            raise ValueError("nothing says Δt: give delta_t, or lifetime_drift to decide it by")
+            raise ValueError("Δt is not given: set delta_t, or lifetime_drift to derive Δt from drift")
         if isinstance(self.start, DriftStartRule):
             if self._tested > self.kept:
                 raise ValueError(
-                    f"{self.kept} measurements, {self.every} steps apart, do not reach back Δt = {self._longest} steps;"
-                    f" measure every {-(-(self._longest or 0) // self.kept)} steps or more seldom"
+                    f"{self.kept} measurements, {self.every} steps apart, do not cover Δt = {self._longest} steps;"
+                    f" measure every {-(-(self._longest or 0) // self.kept)} steps or less often"
                 )
         elif self.lifetime_drift is not None and self.start < 2 * self.every:
             raise ValueError(
-                f"Δt is decided by drift at step {self.start}, and the first is known at step {2 * self.every}; start"
-                " later, or measure more often"
+                f"Δt is decided by drift at step {self.start}, but the first drift is known at step {2 * self.every};"
+                " start later, or measure more often"
             )
 
     @torch.no_grad()
@@ -221,7 +221,7 @@ class DriftMonitor:
         return Begin(step, held, settled, by_drift=True)
 
     def _begin(self, decision: Begin | None) -> None:
-        """Begin if the first rank has so decided."""
+        """Start injection if the first rank has decided so."""
         ranks = self.head.ranks
         if ranks is not None:
             sent = torch.zeros(4, dtype=torch.int64, device=self.head.weight.device)
@@ -238,7 +238,7 @@ class DriftMonitor:
             _LOG.log(logging.INFO if decision.settled else logging.WARNING, self.sentence(decision))
 
     def sentence(self, begin: Begin) -> str:
-        """The log message about a beginning."""
+        """The log message about a start."""
         limit = "" if self._longest is None else f", of {self._longest} at most"
         words = f"injection begins at step {begin.step} with Δt {begin.delta_t}"
         words += f" (decided by drift{limit})" if begin.by_drift else ""

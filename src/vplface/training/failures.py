@@ -40,7 +40,7 @@ def interrupted(run: RunState, *, preempted: bool) -> TrainingInterrupted:
     """The exception for a run that a signal has stopped, once its state is saved."""
     return TrainingInterrupted(
         f"stopped after step {run.step} of {run.rate.steps}; everything is saved."
-        f" Go on with: vplface train {argument(run.folder.path)} --resume",
+        f" Continue with: vplface train {argument(run.folder.path)} --resume",
         preempted=preempted,
     )
 
@@ -59,7 +59,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 def out_of_memory(config: Config, error: BaseException) -> TrainingError:
     """The error for a step that does not fit into memory."""
     return TrainingError(
-        f"memory ran out ({str(error).splitlines()[0] if str(error) else 'no details'}). Take the batch of"
-        f" {config.batch_size} in more parts (accumulate={2 * config.accumulate}: same result, less memory), make it"
+        f"memory ran out ({str(error).splitlines()[0] if str(error) else 'no details'}). Split the batch of"
+        f" {config.batch_size} into more parts (accumulate={2 * config.accumulate}: same result, less memory), make it"
         " smaller (batch_size=...), or compute in precision=bfloat16"
     )

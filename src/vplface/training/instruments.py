@@ -1,4 +1,4 @@
-"""Measurements of what injection does to prototypes and gradients, on the features of a step.
+"""Measurements of the effect of injection on prototypes and gradients, on the features of a step.
 
 Everything here is computed a tile of classes at a time, from at most ``SAMPLES`` features, and over all ranks.
 """
@@ -21,10 +21,10 @@ from vplface.prototypes.memory import number_type
 from vplface.softmax.reference import class_prototypes, nearest_cosines
 
 SAMPLES = 64
-"""Features that are looked at."""
+"""Maximum number of features that are measured."""
 
 CLASSES = 4096
-"""Living classes whose angle is looked at."""
+"""Maximum number of classes whose angle is measured."""
 
 _TILE = 8192
 
@@ -32,11 +32,11 @@ _TILE = 8192
 def measure(
     head: PrototypeHead, embeddings: Float[Tensor, "batch dim"], labels: Int[Tensor, " batch"]
 ) -> dict[str, Any]:
-    """Measure all of this file but ``own_cosines``, for the journal; nothing before the memory exists.
+    """All measurements of this module except ``own_cosines``, for the journal; empty before the memory exists.
 
-    Nothing either where classes have several sub-centres or the margin changes the loss, as ``SphereFace2`` does.
+    Also empty where classes have several sub-centres or the margin changes the loss, as ``SphereFace2`` does.
 
-    Called inside ``micro_batches()``, with the batch under way, it sees the memory that the batch was compared with.
+    Called inside ``micro_batches()``, with the current batch, it uses the memory that the batch was compared with.
 
     Args:
         head: with a process group, of this rank; all ranks have to ask together.
@@ -104,13 +104,13 @@ def own_cosines(
 
 @torch.no_grad()
 def injected_angle(head: PrototypeHead) -> tuple[float | None, float | None]:
-    """By how much injection turns a prototype: angle(u_j, v_j) over living classes, in degrees.
+    """The angle by which injection turns a prototype: angle(u_j, v_j) over classes with a living memory, in degrees.
 
-    angle(u, v) = 2·asin(‖u/‖u‖ − v‖/2), which is exact for small angles too. With more than ``CLASSES`` living classes,
+    angle(u, v) = 2·asin(‖u/‖u‖ − v‖/2), which is exact for small angles too. With more than ``CLASSES`` such classes,
     every k-th of them counts.
 
     Returns:
-        The mean and the 95th percentile; None where no class lives.
+        The mean and the 95th percentile; None where no memory is alive.
     """
     injection = head.injection
     angles: list[Tensor] = [head.weight.new_zeros(0)]
@@ -185,8 +185,8 @@ def nearer_to_memory(
 ) -> float | None:
     """Share of the samples i with max_j cos(x_i, M_j) > max_j cos(x_i, v_j) over living classes j ≠ y_i.
 
-    For these the memory holds a harder stranger than any prototype is: only there can injection add a negative that the
-    plain softmax lacks.
+    For these samples the memory has a harder negative than any prototype: only there can injection add a negative that
+    the plain softmax lacks.
 
     Args:
         head: W, M and T.
@@ -194,7 +194,7 @@ def nearer_to_memory(
         labels: class ids.
 
     Returns:
-        The share; None if some sample finds no foreign class alive.
+        The share; None if for some sample no other class has a living memory.
     """
     rows = labels if head.ranks is None else head.ranks.local(labels)
     injection = head.injection

@@ -7,7 +7,7 @@ import threading
 from types import FrameType, TracebackType
 
 PREEMPTION = [signal.SIGTERM, *([signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else [])]
-"""The signals that schedulers send before they take a machine away."""
+"""The signals that schedulers send before they reclaim a machine."""
 
 
 class Interrupt:

@@ -39,7 +39,7 @@ class Intervals:
         )
 
     def log(self, step: int) -> bool:
-        """Whether the journal gets the loss and the like."""
+        """Whether a step is logged in the journal."""
         return step % self.log_every == 0 or step == self.last
 
     def inspect(self, step: int) -> bool:

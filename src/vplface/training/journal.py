@@ -52,7 +52,7 @@ class Journal:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            self._file.close()  # which writes what a full disk has not taken so far
+            self._file.close()  # flushes lines that a full disk has refused so far
         except OSError as failed:
             if error is None:
                 raise self._cannot_write(failed) from failed
@@ -61,7 +61,7 @@ class Journal:
         """Append one measurement; ``entry["step"]`` says when it was taken.
 
         Raises:
-            DataError: if the disk does not take it.
+            DataError: if it cannot be written, for example to a full disk.
         """
         try:
             self._file.write(json.dumps(entry) + "\n")

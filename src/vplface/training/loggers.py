@@ -104,7 +104,7 @@ class MLflow:
     """A run of MLflow, at MLFLOW_TRACKING_URI or in ``mlruns/`` beside the run folder."""
 
     def __init__(self, config: Config, first_step: int, known: str | None) -> None:
-        # A server that does not answer holds up a step for a minute, not for the many of MLflow's defaults.
+        # A server that does not answer delays a step by a minute at most; with MLflow's defaults it would be many.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
         place = os.environ.get("MLFLOW_TRACKING_URI")
@@ -176,7 +176,7 @@ class Loggers:
                 if isinstance(error, VplfaceError):
                     raise
                 raise ConfigError(
-                    f"loggers: {name} cannot be used: {_first_line(error)}; mend that, or leave it out of loggers"
+                    f"loggers: {name} cannot be used: {_first_line(error)}; fix that, or remove it from loggers"
                 ) from error
         names = known | {name: logger.identity for name, logger in self._open.items() if logger.identity is not None}
         if names:
@@ -220,14 +220,14 @@ def _known(path: Path) -> dict[str, str]:
             return {}
         return {name: identity for name, identity in read_json_object(path).items() if isinstance(identity, str)}
     except DataError as error:
-        print(f"{error}; wandb and mlflow begin new runs", file=sys.stderr)
+        print(f"{error}; wandb and mlflow start new runs", file=sys.stderr)
         return {}
 
 
 def _warn(name: str, error: Exception) -> None:
     print(
-        f"loggers: {name} is left out from here on: {_first_line(error)};"
-        " metrics.jsonl in the run folder has every number",
+        f"loggers: {name} is disabled from now on: {_first_line(error)};"
+        " metrics.jsonl in the run folder has all numbers",
         file=sys.stderr,
     )
 

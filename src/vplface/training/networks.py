@@ -23,7 +23,7 @@ from vplface.terms import Term
 
 
 def device_of(name: str, local_rank: int = 0) -> torch.device:
-    """The device that a configuration names; the best there is for ``auto``."""
+    """The device that a configuration names; for ``auto`` the best available."""
     if name != "auto":
         try:
             device = torch.device(name)
@@ -41,7 +41,7 @@ def backbone_of(config: Config, device: torch.device) -> nn.Module:
 
     Raises:
         ConfigError: if there is no such backbone, or it is too large for the memory of this machine.
-        DataError: if the weights are at fault.
+        DataError: if the weights are missing, damaged or of another network.
     """
     with meta_init(_MOST_PARTS):
         outline = build(config.backbone.name, config.backbone.embedding_dim, **config.backbone.options)
@@ -118,18 +118,18 @@ def optimizer_of(config: Config, backbone: nn.Module, head: PrototypeHead) -> to
 
 
 _MOST_PARTS = 20_000
-"""Of a network; the largest have some thousands."""
+"""Maximum number of parts of a network; the largest have some thousands."""
 
 
 def _require_memory(needed: int, what: str, advice: str) -> None:
-    """Refuse what cannot be held, before the system ends the process for it."""
+    """Refuse sizes that exceed memory, before the system kills the process."""
     have = _memory()
     if have is not None and needed > have:
         raise ConfigError(f"{what} take {needed / 2**30:,.1f} GiB, of {have / 2**30:,.1f} GiB of memory; {advice}")
 
 
 def _memory() -> int | None:
-    """Bytes of memory of this machine, None where the system does not say."""
+    """Bytes of memory of this machine; None if they are unknown."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):
@@ -137,7 +137,7 @@ def _memory() -> int | None:
 
 
 def _head_bytes(config: Config, rows: int, variational: Variational | None, terms: Sequence[Term]) -> int:
-    """Bytes of W and of what is remembered, for so many classes."""
+    """Bytes of W and of the memory, for a number of classes."""
     dim, device = config.backbone.embedding_dim, torch.device("meta")
     held: list[Tensor] = []
     with device:

@@ -100,7 +100,7 @@ def open_outputs(run: RunState, context: DistributedContext, *, fresh: bool) -> 
 
     Raises:
         ConfigError: if the folder cannot be written, or the configuration asks for an evaluation that is impossible.
-        DataError: if the data of an evaluation are at fault.
+        DataError: if the data of an evaluation are missing or damaged.
         VplfaceError: if a logger cannot be used.
     """
     config, folder = run.config, run.folder

@@ -27,7 +27,7 @@ def probe_of(pictures: PictureSet) -> tuple[UInt8[Tensor, "probe size size 3"], 
             probe.append(torch.from_numpy(pictures.picture(index)))
             labels.append(int(pictures.labels[index]))
     if not probe:
-        raise ConfigError("none of the pictures can be read; look at one of them, and at the folder that was given")
+        raise ConfigError("none of the pictures can be read; check one of them, and the given folder")
     return torch.stack(probe), torch.tensor(labels)
 
 

@@ -102,8 +102,8 @@ def require_same_training(folder: Path, before: Config, config: Config) -> None:
 
     Args:
         folder: the run folder.
-        before: what the run was trained with.
-        config: what is asked for now.
+        before: the configuration of the run.
+        config: the requested configuration.
 
     Raises:
         ConfigError: naming the keys that differ, with the overrides that restore them.
@@ -120,7 +120,7 @@ def require_same_identities(run: RunState, checkpoint: Path) -> None:
     """Refuse to resume a run whose data have other identities now; warn if the number of pictures has changed.
 
     Raises:
-        DataError: if the identities differ, or nothing in the folder says what they were.
+        DataError: if the identities differ, or the folder does not record them.
     """
     folder, now = run.folder.path, list(run.pictures.identities)
     known = read_manifest(checkpoint).get("data") or {}
@@ -131,7 +131,7 @@ def require_same_identities(run: RunState, checkpoint: Path) -> None:
     except (DataError, KeyError, TypeError, ValueError) as error:
         if not known:
             raise DataError(
-                f"{folder} does not say what it was trained on: {error}; put the file back, or start a new run from its"
+                f"{folder} does not say what it was trained on: {error}; restore the file, or start a new run from its"
                 " backbone (backbone.weights=FILE)"
             ) from error
         pictures = known["pictures"]
@@ -147,7 +147,7 @@ def require_same_identities(run: RunState, checkpoint: Path) -> None:
     if len(run.pictures) != pictures:
         print(
             f"there are {len(run.pictures):,} pictures instead of the {pictures:,} that {folder} was trained on so far;"
-            " the run goes on, with other batches than it would have had",
+            " the run continues, but with different batches",
             file=sys.stderr,
         )
 

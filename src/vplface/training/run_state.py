@@ -27,7 +27,7 @@ from vplface.training.schedules import LearningRate
 from vplface.training.sources import open_training
 
 KEPT = (16, 64)
-"""Measurements of drift that are kept: so many as reach back a lifetime, within these bounds."""
+"""Bounds on the number of drift measurements that are kept; it should cover a lifetime."""
 
 
 @dataclass
@@ -35,7 +35,7 @@ class RunState:
     """Everything a run consists of, before its first step or restored to a later one.
 
     Attributes:
-        config: what was asked for.
+        config: the configuration.
         device: where the networks are.
         preprocessing: pictures → input of the backbone, in training and wherever the model is used later.
         pictures: what is trained on.
@@ -113,13 +113,13 @@ def build_run(config: Config, context: DistributedContext | None = None, *, writ
     """Open the data and build networks, optimiser and schedule, all from ``config.seed``.
 
     Args:
-        config: what is asked for.
+        config: the configuration.
         context: the processes that share the run, each with classes of its own; None for this process alone.
-        write: generated faces to the folders of their sources; else they are drawn when they are asked for.
+        write: write generated faces to the folders of their sources; else each is generated when it is read.
 
     Raises:
         ConfigError: if the configuration cannot be carried out.
-        DataError: if pictures or weights are at fault.
+        DataError: if pictures or weights are missing or damaged.
     """
     if config.threads is not None:
         torch.set_num_threads(config.threads)

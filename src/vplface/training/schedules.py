@@ -31,7 +31,7 @@ class LearningRate:
     power: float = 2.0
 
     def factor(self, step: int) -> float:
-        """By what the base learning rate is multiplied in a step (counted from 0)."""
+        """The factor of the base learning rate in a step (counted from 0)."""
         if step < self.warmup:
             return (step + 1) / self.warmup
         progress = min((step - self.warmup) / max(self.steps - self.warmup, 1), 1.0)

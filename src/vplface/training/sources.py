@@ -29,7 +29,7 @@ def open_sources(sources: list[Source], *, write: bool = True) -> PictureSet:
 
     Raises:
         ConfigError: if fewer than two identities remain.
-        DataError: if a folder or a list is at fault; it names the key of the source.
+        DataError: if a folder or a list is missing or damaged; it names the key of the source.
     """
     sets = []
     for number, source in enumerate(sources):
@@ -63,7 +63,7 @@ def open_training(data: DataConfig, seed: int, *, write: bool = True) -> tuple[P
     if len(rest.identities) < 2:
         raise ConfigError(
             f"data.holdout keeps {len(aside.identities)} of {len(pictures.identities)} people aside and leaves one to"
-            " train on; training needs at least two. Keep nobody aside (data.holdout=0), or fewer"
+            " train on; training needs at least two. Lower data.holdout, or set it to 0"
         )
     return rest, aside
 
@@ -85,7 +85,7 @@ def open_source(source: Source, *, write: bool = True) -> PictureSet:
     if excluded and not spelled_as_in(pictures.identities, excluded).intersection(pictures.identities):
         print(
             f"{source.exclude}: none of its {len(excluded)} people is in {source.path}, where they are called"
-            f" {pictures.identities[0]!r} and the like; nobody is left out",
+            f" {pictures.identities[0]!r} and so on; nobody is excluded",
             file=sys.stderr,
         )
     return narrow(

@@ -78,7 +78,7 @@ class StoredTensors:
     def _entry(self, described: Any) -> tuple[torch.dtype, list[int], int, int]:
         kind, shape, (first, end) = _TYPES[described["dtype"]], described["shape"], described["data_offsets"]
         if len(shape) > _MOST_AXES or not all(type(number) is int and number >= 0 for number in (*shape, first, end)):
-            raise ValueError("a tensor has a shape or a place that cannot be")
+            raise ValueError("a tensor has an impossible shape or offset")
         if math.prod(shape) * kind.itemsize != end - first or self._start + end > self._file.size:
             raise ValueError(f"a tensor of shape {shape} does not lie in bytes {first} to {end}")
         return kind, shape, first, end

@@ -40,7 +40,7 @@ def train(config: Config, *, resume: bool = False, overwrite: bool = False) -> R
 
     Raises:
         ConfigError: if the configuration cannot be carried out, or the folder holds another run.
-        DataError: if pictures, lists or checkpoints are at fault.
+        DataError: if pictures, lists or checkpoints are missing or damaged.
         TrainingError: if a value is not finite, the head refuses a batch, or memory runs out; the last good checkpoint
             is named.
         TrainingInterrupted: after Ctrl-C, SIGTERM or SIGUSR1, when everything is saved.
@@ -103,9 +103,9 @@ def _build_in_turn(config: Config, context: DistributedContext) -> RunState:
 
 
 def _restore(run: RunState, checkpoint: Path, context: DistributedContext) -> None:
-    """Put a run that was just built into the state of its checkpoint."""
+    """Restore a run that was just built from its checkpoint."""
     context.on_main(lambda: require_same_identities(run, checkpoint))
     load_checkpoint(checkpoint, run, context)
     before = recorded_config(checkpoint) or stored_config(run.folder.path) or run.config
     if any(is_of_evaluation(key) for key in changed_keys(before, run.config)):
-        run.best = None  # the best figure so far answers another question
+        run.best = None  # the best figure so far is of another evaluation

@@ -142,7 +142,7 @@ class Trainer:
                 total += loss.item()
                 embeddings.append(part_embeddings.detach())
                 labels.append(part_labels)
-            figures = self._figures(embeddings, labels, log=log, inspect=inspect)  # of the memory that the loss used
+            figures = self._figures(embeddings, labels, log=log, inspect=inspect)  # with the memory that the loss used
         if run.config.optimizer.clip is not None:
             self._clip_gradients(run.config.optimizer.clip)
         for optimizer in run.optimizers:
@@ -241,7 +241,7 @@ class Trainer:
         }
 
     def _follow_drift(self) -> dict[str, Any]:
-        """Let the monitor measure drift if it is due; returns what the journal is to hold of it, or of a beginning."""
+        """Let the monitor measure drift if it is due; returns its journal entries, with the start of injection."""
         run, entry = self.run, dict[str, Any]()
         measured, begin = run.drift.step(run.memory_encoder), run.drift.begin
         if measured is not None:
@@ -249,12 +249,12 @@ class Trainer:
             entry = {"drift": shortest, "drift_by_lag": measured.by_lag, "spread": measured.spread}
         if begin is not None and begin.step == run.step:
             entry["begin"] = {"delta_t": begin.delta_t, "settled": begin.settled, "by_drift": begin.by_drift}
-            if begin.settled and self.context.is_main:  # where it had not, the monitor warns
+            if begin.settled and self.context.is_main:  # if not, the monitor warns
                 print(run.drift.sentence(begin), file=sys.stderr)
         return entry
 
     def _batches(self, interrupt: Interrupt) -> Iterator[Batch]:
-        """The batches that are left; they end early if one is waited for when a signal asks to stop."""
+        """The remaining batches; they end early if a stop signal arrives while waiting for one."""
         run, context, config = self.run, self.context, self.run.config
 
         def give_up(seconds: float) -> bool:
@@ -306,11 +306,11 @@ def _network(run: RunState, context: DistributedContext) -> Any:
     network: Any = torch.compile(run.backbone) if run.config.compile else run.backbone
     if context.group is None:
         return network
-    context.barrier()  # the first process has opened the run's outputs meanwhile, and DDP waits only so long
+    context.barrier()  # the first process has opened the run's outputs meanwhile; DDP waits only for a limited time
     # With batch statistics those of rank 0 are kept: of the first slice of every batch.
     devices = [run.device] if run.device.type == "cuda" else None
     # Looking for unused parameters keeps DDP from regrouping its buckets after the first step, with which sums over
-    # three or more ranks would round otherwise in a resumed run. Where exactness is not to be had, speed is.
+    # three or more ranks would round differently in a resumed run. On GPUs sums are not exact in any case.
     exact = run.device.type == "cpu"
     return DistributedDataParallel(
         network, device_ids=devices, process_group=context.group, find_unused_parameters=exact

@@ -23,7 +23,7 @@ from vplface.training.sources import generate, open_training
 
 HOLDOUT = "holdout"
 PREFERRED = (TAR.at(1e-3), TAR.at(1e-2), ACCURACY.at(), BEST_ACCURACY.at(), RANK.at(1))
-"""By the first of these that an evaluation gives, the best model is kept, unless the settings name another."""
+"""The best model is chosen by the first of these metrics that is measured, unless the settings name another."""
 
 
 class Validation:
@@ -34,7 +34,7 @@ class Validation:
         heldout: people kept out of training, who make a set of their own, ``holdout``; None for none.
 
     Raises:
-        DataError: if pictures or lists are at fault, so that a run fails before its first step and not at its end.
+        DataError: if pictures or lists are missing or damaged: a run should fail before its first step, not at its end.
         ConfigError: if two sets have one name, or ``best`` names none of them.
     """
 
@@ -78,7 +78,7 @@ class Validation:
         return {name: task.evaluate(embeddings[id(task.pictures)], options) for name, task in self.tasks.items()}
 
     def criterion(self, values: Mapping[str, Mapping[str, float | None]]) -> float | None:
-        """The figure by which the best model is kept: ``best`` of the settings, or the first telling one there is."""
+        """The figure by which the best model is kept: ``best`` of the settings, or the first of ``PREFERRED``."""
         if self.settings.best is not None:
             name, _, metric = self.settings.best.rpartition("/")
             if metric not in values[name]:
@@ -106,7 +106,9 @@ class Validation:
             known = ", ".join(measurable({TAR: self.settings.fars, RANK: [1]}))
             raise ConfigError(f"evaluation.best: {name!r} has no metric {metric!r}; there are {known}")
         if asked.lower_is_better:
-            raise ConfigError(f"evaluation.best: {best!r} is an error rate; name a figure that rises")
+            raise ConfigError(
+                f"evaluation.best: {best!r} is an error rate; choose a metric that is higher for better models"
+            )
         measured = [TAR.at(far).key for far in self.settings.fars]
         if asked.kind is TAR and metric not in measured:
             raise ConfigError(

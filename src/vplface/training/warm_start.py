@@ -34,7 +34,7 @@ def whole_checkpoint(folder: Path) -> Path:
     if path is None:
         damaged = f" ({faults[0][1]})" if faults else ""
         raise DataError(
-            f"{folder} holds no whole checkpoint to start from{damaged}; give a run folder, or take its backbone alone:"
+            f"{folder} holds no whole checkpoint to start from{damaged}; give a run folder, or use only its backbone:"
             " backbone.weights=FILE"
         )
     return path
@@ -88,7 +88,7 @@ def init_from_run(path: Path, run: RunState) -> None:
 
 
 def _inherit_rows(run: RunState, here: Tensor, rows: dict[str, Tensor], common: dict[str, Tensor]) -> None:
-    """Write the rows of classes that were there before to where they are now."""
+    """Write the rows of the classes that both runs have to their new positions."""
     head, device = run.head, run.device
 
     def placed(values: Tensor) -> Tensor:
@@ -99,11 +99,11 @@ def _inherit_rows(run: RunState, here: Tensor, rows: dict[str, Tensor], common: 
     if rows["head.weight"].shape[1:] != head.weight.shape[1:]:
         raise ConfigError(
             f"that run has prototypes of {list(rows['head.weight'].shape[1:])} for each class, this one of"
-            f" {list(head.weight.shape[1:])}; set subcenters to what it has"
+            f" {list(head.weight.shape[1:])}; set subcenters to the same number"
         )
     with torch.no_grad():
         head.weight[here] = rows["head.weight"].to(head.weight)
-    if head.begun_at is not None and "head.memory" in rows:  # start: auto waits until features hold still again
+    if head.begun_at is not None and "head.memory" in rows:  # start: auto waits until features have settled again
         of_memory = {name: value for name, value in _of_head(rows).items() if not name.startswith(("weight", "terms."))}
         memory = {name: placed(value) for name, value in of_memory.items()}
         memory |= {name: value for name, value in _of_head(common).items() if not name.startswith(_NOT_INHERITED)}

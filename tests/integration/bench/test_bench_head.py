@@ -64,7 +64,7 @@ def test_measure_times_the_floor_in_the_same_rounds_as_the_arms(monkeypatch):
 def test_measure_refuses_arms_with_different_losses(monkeypatch):
     lazy = Arm(lambda problem: lambda: 0.5, "vpl", 1, 0)
     monkeypatch.setattr(bench, "ARMS", {**bench.ARMS, "lazy": lazy})
-    with pytest.raises(VplfaceError, match="eager and lazy come to different losses"):
+    with pytest.raises(VplfaceError, match="eager and lazy compute different losses"):
         bench.measure(SMALL, ["eager", "lazy"], repeats=1, memory=False)
 
 

@@ -62,7 +62,7 @@ def test_scale_refuses_processes_with_different_losses(make, grows):
 
 
 def test_scale_reports_a_killed_process():
-    with pytest.raises(VplfaceError, match="of 2 was ended from outside"):
+    with pytest.raises(VplfaceError, match="of 2 was killed"):
         bench.scale(lazy.killed, SMALL, [2], repeats=1, grows="classes")
 
 

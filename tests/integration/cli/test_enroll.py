@@ -78,15 +78,15 @@ def test_vplface_enroll_adds_a_folder_of_people_and_skips_enrolled_pictures(mode
     monkeypatch.setattr(enrolment, "_SAVE_INTERVAL", 0.0)
     result = vplface("enroll", people, photos, "--model", model)
     assert result.exit_code == 0, result.stderr
-    assert result.stdout == f"{people}: enrolled 5 pictures of 3 people; passed over 2\n"
-    assert f"passed over {photos}/Ada/4.png (Ada): no face found in 200×200 pixels" in result.stderr
-    assert f"passed over {photos}/李小龍/5.jpg (李小龍): the file is empty" in result.stderr
+    assert result.stdout == f"{people}: enrolled 5 pictures of 3 people; skipped 2\n"
+    assert f"skipped {photos}/Ada/4.png (Ada): no face found in 200×200 pixels" in result.stderr
+    assert f"skipped {photos}/李小龍/5.jpg (李小龍): the file is empty" in result.stderr
     assert f"note: {photos}/Ada/3.png shows 2 faces: 1 is " in result.stderr
     listed = vplface("enroll", people, "--list").stdout.splitlines()
     assert listed == ["Ada  3", "Zoë Ω  1", "李小龍  1", f"3 people, 5 pictures; model {model}, flip sum"]
     before = (people / "gallery.safetensors").read_bytes()
     again = vplface("enroll", people, photos)
-    assert again.stdout == f"{people}: enrolled 0 pictures of 0 people; 5 were there already; passed over 2\n"
+    assert again.stdout == f"{people}: enrolled 0 pictures of 0 people; 5 were already enrolled; skipped 2\n"
     assert (people / "gallery.safetensors").read_bytes() == before
     embedder = Embedder.load(model)
     stored = load_gallery(people)
@@ -163,7 +163,7 @@ def test_vplface_identify_names_every_face_or_reports_it_as_unknown(model, peopl
     assert "  unknown (nearest: " in lines[2]
     assert lines[3] == "threshold 1.0000, from the command line"
     undecided = vplface("identify", people, two)
-    assert "has no operating point, so nothing is decided" in undecided.stderr
+    assert "has no operating point, so no decision is made" in undecided.stderr
     assert "unknown" not in undecided.stdout
     nothing = vplface("identify", people, photos / "Ada" / "4.png", "--threshold", 0.5)
     assert nothing.exit_code == 0

@@ -274,7 +274,7 @@ def test_vplface_evaluate_compare_tests_models_on_the_same_pairs(embedded):
     test = noisy["accuracy"]["mcnemar"]
     assert (test["only_second"] - test["only_first"]) / 24 == pytest.approx(expected)
     words = evaluate_many(embedded, ["model", "named.npz"], *base, "--compare").stdout
-    assert "cannot be told apart" in words
+    assert "not significant" in words
     assert "McNemar" in words
     side_by_side = as_json(evaluate_many(embedded, ["model", "named.npz"], *base, "--json"))
     assert list(side_by_side) == ["schema", "models"]
@@ -362,7 +362,7 @@ def test_vplface_evaluate_hashes_the_files_that_it_loaded(embedded, kind, tmp_pa
     ("models", "arguments", "message"),
     [
         (["model"], ["--compare"], "--compare needs two models"),
-        (["model", "named.npz"], ["--compare", "--bootstrap", "0"], "--compare needs the resamples"),
+        (["model", "named.npz"], ["--compare", "--bootstrap", "0"], "--compare needs resamples"),
         (["model", "model"], [], "named twice"),
         (["model", "named.npz"], ["--save-operating-point", "0.1"], "one model at a time"),
         (["model"], ["--save-operating-point", "0"], "--save-operating-point 0:"),

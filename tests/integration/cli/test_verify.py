@@ -118,7 +118,7 @@ def test_vplface_verify_takes_the_largest_of_several_faces_and_lists_all(model, 
     assert "threshold 0.5000, from the command line" in result.stdout
     (note,) = result.stderr.splitlines()
     assert "two.png shows 2 faces: 1 is " in note
-    assert note.endswith("; taken: 1, others with --face")
+    assert note.endswith("; used: 1; choose another with --face")
 
 
 def test_vplface_verify_without_an_operating_point_decides_nothing_and_proposes_a_command(model, pictures):

@@ -31,7 +31,7 @@ from vplface.stored_model import ModelCard, save_model
 from vplface_synthetic import SyntheticFaces
 
 THRESHOLD = 0.9999
-ENDED = "stopped; what was temporary is deleted\n"
+ENDED = "stopped; temporary files are deleted\n"
 NAME = "Ada <img src=x onerror=document.title='bad'> ${document.title='bad'} {{x}}"
 
 WATCHED = """

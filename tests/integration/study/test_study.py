@@ -231,7 +231,7 @@ def test_vplface_study_resumes_a_stopped_run(tmp_path, number, status):
     _, said = process.communicate(timeout=100)
     assert process.returncode == status, said
     if number != "SIGKILL":
-        assert "1 of 1 runs unfinished; everything is saved. Go on with: vplface study study.yaml" in said
+        assert "1 of 1 runs unfinished; everything is saved. Continue with: vplface study study.yaml" in said
     grid = read_grid(tmp_path / "study.yaml", [f"output={tmp_path / 'runs'}"])
     while not list((grid.folder / "wide/vpl-seed0/checkpoints").glob("step-*")) or _worker_lives(tmp_path):
         assert time.monotonic() < deadline

@@ -123,7 +123,7 @@ def test_join_names_an_address_where_ranks_cannot_meet(environment):
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         environment(WHOLE | {"RANK": "0", "MASTER_PORT": str(taken.getsockname()[1])})
-        with pytest.raises(RankError, match=r"cannot meet at 127\.0\.0\.1:.*MASTER_ADDR"), join(timeout=1):
+        with pytest.raises(RankError, match=r"cannot connect at 127\.0\.0\.1:.*MASTER_ADDR"), join(timeout=1):
             pass
 
 

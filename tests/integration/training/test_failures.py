@@ -83,7 +83,7 @@ def test_out_of_memory_advises_a_larger_accumulate(faces, tmp_path, monkeypatch)
         raise RuntimeError("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory")
 
     monkeypatch.setattr(Trainer, "train_step", hungry)
-    with pytest.raises(TrainingError, match=r"batch of 16 in more parts \(accumulate=2"):
+    with pytest.raises(TrainingError, match=r"batch of 16 into more parts \(accumulate=2"):
         train(settings(faces, tmp_path))
 
 

@@ -140,10 +140,10 @@ def test_build_config_refuses_odd_values_in_one_line_or_reads_them_back(changes)
         ("backbone.embedding_dim=1e9", "backbone.embedding_dim: .*less than or equal to 65536"),
         ("evaluation.bootstrap=1e9", "evaluation.bootstrap: .*less than or equal to"),
         ("checkpoints_kept=1e12", "checkpoints_kept: .*less than or equal to"),
-        ("log_every=1e12", "log_every: a duration is of 0 to 1,000,000,000 steps"),
+        ("log_every=1e12", "log_every: a duration must be 0 to 1,000,000,000 steps"),
         ("schedule.length=" + "9" * 400, "schedule.length: .*not a duration"),
         ("schedule.length={amount: .nan}", "schedule.length: .*not a duration"),
-        ("schedule.length=-3", "schedule.length: a duration is of 0"),
+        ("schedule.length=-3", "schedule.length: a duration must be 0"),
         ("timeout=1e300", "timeout: .*less than or equal to"),
         ("optimizer.lr=.nan", "optimizer.lr: .*greater than 0"),
         ("optimizer.lr=nan", "optimizer.lr: .*greater than 0"),
@@ -169,8 +169,8 @@ def test_build_config_refuses_odd_values_in_one_line_or_reads_them_back(changes)
         ("backbone.options={blocks: [1, 4, 1000000, 2]}", r"backbone\.options\.blocks: no number may exceed"),
         ("backbone={name: 'timm:vit', options: {depth: 1e9}}", r"backbone\.options\.depth: no number may exceed"),
         ("seed=" + "9" * 5000, "seed: .*exceeded maximum size"),
-        ("name=a/b", "a name is that of a folder"),
-        ("name=" + "x" * 300, "a name is that of a folder"),
+        ("name=a/b", "must be the name of a folder"),
+        ("name=" + "x" * 300, "must be the name of a folder"),
         (".".join("a" * 5000) + "=1", "more than 32 parts"),
         ("data.train.²=1", "cannot set"),
     ],
@@ -260,7 +260,7 @@ def test_read_grid_is_bounded_and_keeps_names_as_written(tmp_path):
         ("workers=100000", "workers: .*1024"),
         ("threads=100000", "threads: .*1024"),
         ("seeds=[-1]", "seeds.0"),
-        (f"seeds={list(range(6000))}", "12,000 runs; a study has at most 10,000"),
+        (f"seeds={list(range(6000))}", "12,000 runs; settings × arms × seeds may be at most 10,000"),
     ):
         with pytest.raises(ConfigError, match=message):
             read_grid(study, [override])

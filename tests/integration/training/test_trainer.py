@@ -212,6 +212,6 @@ def test_vplface_train_saves_on_a_signal_and_says_how_to_resume(faces, tmp_path,
     output, _ = child.communicate(timeout=60)
     assert child.returncode == status, output
     step = journal(tmp_path / "b" / "run")[-1]["step"]
-    assert f"stopped after step {step} of 3000; everything is saved. Go on with: vplface train" in output
+    assert f"stopped after step {step} of 3000; everything is saved. Continue with: vplface train" in output
     assert "Traceback" not in output
     assert [path.name for path in (tmp_path / "b/run/checkpoints").iterdir()] == [f"step-{step:08d}"]

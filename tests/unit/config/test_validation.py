@@ -60,7 +60,7 @@ def _refuse(value):
 @pytest.mark.parametrize(
     ("kind", "value", "expected"),
     [
-        (Annotated[object, BeforeValidator(read_duration)], -3, "a duration is of 0 to 1,000,000,000 steps, got -3"),
+        (Annotated[object, BeforeValidator(read_duration)], -3, "a duration must be 0 to 1,000,000,000 steps, got -3"),
         (Annotated[str, AfterValidator(_refuse)], "a/b", "slashes are not allowed, got 'a/b'"),
         (Annotated[int, Field(gt=0)], 0, "Input should be greater than 0, got 0"),
     ],

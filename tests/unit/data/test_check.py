@@ -154,8 +154,8 @@ def test_vplface_data_check_writes_a_drop_list_for_vplface_data_convert(faces, t
     ("arguments", "status", "says"),
     [
         (["nowhere"], 1, "nowhere: does not exist"),
-        (["faces", "--kinds", "blurred"], 2, "expected names out of unreadable, truncated"),
-        (["faces", "--kinds", ""], 2, "expected names out of unreadable"),
+        (["faces", "--kinds", "blurred"], 2, "expected some of unreadable, truncated"),
+        (["faces", "--kinds", ""], 2, "expected some of unreadable"),
         (["faces", "--sheet", "x.pdf"], 2, "must end in .png or .jpg"),
         (["faces", "--model", "none.onnx"], 1, "none.onnx"),
     ],

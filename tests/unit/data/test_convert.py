@@ -57,7 +57,7 @@ def test_convert_copies_a_folder_exactly_and_refuses_an_existing_target(source, 
     assert (done.pictures, done.identities, done.resumed, done.dropped) == (60, 5, 0, 0)
     assert done.unreadable == {}
     assert not journal(target).exists()
-    with pytest.raises(DataError, match="target: is there already"):
+    with pytest.raises(DataError, match="target: already exists"):
         convert(ImageFolder(source), source, target)
     assert contents(target) == contents(source)
 
@@ -247,10 +247,10 @@ def test_convert_resumes_only_from_the_same_source(source, tmp_path):
     interrupted(source, target)
     before = contents(target)
     assert len(before) == 10
-    with pytest.raises(DataError, match=r"begun from something else .*pictures 60, now 59"):
+    with pytest.raises(DataError, match=r"started from another source .*pictures 60, now 59"):
         convert(ImageFolder(source), source, target, drop=["p0/0/5.jpg"])
     (source / "p0" / "0" / "0.jpg").rename(source / "p0" / "0" / "00.jpg")
-    with pytest.raises(DataError, match=r"begun from something else .*names and labels"):
+    with pytest.raises(DataError, match=r"started from another source .*names and labels"):
         convert(ImageFolder(source), source, target)
     (source / "p0" / "0" / "00.jpg").rename(source / "p0" / "0" / "0.jpg")
     assert contents(target) == before
@@ -263,7 +263,7 @@ def test_convert_refuses_a_target_to_which_pictures_were_added(source, tmp_path)
     interrupted(source, target)
     for number in range(51):
         (target / "p0" / f"added{number}.jpg").write_bytes(b"")
-    with pytest.raises(DataError, match="holds 61 pictures, the source 60; something was added"):
+    with pytest.raises(DataError, match="holds 61 pictures, the source 60; pictures were added"):
         convert(ImageFolder(source), source, target)
 
 
@@ -350,7 +350,7 @@ def test_vplface_data_convert_reports_the_conversion_as_json(source, tmp_path):
 def test_vplface_data_convert_exits_with_1_if_pictures_are_unreadable(source, tmp_path, failing):
     result = run(source, tmp_path / "target")
     assert result.exit_code == 1
-    assert "56 pictures of 5 identities, 4 could not be read and are left out" in result.stdout
+    assert "56 pictures of 5 identities, 4 could not be read and were left out" in result.stdout
     assert f"cannot be read: {source / 'p2/0/7.jpg'}: Input/output error" in result.stderr
 
 
@@ -359,8 +359,8 @@ def test_vplface_data_convert_exits_with_1_if_pictures_are_unreadable(source, tm
     [
         (["nowhere", "x"], 1, "nowhere: does not exist"),
         (["source", "x.zip"], 2, "choose the format with --to"),
-        (["source", "x.bin"], 2, "--pairs and a .bin file need each other"),
-        (["source", "x", "--pairs", "pairs.txt"], 2, "--pairs and a .bin file need each other"),
+        (["source", "x.bin"], 2, "a .bin file and --pairs belong together"),
+        (["source", "x", "--pairs", "pairs.txt"], 2, "a .bin file and --pairs belong together"),
         (["source", "x.bin", "--pairs", "pairs.txt", "--drop", "drop.txt"], 2, "--drop does not apply to a .bin file"),
         (["source", "x", "--drop", "none.txt"], 1, "none.txt: cannot be read"),
         (["source", "x", "--to", "zip"], 2, "zip"),

@@ -131,4 +131,4 @@ def test_vplface_data_convert_keeps_pairs_through_a_bin_file(faces, tmp_path, fo
         assert [new.encoded(k) for k in new_side.tolist()] == [pictures.encoded(k) for k in old_side.tolist()]
     again = run(app, ["data", "convert", str(faces), f"{tmp_path}/x.bin", "--pairs", f"{tmp_path}/pairs.txt"])
     assert again.exit_code == 1
-    assert "x.bin: is there already" in again.stderr
+    assert "x.bin: already exists" in again.stderr

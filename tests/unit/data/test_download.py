@@ -248,7 +248,7 @@ def test_vplface_data_get_shows_the_terms_and_resumes(server, tmp_path, monkeypa
     ("arguments", "says"),
     [
         ([], "no set is named"),
-        (["lwf"], "no set is called 'lwf'; did you mean 'lfw'?"),
+        (["lwf"], "unknown set 'lwf'; did you mean 'lfw'?"),
         (["ms1mv3"], "ms1mv3 cannot be downloaded by a program"),
     ],
 )

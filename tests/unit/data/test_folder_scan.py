@@ -95,9 +95,7 @@ def test_ImageFolder_omits_and_counts_pipes_devices_and_broken_links(tmp_path: P
     left_out = ImageFolder(root).left_out
     assert sorted(left_out.irregular) == ["ada/pipe.jpg", "ada/random.jpg", "away", "joan/1.jpg"]
     assert left_out.people == ["joan"]
-    assert str(left_out).startswith(
-        "4 entries that are not regular files were left out (a link that leads nowhere, a pipe, "
-    )
+    assert str(left_out).startswith("4 entries that are not regular files were left out (broken link, pipe ")
 
 
 def test_ImageFolder_refuses_folders_that_link_to_one_another_in_too_many_ways(tmp_path: Path) -> None:

@@ -267,7 +267,7 @@ def test_resolve_lists_missing_pictures() -> None:
 
 def test_resolve_refuses_ambiguous_names() -> None:
     pairs = Pairs(["a/1"], ["b/1"], np.array([True]), np.array([0]))
-    with pytest.raises(DataError, match="1 names of the pairs stand for several pictures: a/1"):
+    with pytest.raises(DataError, match="1 names of the pairs match several pictures: a/1"):
         resolve(pairs, Named(["a/1.jpg", "a/1.png", "b/1.jpg"]))
 
 
@@ -413,7 +413,7 @@ def test_resolve_finds_a_name_without_a_folder_in_any_folder() -> None:
     pictures = Named(["aligned images/A_0001.jpg", "B/B_0001.jpg", "C/1.jpg", "D/1.jpg"])
     pairs = Pairs(["A_0001.jpg"], ["B_0001"], np.ones(1, bool), np.zeros(1, int))
     assert [found.tolist() for found in resolve(pairs, pictures)] == [[0], [1]]
-    with pytest.raises(DataError, match=r"stand for several pictures: 1\.jpg"):
+    with pytest.raises(DataError, match=r"match several pictures: 1\.jpg"):
         resolve(Pairs(["1.jpg"], ["B_0001"], np.ones(1, bool), np.zeros(1, int)), pictures)
     with pytest.raises(DataError, match=r"not in the set: x/A_0001\.jpg"):
         resolve(Pairs(["x/A_0001.jpg"], ["B_0001"], np.ones(1, bool), np.zeros(1, int)), pictures)

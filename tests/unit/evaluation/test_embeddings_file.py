@@ -59,7 +59,9 @@ def test_read_embeddings_needs_rows_only_for_the_requested_pictures(tmp_path):
     found = read_embeddings(tmp_path / "e.npz", Named(NAMES), np.array([0, 2]))
     np.testing.assert_array_equal(found[[0, 2]], ROWS[[2, 0]])
     assert np.isnan(found[[1, 3]]).all()
-    with pytest.raises(DataError, match=r"2 of the 4 pictures .* have no embedding there, 'a/1\.jpg' for one"):
+    with pytest.raises(
+        DataError, match=r"2 of the 4 pictures .* have no embedding in the file, for example 'a/1\.jpg'"
+    ):
         read_embeddings(tmp_path / "e.npz", Named(NAMES))
 
 
@@ -76,7 +78,7 @@ def save(path, **arrays):
         ({"embeddings": ROWS.astype(int)}, "floating-point numbers, got int64"),
         ({"embeddings": ROWS, "names": np.array(NAMES[:2])}, "a text for each of the 4"),
         ({"embeddings": ROWS, "names": np.arange(4)}, "a text for each of the 4"),
-        ({"embeddings": ROWS, "names": np.array(["a/0.jpg", "x/a/0.jpg", *NAMES[2:]])}, "both stand for"),
+        ({"embeddings": ROWS, "names": np.array(["a/0.jpg", "x/a/0.jpg", *NAMES[2:]])}, "both name the picture"),
     ],
 )
 def test_read_embeddings_refuses_arrays_that_do_not_fit_the_set(tmp_path, arrays, message):

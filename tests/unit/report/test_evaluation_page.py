@@ -114,24 +114,24 @@ def test_write_evaluation_says_that_the_lower_error_is_ahead(tmp_path: Path) -> 
     sentence, _ = written(tmp_path, [record("old"), record("new", metrics=metrics)], "A title", [comparison])
     assert sentence.replace("\N{NO-BREAK SPACE}", " ") == (
         "new is ahead by 3.0 points of equal error rate (95 % interval 2.0 to 4.0); "
-        "in accuracy the two cannot be told apart."
+        "in accuracy the two are not statistically different."
     )
 
 
 def test_write_evaluation_names_no_winner_if_the_interval_contains_0(tmp_path: Path) -> None:
     entry = difference(0.0, -0.004, 0.004) | {"mcnemar": {"only_first": 3, "only_second": 5, "p": 0.7265625}}
     sentence, text = written(tmp_path, [record("old"), record("new")], "A title", [{"IJB": {"accuracy": entry}}])
-    assert "old and new cannot be told apart" in sentence
+    assert "old and new are not statistically different" in sentence
     assert "+0.00 points of accuracy" in sentence
-    assert "new alone tells 5 pairs rightly, old alone 3" in text
+    assert "new alone classifies 5 pairs correctly, old alone 3" in text
     assert "p = 0.73" in text
 
 
 def test_write_evaluation_compares_each_further_model_with_the_first(tmp_path: Path) -> None:
     comparisons = [{"IJB": {"accuracy": difference(0.0, -0.01, 0.01)}} for _ in range(2)]
     sentence, text = written(tmp_path, [record("a"), record("b"), record("c")], "A title", comparisons)
-    assert "a and b cannot be told apart" in sentence
-    assert "a and c cannot be told apart" in sentence
+    assert "a and b are not statistically different" in sentence
+    assert "a and c are not statistically different" in sentence
     assert "b − a" in text
     assert "c − a" in text
     with pytest.raises(ValueError, match="3 models, 1 comparisons"):

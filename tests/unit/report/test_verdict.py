@@ -26,19 +26,19 @@ def test_verdict_names_no_winner_if_the_interval_contains_0() -> None:
     entry = {"difference": 0.004, "ci95": [-0.002, 0.010], "distinguishable": False}
     sentence, _ = judged({"accuracy": entry}, {"accuracy": 0.90}, {"accuracy": 0.904})
     assert sentence == (
-        "plain and vpl cannot be told apart: the 95 % interval of their difference, "
+        "plain and vpl are not statistically different: the 95 % interval of their difference, "
         "+0.4 points of accuracy for vpl over plain (95 % interval −0.2 to 1.0), contains 0."
     )
 
 
 def test_verdict_follows_the_interval_if_the_file_claims_a_difference() -> None:
     entry = {"difference": 0.004, "ci95": [-0.002, 0.010], "distinguishable": True}
-    assert "cannot be told apart" in judged({"accuracy": entry}, {"accuracy": 0.90}, {"accuracy": 0.904})[0]
+    assert "are not statistically different" in judged({"accuracy": entry}, {"accuracy": 0.90}, {"accuracy": 0.904})[0]
 
 
 def test_verdict_names_no_winner_if_the_file_says_not_distinguishable() -> None:
     entry = {"difference": 0.02, "ci95": [0.01, 0.03], "distinguishable": False}
-    assert "cannot be told apart" in judged({"accuracy": entry}, {"accuracy": 0.90}, {"accuracy": 0.92})[0]
+    assert "are not statistically different" in judged({"accuracy": entry}, {"accuracy": 0.90}, {"accuracy": 0.92})[0]
 
 
 @pytest.mark.parametrize(("sign", "winner"), [(1, "vpl"), (-1, "plain")])
@@ -62,7 +62,7 @@ def test_verdict_names_both_arms_if_each_is_ahead_in_another_metric() -> None:
     assert sentence == (
         "plain is ahead by 2.0 points of accuracy (95 % interval 1.0 to 3.0); "
         "vpl is ahead by 5.0 points of TAR at FAR 10⁻³ (95 % interval 2.0 to 8.0); "
-        "in TAR at FAR 10⁻⁴ the two cannot be told apart."
+        "in TAR at FAR 10⁻⁴ the two are not statistically different."
     )
 
 
@@ -97,7 +97,7 @@ def test_verdict_reports_each_set_separately() -> None:
     used, _ = differences(runs, {"LFW": {"accuracy": clear}, "AgeDB": {"accuracy": unclear}})
     assert verdict(runs, used).replace("\N{NO-BREAK SPACE}", " ") == (
         "On LFW, vpl is ahead by 2.0 points of accuracy (95 % interval 1.0 to 3.0). "
-        "On AgeDB, the two cannot be told apart."
+        "On AgeDB, the two are not statistically different."
     )
 
 
@@ -105,7 +105,7 @@ def test_verdict_says_that_a_run_at_chance_is_guessing() -> None:
     guessing = RunRecord(
         Path("run"), "run", evaluations={"LFW": {"metrics": {"accuracy": {"value": 0.51, "ci95": [0.48, 0.54]}}}}
     )
-    assert verdict([guessing], []).endswith("which cannot be told from guessing.")
+    assert verdict([guessing], []).endswith("which is not statistically different from guessing.")
     assert verdict([RunRecord(Path("run"), "run")], []) == "run has not been evaluated."
 
 

@@ -193,7 +193,7 @@ def test_BroadFace_refuses_a_second_micro_batch_of_a_step(steps):
         head(*one(seed)).backward()
     with head.micro_batches():
         head(*one(1)).backward()
-        with pytest.raises(RuntimeError, match="BroadFace weighs past samples"):
+        with pytest.raises(RuntimeError, match="BroadFace weights past samples"):
             head(*one(2))
     head(*one(3)).backward()
     assert len(head.terms["broadface"].queue) == 6 * (steps + 2)

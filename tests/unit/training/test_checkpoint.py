@@ -253,7 +253,7 @@ def test_read_manifest_refuses_a_file_outside_the_checkpoint(tmp_path):
     manifest["files"]["../../etc/passwd"] = {"bytes": 1, "sha256": "", "first": 0, "stop": 0}
     del manifest["sha256"]
     (path / "manifest.json").write_text(json.dumps(manifest | {"sha256": manifest_digest(manifest)}))
-    with pytest.raises(DataError, match=r"names a file elsewhere: '../../etc/passwd'"):
+    with pytest.raises(DataError, match=r"names a file outside the checkpoint: '../../etc/passwd'"):
         read_manifest(path)
 
 

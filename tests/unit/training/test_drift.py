@@ -216,8 +216,8 @@ def test_DriftMonitor_load_state_dict_drops_measurements_of_another_interval_or_
         (head_of(), torch.arange(5), {}, "no two pictures of the probe"),
         (head_of(), None, {}, "no two pictures of the probe"),
         (head_of(delta_t=400), probe()[1], {"every": 10}, "measure every 25 steps"),
-        (head_of(delta_t=None), probe()[1], {}, "nothing says Δt"),
-        (head_of(), probe()[1], {"start": 150, "lifetime_drift": 0.1}, "the first is known at step 200"),
+        (head_of(delta_t=None), probe()[1], {}, "Δt is not given"),
+        (head_of(), probe()[1], {"start": 150, "lifetime_drift": 0.1}, "the first drift is known at step 200"),
         (head_of(), probe()[1], {"every": 0}, "every and kept"),
     ],
 )

@@ -87,7 +87,7 @@ def test_Loggers_drop_a_failing_logger_with_a_warning_and_training_continues(
     monkeypatch.setattr(recorded, "fails_from", 3)
     finish(settings(faces, tmp_path, loggers=["tensorboard", "wandb"]))
     said = capsys.readouterr().err
-    assert said.count("loggers: wandb is left out from here on: the network is gone; metrics.jsonl") == 2
+    assert said.count("loggers: wandb is disabled from now on: the network is gone; metrics.jsonl") == 2
     assert "and more" not in said
     assert list(recorded.made[0].told) == [2]
     assert len([line for line in journal(tmp_path / "run") if "loss" in line]) == 3
@@ -102,14 +102,14 @@ def test_Loggers_refuse_an_unusable_logger_only_before_the_first_step(
 
     config = settings(faces, tmp_path, loggers=["wandb", "mlflow"])
     monkeypatch.setitem(KINDS, "mlflow", refuse)
-    with pytest.raises(ConfigError, match=r"loggers: mlflow cannot be used: no such host; mend that, or leave it out"):
+    with pytest.raises(ConfigError, match=r"loggers: mlflow cannot be used: no such host; fix that, or remove it"):
         train(config)
     assert recorded.made[0].closed is True
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
     with Loggers(config, 3) as loggers:
         loggers.log({"loss": 1.0}, 4)
     assert recorded.made[1].told == {4: {"loss": 1.0}}
-    assert "mlflow is left out from here on: no such host" in capsys.readouterr().err
+    assert "mlflow is disabled from now on: no such host" in capsys.readouterr().err
 
 
 def test_Loggers_close_as_failed_after_an_exception(faces, tmp_path, recorded) -> None:

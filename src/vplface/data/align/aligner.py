@@ -63,7 +63,7 @@ class Aligner:
         return [AlignedFace(self.crop(picture, face), face) for face, verdict in judged if verdict == "aligned"]
 
     def judge(self, faces: Sequence[Face], height: int, width: int) -> list[tuple[Face, Verdict]]:
-        """Say of each face of a picture whether it is taken, or why not; the largest first."""
+        """The outcome of each face of a picture, the largest first: chosen, or the reason why not."""
         judged = sorted(faces, key=lambda face: -face.side)
         middle = np.array([width - 1, height - 1]) / 2
         fit = [face for face in judged if face.side >= self.min_size and _inside(face, height, width)]

@@ -146,8 +146,8 @@ def _aligned(work: _Work, listed: Mapping[str, Sequence[Face]] | None, found_by:
     names, found = _scan(source)
     if listed is not None and not any(name in listed for name in names):
         raise DataError(
-            f"none of the {len(names)} pictures in {source} is among the landmarks; there the first is called "
-            f"{next(iter(listed))!r}, here {names[0]!r}"
+            f"none of the {len(names)} pictures in {source} has landmarks in the list; the first name of the list is "
+            f"{next(iter(listed))!r}, that of the folder {names[0]!r}"
         )
     options = {
         "schema": 1, "found_by": found_by, "faces": aligner.choice, "size": aligner.size,
@@ -157,7 +157,7 @@ def _aligned(work: _Work, listed: Mapping[str, Sequence[Face]] | None, found_by:
     done = _done(target, listed)
     for name, owner in _owners(names, aligner.choice).items():
         if name != owner:
-            reason = f"its crop would be called like one of {owner}; rename one of them"
+            reason = f"its crop would have the same name as one of {owner}; rename one of them"
             done[name] = [Record(name, "name taken", reason=reason)]
     done = {name: done[name] for name in names if name in done}
     kept = sum(records[0].outcome != "name taken" for records in done.values())
@@ -166,7 +166,7 @@ def _aligned(work: _Work, listed: Mapping[str, Sequence[Face]] | None, found_by:
     chunks = [missing[start : start + _CHUNK] for start in range(0, len(missing), _CHUNK)]
     with (
         progress("aligning", len(missing)) as advance,
-        closing(_results(work, chunks, workers)) as parts,  # whatever happens here, the workers stop
+        closing(_results(work, chunks, workers)) as parts,  # the workers stop, even after an error
     ):
         for results in parts:
             append_records(target / RECORDS, (record for records in results for record in records))
@@ -267,7 +267,7 @@ def _owners(names: list[str], choice: Choice) -> dict[str, str]:
     first: dict[str, str] = {}
     for name in names:
         first.setdefault(_crop_name(name), name)
-    if choice == "all":  # NAME.face2 wants what the second face of NAME is called
+    if choice == "all":  # the crop of NAME.face2 has the name of the second face of NAME
         for wanted in first:
             whole = re.sub(r"\.face[0-9]+$", "", wanted)
             first[wanted] = first.get(whole, first[wanted])
@@ -312,7 +312,7 @@ def _scan(root: Path) -> tuple[list[str], FolderScan]:
 
 
 def _record_options(target: Path, options: dict[str, object]) -> None:
-    """Write align.json, or check that the one that is there says the same."""
+    """Write align.json, or check that the existing one has the same options."""
     path = target / OPTIONS
     if kind_of(path) is None:
         if is_folder(target) and any(target.iterdir()):

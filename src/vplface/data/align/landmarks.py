@@ -57,7 +57,7 @@ def cells(face: Face) -> dict[str, str]:
 
 
 def face_in(row: Mapping[str, str | None]) -> Face | None:
-    """The inverse of :func:`cells`: None where a row has no coordinates; raises ValueError where it is at fault."""
+    """The inverse of :func:`cells`: None where a row has no coordinates; raises ValueError if they are invalid."""
     points = [row.get(name) or "" for name in POINTS]
     if not any(points):
         return None

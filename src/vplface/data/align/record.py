@@ -56,7 +56,7 @@ def write_records(path: Path, records: Iterable[Record]) -> None:
 
 
 def append_records(path: Path, records: Iterable[Record]) -> None:
-    """Add lines to the end, so that they are there if the next ones never come.
+    """Append lines at once, so that they are kept if the process is killed.
 
     Raises:
         DataError: if the file cannot be written.
@@ -69,7 +69,7 @@ def append_records(path: Path, records: Iterable[Record]) -> None:
 
 
 def read_records(path: Path) -> list[Record]:
-    """Read the file back; a last line that was cut short is passed over.
+    """Read the file back; an incomplete last line is skipped.
 
     Raises:
         DataError: naming the line, if it is not such a file.

@@ -73,7 +73,7 @@ def warp(
     interpolation alone would leave out pixels, and give fine lines a false pattern.
     """
     scale = float(np.hypot(matrix[0, 0], matrix[1, 0]))
-    # More pixels than the picture has along its longer side hold nothing more.
+    # More pixels than the picture has along its longer side add nothing.
     times = max(1, min(int(1 / scale), 1 + max(picture.shape[:2]) // size))
     larger = matrix * times
     larger[:, 2] += (times - 1) / 2  # pixel 0 becomes a block, and its centre moves

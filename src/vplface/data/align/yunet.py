@@ -135,7 +135,7 @@ def _load(model: Path, min_score: float) -> tuple[Any, str]:
 
 
 def _survives(data: bytes) -> bool:
-    """Whether a process that loads a model ends by itself, with an error or without."""
+    """Whether a process that loads a model exits, with or without an error, and does not crash."""
     try:
         done = subprocess.run([sys.executable, "-c", _TRIAL], input=data, capture_output=True, timeout=_PATIENCE)
     except subprocess.TimeoutExpired:
@@ -157,7 +157,7 @@ def _require_grids(model: UInt8[np.ndarray, " bytes"]) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """OpenCV 5 warns on stderr of a setting that this detector does not use, and tells errors there too."""
+    """OpenCV 5 warns on stderr of a setting that this detector does not use, and reports errors there too."""
     level = cv2.utils.logging.getLogLevel()
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     try:

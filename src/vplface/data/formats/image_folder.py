@@ -40,7 +40,7 @@ class ImageFolder(StoredPictures):
     """Pictures below ``root/IDENTITY/``, at any depth.
 
     Identities and pictures are in natural order ("2.jpg" before "10.jpg"), whatever the order of the file
-    system. Hidden files and files of other types are passed over, see :mod:`vplface.data.folder_scan`. An identity
+    system. Hidden files and files of other types are skipped, see :mod:`vplface.data.folder_scan`. An identity
     without pictures does not count.
     """
 

@@ -53,11 +53,11 @@ def open_parquet(path: Path | str, split: str | None = None) -> PictureList | Pa
 
     Args:
         path: the file or the folder.
-        split: take the files whose names begin so or, of a list with a column ``split``, the rows; None takes all.
+        split: take the files whose names begin with it or, in a list with a column ``split``, its rows; None takes all.
 
     Raises:
-        DataError: if nothing is there, a file is missing from a numbered series, cut short or damaged, or has not the
-            columns of a set of pictures or of a list, or if there is no such split.
+        DataError: if the path does not exist, a file is missing from a numbered series, cut short or damaged, or lacks
+            the columns of a set of pictures or of a list, or if there is no such split.
     """
     path = Path(path)
     files = find_files(path)
@@ -121,7 +121,7 @@ class ParquetPictures(StoredPictures):
                             paths.append(pc.struct_field(read.column(column), "path"))
                         rows[-1] += len(read)
                     if (announced := sum(chunk.rows for chunk in chunks)) != rows[-1]:
-                        raise DataError(f"{file}: announces {announced} rows and holds {rows[-1]}; get it again")
+                        raise DataError(f"{file}: announces {announced} rows and holds {rows[-1]}; download it again")
                 advance(1)
         self._group_ends = np.cumsum([chunk.rows for _, _, chunk in groups], dtype=np.int64)
         self._groups = groups
@@ -133,7 +133,7 @@ class ParquetPictures(StoredPictures):
         self._forget()
 
     def name(self, index: int) -> str:
-        """The picture's stored path if all have one and none is there twice, else FILE/ROW."""
+        """The picture's stored path if all have one and all differ, else FILE/ROW."""
         file, row = self._locate(index)
         if self._paths is not None:
             return below(self._paths[index].as_py(), file.parent)
@@ -187,7 +187,7 @@ class ParquetPictures(StoredPictures):
         if group not in self._repeats:
             bound = bound_of(opened.access, self._bytes_leaf, chunk)
             self._repeats[group] = bound.written_out > allowance(opened.access.size)
-        if self._repeats[group]:  # pictures that come many times stay in their dictionary
+        if self._repeats[group]:  # repeated pictures stay in their dictionary
             opened = opened.with_dictionaries([self._bytes_leaf])
         read = opened.read_row_group(inside, columns=[self._bytes_leaf], use_threads=False)
         pictures = read.column(self._column)
@@ -213,7 +213,7 @@ class ParquetPictures(StoredPictures):
 
 
 class _ParquetFile(pq.ParquetFile):  # type: ignore[misc,name-defined]  # pyarrow is not typed
-    """A file that is read without a memory map and without threads of Arrow's own, which do not live on in a fork."""
+    """A file that is read without a memory map, and without Arrow's threads, which do not survive a fork."""
 
     def __init__(self, access: RandomAccess, repeated: Sequence[str] = (), metadata: Any = None) -> None:
         self.access = access
@@ -231,7 +231,7 @@ class _ParquetFile(pq.ParquetFile):  # type: ignore[misc,name-defined]  # pyarro
         return chunks_of(self.access, self.schema)
 
     def with_dictionaries(self, columns: Sequence[str]) -> _ParquetFile:
-        """The same, with entries of these columns kept once each, however often they come."""
+        """The same, with each distinct entry of these columns kept only once."""
         leaves = {self.schema.column(number).path for number in range(len(self.schema))}
         return _ParquetFile(self.access, [column for column in columns if column in leaves], self.metadata)
 
@@ -242,7 +242,7 @@ class _ParquetFile(pq.ParquetFile):  # type: ignore[misc,name-defined]  # pyarro
             yield self.read(columns, use_threads=False)
             return
         if sum(bound.unpacked for bound in bounds) > allowance(self.access.size):
-            raise DataError(f"{self.access.path}: unpacks to more than a file of its size should; get it again")
+            raise DataError(f"{self.access.path}: unpacks to more than a file of its size should; download it again")
         entries = self.with_dictionaries(columns)
         for group in range(len(self.chunks)):
             yield entries.read_row_group(group, columns, use_threads=False)
@@ -271,7 +271,8 @@ def _reading(file: Path) -> Iterator[None]:
         yield
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DataError(
-            f"{file}: not a readable Parquet file; it may be truncated or damaged, get it again ({_first_line(error)})"
+            f"{file}: not a readable Parquet file; it may be truncated or damaged, download it again "
+            f"({_first_line(error)})"
         ) from error
 
 
@@ -318,7 +319,7 @@ def _label_column(file: Path, schema: Any) -> str:
     found = [name for name in ("label", "labels", "identity") if name in schema.names] if len(said) != 1 else said
     if not found:
         raise DataError(
-            f"{file}: has no column 'label' and not exactly one that the metadata call a ClassLabel; its columns are "
+            f"{file}: has no column 'label', and its metadata do not mark exactly one as a ClassLabel; its columns are "
             f"{', '.join(schema.names)}"
         )
     return found[0]
@@ -388,7 +389,7 @@ def _once(chunk: Any) -> Any:
 
 
 def _unique(paths: list[Any]) -> Any | None:
-    """All paths as one Arrow array, or None if one is missing or there twice."""
+    """All paths as one Arrow array, or None if one is missing or duplicate."""
     chunks = [chunk for part in paths for chunk in part.chunks]
     if not chunks or any(chunk.null_count for chunk in chunks):
         return None
@@ -410,13 +411,13 @@ def _listed_rows(files: list[Path]) -> Iterator[Row]:
                 for row in zip(*(_texts(batch.column(name)) for name in columns), strict=True):
                     fields = dict(zip(columns, (value or "" for value in row), strict=True))
                     if (left := left - sum(map(len, fields.values()))) < 0:
-                        raise DataError(f"{file}: unpacks to more than a file of its size should; get it again")
+                        raise DataError(f"{file}: unpacks to more than a file of its size should; download it again")
                     yield Row(f"{file}, row {number}", fields["path"], fields["label"], fields.get("split", ""))
                     number += 1
 
 
 def _texts(column: Any) -> list[str | None]:
-    """Its values as strings; one that is there many times is one object."""
+    """Its values as strings; equal values share one object."""
     if pa.types.is_dictionary(column.type):
         entries = [*column.dictionary.cast(pa.string()).to_pylist(), None]
         return [entries[index] for index in column.indices.fill_null(len(entries) - 1).to_pylist()]

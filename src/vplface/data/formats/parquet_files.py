@@ -35,7 +35,8 @@ def find_files(path: Path) -> list[Path]:
         path: a file, or a folder.
 
     Raises:
-        DataError: if nothing is there, a file is missing from a numbered series, or there are several configurations.
+        DataError: if the path does not exist, a file is missing from a numbered series, or there are several
+            configurations.
     """
     kind = kind_of(path)
     if kind is None:
@@ -110,10 +111,10 @@ def _complete(files: list[Path]) -> list[Path]:
             missing = next(number for number in range(count) if number not in numbers)
             raise DataError(
                 f"{files[0].parent}: {count - len(numbers)} of the {count} files of {split!r} are missing, "
-                f"such as {split}-{missing:05d}-of-{count:05d}.parquet; get them, or finish writing the set"
+                f"such as {split}-{missing:05d}-of-{count:05d}.parquet; download them, or finish writing the set"
             )
     for folder, numbers in numbered.items():
         missing = next(number for number in range(len(numbers) + 1) if number not in numbers)
         if missing < len(numbers):
-            raise DataError(f"{folder}: {missing:04d}.parquet is missing; get it")
+            raise DataError(f"{folder}: {missing:04d}.parquet is missing; download it")
     return files

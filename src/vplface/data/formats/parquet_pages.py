@@ -112,11 +112,11 @@ def bound_of(file: RandomAccess, name: str, chunk: Chunk) -> Bound:
         stored, size, kind = header.get(3, -1), header.get(2, -1), header.get(1, -1)
         at += length + stored
         if stored < 0 or size < 0 or at > chunk.end:
-            raise _refused(file, f"a page of the column {name!r} is said to have {stored} bytes")
+            raise _refused(file, f"a page of the column {name!r} claims to have {stored} bytes")
         about = header.get(_ABOUT.get(kind, -1), {})
         count = about.get(1, -1 if about else 0)
         if count < 0:
-            raise _refused(file, f"a page of the column {name!r} is said to have {count} values")
+            raise _refused(file, f"a page of the column {name!r} claims to have {count} values")
         unpacked += size
         if kind == _DICTIONARY:
             dictionary = size
@@ -150,4 +150,4 @@ def _header(file: RandomAccess, at: int) -> tuple[dict[int, Any], int]:
 
 
 def _refused(file: RandomAccess, what: str) -> DataError:
-    return DataError(f"{file.path}: is damaged or forged: {what}; get it again")
+    return DataError(f"{file.path}: is damaged or forged: {what}; download it again")

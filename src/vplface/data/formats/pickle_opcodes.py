@@ -19,7 +19,7 @@ from vplface.data.formats.random_access import ReadAhead, Source
 from vplface.reading import PICTURE_LIMIT
 
 MOST_OPCODES = 10_000_000
-"""A longer pickle is no set of pictures; it would only fill the memory."""
+"""Limit on the number of opcodes: a longer pickle is not a set of pictures and would only fill the memory."""
 
 _OPCODES = {opcode.code.encode("latin-1"): opcode for opcode in pickletools.opcodes}
 _LENGTH_FORMATS = {
@@ -83,7 +83,7 @@ class OpcodeReader:
         """The name of each opcode with its argument, up to STOP: None, a number, a :class:`StoredBytes` or two names.
 
         Args:
-            allowed: names of opcodes; the argument of any other is not looked at.
+            allowed: names of opcodes; the argument of any other is not read.
 
         Raises:
             RefusedPickleError: an opcode that is not allowed, a file that is cut short, or a damaged argument.
@@ -93,13 +93,13 @@ class OpcodeReader:
             code = self._take(1)
             opcode = _OPCODES.get(code)
             if opcode is None:
-                raise RefusedPickleError(f"{code!r}, no opcode, is not allowed")
+                raise RefusedPickleError(f"{code!r} is not an opcode")
             if opcode.name == "STOP":
                 return
             if opcode.name not in allowed:
                 raise RefusedPickleError(f"the opcode {opcode.name} is not allowed")
             yield opcode.name, None if opcode.arg is None else self._argument(opcode.arg)
-        raise RefusedPickleError(f"it goes on for more than {MOST_OPCODES:,} opcodes")
+        raise RefusedPickleError(f"it has more than {MOST_OPCODES:,} opcodes")
 
     def _argument(self, kind: pickletools.ArgumentDescriptor) -> int | StoredBytes | tuple[str, str]:
         if kind.n >= 0:
@@ -166,7 +166,7 @@ class OpcodeReader:
         return StoredBytes(start, end - start, "raw_unicode_escape", is_text=True)
 
     def _decimal(self) -> int:
-        """A number in digits; 00 and 01 are truth values."""
+        """A number in digits; 00 and 01 are booleans."""
         line = self._line(20).strip()
         if not re.fullmatch(rb"-?[0-9]+L?", line):
             raise RefusedPickleError("a number is not written in digits")

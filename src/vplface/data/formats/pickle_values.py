@@ -1,8 +1,8 @@
 """Values of a pickle of lists, byte strings and numpy arrays, read without running it.
 
-Loading a pickle runs whatever its author wrote into it. Here a stack machine interprets the few opcodes that such
+Loading a pickle runs any code that its author wrote into it. Here a stack machine interprets the few opcodes that such
 pickles consist of, in protocols 0 to 5, and refuses all others. Nothing that a file names is looked up, imported or
-called: the few names that bytes and numpy arrays are written with stand for values of this module.
+called: the few names that represent bytes and numpy arrays are mapped to values of this module.
 
 Strings stay in the file, so memory grows with the number of opcodes only, which is limited. Tuples are lists: nothing
 is hashed, compared or printed, so that depth does no harm.
@@ -39,14 +39,14 @@ _MARK = object()
 
 @dataclass(frozen=True, slots=True)
 class _Name:
-    """A name that the file refers to; no more than the name."""
+    """A name that the file refers to, not its object."""
 
     name: str
 
 
 @dataclass(slots=True)
 class _DataType:
-    """A numpy data type of truth values or whole numbers: numpy's code of it and the order of its bytes."""
+    """A numpy data type of booleans or whole numbers: numpy's code of it and the order of its bytes."""
 
     code: str
     order: str = "<"
@@ -65,17 +65,17 @@ class NumpyArray:
         return self.kind is not None and self.kind.code == "u1"
 
     def values(self, data: ReadAhead) -> list[int]:
-        """The elements, no more of which a file can name than it has bytes.
+        """The elements, of which there are at most as many as bytes in the file.
 
         Raises:
-            RefusedPickleError: content that cannot be read, or that is no whole number of elements.
+            RefusedPickleError: content that cannot be read, or that is not a whole number of elements.
         """
         assert self.kind is not None
         assert self.content is not None
         stored = _read(self.content, data)
         kind = np.dtype(self.kind.code).newbyteorder("<" if self.kind.order != ">" else ">")
         if len(stored) % kind.itemsize:
-            raise RefusedPickleError(f"an array of {len(stored)} bytes that is to hold values of {kind.itemsize}")
+            raise RefusedPickleError(f"an array of {len(stored)} bytes with elements of {kind.itemsize} bytes")
         values: list[int] = np.frombuffer(stored, kind).tolist()
         return values
 
@@ -109,19 +109,19 @@ class PickleReader:
         self._stack.append(value)
 
     def _pop(self) -> Any:
-        """Take a value, no mark, from the stack."""
+        """Pop a value that is not a mark from the stack."""
         if not self._stack or self._stack[-1] is _MARK:
             raise RefusedPickleError("a value is missing")
         return self._stack.pop()
 
     def _top(self, kind: type) -> Any:
-        """The value on top of the stack, which stays there."""
+        """The value on top of the stack, without popping it."""
         if not self._stack or not isinstance(self._stack[-1], kind):
-            raise RefusedPickleError("a value is missing, or of another type than it should be")
+            raise RefusedPickleError("a value is missing or of the wrong type")
         return self._stack[-1]
 
     def _pop_to_mark(self) -> list[Any]:
-        """Take the values above the last mark, and the mark."""
+        """Pop the values above the last mark, and the mark."""
         for place in range(len(self._stack) - 1, -1, -1):
             if self._stack[place] is _MARK:
                 values = self._stack[place + 1 :]
@@ -151,7 +151,7 @@ class PickleReader:
         self._top(list).extend(values)
 
     def _push_name(self, module: str, attribute: str) -> None:
-        """A name, if it is one that bytes or numpy arrays are written with."""
+        """A name, if it is one of those that represent bytes or numpy arrays."""
         name = f"{module}.{attribute}"
         if name not in _ALLOWED_NAMES:
             raise RefusedPickleError(f"it asks for {name!r}, which is not allowed")
@@ -169,7 +169,7 @@ class PickleReader:
     def _reduce(self) -> None:
         called, arguments = self._pop_many(2)
         if not isinstance(called, _Name) or not isinstance(arguments, list):
-            raise RefusedPickleError("something is called that is no name")
+            raise RefusedPickleError("a value is called that is not a name")
         self._push(self._value_of_call(called.name, arguments))
 
     def _value_of_call(self, name: str, arguments: list[Any]) -> Any:
@@ -191,9 +191,7 @@ class PickleReader:
                 "._frombuffer"
             ):
                 return _fill(NumpyArray(), kind, shape, content)
-        raise RefusedPickleError(
-            f"{name!r} is not used as bytes or an array of whole numbers or truth values would use it"
-        )
+        raise RefusedPickleError(f"{name!r} is not used as for bytes or an array of integers or booleans")
 
     def _build(self) -> None:
         """Set the state of an array or of a data type."""

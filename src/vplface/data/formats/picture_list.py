@@ -227,7 +227,7 @@ class PictureListWriter:
             self._rows.writerow(("path", "label"))
 
     def add(self, encoded: bytes, name: str, label: int) -> None:
-        """Write one picture to FOLDER/NAME and note it; raises DataError if that cannot be done."""
+        """Write one picture to FOLDER/NAME and its line to the list; raises DataError if that fails."""
         self._check(name)
         if below(name, self.folder) != name or Path(name).drive or "\\" in name:
             raise DataError(f"{self.folder}: the name {name!r} is not a relative path inside the folder")
@@ -282,7 +282,8 @@ class PictureListWriter:
         for row in _rows(written, self._separator) if written.stat().st_size else ():
             if not row.path.startswith(f"{self.folder.name}/") or row.label not in known:
                 raise DataError(
-                    f"{row.place}: {row.path!r} of {row.label!r} is of another set; remove the list or write elsewhere"
+                    f"{row.place}: {row.path!r} of {row.label!r} belongs to another set; remove the list or choose "
+                    "another path"
                 )
             count += 1
         return count

@@ -43,7 +43,7 @@ class FileChangedError(OSError):
 
     def __init__(self, then: Stamp, now: Stamp) -> None:
         sizes = f"it had {then.size:,} bytes and now has {now.size:,}" if then.size != now.size else "it was written to"
-        super().__init__(f"the file has changed since it was opened: {sizes}; start again when it is whole")
+        super().__init__(f"the file has changed since it was opened: {sizes}; start again when it is complete")
 
 
 class Source(Protocol):

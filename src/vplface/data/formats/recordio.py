@@ -196,7 +196,7 @@ def _record_file(path: Path) -> Path:
         files = sorted(path.glob("*.rec"))
         if len(files) != 1:
             found = ", ".join(file.name for file in files[:5]) or "none"
-            raise DataError(f"{path}: expected one .rec file in this folder, found {found}; name one")
+            raise DataError(f"{path}: expected one .rec file in this folder, found {found}; give one")
         return files[0]
     return path
 
@@ -291,7 +291,7 @@ class RecordIOWriter:
         if not _fits_in_list(name):
             raise DataError(f"{self.path}: a .lst cannot hold the name {name!r}: it holds a tab or a new line")
         if len(encoded) > LONGEST - HEADER.size:
-            raise DataError(f"{self.path}: {name} has {len(encoded):,} bytes, a record can have {LONGEST:,}")
+            raise DataError(f"{self.path}: {name} has {len(encoded):,} bytes, the limit of a record is {LONGEST:,}")
         identity = self._identities[label]
         if not name.startswith(f"{identity}/"):
             name = f"{identity}/{name}"
@@ -308,7 +308,7 @@ class RecordIOWriter:
 
     def _finish(self) -> None:
         if not self._labels:
-            raise DataError(f"{self.path}: no pictures were given to be written")
+            raise DataError(f"{self.path}: there are no pictures to write")
         stop = len(self._labels) + 1
         for begin, end in self._ranges():
             self._append(pack(len(self._offsets), (float(begin), float(end)), b""))
@@ -327,7 +327,7 @@ class RecordIOWriter:
         self._lines.unlink()
 
     def _ranges(self) -> list[tuple[int, int]]:
-        """First key and the one behind the last of each identity; none unless its pictures stand together."""
+        """First key of each identity and the one after its last; none unless its pictures are contiguous."""
         labels = np.frombuffer(self._labels, np.int64)
         begin = np.concatenate([[0], np.flatnonzero(np.diff(labels)) + 1])
         if len(np.unique(labels[begin])) < len(begin):
@@ -335,7 +335,7 @@ class RecordIOWriter:
         return list(zip((begin + 1).tolist(), [*(begin[1:] + 1).tolist(), len(labels) + 1], strict=True))
 
     def _find_what_is_complete(self) -> None:
-        """Records and lines that are whole, up to the first that either file lacks."""
+        """Complete records and lines, up to the first that either file lacks."""
         data = ReadAhead(RandomAccess(self._part))
         with self._writing(), self._lines.open("rb") as lines:
             try:
@@ -366,7 +366,7 @@ class RecordIOWriter:
             if same and fields[2].startswith(f"{self._identities[label]}/".encode("utf-8", "surrogateescape")):
                 return label
         raise DataError(
-            f"{self._lines}, line {key}: is not of this set; what was interrupted here had other identities. "
+            f"{self._lines}, line {key}: belongs to another set; the interrupted conversion had other identities. "
             f"Choose another path, or delete {self._lines.name} and {self._part.name} to start over"
         )
 

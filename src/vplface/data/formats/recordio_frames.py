@@ -1,9 +1,9 @@
 """Encoding and decoding of RecordIO records.
 
 A record is framed as ``uint32 magic, uint32 kind << 29 | length, payload, zeros up to a multiple of 4``. A payload that
-holds the magic at a multiple of 4 is cut there into parts of kind 1, 2, ..., 2, 3, between which it belongs; whole ones
-are of kind 0. The payload of a picture is ``uint32 flag, float32 label, uint64 id, uint64 id2``, then as many float32
-labels as the flag says, which count instead of the first if there are any, then the picture's file. Everything is
+holds the magic at a multiple of 4 is split there into parts of kind 1, 2, ..., 2, 3, without the magic; others are of
+kind 0. The payload of a picture is ``uint32 flag, float32 label, uint64 id, uint64 id2``, then as many float32
+labels as the flag says, which replace the first label if there are any, then the picture's file. Everything is
 little-endian.
 """
 
@@ -31,7 +31,7 @@ HEADER = struct.Struct("<IfQQ")
 
 _MAGIC = struct.pack("<I", MAGIC)
 _AHEAD = 2**13
-"""Bytes that are read at first, in which most pictures of 112 x 112 are whole."""
+"""Bytes that are read at first, enough for most pictures of 112 x 112."""
 
 
 class BrokenRecordError(ValueError):
@@ -49,7 +49,7 @@ def payload_at(file: Source, offset: int) -> bytes:
             return payload if len(payload) == length else payload + file.read(offset + _AHEAD, length - len(payload))
     parts, _ = parts_at(file, offset)
     if sum(end - start for start, end in parts) > PICTURE_LIMIT:
-        raise BrokenRecordError(f"has more than {PICTURE_LIMIT // MEBIBYTE} MiB, the most that is read of a picture")
+        raise BrokenRecordError(f"has more than {PICTURE_LIMIT // MEBIBYTE} MiB, the limit for a picture")
     return _MAGIC.join(file.read(start, end - start) for start, end in parts)
 
 
@@ -69,10 +69,10 @@ def parts_at(file: Source, offset: int) -> tuple[list[tuple[int, int]], int]:
                 f"does not begin with the magic number (at {offset})" if parts else "no record begins here"
             )
         if kind not in ((2, 3) if parts else (0, 1)):
-            raise BrokenRecordError(f"is of kind {kind}, which cannot stand here (at {offset})")
+            raise BrokenRecordError(f"is of kind {kind}, which is not allowed here (at {offset})")
         offset = (end + 3) & ~3
         if offset > size:
-            raise BrokenRecordError(f"is said to have {length} bytes, more than are left in the file")
+            raise BrokenRecordError(f"claims to have {length} bytes, more than are left in the file")
         if len(parts) == MOST_PARTS:
             raise BrokenRecordError(f"has more than {MOST_PARTS:,} parts")
         parts.append((start, end))
@@ -83,14 +83,14 @@ def parts_at(file: Source, offset: int) -> tuple[list[tuple[int, int]], int]:
 def unpack(payload: bytes) -> tuple[tuple[float, ...], bytes]:
     """The labels and the picture in a payload; raises BrokenRecordError."""
     if len(payload) < HEADER.size:
-        raise BrokenRecordError("holds no header of a picture")
+        raise BrokenRecordError("has no picture header")
     flag, label, _, _ = HEADER.unpack_from(payload)
     if flag == 0:
         return (label,), payload[HEADER.size :]
     if HEADER.size + 4 * flag > len(payload):
-        raise BrokenRecordError(f"is said to have {flag} labels, more than there is room for")
+        raise BrokenRecordError(f"claims to have {flag} labels, more than fit into it")
     if flag > MOST_LABELS:
-        raise BrokenRecordError(f"has {flag:,} labels, more than the {MOST_LABELS:,} that are read")
+        raise BrokenRecordError(f"has {flag:,} labels, more than the limit of {MOST_LABELS:,}")
     return struct.unpack_from(f"<{flag}f", payload, HEADER.size), payload[HEADER.size + 4 * flag :]
 
 

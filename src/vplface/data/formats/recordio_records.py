@@ -46,13 +46,13 @@ class Heads:
     """The first bytes of some records.
 
     Attributes:
-        plain: whether a record is one whole part with room for its labels; nothing else is known of the others.
+        plain: whether a record is one whole part, long enough for its labels; the other fields hold only for these.
         ends: where a plain record ends.
         bare: whether a plain record holds no picture.
         flag: how many labels follow the header.
         id: the record's id.
         labels: the two numbers behind the header.
-        numbers: the first label; −1 if it is no whole number that float32 holds exactly, or not known.
+        numbers: the first label; −1 if it is not a whole number that float32 holds exactly, or not known.
     """
 
     def __init__(self, file: RandomAccess, offsets: Int64[np.ndarray, " n"]) -> None:
@@ -112,7 +112,7 @@ class Records:
         self.pictures, self.identities = self._divide()
 
     def visit(self, positions: Int64[np.ndarray, " n"]) -> Heads:
-        """Look at some records, and whether each ends where the next in the file begins; raises DataError if not."""
+        """Read the heads of some records; raises DataError unless each ends where the next in the file begins."""
         heads = Heads(self.file, self.offsets[positions])
         if self._indexed:
             following = self._following[positions]
@@ -144,8 +144,8 @@ class Records:
             key, offset = self.keys[positions[found[0]]], self.offsets[positions[found[0]]]
             raise DataError(
                 f"{self.path}, record {key} at offset {offset}: holds no picture but numbers, as a header or an "
-                f"identity record does, but is among the pictures, as are {len(found) - 1} more; {_JOINED}, or mend "
-                "header"
+                f"identity record does, but is among the pictures, as are {len(found) - 1} more; {_JOINED}, or fix "
+                "the header"
             )
         for other in np.flatnonzero(~heads.plain).tolist():
             labels = self._labels_and_picture(int(self.offsets[positions[other]]))[0]
@@ -167,7 +167,7 @@ class Records:
             key, offset = self.keys[positions[pictures[0]]], self.offsets[positions[pictures[0]]]
             raise DataError(
                 f"{self.path}, record {key} at offset {offset}: holds a picture, but the header says that the pictures "
-                f"end before it; {len(pictures)} pictures would be lost: mend the header (record 0), or {_JOINED}"
+                f"end before it; {len(pictures)} pictures would be lost: fix the header (record 0), or {_JOINED}"
             )
         return heads
 
@@ -179,22 +179,24 @@ class Records:
             return (), b""
 
     def _require_offsets(self) -> None:
-        """That each record of the .idx begins in the file and is one of its own, and that the last ends the file."""
+        """Check that each record of the .idx begins at a possible offset, and that the last ends the file."""
         size, keys, offsets = self.file.size, self.keys, self.offsets
         wrong = np.flatnonzero((offsets % 4 != 0) | (offsets > size - FRAME.size))
         if len(wrong):
             key, offset = int(keys[wrong[0]]), int(offsets[wrong[0]])
             says = (
-                "which is no multiple of 4" if offset % 4 else f"but {self.path.name} ends at {size}: it is cut short"
+                "which is not a multiple of 4"
+                if offset % 4
+                else f"but {self.path.name} ends at {size}: it is cut short"
             )
-            raise self._wrong_line(key, offset, f"{says}, or the .idx is not its own")
+            raise self._wrong_line(key, offset, f"{says}, or the .idx belongs to another file")
         last = int(offsets.argmax())
         where = f"{self.path}, record {keys[last]} at offset {offsets[last]}"
         try:
             _, end = parts_at(self.file, int(offsets[last]))
         except BrokenRecordError as error:
             raise DataError(
-                f"{where}: {error}; it is the last that {self._index.name} knows, and ends the file"
+                f"{where}: {error}; it is the last record in {self._index.name}, and ends the file"
             ) from None
         if end != size:
             raise DataError(
@@ -205,7 +207,7 @@ class Records:
     def _require_neighbours(
         self, positions: Int64[np.ndarray, " n"], ends: Int64[np.ndarray, " n"], following: Int64[np.ndarray, " n"]
     ) -> None:
-        """Whether the .idx is wrong or misses records, where a record does not end at the next; else it is damaged."""
+        """The error for a record that does not end at the next: a wrong or incomplete .idx, or a damaged record."""
         unlisted, first = 0, 0
         for end, begin in zip(ends.tolist(), following.tolist(), strict=True):
             is_there = begin == self.file.size or self._end_of(begin) is not None
@@ -222,7 +224,7 @@ class Records:
 
     def _wrong_line(self, key: int, offset: int, says: str) -> DataError:
         line = line_of(self._index, key)
-        return DataError(f"{self._index}, line {line}: record {key} is said to begin at offset {offset}, {says}")
+        return DataError(f"{self._index}, line {line}: record {key} should begin at offset {offset}, {says}")
 
     def _end_of(self, offset: int) -> int | None:
         """Where the record at an offset ends; None if none begins there."""
@@ -302,12 +304,11 @@ class Records:
             labels, picture = unpack(payload_at(self.file, int(self.offsets[0])))
         except BrokenRecordError as error:
             raise DataError(
-                f"{where}: {error}; it may be the header of the set, without which pictures cannot be told from "
-                "identities"
+                f"{where}: {error}; it may be the header of the set, which distinguishes pictures from identities"
             ) from None
         if picture:
             return slice(0, count), slice(count, count)
-        if len(labels) == 1:  # how many there are is all that it says
+        if len(labels) == 1:  # it says only how many there are
             boundary = count
             while boundary > 1 and self._is_identity(boundary - 1):
                 boundary -= 1
@@ -324,7 +325,7 @@ class Records:
         if stop < last - rounding:
             raise DataError(
                 f"{where}: announces the records up to {stop - 1:.0f}, but {count - end} more are there, the first at "
-                f"offset {self.offsets[end]}; mend the header so that it announces all, or {_JOINED}"
+                f"offset {self.offsets[end]}; fix the header so that it announces all, or {_JOINED}"
             )
         if first >= LABELS:  # float32 has rounded it; identity records hold no picture
             while boundary > 1 and self._is_bare(boundary - 1):

@@ -65,7 +65,7 @@ def _read_index_by_line(path: Path) -> tuple[Int64[np.ndarray, " n"], Int64[np.n
             keys.append(int(fields[0]))
             offsets.append(int(fields[1]))
     if not keys:
-        raise DataError(f"{path}: holds no records; without an .idx the .rec file itself is read through")
+        raise DataError(f"{path}: holds no records; without an .idx the .rec file itself is scanned")
     return np.array(keys, np.int64), np.array(offsets, np.int64)
 
 
@@ -88,7 +88,7 @@ class NameList:
         """Find the lines.
 
         Raises:
-            DataError: naming the line, if one has not the columns of the first or begins with no key.
+            DataError: naming the line, if one lacks the columns of the first or a key.
         """
         self.path = path
         self._text = _text(path, LIMIT)
@@ -137,7 +137,7 @@ def _text(path: Path, limit: int) -> UInt8[np.ndarray, " bytes"]:
         with os.fdopen(open_regular(path), "rb") as file:
             size = os.fstat(file.fileno()).st_size
             if size > limit:
-                raise DataError(f"{path}: has {size:,} bytes, more than the {limit:,} that are read of it")
+                raise DataError(f"{path}: has {size:,} bytes, more than the limit of {limit:,}")
             text = np.zeros(_PAD + size + 1, np.uint8)
             read = file.readinto(text[_PAD : _PAD + size].data)
     except OSError as error:
@@ -147,7 +147,7 @@ def _text(path: Path, limit: int) -> UInt8[np.ndarray, " bytes"]:
 
 
 def _places(text: UInt8[np.ndarray, " bytes"], byte: int) -> Int64[np.ndarray, " n"]:
-    """Where a byte stands behind the padding."""
+    """Positions of a byte after the padding."""
     blocks = range(_PAD, len(text), _BLOCK)
     return np.concatenate([first + np.flatnonzero(text[first : first + _BLOCK] == byte) for first in blocks])
 

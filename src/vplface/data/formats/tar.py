@@ -59,7 +59,7 @@ def members(file: BinaryIO, path: Path, length: int) -> Iterator[Member]:
         kind = header[156:157]
         start = at + BLOCK
         if kind in b"123456":
-            size = 0  # whatever is said there, no bytes follow
+            size = 0  # whatever its size field says, no bytes follow
         elif kind == b"S":
             start += BLOCK * _sparse_blocks(file, header)
         if long_size is not None and kind not in b"xgLK":

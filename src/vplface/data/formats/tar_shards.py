@@ -157,7 +157,7 @@ class TarShardsWriter:
         if kind is not None and not (self._single and kind == "folder"):
             self._continue()
         elif kind is not None:
-            raise DataError(f"{self.path}: is a folder; a path that ends in .tar is to become a file")
+            raise DataError(f"{self.path}: is a folder; a path that ends in .tar must be a file")
 
     def _continue(self) -> None:
         """Resume after the complete shards of an earlier writer, and delete its incomplete one."""
@@ -172,7 +172,7 @@ class TarShardsWriter:
             except OSError as error:
                 raise DataError(f"cannot write {self.path}: {error.strerror or error}") from error
             if found != [f"{number:06d}.tar" for number in range(len(found))]:
-                raise DataError(f"{self.path}: holds something else than the shards of an interrupted writing")
+                raise DataError(f"{self.path}: holds other files than the shards of an interrupted run")
             if not found:
                 return
             self._whole = len(found)
@@ -322,7 +322,7 @@ def _identify(
             elif named.setdefault(number, name) is None:
                 named[number] = name
             elif name not in (None, named[number]):
-                raise DataError(f"{shard}: the label {number} is called {name!r}, before it was {named[number]!r}")
+                raise DataError(f"{shard}: the label {number} is called {name!r}, but earlier {named[number]!r}")
             if named and places:
                 raise DataError(f"{shard}: some samples have numbers for labels, others only names such as {name!r}")
     numbers = np.array(sorted(named), dtype=np.int64)
@@ -374,7 +374,7 @@ def _read_sample(file: BinaryIO, sample: _Sample) -> tuple[Member, tuple[int | N
         raise _FaultError("has no label")
     picture = sample.files[pictures[0]]
     if picture.size > PICTURE_LIMIT:
-        raise _FaultError(f"its picture has {picture.size:,} bytes, more than the {PICTURE_LIMIT:,} that are read")
+        raise _FaultError(f"its picture has {picture.size:,} bytes, more than the limit of {PICTURE_LIMIT:,}")
     name = about.get("name", text(picture.name))
     if not isinstance(name, str):
         raise _FaultError(f'"name" in .json is not a string: {_shown(name)}')
@@ -382,7 +382,7 @@ def _read_sample(file: BinaryIO, sample: _Sample) -> tuple[Member, tuple[int | N
 
 
 def _shown(value: object) -> str:
-    """The begin of a value of JSON; of lists and objects, which may be deep, the kind."""
+    """The beginning of a JSON value; for lists and objects, which may be deep, their type."""
     return type(value).__name__ if isinstance(value, list | dict) else repr(str(value)[:40])
 
 
@@ -399,7 +399,7 @@ def _read_json(data: bytes) -> dict[str, Any]:
     except DataError as error:
         raise _FaultError(f".json is not valid: {error.__cause__}") from error
     if not isinstance(values, dict):
-        raise _FaultError(".json holds no keys and values")
+        raise _FaultError(".json is not an object")
     return values
 
 

@@ -23,7 +23,7 @@ class CompactReader:
         self.data, self.at = data, 0
 
     def struct(self, wanted: Fields, depth: int = 0) -> dict[int, Any]:
-        """Those fields of a struct that are wanted and of the kind that they should be; the others are skipped."""
+        """The wanted fields of a struct that have the expected kind; the others are skipped."""
         if depth > _MOST_DEPTH:
             raise ValueError("nested too deeply")
         fields: dict[int, Any] = {}
@@ -67,7 +67,7 @@ class CompactReader:
             while self.data[self.at] > 127:
                 self.at += 1
             self.at += 1
-        elif kind in (1, 2, 3):  # truth values, which are in the heads of fields, and bytes
+        elif kind in (1, 2, 3):  # booleans, which are in the heads of fields, and bytes
             self.at += kind == 3 or in_list
         elif kind == 8:
             length = self.number()
@@ -88,12 +88,12 @@ class CompactReader:
                 self.skip(kinds >> 4, depth + 1, in_list=True)
                 self.skip(kinds & 15, depth + 1, in_list=True)
         else:
-            raise ValueError("no kind of value")
+            raise ValueError("unknown kind of value")
         if self.at > len(self.data):
             raise IndexError
 
     def number(self) -> int:
-        """A number of seven bits a byte."""
+        """A number with seven bits per byte."""
         value = shift = 0
         while True:
             byte = self.data[self.at]

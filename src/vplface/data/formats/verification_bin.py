@@ -1,7 +1,7 @@
 """InsightFace's verification sets: one .bin file with pictures in pairs and whether each pair shows one person.
 
-Such a file is a pickle of two lists, of 2p encoded pictures and of p truth values; pair i is pictures 2i and 2i + 1.
-Loading a pickle runs whatever its author wrote into it, so it is not loaded:
+Such a file is a pickle of two lists, of 2p encoded pictures and of p booleans; pair i is pictures 2i and 2i + 1.
+Loading a pickle runs any code that its author wrote into it, so it is not loaded:
 :mod:`vplface.data.formats.pickle_values` finds where the pictures lie in the file.
 """
 
@@ -55,7 +55,7 @@ class VerificationBin(StoredPictures):
         """Find the pictures in the file and the pairs.
 
         Raises:
-            DataError: if the file is missing, cut short, or holds anything but pictures and truth values. The opcode
+            DataError: if the file is missing, cut short, or holds anything but pictures and booleans. The opcode
                 or the name that is refused is named with its place in the file.
         """
         self.path = Path(path)
@@ -97,7 +97,7 @@ class VerificationBin(StoredPictures):
             raise UnreadablePictureError(where, f"the file has changed: {error}") from error
 
     def _read(self) -> tuple[Int64[np.ndarray, " n"], Bool[np.ndarray, " p"], list[str]]:
-        """The number of each picture among the distinct ones, the truth values, and the suffixes of the distinct."""
+        """The number of each picture among the distinct ones, the booleans, and the suffixes of the distinct."""
         data = ReadAhead(self._file)
         pictures, same = _pictures_and_truths(self.path, data)
         numbers: dict[StoredBytes, int] = {}
@@ -125,7 +125,7 @@ class VerificationBin(StoredPictures):
         try:
             return place.read(data)
         except ValueError as error:
-            raise DataError(f"{self.path}: the string at byte {place.start} is no picture: {error}") from error
+            raise DataError(f"{self.path}: the string at byte {place.start} is not a picture: {error}") from error
 
 
 def write_verification_bin(path: Path | str, pictures: StoredPictures, pairs: Pairs) -> None:
@@ -151,7 +151,7 @@ def write_verification_bin(path: Path | str, pictures: StoredPictures, pairs: Pa
     with replacing(path) as temporary, temporary.open("wb") as file:
         file.write(pickle.PROTO + b"\x03" + pickle.EMPTY_LIST)
         with progress(f"writing {path}", len(order)) as advance:
-            for start in range(0, len(order), 1000):  # a reader holds a thousand before they are a list
+            for start in range(0, len(order), 1000):  # a reader holds this many before it appends them to the list
                 file.write(pickle.MARK)
                 for index in order[start : start + 1000].tolist():
                     encoded = pictures.encoded(index)
@@ -180,13 +180,13 @@ def _pictures_and_truths(path: Path, data: ReadAhead) -> tuple[list[StoredBytes]
     try:
         top = reader.read()
         if not isinstance(top, list) or len(top) != 2 or not isinstance(top[0], list):
-            raise RefusedPickleError("it holds no pair of lists of pictures and truth values")
+            raise RefusedPickleError("it does not hold a list of pictures and a list of booleans")
         pictures = [_picture(value, place) for place, value in enumerate(top[0])]
         same = _truths(data, top[1])
     except RefusedPickleError as refused:
         raise DataError(
             f"{path}: not a verification set that can be trusted, at byte {reader.opcode_start}: {refused}. Nothing in "
-            "the file was run; expected a pickle of a list of encoded pictures and a list of truth values"
+            "the file was run; expected a pickle of a list of encoded pictures and a list of booleans"
         ) from None
     if len(pictures) != 2 * len(same) or not len(same):
         raise DataError(f"{path}: {len(pictures)} pictures and {len(same)} pairs; expected two pictures for each pair")
@@ -205,13 +205,13 @@ def _truths(data: ReadAhead, value: Any) -> Bool[np.ndarray, " p"]:
     if isinstance(value, NumpyArray) and value.content is not None:
         value = value.values(data)
     if not isinstance(value, list):
-        raise RefusedPickleError("its second value is not a list of truth values")
+        raise RefusedPickleError("its second value is not a list of booleans")
     truths = np.empty(len(value), dtype=bool)
     for place, truth in enumerate(value):
         if isinstance(truth, NumpyArray) and truth.content is not None:
             values = truth.values(data) if truth.content.length <= _LONGEST_SCALAR else []
             truth = values[0] if len(values) == 1 else None
         if not isinstance(truth, int) or truth not in (0, 1):
-            raise RefusedPickleError(f"truth value {place} is neither true nor false")
+            raise RefusedPickleError(f"boolean {place} is neither true nor false")
         truths[place] = truth
     return truths

@@ -109,7 +109,7 @@ class ZipArchive(StoredPictures):
         return {**self.__dict__, "_opened": None}
 
     def _archive(self) -> zipfile.ZipFile:
-        """The archive, opened by this process, for a lock may have been held when it was forked."""
+        """The archive, opened by this process, because a lock may have been held when it was forked."""
         if self._opened is None or self._opened[0] != os.getpid():
             access = RandomAccess(self.path)
             try:
@@ -119,7 +119,9 @@ class ZipArchive(StoredPictures):
             except OSError as error:
                 raise DataError(f"{self.path}: {error.strerror or error}") from error
             if self._stamp is not None and access.stamp != self._stamp:
-                raise DataError(f"{self.path}: the file has changed since it was opened; start again when it is whole")
+                raise DataError(
+                    f"{self.path}: the file has changed since it was opened; start again when it is complete"
+                )
             self._stamp = access.stamp
             self._opened = os.getpid(), archive
         return self._opened[1]

@@ -154,8 +154,8 @@ class Comparison:
     ) -> tuple[Float32[np.ndarray, " count"], Int64[np.ndarray, " count"], Int64[np.ndarray, " count"]]:
         """The ``count`` highest comparisons of any probe with any of its rivals: similarity, probe, row.
 
-        The first search finds a few rivals of each probe. Probes all of whose rivals so found are among the highest are
-        searched again for more.
+        The first search finds a few rivals of each probe. A probe whose rivals found so far are all among the highest
+        is searched again for more.
         """
         score, probe, row = np.zeros(0, np.float32), np.zeros(0, np.int64), np.zeros(0, np.int64)
         if not count:
@@ -178,7 +178,7 @@ class Comparison:
         return score[order], probe[order], row[order]
 
     def _at_least(self, k: int) -> tuple[Float32[np.ndarray, "n _"], Int64[np.ndarray, "n _"]]:
-        """At least the k highest rivals of all probes; searched for once, if the largest k comes first."""
+        """At least the k highest rivals of all probes; there is only one search if the largest k is asked for first."""
         if self._highest_of_all is None or self._highest_of_all[0].shape[1] < k:
             self._highest_of_all = self.highest(np.arange(len(self.probes)), k)
         return self._highest_of_all

@@ -162,7 +162,7 @@ def _named(
 
 
 def _fingerprint(protocol: str, probes: LabelledEmbeddings, gallery: LabelledEmbeddings) -> str:
-    """A digest by which an evaluation of the same pictures with the same draws is known."""
+    """A digest that identifies evaluations of the same pictures with the same draws."""
     lines = [
         f"{picture}\t{person}"
         for side in (probes, gallery)

@@ -89,8 +89,8 @@ def open_set(
 ) -> tuple[dict[str, Figure], dict[str, Float64[np.ndarray, " replicates"]], list[dict[str, list[float]]]]:
     """TPIR at FPIR, intervals and replicates; of several rankings (galleries) the mean; and each ranking's curve.
 
-    A probe without a mate is its nearest rival's similarity, the highest of all: it counts once, however large the
-    gallery.
+    A probe without a mate counts once, by the similarity of its nearest rival, however large the
+    gallery is.
 
     Args:
         rankings: of the same probes before each gallery, with ``mates="best"``.

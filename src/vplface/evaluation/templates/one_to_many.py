@@ -39,7 +39,7 @@ def evaluate_one_to_many(
 
     Args:
         templates: pooled.
-        galleries: by name. Put together they would be another, harder closed set and leave no open one.
+        galleries: by name. Merged they would be a harder closed set, without an open one.
         probes: those of all galleries.
         flags: how the templates were pooled; for the protocol.
         ranks: up to 50.
@@ -104,7 +104,7 @@ def _numbers(subject: Int64[np.ndarray, " n"], subjects: Int64[np.ndarray, " s"]
 
 
 def _fingerprint(protocol: str, lists: Sequence[TemplateList]) -> str:
-    """A digest by which an evaluation of the same templates with the same draws is known."""
+    """A digest that identifies evaluations of the same templates with the same draws."""
     question = hashlib.sha256(protocol.encode())
     for templates in lists:
         question.update(templates.template.tobytes() + templates.subject.tobytes())

@@ -45,7 +45,7 @@ def evaluate_template_pairs(
 
     Args:
         templates: pooled.
-        pairs: the question.
+        pairs: the pairs to compare.
         flags: how they were pooled; for the protocol.
         fars: false accept rates.
         far_rule: see :data:`vplface.evaluation.tar_at_far.FarRule`.
@@ -109,8 +109,8 @@ def cosines_of_pairs(
 ) -> Float32[np.ndarray, " p"]:
     """Cosines of many pairs of few rows of unit norm: blocks of products, from which those of the pairs are taken.
 
-    A block costs less than its pairs would one by one, as long as the pairs are more than a twentieth or so of all
-    combinations of the rows.
+    A block costs less than its pairs one by one if the pairs are more than about a twentieth of all combinations of the
+    rows.
     """
     order = np.argsort(left, kind="stable")
     used, sizes = _used(len(features), left)

@@ -16,7 +16,7 @@ from vplface.evaluation.unit import require_direction
 from vplface.progress import progress
 
 _FACES = 8192
-"""So many faces are pooled at once."""
+"""The number of faces that are pooled at once."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class Templates:
         if len(missing := np.flatnonzero(self.number[rows] != numbers)):
             lacking = np.unique(numbers[missing])
             raise DataError(
-                f"{len(lacking)} templates that are asked about have no faces, {lacking[0]} for one; are the files of "
+                f"{len(lacking)} templates to compare have no faces, for example {lacking[0]}; are the files of "
                 "one set and one version?"
             )
         return rows
@@ -108,7 +108,7 @@ def pool(
 
     Raises:
         DataError: an embedding or a template that is zero or not finite; it is named.
-        ValueError: other than a row or score a picture.
+        ValueError: the number of rows or scores is not that of the pictures.
     """
     if embeddings.ndim != 2 or len(embeddings) != len(faces.pictures):
         raise ValueError(f"embeddings must be [{len(faces.pictures)}, dim], a row a picture, got {embeddings.shape}")

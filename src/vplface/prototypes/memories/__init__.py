@@ -1,4 +1,4 @@
-"""Kinds of memory: what is kept of each class and injected, one file each."""
+"""Kinds of memory, which keep and inject features of each class, one file each."""
 
 from vplface.prototypes.memories.borrowed import BorrowedSpread
 from vplface.prototypes.memories.gaussian import Gaussian

@@ -77,7 +77,7 @@ class BorrowedSpread(Memory):
         first = int(state["memory_residuals"])
         spread.pool(state, residuals.square().sum(1))
         place = torch.arange(first, first + len(residuals), device=residuals.device) % self.bank
-        bank = state["memory_bank"].clone()  # steps before may still need the old one
+        bank = state["memory_bank"].clone()  # earlier steps may still need the old one
         bank[place[-self.bank :]] = residuals[-self.bank :]
         state["memory_bank"] = bank
 

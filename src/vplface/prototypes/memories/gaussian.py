@@ -31,8 +31,8 @@ class Gaussian(Memory):
     variance 2/(d−1), so that the mean of draw·μ_j is R_j, up to a share 3σ_j⁴/(4(d−1)) of it in leading order. Hence
     E‖draw − R_j·μ_j‖² = σ_j², the variance of the class around its mean, and E‖draw − μ_j‖² = 2 − 2·R_j.
 
-    This is the distribution that the method speaks of, drawn again in every step. It helps where a class is too shallow
-    to show its spread, which it then borrows from all classes; variation along particular directions it does not know
+    This is the distribution of the method, drawn again in every step. It helps if a class has too few pictures to show
+    its spread, which is then estimated from all classes; it does not model variation along particular directions
     (see ``BorrowedSpread``). ε is a row of a fixed bank that is drawn from the seed: which, follows from seed, step and
     class id.
 
@@ -62,7 +62,7 @@ class Gaussian(Memory):
         """Nothing seen, and the bank drawn.
 
         Raises:
-            ValueError: in one dimension, where nothing lies beside the mean.
+            ValueError: in one dimension, where there is no direction orthogonal to the mean.
         """
         if dim < 2:
             raise ValueError(f"{type(self).__name__} needs embeddings of at least 2 dimensions, got {dim}")

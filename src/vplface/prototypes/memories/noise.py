@@ -11,12 +11,12 @@ from vplface.prototypes.memory import State, number_type
 
 
 def normal_rows(rows: int, dim: int, dtype: torch.dtype, device: torch.device, seed: int) -> State:
-    """``memory_bank``: rows of N(0, 1) that depend on the seed alone."""
+    """``memory_bank``: rows of N(0, 1) that depend only on the seed."""
     numbers = np.random.Generator(np.random.Philox(np.random.SeedSequence((seed, rows, dim))))
     bank = torch.from_numpy(numbers.standard_normal((rows, dim), dtype=np.float32))
     return {"memory_bank": bank.to(device=device, dtype=number_type(dtype))}
 
 
 def across(vectors: Float[Tensor, "rows dim"], directions: Float[Tensor, "rows dim"]) -> Float[Tensor, "rows dim"]:
-    """Of each vector the part that is orthogonal to a unit direction."""
+    """The part of each vector that is orthogonal to a unit direction."""
     return torch.addcmul(vectors, directions, torch.linalg.vecdot(vectors, directions).unsqueeze(1), value=-1.0)

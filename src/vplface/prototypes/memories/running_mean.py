@@ -21,7 +21,7 @@ class RunningMean(Memory):
     Deep Face Recognition", ECCV 2016, keep such centres). Beside ``LastFeature`` it is a control: if it does as well,
     what helps is the mean of the class and not its variation. A memory that has died starts again, M_y ← x.
 
-    In bytes a class what the last feature takes; in a step nothing more.
+    It takes as many bytes per class, and as much time, as the last feature.
 
     Attributes:
         momentum: α in [0, 1); 0 is the last feature.

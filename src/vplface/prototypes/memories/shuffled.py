@@ -15,12 +15,12 @@ from vplface.prototypes.variational import LastFeature
 class ShuffledMemory(LastFeature):
     """The last feature of a wrong class: into class j goes that of π(j), where π is fixed and π(j) ≠ j.
 
-    A control. All statistics of the injection are those of ``LastFeature``, but what it says of the class is false. A
-    gain that remains is that of noise, not of variation within the class.
+    A control. All statistics of the injection are those of ``LastFeature``, but it belongs to the wrong class. A
+    remaining gain comes from noise, not from variation within the class.
 
     π(j) = (j + k) mod N, with k in [1, N) from the seed. A feature is written to where it will be injected, so nothing
-    has to be exchanged between ranks, and the rows of ``head.memory`` are those of π(j). In bytes and time what the
-    last feature takes.
+    has to be exchanged between ranks, and the rows of ``head.memory`` are those of π(j). Bytes and time are those
+    of the last feature.
     """
 
     def home(self, classes: Int[Tensor, " seen"], num_classes: int, seed: int) -> Int[Tensor, " seen"]:

@@ -10,13 +10,13 @@ plain statistics at first, and exponential ones with the momentum α later (Finc
 mean and variance", 2009). A class whose memory has died starts again.
 
 Before it is taken into the mean, x is a sample that the mean has not seen, with E‖x − m‖² = σ²(1 + 1/n). The residuals
-r = (x − m)/√(1 + 1/n) of all classes give the variance σ² that they share; and a class with few samples, of whose own
-variance little is known, is shrunk towards it, as if it had κ degrees of freedom more:
+r = (x − m)/√(1 + 1/n) of all classes give the variance σ² that they share; and the variance of a class
+with few samples, which is uncertain, is shrunk towards it, as if the class had κ more degrees of freedom:
 
     σ_j² = (n_j·V_j + κ·σ²) / (n_j − 1 + κ)
 
 With n_j = 1 that is σ²; with many samples it is the unbiased variance of the class. The features drift while they are
-collected, and σ² contains what they drift in between.
+collected, and σ² includes their drift in the meantime.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def require_in_range(momentum: float, prior: float, bank: int) -> None:
 
 
 def unknown(classes: int, dtype: torch.dtype, device: torch.device) -> State:
-    """The state, beside μ and T, of classes that have not been seen."""
+    """The state, besides μ and T, of classes that have not been seen."""
     numbers = number_type(dtype)
     return {
         "memory_variance": torch.zeros(classes, dtype=numbers, device=device),

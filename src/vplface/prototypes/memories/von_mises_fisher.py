@@ -16,7 +16,7 @@ from vplface.prototypes.memories.noise import across
 from vplface.prototypes.memory import ReadRows, State
 
 _ATTEMPTS = 64
-"""Wood's method accepts about two thirds of its proposals or more, in any dimension: 64 in a row do not fail."""
+"""Wood's method accepts at least about two thirds of its proposals in any dimension: 64 suffice."""
 
 
 @dataclass(frozen=True)
@@ -64,9 +64,9 @@ def concentration(variance: Float64[Tensor, " classes"], dim: int) -> Float64[Te
 def cosines(
     kappa: Float64[Tensor, " classes"], dim: int, draw: Draw, wanted: Bool[Tensor, " classes"]
 ) -> Float64[Tensor, " classes"]:
-    """w = μ·x for x ~ vMF(μ, κ) in d ≥ 2 dimensions (Wood 1994); 1 where it is not wanted.
+    """w = μ·x for x ~ vMF(μ, κ) in d ≥ 2 dimensions (Wood 1994); 1 where it is not needed.
 
-    The proposals' symmetric Beta((d−1)/2, (d−1)/2) is had from two uniform numbers as
+    The proposals' symmetric Beta((d−1)/2, (d−1)/2) is computed from two uniform numbers as
     Z = ½(1 + √(1 − U^{2/(d−2)})·cos 2πV) (Ulrich, "Computer generation of distributions on the m-sphere", 1984).
     """
     w = torch.ones_like(kappa)

@@ -198,7 +198,7 @@ def test_align_folder_never_writes_two_pictures_to_one_crop(tmp_path, choice, ta
     done = align_folder(tmp_path / "photos", tmp_path / "faces", Dots(), choice=choice)
     refused = {record.name: record.reason for record in done.records if record.outcome == "name taken"}
     assert set(refused) == taken
-    assert all("called like one of a.jpg" in reason for reason in refused.values())
+    assert all("the same name as one of a.jpg" in reason for reason in refused.values())
     assert done.crops == 4 - len(taken) == len(list((tmp_path / "faces").glob("*.jpg")))
 
 

@@ -177,7 +177,7 @@ def test_open_parquet_refuses_every_truncated_file(tmp_path: Path) -> None:
     whole = put(tmp_path / "x.parquet", [(b"1", "a")] * 3, [0, 1, 2]).read_bytes()
     for length in range(0, len(whole), 7):
         (tmp_path / "x.parquet").write_bytes(whole[:length])
-        with pytest.raises(DataError, match=r"x\.parquet: not a readable Parquet file.*get it again"):
+        with pytest.raises(DataError, match=r"x\.parquet: not a readable Parquet file.*download it again"):
             open_pictures(tmp_path / "x.parquet")
 
 
@@ -311,7 +311,7 @@ def test_open_parquet_refuses_list_columns_and_forged_page_headers(tmp_path: Pat
     at = min(chunk.dictionary_page_offset, chunk.data_page_offset)
     for patch, message in {
         b"\x15\x04\x15\xfe\xff\xff\xff\x0f\x15\x02\x4c\x15\x02\x00\x00": "unpacks to more than",
-        b"\x15\x04\x15\x20\x15\xff\xff\xff\xff\x0f": "a page of the column 'label' is said to have",
+        b"\x15\x04\x15\x20\x15\xff\xff\xff\xff\x0f": "a page of the column 'label' claims to have",
         b"\x1f\x1f": "no page begins at",
         b"\xff" * 20: "no page begins at",
         b"\x15\x04\x15\x20\x15\x20\x4c\x15\xff\xff\xff\xff\x0f\x00\x00": "damaged or forged",

@@ -202,7 +202,7 @@ def test_PictureListWriter_resumes_after_the_last_whole_line(tmp_path: Path) -> 
 
 def test_PictureListWriter_overwrites_neither_another_set_nor_another_picture(tmp_path: Path) -> None:
     path = listed(tmp_path, "path,label\nmine/a.png,x\n")
-    with pytest.raises(DataError, match=r"line 2: 'mine/a\.png' of 'x' is of another set"):
+    with pytest.raises(DataError, match=r"line 2: 'mine/a\.png' of 'x' belongs to another set"):
         PictureListWriter(path, ["x"])
     assert path.read_text() == "path,label\nmine/a.png,x\n"
     fill(tmp_path, "new/a.png")

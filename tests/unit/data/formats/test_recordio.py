@@ -193,7 +193,7 @@ def test_RecordIO_with_a_bad_record_reads_the_others(tmp_path: Path, broken: int
         (MAGIC + struct.pack("<I", 2**28) + whole[8:], "more than are left in the file"),
         (MAGIC + struct.pack("<I", 2 << 29 | 40) + whole[8:], "is of kind 2"),
         (record(whole[8:48], 1) + whole, "is of kind 0"),
-        (record(b"short"), "holds no header"),
+        (record(b"short"), "has no picture header"),
         (record(struct.pack("<IfQQ", 2**31, 3.0, 2, 0) + png(2)), "2147483648 labels"),
         (record(image(2, 3.0, b"")), "the file is empty"),
         (record(image(2, 3.0, png(2)[:-30])), "cut short"),
@@ -240,17 +240,17 @@ def damage(path: Path, suffix: str, change) -> Path:
         (".idx", lambda data: data + b"9\t-8\n", r"train\.idx, line 11: expected a key"),
         (".idx", lambda data: data + b"9\t" + b"9" * 17 + b"\n", r"train\.idx, line 11: expected a key"),
         (".idx", lambda data: data + b"1\t0\n", r"train\.idx, line 11: the key 1 occurs more than once"),
-        (".idx", lambda data: data + b"77\t6\n", r"record 77 is said to begin at offset 6, which is no multiple of 4"),
+        (".idx", lambda data: data + b"77\t6\n", r"record 77 should begin at offset 6, which is not a multiple of 4"),
         (
             ".idx",
             lambda data: data + b"77\t99996\n",
-            r"record 77 is said to begin at offset 99996, but train\.rec ends",
+            r"record 77 should begin at offset 99996, but train\.rec ends",
         ),
         (".rec", lambda data: data[:-1], r"train\.rec, record 9 at offset \d+: .*more than are left.*train\.idx knows"),
         (
             ".rec",
             lambda data: data[:-100],
-            r"train\.idx, line 9: record 8 is said to begin at .*, but .* is cut short",
+            r"train\.idx, line 9: record 8 should begin at .*, but .* is cut short",
         ),
         (".rec", lambda data: data + bytes(8), r"record 9 at offset \d+: .*but the file has"),
         (".rec", lambda data: b"", r"train\.rec: is empty"),
@@ -263,7 +263,7 @@ def test_RecordIO_names_the_place_of_damage(tmp_path: Path, suffix: str, change,
 
 def test_RecordIO_without_an_index_names_the_first_bad_record(tmp_path: Path) -> None:
     path = write(tmp_path, insightface(LABELS), index=False)
-    with pytest.raises(DataError, match=r"train\.rec, record number 9 at offset \d+: is said to have 32 bytes"):
+    with pytest.raises(DataError, match=r"train\.rec, record number 9 at offset \d+: claims to have 32 bytes"):
         RecordIO(damage(path, ".rec", lambda data: data[:-4]))
     write(tmp_path, insightface(LABELS), index=False)
     with pytest.raises(DataError, match=r"record number 0 at offset 0: no record begins here; without an \.idx"):
@@ -276,7 +276,7 @@ def test_RecordIO_refuses_an_impossible_header(tmp_path: Path) -> None:
         with pytest.raises(DataError, match=r"record 0 at offset \d+: says that pictures have the keys"):
             RecordIO(write(tmp_path, payloads))
     broken = insightface(LABELS) | {0: record(b"no header")}
-    with pytest.raises(DataError, match=r"record 0 at offset \d+: holds no header of a picture; it may be the header"):
+    with pytest.raises(DataError, match=r"record 0 at offset \d+: has no picture header; it may be the header"):
         RecordIO(write(tmp_path, broken))
 
 
@@ -299,9 +299,9 @@ def test_RecordIO_refuses_missing_ambiguous_and_empty_files(tmp_path: Path) -> N
         RecordIO(tmp_path)
     for name in ("a.rec", "b.rec"):
         (tmp_path / name).write_bytes(record(b""))
-    with pytest.raises(DataError, match=r"found a\.rec, b\.rec; name one"):
+    with pytest.raises(DataError, match=r"found a\.rec, b\.rec; give one"):
         RecordIO(tmp_path)
-    with pytest.raises(DataError, match=r"record 0 at offset 0: holds no header"):
+    with pytest.raises(DataError, match=r"record 0 at offset 0: has no picture header"):
         RecordIO(tmp_path / "a.rec")
     (tmp_path / "a.rec").write_bytes(record(image(0, (1.0, 1.0), b"")))
     with pytest.raises(DataError, match=r"a\.rec: holds no pictures"):
@@ -549,7 +549,7 @@ def test_RecordIO_detects_the_index_of_another_file(tmp_path: Path) -> None:
         RecordIO(one)
     longer = write(tmp_path / "b", {key: image(key, 1.0, png(key)) for key in range(7)})
     one.with_suffix(".idx").write_bytes(longer.with_suffix(".idx").read_bytes())
-    with pytest.raises(DataError, match=r"train\.rec, record 6 .*the last that train\.idx knows"):
+    with pytest.raises(DataError, match=r"train\.rec, record 6 .*the last record in train\.idx"):
         RecordIO(one)
 
 
@@ -783,7 +783,7 @@ def test_RecordIOWriter_refuses_invalid_names_labels_and_paths(tmp_path: Path) -
             writer.add(b"x", "a", 4)
         writer.add(b"x", "a", 0)
     with (
-        pytest.raises(DataError, match="no pictures were given"),
+        pytest.raises(DataError, match="there are no pictures to write"),
         RecordIOWriter(tmp_path / "empty", PEOPLE),
     ):
         pass

@@ -175,7 +175,7 @@ def test_TarShards_reads_labels_in_every_form(tmp_path: Path, labels: list[dict[
         ([("b.png", b""), ("b.json", b'{"label": -2}')], "the label -2 is out of range"),
         ([("b.png", b""), ("b.json", b'{"label": 2, "identity": 5}')], "invalid identity name: '5'"),
         ([("b.png", b""), ("b.json", b'{"label": 2, "name": 5}')], "\"name\" in .json is not a string: '5'"),
-        ([("b.png", b""), ("b.json", b"[1]")], ".json holds no keys and values"),
+        ([("b.png", b""), ("b.json", b"[1]")], ".json is not an object"),
         ([("b.png", b""), ("b.json", b"{")], ".json is not valid: "),
         ([("b.png", b""), ("b.json", b"\xff")], ".json is not valid: "),
         ([("b.png", b""), ("b.json", b"[" * 100_000)], ".json is not valid: "),
@@ -333,7 +333,7 @@ def test_TarShards_reads_or_refuses_any_bytes(tmp_path_factory: pytest.TempPathF
 def test_TarShards_refuses_labels_and_names_that_disagree(tmp_path: Path) -> None:
     one = [("a.png", b""), ("a.json", b'{"label": 1, "identity": "Ada"}')]
     other = [("b.png", b""), ("b.json", b'{"label": 1, "identity": "Bob"}')]
-    with pytest.raises(DataError, match=r"x.tar: the label 1 is called 'Bob', before it was 'Ada'"):
+    with pytest.raises(DataError, match=r"x.tar: the label 1 is called 'Bob', but earlier 'Ada'"):
         TarShards(write(tmp_path / "x.tar", *one, *other))
     named = [("b.png", b""), ("b.txt", b"Bob")]
     with pytest.raises(DataError, match=r"some samples have numbers for labels, others only names such as 'Bob'"):
@@ -430,8 +430,8 @@ def test_TarShardsWriter_refuses_targets_that_hold_anything_else(tmp_path: Path)
     fill(tmp_path / "one.tar", FACES[:1], ["Ada"])
     for name, identities, message in (
         ("file", ["Ada"], "is a file; give a folder, or a path that ends in .tar"),
-        ("folder.tar", ["Ada"], "is a folder; a path that ends in .tar is to become a file"),
-        ("other", ["Ada"], "holds something else than the shards of an interrupted writing"),
+        ("folder.tar", ["Ada"], "is a folder; a path that ends in .tar must be a file"),
+        ("other", ["Ada"], "holds other files than the shards of an interrupted run"),
         ("ada", ["Bob"], "holds pictures of other identities"),
         ("ada", [], "holds pictures of other identities"),
     ):

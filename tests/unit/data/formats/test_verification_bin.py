@@ -73,7 +73,7 @@ def test_VerificationBin_reads_truth_values_of_any_width(tmp_path: Path, kind: s
         assert VerificationBin(written(tmp_path, content)).pairs.same.tolist() == SAME
     for truths in (values + 2, list(values + 2), [np.array(SAME).astype(kind)] * 4) if kind != "?" else ():
         content = pickle.dumps(([FOUR[k] for k in SHOWN], truths), protocol=protocol)
-        with pytest.raises(DataError, match=r"truth value 0 is neither"):
+        with pytest.raises(DataError, match=r"boolean 0 is neither"):
             VerificationBin(written(tmp_path, content))
 
 
@@ -232,15 +232,15 @@ def test_VerificationBin_names_what_it_refuses(tmp_path: Path) -> None:
         (b"\x80\x02N0.", "a value is missing"),
         (b"e", "a mark is missing"),
         (b"h\x07.", "value 7 is used, but was not stored"),
-        (b"(C\x01xe.", "of another type"),
+        (b"(C\x01xe.", "of the wrong type"),
         (b"\x80\x02]](C\x01xC\x01ye]\x88aa.", "no pair of lists"),
         (b"\x80\x02](K\x05K\x06e]\x88a\x86.", "picture 0 is not a string of bytes"),
         (b"\x80\x02](X\x01\x00\x00\x00xX\x01\x00\x00\x00ye]\x88a\x86.", "picture 0 is not a string of bytes"),
-        (b"\x80\x02](U\x01xU\x01ye]K\x02a\x86.", "truth value 0 is neither"),
-        (b"\x80\x02](U\x01xU\x01ye]Na\x86.", "truth value 0 is neither"),
+        (b"\x80\x02](U\x01xU\x01ye]K\x02a\x86.", "boolean 0 is neither"),
+        (b"\x80\x02](U\x01xU\x01ye]Na\x86.", "boolean 0 is neither"),
         (b"\x80\x02](U\x01xe]\x88a\x86.", "1 pictures and 1 pairs"),
         (b"\x80\x02]]\x86.", "0 pictures and 0 pairs"),
-        (b"\xfa", "no opcode, is not allowed"),
+        (b"\xfa", "is not an opcode"),
         (b"", "the file is empty"),
     ],
 )
