@@ -76,13 +76,7 @@ def _pictures_of(records: Sequence[RunRecord], given: Sequence[Path]) -> Callabl
             try:
                 if path.resolve().is_relative_to(root.resolve()) and is_file(path):
                     return decode(read_picture_file(path), str(path))
-            except (
-                OSError,
-                RuntimeError,
-                ValueError,
-                DataError,
-                UnreadablePictureError,
-            ):  # a loop of links, or a null byte
+            except (OSError, RuntimeError, ValueError, DataError, UnreadablePictureError):  # a link loop, a null byte
                 return None
         return None
 
