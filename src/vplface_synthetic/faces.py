@@ -18,8 +18,8 @@ _CONDITIONS, _SIZES, _NOISE = 1, 2, 3
 class SyntheticFaces:
     """Generated faces of generated people, no real face among them: a ``vplface.data.pictures.PictureSet``.
 
-    Picture p of identity k depends only on (seed, k, p, difficulty), so that it is the same whatever the order of
-    access, the number of worker processes and the other options; label noise changes only the pictures that it hits.
+    Picture p of identity k depends only on (seed, k, p, difficulty), not on the order of access, the number of
+    worker processes or the other options; label noise changes only the pictures that it hits.
     Sets with the same seed and disjoint ranges of identities show different people of the same world.
 
     Args:

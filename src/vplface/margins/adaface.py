@@ -32,7 +32,7 @@ class AdaFace(SampleMargin):
     So q = −1 is ArcFace, cos(θ + m); q = 0 CosFace, cosθ − m; q = 1 has a negative angular margin. θ − m·q is kept in
     [0, π], and has no gradient where it is cut off. μ and σ (unbiased) are those of the batches of all ranks, that of
     the step included; a batch of one sample leaves σ. They start at 20 and 100, and .001 is added to σ, as in the
-    authors' code, which keeps angles .001 away from 0 and π besides.
+    authors' code, which also keeps angles .001 away from 0 and π.
 
     Attributes:
         scale: s > 0.

@@ -178,7 +178,7 @@ a, b = embedder(["ada.jpg", "grace.jpg"])  # aligned faces
 similarity = float(a @ b)  # a cosine
 ```"""
     command = (
-        f"Or `vplface hub pull {repo} --out FOLDER`, and FOLDER wherever a model is asked for: `vplface evaluate`, "
+        f"Or `vplface hub pull {repo} --out FOLDER`, and use FOLDER as the model: in `vplface evaluate`, "
         "`verify`, `enroll`, or `export` to ONNX."
     )
     pictures = (

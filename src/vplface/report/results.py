@@ -39,13 +39,13 @@ def results_table(runs: Sequence[RunRecord], set_name: str, compared: Sequence[C
     cells = {(run.name, metric): figure_of_run(run, set_name, metric) for run in runs for metric in metrics}
     rows: list[Markup] = []
     trained = {"Coverage reached": coverage, "Training time": training_time}
-    trained = {head: tell for head, tell in trained.items() if any(tell(run) for run in runs)}
+    trained = {head: value for head, value in trained.items() if any(value(run) for run in runs)}
     for index, run in enumerate(runs):
         row: list[Child] = [tag("th", arm(run, index), scope="row")]
         for metric in metrics:
             of_column = [cells[other.name, metric] for other in runs]
             row.append(tag("td", _measured(cells[run.name, metric], of_column, index)))
-        row += [tag("td", tell(run) or "—") for tell in trained.values()]
+        row += [tag("td", value(run) or "—") for value in trained.values()]
         rows.append(tag("tr", row))
     for other, used in compared:
         of_set = {difference.metric.key: difference for difference in used if difference.set_name == set_name}

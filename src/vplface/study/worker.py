@@ -20,8 +20,8 @@ from vplface.study.single import finish
 
 def main() -> int:
     """Carry out the run; returns the exit status."""
-    with open(0, "rb", buffering=0, closefd=False) as told:
-        config = json.loads(told.readline())
+    with open(0, "rb", buffering=0, closefd=False) as standard_input:
+        config = json.loads(standard_input.readline())
     threading.Thread(target=_stop_with_parent, daemon=True).start()
     try:
         finish(build_config(config, "the study"))

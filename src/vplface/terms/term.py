@@ -35,7 +35,7 @@ class Batch:
         labels: y, global class ids.
         scale: s of the margin.
         step: steps taken before this one.
-        prototypes: v of the classes with the given ids, wherever they live, as constants.
+        prototypes: v of the classes with the given ids, on any rank, as constants.
         softmax: the mean loss of the batch over the prototypes of an injection into constant v, after a margin; on the
             backend of the head and over the classes that the step compares with.
     """
@@ -66,7 +66,7 @@ class BoundTerm(nn.Module):
     Attributes:
         per_class: names of the buffers that have a row for each class here; all other state is equal on all ranks.
         whole_batch: whether a step has to be one forward pass.
-        needs_prototype: whether it asks for the one prototype of a class, so that there are no sub-centres.
+        needs_prototype: whether it needs a single prototype of each class, so that sub-centres are refused.
         value: a figure of the last step, for logs; NaN for none.
     """
 

@@ -153,7 +153,7 @@ class Loggers:
     Args:
         config: the configuration of the run.
         first_step: the number of steps already taken.
-        fresh: whether the run is new, whatever ids the folder holds.
+        fresh: whether the run is new; ids in the folder are then ignored.
 
     Raises:
         VplfaceError: before the first step, if a logger cannot be used: its extra is missing, nobody is logged in, or

@@ -31,7 +31,7 @@ class Validation:
 
     Args:
         settings: the evaluation section of the configuration.
-        heldout: people kept out of training, who make a set of their own, ``holdout``; None for none.
+        heldout: people kept out of training, who form the evaluation set ``holdout``; None for none.
 
     Raises:
         DataError: if pictures or lists are missing or damaged: a run should fail before its first step, not at its end.

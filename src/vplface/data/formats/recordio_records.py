@@ -125,7 +125,7 @@ class Records:
         return heads
 
     def numbers(self) -> Int64[np.ndarray, " n"]:
-        """The first label of each picture, every record of which is visited; −1 where there is none that is a label.
+        """The first label of each picture, read from every record; −1 if it is not a valid label.
 
         Raises:
             DataError: a header or an identity record stands among the pictures.

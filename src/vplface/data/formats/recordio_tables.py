@@ -174,7 +174,7 @@ def _eight_digits(
 ) -> Int64[np.ndarray, " n"]:
     """One to eight digits as the bytes of one integer, in which neighbours are joined: to tens, to hundreds, ..."""
     words = np.ndarray((len(text) - _WORD + 1,), "<u8", text.data, strides=(1,))[ends - _WORD].astype(np.uint64)
-    before = (8 * (_WORD - digits)).astype(np.uint64)  # bits of what stands in front of the number, to become zeros
+    before = (8 * (_WORD - digits)).astype(np.uint64)  # bits of the text before the number, to become zeros
     words = words >> before << before | _ZEROS & ~(_ONES << before)
     decimal = (words & _UPPER | (words + _SIXES & _UPPER) >> np.uint64(4)) == _THREES
     words &= np.uint64(0x0F0F0F0F0F0F0F0F)

@@ -284,11 +284,11 @@ def _index(path: Path, advance: Advance) -> _Index:
     try:
         with os.fdopen(open_regular(path), "rb", buffering=2**18) as file:
             stamp = stamp_of(file.fileno())
-            told = 0
+            reported = 0
             for sample in _samples(file, path, stamp[0]):
-                if (megabytes := sample.at // 10**6) > told + 10:
-                    advance(megabytes - told)
-                    told = megabytes
+                if (megabytes := sample.at // 10**6) > reported + 10:
+                    advance(megabytes - reported)
+                    reported = megabytes
                 try:
                     picture, who, name = _read_sample(file, sample)
                 except _FaultError as fault:
@@ -299,7 +299,7 @@ def _index(path: Path, advance: Advance) -> _Index:
                 person.append(people.setdefault(who, len(people)))
                 names += name
                 name_sizes.append(len(name))
-            advance(stamp[0] // 10**6 - told)
+            advance(stamp[0] // 10**6 - reported)
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
     numbers = [np.array(each, np.int64) for each in (offsets, sizes, name_sizes)]

@@ -49,6 +49,6 @@ def verify_comparisons(
     if len(impostor):
         far_points, tar_points = drawable(*roc(genuine, impostor, total)[:2])
         curve = {"far": far_points.tolist(), "tar": tar_points.tolist()}
-    pairs = zip(of, row + len(people), strict=True)  # a row of the gallery is no picture of the probes
+    pairs = zip(of, row + len(people), strict=True)  # rows of the gallery are not pictures of the probes
     worst = [(score, left, right - len(people)) for score, left, right in first_without_repetition(impostor, pairs)]
     return figures, replicates, curve, worst

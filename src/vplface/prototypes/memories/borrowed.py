@@ -31,9 +31,9 @@ class BorrowedSpread(Memory):
     E‖draw − R_j·μ_j‖² = σ_j², as far as residuals are orthogonal to μ_j, but along directions in which features really
     vary. Until a class has been seen twice in Δt steps there is no residual, and the mean is injected.
 
-    In bytes a class 8 more than the last feature, and 4·bank·d once. In a step a draw for each class is formed twice, a
-    tile at a time, which reads another d numbers a class each time; the bank is copied; ranks add up the residuals of
-    the batch, B × d numbers.
+    Memory: 8 bytes per class more than the last feature, and 4·bank·d bytes once. Time: each step computes a draw for
+    each class twice, a tile at a time, which reads d more numbers per class each time; it copies the bank, and ranks
+    add up the residuals of the batch, B × d numbers.
 
     Attributes:
         momentum: α in [0, 1) of the mean and its spread.

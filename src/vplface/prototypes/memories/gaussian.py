@@ -33,11 +33,11 @@ class Gaussian(Memory):
 
     This is the distribution of the method, drawn again in every step. It helps if a class has too few pictures to show
     its spread, which is then estimated from all classes; it does not model variation along particular directions
-    (see ``BorrowedSpread``). ε is a row of a fixed bank that is drawn from the seed: which, follows from seed, step and
-    class id.
+    (see ``BorrowedSpread``). ε is a row of a fixed bank that is drawn from the seed; the row depends on seed, step
+    and class id.
 
-    In bytes a class 8 more than the last feature, and 4·bank·d once. In a step a draw for each class is formed twice, a
-    tile at a time, which reads another d numbers a class each time.
+    Memory: 8 bytes per class more than the last feature, and 4·bank·d bytes once. Time: each step computes a draw for
+    each class twice, a tile at a time, which reads d more numbers per class each time.
 
     Attributes:
         momentum: α in [0, 1) of the mean and its spread.

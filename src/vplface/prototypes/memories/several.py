@@ -16,14 +16,14 @@ from vplface.prototypes.memory import Memory, ReadRows, State
 
 @dataclass(frozen=True)
 class SeveralFeatures(Memory):
-    """The last K features of a class, each with a timer of its own; a step injects one of the living, all as likely.
+    """The last K features of a class, each with its own timer; a step injects a random one of the living.
 
-    The draw is from the empirical distribution of the class, in which the last feature is one sample. Over the steps
-    between two sightings a class meets several of its pictures, where the last feature is the same one again. It helps
-    where a class is seen more than once in Δt steps, and is ``LastFeature`` where it is not.
+    The draw is from the empirical distribution of the class, in which the last feature is one sample. In the steps
+    between two pictures of a class, several of its features are injected instead of the same one. It helps if a class
+    is seen more than once in Δt steps, and equals ``LastFeature`` otherwise.
 
-    A feature takes the slot of the one with the fewest steps left. In bytes a class K times the last feature; in a step
-    a copy of the chosen features, a tile at a time.
+    A feature takes the slot of the one with the fewest steps left. Memory: K times that of the last feature. Time: each
+    step copies the chosen features, a tile at a time.
 
     Attributes:
         count: K ≥ 1.

@@ -2,7 +2,7 @@
 
 Unit features with weights that sum to 1 have a mean m = Σ w_i·x_i = R·μ within the sphere, and their variance
 V = Σ w_i·‖x_i − m‖² is 1 − R². So μ (in ``memory``), V and the effective number n = 1/Σ w_i² (Kish, "Survey Sampling",
-1965) of a class are all that is kept. A step that sees x makes of them, with a = max(1/(n+1), 1 − α),
+1965) of a class are all that is kept. A step that sees x updates them, with a = max(1/(n+1), 1 − α),
 
     m ← m + a·(x − m)        V ← (1 − a)·(V + a·‖x − m‖²)        1/n ← (1 − a)²/n + a²
 
@@ -10,8 +10,8 @@ plain statistics at first, and exponential ones with the momentum α later (Finc
 mean and variance", 2009). A class whose memory has died starts again.
 
 Before it is taken into the mean, x is a sample that the mean has not seen, with E‖x − m‖² = σ²(1 + 1/n). The residuals
-r = (x − m)/√(1 + 1/n) of all classes give the variance σ² that they share; and the variance of a class
-with few samples, which is uncertain, is shrunk towards it, as if the class had κ more degrees of freedom:
+r = (x − m)/√(1 + 1/n) of all classes give the variance σ² that they share. The variance of a class with few
+samples, which is uncertain, is shrunk towards it, as if the class had κ more degrees of freedom:
 
     σ_j² = (n_j·V_j + κ·σ²) / (n_j − 1 + κ)
 

@@ -33,7 +33,7 @@ class VonMisesFisher(Gaussian):
     ``Gaussian``, E‖draw − R_j·μ_j‖² = σ_j², and beyond a few dozen dimensions the two hardly differ; in few
     dimensions, as when one looks at a sphere, this one is the maximum-entropy distribution with that mean.
 
-    Options, bytes and costs are those of ``Gaussian``; besides some random numbers of each class in a step, on the CPU.
+    Options and costs are those of ``Gaussian``, plus some random numbers for each class and step, on the CPU.
     """
 
     def reader(self, state: State, draw: Draw) -> ReadRows:
