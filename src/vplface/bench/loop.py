@@ -259,7 +259,7 @@ def _require_equal(losses: Mapping[str, Sequence[float]], precisions: Mapping[st
         for step, (loss, usual) in enumerate(pairs, start=1):
             if not math.isclose(loss, usual, rel_tol=0.0, abs_tol=TOLERANCE[dtype] * abs(losses[USUAL][0])):
                 raise VplfaceError(
-                    f"{arm} has a loss of {loss} in step {step}, the usual loop one of {usual}: they do not do the"
+                    f"{arm} has a loss of {loss} in step {step}, the usual loop has {usual}: they do not do the"
                     " same work"
                 )
 

@@ -153,8 +153,8 @@ def _require_equal(case: Case, losses: Sequence[float], expected: Sequence[float
     for step, (loss, wanted) in enumerate(zip(losses, expected, strict=True), start=1):
         if not abs(loss - wanted) <= TOLERANCE[case.setting.dtype] * abs(expected[0]):
             raise VplfaceError(
-                f"{case.processes} processes ({case.scaling} scaling) have a loss of {loss} in step {step}, one"
-                f" process one of {wanted}: they do not do the same work"
+                f"{case.processes} processes ({case.scaling} scaling) have a loss of {loss} in step {step}, but"
+                f" one process has {wanted}: they do not do the same work"
             )
 
 

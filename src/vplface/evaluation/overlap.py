@@ -4,8 +4,8 @@ Sets name people differently, so faces are compared by a model: embed all pictur
 be the cosine of their mean embeddings, and flag a training identity whose similarity to a test identity reaches a
 threshold. The threshold comes from the test set itself, whose identities are different people: it is so high that few
 of them would be flagged against the others, and the same rate, times the number of training identities, is the expected
-number of false flags. Identities of one name are flagged regardless of their faces: namesakes are possible, but omitting a
-few more people costs little.
+number of false flags. Identities of one name are flagged regardless of their faces: some may be namesakes, but omitting
+a few more people costs little.
 
 Why means: their cosine hardly depends on the number of pictures, so a threshold measured on a test set with one or two
 pictures for each person holds for a training set with twenty; the highest cosine of any two pictures grows with their

@@ -110,8 +110,8 @@ def study_cautions(summary: Mapping[str, Any], found: Sequence[Finding]) -> list
         )
     if len(found) > 1:
         said.append(
-            f"{len(found)} differences are examined, without a correction for multiple comparisons: of twenty {_LEVEL} "
-            "intervals, about one excludes 0 by chance alone."
+            f"{len(found)} differences are examined together, without correction for multiple comparisons: of twenty "
+            f"{_LEVEL} intervals, about one excludes 0 by chance alone."
         )
     without = sum(finding.interval is None for finding in found)
     if without:

@@ -46,7 +46,7 @@ def test_measure_refuses_a_loop_with_a_different_loss(monkeypatch):
         return head
 
     monkeypatch.setattr(loop, "head_of", other)
-    with pytest.raises(VplfaceError, match=r"vplface, float32 comes to a loss of .* in step 1"):
+    with pytest.raises(VplfaceError, match=r"vplface, float32 has a loss of .* in step 1"):
         loop.measure(SMALL, "tiny", ["float32"], repeats=1)
 
 

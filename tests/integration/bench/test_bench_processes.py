@@ -57,7 +57,7 @@ def test_scale_figures_are_consistent(make, grows):
 
 @pytest.mark.parametrize(("make", "grows"), [(lazy.without_update, "classes"), (lazy.without_averaging, "batch")])
 def test_scale_refuses_processes_with_different_losses(make, grows):
-    with pytest.raises(VplfaceError, match=r"2 processes \(strong scaling\) come to a loss of .* in step [23]"):
+    with pytest.raises(VplfaceError, match=r"2 processes \(strong scaling\) have a loss of .* in step [23]"):
         bench.scale(make, SMALL, [1, 2], repeats=1, grows=grows)
 
 

@@ -30,7 +30,7 @@ from vplface.reasons import explained
         (MemoryError("Unable to allocate 7 GiB"), "out of memory: Unable to allocate 7 GiB"),
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: 9 bytes"), "out of memory"),
         (RuntimeError("can't start new thread"), "no thread can be started"),
-        (UnicodeEncodeError("utf-8", "a\udcff", 1, 2, "surrogates not allowed"), "a text that is not Unicode"),
+        (UnicodeEncodeError("utf-8", "a\udcff", 1, 2, "surrogates not allowed"), "text that is not Unicode"),
         (RecursionError("maximum recursion depth exceeded"), "nested too deeply"),
         (ValueError("embedded null byte"), "null character"),
         (RuntimeError("Symlink loop from '/a'"), "'/a': its symbolic links lead in a circle"),

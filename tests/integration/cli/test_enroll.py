@@ -190,7 +190,7 @@ def test_vplface_enroll_and_identify_refuse_another_model_and_accept_a_moved_one
     model.rename(tmp_path / "moved")
     gone = vplface("identify", people, photos / "Ada" / "1.png")
     assert gone.exit_code == 1
-    assert f"{model}: the gallery's model is not there any more; give its new path with --model" in gone.stderr
+    assert f"{model}: the gallery's model does not exist any more; give its new path with --model" in gone.stderr
     assert "Ada 1.0000" in vplface("identify", people, photos / "Ada" / "1.png", "--model", tmp_path / "moved").stdout
 
 

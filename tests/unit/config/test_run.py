@@ -56,7 +56,7 @@ def test_build_config_names_the_key_of_a_fault(raw, message):
         ({"terms": [{"name": "unpg", "start": "1 epochs"}]}, "terms.start is not an option of unpg"),
         ({"terms": [{"name": "xbm", "start": "soon"}]}, "'soon' is not a duration"),
         ({"terms": [{"name": "xbm", "size": 0}]}, "size must be at least 1"),
-        ({"terms": ["unpg", "unpg"]}, "two UNPG"),
+        ({"terms": ["unpg", "unpg"]}, "several UNPG"),
         ({"terms": ["broadface"], "accumulate": 2}, "accumulate: 1"),
         ({"terms": ["broadface"], "variational": {}}, "Take one of the two"),
     ],

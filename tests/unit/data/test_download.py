@@ -241,7 +241,7 @@ def test_vplface_data_get_shows_the_terms_and_resumes(server, tmp_path, monkeypa
     server.cut = None
     assert run("FACES", "--to", tmp_path / "set").exit_code == 0
     assert (tmp_path / "set" / "data.bin").read_bytes() == CONTENT
-    assert "data.bin was there" in run("faces", "--to", tmp_path / "set").stdout
+    assert "data.bin is already there" in run("faces", "--to", tmp_path / "set").stdout
 
 
 @pytest.mark.parametrize(

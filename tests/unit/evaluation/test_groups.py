@@ -125,8 +125,8 @@ def test_read_groups_prefers_picture_names_to_identity_names(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "names nobody"),
-        ("name,group\n", "names nobody"),
+        ("", "has no entries"),
+        ("name,group\n", "has no entries"),
         ("p0,a,b\n", "line 1: expected 'name,group'"),
         ("p0,a\np1,\n", "line 2: expected 'name,group'"),
         ("p0,a\np0,b\n", "line 2: 'p0' is in group 'a'"),

@@ -81,7 +81,7 @@ def test_OperatingPoint_load_refuses_deeply_nested_json_and_long_numbers(model, 
         ({"tar": 1.5}, "'tar' must be a number"),
         ({"protocol": "strict"}, "'protocol' has a wrong value"),
         ({"files": []}, "'files' has a wrong value"),
-        ({"date": "yesterday"}, "'date' is no date"),
+        ({"date": "yesterday"}, "'date' is not a date"),
     ],
 )
 def test_OperatingPoint_load_refuses_invalid_values(model, change, message):

@@ -120,5 +120,5 @@ def test_cautions_name_the_run_that_was_stopped() -> None:
     torn = RunRecord(Path("b"), "b", truncated=True)
     finished = RunRecord(Path("c"), "c", environment={"steps": 3000}, training=[{"step": 3000}])
     assert "a was stopped: its log ends at step 1,200 of 3,000." in cautions([stopped], [])
-    assert any("b breaks off" in said for said in cautions([torn], []))
+    assert any("log of b ends within a line" in said for said in cautions([torn], []))
     assert cautions([finished], []) == []

@@ -243,7 +243,7 @@ def test_align_folder_refuses_sources_without_pictures(tmp_path):
 
 
 def test_align_folder_refuses_landmarks_of_other_pictures(photos, tmp_path):
-    with pytest.raises(DataError, match=r"none of the 6 pictures.*'photos/ada/1.jpg', here 'ada/1.jpg'"):
+    with pytest.raises(DataError, match=r"none of the 6 pictures.*'photos/ada/1.jpg', that of the folder 'ada/1.jpg'"):
         align_folder(photos, tmp_path / "faces", {"photos/ada/1.jpg": [Face(TEMPLATE)]})
 
 

@@ -246,7 +246,11 @@ def damage(path: Path, suffix: str, change) -> Path:
             lambda data: data + b"77\t99996\n",
             r"record 77 should begin at offset 99996, but train\.rec ends",
         ),
-        (".rec", lambda data: data[:-1], r"train\.rec, record 9 at offset \d+: .*more than are left.*train\.idx knows"),
+        (
+            ".rec",
+            lambda data: data[:-1],
+            r"train\.rec, record 9 at offset \d+: .*more than are left.*last record in train\.idx",
+        ),
         (
             ".rec",
             lambda data: data[:-100],
@@ -545,7 +549,7 @@ def test_RecordIO_detects_the_index_of_another_file(tmp_path: Path) -> None:
     two = write(tmp_path / "b", {key: image(key, 1.0, png(key) + bytes([0, 8, 4, 12, 16, 0][key])) for key in range(6)})
     assert one.stat().st_size == two.stat().st_size
     one.with_suffix(".idx").write_bytes(two.with_suffix(".idx").read_bytes())
-    with pytest.raises(DataError, match=r"train\.idx, line 3: record 2 is said to .*but no record begins there"):
+    with pytest.raises(DataError, match=r"train\.idx, line 3: record 2 should begin .*but no record begins there"):
         RecordIO(one)
     longer = write(tmp_path / "b", {key: image(key, 1.0, png(key)) for key in range(7)})
     one.with_suffix(".idx").write_bytes(longer.with_suffix(".idx").read_bytes())
@@ -558,7 +562,7 @@ def test_RecordIO_picture_refuses_too_many_labels_or_parts(tmp_path: Path) -> No
     parts = record(b"a" * 24, 1) + record(b"", 2) * 70_000 + record(png(3), 3)
     pictures = RecordIO(write(tmp_path, {1: image(1, 3.0, png(1)), 2: many, 3: parts, 4: image(4, 3.0, png(4))}))
     assert pictures.picture(0)[0, 0, 0] == 1
-    for index, reason in ((1, "has 70,000 labels, more than the 65,536"), (2, "has more than 65,536 parts")):
+    for index, reason in ((1, "has 70,000 labels, more than the limit of 65,536"), (2, "has more than 65,536 parts")):
         with pytest.raises(UnreadablePictureError, match=reason):
             pictures.picture(index)
 
@@ -735,7 +739,7 @@ def test_RecordIOWriter_keeps_complete_records_and_no_set_after_an_error(tmp_pat
         interrupted()
     with pytest.raises(DataError, match="found none"):
         RecordIO(tmp_path)
-    with pytest.raises(DataError, match=r"\.train\.lst\.part, line 1: is not of this set"):
+    with pytest.raises(DataError, match=r"\.train\.lst\.part, line 1: belongs to another set"):
         RecordIOWriter(tmp_path, ["somebody else"])
     assert RecordIOWriter(tmp_path, PEOPLE).written == 1
 
