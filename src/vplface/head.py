@@ -35,7 +35,7 @@ from vplface.prototypes.owner import MemoryOwner
 from vplface.prototypes.prototype_memory import PrototypeMemory
 from vplface.prototypes.step import FinishedStep, StepPart
 from vplface.ranks import Ranks
-from vplface.softmax import Backend, class_prototypes
+from vplface.softmax import Backend, class_prototypes, implementation_of
 from vplface.softmax.head_softmax import HeadSoftmax
 from vplface.softmax.reference import own_cosines, prototypes_of
 from vplface.terms import Batch, Term
@@ -264,8 +264,9 @@ class PrototypeHead(MemoryOwner):
         return 0.0 if self._softmax.filter is None else self._softmax.filter.skipped
 
     def extra_repr(self) -> str:
-        """Sizes and parts, for ``print(head)``."""
-        return f"{self.num_classes}, {self.embedding_dim}, margin={self.margin}, variational={self.variational}"
+        """Sizes, parts and the implementation of the softmax, for ``print(head)``."""
+        softmax, memory = implementation_of(self.backend, self.weight.device), self.variational
+        return f"{self.num_classes}, {self.embedding_dim}, margin={self.margin}, variational={memory}, {softmax=!s}"
 
     def _require_step(self) -> None:
         """Refuse a step that would ruin the head, or cannot be taken."""

@@ -143,6 +143,8 @@ class PrototypeSGD(torch.optim.Optimizer):
         """
         self._require_no_gradient()
         self._weight.grad = _ConsumedGradient(self._weight)
+        if self.param_groups[0]["momentum"]:
+            _ = self._buffer  # which exists before several threads move rows
 
     def rebind(self, weight: nn.Parameter) -> None:
         """Move ``weight`` from now on, which has taken the place of W in the head; the momentum stays."""

@@ -16,6 +16,7 @@ from vplface.footprint import Footprint, RunSize, footprint, lifetimes, network_
 from vplface.margins import Margin
 from vplface.margins.sample import sample_margin
 from vplface.prototypes import LastFeature, simulate_memory
+from vplface.softmax import implementation_of
 from vplface.training.parts import require_parts
 from vplface.training.run_state import build_run
 
@@ -30,6 +31,7 @@ class Plan:
         steps_per_epoch: optimiser steps.
         steps: of the whole run.
         parameters: of the backbone.
+        softmax: the backend of the head and the library inside its tiles.
         footprint: memory, traffic and checkpoints.
         variational_start: step at which injection begins, "auto" where drift decides; None for plain prototypes.
         delta_t: lifetime of a memory in steps, or the longest it may be; None if plain, or if drift decides.
@@ -43,6 +45,7 @@ class Plan:
     steps_per_epoch: int
     steps: int
     parameters: int
+    softmax: str
     footprint: Footprint
     variational_start: int | Literal["auto"] | None
     delta_t: int | None
@@ -105,6 +108,7 @@ def plan(config: Config, gpus: int = 1) -> Plan:
         steps_per_epoch=per_epoch,
         steps=run.rate.steps,
         parameters=network.parameters,
+        softmax=implementation_of(run.head.backend, run.device),
         footprint=footprint(size, network),
         variational_start=None if variational is None else start if isinstance(start, int) else "auto",
         delta_t=None if variational is None else variational.delta_t,

@@ -13,19 +13,19 @@ from torch import nn
 from torch.nn.functional import normalize
 from torch.nn.parallel import DistributedDataParallel
 
-from helpers.backends import use_tiled_softmax
+from helpers.backends import operations_named, use_operations
 from vplface import FusedSGD, PrototypeHead, Variational
 from vplface.config import build_config
 from vplface.errors import ConfigError
 from vplface.prototypes import Injection
-from vplface.softmax import reference, tiled
+from vplface.softmax import reference, tiles
 
 DIM = 6
 
 WAYS = [
     {},
     {"fused": True},
-    {"implementation": "TiledSoftmax", "fused": True},
+    {"operations": "torch", "fused": True},
     {"backend": "triton", "fused": True, "steps": 3},
     {"variational": None},
     {"options": {"workspace_mb": 0.0}, "fused": True},
@@ -60,7 +60,7 @@ def settings(margin: Any, **changes: Any) -> dict[str, Any]:
         "steps": 6,
         "parts": 1,
         "options": {},
-        "implementation": None,
+        "operations": None,
         **changes,
     }
 
@@ -132,9 +132,9 @@ def require_definition(run: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> 
     fused = run["fused"] and "sample_rate" in run["options"]  # which leaves alone what is not drawn
     definition = train(None, run | {"backend": "reference", "fused": fused})
     assert definition["losses"].isfinite().all()
-    monkeypatch.setattr(tiled, "TILE", {"cpu": 40})
-    if run["implementation"] is not None:
-        use_tiled_softmax(monkeypatch, getattr(tiled, run["implementation"]))
+    monkeypatch.setattr(tiles, "TILE", {"cpu": 40})
+    if run["operations"] is not None:
+        use_operations(monkeypatch, operations_named(run["operations"]))
     require_same([train(None, run)], definition)
 
 

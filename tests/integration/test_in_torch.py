@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from helpers.backends import use_tiled_softmax
+from helpers.backends import use_operations
 from vplface import (
     AdaFace,
     ArcFace,
@@ -30,7 +30,7 @@ from vplface import (
     Variational,
     plug,
 )
-from vplface.softmax import tiled
+from vplface.softmax.tiles import TorchTiles
 
 N, D = 20, 8
 
@@ -275,7 +275,7 @@ def test_FusedSGD_refuses_a_loss_scaled_by_GradScaler():
 
 
 def test_TiledSoftmax_backward_inside_autocast_equals_one_outside(monkeypatch):
-    use_tiled_softmax(monkeypatch, tiled.TiledSoftmax)
+    use_operations(monkeypatch, TorchTiles())
     found = []
     for inside in (False, True):
         head = PrototypeHead(N, D, margin=ArcFace(64.0, 0.5), backend="tiled")
@@ -316,8 +316,8 @@ def test_compiled_kernels_run_without_a_cache_folder():
         head = PrototypeHead(5, 4, backend="tiled")
         loss = head(torch.ones(2, 4, requires_grad=True), torch.tensor([0, 1]))
         loss.backward()
-        from vplface.softmax import compiled
-        assert not compiled._mix.stats.cache_path, compiled._mix.stats
+        from vplface.softmax import numba_tiles
+        assert not numba_tiles._mix.stats.cache_path, numba_tiles._mix.stats
     """
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -67,6 +67,7 @@ def show_plan(config: Config, as_json: bool, gpus: int = 1) -> None:
             f"{config.backbone.name} → {config.backbone.embedding_dim}, {plan.parameters / 1e6:.2f} M parameters",
         ),
         ("loss", f"{config.margin}"),
+        ("softmax", plan.softmax),
         ("expected first loss", f"{plan.first_loss:.2f}"),
     ]
     if config.variational is None or plan.variational_start is None:

@@ -11,7 +11,7 @@ from vplface.footprint.parts import CheckpointBytes, Footprint, MemoryBytes, Tra
 from vplface.footprint.run_size import FLOAT32, INT64, RunSize
 from vplface.ranks import shard
 from vplface.softmax import Workspace
-from vplface.softmax.tiled import tile_bytes, tile_size
+from vplface.softmax.tiles import tile_bytes, tile_size
 
 _NUMBERS_PER_CLASS = 7
 """Numbers that the softmax keeps for each class, such as lengths and sums."""
@@ -78,7 +78,7 @@ def _kept_bytes(run: RunSize, rows: int, batch: int) -> int:
     """Bytes of the exponentials that the softmax keeps for the backward pass: those of whole tiles."""
     if not run.bounded:
         return 0
-    tile = tile_size(max(run.dim, batch), torch.device(run.device))
+    tile = tile_size(rows, max(run.dim, batch), torch.device(run.device))
     of_class = batch * run.product_bytes
     return min(Workspace(run.workspace_mb).limit // (tile * of_class) * tile, rows) * of_class
 

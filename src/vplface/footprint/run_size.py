@@ -8,7 +8,7 @@ from typing import Literal
 
 from vplface.prototypes import LastFeature
 from vplface.prototypes import Memory as MemoryKind
-from vplface.softmax.tiled import BOUNDED
+from vplface.softmax.losses import BOUNDED
 from vplface.terms import Term
 
 Precision = Literal["float32", "bfloat16"]

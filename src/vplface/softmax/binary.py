@@ -1,16 +1,16 @@
-"""Binary classification over all classes, the loss of a margin with ``binary_loss``: definition and tiled computation.
+"""Binary classification over all classes, the loss of a margin with ``binary_loss``: definition, and sums over tiles.
 
 The logits z_ij are those of a margin and a bias b; the loss of sample i is
 
     w/s·( λ·log(1 + exp(−z_iy)) + (1 − λ)·Σ_{j≠y} log(1 + exp(z_ij)) )
 
-with dL/dcosθ_ij = w(1 − λ)/B·σ(z_ij)·N' for other classes and −wλ/B·σ(−z_iy)·t' for the own. So on the second visit
+with dL/dcosθ_ij = w(1 − λ)/B·σ(z_ij)·N' for other classes and −wλ/B·σ(−z_iy)·t' for the own. So in the backward pass
 σ(z_ij) stands where the softmax has e_ji, λ/(1 − λ)·σ(−z_iy) where it has R_i, and w(1 − λ)/B where it has f_i.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float, Int
@@ -20,8 +20,12 @@ from vplface.margins import Margin
 from vplface.margins.sample import BinaryLoss, sample_margin
 from vplface.prototypes import Injection
 from vplface.ranks import Ranks
+from vplface.softmax.logits import TileLogits
+from vplface.softmax.losses import Sums
+from vplface.softmax.own import OwnCosines
+from vplface.softmax.problem import SoftmaxProblem
 from vplface.softmax.reference import class_logits
-from vplface.softmax.tiled import Tile, TiledSoftmax
+from vplface.softmax.tiles import Tile
 
 
 def binary_loss(
@@ -66,42 +70,85 @@ def _options(margin: Margin) -> BinaryLoss:
     return options
 
 
-class TiledBinaryLoss(TiledSoftmax):
-    """A batch on its two visits to every class, each with a question of its own."""
+class BinaryCrossEntropy:
+    """The binary loss from sums over tiles: Σ_j log(1 + exp(z_ij)) and Σ_j σ(z_ij), both over j ≠ y_i.
 
-    def __init__(self, *arguments: Any) -> None:
-        super().__init__(*arguments)
-        self.bounded = True  # no sum of exponentials, no maximum
-        assert self.strength is not None
-        self.options, self.bias = _options(arguments[3]), self.strength
+    Inside a tile it has torch's operations alone; only mixing and moving W are those of the implementation.
 
-    def loss(self) -> Float[Tensor, ""]:
-        """Compute the loss on the first visit to all classes."""
-        others, self.sum_sigmoids = torch.zeros_like(self.target), torch.zeros_like(self.target)
-        for tile in self._visit(first=True):
-            others += self._exponentials(tile, self.kept[tile.rows] if tile.rows.stop <= len(self.kept) else None)
-            self.sum_sigmoids += self.sigmoids
-        others = others if self.ranks is None else self.ranks.sum(others)
+    Args:
+        problem: the inputs; the bias is its strength.
+        cosines: own cosines of the samples; those of other ranks are added by ``finish``, unless they are there.
+        logits: of a tile, without the bias.
+    """
+
+    keeps = True
+
+    def __init__(self, problem: SoftmaxProblem, cosines: OwnCosines, logits: TileLogits) -> None:
+        assert problem.strength is not None
+        self.options = _options(problem.margin)
+        self.scale = problem.margin.scale
+        self.bias = problem.strength.detach().to(cosines.target.dtype)
+        self.own_cosines = cosines
+        self.logits = logits
+        self.target = logits.target
+        self.target_is_whole = logits.changed or problem.ranks is None
+
+    def empty(self) -> Sums:
+        """Sums over no class."""
+        top = torch.zeros_like(self.target)
+        return Sums(torch.stack([top, top]), top)
+
+    def add(self, sums: Sums, tile: Tile, cosines: Tensor, kept: Tensor | None) -> None:
+        """Add Σ_j log(1 + exp(z_ij)) and Σ_j σ(z_ij) of a tile; ρ_j·N'·σ(z_ij) goes to ``kept``."""
+        logits, slope = self._logits(tile, cosines)
+        sigmoid = torch.sigmoid(logits)
+        if kept is not None:
+            torch.mul(sigmoid, slope, out=kept)
+        sums.values += torch.stack([torch.logaddexp(logits, logits.new_zeros(())).sum(0), sigmoid.sum(0)])
+
+    def finish(self, parts: Sequence[Sums], ranks: Ranks | None) -> Float[Tensor, ""]:
+        """The loss, from the sums of all pieces here and on other ranks."""
+        values = torch.stack([self.empty().values, *(part.values for part in parts)]).sum(0)
+        others, self.sum_sigmoids = values[0], values[1]
+        if ranks is not None and self.target_is_whole:
+            others = ranks.sum(others)
+        elif ranks is not None:
+            both = ranks.sum(torch.stack([others, self.target]))
+            others, self.target = both[0], both[1]
         z, share = self.scale * self.target + self.bias, self.options.own_share
-        self.sum_exp_others = share / (1.0 - share) * torch.sigmoid(-z)
+        self.own_sigmoid = share / (1.0 - share) * torch.sigmoid(-z)
         loss = share * torch.logaddexp(-z, torch.zeros_like(z)) + (1.0 - share) * others
         return self.options.weight / self.scale * loss.mean()
 
+    def grad_logits(self, tile: Tile, cosines: Tensor, dtype: torch.dtype) -> Float[Tensor, "tile batch"]:
+        """ρ_j·N'·σ(z_ij) of a tile, 0 where j = y_i."""
+        logits, slope = self._logits(tile, cosines)
+        return torch.sigmoid(logits).mul_(slope).to(dtype)
+
+    def factor(self, gradient: Tensor) -> Float[Tensor, " batch"]:
+        """w(1 − λ)/B, times the gradient of the loss."""
+        return (gradient * self.options.weight * (1.0 - self.options.own_share) / len(self.target)).expand_as(
+            self.target
+        )
+
+    @property
+    def own_gradient(self) -> Float[Tensor, " batch"]:
+        """In place of σ(z_ij) where j = y_i: −λ/(1 − λ)·σ(−z_iy)·dt_i/dcosθ_i."""
+        return -self.own_sigmoid * self.own_cosines.slope
+
+    @property
+    def total(self) -> Float[Tensor, " batch"]:
+        """One, for each class has a probability of its own."""
+        return torch.ones_like(self.target)
+
+    def gradient_of_negatives(self, gradient: Tensor) -> None:
+        """There are no further logits."""
+
     def gradient_of_strength(self, gradient: Tensor) -> Float[Tensor, " batch"]:
         """dL/db of each sample, of the classes here."""
-        factor = gradient * self.options.weight * (1.0 - self.options.own_share) / self.scale / len(self.sum_exp_others)
-        return factor * (self.sum_sigmoids - self.sum_exp_others * (self.labels >= 0))
+        return self.factor(gradient) / self.scale * (self.sum_sigmoids - self.own_sigmoid * (self.logits.own.rows >= 0))
 
-    def _total(self) -> Float[Tensor, " batch"]:
-        """The S_i for which f_i = s/(B·S_i) is w(1 − λ)/B."""
-        return torch.full_like(self.sum_exp_others, self.scale / (self.options.weight * (1.0 - self.options.own_share)))
-
-    def _exponentials(self, tile: Tile, grad_logits: Tensor | None) -> Float[Tensor, " batch"]:
-        """Σ_j log(1 + exp(z_ij)) of a tile; ρ_j·N'·σ(z_ij) goes to ``grad_logits``, Σ_j σ(z_ij) to ``sigmoids``."""
-        logits, slope = self._logits(tile)
+    def _logits(self, tile: Tile, cosines: Tensor) -> tuple[Float[Tensor, "tile batch"], Tensor]:
+        logits, slope = self.logits(tile, cosines)
         logits += self.bias
-        sigmoid = torch.sigmoid(logits)
-        self.sigmoids = sigmoid.sum(0)
-        if grad_logits is not None:
-            torch.mul(sigmoid, slope, out=grad_logits)
-        return torch.logaddexp(logits, logits.new_zeros(())).sum(0)
+        return logits, slope

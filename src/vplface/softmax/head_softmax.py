@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from dataclasses import fields, replace
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -15,7 +16,8 @@ from vplface.margins.sample import sample_margin
 from vplface.optim import PrototypeSGD, hand_over_gradient
 from vplface.prototypes import Injection
 from vplface.ranks import Ranks
-from vplface.softmax import BACKENDS, Backend, binary, fastest_backend, reference, tiled, tiled_softmax_for
+from vplface.softmax import BACKENDS, Backend, binary, fastest_backend, reference, tile_operations, tiled
+from vplface.softmax.problem import SoftmaxProblem
 from vplface.softmax.sampling import drawn_classes
 from vplface.softmax.tiled import Filter
 from vplface.softmax.workspace import Workspace
@@ -107,28 +109,29 @@ class HeadSoftmax:
             injection = None if injection is None else injection.of(rows)
         if bias is not None:
             strength = (bias if self.ranks is None else self.ranks.spread(bias)).expand(len(features))
-        update = None if optimizer is None else partial(optimizer.update, among=rows)
-        options: dict[str, Any] = {"strength": strength, "threshold": self.interclass_threshold, "ranks": self.ranks}
-        backend = self._backend(weight.device)
-        binary_loss = sample_margin(margin).changes_loss
-        if backend == "reference":
-            moving = weight if update is None else hand_over_gradient(weight, update)
-            if binary_loss:
-                return binary.binary_loss(features, places, moving, margin, injection, **options)
-            return reference.margin_softmax(features, places, moving, margin, injection, negatives=negatives, **options)
-        return tiled.margin_softmax(
+        problem = SoftmaxProblem(
             features,
             places,
             weight,
             margin,
             injection,
-            negatives=negatives,
+            strength,
+            self.interclass_threshold,
+            negatives,
+            self.ranks,
+        )
+        update = None if optimizer is None else partial(optimizer.update, among=rows)
+        backend = self._backend(weight.device)
+        if backend == "reference":
+            moving = weight if update is None else hand_over_gradient(weight, update)
+            return _by_definition(replace(problem, weight=moving))
+        return tiled.margin_softmax(
+            problem,
             workspace=self.workspace,
+            operations=tile_operations(backend, weight.device),
             update=update,
             momentum=None if optimizer is None or rows is not None else optimizer.rule,
             filtering=self.filter,
-            implementation=binary.TiledBinaryLoss if binary_loss else tiled_softmax_for(backend, weight.device),
-            **options,
         )
 
     def loss_over_constants(
@@ -149,19 +152,12 @@ class HeadSoftmax:
         weight = weight.detach()
         if rows is not None:
             weight, injection = weight[rows], injection.of(rows)
+        problem = SoftmaxProblem(features, places, weight, margin, injection, ranks=self.ranks)
         backend = self._backend(weight.device)
         if backend == "reference":
-            return reference.margin_softmax(features, places, weight, margin, injection, ranks=self.ranks)
-        return tiled.margin_softmax(
-            features,
-            places,
-            weight,
-            margin,
-            injection,
-            workspace=self._scratch,
-            ranks=self.ranks,
-            implementation=tiled_softmax_for(backend, weight.device),
-        )
+            return _by_definition(problem)
+        operations = tile_operations(backend, weight.device)
+        return tiled.margin_softmax(problem, workspace=self._scratch, operations=operations)
 
     def _backend(self, device: torch.device) -> Backend:
         return fastest_backend(device) if self.backend == "auto" else self.backend
@@ -175,3 +171,12 @@ class HeadSoftmax:
         drawn[own[own >= 0]] = True
         rows = drawn.nonzero().squeeze(1)
         return rows, torch.where(own >= 0, torch.searchsorted(rows, own), -1)
+
+
+def _by_definition(problem: SoftmaxProblem) -> Float[Tensor, ""]:
+    """The loss in plain autograd."""
+    inputs = {field.name: getattr(problem, field.name) for field in fields(problem)}
+    if sample_margin(problem.margin).changes_loss:
+        del inputs["negatives"]
+        return binary.binary_loss(**inputs)
+    return reference.margin_softmax(**inputs)

@@ -129,7 +129,7 @@ def test_CurricularFace_in_every_configuration_matches_the_reference(changes, mo
     require_definition(settings(MARGIN, **changes), monkeypatch)
 
 
-@pytest.mark.parametrize("changes", [{}, {"fused": True}, {"implementation": "TiledSoftmax"}], ids=str)
+@pytest.mark.parametrize("changes", [{}, {"fused": True}, {"operations": "torch"}], ids=str)
 def test_CurricularFace_at_a_large_scale_matches_the_reference(changes, monkeypatch):
     require_definition(settings(CurricularFace(64.0), **changes), monkeypatch)
 

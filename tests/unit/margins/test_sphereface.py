@@ -31,7 +31,7 @@ MARGINS = [
 ]
 FAST = [
     {"fused": True},
-    {"implementation": "TiledSoftmax", "fused": True},
+    {"operations": "torch", "fused": True},
     {"backend": "triton", "fused": True, "steps": 3},
 ]
 

@@ -8,7 +8,7 @@ import torch
 
 from vplface import PrototypeHead, softmax
 from vplface.errors import MissingExtraError
-from vplface.softmax import compiled, fastest_backend, tiled, tiled_softmax_for
+from vplface.softmax import fastest_backend, tile_operations
 
 
 def test_fastest_backend_is_tiled_on_a_cpu_and_triton_on_a_gpu_if_installed(monkeypatch):
@@ -18,10 +18,10 @@ def test_fastest_backend_is_tiled_on_a_cpu_and_triton_on_a_gpu_if_installed(monk
     assert fastest_backend(torch.device("cuda")) == "tiled"
     monkeypatch.setattr(softmax, "find_spec", lambda name: object())
     assert fastest_backend(torch.device("cuda")) == "triton"
-    assert tiled_softmax_for("tiled", torch.device("cpu")) is compiled.NumbaSoftmax
-    assert tiled_softmax_for("tiled", torch.device("mps")) is tiled.TiledSoftmax
+    assert tile_operations("tiled", torch.device("cpu")).name == "numba"
+    assert tile_operations("tiled", torch.device("mps")).name == "torch"
     monkeypatch.setattr(softmax, "find_spec", lambda name: None)
-    assert tiled_softmax_for("tiled", torch.device("cpu")) is tiled.TiledSoftmax
+    assert tile_operations("tiled", torch.device("cpu")).name == "torch"
 
 
 def test_PrototypeHead_refuses_triton_on_a_cpu(monkeypatch):
@@ -31,11 +31,11 @@ def test_PrototypeHead_refuses_triton_on_a_cpu(monkeypatch):
         head(torch.ones(1, 3), torch.zeros(1, dtype=torch.int64))
 
 
-def test_tiled_softmax_for_names_the_extra_if_triton_is_missing(monkeypatch):
-    monkeypatch.delitem(sys.modules, "vplface.softmax.kernels", raising=False)
+def test_tile_operations_names_the_extra_if_triton_is_missing(monkeypatch):
+    monkeypatch.delitem(sys.modules, "vplface.softmax.triton_tiles", raising=False)
     monkeypatch.setitem(sys.modules, "triton", None)
     with pytest.raises(MissingExtraError, match=r"vplface\[triton\]"):
-        tiled_softmax_for("triton", torch.device("cuda"))
+        tile_operations("triton", torch.device("cuda"))
 
 
 @pytest.mark.slow
@@ -50,3 +50,11 @@ print(torch.get_num_threads())
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "1"
+
+
+def test_PrototypeHead_repr_names_the_implementation(monkeypatch):
+    assert "softmax=tiled (numba)" in repr(PrototypeHead(5, 3))
+    assert "softmax=reference" in repr(PrototypeHead(5, 3, backend="reference"))
+    assert "softmax=triton" in repr(PrototypeHead(5, 3, backend="triton"))
+    monkeypatch.setattr(softmax, "find_spec", lambda name: None)
+    assert "softmax=tiled (torch)" in repr(PrototypeHead(5, 3))

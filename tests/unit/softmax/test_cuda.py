@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from vplface import ArcFace, CosFace, FusedSGD, NormSoftmax, PrototypeHead, Variational
-from vplface.softmax import tiled
+from vplface.softmax import tiles
 
 pytestmark = [
     pytest.mark.gpu,
@@ -56,9 +56,9 @@ def distance(found, definition):
     return [float((a - b).norm() / b.norm()) for a, b in zip(found, definition, strict=True)]
 
 
-@pytest.fixture(params=[tiled.LARGE_TILE, 2**10], ids=["one tile", "many tiles"])
+@pytest.fixture(params=[tiles.LARGE_TILE, 2**10], ids=["one tile", "many tiles"])
 def tiles(request, monkeypatch):
-    monkeypatch.setattr(tiled, "LARGE_TILE", request.param)
+    monkeypatch.setattr(tiles, "LARGE_TILE", request.param)
 
 
 @pytest.mark.usefixtures("tiles")

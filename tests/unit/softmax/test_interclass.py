@@ -71,7 +71,7 @@ def test_margin_softmax_with_threshold_equals_the_softmax_over_the_classes_kept(
 
 
 @pytest.mark.parametrize("margin", MARGINS, ids=str)
-@pytest.mark.parametrize("changes", [{"fused": True}, {"implementation": "TiledSoftmax"}], ids=str)
+@pytest.mark.parametrize("changes", [{"fused": True}, {"operations": "torch"}], ids=str)
 def test_PrototypeHead_interclass_threshold_with_every_margin_matches_the_reference(margin, changes, monkeypatch):
     require_definition(run(margin, **changes), monkeypatch)
 

@@ -88,7 +88,7 @@ def test_margin_softmax_with_subcenters_equals_the_softmax_over_the_nearest(seed
 
 
 @pytest.mark.parametrize("margin", MARGINS, ids=str)
-@pytest.mark.parametrize("changes", [{"fused": True}, {"implementation": "TiledSoftmax", "subcenters": 2}], ids=str)
+@pytest.mark.parametrize("changes", [{"fused": True}, {"operations": "torch", "subcenters": 2}], ids=str)
 def test_PrototypeHead_with_subcenters_and_every_margin_matches_the_reference(margin, changes, monkeypatch):
     require_definition(run(margin, **changes), monkeypatch)
 

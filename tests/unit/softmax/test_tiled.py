@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.functional import normalize
 
-from helpers.backends import use_tiled_softmax
+from helpers.backends import operations_named, tiled_softmax, use_operations
 from helpers.grids import INTERPRETED, grid
 from vplface import ArcFace, CombinedMargin, CosFace, FusedSGD, NormSoftmax, PrototypeHead, Variational
 from vplface.prototypes import Injection
-from vplface.softmax import Filter, Workspace, reference, tiled
+from vplface.softmax import Filter, Workspace, reference, tiled, tiles
 
 MARGINS = [
     NormSoftmax(16.0),
@@ -26,23 +26,22 @@ MARGINS = [
 KEEP_ALL, KEEP_NONE = 256.0, 0.0
 
 
-IMPLEMENTATIONS = ["TiledSoftmax", "NumbaSoftmax", "TritonSoftmax"]
+IMPLEMENTATIONS = ["torch", "numba", "triton"]
 
 
 @pytest.fixture(autouse=True, params=[*IMPLEMENTATIONS[:2], pytest.param(IMPLEMENTATIONS[2], marks=INTERPRETED)])
 def implementation(request, monkeypatch):
     """Every test holds for torch's own operations, compiled, and for Triton's kernels, here in its interpreter."""
-    module = {"TiledSoftmax": "tiled", "NumbaSoftmax": "compiled", "TritonSoftmax": "kernels"}[request.param]
-    kind = getattr(pytest.importorskip(f"vplface.softmax.{module}", reason="an extra is not installed"), request.param)
-    monkeypatch.setattr(tiled, "TiledSoftmax", kind)
-    use_tiled_softmax(monkeypatch, kind)
+    operations = operations_named(request.param)
+    monkeypatch.setattr(tiled, "TorchTiles", lambda: operations)
+    use_operations(monkeypatch, operations)
     return request.param
 
 
 @pytest.fixture(autouse=True)
 def small_tiles(monkeypatch):
     """Tiles of a few classes, so that a handful of classes makes several and a partial last one."""
-    monkeypatch.setattr(tiled, "TILE", {"cpu": 24})
+    monkeypatch.setattr(tiles, "TILE", {"cpu": 24})
 
 
 def problem(batch, classes, dim, seed=0, alive=0.5, lam=0.3, renormalise=True, dtype=torch.float64):
@@ -61,7 +60,7 @@ def both(x, labels, weight, margin, injection, workspace_mb, scale=1.7):
     found = []
     for softmax, options in (
         (reference.margin_softmax, {}),
-        (tiled.margin_softmax, {"workspace": Workspace(workspace_mb)}),
+        (tiled_softmax, {"workspace": Workspace(workspace_mb)}),
     ):
         leaves = [x.clone().requires_grad_(), weight.clone().requires_grad_()]
         loss = softmax(leaves[0], labels, leaves[1], margin, injection, **options)
@@ -148,7 +147,7 @@ def test_tiled_margin_softmax_in_low_precision_stays_close_to_float64(dtype, tol
     exact = both(x, labels, weight, margin, injection, KEEP_ALL)[0]
     low = Injection(injection.memory.to(dtype), injection.timer, injection.lam)
     leaves = [x.to(dtype).requires_grad_(), weight.to(dtype).requires_grad_()]
-    loss = tiled.margin_softmax(leaves[0], labels, leaves[1], margin, low, workspace=Workspace(256))
+    loss = tiled_softmax(leaves[0], labels, leaves[1], margin, low, workspace=Workspace(256))
     found = (loss.detach(), *torch.autograd.grad(loss * 1.7, leaves))
     assert loss.dtype == torch.promote_types(dtype, torch.float32)
     for ours, definition in zip(found, exact, strict=True):
@@ -160,9 +159,9 @@ def test_tiled_margin_softmax_under_autocast_keeps_loss_and_gradient_in_float32(
     x, labels, weight, injection = problem(9, 31, 16, dtype=torch.float32)
     leaf = weight.clone().requires_grad_()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        low = tiled.margin_softmax(x, labels, leaf, margin, injection, workspace=Workspace(1))
+        low = tiled_softmax(x, labels, leaf, margin, injection, workspace=Workspace(1))
     low.backward()
-    exact = tiled.margin_softmax(x, labels, weight, margin, injection, workspace=Workspace(1))
+    exact = tiled_softmax(x, labels, weight, margin, injection, workspace=Workspace(1))
     assert low.dtype == leaf.grad.dtype == torch.float32
     assert 0 < abs(low.item() - exact.item()) < 0.05
 
@@ -171,7 +170,7 @@ def test_tiled_margin_softmax_without_gradients_keeps_no_tiles():
     x, labels, weight, injection = problem(5, 30, 4)
     workspace = Workspace(256)
     with torch.no_grad():
-        loss = tiled.margin_softmax(x, labels, weight, ArcFace(), injection, workspace=workspace)
+        loss = tiled_softmax(x, labels, weight, ArcFace(), injection, workspace=workspace)
     torch.testing.assert_close(loss, reference.margin_softmax(x, labels, weight, ArcFace(), injection))
     assert workspace.user.kept.numel() == 0
 
@@ -182,7 +181,7 @@ def test_tiled_margin_softmax_supports_frozen_prototypes_and_frozen_features():
     for trained in (0, 1):
         leaves = [x.clone(), weight.clone()]
         leaves[trained].requires_grad_()
-        tiled.margin_softmax(leaves[0], labels, leaves[1], ArcFace(16.0), injection, workspace=Workspace(1)).backward()
+        tiled_softmax(leaves[0], labels, leaves[1], ArcFace(16.0), injection, workspace=Workspace(1)).backward()
         torch.testing.assert_close(leaves[trained].grad, whole[1 + trained])
         assert leaves[1 - trained].grad is None
 
@@ -198,9 +197,7 @@ def test_tiled_margin_softmax_losses_with_one_workspace_keep_their_own_tiles():
     x, labels, weight, injection = problem(6, 19, 4)
     workspace = Workspace(256)
     leaf = weight.clone().requires_grad_()
-    losses = [
-        tiled.margin_softmax(x * sign, labels, leaf, CosFace(16.0), injection, workspace=workspace) for sign in (1, -1)
-    ]
+    losses = [tiled_softmax(x * sign, labels, leaf, CosFace(16.0), injection, workspace=workspace) for sign in (1, -1)]
     losses[0].backward()
     expected = both(x, labels, weight, CosFace(16.0), injection, KEEP_ALL, scale=1.0)[0][2]
     torch.testing.assert_close(leaf.grad, expected)
@@ -221,7 +218,7 @@ def heads(delta_t=2, start=3, lam=0.3, clip=None, **settings):
 
 @grid(margin=[ArcFace(8.0, 0.3), NormSoftmax(8.0)], lam=[0.3, 1.0], memory_dtype=[None, torch.float32])
 def test_FusedSGD_trajectory_matches_torch_SGD(margin, lam, memory_dtype, implementation):
-    steps = 15 if implementation == "TritonSoftmax" else 50
+    steps = 15 if implementation == "triton" else 50
     definition, optimizer, fused = heads(margin=margin, lam=lam, memory_dtype=memory_dtype)
     schedules = [torch.optim.lr_scheduler.StepLR(each, 2 * steps // 5, 0.1) for each in (optimizer, fused.optimizer)]
     for seed in range(steps):
@@ -253,15 +250,13 @@ def test_FusedSGD_trajectory_matches_torch_SGD(margin, lam, memory_dtype, implem
 def test_Filter_skips_at_most_its_bound_from_random_to_converged_prototypes(stage, bound, monkeypatch):
     margin = ArcFace(32.0, 0.3)
     x, labels, weight, injection = problem(12, 200, 16)
-    monkeypatch.setattr(tiled, "TILE", {"cpu": 1600})
+    monkeypatch.setattr(tiles, "TILE", {"cpu": 1600})
     share = {"random": 0.0, "half-way": 0.5, "converged": 0.97}[stage]
     for feature, label in zip(x, labels, strict=True):
         weight[label] = (1 - share) * weight[label] + share * 4 * feature
     filtering = Filter(bound)
     leaves = [x.clone().requires_grad_(), weight.clone().requires_grad_()]
-    loss = tiled.margin_softmax(
-        leaves[0], labels, leaves[1], margin, injection, workspace=Workspace(1), filtering=filtering
-    )
+    loss = tiled_softmax(leaves[0], labels, leaves[1], margin, injection, workspace=Workspace(1), filtering=filtering)
     exact = both(x, labels, weight, margin, injection, KEEP_ALL, scale=1.0)[0]
     torch.testing.assert_close(loss.detach(), exact[0])
     loss.backward()

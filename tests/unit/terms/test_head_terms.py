@@ -10,9 +10,10 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from helpers.backends import operations_named, tiled_softmax
 from helpers.grids import grid
 from vplface import EPL, UNPG, XBM, ArcFace, BroadFace, FusedSGD, PrototypeHead, UniTSFace, Variational
-from vplface.softmax import reference, tiled, tiled_softmax_for
+from vplface.softmax import reference
 from vplface.softmax.workspace import Workspace
 
 CLASSES, DIM, BATCH, STEPS = 11, 6, 10, 8
@@ -263,13 +264,13 @@ def test_PrototypeHead_with_terms_backward_uses_the_state_of_its_forward(backend
 
 
 @pytest.mark.parametrize("scale", [8.0, 90.0])
-@pytest.mark.parametrize("implementation", ["tiled", "triton", "torch"])
+@pytest.mark.parametrize("implementation", ["numba", "triton", "torch"])
 def test_tiled_margin_softmax_with_negatives_matches_the_reference(scale, implementation):
     g = torch.Generator().manual_seed(0)
     x = torch.nn.functional.normalize(torch.randn(4, 5, generator=g, dtype=torch.float64), dim=1)
     weight, labels = torch.randn(9, 5, generator=g, dtype=torch.float64), torch.tensor([0, 8, 3, 3])
     negatives = scale * torch.tensor([0.9, -0.5, -math.inf, 1.01], dtype=torch.float64)
-    kind = None if implementation == "torch" else tiled_softmax_for(implementation, torch.device("cpu"))
+    operations = operations_named(implementation)
 
     def both(function, **options):
         leaves = [t.clone().requires_grad_() for t in (x, weight, negatives)]
@@ -277,7 +278,7 @@ def test_tiled_margin_softmax_with_negatives_matches_the_reference(scale, implem
         return loss, torch.autograd.grad(3 * loss, leaves)
 
     expected, wanted = both(reference.margin_softmax)
-    found, gradients = both(tiled.margin_softmax, workspace=Workspace(1.0), implementation=kind)
+    found, gradients = both(tiled_softmax, workspace=Workspace(1.0), operations=operations)
     torch.testing.assert_close(found, expected, atol=1e-12, rtol=0)
     for gradient, definition in zip(gradients, wanted, strict=True):
         torch.testing.assert_close(gradient, definition, atol=1e-11, rtol=0)
@@ -285,8 +286,8 @@ def test_tiled_margin_softmax_with_negatives_matches_the_reference(scale, implem
     arguments = x, labels, weight, ArcFace(scale, 0.3)
     plain = reference.margin_softmax(*arguments)
     torch.testing.assert_close(reference.margin_softmax(*arguments, negatives=nothing), plain)
-    options = {"workspace": Workspace(1.0), "implementation": kind, "negatives": nothing}
-    torch.testing.assert_close(tiled.margin_softmax(*arguments, **options), plain)
+    options = {"workspace": Workspace(1.0), "operations": operations, "negatives": nothing}
+    torch.testing.assert_close(tiled_softmax(*arguments, **options), plain)
 
 
 def test_margin_softmax_with_negatives_matches_a_hand_computed_value():

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from helpers.backends import use_tiled_softmax
+from helpers.backends import operations_named, use_operations
 from helpers.grids import INTERPRETED
 from vplface import (
     ArcFace,
@@ -23,7 +23,7 @@ from vplface import (
     Variational,
     VonMisesFisher,
 )
-from vplface.softmax import tiled
+from vplface.softmax import tiles
 from vplface.training.instruments import own_cosines
 
 KINDS = [
@@ -42,13 +42,11 @@ def kind(request):
     return request.param
 
 
-@pytest.fixture(params=["TiledSoftmax", "NumbaSoftmax", pytest.param("TritonSoftmax", marks=INTERPRETED)])
+@pytest.fixture(params=["torch", "numba", pytest.param("triton", marks=INTERPRETED)])
 def implementation(request, monkeypatch):
     """The tiled softmax in tiles of a few classes, by each implementation."""
-    module = {"TiledSoftmax": "tiled", "NumbaSoftmax": "compiled", "TritonSoftmax": "kernels"}[request.param]
-    kind = getattr(pytest.importorskip(f"vplface.softmax.{module}", reason="an extra is not installed"), request.param)
-    monkeypatch.setattr(tiled, "TILE", {"cpu": 24})
-    use_tiled_softmax(monkeypatch, kind)
+    monkeypatch.setattr(tiles, "TILE", {"cpu": 24})
+    use_operations(monkeypatch, operations_named(request.param))
 
 
 def make(kind, delta_t=3, start=1, **settings):

@@ -1,4 +1,4 @@
-"""The insides of a tile as Triton kernels: each reads and writes every number once, where torch needs several passes.
+"""The operations inside a tile as Triton kernels: each reads and writes every number once.
 
 The products of a tile are left to the vendor's library. Without a GPU the kernels run, slowly, in Triton's interpreter
 (TRITON_INTERPRET=1), which is how they are tested.
@@ -6,7 +6,7 @@ The products of a tile are left to the vendor's library. Without a GPU the kerne
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -14,8 +14,8 @@ from torch import Tensor
 
 from vplface.errors import import_extra
 from vplface.optim import Momentum
-from vplface.softmax.product import product
-from vplface.softmax.tiled import SHORTEST, Tile, TiledSoftmax
+from vplface.softmax.own import OwnPlaces
+from vplface.softmax.tiles import SHORTEST, Mixture, Tile
 
 triton: Any = import_extra("triton", "triton")
 tl: Any = import_extra("triton.language", "triton")
@@ -30,7 +30,7 @@ def _mix(weight, memory, share, mixture, length, ratio, classes, dim, shortest, 
     """Z, ‖W‖ and ρ of a block of classes."""
     row, column = tl.program_id(0) * ROWS + tl.arange(0, ROWS), tl.arange(0, DIM)
     there = row < classes
-    place, inside = row[:, None] * dim + column[None, :], there[:, None] & (column < dim)[None, :]
+    place, inside = row[:, None].to(tl.int64) * dim + column[None, :], there[:, None] & (column < dim)[None, :]
     w = tl.load(weight + place, mask=inside, other=0.0).to(TYPE)
     norm = tl.maximum(tl.sqrt(tl.sum(w * w, 1)), shortest)
     z, rho = w, 1.0 / norm
@@ -53,7 +53,10 @@ def _exponentiate(cosines, ratio, labels, grad_logits, sums, start, classes, bat
     """e_ji, summed over a block of classes, and ρ_j·e_ji; 0 where j = y_i."""
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
-    place, inside = row[:, None] * batch + column[None, :], (row < classes)[:, None] & (column < batch)[None, :]
+    place, inside = (
+        row[:, None].to(tl.int64) * batch + column[None, :],
+        (row < classes)[:, None] & (column < batch)[None, :],
+    )
     rho = tl.load(ratio + row, mask=row < classes, other=0.0)
     label = tl.load(labels + column, mask=column < batch, other=-1)
     logit = tl.load(cosines + place, mask=inside, other=0.0).to(TYPE) * (scale * rho)[:, None]
@@ -70,7 +73,7 @@ def _project(grad_mixture, weight, memory, share, gradient, length, ratio, class
     """dL/dW of a block of classes from h; or, to MOVE, m ← μ·m + dL/dW + ω·w, w ← w − η·m, with m at ``gradient``."""
     row, column = tl.program_id(0) * ROWS + tl.arange(0, ROWS), tl.arange(0, DIM)
     there = row < classes
-    place, inside = row[:, None] * dim + column[None, :], there[:, None] & (column < dim)[None, :]
+    place, inside = row[:, None].to(tl.int64) * dim + column[None, :], there[:, None] & (column < dim)[None, :]
     h = tl.load(grad_mixture + place, mask=inside, other=0.0).to(TYPE)
     w = tl.load(weight + place, mask=inside, other=0.0).to(TYPE)
     norm = tl.load(length + row, mask=there, other=1.0)
@@ -87,95 +90,101 @@ def _project(grad_mixture, weight, memory, share, gradient, length, ratio, class
     tl.store(gradient + place, h, mask=inside)
 
 
-class TritonSoftmax(TiledSoftmax):
-    """The same visits, with the insides of a tile in three kernels."""
+class TritonTiles:
+    """The operations inside a tile, in three Triton kernels."""
 
-    def __init__(self, *arguments: Any) -> None:
-        super().__init__(*arguments)
-        self.kernel_type = tl.float64 if self.type == torch.float64 else tl.float32
+    name: ClassVar[str] = "triton"
+    parallel: ClassVar[bool] = False  # one launch of Triton's interpreter at a time
 
-    def _mix(self, rows: slice, own: tuple[Tensor, Tensor], mixed: bool, first: bool) -> Tile:
-        weight = self.weight[rows]
-        operand = self._buffer("operand", weight, self.operand_type)
-        block, columns = _block(weight)
-        memory, share = self._memory(rows, mixed)
-        _mix[(triton.cdiv(len(weight), block),)](
-            weight,
+    def mix(self, tile: Tile, dtype: torch.dtype, *, first: bool) -> Mixture:
+        """Z of a tile; see ``TileOperations``."""
+        operand = tile.scratch("operand", tuple(tile.weight.shape), dtype)
+        block, columns = _block(tile.weight)
+        memory, share = _memory(tile)
+        _mix[(triton.cdiv(len(tile.weight), block),)](
+            tile.weight,
             memory,
             share,
             operand,
-            self.length[rows],
-            self.ratio[rows],
-            *weight.shape,
+            tile.length,
+            tile.ratio,
+            *tile.weight.shape,
             SHORTEST,
-            MIXED=mixed,
-            RENORMALISE=self.injection is not None and self.injection.renormalise,
-            TYPE=self.kernel_type,
+            MIXED=tile.memory is not None,
+            RENORMALISE=tile.renormalise,
+            TYPE=_type(tile),
             ROWS=block,
             DIM=columns,
         )
-        return Tile(rows, weight, operand, operand, self.ratio[rows], own, memory)
+        return Mixture(None, operand)
 
-    def _exponentials(self, tile: Tile, grad_logits: Tensor | None) -> Float[Tensor, " batch"]:
-        if not self.plain:
-            return super()._exponentials(tile, grad_logits)
-        cosines = product(tile.operand, self.operand)
+    def exponentials(
+        self, tile: Tile, cosines: Tensor, own: OwnPlaces, scale: float, kept: Tensor | None
+    ) -> Float[Tensor, " batch"]:
+        """Σ_j e_ji; see ``TileOperations``."""
         block, columns = _block(cosines, widest=256)
         blocks = triton.cdiv(len(cosines), block)
-        sums = torch.empty(blocks, cosines.shape[1], dtype=self.type, device=cosines.device)
+        sums = tile.ratio.new_empty(blocks, cosines.shape[1])
         _exponentiate[(blocks, triton.cdiv(cosines.shape[1], columns))](
             cosines,
             tile.ratio,
-            self.labels,
-            cosines if grad_logits is None else grad_logits,
+            own.rows,
+            cosines if kept is None else kept,
             sums,
             tile.rows.start,
             *cosines.shape,
-            self.scale,
-            KEEP=grad_logits is not None,
-            TYPE=self.kernel_type,
+            scale,
+            KEEP=kept is not None,
+            TYPE=_type(tile),
             ROWS=block,
             COLUMNS=columns,
         )
         return sums.sum(0)
 
-    def _project(self, tile: Tile, grad_mixture: Float[Tensor, "tile dim"]) -> Float[Tensor, "tile dim"]:
-        gradient = torch.empty_like(grad_mixture, dtype=self.type)
-        self._launch_projection(tile, grad_mixture, gradient)
+    def project(
+        self, tile: Tile, mixture: Mixture, grad_mixture: Float[Tensor, "tile dim"]
+    ) -> Float[Tensor, "tile dim"]:
+        """dL/dW from h; see ``TileOperations``."""
+        gradient = torch.empty_like(grad_mixture, dtype=tile.ratio.dtype)
+        _launch_projection(tile, grad_mixture, gradient)
         return gradient
 
-    def _step(self, tile: Tile, grad_mixture: Float[Tensor, "tile dim"], rule: Momentum) -> bool:
-        self._launch_projection(tile, grad_mixture, rule.buffer[tile.rows], rule)
+    def move(self, tile: Tile, mixture: Mixture, grad_mixture: Float[Tensor, "tile dim"], rule: Momentum) -> bool:
+        """Move W and its momentum; see ``TileOperations``."""
+        _launch_projection(tile, grad_mixture, rule.buffer[tile.rows], rule)
         return True
 
-    def _launch_projection(
-        self, tile: Tile, grad_mixture: Tensor, gradient: Tensor, rule: Momentum | None = None
-    ) -> None:
-        grad_mixture = grad_mixture.contiguous()
-        block, columns = _block(grad_mixture)
-        rates = (0.0, 0.0, 0.0) if rule is None else (rule.lr, rule.momentum, rule.weight_decay)
-        _project[(triton.cdiv(len(grad_mixture), block),)](
-            grad_mixture,
-            tile.weight,
-            tile.memory,
-            self.weight if self.share is None else self.share[tile.rows],
-            gradient,
-            self.length[tile.rows],
-            self.ratio[tile.rows],
-            *grad_mixture.shape,
-            *rates,
-            MIXED=self.injection is not None and self.injection.renormalise,
-            MOVE=rule is not None,
-            TYPE=self.kernel_type,
-            ROWS=block,
-            DIM=columns,
-        )
 
-    def _memory(self, rows: slice, mixed: bool) -> tuple[Tensor, Tensor]:
-        """Injected rows and the share of v; without injection, rows that are not read."""
-        if self.injection is None or self.share is None:
-            return self.weight, self.weight
-        return self.injection.memory_rows(rows) if mixed else self.weight[rows], self.share[rows]
+def _launch_projection(tile: Tile, grad_mixture: Tensor, gradient: Tensor, rule: Momentum | None = None) -> None:
+    grad_mixture = grad_mixture.contiguous()
+    block, columns = _block(grad_mixture)
+    memory, share = _memory(tile)
+    rates = (0.0, 0.0, 0.0) if rule is None else (rule.lr, rule.momentum, rule.weight_decay)
+    _project[(triton.cdiv(len(grad_mixture), block),)](
+        grad_mixture,
+        tile.weight,
+        memory,
+        share,
+        gradient,
+        tile.length,
+        tile.ratio,
+        *grad_mixture.shape,
+        *rates,
+        MIXED=tile.memory is not None and tile.renormalise,
+        MOVE=rule is not None,
+        TYPE=_type(tile),
+        ROWS=block,
+        DIM=columns,
+    )
+
+
+def _memory(tile: Tile) -> tuple[Tensor, Tensor]:
+    """Injected rows and S; without memory, rows that are not read."""
+    return tile.weight if tile.memory is None else tile.memory, tile.length if tile.share is None else tile.share
+
+
+def _type(tile: Tile) -> Any:
+    return tl.float64 if tile.ratio.dtype == torch.float64 else tl.float32
 
 
 def _block(matrix: Tensor, widest: int = 2**20) -> tuple[int, int]:
