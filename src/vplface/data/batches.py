@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,18 @@ class Batch:
     pictures: UInt8[Tensor, "b 112 112 3"]
     labels: Int64[Tensor, " b"]
     unreadable: list[str]
+
+    def to(self, device: torch.device) -> Batch:
+        """The batch on a device; from pinned memory nobody waits for the copy."""
+        return replace(
+            self,
+            pictures=self.pictures.to(device, non_blocking=True),
+            labels=self.labels.to(device, non_blocking=True),
+        )
+
+    def pin_memory(self) -> Batch:
+        """A copy of the batch in pinned memory, from which a GPU can copy by itself."""
+        return replace(self, pictures=self.pictures.pin_memory(), labels=self.labels.pin_memory())
 
 
 # size: each is independent of the others, and one caller gives them all

@@ -9,6 +9,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeAlias
 
@@ -174,10 +175,7 @@ class Preprocessing:
         if pictures.ndim != 4 or pictures.shape[1:] != (self.size, self.size, 3):
             raise ValueError(f"pictures must be [n, {self.size}, {self.size}, 3] RGB, got {list(pictures.shape)}")
         ordered = pictures if self.color == "rgb" else pictures.flip(-1)
-        mean, std = (
-            (torch.tensor(each, dtype=torch.float64, device=pictures.device) * 255).float().repeat(self.size)
-            for each in (self.mean, self.std)
-        )
+        mean, std = (_line(each, self.size, pictures.device) for each in (self.mean, self.std))
         # On a CPU it takes several times as long with three channels alone innermost instead of a line of pixels, and
         # somewhat longer if the batch leaves the caches between the steps.
         floats = torch.empty(pictures.shape, dtype=torch.float32, device=pictures.device)
@@ -222,6 +220,12 @@ def read_picture_file(path: Path | str) -> bytes:
         return read_bytes(path)
     except UnreadableFileError as error:
         raise UnreadablePictureError(error.where, error.reason) from error
+
+
+@lru_cache(maxsize=64)
+def _line(channels: tuple[float, float, float], size: int, device: torch.device) -> Float[Tensor, " values"]:
+    """255 times a value per channel, repeated for each pixel of a line; sent to a device once."""
+    return (torch.tensor(channels, dtype=torch.float64, device="cpu") * 255).float().repeat(size).to(device)
 
 
 def decode(data: bytes, where: str, size: int = SIZE) -> UInt8[np.ndarray, "size size 3"]:

@@ -42,6 +42,7 @@ from vplface.training.checkpoint_manifest import (
     row_files,
 )
 from vplface.training.distributed import DistributedContext
+from vplface.training.host_copy import copies_on_host
 from vplface.training.run_state import RunState
 from vplface.training.stored_tensors import StoredTensors
 
@@ -96,7 +97,7 @@ class Checkpoints:
         self.finish()
         unreadable = self._context.union(run.unreadable)
         common, rows = _state(run)
-        bad = next((name for name, value in (common | rows).items() if not _may_be_kept(name, value)), None)
+        bad = _not_finite(common | rows)
         if self._context.sum([float(bad is not None)])[0]:
             raise FloatingPointError(f"{bad or 'the state of another rank'} is not finite")
         # All ranks write into one new folder, not into what a killed run has left of the same step.
@@ -112,7 +113,8 @@ class Checkpoints:
         }
         part = self.folder / f".{checkpoint_name(run.step)}.{attempt}"
         own = {"first": run.head.classes.start, "stop": run.head.classes.stop}
-        write = partial(self._write, part, run.step, manifest, own, common, rows)
+        copies = copies_on_host(common if self._context.is_main else {}), copies_on_host(rows)
+        write = partial(self._write, part, run.step, manifest, own, *copies)
         self._writer = threading.Thread(target=write)
         try:
             self._writer.start()
@@ -267,7 +269,7 @@ def read_rows(path: Path, manifest: Mapping[str, Any], classes: Tensor) -> dict[
 
 
 def _state(run: RunState) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Copies on the CPU of the state that all ranks share, and of the state of the classes of this rank."""
+    """The state that all ranks share, and the state of the classes of this rank; no copies."""
     common = {f"backbone.{key}": value for key, value in run.backbone.state_dict().items()}
     rows = {f"head.{key}": value for key, value in run.head.state_dict().items()}
     common |= {key: rows.pop(key) for name in run.head.shared_state if (key := f"head.{name}") in rows}
@@ -287,13 +289,17 @@ def _state(run: RunState) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     rows["rng.cpu"] = torch.get_rng_state()
     if run.device.type == "cuda":
         rows["rng.cuda"] = torch.cuda.get_rng_state(run.device)
-    copies = ({key: t.detach().to("cpu", copy=True).contiguous() for key, t in part.items()} for part in (common, rows))
-    return next(copies), next(copies)
+    return common, rows
 
 
-def _may_be_kept(name: str, value: Tensor) -> bool:
-    """Whether a tensor of the state is finite or need not be, such as measurements and random states."""
-    return name.startswith(("drift.", "age.", "rng.")) or not value.is_floating_point() or bool(value.isfinite().all())
+def _not_finite(state: Mapping[str, Tensor]) -> str | None:
+    """The first tensor that is not finite, measurements and random states apart; a GPU looks at all before it waits."""
+    checked = {
+        name: value.isfinite().all()
+        for name, value in state.items()
+        if value.is_floating_point() and not name.startswith(("drift.", "age.", "rng."))
+    }
+    return next((name for name, finite in checked.items() if not finite), None)
 
 
 def _write_file(path: Path, tensors: dict[str, Tensor]) -> dict[str, Any]:

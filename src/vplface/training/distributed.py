@@ -31,6 +31,25 @@ class RankError(VplfaceError):
     """Ranks of a run do not answer; the message names them."""
 
 
+class PendingSum:
+    """The sums of some numbers over processes, on their way.
+
+    Args:
+        numbers: of this process.
+        group: the process group; None for a single process.
+    """
+
+    def __init__(self, numbers: Sequence[float], group: dist.ProcessGroup | None) -> None:
+        self._total = torch.tensor(numbers, dtype=torch.float64)
+        self._work = None if group is None else dist.all_reduce(self._total, group=group, async_op=True)
+
+    def wait(self) -> list[float]:
+        """The sums, once all processes have begun them."""
+        if self._work is not None:
+            self._work.wait()
+        return list(self._total.tolist())
+
+
 @dataclass
 class DistributedContext:
     """The processes that share a run; by default one process.
@@ -64,6 +83,10 @@ class DistributedContext:
         total = torch.tensor(numbers, dtype=torch.float64)
         dist.all_reduce(total, group=self.group)
         return list(total.tolist())
+
+    def begin_sum(self, numbers: Sequence[float]) -> PendingSum:
+        """Begin to sum some numbers over processes; nobody waits before the result is asked for."""
+        return PendingSum(numbers, self.group)
 
     def union(self, items: set[str]) -> set[str]:
         """The union of a set of each process."""
@@ -196,7 +219,8 @@ class DistributedContext:
 
 def _is_in_collective(frame: FrameType | None) -> bool:
     while frame is not None:
-        if frame.f_globals.get("__name__") == "torch.distributed.distributed_c10d":
+        of_torch = frame.f_globals.get("__name__") == "torch.distributed.distributed_c10d"
+        if of_torch or frame.f_code is PendingSum.wait.__code__:
             return True
         frame = frame.f_back
     return False

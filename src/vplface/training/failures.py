@@ -15,15 +15,16 @@ class TrainingError(VplfaceError):
     """Training cannot continue: a value that is not finite, a batch that the head refuses, or no memory left."""
 
 
-def diverged(run: RunState, fault: str, step: int) -> TrainingError:
+def diverged(run: RunState, fault: str, step: int, *, updated: bool = False) -> TrainingError:
     """The error for a value that is not finite.
 
     Args:
         run: the run.
         fault: which value it is.
         step: the step, counted from 1.
+        updated: whether the value has entered the weights since, so that they no longer tell the cause.
     """
-    bad = [name for name, p in run.backbone.named_parameters() if not p.isfinite().all()]
+    bad = [] if updated else [name for name, p in run.backbone.named_parameters() if not p.isfinite().all()]
     cause = f" (already in the weights: {bad[0]} and {len(bad) - 1} more)" if bad else ""
     return TrainingError(
         f"training diverged at step {step}: {fault}{cause}; {last_good_checkpoint(run)}. Lower optimizer.lr, lengthen"

@@ -6,6 +6,8 @@ import signal
 import threading
 from types import FrameType, TracebackType
 
+from vplface.training.distributed import DistributedContext, PendingSum
+
 PREEMPTION = [signal.SIGTERM, *([signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else [])]
 """The signals that schedulers send before they reclaim a machine."""
 
@@ -40,3 +42,39 @@ class Interrupt:
             raise KeyboardInterrupt
         self.requested = True
         self.preempted = number != signal.SIGINT
+
+
+class SharedInterrupt:
+    """The interrupt of all processes of a run, so that all stop after the same step.
+
+    A single process stops after the step in which the signal came. Several sum their flags while the next step
+    computes, and stop after that one.
+
+    Args:
+        own: of this process.
+        context: the processes that share the run.
+
+    Attributes:
+        requested: whether a signal has arrived in some process.
+        preempted: whether a scheduler sent one.
+    """
+
+    def __init__(self, own: Interrupt, context: DistributedContext) -> None:
+        self.requested = False
+        self.preempted = False
+        self._own = own
+        self._context = context
+        self._pending: PendingSum | None = None
+
+    def update(self) -> None:
+        """Find out after a step; all processes have to ask together."""
+        begun = self._context.begin_sum([self._own.requested, self._own.preempted])
+        known = begun if self._context.group is None else self._pending
+        self._pending = begun
+        if known is not None:
+            self.requested, self.preempted = (count > 0 for count in known.wait())
+
+    def finish(self) -> None:
+        """Wait for the other processes, after the last step."""
+        if self._pending is not None:
+            self._pending.wait()

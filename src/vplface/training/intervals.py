@@ -38,6 +38,10 @@ class Intervals:
             run.drift.every,
         )
 
+    def any(self, step: int) -> bool:
+        """Whether anything is due."""
+        return self.log(step) or self.inspect(step) or self.validate(step) or self.save(step)
+
     def log(self, step: int) -> bool:
         """Whether a step is logged in the journal."""
         return step % self.log_every == 0 or step == self.last

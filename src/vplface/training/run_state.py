@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from vplface.config import Config
 from vplface.data.pictures import PictureSet, Preprocessing
@@ -20,6 +19,7 @@ from vplface.run_folder import RunFolder
 from vplface.stored_model import ModelCard
 from vplface.training.distributed import DistributedContext
 from vplface.training.drift import DriftMonitor
+from vplface.training.moving_average import MovingAverage
 from vplface.training.networks import backbone_of, device_of, head_of, optimizer_of, preprocessing_of
 from vplface.training.parts import require_parts
 from vplface.training.probe import PROBE_SIZE, probe_of
@@ -63,9 +63,9 @@ class RunState:
     backbone: nn.Module
     head: PrototypeHead
     optimizer: torch.optim.Optimizer
-    average: AveragedModel | None
+    average: MovingAverage | None
     drift: DriftMonitor
-    encoder: AveragedModel | None = None
+    encoder: MovingAverage | None = None
     step: int = 0
     best: float | None = None
     unreadable: set[str] = field(default_factory=set)
@@ -153,7 +153,7 @@ def build_run(config: Config, context: DistributedContext | None = None, *, writ
         backbone=backbone,
         head=head,
         optimizer=optimizer_of(config, backbone, head),
-        average=None if config.ema is None else _average(backbone, config.ema),
+        average=None if config.ema is None else MovingAverage(backbone, config.ema),
         drift=_monitor(config, probe_of(pictures), preprocessing, head, per_epoch, rate.steps),
         encoder=_momentum_encoder(config, backbone),
     )
@@ -196,11 +196,11 @@ def _variational(config: Config, pictures: PictureSet, batches: Batches) -> Vari
         raise ConfigError(f"variational.delta_t: {error}") from error
 
 
-def _momentum_encoder(config: Config, backbone: nn.Module) -> AveragedModel | None:
+def _momentum_encoder(config: Config, backbone: nn.Module) -> MovingAverage | None:
     """The moving average of the backbone that writes the memory, if the configuration asks for one."""
     if config.variational is None or config.variational.momentum is None:
         return None
-    encoder = _average(backbone, config.variational.momentum)
+    encoder = MovingAverage(backbone, config.variational.momentum)
     for module in encoder.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.momentum = 0.0  # batches do not touch the running statistics, which follow the backbone's
@@ -232,7 +232,3 @@ def _monitor(
         )
     except ValueError as error:
         raise ConfigError(f"variational: {error}") from error
-
-
-def _average(backbone: nn.Module, decay: float) -> AveragedModel:
-    return AveragedModel(backbone, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)  # type: ignore[no-untyped-call]

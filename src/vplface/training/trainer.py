@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,10 +17,12 @@ from vplface.data.batches import Batch, load_batches
 from vplface.progress import progress
 from vplface.prototypes.batch import DegenerateEmbeddingError
 from vplface.ranks import OtherRankError
+from vplface.training.device_batches import on_device
 from vplface.training.distributed import DistributedContext
 from vplface.training.failures import TrainingError, diverged, interrupted, last_good_checkpoint, refused
+from vplface.training.host_copy import Readout
 from vplface.training.instruments import measure, own_cosines
-from vplface.training.interrupt import Interrupt
+from vplface.training.interrupt import Interrupt, SharedInterrupt
 from vplface.training.intervals import Intervals
 from vplface.training.outputs import RunOutputs
 from vplface.training.parts import fewest
@@ -40,12 +42,28 @@ class StepResult:
     """The loss and the measurements of a step.
 
     Attributes:
-        loss: of the whole batch.
+        step: its number, counted from 1.
         figures: measurements for the journal, by key.
+        numbers: on the way to the host: ``losses``, of the parts of the batch, and with clipping the ``norm`` of the
+            gradient.
     """
 
-    loss: float
+    step: int
     figures: dict[str, Any]
+    numbers: Readout
+
+    @property
+    def loss(self) -> float:
+        """Of the whole batch; waits until the device has computed it."""
+        return float(sum(self.numbers.read()["losses"]))
+
+    def fault(self) -> str | None:
+        """Which value is not finite; waits until the device has computed all of them."""
+        numbers = self.numbers.read()
+        bad = {name: value for name, values in numbers.items() for value in values if not math.isfinite(value)}
+        if "losses" in bad:
+            return f"the loss is {bad['losses']} although all embeddings are finite"
+        return f"the norm of the gradient is {bad['norm']}" if "norm" in bad else None
 
 
 class Trainer:
@@ -74,15 +92,15 @@ class Trainer:
             DataError: if something cannot be read or written.
         """
         run, context, due = self.run, self.context, Intervals.of(self.run)
-        throughput = Throughput()
+        throughput, stop = Throughput(), SharedInterrupt(interrupt, context)
+        before: StepResult | None = None
         context.barrier()
         with progress(run.config.name, due.last, done=run.step, shown=context.is_main) as advance:
             for batch in self._batches(interrupt):
                 step, epoch = run.step + 1, run.step / len(run.batches)
                 context.report_step(run.step)
                 run.unreadable.update(batch.unreadable)
-                with _failures_named(outputs, step):
-                    result = self.train_step(batch, log=due.log(step), inspect=due.inspect(step))
+                result = self._checked_step(outputs, batch, before, due)
                 run.step = step
                 throughput.pictures += len(batch.labels)
 
@@ -90,7 +108,9 @@ class Trainer:
                 if due.log(step):
                     entry = self._summary(result.loss, throughput.read(context))
                     advance(0, f"loss {result.loss:.3f}  {entry['pictures_per_second']:.0f} pictures/s")
-                advance(1, f"loss {result.loss:.3f}")
+                shown = result if result.numbers.ready else before
+                advance(1, "" if shown is None else f"loss {shown.loss:.3f}")
+                before = result
                 if due.inspect(step):
                     entry |= self._cosines_by_age()
                 entry |= result.figures | self._follow_drift()
@@ -98,16 +118,41 @@ class Trainer:
 
                 if due.validate(step):
                     context.on_main(outputs.validate)
-                stop, preempted = (count > 0 for count in context.sum([interrupt.requested, interrupt.preempted]))
+                stop.update()
                 outputs.checkpoints.check()
-                if due.save(step) or stop:
+                if due.save(step) or stop.requested:
+                    _require_finite(outputs, result)
                     with throughput.paused():
                         outputs.save()
-                if stop and step < due.last:
+                if stop.requested and step < due.last:
                     outputs.checkpoints.finish()
-                    raise interrupted(run, preempted=preempted)
+                    raise interrupted(run, preempted=stop.preempted)
         if run.step < due.last:
+            _require_finite(outputs, before)
             self._stop_while_waiting(outputs, interrupt)
+        stop.finish()
+
+    def _checked_step(self, outputs: RunOutputs, batch: Batch, before: StepResult | None, due: Intervals) -> StepResult:
+        """One step. Then the step before is checked, so that a GPU has this one to compute while the host waits.
+
+        Where something is due after this step, it is checked as well.
+
+        Raises:
+            TrainingError: naming the step whose values are not finite, or whose batch the head refuses.
+        """
+        step = self.run.step + 1
+        try:
+            result = self.train_step(batch, log=due.log(step), inspect=due.inspect(step))
+        except (FloatingPointError, RefusedBatchError) as error:
+            _require_finite(outputs, before)  # its update may be the cause
+            outputs.checkpoints.finish()
+            if isinstance(error, RefusedBatchError):
+                raise refused(self.run, str(error), step) from error
+            raise diverged(self.run, str(error), step) from error
+        _require_finite(outputs, before)
+        if due.any(step):
+            _require_finite(outputs, result)
+        return result
 
     def train_step(self, batch: Batch, *, log: bool = False, inspect: bool = False) -> StepResult:
         """One optimiser step over a batch, in ``config.accumulate`` parts.
@@ -117,8 +162,11 @@ class Trainer:
             log: report the mean cosines to the prototypes and memory of the own classes.
             inspect: report what injection does to prototypes and gradients.
 
+        Returns:
+            The loss and what was measured; the device may still be computing it.
+
         Raises:
-            FloatingPointError: if a learning rate, an embedding, the loss or a gradient is not finite.
+            FloatingPointError: if a learning rate or an embedding is not finite.
             RefusedBatchError: if the head refuses the batch for another reason.
         """
         run = self.run
@@ -126,31 +174,29 @@ class Trainer:
         self._set_modes()
         for optimizer in run.optimizers:
             optimizer.zero_grad(set_to_none=True)
+        batch = batch.to(run.device)
         parts = self._parts(batch)
         encoder = run.encoder if run.head.remembers else None
-        total = 0.0
-        embeddings, labels = [], []
+        losses, embeddings = [], []
         with run.head.micro_batches():
-            for number, (rows, share) in enumerate(parts):
+            for number, (pictures, labels, share) in enumerate(parts):
                 last = number == len(parts) - 1
                 with nullcontext() if self.context.group is None or last else self.network.no_sync():
-                    loss, part_embeddings, part_labels = self._forward(batch, rows, encoder)
+                    loss, part_embeddings = self._forward(pictures, labels, encoder)
                     loss = loss * share
-                    if not loss.isfinite():
-                        raise FloatingPointError(f"the loss is {loss.item()} although all embeddings are finite")
                     loss.backward()  # type: ignore[no-untyped-call]
-                total += loss.item()
+                losses.append(loss.detach())
                 embeddings.append(part_embeddings.detach())
-                labels.append(part_labels)
-            figures = self._figures(embeddings, labels, log=log, inspect=inspect)  # with the memory that the loss used
+            figures = self._figures(embeddings, batch.labels, log=log, inspect=inspect)  # before it is remembered
+        numbers = {"losses": torch.stack(losses)}
         if run.config.optimizer.clip is not None:
-            self._clip_gradients(run.config.optimizer.clip)
+            numbers["norm"] = self._clip_gradients(run.config.optimizer.clip)
         for optimizer in run.optimizers:
             optimizer.step()
         for average in (run.average, run.encoder):
             if average is not None:
                 average.update_parameters(run.backbone)
-        return StepResult(total, figures)
+        return StepResult(run.step + 1, figures, Readout(numbers))
 
     def _set_learning_rates(self) -> None:
         """Set the learning rates of the next step."""
@@ -169,47 +215,47 @@ class Trainer:
             for module in self.run.encoder.modules():
                 module.training = isinstance(module, nn.modules.batchnorm._BatchNorm)
 
-    def _parts(self, batch: Batch) -> list[tuple[Tensor, float]]:
-        """The rows of each part of a batch, and its share of the batch over all ranks.
+    def _parts(self, batch: Batch) -> list[tuple[Tensor, Tensor, float]]:
+        """Pictures and labels of each part of a batch, and its share of the batch over all ranks.
 
         Every rank has as many parts: the slice of each rank has a picture for every part.
         """
-        rows_of_parts = torch.arange(len(batch.labels)).tensor_split(self.run.config.accumulate)
-        parts = [rows for rows in rows_of_parts if len(rows)]
+        columns = (column.tensor_split(self.run.config.accumulate) for column in (batch.pictures, batch.labels))
+        parts = [(pictures, labels) for pictures, labels in zip(*columns, strict=True) if len(labels)]
         if len(parts) == 1:
-            return [(parts[0], 1.0)]
-        sizes = self.context.sum([len(rows) for rows in parts])
-        return [(rows, size / sum(sizes)) for rows, size in zip(parts, sizes, strict=True)]
+            return [(*parts[0], 1.0)]
+        sizes = self.context.sum([len(labels) for _, labels in parts])
+        return [(*part, size / sum(sizes)) for part, size in zip(parts, sizes, strict=True)]
 
-    def _forward(self, batch: Batch, rows: Tensor, encoder: nn.Module | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Loss, embeddings and labels of a part of a batch; ``encoder`` embeds what the memory is to hold."""
+    def _forward(self, pictures: Tensor, labels: Tensor, encoder: nn.Module | None) -> tuple[Tensor, Tensor]:
+        """Loss and embeddings of a part of a batch; ``encoder`` embeds what the memory is to hold."""
         run = self.run
-        inputs = run.preprocessing(batch.pictures[rows].to(run.device, non_blocking=True))
-        labels = batch.labels[rows].to(run.device, non_blocking=True)
-        with torch.autocast(run.device.type, dtype=torch.bfloat16, enabled=run.config.precision == "bfloat16"):
+        inputs = run.preprocessing(pictures)
+        half = run.config.precision == "bfloat16"
+        with torch.autocast(run.device.type, dtype=torch.bfloat16) if half else nullcontext():
             embeddings, memory = self.network(inputs), None
             if encoder is not None:
                 with torch.no_grad():
                     memory = encoder(inputs)
             try:
-                return run.head(embeddings, labels, memory), embeddings, labels
+                return run.head(embeddings, labels, memory), embeddings
             except DegenerateEmbeddingError as error:
                 raise FloatingPointError(str(error)) from error
             except (ValueError, OtherRankError) as error:
                 raise RefusedBatchError(str(error)) from error
 
-    def _figures(self, embeddings: list[Tensor], labels: list[Tensor], *, log: bool, inspect: bool) -> dict[str, Any]:
+    def _figures(self, embeddings: list[Tensor], labels: Tensor, *, log: bool, inspect: bool) -> dict[str, Any]:
         """Measurements on the embeddings of a step, before the memory takes them in."""
         figures: dict[str, Any] = {}
         if log:
-            own = own_cosines(self.run.head, torch.cat(embeddings), torch.cat(labels))
+            own = own_cosines(self.run.head, torch.cat(embeddings), labels)
             figures = dict(zip(("cos_prototype", "cos_memory"), own, strict=True))
         if inspect:
-            figures |= measure(self.run.head, torch.cat(embeddings), torch.cat(labels))
+            figures |= measure(self.run.head, torch.cat(embeddings), labels)
         return figures
 
-    def _clip_gradients(self, max_norm: float) -> None:
-        """Scale the gradients of backbone and prototypes to a common norm of at most ``max_norm``."""
+    def _clip_gradients(self, max_norm: float) -> Tensor:
+        """Scale the gradients of backbone and prototypes to a common norm of at most ``max_norm``; what it was."""
         head, optimizer = self.run.head, self.run.optimizer
         parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         gradients = [p.grad for p in parameters if p is not head.weight]
@@ -217,9 +263,8 @@ class Trainer:
         if head.optimizer is None and head.weight.grad is not None:  # each rank has the rows of its own classes
             squares = self.context.sum([float(head.weight.grad.square().sum())])[0]
             norm = torch.hypot(norm, norm.new_tensor(squares).sqrt())
-        if not norm.isfinite():
-            raise FloatingPointError(f"the norm of the gradient is {norm.item()}")
         nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
+        return norm
 
     def _summary(self, loss: float, pictures_per_second: float) -> dict[str, Any]:
         """The journal entry of a step that is logged."""
@@ -262,7 +307,7 @@ class Trainer:
             return interrupt.requested and (context.group is None or seconds > _STOP_PATIENCE)
 
         workers = config.data.workers
-        return load_batches(
+        batches = load_batches(
             run.pictures,
             run.batches,
             config.data.augmentation,
@@ -274,6 +319,7 @@ class Trainer:
             fewest(config, run.batches, context.size),
             give_up,
         )
+        return on_device(batches, run.device)
 
     def _stop_while_waiting(self, outputs: RunOutputs, interrupt: Interrupt) -> None:
         """End a run that a signal has stopped between two steps, while it waited for pictures."""
@@ -288,17 +334,12 @@ class Trainer:
         raise interrupted(run, preempted=interrupt.preempted)
 
 
-@contextmanager
-def _failures_named(outputs: RunOutputs, step: int) -> Iterator[None]:
-    """Turn the failure of a step into an error that names the step and the last good checkpoint."""
-    try:
-        yield
-    except FloatingPointError as error:
+def _require_finite(outputs: RunOutputs, result: StepResult | None) -> None:
+    """Raise TrainingError if a value of a step, which has been taken, is not finite."""
+    fault = None if result is None else result.fault()
+    if result is not None and fault is not None:
         outputs.checkpoints.finish()
-        raise diverged(outputs.run, str(error), step) from error
-    except RefusedBatchError as error:
-        outputs.checkpoints.finish()
-        raise refused(outputs.run, str(error), step) from error
+        raise diverged(outputs.run, fault, result.step, updated=True)
 
 
 def _network(run: RunState, context: DistributedContext) -> Any:

@@ -11,7 +11,8 @@ import sys
 import pytest
 
 from vplface.errors import ConfigError
-from vplface.training.distributed import DistributedContext, RankError, join, launch
+from vplface.training import distributed
+from vplface.training.distributed import DistributedContext, PendingSum, RankError, join, launch
 
 SCRIPT = """
 import os, signal, sys, time
@@ -70,6 +71,22 @@ def test_join_of_one_process_needs_no_others():
         assert context.sum([1.0, 2.0]) == [1.0, 2.0]
         assert context.union({"a"}) == {"a"}
         assert context.on_main(lambda: "done") == "done"
+
+
+def test_PendingSum_counts_as_a_collective_while_it_waits(monkeypatch):
+    class Work:
+        """A collective that looks who waits for it."""
+
+        def wait(self):
+            seen.append(distributed._is_in_collective(sys._getframe(1)))
+
+    seen = []
+    monkeypatch.setattr(distributed.dist, "all_reduce", lambda total, group, async_op: Work())
+    pending = PendingSum([1.0, 2.0], group=object())
+    assert seen == []
+    assert pending.wait() == [1.0, 2.0]
+    assert seen == [True]
+    assert not distributed._is_in_collective(sys._getframe())
 
 
 WHOLE = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 from helpers.small_runs import settings
 from vplface.errors import DataError
+from vplface.head import PrototypeHead
 from vplface.softmax import tiled
 from vplface.stored_model import load_model
 from vplface.training import checkpoint, checkpoint_manifest
@@ -143,3 +144,23 @@ def test_Checkpoints_refuse_any_part_that_is_infinite(faces, tmp_path, monkeypat
     with pytest.raises(TrainingError, match=r"diverged at step 7.*last good checkpoint is .*step-00000006"):
         train(settings(faces, tmp_path, checkpoint_every=1, loggers=[]))
     assert load_model(tmp_path / "run")[1].step == 6
+
+
+@pytest.mark.parametrize("due", [{}, {"checkpoint_every": 7}, {"log_every": 7}, {"drift_every": 7}], ids=str)
+def test_Trainer_names_the_step_of_an_infinite_loss_before_another_checkpoint(faces, tmp_path, monkeypatch, due):
+    forward = PrototypeHead.forward
+
+    def overflows(head, *rest):
+        loss = forward(head, *rest)
+        return loss * float("inf") if head.training and head.step_count == 6 else loss
+
+    monkeypatch.setattr(PrototypeHead, "forward", overflows)
+    config = settings(faces, tmp_path, **{"loggers": [], "log_every": 100, "checkpoint_every": 5, **due})
+    checkpoint = (
+        "no checkpoint had been" if "checkpoint_every" in due else "the last good checkpoint is .*step-00000005"
+    )
+    with pytest.raises(
+        TrainingError, match=f"diverged at step 7: the loss is inf although all .* finite; {checkpoint}"
+    ):
+        train(config)
+    assert load_model(tmp_path / "run")[1].step == (0 if "checkpoint_every" in due else 5)

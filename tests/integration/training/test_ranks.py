@@ -153,6 +153,7 @@ def stop_after(group, text, step):
     finally:
         Trainer.train_step = real
     assert caught.value.preempted
+    return str(caught.value)
 
 
 @pytest.mark.parametrize("world", [2, 3])
@@ -160,7 +161,8 @@ def test_train_as_stops_all_ranks_on_a_signal_to_one_and_resumes_exactly(process
     norm = {"name": "tiny", "embedding_dim": 8, "options": {"width": 8, "dropout": 0.2}}
     processes.run(start, world, settings(faces, tmp_path / "whole", backbone=norm))
     text = settings(faces, tmp_path / "stopped", backbone=norm)
-    processes.run(stop_after, world, text, 3)
+    stopped = processes.run(stop_after, world, text, 3)
+    assert [message.partition(" of ")[0] for message in stopped] == ["stopped after step 4"] * world
     processes.run(start, world, text, True)
     assert journal(tmp_path / "stopped" / "run") == journal(tmp_path / "whole" / "run")
 

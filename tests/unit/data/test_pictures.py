@@ -19,6 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
+from helpers.host_traffic import DEVICE, host_traffic
 from vplface.data.encoded import memory_of
 from vplface.data.pictures import (
     Preprocessing,
@@ -242,6 +243,16 @@ def test_Preprocessing_applies_color_mean_and_std() -> None:
     output = preprocessing(red_green_blue)[0, :, 0, 0]
     np.testing.assert_allclose(output, [0.8 - 0.1, (0.4 - 0.2) / 2, (0.2 - 0.3) / 4], atol=1e-6)
     assert Preprocessing.from_dict(preprocessing.to_dict()) == preprocessing
+
+
+def test_Preprocessing_sends_its_constants_to_a_device_once() -> None:
+    preprocessing, pictures = Preprocessing(size=21), torch.zeros(2, 21, 21, 3, dtype=torch.uint8, device=DEVICE)
+    with host_traffic() as first:
+        preprocessing(pictures)
+    with host_traffic() as second:
+        preprocessing(pictures)
+    assert first.to_device == [(63,)]  # mean and std are equal
+    assert second.to_device == []
 
 
 def test_Preprocessing_refuses_invalid_pictures_and_settings() -> None:

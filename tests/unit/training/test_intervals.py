@@ -8,6 +8,7 @@ def test_Intervals_count_from_one_and_end_with_the_last_step():
     assert [step for step in steps if due.save(step)] == [5, 7]
     assert [step for step in steps if due.validate(step)] == [4, 7]
     assert [step for step in steps if due.inspect(step)] == [2, 4, 6]
+    assert [step for step in steps if not due.any(step)] == [1]
 
 
 def test_Intervals_validate_is_never_due_without_an_interval():
