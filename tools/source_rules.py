@@ -4,9 +4,6 @@
 - A function has at most 60 lines, its docstring apart, and 8 parameters. Where it needs more, a comment above it that
   begins with ``size:`` says why. The options of a command do not count, nor do the pointers that a kernel takes.
 - A docstring has at least four words and does not begin with "What". That of a module is a noun phrase.
-
-``known_offenders.txt`` lists what broke a rule before there was one. It only shrinks: what is not in it fails, and so
-does an entry that is no longer needed; ``--shrink`` removes those.
 """
 
 from __future__ import annotations
@@ -17,7 +14,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-KNOWN = Path(__file__).with_name("known_offenders.txt")
 KERNELS = ("vplface/softmax/triton_tiles.py", "vplface/softmax/numba_tiles.py")
 MOST_LINES, MOST_IN_A_FUNCTION, MOST_PARAMETERS, FEWEST_WORDS = 400, 60, 8, 4
 
@@ -25,7 +21,7 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
 def offences(path: str, text: str) -> Iterator[str]:
-    """Lines of the form ``path name: what is wrong``, without the numbers, so that they last."""
+    """Lines of the form ``path name: what is wrong``."""
     lines, tree = text.splitlines(), ast.parse(text)
     if len(lines) > MOST_LINES and not path.startswith("vplface/data/formats/") and path not in KERNELS:
         yield f"{path}: more than {MOST_LINES} lines"
@@ -89,21 +85,17 @@ def _is_command(function: Function) -> bool:
     return "typer." in ast.unparse(function.args)
 
 
-def main(words: list[str]) -> int:
+def main() -> int:
     """Print what is wrong; 0 where nothing is."""
-    known = set(KNOWN.read_text(encoding="utf-8").splitlines())
-    found = set()
-    for path in sorted((ROOT / "src").rglob("*.py")):
-        found |= set(offences(path.relative_to(ROOT / "src").as_posix(), path.read_text(encoding="utf-8")))
-    if words == ["--shrink"]:
-        KNOWN.write_text("".join(f"{line}\n" for line in sorted(known & found)), encoding="utf-8")
-        known &= found
-    for line in sorted(found - known):
-        print(f"src/{line}; see tools/source_rules.py")
-    for line in sorted(known - found):
-        print(f"tools/known_offenders.txt: {line!r} is no longer needed; run tools/source_rules.py --shrink")
-    return int(found != known)
+    found = [
+        offence
+        for path in sorted((ROOT / "src").rglob("*.py"))
+        for offence in offences(path.relative_to(ROOT / "src").as_posix(), path.read_text(encoding="utf-8"))
+    ]
+    for offence in found:
+        print(f"src/{offence}; see tools/source_rules.py")
+    return int(bool(found))
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vplface.bench.busy import BusyProcesses
 from vplface.bench.head_arms import ARMS, COMPILED, Arm
 from vplface.bench.machine import free_bytes, synchronize
 from vplface.bench.problem import Problem, Setting, Step, problem_of
@@ -27,7 +28,9 @@ from vplface.progress import progress
 from vplface.softmax.product import product
 
 
-def measure(setting: Setting, arms: Sequence[str], repeats: int, *, memory: bool = True) -> dict[str, Any]:
+def measure(
+    setting: Setting, arms: Sequence[str], repeats: int, *, memory: bool = True, beside: int = 0
+) -> dict[str, Any]:
     """Medians over ``repeats`` rounds in which every arm takes one step, in seconds.
 
     Args:
@@ -35,12 +38,13 @@ def measure(setting: Setting, arms: Sequence[str], repeats: int, *, memory: bool
         arms: keys of ``ARMS``.
         repeats: rounds, after one that is not counted.
         memory: also measure peak memory, each arm in a process of its own.
+        beside: busy processes beside which every arm takes a second step in each round.
 
     Returns:
         The setting; ``floor``: the three products, and reading W, momentum and M and writing W and momentum;
         ``arms``: of each its ``seconds`` (median) and ``spread`` (least and most), ``over_floor`` and ``speedup`` over
-        the first arm (medians of ratios within rounds), ``extra_mb`` beyond its state; or the ``reason`` it was left
-        out.
+        the first arm (medians of ratios within rounds), ``beside`` busy processes its ``seconds`` and ``slowdown``
+        against itself alone (likewise), ``extra_mb`` beyond its state; or the ``reason`` it was left out.
 
     Raises:
         VplfaceError: if two arms that should compute the same loss do not.
@@ -65,12 +69,17 @@ def measure(setting: Setting, arms: Sequence[str], repeats: int, *, memory: bool
     _require_equal_losses(losses, 1e-4 if setting.dtype == "float32" else 2e-2)
     least = _floor_steps(problem)
     seconds: dict[str, list[float]] = {name: [] for name in (*steps, *least)}
+    busy: dict[str, list[float]] = {name: [] for name in (steps if beside else ())}
     title = f"N {setting.classes:,}, B {setting.batch}, {setting.dtype}"
-    with progress(title, (repeats + 1) * len(seconds)) as advance:
+    with progress(title, (repeats + 1) * (len(seconds) + len(busy))) as advance, BusyProcesses(beside) as others:
         for _ in range(repeats + 1):
             for name, step in {**steps, **least}.items():
                 seconds[name].append(_time(step, setting.device))
                 advance(1, name)
+            for name in busy:
+                with others.at_work():
+                    busy[name].append(_time(steps[name], setting.device))
+                advance(1, f"{name}, beside {beside}")
     floors = [_floor({name: seconds[name][r] for name in least}) for r in range(1, repeats + 1)]
     floor = {key: statistics.median(each[key] for each in floors) for key in floors[0]}
     for name in steps:
@@ -84,6 +93,13 @@ def measure(setting: Setting, arms: Sequence[str], repeats: int, *, memory: bool
         if arms[0] in seconds:
             ratios = [a / b for a, b in zip(seconds[arms[0]][1:], counted, strict=True)]
             found[name]["speedup"] = statistics.median(ratios)
+        if beside:
+            slowdowns = [b / a for a, b in zip(counted, busy[name][1:], strict=True)]
+            found[name]["beside"] = {
+                "processes": beside,
+                "seconds": statistics.median(busy[name][1:]),
+                "slowdown": statistics.median(slowdowns),
+            }
     del step, steps, least, problem  # each step holds W and M
     gc.collect()
     for name in arms if memory else ():

@@ -27,6 +27,14 @@ def head(
     repeats: Annotated[int, typer.Option(min=1, max=bounds.REPEATS, help="Rounds in which each arm takes a step.")] = 5,
     workspace_mb: Annotated[float, typer.Option(min=0, help="Workspace of the head, MiB.")] = 256,
     memory: Annotated[bool, typer.Option(help="Also measure peak memory, in separate processes.")] = True,
+    beside: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            max=bounds.THREADS,
+            help="Also time each arm beside so many busy single-thread processes, as loader workers are.",
+        ),
+    ] = 0,
     device: DEVICE = "cpu",
     processes: Annotated[
         str | None,
@@ -48,6 +56,7 @@ def head(
     \b
     vplface bench head                      100,000 classes, B 128 and 512
     vplface bench head --classes 10000,100000,1000000 --plot head.png
+    vplface bench head --beside 1           the cost of a busy neighbour to each arm
 
     With --processes only the head is measured, with its classes sharded over processes of this machine that use gloo:
 
@@ -77,16 +86,17 @@ def head(
         for kind in types
     ]
     if processes is not None:
-        if arms is not None or plot is not None or device != "cpu" or not memory:
+        if arms is not None or plot is not None or device != "cpu" or not memory or beside:
             raise UsageError(
-                "--processes measures the head alone, on the CPU: omit --arms, --plot, --device and --no-memory"
+                "--processes measures the head alone, on the CPU: omit --arms, --plot, --device, --no-memory and"
+                " --beside"
             )
         threads_each = 1 if threads is None else threads
         print_scaling(scaling(sharded, settings, processes, threads_each, repeats, grows="classes"), as_json)
         return
     if threads is not None:
         raise UsageError("--threads sets the threads of each process; give --processes too")
-    results = [measure(setting, names, repeats, memory=memory) for setting in settings]
+    results = [measure(setting, names, repeats, memory=memory, beside=beside) for setting in settings]
     if plot is not None:
         from vplface.bench.plot import draw
 
@@ -94,12 +104,12 @@ def head(
     if as_json:
         print_json({"schema": 1, "machine": machine(), "results": results})
         return
-    _show(machine(), results)
+    _show(machine(), results, beside)
     if plot is not None:
         say(f"plot: {plot}")
 
 
-def _show(machine: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> None:
+def _show(machine: Mapping[str, Any], results: Sequence[Mapping[str, Any]], beside: int) -> None:
     from rich.table import Table
 
     console = Console()
@@ -114,19 +124,22 @@ def _show(machine: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> N
             title_justify="left",
         )
         table.add_column("arm")
-        for heading in ("ms a step", "least – most", "× faster", "× floor", "extra MiB"):
+        busy = [f"ms beside {beside}", "× slower"] if beside else []
+        for heading in ("ms a step", "least – most", "× faster", "× floor", *busy, "extra MiB"):
             table.add_column(heading, justify="right")
         for name, arm in result["arms"].items():
             if "reason" in arm:
                 table.add_row(name, arm["reason"])
                 continue
             least, most = arm["spread"]
+            neighbour = arm.get("beside")
             table.add_row(
                 name,
                 f"{1e3 * arm['seconds']:.0f}",
                 f"{1e3 * least:.0f} – {1e3 * most:.0f}",
                 f"{arm['speedup']:.1f}" if "speedup" in arm else "",
                 f"{arm['over_floor']:.2f}",
+                *([] if neighbour is None else [f"{1e3 * neighbour['seconds']:.0f}", f"{neighbour['slowdown']:.2f}"]),
                 f"{arm['extra_mb']:.0f}" if "extra_mb" in arm else "",
             )
         console.print(table)

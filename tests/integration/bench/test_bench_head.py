@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import gc
 import json
+import os
+import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from typer.testing import CliRunner
 
 from vplface.bench import head as bench
+from vplface.bench.busy import BusyProcesses
 from vplface.bench.head_arms import Arm
 from vplface.bench.machine import machine
 from vplface.bench.plot import draw
@@ -132,3 +136,35 @@ def test_draw_writes_bars_if_no_size_is_swept(tmp_path):
     result = bench.measure(SMALL, ARMS[:2], repeats=1, memory=False)
     draw(tmp_path / "bars.png", machine(), [result, {**result, "dtype": "bfloat16"}])
     assert (tmp_path / "bars.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_measure_beside_busy_processes_gives_the_slowdown_of_each_arm_within_rounds(monkeypatch):
+    names = ["eager", "vplface"]
+    alone, floor, busy = [2.0, 1.0], [1.0] * 6, [3.0, 4.0]
+    calls = iter([9.0] * 10 + [*alone, *floor, *busy] + [*(3 * t for t in alone), *floor, *busy])
+    monkeypatch.setattr(bench, "_time", lambda step, device: next(calls))
+    arms = bench.measure(SMALL, names, repeats=2, memory=False, beside=1)["arms"]
+    assert arms["eager"]["beside"] == {"processes": 1, "seconds": 3.0, "slowdown": (1.5 + 0.5) / 2}
+    assert arms["vplface"]["beside"]["slowdown"] == pytest.approx((4.0 + 4 / 3) / 2)
+    assert arms["eager"]["seconds"] == 4.0
+    assert next(calls, None) is None
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs the /proc of Linux")
+def test_BusyProcesses_take_processor_time_only_while_at_work():
+    def used() -> float:
+        """Seconds of processor time, which Linux gives in ticks."""
+        fields = Path(f"/proc/{busy._processes[0].pid}/stat").read_text(encoding="ascii").rsplit(")", 1)[1].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    with BusyProcesses(1) as busy:
+        time.sleep(0.1)
+        before = used()
+        time.sleep(0.3)
+        idle = used() - before
+        with busy.at_work():
+            time.sleep(0.6)
+        worked = used() - before - idle
+        processes = busy._processes
+    assert idle < 0.1 < worked
+    assert not any(process.is_alive() for process in processes)
