@@ -21,7 +21,7 @@ ARRAYS_LIMIT = 16 * 2**30
 
 _FREE = 256 * MEBIBYTE
 _GROWTH = 20
-"""Allowed memory of a compressed file, as a multiple of its size; 256 MiB come on top."""
+"""Allowed memory of a compressed file, as a multiple of its size, plus 256 MiB."""
 
 _DAMAGED = (ValueError, TypeError, EOFError, SyntaxError, RecursionError, OverflowError, NotImplementedError)
 """Exceptions of zipfile and numpy, which parses headers as Python, for damaged files."""

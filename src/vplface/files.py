@@ -66,7 +66,7 @@ def write_json(path: Path, value: Any, mode: int | None = None) -> None:
 
     Args:
         path: the file.
-        value: what to write.
+        value: the value to write.
         mode: the file's permissions, see :func:`replacing`.
     """
     with replacing(path, mode) as temporary:
@@ -135,7 +135,7 @@ def claimed(target: Path, patience: float = 0.0) -> Iterator[None]:
     with ExitStack() as held:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            otherwise = "another command is writing there; wait for it, or choose another place"
+            otherwise = "another command is writing there; wait for it, or choose another path"
             held.enter_context(_held(path, target, otherwise, patience))
         except OSError as error:
             raise DataError(f"{target}: cannot be written ({_reason(error)})") from error

@@ -27,7 +27,7 @@ class Plan:
 
     Attributes:
         identities: classes.
-        pictures: that are trained on.
+        pictures: number of training pictures.
         steps_per_epoch: optimiser steps.
         steps: of the whole run.
         parameters: of the backbone.

@@ -125,7 +125,7 @@ def to_yaml(value: Any, *, flow: bool = False) -> str:
     """Dicts, lists and scalars as YAML, which :func:`parse_yaml` reads as the same values.
 
     Args:
-        value: what to write.
+        value: the value to write.
         flow: on one line.
     """
     width = math.inf if flow else 80

@@ -76,7 +76,7 @@ class Surface(NamedTuple):
 
 
 def linear(colour: RGB) -> RGB:
-    """From the picture's scale to the scale that light is summed on (gamma 2)."""
+    """Convert a colour from the picture's scale to the scale on which light is summed (gamma 2)."""
     return (colour[0] ** 2, colour[1] ** 2, colour[2] ** 2)
 
 

@@ -1,4 +1,4 @@
-"""Time and memory of a step of the head, beside its lower bound and other implementations, in one run.
+"""Time and memory of a step of the head, its lower bound and other implementations, in one run.
 
 All arms take the same W, M, T, features and labels, and take turns, so that a machine that slows down slows them all.
 Those that compute the same loss are checked to do so before anything is timed.

@@ -1,4 +1,4 @@
-"""Time of a training step by its parts, in vplface and in a loop as it is usually written, in one run.
+"""Time of a training step by its parts, in vplface and in a conventional loop, in one run.
 
 All loops begin with the same weights and are checked to compute the same losses. They take turns, so that a machine
 that slows down slows them all.
@@ -241,7 +241,7 @@ def _labels(setting: Setting) -> Iterator[Tensor]:
 
 
 def _losses(loops: Mapping[str, Loop], setting: Setting) -> dict[str, list[float]]:
-    """Of the first steps, which all loops take with the same pictures."""
+    """Losses of the first steps, which all loops take with the same pictures."""
     found: dict[str, list[float]] = {}
     for arm, loop in loops.items():
         generator = torch.Generator().manual_seed(0)
@@ -306,7 +306,7 @@ def _timed(loop: Loop, device: str) -> dict[str, float]:
 
 
 def _flops(network: Module, setting: Setting) -> int:
-    """Of a step: the backbone forward and backward, counted on two pictures, and the three products of the head."""
+    """Operations of a step: backbone forward and backward, counted on two pictures, and three products of the head."""
     pictures = torch.zeros(2, 3, SIZE, SIZE, device=setting.device)
     with FlopCounterMode(display=False) as counter:
         network(pictures).sum().backward()

@@ -1,7 +1,7 @@
 """Scaling of a step over processes on the cores of this machine.
 
-*Strong* scaling leaves the step as it is and gives every process a smaller part; *weak* scaling leaves the part of a
-process as it is and makes the step larger. All settings take turns, one step each, while the processes that a setting
+*Strong* scaling keeps the step and gives every process a smaller part; *weak* scaling keeps the part of a process and
+makes the step larger. All settings take turns, one step each, while the processes that a setting
 does not need are idle. The first steps of each are compared with those of one process, so that no case is faster
 because it skips work.
 """
@@ -45,9 +45,9 @@ class Case:
     """A step and the processes that take it.
 
     Attributes:
-        scaling: what the step has in common with ``"base"``, that of the fewest processes: ``"strong"``, all of it;
-            ``"weak"``, the part of a process.
-        processes: that share it.
+        scaling: ``"base"`` for the fewest processes; ``"strong"`` if the whole step is that of the base, ``"weak"`` if
+            the part of each process is.
+        processes: number of processes that share it.
         threads: of each.
         setting: of the whole step.
     """

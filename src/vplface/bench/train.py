@@ -18,7 +18,7 @@ BATCHES = 8
 """Number of different batches, which are repeated in turn: a single batch would be learned in one step."""
 
 LR = 0.01
-"""Of the backbone; low, so that rounding does not grow from step to step."""
+"""Learning rate of the backbone; low, so that rounding does not grow from step to step."""
 
 
 def training(setting: Setting, group: dist.ProcessGroup | None, slices: int = 1, *, backbone: str = "tiny") -> Step:

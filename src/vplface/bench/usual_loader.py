@@ -23,7 +23,7 @@ def generated_faces(root: Path, pictures: int) -> ImageFolder:
 
 
 class UsualFolder(Dataset[tuple[Tensor, int]]):
-    """A folder as it is usually read for PyTorch: PIL decodes and flips, each picture becomes a tensor of its own."""
+    """A folder read in the usual way for PyTorch: PIL decodes and flips, each picture becomes a tensor of its own."""
 
     def __init__(self, folder: ImageFolder) -> None:
         self.image: Any = import_extra("PIL.Image", "bench")

@@ -40,7 +40,7 @@ def align(
     detector_model: Annotated[
         Path | None,
         typer.Option(
-            help="YuNet's .onnx file. Without it and without --landmarks it is looked for in the user's cache, as "
+            help="YuNet's .onnx file. Without it and without --landmarks it is searched for in the user's cache, as "
             "~/.cache/vplface/face_detection_yunet.onnx.",
             show_default=False,
         ),

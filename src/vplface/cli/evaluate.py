@@ -112,7 +112,7 @@ def evaluate(
     far_rule: Annotated[
         Literal["strict", "nearest"],
         typer.Option(
-            help="strict: the false accept rate reached is at most the one asked for. nearest: it is the nearest one, "
+            help="strict: the actual false accept rate is at most the requested one. nearest: it is the nearest one, "
             "which may exceed it (insightface's rule)."
         ),
     ] = "strict",

@@ -70,7 +70,7 @@ def evaluate_identification(
     ] = "1e-1,1e-2",
     far_rule: Annotated[
         Literal["strict", "nearest"],
-        typer.Option(help="strict: the false accept rate reached is at most the one asked for. nearest: the nearest."),
+        typer.Option(help="strict: the actual false accept rate is at most the requested one. nearest: the nearest."),
     ] = "strict",
     flip: FLIP = "sum",
     engine: Annotated[

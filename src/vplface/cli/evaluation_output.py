@@ -41,7 +41,7 @@ def require_endings(out: Path | None, report: Path | None) -> None:
 
 
 def store(path: Path, values: Mapping[str, Any]) -> None:
-    """Write JSON-ready values, at once or not at all; raises DataError if the file cannot be written."""
+    """Write JSON-ready values atomically; raises DataError if the file cannot be written."""
     from vplface.files import PRIVATE, replacing
 
     with replacing(path, PRIVATE) as temporary:

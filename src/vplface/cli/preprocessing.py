@@ -32,7 +32,7 @@ MEAN = Annotated[
 ]
 STD = Annotated[
     str | None,
-    typer.Option(metavar="A,B,C", help="Standard deviation per channel, likewise.", show_default=False),
+    typer.Option(metavar="A,B,C", help="Standard deviation per channel, in the same order.", show_default=False),
 ]
 
 

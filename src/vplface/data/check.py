@@ -1,4 +1,4 @@
-"""Checks of the pictures of a set for damage, duplicates and size; labels are checked by a model elsewhere."""
+"""Checks of the pictures of a set for damage, duplicates and size; :mod:`vplface.evaluation.labels` checks labels."""
 
 from __future__ import annotations
 

@@ -178,7 +178,7 @@ def _webp_size(data: bytes) -> tuple[int, int] | None:
 
 
 def _jpeg_is_whole(data: bytes) -> bool:
-    """Whether the end-of-image marker is there: at the end, or reached by walking the segments."""
+    """Whether the end-of-image marker exists: at the end, or found by parsing the segments."""
     if data.endswith(b"\xff\xd9"):
         return True
     position = 2

@@ -176,8 +176,8 @@ class Preprocessing:
             raise ValueError(f"pictures must be [n, {self.size}, {self.size}, 3] RGB, got {list(pictures.shape)}")
         ordered = pictures if self.color == "rgb" else pictures.flip(-1)
         mean, std = (_line(each, self.size, pictures.device) for each in (self.mean, self.std))
-        # On a CPU it takes several times as long with three channels alone innermost instead of a line of pixels, and
-        # somewhat longer if the batch leaves the caches between the steps.
+        # On a CPU this takes several times as long if the innermost axis has three channels instead of a line of
+        # pixels, and somewhat longer if the batch leaves the caches between the steps.
         floats = torch.empty(pictures.shape, dtype=torch.float32, device=pictures.device)
         few = 16 if pictures.device.type == "cpu" else max(1, len(pictures))
         for part, source in zip(torch.split(floats.flatten(2), few), torch.split(ordered.flatten(2), few), strict=True):

@@ -33,7 +33,7 @@ def write_synthetic(
 ) -> int:
     """Write every picture of ``faces`` to ``root``/identity/number.format, and the options to ``root``/synth.json.
 
-    Of several processes that write at once, such as the runs of a study, one writes and the others wait for it.
+    If several processes write at once, such as the runs of a study, one writes and the others wait for it.
 
     A file gets its name only when it is complete, so a run that was killed is completed by repeating it.
     synth.json also names the mislabelled pictures and the identities that they show.

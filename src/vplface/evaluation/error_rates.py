@@ -79,7 +79,7 @@ def area_figure(
 
 
 def crossing(fmr: float, fnmr: float, next_fmr: float, next_fnmr: float) -> float:
-    """Where the line from a point with FMR < FNMR to one with FMR >= FNMR meets FMR = FNMR."""
+    """The rate at which the line from a point with FMR < FNMR to one with FMR >= FNMR crosses FMR = FNMR."""
     before, after = fnmr - fmr, next_fmr - next_fnmr
     return float(fmr + (next_fmr - fmr) * before / (before + after))
 

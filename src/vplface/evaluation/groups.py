@@ -77,7 +77,7 @@ def group_errors(
     """FNMR and FMR of each group at common thresholds, and how far the groups are apart.
 
     Args:
-        scores: of all pairs; if only the highest impostor scores are there, they must reach below the thresholds.
+        scores: of all pairs; if only the highest impostor scores are available, they must reach below the thresholds.
         groups: of the pictures.
         thresholds: {operating point: threshold}.
         replicates: draws of people for the intervals; 0 for none.

@@ -18,7 +18,7 @@ from vplface.data.pictures import PictureSet
 from vplface.progress import progress
 
 MARGIN = 0.1
-"""By how much another identity has to be nearer, as a difference of cosines."""
+"""Margin by which another identity must be nearer, as a difference of cosines."""
 
 _BLOCK_ELEMENTS = 1 << 24
 

@@ -144,7 +144,7 @@ METRICS = (ACCURACY, BEST_ACCURACY, TAR, FNMR, EER, AUC, TPIR, RANK)
 """All metrics, in the order of tables."""
 
 ROC_METRICS = tuple(kind for kind in METRICS if kind.of_roc is not None)
-"""Those of the whole ROC, which every verification gives."""
+"""The metrics of the whole ROC, which every verification gives."""
 
 
 def in_order(keys: Iterable[str]) -> list[str]:

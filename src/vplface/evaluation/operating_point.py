@@ -32,9 +32,9 @@ class OperatingPoint:
 
     Attributes:
         threshold: a pair is accepted if its cosine similarity is >= this.
-        far: the false accept rate asked for.
-        actual_far: the one reached on the pairs it was measured on.
-        tar: the true accept rate reached there.
+        far: the requested false accept rate.
+        actual_far: the false accept rate on the pairs that it was measured on.
+        tar: the true accept rate on these pairs.
         protocol: how it was measured: the pairs, flip, the FAR rule, the preprocessing.
         data: the pictures it was measured on.
         date: when, ISO 8601.
@@ -79,15 +79,15 @@ class OperatingPoint:
         file = model_files(Path(model))[0]
         if point.files.get(file.name) != (weights or hashes([file])[str(file)]):
             raise DataError(
-                f"{path}: was measured with another {file.name} than {'was loaded' if weights else 'lies there now'}, "
-                f"so its threshold does not hold; measure it again with: vplface evaluate {argument(model)} "
+                f"{path}: was measured with another {file.name} than {'was loaded' if weights else 'is there now'}, "
+                f"so its threshold is not valid; measure it again with: vplface evaluate {argument(model)} "
                 f"--save-operating-point {point.far:g}"
             )
         return point
 
 
 def operating_point_path(model: Path | str) -> Path:
-    """Where the operating point of a model lies.
+    """The path of the operating point of a model.
 
     Raises:
         DataError: neither a model's folder nor an ``.onnx`` file.

@@ -49,7 +49,7 @@ class Match:
         train: name of the training identity.
         test: name of the test identity.
         similarity: cosine of their mean embeddings.
-        train_picture: the training picture of the pair of pictures that is most alike.
+        train_picture: the training picture of the most similar pair of pictures.
         test_picture: the test picture of that pair.
         picture_similarity: cosine of that pair.
         train_index: position of ``train_picture`` in its set.
@@ -71,8 +71,8 @@ class Overlap:
     """The result of an audit.
 
     Attributes:
-        matches: pairs of identities at or above the threshold, the most alike first.
-        same_names: pairs of identities of one name (:func:`spelling`), the least alike, which are doubtful, first.
+        matches: pairs of identities at or above the threshold, the most similar first.
+        same_names: pairs of identities of one name (:func:`spelling`), the least similar, which are doubtful, first.
         threshold: cosine similarity.
         nearest_below: the highest similarity that is not flagged; None if all are. A wide gap above it is a good sign.
         false_flag_rate: estimated probability that a training identity that is not in the test set is flagged.
@@ -90,7 +90,7 @@ class Overlap:
 
     @property
     def flagged(self) -> list[str]:
-        """The training identities to leave out, each once, the most alike first, those flagged by name alone last."""
+        """The training identities to leave out, each once, the most similar first, those flagged only by name last."""
         return list(dict.fromkeys(match.train for match in (*self.matches, *reversed(self.same_names))))
 
     @property
@@ -134,8 +134,8 @@ def find_overlap(
     Args:
         train: the training set.
         test: the test set; its identities are taken to be different people.
-        embedder: a model that neither set is used to train or to judge; a better model finds more. A model trained on
-            ``train`` separates its identities from everything it has seen and finds few.
+        embedder: a model that was neither trained nor tested on these sets; a better model finds more. A model
+            trained on ``train`` separates its identities from everything it has seen and finds few.
         threshold: the lowest similarity that is flagged; None for the one of :func:`choose_threshold`.
         false_flag_rate: for :func:`choose_threshold`.
         batch_size: pictures per forward pass.

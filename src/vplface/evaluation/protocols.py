@@ -36,7 +36,7 @@ class ResolvedPairs:
         pairs: the list.
         pictures: the set.
         left: position of one picture of each pair.
-        right: that of the other.
+        right: position of the other picture.
     """
 
     pairs: Pairs
@@ -135,7 +135,7 @@ class _Accuracy:
         kind: the metric, by where the threshold is from.
         figure: without interval.
         thresholds: at which each pair is judged.
-        share: what each pair contributes; sums to 1.
+        share: weight of each pair; the weights sum to 1.
     """
 
     kind: MetricKind
@@ -180,7 +180,7 @@ def check_folds(same: Bool[np.ndarray, " p"], fold: Int64[np.ndarray, " p"], nam
 
     Raises:
         DataError: a fold without genuine or without impostor pairs, where a threshold that accepts or rejects all
-            would be right, or one of more than twice as many pairs as another, for all folds count alike.
+            would be right, or one with more than twice as many pairs as another, because all folds have equal weight.
     """
     numbers, sizes = np.unique(fold, return_counts=True)
     for number in numbers if len(numbers) > 1 else ():
@@ -194,8 +194,8 @@ def check_folds(same: Bool[np.ndarray, " p"], fold: Int64[np.ndarray, " p"], nam
         small, large = int(sizes.argmin()), int(sizes.argmax())
         raise DataError(
             f"{name}: fold {numbers[large]} holds {sizes[large]} pairs, fold {numbers[small]} only {sizes[small]}; "
-            "folds count alike in the mean, so they must be of similar size (at most twice another's). Divide the "
-            "pairs again, or leave the folds out and choose the threshold on other pairs"
+            "folds have equal weight in the mean, so they must be of similar size (at most twice another's). Divide "
+            "the pairs again, or leave the folds out and choose the threshold on other pairs"
         )
 
 

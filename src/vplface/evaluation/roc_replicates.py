@@ -74,8 +74,8 @@ class RateReplicates:
     """The rates of a ROC in each draw; NaN where a draw holds no genuine or no impostor pairs.
 
     Attributes:
-        tar: TAR at each false accept rate that was asked for.
-        statistics: each statistic of the ROC that was asked for, by its name.
+        tar: TAR at each requested false accept rate.
+        statistics: each requested statistic of the ROC, by its name.
     """
 
     tar: Float64[np.ndarray, "fars replicates"]
@@ -98,7 +98,7 @@ def rate_replicates(
         rule: see :data:`vplface.evaluation.tar_at_far.FarRule`.
         replicates: number of draws.
         seed: of the draws.
-        statistics: what else to compute from the ROC of each draw, by its name.
+        statistics: further statistics of the ROC of each draw, by their names.
     """
     length = len(scores.impostor)
     if not scores.complete:
@@ -209,7 +209,7 @@ class RocReplicate:
     """The ROC of one draw.
 
     Attributes:
-        roc: what was drawn from.
+        roc: the ROC that was resampled.
         genuine: the weight of each genuine score.
         matched: the weight of the highest 0, 1, ..., g genuine scores.
         accepted: the weight of the highest 0, 1, ..., k impostor scores of the tail.
@@ -265,8 +265,8 @@ def first_rejected(
     Args:
         accepted: the weight of the highest 0, 1, ..., k impostor scores in a draw.
         allowed: the weight that may be accepted.
-        ties_begin: where the scores that tie with each begin.
-        ties_end: where they end.
+        ties_begin: start of the scores that tie with each.
+        ties_end: end of these scores.
         rule: see :data:`vplface.evaluation.tar_at_far.FarRule`.
     """
     allowed = allowed * (1 + 1e-12)  # 29 of 100 must not exceed .29 by rounding in .29 · 100
@@ -297,5 +297,5 @@ def sums_of(weights: Int64[np.ndarray, " p"]) -> Int64[np.ndarray, " p+1"]:
 def _sides(
     rising: Float[np.ndarray, " k"], values: Float[np.ndarray, " n"]
 ) -> tuple[Int64[np.ndarray, " n"], Int64[np.ndarray, " n"]]:
-    """Where values that equal each begin and end."""
+    """Start and end of the run of values that equal each one."""
     return np.searchsorted(rising, values, side="left"), np.searchsorted(rising, values, side="right")

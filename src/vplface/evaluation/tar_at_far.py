@@ -16,7 +16,7 @@ from vplface.errors import DataError
 from vplface.evaluation.verification import between
 
 FarRule = Literal["strict", "nearest"]
-"""``"strict"``: the false accept rate that is reached never exceeds the one asked for. ``"nearest"``: it is the nearest
+"""``"strict"``: the actual false accept rate never exceeds the requested one. ``"nearest"``: it is the nearest
 that a threshold can give, above or below (the higher of two equally near)."""
 
 

@@ -110,6 +110,6 @@ def _positions_of_highest(values: Float[np.ndarray, " n"], k: int) -> Int64[np.n
         return np.zeros(0, np.int64)
     lowest = np.partition(values, len(values) - k)[len(values) - k]
     above = np.flatnonzero(values > lowest)
-    # Of values tied at the cut only as many as fit: a model that maps everything to one point ties them all.
+    # Keep only as many of the values tied at the cut as fit: a model that maps everything to one point ties them all.
     tied = np.flatnonzero(values == lowest)[: k - len(above)]
     return np.sort(np.concatenate([above, tied]))

@@ -94,7 +94,7 @@ class SampleMargin(Margin):
         return False
 
     def strength(self, samples: Samples, state: Mapping[str, Tensor]) -> Float[Tensor, " batch"] | None:
-        """m_i of each sample, None if all are alike; a gradient reaches the norms through it."""
+        """m_i of each sample, None if it is the same for all; a gradient reaches the norms through it."""
         return None
 
     def target(

@@ -19,7 +19,7 @@ from vplface.margins.margin import MarginGradient, exact_or_detached, require_ma
 class SphereFace:
     """Target logit s·ψ(θ) with ψ(θ) = (−1)^k·cos(m·θ) − 2k on [kπ/m, (k+1)π/m], which falls over the whole of [0, π].
 
-    The paper has ‖x‖ in the place of s, a whole m, and mixes ψ with cosθ at first, to converge. Here features have unit
+    The paper has ‖x‖ in place of s, an integer m, and mixes ψ with cosθ at first, to converge. Here features have unit
     length and s is fixed, as in Liu et al., "SphereFace Revived", TPAMI 2022, where m may be any number of at least 1.
 
     Attributes:

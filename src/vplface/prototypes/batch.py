@@ -137,8 +137,8 @@ def gather_batch(
 
     Raises:
         TypeError: like all that follows, as ``agree_on_batch`` does.
-        ValueError: likewise.
-        OtherRankError: likewise.
+        ValueError: as ``agree_on_batch``.
+        OtherRankError: as ``agree_on_batch``.
     """
     given = {"embeddings": embeddings, "memory_embeddings": memory_embeddings}
     counts = agree_on_batch(ranks, labels, num_classes, weight.shape[-1], weight.device, **given)

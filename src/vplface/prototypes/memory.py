@@ -13,7 +13,7 @@ from torch import Tensor
 from vplface.prototypes.draw import Draw
 
 State: TypeAlias = dict[str, Tensor]
-"""What a memory holds, by name."""
+"""Tensors of a memory, by name."""
 ReadRows: TypeAlias = Callable[[Tensor, Int[Tensor, " rows"] | slice], Float[Tensor, "rows dim"]]
 """Takes ``memory`` and row numbers; returns the vectors to inject, of the type of ``memory``."""
 
@@ -72,7 +72,7 @@ class Memory(ABC):
         Args:
             state: changed in place.
             features: the last of each class in the global batch, unit rows, in the order of class ids.
-            rows: where each is remembered, all different; −1 where that is on another rank.
+            rows: the row in which each is remembered, all different; −1 for rows on another rank.
             delta_t: Δt.
             total: the sum over ranks, a collective call.
         """
@@ -90,7 +90,7 @@ class Memory(ABC):
 
 
 def living(timer: Integer[Tensor, "classes ..."]) -> Integer[Tensor, " classes"]:
-    """For how many steps something of each class will still be injected."""
+    """The number of steps for which each class will still be injected."""
     return timer if timer.ndim == 1 else timer.amax(1)
 
 

@@ -125,7 +125,7 @@ class MemoryOwner(nn.Module):
             delta_t: Δt; None takes that of ``variational``.
 
         Raises:
-            ValueError: if neither says Δt, or it is less than a step.
+            ValueError: if Δt is not given, or is less than a step.
             RuntimeError: for plain prototypes, inside ``micro_batches()``, or if injection has begun before.
         """
         self.finish_step()

@@ -41,7 +41,7 @@ class PrototypeMemory(nn.Module):
         variational: λ, Δt, start and the kind of memory; None for plain prototypes, which only count steps.
         num_classes: N.
         embedding_dim: d.
-        ranks: which share the classes; None if all are here.
+        ranks: ranks that share the classes; None if one process has all classes.
         dtype: of M, kept when the module is cast; None for that of W.
         seed: of kinds of memory that draw.
 

@@ -62,7 +62,7 @@ class Variational:
             ``vplface.training.drift.DriftMonitor`` calls when they do.
         renormalise: whether the mixture is normalised to unit length, as in the authors' code; False is the exact
             formula of the paper.
-        memory: what is remembered of a class and injected as M; the last feature in the paper.
+        memory: the kind of memory, which is injected as M; the last feature in the paper.
 
     Raises:
         ValueError: if a value lies outside its range.
@@ -95,7 +95,7 @@ class Variational:
         """Δt of an injection that begins: the one given, or without one that of ``self``.
 
         Raises:
-            ValueError: if neither says it, or it is less than a step.
+            ValueError: if Δt is not given, or is less than a step.
         """
         chosen = self.delta_t if delta_t is None else delta_t
         if chosen is None or isinstance(chosen, bool) or not 1 <= chosen <= LONGEST or chosen != int(chosen):

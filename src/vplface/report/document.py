@@ -50,7 +50,7 @@ def document(title: str, body: Markup, script: str) -> str:
 
 
 def write_page(path: Path, text: str) -> None:
-    """Write the page, at once or not at all; raises DataError if the file cannot be written."""
+    """Write the page atomically; raises DataError if the file cannot be written."""
     with replacing(path, PRIVATE) as temporary:
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 

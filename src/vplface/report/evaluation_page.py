@@ -28,7 +28,7 @@ def write_evaluation(
     """Write one self-contained page about evaluations.
 
     Args:
-        path: the HTML file; written at once, or not at all.
+        path: the HTML file; written atomically.
         runs: the models, each with ``evaluations``; the first is the one that others are compared with.
         title: the headline.
         comparisons: for each further model {set: :func:`vplface.evaluation.compare`}; empty for none.

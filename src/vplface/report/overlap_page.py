@@ -19,7 +19,7 @@ def write_overlap(path: str | Path, found: Overlap, train: PictureSet, test: Pic
     """Write one self-contained page with a card for each match: its most similar pictures, training left, test right.
 
     Args:
-        path: the HTML file; written at once, or not at all.
+        path: the HTML file; written atomically.
         found: the matches.
         train: the training set that was searched.
         test: the test set it was compared with.

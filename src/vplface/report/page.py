@@ -31,7 +31,7 @@ def write_report(
     first. Parts that the runs lack are left out of the page, or marked as missing.
 
     Args:
-        path: the HTML file; written at once, or not at all.
+        path: the HTML file; written atomically.
         runs: the arms, the baseline first; see ``read_run``.
         title: the headline.
         picture_of: returns the pictures of the worst errors; with None only names are shown.

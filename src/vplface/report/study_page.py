@@ -36,7 +36,7 @@ def write_study(path: str | Path, summary: Mapping[str, Any], curves: Mapping[st
     """Write one self-contained page about a study.
 
     Args:
-        path: the HTML file; written at once, or not at all.
+        path: the HTML file; written atomically.
         summary: as summary.json holds it: every figure of the page is in it.
         curves: {setting: the arms' logs, averaged over seeds}.
 

@@ -37,7 +37,7 @@ class Cost:
     Attributes:
         cell: the run.
         identities: classes.
-        pictures: that are trained on.
+        pictures: number of training pictures.
         steps: of the whole run.
         taken: steps that its log holds already.
         state: see ``Standing``.

@@ -89,7 +89,7 @@ class Grid:
 
     Attributes:
         name: of the study.
-        folder: that holds the runs, the summary and the page.
+        folder: the folder of the runs, the summary and the page.
         cells: all runs of the study, setting by setting.
         chosen: the runs to carry out.
         baselines: arms that the others are compared with.

@@ -92,7 +92,7 @@ def paired(
 
 
 def _over_seeds(per_seed: tuple[float, ...], by_people: Interval | None) -> Difference:
-    """The mean difference; distinguishable if 0 lies neither in the bootstrap's interval nor in Student's."""
+    """The mean difference; distinguishable if neither the bootstrap's interval nor Student's contains 0."""
     mean = float(np.mean(per_seed))
     by_seeds = t_interval(per_seed) if len(per_seed) >= T_SEEDS else None
     intervals = [by_people] if by_seeds is None else [by_people, by_seeds]

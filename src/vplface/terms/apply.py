@@ -58,8 +58,8 @@ class TermSet(nn.ModuleDict):
         """The loss of a step, with all that the terms contribute.
 
         Args:
-            batch: what the terms see of the step.
-            features: the same unit rows, with the gradient that is due to the classification loss.
+            batch: the step as the terms see it.
+            features: the same unit rows, for the gradient of the classification loss.
             main: the classification loss.
             is_part: whether the step has had a forward pass before.
 

@@ -48,7 +48,7 @@ class BroadFace:
         require_steps("start", self.start)
 
     def bind(self, classes: int, dim: int) -> _BroadFace:
-        """With the queue of a head."""
+        """Bind the term to a head, with its queue."""
         return _BroadFace(self, dim)
 
 

@@ -51,7 +51,7 @@ class EPL:
         require_positive("weight", self.weight)
 
     def bind(self, classes: int, dim: int) -> _EPL:
-        """With the empirical prototypes of the classes here: d·4 + 1 bytes for each."""
+        """Bind the term to a head, with empirical prototypes of its classes: d·4 + 1 bytes for each."""
         return _EPL(self, classes, dim)
 
 

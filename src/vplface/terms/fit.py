@@ -49,7 +49,7 @@ def require_fit(
             )
         if term.adds_samples and needs.has_strength:
             raise ValueError(
-                f"{title} classifies past samples, of which {name} knows neither norm nor difficulty; take a margin"
+                f"{title} classifies past samples, whose norm and difficulty {name} does not know; use a margin"
                 f" of the cosine alone, such as ArcFace, or remove {title}"
             )
         if term.adds_negatives and needs.changes_loss:

@@ -106,9 +106,9 @@ class BoundTerm(nn.Module):
         """End a step.
 
         Args:
-            features: what is remembered, unit rows in the order of the global batch.
+            features: features to remember, unit rows in the order of the global batch.
             labels: global class ids.
-            rows: the same as row numbers of this rank; −1 for classes of other ranks.
+            rows: local row numbers of the labels; −1 for classes of other ranks.
         """
 
 
@@ -126,7 +126,7 @@ class Term(Protocol):
 
 
 def cosines(a: Float[Tensor, "rows dim"], b: Float[Tensor, "columns dim"]) -> Float[Tensor, "rows columns"]:
-    """a·bᵀ, never below float32, under autocast neither."""
+    """a·bᵀ, computed at least in float32, also under autocast."""
     kind = torch.promote_types(a.dtype, torch.float32)
     with torch.autocast(a.device.type, enabled=False):
         return a.to(kind) @ b.to(kind).t()

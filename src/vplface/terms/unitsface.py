@@ -55,7 +55,7 @@ class UniTSFace:
             raise ValueError(f"threshold must be a cosine in [-1, 1], got {self.threshold}")
 
     def bind(self, classes: int, dim: int) -> _UniTSFace:
-        """With the bias b of a head."""
+        """Bind the term to a head, with its bias b."""
         return _UniTSFace(self)
 
 

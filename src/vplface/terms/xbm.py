@@ -27,7 +27,7 @@ class XBM:
 
     The memory with the batch in it and sums over pairs are the paper's; ours: a sample is not paired with itself.
     Most pairs of settled features lie below m⁻ and count for nothing, but the sums grow with the memory while features
-    are crowded; hence ``start``.
+    are crowded; therefore there is ``start``.
 
     Attributes:
         size: samples in the queue, d·4 + 8 bytes each. Ours: 8192; the paper goes up to whole data sets.
@@ -52,7 +52,7 @@ class XBM:
                 raise ValueError(f"{name} must be a cosine in [-1, 1], got {getattr(self, name)}")
 
     def bind(self, classes: int, dim: int) -> _XBM:
-        """With the queue of a head."""
+        """Bind the term to a head, with its queue."""
         return _XBM(self, dim)
 
 

@@ -138,8 +138,8 @@ def gradient_norm(
 ) -> float:
     """‖dL/dW‖, Frobenius, of the mean margin softmax L over these samples and all classes.
 
-    A margin that looks at more than cosines counts as that of an ordinary sample, and neither margins nor thresholds
-    change the logits of other classes.
+    A margin that depends on more than cosines is that of an ordinary sample. Changes of the logits of other classes by
+    margins or thresholds are ignored.
 
     With p_ij the softmax of the logits z_ij, dL/dz_ij = (p_ij − [j = y_i])/b. That is also the gradient of
 

@@ -67,7 +67,7 @@ class WeightsAndBiases:
     """A run of W&B, whose files lie in ``wandb/`` of the run folder; WANDB_MODE says whether they are sent.
 
     Raises:
-        ConfigError: online without a key; it is never asked for.
+        ConfigError: online without a key; there is never a prompt for it.
     """
 
     def __init__(self, config: Config, first_step: int, known: str | None) -> None:

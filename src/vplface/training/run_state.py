@@ -38,9 +38,9 @@ class RunState:
         config: the configuration.
         device: where the networks are.
         preprocessing: pictures → input of the backbone, in training and wherever the model is used later.
-        pictures: what is trained on.
-        heldout: identities kept aside for validation, if that was asked for.
-        batches: which pictures make up which step.
+        pictures: the training pictures.
+        heldout: identities kept aside for validation, if requested.
+        batches: the pictures of each step.
         rate: learning rate over the run.
         backbone: picture → embedding.
         head: embedding → loss.

@@ -15,7 +15,7 @@ class LearningRate:
     cosine (1 + cos πp)/2; polynomial (1 − p)^power; step γ^(milestones passed); constant 1.
 
     Attributes:
-        name: which.
+        name: name of the decay.
         steps: n, length of the run.
         warmup: w, steps in which the rate rises linearly.
         milestones: steps at which ``step`` multiplies by γ.

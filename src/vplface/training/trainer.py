@@ -348,7 +348,7 @@ def _network(run: RunState, context: DistributedContext) -> Any:
     if context.group is None:
         return network
     context.barrier()  # the first process has opened the run's outputs meanwhile; DDP waits only for a limited time
-    # With batch statistics those of rank 0 are kept: of the first slice of every batch.
+    # Batch statistics are those of rank 0, of the first slice of every batch.
     devices = [run.device] if run.device.type == "cuda" else None
     # Looking for unused parameters keeps DDP from regrouping its buckets after the first step, with which sums over
     # three or more ranks would round differently in a resumed run. On GPUs sums are not exact in any case.

@@ -125,7 +125,7 @@ class Validation:
 
 
 def validation_of(config: Config) -> Validation:
-    """The validation of a configuration, for a model whose training is over."""
+    """The validation of a configuration, for a finished model."""
     heldout = open_training(config.data, config.evaluation.seed)[1] if config.data.holdout else None
     return Validation(config.evaluation, heldout)
 

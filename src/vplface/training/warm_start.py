@@ -41,7 +41,7 @@ def whole_checkpoint(folder: Path) -> Path:
 
 
 def init_from_run(path: Path, run: RunState) -> None:
-    """Give a fresh run the backbone of another's checkpoint, and its prototypes with momentum and memory.
+    """Initialise a fresh run with the backbone of another's checkpoint, and its prototypes with momentum and memory.
 
     Classes are matched by the name of their identity. A class that the other run did not have starts, by
     ``config.init_new_classes``, from the mean embedding of its pictures, with the mean length of the old rows of W, or

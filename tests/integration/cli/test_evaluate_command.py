@@ -353,7 +353,7 @@ def test_vplface_evaluate_hashes_the_files_that_it_loaded(embedded, kind, tmp_pa
     result = run(tmp_path, "--pairs", tmp_path / "pairs.txt", "--bootstrap", 0, "--json", *keep, model=kind)
     assert {path: as_json(result)["files"][str(path)] for path in before} == before
     if kind == "model":
-        with pytest.raises(DataError, match=r"another model\.safetensors than lies there now"):
+        with pytest.raises(DataError, match=r"another model\.safetensors than is there now"):
             OperatingPoint.load(tmp_path / "model")
         assert OperatingPoint.load(tmp_path / "model", before[loaded]).far == 0.25
 

@@ -29,7 +29,7 @@ MINIMAL = {"name": "x", "data": {"train": "faces"}}
         ({**MINIMAL, "seed": 10**20}, "seed: .*less than"),
         ({**MINIMAL, "margin": "sphereface2", "sample_rate": 0.5}, "of which sample_rate would drop a part"),
         ({**MINIMAL, "margin": "sphereface2", "terms": ["unpg"]}, "UNPG adds negatives"),
-        ({**MINIMAL, "margin": "adaface", "terms": ["broadface"]}, "of which AdaFace knows neither norm"),
+        ({**MINIMAL, "margin": "adaface", "terms": ["broadface"]}, "whose norm and difficulty AdaFace"),
         ({**MINIMAL, "subcenters": 2, "terms": ["epl"]}, "EPL asks for the prototype of a class"),
         ({**MINIMAL, "subcenters": 0}, "subcenters"),
         ({**MINIMAL, "interclass_threshold": -2}, "interclass_threshold"),

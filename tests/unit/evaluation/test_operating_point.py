@@ -49,7 +49,7 @@ def test_OperatingPoint_load_returns_what_save_wrote(model):
 def test_OperatingPoint_load_refuses_a_point_of_other_weights(model):
     path, weights = model
     weights.write_bytes(b"weights of a later training")
-    with pytest.raises(DataError, match=r"another .* than lies there now.*--save-operating-point 0.0001"):
+    with pytest.raises(DataError, match=r"another .* than is there now.*--save-operating-point 0.0001"):
         OperatingPoint.load(path)
 
 

@@ -170,5 +170,5 @@ def test_ElasticFace_refuses_values_out_of_range(options, message):
 
 
 def test_ElasticFace_refuses_BroadFace():
-    with pytest.raises(ValueError, match="BroadFace classifies past samples, of which ElasticFace knows neither"):
+    with pytest.raises(ValueError, match="BroadFace classifies past samples, whose norm and difficulty ElasticFace"):
         PrototypeHead(5, 4, margin=ElasticFace(), terms=[BroadFace()])

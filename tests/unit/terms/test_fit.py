@@ -28,7 +28,7 @@ class Rehearsal:
 @pytest.mark.parametrize(
     ("margin", "terms", "options", "message"),
     [
-        (SphereFace2(), [], {"sample_rate": 0.5}, "SphereFace2 weighs .* sample_rate"),
+        (SphereFace2(), [], {"sample_rate": 0.5}, "SphereFace2 weights .* sample_rate"),
         (SphereFace2(), [], {"filter_bound": 0.1}, "filter_bound .* SphereFace2"),
         (SphereFace2(), [UNPG()], {}, "UNPG adds negatives .* SphereFace2"),
         (AdaFace(), [BroadFace()], {}, "BroadFace classifies past samples, of which AdaFace"),

@@ -269,7 +269,7 @@ def test_EPL_loss_pulls_a_sample_to_the_empirical_prototype_of_its_class():
         (lambda: BroadFace(size=-3), "size must be at least 1"),
         (lambda: EPL(margin=1.5), "margin must be a share"),
         (lambda: EPL(start=-1), "start must be a step count"),
-        (lambda: head(UNPG(), UNPG(1.0)), "two UNPG"),
+        (lambda: head(UNPG(), UNPG(1.0)), "several UNPG"),
     ],
 )
 def test_Term_refuses_invalid_values(make, message):

@@ -54,7 +54,7 @@ def payload_at(file: Source, offset: int) -> bytes:
 
 
 def parts_at(file: Source, offset: int) -> tuple[list[tuple[int, int]], int]:
-    """Where the parts of a record's payload are, and where the record ends; raises BrokenRecordError, and OSError."""
+    """Positions of the parts of a record's payload, and its end; raises BrokenRecordError, and OSError."""
     parts: list[tuple[int, int]] = []
     size = file.size
     while True:

@@ -83,8 +83,8 @@ class Records:
         file: the .rec file.
         keys: of all records.
         offsets: of all records.
-        pictures: which are pictures.
-        identities: which are identity records.
+        pictures: slice of the pictures.
+        identities: slice of the identity records.
     """
 
     def __init__(self, file: RandomAccess) -> None:
@@ -153,7 +153,7 @@ class Records:
         return heads.numbers
 
     def identity_heads(self) -> Heads:
-        """Of the identity records.
+        """Heads of the identity records.
 
         Raises:
             DataError: one of them holds a picture.
@@ -172,7 +172,7 @@ class Records:
         return heads
 
     def _labels_and_picture(self, offset: int) -> tuple[tuple[float, ...], bytes]:
-        """Of one record; nothing if it is damaged."""
+        """Labels and picture of one record; both empty if it is damaged."""
         try:
             return unpack(payload_at(self.file, offset))
         except BrokenRecordError:
@@ -227,7 +227,7 @@ class Records:
         return DataError(f"{self._index}, line {line}: record {key} should begin at offset {offset}, {says}")
 
     def _end_of(self, offset: int) -> int | None:
-        """Where the record at an offset ends; None if none begins there."""
+        """End of the record at an offset; None if none begins there."""
         try:
             return parts_at(self.file, offset)[1]
         except BrokenRecordError:

@@ -109,7 +109,7 @@ class TarShards(StoredPictures):
         return f"{self._shards[self._shard[index]]}: {name!r} at byte {self._offsets[index]}"
 
     def encoded(self, index: int) -> bytes:
-        """The picture's bytes; raises UnreadablePictureError if the shard is gone or no longer what was indexed."""
+        """The picture's bytes; raises UnreadablePictureError if the shard is missing or has changed."""
         self._require(index)
         shard, size = int(self._shard[index]), int(self._sizes[index])
         # A file opened for each picture costs little beside decoding, and needs no care in forked workers and threads.

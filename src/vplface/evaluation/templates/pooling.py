@@ -102,9 +102,9 @@ def pool(
 
     Args:
         embeddings: a row a picture of ``faces``, with the norm that the network gives it.
-        faces: which template and medium each is of.
+        faces: the template and medium of each face.
         norm: flag N.
-        scores: flag D: the detector's score of each picture; None weighs all alike.
+        scores: flag D: the detector's score of each picture; None gives all the same weight.
 
     Raises:
         DataError: an embedding or a template that is zero or not finite; it is named.

@@ -71,7 +71,7 @@ def unknown(classes: int, dtype: torch.dtype, device: torch.device) -> State:
 def follow(
     state: State, features: Float[Tensor, "seen dim"], rows: Int[Tensor, " seen"], delta_t: int, momentum: float
 ) -> Float[Tensor, "seen dim+1"]:
-    """Take a feature into the mean of each class and set its timer; the arguments are those of ``remember``.
+    """Add a feature to the mean of each class and set its timer; the arguments are those of ``remember``.
 
     Returns:
         r, and in the last column 1; 0 for classes on other ranks, and for those that had no living memory.
@@ -94,7 +94,7 @@ def follow(
 
 
 def pool(state: State, squares: Float[Tensor, " residuals"]) -> None:
-    """Take the squared lengths of a step's residuals, of all ranks, into σ²."""
+    """Update σ² with the squared lengths of a step's residuals, of all ranks."""
     if len(squares) == 0:
         return
     variance, seen = state["memory_shared_variance"], state["memory_residuals"]
@@ -104,7 +104,7 @@ def pool(state: State, squares: Float[Tensor, " residuals"]) -> None:
 
 
 def pool_lengths(state: State, residuals: Float[Tensor, "seen components"], total: Callable[[Tensor], Tensor]) -> None:
-    """The same from what ``follow`` returns on each rank; two numbers of a class are exchanged."""
+    """The same from the results of ``follow`` on each rank; ranks exchange two numbers per class."""
     squares = residuals[:, :-1].square().sum(1)
     squares, known = total(torch.stack([squares, residuals[:, -1]], 1)).unbind(1)
     pool(state, squares[known > 0])
