@@ -76,7 +76,7 @@ def show_plan(config: Config, as_json: bool, gpus: int = 1) -> None:
         rows.append(("prototypes", _variational(config.variational, plan)))
         if config.variational.memory != LastFeature():
             rows.append(("remembered", f"{config.variational.memory}"))
-    rows += [*_coverage(plan.coverage), ("pictures with a memory", _by_lifetime(plan.own))]
+    rows += [*_coverage(plan.coverage), ("pictures with a living memory", _by_lifetime(plan.own))]
     _show(f"plan of {config.run_folder}", [*rows, *_costs(plan.footprint)])
 
 

@@ -15,7 +15,7 @@ from vplface.footprint.run_size import RunSize
 
 @dataclass(frozen=True)
 class Forecast:
-    """Cost, coverage and length of a run, known before there is any data.
+    """Cost, coverage and length of a run, calculated without data.
 
     Attributes:
         footprint: memory, traffic and checkpoints.

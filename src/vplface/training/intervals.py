@@ -9,7 +9,7 @@ from vplface.training.run_state import RunState
 
 @dataclass(frozen=True)
 class Intervals:
-    """The steps, counted from 1, after which something is due; logging, saving and validating also after the last.
+    """The steps, counted from 1, after which something is due; logging, saving and validation are also due at the end.
 
     Attributes:
         last: the last step.

@@ -1,4 +1,4 @@
-"""Identification: rank-k, open set and TAR at FAR of probes before a gallery of known people and distractors.
+"""Identification: rank-k, open set and TAR at FAR of probes against a gallery of known people and distractors.
 
 Closed set, rank k: the share of mates that fewer than k rivals come before. A **mate** of a probe is a gallery picture
 of the same person, a **rival** anything else that it is compared with. Two ways of counting:

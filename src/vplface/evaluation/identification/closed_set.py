@@ -24,7 +24,7 @@ def closed_set(
     """Rank-k rates, their intervals and replicates; of several rankings (galleries) the mean.
 
     Args:
-        rankings: of the same probes before each gallery.
+        rankings: of the same probes against each gallery.
         people: of the probes.
         ranks: the ranks.
         drawn: how often each person is drawn.

@@ -93,7 +93,7 @@ def open_set(
     gallery is.
 
     Args:
-        rankings: of the same probes before each gallery, with ``mates="best"``.
+        rankings: of the same probes against each gallery, with ``mates="best"``.
         people: of the probes.
         fpirs: false positive identification rates.
         drawn: how often each person is drawn.
