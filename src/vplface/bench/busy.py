@@ -1,4 +1,4 @@
-"""Busy processes beside a measurement, as loader workers or other users of a machine are."""
+"""Busy processes during a measurement, like loader workers or other users of a machine."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _TURNS = 10**5
 
 
 class BusyProcesses:
-    """Processes that count in one thread while they are asked to, and sleep otherwise; to be used with ``with``.
+    """Processes that compute in one thread on request and sleep otherwise; a context manager.
 
     Args:
         count: number of processes.

@@ -32,7 +32,7 @@ def head(
         typer.Option(
             min=0,
             max=bounds.THREADS,
-            help="Also time each arm beside so many busy single-thread processes, as loader workers are.",
+            help="Also time each arm beside this many busy single-threaded processes, like loader workers.",
         ),
     ] = 0,
     device: DEVICE = "cpu",

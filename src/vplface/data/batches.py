@@ -31,7 +31,7 @@ class Batch:
     unreadable: list[str]
 
     def to(self, device: torch.device) -> Batch:
-        """The batch on a device; from pinned memory nobody waits for the copy."""
+        """The batch on a device; a copy from pinned memory is asynchronous."""
         return replace(
             self,
             pictures=self.pictures.to(device, non_blocking=True),
@@ -39,7 +39,7 @@ class Batch:
         )
 
     def pin_memory(self) -> Batch:
-        """A copy of the batch in pinned memory, from which a GPU can copy by itself."""
+        """A copy of the batch in pinned memory, for asynchronous copies to a GPU."""
         return replace(self, pictures=self.pictures.pin_memory(), labels=self.labels.pin_memory())
 
 

@@ -31,7 +31,7 @@ class MemoryBytes(_Bytes):
         workspace: exponentials that the softmax keeps from forward to backward.
         tiles: buffers of a tile of classes, and seven numbers a class.
         features: embeddings of the whole batch, and their gradients, as softmax and exchange hold them.
-        backbone: its weights, gradients, optimiser's state and moving average, and the gradients on their way.
+        backbone: its weights, gradients, optimiser's state and moving average, and buffers of gradients in transit.
         activations: numbers that the backbone keeps from forward to backward.
     """
 

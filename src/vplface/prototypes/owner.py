@@ -143,17 +143,17 @@ class MemoryOwner(nn.Module):
         self.prototype_memory.create(self.weight)
 
     def coverage(self) -> float:
-        """The share of classes whose memory is alive, over all ranks that share them, which have to ask together."""
+        """The share of classes whose memory is alive, over all ranks that share them, all of which must call it."""
         self.finish_step()
         return self.prototype_memory.coverage()
 
     def cosine_by_age(self) -> dict[int, MeanCosine]:
-        """The agreement that ``by_age`` has counted since the last call, over all ranks, which have to ask together."""
+        """The agreement that ``by_age`` has counted since the last call, over all ranks, which must all call it."""
         self.finish_step()
         return self.prototype_memory.cosine_by_age(self.weight.device)
 
     def by_age_total(self) -> tuple[Int[Tensor, " bins"], Int[Tensor, " bins"]]:
-        """Sums and counts of ``by_age`` over all ranks, which have to ask together."""
+        """Sums and counts of ``by_age`` over all ranks, which must all call it."""
         return self.prototype_memory.age_totals(self.weight.device)
 
     def _after_step(self, step: FinishedStep) -> None:

@@ -210,7 +210,7 @@ class PrototypeMemory(nn.Module):
             self._reserved = True
 
     def coverage(self) -> float:
-        """The share of classes whose memory is alive, over all ranks, which have to ask together."""
+        """The share of classes whose memory is alive, over all ranks, which must all call it."""
         if self.ranks is None or self.timer is None:
             return coverage(self.timer)
         return int(self.ranks.sum((living(self.timer) > 0).sum())) / self.num_classes
@@ -220,14 +220,14 @@ class PrototypeMemory(nn.Module):
         return labels if self.ranks is None else self.ranks.local(labels)
 
     def age_totals(self, device: torch.device) -> tuple[Int[Tensor, " bins"], Int[Tensor, " bins"]]:
-        """Sums and counts of ``by_age`` over all ranks, which have to ask together."""
+        """Sums and counts of ``by_age`` over all ranks, which must all call it."""
         assert self.by_age is not None
         both = torch.stack([self.by_age.sums, self.by_age.counts]).to(device)
         sums, counts = both if self.ranks is None else self.ranks.sum(both)
         return sums, counts
 
     def cosine_by_age(self, device: torch.device) -> dict[int, MeanCosine]:
-        """The agreement that ``by_age`` has counted since the last call, over all ranks, which have to ask together."""
+        """The agreement that ``by_age`` has counted since the last call, over all ranks, which must all call it."""
         if self.by_age is None or self.delta_t is None:
             return {}
         sums, counts = self.age_totals(device)

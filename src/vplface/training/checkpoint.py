@@ -293,7 +293,7 @@ def _state(run: RunState) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
 
 
 def _not_finite(state: Mapping[str, Tensor]) -> str | None:
-    """The first tensor that is not finite, measurements and random states apart; a GPU looks at all before it waits."""
+    """The first tensor that is not finite, except measurements and random states; a GPU checks all before it waits."""
     checked = {
         name: value.isfinite().all()
         for name, value in state.items()

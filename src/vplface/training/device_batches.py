@@ -1,4 +1,4 @@
-"""Batches on the device of a run, the next one on its way while a step computes."""
+"""Batches on the device of a run; the next one is copied while a step computes."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def _on_gpu(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
 
 
 def one_ahead(make: Callable[[], T]) -> Iterator[T]:
-    """Results of a function, called in a thread, until it raises StopIteration; each is made while the last is in use.
+    """Results of a function until it raises StopIteration; a thread computes each while the previous one is in use.
 
     An error of the function is raised in the place of its result.
     """

@@ -32,7 +32,7 @@ class RankError(VplfaceError):
 
 
 class PendingSum:
-    """The sums of some numbers over processes, on their way.
+    """Pending sums of some numbers over processes.
 
     Args:
         numbers: of this process.
@@ -44,7 +44,7 @@ class PendingSum:
         self._work = None if group is None else dist.all_reduce(self._total, group=group, async_op=True)
 
     def wait(self) -> list[float]:
-        """The sums, once all processes have begun them."""
+        """Wait for the other processes; returns the sums."""
         if self._work is not None:
             self._work.wait()
         return list(self._total.tolist())
@@ -85,7 +85,7 @@ class DistributedContext:
         return list(total.tolist())
 
     def begin_sum(self, numbers: Sequence[float]) -> PendingSum:
-        """Begin to sum some numbers over processes; nobody waits before the result is asked for."""
+        """Start to sum some numbers over processes, without waiting for the result."""
         return PendingSum(numbers, self.group)
 
     def union(self, items: set[str]) -> set[str]:

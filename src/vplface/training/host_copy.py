@@ -1,4 +1,4 @@
-"""Copies of tensors in host memory, by way of pinned memory if they are on a GPU."""
+"""Copies of tensors in host memory, through pinned memory if they are on a GPU."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _CHUNK = 64 * MEBIBYTE
 
 
 class Event(Protocol):
-    """A point in the work of a GPU, as ``torch.cuda.Event`` is."""
+    """A point in the work of a GPU, such as ``torch.cuda.Event``."""
 
     def synchronize(self) -> None:
-        """Wait until the GPU has come there."""
+        """Wait until the GPU has reached it."""
 
 
 class Readout:
-    """A few numbers of a device on their way to the host, with the values of the moment at which it is created.
+    """An asynchronous copy of a few numbers to the host, with their values at the time of its creation.
 
     A GPU copies them to pinned memory when it has done what it was given before. Neither the host nor the GPU waits,
     until the numbers are asked for; then the host waits for them, and not for work that was given to the GPU later.
@@ -39,7 +39,7 @@ class Readout:
 
     @property
     def ready(self) -> bool:
-        """Whether nobody would wait for :meth:`read`."""
+        """Whether :meth:`read` would return without waiting."""
         return all(event.query() for event in self._events)
 
     def read(self) -> dict[str, list[float]]:

@@ -39,7 +39,7 @@ def measure(
     Called inside ``micro_batches()``, with the current batch, it uses the memory that the batch was compared with.
 
     Args:
-        head: with a process group, of this rank; all ranks have to ask together.
+        head: with a process group, of this rank; all ranks must make this call.
         embeddings: of this rank, of any length.
         labels: class ids.
     """
@@ -78,7 +78,7 @@ def own_cosines(
     """Mean cosines of samples to the prototype and to what is injected into their class, over all ranks.
 
     Args:
-        head: with a process group, of this rank; all ranks have to ask together.
+        head: with a process group, of this rank; all ranks must make this call.
         embeddings: of this rank, of any length.
         labels: class ids.
 

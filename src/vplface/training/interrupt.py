@@ -67,7 +67,7 @@ class SharedInterrupt:
         self._pending: PendingSum | None = None
 
     def update(self) -> None:
-        """Find out after a step; all processes have to ask together."""
+        """Update the state after a step; all processes must call it."""
         begun = self._context.begin_sum([self._own.requested, self._own.preempted])
         known = begun if self._context.group is None else self._pending
         self._pending = begun

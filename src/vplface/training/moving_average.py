@@ -24,9 +24,9 @@ class MovingAverage(AveragedModel):
 
     @torch.no_grad()
     def update_parameters(self, model: nn.Module) -> None:
-        """Take in the network as it is now."""
+        """Update the average with the current network."""
         averages, values = ([*module.parameters(), *module.buffers()] for module in (self.module, model))
-        if int(self.n_averaged) == 0:  # on the CPU, wherever the network is
+        if int(self.n_averaged) == 0:  # always on the CPU
             torch._foreach_copy_(averages, values)
         else:
             real = [pair for pair in zip(averages, values, strict=True) if pair[0].is_floating_point()]

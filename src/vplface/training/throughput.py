@@ -21,7 +21,7 @@ class Throughput:
         self._since = time.perf_counter()
 
     def read(self, context: DistributedContext) -> float:
-        """The rate since the last reading; all ranks have to ask together."""
+        """The rate since the last reading; all ranks must call it."""
         now = time.perf_counter()
         rate = context.sum([self.pictures])[0] / (now - self._since)
         self.pictures, self._since = 0, now

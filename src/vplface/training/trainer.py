@@ -54,11 +54,11 @@ class StepResult:
 
     @property
     def loss(self) -> float:
-        """Of the whole batch; waits until the device has computed it."""
+        """Loss of the whole batch; waits until the device has computed it."""
         return float(sum(self.numbers.read()["losses"]))
 
     def fault(self) -> str | None:
-        """Which value is not finite; waits until the device has computed all of them."""
+        """A message about a value that is not finite, or None; waits until the device has computed all values."""
         numbers = self.numbers.read()
         bad = {name: value for name, values in numbers.items() for value in values if not math.isfinite(value)}
         if "losses" in bad:
@@ -133,7 +133,7 @@ class Trainer:
         stop.finish()
 
     def _checked_step(self, outputs: RunOutputs, batch: Batch, before: StepResult | None, due: Intervals) -> StepResult:
-        """One step. Then the step before is checked, so that a GPU has this one to compute while the host waits.
+        """Take a step, then check the previous one, so that a GPU computes this step while the host waits.
 
         Where something is due after this step, it is checked as well.
 
@@ -255,7 +255,7 @@ class Trainer:
         return figures
 
     def _clip_gradients(self, max_norm: float) -> Tensor:
-        """Scale the gradients of backbone and prototypes to a common norm of at most ``max_norm``; what it was."""
+        """Scale the gradients of backbone and prototypes to a norm of at most ``max_norm``; returns the old norm."""
         head, optimizer = self.run.head, self.run.optimizer
         parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         gradients = [p.grad for p in parameters if p is not head.weight]
