@@ -206,7 +206,7 @@ def test_evaluate_template_pairs_stores_the_flags():
 def test_evaluate_template_pairs_refuses_unknown_templates_and_pairs_of_one_kind():
     templates, _, pairs, *_ = world(0)
     strange = TemplatePairs(np.array([100, 101]), np.array([103, 100]), np.array([True, False]))
-    with pytest.raises(DataError, match=r"1 templates .* no faces, 101 for one"):
+    with pytest.raises(DataError, match=r"1 templates .* no faces, for example 101"):
         evaluate_template_pairs(templates, strange, Flags())
     with pytest.raises(DataError, match="need both"):
         evaluate_template_pairs(
