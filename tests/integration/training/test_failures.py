@@ -48,7 +48,7 @@ def test_diverged_by_an_infinite_learning_rate_leaves_a_finite_model_of_step_0(f
 
 
 def test_diverged_distinguishes_an_infinite_loss_from_broken_embeddings(faces, tmp_path, monkeypatch):
-    infinite = lambda features, *rest, **options: features.sum() * float("inf")  # noqa: E731
+    infinite = lambda problem, *rest, **options: problem.features.sum() * float("inf")  # noqa: E731
     monkeypatch.setattr(tiled, "margin_softmax", infinite)
     with pytest.raises(
         TrainingError, match=r"step 1: the loss is .* although all embeddings are finite; no checkpoint"
