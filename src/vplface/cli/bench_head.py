@@ -125,7 +125,8 @@ def _show(machine: Mapping[str, Any], results: Sequence[Mapping[str, Any]], besi
         )
         table.add_column("arm")
         busy = [f"ms beside {beside}", "× slower"] if beside else []
-        for heading in ("ms a step", "least – most", "× faster", "× floor", *busy, "extra MiB"):
+        extra = ["extra MiB"] if any("extra_mb" in arm for arm in result["arms"].values()) else []
+        for heading in ("ms a step", "least – most", "× faster", "× floor", *busy, *extra):
             table.add_column(heading, justify="right")
         for name, arm in result["arms"].items():
             if "reason" in arm:
@@ -140,6 +141,6 @@ def _show(machine: Mapping[str, Any], results: Sequence[Mapping[str, Any]], besi
                 f"{arm['speedup']:.1f}" if "speedup" in arm else "",
                 f"{arm['over_floor']:.2f}",
                 *([] if neighbour is None else [f"{1e3 * neighbour['seconds']:.0f}", f"{neighbour['slowdown']:.2f}"]),
-                f"{arm['extra_mb']:.0f}" if "extra_mb" in arm else "",
+                *([f"{arm['extra_mb']:.0f}" if "extra_mb" in arm else ""] if extra else []),
             )
         console.print(table)
