@@ -27,6 +27,7 @@ from vplface.backbones import build
 from vplface.bench.head_arms import EagerHead, head_of
 from vplface.bench.machine import synchronize
 from vplface.bench.problem import LR, MOMENTUM, WEIGHT_DECAY, Problem, Setting, problem_of
+from vplface.bench.streaming import streamed
 from vplface.bench.train import LR as BACKBONE_LR
 from vplface.bench.usual_loader import UsualFolder, generated_faces
 from vplface.data.augment import Augmentation
@@ -114,7 +115,7 @@ class Loop:
 
 
 def measure(
-    setting: Setting, backbone: str, dtypes: Sequence[str], repeats: int, *, compiled: bool = False
+    setting: Setting, backbone: str, dtypes: Sequence[str], repeats: int, *, compiled: bool = False, workers: int = 0
 ) -> dict[str, Any]:
     """Time whole steps, medians over ``repeats`` rounds in which every loop takes one.
 
@@ -124,12 +125,14 @@ def measure(
         dtypes: precisions in which vplface takes the step: ``"float32"``, ``"bfloat16"``.
         repeats: rounds, after one that is not counted.
         compiled: vplface's network is compiled by torch.compile.
+        workers: processes that load pictures for vplface's loops in a last measurement; 0 leaves it out.
 
     Returns:
         The setting; ``parameters`` of the backbone; ``flops`` of a step, two a multiply-add; ``peak``: flops a second
         of a large matrix product in each precision; ``arms``: of each its ``seconds`` (median) and ``spread`` (least
         and most), ``pictures_per_second``, ``speedup`` over the usual loop (median of ratios within rounds), ``parts``
-        (median seconds of each), ``of_peak``: its flops a second over the peak, and ``losses`` of its first steps.
+        (median seconds of each), ``of_peak``: its flops a second over the peak, ``losses`` of its first steps, and
+        ``streamed``, see ``streaming.streamed``.
 
     Raises:
         ConfigError: if there is no such backbone.
@@ -151,6 +154,14 @@ def measure(
         losses = _losses(loops, setting)
         _require_equal(losses, precisions)
         rounds, products = _rounds(loops, precisions, repeats, setting, backbone)
+        parts = {
+            arm: {part: statistics.median(each[part] for each in rounds[arm][1:]) for part in PARTS} for arm in loops
+        }
+        with_workers = {
+            arm: streamed(loop, records, parts[arm], workers, f"{backbone}, {arm}")
+            for arm, loop in loops.items()
+            if workers and arm != USUAL
+        }
     flops = _flops(network, setting)
     peak = {dtype: 2 * _peak_size(setting) ** 3 / statistics.median(seconds[1:]) for dtype, seconds in products.items()}
     arms = {}
@@ -162,10 +173,12 @@ def measure(
             "spread": [float(seconds.min()), float(seconds.max())],
             "pictures_per_second": setting.batch / median,
             "speedup": float(np.median(usual / seconds)),
-            "parts": {part: statistics.median(each[part] for each in rounds[arm][1:]) for part in PARTS},
+            "parts": parts[arm],
             "of_peak": flops / median / peak[dtype],
             "losses": losses[arm],
         }
+        if arm in with_workers:
+            arms[arm]["streamed"] = with_workers[arm]
     return {
         "backbone": backbone,
         **{key: value for key, value in asdict(setting).items() if key != "dtype"},

@@ -34,6 +34,10 @@ def train(
         int, typer.Option(min=1, max=bounds.REPEATS, help="Rounds in which each loop takes a step.")
     ] = 5,
     workspace_mb: Annotated[float, typer.Option(min=0, help="Workspace of the head (in each process), MiB.")] = 256,
+    workers: Annotated[
+        int,
+        typer.Option(min=0, max=bounds.PROCESSES, help="Also time our loops with this many processes for loading."),
+    ] = 0,
     compiled: Annotated[bool, typer.Option("--compile", help="Compile our network with torch.compile.")] = False,
     device: DEVICE = "cpu",
     processes: Annotated[
@@ -58,6 +62,7 @@ def train(
     \b
     × usual    pictures per second, relative to the usual loop
     of peak    floating-point operations, as a share of what a large matrix product reaches in that precision
+    allowed    with --workers: pictures per second as a share of what the parts allow, once loading is done beside them
 
     \b
     vplface bench train --backbone mobilefacenet --plot step.png
@@ -88,13 +93,13 @@ def train(
         raise UsageError(f"--dtype takes float32, bfloat16, or both with a comma, got {dtype!r}")
     setting = Setting(classes, batch, dim, device=device, workspace_mb=workspace_mb)
     if processes is not None:
-        if plot is not None or compiled or device != "cpu":
-            raise UsageError("--processes measures on the CPU: omit --plot, --compile and --device")
+        if plot is not None or compiled or workers or device != "cpu":
+            raise UsageError("--processes measures on the CPU: omit --plot, --compile, --workers and --device")
         _scale(networks, types, setting, processes, 1 if threads is None else threads, repeats, as_json)
         return
     if threads is not None:
         raise UsageError("--threads sets the threads of each process; give --processes too")
-    results = [measure(setting, network, types, repeats, compiled=compiled) for network in networks]
+    results = [measure(setting, network, types, repeats, compiled=compiled, workers=workers) for network in networks]
     if plot is not None:
         from vplface.bench.loop_plot import draw_loops
 
@@ -142,8 +147,10 @@ def _show(machine: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> N
             title_justify="left",
         )
         parts = Table(title="milliseconds", title_justify="left")
+        streams = any("streamed" in arm for arm in result["arms"].values())
+        beside = ("by workers", "of allowed") if streams else ()
         for table, headings in (
-            (speed, ("pictures/s", "× usual", "of peak", "ms a step", "least – most")),
+            (speed, ("pictures/s", "× usual", "of peak", "ms a step", "least – most", *beside)),
             (parts, PARTS),
         ):
             table.add_column("loop")
@@ -158,7 +165,15 @@ def _show(machine: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> N
                 f"{arm['of_peak']:.0%}",
                 f"{1e3 * arm['seconds']:,.0f}",
                 f"{1e3 * least:,.0f} – {1e3 * most:,.0f}",
+                *_streamed(arm.get("streamed"), streams),
             )
             parts.add_row(name, *(f"{1e3 * arm['parts'][part]:,.0f}" for part in PARTS))
         console.print(speed)
         console.print(parts)
+
+
+def _streamed(found: Mapping[str, Any] | None, shown: bool) -> list[str]:
+    """Cells for a loop whose pictures come from worker processes."""
+    if not shown:
+        return []
+    return ["", ""] if found is None else [f"{found['pictures_per_second']:,.1f}", f"{found['share']:.0%}"]

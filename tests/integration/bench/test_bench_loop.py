@@ -3,11 +3,13 @@
 import json
 
 import pytest
+import torch
 from torch import nn
 from typer.testing import CliRunner
 
-from vplface.bench import loop
+from vplface.bench import loop, streaming
 from vplface.bench.problem import Setting
+from vplface.bench.streaming import least_seconds
 from vplface.cli.app import app
 from vplface.errors import VplfaceError
 
@@ -48,6 +50,26 @@ def test_measure_refuses_a_loop_with_a_different_loss(monkeypatch):
     monkeypatch.setattr(loop, "head_of", other)
     with pytest.raises(VplfaceError, match=r"vplface, float32 has a loss of .* in step 1"):
         loop.measure(SMALL, "tiny", ["float32"], repeats=1)
+
+
+def test_measure_with_workers_reports_throughput_beside_what_the_parts_allow():
+    arms = loop.measure(SMALL, "tiny", ["float32"], repeats=1, workers=1)["arms"]
+    found = arms["vplface, float32"]["streamed"]
+    assert "streamed" not in arms["as usual"]
+    assert found["workers"] == 1
+    assert found["allowed"] == pytest.approx(4 / least_seconds(arms["vplface, float32"]["parts"], 1, "cpu"))
+    assert found["share"] == pytest.approx(found["pictures_per_second"] / found["allowed"])
+
+
+def test_least_seconds_by_hand(monkeypatch):
+    monkeypatch.setattr(streaming, "cores", lambda: 2)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    assert least_seconds({"load": 1.0, "forward": 3.0, "head": 1.0}, 1, "cpu") == 4.5  # (2·4 + 1)/2: the cores
+    assert least_seconds({"load": 9.0, "forward": 1.0}, 1, "cpu") == 9.0  # the worker
+    assert least_seconds({"load": 9.0, "forward": 1.0}, 4, "cuda") == 2.25
+    assert least_seconds({"load": 1.0, "forward": 3.0}, 1, "cuda") == 3.0  # the step
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    assert least_seconds({"load": 1.0, "forward": 3.0}, 1, "cpu") == 3.0
 
 
 def test_flops_by_hand():
