@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from vplface.telemetry import switch_off
 
 if TYPE_CHECKING:  # for type checkers and editors; at run time __getattr__ imports the same names
+    from vplface.clipping import clip_grad_norm_
     from vplface.embedder import Embedder
     from vplface.head import PrototypeHead
     from vplface.hub import from_pretrained, push_to_hub
@@ -53,6 +54,7 @@ __all__ = [
     "VonMisesFisher",
     "X2Softmax",
     "__version__",
+    "clip_grad_norm_",
     "from_pretrained",
     "plug",
     "push_to_hub",
@@ -63,6 +65,7 @@ _HOME = {
     "FusedSGD": "optim",
     "PrototypeHead": "head",
     "Variational": "prototypes",
+    "clip_grad_norm_": "clipping",
     "from_pretrained": "hub",
     "plug": "plugin",
     "push_to_hub": "hub",

@@ -77,21 +77,20 @@ class FusedBackwardGuard:
         """
         if torch.is_grad_enabled():
             raise RuntimeError(
-                "FusedSGD updates W in backward(), so there is no second derivative (create_graph=True); build"
-                ' the head with optimizer=None and backend="reference"'
+                "FusedSGD takes the gradient of W in backward(), so there is no second derivative (create_graph=True);"
+                ' build the head with optimizer=None and backend="reference"'
             )
         if not self._unscaled and abs(gradient.item()) >= _LARGEST_LOSS_WEIGHT:
             raise RuntimeError(
                 f"the loss was multiplied by {gradient.item():g} before backward(), as a GradScaler does, but"
-                " FusedSGD updates W in backward(), before the loss is unscaled; train in bfloat16, or build"
-                " the head with optimizer=None"
+                " FusedSGD takes the gradient of W in backward(), before the loss is unscaled; train in bfloat16, or"
+                " build the head with optimizer=None"
             )
         self._unscaled = True
         if weight._version != version:
             raise RuntimeError(
-                "W has changed since this loss was computed. With FusedSGD call backward() once per loss, before the"
-                " next loss is computed or W is changed otherwise; for anything else build the head"
-                " with optimizer=None"
+                "W has changed since this loss was computed. FusedSGD updates W in the backward pass of a loss, or in"
+                " step() if in_backward=False; compute the next loss after that, or build the head with optimizer=None"
             )
 
 

@@ -61,8 +61,8 @@ class PrototypeHead(MemoryOwner):
         backend: how the softmax is computed. ``"reference"``, the definition, in plain autograd; ``"tiled"``, a tile of
             classes at a time without ever forming B×N logits, on any device; ``"triton"``, the same with Triton kernels
             inside a tile; ``"auto"`` takes the fastest for the device that the head is on.
-        optimizer: ``FusedSGD`` moves W during ``backward()``, so that its gradient never exists as a whole;
-            ``head.optimizer`` is then the optimiser that schedules drive. None leaves an ordinary gradient.
+        optimizer: ``FusedSGD`` moves W during ``backward()``, so that its gradient never exists as a whole, or in its
+            ``step()``; ``head.optimizer`` is the optimiser that schedules drive. None leaves an ordinary gradient.
         workspace_mb: MiB that may be held from step to step to keep exponentials from forward to backward; what does
             not fit is computed again.
         filter_bound: ε in [0, 1). Classes to which no sample of a batch gives more than ε/N of its probability are
@@ -194,7 +194,7 @@ class PrototypeHead(MemoryOwner):
             TypeError: for a wrong dtype.
             OtherRankError: a RuntimeError that names another rank, if its batch is at fault.
             ValueError: for a wrong shape, a label out of range, and NaN, infinite or zero embeddings.
-            RuntimeError: for a second micro-batch with ``FusedSGD``, which moves W in the backward pass of the first;
+            RuntimeError: for a second micro-batch, where ``FusedSGD`` moves W in the backward pass of the first;
                 in a module that DistributedDataParallel wraps, if that would harm the head; and from ``backward()``, if
                 W has moved since the loss was formed, or with ``FusedSGD`` if a GradScaler has scaled the loss.
         """
@@ -276,10 +276,10 @@ class PrototypeHead(MemoryOwner):
             fused=self.optimizer is not None,
             variational=self.variational is not None,
         )
-        if self.prototype_memory.is_later_part and self.optimizer is not None:
+        if self.prototype_memory.is_later_part and self.optimizer is not None and self.optimizer.in_backward:
             raise RuntimeError(
                 "FusedSGD moves the prototypes in every backward pass, so a step cannot be taken in several"
-                " micro-batches; take the batch whole, or build the head with optimizer=None"
+                " micro-batches; take the batch whole, or give FusedSGD in_backward=False"
             )
 
     def _sample_margins(self, batch: GlobalBatch, injection: Injection | None, in_step: bool) -> SampleMargins:
@@ -347,7 +347,7 @@ class PrototypeHead(MemoryOwner):
     def _begin_backward(self, version: int, gradient: Tensor) -> None:
         if self.optimizer is not None:
             self._fused_backward.check(self.weight, version, gradient)
-            self.optimizer.consume()
+            self.optimizer.begin_backward()
         self.finish_step()
 
     def _after_step(self, step: FinishedStep) -> None:

@@ -1,4 +1,4 @@
-"""Momentum SGD that updates prototypes during backward, a tile of classes at a time."""
+"""Momentum SGD that updates prototypes a tile of classes at a time, during backward or in its step."""
 
 from __future__ import annotations
 
@@ -12,8 +12,17 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
 
+from vplface.optim.held_gradient import HeldGradient
+
 Update: TypeAlias = Callable[[slice, Tensor], None]
-"""Takes rows of W and their gradient, which may be overwritten."""
+"""Takes rows of W and their gradient, which may be overwritten.
+
+A backward pass gives every row once, in tiles of any order, from any thread.
+"""
+PIECE = {"cpu": 2**17}
+"""Elements of W that ``step()`` moves together, by kind of device: on a CPU they should fit its cache."""
+LARGE_PIECE = 2**25
+"""The same on every other device, which has to be kept busy."""
 
 
 @dataclass(frozen=True)
@@ -35,16 +44,24 @@ class Momentum:
 
 @dataclass(frozen=True)
 class FusedSGD:
-    """SGD with momentum for ``PrototypeHead(optimizer=...)``, applied during backward.
+    """SGD with momentum for ``PrototypeHead(optimizer=...)``, applied during backward or in one pass over W.
 
-    For a tile of rows of W, with their gradient g:  m ← μ·m + g + ω·w,  w ← w − η·m.  This is torch.optim.SGD, but
-    no gradient of W ever exists as a whole. What needs one is refused: clipping by a norm over W, a GradScaler (known
-    by its scale, at the first backward pass), a second optimiser for W, several backward passes a step.
+    For a tile of rows of W, with their gradient g:  m ← μ·m + g + ω·w,  w ← w − η·m.  This is torch.optim.SGD.
 
-    Attributes:
+    By default W moves in ``backward()``, so that no gradient of W ever exists as a whole. What needs one is refused:
+    clipping by a norm over W, several backward passes a step.
+
+    With ``in_backward=False`` W moves in ``head.optimizer.step()``. Until then the gradient is held in one buffer as
+    large as W, or as the rows that ``sample_rate`` draws; several backward passes add to it. ``clip_grad_norm_`` knows
+    its norm without a pass over it, and its factor is applied by ``step()``.
+
+    A GradScaler (known by its scale, at the first backward pass) and a second optimiser for W are always refused.
+
+    Args:
         lr: η > 0.
         momentum: μ in [0, 1).
         weight_decay: ω ≥ 0.
+        in_backward: move W in ``backward()``; False: in ``step()``.
 
     Raises:
         ValueError: if a value lies outside its range.
@@ -53,6 +70,7 @@ class FusedSGD:
     lr: float
     momentum: float = 0.9
     weight_decay: float = 5e-4
+    in_backward: bool = True
 
     def __post_init__(self) -> None:
         if not 0.0 < self.lr < math.inf:
@@ -64,14 +82,26 @@ class FusedSGD:
 
     def bind(self, weight: nn.Parameter) -> PrototypeSGD:
         """The optimiser of one head's W."""
-        return PrototypeSGD([weight], vars(self).copy())
+        options = {"lr": self.lr, "momentum": self.momentum, "weight_decay": self.weight_decay}
+        return PrototypeSGD([weight], options, self.in_backward)
 
 
 class PrototypeSGD(torch.optim.Optimizer):
     """The optimizer ``head.optimizer``: schedules drive its learning rate, its state holds the momentum of W.
 
-    W has moved when ``backward()`` returns; ``step()`` only checks. Its state_dict has the form of torch.optim.SGD's.
+    Its state_dict has the form of torch.optim.SGD's.
+
+    Args:
+        weights: W alone.
+        options: lr, momentum and weight_decay.
+        in_backward: W has moved when ``backward()`` returns, and ``step()`` only checks; False: ``step()`` moves W.
     """
+
+    _held: HeldGradient | None = None  # copies start without it, as they do without gradients
+
+    def __init__(self, weights: list[nn.Parameter], options: dict[str, Any], in_backward: bool = True) -> None:
+        super().__init__(weights, options)
+        self.in_backward = in_backward
 
     @property
     def _weight(self) -> nn.Parameter:
@@ -90,13 +120,21 @@ class PrototypeSGD(torch.optim.Optimizer):
     def update(
         self, rows: slice, gradient: Float[Tensor, "rows ... dim"], among: Int[Tensor, " drawn"] | None = None
     ) -> None:
-        """Move rows of W against their gradient, which may be overwritten.
+        """Move rows of W against their gradient, which may be overwritten; or hold the gradient until ``step()``.
 
         Args:
             rows: of W, or of those numbered by ``among``.
             gradient: of these rows.
             among: the rows that take part in this step; None for all. The others keep their momentum and do not decay.
         """
+        if self._held is not None:
+            with torch.no_grad():
+                self._held.write(self._weight, rows, gradient, among)
+            return
+        self._move(rows, gradient, among)
+        torch.autograd.graph.increment_version(self._weight)
+
+    def _move(self, rows: slice, gradient: Tensor, among: Tensor | None) -> None:
         group = self.param_groups[0]
         lr, momentum, weight_decay = group["lr"], group["momentum"], group["weight_decay"]
         with torch.no_grad():
@@ -126,25 +164,53 @@ class PrototypeSGD(torch.optim.Optimizer):
                 self._weight[chosen] = weight
                 if buffer is not None:
                     self._buffer[chosen] = buffer
-        torch.autograd.graph.increment_version(self._weight)
+
+    def grad_norm(self) -> Float[Tensor, ""] | None:
+        """Norm of the gradient that is held, of the rows here, on the device of W; None before a backward pass.
+
+        Raises:
+            RuntimeError: if W moves in ``backward()``, or has a gradient that did not come from the head's loss.
+        """
+        if self.in_backward:
+            raise RuntimeError(
+                "FusedSGD has moved the prototypes in backward(), before a norm over all gradients is known; build it"
+                " with in_backward=False"
+            )
+        self._require_no_gradient()
+        if self._weight.grad is None or self._held is None:
+            return None
+        norm = self._held.norm()
+        return self._weight.new_zeros((), requires_grad=False) if norm is None else norm
+
+    def scale_grad_(self, factor: Float[Tensor, ""]) -> None:
+        """Multiply the gradient that is held by a factor; ``step()`` applies it, without a pass of its own."""
+        if self._held is not None:
+            self._held.scale(factor.to(self._weight.device))
 
     def rule(self) -> Momentum | None:
         """The rule by which ``update`` moves all rows in this step; None where only torch can apply it."""
         group = self.param_groups[0]
-        if not group["momentum"] or self._weight.dtype not in (torch.float32, torch.float64):
+        movable = self._weight.dtype in (torch.float32, torch.float64)
+        if not self.in_backward or not group["momentum"] or not movable:
             return None
         return Momentum(self._buffer, group["lr"], group["momentum"], group["weight_decay"])
 
-    def consume(self) -> None:
-        """Replace the gradient of W by a placeholder that refuses every use and says why.
+    def begin_backward(self) -> None:
+        """Prepare for a backward pass: a placeholder that refuses every use and says why stands for the gradient of W.
 
         Raises:
             RuntimeError: if W has a gradient, which would be ignored.
         """
         self._require_no_gradient()
-        self._weight.grad = _ConsumedGradient(self._weight)
-        if self.param_groups[0]["momentum"]:
-            _ = self._buffer  # which exists before several threads move rows
+        if self.in_backward:
+            self._weight.grad = _ConsumedGradient(self._weight)
+            return
+        if self._held is None:
+            self._held = HeldGradient()
+        if self._weight.grad is None:  # zero_grad() was called, of this optimiser or of a module
+            self._held.clear()
+            self._weight.grad = _HiddenGradient(self._weight)
+        self._held.begin_pass()
 
     def rebind(self, weight: nn.Parameter) -> None:
         """Move ``weight`` from now on, which has taken the place of W in the head; the momentum stays."""
@@ -161,20 +227,33 @@ class PrototypeSGD(torch.optim.Optimizer):
             state["momentum_buffer"] = move(state["momentum_buffer"])
 
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]  # torch's has two overloads
-        """Check that nobody else gave W a gradient; W itself has moved during backward.
+        """Move W by the gradient that is held, if it has not moved during backward.
 
         Raises:
-            RuntimeError: if W has a gradient, which would be ignored.
+            RuntimeError: if W has a gradient that did not come from the head's loss, which would be ignored.
         """
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
         self._require_no_gradient()
+        held = None if self._weight.grad is None or self._held is None else self._held.total()
+        if held is not None and self._held is not None:
+            self._take_step(*held, self._held.factor)
         return loss
 
+    @torch.no_grad()
+    def _take_step(self, among: Tensor | None, gradient: Tensor, factor: Tensor | None) -> None:
+        """m ← μ·m + c·g + ω·w, w ← w − η·m, with the factor c, a few rows at a time."""
+        width = max(gradient[:1].numel(), 1)
+        size = max(PIECE.get(gradient.device.type, LARGE_PIECE) // width, 1)
+        for first in range(0, len(gradient), size):
+            rows = slice(first, min(first + size, len(gradient)))
+            self._move(rows, gradient[rows] * (1.0 if factor is None else factor), among)
+        torch.autograd.graph.increment_version(self._weight)
+
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """Forget that W has moved."""
+        """Forget the gradient that is held, and that W has moved."""
         self._weight.grad = None
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -190,24 +269,41 @@ class PrototypeSGD(torch.optim.Optimizer):
                 " with optimizer=None and torch.optim.SGD"
             )
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "in_backward": self.in_backward}  # type: ignore[no-untyped-call]  # torch's
+
 
 class _ConsumedGradient(torch.Tensor):
     """Stands where W's gradient would, takes no memory, and refuses every use of it."""
+
+    where = "used up by FusedSGD during backward"
+    why = (
+        "the prototypes have no gradient, FusedSGD used it up during backward. So it cannot be clipped, scaled"
+        " (GradScaler), accumulated, or given to another optimiser; build the head with optimizer=None for that, with"
+        " FusedSGD(..., in_backward=False) to clip or accumulate it, or leave the prototypes out"
+    )
 
     @staticmethod
     def __new__(cls, weight: Tensor) -> _ConsumedGradient:
         return torch.Tensor._make_wrapper_subclass(cls, weight.shape, dtype=weight.dtype, device=weight.device)
 
     def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
-        return "<W's gradient: used up by FusedSGD during backward>"
+        return f"<W's gradient: {self.where}>"
 
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type: ignore[override]
-        raise RuntimeError(
-            f"{func}: the prototypes have no gradient, FusedSGD used it up during backward. So it cannot be clipped,"
-            " scaled (GradScaler), accumulated, or given to another optimiser; build the head with optimizer=None for"
-            " that, or leave the prototypes out"
-        )
+        raise RuntimeError(f"{func}: {cls.why}")
+
+
+class _HiddenGradient(_ConsumedGradient):
+    """The same for a gradient that is held until ``step()``."""
+
+    where = "held by FusedSGD until step()"
+    why = (
+        "FusedSGD holds the gradient of the prototypes until step(). vplface.clip_grad_norm_(..., head=head) clips it;"
+        " to scale it (GradScaler), change it, or give it to another optimiser build the head with optimizer=None, or"
+        " leave the prototypes out"
+    )
 
 
 class _HandOver(torch.autograd.Function):

@@ -1,4 +1,4 @@
-"""FusedSGD: an optimiser of torch, which refuses whatever needs the gradient of W."""
+"""FusedSGD in backward: an optimiser of torch, which refuses whatever needs the gradient of W."""
 
 from __future__ import annotations
 
