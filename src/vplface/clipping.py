@@ -30,7 +30,7 @@ def clip_grad_norm_(parameters: Iterable[Tensor], max_norm: float, *, head: Prot
         ‖g‖ before it was scaled, on the device of the gradients; it is not finite if a gradient is not.
 
     Raises:
-        RuntimeError: if ``FusedSGD`` has moved W in ``backward()``, before ‖g‖ was known.
+        RuntimeError: if ``FusedSGD`` has updated W in ``backward()``, before ‖g‖ was known.
 
     Examples:
         >>> head = PrototypeHead(1000, 512, optimizer=FusedSGD(0.1, in_backward=False))

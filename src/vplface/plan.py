@@ -85,6 +85,7 @@ def plan(config: Config, gpus: int = 1) -> Plan:
             dim=dim,
             precision=config.precision,
             fused=config.optimizer.fused,
+            in_backward=config.update_in_backward,
             state={"sgd": 1 if config.optimizer.momentum else 0, "adamw": 2}[config.optimizer.name],
             variational=variational is not None,
             kind=LastFeature() if variational is None else variational.memory,

@@ -14,8 +14,8 @@ from vplface.config import Config, build_config, overlay, read_config, read_reci
 from vplface.errors import VplfaceError
 from vplface.study.grid import StudyFile, grid_of_recipe, is_study, read_grid
 
-BASE = overlay(read_recipe("folder"), {"optimizer": {"clip": None}})
-"""A recipe in which every key may stand: ``fused`` needs clip: null."""
+BASE = read_recipe("folder")
+"""A recipe in which every key may stand."""
 
 PLACES = [
     (),

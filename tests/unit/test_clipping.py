@@ -9,7 +9,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from helpers.grids import grid
 from vplface import ArcFace, FusedSGD, PrototypeHead, SphereFace2, Variational, clip_grad_norm_
-from vplface.softmax import tiled
+from vplface.softmax import tiles
 
 DIM = 6
 
@@ -17,7 +17,7 @@ DIM = 6
 @pytest.fixture(autouse=True)
 def small_tiles(monkeypatch):
     """Several tiles and a partial last one."""
-    monkeypatch.setattr(tiled, "TILE", {"cpu": 60})
+    monkeypatch.setattr(tiles, "TILE", {"cpu": 60})
 
 
 def settings(**changes):

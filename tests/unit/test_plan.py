@@ -123,6 +123,21 @@ def test_footprint_matches_hand_computed_values():
     assert found.host_bytes == 251 * (64 + 64 + 32 + 4) + 4080 + 3600 + 4080
 
 
+def test_footprint_counts_the_gradient_that_is_held_for_clipping():
+    def memory(**changes):
+        return footprint(
+            RunSize(classes=1000, batch=8, dim=16, device="cpu", in_backward=False, **changes), BLANK
+        ).memory
+
+    held, parts = memory(), memory(accumulate=2)
+    assert held.gradient == parts.gradient == held.weight
+    assert held.update == held.weight  # smaller than a piece
+    assert footprint(RunSize(10**6, 8, dim=16, device="cpu", in_backward=False), BLANK).memory.update == 4 * 2**17
+    drawn = memory(sample_rate=0.5)
+    assert held.gradient // 2 < drawn.gradient < held.gradient
+    assert memory(sample_rate=0.5, accumulate=2).gradient == 3 * drawn.gradient
+
+
 def test_footprint_counts_a_momentum_encoder_as_one_more_network():
     network = NetworkSize(parameters=1000, trained=900, buffer_bytes=80, activation_bytes=7_000)
     plain, encoded = (
@@ -148,15 +163,15 @@ def test_footprint_of_large_logits_has_no_workspace_and_one_more_exchange():
     assert large.traffic.sums == 2 * small.traffic.sums
 
 
-@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize(("fused", "in_backward"), [(True, True), (True, False), (False, False)])
 @pytest.mark.parametrize("memory_dtype", ["float32", "bfloat16", None])
-def test_footprint_matches_the_state_of_a_head(fused, memory_dtype):
+def test_footprint_matches_the_state_of_a_head(fused, in_backward, memory_dtype):
     head = PrototypeHead(
         20_000,
         DIM,
         variational=None if memory_dtype is None else Variational(0.1, 5, 0),
         memory_dtype=None if memory_dtype is None else getattr(torch, memory_dtype),
-        optimizer=FusedSGD(0.1) if fused else None,
+        optimizer=FusedSGD(0.1, in_backward=in_backward) if fused else None,
     )
     optimizer = head.optimizer or torch.optim.SGD(head.parameters(), 0.1, momentum=0.9)
     for _ in range(2):
@@ -164,13 +179,14 @@ def test_footprint_matches_the_state_of_a_head(fused, memory_dtype):
         head(torch.randn(32, DIM), torch.randint(20_000, (32,))).backward()
         optimizer.step()
     there = [head.weight, optimizer.state[head.weight]["momentum_buffer"], head.memory, head.timer]
-    if not fused:
-        there.append(head.weight.grad)
+    if not in_backward:
+        there.append(head.optimizer._held.total()[1] if fused else head.weight.grad)
     size = RunSize(
         classes=20_000,
         batch=32,
         dim=DIM,
         fused=fused,
+        in_backward=in_backward,
         variational=memory_dtype is not None,
         memory_dtype=memory_dtype or "float32",
     )
@@ -383,6 +399,14 @@ def test_vplface_plan_reads_numbers_with_suffixes_and_separators(text):
     assert found["rows"] == 250_000
     assert found["memory"]["weight"] == 250_000 * 512 * 4
     assert found["traffic"]["total"] == sum(size for name, size in found["traffic"].items() if name != "total")
+
+
+def test_vplface_plan_counts_the_gradient_for_clip():
+    memories = [
+        json.loads(vplface("--classes", "1M", "--gpus", "4", *clip, "--json").stdout)["plan"]["footprint"]["memory"]
+        for clip in ([], ["--clip"])
+    ]
+    assert [memory["gradient"] for memory in memories] == [0, memories[1]["weight"]]
 
 
 def test_vplface_plan_applies_every_option():

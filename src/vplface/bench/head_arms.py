@@ -12,7 +12,20 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vplface.bench.problem import LAM, LR, MARGIN, MOMENTUM, SCALE, WEIGHT_DECAY, Problem, Setting, Step, problem_of
+from vplface.bench.problem import (
+    LAM,
+    LR,
+    MARGIN,
+    MAX_NORM,
+    MOMENTUM,
+    SCALE,
+    WEIGHT_DECAY,
+    Problem,
+    Setting,
+    Step,
+    problem_of,
+)
+from vplface.clipping import clip_grad_norm_
 from vplface.head import PrototypeHead
 from vplface.margins import ArcFace
 from vplface.optim import FusedSGD
@@ -76,6 +89,7 @@ def head_of(
     *,
     variational: bool = True,
     fused: bool = True,
+    in_backward: bool = True,
     workspace_mb: float | None = None,
 ) -> PrototypeHead:
     """The head with W, M and T of the problem; of a rank of a group, with the rows that are its own."""
@@ -85,7 +99,7 @@ def head_of(
         setting.dim,
         margin=ArcFace(SCALE, MARGIN),
         variational=Variational(LAM, 10**9, 0) if variational else None,
-        optimizer=FusedSGD(LR, MOMENTUM, WEIGHT_DECAY) if fused else None,
+        optimizer=FusedSGD(LR, MOMENTUM, WEIGHT_DECAY, in_backward=in_backward) if fused else None,
         workspace_mb=setting.workspace_mb if workspace_mb is None else workspace_mb,
         process_group=group,
         device=setting.device,
@@ -105,8 +119,8 @@ def own(count: int, group: dist.ProcessGroup | None) -> slice:
     return slice(part.start, part.stop)
 
 
-def _head(problem: Problem, group: dist.ProcessGroup | None = None, **options: Any) -> Step:
-    head, pictures = head_of(problem, group, **options), own(problem.setting.batch, group)
+def _head(problem: Problem, group: dist.ProcessGroup | None = None, *, clip: bool = False, **options: Any) -> Step:
+    head, pictures = head_of(problem, group, in_backward=not clip, **options), own(problem.setting.batch, group)
     optimizer = head.optimizer or torch.optim.SGD(head.parameters(), LR, MOMENTUM, weight_decay=WEIGHT_DECAY)
 
     def step() -> float:
@@ -114,6 +128,10 @@ def _head(problem: Problem, group: dist.ProcessGroup | None = None, **options: A
         with problem.autocast():
             loss = head(problem.leaf()[pictures], problem.labels[pictures])
         loss.backward()
+        if head.optimizer is not None and clip:
+            clip_grad_norm_(head.parameters(), MAX_NORM, head=head)
+        elif clip:
+            nn.utils.clip_grad_norm_(head.parameters(), MAX_NORM)
         optimizer.step()
         return float(loss.detach())
 
@@ -170,6 +188,8 @@ ARMS: Mapping[str, Arm] = {
     "vplface": Arm(_head, "vpl", 3, 0),
     f"vplface ({SMALL_WORKSPACE_MB} MB)": Arm(partial(_head, workspace_mb=SMALL_WORKSPACE_MB), "vpl", 3, 0),
     "vplface (torch SGD)": Arm(partial(_head, fused=False), "vpl", 4, 0),
+    "vplface (clip)": Arm(partial(_head, clip=True), "vpl", 4, 0),
+    "vplface (clip, torch SGD)": Arm(partial(_head, clip=True, fused=False), "vpl", 5, 0),
     "vplface (no VPL)": Arm(partial(_head, variational=False), "arcface", 2, 0),
     COMPILED: Arm(partial(_eager, compiled=True), "vpl", 9, 5),
     "normalised softmax": Arm(partial(_softmax, function=_normalised), "softmax", 5, 4),

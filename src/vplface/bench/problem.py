@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 SCALE, MARGIN, LAM = 64.0, 0.5, 0.15
-LR, MOMENTUM, WEIGHT_DECAY = 0.1, 0.9, 5e-4
+LR, MOMENTUM, WEIGHT_DECAY, MAX_NORM = 0.1, 0.9, 5e-4, 5.0
 
 Step = Callable[[], float]
 """Forward, backward and update; returns the loss."""

@@ -40,9 +40,13 @@ def plan(
     precision: Annotated[
         Literal["float32", "bfloat16"], typer.Option(help="Type of products and activations.", rich_help_panel=_ALONE)
     ] = "bfloat16",
-    fused: Annotated[
-        bool, typer.Option(help="Update W by FusedSGD, without a gradient, or by torch's SGD.", rich_help_panel=_ALONE)
-    ] = True,
+    fused: Annotated[bool, typer.Option(help="Update W by FusedSGD or by torch's SGD.", rich_help_panel=_ALONE)] = True,
+    clip: Annotated[
+        bool,
+        typer.Option(
+            help="Clip gradients by their common norm, until which FusedSGD holds that of W.", rich_help_panel=_ALONE
+        ),
+    ] = False,
     memory_dtype: Annotated[
         Literal["float32", "bfloat16", "float16"], typer.Option(help="Type of M.", rich_help_panel=_ALONE)
     ] = "float32",
@@ -99,6 +103,7 @@ def plan(
             dim=dim,
             precision=precision,
             fused=fused,
+            in_backward=not clip,
             memory_dtype=memory_dtype,
             sample_rate=sample_rate,
             workspace_mb=workspace_mb,

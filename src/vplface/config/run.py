@@ -58,12 +58,6 @@ class Config(Section):
     arms: dict[str, dict[str, Any]] = Field(default={})
 
     @model_validator(mode="after")
-    def _fused_fits(self) -> Config:
-        if self.optimizer.fused and self.accumulate > 1:
-            raise ValueError("optimizer.fused moves the prototypes in every backward pass; it needs accumulate: 1")
-        return self
-
-    @model_validator(mode="after")
     def _terms_fit(self) -> Config:
         terms = self.resolved_terms(1)
         names = [type(term).__name__ for term in terms]
@@ -86,6 +80,11 @@ class Config(Section):
     def resolved_terms(self, steps_per_epoch: int) -> list[Term]:
         """The terms, with their starts in steps."""
         return [term.resolve(steps_per_epoch) if isinstance(term, ScheduledTerm) else term for term in self.terms]
+
+    @property
+    def update_in_backward(self) -> bool:
+        """Whether the prototypes are updated in the backward pass: nothing needs their whole gradient."""
+        return self.optimizer.fused and self.optimizer.clip is None and self.accumulate == 1
 
     @property
     def run_folder(self) -> Path:

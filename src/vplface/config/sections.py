@@ -137,11 +137,7 @@ class OptimizerConfig(Section):
     @model_validator(mode="after")
     def _fused_fits(self) -> OptimizerConfig:
         if self.fused and self.name != "sgd":
-            raise ValueError("fused moves the prototypes by SGD; it needs name: sgd")
-        if self.fused and self.clip is not None:
-            raise ValueError(
-                "fused moves the prototypes before a norm over all gradients is known; it needs clip: null"
-            )
+            raise ValueError("fused updates the prototypes by SGD; it needs name: sgd")
         if self.fused and not math.isfinite(self.lr):
             raise ValueError("fused needs a finite lr")
         return self

@@ -9,6 +9,7 @@ import torch
 from vplface.footprint.network_size import NetworkSize
 from vplface.footprint.parts import CheckpointBytes, Footprint, MemoryBytes, TrafficBytes
 from vplface.footprint.run_size import FLOAT32, INT64, RunSize
+from vplface.optim import piece_size
 from vplface.ranks import shard
 from vplface.softmax import Workspace
 from vplface.softmax.tiles import tile_bytes, tile_size
@@ -42,8 +43,8 @@ def _memory(run: RunSize, network: NetworkSize, rows: int) -> MemoryBytes:
     second_type = 0 if run.product_bytes == FLOAT32 else run.product_bytes
     return MemoryBytes(
         **state,
-        gradient=0 if run.fused else state["weight"] * (1 if run.accumulate == 1 else 2),
-        update=0 if run.fused else state["weight"],
+        gradient=_gradient(run, state["weight"], visited, rows),
+        update=_update(run, state["weight"]),
         drawn=copies,
         workspace=_kept_bytes(run, compared, batch),
         tiles=tile_bytes(compared, max(run.dim, batch), torch.device(run.device))
@@ -54,6 +55,24 @@ def _memory(run: RunSize, network: NetworkSize, rows: int) -> MemoryBytes:
         + FLOAT32 * network.trained * (1 + run.state + (run.gpus > 1)),
         activations=network.activation_bytes,
     )
+
+
+def _gradient(run: RunSize, weight: int, visited: int, rows: int) -> int:
+    """Bytes of the gradient of W."""
+    if not run.fused:
+        return weight * (1 if run.accumulate == 1 else 2)
+    if run.in_backward:
+        return 0
+    # Parts of a batch draw different classes: each has a buffer, and so has their sum.
+    buffers = 1 if run.accumulate == 1 or run.sample_rate == 1.0 else run.accumulate + 1
+    return weight * visited // rows * buffers
+
+
+def _update(run: RunSize, weight: int) -> int:
+    """Bytes of the copy of the gradient that the update of W makes: of a piece, or of the whole."""
+    if not run.fused:
+        return weight
+    return 0 if run.in_backward else min(FLOAT32 * piece_size(torch.device(run.device)), weight)
 
 
 def _state(run: RunSize, rows: int) -> dict[str, int]:

@@ -27,7 +27,8 @@ class RunSize:
         gpus: P, each with a part of the batch and of the classes.
         dim: d.
         precision: of the products and activations; weights and embeddings are float32.
-        fused: whether FusedSGD updates W, without a gradient.
+        fused: whether FusedSGD updates W.
+        in_backward: whether it does so in the backward pass, without a gradient, or holds the gradient for its step.
         state: numbers that the optimiser keeps per weight: 1 for SGD with momentum, 2 for AdamW.
         variational: whether there are M and T.
         memory_dtype: of M.
@@ -52,6 +53,7 @@ class RunSize:
     dim: int = 512
     precision: Precision = "bfloat16"
     fused: bool = True
+    in_backward: bool = True
     state: int = 1
     variational: bool = True
     memory_dtype: str = "float32"

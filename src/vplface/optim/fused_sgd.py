@@ -19,10 +19,16 @@ Update: TypeAlias = Callable[[slice, Tensor], None]
 
 A backward pass gives every row once, in tiles of any order, from any thread.
 """
-PIECE = {"cpu": 2**17}
-"""Elements of W that ``step()`` moves together, by kind of device: on a CPU they should fit its cache."""
-LARGE_PIECE = 2**25
-"""The same on every other device, which has to be kept busy."""
+_PIECE, _LARGE_PIECE = 2**17, 2**25
+
+
+def piece_size(device: torch.device) -> int:
+    """Elements of W that ``step()`` updates together: on a CPU they fit its cache, other devices have to be kept busy.
+
+    Args:
+        device: of W.
+    """
+    return _PIECE if device.type == "cpu" else _LARGE_PIECE
 
 
 @dataclass(frozen=True)
@@ -48,20 +54,20 @@ class FusedSGD:
 
     For a tile of rows of W, with their gradient g:  m ← μ·m + g + ω·w,  w ← w − η·m.  This is torch.optim.SGD.
 
-    By default W moves in ``backward()``, so that no gradient of W ever exists as a whole. What needs one is refused:
+    By default ``backward()`` updates W, so that no gradient of W ever exists as a whole. What needs one is refused:
     clipping by a norm over W, several backward passes a step.
 
-    With ``in_backward=False`` W moves in ``head.optimizer.step()``. Until then the gradient is held in one buffer as
-    large as W, or as the rows that ``sample_rate`` draws; several backward passes add to it. ``clip_grad_norm_`` knows
-    its norm without a pass over it, and its factor is applied by ``step()``.
+    With ``in_backward=False`` ``head.optimizer.step()`` updates W. Until then the gradient is held in one buffer, as
+    large as W, or as the rows that ``sample_rate`` draws; several backward passes add up. Its norm is computed as it is
+    written, and ``vplface.clip_grad_norm_`` leaves its scaling to ``step()``, which passes over W once.
 
-    A GradScaler (known by its scale, at the first backward pass) and a second optimiser for W are always refused.
+    A GradScaler (known by its scale, at the first backward pass) and a second optimiser for W are refused either way.
 
     Args:
         lr: η > 0.
         momentum: μ in [0, 1).
         weight_decay: ω ≥ 0.
-        in_backward: move W in ``backward()``; False: in ``step()``.
+        in_backward: update W in ``backward()``; False: in ``step()``.
 
     Raises:
         ValueError: if a value lies outside its range.
@@ -94,7 +100,7 @@ class PrototypeSGD(torch.optim.Optimizer):
     Args:
         weights: W alone.
         options: lr, momentum and weight_decay.
-        in_backward: W has moved when ``backward()`` returns, and ``step()`` only checks; False: ``step()`` moves W.
+        in_backward: ``backward()`` updates W, and ``step()`` only checks; False: ``step()`` updates W.
     """
 
     _held: HeldGradient | None = None  # copies start without it, as they do without gradients
@@ -120,7 +126,7 @@ class PrototypeSGD(torch.optim.Optimizer):
     def update(
         self, rows: slice, gradient: Float[Tensor, "rows ... dim"], among: Int[Tensor, " drawn"] | None = None
     ) -> None:
-        """Move rows of W against their gradient, which may be overwritten; or hold the gradient until ``step()``.
+        """Update rows of W by their gradient, which may be overwritten; or hold the gradient until ``step()``.
 
         Args:
             rows: of W, or of those numbered by ``among``.
@@ -169,12 +175,12 @@ class PrototypeSGD(torch.optim.Optimizer):
         """Norm of the gradient that is held, of the rows here, on the device of W; None before a backward pass.
 
         Raises:
-            RuntimeError: if W moves in ``backward()``, or has a gradient that did not come from the head's loss.
+            RuntimeError: if ``backward()`` updates W, or W has a gradient that did not come from the head's loss.
         """
         if self.in_backward:
             raise RuntimeError(
-                "FusedSGD has moved the prototypes in backward(), before a norm over all gradients is known; build it"
-                " with in_backward=False"
+                "FusedSGD has updated the prototypes in backward(), before a norm over all gradients is known; build"
+                " it with in_backward=False"
             )
         self._require_no_gradient()
         if self._weight.grad is None or self._held is None:
@@ -204,6 +210,8 @@ class PrototypeSGD(torch.optim.Optimizer):
         self._require_no_gradient()
         if self.in_backward:
             self._weight.grad = _ConsumedGradient(self._weight)
+            if self.param_groups[0]["momentum"] and self._weight.requires_grad:
+                _ = self._buffer  # which threads must not create together
             return
         if self._held is None:
             self._held = HeldGradient()
@@ -227,7 +235,7 @@ class PrototypeSGD(torch.optim.Optimizer):
             state["momentum_buffer"] = move(state["momentum_buffer"])
 
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]  # torch's has two overloads
-        """Move W by the gradient that is held, if it has not moved during backward.
+        """Update W by the gradient that is held; where ``backward()`` has updated W, only check.
 
         Raises:
             RuntimeError: if W has a gradient that did not come from the head's loss, which would be ignored.
@@ -245,8 +253,7 @@ class PrototypeSGD(torch.optim.Optimizer):
     @torch.no_grad()
     def _take_step(self, among: Tensor | None, gradient: Tensor, factor: Tensor | None) -> None:
         """m ← μ·m + c·g + ω·w, w ← w − η·m, with the factor c, a few rows at a time."""
-        width = max(gradient[:1].numel(), 1)
-        size = max(PIECE.get(gradient.device.type, LARGE_PIECE) // width, 1)
+        size = max(piece_size(gradient.device) // max(gradient[:1].numel(), 1), 1)
         for first in range(0, len(gradient), size):
             rows = slice(first, min(first + size, len(gradient)))
             self._move(rows, gradient[rows] * (1.0 if factor is None else factor), among)
@@ -270,14 +277,14 @@ class PrototypeSGD(torch.optim.Optimizer):
             )
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "in_backward": self.in_backward}  # type: ignore[no-untyped-call]  # torch's
+        return {**super().__getstate__(), "in_backward": self.in_backward}
 
 
 class _ConsumedGradient(torch.Tensor):
     """Stands where W's gradient would, takes no memory, and refuses every use of it."""
 
-    where = "used up by FusedSGD during backward"
-    why = (
+    _state = "used up by FusedSGD during backward"
+    _advice = (
         "the prototypes have no gradient, FusedSGD used it up during backward. So it cannot be clipped, scaled"
         " (GradScaler), accumulated, or given to another optimiser; build the head with optimizer=None for that, with"
         " FusedSGD(..., in_backward=False) to clip or accumulate it, or leave the prototypes out"
@@ -288,18 +295,18 @@ class _ConsumedGradient(torch.Tensor):
         return torch.Tensor._make_wrapper_subclass(cls, weight.shape, dtype=weight.dtype, device=weight.device)
 
     def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
-        return f"<W's gradient: {self.where}>"
+        return f"<W's gradient: {self._state}>"
 
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type: ignore[override]
-        raise RuntimeError(f"{func}: {cls.why}")
+        raise RuntimeError(f"{func}: {cls._advice}")
 
 
 class _HiddenGradient(_ConsumedGradient):
     """The same for a gradient that is held until ``step()``."""
 
-    where = "held by FusedSGD until step()"
-    why = (
+    _state = "held by FusedSGD until step()"
+    _advice = (
         "FusedSGD holds the gradient of the prototypes until step(). vplface.clip_grad_norm_(..., head=head) clips it;"
         " to scale it (GradScaler), change it, or give it to another optimiser build the head with optimizer=None, or"
         " leave the prototypes out"

@@ -73,7 +73,7 @@ class HeldGradient:
         if found is None:
             return None
         norms = [self._norms[first][1] for first in sorted(self._norms)] or [_norm(found[1])]
-        norm = vector_norm(torch.stack(norms))
+        norm: Tensor = vector_norm(torch.stack(norms))
         return norm if self.factor is None else norm * self.factor
 
     def scale(self, factor: Float[Tensor, ""]) -> None:
@@ -88,7 +88,7 @@ class HeldGradient:
         """
         self._require_all_rows()
         if len(self._parts) > 1:  # each pass has drawn other rows
-            rows = torch.cat([among for among, _ in self._parts if among is not None]).unique()
+            rows: Tensor = torch.unique(torch.cat([among for among, _ in self._parts if among is not None]))
             first = self._parts[0][1]
             gradient = first.new_zeros((len(rows), *first.shape[1:]))
             for among, part in self._parts:
@@ -104,10 +104,7 @@ class HeldGradient:
         if self._adds:
             return self._parts[0][1]
         shape = torch.Size((len(weight) if among is None else len(among), *weight.shape[1:]))
-        if self._parts:
-            buffer = weight.new_empty(shape)
-        else:
-            buffer = self._stored(weight, shape.numel()).view(shape)
+        buffer = weight.new_empty(shape) if self._parts else self._stored(weight, shape.numel()).view(shape)
         self._parts.append((among, buffer))
         return buffer
 

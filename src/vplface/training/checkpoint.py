@@ -227,7 +227,7 @@ def load_checkpoint(path: Path, run: RunState, context: DistributedContext) -> N
                 average.load_state_dict(_part(common, name))
         run.drift.load_state_dict(_part(common, "drift."))
         for number, optimizer in enumerate(run.optimizers):
-            state = _part(common, f"optimizer{number}.") | _part(rows, f"optimizer{number}.")
+            state = _part(common, f"optimizer{number}.") | _state_of_weight(rows, optimizer, head.weight)
             optimizer.load_state_dict(_optimizer_state(state, optimizer))
     except (RuntimeError, ValueError, KeyError) as error:
         raise DataError(
@@ -321,6 +321,14 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+
+
+def _state_of_weight(rows: dict[str, Tensor], optimizer: torch.optim.Optimizer, weight: Tensor) -> dict[str, Tensor]:
+    """State of W by the index that W has in an optimizer, whichever optimizer of the run has saved it; else nothing."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    saved = [key for key in rows if key.startswith("optimizer")]  # optimizer0.12.momentum_buffer
+    indices = [index for index, parameter in enumerate(parameters) if parameter is weight]
+    return {f"{index}.{key.split('.', 2)[2]}": rows[key] for index in indices for key in saved}
 
 
 def _optimizer_state(tensors: dict[str, Tensor], optimizer: torch.optim.Optimizer) -> dict[str, Any]:

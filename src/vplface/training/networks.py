@@ -85,7 +85,8 @@ def head_of(
         )
     fused = None
     if options.fused:
-        fused = FusedSGD(options.lr * options.head_lr_scale, options.momentum, options.weight_decay)
+        rate, in_backward = options.lr * options.head_lr_scale, config.update_in_backward
+        fused = FusedSGD(rate, options.momentum, options.weight_decay, in_backward=in_backward)
     return PrototypeHead(
         classes,
         config.backbone.embedding_dim,

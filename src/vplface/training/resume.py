@@ -40,9 +40,14 @@ _LONGEST_ADVICE = 500
 
 
 def changed_keys(before: Config, config: Config) -> tuple[str, ...]:
-    """The dotted keys in which two configurations differ, without those of ``NON_SEMANTIC_KEYS``."""
+    """The dotted keys in which two configurations differ, without those that do not affect results.
+
+    These are ``NON_SEMANTIC_KEYS``, and ``optimizer.fused`` where no classes are drawn, of which it treats the others
+    differently.
+    """
     one, other = (each.model_dump(mode="json") for each in (before, config))
-    return tuple(key for key in _differing(one, other) if key not in NON_SEMANTIC_KEYS)
+    unimportant = NON_SEMANTIC_KEYS | ({"optimizer.fused"} if config.sample_rate == 1.0 else set())
+    return tuple(key for key in _differing(one, other) if key not in unimportant)
 
 
 def is_of_evaluation(key: str) -> bool:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from vplface.clipping import clip_grad_norm_
 from vplface.data.batches import Batch, load_batches
 from vplface.progress import progress
 from vplface.prototypes.batch import DegenerateEmbeddingError
@@ -256,15 +257,8 @@ class Trainer:
 
     def _clip_gradients(self, max_norm: float) -> Tensor:
         """Scale the gradients of backbone and prototypes to a norm of at most ``max_norm``; returns the old norm."""
-        head, optimizer = self.run.head, self.run.optimizer
-        parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        gradients = [p.grad for p in parameters if p is not head.weight]
-        norm = nn.utils.get_total_norm(gradients)
-        if head.optimizer is None and head.weight.grad is not None:  # each rank has the rows of its own classes
-            squares = self.context.sum([float(head.weight.grad.square().sum())])[0]
-            norm = torch.hypot(norm, norm.new_tensor(squares).sqrt())
-        nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
-        return norm
+        parameters = (p for group in self.run.optimizer.param_groups for p in group["params"])
+        return clip_grad_norm_(parameters, max_norm, head=self.run.head)
 
     def _summary(self, loss: float, pictures_per_second: float) -> dict[str, Any]:
         """The journal entry of a step that is logged."""

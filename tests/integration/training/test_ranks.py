@@ -88,6 +88,7 @@ def flat(entry):
         {"optimizer": {"lr": 0.02, "clip": None, "fused": True}},
         {"optimizer": {"name": "adamw", "lr": 0.001}, "accumulate": 3},
         {"optimizer": {"lr": 0.02, "clip": 0.5}, "ema": 0.9, "evaluation": {"every": 4}},
+        {"optimizer": {"lr": 0.02, "clip": 0.5, "fused": True}, "accumulate": 2},
         {"variational": {"lam": 0.3, "delta_t": 3, "start": 2, "momentum": 0.8}, "accumulate": 2},
         {
             "variational": {
@@ -98,7 +99,7 @@ def flat(entry):
         },
         {"terms": TERMS},
     ],
-    ids=["sgd", "fused", "adamw accumulated", "clipped", "momentum accumulated", "by rules", "terms"],
+    ids=["sgd", "fused", "adamw accumulated", "clipped", "clipped fused", "momentum accumulated", "by rules", "terms"],
 )
 def test_train_as_with_two_processes_equals_one(processes, faces, tmp_path, changes):
     assert processes.run(start, 2, settings(faces, tmp_path / "two", **changes)) == [8, 0]

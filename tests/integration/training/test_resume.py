@@ -91,6 +91,32 @@ def test_train_resume_with_fused_prototypes_is_exact(faces, tmp_path, monkeypatc
     assert torch.equal(*momentum)
 
 
+@pytest.mark.parametrize("before", [False, True])
+def test_resume_may_change_where_the_momentum_of_prototypes_is_kept(faces, tmp_path, monkeypatch, before):
+    changes = {"schedule": {"length": 6, "warmup": 2}, "checkpoint_every": 3}
+    one, other = (
+        settings(faces, tmp_path / "run", optimizer={"lr": 0.02, "clip": 0.5, "fused": fused}, **changes)
+        for fused in (before, not before)
+    )
+    whole = train(settings(faces, tmp_path / "whole", optimizer={"lr": 0.02, "clip": 0.5, "fused": before}, **changes))
+    before_step(monkeypatch, 4, cut_off)
+    with pytest.raises(KeyboardInterrupt):
+        train(one)
+    monkeypatch.undo()
+    resumed = train(other, resume=True)
+    assert (resumed.head.optimizer is None) is before
+    torch.testing.assert_close(resumed.head.weight, whole.head.weight, rtol=1e-4, atol=1e-5)
+    states = [(run.head.optimizer or run.optimizer).state[run.head.weight] for run in (whole, resumed)]
+    torch.testing.assert_close(*(state["momentum_buffer"] for state in states), rtol=1e-3, atol=1e-4)
+
+
+def test_resume_refuses_another_update_of_classes_that_are_not_drawn(faces, tmp_path):
+    changes = {"schedule": {"length": 2, "warmup": 1}, "sample_rate": 0.5}
+    train(settings(faces, tmp_path, optimizer={"lr": 0.02}, **changes))
+    with pytest.raises(ConfigError, match=r"another optimizer\.fused"):
+        train(settings(faces, tmp_path, optimizer={"lr": 0.02, "fused": True}, **changes), resume=True)
+
+
 RULES = {"lam": 0.3, "delta_t": {"coverage": 0.8, "drift": 9}, "start": {"drift": 9, "measurements": 2}}
 
 

@@ -157,17 +157,9 @@ def test_build_run_refuses_a_set_of_one_identity(faces, tmp_path):
         build_run(settings(faces, tmp_path, data={"train": {"path": str(faces), "people": str(people)}}))
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"optimizer": {"fused": True}}, "clip: null"),
-        ({"optimizer": {"fused": True, "clip": None, "name": "adamw"}}, "name: sgd"),
-        ({"optimizer": {"fused": True, "clip": None}, "accumulate": 2}, "accumulate: 1"),
-    ],
-)
-def test_build_config_refuses_options_that_fused_prototypes_do_not_support(faces, tmp_path, changes, message):
-    with pytest.raises(ConfigError, match=message):
-        settings(faces, tmp_path, **changes)
+def test_build_config_refuses_an_optimizer_that_fused_prototypes_do_not_support(faces, tmp_path):
+    with pytest.raises(ConfigError, match="name: sgd"):
+        settings(faces, tmp_path, optimizer={"fused": True, "name": "adamw"})
 
 
 @pytest.mark.parametrize("changes", [{"batch_size": 1}, {"batch_size": 4, "accumulate": 4}, {"accumulate": 9}])

@@ -67,8 +67,22 @@ def test_build_config_refuses_terms_that_do_not_fit(changes, message):
 
 
 def test_build_config_names_keys_that_do_not_fit_together():
-    raw = {"name": "a", "data": {"train": "x"}, "accumulate": 2, "optimizer": {"fused": True, "clip": None}}
+    raw = {"name": "a", "data": {"train": "x"}, "optimizer": {"name": "adamw", "fused": True}}
     with pytest.raises(ConfigError) as error:
         build_config(raw, "mine.yaml")
-    assert str(error.value).startswith("mine.yaml: optimizer.fused")
-    assert str(error.value).endswith("it needs accumulate: 1")
+    assert str(error.value).startswith("mine.yaml: optimizer: fused")
+    assert str(error.value).endswith("it needs name: sgd")
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "accumulate", "expected"),
+    [
+        ({"fused": True, "clip": None}, 1, True),
+        ({"fused": True, "clip": None}, 2, False),
+        ({"fused": True}, 1, False),
+        ({"clip": None}, 1, False),
+    ],
+)
+def test_Config_update_in_backward_where_nothing_needs_the_gradient(optimizer, accumulate, expected):
+    raw = {"name": "a", "data": {"train": "x"}, "accumulate": accumulate, "optimizer": optimizer}
+    assert build_config(raw, "x").update_in_backward is expected

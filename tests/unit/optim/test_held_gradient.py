@@ -126,7 +126,7 @@ def test_FusedSGD_refuses_a_loss_that_was_formed_before_its_step():
     loss = head(*batch())
     head(*batch(1)).backward()
     head.optimizer.step()
-    with pytest.raises(RuntimeError, match="W has moved since this loss was formed"):
+    with pytest.raises(RuntimeError, match="W has changed since this loss was computed"):
         loss.backward()
 
 
