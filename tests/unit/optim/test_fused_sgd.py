@@ -170,3 +170,13 @@ def test_FusedSGD_refuses_other_parameters_and_invalid_values():
     for wrong in ({"lr": 0.0}, {"lr": 0.1, "momentum": 1.0}, {"lr": 0.1, "weight_decay": -1.0}):
         with pytest.raises(ValueError, match=next(reversed(wrong))):
             FusedSGD(**wrong)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_PrototypeSGD_has_its_momentum_before_threads_move_rows(dtype):
+    head = PrototypeHead(5, 3, optimizer=FusedSGD(0.1), dtype=dtype)
+    head.optimizer.begin_backward()
+    assert head.optimizer.state[head.weight]["momentum_buffer"].shape == (5, 3)
+    plain = PrototypeHead(5, 3, optimizer=FusedSGD(0.1, momentum=0.0), dtype=dtype)
+    plain.optimizer.begin_backward()
+    assert not plain.optimizer.state[plain.weight]
