@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-KERNELS = ("vplface/softmax/triton_tiles.py", "vplface/softmax/numba_tiles.py")
+KERNELS = ("vplface/softmax/triton_tiles.py", "vplface/softmax/numba_tiles.py", "vplface/softmax/fused/kernels.py")
 MOST_LINES, MOST_IN_A_FUNCTION, MOST_PARAMETERS, FEWEST_WORDS = 400, 60, 8, 4
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-_LARGEST_LOSS_WEIGHT = 2.0**10
+LARGEST_LOSS_WEIGHT = 2.0**10
 """Loss weights stay below this; the scales of a GradScaler start above it."""
 
 
@@ -64,13 +64,13 @@ class FusedBackwardGuard:
     def __init__(self) -> None:
         self._unscaled = False  # no GradScaler was seen at the first backward pass, and none comes later
 
-    def check(self, weight: Tensor, version: int, gradient: Tensor) -> None:
+    def check(self, weight: Tensor, version: int, gradient: Tensor | None) -> None:
         """Check a backward pass that is about to begin.
 
         Args:
             weight: W.
             version: that of W when the loss was formed.
-            gradient: dL/dloss.
+            gradient: dL/dloss; None where the scale of the loss is checked on the device.
 
         Raises:
             RuntimeError: for a second derivative, a loss that a GradScaler has scaled, or a W that has changed since.
@@ -80,18 +80,24 @@ class FusedBackwardGuard:
                 "FusedSGD takes the gradient of W in backward(), so there is no second derivative (create_graph=True);"
                 ' build the head with optimizer=None and backend="reference"'
             )
-        if not self._unscaled and abs(gradient.item()) >= _LARGEST_LOSS_WEIGHT:
-            raise RuntimeError(
-                f"the loss was multiplied by {gradient.item():g} before backward(), as a GradScaler does, but"
-                " FusedSGD takes the gradient of W in backward(), before the loss is unscaled; train in bfloat16, or"
-                " build the head with optimizer=None"
-            )
-        self._unscaled = True
+        if gradient is not None:
+            if not self._unscaled and abs(gradient.item()) >= LARGEST_LOSS_WEIGHT:
+                raise RuntimeError(scaled_loss(f"{gradient.item():g}"))
+            self._unscaled = True
         if weight._version != version:
             raise RuntimeError(
                 "W has changed since this loss was computed. FusedSGD updates W in the backward pass of a loss, or in"
                 " step() if in_backward=False; compute the next loss after that, or build the head with optimizer=None"
             )
+
+
+def scaled_loss(factor: str) -> str:
+    """The message that refuses a loss multiplied by ``factor``."""
+    return (
+        f"the loss was multiplied by {factor} before backward(), as a GradScaler does, but FusedSGD takes the"
+        " gradient of W in backward(), before the loss is unscaled; train in bfloat16, or build the head with"
+        " optimizer=None"
+    )
 
 
 def _no_wrapper() -> None:

@@ -31,19 +31,20 @@ from vplface.prototypes import Injection, Variational
 from vplface.prototypes.batch import GlobalBatch, gather_batch
 from vplface.prototypes.init import initial_weight
 from vplface.prototypes.memory import number_type
-from vplface.prototypes.owner import MemoryOwner
 from vplface.prototypes.prototype_memory import PrototypeMemory
 from vplface.prototypes.step import FinishedStep, StepPart
 from vplface.ranks import Ranks
-from vplface.softmax import Backend, class_prototypes, implementation_of
+from vplface.softmax import Backend, class_prototypes
+from vplface.softmax.fused.step import FusedStep
 from vplface.softmax.head_softmax import HeadSoftmax
+from vplface.softmax.owner import SoftmaxOwner
 from vplface.softmax.reference import own_cosines, prototypes_of
 from vplface.terms import Batch, Term
 from vplface.terms.apply import TermSet
 from vplface.terms.fit import require_fit
 
 
-class PrototypeHead(MemoryOwner):
+class PrototypeHead(SoftmaxOwner):
     """Classifier over N classes that trains an embedding: margin softmax over (variational) prototypes.
 
     A *step* is a forward in training mode with gradients enabled, or all the forwards inside one ``micro_batches()``.
@@ -60,7 +61,8 @@ class PrototypeHead(MemoryOwner):
             ``XBM()``, ``EPL()``. Evaluation is without them.
         backend: how the softmax is computed. ``"reference"``, the definition, in plain autograd; ``"tiled"``, a tile of
             classes at a time without ever forming B×N logits, on any device; ``"triton"``, the same with Triton kernels
-            inside a tile; ``"auto"`` takes the fastest for the device that the head is on.
+            inside a tile, or where ``reason_against_fused`` finds none, all classes in a fixed number of launches;
+            ``"auto"`` takes the fastest for the device that the head is on.
         optimizer: ``FusedSGD`` moves W during ``backward()``, so that its gradient never exists as a whole, or in its
             ``step()``; ``head.optimizer`` is the optimiser that schedules drive. None leaves an ordinary gradient.
         workspace_mb: MiB that may be held from step to step to keep exponentials from forward to backward; what does
@@ -87,6 +89,9 @@ class PrototypeHead(MemoryOwner):
         memory_dtype: type of the memory, kept whatever the module is cast to; None: that of the weight.
         device: where to put the state.
         dtype: type of the weight.
+        validate: ``"now"`` checks the numbers of a batch before its step, for which the host waits for the device.
+            ``"late"`` lets the kernels of a fused step find faults; then nothing is written, the loss is NaN, and the
+            next step raises the error. Every other path checks now.
         seed: W is drawn from it by class id, so a class starts the same however many classes there are.
 
     Raises:
@@ -107,6 +112,7 @@ class PrototypeHead(MemoryOwner):
 
     weight: nn.Parameter
     margin_bias: nn.Parameter  # of a margin that changes the loss
+    terms: TermSet
 
     # size: the options of a head, each of them used by another part
     def __init__(
@@ -128,6 +134,7 @@ class PrototypeHead(MemoryOwner):
         memory_dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype = torch.float32,
+        validate: Literal["late", "now"] = "late",
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -140,10 +147,13 @@ class PrototypeHead(MemoryOwner):
             raise ValueError(f"dtype must be a floating-point type, got {dtype}")
         if subcenters < 1:
             raise ValueError(f"subcenters must be at least 1, got {subcenters}")
+        if validate not in ("late", "now"):
+            raise ValueError(f"validate must be 'late' or 'now', got {validate!r}")
         self.num_classes = num_classes
         self.embedding_dim = embedding_dim
         self.margin: Margin = ArcFace() if margin is None else margin
         self.subcenters = subcenters
+        self.validate = validate
         self.seed = seed
         self.ranks = None if process_group is None else Ranks(process_group, num_classes)
         self.classes = range(num_classes) if self.ranks is None else self.ranks.own
@@ -160,6 +170,7 @@ class PrototypeHead(MemoryOwner):
             workspace_mb=workspace_mb,
             seed=seed,
         )
+        self._fused_step = FusedStep()
         self.terms = TermSet(terms, len(self.classes), embedding_dim)
         require_fit(
             self.margin,
@@ -169,7 +180,7 @@ class PrototypeHead(MemoryOwner):
             filter_bound=filter_bound,
             variational=variational is not None,
         )
-        weight = initial_weight(self.classes, subcenters * embedding_dim, seed).to(device=device, dtype=dtype)
+        weight = initial_weight(self.classes, subcenters * embedding_dim, seed, device).to(device=device, dtype=dtype)
         self.weight = nn.Parameter(weight if subcenters == 1 else weight.view(-1, subcenters, embedding_dim))
         register_margin(self, self.margin, num_classes, device=device, dtype=dtype)
         self.optimizer: PrototypeSGD | None = None if optimizer is None else optimizer.bind(self.weight)
@@ -201,6 +212,9 @@ class PrototypeHead(MemoryOwner):
         if torch.is_inference_mode_enabled():  # the slope of a margin is asked of autograd
             with torch.inference_mode(False), torch.no_grad():
                 return self.forward(embeddings, labels, memory_embeddings)
+        in_step = self.training and torch.is_grad_enabled()
+        if in_step and self._reason_against_fused() is None:
+            return self._fused_loss(embeddings, labels, memory_embeddings)
         batch = gather_batch(
             embeddings,
             labels,
@@ -210,11 +224,10 @@ class PrototypeHead(MemoryOwner):
             ranks=self.ranks,
             with_norms=sample_margin(self.margin).uses_norms,
         )
-        if not (self.training and torch.is_grad_enabled()):
+        if not in_step:
             margins = self._sample_margins(batch, None, in_step=False)
             return margins.add_penalty(self._classification_loss(batch, None, margins.strength, in_step=False))
-        self._require_step()
-        self.finish_step()
+        self._begin_step()
         injection = self.prototype_memory.begin_step(self.weight)
         margins = self._sample_margins(batch, injection, in_step=True)
         loss = margins.add_penalty(self._loss_with_terms(batch, injection, margins.strength))
@@ -238,38 +251,13 @@ class PrototypeHead(MemoryOwner):
         of_terms = (f"terms.{key}" for key in self.terms.shared_keys())
         return *self.prototype_memory.shared_keys, *of_margin, *of_terms
 
-    @property
-    def backend(self) -> Literal["auto"] | Backend:
-        """The backend that computes the softmax."""
-        return self._softmax.backend
-
-    @property
-    def sample_rate(self) -> float:
-        """Share of the classes that a step compares with."""
-        return self._softmax.sample_rate
-
-    @property
-    def interclass_threshold(self) -> float | None:
-        """Cosine above which another class is left out of the softmax of a sample."""
-        return self._softmax.interclass_threshold
-
-    @property
-    def workspace_bytes(self) -> int:
-        """Bytes that ``workspace_mb`` allows."""
-        return self._softmax.workspace.limit
-
-    @property
-    def skipped_mass(self) -> float:
-        """The largest share of a sample's probability that the last backward pass left out; 0 without a filter."""
-        return 0.0 if self._softmax.filter is None else self._softmax.filter.skipped
-
     def extra_repr(self) -> str:
         """Sizes, parts and the implementation of the softmax, for ``print(head)``."""
-        softmax, memory = implementation_of(self.backend, self.weight.device), self.variational
+        softmax, memory = self._implementation, self.variational
         return f"{self.num_classes}, {self.embedding_dim}, margin={self.margin}, variational={memory}, {softmax=!s}"
 
-    def _require_step(self) -> None:
-        """Refuse a step that would ruin the head, or cannot be taken."""
+    def _begin_step(self) -> None:
+        """Finish the last step; refuse one that would ruin the head, or cannot be taken."""
         self._data_parallel.check(
             self.weight,
             sharded=self.ranks is not None,
@@ -281,6 +269,10 @@ class PrototypeHead(MemoryOwner):
                 "FusedSGD moves the prototypes in every backward pass, so a step cannot be taken in several"
                 " micro-batches; take the batch whole, or give FusedSGD in_backward=False"
             )
+        self.finish_step()
+        fault = self._fused_step.fault(self.num_classes)
+        if fault is not None:
+            raise fault
 
     def _sample_margins(self, batch: GlobalBatch, injection: Injection | None, in_step: bool) -> SampleMargins:
         """Strengths and penalty of the samples by the margin; outside of a step without noise."""
@@ -344,11 +336,12 @@ class PrototypeHead(MemoryOwner):
             step=self.step_count if in_step else None,
         )
 
-    def _begin_backward(self, version: int, gradient: Tensor) -> None:
+    def _begin_backward(self, version: int, gradient: Tensor, fused: bool = False) -> None:
         if self.optimizer is not None:
-            self._fused_backward.check(self.weight, version, gradient)
+            self._fused_backward.check(self.weight, version, None if fused else gradient)
             self.optimizer.begin_backward()
-        self.finish_step()
+        if not fused:  # a fused step still reads M in its backward pass, and finishes after it
+            self.finish_step()
 
     def _after_step(self, step: FinishedStep) -> None:
         """Let the margin and the terms learn from a step."""

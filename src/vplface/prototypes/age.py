@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Float, Int, Int64
 from torch import Tensor
 
+from vplface.prototypes.injection import Injection
+
 BINS = 16
 _ONE = 2**32
 """Cosines are summed as multiples of this unit, so that the sum does not depend on the order or on ranks."""
@@ -49,10 +51,26 @@ class CosineByAge:
         """
         cosine = (features * memory.to(features.dtype)).sum(dim=1).double()
         alive = (timer > 0) & (timer <= delta_t)  # memories of a run with a longer Δt have no known age
+        alive &= cosine.isfinite()
         bins = torch.where(alive, (delta_t - timer) // _width(delta_t), 0).long()
         units = torch.where(alive, (cosine * _ONE).round(), 0).long()
         self.sums = self.sums.to(bins.device).index_add_(0, bins, units)
         self.counts = self.counts.to(bins.device).index_add_(0, bins, alive.long())
+
+    def count(
+        self, features: Float[Tensor, "batch dim"], rows: Int[Tensor, " batch"], met: Injection | None, delta_t: int
+    ) -> None:
+        """Count the samples of a step, as ``update`` does.
+
+        Args:
+            features: x, unit rows.
+            rows: of the class of each in M; −1 where it is elsewhere, which is not counted.
+            met: the memory that the step was compared with; None for none.
+            delta_t: Δt.
+        """
+        if met is not None:
+            own = rows.clamp_min(0)
+            self.update(features, met.memory_rows(own), torch.where(rows >= 0, met.timer[own], 0), delta_t)
 
     def clear(self) -> None:
         """Reset all sums and counts."""

@@ -28,12 +28,39 @@ def check_batch(
         labels: int64 class ids in [0, N).
         num_classes: N.
         dim: d.
-        embeddings: by their name in messages, of any length but zero. All but the first may be None.
+        embeddings: as in ``check_shapes``.
 
     Raises:
         TypeError: for a wrong dtype.
         DegenerateEmbeddingError: a ValueError, for NaN, infinite or zero embeddings.
         ValueError: for a wrong shape or a label out of range.
+    """
+    given = check_shapes(labels, dim, **embeddings)
+    lengths = {name: tensor.detach().norm(dim=1) for name, tensor in given.items()}
+    wrong = (labels < 0) | (labels >= num_classes)
+    for length in lengths.values():
+        wrong = wrong | (~length.isfinite() | (length == 0)).to(wrong.device)
+    if wrong.any():  # the one synchronisation of a step
+        raise _fault(lengths, labels, num_classes)
+
+
+def check_shapes(
+    labels: Int[Tensor, " batch"], dim: int, **embeddings: Float[Tensor, "batch dim"] | None
+) -> dict[str, Tensor]:
+    """Refuse a batch of wrong types or shapes, without a look at its numbers.
+
+    Args:
+        labels: int64 class ids.
+        dim: d.
+        embeddings: by the name that the message shall have, of any length but zero. None where there are none, which
+            the first may not be.
+
+    Returns:
+        The embeddings that there are, by name.
+
+    Raises:
+        TypeError: for a wrong dtype.
+        ValueError: for a wrong shape.
     """
     (needed, _), *_ = embeddings.items()
     for name, value in {"labels": labels, **embeddings}.items():
@@ -52,12 +79,7 @@ def check_batch(
         raise TypeError(f"labels must be int64 class ids, got {labels.dtype}; call labels.long()")
     if labels.shape != rows.shape[:1]:
         raise ValueError(f"labels must be [{len(rows)}] like {first}, got {list(labels.shape)}")
-    lengths = {name: tensor.detach().norm(dim=1) for name, tensor in given.items()}
-    wrong = (labels < 0) | (labels >= num_classes)
-    for length in lengths.values():
-        wrong = wrong | (~length.isfinite() | (length == 0)).to(wrong.device)
-    if wrong.any():  # the one synchronisation of a step
-        raise _fault(lengths, labels, num_classes)
+    return given
 
 
 def agree_on_batch(

@@ -13,14 +13,19 @@ _BLOCK = 4096
 _STD = 0.01
 
 
-def initial_weight(classes: range, dim: int, seed: int) -> Float[Tensor, "rows dim"]:
+def initial_weight(
+    classes: range, dim: int, seed: int, device: torch.device | str | None = None
+) -> Float[Tensor, "rows dim"]:
     """W ~ N(0, 0.01²) of a range of class ids, drawn in fixed blocks of ids: the same however classes are sharded.
 
     Args:
         classes: ids, contiguous.
         dim: numbers per class.
         seed: of the draw.
+        device: where W will be; on ``"meta"`` nothing is drawn.
     """
+    if device is not None and torch.device(device).type == "meta":
+        return torch.empty(len(classes), dim, dtype=torch.float32, device=device)
     alike: dict[str, Any] = {"dtype": torch.float32, "device": "cpu"}  # regardless of torch's defaults
     weight = torch.empty(len(classes), dim, **alike)
     for first in range(classes.start - classes.start % _BLOCK, classes.stop, _BLOCK):

@@ -353,21 +353,22 @@ class PrototypeMemory(nn.Module):
     def _remember(self, step: FinishedStep, met: Injection | None, delta_t: int) -> None:
         """M_y ← x and T_y ← Δt, or the update of another kind of memory."""
         assert self.kind is not None
-        if self.by_age is not None and met is not None:
-            own = self.rows(step.labels)
-            compared, own = step.features[own >= 0], own[own >= 0]
-            self.by_age.update(compared, met.memory_rows(own), met.timer[own], delta_t)
+        rows = self.rows(step.labels)
+        if self.by_age is not None:
+            self.by_age.count(step.features, rows, met if step.write is None else self.injection, delta_t)
+        if step.write is not None:
+            for injection in self._injections:  # of somebody who holds M as it was
+                injection.preserve(last_samples(rows[rows >= 0].long())[0])
+            step.write(self.state["memory"], self.state["timer"], delta_t)
+            return
         seen, last = last_samples(step.labels)
         rows = self.rows(self.kind.home(seen, self.num_classes, self.seed))
         for injection in self._injections:
             injection.preserve(rows[rows >= 0])
         state = self.state
-        self.kind.remember(state, step.remembered[last], rows, delta_t, self._total)
+        total = (lambda part: part) if self.ranks is None else self.ranks.sum
+        self.kind.remember(state, step.remembered[last], rows, delta_t, total)
         self._replace(state)
-
-    def _total(self, part: Tensor) -> Tensor:
-        """The sum over ranks."""
-        return part if self.ranks is None else self.ranks.sum(part)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> PrototypeMemory:
         """Move to another device or type; T, statistics, and M of a type of its own keep their types."""

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Integer
 from torch import Tensor
+
+
+class MemoryWriter(Protocol):
+    """Ends a step in place of ``LastFeature.remember``, without a read on the host."""
+
+    def __call__(self, memory: Float[Tensor, "classes dim"], timer: Integer[Tensor, " classes"], delta_t: int) -> None:
+        """M_y ← x and T_y ← Δt for the last sample of each class, T ← max(T − 1, 0) for all others."""
 
 
 class StepPart(NamedTuple):
@@ -18,6 +25,7 @@ class StepPart(NamedTuple):
         remembered: unit rows that are remembered: x, or those of a momentum encoder.
         counts: samples of each rank.
         observed: the number of each sample that the state of the margin follows, if any.
+        write: how M and T are written, where the kind of memory does not do it. Labels outside [0, N) are then −1.
     """
 
     features: Float[Tensor, "batch dim"]
@@ -25,6 +33,7 @@ class StepPart(NamedTuple):
     remembered: Float[Tensor, "batch dim"]
     counts: list[int]
     observed: Float[Tensor, " batch"] | None = None
+    write: MemoryWriter | None = None
 
 
 class FinishedStep(NamedTuple):
@@ -34,10 +43,14 @@ class FinishedStep(NamedTuple):
     labels: Int[Tensor, " batch"]
     remembered: Float[Tensor, "batch dim"]
     observed: Float[Tensor, " batch"] | None
+    write: MemoryWriter | None = None
 
 
 def whole_step(parts: list[StepPart]) -> FinishedStep:
     """The step that has these parts."""
+    if len(parts) == 1 and len(parts[0].counts) == 1:
+        (part,) = parts
+        return FinishedStep(part.features, part.labels, part.remembered, part.observed, part.write)
     split = [
         list(zip(*(torch.split(column, part.counts) for column in part[:3]), strict=True)) for part in parts
     ]  # by part, then by rank

@@ -22,7 +22,7 @@ def product(a: Float[Tensor, "rows inner"], b: Float[Tensor, "columns inner"]) -
 
 def operand_type(weight: Tensor) -> torch.dtype:
     """bfloat16 where autocast or W say so, else W's own type, but not below float32."""
-    kind = weight.device.type
+    kind = "cuda" if weight.device.type == "meta" else weight.device.type  # meta stands for a GPU
     if torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == torch.bfloat16:
         return torch.bfloat16
     return weight.dtype if weight.dtype == torch.bfloat16 else torch.promote_types(weight.dtype, torch.float32)

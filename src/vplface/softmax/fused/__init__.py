@@ -1,0 +1,1 @@
+"""A training step over all classes in a fixed number of launches, on a GPU."""

@@ -1,0 +1,95 @@
+"""Faults of a batch that a kernel finds, raised by the host in the next step, so that no step waits for the device."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vplface.guards import LARGEST_LOSS_WEIGHT, scaled_loss
+from vplface.prototypes.batch import DegenerateEmbeddingError
+from vplface.softmax.fused import kernels
+
+_NO_FAULT, _SCALED, _SAMPLE = kernels.NO_FAULT.value, kernels.SCALED.value, kernels.SAMPLE.value
+_DEGENERATE = (
+    (kernels.NOT_FINITE.value, "embeddings", "NaN or infinite"),
+    (kernels.ZERO.value, "embeddings", "zero"),
+    (kernels.MEMORY_NOT_FINITE.value, "memory_embeddings", "NaN or infinite"),
+    (kernels.MEMORY_ZERO.value, "memory_embeddings", "zero"),
+)
+
+
+class Faults:
+    """The first fault that kernels have found, kept on the device until the host has seen it.
+
+    While there is one, no kernel writes state, so nothing that follows a faulty batch changes it either. The host looks
+    at the copy that the last step has sent to pinned memory. It waits for that copy, which has arrived unless the host
+    is a whole step ahead of the device.
+    """
+
+    def __init__(self) -> None:
+        self._word: Tensor | None = None
+        self._host: Tensor | None = None
+        self._arrived: torch.cuda.Event | None = None
+        self._step: int | None = None  # whose fault has not been looked at
+        self._sent = False
+
+    def begin(self, device: torch.device, step: int) -> Tensor:
+        """The number, on the device, into which the kernels of a step write its first fault."""
+        if self._word is None or self._word.device != device:
+            self._word = torch.full((1,), _NO_FAULT, dtype=torch.int32, device=device)
+            on_meta = device.type == "meta"
+            self._host = torch.empty(
+                1, dtype=torch.int32, device="meta" if on_meta else "cpu", pin_memory=device.type == "cuda"
+            )
+            self._arrived = torch.cuda.Event() if device.type == "cuda" else None  # type: ignore[no-untyped-call]
+        self._step, self._sent = step, False
+        return self._word
+
+    def send(self) -> None:
+        """Send the fault of the step to the host."""
+        if self._word is None or self._host is None:
+            return
+        self._host.copy_(self._word, non_blocking=True)
+        if self._arrived is not None:
+            self._arrived.record()
+        self._sent = True
+
+    def fault(self, num_classes: int) -> Exception | None:
+        """The fault of the last step as an error, None without one; state may be written again.
+
+        Args:
+            num_classes: N, for the message.
+        """
+        if self._step is None or self._word is None or self._host is None:
+            return None
+        if not self._sent:
+            self.send()
+        step, self._step = self._step, None
+        if self._host.is_meta:
+            return None
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        word = int(self._host[0])
+        if word == _NO_FAULT:
+            return None
+        self._word.fill_(_NO_FAULT)
+        return _error(word, step, num_classes)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Faults, ()
+
+
+def _error(word: int, step: int, num_classes: int) -> Exception:
+    where = f"in step {step}, which has changed nothing:"
+    if word == _SCALED:
+        return RuntimeError(f"{where} " + scaled_loss(f"{LARGEST_LOSS_WEIGHT:g} or more"))
+    sample, wrong = divmod(word, _SAMPLE)
+    if wrong & kernels.OUTSIDE.value:
+        return ValueError(f"{where} the label of sample {sample} is not a class id in [0, {num_classes})")
+    name, fault = next((name, fault) for bit, name, fault in _DEGENERATE if wrong & bit)
+    return DegenerateEmbeddingError(
+        f"{where} {name} of sample {sample} is {fault}; the backbone has diverged or died: lower the learning rate,"
+        " warm up, or look at its input"
+    )

@@ -1,0 +1,333 @@
+"""A batch on its way through a fused step: buffers and launches, without a read of a tensor on the host."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from vplface.margins import Margin
+from vplface.optim import Momentum
+from vplface.softmax.fused import kernels
+from vplface.softmax.fused.formula import formula_of
+from vplface.softmax.fused.tiles import tiles_for
+from vplface.softmax.workspace import Workspace
+
+_ROWS, _BLOCK, _PITCH = 8, 4096, 16
+"""Rows of a program of ``prepare``, timers of one of ``age``; rows of E begin at a multiple of so many numbers."""
+
+
+@dataclass(frozen=True)
+class Mixed:
+    """The memory that a step mixes into its prototypes.
+
+    Attributes:
+        memory: M, [N, d].
+        timer: T, [N].
+        lam: λ.
+        renormalise: whether u has unit length.
+    """
+
+    memory: Float[Tensor, "classes dim"]
+    timer: Int[Tensor, " classes"]
+    lam: float
+    renormalise: bool
+
+
+class FusedPass:
+    """The launches of one step; ``loss`` comes first, then ``gradient``, then ``remember``.
+
+    Args:
+        workspace: whose buffers the pass uses. Those of an earlier pass are overwritten.
+        fault: into which kernels write the first fault of the batch.
+        weight: W.
+        margin: a margin of the cosine alone.
+        mixed: memory to mix into the prototypes; None for plain ones.
+        operands: type of the products, bfloat16 or float32.
+    """
+
+    def __init__(
+        self,
+        workspace: Workspace,
+        fault: Int[Tensor, 1],
+        weight: Float[Tensor, "classes dim"],
+        margin: Margin,
+        mixed: Mixed | None,
+        operands: torch.dtype,
+    ) -> None:
+        self.workspace, self.fault = workspace, fault
+        self.weight, self.margin, self.mixed, self.operands = weight, margin, mixed, operands
+        self.classes, self.dim = weight.shape
+        self.tiles = tiles_for(weight.device, operands)
+        self.precision = "tf32x3" if operands == torch.float32 else "ieee"
+        self._moved = False
+        self._older: Tensor | None = None  # rows of M, where they are overwritten before the backward pass
+        workspace.user = self
+
+    @property
+    def is_current(self) -> bool:
+        """Whether the buffers still hold this batch."""
+        return self.workspace.user is self
+
+    def loss(
+        self,
+        embeddings: Float[Tensor, "batch dim"],
+        labels: Int[Tensor, " batch"],
+        memory_embeddings: Float[Tensor, "batch dim"] | None,
+    ) -> Float[Tensor, ""]:
+        """Start the forward pass and return its loss."""
+        self.batch = len(labels)
+        self._start_own(embeddings.detach().contiguous(), labels.contiguous(), memory_embeddings)
+        self._start_prepare()
+        self._start_forward()
+        self.rest, self.total = self._take("rest", self.batch), self._take("total", self.batch)
+        loss = torch.empty((), dtype=torch.float32, device=self.weight.device)
+        kernels.finish[(1,)](
+            self.sums,
+            self.target,
+            self.fault,
+            self.rest,
+            self.total,
+            loss,
+            self.lanes,
+            self.batch,
+            self.margin.scale,
+            LANES=kernels.triton.next_power_of_2(self.lanes),
+            SAMPLES=16,
+        )
+        return loss
+
+    def gradient(self, gradient: Float[Tensor, ""], like: torch.dtype | None, rule: Momentum | None) -> Tensor | None:
+        """Start the backward pass.
+
+        Args:
+            gradient: dL/dloss.
+            like: the type of dL/de; None if it is not wanted.
+            rule: by which W moves; None if it does not.
+
+        Returns:
+            The gradient dL/de, [B, d], if it is wanted.
+        """
+        self.weighted = self._take("weighted", self.batch, self.dim, dtype=self.operands)
+        self.factor = self._take("factor", self.batch)
+        kernels.weigh[(self.batch,)](
+            self.x,
+            self.row,
+            self.rest,
+            self.total,
+            self.slope,
+            self.ratio,
+            gradient,
+            self.factor,
+            self.weighted,
+            self.kept,
+            self.fault,
+            self.batch,
+            self.kept.stride(0),
+            self.margin.scale,
+            D=self.dim,
+        )
+        result = None if like is None else self._start_pull(like)
+        if rule is not None:
+            with self._memory_as_seen():
+                self._start_move(rule)
+            self._moved = True
+        return result
+
+    def remember(self, memory: Float[Tensor, "classes dim"], timer: Int[Tensor, " classes"], delta_t: int) -> None:
+        """Start what ends the step: all timers age, and the last sample of each class writes its row."""
+        if not self._moved and self.mixed is not None:
+            self._older = memory[self._rows]
+        kernels.age[(_cdiv(self.classes, _BLOCK),)](timer, self.fault, self.classes, BLOCK=_BLOCK)
+        kernels.remember[(self.batch,)](
+            self.remembered,
+            self.row,
+            memory,
+            timer,
+            self.fault,
+            self.batch,
+            delta_t,
+            D=self.dim,
+            SAMPLES=kernels.triton.next_power_of_2(self.batch),
+        )
+
+    def _start_own(self, embeddings: Tensor, labels: Tensor, memory_embeddings: Tensor | None) -> None:
+        self.x = self._take("x", self.batch, self.dim)
+        self.operand = self._take("operand", self.batch, self.dim, dtype=self.operands)
+        self.remembered = self.x if memory_embeddings is None else self._take("remembered", self.batch, self.dim)
+        self.norm, self.target, self.slope = (self._take(name, self.batch) for name in ("norm", "target", "slope"))
+        self.row = self._take("row", self.batch, dtype=torch.int32)
+        formula = formula_of(self.margin)
+        kernels.own[(self.batch,)](
+            embeddings,
+            embeddings if memory_embeddings is None else memory_embeddings.detach().contiguous(),
+            labels,
+            self.weight,
+            *self._memory(),
+            self.x,
+            self.operand,
+            self.remembered,
+            self.norm,
+            self.target,
+            self.slope,
+            self.row,
+            self.fault,
+            self.classes,
+            0.0 if self.mixed is None else self.mixed.lam,
+            *((1.0, 0.0, 0.0, 0.0, 0.0) if formula is None else formula.constants),
+            D=self.dim,
+            MEMORY=self.mixed is not None,
+            RENORMALISE=self._renormalise,
+            SEPARATE=memory_embeddings is not None,
+            FORMULA=formula is not None,
+            EXACT=formula is not None and formula.exact,
+        )
+        if formula is None:
+            self._apply_margin()
+
+    def _apply_margin(self) -> None:
+        """t and dt/dcosθ of a margin without a formula in the kernel, from the cosines."""
+        with torch.enable_grad():
+            cosine = self.target.clone().requires_grad_()
+            target = self.margin.target(cosine)
+            (slope,) = torch.autograd.grad(target.sum(), cosine)
+        self.target.copy_(target.detach())
+        self.slope.copy_(slope)
+
+    def _start_prepare(self) -> None:
+        self.mixture = self._take("mixture", self.classes, self.dim, dtype=self.operands)
+        names = ("length", "ratio", "across", "mix")
+        self.length, self.ratio, self.across, self.mix = (self._take(name, self.classes) for name in names)
+        kernels.prepare[(_cdiv(self.classes, _ROWS),)](
+            self.weight,
+            *self._memory(),
+            self.mixture,
+            self.length,
+            self.ratio,
+            self.across,
+            self.mix,
+            self.classes,
+            1.0 if self.mixed is None else max(1.0 - self.mixed.lam, 1e-15),
+            D=self.dim,
+            MEMORY=self.mixed is not None,
+            RENORMALISE=self._renormalise,
+            ROWS=_ROWS,
+        )
+
+    def _start_forward(self) -> None:
+        tile = self.tiles.forward
+        blocks = _cdiv(self.batch, tile.columns)
+        self.lanes = max(self.tiles.programs // blocks, 1)
+        self.sums = self._take("sums", self.lanes, self.batch)
+        pitch = _cdiv(self.batch, _PITCH) * _PITCH
+        self.kept = self._take("kept", self.classes, pitch, dtype=self.operands)[:, : self.batch]
+        inner = min(tile.inner, self.dim)
+        kernels.forward[(self.lanes * blocks,)](
+            kernels.described(self.mixture, tile.rows, inner),
+            kernels.described(self.operand, tile.columns, inner),
+            kernels.described(self.kept, tile.rows, tile.columns),
+            self.ratio,
+            self.row,
+            self.sums,
+            self.classes,
+            self.batch,
+            self.margin.scale,
+            D=self.dim,
+            CLASSES=tile.rows,
+            SAMPLES=tile.columns,
+            INNER=inner,
+            PROGRAMS=self.lanes * blocks,
+            PRECISION=self.precision,
+            num_warps=tile.warps,
+            num_stages=tile.stages,
+        )
+
+    def _start_pull(self, dtype: torch.dtype) -> Float[Tensor, "batch dim"]:
+        tile = self.tiles.pull
+        columns = min(tile.columns, self.dim)
+        tiles = _cdiv(self.batch, tile.rows) * (self.dim // columns)
+        splits = max(self.tiles.programs // tiles, 1)
+        partial = self._take("partial", splits, self.batch, self.dim)
+        kernels.pull[(tiles * splits,)](
+            kernels.described(self.kept, tile.inner, tile.rows),
+            kernels.described(self.mixture, tile.inner, columns),
+            partial,
+            self.classes,
+            self.batch,
+            D=self.dim,
+            SAMPLES=tile.rows,
+            COLUMNS=columns,
+            INNER=tile.inner,
+            SPLITS=splits,
+            PRECISION=self.precision,
+            num_warps=tile.warps,
+            num_stages=tile.stages,
+        )
+        result = torch.empty(self.batch, self.dim, dtype=dtype, device=self.weight.device)
+        kernels.close[(self.batch,)](partial, self.factor, self.x, self.norm, result, splits, self.batch, D=self.dim)
+        return result
+
+    def _start_move(self, rule: Momentum) -> None:
+        tile = self.tiles.move
+        memory, _ = self._memory()
+        kernels.move[(_cdiv(self.classes, tile.rows),)](
+            kernels.described(self.kept, tile.rows, tile.inner),
+            kernels.described(self.weighted, tile.inner, self.dim // 4),
+            self.weight,
+            memory,
+            rule.buffer,
+            self.length,
+            self.ratio,
+            self.across,
+            self.mix,
+            self.fault,
+            self.classes,
+            self.batch,
+            rule.lr,
+            rule.momentum,
+            rule.weight_decay,
+            D=self.dim,
+            CLASSES=tile.rows,
+            INNER=tile.inner,
+            MEMORY=self.mixed is not None,
+            RENORMALISE=self._renormalise,
+            PRECISION=self.precision,
+            num_warps=tile.warps,
+            num_stages=tile.stages,
+        )
+        torch.autograd.graph.increment_version(self.weight)
+
+    @property
+    def _rows(self) -> Int[Tensor, " batch"]:
+        return self.row.clamp_min(0)
+
+    @contextmanager
+    def _memory_as_seen(self) -> Iterator[None]:
+        """While active, M holds what the forward pass saw, in a step that ended before its backward pass."""
+        if self.mixed is None or self._older is None:
+            yield
+            return
+        memory, rows = self.mixed.memory, self._rows
+        newer = memory[rows]
+        memory[rows] = self._older
+        yield
+        memory[rows] = newer
+
+    @property
+    def _renormalise(self) -> bool:
+        return self.mixed is not None and self.mixed.renormalise
+
+    def _memory(self) -> tuple[Tensor, Tensor]:
+        """M and T; without memory, tensors that are not read."""
+        return (self.weight, self.row) if self.mixed is None else (self.mixed.memory, self.mixed.timer)
+
+    def _take(self, name: str, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        return self.workspace.take(name, shape, dtype, self.weight.device)
+
+
+def _cdiv(a: int, b: int) -> int:
+    return -(-a // b)

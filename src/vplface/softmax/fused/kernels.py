@@ -1,0 +1,331 @@
+"""Triton kernels of a training step over all classes: forward, backward, SGD and memory.
+
+In the notation of the tiled softmax, Z_j is a multiple of u_j, ρ_j = u_j/Z_j, and S_i = R_i + exp(s·t_i):
+
+    own        a program a sample   x_i = e_i/‖e_i‖, cosine with the own class, t_i and dt_i/dcosθ_i, faults
+    prepare    rows of classes      Z_j, ‖W_j‖, ρ_j, Z_j·W_j, k_j of Z_j = W_j + k_j·M_j, 0 without living memory
+    forward    fixed programs       E_ji = ρ_j·exp(s·ρ_j·Z_j·x_i), 0 where j = y_i; partial sums of the exponentials
+    finish     one program          R_i, S_i, loss
+    weigh      a program a sample   f_i = s/(B·S_i), f_i·x_i, and E_ji = −R_i·dt_i/dcosθ_i·ρ_j where j = y_i
+    pull       tiles of dL/dx       partial sums of Σ_j E_ji·Z_j over shares of the classes
+    close      a program a sample   f_i·Σ_j E_ji·Z_j, and from dL/dx to dL/de
+    move       tiles of classes     h_j = Σ_i E_ji·f_i·x_i, less its components along Z_j and W_j; the step of SGD
+    age        blocks of classes    T_j ← max(T_j − 1, 0)
+    remember   a program a sample   M_y ← x and T_y ← Δt by the last sample of each class
+
+Partial sums are added in a fixed order and no two programs write one number, so results do not depend on the order of
+programs. Every kernel that writes state first looks at ``fault`` and leaves the state as it is if a sample is at fault.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from vplface.errors import import_extra
+from vplface.guards import LARGEST_LOSS_WEIGHT
+
+triton: Any = import_extra("triton", "triton")
+tl: Any = import_extra("triton.language", "triton")
+
+descriptors: Any = import_extra("triton.tools.tensor_descriptor", "triton")
+
+
+def described(matrix: Tensor, rows: int, columns: int) -> Any:
+    """The descriptor of a matrix that is read and written in blocks of ``rows`` × ``columns``."""
+    return descriptors.TensorDescriptor.from_tensor(matrix, [rows, columns])
+
+
+NO_FAULT = tl.constexpr(2**31 - 1)
+"""``fault`` of a batch without one. Otherwise it is the smallest SAMPLE·i + (what is wrong with sample i)."""
+SCALED = tl.constexpr(-1)
+"""``fault`` if the loss was scaled before ``backward()``."""
+SAMPLE = tl.constexpr(64)
+OUTSIDE, NOT_FINITE, ZERO = tl.constexpr(1), tl.constexpr(2), tl.constexpr(4)
+MEMORY_NOT_FINITE, MEMORY_ZERO = tl.constexpr(8), tl.constexpr(16)
+LARGEST_WEIGHT = tl.constexpr(LARGEST_LOSS_WEIGHT)
+SHORTEST = tl.constexpr(1e-12)
+LARGEST = tl.constexpr(3.4028234e38)
+SMALLEST_TOTAL = tl.constexpr(1.8e-35)
+SMALLEST_SINE = tl.constexpr(3.4526698e-4)
+LOG2_E = tl.constexpr(1.4426950408889634)
+CHUNKS = tl.constexpr(8)
+"""Parts of a row in ``move``: what is loaded beside one part of a product has to fit into registers."""
+
+
+@triton.jit
+def _unit(embedding, i, column, D: tl.constexpr, NOT_FINITE: tl.constexpr, ZERO: tl.constexpr):
+    """The unit vector and the length of a row, and what is wrong with it."""
+    e = tl.load(embedding + i * D + column).to(tl.float32)
+    norm = tl.sqrt(tl.sum(e * e, 0))
+    finite = norm <= LARGEST  # NaN compares false
+    wrong = tl.where(finite, 0, NOT_FINITE) | tl.where(norm == 0.0, ZERO, 0)
+    return e / tl.maximum(norm, SHORTEST), norm, wrong
+
+
+@triton.jit
+def own(embedding, memory_embedding, label, weight, memory, timer, x_out, operand, remembered, norm_out, target, slope,
+        row_out, fault, classes, lam, cos_m, sin_m, limit, fall, less, D: tl.constexpr, MEMORY: tl.constexpr,
+        RENORMALISE: tl.constexpr, SEPARATE: tl.constexpr, FORMULA: tl.constexpr, EXACT: tl.constexpr):  # fmt: skip
+    """Sample i with its own class; ``target`` is the bare cosine without FORMULA.
+
+    SEPARATE: ``memory_embedding`` is remembered in place of ``embedding``. Where the label is outside, the row is −1.
+    """
+    i, column = tl.program_id(0), tl.arange(0, D)
+    x, norm, wrong = _unit(embedding, i, column, D, NOT_FINITE, ZERO)
+    if SEPARATE:
+        other, _, also = _unit(memory_embedding, i, column, D, MEMORY_NOT_FINITE, MEMORY_ZERO)
+        tl.store(remembered + i * D + column, other)
+        wrong = wrong | also
+    y = tl.load(label + i)
+    outside = (y < 0) | (y >= classes)
+    wrong = wrong | tl.where(outside, OUTSIDE, 0)
+    tl.atomic_min(fault, i * SAMPLE + wrong, mask=wrong != 0)
+    tl.store(x_out + i * D + column, x)
+    tl.store(operand + i * D + column, x.to(operand.dtype.element_ty))
+    tl.store(norm_out + i, norm)
+    tl.store(row_out + i, tl.where(outside, -1, y).to(tl.int32))
+    place = tl.where(outside, 0, y).to(tl.int64)
+    w = tl.load(weight + place * D + column)
+    u = w / tl.maximum(tl.sqrt(tl.sum(w * w, 0)), SHORTEST)
+    if MEMORY:
+        alive = tl.load(timer + place) > 0
+        m = tl.load(memory + place * D + column, mask=(column >= 0) & alive, other=0.0).to(tl.float32)
+        z = (1.0 - lam) * u + lam * m
+        if RENORMALISE:
+            z = z / tl.maximum(tl.sqrt(tl.sum(z * z, 0)), SHORTEST)
+        u = tl.where(alive, z, u)
+    c = tl.sum(u * x, 0)
+    if FORMULA:
+        sine = tl.sqrt(tl.maximum((1.0 - c) * (1.0 + c), 0.0))
+        inside = c >= limit
+        tl.store(target + i, tl.where(inside, c * cos_m - sine * sin_m, c - fall) - less)
+        change = 1.0
+        if EXACT:
+            change = tl.where(inside, cos_m + sin_m * c / tl.maximum(sine, SMALLEST_SINE), 1.0)
+        tl.store(slope + i, change)
+    else:
+        tl.store(target + i, c)
+
+
+@triton.jit
+def prepare(weight, memory, timer, mixture, length, ratio, across, mix, classes, share,
+            D: tl.constexpr, MEMORY: tl.constexpr, RENORMALISE: tl.constexpr, ROWS: tl.constexpr):  # fmt: skip
+    """Z, ‖W‖, ρ, Z·W and k of ROWS classes; ``share`` is 1 − λ."""
+    row, column = tl.program_id(0) * ROWS + tl.arange(0, ROWS), tl.arange(0, D)
+    there = row < classes
+    place, inside = row[:, None].to(tl.int64) * D + column[None, :], there[:, None] & (column >= 0)[None, :]
+    w = tl.load(weight + place, mask=inside, other=0.0)
+    norm = tl.maximum(tl.sqrt(tl.sum(w * w, 1)), SHORTEST)
+    z, rho, zw, k = w, 1.0 / norm, norm * norm, tl.zeros((ROWS,), tl.float32)
+    if MEMORY:
+        alive = tl.load(timer + row, mask=there, other=0) > 0
+        m = tl.load(memory + place, mask=inside & alive[:, None], other=0.0).to(tl.float32)
+        k = tl.where(alive, (1.0 / share - 1.0) * norm, 0.0)
+        z = w + k[:, None] * m
+        zw = tl.sum(z * w, 1)
+        if RENORMALISE:
+            rho = tl.where(alive, 1.0 / tl.maximum(tl.sqrt(tl.sum(z * z, 1)), SHORTEST), rho)
+        else:
+            rho = tl.where(alive, share / norm, rho)
+    tl.store(mixture + place, z.to(mixture.dtype.element_ty), mask=inside)
+    tl.store(length + row, norm, mask=there)
+    tl.store(ratio + row, rho, mask=there)
+    tl.store(across + row, zw, mask=there)
+    tl.store(mix + row, k, mask=there)
+
+
+@triton.jit
+def forward(mixture, x, kept, ratio, own_row, sums, classes, batch, scale, D: tl.constexpr, CLASSES: tl.constexpr,
+            SAMPLES: tl.constexpr, INNER: tl.constexpr, PROGRAMS: tl.constexpr, PRECISION: tl.constexpr):  # fmt: skip
+    """E, and sums of exponentials. A program takes every PROGRAMS/blocks-th tile of one block of samples.
+
+    ``mixture``, Z [N, D], ``x`` [B, D] and ``kept``, E [N, B], are tensor descriptors; ``sums`` is [lanes, B].
+    """
+    blocks = tl.cdiv(batch, SAMPLES)
+    block, lane = tl.program_id(0) % blocks, tl.program_id(0) // blocks
+    sample = block * SAMPLES + tl.arange(0, SAMPLES)
+    own_class = tl.load(own_row + sample, mask=sample < batch, other=-1)
+    total = tl.zeros((SAMPLES,), tl.float32)
+    for tile in tl.range(lane, tl.cdiv(classes, CLASSES), PROGRAMS // blocks):
+        product = tl.zeros((CLASSES, SAMPLES), tl.float32)
+        for step in tl.range(0, D // INNER):
+            a = mixture.load([tile * CLASSES, step * INNER])
+            b = x.load([block * SAMPLES, step * INNER])
+            product = tl.dot(a, b.T, product, input_precision=PRECISION)
+        row = tile * CLASSES + tl.arange(0, CLASSES)
+        rho = tl.load(ratio + row, mask=row < classes, other=0.0)
+        e = tl.exp2(product * (rho * scale * LOG2_E)[:, None])
+        e = tl.where((row[:, None] != own_class[None, :]) & (row < classes)[:, None], e, 0.0)
+        total += tl.sum(e, 0)
+        kept.store([tile * CLASSES, block * SAMPLES], (e * rho[:, None]).to(kept.dtype))
+    tl.store(sums + lane * batch + sample, total, mask=sample < batch)
+
+
+@triton.jit
+def finish(sums, target, fault, rest_out, total_out, loss, lanes, batch, scale,
+           LANES: tl.constexpr, SAMPLES: tl.constexpr):  # fmt: skip
+    """R, S and the mean loss, NaN if a sample is at fault; one program."""
+    lane = tl.arange(0, LANES)
+    losses = tl.zeros((SAMPLES,), tl.float32)
+    for first in tl.range(0, batch, SAMPLES):
+        sample = first + tl.arange(0, SAMPLES)
+        inside = sample < batch
+        place = lane[:, None] * batch + sample[None, :]
+        rest = tl.sum(tl.load(sums + place, mask=(lane < lanes)[:, None] & inside[None, :], other=0.0), 0)
+        logit = scale * tl.load(target + sample, mask=inside, other=0.0)
+        excess = tl.log(tl.where(inside, rest, 1.0)) - logit
+        excess = tl.maximum(excess, 0.0) + tl.log(1.0 + tl.exp(-tl.abs(excess)))
+        losses += tl.where(inside, excess, 0.0)
+        tl.store(rest_out + sample, rest, mask=inside)
+        tl.store(total_out + sample, tl.maximum(rest + tl.exp(logit), SMALLEST_TOTAL), mask=inside)
+    mean = tl.sum(losses, 0) / batch
+    tl.store(loss, tl.where(tl.load(fault) == NO_FAULT, mean, float("nan")))
+
+
+@triton.jit
+def weigh(x, own_row, rest, total, slope, ratio, gradient, factor_out, weighted, kept, fault, batch, pitch, scale,
+          D: tl.constexpr):  # fmt: skip
+    """f_i, f_i·x_i, and the element of E [N, ``pitch``] of sample i and its own class."""
+    i, column = tl.program_id(0), tl.arange(0, D)
+    upstream = tl.load(gradient).to(tl.float32)
+    tl.atomic_min(fault, SCALED, mask=tl.abs(upstream) >= LARGEST_WEIGHT)
+    factor = upstream * scale / batch / tl.load(total + i)
+    tl.store(weighted + i * D + column, (factor * tl.load(x + i * D + column)).to(weighted.dtype.element_ty))
+    tl.store(factor_out + i, factor)
+    row = tl.load(own_row + i)
+    rho = tl.load(ratio + row, mask=row >= 0, other=0.0)
+    pull_own = -tl.load(rest + i) * tl.load(slope + i) * rho
+    tl.store(kept + row.to(tl.int64) * pitch + i, pull_own.to(kept.dtype.element_ty), mask=row >= 0)
+
+
+@triton.jit
+def pull(kept, mixture, partial, classes, batch, D: tl.constexpr, SAMPLES: tl.constexpr, COLUMNS: tl.constexpr,
+         INNER: tl.constexpr, SPLITS: tl.constexpr, PRECISION: tl.constexpr):  # fmt: skip
+    """Σ_j E_ji·Z_j over one of SPLITS shares of the classes, for SAMPLES samples and COLUMNS components."""
+    across = D // COLUMNS
+    tiles = tl.cdiv(batch, SAMPLES) * across
+    tile, split = tl.program_id(0) % tiles, tl.program_id(0) // tiles
+    sample, component = (tile // across) * SAMPLES, (tile % across) * COLUMNS
+    steps = tl.cdiv(classes, INNER)
+    share = tl.cdiv(steps, SPLITS)
+    product = tl.zeros((SAMPLES, COLUMNS), tl.float32)
+    for step in tl.range(split * share, tl.minimum((split + 1) * share, steps)):
+        e = kept.load([step * INNER, sample])
+        z = mixture.load([step * INNER, component])
+        product = tl.dot(e.T, z, product, input_precision=PRECISION)
+    row, column = sample + tl.arange(0, SAMPLES), component + tl.arange(0, COLUMNS)
+    place = (split * batch + row[:, None]) * D + column[None, :]
+    tl.store(partial + place, product, mask=(row < batch)[:, None] & (column < D)[None, :])
+
+
+@triton.jit
+def close(partial, factor, x, norm, out, splits, batch, D: tl.constexpr):
+    """dL/de of sample i from the partial sums of ``pull``."""
+    i, column = tl.program_id(0), tl.arange(0, D)
+    total = tl.zeros((D,), tl.float32)
+    for split in tl.range(0, splits):
+        total += tl.load(partial + (split * batch + i) * D + column)
+    total *= tl.load(factor + i)
+    unit = tl.load(x + i * D + column)
+    total = (total - tl.sum(total * unit, 0) * unit) / tl.maximum(tl.load(norm + i), SHORTEST)
+    tl.store(out + i * D + column, total.to(out.dtype.element_ty))
+
+
+@triton.jit
+def _halves(product, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    return tl.split(tl.permute(tl.reshape(product, (ROWS, 2, COLUMNS // 2)), (0, 2, 1)))
+
+
+@triton.jit
+def _along(h, vectors, place, inside):
+    """The part of h·w, or of h·m, in one chunk of columns."""
+    other = tl.load(vectors + place, mask=inside, other=0.0, eviction_policy="evict_last")  # it is read again soon
+    return tl.sum(h * other.to(tl.float32), 1)
+
+
+@triton.jit
+def _move_chunk(h, weight, memory, momentum, along_w, along_m, alive, place, inside, lr, keep, decay,
+                MEMORY: tl.constexpr):  # fmt: skip
+    """Take the step of SGD in one chunk of columns."""
+    w = tl.load(weight + place, mask=inside, other=0.0, eviction_policy="evict_first")
+    g = h - along_w[:, None] * w
+    if MEMORY:
+        m = tl.load(memory + place, mask=inside & alive[:, None], other=0.0, eviction_policy="evict_first")
+        g -= along_m[:, None] * m.to(tl.float32)
+    v = tl.load(momentum + place, mask=inside, other=0.0, eviction_policy="evict_first")
+    v = keep * v + g + decay * w
+    tl.store(momentum + place, v, mask=inside)
+    tl.store(weight + place, w - lr * v, mask=inside)
+
+
+@triton.jit
+def move(kept, weighted, weight, memory, momentum, length, ratio, across, mix, fault, classes, batch, lr, keep, decay,
+         D: tl.constexpr, CLASSES: tl.constexpr, INNER: tl.constexpr, MEMORY: tl.constexpr, RENORMALISE: tl.constexpr,
+         PRECISION: tl.constexpr):  # fmt: skip
+    """m ← keep·m + dL/dW + decay·w, w ← w − lr·m for CLASSES whole rows: a product, two projections and the step.
+
+    ``kept``, E [N, B], and ``weighted``, f·x [B, D], are tensor descriptors with blocks of D/4 columns.
+    """
+    tile = tl.program_id(0)
+    quarter: tl.constexpr = D // 4
+    h0, h1 = tl.zeros((CLASSES, quarter), tl.float32), tl.zeros((CLASSES, quarter), tl.float32)
+    h2, h3 = tl.zeros((CLASSES, quarter), tl.float32), tl.zeros((CLASSES, quarter), tl.float32)
+    for step in tl.range(0, tl.cdiv(batch, INNER)):
+        e = kept.load([tile * CLASSES, step * INNER])
+        h0 = tl.dot(e, weighted.load([step * INNER, 0]), h0, input_precision=PRECISION)
+        h1 = tl.dot(e, weighted.load([step * INNER, quarter]), h1, input_precision=PRECISION)
+        h2 = tl.dot(e, weighted.load([step * INNER, 2 * quarter]), h2, input_precision=PRECISION)
+        h3 = tl.dot(e, weighted.load([step * INNER, 3 * quarter]), h3, input_precision=PRECISION)
+    chunks = (_halves(h0, CLASSES, quarter) + _halves(h1, CLASSES, quarter)
+              + _halves(h2, CLASSES, quarter) + _halves(h3, CLASSES, quarter))  # fmt: skip
+    width: tl.constexpr = D // CHUNKS
+    row, column = tile * CLASSES + tl.arange(0, CLASSES), tl.arange(0, width)
+    there = (row < classes) & (tl.load(fault) == NO_FAULT)  # else nothing is written
+    inside = there[:, None] & (column >= 0)[None, :]
+    begin = tile.to(tl.int64) * CLASSES * D  # 64 bits for the tile, 32 for its elements
+    weight, memory, momentum = weight + begin, memory + begin, momentum + begin
+    place = tl.arange(0, CLASSES)[:, None] * D + column[None, :]
+    k = tl.load(mix + row, mask=there, other=0.0)
+    alive = k != 0.0
+    hw = tl.zeros((CLASSES,), tl.float32)
+    along_z = hw
+    for c in tl.static_range(CHUNKS):
+        hw += _along(chunks[c], weight, place + c * width, inside)
+    if MEMORY and RENORMALISE:
+        hz = hw
+        for c in tl.static_range(CHUNKS):
+            hz += k * _along(chunks[c], memory, place + c * width, inside & alive[:, None])
+        rho = tl.load(ratio + row, mask=there, other=1.0)
+        along_z = tl.where(alive, hz * rho * rho, 0.0)  # (h·z)/‖z‖²
+    norm = tl.load(length + row, mask=there, other=1.0)
+    zw = tl.load(across + row, mask=there, other=1.0)
+    along_w = along_z + (hw - along_z * zw) / (norm * norm)
+    along_m = along_z * k
+    for c in tl.static_range(CHUNKS):
+        _move_chunk(chunks[c], weight, memory, momentum, along_w, along_m, alive, place + c * width, inside,
+                    lr, keep, decay, MEMORY)  # fmt: skip
+
+
+@triton.jit
+def age(timer, fault, classes, BLOCK: tl.constexpr):
+    """T ← max(T − 1, 0)."""
+    row = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    sound = tl.load(fault) == NO_FAULT
+    t = tl.load(timer + row, mask=row < classes, other=0)
+    tl.store(timer + row, tl.maximum(t - 1, 0), mask=(row < classes) & sound)
+
+
+@triton.jit
+def remember(x, own_row, memory, timer, fault, batch, delta_t, D: tl.constexpr, SAMPLES: tl.constexpr):
+    """M_y ← x_i and T_y ← Δt, if no later sample is of the class y of sample i."""
+    i, other, column = tl.program_id(0), tl.arange(0, SAMPLES), tl.arange(0, D)
+    row = tl.load(own_row + i)
+    others = tl.load(own_row + other, mask=other < batch, other=-1)
+    later = tl.max(((others == row) & (other > i)).to(tl.int32), 0)
+    writes = (later == 0) & (row >= 0) & (tl.load(fault) == NO_FAULT)
+    place = row.to(tl.int64)
+    unit = tl.load(x + i * D + column)
+    tl.store(memory + place * D + column, unit.to(memory.dtype.element_ty), mask=(column >= 0) & writes)
+    tl.store(timer + place, delta_t, mask=writes)

@@ -1,0 +1,120 @@
+"""A fused step on meta tensors, which have no numbers: it reads nothing on the host, and its launches are counted."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+pytest.importorskip("triton", reason="needs vplface[triton]")
+
+from vplface import AdaFace, FusedSGD, PrototypeHead, Variational, X2Softmax
+from vplface.softmax.fused import kernels
+
+NO_WORK = {"empty", "empty_like", "view", "slice", "select", "detach", "alias", "unsqueeze", "t", "as_strided"}
+NO_WORK |= {"_record_function_enter_new", "_record_function_exit"}
+"""Operations that start nothing on a device."""
+READS = {"_local_scalar_dense", "nonzero", "_unique2", "unique_dim", "masked_select", "is_nonzero", "equal"}
+
+
+class Started(TorchDispatchMode):
+    """Operations that start work on a device; a read on the host, or a copy between devices, is an error."""
+
+    def __init__(self):
+        super().__init__()
+        self.operations = Counter()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function._schema.name.split("::")[1]
+        assert name not in READS, f"{name} waits for the device"
+        if name in ("_to_copy", "copy_"):
+            devices = {each.device for each in args if isinstance(each, torch.Tensor)}
+            devices.add((kwargs or {}).get("device") or torch.device("meta"))
+            assert len(devices) == 1, f"{name} waits for a copy between devices"
+        if name in ("index", "index_put_"):
+            assert all(index is None or index.dtype != torch.bool for index in args[1]), "a mask waits for its sum"
+        if name not in NO_WORK:
+            self.operations[name] += 1
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.fixture
+def launches(monkeypatch):
+    """Names of the kernels that would have been launched."""
+    names = []
+
+    class Recorded:
+        def __init__(self, name):
+            self.name = name
+
+        def __getitem__(self, grid):
+            assert all(0 < size < 2**31 for size in grid)
+            return lambda *arguments, **options: names.append(self.name)
+
+    for name in ("own", "prepare", "forward", "finish", "weigh", "pull", "close", "move", "age", "remember"):
+        assert hasattr(kernels, name)
+        monkeypatch.setattr(kernels, name, Recorded(name))
+    return names
+
+
+@pytest.fixture(autouse=True)
+def _autocast():
+    """Autocast to bfloat16 as on a GPU; ``torch.autocast`` refuses without one."""
+    enabled, dtype = torch.is_autocast_enabled("cuda"), torch.get_autocast_dtype("cuda")
+    torch.set_autocast_enabled("cuda", True)
+    torch.set_autocast_dtype("cuda", torch.bfloat16)
+    yield
+    torch.set_autocast_enabled("cuda", enabled)
+    torch.set_autocast_dtype("cuda", dtype)
+
+
+def meta_head(classes=10_000_000, variational=Variational(0.15, 100, 0), **options):  # noqa: B008
+    optimizer = FusedSGD(0.1)
+    return PrototypeHead(
+        classes, 512, variational=variational, optimizer=optimizer, backend="triton", device="meta", **options
+    )
+
+
+def meta_batch(size=512):
+    embeddings = torch.empty(size, 512, dtype=torch.bfloat16, device="meta", requires_grad=True)
+    return embeddings, torch.empty(size, dtype=torch.int64, device="meta")
+
+
+def work_of_a_step(head, launches, size=512):
+    """What the third step starts: kernels by name and other operations."""
+    for step in range(3):
+        launches.clear()
+        with Started() as started:
+            head.optimizer.zero_grad()
+            loss = head(*meta_batch(size))
+            loss.backward()
+            head.optimizer.step()
+        assert head.step_count == step + 1
+    return Counter(launches) + started.operations
+
+
+@pytest.mark.parametrize("variational", [None, Variational(0.15, 100, 0), Variational(0.15, 100, 1)], ids=str)
+def test_FusedStep_reads_nothing_and_starts_the_same_at_any_number_of_classes(variational, launches):
+    few = work_of_a_step(meta_head(100_000, variational), launches)
+    many = work_of_a_step(meta_head(10_000_000, variational), launches)
+    assert few == many
+    assert many.total() <= 12
+    assert work_of_a_step(meta_head(10_000_000, variational), launches, size=100) == many
+
+
+def test_FusedStep_of_another_margin_reads_nothing(launches):
+    assert work_of_a_step(meta_head(margin=X2Softmax()), launches).total() < 50
+
+
+def test_Started_sees_a_step_that_reads(launches):
+    """The gate fails where a step does wait: the tiled path checks the batch on the host."""
+    with pytest.raises((AssertionError, RuntimeError, NotImplementedError)):
+        work_of_a_step(meta_head(1000, margin=AdaFace()), launches)
+
+
+def test_PrototypeHead_on_meta_takes_no_memory():
+    head = meta_head()
+    assert head.weight.is_meta
+    assert head.weight.shape == (10_000_000, 512)
