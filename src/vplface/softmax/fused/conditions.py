@@ -36,7 +36,8 @@ def reason_against_fused(
 
     The fused step is for one process on a CUDA device of compute capability 8.0 or more (or on ``"meta"``, or in
     Triton's interpreter), W in float32 with an embedding dimension in ``DIMENSIONS``, a margin of the cosine alone,
-    ``FusedSGD`` with momentum that updates W in ``backward()``, ``LastFeature`` or no memory, and a softmax over all classes with one prototype each.
+    ``FusedSGD`` with momentum that updates W in ``backward()``, ``LastFeature`` or no memory, and a softmax over all
+    classes with one prototype each.
 
     Args:
         weight: W.
