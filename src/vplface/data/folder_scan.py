@@ -117,18 +117,23 @@ def find_pictures(folder: Path, above: Sequence[str] = ()) -> FolderScan:
     irregular: list[str] = []
     others: Counter[str] = Counter()
     visits: Counter[tuple[int, int]] = Counter()
-    # (folder, its relative path, the real paths of its ancestors, whether a link led here)
-    pending: list[tuple[str, str, tuple[str, ...], bool]] = [(os.fspath(folder), "", tuple(above), False)]
+    # (folder, its relative path, its real path, the real paths of its ancestors, whether a link led here)
+    pending: list[tuple[str, str, str, tuple[str, ...], bool]] = [
+        (os.fspath(folder), "", os.path.realpath(folder), tuple(above), False)
+    ]
     while pending:
-        directory, prefix, ancestors, linked = pending.pop()
+        directory, prefix, real, ancestors, linked = pending.pop()
         if linked:
             _check_visits(directory, visits)
-        inside = (*ancestors, os.path.realpath(directory))
+        inside = (*ancestors, real)
         for entry in entries(directory):
             kind = kind_of_entry(entry)
             if kind == "folder":
-                if os.path.realpath(entry.path) not in inside:
-                    pending.append((entry.path, f"{prefix}{entry.name}/", inside, linked or entry.is_symlink()))
+                link = entry.is_symlink()
+                # Only for links: realpath makes a system call for each folder above.
+                below = os.path.realpath(entry.path) if link else os.path.join(real, entry.name)  # noqa: PTH118
+                if below not in inside:
+                    pending.append((entry.path, f"{prefix}{entry.name}/", below, inside, linked or link))
             elif kind == "other":
                 irregular.append(prefix + entry.name)
             elif is_picture(entry.name):

@@ -109,7 +109,15 @@ def test_ImageFolder_refuses_folders_that_link_to_one_another_in_too_many_ways(t
         ImageFolder(tmp_path / "root")
 
 
-@pytest.mark.slow
+def test_find_pictures_follows_a_link_to_a_parent_and_does_not_enter_the_folder_again(tmp_path: Path) -> None:
+    root = fill(tmp_path / "outer/people", "a/1.png")
+    fill(tmp_path, "outer/beside/2.png")
+    (root / "a/up").symlink_to(tmp_path / "outer")
+    (tmp_path / "alias").symlink_to(root)
+    for folder in (root, tmp_path / "alias"):
+        assert sorted(find_pictures(folder).pictures) == ["a/1.png", "a/up/beside/2.png"]
+
+
 def test_find_pictures_descends_a_thousand_levels(tmp_path: Path) -> None:
     here = os.open(tmp_path, os.O_RDONLY)
     made = [here]
