@@ -11,6 +11,7 @@ from __future__ import annotations
 import gc
 import json
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -20,7 +21,8 @@ from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
-from torch.multiprocessing.spawn import ProcessExitedException, spawn
+from torch import multiprocessing
+from torch.multiprocessing.spawn import ProcessExitedException, start_processes
 
 from vplface.bench.machine import cores, free_bytes
 from vplface.bench.problem import Setting, Step
@@ -175,14 +177,24 @@ def _start(make: Make, cases: Sequence[Case], repeats: int, title: str) -> list[
     most = max(case.processes for case in cases)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
+        arguments = (most, folder, make, cases, repeats, title)
         try:
-            spawn(_rank, (most, folder, make, cases, repeats, title), nprocs=most, daemon=True)  # type: ignore[no-untyped-call]  # torch's
+            start_processes(_rank, arguments, most, daemon=True, start_method=_start_method())  # type: ignore[no-untyped-call]  # torch's
         except ProcessExitedException as error:
             raise VplfaceError(
                 f"process {error.error_index} of {most} was killed ({error.signal_name}), perhaps for lack"
                 " of memory; use fewer classes or processes"
             ) from error
         return [[RankTimes(**each) for each in json.loads(_answer(folder, rank).read_bytes())] for rank in range(most)]
+
+
+def _start_method() -> str:
+    """On Linux processes are forked from one that has imported torch, which takes seconds, once for all."""
+    if sys.platform != "linux":
+        return "spawn"
+    # Optimizers import torch._dynamo in their first step.
+    multiprocessing.get_context("forkserver").set_forkserver_preload([__name__, "torch._dynamo"])
+    return "forkserver"
 
 
 def _answer(folder: Path, rank: int) -> Path:

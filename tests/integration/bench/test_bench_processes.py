@@ -9,7 +9,7 @@ import sys
 import pytest
 from typer.testing import CliRunner
 
-from helpers import lazy
+from helpers import forked, lazy
 from vplface.bench import machine
 from vplface.bench import processes as bench
 from vplface.bench.head_arms import sharded
@@ -19,6 +19,12 @@ from vplface.cli.app import app
 from vplface.errors import VplfaceError
 
 SMALL = Setting(classes=50, batch=9, dim=16)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def server():
+    """Fork from the process that later files of tests need: there is one at most."""
+    forked.start_server()
 
 
 def test_cases_of_strong_scaling_keeps_the_total_size_and_weak_the_size_per_process(monkeypatch):
