@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from helpers.pages import PAGES, ROOT, SHORT, all_commands, blocks, command_of, commands, mentions, of_vplface
 from vplface.cli.app import app
 from vplface.config import read_config, read_recipe
-from vplface.study import is_study, read_grid
+from vplface.study import Grid, is_study, read_grid
 
 RECIPES = {
     "my_recipe.yaml": "folder",
@@ -64,6 +64,7 @@ def test_pages_command_lines_parse_and_name_valid_recipes(
     (tmp_path / "studies.md").write_text(blocks(ROOT / "docs" / "studies.md", "yaml")[0].text, encoding="utf-8")
     shutil.copytree(ROOT / "studies", tmp_path / "studies")
     monkeypatch.chdir(tmp_path)
+    grids: dict[tuple[str, ...], Grid] = {}
     for line in commands(page):
         words = of_vplface(line)
         if words is None:
@@ -71,7 +72,7 @@ def test_pages_command_lines_parse_and_name_valid_recipes(
         _, command, rest = command_of(words)
         given = command.make_context("vplface", without_variables(rest)).params
         if "overrides" in given and given["config"] is not None:
-            read_changes(RECIPES.get(given["config"], given["config"]), given)
+            read_changes(RECIPES.get(given["config"], given["config"]), given, grids)
 
 
 def without_variables(words: list[str]) -> list[str]:
@@ -79,13 +80,18 @@ def without_variables(words: list[str]) -> list[str]:
     return [word for word in words if not word.startswith("$")]
 
 
-def read_changes(recipe: str, given: dict[str, Any]) -> None:
+def read_changes(recipe: str, given: dict[str, Any], grids: dict[tuple[str, ...], Grid]) -> None:
+    """Read a recipe with its changes; ``grids`` keeps the studies, as many commands run parts of one."""
     changes = given["overrides"] or []
-    if not is_study(read_recipe(recipe)):
-        read_config(recipe, changes)
-        return
-    arms, settings = (None if given[part] is None else given[part].split(",") for part in ("arms", "settings"))
-    read_grid(recipe, changes, arms=arms, settings=settings)
+    study = (recipe, *changes)
+    if study not in grids:
+        if not is_study(read_recipe(recipe)):
+            read_config(recipe, changes)
+            return
+        grids[study] = read_grid(recipe, changes)
+    for part in ("arms", "settings"):
+        if given[part] is not None:
+            assert set(given[part].split(",")) <= set(getattr(grids[study], part)), f"{recipe}: {part}"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

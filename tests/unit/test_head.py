@@ -306,9 +306,9 @@ def test_PrototypeHead_training_separates_two_classes(margin):
     head = PrototypeHead(2, 3, margin=margin, variational=Variational(0.2, 5, 3), dtype=torch.float64)
     x = torch.tensor([[1.0, 0.1, 0.0], [0.9, 0.0, 0.1], [0.0, 0.2, 1.0], [0.1, 0.0, 0.9]], dtype=torch.float64)
     y = torch.tensor([0, 0, 1, 1])
-    optimizer = torch.optim.SGD(head.parameters(), lr=0.001)
+    optimizer = torch.optim.SGD(head.parameters(), lr=0.01)
     losses = []
-    for _ in range(100):
+    for _ in range(12):
         optimizer.zero_grad()
         loss = head(x, y)
         loss.backward()

@@ -26,7 +26,7 @@ from vplface import (
 from vplface.ranks import Ranks, shard
 from vplface.training.instruments import own_cosines
 
-STEPS, DIM = 30, 6
+STEPS, DIM = 15, 6
 
 
 def settings(classes=23, batch=10, **changes):
@@ -181,7 +181,7 @@ def test_PrototypeHead_on_four_ranks_matches_one_process_with_other_options(proc
 )
 def test_PrototypeHead_on_several_ranks_matches_one_process_for_every_memory(processes, memory, division):
     world, changes = division
-    run = settings(variational=(0.3, 4, 3, True, memory), steps=20, **changes)
+    run = settings(variational=(0.3, 4, 3, True, memory), steps=12, **changes)
     alone = require_same(run, processes.run(train, world, run))
     assert alone["coverage"] > 0
 

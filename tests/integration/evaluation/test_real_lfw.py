@@ -1,7 +1,7 @@
 """A published network on real faces, where a copy of LFW lies beside the repository.
 
 Another scorer, with flipped embeddings summed and exact thresholds, gets 99.48 ± 0.29 % on all of View 2. All of it
-takes minutes and is run where VPLFACE_LONG is set; 8 % of the pairs of each fold are run everywhere.
+takes minutes and is run where VPLFACE_LONG is set; 4 % of the pairs of each fold are run everywhere.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def similarity_otherwise(left: str, right: str) -> float:
 def test_evaluate_pairs_on_part_of_each_LFW_fold_has_the_expected_accuracy(embedder: Embedder) -> None:
     everything = read_pairs(PAIRS)
     position = np.arange(len(everything)) % 600
-    chosen = np.flatnonzero(position % 300 < 24)
+    chosen = np.flatnonzero(position % 300 < 12)
     some = Pairs(
         [everything.left[i] for i in chosen],
         [everything.right[i] for i in chosen],
@@ -63,14 +63,14 @@ def test_evaluate_pairs_on_part_of_each_LFW_fold_has_the_expected_accuracy(embed
     )
     evaluation = evaluate_pairs(embedder, ImageFolder(FACES), some, fars=[1e-2, 1e-3], bootstrap=200)
     counts = [evaluation.protocol[key] for key in ("pairs", "genuine", "impostors", "folds")]
-    assert counts == [480, 240, 240, 10]
+    assert counts == [240, 120, 120, 10]
     accuracy = evaluation.metrics["accuracy"]
     assert accuracy["value"] >= 0.985
     low, high = accuracy["ci95"]
     assert low <= accuracy["value"] <= high
     assert 0.2 < accuracy["threshold"] < 0.4
     assert evaluation.metrics["tar@far=1e-2"]["value"] > 0.97
-    assert evaluation.metrics["tar@far=1e-3"]["value"] is None  # 240 impostor pairs
+    assert evaluation.metrics["tar@far=1e-3"]["value"] is None  # 120 impostor pairs
     for kind in ("genuine", "impostor"):
         worst = evaluation.worst[kind][0]
         names = [worst[side].removesuffix(".jpg") for side in ("left", "right")]

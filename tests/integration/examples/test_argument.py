@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import subprocess
-import sys
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -216,10 +214,13 @@ def test_method_page_shows_each_figure_with_its_command(name: str) -> None:
     assert f"    python examples/argument/{name}.py --out docs/{picture}\n" in page
 
 
-def test_feature_drift_help_states_the_formula_and_too_few_steps_are_refused() -> None:
-    command = [sys.executable, str(FOLDER / "feature_drift.py")]
-    told = subprocess.run([*command, "--help"], capture_output=True, text=True, timeout=120, check=True).stdout
-    assert "d(lag) = mean" in told
-    refused = subprocess.run([*command, "--steps", "3"], capture_output=True, text=True, timeout=120, check=False)
-    assert refused.returncode == 2
-    assert "--steps must be at least 24, got 3" in refused.stderr
+def test_feature_drift_help_states_the_formula_and_too_few_steps_are_refused(
+    script: Callable[[str], ModuleType], capsys: pytest.CaptureFixture[str]
+) -> None:
+    main = script("feature_drift").main
+    with pytest.raises(SystemExit, match=r"^0$"):
+        main(["--help"])
+    assert "d(lag) = mean" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match=r"^2$"):
+        main(["--steps", "3"])
+    assert "--steps must be at least 24, got 3" in capsys.readouterr().err

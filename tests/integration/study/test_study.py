@@ -16,6 +16,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
+from helpers import forked
 from vplface.cli.app import app
 from vplface.config import read_recipe, shipped_recipes
 from vplface.errors import ConfigError, DataError
@@ -23,7 +24,7 @@ from vplface.evaluation import Evaluation
 from vplface.evaluation.figure import Figure
 from vplface.evaluation.metrics import ROC_METRICS
 from vplface.evaluation.student import t_interval
-from vplface.study import pool
+from vplface.study import pool, runner
 from vplface.study.cost import lasting
 from vplface.study.grid import is_study, read_grid
 from vplface.study.pool import paired
@@ -75,7 +76,15 @@ def vplface(*words):
 
 
 @pytest.fixture(scope="module")
-def carried_out(tmp_path_factory):
+def forked_workers():
+    """Workers of studies in this process are forked."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runner, "subprocess", forked)
+        yield
+
+
+@pytest.fixture(scope="module")
+def carried_out(tmp_path_factory, forked_workers):
     """A whole study, with one arm that fails."""
     place = tmp_path_factory.mktemp("study")
     here = Path.cwd()
@@ -214,7 +223,7 @@ def test_vplface_study_dry_run_estimates_every_run_and_writes_nothing(tmp_path, 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="what still runs is read from /proc")
 @pytest.mark.parametrize(("number", "status"), [("SIGINT", 130), ("SIGKILL", -9)])
-def test_vplface_study_resumes_a_stopped_run(tmp_path, number, status):
+def test_vplface_study_resumes_a_stopped_run(tmp_path, number, status, monkeypatch, forked_workers):
     long = BASE | {"schedule": {"length": 40, "warmup": 1}, "checkpoint_every": 2}
     write(tmp_path, base=long, settings={"wide": {}}, arms={"vpl": {}}, seeds=[0], baselines=[])
     command = [sys.executable, "-m", "vplface", "study", "study.yaml"]
@@ -236,14 +245,15 @@ def test_vplface_study_resumes_a_stopped_run(tmp_path, number, status):
     while not list((grid.folder / "wide/vpl-seed0/checkpoints").glob("step-*")) or _worker_lives(tmp_path):
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    done = subprocess.run([*command, "--json"], cwd=tmp_path, check=False, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    monkeypatch.chdir(tmp_path)
+    done = vplface("study", "study.yaml", "--json")
+    assert done.exit_code == 0, done.stderr
     assert json.loads(done.stdout)["missing"] == []
     steps = [json.loads(line)["step"] for line in journal.open() if '"loss"' in line]
     assert steps == list(range(1, 41))
 
 
-def test_vplface_study_continues_an_interrupted_overwrite(tmp_path, monkeypatch):
+def test_vplface_study_continues_an_interrupted_overwrite(tmp_path, monkeypatch, forked_workers):
     monkeypatch.chdir(tmp_path)
     write(tmp_path, settings={"wide": {}}, arms={"vpl": {}}, baselines=[], workers=1)
     assert vplface("study", "study.yaml").exit_code == 0

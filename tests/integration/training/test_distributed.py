@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import socket
 import subprocess
 import sys
@@ -15,53 +13,61 @@ from vplface.training import distributed
 from vplface.training.distributed import DistributedContext, PendingSum, RankError, join, launch
 
 SCRIPT = """
-import os, signal, sys, time
+import os, signal, socket, sys, time, traceback
 import torch
 from vplface.training.distributed import RankError, join
-with join(timeout=4) as context:
-    with context.name_missing_ranks():
-        for step in range(3):
-            context.report_step(step)
-            if step == 2 and context.rank == 1:
-                if sys.argv[1] == "hangs":
-                    time.sleep(60)
-                os.kill(os.getpid(), signal.SIGSTOP if sys.argv[1] == "stops" else signal.SIGKILL)
-            assert context.sum([1.0, context.rank]) == [2.0, 1.0]
-"""
 
+def train(kind):
+    with join(timeout=4) as context:
+        with context.name_missing_ranks():
+            for step in range(3):
+                context.report_step(step)
+                if step == 2 and context.rank == 1:
+                    if kind == "hangs":
+                        time.sleep(60)
+                    os.kill(os.getpid(), signal.SIGSTOP if kind == "stops" else signal.SIGKILL)
+                assert context.sum([1.0, context.rank]) == [2.0, 1.0]
 
-def start(kind):
+ranks = {}
+for kind in sys.argv[1:]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    children = []
+    os.environ |= {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     for rank in range(2):
-        environment = os.environ | {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
-        environment["MASTER_PORT"] = port
-        children.append(
-            subprocess.Popen([sys.executable, "-c", SCRIPT, kind], env=environment, stderr=subprocess.PIPE, text=True)
-        )
-    return children
+        os.environ["RANK"] = str(rank)
+        ranks[kind, rank] = os.fork()
+        if not ranks[kind, rank]:
+            sys.stderr = open(f"{kind}{rank}", "w")
+            try:
+                train(kind)
+            except RankError:
+                traceback.print_exc()
+            sys.stderr.flush()
+            os._exit(1)
+for kind in sys.argv[1:]:
+    os.waitpid(ranks[kind, 0], 0)
+    os.kill(ranks[kind, 1], signal.SIGKILL)
+"""
+STATES = {
+    "dies": "rank 0 timed out at step 3: rank 1 has died or was stopped",
+    "stops": "rank 0 timed out at step 3: rank 1 has died or was stopped",
+    "hangs": "rank 0 timed out at step 3: rank 1 is alive but late: in step 3, <string>:",
+}
 
 
-@pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="needs POSIX signals")
-@pytest.mark.parametrize(
-    ("kind", "message"),
-    [
-        ("dies", "rank 0 timed out at step 3: rank 1 has died or was stopped"),
-        ("stops", "rank 0 timed out at step 3: rank 1 has died or was stopped"),
-        ("hangs", "rank 0 timed out at step 3: rank 1 is alive but late: in step 3, <string>:"),
-    ],
-)
-def test_name_missing_ranks_names_the_rank_and_its_state(kind, message):
-    first, second = start(kind)
-    try:
-        _, text = first.communicate(timeout=60)
-    finally:
-        second.kill()
-        second.communicate()
-    assert first.returncode == 1
-    assert f"RankError: {message}" in text
+@pytest.fixture(scope="module")
+def messages(tmp_path_factory):
+    """What rank 0 says of each state of rank 1; all wait for their timeouts together."""
+    folder = tmp_path_factory.mktemp("ranks")
+    subprocess.run([sys.executable, "-c", SCRIPT, *STATES], cwd=folder, timeout=100, check=True)
+    return {kind: (folder / f"{kind}0").read_text() for kind in STATES}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the ranks are forked")
+@pytest.mark.parametrize("kind", STATES)
+def test_name_missing_ranks_names_the_rank_and_its_state(messages, kind):
+    assert f"RankError: {STATES[kind]}" in messages[kind]
 
 
 def test_join_of_one_process_needs_no_others():

@@ -4,7 +4,6 @@ import copy
 import json
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -12,6 +11,7 @@ import time
 import pytest
 import torch
 
+from helpers import forked
 from helpers.small_runs import before_step, interrupt_by, journal, settings
 from vplface.data import batches
 from vplface.data.augment import Augmentation
@@ -206,7 +206,7 @@ def test_vplface_train_saves_on_a_signal_and_says_how_to_resume(faces, tmp_path,
     config = settings(faces, tmp_path / "b", schedule={"length": 3000, "warmup": 2}, checkpoint_every=1000)
     recipe.write_text(config.to_yaml(), encoding="utf-8")
     command = [sys.executable, "-m", "vplface", "train", str(recipe)]
-    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    child = forked.Popen(command, stdout=forked.PIPE, stderr=forked.STDOUT, text=True)
     while not (tmp_path / "b" / "run" / "metrics.jsonl").exists() or not journal(tmp_path / "b" / "run"):
         assert child.poll() is None
         time.sleep(0.05)

@@ -347,8 +347,8 @@ def test_memory_of_depends_on_how_a_picture_is_stored(kind: str, options: dict[s
     assert memory_of(encoded(smooth_picture(), kind, **options)) == cost * 112 * 112
 
 
-PEAK = """
-import sys
+PEAKS = """
+import os, sys
 from pathlib import Path
 from vplface.data.pictures import decode_whole
 
@@ -356,35 +356,41 @@ def resident(name):
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name))
     return 1024 * int(line.split()[1])
 
-data = sys.stdin.buffer.read()
-before = resident("VmRSS")
-decode_whole(data, "x")
-print(resident("VmHWM") - before)
+for path in sys.argv[1:]:
+    if os.fork() == 0:
+        data = Path(path).read_bytes()
+        before = resident("VmRSS")
+        decode_whole(data, "x")
+        print(resident("VmHWM") - before, flush=True)
+        os._exit(0)
+    os.wait()
 """
+LARGE = [
+    ("JPEG", "RGB", {}), ("JPEG", "RGB", {"progressive": True}), ("PNG", "RGB", {"compress_level": 1}),
+    ("PNG", "RGBA", {"compress_level": 1}), ("BMP", "RGB", {}), ("WEBP", "RGB", {}),
+    ("WEBP", "RGB", {"lossless": True, "quality": 0}), ("WEBP", "RGBA", {"quality": 0}),
+]  # fmt: skip
 
 
-def peak(data: bytes) -> int:
-    """Bytes that a new process grows by at most while it decodes a picture."""
-    return int(subprocess.run([sys.executable, "-c", PEAK], input=data, capture_output=True, check=True).stdout)
+@pytest.fixture(scope="module")
+def large_pictures(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[bytes, int]]:
+    """Pictures, and the bytes by which a process grows at most while it decodes each."""
+    folder = tmp_path_factory.mktemp("large")
+    paths = [folder / str(number) for number in range(len(LARGE))]
+    for path, (kind, mode, options) in zip(paths, LARGE, strict=True):
+        Image.new(mode, (2800, 2800), (90, 120, 150, 100)[: len(mode)]).save(path, kind, **options)
+    done = subprocess.run([sys.executable, "-c", PEAKS, *paths], capture_output=True, check=True, timeout=100)
+    return [(path.read_bytes(), int(peak)) for path, peak in zip(paths, done.stdout.split(), strict=True)]
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/status")
-@pytest.mark.parametrize(
-    ("kind", "mode", "options"),
-    [
-        ("JPEG", "RGB", {}), ("JPEG", "RGB", {"progressive": True}), ("PNG", "RGB", {"compress_level": 1}),
-        ("PNG", "RGBA", {"compress_level": 1}), ("BMP", "RGB", {}), ("WEBP", "RGB", {}),
-        ("WEBP", "RGB", {"lossless": True, "quality": 0}), ("WEBP", "RGBA", {"quality": 0}),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize("number", range(len(LARGE)), ids=[f"{kind}-{mode}-{options}" for kind, mode, options in LARGE])
 def test_decode_whole_needs_no_more_memory_than_memory_of_predicts(
-    kind: str, mode: str, options: dict[str, object]
+    large_pictures: list[tuple[bytes, int]], number: int
 ) -> None:
-    buffer = io.BytesIO()
-    Image.new(mode, (2800, 2800), (90, 120, 150, 100)[: len(mode)]).save(buffer, kind, **options)
-    data = buffer.getvalue()
-    assert 3 * 2800**2 <= peak(data) <= memory_of(data) + 2**24  # bands and tables
+    data, peak = large_pictures[number]
+    assert 3 * 2800**2 <= peak <= memory_of(data) + 2**24  # bands and tables
 
 
 @pytest.mark.parametrize("error", [MemoryError(), cv2.error("Failed to allocate 1 bytes")])

@@ -139,10 +139,11 @@ def test_read_comparison_reads_the_folder_that_holds_all_arms(study: list[Path],
     assert read_comparison([elsewhere, read_run(nested)]) == {}
 
 
-@pytest.mark.slow
 def test_read_run_hashes_the_bytes_it_read_while_training_goes_on(vpl_run: Path, tmp_path: Path, monkeypatch) -> None:
     run = tmp_path / "run"
     shutil.copytree(vpl_run, run)
+    log = run / "metrics.jsonl"  # a model is saved with every line that is read
+    log.write_text("".join(log.read_text().splitlines(keepends=True)[:5]))
     save_model(run, build("tiny", 16, width=8), ModelCard("tiny", 16, {"width": 8}, step=1))
     before = {name: hashlib.sha256((run / name).read_bytes()).hexdigest() for name in ("model.json", "metrics.jsonl")}
     weights = hashlib.sha256((run / "model.safetensors").read_bytes()).hexdigest()
