@@ -93,6 +93,7 @@ def plan(config: Config, gpus: int = 1) -> Plan:
             subcenters=config.subcenters,
             sample_rate=config.sample_rate,
             scale=config.margin.scale,
+            norms=sample_margin(config.margin).uses_norms,
             accumulate=config.accumulate,
             average=config.ema is not None,
             encoder=config.variational is not None and config.variational.momentum is not None,

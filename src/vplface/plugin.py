@@ -24,7 +24,7 @@ from vplface.bounds import require_whole
 from vplface.classifier_inspection import Layout, forward_arguments, infer_layout, parameter_owner
 from vplface.compile_disabled import compile_disabled
 from vplface.prototypes import Variational
-from vplface.prototypes.batch import agree_on_batch
+from vplface.prototypes.batch import check_own_batch
 from vplface.prototypes.memory import number_type
 from vplface.prototypes.owner import MemoryOwner
 from vplface.prototypes.prototype_memory import PrototypeMemory
@@ -272,11 +272,11 @@ class VariationalWeight(MemoryOwner):
     def _part(self, embeddings: Tensor, labels: Tensor) -> StepPart:
         """A forward pass of all ranks that remember together."""
         device = self.weight.device
-        counts = agree_on_batch(self.ranks, labels, self.num_classes, self.embedding_dim, device, embeddings=embeddings)
+        check_own_batch(self.ranks, labels, self.num_classes, self.embedding_dim, device, embeddings=embeddings)
         features = normalize(embeddings.detach().to(device, number_type(embeddings.dtype)), dim=1)
-        labels = labels.to(device)
+        labels, counts = labels.to(device), [len(labels)]
         if self.ranks is not None:
-            features, labels = (self.ranks.gather(rows, counts) for rows in (features, labels))
+            (features, labels), counts = self.ranks.gather(features, labels)
         return StepPart(features, labels, features, counts)
 
     def _remember(self, part: StepPart) -> None:

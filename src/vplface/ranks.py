@@ -2,20 +2,25 @@
 
 In the forward pass every rank gets the features and labels of all (``gather``), works on its own classes, and adds its
 sums of exponentials to those of the others (``sum``). In the backward pass every rank holds, for all samples, the part
-of dL/dx that comes from its own classes; the parts are added and each rank gets those of its own samples.
+of dL/dx that comes from its own classes; the parts are added and each rank gets those of its own samples. That is one
+all-gather, one all-reduce and one reduce-scatter.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import reduce
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
+from torch.nn.utils.rnn import pad_sequence
 
 from vplface.once import once_differentiable
+from vplface.packed_rows import HEADER_BYTES, Kind, columns_in, header_numbers, kinds_in, kinds_of
 
 _EXCHANGED = "ranks have exchanged it, outside of autograd"
 
@@ -28,7 +33,7 @@ def shard(classes: int, rank: int, world: int) -> range:
 
 
 class OtherRankError(RuntimeError):
-    """The batch of another rank is invalid."""
+    """The batch of another rank is invalid, or of another kind than here."""
 
 
 class Ranks:
@@ -51,6 +56,7 @@ class Ranks:
         self.world = dist.get_world_size(group)
         self.classes = classes
         self.own = shard(classes, self.rank, self.world)
+        self._room = 0  # bytes for columns in the buffers of a gather, the same on all ranks
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Ranks:
         return self  # a copy of a head uses the same processes
@@ -61,34 +67,66 @@ class Ranks:
             " classes of its own. Save state_dict(), and load it into a module that was built with its own group"
         )
 
-    def agree(self, count: int, fault: Exception | None, device: torch.device) -> list[int]:
-        """Exchange the sizes of the local batches, and whether one is invalid: then all ranks fail together.
+    def gather(self, *columns: Shaped[Tensor, "rows ..."]) -> tuple[list[Tensor], list[int]]:
+        """The rows of all ranks in rank order, and how many each rank has.
 
-        Raises:
-            Exception: ``fault`` itself, where there is one.
-            OtherRankError: naming another rank whose batch is invalid.
-        """
-        own = torch.tensor([count, fault is not None], device=device)
-        every = own.new_empty(self.world, 2)
-        dist.all_gather(list(every), own, group=self.group)
-        counts, faults = every.t().tolist()
-        if fault is not None:
-            raise fault
-        if any(faults):
-            raise OtherRankError(f"the batch of rank {faults.index(1)} is invalid; see the error of that rank")
-        return list(counts)
+        This is one all-gather of equal buffers, whose size all ranks know from the gather before. Where the rows of a
+        rank do not fit, a second all-gather follows, of larger buffers.
 
-    def gather(self, rows: Tensor, counts: list[int]) -> Tensor:
-        """The rows of all ranks in rank order; each rank gets the gradient of its own rows, times the number of ranks.
-
+        Each rank gets the gradient of its own rows, times the number of ranks, by one reduce-scatter for all columns.
         DistributedDataParallel divides the gradients of the backbone by that number.
 
         Args:
-            rows: of this rank.
-            counts: how many each rank has.
+            columns: at most four vectors or matrices with as many rows as this rank has. Types, widths and whether
+                there is a gradient must be those of the other ranks.
+
+        Raises:
+            OtherRankError: naming other ranks, that reported a fault or have columns of other kinds.
         """
-        gathered: Tensor = _Gather.apply(rows, counts, self)  # type: ignore[no-untyped-call]
-        return gathered
+        kinds = kinds_of(columns)
+        buffers, counts = self._gather_buffers(columns, kinds)
+        parts = [columns_in(buffer, count, kinds) for buffer, count in zip(buffers, counts, strict=True)]
+        gathered = [torch.cat(column) for column in zip(*parts, strict=True)]
+        moving = [place for place, kind in enumerate(kinds) if kind.has_gradient]
+        if moving:
+            constants, own = [gathered[place] for place in moving], [columns[place] for place in moving]
+            for place, column in zip(moving, _Gather.apply(self, counts, constants, *own), strict=True):  # type: ignore[no-untyped-call]
+                gathered[place] = column
+        return gathered, counts
+
+    def report_fault(self, device: torch.device) -> None:
+        """Take part in the ``gather`` of the other ranks without rows: all of them raise ``OtherRankError``."""
+        self._all_gather(header_numbers(0, True, []), [], device)
+
+    def _gather_buffers(self, columns: Sequence[Tensor], kinds: list[Kind]) -> tuple[Sequence[Tensor], list[int]]:
+        """The buffers of all ranks, and the rows in each of them."""
+        rows = len(columns[0])
+        own = header_numbers(rows, False, kinds)
+        while True:
+            fits = sum(kind.block_bytes(rows) for kind in kinds) <= self._room
+            buffers, headers = self._all_gather(own, columns if fits else [], columns[0].device)
+            _require_valid(headers, own)
+            counts = [header[0] for header in headers]
+            room, needed = self._room, sum(kind.block_bytes(max(counts)) for kind in kinds)
+            if needed > room or 4 * needed < 3 * room:  # not for every batch that is a little smaller
+                self._room = needed
+            if needed <= room:
+                return buffers, counts
+
+    def _all_gather(
+        self, header: list[int], columns: Sequence[Tensor], device: torch.device
+    ) -> tuple[Sequence[Tensor], list[list[int]]]:
+        """Send a header and columns of this rank. Returns the buffers of all ranks, and their headers."""
+        buffer = torch.empty(HEADER_BYTES + self._room, dtype=torch.uint8, device=device)
+        buffer[:HEADER_BYTES].view(torch.int64).copy_(torch.tensor(header))
+        for block, column in zip(columns_in(buffer, header[0], kinds_of(columns)), columns, strict=True):
+            block.copy_(column.detach())
+        every = buffer.new_empty(self.world * len(buffer))
+        # all_gather_single is the name from torch 2.13 on
+        gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+        gather(every, buffer, group=self.group)
+        every = every.view(self.world, -1)
+        return every.unbind(), every[:, :HEADER_BYTES].view(torch.int64).tolist()
 
     def sum(self, part: Tensor) -> Tensor:
         """The sum over ranks; each rank gets the gradient of its own part."""
@@ -136,27 +174,48 @@ class Ranks:
         return (total.log() + top - target).mean()
 
 
+def _require_valid(headers: list[list[int]], own: list[int]) -> None:
+    """Refuse faults of other ranks, and columns of several kinds."""
+    faults = [rank for rank, header in enumerate(headers) if header[1]]
+    if faults:
+        raise OtherRankError(f"the batch of rank {faults[0]} is invalid; see the error of that rank")
+    if all(header[1:] == own[1:] for header in headers):
+        return
+    ranks_of: dict[str, list[str]] = {}
+    for rank, header in enumerate(headers):
+        ranks_of.setdefault(", ".join(map(str, kinds_in(header))), []).append(str(rank))
+    found = "; ".join(f"rank {', '.join(ranks)}: {kinds}" for kinds, ranks in ranks_of.items())
+    raise OtherRankError(
+        f"ranks exchange batches of different kinds ({found}); use equal types, sizes and arguments on all ranks, and"
+        " gradients on all or none"
+    )
+
+
 class _Gather(torch.autograd.Function):
+    """Gives gathered columns the gradient of the rows here."""
+
     @staticmethod
-    def forward(ctx: FunctionCtx, rows: Tensor, counts: list[int], ranks: Ranks) -> Tensor:
-        ctx.counts, ctx.ranks = counts, ranks  # type: ignore[attr-defined]
-        ctx.save_for_backward(rows)
-        padded = rows.new_zeros((max(counts), *rows.shape[1:]))
-        padded[: len(rows)] = rows
-        every = list(rows.new_empty((ranks.world, *padded.shape)))
-        dist.all_gather(every, padded, group=ranks.group)
-        return torch.cat([part[:count] for part, count in zip(every, counts, strict=True)])
+    def forward(
+        ctx: FunctionCtx, ranks: Ranks, counts: list[int], gathered: list[Tensor], *own: Tensor
+    ) -> tuple[Tensor, ...]:
+        ctx.ranks, ctx.counts = ranks, counts  # type: ignore[attr-defined]
+        ctx.save_for_backward(*own)
+        return tuple(gathered)
 
     @staticmethod
     @once_differentiable(_EXCHANGED)
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        counts, ranks = ctx.counts, ctx.ranks
-        every = gradient.new_zeros((ranks.world, max(counts), *gradient.shape[1:]))
-        for part, own in zip(every, torch.split(gradient, counts), strict=True):
-            part[: len(own)] = own
-        result = torch.empty_like(every[0])
-        dist.reduce_scatter(result, list(every), group=ranks.group)
-        return ranks.world * result[: counts[ranks.rank]], None, None
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        ranks, counts = ctx.ranks, ctx.counts
+        widest = reduce(torch.promote_types, (each.dtype for each in gradients))
+        flat = torch.cat([each.reshape(len(each), -1).to(widest) for each in gradients], 1)
+        padded = pad_sequence(list(torch.split(flat, counts)), batch_first=True)
+        total = flat.new_empty(padded.shape[1:])
+        # reduce_scatter_single is the name from torch 2.13 on
+        scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
+        scatter(total, padded.flatten(0, 1), group=ranks.group)
+        own = torch.split(ranks.world * total[: counts[ranks.rank]], [each[0].numel() for each in gradients], 1)
+        columns = [part.view(-1, *each.shape[1:]).to(each.dtype) for part, each in zip(own, gradients, strict=True)]
+        return None, None, None, *columns
 
 
 class _Sum(torch.autograd.Function):

@@ -23,6 +23,7 @@ from vplface import (
     BroadFace,
     FusedSGD,
     Gaussian,
+    MagFace,
     NormSoftmax,
     PrototypeHead,
     SeveralFeatures,
@@ -113,7 +114,7 @@ def test_footprint_matches_hand_computed_values():
     parts = vars(memory).values()
     assert memory.total == sum(parts) - (7_000 + 8 * 16 * 18)  # which are gone when W moves
     traffic = found.traffic
-    assert (traffic.sizes, traffic.embeddings, traffic.labels) == (3 * 16, 3 * 2 * 64, 3 * 2 * 8)
+    assert (traffic.sizes, traffic.embeddings, traffic.labels, traffic.norms) == (3 * 128, 3 * 2 * 64, 3 * 2 * 8, 0)
     assert (traffic.targets, traffic.sums, traffic.gradients) == (48, 48, 3 * 2 * 64)
     assert (traffic.backbone, traffic.buffers, traffic.stop) == (5400, 80, 24)
     checkpoint = found.checkpoint
@@ -147,6 +148,12 @@ def test_footprint_counts_a_momentum_encoder_as_one_more_network():
     assert (plain.checkpoint.encoder, encoded.checkpoint.encoder) == (0, 4080)
     assert encoded.checkpoint.total - plain.checkpoint.total == encoded.host_bytes - plain.host_bytes == 4080
     assert encoded.traffic.embeddings == 2 * plain.traffic.embeddings
+
+
+def test_footprint_counts_the_lengths_of_embeddings_in_both_directions():
+    plain, norms = (footprint(RunSize(classes=100, batch=16, gpus=4, dim=16, norms=each), BLANK) for each in (0, 1))
+    assert (plain.traffic.norms, norms.traffic.norms) == (0, 3 * 16)
+    assert norms.traffic.gradients - plain.traffic.gradients == 3 * 4 * 4
 
 
 def test_footprint_of_one_gpu_has_no_traffic_and_of_plain_prototypes_no_memory():
@@ -270,11 +277,11 @@ def test_network_of_matches_the_size_and_activations_of_a_backbone(name, precisi
     assert found.buffer_bytes == sum(b.nbytes for b in backbone.buffers())
 
 
-def exchange(group, classes, sizes, scale):
+def exchange(group, classes, sizes, margin):
     """What a rank sends in the second step of a run, by collective; those of DistributedDataParallel apart."""
     torch.manual_seed(0)
     rank, world = group.rank(), group.size()
-    head = PrototypeHead(classes, DIM, margin=ArcFace(scale), optimizer=FusedSGD(0.1), process_group=group)
+    head = PrototypeHead(classes, DIM, margin=margin, optimizer=FusedSGD(0.1), process_group=group)
     network = DistributedDataParallel(build("tiny", DIM), process_group=group)
     network.register_comm_hook(group, allreduce_hook)
     sent = Counter()
@@ -293,11 +300,11 @@ def exchange(group, classes, sizes, scale):
 
     step()
     head.optimizer.zero_grad()
+    all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+    reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
     with (
-        counted(dist.all_gather, "all_gather", lambda every, own, *_: sum(t.nbytes for t in every) - own.nbytes),
-        counted(
-            dist.reduce_scatter, "reduce_scatter", lambda own, every, *_: sum(t.nbytes for t in every) - own.nbytes
-        ),
+        counted(all_gather, "all_gather", lambda every, own: every.nbytes - own.nbytes),
+        counted(reduce_scatter, "reduce_scatter", lambda own, every: every.nbytes - own.nbytes),
         counted(dist.all_reduce, "all_reduce", lambda part, *_: 2 * (world - 1) * part.nbytes // world),
         counted(dist._broadcast_coalesced, "broadcast", lambda _, tensors, *__: sum(t.nbytes for t in tensors)),
     ):
@@ -307,14 +314,16 @@ def exchange(group, classes, sizes, scale):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("world", "sizes", "scale"), [(2, [3, 3], 32.0), (2, [3, 3], 100.0), (3, [3, 3, 2], 32.0)], ids=str
+    ("world", "sizes", "margin"),
+    [(2, [3, 3], ArcFace(32.0)), (2, [3, 3], ArcFace(100.0)), (3, [3, 3, 2], ArcFace(32.0)), (2, [3, 3], MagFace())],
+    ids=str,
 )
-def test_footprint_matches_the_traffic_between_ranks(processes, world, sizes, scale):
-    classes = 2000
-    size = RunSize(classes, sum(sizes), gpus=world, dim=DIM, precision="float32", scale=scale, device="cpu")
+def test_footprint_matches_the_traffic_between_ranks(processes, world, sizes, margin):
+    classes, norms = 2000, isinstance(margin, MagFace)
+    size = RunSize(classes, sum(sizes), world, DIM, precision="float32", scale=margin.scale, norms=norms, device="cpu")
     traffic = footprint(size, network_of("tiny", DIM, size.pictures_a_pass, size.precision)).traffic
-    for sent in processes.run(exchange, world, classes, sizes, scale):
-        assert sent["all_gather"] == traffic.sizes + traffic.embeddings + traffic.labels
+    for sent in processes.run(exchange, world, classes, sizes, margin):
+        assert sent["all_gather"] == traffic.sizes + traffic.embeddings + traffic.labels + traffic.norms
         assert sent["all_reduce"] == pytest.approx(traffic.targets + traffic.sums + traffic.stop, abs=3)
         assert sent["reduce_scatter"] == traffic.gradients
         assert sent["backbone"] == pytest.approx(traffic.backbone, rel=1e-3)

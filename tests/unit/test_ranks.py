@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
+from contextlib import ExitStack, contextmanager
+from types import FunctionType
+from unittest.mock import patch
+
 import pytest
 import torch
+import torch.distributed as dist
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
@@ -11,19 +18,23 @@ from torch.nn.parallel import DistributedDataParallel
 
 from helpers.grids import grid
 from vplface import (
+    AdaFace,
     ArcFace,
     BorrowedSpread,
     CosFace,
+    CurricularFace,
     FusedSGD,
     Gaussian,
+    MagFace,
     PrototypeHead,
     RunningMean,
     SeveralFeatures,
     ShuffledMemory,
+    SphereFace2,
     Variational,
     VonMisesFisher,
 )
-from vplface.ranks import Ranks, shard
+from vplface.ranks import OtherRankError, Ranks, shard
 from vplface.training.instruments import own_cosines
 
 STEPS, DIM = 15, 6
@@ -262,6 +273,178 @@ def test_PrototypeHead_raises_on_all_ranks_for_a_bad_batch_on_one(processes, kin
     assert message in second
     for other in (first, third):
         assert other == "OtherRankError: the batch of rank 1 is invalid; see the error of that rank"
+
+
+def different(group, kind):
+    """The error of a batch of another kind on rank 1, and the loss of a step after it."""
+    dim, dtype, memory = DIM, torch.float32, None
+    if group.rank() == 1:
+        dim += kind == "dim"
+        dtype = torch.float64 if kind == "dtype" else dtype
+        memory = torch.ones(4, dim) if kind == "memory" else None
+    x = torch.ones(4, dim, dtype=dtype, requires_grad=not (kind == "gradient" and group.rank() == 1))
+    error, head = "nothing", PrototypeHead(9, dim, process_group=group, dtype=dtype)
+    try:
+        head(x, torch.arange(4), memory)
+    except RuntimeError as raised:
+        error = f"{type(raised).__name__}: {raised}"
+    head = PrototypeHead(9, DIM, process_group=group)
+    loss = head(torch.ones(3, DIM, requires_grad=True), torch.arange(3))
+    loss.backward()
+    return error, loss.item()
+
+
+@pytest.mark.parametrize(
+    ("kind", "of_other"),
+    [
+        ("dim", "float32 [rows, 7] with gradient, int64 [rows]"),
+        ("dtype", "float64 [rows, 6] with gradient, int64 [rows]"),
+        ("memory", "float32 [rows, 6] with gradient, int64 [rows], float32 [rows, 6]"),
+        ("gradient", "float32 [rows, 6], int64 [rows]"),
+    ],
+)
+def test_PrototypeHead_raises_on_all_ranks_for_batches_of_different_kinds(processes, kind, of_other):
+    usual = "float32 [rows, 6] with gradient, int64 [rows]"
+    found = processes.run(different, 3, kind)
+    assert len({loss for _, loss in found}) == 1
+    for error, _ in found:
+        assert error.startswith("OtherRankError: ranks exchange batches of different kinds")
+        assert f"(rank 0, 2: {usual}; rank 1: {of_other})" in error
+
+
+COLLECTIVES = [
+    name
+    for name in vars(dist)
+    if name.startswith(("all_", "reduce", "gather", "scatter", "broadcast", "barrier", "send", "recv"))
+    and type(vars(dist)[name]) is FunctionType
+]
+
+
+@contextmanager
+def counted():
+    """A count of collectives by the begin of their names."""
+    count = Counter()
+
+    def wrapped(name):
+        function, kind = getattr(dist, name), re.sub("_(single|into_tensor|tensor)$", "", name)
+
+        def call(*args, **options):
+            count[kind] += 1
+            return function(*args, **options)
+
+        return patch.object(dist, name, call)
+
+    with ExitStack() as stack:
+        for name in COLLECTIVES:
+            stack.enter_context(wrapped(name))
+        yield count
+
+
+def collectives(group, margin, encoder, options):
+    """The collectives of the third step of a head, forward and backward."""
+    torch.manual_seed(group.rank())
+    head = PrototypeHead(
+        50, DIM, margin=margin, variational=Variational(0.3, 4, 0), backend="tiled", process_group=group, **options
+    )
+    for _ in range(3):
+        x = torch.randn(4, DIM, requires_grad=True)
+        with counted() as count:
+            head(x, torch.randint(50, (4,)), torch.randn(4, DIM) if encoder else None).backward()
+    return dict(count)
+
+
+@pytest.mark.parametrize(
+    ("margin", "encoder", "options", "all_reduce"),
+    [
+        (ArcFace(16.0, 0.3), False, {}, 1),
+        (ArcFace(16.0, 0.3), True, {"optimizer": FusedSGD(0.1)}, 1),
+        (ArcFace(16.0, 0.3), False, {"subcenters": 2, "sample_rate": 0.5}, 1),
+        (MagFace(16.0), False, {}, 1),
+        (AdaFace(16.0), False, {}, 1),
+        (ArcFace(90.0, 0.3), False, {}, 2),  # the largest logits
+        (ArcFace(16.0, 0.3), False, {"interclass_threshold": 0.5}, 2),  # own cosines before all others
+        (SphereFace2(16.0), False, {}, 3),  # own cosines, and the gradient of the bias
+        (CurricularFace(16.0), False, {}, 3),  # own cosines, also for the moving mean
+    ],
+    ids=str,
+)
+def test_PrototypeHead_takes_three_collectives_a_step_and_more_for_some_margins(
+    processes, margin, encoder, options, all_reduce
+):
+    for count in processes.run(collectives, 2, margin, encoder, options):
+        assert count == {"all_gather": 1, "all_reduce": all_reduce, "reduce_scatter": 1}
+
+
+def gathered(group, sizes):
+    """What ranks gather of batches of the given sizes, and the collectives of each gather."""
+    ranks, found = Ranks(group, 5), []
+    for step, of_ranks in enumerate(sizes):
+        first = sum(of_ranks[: ranks.rank])
+        x, y = whole_batch(step, sum(of_ranks))
+        own = slice(first, first + of_ranks[ranks.rank])
+        with counted() as count:
+            columns, counts = ranks.gather(x[own], y[own])
+        found.append((columns, counts, dict(count)))
+    return found
+
+
+def whole_batch(step, size):
+    g = torch.Generator().manual_seed(step)
+    return torch.randn(size, 3, generator=g), torch.randint(99, (size,), generator=g)
+
+
+def test_Ranks_gather_repeats_only_for_a_larger_batch_than_before(processes):
+    sizes = [[40, 40], [40, 40], [40, 60], [60, 60], [50, 50], [60, 1], [20, 20], [0, 20], [60, 60], [60, 60]]
+    repeated = [0, 2, 8]
+    for found in processes.run(gathered, 2, sizes):
+        for step, (columns, counts, count) in enumerate(found):
+            assert counts == sizes[step]
+            for column, expected in zip(columns, whole_batch(step, sum(counts)), strict=True):
+                assert torch.equal(column, expected)
+            assert count == {"all_gather": 1 + (step in repeated)}
+
+
+def fault_between_gathers(group):
+    """The error of a gather of more rows than before, to which rank 1 reports a fault, and the gather after it."""
+    ranks = Ranks(group, 5)
+    ranks.gather(torch.zeros(4))
+    error = "nothing"
+    if ranks.rank == 1:
+        ranks.report_fault(torch.device("cpu"))
+    else:
+        try:
+            ranks.gather(torch.zeros(9))
+        except OtherRankError as raised:
+            error = str(raised)
+    with counted() as count:
+        (column,), _ = ranks.gather(torch.full((4,), ranks.rank))
+    return error, column.tolist(), dict(count)
+
+
+def test_Ranks_gather_works_after_a_fault(processes):
+    for rank, (error, column, count) in enumerate(processes.run(fault_between_gathers, 3)):
+        assert error == ("nothing" if rank == 1 else "the batch of rank 1 is invalid; see the error of that rank")
+        assert column == [0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2]
+        assert count["all_gather"] == 2  # int64 takes more room than float32
+
+
+def sum_of_columns(group, sizes):
+    """The gradients of columns of several types."""
+    ranks = Ranks(group, 5)
+    rows = sizes[ranks.rank]
+    x = torch.ones(rows, 2, dtype=torch.bfloat16, requires_grad=True)
+    lengths = torch.ones(rows, requires_grad=True)
+    (every, labels, of_all), _ = ranks.gather(x, torch.arange(rows), lengths)
+    weight = torch.arange(len(labels)) + 1.0 + 100 * ranks.rank
+    ((every.float() * weight.unsqueeze(1)).sum() + (of_all * weight / 1024).sum()).backward()
+    return x.grad, lengths.grad
+
+
+def test_Ranks_gather_adds_gradients_of_columns_over_ranks(processes):
+    found = processes.run(sum_of_columns, 2, [3, 1])
+    expected = 2 * (2 * torch.arange(1.0, 5.0) + 100)
+    assert torch.equal(torch.cat([x for x, _ in found]), expected.unsqueeze(1).expand(4, 2).bfloat16())
+    assert torch.equal(torch.cat([lengths for _, lengths in found]), expected / 1024)
 
 
 @given(st.integers(0, 200), st.integers(1, 9))

@@ -31,9 +31,10 @@ _MEMORY = {
     "activations": "backbone: activations",
 }
 _TRAFFIC = {
-    "sizes": "sizes and error flags, all-gather",
+    "sizes": "sizes, types and error flags, all-gather",
     "embeddings": "embeddings, all-gather",
     "labels": "labels, all-gather",
+    "norms": "lengths of embeddings, all-gather",
     "targets": "target logits, all-reduce",
     "sums": "partition sums, all-reduce",
     "gradients": "their gradient, reduce-scatter",

@@ -10,6 +10,7 @@ from vplface.footprint.network_size import NetworkSize
 from vplface.footprint.parts import CheckpointBytes, Footprint, MemoryBytes, TrafficBytes
 from vplface.footprint.run_size import FLOAT32, INT64, RunSize
 from vplface.optim import piece_size
+from vplface.packed_rows import HEADER_BYTES, padded_bytes
 from vplface.ranks import shard
 from vplface.softmax import Workspace
 from vplface.softmax.tiles import tile_bytes, tile_size
@@ -109,13 +110,17 @@ def _traffic(run: RunSize, network: NetworkSize) -> TrafficBytes:
     def summed(size: int) -> int:
         return 2 * others * size // run.gpus
 
+    def gathered(row: int) -> int:
+        return parts * others * padded_bytes(own * row)
+
     return TrafficBytes(
-        sizes=parts * others * 2 * INT64,
-        embeddings=parts * others * own * run.dim * FLOAT32 * (1 + run.encoder),
-        labels=parts * others * own * INT64,
+        sizes=parts * others * HEADER_BYTES,
+        embeddings=gathered(FLOAT32 * run.dim) * (1 + run.encoder),
+        labels=gathered(INT64),
+        norms=gathered(FLOAT32) if run.norms else 0,
         targets=parts * summed(a_number_each),
         sums=parts * summed(a_number_each) * (1 if run.bounded else 2),
-        gradients=parts * others * own * run.dim * FLOAT32,
+        gradients=parts * others * own * (run.dim + run.norms) * FLOAT32,
         residuals=summed(a_number_each) * parts * run.kind.exchanged(run.dim) if run.variational else 0,
         backbone=summed(FLOAT32 * network.trained),
         buffers=network.buffer_bytes if others else 0,

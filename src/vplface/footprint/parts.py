@@ -65,12 +65,13 @@ class TrafficBytes(_Bytes):
     once more.
 
     Attributes:
-        sizes: all-gather: number of pictures of each GPU, and whether they are invalid.
-        embeddings: all-gather, in the type of W.
-        labels: all-gather.
+        sizes: all-gather of headers: number of pictures of each GPU, types, and whether the pictures are invalid.
+        embeddings: in the same all-gather, in the type of W.
+        labels: in the same all-gather.
+        norms: lengths of embeddings, in the same all-gather.
         targets: all-reduce of the cosines of samples with their own classes.
         sums: all-reduce of the sums of exponentials, and of the maxima where they must be subtracted.
-        gradients: reduce-scatter of the gradient of the embeddings.
+        gradients: reduce-scatter of the gradient of the embeddings, and of their lengths.
         residuals: all-reduce of the statistics of the kind of memory for the classes of the batch.
         backbone: all-reduce of its gradients.
         buffers: broadcast of the statistics of BatchNorm.
@@ -80,6 +81,7 @@ class TrafficBytes(_Bytes):
     sizes: int
     embeddings: int
     labels: int
+    norms: int
     targets: int
     sums: int
     gradients: int

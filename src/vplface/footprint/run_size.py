@@ -38,6 +38,7 @@ class RunSize:
         sample_rate: share of the classes that a step draws.
         workspace_mb: MiB for exponentials.
         scale: s of the margin.
+        norms: whether the margin uses the lengths of embeddings.
         accumulate: number of parts in which a GPU processes its share of the batch.
         average: whether a moving average of the backbone is kept.
         encoder: whether a momentum encoder, which writes the memory, is kept.
@@ -63,6 +64,7 @@ class RunSize:
     sample_rate: float = 1.0
     workspace_mb: float = 256
     scale: float = 64.0
+    norms: bool = False
     accumulate: int = 1
     average: bool = False
     encoder: bool = False

@@ -82,40 +82,34 @@ def check_shapes(
     return given
 
 
-def agree_on_batch(
+def check_own_batch(
     ranks: Ranks | None,
     labels: Int[Tensor, " batch"],
     num_classes: int,
     dim: int,
     device: torch.device,
     **embeddings: Float[Tensor, "batch dim"] | None,
-) -> list[int]:
-    """Check the batch of this rank; if the batch of one rank is invalid, all ranks fail together.
+) -> None:
+    """Check the batch of this rank before a gather; if it is invalid, the gather fails on all ranks together.
 
     Args:
         ranks: ranks that share the step; None for one process.
         labels: as in ``check_batch``, like all further arguments.
         num_classes: N.
         dim: d.
-        device: on which ranks exchange their counts.
+        device: on which ranks exchange their batches.
         embeddings: by name.
 
-    Returns:
-        The samples of each rank.
-
     Raises:
-        OtherRankError: naming another rank whose batch is invalid.
+        TypeError: as ``check_batch``.
+        ValueError: as ``check_batch``.
     """
-    fault: Exception | None = None
     try:
         check_batch(labels, num_classes, dim, **embeddings)
-    except (TypeError, ValueError) as error:
-        if ranks is None:
-            raise
-        fault = error
-    if ranks is None:
-        return [len(labels)]
-    return ranks.agree(0 if fault else len(labels), fault, device)
+    except (TypeError, ValueError):
+        if ranks is not None:
+            ranks.report_fault(device)
+        raise
 
 
 class GlobalBatch(NamedTuple):
@@ -158,24 +152,28 @@ def gather_batch(
         with_norms: whether to return norms.
 
     Raises:
-        TypeError: like all that follows, as ``agree_on_batch`` does.
-        ValueError: as ``agree_on_batch``.
-        OtherRankError: as ``agree_on_batch``.
+        TypeError: as ``check_batch``.
+        ValueError: as ``check_batch``.
+        OtherRankError: naming another rank whose batch is invalid.
     """
     given = {"embeddings": embeddings, "memory_embeddings": memory_embeddings}
-    counts = agree_on_batch(ranks, labels, num_classes, weight.shape[-1], weight.device, **given)
-
-    def gather(rows: Tensor) -> Tensor:
-        return rows if ranks is None else ranks.gather(rows, counts)
+    check_own_batch(ranks, labels, num_classes, weight.shape[-1], weight.device, **given)
 
     def unit(rows: Tensor) -> Tensor:
         widest = torch.promote_types(rows.dtype, weight.dtype)
         return normalize(rows.to(widest), dim=1).to(weight.dtype)
 
-    norms = gather(vector_norm(embeddings.to(number_type(weight.dtype)), dim=1)) if with_norms else None
-    features, labels = gather(unit(embeddings)), gather(labels)
-    remembered = features.detach() if memory_embeddings is None else gather(unit(memory_embeddings.detach()))
-    return GlobalBatch(features, labels, remembered, counts, norms)
+    columns = {"features": unit(embeddings), "labels": labels}
+    if with_norms:
+        columns["norms"] = vector_norm(embeddings.to(number_type(weight.dtype)), dim=1)
+    if memory_embeddings is not None:
+        columns["remembered"] = unit(memory_embeddings.detach())
+    counts = [len(labels)]
+    if ranks is not None:
+        gathered, counts = ranks.gather(*columns.values())
+        columns = dict(zip(columns, gathered, strict=True))
+    columns.setdefault("remembered", columns["features"].detach())
+    return GlobalBatch(counts=counts, **columns)
 
 
 def _fault(lengths: Mapping[str, Tensor], labels: Tensor, num_classes: int) -> ValueError:

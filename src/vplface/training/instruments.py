@@ -62,13 +62,10 @@ def first_samples(
     head: PrototypeHead, embeddings: Float[Tensor, "batch dim"], labels: Int[Tensor, " batch"]
 ) -> tuple[Float[Tensor, "samples dim"], Int[Tensor, " samples"]]:
     """Unit features and class ids of the first ``SAMPLES`` samples of the whole batch, on every rank."""
-    features = normalize(embeddings.to(number_type(head.weight.dtype)), dim=1)
-    if head.ranks is None:
-        return features[:SAMPLES], labels[:SAMPLES]
-    counts = head.ranks.agree(len(labels), None, head.weight.device)
-    taken = [min(max(SAMPLES - sum(counts[:rank]), 0), count) for rank, count in enumerate(counts)]
-    own = taken[head.ranks.rank]
-    return head.ranks.gather(features[:own], taken), head.ranks.gather(labels[:own], taken)
+    features, labels = normalize(embeddings[:SAMPLES].to(number_type(head.weight.dtype)), dim=1), labels[:SAMPLES]
+    if head.ranks is not None:
+        (features, labels), _ = head.ranks.gather(features, labels)
+    return features[:SAMPLES], labels[:SAMPLES]
 
 
 @torch.no_grad()
@@ -124,7 +121,7 @@ def injected_angle(head: PrototypeHead) -> tuple[float | None, float | None]:
             angles.append(torch.rad2deg(2 * torch.asin((chord / 2).clamp(max=1))))
     found = torch.cat(angles)
     if head.ranks is not None:
-        found = head.ranks.gather(found, head.ranks.agree(len(found), None, found.device))
+        (found,), _ = head.ranks.gather(found)
     if len(found) == 0:
         return None, None
     return float(found.mean()), float(found.quantile(0.95))
