@@ -270,9 +270,7 @@ class PrototypeHead(SoftmaxOwner):
                 " micro-batches; take the batch whole, or give FusedSGD in_backward=False"
             )
         self.finish_step()
-        fault = self._fused_step.fault(self.num_classes)
-        if fault is not None:
-            raise fault
+        self._fused_step.let_go(self.num_classes)
 
     def _sample_margins(self, batch: GlobalBatch, injection: Injection | None, in_step: bool) -> SampleMargins:
         """Strengths and penalty of the samples by the margin; outside of a step without noise."""

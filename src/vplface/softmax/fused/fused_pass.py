@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -80,6 +80,10 @@ class FusedPass:
         memory_embeddings: Float[Tensor, "batch dim"] | None,
     ) -> Float[Tensor, ""]:
         """Start the forward pass and return its loss."""
+        with self._device():
+            return self._start_loss(embeddings, labels, memory_embeddings)
+
+    def _start_loss(self, embeddings: Tensor, labels: Tensor, memory_embeddings: Tensor | None) -> Tensor:
         self.batch = len(labels)
         self._start_own(embeddings.detach().contiguous(), labels.contiguous(), memory_embeddings)
         self._start_prepare()
@@ -112,48 +116,32 @@ class FusedPass:
         Returns:
             The gradient dL/de, [B, d], if it is wanted.
         """
-        self.weighted = self._take("weighted", self.batch, self.dim, dtype=self.operands)
-        self.factor = self._take("factor", self.batch)
-        kernels.weigh[(self.batch,)](
-            self.x,
-            self.row,
-            self.rest,
-            self.total,
-            self.slope,
-            self.ratio,
-            gradient,
-            self.factor,
-            self.weighted,
-            self.kept,
-            self.fault,
-            self.batch,
-            self.kept.stride(0),
-            self.margin.scale,
-            D=self.dim,
-        )
-        result = None if like is None else self._start_pull(like)
-        if rule is not None:
-            with self._memory_as_seen():
-                self._start_move(rule)
-            self._moved = True
+        with self._device():
+            self._start_weigh(gradient)
+            result = None if like is None else self._start_pull(like)
+            if rule is not None:
+                with self._memory_as_seen():
+                    self._start_move(rule)
+                self._moved = True
         return result
 
     def remember(self, memory: Float[Tensor, "classes dim"], timer: Int[Tensor, " classes"], delta_t: int) -> None:
         """Start what ends the step: all timers age, and the last sample of each class writes its row."""
         if not self._moved and self.mixed is not None:
             self._older = memory[self._rows]
-        kernels.age[(_cdiv(self.classes, _BLOCK),)](timer, self.fault, self.classes, BLOCK=_BLOCK)
-        kernels.remember[(self.batch,)](
-            self.remembered,
-            self.row,
-            memory,
-            timer,
-            self.fault,
-            self.batch,
-            delta_t,
-            D=self.dim,
-            SAMPLES=kernels.triton.next_power_of_2(self.batch),
-        )
+        with self._device():
+            kernels.age[(_cdiv(self.classes, _BLOCK),)](timer, self.fault, self.classes, BLOCK=_BLOCK)
+            kernels.remember[(self.batch,)](
+                self.remembered,
+                self.row,
+                memory,
+                timer,
+                self.fault,
+                self.batch,
+                delta_t,
+                D=self.dim,
+                SAMPLES=kernels.triton.next_power_of_2(self.batch),
+            )
 
     def _start_own(self, embeddings: Tensor, labels: Tensor, memory_embeddings: Tensor | None) -> None:
         self.x = self._take("x", self.batch, self.dim)
@@ -246,6 +234,27 @@ class FusedPass:
             num_stages=tile.stages,
         )
 
+    def _start_weigh(self, gradient: Float[Tensor, ""]) -> None:
+        self.weighted = self._take("weighted", self.batch, self.dim, dtype=self.operands)
+        self.factor = self._take("factor", self.batch)
+        kernels.weigh[(self.batch,)](
+            self.x,
+            self.row,
+            self.rest,
+            self.total,
+            self.slope,
+            self.ratio,
+            gradient,
+            self.factor,
+            self.weighted,
+            self.kept,
+            self.fault,
+            self.batch,
+            self.kept.stride(0),
+            self.margin.scale,
+            D=self.dim,
+        )
+
     def _start_pull(self, dtype: torch.dtype) -> Float[Tensor, "batch dim"]:
         tile = self.tiles.pull
         columns = min(tile.columns, self.dim)
@@ -268,7 +277,9 @@ class FusedPass:
             num_stages=tile.stages,
         )
         result = torch.empty(self.batch, self.dim, dtype=dtype, device=self.weight.device)
-        kernels.close[(self.batch,)](partial, self.factor, self.x, self.norm, result, splits, self.batch, D=self.dim)
+        kernels.close[(self.batch,)](
+            partial, self.factor, self.x, self.norm, self.fault, result, splits, self.batch, D=self.dim
+        )
         return result
 
     def _start_move(self, rule: Momentum) -> None:
@@ -300,6 +311,11 @@ class FusedPass:
             num_stages=tile.stages,
         )
         torch.autograd.graph.increment_version(self.weight)
+
+    def _device(self) -> AbstractContextManager[None]:
+        """While active, Triton launches on the device of W."""
+        guard: AbstractContextManager[None] = torch.cuda.device_of(self.weight)  # type: ignore[no-untyped-call]
+        return guard
 
     @property
     def _rows(self) -> Int[Tensor, " batch"]:

@@ -221,8 +221,8 @@ def pull(kept, mixture, partial, classes, batch, D: tl.constexpr, SAMPLES: tl.co
 
 
 @triton.jit
-def close(partial, factor, x, norm, out, splits, batch, D: tl.constexpr):
-    """dL/de of sample i from the partial sums of ``pull``."""
+def close(partial, factor, x, norm, fault, out, splits, batch, D: tl.constexpr):
+    """dL/de of sample i from the partial sums of ``pull``; 0 if a sample is at fault, which spares the backbone."""
     i, column = tl.program_id(0), tl.arange(0, D)
     total = tl.zeros((D,), tl.float32)
     for split in tl.range(0, splits):
@@ -230,6 +230,7 @@ def close(partial, factor, x, norm, out, splits, batch, D: tl.constexpr):
     total *= tl.load(factor + i)
     unit = tl.load(x + i * D + column)
     total = (total - tl.sum(total * unit, 0) * unit) / tl.maximum(tl.load(norm + i), SHORTEST)
+    total = tl.where(tl.load(fault) == NO_FAULT, total, 0.0)
     tl.store(out + i * D + column, total.to(out.dtype.element_ty))
 
 

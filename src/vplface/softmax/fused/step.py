@@ -78,16 +78,20 @@ class FusedStep:
         memory.add(StepPart(step.x, step.row, step.remembered, [len(labels)], write=step.remember))
         return loss
 
-    def fault(self, num_classes: int) -> Exception | None:
-        """The fault of the last step as an error, None without one. A faulty step has written nothing.
+    def let_go(self, num_classes: int) -> None:
+        """Let go of the last step, whose loss can no longer take a backward pass.
 
         Args:
             num_classes: N.
+
+        Raises:
+            ValueError: for a fault of its batch; the step has written nothing.
+            RuntimeError: if its loss was scaled; the step has written nothing.
         """
-        found: Exception | None = None if self._faults is None else self._faults.fault(num_classes)
-        if found is not None:
-            self._workspace.user = None  # its loss is not to move W now
-        return found
+        self._workspace.user = None
+        fault = None if self._faults is None else self._faults.fault(num_classes)
+        if fault is not None:
+            raise fault
 
     def __reduce__(self) -> tuple[Any, ...]:
         return FusedStep, ()

@@ -75,9 +75,10 @@ def test_Faults_leave_the_state_and_are_raised_by_the_next_step(spoil, error, me
     before = state_of(head)
     embeddings, labels = batch(2)
     spoil(embeddings, labels)
-    loss = head(embeddings, labels)
+    loss = head(embeddings.requires_grad_(), labels)
     assert loss.isnan()
     loss.backward()
+    assert not embeddings.grad.any()
     assert all(map(torch.equal, before, state_of(head)))
     with pytest.raises(error, match=f"step 2.*{message}"):
         head(*batch(3))
