@@ -29,8 +29,8 @@ from vplface.bench.problem import Setting, Step
 from vplface.errors import VplfaceError
 from vplface.progress import progress
 
-CHECKED = 3
-"""Steps whose losses are compared."""
+CHECKED = {"float32": 3, "bfloat16": 2}
+"""Steps whose losses are compared. Rounding to bfloat16 grows from one to the next."""
 
 TOLERANCE = {"float32": 1e-3, "bfloat16": 2e-2}
 """Largest difference of losses, relative to the first. Gradients that are not averaged cause more in float32."""
@@ -214,21 +214,22 @@ def _take_turns(rank: int, make: Make, cases: Sequence[Case], repeats: int, titl
     groups = {count: dist.new_group(range(count)) for count in sorted({case.processes for case in cases})}
     times = [RankTimes() for _ in cases]
     steps: list[Step | None] = []
-    total = (CHECKED + repeats + 1) * len(cases)
+    total = sum(CHECKED[case.setting.dtype] + repeats + 1 for case in cases)
     with progress(title, total, shown=rank == 0) as advance:
         for case, entry in zip(cases, times, strict=True):
             torch.set_num_threads(case.threads)
+            checked = CHECKED[case.setting.dtype]
             if rank == 0 and case.processes > 1:
                 alone = make(case.setting, None, case.processes)
-                entry.expected = [alone() for _ in range(CHECKED)]
+                entry.expected = [alone() for _ in range(checked)]
                 del alone
             step = None
             if rank < case.processes:
                 step = make(case.setting, groups[case.processes] if case.processes > 1 else None, 1)
-                entry.losses = [step() for _ in range(CHECKED)]
+                entry.losses = [step() for _ in range(checked)]
                 entry.expected = entry.expected or entry.losses
             steps.append(step)
-            advance(CHECKED, "checking losses")
+            advance(checked, "checking losses")
         for _ in range(repeats + 1):
             for case, step, entry in zip(cases, steps, times, strict=True):
                 torch.set_num_threads(case.threads)

@@ -54,7 +54,7 @@ def test_scale_figures_are_consistent(make, grows):
         least, most = entry["spread"]
         assert 0 < least <= entry["seconds"] <= most
         assert entry["pictures_per_second"] == pytest.approx(entry["batch"] / entry["seconds"])
-        assert len(entry["losses"]) == bench.CHECKED
+        assert len(entry["losses"]) == bench.CHECKED["float32"]
     assert strong["efficiency"] == pytest.approx(base["seconds"] / strong["seconds"] / 2)
     assert weak["efficiency"] == pytest.approx(base["seconds"] / weak["seconds"])
     if grows == "classes":
