@@ -64,7 +64,7 @@ def reason_against_fused(
         (softmax.sample_rate == 1.0, "sample_rate is below 1"),
         (softmax.interclass_threshold is None, "interclass_threshold is set"),
         (softmax.filter is None, "filter_bound is set"),
-        (margin.scale + math.log(len(weight)) <= BOUNDED, f"scale + log N exceeds {BOUNDED:g}"),
+        (margin.scale + math.log(max(len(weight), 1)) <= BOUNDED, f"scale + log N exceeds {BOUNDED:g}"),
     ):
         if not holds:
             return reason
