@@ -84,7 +84,7 @@ class Config(Section):
     @property
     def update_in_backward(self) -> bool:
         """Whether the prototypes are updated in the backward pass: nothing needs their whole gradient."""
-        return self.optimizer.fused and self.optimizer.clip is None and self.accumulate == 1
+        return self.optimizer.is_fused and self.optimizer.clip is None and self.accumulate == 1
 
     @property
     def run_folder(self) -> Path:

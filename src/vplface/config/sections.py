@@ -132,7 +132,7 @@ class OptimizerConfig(Section):
     weight_decay: NonNegative = 5e-4
     head_lr_scale: Positive = 1.0
     clip: Positive | None = 5.0
-    fused: bool = False
+    fused: bool | None = None
 
     @model_validator(mode="after")
     def _fused_fits(self) -> OptimizerConfig:
@@ -141,6 +141,11 @@ class OptimizerConfig(Section):
         if self.fused and not math.isfinite(self.lr):
             raise ValueError("fused needs a finite lr")
         return self
+
+    @property
+    def is_fused(self) -> bool:
+        """Whether the head updates its prototypes: as ``fused`` says, and without a word wherever it can."""
+        return self.name == "sgd" and math.isfinite(self.lr) if self.fused is None else self.fused
 
 
 class ScheduleConfig(Section):

@@ -84,7 +84,7 @@ def head_of(
             "lower backbone.embedding_dim, subcenters, or the sizes of variational.memory and terms",
         )
     fused = None
-    if options.fused:
+    if options.is_fused:
         rate, in_backward = options.lr * options.head_lr_scale, config.update_in_backward
         fused = FusedSGD(rate, options.momentum, options.weight_decay, in_backward=in_backward)
     return PrototypeHead(

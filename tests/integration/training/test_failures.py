@@ -133,7 +133,7 @@ def test_Checkpoints_refuse_any_part_that_is_infinite(faces, tmp_path, monkeypat
         if trainer.run.step == 6:
             ruined = {
                 "weights": next(trainer.run.backbone.parameters()),
-                "momentum": trainer.run.optimizer.state[trainer.run.head.weight]["momentum_buffer"],
+                "momentum": trainer.run.head.optimizer.state[trainer.run.head.weight]["momentum_buffer"],
                 "memory": trainer.run.head.memory,
                 "average": next(trainer.run.average.module.parameters()),
             }[part]

@@ -112,7 +112,7 @@ def test_resume_may_change_where_the_momentum_of_prototypes_is_kept(faces, tmp_p
 
 def test_resume_refuses_another_update_of_classes_that_are_not_drawn(faces, tmp_path):
     changes = {"schedule": {"length": 2, "warmup": 1}, "sample_rate": 0.5}
-    train(settings(faces, tmp_path, optimizer={"lr": 0.02}, **changes))
+    train(settings(faces, tmp_path, optimizer={"lr": 0.02, "fused": False}, **changes))
     with pytest.raises(ConfigError, match=r"another optimizer\.fused"):
         train(settings(faces, tmp_path, optimizer={"lr": 0.02, "fused": True}, **changes), resume=True)
 

@@ -43,7 +43,7 @@ def test_Trainer_trains_fused_prototypes_as_unfused_ones(faces, tmp_path, change
     few = {"schedule": {"length": 4, "warmup": 2}, "variational": {"lam": 0.3, "delta_t": 3, "start": 1}}
     options = {"lr": 0.02, "clip": changes["clip"]}
     few["accumulate"] = changes.get("accumulate", 1)
-    plain = train(settings(faces, tmp_path / "plain", optimizer=options, **few))
+    plain = train(settings(faces, tmp_path / "plain", optimizer={**options, "fused": False}, **few))
     fused = train(settings(faces, tmp_path / "fused", optimizer={**options, "fused": True}, **few))
     assert ("used up" if changes == {"clip": None} else "until step") in repr(fused.head.weight.grad)
     torch.testing.assert_close(fused.head.weight, plain.head.weight, rtol=1e-4, atol=1e-5)

@@ -80,7 +80,10 @@ def test_build_config_names_keys_that_do_not_fit_together():
         ({"fused": True, "clip": None}, 1, True),
         ({"fused": True, "clip": None}, 2, False),
         ({"fused": True}, 1, False),
-        ({"clip": None}, 1, False),
+        ({"clip": None}, 1, True),
+        ({"clip": None, "fused": False}, 1, False),
+        ({"clip": None, "name": "adamw"}, 1, False),
+        ({"clip": None, "lr": float("inf")}, 1, False),
     ],
 )
 def test_Config_update_in_backward_where_nothing_needs_the_gradient(optimizer, accumulate, expected):
