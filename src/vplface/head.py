@@ -240,6 +240,14 @@ class PrototypeHead(SoftmaxOwner):
         self.finish_step()
         return class_prototypes(self.weight, self.injection)
 
+    def last_fault(self) -> Exception | None:
+        """The fault that a fused step has found in its batch, to be asked for after ``backward()``; None without one.
+
+        The host waits for the device. The next step raises a fault that nobody has asked for.
+        """
+        found = self._fused_step.fault(self.num_classes)
+        return None if found is None else found[1]
+
     def term_values(self) -> dict[str, float]:
         """The ``value`` of each term in the last step it took part in; a term that has not started is left out."""
         return self.terms.last_values()

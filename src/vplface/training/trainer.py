@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,6 +36,10 @@ _STOP_PATIENCE = 10.0
 
 class RefusedBatchError(Exception):
     """The head, of this or of another rank, refuses a batch whose embeddings are finite."""
+
+
+class LateFaultError(Exception):
+    """The head has found the batch of the step before at fault; the cause is the fault."""
 
 
 @dataclass(frozen=True)
@@ -144,12 +148,11 @@ class Trainer:
         step = self.run.step + 1
         try:
             result = self.train_step(batch, log=due.log(step), inspect=due.inspect(step))
+        except LateFaultError as late:
+            raise _failed(outputs, late.__cause__, step - 1, updated=True) from late
         except (FloatingPointError, RefusedBatchError) as error:
             _require_finite(outputs, before)  # its update may be the cause
-            outputs.checkpoints.finish()
-            if isinstance(error, RefusedBatchError):
-                raise refused(self.run, str(error), step) from error
-            raise diverged(self.run, str(error), step) from error
+            raise _failed(outputs, error, step) from error
         _require_finite(outputs, before)
         if due.any(step):
             _require_finite(outputs, result)
@@ -188,7 +191,8 @@ class Trainer:
                     loss.backward()  # type: ignore[no-untyped-call]
                 losses.append(loss.detach())
                 embeddings.append(part_embeddings.detach())
-            figures = self._figures(embeddings, batch.labels, log=log, inspect=inspect)  # before it is remembered
+            with _faults_of_batch():  # which a head may find late
+                figures = self._figures(embeddings, batch.labels, log=log, inspect=inspect)
         numbers = {"losses": torch.stack(losses)}
         if run.config.optimizer.clip is not None:
             numbers["norm"] = self._clip_gradients(run.config.optimizer.clip)
@@ -238,12 +242,11 @@ class Trainer:
             if encoder is not None:
                 with torch.no_grad():
                     memory = encoder(inputs)
-            try:
+            late = run.head.last_fault()
+            if late is not None:
+                raise LateFaultError from late
+            with _faults_of_batch():
                 return run.head(embeddings, labels, memory), embeddings
-            except DegenerateEmbeddingError as error:
-                raise FloatingPointError(str(error)) from error
-            except (ValueError, OtherRankError) as error:
-                raise RefusedBatchError(str(error)) from error
 
     def _figures(self, embeddings: list[Tensor], labels: Tensor, *, log: bool, inspect: bool) -> dict[str, Any]:
         """Measurements on the embeddings of a step, before the memory takes them in."""
@@ -329,11 +332,30 @@ class Trainer:
 
 
 def _require_finite(outputs: RunOutputs, result: StepResult | None) -> None:
-    """Raise TrainingError if a value of a step, which has been taken, is not finite."""
+    """Raise TrainingError if a value of a completed step is not finite."""
     fault = None if result is None else result.fault()
     if result is not None and fault is not None:
-        outputs.checkpoints.finish()
-        raise diverged(outputs.run, fault, result.step, updated=True)
+        error = outputs.run.head.last_fault() or FloatingPointError(fault)  # a loss is NaN if the head finds a fault
+        raise _failed(outputs, error, result.step, updated=True)
+
+
+def _failed(outputs: RunOutputs, error: BaseException | None, step: int, *, updated: bool = False) -> TrainingError:
+    """The error for a step that has failed, when the checkpoint under way is written."""
+    outputs.checkpoints.finish()
+    if isinstance(error, FloatingPointError | DegenerateEmbeddingError):
+        return diverged(outputs.run, str(error), step, updated=updated)
+    return refused(outputs.run, str(error), step)
+
+
+@contextmanager
+def _faults_of_batch() -> Iterator[None]:
+    """Turn errors of the head into those of ``train_step``."""
+    try:
+        yield
+    except DegenerateEmbeddingError as error:
+        raise FloatingPointError(str(error)) from error
+    except (ValueError, OtherRankError) as error:
+        raise RefusedBatchError(str(error)) from error
 
 
 def _network(run: RunState, context: DistributedContext) -> Any:

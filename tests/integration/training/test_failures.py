@@ -164,3 +164,33 @@ def test_Trainer_names_the_step_of_an_infinite_loss_before_another_checkpoint(fa
     ):
         train(config)
     assert load_model(tmp_path / "run")[1].step == (0 if "checkpoint_every" in due else 5)
+
+
+@pytest.mark.parametrize("due", [{}, {"log_every": 3}, {"checkpoint_every": 3}, {"drift_every": 3}], ids=str)
+def test_Trainer_names_the_step_of_a_fault_that_the_device_finds(faces, tmp_path, monkeypatch, due):
+    pytest.importorskip("triton", reason="needs vplface[triton]")
+    monkeypatch.setattr("vplface.softmax.fused.conditions.fastest_backend", lambda device: "triton")
+    step = Trainer.train_step
+
+    def spoils(trainer, batch, **options):
+        assert trainer.run.head._reason_against_fused() is None
+        backbone = trainer.network
+        if trainer.run.step == 2:
+            trainer.network = lambda inputs: backbone(inputs) * torch.nan
+        try:
+            return step(trainer, batch, **options)
+        finally:
+            trainer.network = backbone
+
+    monkeypatch.setattr(Trainer, "train_step", spoils)
+    config = settings(
+        faces,
+        tmp_path,
+        backbone={"name": "tiny", "embedding_dim": 64, "options": {"width": 8}},
+        optimizer={"lr": 0.02, "clip": None, "fused": True},
+        loggers=[],
+        **{"log_every": 100, "checkpoint_every": 2, **due},
+    )
+    with pytest.raises(TrainingError, match="diverged at step 3: embeddings of sample 0 is NaN or infinite"):
+        train(config)
+    assert load_model(tmp_path / "run")[1].step == (0 if "checkpoint_every" in due else 2)

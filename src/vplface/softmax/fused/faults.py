@@ -56,8 +56,8 @@ class Faults:
             self._arrived.record()
         self._sent = True
 
-    def fault(self, num_classes: int) -> Exception | None:
-        """The fault of the last step as an error, None without one; state may be written again.
+    def fault(self, num_classes: int) -> tuple[int, Exception] | None:
+        """Number and fault of the last step, None without a fault; state may be written again.
 
         Args:
             num_classes: N, for the message.
@@ -75,21 +75,20 @@ class Faults:
         if word == _NO_FAULT:
             return None
         self._word.fill_(_NO_FAULT)
-        return _error(word, step, num_classes)
+        return step, _error(word, num_classes)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Faults, ()
 
 
-def _error(word: int, step: int, num_classes: int) -> Exception:
-    where = f"in step {step}, which has changed nothing:"
+def _error(word: int, num_classes: int) -> Exception:
     if word == _SCALED:
-        return RuntimeError(f"{where} " + scaled_loss(f"{LARGEST_LOSS_WEIGHT:g} or more"))
+        return RuntimeError(scaled_loss(f"{LARGEST_LOSS_WEIGHT:g} or more"))
     sample, wrong = divmod(word, _SAMPLE)
     if wrong & kernels.OUTSIDE.value:
-        return ValueError(f"{where} the label of sample {sample} is not a class id in [0, {num_classes})")
+        return ValueError(f"the label of sample {sample} is not a class id in [0, {num_classes})")
     name, fault = next((name, fault) for bit, name, fault in _DEGENERATE if wrong & bit)
     return DegenerateEmbeddingError(
-        f"{where} {name} of sample {sample} is {fault}; the backbone has diverged or died: lower the learning rate,"
-        " warm up, or look at its input"
+        f"{name} of sample {sample} is {fault}; the backbone has diverged or died: lower the learning rate, warm up, or"
+        " look at its input"
     )

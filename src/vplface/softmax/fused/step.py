@@ -78,6 +78,16 @@ class FusedStep:
         memory.add(StepPart(step.x, step.row, step.remembered, [len(labels)], write=step.remember))
         return loss
 
+    def fault(self, num_classes: int) -> tuple[int, Exception] | None:
+        """Number and fault of the last step, None without a fault; its loss can no longer take a backward pass.
+
+        Args:
+            num_classes: N.
+        """
+        self._workspace.user = None
+        found: tuple[int, Exception] | None = None if self._faults is None else self._faults.fault(num_classes)
+        return found
+
     def let_go(self, num_classes: int) -> None:
         """Let go of the last step, whose loss can no longer take a backward pass.
 
@@ -88,10 +98,10 @@ class FusedStep:
             ValueError: for a fault of its batch; the step has written nothing.
             RuntimeError: if its loss was scaled; the step has written nothing.
         """
-        self._workspace.user = None
-        fault = None if self._faults is None else self._faults.fault(num_classes)
-        if fault is not None:
-            raise fault
+        found = self.fault(num_classes)
+        if found is not None:
+            step, fault = found
+            raise type(fault)(f"in step {step}, which has changed nothing: {fault}")
 
     def __reduce__(self) -> tuple[Any, ...]:
         return FusedStep, ()
