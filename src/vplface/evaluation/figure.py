@@ -1,4 +1,4 @@
-"""Figures (a value with its 95 % interval) and differences of figures, as objects and as JSON."""
+"""Figures (a value with its 95 % interval), figures of many metrics, and differences, as objects and as JSON."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Float64
 
 from vplface.evaluation.bootstrap import interval as interval_of
 
@@ -20,7 +20,7 @@ _INTERVAL = "ci95"
 _INTERVAL_OVER_SEEDS = "t_ci95"
 
 
-class _Stored(Mapping[str, Any]):
+class Stored(Mapping[str, Any]):
     """An object that can also be read as the JSON object that it is stored as: ``figure["value"]``."""
 
     @abstractmethod
@@ -38,7 +38,7 @@ class _Stored(Mapping[str, Any]):
 
 
 @dataclass(frozen=True, eq=False)
-class Figure(_Stored):
+class Figure(Stored):
     """The value of a metric.
 
     Attributes:
@@ -69,7 +69,24 @@ class Figure(_Stored):
 
 
 @dataclass(frozen=True, eq=False)
-class Difference(_Stored):
+class Figures:
+    """The figures of some metrics, and the bootstrap replicates that their intervals are of.
+
+    Attributes:
+        of: the figure of each metric, by the key of the metric.
+        replicates: of each metric that was resampled, by its key.
+    """
+
+    of: Mapping[str, Figure]
+    replicates: Mapping[str, Float64[np.ndarray, " replicates"]] = field(default_factory=dict)
+
+    def __or__(self, other: Figures) -> Figures:
+        """These and the figures of other metrics."""
+        return Figures({**self.of, **other.of}, {**self.replicates, **other.replicates})
+
+
+@dataclass(frozen=True, eq=False)
+class Difference(Stored):
     """The paired difference of two figures, second minus first.
 
     Attributes:

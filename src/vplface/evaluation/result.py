@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,7 +39,7 @@ class Evaluation:
     protocol: Mapping[str, Any]
     metrics: Mapping[str, Figure]
     curves: Mapping[str, Mapping[str, list[float]]] = field(default_factory=dict)
-    worst: Mapping[str, list[Mapping[str, Any]]] = field(default_factory=dict)
+    worst: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
     fingerprint: str = ""
     replicates: Mapping[str, Float64[np.ndarray, " replicates"]] = field(default_factory=dict)
     correct: Bool[np.ndarray, " p"] = field(default_factory=lambda: np.zeros(0, bool))

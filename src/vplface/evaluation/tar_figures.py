@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Float64, Int64
+from jaxtyping import Float, Int64
 
-from vplface.evaluation.figure import Figure
+from vplface.evaluation.figure import Figure, Figures
 from vplface.evaluation.metrics import TAR
 from vplface.evaluation.roc_replicates import WeightedScores, tar_replicates
 from vplface.evaluation.tar_at_far import FarRule, TooFewImpostorsError, tar_at_far
@@ -22,8 +22,8 @@ def tar_figures(
     fars: Sequence[float],
     rule: FarRule,
     draws: Int64[np.ndarray, "replicates identities"],
-) -> tuple[dict[str, Figure], dict[str, Float64[np.ndarray, " replicates"]]]:
-    """TAR at each false accept rate with its interval, or the reason why there is none; and the replicates.
+) -> Figures:
+    """TAR at each false accept rate with its interval, or the reason why there is none.
 
     Args:
         genuine: all genuine scores.
@@ -48,8 +48,10 @@ def tar_figures(
         figures[TAR.at(far).key] = Figure(point.tar, None, details, people)
         reached.append(far)
     if not len(draws) or not reached:
-        return figures, {}
+        return Figures(figures)
     of_others = impostor_weight if impostors > len(impostor) else None
     resampled = tar_replicates(genuine, impostor, of_others, reached, rule, draws)
     replicates = {TAR.at(far).key: each for far, each in zip(reached, resampled, strict=True)}
-    return figures | {metric: figures[metric].resampled(each) for metric, each in replicates.items()}, replicates
+    return Figures(
+        figures | {metric: figures[metric].resampled(each) for metric, each in replicates.items()}, replicates
+    )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 
 import numpy as np
 import pytest
 
+from helpers.paths import ROOT
 from vplface.errors import DataError
 from vplface.evaluation import Evaluation
 from vplface.evaluation.bootstrap import draws
@@ -239,6 +241,22 @@ def test_evaluate_identification_can_be_stored_and_read_back():
     assert again.metrics == found.metrics
     assert again.curves == found.curves
     assert "reason" in again.metrics["tar@far=1e-6"]
+
+
+def test_evaluate_identification_json_is_unchanged_byte_for_byte():
+    """``tests/fixtures/identification.json`` was written when results were dicts. All cosines are exact in float32."""
+    axes, halves = np.eye(4), np.array(list(itertools.product((-0.5, 0.5), repeat=4)))
+    directions = np.concatenate([axes, -axes, halves])
+    rng = np.random.default_rng(0)
+
+    def some(count, people, name):
+        of = [f"id{person}" for person in rng.integers(people, size=count)]
+        return LabelledEmbeddings(directions[rng.integers(24, size=count)], of, [f"{name}{k}" for k in range(count)])
+
+    probes, gallery, distractors = some(40, 12, "p"), some(20, 8, "g"), directions[rng.integers(24, size=5)]
+    found = identify(probes, gallery, distractors, fars=(0.1, 1e-6), fpirs=(0.3, 0.01), bootstrap=8)
+    stored = (ROOT / "tests" / "fixtures" / "identification.json").read_text(encoding="utf-8")
+    assert json.dumps(found.to_dict(), indent=1) + "\n" == stored
 
 
 def test_evaluate_identification_searches_once(monkeypatch):

@@ -21,18 +21,20 @@ times that person a was drawn, every probe of a weighs c_a.
 
 from __future__ import annotations
 
-from vplface.evaluation.identification.closed_set import closed_set, gallery_misses
+from vplface.evaluation.identification.closed_set import GalleryMiss, closed_set, gallery_misses
 from vplface.evaluation.identification.comparison import DEPTH, Comparison, Mates, Ranking
 from vplface.evaluation.identification.evaluate import LabelledEmbeddings, evaluate_identification
-from vplface.evaluation.identification.open_set import open_set
+from vplface.evaluation.identification.open_set import OpenSet, open_set
 from vplface.evaluation.identification.options import IdentificationOptions
 
 __all__ = [
     "DEPTH",
     "Comparison",
+    "GalleryMiss",
     "IdentificationOptions",
     "LabelledEmbeddings",
     "Mates",
+    "OpenSet",
     "Ranking",
     "closed_set",
     "evaluate_identification",

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float64, Int64
+from jaxtyping import Int64
 
 from vplface.evaluation.bootstrap import share_replicates
-from vplface.evaluation.figure import Figure
+from vplface.evaluation.figure import Figure, Figures, Stored
 from vplface.evaluation.identification.comparison import Ranking
 from vplface.evaluation.metrics import RANK
 from vplface.evaluation.worst import WORST
@@ -20,8 +21,8 @@ def closed_set(
     people: Int64[np.ndarray, " n"],
     ranks: Sequence[int],
     drawn: Int64[np.ndarray, "replicates identities"],
-) -> tuple[dict[str, Figure], dict[str, Float64[np.ndarray, " replicates"]]]:
-    """Rank-k rates, their intervals and replicates; of several rankings (galleries) the mean.
+) -> Figures:
+    """Rank-k rates; of several rankings (galleries) the mean.
 
     Args:
         rankings: of the same probes against each gallery.
@@ -41,25 +42,48 @@ def closed_set(
             resampled = [share_replicates(each.rank <= rank, people[each.probe], drawn) for each in rankings]
             replicates[metric] = np.mean(resampled, axis=0)
             figures[metric] = figures[metric].resampled(replicates[metric])
-    return figures, replicates
+    return Figures(figures, replicates)
 
 
-def gallery_misses(ranking: Ranking, probes: Sequence[str], gallery: Sequence[str]) -> list[Mapping[str, Any]]:
+@dataclass(frozen=True, eq=False)
+class GalleryMiss(Stored):
+    """A probe whose mate comes behind a rival.
+
+    Attributes:
+        probe: its picture.
+        found: the picture of the nearest rival.
+        mate: the picture of the mate.
+        similarity: of the probe and the rival.
+        mate_rank: the rank of the mate; None if it is beyond those that are distinguished.
+    """
+
+    probe: str
+    found: str
+    mate: str
+    similarity: float
+    mate_rank: int | None
+
+    def to_json(self) -> dict[str, Any]:
+        """The JSON object: the fields by name."""
+        return asdict(self)
+
+
+def gallery_misses(ranking: Ranking, probes: Sequence[str], gallery: Sequence[str]) -> list[GalleryMiss]:
     """The probes whose mate is farthest behind a rival, each once, with the nearest rival."""
     missed = np.flatnonzero(ranking.rank > 1)
     behind = ranking.rival_similarity[ranking.probe[missed]] - ranking.similarity[missed]
-    chosen: dict[int, Mapping[str, Any]] = {}
+    chosen: dict[int, GalleryMiss] = {}
     for position in missed[np.argsort(-behind, kind="stable")].tolist():
         if len(chosen) == WORST:
             break
         probe, rank = int(ranking.probe[position]), int(ranking.rank[position])
-        miss = {
-            "probe": probes[probe],
-            "found": row_name(gallery, int(ranking.rival[probe])),
-            "mate": row_name(gallery, int(ranking.mate[position])),
-            "similarity": float(ranking.rival_similarity[probe]),
-            "mate_rank": rank if rank <= ranking.depth else None,
-        }
+        miss = GalleryMiss(
+            probes[probe],
+            row_name(gallery, int(ranking.rival[probe])),
+            row_name(gallery, int(ranking.mate[position])),
+            float(ranking.rival_similarity[probe]),
+            rank if rank <= ranking.depth else None,
+        )
         chosen.setdefault(probe, miss)
     return list(chosen.values())
 

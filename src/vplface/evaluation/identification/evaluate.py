@@ -19,6 +19,7 @@ from vplface.evaluation.identification.options import IdentificationOptions
 from vplface.evaluation.identification.verification import verify_comparisons
 from vplface.evaluation.result import Evaluation
 from vplface.evaluation.unit import unit
+from vplface.evaluation.worst import WrongPair
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,19 +78,18 @@ def evaluate_identification(
         "impostors": int(compared.rivals.sum()),
     }
     drawn = all_draws(len(numbers), options.bootstrap, options.seed)
-    verified, verified_replicates, roc, impostors = verify_comparisons(
-        compared, people, options.fars, options.far_rule, drawn
-    )
+    verified = verify_comparisons(compared, people, options.fars, options.far_rule, drawn)
     ranking = compared.rank(DEPTH)
-    figures, replicates = closed_set([ranking], people, options.ranks, drawn)
+    figures = closed_set([ranking], people, options.ranks, drawn)
     curves = {"cmc": {"rank": list(range(1, DEPTH + 1)), "rate": ranking.cmc().tolist()}}
     if options.mates == "best" and sizes["mated_probes"] < len(people):
-        open_figures, open_replicates, open_curves = open_set([ranking], people, options.fpirs, drawn)
-        figures, replicates = figures | open_figures, replicates | open_replicates
-        if open_curves:
-            curves["dir"] = open_curves[0]
-    if roc is not None:
-        curves["roc"] = roc
+        opened = open_set([ranking], people, options.fpirs, drawn)
+        figures |= opened.figures
+        if opened.curves:
+            curves["dir"] = opened.curves[0]
+    figures |= verified.figures
+    if verified.roc is not None:
+        curves["roc"] = verified.roc
     return Evaluation(
         name="identification",
         protocol={
@@ -104,16 +104,16 @@ def evaluate_identification(
             "bootstrap": options.bootstrap,
             "seed": options.seed,
         },
-        metrics=figures | verified,
+        metrics=figures.of,
         curves=curves,
         worst={
             "gallery_misses": gallery_misses(ranking, probes.names, gallery.names),
-            "impostor": _named(impostors, probes, gallery),
+            "impostor": _named(verified.impostors, probes, gallery),
         },
         fingerprint=_fingerprint(
             f"{options.bootstrap}\t{options.seed}\t{options.mates}\t{sizes['distractors']}", probes, gallery
         ),
-        replicates=replicates | verified_replicates,
+        replicates=figures.replicates,
     )
 
 
@@ -152,7 +152,7 @@ def _compare(
 
 
 def _named(
-    comparisons: Sequence[tuple[float, int, int]], probes: LabelledEmbeddings, gallery: LabelledEmbeddings
+    comparisons: Sequence[WrongPair], probes: LabelledEmbeddings, gallery: LabelledEmbeddings
 ) -> list[Mapping[str, Any]]:
     """Comparisons of a probe with a row, by the names of their pictures."""
     return [

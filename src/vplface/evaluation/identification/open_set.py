@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float32, Float64, Int64
 
-from vplface.evaluation.figure import Figure
+from vplface.evaluation.figure import Figure, Figures
 from vplface.evaluation.identification.comparison import Ranking
 from vplface.evaluation.metrics import TPIR
 from vplface.evaluation.roc_replicates import WeightedScores, tar_replicates
@@ -81,13 +81,26 @@ class _Detections:
         return {"fpir": fpir.tolist(), "tpir": (rate * (len(self.true) / len(self.mated))).tolist()}
 
 
+@dataclass(frozen=True, eq=False)
+class OpenSet:
+    """The open set of some rankings.
+
+    Attributes:
+        figures: TPIR at FPIR.
+        curves: TPIR over FPIR of each ranking that has one.
+    """
+
+    figures: Figures
+    curves: list[dict[str, list[float]]]
+
+
 def open_set(
     rankings: Sequence[Ranking],
     people: Int64[np.ndarray, " n"],
     fpirs: Sequence[float],
     drawn: Int64[np.ndarray, "replicates identities"],
-) -> tuple[dict[str, Figure], dict[str, Float64[np.ndarray, " replicates"]], list[dict[str, list[float]]]]:
-    """TPIR at FPIR, intervals and replicates; of several rankings (galleries) the mean; and each ranking's curve.
+) -> OpenSet:
+    """TPIR at FPIR, of several rankings (galleries) the mean; and each ranking's curve.
 
     A probe without a mate counts once, by the similarity of its nearest rival, however large the
     gallery is.
@@ -123,4 +136,4 @@ def open_set(
             replicates[metric] = resampled[number]
             figures[metric] = figures[metric].resampled(replicates[metric])
     curves = [gallery.curve() for gallery in galleries if len(gallery.true) and len(gallery.false)]
-    return figures, replicates, curves
+    return OpenSet(Figures(figures, replicates), curves)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from jaxtyping import Int64
@@ -12,7 +11,7 @@ from jaxtyping import Int64
 from vplface.data.ijb import TemplateList
 from vplface.errors import DataError
 from vplface.evaluation.bootstrap import all_draws
-from vplface.evaluation.identification import Comparison, Ranking, closed_set, gallery_misses, open_set
+from vplface.evaluation.identification import Comparison, GalleryMiss, Ranking, closed_set, gallery_misses, open_set
 from vplface.evaluation.identification.comparison import require_in_range
 from vplface.evaluation.result import Evaluation
 from vplface.evaluation.templates.pooling import Flags, Templates
@@ -56,7 +55,7 @@ def evaluate_one_to_many(
     probe_rows = templates.rows(probes.template)
     rankings: list[Ranking] = []
     sizes: dict[str, dict[str, int]] = {}
-    misses: list[Mapping[str, Any]] = []
+    misses: list[GalleryMiss] = []
     for gallery_name, gallery in galleries.items():
         rows = templates.rows(gallery.template)
         gallery_people = _numbers(gallery.subject, subjects)
@@ -69,12 +68,12 @@ def evaluate_one_to_many(
         mated = len(np.unique(compared.probe))
         sizes[gallery_name] = {"templates": len(rows), "mated": mated, "non_mated": len(people) - mated}
     drawn = all_draws(len(subjects), bootstrap, seed)
-    figures, replicates = closed_set(rankings, people, ranks, drawn)
-    open_figures, open_replicates, open_curves = open_set(rankings, people, fpirs, drawn)
+    opened = open_set(rankings, people, fpirs, drawn)
+    figures = closed_set(rankings, people, ranks, drawn) | opened.figures
     rate = np.mean([ranking.cmc() for ranking in rankings], axis=0)
     curves = {"cmc": {"rank": list(range(1, _DEPTH + 1)), "rate": rate.tolist()}}
-    if len(open_curves) == len(rankings):
-        curves["dir"] = _mean_curve(open_curves)
+    if len(opened.curves) == len(rankings):
+        curves["dir"] = _mean_curve(opened.curves)
     return Evaluation(
         name="1:N",
         protocol={
@@ -89,11 +88,11 @@ def evaluate_one_to_many(
             "bootstrap": bootstrap,
             "seed": seed,
         },
-        metrics=figures | open_figures,
+        metrics=figures.of,
         curves=curves,
         worst={"gallery_misses": misses},
         fingerprint=_fingerprint(f"{bootstrap}\t{seed}\t{flags}", [probes, *galleries.values()]),
-        replicates=replicates | open_replicates,
+        replicates=figures.replicates,
     )
 
 

@@ -64,7 +64,7 @@ def evaluate_template_pairs(
     compared = _scores(similarity, same, left, right, person, fars)
     scores = compared.scores
     drawn = all_draws(people, bootstrap, seed)
-    figures, replicates = tar_figures(
+    figures = tar_figures(
         WeightedScores(scores.genuine, scores.genuine_pairs, person),
         WeightedScores(scores.impostor, scores.impostor_pairs, person),
         scores.impostors,
@@ -93,14 +93,14 @@ def evaluate_template_pairs(
             "bootstrap": bootstrap,
             "seed": seed,
         },
-        metrics=figures,
+        metrics=figures.of,
         curves=_curves(compared),
         worst={
             "genuine": _worst(templates, scores.genuine[::-1], scores.genuine_pairs[::-1]),
             "impostor": _worst(templates, scores.impostor, scores.impostor_pairs),
         },
         fingerprint=question.hexdigest()[:32],
-        replicates=replicates,
+        replicates=figures.replicates,
     )
 
 
