@@ -90,8 +90,10 @@ def numbered(
 ) -> tuple[str, Files]:
     """Input ``number``: its format and its files; ``rounds`` are the :func:`turns`, if they are known."""
     rounds = rounds or turns(formats)
-    name = rounds[number % len(rounds)]
-    return name, generate(formats[name], random.Random(f"{seed}/{name}/{number}"))
+    whole, turn = divmod(number, len(rounds))
+    name = rounds[turn]
+    of_format = whole * formats[name].share + rounds[:turn].count(name)
+    return name, generate(formats[name], random.Random(f"{seed}/{name}/{of_format}"))
 
 
 class TooSlow(BaseException):
