@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from vplface.backbones.onnx import OnnxNetwork
 from vplface.data.batches import load_all
-from vplface.data.pictures import SIZE, Picture, PictureSet, Preprocessing, decode, read_picture_file
+from vplface.data.pictures import SIZE, PictureSet, Preprocessing, decode, read_picture_file
 from vplface.errors import DataError, VplfaceError
 from vplface.progress import progress
 from vplface.reading import is_file
@@ -27,8 +27,10 @@ Flip = Literal["none", "sum"]
 
 _BATCH_SIZE = 64
 
+_Picture: TypeAlias = UInt8[np.ndarray, "size size 3"]
 
-def read_picture(path: str | Path, size: int = SIZE) -> Picture:
+
+def read_picture(path: str | Path, size: int = SIZE) -> _Picture:
     """Read and decode a picture; raises UnreadablePictureError with its path and the reason."""
     return decode(read_picture_file(path), str(path), size)
 
@@ -112,7 +114,7 @@ class Embedder:
 
     def __call__(
         self,
-        pictures: Picture | str | Path | Sequence[Picture | str | Path],
+        pictures: _Picture | UInt8[np.ndarray, "n size size 3"] | str | Path | Sequence[_Picture | str | Path],
         flip: Flip = "none",
         names: Sequence[str] | None = None,
     ) -> Float[np.ndarray, "n dim"]:
@@ -174,7 +176,7 @@ class Embedder:
             batches, len(chosen), lambda position: pictures.name(int(chosen[position])), flip, description, unit
         )
 
-    def _to_picture(self, item: Any) -> Picture:
+    def _to_picture(self, item: Any) -> _Picture:
         size = self.card.preprocessing.size
         if isinstance(item, str | Path):
             return read_picture(item, size)

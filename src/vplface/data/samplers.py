@@ -134,14 +134,14 @@ class _Permuted(abc.ABC):
         self.seed = seed
         self._epoch = -1
         self._order: Int64[np.ndarray, " m"] = np.zeros(0, np.int64)
-        self._bounds: Int64[np.ndarray, " steps+1"] = np.zeros(1, np.int64)
+        self._bounds: Int64[np.ndarray, " bounds"] = np.zeros(1, np.int64)
 
     @abc.abstractmethod
     def __len__(self) -> int:
         """Batches in an epoch."""
 
     @abc.abstractmethod
-    def _draw(self, rng: np.random.Generator) -> tuple[Int64[np.ndarray, " m"], Int64[np.ndarray, " steps+1"]]:
+    def _draw(self, rng: np.random.Generator) -> tuple[Int64[np.ndarray, " m"], Int64[np.ndarray, " bounds"]]:
         """Order of the pictures in an epoch, and the bounds of its batches."""
 
     def batch(self, step: int) -> tuple[int, Int64[np.ndarray, " b"]]:
@@ -164,7 +164,7 @@ class ShuffledBatches(_Permuted):
         """Batches in an epoch."""
         return self.n // self.batch_size
 
-    def _draw(self, rng: np.random.Generator) -> tuple[Int64[np.ndarray, " n"], Int64[np.ndarray, " steps+1"]]:
+    def _draw(self, rng: np.random.Generator) -> tuple[Int64[np.ndarray, " n"], Int64[np.ndarray, " bounds"]]:
         return rng.permutation(self.n), np.arange(len(self) + 1) * self.batch_size
 
 
@@ -186,7 +186,7 @@ class ShardedBatches(_Permuted):
         """Batches in an epoch."""
         return self.n // self.batch_size
 
-    def _draw(self, rng: np.random.Generator) -> tuple[Int64[np.ndarray, " n"], Int64[np.ndarray, " steps+1"]]:
+    def _draw(self, rng: np.random.Generator) -> tuple[Int64[np.ndarray, " n"], Int64[np.ndarray, " bounds"]]:
         turn = rng.permutation(-(-self.n // self.shard))
         window_of = np.repeat(turn // self.window, min(self.shard, self.n))[: self.n]
         order = np.argsort(window_of + rng.random(self.n), kind="stable")
@@ -225,7 +225,7 @@ class ProximityBatches(_Permuted):
         """Batches in an epoch."""
         return self._rounds * self._steps_per_round
 
-    def _draw(self, rng: np.random.Generator) -> tuple[Int64[np.ndarray, " n"], Int64[np.ndarray, " steps+1"]]:
+    def _draw(self, rng: np.random.Generator) -> tuple[Int64[np.ndarray, " n"], Int64[np.ndarray, " bounds"]]:
         rounds, width = self._rounds, self._steps_per_round
         classes = _fill_lanes(rng.permutation(len(self._sizes)), self._sizes, rounds)
         # Pictures class by class: place q is in lane q // R and round q mod R.

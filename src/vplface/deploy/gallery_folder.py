@@ -64,12 +64,9 @@ def load_gallery(folder: Path) -> Gallery:
     metadata = _gallery_metadata(path, header)
     arrays = _map_tensors(path, data, header)
     arrays |= {key: _decode_strings(path, key, arrays[key]) for key in ("names", "files")}
-    gallery = Gallery(
-        EmbedderFingerprint.from_dict(metadata["maker"], str(path)),
-        **arrays,
-        where=str(folder),
-        revision=metadata["revision"],
-    )
+    fingerprint = EmbedderFingerprint.from_dict(metadata["maker"], str(path))
+    _require_shapes(path, fingerprint, arrays)
+    gallery = Gallery(fingerprint, **arrays, where=str(folder), revision=metadata["revision"])
     _require_consistent(path, gallery)
     return gallery
 
@@ -264,18 +261,21 @@ def _decode_strings(path: Path, key: str, data: np.ndarray) -> list[str]:
     return texts
 
 
-def _require_consistent(path: Path, gallery: Gallery) -> None:
-    n = len(gallery.files)
+def _require_shapes(path: Path, fingerprint: EmbedderFingerprint, arrays: Mapping[str, Any]) -> None:
+    n = len(arrays["files"])
     shapes = {
-        "embeddings": (n, gallery.fingerprint.embedding_dim),
+        "embeddings": (n, fingerprint.embedding_dim),
         "person": (n,),
         "sha256": (n, 32),
         "boxes": (n, 4),
     }
     for key, shape in shapes.items():
-        found = getattr(gallery, key).shape
+        found = arrays[key].shape
         if found != shape:
             raise DataError(f"{path}: damaged: {key!r} has the shape {list(found)}, for {n} pictures {list(shape)}")
+
+
+def _require_consistent(path: Path, gallery: Gallery) -> None:
     if len(set(gallery.names)) != len(gallery.names):
         raise DataError(f"{path}: damaged: duplicate name of a person")
     if set(np.unique(gallery.person).tolist()) != set(range(len(gallery.names))):

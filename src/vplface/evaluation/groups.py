@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float64, Int64
+from jaxtyping import Float64, Int, Int64
 
 from vplface.data.pictures import PictureSet
 from vplface.errors import DataError
@@ -142,7 +142,7 @@ class _Kind:
         self,
         scores: Scores,
         groups: Groups,
-        pairs: Int64[np.ndarray, "p 2"],
+        pairs: Int[np.ndarray, "p 2"],
         within: Int64[np.ndarray, "identities groups"] | None,
     ) -> None:
         left, right = groups.of_picture[pairs].T

@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Int, Int64
 
 from vplface.data.pictures import PictureSet
 from vplface.evaluation.bootstrap import interval
@@ -41,7 +41,7 @@ class ScoredPairs:
     pictures: PictureSet
     scores: Scores
     roc: tuple[Float[np.ndarray, " t"], Float[np.ndarray, " t"], Float[np.ndarray, " t"]]
-    histogram: tuple[Float[np.ndarray, " bins+1"], Int64[np.ndarray, " bins"], Int64[np.ndarray, " bins"]]
+    histogram: tuple[Float[np.ndarray, " edges"], Int64[np.ndarray, " bins"], Int64[np.ndarray, " bins"]]
     question: str
 
     @cached_property
@@ -170,7 +170,7 @@ def _roc_band(scored: ScoredPairs, replicates: Float[np.ndarray, "fars replicate
 
 
 def _worst(
-    similarity: Float[np.ndarray, " p"], pairs: Int64[np.ndarray, "p 2"], pictures: PictureSet
+    similarity: Float[np.ndarray, " p"], pairs: Int[np.ndarray, "p 2"], pictures: PictureSet
 ) -> list[Mapping[str, Any]]:
     return [
         {"left": pictures.name(left), "right": pictures.name(right), "similarity": score}

@@ -219,13 +219,13 @@ class RocReplicate:
     roc: ResampledRoc
     genuine: Int64[np.ndarray, " g"]
     matched: Int64[np.ndarray, " g+1"]
-    accepted: Int64[np.ndarray, " k+1"]
+    accepted: Int64[np.ndarray, " tail"]
     impostors: float
 
     def tar(self, fars: Sequence[float], rule: FarRule) -> Float64[np.ndarray, " fars"]:
         """TAR at each false accept rate."""
         allowed = np.asarray(fars, np.float64) * self.impostors
-        rejected = first_rejected(self.accepted, allowed, self.roc.ties_begin, self.roc.ties_end, rule)
+        rejected = first_rejected(self.roc.ties_begin, self.roc.ties_end, self.accepted, allowed, rule)
         tar: Float64[np.ndarray, " fars"] = self.matched[self.roc.accepted_genuine[rejected]] / self.matched[-1]
         return tar
 
@@ -254,19 +254,19 @@ class RocReplicate:
 
 
 def first_rejected(
-    accepted: Int64[np.ndarray, " k+1"],
-    allowed: Float64[np.ndarray, " fars"],
     ties_begin: Int64[np.ndarray, " k"],
     ties_end: Int64[np.ndarray, " k"],
+    accepted: Int64[np.ndarray, " k+1"],
+    allowed: Float64[np.ndarray, " fars"],
     rule: FarRule,
 ) -> Int64[np.ndarray, " fars"]:
     """The position of the highest impostor score that is rejected, for each false accept rate; k if none is.
 
     Args:
-        accepted: the weight of the highest 0, 1, ..., k impostor scores in a draw.
-        allowed: the weight that may be accepted.
         ties_begin: start of the scores that tie with each.
         ties_end: end of these scores.
+        accepted: the weight of the highest 0, 1, ..., k impostor scores in a draw.
+        allowed: the weight that may be accepted.
         rule: see :data:`vplface.evaluation.tar_at_far.FarRule`.
     """
     allowed = allowed * (1 + 1e-12)  # 29 of 100 must not exceed .29 by rounding in .29 · 100

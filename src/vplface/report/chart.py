@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import overload
 
 import numpy as np
 from jaxtyping import Float
@@ -22,7 +23,13 @@ class Scale:
     stop: float = 1.0
     log: bool = False
 
-    def __call__(self, values: Float[np.ndarray, " k"] | float) -> Float[np.ndarray, " k"]:
+    @overload
+    def __call__(self, values: float) -> float: ...
+
+    @overload
+    def __call__(self, values: Float[np.ndarray, " k"]) -> Float[np.ndarray, " k"]: ...
+
+    def __call__(self, values: Float[np.ndarray, " k"] | float) -> Float[np.ndarray, " k"] | float:
         """Pixels of the values; values outside the range are moved to its edge."""
         inside = np.clip(np.asarray(values, dtype=np.float64), self.low, self.high)
         low, high, at = (self.low, self.high, inside)

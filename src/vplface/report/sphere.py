@@ -195,7 +195,7 @@ def _names(v: Float[np.ndarray, " 2"], m: Float[np.ndarray, " 2"], u: Float[np.n
 
 def geodesic(
     start: Float[np.ndarray, " 3"], end: Float[np.ndarray, " 3"], steps: int
-) -> Float[np.ndarray, "steps+1 3"]:
+) -> Float[np.ndarray, "{steps}+1 3"]:
     """Points along the great circle between two unit vectors."""
     share = np.linspace(0.0, 1.0, steps + 1)[:, None]
     angle = np.arccos(np.clip(start @ end, -1.0, 1.0))

@@ -36,7 +36,7 @@ def test_SamplerField_takes_a_name_or_a_name_and_options():
 @pytest.mark.parametrize("name", list(MEMORIES))
 def test_MemoryField_takes_a_name(name):
     config = build_config({**MINIMAL, "variational": {"memory": name}}, "x")
-    assert config.variational.resolve(10, np.ones(5), 8).memory == MEMORIES[name]()
+    assert config.variational.resolve(10, np.ones(5, int), 8).memory == MEMORIES[name]()
     assert build_config(yaml.safe_load(config.to_yaml()), "x") == config
 
 

@@ -24,7 +24,7 @@ def test_VariationalConfig_resolve_gives_the_objects_of_the_head():
         "x",
     )
     assert config.margin == CosFace(30, 0.35)
-    assert config.variational.resolve(40, np.ones(5), 8) == Variational(0.2, 40, 5)
+    assert config.variational.resolve(40, np.ones(5, int), 8) == Variational(0.2, 40, 5)
     assert build_config(MINIMAL, "x").margin == ArcFace(32.0, 0.4)
     assert yaml.safe_load(config.to_yaml())["margin"] == {"name": "cosface", "scale": 30.0, "margin": 0.35}
 
