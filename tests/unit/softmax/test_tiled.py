@@ -218,7 +218,7 @@ def heads(delta_t=2, start=3, lam=0.3, clip=None, **settings):
 
 @grid(margin=[ArcFace(8.0, 0.3), NormSoftmax(8.0)], lam=[0.3, 1.0], memory_dtype=[None, torch.float32])
 def test_FusedSGD_trajectory_matches_torch_SGD(margin, lam, memory_dtype, implementation):
-    steps = 15 if implementation == "triton" else 50
+    steps = 9 if implementation == "triton" else 27  # batches of 1 to 9 samples
     definition, optimizer, fused = heads(margin=margin, lam=lam, memory_dtype=memory_dtype)
     schedules = [torch.optim.lr_scheduler.StepLR(each, 2 * steps // 5, 0.1) for each in (optimizer, fused.optimizer)]
     for seed in range(steps):
