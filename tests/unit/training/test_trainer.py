@@ -71,11 +71,52 @@ def silent_run(faces, output, **changes):
 def test_train_step_makes_a_device_wait_for_nothing(faces, tmp_path, changes):
     injection = {"lam": 0.3, "delta_t": 3, "start": 0, "momentum": 0.8}
     run = silent_run(faces, tmp_path, variational=injection, **changes)
+    norm = [] if run.config.optimizer.clip is None else [()]
+    require_silence(run, [(run.config.accumulate,), *norm])
+
+
+def require_silence(run, to_host):
+    """Steps of a run copy a batch to the device and begin to copy some numbers to the host, and that is all."""
     trainer = Trainer(run, DistributedContext())
-    for number, batch in enumerate(load_batches(run.pictures, run.batches, None, 0, 0, 3, 0)):
+    for number, batch in enumerate(load_batches(run.pictures, run.batches, None, 0, 0, 4, 0)):
         with host_traffic() as traffic:
             trainer.train_step(batch)
-        if number > 0:  # the first sends what stays on the device
+        run.step += 1
+        if number > 1:  # the first send what stays on the device
             assert traffic.to_device == [(16, 112, 112, 3), (16,)]
-            norm = [] if run.config.optimizer.clip is None else [()]
-            assert traffic.to_host == [(run.config.accumulate,), *norm]
+            assert traffic.to_host == to_host
+
+
+class NotLaunched:
+    """A Triton kernel of which no launch does anything but count."""
+
+    launches = 0
+
+    def __getitem__(self, grid):
+        def launch(*arguments, **options):
+            NotLaunched.launches += 1
+
+        return launch
+
+
+def test_train_step_with_the_fused_step_of_a_head_makes_a_device_wait_for_nothing(faces, tmp_path, monkeypatch):
+    kernels = pytest.importorskip("vplface.softmax.fused.kernels", reason="needs vplface[triton]", exc_type=ImportError)
+    monkeypatch.setattr("vplface.softmax.fused.conditions.fastest_backend", lambda device: "triton")
+    for name, value in list(vars(kernels).items()):
+        if hasattr(value, "run"):
+            monkeypatch.setattr(kernels, name, NotLaunched())
+    run = build_run(
+        settings(
+            faces,
+            tmp_path,
+            device=str(DEVICE),
+            backbone={"name": "tiny", "embedding_dim": 64, "options": {"width": 8}},
+            optimizer={"lr": 0.02, "clip": None, "fused": True},
+            variational={"lam": 0.3, "delta_t": 3, "start": 0},
+        )
+    )
+    assert run.head._reason_against_fused() is None
+    before = NotLaunched.launches
+    require_silence(run, [(1,)])
+    assert NotLaunched.launches - before >= 4 * 9
+    assert run.head.step_count == 4
