@@ -133,7 +133,7 @@ def test_footprint_counts_the_gradient_that_is_held_for_clipping():
     held, parts = memory(), memory(accumulate=2)
     assert held.gradient == parts.gradient == held.weight
     assert held.update == held.weight  # smaller than a piece
-    assert footprint(RunSize(10**6, 8, dim=16, device="cpu", in_backward=False), BLANK).memory.update == 4 * 2**17
+    assert footprint(RunSize(10**6, 8, dim=16, device="cpu", in_backward=False), BLANK).memory.update == 4 * 2**18
     drawn = memory(sample_rate=0.5)
     assert held.gradient // 2 < drawn.gradient < held.gradient
     assert memory(sample_rate=0.5, accumulate=2).gradient == 3 * drawn.gradient

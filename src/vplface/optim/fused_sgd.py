@@ -13,13 +13,14 @@ from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
 
 from vplface.optim.held_gradient import HeldGradient
+from vplface.parallel import map_pieces
 
 Update: TypeAlias = Callable[[slice, Tensor], None]
 """Takes rows of W and their gradient, which may be overwritten.
 
 A backward pass gives every row once, in tiles of any order, from any thread.
 """
-_PIECE, _LARGE_PIECE = 2**17, 2**25
+_PIECE, _LARGE_PIECE = 2**18, 2**25
 
 
 def piece_size(device: torch.device) -> int:
@@ -254,9 +255,18 @@ class PrototypeSGD(torch.optim.Optimizer):
     def _take_step(self, among: Tensor | None, gradient: Tensor, factor: Tensor | None) -> None:
         """m ← μ·m + c·g + ω·w, w ← w − η·m, with the factor c, a few rows at a time."""
         size = max(piece_size(gradient.device) // max(gradient[:1].numel(), 1), 1)
-        for first in range(0, len(gradient), size):
-            rows = slice(first, min(first + size, len(gradient)))
+        pieces = [slice(first, min(first + size, len(gradient))) for first in range(0, len(gradient), size)]
+        if self.param_groups[0]["momentum"]:
+            _ = self._buffer  # which threads must not create together
+
+        def move(rows: slice, thread: int = 0) -> None:
             self._move(rows, gradient[rows] * (1.0 if factor is None else factor), among)
+
+        if gradient.device.type == "cpu":
+            map_pieces(move, pieces)
+        else:
+            for rows in pieces:
+                move(rows)
         torch.autograd.graph.increment_version(self._weight)
 
     def zero_grad(self, set_to_none: bool = True) -> None:

@@ -29,11 +29,11 @@ from torch.autograd.function import FunctionCtx
 from vplface.margins.sample import sample_margin
 from vplface.once import once_differentiable
 from vplface.optim import Momentum, Update
+from vplface.parallel import map_pieces
 from vplface.softmax.binary import BinaryCrossEntropy
 from vplface.softmax.logits import TileLogits
 from vplface.softmax.losses import CrossEntropy, Sums, TileLoss
 from vplface.softmax.own import OwnPlaces, own_cosines, own_rows
-from vplface.softmax.parallel import map_pieces
 from vplface.softmax.problem import SoftmaxProblem
 from vplface.softmax.product import operand_type, product
 from vplface.softmax.tiles import Mixture, Tile, TileOperations, TorchTiles, tile_size

@@ -27,8 +27,10 @@ SMALL = Setting(classes=300, batch=8, dim=16)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_ARMS_that_compute_vpl_have_equal_losses(dtype):
-    names = [name for name, arm in bench.ARMS.items() if arm.computes == "vpl" and name != "eager (compiled)"]
+@pytest.mark.parametrize("computes", ["vpl", "clipped vpl"])
+def test_ARMS_that_compute_the_same_have_equal_losses(dtype, computes):
+    names = [name for name, arm in bench.ARMS.items() if arm.computes == computes and name != "eager (compiled)"]
+    assert len(names) > 1
     problem = problem_of(replace(SMALL, dtype=dtype))
     assert 0.4 < (problem.timer > 0).float().mean() < 0.6
     for _ in range(3):

@@ -8,8 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from vplface import CosFace, FusedSGD, PrototypeHead, Variational
+from vplface import CosFace, FusedSGD, PrototypeHead, Variational, clip_grad_norm_
+from vplface.optim import fused_sgd
 from vplface.optim.held_gradient import HeldGradient
+from vplface.softmax import tiles
 
 TILES = [slice(first, min(first + 7, 40)) for first in range(0, 40, 7)]
 
@@ -94,6 +96,28 @@ def test_FusedSGD_moves_w_in_its_step_where_it_was_told_to():
         torch.testing.assert_close(held.weight, at_once.weight)
     buffers = [head.optimizer.state_dict()["state"][0]["momentum_buffer"] for head in (held, at_once)]
     torch.testing.assert_close(*buffers)
+
+
+@pytest.mark.parametrize("sample_rate", [1.0, 0.5])
+def test_FusedSGD_takes_a_clipped_step_with_the_same_bits_by_any_number_of_threads(monkeypatch, sample_rate):
+    monkeypatch.setattr(fused_sgd, "_PIECE", 32 * 7)
+    monkeypatch.setattr(tiles, "TILE", {"cpu": 32 * 50})
+    number, found = torch.get_num_threads(), []
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        optimizer = FusedSGD(0.1, in_backward=False)
+        head = PrototypeHead(900, 32, margin=CosFace(8.0), optimizer=optimizer, sample_rate=sample_rate)
+        generator = torch.Generator().manual_seed(0)
+        for _ in range(3):
+            head.optimizer.zero_grad()
+            x = torch.randn(9, 32, generator=generator).requires_grad_()
+            head(x, torch.randint(900, (9,), generator=generator)).backward()
+            norm = clip_grad_norm_([], 0.1, head=head)
+            head.optimizer.step()
+        found.append((norm, head.weight.detach(), head.optimizer.state[head.weight]["momentum_buffer"]))
+    torch.set_num_threads(number)
+    for other in found[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(found[0], other, strict=True))
 
 
 def test_FusedSGD_forgets_a_held_gradient_when_any_module_zeroes_it():

@@ -43,7 +43,7 @@ def _take_one_thread() -> None:
 def _started(count: int) -> ThreadPoolExecutor:
     """A pool whose threads have all started: a thread that sets its own number sets that of all that start later."""
     number, ready = torch.get_num_threads(), Barrier(count)
-    pool = ThreadPoolExecutor(count, "vplface-softmax", initializer=_take_one_thread)
+    pool = ThreadPoolExecutor(count, "vplface", initializer=_take_one_thread)
     wait([pool.submit(ready.wait) for _ in range(count)])
     torch.set_num_threads(number)
     return pool

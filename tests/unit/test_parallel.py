@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from vplface import ArcFace, FusedSGD, PrototypeHead, Variational
+from vplface.parallel import map_pieces
 from vplface.softmax import tiles
-from vplface.softmax.parallel import map_pieces
 
 
 @pytest.fixture(autouse=True)
