@@ -39,14 +39,13 @@ class Processes:
         ]
 
     def run(self, function: Any, world: int, *args: Any) -> list[Any]:
-        """What it returns in each process, in rank order; an exception is raised here with its text."""
+        """What it returns in each process, in rank order; exceptions are raised here as one with their texts."""
         chosen = self._connections[:world]
         for connection in chosen:
             _send(connection, (function.__code__.co_filename, function.__name__, world, args))
         answers = [_receive(connection) for connection in chosen]
-        for fine, answer in answers:
-            if not fine:
-                raise AssertionError(answer)
+        if faults := [answer for fine, answer in answers if not fine]:
+            raise AssertionError("\n".join(faults))
         return [answer for _, answer in answers]
 
     def close(self) -> None:

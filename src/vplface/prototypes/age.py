@@ -68,7 +68,7 @@ class CosineByAge:
             met: the memory that the step was compared with; None for none.
             delta_t: Δt.
         """
-        if met is not None:
+        if met is not None and len(met.timer):  # a rank may have no class
             own = rows.clamp_min(0)
             self.update(features, met.memory_rows(own), torch.where(rows >= 0, met.timer[own], 0), delta_t)
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from vplface import NormSoftmax, PrototypeHead, Variational
-from vplface.prototypes import CosineByAge
+from vplface.prototypes import CosineByAge, Injection
 from vplface.prototypes.age import BINS, cosine_by_age
 
 
@@ -94,3 +94,16 @@ def test_CosineByAge_sums_do_not_depend_on_the_order():
     assert torch.equal(whole.sums, parts.sums)
     assert torch.equal(whole.counts, parts.counts)
     assert whole.counts.sum() == (timer > 0).sum()
+
+
+@pytest.mark.parametrize("classes", [0, 3])
+def test_CosineByAge_count_leaves_out_classes_that_are_elsewhere(classes):
+    counted = CosineByAge()
+    features = torch.eye(2)
+    counted.count(
+        features,
+        torch.tensor([-1, -1]),
+        Injection(torch.ones(classes, 2), torch.ones(classes, dtype=torch.int32), 0.3),
+        4,
+    )
+    assert counted.counts.sum() == 0
