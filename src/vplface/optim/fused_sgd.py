@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import torch
 from jaxtyping import Float, Int
@@ -93,6 +94,15 @@ class FusedSGD:
         return PrototypeSGD([weight], options, self.in_backward)
 
 
+class UpdateAll(Protocol):
+    """Updates all rows of W and their momentum."""
+
+    def __call__(
+        self, gradient: Float[Tensor, "classes dim"], factor: Float[Tensor, ""] | None, rule: Momentum
+    ) -> None:
+        """m ← μ·m + c·g + ω·w, w ← w − η·m, with the factor c, or 1."""
+
+
 class PrototypeSGD(torch.optim.Optimizer):
     """The optimizer ``head.optimizer``: schedules drive its learning rate, its state holds the momentum of W.
 
@@ -105,6 +115,7 @@ class PrototypeSGD(torch.optim.Optimizer):
     """
 
     _held: HeldGradient | None = None  # copies start without it, as they do without gradients
+    _update_all: UpdateAll | None = None
 
     def __init__(self, weights: list[nn.Parameter], options: dict[str, Any], in_backward: bool = True) -> None:
         super().__init__(weights, options)
@@ -140,6 +151,18 @@ class PrototypeSGD(torch.optim.Optimizer):
             return
         self._move(rows, gradient, among)
         torch.autograd.graph.increment_version(self._weight)
+
+    @contextmanager
+    def holding(self, update: UpdateAll) -> Iterator[tuple[Tensor, bool]]:
+        """Hold a gradient of all rows that the caller writes while active, until ``update`` takes the step with it.
+
+        Yields:
+            The tensor to write, and whether to add to what is there.
+        """
+        assert self._held is not None
+        with torch.no_grad(), self._held.receive(self._weight) as received:
+            yield received
+        self._update_all = update
 
     def _move(self, rows: slice, gradient: Tensor, among: Tensor | None) -> None:
         group = self.param_groups[0]
@@ -218,6 +241,7 @@ class PrototypeSGD(torch.optim.Optimizer):
             self._held = HeldGradient()
         if self._weight.grad is None:  # zero_grad() was called, of this optimiser or of a module
             self._held.clear()
+            self._update_all = None
             self._weight.grad = _HiddenGradient(self._weight)
         self._held.begin_pass()
 
@@ -254,6 +278,12 @@ class PrototypeSGD(torch.optim.Optimizer):
     @torch.no_grad()
     def _take_step(self, among: Tensor | None, gradient: Tensor, factor: Tensor | None) -> None:
         """m ← μ·m + c·g + ω·w, w ← w − η·m, with the factor c, a few rows at a time."""
+        if self._update_all is not None:
+            group = self.param_groups[0]
+            rule = Momentum(self._buffer, group["lr"], group["momentum"], group["weight_decay"])
+            self._update_all(gradient, factor, rule)
+            torch.autograd.graph.increment_version(self._weight)
+            return
         size = max(piece_size(gradient.device) // max(gradient[:1].numel(), 1), 1)
         pieces = [slice(first, min(first + size, len(gradient))) for first in range(0, len(gradient), size)]
         if self.param_groups[0]["momentum"]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from threading import Lock
 
 import torch
@@ -66,6 +68,13 @@ class HeldGradient:
         else:
             held.copy_(gradient)
         self._norms[rows.start] = len(held), _norm(held)
+
+    @contextmanager
+    def receive(self, weight: Float[Tensor, "classes dim"]) -> Iterator[tuple[Tensor, bool]]:
+        """Yield the gradient of all rows, which the caller writes, and whether to add to what is there."""
+        self._target = self._part_of_pass(weight, None)
+        yield self._target, self._adds
+        self._norms = {0: (len(self._target), _norm(self._target))}
 
     def norm(self) -> Float[Tensor, ""] | None:
         """Euclidean norm of the gradient, at least in float32; None where no row has one."""

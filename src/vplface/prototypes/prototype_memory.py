@@ -359,7 +359,7 @@ class PrototypeMemory(nn.Module):
         if step.write is not None:
             for injection in self._injections:  # of somebody who holds M as it was
                 injection.preserve(last_samples(rows[rows >= 0].long())[0])
-            step.write(self.state["memory"], self.state["timer"], delta_t)
+            step.write(step.remembered, rows, self.state["memory"], self.state["timer"], delta_t)
             return
         seen, last = last_samples(step.labels)
         rows = self.rows(self.kind.home(seen, self.num_classes, self.seed))

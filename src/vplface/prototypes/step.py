@@ -12,7 +12,14 @@ from torch import Tensor
 class MemoryWriter(Protocol):
     """Ends a step in place of ``LastFeature.remember``, without a read on the host."""
 
-    def __call__(self, memory: Float[Tensor, "classes dim"], timer: Integer[Tensor, " classes"], delta_t: int) -> None:
+    def __call__(
+        self,
+        remembered: Float[Tensor, "batch dim"],
+        rows: Int[Tensor, " batch"],
+        memory: Float[Tensor, "classes dim"],
+        timer: Integer[Tensor, " classes"],
+        delta_t: int,
+    ) -> None:
         """M_y ← x and T_y ← Δt for the last sample of each class, T ← max(T − 1, 0) for all others."""
 
 
@@ -57,4 +64,4 @@ def whole_step(parts: list[StepPart]) -> FinishedStep:
     ordered = [piece for of_rank in zip(*split, strict=True) for piece in of_rank]
     features, labels, remembered = (torch.cat(column) for column in zip(*ordered, strict=True))
     observed = [part.observed for part in parts if part.observed is not None]
-    return FinishedStep(features, labels, remembered, torch.cat(observed) if observed else None)
+    return FinishedStep(features, labels, remembered, torch.cat(observed) if observed else None, parts[-1].write)

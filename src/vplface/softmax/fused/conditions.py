@@ -36,7 +36,7 @@ def reason_against_fused(
 
     The fused step is for one process on a CUDA device of compute capability 8.0 or more (or on ``"meta"``, or in
     Triton's interpreter), W in float32 with an embedding dimension in ``DIMENSIONS``, a margin of the cosine alone,
-    ``FusedSGD`` with momentum that updates W in ``backward()``, ``LastFeature`` or no memory, and a softmax over all
+    ``FusedSGD`` with momentum, ``LastFeature`` or no memory, and a softmax over all
     classes with one prototype each.
 
     Args:
@@ -57,7 +57,6 @@ def reason_against_fused(
         (not sharded, "ranks share the classes"),
         (not isinstance(margin, SampleMargin), f"{type(margin).__name__} is no margin of the cosine alone"),
         (optimizer is not None, "optimizer is None"),
-        (optimizer is None or optimizer.in_backward, "FusedSGD holds the gradient until step()"),
         (optimizer is None or optimizer.param_groups[0]["momentum"] > 0, "FusedSGD has no momentum"),
         (variational is None or type(variational.memory) is LastFeature, "the memory is not LastFeature"),
         (not terms, "the head has terms"),

@@ -48,6 +48,7 @@ class FusedPass:
         margin: a margin of the cosine alone.
         mixed: memory to mix into the prototypes; None for plain ones.
         operands: type of the products, bfloat16 or float32.
+        part: forward passes of the step before; what is remembered of each stays until the step ends.
     """
 
     def __init__(
@@ -58,10 +59,12 @@ class FusedPass:
         margin: Margin,
         mixed: Mixed | None,
         operands: torch.dtype,
+        part: int = 0,
     ) -> None:
         self.workspace, self.fault = workspace, fault
         self.weight, self.margin, self.mixed, self.operands = weight, margin, mixed, operands
         self.classes, self.dim = weight.shape
+        self.part = part
         self.tiles = tiles_for(weight.device, operands)
         self.precision = "tf32x3" if operands == torch.float32 else "ieee"
         self._moved = False
@@ -70,7 +73,7 @@ class FusedPass:
 
     @property
     def is_current(self) -> bool:
-        """Whether the buffers still hold this batch."""
+        """Whether the buffers hold this batch, and M is what its forward pass saw."""
         return self.workspace.user is self
 
     def loss(
@@ -91,89 +94,99 @@ class FusedPass:
         self.rest, self.total = self._take("rest", self.batch), self._take("total", self.batch)
         loss = torch.empty((), dtype=torch.float32, device=self.weight.device)
         kernels.finish[(1,)](
-            self.sums,
-            self.target,
-            self.fault,
-            self.rest,
-            self.total,
-            loss,
-            self.lanes,
-            self.batch,
-            self.margin.scale,
-            LANES=kernels.triton.next_power_of_2(self.lanes),
-            SAMPLES=16,
-        )
+            self.sums, self.target, self.fault, self.rest, self.total, loss, self.lanes, self.batch, self.margin.scale,
+            LANES=kernels.triton.next_power_of_2(self.lanes), SAMPLES=16
+        )  # fmt: skip
         return loss
 
-    def gradient(self, gradient: Float[Tensor, ""], like: torch.dtype | None, rule: Momentum | None) -> Tensor | None:
+    def gradient(self, gradient: Float[Tensor, ""], like: torch.dtype | None) -> Tensor | None:
         """Start the backward pass.
 
         Args:
             gradient: dL/dloss.
             like: the type of dL/de; None if it is not wanted.
-            rule: by which W moves; None if it does not.
 
         Returns:
             The gradient dL/de, [B, d], if it is wanted.
         """
         with self._device():
             self._start_weigh(gradient)
-            result = None if like is None else self._start_pull(like)
-            if rule is not None:
-                with self._memory_as_seen():
-                    self._start_move(rule)
-                self._moved = True
-        return result
+            return None if like is None else self._start_pull(like)
 
-    def remember(self, memory: Float[Tensor, "classes dim"], timer: Int[Tensor, " classes"], delta_t: int) -> None:
-        """Start what ends the step: all timers age, and the last sample of each class writes its row."""
+    def move(self, rule: Momentum) -> None:
+        """Start the step of W; after ``gradient``."""
+        with self._device(), self._memory_as_seen():
+            self._start_move(rule.buffer, (rule.lr, rule.momentum, rule.weight_decay))
+        torch.autograd.graph.increment_version(self.weight)
+
+    def hold(self, target: Float[Tensor, "classes dim"], adds: bool) -> None:
+        """Start writing dL/dW; after ``gradient``. It is 0 if a sample is at fault.
+
+        Args:
+            target: where it is written.
+            adds: whether it is added to what is there.
+        """
+        with self._device(), self._memory_as_seen():
+            self._start_move(target, (0.0, 0.0, 0.0), hold=True, adds=adds)
+
+    def update(self, gradient: Float[Tensor, "classes dim"], factor: Float[Tensor, ""] | None, rule: Momentum) -> None:
+        """Start the step of W by a gradient that was held, unless a sample is at fault.
+
+        Args:
+            gradient: dL/dW.
+            factor: by which it is multiplied; None for 1.
+            rule: by which W moves.
+        """
+        with self._device():
+            kernels.update[(_cdiv(self.classes, _ROWS),)](
+                self.weight, rule.buffer, gradient, gradient if factor is None else factor, self.fault, self.classes,
+                rule.lr, rule.momentum, rule.weight_decay, D=self.dim, ROWS=_ROWS, SCALE=factor is not None
+            )  # fmt: skip
+
+    # size: what the samples of the step are, and where they are written
+    def remember(
+        self,
+        remembered: Float[Tensor, "batch dim"],
+        rows: Int[Tensor, " batch"],
+        memory: Float[Tensor, "classes dim"],
+        timer: Int[Tensor, " classes"],
+        delta_t: int,
+    ) -> None:
+        """Start what ends the step: all timers age, and the last sample of each class writes its row.
+
+        Args:
+            remembered: unit rows, of all parts of the step.
+            rows: of their classes; −1 where a label is outside.
+            memory: M.
+            timer: T.
+            delta_t: Δt.
+        """
         if not self._moved and self.mixed is not None:
             self._older = memory[self._rows]
         with self._device():
             kernels.age[(_cdiv(self.classes, _BLOCK),)](timer, self.fault, self.classes, BLOCK=_BLOCK)
-            kernels.remember[(self.batch,)](
-                self.remembered,
-                self.row,
-                memory,
-                timer,
-                self.fault,
-                self.batch,
-                delta_t,
-                D=self.dim,
-                SAMPLES=kernels.triton.next_power_of_2(self.batch),
-            )
+            kernels.remember[(len(rows),)](
+                remembered, rows, memory, timer, self.fault, len(rows), delta_t, D=self.dim,
+                SAMPLES=kernels.triton.next_power_of_2(len(rows))
+            )  # fmt: skip
 
     def _start_own(self, embeddings: Tensor, labels: Tensor, memory_embeddings: Tensor | None) -> None:
-        self.x = self._take("x", self.batch, self.dim)
+        self.x = self._take(f"x {self.part}", self.batch, self.dim)
         self.operand = self._take("operand", self.batch, self.dim, dtype=self.operands)
-        self.remembered = self.x if memory_embeddings is None else self._take("remembered", self.batch, self.dim)
-        self.norm, self.target, self.slope = (self._take(name, self.batch) for name in ("norm", "target", "slope"))
-        self.row = self._take("row", self.batch, dtype=torch.int32)
-        formula = formula_of(self.margin)
-        kernels.own[(self.batch,)](
-            embeddings,
-            embeddings if memory_embeddings is None else memory_embeddings.detach().contiguous(),
-            labels,
-            self.weight,
-            *self._memory(),
-            self.x,
-            self.operand,
-            self.remembered,
-            self.norm,
-            self.target,
-            self.slope,
-            self.row,
-            self.fault,
-            self.classes,
-            0.0 if self.mixed is None else self.mixed.lam,
-            *((1.0, 0.0, 0.0, 0.0, 0.0) if formula is None else formula.constants),
-            D=self.dim,
-            MEMORY=self.mixed is not None,
-            RENORMALISE=self._renormalise,
-            SEPARATE=memory_embeddings is not None,
-            FORMULA=formula is not None,
-            EXACT=formula is not None and formula.exact,
+        self.remembered = (
+            self.x if memory_embeddings is None else self._take(f"remembered {self.part}", self.batch, self.dim)
         )
+        self.norm, self.target, self.slope = (self._take(name, self.batch) for name in ("norm", "target", "slope"))
+        self.row = self._take(f"row {self.part}", self.batch, dtype=torch.int32)
+        formula = formula_of(self.margin)
+        constants = (1.0, 0.0, 0.0, 0.0, 0.0) if formula is None else formula.constants
+        kernels.own[(self.batch,)](
+            embeddings, embeddings if memory_embeddings is None else memory_embeddings.detach().contiguous(), labels,
+            self.weight, *self._memory(), self.x, self.operand, self.remembered, self.norm, self.target, self.slope,
+            self.row, self.fault, self.classes, 0.0 if self.mixed is None else self.mixed.lam, *constants, D=self.dim,
+            MEMORY=self.mixed is not None, RENORMALISE=self._renormalise, SEPARATE=memory_embeddings is not None,
+            FORMULA=formula is not None, EXACT=formula is not None and formula.exact
+        )  # fmt: skip
         if formula is None:
             self._apply_margin()
 
@@ -191,20 +204,10 @@ class FusedPass:
         names = ("length", "ratio", "across", "mix")
         self.length, self.ratio, self.across, self.mix = (self._take(name, self.classes) for name in names)
         kernels.prepare[(_cdiv(self.classes, _ROWS),)](
-            self.weight,
-            *self._memory(),
-            self.mixture,
-            self.length,
-            self.ratio,
-            self.across,
-            self.mix,
-            self.classes,
-            1.0 if self.mixed is None else max(1.0 - self.mixed.lam, 1e-15),
-            D=self.dim,
-            MEMORY=self.mixed is not None,
-            RENORMALISE=self._renormalise,
-            ROWS=_ROWS,
-        )
+            self.weight, *self._memory(), self.mixture, self.length, self.ratio, self.across, self.mix, self.classes,
+            1.0 if self.mixed is None else max(1.0 - self.mixed.lam, 1e-15), D=self.dim, MEMORY=self.mixed is not None,
+            RENORMALISE=self._renormalise, ROWS=_ROWS
+        )  # fmt: skip
 
     def _start_forward(self) -> None:
         tile = self.tiles.forward
@@ -215,45 +218,19 @@ class FusedPass:
         self.kept = self._take("kept", self.classes, pitch, dtype=self.operands)[:, : self.batch]
         inner = min(tile.inner, self.dim)
         kernels.forward[(self.lanes * blocks,)](
-            kernels.described(self.mixture, tile.rows, inner),
-            kernels.described(self.operand, tile.columns, inner),
-            kernels.described(self.kept, tile.rows, tile.columns),
-            self.ratio,
-            self.row,
-            self.sums,
-            self.classes,
-            self.batch,
-            self.margin.scale,
-            D=self.dim,
-            CLASSES=tile.rows,
-            SAMPLES=tile.columns,
-            INNER=inner,
-            PROGRAMS=self.lanes * blocks,
-            PRECISION=self.precision,
-            num_warps=tile.warps,
-            num_stages=tile.stages,
-        )
+            kernels.described(self.mixture, tile.rows, inner), kernels.described(self.operand, tile.columns, inner),
+            kernels.described(self.kept, tile.rows, tile.columns), self.ratio, self.row, self.sums, self.classes,
+            self.batch, self.margin.scale, D=self.dim, CLASSES=tile.rows, SAMPLES=tile.columns, INNER=inner,
+            PROGRAMS=self.lanes * blocks, PRECISION=self.precision, num_warps=tile.warps, num_stages=tile.stages
+        )  # fmt: skip
 
     def _start_weigh(self, gradient: Float[Tensor, ""]) -> None:
         self.weighted = self._take("weighted", self.batch, self.dim, dtype=self.operands)
         self.factor = self._take("factor", self.batch)
         kernels.weigh[(self.batch,)](
-            self.x,
-            self.row,
-            self.rest,
-            self.total,
-            self.slope,
-            self.ratio,
-            gradient,
-            self.factor,
-            self.weighted,
-            self.kept,
-            self.fault,
-            self.batch,
-            self.kept.stride(0),
-            self.margin.scale,
-            D=self.dim,
-        )
+            self.x, self.row, self.rest, self.total, self.slope, self.ratio, gradient, self.factor, self.weighted,
+            self.kept, self.fault, self.batch, self.kept.stride(0), self.margin.scale, D=self.dim
+        )  # fmt: skip
 
     def _start_pull(self, dtype: torch.dtype) -> Float[Tensor, "batch dim"]:
         tile = self.tiles.pull
@@ -262,55 +239,29 @@ class FusedPass:
         splits = max(self.tiles.programs // tiles, 1)
         partial = self._take("partial", splits, self.batch, self.dim)
         kernels.pull[(tiles * splits,)](
-            kernels.described(self.kept, tile.inner, tile.rows),
-            kernels.described(self.mixture, tile.inner, columns),
-            partial,
-            self.classes,
-            self.batch,
-            D=self.dim,
-            SAMPLES=tile.rows,
-            COLUMNS=columns,
-            INNER=tile.inner,
-            SPLITS=splits,
-            PRECISION=self.precision,
-            num_warps=tile.warps,
-            num_stages=tile.stages,
-        )
+            kernels.described(self.kept, tile.inner, tile.rows), kernels.described(self.mixture, tile.inner, columns),
+            partial, self.classes, self.batch, D=self.dim, SAMPLES=tile.rows, COLUMNS=columns, INNER=tile.inner,
+            SPLITS=splits, PRECISION=self.precision, num_warps=tile.warps, num_stages=tile.stages
+        )  # fmt: skip
         result = torch.empty(self.batch, self.dim, dtype=dtype, device=self.weight.device)
         kernels.close[(self.batch,)](
             partial, self.factor, self.x, self.norm, self.fault, result, splits, self.batch, D=self.dim
         )
         return result
 
-    def _start_move(self, rule: Momentum) -> None:
+    def _start_move(
+        self, target: Tensor, rates: tuple[float, float, float], hold: bool = False, adds: bool = False
+    ) -> None:
         tile = self.tiles.move
         memory, _ = self._memory()
         kernels.move[(_cdiv(self.classes, tile.rows),)](
-            kernels.described(self.kept, tile.rows, tile.inner),
-            kernels.described(self.weighted, tile.inner, self.dim // 4),
-            self.weight,
-            memory,
-            rule.buffer,
-            self.length,
-            self.ratio,
-            self.across,
-            self.mix,
-            self.fault,
-            self.classes,
-            self.batch,
-            rule.lr,
-            rule.momentum,
-            rule.weight_decay,
-            D=self.dim,
-            CLASSES=tile.rows,
-            INNER=tile.inner,
-            MEMORY=self.mixed is not None,
-            RENORMALISE=self._renormalise,
-            PRECISION=self.precision,
-            num_warps=tile.warps,
-            num_stages=tile.stages,
-        )
-        torch.autograd.graph.increment_version(self.weight)
+            kernels.described(self.kept, tile.rows, tile.inner), kernels.described(self.weighted, tile.inner, self.dim
+            // 4), self.weight, memory, target, self.length, self.ratio, self.across, self.mix, self.fault,
+            self.classes, self.batch, *rates, D=self.dim, CLASSES=tile.rows, INNER=tile.inner, MEMORY=self.mixed is not
+            None, RENORMALISE=self._renormalise, HOLD=hold, ADD=adds, PRECISION=self.precision, num_warps=tile.warps,
+            num_stages=tile.stages
+        )  # fmt: skip
+        self._moved, self.workspace.user = True, None
 
     def _device(self) -> AbstractContextManager[None]:
         """While active, Triton launches on the device of W."""

@@ -10,6 +10,7 @@ In the notation of the tiled softmax, Z_j is a multiple of u_j, ρ_j = u_j/Z_j, 
     pull       tiles of dL/dx       partial sums of Σ_j E_ji·Z_j over shares of the classes
     close      a program a sample   f_i·Σ_j E_ji·Z_j, and from dL/dx to dL/de
     move       tiles of classes     h_j = Σ_i E_ji·f_i·x_i, less its components along Z_j and W_j; the step of SGD
+    update     rows of classes      the step of SGD by a gradient that was held, with the factor of clipping
     age        blocks of classes    T_j ← max(T_j − 1, 0)
     remember   a program a sample   M_y ← x and T_y ← Δt by the last sample of each class
 
@@ -247,26 +248,33 @@ def _along(h, vectors, place, inside):
 
 
 @triton.jit
-def _move_chunk(h, weight, memory, momentum, along_w, along_m, alive, place, inside, lr, keep, decay,
-                MEMORY: tl.constexpr):  # fmt: skip
-    """Take the step of SGD in one chunk of columns."""
+def _move_chunk(h, weight, memory, momentum, along_w, along_m, alive, place, inside, there, lr, keep, decay, sound,
+                MEMORY: tl.constexpr, HOLD: tl.constexpr, ADD: tl.constexpr):  # fmt: skip
+    """Take the step of SGD in one chunk of columns, or hold its gradient."""
     w = tl.load(weight + place, mask=inside, other=0.0, eviction_policy="evict_first")
     g = h - along_w[:, None] * w
     if MEMORY:
         m = tl.load(memory + place, mask=inside & alive[:, None], other=0.0, eviction_policy="evict_first")
         g -= along_m[:, None] * m.to(tl.float32)
-    v = tl.load(momentum + place, mask=inside, other=0.0, eviction_policy="evict_first")
-    v = keep * v + g + decay * w
-    tl.store(momentum + place, v, mask=inside)
-    tl.store(weight + place, w - lr * v, mask=inside)
+    if HOLD:
+        g = tl.where(sound, g, 0.0)
+        if ADD:
+            g += tl.load(momentum + place, mask=there, other=0.0)
+        tl.store(momentum + place, g, mask=there)
+    else:
+        v = tl.load(momentum + place, mask=inside, other=0.0, eviction_policy="evict_first")
+        v = keep * v + g + decay * w
+        tl.store(momentum + place, v, mask=inside)
+        tl.store(weight + place, w - lr * v, mask=inside)
 
 
 @triton.jit
 def move(kept, weighted, weight, memory, momentum, length, ratio, across, mix, fault, classes, batch, lr, keep, decay,
          D: tl.constexpr, CLASSES: tl.constexpr, INNER: tl.constexpr, MEMORY: tl.constexpr, RENORMALISE: tl.constexpr,
-         PRECISION: tl.constexpr):  # fmt: skip
+         HOLD: tl.constexpr, ADD: tl.constexpr, PRECISION: tl.constexpr):  # fmt: skip
     """m ← keep·m + dL/dW + decay·w, w ← w − lr·m for CLASSES whole rows: a product, two projections and the step.
 
+    To HOLD the gradient, it is written to ``momentum``, or to ADD is added there; 0 if a sample is at fault.
     ``kept``, E [N, B], and ``weighted``, f·x [B, D], are tensor descriptors with blocks of D/4 columns.
     """
     tile = tl.program_id(0)
@@ -283,7 +291,8 @@ def move(kept, weighted, weight, memory, momentum, length, ratio, across, mix, f
               + _halves(h2, CLASSES, quarter) + _halves(h3, CLASSES, quarter))  # fmt: skip
     width: tl.constexpr = D // CHUNKS
     row, column = tile * CLASSES + tl.arange(0, CLASSES), tl.arange(0, width)
-    there = (row < classes) & (tl.load(fault) == NO_FAULT)  # else nothing is written
+    sound = tl.load(fault) == NO_FAULT
+    there = (row < classes) & sound  # else nothing is written
     inside = there[:, None] & (column >= 0)[None, :]
     begin = tile.to(tl.int64) * CLASSES * D  # 64 bits for the tile, 32 for its elements
     weight, memory, momentum = weight + begin, memory + begin, momentum + begin
@@ -306,7 +315,24 @@ def move(kept, weighted, weight, memory, momentum, length, ratio, across, mix, f
     along_m = along_z * k
     for c in tl.static_range(CHUNKS):
         _move_chunk(chunks[c], weight, memory, momentum, along_w, along_m, alive, place + c * width, inside,
-                    lr, keep, decay, MEMORY)  # fmt: skip
+                    (row < classes)[:, None] & (column >= 0)[None, :], lr, keep, decay, sound,
+                    MEMORY, HOLD, ADD)  # fmt: skip
+
+
+@triton.jit
+def update(weight, momentum, gradient, factor, fault, classes, lr, keep, decay, D: tl.constexpr, ROWS: tl.constexpr,
+           SCALE: tl.constexpr):  # fmt: skip
+    """m ← keep·m + factor·g + decay·w, w ← w − lr·m for ROWS rows; the factor is 1 without SCALE."""
+    row, column = tl.program_id(0) * ROWS + tl.arange(0, ROWS), tl.arange(0, D)
+    there = (row < classes) & (tl.load(fault) == NO_FAULT)
+    place, inside = row[:, None].to(tl.int64) * D + column[None, :], there[:, None] & (column >= 0)[None, :]
+    g = tl.load(gradient + place, mask=inside, other=0.0)
+    if SCALE:
+        g *= tl.load(factor)
+    w = tl.load(weight + place, mask=inside, other=0.0)
+    v = keep * tl.load(momentum + place, mask=inside, other=0.0) + g + decay * w
+    tl.store(momentum + place, v, mask=inside)
+    tl.store(weight + place, w - lr * v, mask=inside)
 
 
 @triton.jit

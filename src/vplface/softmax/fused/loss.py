@@ -9,7 +9,6 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
-from vplface.optim import Momentum
 from vplface.softmax.fused.fused_pass import FusedPass
 
 
@@ -23,10 +22,10 @@ class _FusedLoss(torch.autograd.Function):
         labels: Tensor,
         memory_embeddings: Tensor | None,
         step: FusedPass,
-        rule: Callable[[], Momentum | None],
+        move: Callable[[], None],
         end: Callable[[], None],
     ) -> Tensor:
-        ctx.step, ctx.rule, ctx.end, ctx.type = step, rule, end, embeddings.dtype  # type: ignore[attr-defined]
+        ctx.step, ctx.move, ctx.end, ctx.type = step, move, end, embeddings.dtype  # type: ignore[attr-defined]
         return step.loss(embeddings, labels, memory_embeddings)
 
     @staticmethod
@@ -34,12 +33,14 @@ class _FusedLoss(torch.autograd.Function):
         step: FusedPass = ctx.step  # type: ignore[attr-defined]
         if not step.is_current:
             raise RuntimeError(
-                "another loss has been formed since this one, and a fused step keeps the exponentials of one batch;"
-                ' call backward() before the next loss is formed, or build the head with backend="tiled"'
+                "a fused step keeps the exponentials of one batch for one backward pass, and this loss has taken it or"
+                " another loss has been formed since; call backward() once, before the next loss is formed, or build"
+                ' the head with backend="tiled"'
             )
         of_embeddings, of_weight, *_ = ctx.needs_input_grad  # type: ignore[attr-defined]
-        rule = ctx.rule() if of_weight else None  # type: ignore[attr-defined]
-        result = step.gradient(gradient, ctx.type if of_embeddings else None, rule)  # type: ignore[attr-defined]
+        result = step.gradient(gradient, ctx.type if of_embeddings else None)  # type: ignore[attr-defined]
+        if of_weight:
+            ctx.move()  # type: ignore[attr-defined]
         ctx.end()  # type: ignore[attr-defined]
         return result, None, None, None, None, None, None
 
@@ -52,7 +53,7 @@ def fused_loss(
     memory_embeddings: Float[Tensor, "batch dim"] | None,
     *,
     step: FusedPass,
-    rule: Callable[[], Momentum | None],
+    move: Callable[[], None],
     end: Callable[[], None],
 ) -> Float[Tensor, ""]:
     """The same as ``reference.margin_softmax`` of the unit vectors of ``embeddings``; ``backward()`` moves W.
@@ -63,10 +64,10 @@ def fused_loss(
         labels: class ids.
         memory_embeddings: what is remembered instead of ``embeddings``, if anything.
         step: whose buffers hold the batch until another loss is formed.
-        rule: by which W moves; asked in the backward pass.
+        move: called in the backward pass for the gradient of W.
         end: called when the backward pass has been started.
     """
     loss: Tensor = _FusedLoss.apply(  # type: ignore[no-untyped-call]
-        embeddings, weight, labels, memory_embeddings, step, rule, end
+        embeddings, weight, labels, memory_embeddings, step, move, end
     )
     return loss

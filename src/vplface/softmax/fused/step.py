@@ -68,13 +68,22 @@ class FusedStep:
         if chosen is not None and memory.memory is not None and memory.timer is not None:
             mixed = Mixed(memory.memory, memory.timer, chosen.lam, chosen.renormalise)
         word = faults.begin(weight.device, memory.step_count)
-        step = FusedPass(self._workspace, word, weight.detach(), margin, mixed, operand_type(weight))
+        step = FusedPass(self._workspace, word, weight.detach(), margin, mixed, operand_type(weight), memory.parts)
+
+        def move() -> None:
+            if optimizer.in_backward:
+                rule = optimizer.rule()
+                assert rule is not None
+                step.move(rule)
+            else:
+                with optimizer.holding(step.update) as (target, adds):
+                    step.hold(target, adds)
 
         def finish() -> None:
             faults.send()
             end()
 
-        loss = fused_loss(embeddings, weight, labels, memory_embeddings, step=step, rule=optimizer.rule, end=finish)
+        loss = fused_loss(embeddings, weight, labels, memory_embeddings, step=step, move=move, end=finish)
         memory.add(StepPart(step.x, step.row, step.remembered, [len(labels)], write=step.remember))
         return loss
 

@@ -7,7 +7,7 @@ import torch
 
 pytest.importorskip("triton", reason="needs vplface[triton]")
 
-from vplface import ArcFace, FusedSGD, PrototypeHead, Variational
+from vplface import ArcFace, FusedSGD, PrototypeHead, Variational, clip_grad_norm_
 from vplface.prototypes import CosineByAge
 from vplface.prototypes.batch import DegenerateEmbeddingError
 
@@ -111,6 +111,26 @@ def test_Faults_name_memory_embeddings(value, message):
     assert all(map(torch.equal, before, state_of(head)))
     with pytest.raises(DegenerateEmbeddingError, match=f"step 2.*memory_embeddings of sample 4 is {message}"):
         head(embeddings, labels)
+
+
+def test_Faults_leave_the_state_where_FusedSGD_holds_the_gradient():
+    optimizer = FusedSGD(0.1, in_backward=False)
+    head = PrototypeHead(N, D, margin=ArcFace(32.0), optimizer=optimizer, backend="triton")
+    weights = []
+    for step in range(3):
+        embeddings, labels = batch(step)
+        if step == 2:
+            zero(embeddings, labels)
+        head.optimizer.zero_grad()
+        head(embeddings, labels).backward()
+        norm = clip_grad_norm_([], 0.5, head=head)
+        head.optimizer.step()
+        weights.append([head.weight.detach().clone(), head.optimizer.state[head.weight]["momentum_buffer"].clone()])
+    assert norm == 0.0
+    assert all(map(torch.equal, weights[1], weights[2]))
+    assert not any(map(torch.equal, weights[0], weights[1]))
+    with pytest.raises(DegenerateEmbeddingError, match="step 2"):
+        head(*batch(3))
 
 
 def test_Faults_include_a_scaled_loss():

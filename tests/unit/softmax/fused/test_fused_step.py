@@ -10,7 +10,17 @@ import torch
 pytest.importorskip("triton", reason="needs vplface[triton]")
 
 from helpers.interpreter import mend_bfloat16_products, shuffle_programs
-from vplface import ArcFace, CombinedMargin, CosFace, FusedSGD, NormSoftmax, PrototypeHead, Variational, X2Softmax
+from vplface import (
+    ArcFace,
+    CombinedMargin,
+    CosFace,
+    FusedSGD,
+    NormSoftmax,
+    PrototypeHead,
+    Variational,
+    X2Softmax,
+    clip_grad_norm_,
+)
 from vplface.prototypes import CosineByAge
 
 N, D, B = 40, 64, 9
@@ -156,6 +166,40 @@ def test_FusedStep_counts_agreement_by_age():
     for age, mean in counted[0].items():
         assert mean.samples == counted[1][age].samples
         assert mean.mean == pytest.approx(counted[1][age].mean, abs=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("parts", [1, 2])
+def test_FusedStep_clips_and_accumulates_a_gradient_that_FusedSGD_holds(parts):
+    heads = held_head("triton", torch.float32), held_head("reference", torch.float64)
+    for step in range(3):
+        norms = []
+        for head in heads:
+            head.optimizer.zero_grad()
+            with head.micro_batches():
+                for part in range(parts):
+                    embeddings, labels = batch(2 * step + part)
+                    (head(embeddings.to(head.weight.dtype), labels) / parts).backward()
+            norms.append(clip_grad_norm_([], 0.5, head=head))
+            head.optimizer.step()
+        assert float(norms[0]) == pytest.approx(float(norms[1]), rel=1e-5)
+        assert float(norms[1]) > 0.5
+    assert distance(state_of(heads[0]), state_of(heads[1])) < 1e-5
+
+
+def test_FusedStep_refuses_a_second_backward_pass_of_a_loss_whose_gradient_is_held():
+    head = held_head("triton", torch.float32)
+    loss = head(*batch(0))
+    loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="for one backward pass"):
+        loss.backward()
+
+
+def held_head(backend, dtype):
+    optimizer = FusedSGD(0.1, 0.9, 5e-4, in_backward=False)
+    return PrototypeHead(
+        N, D, margin=ArcFace(32.0), variational=TWO_STEPS, optimizer=optimizer, backend=backend, dtype=dtype
+    )
 
 
 @pytest.mark.slow

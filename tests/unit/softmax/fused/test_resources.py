@@ -26,7 +26,7 @@ WIDE = {"own": 2, "prepare": 3, "weigh": 1, "move": 3, "remember": 2}
 
 @pytest.fixture(params=SHARED, scope="module")
 def compiled(request, tmp_path_factory):
-    """(compute capability, resources of each launch of a bfloat16 and a float32 step)."""
+    """(compute capability, resources of each launch of steps in bfloat16 and float32)."""
     tests = ROOT / "tests"
     environment = {
         **os.environ,

@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 pytest.importorskip("triton", reason="needs vplface[triton]")
 
-from vplface import AdaFace, FusedSGD, PrototypeHead, Variational, X2Softmax
+from vplface import AdaFace, FusedSGD, PrototypeHead, Variational, X2Softmax, clip_grad_norm_
 from vplface.softmax.fused import kernels
 
 NO_WORK = {"empty", "empty_like", "view", "slice", "select", "detach", "alias", "unsqueeze", "t", "as_strided"}
@@ -53,7 +53,7 @@ def launches(monkeypatch):
             assert all(0 < size < 2**31 for size in grid)
             return lambda *arguments, **options: names.append(self.name)
 
-    for name in ("own", "prepare", "forward", "finish", "weigh", "pull", "close", "move", "age", "remember"):
+    for name in ("own", "prepare", "forward", "finish", "weigh", "pull", "close", "move", "update", "age", "remember"):
         assert hasattr(kernels, name)
         monkeypatch.setattr(kernels, name, Recorded(name))
     return names
@@ -70,8 +70,8 @@ def _autocast():
     torch.set_autocast_dtype("cuda", dtype)
 
 
-def meta_head(classes=10_000_000, variational=Variational(0.15, 100, 0), **options):  # noqa: B008
-    optimizer = FusedSGD(0.1)
+def meta_head(classes=10_000_000, variational=Variational(0.15, 100, 0), in_backward=True, **options):  # noqa: B008
+    optimizer = FusedSGD(0.1, in_backward=in_backward)
     return PrototypeHead(
         classes, 512, variational=variational, optimizer=optimizer, backend="triton", device="meta", **options
     )
@@ -90,6 +90,8 @@ def work_of_a_step(head, launches, size=512):
             head.optimizer.zero_grad()
             loss = head(*meta_batch(size))
             loss.backward()
+            if not head.optimizer.in_backward:
+                clip_grad_norm_([], 5.0, head=head)
             head.optimizer.step()
         assert head.step_count == step + 1
     return Counter(launches) + started.operations
@@ -102,6 +104,13 @@ def test_FusedStep_reads_nothing_and_starts_the_same_at_any_number_of_classes(va
     assert few == many
     assert many.total() <= 12
     assert work_of_a_step(meta_head(10_000_000, variational), launches, size=100) == many
+
+
+def test_FusedStep_with_clipping_reads_nothing_and_starts_the_same_at_any_number_of_classes(launches):
+    few = work_of_a_step(meta_head(100_000, in_backward=False), launches)
+    many = work_of_a_step(meta_head(10_000_000, in_backward=False), launches)
+    assert few == many
+    assert many.total() <= 24
 
 
 def test_FusedStep_of_another_margin_reads_nothing(launches):
