@@ -10,16 +10,10 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import settings
-from jaxtyping import install_import_hook
 
 from helpers import shapes
 
-# Where signatures carry the shapes of the method. Left out are functions that Triton and numba compile, which bear no
-# decorator, and readers of files, whose many small functions would take twice as long.
-SHAPES = ["head", "plugin", "margins", "prototypes", "terms", "optim", "ranks"]
-SHAPES += [f"softmax.{module}" for module in ("reference", "tiled", "binary", "sampling", "product", "owner")]
-SHAPES += [f"softmax.fused.{module}" for module in ("fused_pass", "loss", "step")]
-install_import_hook([f"vplface.{module}" for module in SHAPES], f"{shapes.__name__}.checked")
+shapes.install()
 
 import vplface  # noqa: E402, F401 - switches telemetry off before test modules import other libraries
 from helpers.processes import Processes  # noqa: E402

@@ -169,7 +169,8 @@ class _Kind:
         return of_all_pairs
 
     def _sums(self, weights: Int64[np.ndarray, " p"], part: slice) -> Float64[np.ndarray, " groups"]:
-        return np.bincount(self._group[part], weights[part], minlength=self._count + 1)[1:]
+        sums = np.bincount(self._group[part], weights[part], minlength=self._count + 1)[1:]
+        return sums.astype(np.float64, copy=False)  # those of no pairs are integers
 
 
 def _within(scores: Scores, groups: Groups) -> Int64[np.ndarray, "identities groups"]:

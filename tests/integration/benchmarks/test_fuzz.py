@@ -48,6 +48,12 @@ def test_numbered_distributes_inputs_by_the_share_of_each_format():
     assert [fuzz.numbered(formats, 0, number)[0] for number in range(8)] == ["a", "b", "a", "a"] * 2
 
 
+def test_numbered_inputs_of_a_format_do_not_depend_on_the_other_formats():
+    both = fuzz.build(["text", "picture"])
+    beside = [files for name, files in (fuzz.numbered(both, 0, number) for number in range(300)) if name == "text"]
+    assert beside == [fuzz.numbered({"text": both["text"]}, 0, number)[1] for number in range(len(beside))]
+
+
 def test_numbered_is_deterministic_and_mutates_its_inputs():
     formats = fuzz.build(["text", "picture"])
     some = [fuzz.numbered(formats, 1, number) for number in range(200)]
