@@ -139,9 +139,11 @@ def test_clip_grad_norm__includes_other_parameters_of_the_head():
     require_same([train(None, run)], train(None, {**run, "fused": False}))
 
 
-@grid(world=[1, 2, 4], fused=[True, False], options=[{}, {"sample_rate": 0.4}], parts=[1, 2])
-def test_clip_grad_norm__over_ranks_has_the_trajectory_of_torch_in_one_process(processes, world, fused, options, parts):
-    # Parts of parts are other batches than those of one process, with other means unless all have the same size.
+@grid(world=[1, 2, 4], fused=[True, False], division=[({}, 1), ({}, 2), ({"sample_rate": 0.4}, 1)])
+def test_clip_grad_norm__over_ranks_has_the_trajectory_of_torch_in_one_process(processes, world, fused, division):
+    # Ranks divide a batch into other parts than one process does: with other means unless all have the same size, and,
+    # with sample_rate, compared with other classes.
+    options, parts = division
     run = settings(fused=fused, options=options if fused else {}, parts=parts, batch=16)
     require_same(processes.run(train, world, run), train(None, {**run, "fused": False}))
 
