@@ -7,9 +7,8 @@ from dataclasses import dataclass, fields
 from functools import cached_property
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float32, UInt8
 
-from vplface.data.pictures import Picture
 from vplface.errors import import_extra
 
 cv2 = import_extra("cv2", "train")
@@ -56,7 +55,12 @@ class Augmentation:
             if not 0.0 <= value <= limit:
                 raise ValueError(f"{field.name} must lie in 0..{limit:g}, got {value}")
 
-    def __call__(self, picture: Picture, rng: np.random.Generator, out: Picture | None = None) -> Picture:
+    def __call__(
+        self,
+        picture: UInt8[np.ndarray, "height width 3"],
+        rng: np.random.Generator,
+        out: UInt8[np.ndarray, "height width 3"] | None = None,
+    ) -> UInt8[np.ndarray, "height width 3"]:
         """A changed copy; the given picture is never written to (but it is returned itself if nothing changes).
 
         The copy may be in ``out``, a picture that may be written to: new memory costs more than a mirror image does.
@@ -89,7 +93,9 @@ class Augmentation:
             or self.low_resolution or self.occlusion or self.grey or self.blur
         )  # fmt: skip
 
-    def _move(self, picture: Picture, flip: bool, where: np.ndarray) -> Picture:
+    def _move(
+        self, picture: UInt8[np.ndarray, "height width 3"], flip: bool, where: np.ndarray
+    ) -> UInt8[np.ndarray, "height width 3"]:
         """Mirror, shift, scale and rotate about the centre, in one interpolation."""
         if not (self.shift or self.scale or self.rotate):
             return cv2.flip(picture, 1) if flip else picture
@@ -104,7 +110,7 @@ class Augmentation:
                 [-mirror * sin, cos, y + mirror * sin * x - cos * y + self.shift * height * where[1]],
             ]
         )
-        moved: Picture = cv2.warpAffine(
+        moved: UInt8[np.ndarray, "height width 3"] = cv2.warpAffine(
             picture, matrix, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101
         )
         return moved
@@ -122,14 +128,18 @@ def _tone(strength: float, draw: np.ndarray, grey: bool) -> Float32[np.ndarray, 
     return np.column_stack([matrix, np.full(3, 127.5 * (1 - contrast) + brightness)]).astype(np.float32)
 
 
-def _lower_resolution(picture: Picture, factor: float) -> Picture:
+def _lower_resolution(
+    picture: UInt8[np.ndarray, "height width 3"], factor: float
+) -> UInt8[np.ndarray, "height width 3"]:
     height, width = picture.shape[:2]
     small = (max(1, round(width / factor)), max(1, round(height / factor)))
     small_picture = cv2.resize(picture, small, interpolation=cv2.INTER_AREA)
     return cv2.resize(small_picture, (width, height), interpolation=cv2.INTER_LINEAR)  # type: ignore[no-any-return]
 
 
-def _occlude(picture: Picture, draw: np.ndarray, rng: np.random.Generator) -> Picture:
+def _occlude(
+    picture: UInt8[np.ndarray, "height width 3"], draw: np.ndarray, rng: np.random.Generator
+) -> UInt8[np.ndarray, "height width 3"]:
     """Hide a rectangle of 4 to 25 % of the area, of aspect 1:2 to 2:1, wholly inside the picture."""
     height, width = picture.shape[:2]
     area, stretch = 0.04 + 0.21 * draw[0], 2 ** (draw[1] - 0.5)
