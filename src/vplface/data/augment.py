@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, fields
 from functools import cached_property
+from typing import TypeAlias
 
 import numpy as np
 from jaxtyping import Float32, UInt8
@@ -12,6 +13,9 @@ from jaxtyping import Float32, UInt8
 from vplface.errors import import_extra
 
 cv2 = import_extra("cv2", "train")
+
+Image: TypeAlias = UInt8[np.ndarray, "height width 3"]
+"""An RGB picture of any size."""
 
 # Upper limits of sensible values; the lower limits are 0.
 _LIMITS = {"shift": 0.5, "scale": 0.9, "rotate": 180.0}
@@ -57,10 +61,10 @@ class Augmentation:
 
     def __call__(
         self,
-        picture: UInt8[np.ndarray, "height width 3"],
+        picture: Image,
         rng: np.random.Generator,
-        out: UInt8[np.ndarray, "height width 3"] | None = None,
-    ) -> UInt8[np.ndarray, "height width 3"]:
+        out: Image | None = None,
+    ) -> Image:
         """A changed copy; the given picture is never written to (but it is returned itself if nothing changes).
 
         The copy may be in ``out``, a picture that may be written to: new memory costs more than a mirror image does.
@@ -93,9 +97,7 @@ class Augmentation:
             or self.low_resolution or self.occlusion or self.grey or self.blur
         )  # fmt: skip
 
-    def _move(
-        self, picture: UInt8[np.ndarray, "height width 3"], flip: bool, where: np.ndarray
-    ) -> UInt8[np.ndarray, "height width 3"]:
+    def _move(self, picture: Image, flip: bool, where: np.ndarray) -> Image:
         """Mirror, shift, scale and rotate about the centre, in one interpolation."""
         if not (self.shift or self.scale or self.rotate):
             return cv2.flip(picture, 1) if flip else picture
@@ -110,7 +112,7 @@ class Augmentation:
                 [-mirror * sin, cos, y + mirror * sin * x - cos * y + self.shift * height * where[1]],
             ]
         )
-        moved: UInt8[np.ndarray, "height width 3"] = cv2.warpAffine(
+        moved: Image = cv2.warpAffine(
             picture, matrix, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101
         )
         return moved
@@ -128,18 +130,14 @@ def _tone(strength: float, draw: np.ndarray, grey: bool) -> Float32[np.ndarray, 
     return np.column_stack([matrix, np.full(3, 127.5 * (1 - contrast) + brightness)]).astype(np.float32)
 
 
-def _lower_resolution(
-    picture: UInt8[np.ndarray, "height width 3"], factor: float
-) -> UInt8[np.ndarray, "height width 3"]:
+def _lower_resolution(picture: Image, factor: float) -> Image:
     height, width = picture.shape[:2]
     small = (max(1, round(width / factor)), max(1, round(height / factor)))
     small_picture = cv2.resize(picture, small, interpolation=cv2.INTER_AREA)
     return cv2.resize(small_picture, (width, height), interpolation=cv2.INTER_LINEAR)  # type: ignore[no-any-return]
 
 
-def _occlude(
-    picture: UInt8[np.ndarray, "height width 3"], draw: np.ndarray, rng: np.random.Generator
-) -> UInt8[np.ndarray, "height width 3"]:
+def _occlude(picture: Image, draw: np.ndarray, rng: np.random.Generator) -> Image:
     """Hide a rectangle of 4 to 25 % of the area, of aspect 1:2 to 2:1, wholly inside the picture."""
     height, width = picture.shape[:2]
     area, stretch = 0.04 + 0.21 * draw[0], 2 ** (draw[1] - 0.5)
