@@ -5,6 +5,7 @@ Compilation needs a process of its own with TRITON_INTERPRET=0, and uses the ptx
 
 from __future__ import annotations
 
+import functools
 import re
 import subprocess
 import tempfile
@@ -77,6 +78,7 @@ class _NoDevice:
         return True
 
 
+@functools.cache  # several launches take one kernel
 def resources(kernel: Any) -> dict[str, Any]:
     """Registers, stack, spilled bytes, shared memory and the instructions that show how a compiled kernel works."""
     with tempfile.TemporaryDirectory() as folder:
