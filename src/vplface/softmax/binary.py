@@ -22,7 +22,7 @@ from vplface.prototypes import Injection
 from vplface.ranks import Ranks
 from vplface.softmax.logits import TileLogits
 from vplface.softmax.losses import Sums
-from vplface.softmax.own import OwnCosines
+from vplface.softmax.own import TargetCosines
 from vplface.softmax.problem import SoftmaxProblem
 from vplface.softmax.reference import class_logits
 from vplface.softmax.tiles import Tile
@@ -83,7 +83,7 @@ class BinaryCrossEntropy:
 
     keeps = True
 
-    def __init__(self, problem: SoftmaxProblem, cosines: OwnCosines, logits: TileLogits) -> None:
+    def __init__(self, problem: SoftmaxProblem, cosines: TargetCosines, logits: TileLogits) -> None:
         assert problem.strength is not None
         self.options = _options(problem.margin)
         self.scale = problem.margin.scale

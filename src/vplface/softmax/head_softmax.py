@@ -115,10 +115,10 @@ class HeadSoftmax:
             weight,
             margin,
             injection,
-            strength,
-            self.interclass_threshold,
-            negatives,
-            self.ranks,
+            strength=strength,
+            threshold=self.interclass_threshold,
+            negatives=negatives,
+            ranks=self.ranks,
         )
         update = None if optimizer is None else partial(optimizer.update, among=rows)
         backend = self._backend(weight.device)

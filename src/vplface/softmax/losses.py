@@ -14,7 +14,7 @@ from torch import Tensor
 from vplface.margins.sample import sample_margin
 from vplface.ranks import Ranks
 from vplface.softmax.logits import TileLogits
-from vplface.softmax.own import OwnCosines, OwnPlaces
+from vplface.softmax.own import OwnPlaces, TargetCosines
 from vplface.softmax.problem import SoftmaxProblem
 from vplface.softmax.tiles import Tile, TileOperations
 
@@ -95,7 +95,7 @@ class CrossEntropy:
     def __init__(
         self,
         problem: SoftmaxProblem,
-        cosines: OwnCosines,
+        cosines: TargetCosines,
         own: OwnPlaces,
         logits: TileLogits,
         operations: TileOperations,

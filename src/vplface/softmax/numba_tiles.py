@@ -188,7 +188,7 @@ class NumbaTiles:
         if not _has_types(tile) or (tile.memory is None and tile.weight.dtype == dtype):
             return self._torch.mix(tile, dtype, first=first)
         operand = tile.scratch("operand", tuple(tile.weight.shape), dtype)
-        memory, share = _memory(tile)
+        memory, share = tile.memory_and_share
         arrays = map(_array, (tile.weight, memory, share, tile.length, tile.ratio, operand))
         _mix(*arrays, first, tile.memory is not None, tile.renormalise)
         return Mixture(None, operand)
@@ -232,13 +232,8 @@ def _has_types(tile: Tile) -> bool:
     return tile.weight.dtype in _TYPES and (tile.memory is None or tile.memory.dtype in _TYPES)
 
 
-def _memory(tile: Tile) -> tuple[Tensor, Tensor]:
-    """Injected rows and S; without memory, rows of the same types that are not read."""
-    return tile.weight if tile.memory is None else tile.memory, tile.length if tile.share is None else tile.share
-
-
 def _arrays(tile: Tile, grad_mixture: Tensor) -> Iterator[Any]:
-    return map(_array, (grad_mixture.contiguous(), tile.weight, *_memory(tile), tile.length, tile.ratio))
+    return map(_array, (grad_mixture.contiguous(), tile.weight, *tile.memory_and_share, tile.length, tile.ratio))
 
 
 def _array(tensor: Tensor) -> Any:

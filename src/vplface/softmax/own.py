@@ -15,7 +15,7 @@ from vplface.margins.sample import sample_margin
 from vplface.prototypes import Injection
 
 
-class OwnCosines(NamedTuple):
+class TargetCosines(NamedTuple):
     """The cosine of each sample with its own class, after the margin; 0 where the class lives on another rank.
 
     Attributes:
@@ -54,14 +54,14 @@ def own_rows(
     return torch.where(labels >= 0, nearest, -1)
 
 
-def own_cosines(
+def target_cosines(
     features: Float[Tensor, "batch dim"],
     rows: Int[Tensor, " batch"],
     weight: Float[Tensor, "classes dim"],
     margin: Margin,
     injection: Injection | None,
     strength: Float[Tensor, " batch"] | None,
-) -> OwnCosines:
+) -> TargetCosines:
     """The cosine of each sample with the row of its own class, through the margin.
 
     Args:
@@ -74,7 +74,7 @@ def own_cosines(
     """
     nothing = features.new_zeros(len(features))
     if not len(weight):
-        return OwnCosines(nothing, nothing, nothing)
+        return TargetCosines(nothing, nothing, nothing)
     prototypes = _prototypes(weight, injection, rows.clamp_min(0), features.dtype)
     with torch.enable_grad():
         cosine = (features * prototypes).sum(1).requires_grad_()
@@ -83,7 +83,7 @@ def own_cosines(
         leaves = [cosine] if own is None else [cosine, own]
         slopes = torch.autograd.grad(target.sum(), leaves, allow_unused=True, materialize_grads=True)
     found = [torch.where(rows >= 0, each, 0.0) for each in (target.detach(), *slopes)]
-    return OwnCosines(found[0], found[1], nothing if strength is None else found[2])
+    return TargetCosines(found[0], found[1], nothing if strength is None else found[2])
 
 
 def _prototypes(

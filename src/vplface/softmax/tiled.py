@@ -33,7 +33,7 @@ from vplface.parallel import map_pieces
 from vplface.softmax.binary import BinaryCrossEntropy
 from vplface.softmax.logits import TileLogits
 from vplface.softmax.losses import CrossEntropy, Sums, TileLoss
-from vplface.softmax.own import OwnPlaces, own_cosines, own_rows
+from vplface.softmax.own import OwnPlaces, own_rows, target_cosines
 from vplface.softmax.problem import SoftmaxProblem
 from vplface.softmax.product import operand_type, product
 from vplface.softmax.tiles import Mixture, Tile, TileOperations, TorchTiles, tile_size
@@ -278,7 +278,7 @@ class TiledSoftmax:
         margin = problem.margin
         binary = sample_margin(margin).changes_loss
         strength = None if problem.strength is None or binary else problem.strength.detach().to(self.type)
-        own = own_cosines(self.features, self.own.rows, self.weight, margin, self.injection, strength)
+        own = target_cosines(self.features, self.own.rows, self.weight, margin, self.injection, strength)
         target = own.target
         logits = TileLogits(replace(problem, strength=strength), self.own, target)
         if problem.ranks is not None and logits.changed:

@@ -70,6 +70,12 @@ class Tile:
     renormalise: bool
     scratch: Scratch
 
+    @property
+    def memory_and_share(self) -> tuple[Tensor, Tensor]:
+        """M and S for a kernel; in the place of one that is None a tensor of the same type that is not read."""
+        memory = self.weight if self.memory is None else self.memory
+        return memory, self.length if self.share is None else self.share
+
 
 class Mixture(NamedTuple):
     """Z of a tile, in buffers that the next tile overwrites.

@@ -100,7 +100,7 @@ class TritonTiles:
         """Z of a tile; see ``TileOperations``."""
         operand = tile.scratch("operand", tuple(tile.weight.shape), dtype)
         block, columns = _block(tile.weight)
-        memory, share = _memory(tile)
+        memory, share = tile.memory_and_share
         _mix[(triton.cdiv(len(tile.weight), block),)](
             tile.weight,
             memory,
@@ -158,7 +158,7 @@ class TritonTiles:
 def _launch_projection(tile: Tile, grad_mixture: Tensor, gradient: Tensor, rule: Momentum | None = None) -> None:
     grad_mixture = grad_mixture.contiguous()
     block, columns = _block(grad_mixture)
-    memory, share = _memory(tile)
+    memory, share = tile.memory_and_share
     rates = (0.0, 0.0, 0.0) if rule is None else (rule.lr, rule.momentum, rule.weight_decay)
     _project[(triton.cdiv(len(grad_mixture), block),)](
         grad_mixture,
@@ -176,11 +176,6 @@ def _launch_projection(tile: Tile, grad_mixture: Tensor, gradient: Tensor, rule:
         ROWS=block,
         DIM=columns,
     )
-
-
-def _memory(tile: Tile) -> tuple[Tensor, Tensor]:
-    """Injected rows and S; without memory, rows that are not read."""
-    return tile.weight if tile.memory is None else tile.memory, tile.length if tile.share is None else tile.share
 
 
 def _type(tile: Tile) -> Any:

@@ -7,7 +7,7 @@ import torch
 from torch.nn.functional import normalize
 
 from vplface.margins import ArcFace, CosFace
-from vplface.softmax.own import OwnPlaces, own_cosines, own_rows
+from vplface.softmax.own import OwnPlaces, own_rows, target_cosines
 
 
 def places(rows: list[int], sort: bool) -> OwnPlaces:
@@ -44,15 +44,15 @@ def test_own_rows_names_the_nearest_subcenter_and_minus_one_elsewhere():
     assert own_rows(x, torch.tensor([-1] * 4), weight[:0], None, 2).tolist() == [-1] * 4
 
 
-def test_own_cosines_by_hand():
+def test_target_cosines_by_hand():
     weight = torch.tensor([[2.0, 0.0], [0.0, 5.0]], dtype=torch.float64)
     x = torch.tensor([[0.6, 0.8], [0.6, 0.8], [0.6, 0.8]], dtype=torch.float64)
     rows = torch.tensor([0, 1, -1])
-    found = own_cosines(x, rows, weight, CosFace(8.0, 0.25), None, None)
+    found = target_cosines(x, rows, weight, CosFace(8.0, 0.25), None, None)
     torch.testing.assert_close(found.target, torch.tensor([0.35, 0.55, 0.0], dtype=torch.float64))
     assert found.slope.tolist() == [1.0, 1.0, 0.0]
     assert found.slope_of_strength.tolist() == [0.0, 0.0, 0.0]
-    slope = own_cosines(x, rows, weight, ArcFace(8.0, 0.5), None, None).slope
+    slope = target_cosines(x, rows, weight, ArcFace(8.0, 0.5), None, None).slope
     angle = torch.acos(torch.tensor([0.6, 0.8], dtype=torch.float64))
     torch.testing.assert_close(slope[:2], torch.sin(angle + 0.5) / torch.sin(angle))
-    assert own_cosines(x, torch.tensor([-1] * 3), weight[:0], ArcFace(), None, None).target.tolist() == [0.0] * 3
+    assert target_cosines(x, torch.tensor([-1] * 3), weight[:0], ArcFace(), None, None).target.tolist() == [0.0] * 3
