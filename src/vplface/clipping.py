@@ -39,10 +39,21 @@ def clip_grad_norm_(parameters: Iterable[Tensor], max_norm: float, *, head: Prot
         >>> optimizer.step(), head.optimizer.step()
     """
     others = [each for each in parameters if each is not head.weight and each.grad is not None]
-    norms = [nn.utils.get_total_norm([each.grad for each in others if each.grad is not None])] if others else []
-    norms += [] if (of_prototypes := _norm_of_prototypes(head)) is None else [of_prototypes]
-    norm = vector_norm(torch.stack([each.to(norms[0].device) for each in norms])) if norms else torch.zeros(())
+    of_others = nn.utils.get_total_norm([each.grad for each in others if each.grad is not None]) if others else None
+    norm = None
+    if head.optimizer is not None and head.ranks is None:
+        norm = head.optimizer.clip_whole_(max_norm, of_others)
+    if norm is None:
+        norm = _clip_prototypes(head, max_norm, of_others)
     nn.utils.clip_grads_with_norm_(others, max_norm, norm)
+    return norm
+
+
+def _clip_prototypes(head: PrototypeHead, max_norm: float, of_others: Tensor | None) -> Float[Tensor, ""]:
+    """Scale the gradient of W; ‖g‖, over ``of_others`` too."""
+    of_prototypes = _norm_of_prototypes(head)
+    norms = [each for each in (of_others, of_prototypes) if each is not None]
+    norm = vector_norm(torch.stack([each.to(norms[0].device) for each in norms])) if norms else torch.zeros(())
     if of_prototypes is not None:
         factor = (max_norm / (norm + 1e-6)).clamp(max=1.0)
         if head.optimizer is not None:

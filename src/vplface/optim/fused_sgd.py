@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
@@ -94,12 +93,18 @@ class FusedSGD:
         return PrototypeSGD([weight], options, self.in_backward)
 
 
-class UpdateAll(Protocol):
-    """Updates all rows of W and their momentum."""
+class WholeStep(Protocol):
+    """The step of all rows of W at once: writes their gradient, clips it, and updates W and its momentum."""
 
-    def __call__(
-        self, gradient: Float[Tensor, "classes dim"], factor: Float[Tensor, ""] | None, rule: Momentum
-    ) -> None:
+    def hold(self, target: Float[Tensor, "classes dim"], adds: bool) -> Float[Tensor, " parts"]:
+        """Write the gradient to ``target``, or add it to what is there; the norms of its parts."""
+
+    def clip(
+        self, max_norm: float, others: Float[Tensor, ""] | None, before: Float[Tensor, ""] | None
+    ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+        """‖g‖ of what is held, times the factor ``before``, and of ``others``; and the factor from now on."""
+
+    def update(self, gradient: Float[Tensor, "classes dim"], factor: Float[Tensor, ""] | None, rule: Momentum) -> None:
         """m ← μ·m + c·g + ω·w, w ← w − η·m, with the factor c, or 1."""
 
 
@@ -115,7 +120,7 @@ class PrototypeSGD(torch.optim.Optimizer):
     """
 
     _held: HeldGradient | None = None  # copies start without it, as they do without gradients
-    _update_all: UpdateAll | None = None
+    _whole: WholeStep | None = None  # which has written the last part of the gradient that is held
 
     def __init__(self, weights: list[nn.Parameter], options: dict[str, Any], in_backward: bool = True) -> None:
         super().__init__(weights, options)
@@ -152,17 +157,11 @@ class PrototypeSGD(torch.optim.Optimizer):
         self._move(rows, gradient, among)
         torch.autograd.graph.increment_version(self._weight)
 
-    @contextmanager
-    def holding(self, update: UpdateAll) -> Iterator[tuple[Tensor, bool]]:
-        """Hold a gradient of all rows that the caller writes while active, until ``update`` takes the step with it.
-
-        Yields:
-            The tensor to write, and whether to add to what is there.
-        """
+    def hold(self, whole: WholeStep) -> None:
+        """Hold the gradient of all rows that ``whole`` writes, which then also clips it and takes the step."""
         assert self._held is not None
-        with torch.no_grad(), self._held.receive(self._weight) as received:
-            yield received
-        self._update_all = update
+        self._held.write_all(self._weight, whole.hold)
+        self._whole = whole
 
     def _move(self, rows: slice, gradient: Tensor, among: Tensor | None) -> None:
         group = self.param_groups[0]
@@ -212,6 +211,22 @@ class PrototypeSGD(torch.optim.Optimizer):
         norm = self._held.norm()
         return self._weight.new_zeros((), requires_grad=False) if norm is None else norm
 
+    def clip_whole_(self, max_norm: float, others: Float[Tensor, ""] | None) -> Float[Tensor, ""] | None:
+        """Clip the gradient that is held, where what has written it does so on its own; None where it does not.
+
+        Args:
+            max_norm: of all gradients together.
+            others: norm of other gradients.
+
+        Returns:
+            Norm of all gradients, before they are clipped.
+        """
+        self._require_no_gradient()
+        if self._weight.grad is None or self._held is None or self._whole is None:
+            return None
+        norm, self._held.factor = self._whole.clip(max_norm, others, self._held.factor)
+        return norm
+
     def scale_grad_(self, factor: Float[Tensor, ""]) -> None:
         """Multiply the gradient that is held by a factor; ``step()`` applies it, without a pass of its own."""
         if self._held is not None:
@@ -241,9 +256,9 @@ class PrototypeSGD(torch.optim.Optimizer):
             self._held = HeldGradient()
         if self._weight.grad is None:  # zero_grad() was called, of this optimiser or of a module
             self._held.clear()
-            self._update_all = None
             self._weight.grad = _HiddenGradient(self._weight)
         self._held.begin_pass()
+        self._whole = None
 
     def rebind(self, weight: nn.Parameter) -> None:
         """Move ``weight`` from now on, which has taken the place of W in the head; the momentum stays."""
@@ -278,10 +293,10 @@ class PrototypeSGD(torch.optim.Optimizer):
     @torch.no_grad()
     def _take_step(self, among: Tensor | None, gradient: Tensor, factor: Tensor | None) -> None:
         """m ← μ·m + c·g + ω·w, w ← w − η·m, with the factor c, a few rows at a time."""
-        if self._update_all is not None:
+        if self._whole is not None:
             group = self.param_groups[0]
             rule = Momentum(self._buffer, group["lr"], group["momentum"], group["weight_decay"])
-            self._update_all(gradient, factor, rule)
+            self._whole.update(gradient, factor, rule)
             torch.autograd.graph.increment_version(self._weight)
             return
         size = max(piece_size(gradient.device) // max(gradient[:1].numel(), 1), 1)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from threading import Lock
 
 import torch
@@ -31,7 +30,7 @@ class HeldGradient:
         """Forget the gradient; the buffer stays."""
         self.factor: Tensor | None = None
         self._parts: list[tuple[Tensor | None, Tensor]] = []  # rows of W, None for all; and their gradient
-        self._norms: dict[int, tuple[int, Tensor]] = {}  # first row of a tile → number of rows, norm
+        self._norms: dict[int, tuple[int, Tensor]] = {}  # first row of a tile → number of rows, norms of its parts
         self._target: Tensor | None = None  # of the backward pass under way
         self._adds = False
 
@@ -69,12 +68,15 @@ class HeldGradient:
             held.copy_(gradient)
         self._norms[rows.start] = len(held), _norm(held)
 
-    @contextmanager
-    def receive(self, weight: Float[Tensor, "classes dim"]) -> Iterator[tuple[Tensor, bool]]:
-        """Yield the gradient of all rows, which the caller writes, and whether to add to what is there."""
+    def write_all(self, weight: Float[Tensor, "classes dim"], write: Callable[[Tensor, bool], Tensor]) -> None:
+        """Add the gradient of all rows.
+
+        Args:
+            weight: W.
+            write: given the gradient, writes it, or adds to what is there; returns the norms of its parts.
+        """
         self._target = self._part_of_pass(weight, None)
-        yield self._target, self._adds
-        self._norms = {0: (len(self._target), _norm(self._target))}
+        self._norms = {0: (len(self._target), write(self._target, self._adds))}
 
     def norm(self) -> Float[Tensor, ""] | None:
         """Euclidean norm of the gradient, at least in float32; None where no row has one."""
@@ -82,7 +84,7 @@ class HeldGradient:
         if found is None:
             return None
         norms = [self._norms[first][1] for first in sorted(self._norms)] or [_norm(found[1])]
-        norm: Tensor = vector_norm(torch.stack(norms))
+        norm: Tensor = vector_norm(torch.cat(norms))
         return norm if self.factor is None else norm * self.factor
 
     def scale(self, factor: Float[Tensor, ""]) -> None:
@@ -131,6 +133,6 @@ class HeldGradient:
             )
 
 
-def _norm(rows: Tensor) -> Float[Tensor, ""]:
+def _norm(rows: Tensor) -> Float[Tensor, 1]:
     norm: Tensor = vector_norm(rows, dtype=torch.promote_types(rows.dtype, torch.float32))
-    return norm
+    return norm.view(1)

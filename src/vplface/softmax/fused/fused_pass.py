@@ -17,8 +17,10 @@ from vplface.softmax.fused.formula import formula_of
 from vplface.softmax.fused.tiles import tiles_for
 from vplface.softmax.workspace import Workspace
 
-_ROWS, _BLOCK, _PITCH = 8, 4096, 16
-"""Rows of a program of ``prepare``, timers of one of ``age``; rows of E begin at a multiple of so many numbers."""
+_ROWS, _BLOCK, _SAMPLES = 8, 4096, 1024
+"""Rows of a program of ``prepare``; timers of one of ``remember``, which looks at so many samples at a time."""
+_PITCH = 16
+"""Rows of E begin at a multiple of so many numbers."""
 
 
 @dataclass(frozen=True)
@@ -110,8 +112,9 @@ class FusedPass:
             The gradient dL/de, [B, d], if it is wanted.
         """
         with self._device():
-            self._start_weigh(gradient)
-            return None if like is None else self._start_pull(like)
+            result = torch.empty(self.batch, self.dim, dtype=like or torch.float32, device=self.weight.device)
+            self._start_close(gradient, None if like is None else self._start_pull(), result)
+            return None if like is None else result
 
     def move(self, rule: Momentum) -> None:
         """Start the step of W; after ``gradient``."""
@@ -119,15 +122,42 @@ class FusedPass:
             self._start_move(rule.buffer, (rule.lr, rule.momentum, rule.weight_decay))
         torch.autograd.graph.increment_version(self.weight)
 
-    def hold(self, target: Float[Tensor, "classes dim"], adds: bool) -> None:
+    def hold(self, target: Float[Tensor, "classes dim"], adds: bool) -> Float[Tensor, " tiles"]:
         """Start writing dL/dW; after ``gradient``. It is 0 if a sample is at fault.
 
         Args:
             target: where it is written.
             adds: whether it is added to what is there.
+
+        Returns:
+            Norms of tiles of ``target``.
         """
+        self.norms = self._take("norms", _cdiv(self.classes, self.tiles.move.rows))
         with self._device(), self._memory_as_seen():
-            self._start_move(target, (0.0, 0.0, 0.0), hold=True, adds=adds)
+            self._start_move(target, (0.0, 0.0, 0.0), norms=self.norms, adds=adds)
+        return self.norms
+
+    def clip(
+        self, max_norm: float, others: Float[Tensor, ""] | None, before: Float[Tensor, ""] | None
+    ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+        """Start clipping a gradient that is held.
+
+        Args:
+            max_norm: c.
+            others: norm of other gradients that are clipped along.
+            before: factor of the gradient so far; None for 1.
+
+        Returns:
+            Norm of all gradients, and the factor of the one that is held.
+        """
+        norm, factor = (torch.empty((), dtype=torch.float32, device=self.weight.device) for _ in range(2))
+        with self._device():
+            kernels.clip[(1,)](
+                self.norms, norm if others is None else others.to(norm), norm if before is None else before, norm,
+                factor, len(self.norms), float(max_norm), OTHERS=others is not None, AGAIN=before is not None,
+                BLOCK=_BLOCK
+            )  # fmt: skip
+        return norm, factor
 
     def update(self, gradient: Float[Tensor, "classes dim"], factor: Float[Tensor, ""] | None, rule: Momentum) -> None:
         """Start the step of W by a gradient that was held, unless a sample is at fault.
@@ -164,10 +194,9 @@ class FusedPass:
         if not self._moved and self.mixed is not None:
             self._older = memory[self._rows]
         with self._device():
-            kernels.age[(_cdiv(self.classes, _BLOCK),)](timer, self.fault, self.classes, BLOCK=_BLOCK)
-            kernels.remember[(len(rows),)](
-                remembered, rows, memory, timer, self.fault, len(rows), delta_t, D=self.dim,
-                SAMPLES=kernels.triton.next_power_of_2(len(rows))
+            kernels.remember[(max(_cdiv(self.classes, _BLOCK), len(rows)),)](
+                remembered, rows, memory, timer, self.fault, self.classes, len(rows), delta_t, D=self.dim,
+                SAMPLES=_SAMPLES, BLOCK=_BLOCK
             )  # fmt: skip
 
     def _start_own(self, embeddings: Tensor, labels: Tensor, memory_embeddings: Tensor | None) -> None:
@@ -224,15 +253,7 @@ class FusedPass:
             PROGRAMS=self.lanes * blocks, PRECISION=self.precision, num_warps=tile.warps, num_stages=tile.stages
         )  # fmt: skip
 
-    def _start_weigh(self, gradient: Float[Tensor, ""]) -> None:
-        self.weighted = self._take("weighted", self.batch, self.dim, dtype=self.operands)
-        self.factor = self._take("factor", self.batch)
-        kernels.weigh[(self.batch,)](
-            self.x, self.row, self.rest, self.total, self.slope, self.ratio, gradient, self.factor, self.weighted,
-            self.kept, self.fault, self.batch, self.kept.stride(0), self.margin.scale, D=self.dim
-        )  # fmt: skip
-
-    def _start_pull(self, dtype: torch.dtype) -> Float[Tensor, "batch dim"]:
+    def _start_pull(self) -> Float[Tensor, "splits batch dim"]:
         tile = self.tiles.pull
         columns = min(tile.columns, self.dim)
         tiles = _cdiv(self.batch, tile.rows) * (self.dim // columns)
@@ -243,23 +264,34 @@ class FusedPass:
             partial, self.classes, self.batch, D=self.dim, SAMPLES=tile.rows, COLUMNS=columns, INNER=tile.inner,
             SPLITS=splits, PRECISION=self.precision, num_warps=tile.warps, num_stages=tile.stages
         )  # fmt: skip
-        result = torch.empty(self.batch, self.dim, dtype=dtype, device=self.weight.device)
+        return partial
+
+    def _start_close(
+        self,
+        gradient: Float[Tensor, ""],
+        partial: Float[Tensor, "splits batch dim"] | None,
+        result: Float[Tensor, "batch dim"],
+    ) -> None:
+        self.weighted = self._take("weighted", self.batch, self.dim, dtype=self.operands)
         kernels.close[(self.batch,)](
-            partial, self.factor, self.x, self.norm, self.fault, result, splits, self.batch, D=self.dim
-        )
-        return result
+            self.x, self.row, self.norm, self.rest, self.total, self.slope, self.ratio, self.mixture, gradient,
+            result if partial is None else partial, self.weighted, self.kept, result, self.fault,
+            0 if partial is None else len(partial), self.batch, self.kept.stride(0), self.margin.scale, D=self.dim,
+            PULL=partial is not None
+        )  # fmt: skip
 
     def _start_move(
-        self, target: Tensor, rates: tuple[float, float, float], hold: bool = False, adds: bool = False
+        self, target: Tensor, rates: tuple[float, float, float], norms: Tensor | None = None, adds: bool = False
     ) -> None:
+        """Move W and its momentum ``target``; where there are ``norms``, hold the gradient in ``target`` instead."""
         tile = self.tiles.move
         memory, _ = self._memory()
         kernels.move[(_cdiv(self.classes, tile.rows),)](
             kernels.described(self.kept, tile.rows, tile.inner), kernels.described(self.weighted, tile.inner, self.dim
-            // 4), self.weight, memory, target, self.length, self.ratio, self.across, self.mix, self.fault,
-            self.classes, self.batch, *rates, D=self.dim, CLASSES=tile.rows, INNER=tile.inner, MEMORY=self.mixed is not
-            None, RENORMALISE=self._renormalise, HOLD=hold, ADD=adds, PRECISION=self.precision, num_warps=tile.warps,
-            num_stages=tile.stages
+            // 4), self.weight, memory, target, self.norm if norms is None else norms, self.length, self.ratio,
+            self.across, self.mix, self.fault, self.classes, self.batch, *rates, D=self.dim, CLASSES=tile.rows,
+            INNER=tile.inner, MEMORY=self.mixed is not None, RENORMALISE=self._renormalise, HOLD=norms is not None,
+            ADD=adds, PRECISION=self.precision, num_warps=tile.warps, num_stages=tile.stages
         )  # fmt: skip
         self._moved, self.workspace.user = True, None
 

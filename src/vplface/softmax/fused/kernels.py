@@ -6,13 +6,12 @@ In the notation of the tiled softmax, Z_j is a multiple of u_j, ρ_j = u_j/Z_j, 
     prepare    rows of classes      Z_j, ‖W_j‖, ρ_j, Z_j·W_j, k_j of Z_j = W_j + k_j·M_j, 0 without living memory
     forward    fixed programs       E_ji = ρ_j·exp(s·ρ_j·Z_j·x_i), 0 where j = y_i; partial sums of the exponentials
     finish     one program          R_i, S_i, loss
-    weigh      a program a sample   f_i = s/(B·S_i), f_i·x_i, and E_ji = −R_i·dt_i/dcosθ_i·ρ_j where j = y_i
-    pull       tiles of dL/dx       partial sums of Σ_j E_ji·Z_j over shares of the classes
-    close      a program a sample   f_i·Σ_j E_ji·Z_j, and from dL/dx to dL/de
+    pull       tiles of dL/dx       partial sums of Σ_j E_ji·Z_j over shares of the classes, without j = y_i
+    close      a program a sample   f_i = s/(B·S_i), f_i·x_i, E_ji = −R_i·dt_i/dcosθ_i·ρ_j where j = y_i, and dL/de_i
     move       tiles of classes     h_j = Σ_i E_ji·f_i·x_i, less its components along Z_j and W_j; the step of SGD
+    clip       one program          norm of a gradient that ``move`` has held, from those of its tiles; factor
     update     rows of classes      the step of SGD by a gradient that was held, with the factor of clipping
-    age        blocks of classes    T_j ← max(T_j − 1, 0)
-    remember   a program a sample   M_y ← x and T_y ← Δt by the last sample of each class
+    remember   blocks and samples   T_j ← max(T_j − 1, 0); M_y ← x and T_y ← Δt by the last sample of each class
 
 Partial sums are added in a fixed order and no two programs write one number, so results do not depend on the order of
 programs. Every kernel that writes state first looks at ``fault`` and leaves the state as it is if a sample is at fault.
@@ -50,6 +49,7 @@ SHORTEST = tl.constexpr(1e-12)
 LARGEST = tl.constexpr(3.4028234e38)
 SMALLEST_TOTAL = tl.constexpr(1.8e-35)
 SMALLEST_SINE = tl.constexpr(3.4526698e-4)
+CLIP_EPSILON = tl.constexpr(1e-6)
 LOG2_E = tl.constexpr(1.4426950408889634)
 CHUNKS = tl.constexpr(8)
 """Parts of a row in ``move``: what is loaded beside one part of a product has to fit into registers."""
@@ -186,22 +186,6 @@ def finish(sums, target, fault, rest_out, total_out, loss, lanes, batch, scale,
 
 
 @triton.jit
-def weigh(x, own_row, rest, total, slope, ratio, gradient, factor_out, weighted, kept, fault, batch, pitch, scale,
-          D: tl.constexpr):  # fmt: skip
-    """f_i, f_i·x_i, and the element of E [N, ``pitch``] of sample i and its own class."""
-    i, column = tl.program_id(0), tl.arange(0, D)
-    upstream = tl.load(gradient).to(tl.float32)
-    tl.atomic_min(fault, SCALED, mask=tl.abs(upstream) >= LARGEST_WEIGHT)
-    factor = upstream * scale / batch / tl.load(total + i)
-    tl.store(weighted + i * D + column, (factor * tl.load(x + i * D + column)).to(weighted.dtype.element_ty))
-    tl.store(factor_out + i, factor)
-    row = tl.load(own_row + i)
-    rho = tl.load(ratio + row, mask=row >= 0, other=0.0)
-    pull_own = -tl.load(rest + i) * tl.load(slope + i) * rho
-    tl.store(kept + row.to(tl.int64) * pitch + i, pull_own.to(kept.dtype.element_ty), mask=row >= 0)
-
-
-@triton.jit
 def pull(kept, mixture, partial, classes, batch, D: tl.constexpr, SAMPLES: tl.constexpr, COLUMNS: tl.constexpr,
          INNER: tl.constexpr, SPLITS: tl.constexpr, PRECISION: tl.constexpr):  # fmt: skip
     """Σ_j E_ji·Z_j over one of SPLITS shares of the classes, for SAMPLES samples and COLUMNS components."""
@@ -222,17 +206,32 @@ def pull(kept, mixture, partial, classes, batch, D: tl.constexpr, SAMPLES: tl.co
 
 
 @triton.jit
-def close(partial, factor, x, norm, fault, out, splits, batch, D: tl.constexpr):
-    """dL/de of sample i from the partial sums of ``pull``; 0 if a sample is at fault, which spares the backbone."""
+def close(x, own_row, norm, rest, total, slope, ratio, mixture, gradient, partial, weighted, kept, out, fault, splits,
+          batch, pitch, scale, D: tl.constexpr, PULL: tl.constexpr):  # fmt: skip
+    """f_i·x_i, and the element of E [N, ``pitch``] of sample i and its own class.
+
+    With PULL also dL/de_i from this element and the partial sums; 0 if a sample is at fault, which spares the backbone.
+    """
     i, column = tl.program_id(0), tl.arange(0, D)
-    total = tl.zeros((D,), tl.float32)
-    for split in tl.range(0, splits):
-        total += tl.load(partial + (split * batch + i) * D + column)
-    total *= tl.load(factor + i)
+    upstream = tl.load(gradient).to(tl.float32)
+    scaled = tl.abs(upstream) >= LARGEST_WEIGHT
+    tl.atomic_min(fault, SCALED, mask=scaled)
+    factor = upstream * scale / batch / tl.load(total + i)
     unit = tl.load(x + i * D + column)
-    total = (total - tl.sum(total * unit, 0) * unit) / tl.maximum(tl.load(norm + i), SHORTEST)
-    total = tl.where(tl.load(fault) == NO_FAULT, total, 0.0)
-    tl.store(out + i * D + column, total.to(out.dtype.element_ty))
+    tl.store(weighted + i * D + column, (factor * unit).to(weighted.dtype.element_ty))
+    row = tl.load(own_row + i)
+    place = row.to(tl.int64)
+    e = -tl.load(rest + i) * tl.load(slope + i) * tl.load(ratio + row, mask=row >= 0, other=0.0)
+    tl.store(kept + place * pitch + i, e.to(kept.dtype.element_ty), mask=row >= 0)
+    if PULL:
+        z = tl.load(mixture + place * D + column, mask=(column >= 0) & (row >= 0), other=0.0)
+        pulled = e * z.to(tl.float32)
+        for split in tl.range(0, splits):
+            pulled += tl.load(partial + (split * batch + i) * D + column)
+        pulled *= factor
+        pulled = (pulled - tl.sum(pulled * unit, 0) * unit) / tl.maximum(tl.load(norm + i), SHORTEST)
+        sound = (tl.load(fault) == NO_FAULT) & (scaled == 0)
+        tl.store(out + i * D + column, tl.where(sound, pulled, 0.0).to(out.dtype.element_ty))
 
 
 @triton.jit
@@ -250,7 +249,8 @@ def _along(h, vectors, place, inside):
 @triton.jit
 def _move_chunk(h, weight, memory, momentum, along_w, along_m, alive, place, inside, there, lr, keep, decay, sound,
                 MEMORY: tl.constexpr, HOLD: tl.constexpr, ADD: tl.constexpr):  # fmt: skip
-    """Take the step of SGD in one chunk of columns, or hold its gradient."""
+    """Take the step of SGD in one chunk of columns, or HOLD its gradient and return the sum of its squares."""
+    squares = 0.0
     w = tl.load(weight + place, mask=inside, other=0.0, eviction_policy="evict_first")
     g = h - along_w[:, None] * w
     if MEMORY:
@@ -261,20 +261,23 @@ def _move_chunk(h, weight, memory, momentum, along_w, along_m, alive, place, ins
         if ADD:
             g += tl.load(momentum + place, mask=there, other=0.0)
         tl.store(momentum + place, g, mask=there)
+        squares = tl.sum(g * g)
     else:
         v = tl.load(momentum + place, mask=inside, other=0.0, eviction_policy="evict_first")
         v = keep * v + g + decay * w
         tl.store(momentum + place, v, mask=inside)
         tl.store(weight + place, w - lr * v, mask=inside)
+    return squares
 
 
 @triton.jit
-def move(kept, weighted, weight, memory, momentum, length, ratio, across, mix, fault, classes, batch, lr, keep, decay,
-         D: tl.constexpr, CLASSES: tl.constexpr, INNER: tl.constexpr, MEMORY: tl.constexpr, RENORMALISE: tl.constexpr,
-         HOLD: tl.constexpr, ADD: tl.constexpr, PRECISION: tl.constexpr):  # fmt: skip
+def move(kept, weighted, weight, memory, momentum, norms, length, ratio, across, mix, fault, classes, batch, lr, keep,
+         decay, D: tl.constexpr, CLASSES: tl.constexpr, INNER: tl.constexpr, MEMORY: tl.constexpr,
+         RENORMALISE: tl.constexpr, HOLD: tl.constexpr, ADD: tl.constexpr, PRECISION: tl.constexpr):  # fmt: skip
     """m ← keep·m + dL/dW + decay·w, w ← w − lr·m for CLASSES whole rows: a product, two projections and the step.
 
-    To HOLD the gradient, it is written to ``momentum``, or to ADD is added there; 0 if a sample is at fault.
+    To HOLD the gradient, it is written to ``momentum``, or to ADD is added there, and the norm of the tile to
+    ``norms``; the gradient is 0 if a sample is at fault.
     ``kept``, E [N, B], and ``weighted``, f·x [B, D], are tensor descriptors with blocks of D/4 columns.
     """
     tile = tl.program_id(0)
@@ -313,10 +316,38 @@ def move(kept, weighted, weight, memory, momentum, length, ratio, across, mix, f
     zw = tl.load(across + row, mask=there, other=1.0)
     along_w = along_z + (hw - along_z * zw) / (norm * norm)
     along_m = along_z * k
+    squares = 0.0
     for c in tl.static_range(CHUNKS):
-        _move_chunk(chunks[c], weight, memory, momentum, along_w, along_m, alive, place + c * width, inside,
-                    (row < classes)[:, None] & (column >= 0)[None, :], lr, keep, decay, sound,
-                    MEMORY, HOLD, ADD)  # fmt: skip
+        squares += _move_chunk(chunks[c], weight, memory, momentum, along_w, along_m, alive, place + c * width, inside,
+                               (row < classes)[:, None] & (column >= 0)[None, :], lr, keep, decay, sound,
+                               MEMORY, HOLD, ADD)  # fmt: skip
+    if HOLD:
+        tl.store(norms + tile, tl.sqrt(squares))
+
+
+@triton.jit
+def clip(norms, others, before, norm_out, factor_out, tiles, max_norm, OTHERS: tl.constexpr, AGAIN: tl.constexpr,
+         BLOCK: tl.constexpr):  # fmt: skip
+    """‖g‖ over a held gradient, from the ``norms`` of its tiles, and OTHERS; and its factor, min(1, c/(‖g‖ + ε)).
+
+    If AGAIN, the gradient has had the factor ``before``, and the new one comes on top. One program does it all.
+    """
+    squares = tl.zeros((BLOCK,), tl.float32)
+    for first in tl.range(0, tiles, BLOCK):
+        tile = first + tl.arange(0, BLOCK)
+        of_tile = tl.load(norms + tile, mask=tile < tiles, other=0.0)
+        squares += of_tile * of_tile
+    square, factor = tl.sum(squares, 0), 1.0
+    if AGAIN:
+        factor = tl.load(before)
+        square *= factor * factor
+    if OTHERS:
+        other = tl.load(others)
+        square += other * other
+    norm = tl.sqrt(square)
+    tl.store(norm_out, norm)
+    limit = tl.minimum(max_norm / (norm + CLIP_EPSILON), 1.0, propagate_nan=tl.PropagateNan.ALL)
+    tl.store(factor_out, factor * limit)
 
 
 @triton.jit
@@ -336,23 +367,25 @@ def update(weight, momentum, gradient, factor, fault, classes, lr, keep, decay, 
 
 
 @triton.jit
-def age(timer, fault, classes, BLOCK: tl.constexpr):
-    """T ← max(T − 1, 0)."""
-    row = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+def remember(x, own_row, memory, timer, fault, classes, batch, delta_t, D: tl.constexpr, SAMPLES: tl.constexpr,
+             BLOCK: tl.constexpr):  # fmt: skip
+    """T ← max(T − 1, 0) for BLOCK classes, then T_y ← Δt for those of the step; M_y ← x_i by the last sample i of y.
+
+    A program has the block of classes and the sample of its number, where there are any.
+    """
+    i, column = tl.program_id(0), tl.arange(0, D)
     sound = tl.load(fault) == NO_FAULT
-    t = tl.load(timer + row, mask=row < classes, other=0)
-    tl.store(timer + row, tl.maximum(t - 1, 0), mask=(row < classes) & sound)
-
-
-@triton.jit
-def remember(x, own_row, memory, timer, fault, batch, delta_t, D: tl.constexpr, SAMPLES: tl.constexpr):
-    """M_y ← x_i and T_y ← Δt, if no later sample is of the class y of sample i."""
-    i, other, column = tl.program_id(0), tl.arange(0, SAMPLES), tl.arange(0, D)
-    row = tl.load(own_row + i)
-    others = tl.load(own_row + other, mask=other < batch, other=-1)
-    later = tl.max(((others == row) & (other > i)).to(tl.int32), 0)
-    writes = (later == 0) & (row >= 0) & (tl.load(fault) == NO_FAULT)
-    place = row.to(tl.int64)
-    unit = tl.load(x + i * D + column)
-    tl.store(memory + place * D + column, unit.to(memory.dtype.element_ty), mask=(column >= 0) & writes)
-    tl.store(timer + place, delta_t, mask=writes)
+    first = i.to(tl.int64) * BLOCK
+    block = first + tl.arange(0, BLOCK)
+    t = tl.load(timer + block, mask=block < classes, other=0)
+    tl.store(timer + block, tl.maximum(t - 1, 0), mask=(block < classes) & sound)
+    tl.debug_barrier()  # a thread sets timers that other threads have aged
+    row, later = tl.load(own_row + i, mask=i < batch, other=-1), 0
+    for begin in tl.range(0, batch, SAMPLES):
+        sample = begin + tl.arange(0, SAMPLES)
+        rows = tl.load(own_row + sample, mask=sample < batch, other=-1)
+        tl.store(timer + rows, delta_t, mask=(rows >= first) & (rows < first + BLOCK) & sound)
+        later = tl.maximum(later, tl.max(((rows == row) & (sample > i)).to(tl.int32), 0))
+    writes = (column >= 0) & (later == 0) & (row >= 0) & sound
+    unit = tl.load(x + i * D + column, mask=writes, other=0.0)
+    tl.store(memory + row.to(tl.int64) * D + column, unit.to(memory.dtype.element_ty), mask=writes)

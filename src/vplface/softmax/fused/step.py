@@ -76,8 +76,7 @@ class FusedStep:
                 assert rule is not None
                 step.move(rule)
             else:
-                with optimizer.holding(step.update) as (target, adds):
-                    step.hold(target, adds)
+                optimizer.hold(step)
 
         def finish() -> None:
             faults.send()

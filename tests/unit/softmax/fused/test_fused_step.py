@@ -22,9 +22,17 @@ from vplface import (
     clip_grad_norm_,
 )
 from vplface.prototypes import CosineByAge
+from vplface.softmax.fused import fused_pass, kernels
 
 N, D, B = 40, 64, 9
 TWO_STEPS = Variational(0.3, 2, 0)
+
+
+@pytest.fixture(autouse=True)
+def _small_blocks(monkeypatch):
+    """Several blocks of timers, the last one partial, and several groups of samples."""
+    monkeypatch.setattr(fused_pass, "_BLOCK", 16)
+    monkeypatch.setattr(fused_pass, "_SAMPLES", 4)
 
 
 @pytest.fixture(autouse=True)
@@ -169,21 +177,25 @@ def test_FusedStep_counts_agreement_by_age():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("parts", [1, 2])
-def test_FusedStep_clips_and_accumulates_a_gradient_that_FusedSGD_holds(parts):
+@pytest.mark.parametrize(("parts", "limits"), [(1, [0.5]), (2, [0.5]), (1, [0.5, 0.2])])
+def test_FusedStep_clips_and_accumulates_a_gradient_that_FusedSGD_holds(parts, limits):
     heads = held_head("triton", torch.float32), held_head("reference", torch.float64)
     for step in range(3):
-        norms = []
+        norms, others = [], []
         for head in heads:
             head.optimizer.zero_grad()
             with head.micro_batches():
                 for part in range(parts):
                     embeddings, labels = batch(2 * step + part)
                     (head(embeddings.to(head.weight.dtype), labels) / parts).backward()
-            norms.append(clip_grad_norm_([], 0.5, head=head))
+            other = torch.nn.Parameter(torch.zeros(3, dtype=head.weight.dtype))
+            other.grad = torch.full_like(other, 0.25 * step)
+            norms.append(torch.stack([clip_grad_norm_([other], limit, head=head) for limit in limits]))
+            others.append(other.grad)
             head.optimizer.step()
-        assert float(norms[0]) == pytest.approx(float(norms[1]), rel=1e-5)
-        assert float(norms[1]) > 0.5
+        torch.testing.assert_close(norms[0].double(), norms[1], rtol=1e-5, atol=0)
+        torch.testing.assert_close(others[0].double(), others[1], rtol=1e-5, atol=0)
+        assert (norms[1] > torch.tensor(limits)).all()
     assert distance(state_of(heads[0]), state_of(heads[1])) < 1e-5
 
 
@@ -285,15 +297,39 @@ def test_FusedStep_refuses_a_second_backward_pass_and_a_second_derivative():
         head(*batch(1)).backward(create_graph=True)
 
 
+@pytest.mark.parametrize("others", [None, 3.0])
+@pytest.mark.parametrize("before", [None, 0.25])
+@pytest.mark.parametrize("count", [1, 100])
+def test_clip_adds_the_squares_of_all_norms(others, before, count):
+    norms = torch.rand(count, generator=torch.Generator().manual_seed(0))
+    of_others, factor = (torch.tensor(0.0 if value is None else value) for value in (others, before))
+    found, clipped = torch.zeros(()), torch.zeros(())
+    options = {"OTHERS": others is not None, "AGAIN": before is not None, "BLOCK": 16}
+    for max_norm in (0.5, 1e6):
+        kernels.clip[(1,)](norms, of_others, factor, found, clipped, count, max_norm, **options)
+        held = torch.linalg.vector_norm(norms.double()) * (before or 1.0)
+        expected = torch.hypot(held, torch.tensor(others or 0.0).double())
+        torch.testing.assert_close(found.double(), expected, rtol=1e-6, atol=0)
+        limit = (max_norm / (expected + 1e-6)).clamp(max=1.0)
+        torch.testing.assert_close(clipped.double(), (before or 1.0) * limit, rtol=1e-6, atol=0)
+    norms[0] = torch.nan
+    kernels.clip[(1,)](norms, of_others, factor, found, clipped, count, 1.0, **options)
+    assert found.isnan()
+    assert clipped.isnan()
+
+
 @pytest.mark.slow
-def test_FusedStep_gives_the_same_bits_in_any_order_of_programs(monkeypatch):
+@pytest.mark.parametrize("make", [lambda: head_of(), lambda: held_head("triton", torch.float32)], ids=["moved", "held"])
+def test_FusedStep_gives_the_same_bits_in_any_order_of_programs(monkeypatch, make):
     found = []
     for seed in (None, None, 1):
         with monkeypatch.context() as patch:
             if seed is not None:
                 shuffle_programs(patch, seed)
-            head = head_of()
+            head = make()
             steps = train(head, range(2))
+            if not head.optimizer.in_backward:
+                steps.append((clip_grad_norm_([], 0.5, head=head), head.optimizer.step() or head.weight.detach()))
             found.append([*state_of(head), *(each for pair in steps for each in pair)])
     for other in found[1:]:
         assert all(map(torch.equal, found[0], other))

@@ -20,7 +20,7 @@ pytestmark = [
 ]
 SHARED = {80: 99 * 1024, 90: 227 * 1024, 100: 227 * 1024}
 """Shared memory of a program; on 8.0 that of the smaller devices 8.6 and 8.9."""
-WIDE = {"own": 2, "prepare": 3, "weigh": 1, "move": 3, "remember": 2}
+WIDE = {"own": 2, "prepare": 3, "close": 2, "move": 3, "update": 3, "remember": 2}
 """Accesses to matrices of N·d or N·B numbers, which need offsets of 64 bits."""
 
 
