@@ -1,6 +1,6 @@
 # make train   set up, then train plain and variational ArcFace on generated faces and compare them
 # make check   set up, then run the fast tests and everything that reads the source: three minutes on two cores
-# make test    set up, then run all tests: about a quarter of an hour on two cores
+# make test    set up, then run all tests: about twelve minutes on two cores
 # make peers   set up a second environment with insightface, and see that it loads what we export
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin

@@ -24,6 +24,14 @@ settings.register_profile("long", deadline=None, max_examples=2000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Mark tests in several processes as slow: starting the processes takes seconds."""
+    for item in items:
+        if "processes" in item.fixturenames:
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(scope="session")
 def faces(tmp_path_factory):
     """A folder of twelve people with four pictures each: a colour a person, and noise."""
