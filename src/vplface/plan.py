@@ -17,8 +17,30 @@ from vplface.margins import Margin
 from vplface.margins.sample import sample_margin
 from vplface.prototypes import LastFeature, simulate_memory
 from vplface.softmax import implementation_of
+from vplface.training.networks import learning_rates
 from vplface.training.parts import require_parts
-from vplface.training.run_state import build_run
+from vplface.training.run_state import RunState, build_run
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The parts of a backbone that train.
+
+    Attributes:
+        parameters: weights that train.
+        frozen: weights that never move.
+        waiting: of ``parameters``, those that stand still until the step ``until``.
+        until: the step, counted from 0, from which they move; None if none waits.
+        still_norms: BatchNorm layers that stand still for good.
+        rates: base learning rate by depth; a single one of depth −1 if it is the same at all depths.
+    """
+
+    parameters: int
+    frozen: int
+    waiting: int
+    until: int | None
+    still_norms: int
+    rates: dict[int, float]
 
 
 @dataclass(frozen=True)
@@ -31,6 +53,7 @@ class Plan:
         steps_per_epoch: optimiser steps.
         steps: of the whole run.
         parameters: of the backbone.
+        trained: which of them train.
         softmax: the backend of the head and the library inside its tiles.
         footprint: memory, traffic and checkpoints.
         variational_start: step at which injection begins, "auto" where drift decides; None for plain prototypes.
@@ -45,6 +68,7 @@ class Plan:
     steps_per_epoch: int
     steps: int
     parameters: int
+    trained: Trained
     softmax: str
     footprint: Footprint
     variational_start: int | Literal["auto"] | None
@@ -103,13 +127,15 @@ def plan(config: Config, gpus: int = 1) -> Plan:
         raise ConfigError(f"{error}; raise batch_size") from error
     require_parts(config, run.batches, gpus)
     backbone = config.backbone
-    network = network_of(backbone.name, dim, size.pictures_a_pass, size.precision, **backbone.options)
+    frozen = {name for name, parameter in run.backbone.named_parameters() if not parameter.requires_grad}
+    network = network_of(backbone.name, dim, size.pictures_a_pass, size.precision, frozen, **backbone.options)
     return Plan(
         identities=classes,
         pictures=len(run.pictures),
         steps_per_epoch=per_epoch,
         steps=run.rate.steps,
         parameters=network.parameters,
+        trained=_trained(run),
         softmax=implementation_of(run.head.backend, run.device),
         footprint=footprint(size, network),
         variational_start=None if variational is None else start if isinstance(start, int) else "auto",
@@ -117,6 +143,21 @@ def plan(config: Config, gpus: int = 1) -> Plan:
         coverage={delta_t: each.coverage for delta_t, each in memory.items()},
         own={delta_t: each.own for delta_t, each in memory.items()},
         first_loss=expected_first_loss(config.margin, size.compared, dim),
+    )
+
+
+def _trained(run: RunState) -> Trained:
+    """The parts of the backbone of a run that train."""
+    config, weights = run.config, list(run.backbone.parameters())
+    moving = sum(weight.numel() for weight in weights if weight.requires_grad)
+    same = config.finetune.layer_decay == 1.0
+    return Trained(
+        parameters=moving,
+        frozen=sum(weight.numel() for weight in weights) - moving,
+        waiting=run.freezing.at_first,
+        until=run.freezing.until,
+        still_norms=len(run.freezing.still_norms(run.rate.steps)),
+        rates={-1: config.optimizer.lr} if same else learning_rates(config, run.backbone),
     )
 
 

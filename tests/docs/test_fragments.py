@@ -23,6 +23,7 @@ PLACES = [
     ("data", "train"),
     ("data", "augmentation"),
     ("backbone",),
+    ("finetune",),
     ("margin",),
     ("variational",),
     ("variational", "start"),

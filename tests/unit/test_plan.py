@@ -90,6 +90,44 @@ def test_plan_writes_no_generated_faces(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def planned(faces, **finetune):
+    raw = {
+        "name": "x",
+        "data": {"train": str(faces)},
+        "backbone": {"name": "tiny", "embedding_dim": 8, "options": {"width": 8}},
+        "optimizer": {"lr": 0.1},
+        "schedule": {"length": 4, "warmup": 1},
+        "batch_size": 8,
+        "finetune": finetune,
+    }
+    return plan(build_config(raw, "test"))
+
+
+def test_plan_counts_what_trains(faces):
+    whole, last = planned(faces), planned(faces, freeze="all but the last block")
+    backbone = build("tiny", 8, width=8)
+    after = [backbone.stages[5], backbone.stages[7], backbone.embedding, backbone.embedding_norm]
+    moving = sum(p.numel() for part in after for p in part.parameters())
+    assert (whole.trained.parameters, whole.trained.frozen, whole.trained.still_norms) == (whole.parameters, 0, 0)
+    assert (last.trained.parameters, last.trained.frozen) == (moving, whole.parameters - moving)
+    assert last.trained.still_norms == 1 + 2 + 1 + 2 + 2
+    ours, others = last.footprint, whole.footprint
+    assert ours.memory.activations < others.memory.activations / 3
+    assert ours.memory.backbone == others.memory.backbone - 2 * 4 * last.trained.frozen
+    assert ours.checkpoint.optimizer == 4 * moving
+
+
+def test_plan_shows_what_waits_and_the_learning_rates_by_depth(faces):
+    found = planned(faces, freeze="stem", until=3, layer_decay=0.5, batchnorm="freeze").trained
+    assert (found.waiting, found.until) == (3 * 49 * 8, 3)
+    assert found.rates == {depth: 0.1 * 0.5 ** (5 - depth) for depth in range(6)}
+    changes = ["finetune.freeze=stem", "finetune.until=3", "finetune.layer_decay=0.5", "finetune.batchnorm=freeze"]
+    result = CliRunner().invoke(app, ["plan", "quickstart", *changes], env={"COLUMNS": "200"})
+    assert "3,528 of them from step 3; " in result.output
+    assert "12 BatchNorm layers stand still" in result.output
+    assert "by depth 0: 0.0031, 1: 0.0063, 2: 0.013, 3: 0.025, 4: 0.05, 5: 0.1; prototypes 0.1" in result.output
+
+
 def test_tile_bytes_grows_with_the_classes_up_to_a_limit():
     cpu = torch.device("cpu")
     head = PrototypeHead(4, 2, workspace_mb=3)
@@ -345,7 +383,7 @@ def test_footprint_matches_the_size_of_a_checkpoint(tmp_path, fused, average):
         optimizer=torch.optim.SGD(parameters, 0.1, momentum=0.9),
         average=AveragedModel(backbone, use_buffers=True) if average else None,
         drift=DriftMonitor(head, torch.zeros(2, 3, 112, 112)),
-        **dict.fromkeys(("config", "preprocessing", "pictures", "heldout", "batches", "rate")),
+        **dict.fromkeys(("config", "preprocessing", "pictures", "heldout", "batches", "rate", "freezing")),
     )
     head(backbone(torch.randn(4, 3, 112, 112)), torch.arange(4)).backward()
     run.optimizer.step()

@@ -80,6 +80,11 @@ class IResNet(nn.Module):
             if isinstance(module, nn.Conv2d):
                 nn.init.normal_(module.weight, std=0.1)
 
+    @property
+    def blocks(self) -> list[nn.Module]:
+        """The residual units, in the order of the forward pass."""
+        return [unit for stage in (self.layer1, self.layer2, self.layer3, self.layer4) for unit in stage]
+
     def forward(self, x: Float[Tensor, "batch 3 112 112"]) -> Float[Tensor, "batch dim"]:
         """Return the embeddings, not normalised."""
         x = self.prelu(self.bn1(self.conv1(x)))

@@ -56,6 +56,13 @@ def _bottlenecks(channels: int, inner: int, count: int) -> _Layers:
     return _Layers(*(_bottleneck(channels, inner, channels, stride=1) for _ in range(count)))
 
 
+def _chain(stage: nn.Module) -> list[nn.Module]:
+    """The bottlenecks of what ``_bottlenecks`` returns; of anything else the stage itself."""
+    parts = list(stage.layers) if isinstance(stage, _Layers) else []
+    of_convolutions = [isinstance(part, _Layers) and isinstance(part.layers[0], _Layers) for part in parts]
+    return parts if all(of_convolutions) else [stage]
+
+
 class MobileFaceNet(nn.Module):
     """x ↦ BN(linear(GDConv(conv(bottlenecks(stem(x)))))).
 
@@ -99,6 +106,11 @@ class MobileFaceNet(nn.Module):
             nn.Linear(512, embedding_dim, bias=False),
             nn.BatchNorm1d(embedding_dim),
         )
+
+    @property
+    def blocks(self) -> list[nn.Module]:
+        """The bottlenecks, and the grouped convolution where it takes the place of the first ones, in forward order."""
+        return [block for stage in self.layers[1:] for block in _chain(stage)]
 
     def forward(self, x: Float[Tensor, "batch 3 112 112"]) -> Float[Tensor, "batch dim"]:
         """Return the embeddings, not normalised."""

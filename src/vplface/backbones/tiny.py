@@ -62,6 +62,11 @@ class Tiny(nn.Module):
         self.embedding = nn.Linear(widths[-1] * _SIDE * _SIDE, embedding_dim, bias=norm == "none")
         self.embedding_norm = nn.BatchNorm1d(embedding_dim) if norm == "batch" else nn.Identity()
 
+    @property
+    def blocks(self) -> list[nn.Module]:
+        """The residual units, in the order of the forward pass."""
+        return [stage for stage in self.stages if isinstance(stage, _Block)]
+
     def forward(self, pictures: Float[Tensor, "batch 3 112 112"]) -> Float[Tensor, "batch dim"]:
         """Return the embeddings, not normalised."""
         maps = self.stages(self.stem(pictures))

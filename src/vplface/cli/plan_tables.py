@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from vplface.config import Config, VariationalConfig
     from vplface.data.samplers import Sampler
     from vplface.footprint import Footprint, Forecast, NetworkSize, RunSize
-    from vplface.plan import Plan
+    from vplface.plan import Plan, Trained
 
 _MEMORY = {
     "weight": "W",
@@ -67,6 +67,7 @@ def show_plan(config: Config, as_json: bool, gpus: int = 1) -> None:
             "backbone",
             f"{config.backbone.name} → {config.backbone.embedding_dim}, {plan.parameters / 1e6:.2f} M parameters",
         ),
+        *_trained(plan.trained, config.optimizer.lr * config.optimizer.head_lr_scale),
         ("loss", f"{config.margin}"),
         ("softmax", plan.softmax),
         ("expected first loss", f"{plan.first_loss:.2f}"),
@@ -79,6 +80,24 @@ def show_plan(config: Config, as_json: bool, gpus: int = 1) -> None:
             rows.append(("remembered", f"{config.variational.memory}"))
     rows += [*_coverage(plan.coverage), ("pictures with a living memory", _by_lifetime(plan.own))]
     _show(f"plan of {config.run_folder}", [*rows, *_costs(plan.footprint)])
+
+
+def _trained(trained: Trained, of_prototypes: float) -> list[tuple[str, str]]:
+    """Rows for what trains of the backbone, and at which rates."""
+    parts = [f"{_million(trained.parameters)} parameters"]
+    if trained.until is not None:
+        parts.append(f"{_million(trained.waiting)} of them from step {trained.until:,}")
+    if trained.frozen:
+        parts.append(f"{_million(trained.frozen)} frozen")
+    if trained.still_norms:
+        parts.append(f"{trained.still_norms} BatchNorm layers stand still")
+    by_depth = ", ".join(f"{depth}: {rate:.2g}" for depth, rate in trained.rates.items() if depth >= 0)
+    rate = f"{trained.rates[-1]:g}" if not by_depth else f"by depth {by_depth}"
+    return [("trained", "; ".join(parts)), ("learning rate", f"{rate}; prototypes {of_prototypes:g}")]
+
+
+def _million(count: int) -> str:
+    return f"{count / 1e6:.2f} M" if count >= 10_000 else f"{count:,}"
 
 
 def _variational(section: VariationalConfig, plan: Plan) -> str:

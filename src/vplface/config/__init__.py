@@ -1,6 +1,7 @@
 """Configuration of training runs: recipes, overrides and the validated sections."""
 
 from vplface.config.durations import Duration
+from vplface.config.finetune import FinetuneConfig
 from vplface.config.overrides import apply_overrides, overlay
 from vplface.config.recipes import read_config, read_recipe, shipped_recipes
 from vplface.config.run import Config, build_config
@@ -23,6 +24,7 @@ __all__ = [
     "Duration",
     "EvaluationConfig",
     "EvaluationSet",
+    "FinetuneConfig",
     "OptimizerConfig",
     "ScheduleConfig",
     "Source",

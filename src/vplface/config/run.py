@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 from vplface import bounds
 from vplface.config.durations import Duration, DurationField
 from vplface.config.fields import FolderName, Seed
+from vplface.config.finetune import FinetuneConfig
 from vplface.config.registry import MarginField, ScheduledTerm, TermField
 from vplface.config.section import Section
 from vplface.config.sections import BackboneConfig, DataConfig, EvaluationConfig, OptimizerConfig, ScheduleConfig
@@ -30,6 +31,7 @@ class Config(Section):
     seed: Seed = 0
     data: DataConfig
     backbone: BackboneConfig = BackboneConfig()
+    finetune: FinetuneConfig = FinetuneConfig()
     margin: MarginField = ArcFace(32.0, 0.4)
     variational: VariationalConfig | None = None
     terms: list[TermField] = Field(default=[])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,7 +36,9 @@ class NetworkSize:
         return FLOAT32 * self.parameters + self.buffer_bytes
 
 
-def network_of(name: str, dim: int, pictures: int, precision: Precision, **options: Any) -> NetworkSize:
+def network_of(
+    name: str, dim: int, pictures: int, precision: Precision, frozen: Collection[str] = (), **options: Any
+) -> NetworkSize:
     """Count the weights and activations of a backbone by running it on tensors without data.
 
     Args:
@@ -43,6 +46,7 @@ def network_of(name: str, dim: int, pictures: int, precision: Precision, **optio
         dim: d.
         pictures: of a forward pass; at least two are counted, which BatchNorm needs.
         precision: type of autocast.
+        frozen: names of parameters without a gradient.
         options: of that backbone.
 
     Raises:
@@ -56,6 +60,9 @@ def network_of(name: str, dim: int, pictures: int, precision: Precision, **optio
 
     with FakeTensorMode():
         backbone = build(name, dim, **options).train()
+        for parameter, value in backbone.named_parameters():
+            if parameter in frozen:
+                value.requires_grad_(False)
         inputs = torch.empty(max(pictures, 2), 3, 112, 112)
         with (
             torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),

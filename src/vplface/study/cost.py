@@ -23,6 +23,7 @@ from vplface.run_folder import RunFolder
 from vplface.study.grid import Cell, Grid
 from vplface.study.single import standing
 from vplface.terms import Term
+from vplface.training.freezing import freezing_of
 from vplface.training.networks import backbone_of, device_of, head_of, optimizer_of, preprocessing_of
 from vplface.training.sources import open_training
 
@@ -146,6 +147,7 @@ def pictures_per_second(config: Config, classes: int, per_epoch: int) -> float:
     torch.set_num_threads(config.threads or threads)
     generator = torch.Generator().manual_seed(0)
     backbone = backbone_of(config, device).train()
+    freezing_of(config, backbone, per_epoch)  # what moves later counts as moving
     head = head_of(config, classes, _injected(config.variational), _started(config.resolved_terms(per_epoch)), device)
     optimizers = [optimizer_of(config, backbone, head), *([head.optimizer] if head.optimizer is not None else [])]
     for optimizer in optimizers:
@@ -210,7 +212,7 @@ def _extent(config: Config, known: dict[str, _Extent]) -> _Extent:
 def _kind(config: Config) -> str:
     """The part of a configuration that decides the speed of training, as a key."""
     relevant = config.model_dump(
-        mode="json", include={"batch_size", "accumulate", "precision", "device", "threads", "terms"}
+        mode="json", include={"batch_size", "accumulate", "precision", "device", "threads", "terms", "finetune"}
     )
     relevant |= {"backbone": config.backbone.model_dump(mode="json", exclude={"weights"})}
     return json.dumps(relevant, sort_keys=True)

@@ -11,7 +11,8 @@ class MovingAverage(AveragedModel):
     """The exponential moving average of the weights and buffers of a network: a ← a + (1 − decay)·(w − a).
 
     It is torch's ``AveragedModel`` with ``get_ema_multi_avg_fn(decay)``, state and values included. Only the update
-    differs, which reads nothing from a GPU and sends nothing to it.
+    differs, which reads nothing from a GPU and sends nothing to it; and the average of a whole number that stands still
+    is that number, which torch's may round down.
 
     Args:
         network: copied; the first update copies it again.
@@ -33,5 +34,6 @@ class MovingAverage(AveragedModel):
             torch._foreach_lerp_([pair[0] for pair in real], [pair[1] for pair in real], 1 - self.decay)
             for average, value in zip(averages, values, strict=True):
                 if not average.is_floating_point():
-                    average.copy_(average * self.decay + value * (1 - self.decay))
+                    mixed = (average * self.decay + value * (1 - self.decay)).to(average.dtype)
+                    average.copy_(torch.where(average == value, value, mixed))
         self.n_averaged += 1

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
 from vplface.backbones import build, load_weights
+from vplface.backbones.depth import depths, last_depth
 from vplface.backbones.meta_init import meta_init
 from vplface.config import Config
 from vplface.data.pictures import Preprocessing
@@ -104,18 +105,47 @@ def head_of(
 
 
 def optimizer_of(config: Config, backbone: nn.Module, head: PrototypeHead) -> torch.optim.Optimizer:
-    """The optimiser of both, or of the backbone alone if the head has its own; biases and norms are not decayed."""
+    """The optimiser of both, or of the backbone alone if the head has its own; biases and norms are not decayed.
+
+    With ``finetune.layer_decay`` each depth has groups of its own, see :func:`learning_rates`.
+    """
     options = config.optimizer
-    trained = [p for p in (*backbone.parameters(), *head.parameters()) if p.requires_grad and p is not head.weight]
-    groups: list[dict[str, Any]] = [
-        {"params": [p for p in trained if p.ndim > 1], "lr": options.lr},
-        {"params": [p for p in trained if p.ndim <= 1], "lr": options.lr, "weight_decay": 0.0},
-    ]
+    of_head = [p for p in head.parameters() if p.requires_grad and p is not head.weight]
+    groups: list[dict[str, Any]] = []
+    by_rate = _by_learning_rate(config, backbone)
+    by_rate[-1][1].extend(of_head)
+    for lr, trained in by_rate:
+        groups += [
+            {"params": [p for p in trained if p.ndim > 1], "lr": lr},
+            {"params": [p for p in trained if p.ndim <= 1], "lr": lr, "weight_decay": 0.0},
+        ]
     if head.optimizer is None:
         groups.append({"params": [head.weight], "lr": options.lr * options.head_lr_scale})
     if options.name == "sgd":
         return torch.optim.SGD(groups, momentum=options.momentum, weight_decay=options.weight_decay)
     return torch.optim.AdamW(groups, betas=(options.momentum, 0.999), weight_decay=options.weight_decay)
+
+
+def learning_rates(config: Config, backbone: nn.Module) -> dict[int, float]:
+    """The base learning rate at each depth: η·γ^(L + 1 − depth), with ``layer_decay`` γ and L blocks.
+
+    This is the layer-wise decay of ELECTRA (Clark et al., ICLR 2020) and BEiT (Bao et al., ICLR 2022): what comes after
+    the blocks learns at the full rate η, as the prototypes do, and each block before it more slowly by a factor γ. The
+    depths are those of ``backbones.depth``.
+    """
+    depth = depths(backbone)
+    last, decay = last_depth(depth), config.finetune.layer_decay
+    return {place: config.optimizer.lr * decay ** (last - place) for place in sorted({*depth.values(), last})}
+
+
+def _by_learning_rate(config: Config, backbone: nn.Module) -> list[tuple[float, list[nn.Parameter]]]:
+    """Learning rates and the parameters of the backbone that train at each; the last is the full rate."""
+    trained = {name: p for name, p in backbone.named_parameters() if p.requires_grad}
+    if config.finetune.layer_decay == 1.0:
+        return [(config.optimizer.lr, list(trained.values()))]
+    depth = depths(backbone)
+    rates = learning_rates(config, backbone)
+    return [(rate, [p for name, p in trained.items() if depth[name] == place]) for place, rate in rates.items()]
 
 
 _MOST_PARTS = 20_000

@@ -19,6 +19,7 @@ from vplface.run_folder import RunFolder
 from vplface.stored_model import ModelCard
 from vplface.training.distributed import DistributedContext
 from vplface.training.drift import DriftMonitor
+from vplface.training.freezing import Freezing, freezing_of
 from vplface.training.moving_average import MovingAverage
 from vplface.training.networks import backbone_of, device_of, head_of, optimizer_of, preprocessing_of
 from vplface.training.parts import require_parts
@@ -43,6 +44,7 @@ class RunState:
         batches: the pictures of each step.
         rate: learning rate over the run.
         backbone: picture → embedding.
+        freezing: which of its parameters and BatchNorm layers stand still in a step.
         head: embedding → loss.
         optimizer: of both, or of the backbone alone if the head has its own; biases and norms are not decayed.
         average: the moving average of the backbone, if there is one.
@@ -61,6 +63,7 @@ class RunState:
     batches: Batches
     rate: LearningRate
     backbone: nn.Module
+    freezing: Freezing
     head: PrototypeHead
     optimizer: torch.optim.Optimizer
     average: MovingAverage | None
@@ -135,6 +138,7 @@ def build_run(config: Config, context: DistributedContext | None = None, *, writ
     per_epoch = len(batches)
     rate = _learning_rate(config, per_epoch)
     backbone = backbone_of(config, device)
+    freezing = freezing_of(config, backbone, per_epoch)
     variational = _variational(config, pictures, batches)
     terms = config.resolved_terms(per_epoch)
     head = head_of(config, len(pictures.identities), variational, terms, device, context.group)
@@ -151,6 +155,7 @@ def build_run(config: Config, context: DistributedContext | None = None, *, writ
         batches=batches,
         rate=rate,
         backbone=backbone,
+        freezing=freezing,
         head=head,
         optimizer=optimizer_of(config, backbone, head),
         average=None if config.ema is None else MovingAverage(backbone, config.ema),

@@ -11,6 +11,7 @@ import torch
 from vplface.config import Config
 from vplface.reading import kind_of
 from vplface.run_folder import RunFolder
+from vplface.training.batch_statistics import reestimate
 from vplface.training.checkpoint import load_checkpoint
 from vplface.training.checkpoint_manifest import has_checkpoints, recorded_config
 from vplface.training.claim import claim, locked_run_folder
@@ -70,6 +71,8 @@ def train_as(
             other = _on_main(context, lambda: whole_checkpoint(source))
             assert other is not None
             init_from_run(other, run)
+        if checkpoint is None and config.finetune.batchnorm == "reestimate":
+            reestimate(run)
         with (
             open_outputs(run, context, fresh=checkpoint is None) as outputs,
             Interrupt() as interrupt,

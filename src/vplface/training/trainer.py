@@ -82,6 +82,7 @@ class Trainer:
     def __init__(self, run: RunState, context: DistributedContext) -> None:
         self.run = run
         self.context = context
+        run.freezing.apply(run.step)
         self.network = _network(run, context)
 
     def train(self, outputs: RunOutputs, interrupt: Interrupt) -> None:
@@ -174,6 +175,8 @@ class Trainer:
             RefusedBatchError: if the head refuses the batch for another reason.
         """
         run = self.run
+        if run.freezing.apply(run.step):
+            self.network = _network(run, self.context)
         self._set_learning_rates()
         self._set_modes()
         for optimizer in run.optimizers:
@@ -185,7 +188,8 @@ class Trainer:
         with run.head.micro_batches():
             for number, (pictures, labels, share) in enumerate(parts):
                 last = number == len(parts) - 1
-                with nullcontext() if self.context.group is None or last else self.network.no_sync():
+                sums = isinstance(self.network, DistributedDataParallel) and not last
+                with self.network.no_sync() if sums else nullcontext():
                     loss, part_embeddings = self._forward(pictures, labels, encoder)
                     loss = loss * share
                     loss.backward()  # type: ignore[no-untyped-call]
@@ -213,12 +217,16 @@ class Trainer:
                     raise FloatingPointError(f"the learning rate is {group['lr']}")
 
     def _set_modes(self) -> None:
-        """Training mode; the momentum encoder has batch statistics, as the backbone has, but nothing random."""
-        self.run.backbone.train()
-        self.run.head.train()
-        if self.run.encoder is not None:
-            for module in self.run.encoder.modules():
+        """Training mode; the momentum encoder has batch statistics where the backbone has, but nothing random."""
+        run, still = self.run, self.run.freezing.still_norms(self.run.step)
+        run.backbone.train()
+        run.head.train()
+        if run.encoder is not None:
+            for module in run.encoder.modules():
                 module.training = isinstance(module, nn.modules.batchnorm._BatchNorm)
+        for network in (run.backbone, *([] if run.encoder is None else [run.encoder.module])):
+            for name in still:
+                network.get_submodule(name).eval()
 
     def _parts(self, batch: Batch) -> list[tuple[Tensor, Tensor, float]]:
         """Pictures and labels of each part of a batch, and its share of the batch over all ranks.
@@ -363,6 +371,8 @@ def _network(run: RunState, context: DistributedContext) -> Any:
     network: Any = torch.compile(run.backbone) if run.config.compile else run.backbone
     if context.group is None:
         return network
+    if not any(parameter.requires_grad for parameter in run.backbone.parameters()):
+        return network  # DistributedDataParallel refuses a network without gradients
     context.barrier()  # the first process has opened the run's outputs meanwhile; DDP waits only for a limited time
     # Batch statistics are those of rank 0, of the first slice of every batch.
     devices = [run.device] if run.device.type == "cuda" else None

@@ -98,8 +98,19 @@ def flat(entry):
             }
         },
         {"terms": TERMS},
+        {"finetune": {"freeze": "backbone", "until": 3, "layer_decay": 0.5}, "accumulate": 2},
     ],
-    ids=["sgd", "fused", "adamw accumulated", "clipped", "clipped fused", "momentum accumulated", "by rules", "terms"],
+    ids=[
+        "sgd",
+        "fused",
+        "adamw accumulated",
+        "clipped",
+        "clipped fused",
+        "momentum accumulated",
+        "by rules",
+        "terms",
+        "thawed accumulated",
+    ],
 )
 def test_train_as_with_two_processes_equals_one(processes, faces, tmp_path, changes):
     assert processes.run(start, 2, settings(faces, tmp_path / "two", **changes)) == [8, 0]

@@ -32,6 +32,20 @@ def test_MovingAverage_is_that_of_torch_bit_for_bit(dtype):
     assert not torch.equal(ours.module[0].weight, model[0].weight)
 
 
+@pytest.mark.parametrize("decay", [0.9, 0.99, 0.999, 0.7])
+def test_MovingAverage_of_a_network_that_stands_still_is_that_network(decay):
+    torch.manual_seed(0)
+    model = network()
+    average = MovingAverage(model, decay)
+    for count in range(1, 40):
+        model[1].num_batches_tracked.fill_(count)
+        average.n_averaged.zero_()
+        for _ in range(3):
+            average.update_parameters(model)
+        for key, value in model.state_dict().items():
+            assert torch.equal(average.module.state_dict()[key], value), key
+
+
 def test_MovingAverage_goes_on_from_a_state():
     torch.manual_seed(0)
     model, other = network(), network()
