@@ -22,6 +22,9 @@ from vplface.strict_yaml import to_yaml
 from vplface.terms import Term
 from vplface.terms.fit import bind_without_storage, require_fit
 
+_LATER = ("finetune",)
+"""Keys that version 0.1 does not know: left out of files at their default, so that it reads them."""
+
 
 class Config(Section):
     """The configuration of a training run; the keys are explained in docs/recipes.md."""
@@ -94,8 +97,12 @@ class Config(Section):
         return self.output / self.name
 
     def to_yaml(self) -> str:
-        """The whole configuration, defaults included, as read_config reads it."""
-        return to_yaml(self.model_dump(mode="json"))
+        """The whole configuration, defaults included but for ``_LATER``, as read_config reads it."""
+        values = self.model_dump(mode="json")
+        for key in _LATER:
+            if getattr(self, key) == type(self).model_fields[key].default:
+                del values[key]
+        return to_yaml(values)
 
 
 def build_config(raw: Mapping[str, Any], origin: str) -> Config:

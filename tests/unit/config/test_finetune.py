@@ -1,4 +1,5 @@
 import pytest
+import yaml
 
 from vplface.config import Duration, FinetuneConfig, build_config
 from vplface.errors import ConfigError
@@ -29,6 +30,9 @@ def test_FinetuneConfig_survives_the_file_of_a_run():
     chosen = config(freeze=["stem"], until="2 epochs", batchnorm="reestimate", layer_decay=0.7)
     assert chosen.finetune.until == Duration(2, "epochs")
     assert build_config(chosen.model_dump(mode="json"), "again") == chosen
+    assert build_config(yaml.safe_load(chosen.to_yaml()), "again") == chosen
+    assert "variational: null" in config().to_yaml()
+    assert "finetune" not in config().to_yaml()
 
 
 @pytest.mark.parametrize(
