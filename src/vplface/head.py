@@ -354,7 +354,8 @@ class PrototypeHead(SoftmaxOwner):
         if step.observed is not None:
             state = sample_margin(self.margin).learn(margin_state(self, self.margin), step.observed)
             set_margin_state(self, state)
-        self.terms.remember(step.remembered, step.labels, self.prototype_memory.rows(step.labels))
+        if self.terms:
+            self.terms.remember(step.remembered, step.labels, self.prototype_memory.rows(step.labels))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> PrototypeHead:
         moving = margin_state(self, self.margin)

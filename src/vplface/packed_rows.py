@@ -46,6 +46,11 @@ def padded_bytes(size: int) -> int:
     return -(-size // _ALIGNMENT) * _ALIGNMENT
 
 
+def buffer_bytes(rows: int, kinds: Sequence[Kind]) -> int:
+    """Bytes of a buffer that holds a header and columns."""
+    return HEADER_BYTES + sum(kind.block_bytes(rows) for kind in kinds)
+
+
 def kinds_of(columns: Sequence[Shaped[Tensor, "rows ..."]]) -> list[Kind]:
     """The kinds of some columns, whose gradients count where gradients are enabled."""
     wanted = torch.is_grad_enabled()
@@ -64,11 +69,14 @@ def kinds_in(numbers: Sequence[int]) -> list[Kind]:
     return [Kind(_TYPES[code - 1], width, bool(gradient)) for code, width, gradient in fields if code]
 
 
-def columns_in(buffer: UInt8[Tensor, " bytes"], rows: int, kinds: Sequence[Kind]) -> list[Shaped[Tensor, "rows ..."]]:
-    """The columns of a buffer, as views of it."""
+def columns_in(
+    buffer: UInt8[Tensor, "*ranks bytes"], rows: int, kinds: Sequence[Kind]
+) -> list[Shaped[Tensor, "*ranks rows ..."]]:
+    """The columns of a buffer, or of one for each rank, as views of it."""
     columns, first = [], HEADER_BYTES
     for kind in kinds:
-        numbers = buffer[first : first + kind.block_bytes(rows)].view(kind.dtype)[: rows * max(kind.width, 1)]
-        columns.append(numbers.view(rows, kind.width) if kind.width else numbers)
+        block = buffer[..., first : first + kind.block_bytes(rows)].view(kind.dtype)
+        numbers = block[..., : rows * max(kind.width, 1)]
+        columns.append(numbers.unflatten(-1, (rows, kind.width)) if kind.width else numbers)
         first += kind.block_bytes(rows)
     return columns

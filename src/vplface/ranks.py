@@ -48,6 +48,7 @@ class Ranks:
         world: processes in the group.
         classes: N.
         own: class ids of this rank.
+        reserved: rows of a rank that a fused step has room for, at least; the same on all ranks.
     """
 
     def __init__(self, group: dist.ProcessGroup, classes: int) -> None:
@@ -56,6 +57,7 @@ class Ranks:
         self.world = dist.get_world_size(group)
         self.classes = classes
         self.own = shard(classes, self.rank, self.world)
+        self.reserved = 0
         self._room = 0  # bytes for columns in the buffers of a gather, the same on all ranks
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Ranks:
@@ -98,6 +100,42 @@ class Ranks:
         """Take part in the ``gather`` of the other ranks without rows: all of them raise ``OtherRankError``."""
         self._all_gather(header_numbers(0, True, []), [], device)
 
+    def agree(self, columns: Sequence[Tensor]) -> int:
+        """Compare the kinds of columns with those of the other ranks; returns the rows of the rank that has most.
+
+        Raises:
+            OtherRankError: as ``gather`` does.
+        """
+        own = header_numbers(len(columns[0]), False, kinds_of(columns))
+        _, headers = self._all_gather(own, [], columns[0].device)
+        _require_valid(headers, own)
+        return max(header[0] for header in headers)
+
+    def all_gather(self, every: Shaped[Tensor, "ranks ..."], own: Shaped[Tensor, "..."]) -> None:
+        """Write what each rank has into ``every``, in rank order."""
+        # all_gather_single is the name from torch 2.13 on
+        gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+        gather(every.view(-1), own.view(-1), group=self.group)
+
+    def add_(self, part: Tensor) -> None:
+        """Replace a part by its sum over ranks, outside of autograd."""
+        dist.all_reduce(part, group=self.group)
+
+    def reduce_scatter(
+        self, own: Shaped[Tensor, "rows ..."], parts: Shaped[Tensor, "every ..."], *, beside: bool = False
+    ) -> dist.Work | None:
+        """Write the rows of this rank in the sum of ``parts`` over ranks into ``own``.
+
+        Args:
+            own: rows of this rank.
+            parts: rows of all ranks, in rank order.
+            beside: return at once the work that has to be waited for.
+        """
+        # reduce_scatter_single is the name from torch 2.13 on
+        scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
+        work: dist.Work | None = scatter(own, parts, group=self.group, async_op=beside)
+        return work
+
     def _gather_buffers(self, columns: Sequence[Tensor], kinds: list[Kind]) -> tuple[Sequence[Tensor], list[int]]:
         """The buffers of all ranks, and the rows in each of them."""
         rows = len(columns[0])
@@ -121,11 +159,8 @@ class Ranks:
         buffer[:HEADER_BYTES].view(torch.int64).copy_(torch.tensor(header))
         for block, column in zip(columns_in(buffer, header[0], kinds_of(columns)), columns, strict=True):
             block.copy_(column.detach())
-        every = buffer.new_empty(self.world * len(buffer))
-        # all_gather_single is the name from torch 2.13 on
-        gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
-        gather(every, buffer, group=self.group)
-        every = every.view(self.world, -1)
+        every = buffer.new_empty(self.world, len(buffer))
+        self.all_gather(every, buffer)
         return every.unbind(), every[:, :HEADER_BYTES].view(torch.int64).tolist()
 
     def sum(self, part: Tensor) -> Tensor:
@@ -210,9 +245,7 @@ class _Gather(torch.autograd.Function):
         flat = torch.cat([each.reshape(len(each), -1).to(widest) for each in gradients], 1)
         padded = pad_sequence(list(torch.split(flat, counts)), batch_first=True)
         total = flat.new_empty(padded.shape[1:])
-        # reduce_scatter_single is the name from torch 2.13 on
-        scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
-        scatter(total, padded.flatten(0, 1), group=ranks.group)
+        ranks.reduce_scatter(total, padded.flatten(0, 1))
         own = torch.split(ranks.world * total[: counts[ranks.rank]], [each[0].numel() for each in gradients], 1)
         columns = [part.view(-1, *each.shape[1:]).to(each.dtype) for part, each in zip(own, gradients, strict=True)]
         return None, None, None, *columns
@@ -223,7 +256,7 @@ class _Sum(torch.autograd.Function):
     def forward(ctx: FunctionCtx, part: Tensor, ranks: Ranks) -> Tensor:
         ctx.save_for_backward(part)
         total = part.clone()
-        dist.all_reduce(total, group=ranks.group)
+        ranks.add_(total)
         return total
 
     @staticmethod
@@ -243,5 +276,5 @@ class _Spread(torch.autograd.Function):
     @once_differentiable(_EXCHANGED)
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         total = gradient.clone()
-        dist.all_reduce(total, group=ctx.ranks.group)
+        ctx.ranks.add_(total)
         return total, None

@@ -353,7 +353,7 @@ class PrototypeMemory(nn.Module):
     def _remember(self, step: FinishedStep, met: Injection | None, delta_t: int) -> None:
         """M_y ← x and T_y ← Δt, or the update of another kind of memory."""
         assert self.kind is not None
-        rows = self.rows(step.labels)
+        rows = self.rows(step.labels) if step.write is None else step.labels
         if self.by_age is not None:
             self.by_age.count(step.features, rows, met if step.write is None else self.injection, delta_t)
         if step.write is not None:

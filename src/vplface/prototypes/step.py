@@ -32,7 +32,8 @@ class StepPart(NamedTuple):
         remembered: unit rows that are remembered: x, or those of a momentum encoder.
         counts: samples of each rank.
         observed: the number of each sample that the state of the margin follows, if any.
-        write: how M and T are written, where the kind of memory does not do it. Labels outside [0, N) are then −1.
+        write: how M and T are written, where the kind of memory does not do it. Labels are then rows of M, −1 where
+            there is no such row here.
     """
 
     features: Float[Tensor, "batch dim"]
@@ -55,7 +56,7 @@ class FinishedStep(NamedTuple):
 
 def whole_step(parts: list[StepPart]) -> FinishedStep:
     """The step that has these parts."""
-    if len(parts) == 1 and len(parts[0].counts) == 1:
+    if len(parts) == 1:
         (part,) = parts
         return FinishedStep(part.features, part.labels, part.remembered, part.observed, part.write)
     split = [

@@ -74,28 +74,43 @@ class SoftmaxOwner(MemoryOwner):
             variational=self.variational,
             optimizer=self.optimizer,
             terms=self.terms,
-            sharded=self.ranks is not None,
+            ranks=self.ranks,
         )
 
     def _fused_loss(self, embeddings: Tensor, labels: Tensor, memory_embeddings: Tensor | None) -> Float[Tensor, ""]:
         """The loss of a step whose kernels check the batch and write W, M and T."""
-        given = {"embeddings": embeddings, "memory_embeddings": memory_embeddings}
-        if self.validate == "now":
-            check_batch(labels, self.num_classes, self.embedding_dim, **given)
-        check_shapes(labels, self.embedding_dim, **given)
         self._begin_step()
         assert self.optimizer is not None
         loss = self._fused_step.loss(
             embeddings,
             labels,
             memory_embeddings,
+            refusal=self._reason_to_refuse(embeddings, labels, memory_embeddings),
             weight=self.weight,
             margin=self.margin,
             memory=self.prototype_memory,
             optimizer=self.optimizer,
+            wait=self.validate == "now",
             end=self.finish_step,
         )
         return before_backward(loss, partial(self._begin_backward, self.weight._version, fused=True))
+
+    def _reason_to_refuse(
+        self, embeddings: Tensor, labels: Tensor, memory_embeddings: Tensor | None
+    ) -> TypeError | ValueError | None:
+        """What is wrong with a batch before a fused step: types and shapes, with ``validate="now"`` numbers too."""
+        given = {"embeddings": embeddings, "memory_embeddings": memory_embeddings}
+        try:
+            check = check_shapes(labels, self.embedding_dim, **given)
+            if self.validate == "now":
+                check_batch(labels, self.num_classes, self.embedding_dim, **given)
+        except (TypeError, ValueError) as error:
+            return error
+        for tensor in (labels, *check.values()):
+            if tensor.device != self.weight.device:
+                where = f"{self.weight.device}: {tensor.device}"
+                return ValueError(f"embeddings and labels must be on the device of W, {where}")
+        return None
 
     @abstractmethod
     def _begin_step(self) -> None:

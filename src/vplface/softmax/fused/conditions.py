@@ -12,6 +12,7 @@ from vplface.margins import Margin
 from vplface.margins.sample import SampleMargin
 from vplface.optim import PrototypeSGD
 from vplface.prototypes import LastFeature, Variational
+from vplface.ranks import Ranks
 from vplface.softmax import fastest_backend
 from vplface.softmax.head_softmax import HeadSoftmax
 
@@ -30,11 +31,11 @@ def reason_against_fused(
     variational: Variational | None,
     optimizer: PrototypeSGD | None,
     terms: Any,
-    sharded: bool,
+    ranks: Ranks | None,
 ) -> str | None:
     """Why a head cannot take the fused step; None if it can.
 
-    The fused step is for one process on a CUDA device of compute capability 8.0 or more (or on ``"meta"``, or in
+    The fused step is for CUDA devices of compute capability 8.0 or more (or on ``"meta"``, or in
     Triton's interpreter), W in float32 with an embedding dimension in ``DIMENSIONS``, a margin of the cosine alone,
     ``FusedSGD`` with momentum, ``LastFeature`` or no memory, and a softmax over all
     classes with one prototype each.
@@ -46,15 +47,16 @@ def reason_against_fused(
         variational: of the head.
         optimizer: of W.
         terms: of the head; empty for none.
-        sharded: whether ranks share the classes.
+        ranks: that share the classes, if any.
     """
+    classes = len(weight) if ranks is None else ranks.classes
     for holds, reason in (
         (_is_triton(softmax, weight.device), f"backend is {softmax.backend!r}"),
         (_can_run(weight.device), f"device is {weight.device}"),
         (weight.dtype == torch.float32, f"dtype is {weight.dtype}"),
         (weight.ndim == 2, "classes have sub-centres"),
         (weight.shape[-1] in DIMENSIONS, f"embedding_dim is {weight.shape[-1]}, not one of {DIMENSIONS}"),
-        (not sharded, "ranks share the classes"),
+        (ranks is None or classes >= ranks.world, "a rank has no classes"),
         (not isinstance(margin, SampleMargin), f"{type(margin).__name__} is no margin of the cosine alone"),
         (optimizer is not None, "optimizer is None"),
         (optimizer is None or optimizer.param_groups[0]["momentum"] > 0, "FusedSGD has no momentum"),
@@ -63,7 +65,7 @@ def reason_against_fused(
         (softmax.sample_rate == 1.0, "sample_rate is below 1"),
         (softmax.interclass_threshold is None, "interclass_threshold is set"),
         (softmax.filter is None, "filter_bound is set"),
-        (margin.scale + math.log(max(len(weight), 1)) <= BOUNDED, f"scale + log N exceeds {BOUNDED:g}"),
+        (margin.scale + math.log(classes) <= BOUNDED, f"scale + log N exceeds {BOUNDED:g}"),
     ):
         if not holds:
             return reason

@@ -7,20 +7,22 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+import torch.distributed as dist
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from vplface.margins import Margin
 from vplface.optim import Momentum
 from vplface.softmax.fused import kernels
 from vplface.softmax.fused.formula import formula_of
+from vplface.softmax.fused.samples import Samples
 from vplface.softmax.fused.tiles import tiles_for
 from vplface.softmax.workspace import Workspace
 
 _ROWS, _BLOCK, _SAMPLES = 8, 4096, 1024
 """Rows of a program of ``prepare``; timers of one of ``remember``, which looks at so many samples at a time."""
-_PITCH = 16
-"""Rows of E begin at a multiple of so many numbers."""
+_FEW, _PITCH = 16, 16
+"""Samples that ``combine`` and ``finish`` take at a time; rows of E begin at a multiple of so many numbers."""
 
 
 @dataclass(frozen=True)
@@ -41,10 +43,13 @@ class Mixed:
 
 
 class FusedPass:
-    """The launches of one step; ``loss`` comes first, then ``gradient``, then ``remember``.
+    """The launches of one step: ``loss``, ``weigh`` and ``gradient``, ``move`` or ``hold`` between them, ``remember``.
+
+    Where ranks share the classes, ``weigh`` starts a sum over ranks that ``gradient`` waits for.
 
     Args:
         workspace: whose buffers the pass uses. Those of an earlier pass are overwritten.
+        samples: of the step.
         fault: into which kernels write the first fault of the batch.
         weight: W.
         margin: a margin of the cosine alone.
@@ -56,6 +61,7 @@ class FusedPass:
     def __init__(
         self,
         workspace: Workspace,
+        samples: Samples,
         fault: Int[Tensor, 1],
         weight: Float[Tensor, "classes dim"],
         margin: Margin,
@@ -63,13 +69,16 @@ class FusedPass:
         operands: torch.dtype,
         part: int = 0,
     ) -> None:
-        self.workspace, self.fault = workspace, fault
+        self.workspace, self.samples, self.fault = workspace, samples, fault
         self.weight, self.margin, self.mixed, self.operands = weight, margin, mixed, operands
         self.classes, self.dim = weight.shape
+        self.batch, self.ranks = len(samples), samples.ranks
         self.part = part
         self.tiles = tiles_for(weight.device, operands)
         self.precision = "tf32x3" if operands == torch.float32 else "ieee"
         self._moved = False
+        self._found: Tensor | None = None  # dL/de, or where ranks share the classes dL/dx, if it is wanted
+        self._sum: dist.Work | None = None  # over ranks, under way
         self._older: Tensor | None = None  # rows of M, where they are overwritten before the backward pass
         workspace.user = self
 
@@ -78,43 +87,56 @@ class FusedPass:
         """Whether the buffers hold this batch, and M is what its forward pass saw."""
         return self.workspace.user is self
 
-    def loss(
-        self,
-        embeddings: Float[Tensor, "batch dim"],
-        labels: Int[Tensor, " batch"],
-        memory_embeddings: Float[Tensor, "batch dim"] | None,
-    ) -> Float[Tensor, ""]:
+    def loss(self) -> Float[Tensor, ""]:
         """Start the forward pass and return its loss."""
         with self._device():
-            return self._start_loss(embeddings, labels, memory_embeddings)
+            self._start_own()
+            self._start_prepare()
+            self._start_forward()
+            return self._start_finish()
 
-    def _start_loss(self, embeddings: Tensor, labels: Tensor, memory_embeddings: Tensor | None) -> Tensor:
-        self.batch = len(labels)
-        self._start_own(embeddings.detach().contiguous(), labels.contiguous(), memory_embeddings)
-        self._start_prepare()
-        self._start_forward()
-        self.rest, self.total = self._take("rest", self.batch), self._take("total", self.batch)
-        loss = torch.empty((), dtype=torch.float32, device=self.weight.device)
-        kernels.finish[(1,)](
-            self.sums, self.target, self.fault, self.rest, self.total, loss, self.lanes, self.batch, self.margin.scale,
-            LANES=kernels.triton.next_power_of_2(self.lanes), SAMPLES=16
-        )  # fmt: skip
-        return loss
-
-    def gradient(self, gradient: Float[Tensor, ""], like: torch.dtype | None) -> Tensor | None:
-        """Start the backward pass.
+    def weigh(self, gradient: Float[Tensor, ""], embeddings: Shaped[Tensor, "own ..."], wanted: bool) -> None:
+        """Start the backward pass; where ranks share the classes, up to the sum of dL/dx over ranks.
 
         Args:
             gradient: dL/dloss.
-            like: the type of dL/de; None if it is not wanted.
+            embeddings: of this process, whose type dL/de has.
+            wanted: whether dL/de will be asked for; where ranks share the classes, that is agreed.
+        """
+        pulls = wanted if self.ranks is None else self.samples.has_gradient
+        shape = self.batch, self.dim
+        with self._device():
+            if self.ranks is None:
+                found = torch.empty(shape, dtype=embeddings.dtype, device=self.weight.device)
+            else:
+                found = self._take("parts", *shape)
+            self._start_close(gradient, self._start_pull() if pulls else None, found)
+            if pulls and self.ranks is not None:
+                parts, found = found, self._take("own", self.samples.room, self.dim)
+                self._sum = self.ranks.reduce_scatter(found, parts, beside=True)
+            self._found = found if pulls else None
+
+    def gradient(self, embeddings: Shaped[Tensor, "own ..."]) -> Shaped[Tensor, "own ..."] | None:
+        """The gradient dL/de of the samples of this process, as many times as there are ranks; after ``weigh``.
+
+        Args:
+            embeddings: of this process; their gradient is 0 if it refuses them.
 
         Returns:
-            The gradient dL/de, [B, d], if it is wanted.
+            The gradient, None if it was not wanted.
         """
+        if self._sum is not None:
+            self._sum.wait()
+        if self._found is None or self.ranks is None:
+            return self._found
+        if self.samples.own == 0:
+            return torch.zeros_like(embeddings)
+        first, result = self.samples.first, torch.empty_like(embeddings, memory_format=torch.contiguous_format)
         with self._device():
-            result = torch.empty(self.batch, self.dim, dtype=like or torch.float32, device=self.weight.device)
-            self._start_close(gradient, None if like is None else self._start_pull(), result)
-            return None if like is None else result
+            kernels.project[(self.samples.own,)](
+                self._found, self.x[first:], self.norm[first:], self.fault, result, self.ranks.world, D=self.dim
+            )
+        return result
 
     def move(self, rule: Momentum) -> None:
         """Start the step of W; after ``gradient``."""
@@ -199,22 +221,27 @@ class FusedPass:
                 SAMPLES=_SAMPLES, BLOCK=_BLOCK
             )  # fmt: skip
 
-    def _start_own(self, embeddings: Tensor, labels: Tensor, memory_embeddings: Tensor | None) -> None:
+    def _start_own(self) -> None:
+        samples = self.samples
         self.x = self._take(f"x {self.part}", self.batch, self.dim)
         self.operand = self._take("operand", self.batch, self.dim, dtype=self.operands)
-        self.remembered = (
-            self.x if memory_embeddings is None else self._take(f"remembered {self.part}", self.batch, self.dim)
-        )
-        self.norm, self.target, self.slope = (self._take(name, self.batch) for name in ("norm", "target", "slope"))
+        separate = samples.memory_embeddings is not None
+        self.remembered = self._take(f"remembered {self.part}", self.batch, self.dim) if separate else self.x
+        names = ("norm", "target", "slope", "share")
+        self.norm, self.target, self.slope, self.share = (self._take(name, self.batch) for name in names)
         self.row = self._take(f"row {self.part}", self.batch, dtype=torch.int32)
         formula = formula_of(self.margin)
         constants = (1.0, 0.0, 0.0, 0.0, 0.0) if formula is None else formula.constants
+        others = samples.embeddings if samples.memory_embeddings is None else samples.memory_embeddings
+        total, first = (self.classes, 0) if self.ranks is None else (self.ranks.classes, self.ranks.own.start)
         kernels.own[(self.batch,)](
-            embeddings, embeddings if memory_embeddings is None else memory_embeddings.detach().contiguous(), labels,
+            samples.embeddings, others, samples.labels, samples.labels if samples.header is None else samples.header,
             self.weight, *self._memory(), self.x, self.operand, self.remembered, self.norm, self.target, self.slope,
-            self.row, self.fault, self.classes, 0.0 if self.mixed is None else self.mixed.lam, *constants, D=self.dim,
-            MEMORY=self.mixed is not None, RENORMALISE=self._renormalise, SEPARATE=memory_embeddings is not None,
-            FORMULA=formula is not None, EXACT=formula is not None and formula.exact
+            self.share, self.row, self.fault, samples.room, samples.embeddings.stride(0), others.stride(0),
+            samples.labels.stride(0), total, first, self.classes, 0.0 if self.mixed is None else self.mixed.lam,
+            *constants, D=self.dim, RANKS=0 if self.ranks is None else self.ranks.world, MEMORY=self.mixed is not None,
+            RENORMALISE=self._renormalise, SEPARATE=separate, FORMULA=formula is not None,
+            EXACT=formula is not None and formula.exact
         )  # fmt: skip
         if formula is None:
             self._apply_margin()
@@ -225,7 +252,8 @@ class FusedPass:
             cosine = self.target.clone().requires_grad_()
             target = self.margin.target(cosine)
             (slope,) = torch.autograd.grad(target.sum(), cosine)
-        self.target.copy_(target.detach())
+        target = target.detach()
+        self.target.copy_(target if self.ranks is None else torch.where(self.row >= 0, target, 0.0))
         self.slope.copy_(slope)
 
     def _start_prepare(self) -> None:
@@ -253,6 +281,23 @@ class FusedPass:
             PROGRAMS=self.lanes * blocks, PRECISION=self.precision, num_warps=tile.warps, num_stages=tile.stages
         )  # fmt: skip
 
+    def _start_finish(self) -> Float[Tensor, ""]:
+        sums, target, lanes = self.sums, self.target, self.lanes
+        if self.ranks is not None:
+            both = self._take("both", 2, self.batch)
+            kernels.combine[(_cdiv(self.batch, _FEW),)](
+                sums, target, both, lanes, self.batch, LANES=kernels.triton.next_power_of_2(lanes), SAMPLES=_FEW
+            )
+            self.ranks.add_(both)
+            sums, target, lanes = both, both[1], 1
+        self.rest, self.total = self._take("rest", self.batch), self._take("total", self.batch)
+        loss = torch.empty((), dtype=torch.float32, device=self.weight.device)
+        kernels.finish[(1,)](
+            sums, target, self.share, self.fault, self.rest, self.total, loss, lanes, self.batch, self.margin.scale,
+            LANES=kernels.triton.next_power_of_2(lanes), SAMPLES=_FEW
+        )  # fmt: skip
+        return loss
+
     def _start_pull(self) -> Float[Tensor, "splits batch dim"]:
         tile = self.tiles.pull
         columns = min(tile.columns, self.dim)
@@ -274,10 +319,10 @@ class FusedPass:
     ) -> None:
         self.weighted = self._take("weighted", self.batch, self.dim, dtype=self.operands)
         kernels.close[(self.batch,)](
-            self.x, self.row, self.norm, self.rest, self.total, self.slope, self.ratio, self.mixture, gradient,
-            result if partial is None else partial, self.weighted, self.kept, result, self.fault,
+            self.x, self.row, self.norm, self.rest, self.total, self.slope, self.share, self.ratio, self.mixture,
+            gradient, result if partial is None else partial, self.weighted, self.kept, result, self.fault,
             0 if partial is None else len(partial), self.batch, self.kept.stride(0), self.margin.scale, D=self.dim,
-            PULL=partial is not None
+            PULL=partial is not None, PROJECT=self.ranks is None
         )  # fmt: skip
 
     def _start_move(

@@ -2,16 +2,22 @@
 
 In the notation of the tiled softmax, Z_j is a multiple of u_j, ρ_j = u_j/Z_j, and S_i = R_i + exp(s·t_i):
 
+    pack       a program a sample   the batch of a rank in the buffer that ranks exchange, where they share the classes
     own        a program a sample   x_i = e_i/‖e_i‖, cosine with the own class, t_i and dt_i/dcosθ_i, faults
     prepare    rows of classes      Z_j, ‖W_j‖, ρ_j, Z_j·W_j, k_j of Z_j = W_j + k_j·M_j, 0 without living memory
     forward    fixed programs       E_ji = ρ_j·exp(s·ρ_j·Z_j·x_i), 0 where j = y_i; partial sums of the exponentials
+    combine    blocks of samples    the sums of exponentials and t_i of the classes of a rank, which ranks add up
     finish     one program          R_i, S_i, loss
     pull       tiles of dL/dx       partial sums of Σ_j E_ji·Z_j over shares of the classes, without j = y_i
     close      a program a sample   f_i = s/(B·S_i), f_i·x_i, E_ji = −R_i·dt_i/dcosθ_i·ρ_j where j = y_i, and dL/de_i
+    project    a program a sample   dL/de_i, where ranks have added up dL/dx
     move       tiles of classes     h_j = Σ_i E_ji·f_i·x_i, less its components along Z_j and W_j; the step of SGD
     clip       one program          norm of a gradient that ``move`` has held, from those of its tiles; factor
     update     rows of classes      the step of SGD by a gradient that was held, with the factor of clipping
     remember   blocks and samples   T_j ← max(T_j − 1, 0); M_y ← x and T_y ← Δt by the last sample of each class
+
+Where ranks share the classes, samples are those of all ranks: a block of ``room`` rows for each rank, whose last rows may
+be absent. Absent samples are 0 and take no part. All ranks see the same numbers and find the same faults.
 
 Partial sums are added in a fixed order and no two programs write one number, so results do not depend on the order of
 programs. Every kernel that writes state first looks at ``fault`` and leaves the state as it is if a sample is at fault.
@@ -44,6 +50,8 @@ SCALED = tl.constexpr(-1)
 SAMPLE = tl.constexpr(64)
 OUTSIDE, NOT_FINITE, ZERO = tl.constexpr(1), tl.constexpr(2), tl.constexpr(4)
 MEMORY_NOT_FINITE, MEMORY_ZERO = tl.constexpr(8), tl.constexpr(16)
+REFUSED = tl.constexpr(32)
+"""Wrong with the first sample of a rank that refuses its batch."""
 LARGEST_WEIGHT = tl.constexpr(LARGEST_LOSS_WEIGHT)
 SHORTEST = tl.constexpr(1e-12)
 LARGEST = tl.constexpr(3.4028234e38)
@@ -56,43 +64,78 @@ CHUNKS = tl.constexpr(8)
 
 
 @triton.jit
-def _unit(embedding, i, column, D: tl.constexpr, NOT_FINITE: tl.constexpr, ZERO: tl.constexpr):
-    """The unit vector and the length of a row, and what is wrong with it."""
-    e = tl.load(embedding + i * D + column).to(tl.float32)
+def _unit(embedding, column, present, NOT_FINITE: tl.constexpr, ZERO: tl.constexpr):
+    """The unit vector and the length of a row, and what is wrong with it; 0, 1 and nothing where it is absent."""
+    e = tl.load(embedding + column, mask=(column >= 0) & present, other=0.0).to(tl.float32)
     norm = tl.sqrt(tl.sum(e * e, 0))
     finite = norm <= LARGEST  # NaN compares false
     wrong = tl.where(finite, 0, NOT_FINITE) | tl.where(norm == 0.0, ZERO, 0)
-    return e / tl.maximum(norm, SHORTEST), norm, wrong
+    return e / tl.maximum(norm, SHORTEST), tl.where(present, norm, 1.0), tl.where(present, wrong, 0)
 
 
 @triton.jit
-def own(embedding, memory_embedding, label, weight, memory, timer, x_out, operand, remembered, norm_out, target, slope,
-        row_out, fault, classes, lam, cos_m, sin_m, limit, fall, less, D: tl.constexpr, MEMORY: tl.constexpr,
-        RENORMALISE: tl.constexpr, SEPARATE: tl.constexpr, FORMULA: tl.constexpr, EXACT: tl.constexpr):  # fmt: skip
-    """Sample i with its own class; ``target`` is the bare cosine without FORMULA.
+def pack(embedding, memory_embedding, label, packed, memory_packed, label_packed, header, batch, refused,
+         D: tl.constexpr, SEPARATE: tl.constexpr):  # fmt: skip
+    """Sample i in the buffer that ranks exchange, and in its header the number of samples and whether they count."""
+    i, column = tl.program_id(0), tl.arange(0, D)
+    there = i < batch
+    inside = (column >= 0) & there
+    tl.store(packed + i * D + column, tl.load(embedding + i * D + column, mask=inside), mask=inside)
+    if SEPARATE:
+        tl.store(memory_packed + i * D + column, tl.load(memory_embedding + i * D + column, mask=inside), mask=inside)
+    tl.store(label_packed + i, tl.load(label + i, mask=there), mask=there)
+    tl.store(header, batch, mask=i == 0)
+    tl.store(header + 1, refused, mask=i == 0)
 
-    SEPARATE: ``memory_embedding`` is remembered in place of ``embedding``. Where the label is outside, the row is −1.
+
+@triton.jit
+def _presence(header, pitch, rank, place, RANKS: tl.constexpr):
+    """Whether a sample is present, what is wrong with all of its rank, and the number of samples of all ranks."""
+    ranks = tl.arange(0, triton.next_power_of_2(RANKS))
+    samples = tl.sum(tl.load(header + ranks * pitch, mask=ranks < RANKS, other=0), 0)
+    refused = tl.load(header + rank * pitch + 1) != 0
+    present = place < tl.load(header + rank * pitch)
+    return present, tl.where(refused & (place == 0), REFUSED, 0), tl.maximum(samples, 1)
+
+
+@triton.jit
+def own(embedding, memory_embedding, label, header, weight, memory, timer, x_out, operand, remembered, norm_out, target,
+        slope, share, row_out, fault, room, pitch, memory_pitch, label_pitch, total, first, classes, lam, cos_m, sin_m,
+        limit, fall, less, D: tl.constexpr, RANKS: tl.constexpr, MEMORY: tl.constexpr, RENORMALISE: tl.constexpr,
+        SEPARATE: tl.constexpr, FORMULA: tl.constexpr, EXACT: tl.constexpr):  # fmt: skip
+    """Sample i with its own class; ``target`` is the bare cosine without FORMULA, 0 if another rank has the class.
+
+    SEPARATE: ``memory_embedding`` is remembered in place of ``embedding``. Of ``total`` classes those from ``first`` on
+    are here; the row is −1 where the label is another. With RANKS a rank has ``room`` rows, ``pitch`` numbers apart.
     """
     i, column = tl.program_id(0), tl.arange(0, D)
-    x, norm, wrong = _unit(embedding, i, column, D, NOT_FINITE, ZERO)
+    rank, place = i // room, i % room
+    present, samples = i >= 0, room
+    if RANKS:
+        present, refused, samples = _presence(header, label_pitch, rank, place, RANKS)
+    x, norm, wrong = _unit(embedding + rank * pitch + place * D, column, present, NOT_FINITE, ZERO)
+    if RANKS:
+        wrong = wrong | refused
     if SEPARATE:
-        other, _, also = _unit(memory_embedding, i, column, D, MEMORY_NOT_FINITE, MEMORY_ZERO)
+        rows = memory_embedding + rank * memory_pitch + place * D
+        other, _, also = _unit(rows, column, present, MEMORY_NOT_FINITE, MEMORY_ZERO)
         tl.store(remembered + i * D + column, other)
         wrong = wrong | also
-    y = tl.load(label + i)
-    outside = (y < 0) | (y >= classes)
-    wrong = wrong | tl.where(outside, OUTSIDE, 0)
+    y = tl.load(label + rank * label_pitch + place, mask=present, other=0)
+    wrong = wrong | tl.where((y < 0) | (y >= total), OUTSIDE, 0)
     tl.atomic_min(fault, i * SAMPLE + wrong, mask=wrong != 0)
+    here = present & (y >= first) & (y < first + classes)
     tl.store(x_out + i * D + column, x)
     tl.store(operand + i * D + column, x.to(operand.dtype.element_ty))
     tl.store(norm_out + i, norm)
-    tl.store(row_out + i, tl.where(outside, -1, y).to(tl.int32))
-    place = tl.where(outside, 0, y).to(tl.int64)
-    w = tl.load(weight + place * D + column)
+    tl.store(share + i, tl.where(present, 1.0 / samples, 0.0))
+    tl.store(row_out + i, tl.where(here, y - first, -1).to(tl.int32))
+    row = tl.where(here, y - first, 0).to(tl.int64)
+    w = tl.load(weight + row * D + column)
     u = w / tl.maximum(tl.sqrt(tl.sum(w * w, 0)), SHORTEST)
     if MEMORY:
-        alive = tl.load(timer + place) > 0
-        m = tl.load(memory + place * D + column, mask=(column >= 0) & alive, other=0.0).to(tl.float32)
+        alive = tl.load(timer + row) > 0
+        m = tl.load(memory + row * D + column, mask=(column >= 0) & alive, other=0.0).to(tl.float32)
         z = (1.0 - lam) * u + lam * m
         if RENORMALISE:
             z = z / tl.maximum(tl.sqrt(tl.sum(z * z, 0)), SHORTEST)
@@ -101,7 +144,8 @@ def own(embedding, memory_embedding, label, weight, memory, timer, x_out, operan
     if FORMULA:
         sine = tl.sqrt(tl.maximum((1.0 - c) * (1.0 + c), 0.0))
         inside = c >= limit
-        tl.store(target + i, tl.where(inside, c * cos_m - sine * sin_m, c - fall) - less)
+        t = tl.where(inside, c * cos_m - sine * sin_m, c - fall) - less
+        tl.store(target + i, tl.where(here, t, 0.0))
         change = 1.0
         if EXACT:
             change = tl.where(inside, cos_m + sin_m * c / tl.maximum(sine, SMALLEST_SINE), 1.0)
@@ -165,7 +209,18 @@ def forward(mixture, x, kept, ratio, own_row, sums, classes, batch, scale, D: tl
 
 
 @triton.jit
-def finish(sums, target, fault, rest_out, total_out, loss, lanes, batch, scale,
+def combine(sums, target, both, lanes, batch, LANES: tl.constexpr, SAMPLES: tl.constexpr):
+    """R_i and t_i of the classes of this rank, ``both`` [2, B], for SAMPLES samples."""
+    lane, sample = tl.arange(0, LANES), tl.program_id(0) * SAMPLES + tl.arange(0, SAMPLES)
+    inside = sample < batch
+    place = lane[:, None] * batch + sample[None, :]
+    rest = tl.sum(tl.load(sums + place, mask=(lane < lanes)[:, None] & inside[None, :], other=0.0), 0)
+    tl.store(both + sample, rest, mask=inside)
+    tl.store(both + batch + sample, tl.load(target + sample, mask=inside), mask=inside)
+
+
+@triton.jit
+def finish(sums, target, share, fault, rest_out, total_out, loss, lanes, batch, scale,
            LANES: tl.constexpr, SAMPLES: tl.constexpr):  # fmt: skip
     """R, S and the mean loss, NaN if a sample is at fault; one program."""
     lane = tl.arange(0, LANES)
@@ -178,11 +233,10 @@ def finish(sums, target, fault, rest_out, total_out, loss, lanes, batch, scale,
         logit = scale * tl.load(target + sample, mask=inside, other=0.0)
         excess = tl.log(tl.where(inside, rest, 1.0)) - logit
         excess = tl.maximum(excess, 0.0) + tl.log(1.0 + tl.exp(-tl.abs(excess)))
-        losses += tl.where(inside, excess, 0.0)
+        losses += excess * tl.load(share + sample, mask=inside, other=0.0)
         tl.store(rest_out + sample, rest, mask=inside)
         tl.store(total_out + sample, tl.maximum(rest + tl.exp(logit), SMALLEST_TOTAL), mask=inside)
-    mean = tl.sum(losses, 0) / batch
-    tl.store(loss, tl.where(tl.load(fault) == NO_FAULT, mean, float("nan")))
+    tl.store(loss, tl.where(tl.load(fault) == NO_FAULT, tl.sum(losses, 0), float("nan")))
 
 
 @triton.jit
@@ -206,17 +260,24 @@ def pull(kept, mixture, partial, classes, batch, D: tl.constexpr, SAMPLES: tl.co
 
 
 @triton.jit
-def close(x, own_row, norm, rest, total, slope, ratio, mixture, gradient, partial, weighted, kept, out, fault, splits,
-          batch, pitch, scale, D: tl.constexpr, PULL: tl.constexpr):  # fmt: skip
+def _tangent(pulled, unit, norm):
+    """From dL/dx to dL/de."""
+    return (pulled - tl.sum(pulled * unit, 0) * unit) / tl.maximum(norm, SHORTEST)
+
+
+@triton.jit
+def close(x, own_row, norm, rest, total, slope, share, ratio, mixture, gradient, partial, weighted, kept, out, fault,
+          splits, batch, pitch, scale, D: tl.constexpr, PULL: tl.constexpr, PROJECT: tl.constexpr):  # fmt: skip
     """f_i·x_i, and the element of E [N, ``pitch``] of sample i and its own class.
 
-    With PULL also dL/de_i from this element and the partial sums; 0 if a sample is at fault, which spares the backbone.
+    With PULL also dL/dx_i from this element and the partial sums, or to PROJECT dL/de_i; 0 if a sample is at fault, which
+    spares the backbone.
     """
     i, column = tl.program_id(0), tl.arange(0, D)
     upstream = tl.load(gradient).to(tl.float32)
     scaled = tl.abs(upstream) >= LARGEST_WEIGHT
     tl.atomic_min(fault, SCALED, mask=scaled)
-    factor = upstream * scale / batch / tl.load(total + i)
+    factor = upstream * scale * tl.load(share + i) / tl.load(total + i)
     unit = tl.load(x + i * D + column)
     tl.store(weighted + i * D + column, (factor * unit).to(weighted.dtype.element_ty))
     row = tl.load(own_row + i)
@@ -229,9 +290,20 @@ def close(x, own_row, norm, rest, total, slope, ratio, mixture, gradient, partia
         for split in tl.range(0, splits):
             pulled += tl.load(partial + (split * batch + i) * D + column)
         pulled *= factor
-        pulled = (pulled - tl.sum(pulled * unit, 0) * unit) / tl.maximum(tl.load(norm + i), SHORTEST)
+        if PROJECT:
+            pulled = _tangent(pulled, unit, tl.load(norm + i))
         sound = (tl.load(fault) == NO_FAULT) & (scaled == 0)
         tl.store(out + i * D + column, tl.where(sound, pulled, 0.0).to(out.dtype.element_ty))
+
+
+@triton.jit
+def project(pulled, x, norm, fault, out, ranks, D: tl.constexpr):
+    """dL/de_i, ``ranks`` times, from dL/dx_i; 0 if a sample is at fault."""
+    i, column = tl.program_id(0), tl.arange(0, D)
+    place = i * D + column
+    total = _tangent(tl.load(pulled + place) * ranks, tl.load(x + place), tl.load(norm + i))
+    total = tl.where(tl.load(fault) == NO_FAULT, total, 0.0)
+    tl.store(out + place, total.to(out.dtype.element_ty))
 
 
 @triton.jit

@@ -12,6 +12,7 @@ from vplface.margins import Margin
 from vplface.optim import PrototypeSGD
 from vplface.prototypes.prototype_memory import PrototypeMemory
 from vplface.prototypes.step import StepPart
+from vplface.ranks import Ranks
 from vplface.softmax.product import operand_type
 from vplface.softmax.workspace import Workspace
 
@@ -26,6 +27,8 @@ class FusedStep:
     def __init__(self) -> None:
         self._workspace = Workspace(0.0)
         self._faults: Any = None
+        self._exchange: Any = None
+        self._refusal: Exception | None = None  # of the next step
 
     # size: the tensors of a batch and the parts of a head
     def loss(
@@ -34,10 +37,12 @@ class FusedStep:
         labels: Int[Tensor, " batch"],
         memory_embeddings: Float[Tensor, "batch dim"] | None,
         *,
+        refusal: Exception | None,
         weight: Float[Tensor, "classes dim"],
         margin: Margin,
         memory: PrototypeMemory,
         optimizer: PrototypeSGD,
+        wait: bool,
         end: Callable[[], None],
     ) -> Float[Tensor, ""]:
         """Start a step and add it to ``memory``.
@@ -46,29 +51,32 @@ class FusedStep:
             embeddings: of any length.
             labels: class ids; like the numbers of ``embeddings`` they are checked on the device.
             memory_embeddings: what is remembered instead of ``embeddings``, if anything.
+            refusal: what is wrong with the batch, if anything. One of several ranks takes the step all the same, as the
+                others do, and all of them raise an error in the next step.
             weight: W.
             margin: of the head, a margin of the cosine alone.
             memory: M and T.
             optimizer: moves W.
+            wait: look at the sizes of the batches of other ranks in every step.
             end: ends the step, when the backward pass has been started.
 
         Raises:
-            ValueError: for tensors on another device than W.
+            Exception: ``refusal``, in one process and before ranks know each other's batches.
+            OtherRankError: naming ranks whose batches are invalid or of other kinds, where ranks compare them.
         """
         from vplface.softmax.fused.faults import Faults
         from vplface.softmax.fused.fused_pass import FusedPass, Mixed
         from vplface.softmax.fused.loss import fused_loss
 
-        for tensor in (embeddings, labels, memory_embeddings):
-            if tensor is not None and tensor.device != weight.device:
-                raise ValueError(f"embeddings and labels must be on the device of W, {weight.device}: {tensor.device}")
+        samples, refusal = self._samples(embeddings, labels, memory_embeddings, memory.ranks, weight, wait, refusal)
         faults = self._faults = self._faults or Faults()
         memory.create_if_due(weight)
         chosen, mixed = memory.variational, None
         if chosen is not None and memory.memory is not None and memory.timer is not None:
             mixed = Mixed(memory.memory, memory.timer, chosen.lam, chosen.renormalise)
-        word = faults.begin(weight.device, memory.step_count)
-        step = FusedPass(self._workspace, word, weight.detach(), margin, mixed, operand_type(weight), memory.parts)
+        word = faults.begin(weight.device, memory.step_count, samples, refusal)
+        operands = operand_type(weight)
+        step = FusedPass(self._workspace, samples, word, weight.detach(), margin, mixed, operands, memory.parts)
 
         def move() -> None:
             if optimizer.in_backward:
@@ -82,9 +90,39 @@ class FusedStep:
             faults.send()
             end()
 
-        loss = fused_loss(embeddings, weight, labels, memory_embeddings, step=step, move=move, end=finish)
-        memory.add(StepPart(step.x, step.row, step.remembered, [len(labels)], write=step.remember))
+        if refusal is not None and not isinstance(embeddings, Tensor):
+            embeddings = weight.detach()[:0]
+        loss = fused_loss(embeddings, weight, step=step, move=move, end=finish)
+        counts = [samples.room] * len(samples.labels)
+        memory.add(StepPart(step.x, step.row, step.remembered, counts, write=step.remember))
         return loss
+
+    def _samples(
+        self,
+        embeddings: Float[Tensor, "batch dim"],
+        labels: Int[Tensor, " batch"],
+        memory_embeddings: Float[Tensor, "batch dim"] | None,
+        ranks: Ranks | None,
+        weight: Float[Tensor, "classes dim"],
+        wait: bool,
+        refusal: Exception | None,
+    ) -> tuple[Any, Exception | None]:
+        """The samples of the step, of all ranks, and why this rank refuses its own."""
+        from vplface.softmax.fused.exchange import Exchange
+        from vplface.softmax.fused.samples import of_one_process
+
+        if ranks is None:
+            if refusal is not None:
+                raise refusal
+            return of_one_process(embeddings, labels, memory_embeddings), None
+        self._exchange = self._exchange or Exchange(ranks, self._workspace)
+        if wait:
+            self._exchange.forget()
+        refusal, self._refusal = refusal or self._refusal, None
+        found: tuple[Any, Exception | None] = self._exchange.gather(
+            embeddings, labels, memory_embeddings, refusal, weight.device
+        )
+        return found
 
     def fault(self, num_classes: int) -> tuple[int, Exception] | None:
         """Number and fault of the last step, None without a fault; its loss can no longer take a backward pass.
@@ -94,6 +132,8 @@ class FusedStep:
         """
         self._workspace.user = None
         found: tuple[int, Exception] | None = None if self._faults is None else self._faults.fault(num_classes)
+        if found is not None and self._exchange is not None and self._faults.is_refusal:
+            self._exchange.forget()
         return found
 
     def let_go(self, num_classes: int) -> None:
@@ -104,12 +144,17 @@ class FusedStep:
 
         Raises:
             ValueError: for a fault of its batch; the step has written nothing.
+            OtherRankError: for one of the batch of another rank.
             RuntimeError: if its loss was scaled; the step has written nothing.
         """
         found = self.fault(num_classes)
-        if found is not None:
-            step, fault = found
-            raise type(fault)(f"in step {step}, which has changed nothing: {fault}")
+        if found is None:
+            return
+        step, fault = found
+        error = type(fault)(f"in step {step}, which has changed nothing: {fault}")
+        if self._exchange is None or not self._faults.is_of_loss:
+            raise error
+        self._refusal = error  # other ranks cannot know of it, and are about to take a step
 
     def __reduce__(self) -> tuple[Any, ...]:
         return FusedStep, ()
