@@ -51,6 +51,17 @@ def fewest(config: Config, batches: Batches, processes: int) -> int:
     return min(slice_of, config.accumulate * (2 if slice_of >= 2 * config.accumulate else 1))
 
 
+def most(config: Config, batches: Batches, processes: int) -> int:
+    """The most pictures of a process in a forward pass.
+
+    Args:
+        config: the configuration.
+        batches: its batches.
+        processes: the number of processes that share each batch.
+    """
+    return -(-batches.batch_size // (processes * config.accumulate))
+
+
 def _takes_one(config: Config) -> bool:
     """Whether the backbone can be trained on one picture, from a forward pass over tensors without data."""
     chosen = config.backbone

@@ -26,7 +26,7 @@ from vplface.training.instruments import measure, own_cosines
 from vplface.training.interrupt import Interrupt, SharedInterrupt
 from vplface.training.intervals import Intervals
 from vplface.training.outputs import RunOutputs
-from vplface.training.parts import fewest
+from vplface.training.parts import fewest, most
 from vplface.training.run_state import RunState
 from vplface.training.throughput import Throughput
 
@@ -84,6 +84,8 @@ class Trainer:
         self.context = context
         run.freezing.apply(run.step)
         self.network = _network(run, context)
+        if run.head.ranks is not None:
+            run.head.ranks.reserved = most(run.config, run.batches, context.size)
 
     def train(self, outputs: RunOutputs, interrupt: Interrupt) -> None:
         """Take the steps that are left: log, validate and save as often as the configuration says.

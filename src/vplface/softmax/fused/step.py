@@ -151,10 +151,9 @@ class FusedStep:
         if found is None:
             return
         step, fault = found
-        error = type(fault)(f"in step {step}, which has changed nothing: {fault}")
         if self._exchange is None or not self._faults.is_of_loss:
-            raise error
-        self._refusal = error  # other ranks cannot know of it, and are about to take a step
+            raise type(fault)(f"in step {step}, which has changed nothing: {fault}")
+        self._refusal = RuntimeError(f"in step {step} {fault}")  # other ranks do not know, and take another step
 
     def __reduce__(self) -> tuple[Any, ...]:
         return FusedStep, ()

@@ -11,6 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 pytest.importorskip("triton", reason="needs vplface[triton]")
 
+from helpers.recorded_ranks import GROUP, recorded_ranks
 from vplface import AdaFace, FusedSGD, PrototypeHead, Variational, X2Softmax, clip_grad_norm_
 from vplface.softmax.fused import kernels
 
@@ -54,7 +55,8 @@ def launches(monkeypatch):
             assert all(0 < size < 2**31 for size in grid)
             return lambda *arguments, **options: names.append(self.name)
 
-    for name in ("own", "prepare", "forward", "finish", "pull", "close", "move", "clip", "update", "remember"):
+    first, last = ("pack", "own", "prepare", "forward", "combine", "finish"), ("clip", "update", "remember")
+    for name in (*first, "pull", "close", "project", "move", *last):
         assert hasattr(kernels, name)
         monkeypatch.setattr(kernels, name, Recorded(name))
     return names
@@ -105,6 +107,25 @@ def test_FusedStep_reads_nothing_and_starts_the_same_at_any_number_of_classes(va
     assert few == many
     assert many.total() <= 10
     assert work_of_a_step(meta_head(10_000_000, variational), launches, size=100) == many
+
+
+@pytest.mark.parametrize("variational", [None, Variational(0.15, 100, 0)], ids=str)
+def test_FusedStep_on_ranks_reads_nothing_and_starts_the_same_at_any_number_of_classes(variational, launches):
+    """Collectives are counted beside what else is started; the one by which ranks agree comes once."""
+    with recorded_ranks() as collectives:
+        few = work_of_a_step(meta_head(100_000, variational, process_group=GROUP), launches)
+        assert collectives == {"agree": 1, "all_gather": 3, "add_": 3, "reduce_scatter": 3, "wait": 3}
+        many = work_of_a_step(meta_head(10_000_000, variational, process_group=GROUP), launches, size=100)
+    assert few == many
+    assert many.total() <= 15
+
+
+def test_FusedStep_with_clipping_on_ranks_takes_one_more_collective(launches):
+    alone = work_of_a_step(meta_head(in_backward=False), launches)
+    with recorded_ranks() as collectives:
+        shared = work_of_a_step(meta_head(in_backward=False, process_group=GROUP), launches)
+    assert collectives == {"agree": 1, "all_gather": 3, "add_": 6, "reduce_scatter": 3, "wait": 3}
+    assert shared.total() <= alone.total() + 6
 
 
 def test_FusedStep_with_clipping_reads_nothing_and_starts_the_same_at_any_number_of_classes(launches, monkeypatch):

@@ -1,0 +1,48 @@
+"""A process group of which there is one process: its collectives are counted and exchange nothing."""
+
+from __future__ import annotations
+
+from collections import Counter
+from contextlib import ExitStack, contextmanager
+from unittest.mock import patch
+
+import torch.distributed as dist
+
+from vplface.ranks import Ranks
+
+GROUP = object()
+
+
+class _Work:
+    """Work that is done when it is waited for."""
+
+    def __init__(self, count):
+        self._count = count
+
+    def wait(self):
+        self._count["wait"] += 1
+
+
+@contextmanager
+def recorded_ranks(rank=3, world=8):
+    """While active, ``GROUP`` is a group of ``world`` ranks. Yields the count of collectives by method of ``Ranks``."""
+    count = Counter()
+
+    def recorded(name):
+        def call(self, *tensors, beside=False):
+            count[name] += 1
+            return _Work(count) if beside else None
+
+        return call
+
+    def agree(self, columns):
+        count["agree"] += 1
+        return len(columns[0])
+
+    with ExitStack() as stack:
+        for name in ("all_gather", "add_", "reduce_scatter"):
+            stack.enter_context(patch.object(Ranks, name, recorded(name)))
+        stack.enter_context(patch.object(Ranks, "agree", agree))
+        stack.enter_context(patch.object(dist, "get_rank", lambda group: rank))
+        stack.enter_context(patch.object(dist, "get_world_size", lambda group: world))
+        yield count
