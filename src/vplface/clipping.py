@@ -40,9 +40,7 @@ def clip_grad_norm_(parameters: Iterable[Tensor], max_norm: float, *, head: Prot
     """
     others = [each for each in parameters if each is not head.weight and each.grad is not None]
     of_others = nn.utils.get_total_norm([each.grad for each in others if each.grad is not None]) if others else None
-    norm = None
-    if head.optimizer is not None and head.ranks is None:
-        norm = head.optimizer.clip_whole_(max_norm, of_others)
+    norm = None if head.optimizer is None else head.optimizer.clip_whole_(max_norm, of_others)
     if norm is None:
         norm = _clip_prototypes(head, max_norm, of_others)
     nn.utils.clip_grads_with_norm_(others, max_norm, norm)

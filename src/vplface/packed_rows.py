@@ -77,6 +77,6 @@ def columns_in(
     for kind in kinds:
         block = buffer[..., first : first + kind.block_bytes(rows)].view(kind.dtype)
         numbers = block[..., : rows * max(kind.width, 1)]
-        columns.append(numbers.unflatten(-1, (rows, kind.width)) if kind.width else numbers)
+        columns.append(numbers.view(*buffer.shape[:-1], rows, kind.width) if kind.width else numbers)
         first += kind.block_bytes(rows)
     return columns

@@ -111,7 +111,7 @@ class Ranks:
         _require_valid(headers, own)
         return max(header[0] for header in headers)
 
-    def all_gather(self, every: Shaped[Tensor, "ranks ..."], own: Shaped[Tensor, "..."]) -> None:
+    def all_gather(self, every: Shaped[Tensor, "ranks ..."], own: Tensor) -> None:
         """Write what each rank has into ``every``, in rank order."""
         # all_gather_single is the name from torch 2.13 on
         gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor

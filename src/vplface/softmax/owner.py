@@ -98,7 +98,7 @@ class SoftmaxOwner(MemoryOwner):
     def _reason_to_refuse(
         self, embeddings: Tensor, labels: Tensor, memory_embeddings: Tensor | None
     ) -> TypeError | ValueError | None:
-        """What is wrong with a batch before a fused step: types and shapes, with ``validate="now"`` numbers too."""
+        """Fault of a batch before a fused step: of types and shapes, with ``validate="now"`` of numbers too."""
         given = {"embeddings": embeddings, "memory_embeddings": memory_embeddings}
         try:
             check = check_shapes(labels, self.embedding_dim, **given)

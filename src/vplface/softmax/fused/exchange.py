@@ -27,7 +27,7 @@ _TAKEN, _REFUSED, _DOES_NOT_FIT = 0, 1, 2
 
 
 class Agreement(NamedTuple):
-    """What all ranks know of each other's batches.
+    """Kinds and sizes of batches that no rank has to ask for.
 
     Attributes:
         kinds: of the columns.
@@ -138,6 +138,6 @@ def _reason_against(given: Sequence[Tensor], agreed: Agreement) -> str | None:
     else:
         return None
     return what + (
-        ', which other ranks cannot know without a wait; let batches grow on all ranks together, or build the head with'
+        ", which other ranks cannot know without a wait; let batches grow on all ranks together, or build the head with"
         ' validate="now"'
     )

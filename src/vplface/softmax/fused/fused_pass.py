@@ -127,14 +127,15 @@ class FusedPass:
         """
         if self._sum is not None:
             self._sum.wait()
-        if self._found is None or self.ranks is None:
-            return self._found
+        found, self._found = self._found, None
+        if found is None or self.ranks is None:
+            return found
         if self.samples.own == 0:
             return torch.zeros_like(embeddings)
         first, result = self.samples.first, torch.empty_like(embeddings, memory_format=torch.contiguous_format)
         with self._device():
             kernels.project[(self.samples.own,)](
-                self._found, self.x[first:], self.norm[first:], self.fault, result, self.ranks.world, D=self.dim
+                found, self.x[first:], self.norm[first:], self.fault, result, self.ranks.world, D=self.dim
             )
         return result
 
@@ -154,7 +155,8 @@ class FusedPass:
         Returns:
             Norms of tiles of ``target``.
         """
-        self.norms = self._take("norms", _cdiv(self.classes, self.tiles.move.rows))
+        most = self.classes if self.ranks is None else _cdiv(self.ranks.classes, self.ranks.world)
+        self.norms = self._take("norms", _cdiv(most, self.tiles.move.rows))  # as many on all ranks
         with self._device(), self._memory_as_seen():
             self._start_move(target, (0.0, 0.0, 0.0), norms=self.norms, adds=adds)
         return self.norms
@@ -162,7 +164,7 @@ class FusedPass:
     def clip(
         self, max_norm: float, others: Float[Tensor, ""] | None, before: Float[Tensor, ""] | None
     ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-        """Start clipping a gradient that is held.
+        """Start clipping a gradient that is held, with those of other ranks that share the classes.
 
         Args:
             max_norm: c.
@@ -173,10 +175,14 @@ class FusedPass:
             Norm of all gradients, and the factor of the one that is held.
         """
         norm, factor = (torch.empty((), dtype=torch.float32, device=self.weight.device) for _ in range(2))
+        norms = self.norms
         with self._device():
+            if self.ranks is not None:
+                norms = self._take("norms of ranks", self.ranks.world, len(norms))
+                self.ranks.all_gather(norms, self.norms)
             kernels.clip[(1,)](
-                self.norms, norm if others is None else others.to(norm), norm if before is None else before, norm,
-                factor, len(self.norms), float(max_norm), OTHERS=others is not None, AGAIN=before is not None,
+                norms, norm if others is None else others.to(norm), norm if before is None else before, norm,
+                factor, norms.numel(), float(max_norm), OTHERS=others is not None, AGAIN=before is not None,
                 BLOCK=_BLOCK
             )  # fmt: skip
         return norm, factor
@@ -331,7 +337,7 @@ class FusedPass:
         """Move W and its momentum ``target``; where there are ``norms``, hold the gradient in ``target`` instead."""
         tile = self.tiles.move
         memory, _ = self._memory()
-        kernels.move[(_cdiv(self.classes, tile.rows),)](
+        kernels.move[(_cdiv(self.classes, tile.rows) if norms is None else len(norms),)](
             kernels.described(self.kept, tile.rows, tile.inner), kernels.described(self.weighted, tile.inner, self.dim
             // 4), self.weight, memory, target, self.norm if norms is None else norms, self.length, self.ratio,
             self.across, self.mix, self.fault, self.classes, self.batch, *rates, D=self.dim, CLASSES=tile.rows,

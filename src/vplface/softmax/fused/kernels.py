@@ -16,8 +16,8 @@ In the notation of the tiled softmax, Z_j is a multiple of u_j, ρ_j = u_j/Z_j, 
     update     rows of classes      the step of SGD by a gradient that was held, with the factor of clipping
     remember   blocks and samples   T_j ← max(T_j − 1, 0); M_y ← x and T_y ← Δt by the last sample of each class
 
-Where ranks share the classes, samples are those of all ranks: a block of ``room`` rows for each rank, whose last rows may
-be absent. Absent samples are 0 and take no part. All ranks see the same numbers and find the same faults.
+Where ranks share the classes, samples are those of all ranks: a block of ``room`` rows for each rank, whose last rows
+may be absent. Absent samples are 0 and take no part. All ranks see the same numbers and find the same faults.
 
 Partial sums are added in a fixed order and no two programs write one number, so results do not depend on the order of
 programs. Every kernel that writes state first looks at ``fault`` and leaves the state as it is if a sample is at fault.
@@ -270,8 +270,8 @@ def close(x, own_row, norm, rest, total, slope, share, ratio, mixture, gradient,
           splits, batch, pitch, scale, D: tl.constexpr, PULL: tl.constexpr, PROJECT: tl.constexpr):  # fmt: skip
     """f_i·x_i, and the element of E [N, ``pitch``] of sample i and its own class.
 
-    With PULL also dL/dx_i from this element and the partial sums, or to PROJECT dL/de_i; 0 if a sample is at fault, which
-    spares the backbone.
+    With PULL also dL/dx_i from this element and the partial sums, or to PROJECT dL/de_i; 0 if a sample is at fault,
+    which spares the backbone.
     """
     i, column = tl.program_id(0), tl.arange(0, D)
     upstream = tl.load(gradient).to(tl.float32)

@@ -54,7 +54,8 @@ def of_one_process(
 ) -> Samples:
     """The samples of a head that has all classes."""
 
-    def block(column: Tensor | None) -> Tensor | None:
-        return None if column is None else column.detach().contiguous().unsqueeze(0)
+    def block(column: Tensor) -> Tensor:
+        return column.detach().contiguous().unsqueeze(0)
 
-    return Samples(block(embeddings), block(labels), block(memory_embeddings), len(labels))
+    memory = None if memory_embeddings is None else block(memory_embeddings)
+    return Samples(block(embeddings), block(labels), memory, len(labels))

@@ -90,9 +90,10 @@ class FusedStep:
             faults.send()
             end()
 
-        if refusal is not None and not isinstance(embeddings, Tensor):
-            embeddings = weight.detach()[:0]
-        loss = fused_loss(embeddings, weight, step=step, move=move, end=finish)
+        given: Any = embeddings  # which may be no tensor, if they are refused
+        if not isinstance(given, Tensor):
+            given = weight.detach()[:0]
+        loss = fused_loss(given, weight, step=step, move=move, end=finish)
         counts = [samples.room] * len(samples.labels)
         memory.add(StepPart(step.x, step.row, step.remembered, counts, write=step.remember))
         return loss

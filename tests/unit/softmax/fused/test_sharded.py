@@ -196,6 +196,8 @@ def test_FusedStep_on_several_ranks_changes_nothing_if_one_batch_is_at_fault(pro
 def test_FusedStep_on_several_ranks_raises_everywhere_if_one_rank_scales_its_loss(processes):
     first, second = processes.run(faulty, 2, "scaled", True)
     assert all(second[2])
-    assert second[3].startswith("step 3: RuntimeError: in step 2, which has changed nothing: in step 1 the loss was mul")
+    assert second[3].startswith(
+        "step 3: RuntimeError: in step 2, which has changed nothing: in step 1 the loss was mul"
+    )
     assert first[3].startswith(f"step 3: {OF_OTHER.format(2)}")
     assert first[4] == second[4]
