@@ -91,7 +91,8 @@ class PrototypeHead(SoftmaxOwner):
         dtype: type of the weight.
         validate: ``"now"`` checks the numbers of a batch before its step, for which the host waits for the device.
             ``"late"`` lets the kernels of a fused step find faults; then nothing is written, the loss is NaN, and the
-            next step raises the error. Every other path checks now.
+            next step raises the error, on all ranks. There a batch that alone outgrows those of the first step is a
+            fault. Every other path checks now.
         seed: W is drawn from it by class id, so a class starts the same however many classes there are.
 
     Raises:

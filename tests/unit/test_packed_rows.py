@@ -4,7 +4,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vplface.packed_rows import HEADER_BYTES, MOST_COLUMNS, Kind, columns_in, header_numbers, kinds_in, kinds_of
+from vplface.packed_rows import (
+    HEADER_BYTES,
+    MOST_COLUMNS,
+    Kind,
+    buffer_bytes,
+    columns_in,
+    header_numbers,
+    kinds_in,
+    kinds_of,
+)
 
 TYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16, torch.int64]
 KINDS = st.builds(Kind, st.sampled_from(TYPES), st.integers(0, 7), st.booleans())
@@ -20,7 +29,7 @@ def test_header_numbers_fill_a_header_and_kinds_in_reads_them(rows, fault, kinds
 
 @given(st.integers(0, 5), st.lists(KINDS, max_size=MOST_COLUMNS))
 def test_columns_in_gives_blocks_that_do_not_overlap(rows, kinds):
-    size = HEADER_BYTES + sum(kind.block_bytes(rows) for kind in kinds)
+    size = buffer_bytes(rows, kinds)
     buffer = torch.zeros(size, dtype=torch.uint8)
     given = [torch.randn(rows, max(kind.width, 1)).mul(9).to(kind.dtype) for kind in kinds]
     given = [column if kind.width else column[:, 0] for column, kind in zip(given, kinds, strict=True)]
@@ -32,9 +41,19 @@ def test_columns_in_gives_blocks_that_do_not_overlap(rows, kinds):
         assert torch.equal(block, column)
 
 
+def test_columns_in_a_matrix_of_buffers_are_those_of_each_of_them():
+    kinds = [Kind(torch.bfloat16, 3, True), Kind(torch.int64, 0, False)]
+    buffers = torch.randint(256, (2, buffer_bytes(5, kinds)), dtype=torch.uint8)
+    together = columns_in(buffers, 5, kinds)
+    for rank, buffer in enumerate(buffers):
+        for column, every in zip(columns_in(buffer, 5, kinds), together, strict=True):
+            assert every.data_ptr() + rank * buffers.stride(0) == column.data_ptr()
+            assert every[rank].shape == column.shape
+
+
 def test_columns_in_a_matrix_of_buffers_are_aligned():
     kinds = [Kind(torch.bfloat16, 3, True), Kind(torch.int64, 0, False), Kind(torch.float64, 1, False)]
-    size = HEADER_BYTES + sum(kind.block_bytes(5) for kind in kinds)
+    size = buffer_bytes(5, kinds)
     for buffer in torch.zeros(3, size, dtype=torch.uint8):
         assert [column.storage_offset() * column.itemsize % 16 for column in columns_in(buffer, 5, kinds)] == [0] * 3
 
