@@ -121,6 +121,7 @@ def plan(config: Config, gpus: int = 1) -> Plan:
             accumulate=config.accumulate,
             average=config.ema is not None,
             encoder=config.variational is not None and config.variational.momentum is not None,
+            start=run.start is not None,
             device=run.device.type,
         )
     except ValueError as error:

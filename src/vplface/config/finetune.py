@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import Field, field_validator, model_validator
 
 from vplface.config.durations import DurationField
+from vplface.config.fields import NonNegative
 from vplface.config.section import Section
 
 _ALL_BUT = re.compile(r"all but the last(?: (\d{1,4}))? blocks?")
@@ -20,6 +21,7 @@ class FinetuneConfig(Section):
     until: DurationField | None = None
     batchnorm: Literal["train", "freeze", "reestimate"] = "train"
     layer_decay: float = Field(default=1.0, gt=0.0, le=1.0)
+    l2_sp: NonNegative | None = None
 
     @field_validator("freeze")
     @classmethod

@@ -53,7 +53,7 @@ def _memory(run: RunSize, network: NetworkSize, rows: int) -> MemoryBytes:
         # x, also in the type of products, and dL/dx; and two more for the softmax, later for the exchange
         features=padded * run.dim * (4 * FLOAT32 + second_type),
         backbone=network.state_bytes * (1 + run.average + run.encoder)
-        + FLOAT32 * network.trained * (1 + run.state + (run.gpus > 1)),
+        + FLOAT32 * network.trained * (1 + run.state + run.start + (run.gpus > 1)),
         activations=network.activation_bytes,
     )
 
@@ -135,4 +135,5 @@ def _checkpoint(run: RunSize, network: NetworkSize, rows: int) -> CheckpointByte
         optimizer=FLOAT32 * network.trained * run.state,
         average=network.state_bytes if run.average else 0,
         encoder=network.state_bytes if run.encoder else 0,
+        start=FLOAT32 * network.trained if run.start else 0,
     )

@@ -31,7 +31,7 @@ class MemoryBytes(_Bytes):
         workspace: exponentials that the softmax keeps from forward to backward.
         tiles: buffers of a tile of classes, and seven numbers a class.
         features: embeddings of the whole batch, and their gradients, as softmax and exchange hold them.
-        backbone: its weights, gradients, optimiser's state and moving average, and buffers of gradients in transit.
+        backbone: its weights, gradients, optimiser's state, moving average and start, and buffers for their exchange.
         activations: numbers that the backbone keeps from forward to backward.
     """
 
@@ -106,6 +106,7 @@ class CheckpointBytes(_Bytes):
         optimizer: state of the optimiser for the backbone.
         average: the moving average of the backbone.
         encoder: the momentum encoder.
+        start: the weights that the backbone is pulled towards.
     """
 
     weight: int
@@ -118,6 +119,7 @@ class CheckpointBytes(_Bytes):
     optimizer: int
     average: int
     encoder: int
+    start: int
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,7 @@ class RunSize:
         accumulate: number of parts in which a GPU processes its share of the batch.
         average: whether a moving average of the backbone is kept.
         encoder: whether a momentum encoder, which writes the memory, is kept.
+        start: whether the weights that the backbone started from are kept.
         device: kind of device, on which the size of a tile depends.
 
     Raises:
@@ -68,6 +69,7 @@ class RunSize:
     accumulate: int = 1
     average: bool = False
     encoder: bool = False
+    start: bool = False
     device: str = "cuda"
 
     def __post_init__(self) -> None:

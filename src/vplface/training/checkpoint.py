@@ -2,7 +2,8 @@
 
     step-00001200/
         manifest.json            format, step, notes, which rows lie where, bytes and SHA-256 of every file
-        common.safetensors       backbone, moving averages, their optimiser's state, drift, what memory and terms share
+        common.safetensors       backbone, its start (L2-SP), moving averages, their optimiser's state, drift,
+                                 and what memory and terms share
         rows-00000-of-00004.safetensors    W, M, T and momentum of the classes of a rank, and its random state
 
 A folder gets its name when all of its files are on the disk, so a checkpoint is complete or absent. It can be loaded
@@ -225,6 +226,8 @@ def load_checkpoint(path: Path, run: RunState, context: DistributedContext) -> N
         for name, average in (("average.", run.average), ("encoder.", run.encoder)):
             if average is not None:
                 average.load_state_dict(_part(common, name))
+        if run.start is not None:
+            run.start.load_state_dict(_part(common, "start."))
         run.drift.load_state_dict(_part(common, "drift."))
         for number, optimizer in enumerate(run.optimizers):
             state = _part(common, f"optimizer{number}.") | _state_of_weight(rows, optimizer, head.weight)
@@ -276,6 +279,8 @@ def _state(run: RunState) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     for name, average in (("average", run.average), ("encoder", run.encoder)):
         if average is not None:
             common |= {f"{name}.{key}": value for key, value in average.state_dict().items()}
+    if run.start is not None:
+        common |= {f"start.{key}": value for key, value in run.start.state_dict().items()}
     for number, optimizer in enumerate(run.optimizers):
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         for index, state in optimizer.state_dict()["state"].items():

@@ -107,16 +107,18 @@ def head_of(
 def optimizer_of(config: Config, backbone: nn.Module, head: PrototypeHead) -> torch.optim.Optimizer:
     """The optimiser of both, or of the backbone alone if the head has its own; biases and norms are not decayed.
 
-    With ``finetune.layer_decay`` each depth has groups of its own, see :func:`learning_rates`.
+    With ``finetune.layer_decay`` each depth has groups of its own, see :func:`learning_rates`. With ``finetune.l2_sp``
+    a ``StartingPoint`` takes the place of the decay of the backbone.
     """
     options = config.optimizer
     of_head = [p for p in head.parameters() if p.requires_grad and p is not head.weight]
     groups: list[dict[str, Any]] = []
     by_rate = _by_learning_rate(config, backbone)
     by_rate[-1][1].extend(of_head)
+    decay = options.weight_decay if config.finetune.l2_sp is None else 0.0
     for lr, trained in by_rate:
         groups += [
-            {"params": [p for p in trained if p.ndim > 1], "lr": lr},
+            {"params": [p for p in trained if p.ndim > 1], "lr": lr, "weight_decay": decay},
             {"params": [p for p in trained if p.ndim <= 1], "lr": lr, "weight_decay": 0.0},
         ]
     if head.optimizer is None:

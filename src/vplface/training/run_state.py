@@ -26,6 +26,7 @@ from vplface.training.parts import require_parts
 from vplface.training.probe import PROBE_SIZE, probe_of
 from vplface.training.schedules import LearningRate
 from vplface.training.sources import open_training
+from vplface.training.starting_point import StartingPoint
 
 KEPT = (16, 64)
 """Bounds on the number of drift measurements that are kept; it should cover a lifetime."""
@@ -50,6 +51,7 @@ class RunState:
         average: the moving average of the backbone, if there is one.
         drift: of the features of fixed pictures.
         encoder: the moving average of the backbone that writes the memory, if the backbone itself does not.
+        start: the weights that those of the backbone are pulled towards, if they are.
         step: steps taken.
         best: the best validation figure so far.
         unreadable: pictures that could not be read so far, with the reason.
@@ -69,6 +71,7 @@ class RunState:
     average: MovingAverage | None
     drift: DriftMonitor
     encoder: MovingAverage | None = None
+    start: StartingPoint | None = None
     step: int = 0
     best: float | None = None
     unreadable: set[str] = field(default_factory=set)
@@ -161,6 +164,7 @@ def build_run(config: Config, context: DistributedContext | None = None, *, writ
         average=None if config.ema is None else MovingAverage(backbone, config.ema),
         drift=_monitor(config, probe_of(pictures), preprocessing, head, per_epoch, rate.steps),
         encoder=_momentum_encoder(config, backbone),
+        start=None if config.finetune.l2_sp is None else StartingPoint(backbone, config.finetune.l2_sp),
     )
     for optimizer in run.optimizers:
         for group in optimizer.param_groups:

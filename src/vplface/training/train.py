@@ -73,6 +73,8 @@ def train_as(
             init_from_run(other, run)
         if checkpoint is None and config.finetune.batchnorm == "reestimate":
             reestimate(run)
+        if checkpoint is None and run.start is not None:
+            run.start.take()
         with (
             open_outputs(run, context, fresh=checkpoint is None) as outputs,
             Interrupt() as interrupt,

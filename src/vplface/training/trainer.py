@@ -202,6 +202,8 @@ class Trainer:
         numbers = {"losses": torch.stack(losses)}
         if run.config.optimizer.clip is not None:
             numbers["norm"] = self._clip_gradients(run.config.optimizer.clip)
+        if run.start is not None:
+            run.start.pull(run.optimizer)
         for optimizer in run.optimizers:
             optimizer.step()
         for average in (run.average, run.encoder):
