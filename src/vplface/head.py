@@ -214,7 +214,7 @@ class PrototypeHead(SoftmaxOwner):
             with torch.inference_mode(False), torch.no_grad():
                 return self.forward(embeddings, labels, memory_embeddings)
         in_step = self.training and torch.is_grad_enabled()
-        if in_step and self._reason_against_fused() is None:
+        if in_step and self.takes_fused_step:
             return self._fused_loss(embeddings, labels, memory_embeddings)
         batch = gather_batch(
             embeddings,
@@ -262,7 +262,7 @@ class PrototypeHead(SoftmaxOwner):
 
     def extra_repr(self) -> str:
         """Sizes, parts and the implementation of the softmax, for ``print(head)``."""
-        softmax, memory = self._implementation, self.variational
+        softmax, memory = self.implementation, self.variational
         return f"{self.num_classes}, {self.embedding_dim}, margin={self.margin}, variational={memory}, {softmax=!s}"
 
     def _begin_step(self) -> None:

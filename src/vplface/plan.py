@@ -16,7 +16,6 @@ from vplface.footprint import Footprint, RunSize, footprint, lifetimes, network_
 from vplface.margins import Margin
 from vplface.margins.sample import sample_margin
 from vplface.prototypes import LastFeature, simulate_memory
-from vplface.softmax import implementation_of
 from vplface.training.networks import learning_rates
 from vplface.training.parts import require_parts
 from vplface.training.run_state import RunState, build_run
@@ -54,7 +53,7 @@ class Plan:
         steps: of the whole run.
         parameters: of the backbone.
         trained: which of them train.
-        softmax: the backend of the head and the library inside its tiles.
+        softmax: how the head computes it.
         footprint: memory, traffic and checkpoints.
         variational_start: step at which injection begins, "auto" where drift decides; None for plain prototypes.
         delta_t: lifetime of a memory in steps, or the longest it may be; None if plain, or if drift decides.
@@ -123,6 +122,7 @@ def plan(config: Config, gpus: int = 1) -> Plan:
             encoder=config.variational is not None and config.variational.momentum is not None,
             start=run.start is not None,
             device=run.device.type,
+            fused_step=run.head.takes_fused_step,
         )
     except ValueError as error:
         raise ConfigError(f"{error}; raise batch_size") from error
@@ -137,7 +137,7 @@ def plan(config: Config, gpus: int = 1) -> Plan:
         steps=run.rate.steps,
         parameters=network.parameters,
         trained=_trained(run),
-        softmax=implementation_of(run.head.backend, run.device),
+        softmax=run.head.implementation,
         footprint=footprint(size, network),
         variational_start=None if variational is None else start if isinstance(start, int) else "auto",
         delta_t=None if variational is None else variational.delta_t,

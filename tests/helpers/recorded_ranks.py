@@ -24,13 +24,19 @@ class _Work:
 
 
 @contextmanager
-def recorded_ranks(rank=3, world=8):
-    """While active, ``GROUP`` is a group of ``world`` ranks. Yields the count of collectives by method of ``Ranks``."""
+def recorded_ranks(rank=3, world=8, sent=None):
+    """While active, ``GROUP`` is a group of ``world`` ranks.
+
+    Yields the count of collectives by method of ``Ranks``; ``sent`` gets the bytes that a rank sends in rings.
+    """
     count = Counter()
 
     def recorded(name):
         def call(self, *tensors, beside=False):
             count[name] += 1
+            if sent is not None:
+                first, last = tensors[0].nbytes, tensors[-1].nbytes
+                sent[name] += 2 * (world - 1) * first // world if len(tensors) == 1 else abs(first - last)
             return _Work(count) if beside else None
 
         return call

@@ -1,7 +1,7 @@
 import json
 import math
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from unittest.mock import patch
 
 import numpy as np
@@ -14,6 +14,7 @@ from torch.optim.swa_utils import AveragedModel
 from typer.testing import CliRunner
 
 from helpers.paths import ROOT
+from helpers.recorded_ranks import GROUP, recorded_ranks
 from vplface import (
     EPL,
     UNPG,
@@ -28,6 +29,7 @@ from vplface import (
     PrototypeHead,
     SeveralFeatures,
     Variational,
+    clip_grad_norm_,
 )
 from vplface.backbones import build
 from vplface.cli.app import app
@@ -202,7 +204,7 @@ def test_footprint_of_one_gpu_has_no_traffic_and_of_plain_prototypes_no_memory()
 
 def test_footprint_of_large_logits_has_no_workspace_and_one_more_exchange():
     most = math.floor(math.exp(BOUNDED - 64))
-    small, large = (footprint(RunSize(classes=n, batch=512, gpus=8), BLANK) for n in (most, most + 1))
+    small, large = (footprint(RunSize(classes=n, batch=512, gpus=8, fused=False), BLANK) for n in (most, most + 1))
     assert small.memory.workspace > 0
     assert large.memory.workspace == 0
     assert large.traffic.sums == 2 * small.traffic.sums
@@ -278,6 +280,91 @@ def test_footprint_matches_the_workspace_of_the_softmax(precision, classes, batc
     memory = footprint(size, BLANK).memory
     assert buffers["kept"] == pytest.approx(memory.workspace, rel=0.1)
     assert sum(buffers.values()) <= memory.workspace + memory.tiles
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    ("classes", "batch", "options"),
+    [
+        (10_000_000, 128, {}),
+        (10_000_000, 1024, {"variational": False}),
+        (10_001, 1001, {"in_backward": False}),
+        (10_001, 70, {"accumulate": 2, "in_backward": False}),
+        (10_001, 2048, {"encoder": True, "dim": 128}),
+        (10_000_000, 1024, {"gpus": 8}),
+        (10_004, 1021, {"gpus": 8, "accumulate": 2, "in_backward": False, "encoder": True}),
+    ],
+)
+def test_footprint_matches_the_buffers_and_traffic_of_a_fused_step(monkeypatch, precision, classes, batch, options):
+    size = RunSize(classes, batch, precision=precision, **options)
+    kernels = pytest.importorskip("vplface.softmax.fused.kernels", reason="needs vplface[triton]")
+    for name in [name for name, each in vars(kernels).items() if isinstance(each, kernels.triton.KernelInterface)]:
+        monkeypatch.setattr(kernels, name, defaultdict(lambda: lambda *arguments, **settings: None))
+    monkeypatch.setattr("vplface.softmax.fused.step.operand_type", lambda weight: getattr(torch, precision))
+    variational = Variational(0.1, 5, 0) if size.variational else None
+    optimizer = FusedSGD(0.1, in_backward=size.in_backward)
+    sent = Counter()
+    with recorded_ranks(3, size.gpus, sent):
+        head = PrototypeHead(
+            classes,
+            size.dim,
+            variational=variational,
+            optimizer=optimizer,
+            backend="triton",
+            device="meta",
+            process_group=GROUP if size.gpus > 1 else None,
+        )
+        assert head.takes_fused_step
+        assert size.takes_fused_step
+        with head.micro_batches():
+            for _ in range(size.accumulate):
+                embeddings = torch.empty(size.pictures_a_pass, size.dim, device="meta", requires_grad=True)
+                labels = torch.empty(size.pictures_a_pass, dtype=torch.int64, device="meta")
+                head(embeddings, labels, embeddings.detach() if size.encoder else None).backward()
+        if not size.in_backward:
+            clip_grad_norm_([], 1.0, head=head)
+    head.finish_step()
+    buffers = {name: buffer.nbytes for name, buffer in head._fused_step._workspace._buffers.items()}
+    memory, traffic = footprint(size, BLANK).memory, footprint(size, BLANK).traffic
+    assert (buffers["mixture"], buffers["kept"]) == (memory.mixture, memory.workspace)
+    assert sum(buffers.values()) == memory.mixture + memory.workspace + memory.tiles
+    assert memory.update == 0
+    gathered = traffic.sizes + traffic.embeddings + traffic.labels + traffic.tile_norms
+    assert sent["all_gather"] == gathered
+    assert sent["add_"] == traffic.targets + traffic.sums
+    assert sent["reduce_scatter"] == traffic.gradients
+
+
+def test_footprint_of_a_fused_step_matches_hand_computed_values():
+    memory = footprint(RunSize(10_000_000, 1024), BLANK).memory
+    assert (memory.mixture, memory.workspace) == (2 * 10**7 * 512, 2 * 10**7 * 1024)
+    assert memory.features == 2 * 4 * 1024 * 512
+    memory = footprint(RunSize(1000, 33, precision="float32"), BLANK).memory
+    assert (memory.mixture, memory.workspace) == (4 * 1000 * 512, 4 * 1000 * 48)
+
+
+@pytest.mark.parametrize(
+    ("takes", "options"),
+    [
+        (True, {}),
+        (True, {"in_backward": False, "variational": False, "accumulate": 2, "dim": 64, "scale": 70.0}),
+        (True, {"gpus": 64}),
+        (False, {"device": "cpu"}),
+        (False, {"fused_step": False}),
+        (False, {"fused": False}),
+        (False, {"state": 0}),
+        (False, {"dim": 100}),
+        (False, {"scale": 73.0}),
+        (False, {"subcenters": 3}),
+        (False, {"sample_rate": 0.5}),
+        (False, {"kind": Gaussian()}),
+        (False, {"terms": (UNPG(),)}),
+    ],
+)
+def test_RunSize_takes_the_fused_step_where_a_head_does(takes, options):
+    size = RunSize(100_000, 128, **options)
+    assert size.takes_fused_step == takes
+    assert (footprint(size, BLANK).memory.mixture > 0) == takes
 
 
 def test_footprint_matches_the_classes_drawn_in_a_step():
@@ -533,3 +620,12 @@ def test_footprint_matches_the_table_in_docs_scaling():
             found.checkpoint.total / 2**30,
         ]
         assert [float(figure.replace(",", "")) for figure in said] == pytest.approx(right, rel=0.05)
+    by_batch = re.findall(r"^\| ([\d,]+) \| (\S+) \| (\S+) \| (\S+) \| (\S+) \|", text, flags=re.MULTILINE)
+    assert len(by_batch) == 4
+    for written, *said in by_batch:
+        batch, right = int(written.replace(",", "")), []
+        for precision in ("bfloat16", "float32"):
+            network = network_of("iresnet50", 512, batch, precision)
+            sizes = (RunSize(10**7, batch, precision=precision, in_backward=each) for each in (True, False))
+            right += [footprint(size, network).memory.total / 2**30 for size in sizes]
+        assert [float(figure) for figure in said] == pytest.approx(right, rel=0.01)

@@ -13,6 +13,7 @@ from vplface.optim import piece_size
 from vplface.packed_rows import HEADER_BYTES, padded_bytes
 from vplface.ranks import shard
 from vplface.softmax import Workspace
+from vplface.softmax.fused.buffers import StepSize
 from vplface.softmax.tiles import tile_bytes, tile_size
 
 _NUMBERS_PER_CLASS = 7
@@ -25,7 +26,7 @@ def footprint(run: RunSize, network: NetworkSize) -> Footprint:
     return Footprint(
         rows=rows,
         memory=_memory(run, network, rows),
-        traffic=_traffic(run, network),
+        traffic=_traffic(run, network, rows),
         checkpoint=_checkpoint(run, network, run.classes),
         host_bytes=_checkpoint(run, network, rows).total,
     )
@@ -38,23 +39,54 @@ def _memory(run: RunSize, network: NetworkSize, rows: int) -> MemoryBytes:
         visited = math.ceil(rows * run.share)
         read = getattr(torch, run.memory_dtype).itemsize * rows * run.dim if run.variational else 0
         copies = (state["weight"] * (1 if run.fused else 2) + read) * visited // rows
-    compared = visited * run.subcenters
-    padded = run.pictures_a_pass * run.gpus
-    batch = min(padded, run.batch)
-    second_type = 0 if run.product_bytes == FLOAT32 else run.product_bytes
     return MemoryBytes(
         **state,
         gradient=_gradient(run, state["weight"], visited, rows),
         update=_update(run, state["weight"]),
         drawn=copies,
-        workspace=_kept_bytes(run, compared, batch),
-        tiles=tile_bytes(compared, max(run.dim, batch), torch.device(run.device))
-        + _NUMBERS_PER_CLASS * FLOAT32 * compared,
-        # x, also in the type of products, and dL/dx; and two more for the softmax, later for the exchange
-        features=padded * run.dim * (4 * FLOAT32 + second_type),
+        **(_fused_softmax(run, rows) if run.takes_fused_step else _tiled_softmax(run, visited * run.subcenters)),
         backbone=network.state_bytes * (1 + run.average + run.encoder)
         + FLOAT32 * network.trained * (1 + run.state + run.start + (run.gpus > 1)),
         activations=network.activation_bytes,
+    )
+
+
+def _tiled_softmax(run: RunSize, compared: int) -> dict[str, int]:
+    """Bytes of a softmax that takes a tile of classes at a time, by part."""
+    padded = run.pictures_a_pass * run.gpus
+    batch = min(padded, run.batch)
+    second_type = 0 if run.product_bytes == FLOAT32 else run.product_bytes
+    return {
+        "mixture": 0,
+        "workspace": _kept_bytes(run, compared, batch),
+        "tiles": tile_bytes(compared, max(run.dim, batch), torch.device(run.device))
+        + _NUMBERS_PER_CLASS * FLOAT32 * compared,
+        # x, also in the type of products, and dL/dx; and two more for the softmax, later for the exchange
+        "features": padded * run.dim * (4 * FLOAT32 + second_type),
+    }
+
+
+def _fused_softmax(run: RunSize, rows: int) -> dict[str, int]:
+    """Bytes of a softmax that takes a fused step, by part."""
+    buffers = _step_size(run, rows).buffers
+    return {
+        "mixture": buffers.mixture,
+        "workspace": buffers.exponentials,
+        "tiles": buffers.others,
+        "features": 2 * FLOAT32 * run.pictures_a_pass * run.dim,  # embeddings and their gradient
+    }
+
+
+def _step_size(run: RunSize, rows: int) -> StepSize:
+    return StepSize(
+        classes=rows,
+        dim=run.dim,
+        own=run.pictures_a_pass,
+        ranks=run.gpus,
+        operands=getattr(torch, run.precision),
+        parts=run.accumulate,
+        separate=run.encoder,
+        holds=not run.in_backward,
     )
 
 
@@ -73,7 +105,7 @@ def _update(run: RunSize, weight: int) -> int:
     """Bytes of the copy of the gradient that the update of W makes: of a piece, or of the whole."""
     if not run.fused:
         return weight
-    return 0 if run.in_backward else min(FLOAT32 * piece_size(torch.device(run.device)), weight)
+    return 0 if run.in_backward or run.takes_fused_step else min(FLOAT32 * piece_size(torch.device(run.device)), weight)
 
 
 def _state(run: RunSize, rows: int) -> dict[str, int]:
@@ -103,9 +135,9 @@ def _kept_bytes(run: RunSize, rows: int, batch: int) -> int:
     return min(Workspace(run.workspace_mb).limit // (tile * of_class) * tile, rows) * of_class
 
 
-def _traffic(run: RunSize, network: NetworkSize) -> TrafficBytes:
-    others, own, parts = run.gpus - 1, run.pictures_a_pass, run.accumulate
-    a_number_each = FLOAT32 * min(own * run.gpus, run.batch)
+def _traffic(run: RunSize, network: NetworkSize, rows: int) -> TrafficBytes:
+    others, own, parts, fused = run.gpus - 1, run.pictures_a_pass, run.accumulate, run.takes_fused_step
+    a_number_each = FLOAT32 * (own * run.gpus if fused else min(own * run.gpus, run.batch))
 
     def summed(size: int) -> int:
         return 2 * others * size // run.gpus
@@ -119,8 +151,9 @@ def _traffic(run: RunSize, network: NetworkSize) -> TrafficBytes:
         labels=gathered(INT64),
         norms=gathered(FLOAT32) if run.norms else 0,
         targets=parts * summed(a_number_each),
-        sums=parts * summed(a_number_each) * (1 if run.bounded else 2),
+        sums=parts * summed(a_number_each) * (1 if fused or run.bounded else 2),
         gradients=parts * others * own * (run.dim + run.norms) * FLOAT32,
+        tile_norms=others * FLOAT32 * _step_size(run, rows).tile_norms if fused else 0,
         residuals=summed(a_number_each) * parts * run.kind.exchanged(run.dim) if run.variational else 0,
         backbone=summed(FLOAT32 * network.trained),
         buffers=network.buffer_bytes if others else 0,

@@ -28,9 +28,11 @@ class MemoryBytes(_Bytes):
         statistics: further state of the kind of memory, besides M and T.
         terms: state of the terms between steps; not their memory within a step.
         drawn: copies of the rows that a step draws, if it does not use all.
+        mixture: Z, the prototypes with their memory, in the type of products; kept by a fused step.
         workspace: exponentials that the softmax keeps from forward to backward.
-        tiles: buffers of a tile of classes, and seven numbers a class.
-        features: embeddings of the whole batch, and their gradients, as softmax and exchange hold them.
+        tiles: buffers of a tile of classes, and seven numbers a class; in a fused step partial sums, four numbers a
+            class, and samples.
+        features: embeddings of the whole batch, and their gradients, as softmax and exchange hold them besides.
         backbone: its weights, gradients, optimiser's state, moving average and start, and buffers for their exchange.
         activations: numbers that the backbone keeps from forward to backward.
     """
@@ -44,6 +46,7 @@ class MemoryBytes(_Bytes):
     statistics: int
     terms: int
     drawn: int
+    mixture: int
     workspace: int
     tiles: int
     features: int
@@ -72,6 +75,7 @@ class TrafficBytes(_Bytes):
         targets: all-reduce of the cosines of samples with their own classes.
         sums: all-reduce of the sums of exponentials, and of the maxima where they must be subtracted.
         gradients: reduce-scatter of the gradient of the embeddings, and of their lengths.
+        tile_norms: all-gather of the norms of tiles of the gradient of W, by which a fused step clips it.
         residuals: all-reduce of the statistics of the kind of memory for the classes of the batch.
         backbone: all-reduce of its gradients.
         buffers: broadcast of the statistics of BatchNorm.
@@ -85,6 +89,7 @@ class TrafficBytes(_Bytes):
     targets: int
     sums: int
     gradients: int
+    tile_norms: int
     residuals: int
     backbone: int
     buffers: int

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal
 
-from vplface.prototypes import LastFeature
+from vplface.head import PrototypeHead
+from vplface.margins import ArcFace
+from vplface.optim import FusedSGD
+from vplface.prototypes import LastFeature, Variational
 from vplface.prototypes import Memory as MemoryKind
 from vplface.softmax.losses import BOUNDED
 from vplface.terms import Term
@@ -44,6 +48,7 @@ class RunSize:
         encoder: whether a momentum encoder, which writes the memory, is kept.
         start: whether the weights that the backbone started from are kept.
         device: kind of device, on which the size of a tile depends.
+        fused_step: False if the head takes no fused step for a reason that none of the other sizes is.
 
     Raises:
         ValueError: if a size is out of range.
@@ -71,6 +76,7 @@ class RunSize:
     encoder: bool = False
     start: bool = False
     device: str = "cuda"
+    fused_step: bool = True
 
     def __post_init__(self) -> None:
         for name, least in (("classes", 2), ("gpus", 1), ("dim", 1), ("accumulate", 1)):
@@ -108,6 +114,24 @@ class RunSize:
     def bounded(self) -> bool:
         """Whether logits are so small that exponentials need no maximum, and are kept for the backward pass."""
         return self.scale + math.log(self.classes) <= BOUNDED
+
+    @cached_property
+    def takes_fused_step(self) -> bool:
+        """Whether a head of this size takes the fused step."""
+        if self.device != "cuda" or self.terms or not self.fused_step:
+            return False
+        head = PrototypeHead(
+            self.classes,
+            self.dim,
+            margin=ArcFace(self.scale),
+            variational=Variational(0.1, 1, 0, memory=self.kind) if self.variational else None,
+            backend="triton",
+            optimizer=FusedSGD(1.0, momentum=0.9 if self.state else 0.0) if self.fused else None,
+            sample_rate=self.sample_rate,
+            subcenters=self.subcenters,
+            device="meta",
+        )
+        return head.takes_fused_step and self.classes >= self.gpus
 
     def coverage(self, delta_t: int) -> float:
         """Share of the classes whose memory is alive, if all have as many pictures: 1 − exp(−B·Δt/N)."""

@@ -58,7 +58,12 @@ class SoftmaxOwner(MemoryOwner):
         return 0.0 if self._softmax.filter is None else self._softmax.filter.skipped
 
     @property
-    def _implementation(self) -> str:
+    def takes_fused_step(self) -> bool:
+        """Whether a training step is a fused one."""
+        return self._reason_against_fused() is None
+
+    @property
+    def implementation(self) -> str:
         """How a training step computes the softmax: ``"triton (fused step)"``, ``"tiled (numba)"``."""
         chosen = implementation_of(self.backend, self.weight.device)
         if chosen != "triton":

@@ -16,13 +16,13 @@ from vplface.optim import Momentum
 from vplface.softmax.fused import kernels
 from vplface.softmax.fused.formula import formula_of
 from vplface.softmax.fused.samples import Samples
-from vplface.softmax.fused.tiles import tiles_for
+from vplface.softmax.fused.tiles import ceil_div, pitch_of, tiles_for
 from vplface.softmax.workspace import Workspace
 
 _ROWS, _BLOCK, _SAMPLES = 8, 4096, 1024
 """Rows of a program of ``prepare``; timers of one of ``remember``, which looks at so many samples at a time."""
-_FEW, _PITCH = 16, 16
-"""Samples that ``combine`` and ``finish`` take at a time; rows of E begin at a multiple of so many numbers."""
+_FEW = 16
+"""Samples that ``combine`` and ``finish`` take at a time."""
 
 
 @dataclass(frozen=True)
@@ -155,8 +155,8 @@ class FusedPass:
         Returns:
             Norms of tiles of ``target``.
         """
-        most = self.classes if self.ranks is None else _cdiv(self.ranks.classes, self.ranks.world)
-        self.norms = self._take("norms", _cdiv(most, self.tiles.move.rows))  # as many on all ranks
+        most = self.classes if self.ranks is None else ceil_div(self.ranks.classes, self.ranks.world)
+        self.norms = self._take("norms", ceil_div(most, self.tiles.move.rows))  # as many on all ranks
         with self._device(), self._memory_as_seen():
             self._start_move(target, (0.0, 0.0, 0.0), norms=self.norms, adds=adds)
         return self.norms
@@ -196,7 +196,7 @@ class FusedPass:
             rule: by which W moves.
         """
         with self._device():
-            kernels.update[(_cdiv(self.classes, _ROWS),)](
+            kernels.update[(ceil_div(self.classes, _ROWS),)](
                 self.weight, rule.buffer, gradient, gradient if factor is None else factor, self.fault, self.classes,
                 rule.lr, rule.momentum, rule.weight_decay, D=self.dim, ROWS=_ROWS, SCALE=factor is not None
             )  # fmt: skip
@@ -222,7 +222,7 @@ class FusedPass:
         if not self._moved and self.mixed is not None:
             self._older = memory[self._rows]
         with self._device():
-            kernels.remember[(max(_cdiv(self.classes, _BLOCK), len(rows)),)](
+            kernels.remember[(max(ceil_div(self.classes, _BLOCK), len(rows)),)](
                 remembered, rows, memory, timer, self.fault, self.classes, len(rows), delta_t, D=self.dim,
                 SAMPLES=_SAMPLES, BLOCK=_BLOCK
             )  # fmt: skip
@@ -266,7 +266,7 @@ class FusedPass:
         self.mixture = self._take("mixture", self.classes, self.dim, dtype=self.operands)
         names = ("length", "ratio", "across", "mix")
         self.length, self.ratio, self.across, self.mix = (self._take(name, self.classes) for name in names)
-        kernels.prepare[(_cdiv(self.classes, _ROWS),)](
+        kernels.prepare[(ceil_div(self.classes, _ROWS),)](
             self.weight, *self._memory(), self.mixture, self.length, self.ratio, self.across, self.mix, self.classes,
             1.0 if self.mixed is None else max(1.0 - self.mixed.lam, 1e-15), D=self.dim, MEMORY=self.mixed is not None,
             RENORMALISE=self._renormalise, ROWS=_ROWS
@@ -274,24 +274,22 @@ class FusedPass:
 
     def _start_forward(self) -> None:
         tile = self.tiles.forward
-        blocks = _cdiv(self.batch, tile.columns)
-        self.lanes = max(self.tiles.programs // blocks, 1)
-        self.sums = self._take("sums", self.lanes, self.batch)
-        pitch = _cdiv(self.batch, _PITCH) * _PITCH
-        self.kept = self._take("kept", self.classes, pitch, dtype=self.operands)[:, : self.batch]
+        programs = self.tiles.lanes(self.batch) * ceil_div(self.batch, tile.columns)
+        self.sums = self._take("sums", self.tiles.lanes(self.batch), self.batch)
+        self.kept = self._take("kept", self.classes, pitch_of(self.batch), dtype=self.operands)[:, : self.batch]
         inner = min(tile.inner, self.dim)
-        kernels.forward[(self.lanes * blocks,)](
+        kernels.forward[(programs,)](
             kernels.described(self.mixture, tile.rows, inner), kernels.described(self.operand, tile.columns, inner),
             kernels.described(self.kept, tile.rows, tile.columns), self.ratio, self.row, self.sums, self.classes,
             self.batch, self.margin.scale, D=self.dim, CLASSES=tile.rows, SAMPLES=tile.columns, INNER=inner,
-            PROGRAMS=self.lanes * blocks, PRECISION=self.precision, num_warps=tile.warps, num_stages=tile.stages
+            PROGRAMS=programs, PRECISION=self.precision, num_warps=tile.warps, num_stages=tile.stages
         )  # fmt: skip
 
     def _start_finish(self) -> Float[Tensor, ""]:
-        sums, target, lanes = self.sums, self.target, self.lanes
+        sums, target, lanes = self.sums, self.target, len(self.sums)
         if self.ranks is not None:
             both = self._take("both", 2, self.batch)
-            kernels.combine[(_cdiv(self.batch, _FEW),)](
+            kernels.combine[(ceil_div(self.batch, _FEW),)](
                 sums, target, both, lanes, self.batch, LANES=kernels.triton.next_power_of_2(lanes), SAMPLES=_FEW
             )
             self.ranks.add_(both)
@@ -307,10 +305,9 @@ class FusedPass:
     def _start_pull(self) -> Float[Tensor, "splits batch dim"]:
         tile = self.tiles.pull
         columns = min(tile.columns, self.dim)
-        tiles = _cdiv(self.batch, tile.rows) * (self.dim // columns)
-        splits = max(self.tiles.programs // tiles, 1)
+        splits = self.tiles.splits(self.batch, self.dim)
         partial = self._take("partial", splits, self.batch, self.dim)
-        kernels.pull[(tiles * splits,)](
+        kernels.pull[(ceil_div(self.batch, tile.rows) * (self.dim // columns) * splits,)](
             kernels.described(self.kept, tile.inner, tile.rows), kernels.described(self.mixture, tile.inner, columns),
             partial, self.classes, self.batch, D=self.dim, SAMPLES=tile.rows, COLUMNS=columns, INNER=tile.inner,
             SPLITS=splits, PRECISION=self.precision, num_warps=tile.warps, num_stages=tile.stages
@@ -337,7 +334,7 @@ class FusedPass:
         """Move W and its momentum ``target``; where there are ``norms``, hold the gradient in ``target`` instead."""
         tile = self.tiles.move
         memory, _ = self._memory()
-        kernels.move[(_cdiv(self.classes, tile.rows) if norms is None else len(norms),)](
+        kernels.move[(ceil_div(self.classes, tile.rows) if norms is None else len(norms),)](
             kernels.described(self.kept, tile.rows, tile.inner), kernels.described(self.weighted, tile.inner, self.dim
             // 4), self.weight, memory, target, self.norm if norms is None else norms, self.length, self.ratio,
             self.across, self.mix, self.fault, self.classes, self.batch, *rates, D=self.dim, CLASSES=tile.rows,
@@ -377,7 +374,3 @@ class FusedPass:
 
     def _take(self, name: str, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         return self.workspace.take(name, shape, dtype, self.weight.device)
-
-
-def _cdiv(a: int, b: int) -> int:
-    return -(-a // b)

@@ -1,4 +1,4 @@
-"""Sizes of tiles of the three products, by kind of device and type of operands."""
+"""Sizes of tiles of the three products, by kind of device and type of operands, and what is kept between them."""
 
 from __future__ import annotations
 
@@ -42,12 +42,32 @@ class Tiles:
     move: Tile
     programs: int = 132
 
+    def lanes(self, batch: int) -> int:
+        """Programs of ``forward`` that divide the classes among themselves for the same samples."""
+        return max(self.programs // ceil_div(batch, self.forward.columns), 1)
+
+    def splits(self, batch: int, dim: int) -> int:
+        """Programs of ``pull`` that divide the classes among themselves for the same tile of dL/dx."""
+        tiles = ceil_div(batch, self.pull.rows) * (dim // min(self.pull.columns, dim))
+        return max(self.programs // tiles, 1)
+
 
 _HOPPER = Tiles(Tile(256, 128, 64, 8, 3), Tile(128, 256, 64, 8, 3), Tile(64, 512, 64, 8, 2))
 _BLACKWELL = Tiles(Tile(128, 128, 32, 8, 3), Tile(128, 256, 64, 8, 3), Tile(32, 512, 32, 8, 2))
 _OTHERS = Tiles(Tile(64, 64, 32, 8, 2), Tile(64, 64, 32, 4, 2), Tile(32, 512, 16, 8, 2))
 """For float32, and for devices whose programs have less than 100 KiB of shared memory."""
+_PITCH = 16
 _INTERPRETER = Tiles(Tile(32, 16, 32, 4, 1), Tile(16, 64, 32, 4, 1), Tile(16, 512, 16, 4, 1), programs=4)
+
+
+def ceil_div(a: int, b: int) -> int:
+    """The quotient of two whole numbers, rounded up."""
+    return -(-a // b)
+
+
+def pitch_of(batch: int) -> int:
+    """Numbers from one row of E to the next: rows begin at multiples of 16 numbers."""
+    return ceil_div(batch, _PITCH) * _PITCH
 
 
 def capability(device: torch.device) -> tuple[int, int]:
