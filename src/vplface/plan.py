@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -18,6 +18,7 @@ from vplface.margins.sample import sample_margin
 from vplface.prototypes import LastFeature, simulate_memory
 from vplface.training.networks import learning_rates
 from vplface.training.parts import require_parts
+from vplface.training.ramps import Ramp
 from vplface.training.run_state import RunState, build_run
 
 
@@ -60,6 +61,7 @@ class Plan:
         coverage: share of classes whose memory will be alive; also for other lifetimes, in steps.
         own: share of pictures that will meet a living memory of their own class, by lifetime.
         first_loss: approximate loss of an untrained network.
+        ramps: numbers that change along training, by their key in the recipe.
     """
 
     identities: int
@@ -75,6 +77,7 @@ class Plan:
     coverage: dict[int, float]
     own: dict[int, float]
     first_loss: float
+    ramps: dict[str, Ramp]
 
 
 def plan(config: Config, gpus: int = 1) -> Plan:
@@ -99,7 +102,7 @@ def plan(config: Config, gpus: int = 1) -> Plan:
         delta_t: simulate_memory(steps, labels, classes, delta_t, since=per_epoch)
         for delta_t in lifetimes(run.head.delta_t or per_epoch)
     }
-    batch = run.batches.batch_size
+    batch, first_margin = run.batches.batch_size, config.ramps.first_margin(config.margin)
     try:
         size = RunSize(
             classes=classes,
@@ -114,8 +117,8 @@ def plan(config: Config, gpus: int = 1) -> Plan:
             kind=LastFeature() if variational is None else variational.memory,
             terms=tuple(config.resolved_terms(per_epoch)),
             subcenters=config.subcenters,
-            sample_rate=config.sample_rate,
-            scale=config.margin.scale,
+            sample_rate=max(config.sample_rates),
+            scale=max(config.margin.scale, first_margin.scale),
             norms=sample_margin(config.margin).uses_norms,
             accumulate=config.accumulate,
             average=config.ema is not None,
@@ -143,7 +146,8 @@ def plan(config: Config, gpus: int = 1) -> Plan:
         delta_t=None if variational is None else variational.delta_t,
         coverage={delta_t: each.coverage for delta_t, each in memory.items()},
         own={delta_t: each.own for delta_t, each in memory.items()},
-        first_loss=expected_first_loss(config.margin, size.compared, dim),
+        ramps=run.ramps.by_key,
+        first_loss=expected_first_loss(first_margin, replace(size, sample_rate=config.sample_rates[0]).compared, dim),
     )
 
 

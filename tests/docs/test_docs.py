@@ -57,7 +57,8 @@ def test_recipes_page_lists_every_key_of_a_section_with_its_default(heading: str
 
 
 def test_recipes_page_lists_every_key_of_a_run_with_its_default() -> None:
-    sections = {"data", "backbone", "finetune", "margin", "variational", "terms", "optimizer", "schedule", "evaluation"}
+    sections = {"data", "backbone", "margin", "variational", "terms", "optimizer", "schedule", "evaluation"}
+    sections |= {"finetune", "ramps"}
     said = table("recipes.md", "### The run")
     assert set(said) == set(config.Config.model_fields) - sections
     defaults = config.build_config({"name": "x", "data": {"train": "faces"}}, "test").model_dump(mode="json")

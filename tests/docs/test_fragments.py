@@ -24,6 +24,7 @@ PLACES = [
     ("data", "augmentation"),
     ("backbone",),
     ("finetune",),
+    ("ramps",),
     ("margin",),
     ("variational",),
     ("variational", "start"),

@@ -119,6 +119,14 @@ def test_plan_counts_what_trains(faces):
     assert ours.checkpoint.optimizer == 4 * moving
 
 
+def test_plan_counts_the_start_of_l2_sp(faces):
+    plain, pulled = planned(faces), planned(faces, l2_sp=0.1)
+    copy_of_weights = 4 * plain.parameters
+    assert pulled.footprint.memory.backbone - plain.footprint.memory.backbone == copy_of_weights
+    assert pulled.footprint.checkpoint.start == copy_of_weights
+    assert pulled.footprint.checkpoint.total - plain.footprint.checkpoint.total == copy_of_weights
+
+
 def test_plan_shows_what_waits_and_the_learning_rates_by_depth(faces):
     found = planned(faces, freeze="stem", until=3, layer_decay=0.5, batchnorm="freeze").trained
     assert (found.waiting, found.until) == (3 * 49 * 8, 3)
@@ -470,7 +478,7 @@ def test_footprint_matches_the_size_of_a_checkpoint(tmp_path, fused, average):
         optimizer=torch.optim.SGD(parameters, 0.1, momentum=0.9),
         average=AveragedModel(backbone, use_buffers=True) if average else None,
         drift=DriftMonitor(head, torch.zeros(2, 3, 112, 112)),
-        **dict.fromkeys(("config", "preprocessing", "pictures", "heldout", "batches", "rate", "freezing")),
+        **dict.fromkeys(("config", "preprocessing", "pictures", "heldout", "batches", "rate", "ramps", "freezing")),
     )
     head(backbone(torch.randn(4, 3, 112, 112)), torch.arange(4)).backward()
     run.optimizer.step()

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from vplface.data.samplers import Sampler
     from vplface.footprint import Footprint, Forecast, NetworkSize, RunSize
     from vplface.plan import Plan, Trained
+    from vplface.training.ramps import Ramp
 
 _MEMORY = {
     "weight": "W",
@@ -71,6 +72,7 @@ def show_plan(config: Config, as_json: bool, gpus: int = 1) -> None:
         ),
         *_trained(plan.trained, config.optimizer.lr * config.optimizer.head_lr_scale),
         ("loss", f"{config.margin}"),
+        *((f"  {key}", _ramp(ramp)) for key, ramp in plan.ramps.items()),
         ("softmax", plan.softmax),
         ("expected first loss", f"{plan.first_loss:.2f}"),
     ]
@@ -96,6 +98,10 @@ def _trained(trained: Trained, of_prototypes: float) -> list[tuple[str, str]]:
     by_depth = ", ".join(f"{depth}: {rate:.2g}" for depth, rate in trained.rates.items() if depth >= 0)
     rate = f"{trained.rates[-1]:g}" if not by_depth else f"by depth {by_depth}"
     return [("trained", "; ".join(parts)), ("learning rate", f"{rate}; prototypes {of_prototypes:g}")]
+
+
+def _ramp(ramp: Ramp) -> str:
+    return f"{ramp.first:g} until step {ramp.begin:,}, {ramp.last:g} from step {ramp.begin + ramp.length:,}"
 
 
 def _million(count: int) -> str:

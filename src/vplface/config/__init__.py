@@ -3,6 +3,7 @@
 from vplface.config.durations import Duration
 from vplface.config.finetune import FinetuneConfig
 from vplface.config.overrides import apply_overrides, overlay
+from vplface.config.ramps import RampConfig, RampsConfig
 from vplface.config.recipes import read_config, read_recipe, shipped_recipes
 from vplface.config.run import Config, build_config
 from vplface.config.sections import (
@@ -26,6 +27,8 @@ __all__ = [
     "EvaluationSet",
     "FinetuneConfig",
     "OptimizerConfig",
+    "RampConfig",
+    "RampsConfig",
     "ScheduleConfig",
     "Source",
     "SyntheticConfig",

@@ -12,6 +12,7 @@ from vplface import bounds
 from vplface.config.durations import Duration, DurationField
 from vplface.config.fields import FolderName, Seed
 from vplface.config.finetune import FinetuneConfig
+from vplface.config.ramps import RampsConfig
 from vplface.config.registry import MarginField, ScheduledTerm, TermField
 from vplface.config.section import Section
 from vplface.config.sections import BackboneConfig, DataConfig, EvaluationConfig, OptimizerConfig, ScheduleConfig
@@ -22,7 +23,7 @@ from vplface.strict_yaml import to_yaml
 from vplface.terms import Term
 from vplface.terms.fit import bind_without_storage, require_fit
 
-_LATER = ("finetune",)
+_LATER = ("finetune", "ramps")
 """Keys that version 0.1 does not know: left out of files at their default, so that it reads them."""
 
 
@@ -38,6 +39,7 @@ class Config(Section):
     margin: MarginField = ArcFace(32.0, 0.4)
     variational: VariationalConfig | None = None
     terms: list[TermField] = Field(default=[])
+    ramps: RampsConfig = RampsConfig()
     sample_rate: float = Field(default=1.0, gt=0.0, le=1.0)
     subcenters: int = Field(default=1, ge=1, le=bounds.EACH)
     interclass_threshold: float | None = Field(default=None, gt=-1.0, le=1.0)
@@ -73,10 +75,11 @@ class Config(Section):
         for title, term in bound.items():
             if term.whole_batch and self.accumulate > 1:
                 raise ValueError(f"{title} needs the whole batch in one forward pass; it needs accumulate: 1")
+        self.ramps.require_fit(self.margin, self.variational)
         require_fit(
             self.margin,
             bound,
-            sample_rate=self.sample_rate,
+            sample_rate=min(self.sample_rates),
             subcenters=self.subcenters,
             variational=self.variational is not None,
         )
@@ -85,6 +88,12 @@ class Config(Section):
     def resolved_terms(self, steps_per_epoch: int) -> list[Term]:
         """The terms, with their starts in steps."""
         return [term.resolve(steps_per_epoch) if isinstance(term, ScheduledTerm) else term for term in self.terms]
+
+    @property
+    def sample_rates(self) -> tuple[float, float]:
+        """The shares of the classes that the first and the last step compare with."""
+        ramp = self.ramps.sample_rate
+        return (self.sample_rate if ramp is None else ramp.first), self.sample_rate
 
     @property
     def update_in_backward(self) -> bool:

@@ -62,12 +62,10 @@ class HeadSoftmax:
             raise ValueError("filter_bound needs another backend than 'reference', which leaves nothing out")
         if interclass_threshold is not None and not -1.0 < interclass_threshold <= 1.0:
             raise ValueError(f"interclass_threshold must be a cosine in (-1, 1], got {interclass_threshold}")
-        if not 0.0 < sample_rate <= 1.0:
-            raise ValueError(f"sample_rate must lie in (0, 1], got {sample_rate}")
         self.classes = classes
         self.ranks = ranks
         self.backend = backend
-        self.sample_rate = sample_rate
+        self.sample_rate = require_sample_rate(sample_rate)
         self.interclass_threshold = interclass_threshold
         self.seed = seed
         self.workspace, self._scratch = Workspace(workspace_mb), Workspace(0.0)
@@ -171,6 +169,13 @@ class HeadSoftmax:
         drawn[own[own >= 0]] = True
         rows = drawn.nonzero().squeeze(1)
         return rows, torch.where(own >= 0, torch.searchsorted(rows, own), -1)
+
+
+def require_sample_rate(rate: float) -> float:
+    """The rate; raises ValueError unless it is a share of the classes in (0, 1]."""
+    if not 0.0 < rate <= 1.0:
+        raise ValueError(f"sample_rate must lie in (0, 1], got {rate}")
+    return rate
 
 
 def _by_definition(problem: SoftmaxProblem) -> Float[Tensor, ""]:

@@ -17,7 +17,7 @@ from vplface.prototypes.owner import MemoryOwner
 from vplface.softmax import Backend, implementation_of
 from vplface.softmax.fused.conditions import reason_against_fused
 from vplface.softmax.fused.step import FusedStep
-from vplface.softmax.head_softmax import HeadSoftmax
+from vplface.softmax.head_softmax import HeadSoftmax, require_sample_rate
 
 
 class SoftmaxOwner(MemoryOwner):
@@ -39,8 +39,12 @@ class SoftmaxOwner(MemoryOwner):
 
     @property
     def sample_rate(self) -> float:
-        """Share of the classes that a step compares with."""
+        """Share of the classes that a step compares with, in (0, 1]; it may be set between steps."""
         return self._softmax.sample_rate
+
+    @sample_rate.setter
+    def sample_rate(self, rate: float) -> None:
+        self._softmax.sample_rate = require_sample_rate(rate)
 
     @property
     def interclass_threshold(self) -> float | None:

@@ -46,7 +46,7 @@ def changed_keys(before: Config, config: Config) -> tuple[str, ...]:
     differently.
     """
     one, other = (each.model_dump(mode="json") for each in (before, config))
-    unimportant = NON_SEMANTIC_KEYS | ({"optimizer.fused"} if config.sample_rate == 1.0 else set())
+    unimportant = NON_SEMANTIC_KEYS | ({"optimizer.fused"} if min(config.sample_rates) == 1.0 else set())
     return tuple(key for key in _differing(one, other) if key not in unimportant)
 
 

@@ -24,6 +24,7 @@ from vplface.training.moving_average import MovingAverage
 from vplface.training.networks import backbone_of, device_of, head_of, optimizer_of, preprocessing_of
 from vplface.training.parts import require_parts
 from vplface.training.probe import PROBE_SIZE, probe_of
+from vplface.training.ramps import Ramps
 from vplface.training.schedules import LearningRate
 from vplface.training.sources import open_training
 from vplface.training.starting_point import StartingPoint
@@ -44,6 +45,7 @@ class RunState:
         heldout: identities kept aside for validation, if requested.
         batches: the pictures of each step.
         rate: learning rate over the run.
+        ramps: the numbers of the head that change over the run.
         backbone: picture → embedding.
         freezing: which of its parameters and BatchNorm layers stand still in a step.
         head: embedding → loss.
@@ -64,6 +66,7 @@ class RunState:
     heldout: PictureSet | None
     batches: Batches
     rate: LearningRate
+    ramps: Ramps
     backbone: nn.Module
     freezing: Freezing
     head: PrototypeHead
@@ -157,6 +160,7 @@ def build_run(config: Config, context: DistributedContext | None = None, *, writ
         heldout=heldout,
         batches=batches,
         rate=rate,
+        ramps=Ramps(config, per_epoch),
         backbone=backbone,
         freezing=freezing,
         head=head,

@@ -179,6 +179,7 @@ class Trainer:
         run = self.run
         if run.freezing.apply(run.step):
             self.network = _network(run, self.context)
+        run.ramps.apply(run.head, run.step)
         self._set_learning_rates()
         self._set_modes()
         for optimizer in run.optimizers:
@@ -281,6 +282,7 @@ class Trainer:
         rate = run.config.optimizer.lr * run.rate.factor(run.step - 1)
         entry = {"loss": loss, "lr": rate, "coverage": run.head.coverage()}
         entry |= {f"terms/{name}": value for name, value in run.head.term_values().items()}
+        entry |= {f"ramps/{key}": value for key, value in run.ramps.values(run.step - 1).items()}
         unreadable = len(self.context.union(run.unreadable))
         return entry | {"pictures_per_second": round(pictures_per_second, 1), "unreadable": unreadable}
 

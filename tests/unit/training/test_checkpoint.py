@@ -54,7 +54,7 @@ def made(seed, optimizer="sgd", average=True, classes=5, memory=LastFeature(), *
     }
     averaged = AveragedModel(backbone, multi_avg_fn=get_ema_multi_avg_fn(0.9), use_buffers=True) if average else None
     drift = DriftMonitor(head, torch.linspace(-1, 1, 60).reshape(10, 6), torch.arange(10) % 5, every=2)
-    rest = dict.fromkeys(("config", "preprocessing", "pictures", "heldout", "batches", "rate", "freezing"))
+    rest = dict.fromkeys(("config", "preprocessing", "pictures", "heldout", "batches", "rate", "ramps", "freezing"))
     return RunState(
         device=torch.device("cpu"),
         backbone=backbone,
