@@ -244,7 +244,7 @@ class PrototypeHead(SoftmaxOwner):
     def last_fault(self) -> Exception | None:
         """The fault that a fused step has found in its batch, to be asked for after ``backward()``; None without one.
 
-        The host waits for the device. The next step raises a fault that nobody has asked for.
+        The host waits for the device. The next step raises a fault that nobody has asked for. All ranks ask, or none.
         """
         found = self._fused_step.fault(self.num_classes)
         return None if found is None else found[1]

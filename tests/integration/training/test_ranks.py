@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -114,6 +115,34 @@ def flat(entry):
 )
 def test_train_as_with_two_processes_equals_one(processes, faces, tmp_path, changes):
     assert processes.run(start, 2, settings(faces, tmp_path / "two", **changes)) == [8, 0]
+    alone(settings(faces, tmp_path / "one", **changes))
+    require_near(tmp_path / "two" / "run", tmp_path / "one" / "run")
+
+
+def start_fused(group, text):
+    """Carry out a run as a rank whose head takes fused steps; returns its steps, and how many batches were gathered."""
+    from vplface.softmax.fused.exchange import Exchange
+
+    with (
+        patch("vplface.softmax.fused.conditions.fastest_backend", lambda device: "triton"),
+        patch.object(Exchange, "gather", autospec=True, side_effect=Exchange.gather) as gather,
+    ):
+        return start(group, text), gather.call_count
+
+
+@pytest.mark.slow
+def test_train_as_with_two_processes_in_fused_steps_equals_one(processes, faces, tmp_path):
+    pytest.importorskip("triton", reason="needs vplface[triton]")
+    changes = {
+        "data": {"train": str(faces), "workers": 0, "sampler": "proximity"},
+        "batch_size": 11,  # of 10 and 9 pictures
+        "accumulate": 2,
+        "backbone": {"name": "tiny", "embedding_dim": 64, "options": {"width": 8, "norm": "none"}},
+        "optimizer": {"lr": 0.02, "clip": 0.5, "fused": True},
+        "schedule": {"length": 4, "warmup": 2},
+    }
+    found = processes.run(start_fused, 2, settings(faces, tmp_path / "two", **changes))
+    assert found == [(4, 8), (0, 8)]
     alone(settings(faces, tmp_path / "one", **changes))
     require_near(tmp_path / "two" / "run", tmp_path / "one" / "run")
 
