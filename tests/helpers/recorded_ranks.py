@@ -16,33 +16,39 @@ GROUP = object()
 class _Work:
     """Work that is done when it is waited for."""
 
-    def __init__(self, count):
-        self._count = count
+    def __init__(self, started):
+        self._started = started
 
     def wait(self):
-        self._count["wait"] += 1
+        self._started("wait")
 
 
 @contextmanager
-def recorded_ranks(rank=3, world=8, sent=None):
+def recorded_ranks(rank=3, world=8, sent=None, order=None):
     """While active, ``GROUP`` is a group of ``world`` ranks.
 
-    Yields the count of collectives by method of ``Ranks``; ``sent`` gets the bytes that a rank sends in rings.
+    Yields the count of collectives by method of ``Ranks``; ``sent`` gets the bytes that a rank sends in rings, and the
+    list ``order`` the names of the collectives.
     """
     count = Counter()
 
+    def started(name):
+        count[name] += 1
+        if order is not None:
+            order.append(name)
+
     def recorded(name):
         def call(self, *tensors, beside=False):
-            count[name] += 1
+            started(name)
             if sent is not None:
                 first, last = tensors[0].nbytes, tensors[-1].nbytes
                 sent[name] += 2 * (world - 1) * first // world if len(tensors) == 1 else abs(first - last)
-            return _Work(count) if beside else None
+            return _Work(started) if beside else None
 
         return call
 
     def agree(self, columns):
-        count["agree"] += 1
+        started("agree")
         return len(columns[0])
 
     with ExitStack() as stack:

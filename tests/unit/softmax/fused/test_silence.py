@@ -120,6 +120,14 @@ def test_FusedStep_on_ranks_reads_nothing_and_starts_the_same_at_any_number_of_c
     assert many.total() <= 13
 
 
+def test_FusedStep_on_ranks_updates_W_beside_the_sum_of_the_gradients_of_embeddings(launches):
+    with recorded_ranks(order=launches):
+        head = meta_head(process_group=GROUP)
+        head(*meta_batch()).backward()
+    forward = ["agree", "pack", "all_gather", "own", "prepare", "forward", "combine", "add_", "finish"]
+    assert launches == [*forward, "pull", "close", "reduce_scatter", "move", "remember", "wait", "project"]
+
+
 def test_FusedStep_with_clipping_on_ranks_reads_nothing_and_takes_one_more_collective(launches):
     with recorded_ranks() as collectives:
         few = work_of_a_step(meta_head(100_000, in_backward=False, process_group=GROUP), launches)
