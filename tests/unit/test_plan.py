@@ -551,6 +551,18 @@ def test_vplface_plan_counts_the_gradient_for_clip():
     assert [memory["gradient"] for memory in memories] == [0, memories[1]["weight"]]
 
 
+def test_vplface_plan_counts_what_a_fused_step_keeps():
+    words = ["--classes", "10M", "--batch", "1024"]
+    told = json.loads(vplface(*words, "--json").stdout)
+    memory = told["plan"]["footprint"]["memory"]
+    assert told["job"]["fused_step"]
+    assert (memory["mixture"], memory["workspace"]) == (2 * 10**7 * 512, 2 * 10**7 * 1024)
+    shown = " ".join(vplface(*words).stdout.split())
+    for text in ("softmax fused step", "memory, Z 9.54 GiB", "exponentials 19.07 GiB"):
+        assert text in shown
+    assert "softmax tiles of classes" in " ".join(vplface(*words, "--sample-rate", "0.5").stdout.split())
+
+
 def test_vplface_plan_applies_every_option():
     words = ["--classes", "1M", "--gpus", "4", "--batch", "256", "--dim", "256", "--backbone", "ir18", "--no-fused"]
     words += ["--precision", "float32", "--memory-dtype", "bfloat16", "--sample-rate", "0.5", "--workspace-mb", "64"]
@@ -628,9 +640,14 @@ def test_footprint_matches_the_table_in_docs_scaling():
             found.checkpoint.total / 2**30,
         ]
         assert [float(figure.replace(",", "")) for figure in said] == pytest.approx(right, rel=0.05)
-    by_batch = re.findall(r"^\| ([\d,]+) \| (\S+) \| (\S+) \| (\S+) \| (\S+) \|", text, flags=re.MULTILINE)
-    assert len(by_batch) == 4
-    for written, *said in by_batch:
+
+
+@pytest.mark.slow
+def test_footprint_matches_the_table_by_batch_in_docs_scaling():
+    text = (ROOT / "docs" / "scaling.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| ([\d,]+) \| (\S+) \| (\S+) \| (\S+) \| (\S+) \|", text, flags=re.MULTILINE)
+    assert len(rows) == 4
+    for written, *said in rows:
         batch, right = int(written.replace(",", "")), []
         for precision in ("bfloat16", "float32"):
             network = network_of("iresnet50", 512, batch, precision)

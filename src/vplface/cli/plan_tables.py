@@ -129,7 +129,12 @@ def show_forecast(size: RunSize, backbone: str, network: NetworkSize, forecast: 
         print_json(
             {
                 "schema": 1,
-                "job": {**asdict(size), "kind": str(size.kind), "backbone": backbone},
+                "job": {
+                    **asdict(size),
+                    "kind": str(size.kind),
+                    "fused_step": size.takes_fused_step,
+                    "backbone": backbone,
+                },
                 "network": asdict(network),
                 "plan": values,
             }
@@ -141,6 +146,7 @@ def show_forecast(size: RunSize, backbone: str, network: NetworkSize, forecast: 
         ("batch", f"{size.batch:,}" + (f" ({size.pictures_a_pass:,} a GPU)" if size.gpus > 1 else "")),
         ("backbone", f"{backbone} → {size.dim}, {network.parameters / 1e6:.2f} M parameters"),
         ("products", size.precision),
+        ("softmax", "fused step" if size.takes_fused_step else "tiles of classes"),
     ]
     if forecast.steps_per_epoch is not None:
         whole = "" if forecast.steps is None else f"{forecast.steps:,}; "

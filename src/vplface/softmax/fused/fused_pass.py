@@ -43,9 +43,10 @@ class Mixed:
 
 
 class FusedPass:
-    """The launches of one step: ``loss``, ``weigh`` and ``gradient``, ``move`` or ``hold`` between them, ``remember``.
+    """The launches of one step: ``loss``, ``backward``, ``move`` or ``hold``, ``gradient``, and ``remember``.
 
-    Where ranks share the classes, ``weigh`` starts a sum over ranks that ``gradient`` waits for.
+    Where ranks share the classes, ``backward`` starts a sum over ranks that ``gradient`` waits for. A gradient that is
+    held waits for ``clip`` and ``update``.
 
     Args:
         workspace: whose buffers the pass uses. Those of an earlier pass are overwritten.
@@ -95,7 +96,7 @@ class FusedPass:
             self._start_forward()
             return self._start_finish()
 
-    def weigh(self, gradient: Float[Tensor, ""], embeddings: Shaped[Tensor, "own ..."], wanted: bool) -> None:
+    def backward(self, gradient: Float[Tensor, ""], embeddings: Shaped[Tensor, "own ..."], wanted: bool) -> None:
         """Start the backward pass; where ranks share the classes, up to the sum of dL/dx over ranks.
 
         Args:
@@ -117,7 +118,7 @@ class FusedPass:
             self._found = found if pulls else None
 
     def gradient(self, embeddings: Shaped[Tensor, "own ..."]) -> Shaped[Tensor, "own ..."] | None:
-        """The gradient dL/de of the samples of this process, as many times as there are ranks; after ``weigh``.
+        """The gradient dL/de of the samples of this process, as many times as there are ranks; after ``backward``.
 
         Args:
             embeddings: of this process; their gradient is 0 if it refuses them.
@@ -140,13 +141,13 @@ class FusedPass:
         return result
 
     def move(self, rule: Momentum) -> None:
-        """Start the step of W; after ``gradient``."""
+        """Start the step of W; after ``backward``."""
         with self._device(), self._memory_as_seen():
             self._start_move(rule.buffer, (rule.lr, rule.momentum, rule.weight_decay))
         torch.autograd.graph.increment_version(self.weight)
 
     def hold(self, target: Float[Tensor, "classes dim"], adds: bool) -> Float[Tensor, " tiles"]:
-        """Start writing dL/dW; after ``gradient``. It is 0 if a sample is at fault.
+        """Start writing dL/dW; after ``backward``. It is 0 if a sample is at fault.
 
         Args:
             target: where it is written.

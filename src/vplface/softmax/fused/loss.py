@@ -36,7 +36,7 @@ class _FusedLoss(torch.autograd.Function):
                 ' the head with backend="tiled"'
             )
         of_embeddings, of_weight, *_ = ctx.needs_input_grad  # type: ignore[attr-defined]
-        step.weigh(gradient, ctx.embeddings, of_embeddings)  # type: ignore[attr-defined]
+        step.backward(gradient, ctx.embeddings, of_embeddings)  # type: ignore[attr-defined]
         if of_weight:
             ctx.move()  # type: ignore[attr-defined]
         ctx.end()  # type: ignore[attr-defined]
