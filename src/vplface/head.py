@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from vplface.bounds import require_whole
 from vplface.compile_disabled import compile_disabled
-from vplface.gradient_hooks import before_backward, scale_gradient
+from vplface.gradient_hooks import scale_gradient
 from vplface.guards import DataParallelGuard, FusedBackwardGuard
 from vplface.margins import ArcFace, Margin, Samples
 from vplface.margins.sample import sample_margin
@@ -29,6 +29,7 @@ from vplface.margins.state import (
 from vplface.optim import FusedSGD, PrototypeSGD
 from vplface.prototypes import Injection, Variational
 from vplface.prototypes.batch import GlobalBatch, gather_batch
+from vplface.prototypes.faults import Faults
 from vplface.prototypes.init import initial_weight
 from vplface.prototypes.memory import number_type
 from vplface.prototypes.prototype_memory import PrototypeMemory
@@ -90,9 +91,9 @@ class PrototypeHead(SoftmaxOwner):
         device: where to put the state.
         dtype: type of the weight.
         validate: ``"now"`` checks the numbers of a batch before its step, for which the host waits for the device.
-            ``"late"`` lets the kernels of a fused step find faults; then nothing is written, the loss is NaN, and the
-            next step raises the error, on all ranks. There a batch that alone outgrows those of the first step is a
-            fault. Every other path checks now.
+            ``"late"`` lets a CUDA device find faults; then nothing is written, the loss is NaN, every gradient is 0,
+            and the next step raises the error, on all ranks. There a batch that alone outgrows those of the first step
+            is a fault. Another device checks now, and so do ranks that take no fused step.
         seed: W is drawn from it by class id, so a class starts the same however many classes there are.
 
     Raises:
@@ -171,7 +172,8 @@ class PrototypeHead(SoftmaxOwner):
             workspace_mb=workspace_mb,
             seed=seed,
         )
-        self._fused_step = FusedStep()
+        self._faults = Faults()
+        self._fused_step = FusedStep(self._faults)
         self.terms = TermSet(terms, len(self.classes), embedding_dim)
         require_fit(
             self.margin,
@@ -216,6 +218,9 @@ class PrototypeHead(SoftmaxOwner):
         in_step = self.training and torch.is_grad_enabled()
         if in_step and self.takes_fused_step:
             return self._fused_loss(embeddings, labels, memory_embeddings)
+        late = in_step and self._checks_late(embeddings, labels, memory_embeddings)
+        if late:
+            embeddings, labels, memory_embeddings = self._begin_late_step(embeddings, labels, memory_embeddings)
         batch = gather_batch(
             embeddings,
             labels,
@@ -224,30 +229,24 @@ class PrototypeHead(SoftmaxOwner):
             weight=self.weight,
             ranks=self.ranks,
             with_norms=sample_margin(self.margin).uses_norms,
+            checked=late,
         )
         if not in_step:
             margins = self._sample_margins(batch, None, in_step=False)
             return margins.add_penalty(self._classification_loss(batch, None, margins.strength, in_step=False))
-        self._begin_step()
+        if not late:
+            self._begin_step()
         injection = self.prototype_memory.begin_step(self.weight)
         margins = self._sample_margins(batch, injection, in_step=True)
         loss = margins.add_penalty(self._loss_with_terms(batch, injection, margins.strength))
         part = StepPart(batch.features.detach(), batch.labels, batch.remembered, batch.counts, margins.observed)
         self.prototype_memory.add(part)
-        return before_backward(loss, partial(self._begin_backward, self.weight._version))
+        return self._ready_for_backward(loss, late=late)
 
     def variational_prototypes(self) -> Float[Tensor, "classes ... dim"]:
         """u of the rows here, the prototypes of the step to come; v where no memory is alive. [N, d] or [N, K, d]"""
         self.finish_step()
         return class_prototypes(self.weight, self.injection)
-
-    def last_fault(self) -> Exception | None:
-        """The fault that a fused step has found in its batch, to be asked for after ``backward()``; None without one.
-
-        The host waits for the device. The next step raises a fault that nobody has asked for. All ranks ask, or none.
-        """
-        found = self._fused_step.fault(self.num_classes)
-        return None if found is None else found[1]
 
     def term_values(self) -> dict[str, float]:
         """The ``value`` of each term in the last step it took part in; a term that has not started is left out."""
@@ -292,10 +291,6 @@ class PrototypeHead(SoftmaxOwner):
         )
         state = margin_state(self, self.margin)
         return sample_margins(self.margin, state, samples, in_step=in_step, world=self._world)
-
-    @property
-    def _world(self) -> int:
-        return 1 if self.ranks is None else self.ranks.world
 
     def _loss_with_terms(
         self, batch: GlobalBatch, injection: Injection | None, strength: Tensor | None
@@ -343,12 +338,14 @@ class PrototypeHead(SoftmaxOwner):
             step=self.step_count if in_step else None,
         )
 
-    def _begin_backward(self, version: int, gradient: Tensor, fused: bool = False) -> None:
+    def _begin_backward(self, version: int, gradient: Tensor, *, fused: bool = False, late: bool = False) -> None:
         if self.optimizer is not None:
-            self._fused_backward.check(self.weight, version, None if fused else gradient)
-            self.optimizer.begin_backward()
+            self._fused_backward.check(self.weight, version, None if fused or late else gradient)
+            self.optimizer.begin_backward(self._faults.note_scale(gradient) if late else None)
+        if late:
+            self._faults.send()
         if not fused:  # a fused step still reads M in its backward pass, and finishes after it
-            self.finish_step()
+            self._end_step()
 
     def _after_step(self, step: FinishedStep) -> None:
         """Let the margin and the terms learn from a step."""
@@ -359,6 +356,7 @@ class PrototypeHead(SoftmaxOwner):
             self.terms.remember(step.remembered, step.labels, self.prototype_memory.rows(step.labels))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> PrototypeHead:
+        self._settle()
         moving = margin_state(self, self.margin)
         if self.optimizer is not None:
             self.optimizer.zero_grad()

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from vplface import devices
 from vplface.gradient_hooks import scale_gradient
 from vplface.margins.margin import Margin
 from vplface.margins.sample import Samples, sample_margin
@@ -102,5 +103,5 @@ def sample_noise(like: Float[Tensor, " batch"], *, seed: int, step: int, part: i
         part: forward passes of the step before; each has other numbers.
     """
     uniform = Draw(range(len(like)), seed, step).uniform(_SAMPLES + part)
-    noise: Tensor = torch.special.ndtri(uniform.clamp_min(2.0**-54)).to(like)
-    return noise
+    noise: Tensor = torch.special.ndtri(uniform.clamp_min(2.0**-54)).to(like.dtype)
+    return devices.send(noise, like.device)

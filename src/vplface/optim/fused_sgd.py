@@ -14,6 +14,7 @@ from torch.autograd.function import FunctionCtx
 
 from vplface.optim.held_gradient import HeldGradient
 from vplface.parallel import map_pieces
+from vplface.prototypes.memory import write_rows
 
 Update: TypeAlias = Callable[[slice, Tensor], None]
 """Takes rows of W and their gradient, which may be overwritten.
@@ -41,12 +42,14 @@ class Momentum:
         lr: η.
         momentum: μ.
         weight_decay: ω.
+        stopped: 1 if nothing must change, else 0, on the device; None for 0.
     """
 
     buffer: Float[Tensor, "classes ... dim"]
     lr: float
     momentum: float
     weight_decay: float
+    stopped: Float[Tensor, 1] | None = None
 
 
 @dataclass(frozen=True)
@@ -121,6 +124,7 @@ class PrototypeSGD(torch.optim.Optimizer):
 
     _held: HeldGradient | None = None  # copies start without it, as they do without gradients
     _whole: WholeStep | None = None  # which has written the last part of the gradient that is held
+    _stopped: Tensor | None = None
 
     def __init__(self, weights: list[nn.Parameter], options: dict[str, Any], in_backward: bool = True) -> None:
         super().__init__(weights, options)
@@ -148,7 +152,7 @@ class PrototypeSGD(torch.optim.Optimizer):
         Args:
             rows: of W, or of those numbered by ``among``.
             gradient: of these rows.
-            among: the rows that take part in this step; None for all. The others keep their momentum and do not decay.
+            among: rows that take part in this step, −1 for none; None for all. Others keep momentum and do not decay.
         """
         if self._held is not None:
             with torch.no_grad():
@@ -170,6 +174,7 @@ class PrototypeSGD(torch.optim.Optimizer):
             chosen = rows if among is None else among[rows]
             weight = self._weight[chosen]
             buffer = self._buffer[chosen] if momentum else None
+            moving = [weight] if buffer is None else [weight, buffer]
             # What torch.optim.SGD(fused=True) calls. On the CPU it garbles the momentum of 16-bit types (torch 2.13).
             if weight.dtype in (torch.float32, torch.float64):
                 torch._fused_sgd_(
@@ -183,16 +188,21 @@ class PrototypeSGD(torch.optim.Optimizer):
                     nesterov=False,
                     maximize=False,
                     is_first_step=False,
+                    found_inf=self._stopped,
                 )
             else:
+                stopped, before = self._stopped, [each.clone() for each in moving if self._stopped is not None]
                 step = gradient.to(weight.dtype).add_(weight, alpha=weight_decay)
                 if buffer is not None:
                     step = buffer.mul_(momentum).add_(step)
                 weight.add_(step, alpha=-lr)
+                if stopped is not None:
+                    for now, older in zip(moving, before, strict=True):
+                        now.copy_(torch.where(stopped > 0, older, now))
             if among is not None:  # what was moved are copies
-                self._weight[chosen] = weight
+                write_rows(self._weight, among[rows], weight)
                 if buffer is not None:
-                    self._buffer[chosen] = buffer
+                    write_rows(self._buffer, among[rows], buffer)
 
     def grad_norm(self) -> Float[Tensor, ""] | None:
         """Norm of the gradient that is held, of the rows here, on the device of W; None before a backward pass.
@@ -238,15 +248,19 @@ class PrototypeSGD(torch.optim.Optimizer):
         movable = self._weight.dtype in (torch.float32, torch.float64)
         if not self.in_backward or not group["momentum"] or not movable:
             return None
-        return Momentum(self._buffer, group["lr"], group["momentum"], group["weight_decay"])
+        return Momentum(self._buffer, group["lr"], group["momentum"], group["weight_decay"], self._stopped)
 
-    def begin_backward(self) -> None:
+    def begin_backward(self, stopped: Float[Tensor, 1] | None = None) -> None:
         """Prepare for a backward pass: a placeholder that refuses every use and says why stands for the gradient of W.
+
+        Args:
+            stopped: on the device of W, 1 if this step must change nothing, else 0; None for 0.
 
         Raises:
             RuntimeError: if W has a gradient, which would be ignored.
         """
         self._require_no_gradient()
+        self._stopped = stopped
         if self.in_backward:
             self._weight.grad = _ConsumedGradient(self._weight)
             if self.param_groups[0]["momentum"] and self._weight.requires_grad:

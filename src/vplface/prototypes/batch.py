@@ -139,6 +139,7 @@ def gather_batch(
     weight: Float[Tensor, "rows ... dim"],
     ranks: Ranks | None,
     with_norms: bool = False,
+    checked: bool = False,
 ) -> GlobalBatch:
     """Check, normalise and gather the batches of all ranks.
 
@@ -150,14 +151,16 @@ def gather_batch(
         weight: W, whose type the features get.
         ranks: ranks that share the step; None for one process.
         with_norms: whether to return norms.
+        checked: whether the batch has been checked.
 
     Raises:
         TypeError: as ``check_batch``.
         ValueError: as ``check_batch``.
         OtherRankError: naming another rank whose batch is invalid.
     """
-    given = {"embeddings": embeddings, "memory_embeddings": memory_embeddings}
-    check_own_batch(ranks, labels, num_classes, weight.shape[-1], weight.device, **given)
+    if not checked:
+        given = {"embeddings": embeddings, "memory_embeddings": memory_embeddings}
+        check_own_batch(ranks, labels, num_classes, weight.shape[-1], weight.device, **given)
 
     def unit(rows: Tensor) -> Tensor:
         widest = torch.promote_types(rows.dtype, weight.dtype)

@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
+from vplface import devices
+
 
 class Draw(NamedTuple):
     """The random numbers of a step.
@@ -33,6 +35,18 @@ class Draw(NamedTuple):
         numbers.advance(block)
         return torch.from_numpy(np.random.Generator(numbers).random(skipped + len(self.classes))[skipped:])
 
-    def below(self, limit: int | Tensor, stream: int = 0) -> Int64[Tensor, " classes"]:
-        """A whole number in [0, limit) for each class, on the CPU; 0 where the limit is 0."""
-        return (self.uniform(stream) * limit).long()
+    def below(
+        self, limit: int | Tensor, stream: int = 0, device: torch.device | None = None
+    ) -> Int64[Tensor, " classes"]:
+        """A whole number in [0, limit) for each class; 0 where the limit is 0.
+
+        Args:
+            limit: one for all, or one for each class.
+            stream: as in ``uniform``.
+            device: where to put the numbers; None for the CPU.
+        """
+        device = torch.device("cpu") if device is None else device
+        if isinstance(limit, Tensor) and devices.reading_waits(limit.device):
+            return (devices.send(self.uniform(stream), limit.device) * limit).long()
+        limit = limit.cpu() if isinstance(limit, Tensor) else limit
+        return devices.send((self.uniform(stream) * limit).long(), device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -10,6 +11,7 @@ from jaxtyping import Float, Int, Integer
 from torch import Tensor
 from torch.linalg import vector_norm
 
+from vplface import devices
 from vplface.prototypes.memory import ReadRows, living
 from vplface.prototypes.variational import inject
 
@@ -65,7 +67,7 @@ class Injection:
             weight: W of the classes of this injection.
         """
         classes, subcenters = weight.shape[:2]
-        with torch.autocast(weight.device.type, enabled=False):
+        with devices.without_autocast(weight.device):
             along = torch.bmm(weight, self.memory_rows(slice(None)).to(weight.dtype).unsqueeze(2)).squeeze(2)
         nearest = (along / vector_norm(weight, dim=2)).argmax(1, keepdim=True)
         timer = self.timer.new_zeros(classes, subcenters).scatter_(1, nearest, self.timer.unsqueeze(1))
@@ -80,7 +82,7 @@ class Injection:
         return every
 
     def preserve(self, rows: Int[Tensor, " rows"]) -> None:
-        """Keep the given rows of M, all different, before they are overwritten."""
+        """Keep the given rows of M before they are overwritten; a row may occur several times."""
         self._overwritten.append((rows, self.memory[rows]))
 
     @contextmanager
@@ -95,3 +97,13 @@ class Injection:
         finally:
             for rows, features in reversed(newer):
                 self.memory[rows] = features
+
+
+class Injections(weakref.WeakSet[Injection]):
+    """Injections that somebody may still hold."""
+
+    def preserve(self, rows: Int[Tensor, " rows"]) -> None:
+        """Keep rows of M for all of them before they are overwritten; −1 for none."""
+        for injection in self:
+            here = rows.clamp_min(0) if devices.reading_waits(rows.device) else rows[rows >= 0]
+            injection.preserve(here.long())

@@ -7,9 +7,10 @@ from collections.abc import Callable
 from typing import ClassVar, TypeAlias
 
 import torch
-from jaxtyping import Float, Int, Integer
+from jaxtyping import Bool, Float, Int, Integer, Shaped
 from torch import Tensor
 
+from vplface import devices
 from vplface.prototypes.draw import Draw
 
 State: TypeAlias = dict[str, Tensor]
@@ -72,7 +73,8 @@ class Memory(ABC):
         Args:
             state: changed in place.
             features: the last of each class in the global batch, unit rows, in the order of class ids.
-            rows: the row in which each is remembered, all different; −1 for rows on another rank.
+            rows: the row in which each is remembered, all different; −1 for rows on another rank. Where the host should
+                not wait for the device, features that are not the last of their class are there too, with −1.
             delta_t: Δt.
             total: the sum over ranks, a collective call.
         """
@@ -87,6 +89,53 @@ class Memory(ABC):
             draw: the step's random numbers.
         """
         return None
+
+
+def rows_here(
+    rows: Int[Tensor, " seen"], values: Shaped[Tensor, "seen ..."]
+) -> tuple[Int[Tensor, " here"], Shaped[Tensor, "here ..."]]:
+    """Rows without those of −1, and their values; as they are where the host would have to read how many there are.
+
+    Args:
+        rows: row numbers; −1 for none.
+        values: of each row.
+    """
+    if devices.reading_waits(rows.device):
+        return rows, values
+    here = rows >= 0
+    return rows[here], values[here]
+
+
+def read_rows(target: Shaped[Tensor, "classes ..."], rows: Int[Tensor, " here"]) -> Shaped[Tensor, "here ..."]:
+    """Rows of a tensor; any row in the place of −1."""
+    return target[rows.clamp_min(0)]
+
+
+def write_rows(
+    target: Shaped[Tensor, "classes ..."], rows: Int[Tensor, " here"], values: Shaped[Tensor, "here ..."]
+) -> None:
+    """Write rows of a tensor, in place.
+
+    Args:
+        target: a row for each class.
+        rows: of ``rows_here``: all different but for −1, which writes nothing.
+        values: of these rows.
+    """
+    if not devices.reading_waits(target.device):
+        target[rows] = values
+        return
+    if not len(rows):
+        return
+    # A row of −1 writes what another row writes too, or without any what is there.
+    other = rows.argmax(0, keepdim=True)
+    place = rows[other].clamp_min(0)
+    value = torch.where(_beside(rows[other] >= 0, values), values[other], target[place])
+    here = rows >= 0
+    target[torch.where(here, rows, place)] = torch.where(_beside(here, values), values, value)
+
+
+def _beside(mask: Bool[Tensor, " here"], values: Tensor) -> Tensor:
+    return mask.view(-1, *(1 for _ in values.shape[1:]))
 
 
 def living(timer: Integer[Tensor, "classes ..."]) -> Integer[Tensor, " classes"]:

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int, Integer
 from torch import Tensor, nn
 
-from vplface.prototypes.age import CosineByAge, MeanCosine
+from vplface.prototypes.age import CosineByAge, MeanCosine, cosine_by_age
 from vplface.prototypes.injection import Injection
 from vplface.prototypes.prototype_memory import PrototypeMemory
 from vplface.prototypes.step import FinishedStep
@@ -36,20 +36,20 @@ class MemoryOwner(nn.Module):
     @property
     def memory(self) -> Float[Tensor, "classes ... dim"] | None:
         """M, [N, d] or [N, K, d], unit rows where the timer is positive; None until memory begins."""
-        return self.prototype_memory.memory
+        return self._settle().memory
 
     @memory.setter
     def memory(self, memory: Float[Tensor, "classes ... dim"] | None) -> None:
-        self.prototype_memory.memory = memory
+        self._settle().memory = memory
 
     @property
     def timer(self) -> Integer[Tensor, "classes ..."] | None:
         """T, [N] or [N, K], int32: for how many steps a class will still be injected; None until memory begins."""
-        return self.prototype_memory.timer
+        return self._settle().timer
 
     @timer.setter
     def timer(self, timer: Integer[Tensor, "classes ..."] | None) -> None:
-        self.prototype_memory.timer = timer
+        self._settle().timer = timer
 
     @property
     def step_count(self) -> int:
@@ -92,7 +92,7 @@ class MemoryOwner(nn.Module):
     @property
     def injection(self) -> Injection | None:
         """M, T and λ of the current step, or else of the next one; None without memory."""
-        return self.prototype_memory.injection
+        return self._settle().injection
 
     def finish_step(self) -> None:
         """Remember the current step, unless that is done or ``micro_batches()`` is active.
@@ -114,7 +114,7 @@ class MemoryOwner(nn.Module):
         self.finish_step()
         with self.prototype_memory.micro_batches():
             yield
-        self.finish_step()
+        self._end_step()
 
     def begin(self, delta_t: int | None = None) -> None:
         """Begin to remember with the next step; with a process group all ranks have to do so together.
@@ -150,11 +150,29 @@ class MemoryOwner(nn.Module):
     def cosine_by_age(self) -> dict[int, MeanCosine]:
         """The agreement that ``by_age`` has counted since the last call, over all ranks, which must all call it."""
         self.finish_step()
-        return self.prototype_memory.cosine_by_age(self.weight.device)
+        if self.by_age is None or self.delta_t is None:
+            return {}
+        sums, counts = self.by_age_total()
+        self.by_age.clear()
+        return cosine_by_age(sums, counts, self.delta_t)
 
     def by_age_total(self) -> tuple[Int[Tensor, " bins"], Int[Tensor, " bins"]]:
         """Sums and counts of ``by_age`` over all ranks, which must all call it."""
-        return self.prototype_memory.age_totals(self.weight.device)
+        self.finish_step()
+        assert self.by_age is not None
+        both = torch.stack([self.by_age.sums, self.by_age.counts]).to(self.weight.device)
+        sums, counts = both if self.prototype_memory.ranks is None else self.prototype_memory.ranks.sum(both)
+        return sums, counts
+
+    def _settle(self) -> PrototypeMemory:
+        """Remember the last step if it has ended. Returns the memory."""
+        if self.prototype_memory.has_ended:
+            self.finish_step()
+        return self.prototype_memory
+
+    def _end_step(self) -> None:
+        """End a step; a subclass may remember it later."""
+        self.finish_step()
 
     def _after_step(self, step: FinishedStep) -> None:
         """Update further state after a step has been remembered."""
@@ -162,7 +180,7 @@ class MemoryOwner(nn.Module):
     def __getattr__(self, name: str) -> Any:
         """Look up ``memory_NAME``, further tensors of the kind of memory, in the memory."""
         if name.startswith("memory_") and name in self.prototype_memory.names:
-            return getattr(self.prototype_memory, name)
+            return getattr(self._settle(), name)
         return super().__getattr__(name)
 
     def __getstate__(self) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -11,15 +10,15 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from vplface.prototypes.age import CosineByAge, MeanCosine, cosine_by_age
+from vplface.prototypes.age import CosineByAge
 from vplface.prototypes.coverage import coverage
 from vplface.prototypes.draw import Draw
-from vplface.prototypes.injection import Injection
+from vplface.prototypes.injection import Injection, Injections
 from vplface.prototypes.kind import kind_name, other_kind
 from vplface.prototypes.memory import Memory, State, living, require_memory_dtype
 from vplface.prototypes.missing import missing_memory
 from vplface.prototypes.step import FinishedStep, StepPart, whole_step
-from vplface.prototypes.variational import Variational, last_samples
+from vplface.prototypes.variational import Variational, latest_samples
 from vplface.ranks import Ranks
 
 _PLAIN = "plain prototypes have no memory; build the head with variational=Variational(...)"
@@ -86,7 +85,8 @@ class PrototypeMemory(nn.Module):
         self._reserved = False  # whether the memory was only created, and has not begun
         self._parts: list[StepPart] = []
         self._met: Injection | None = None  # the injection of the current step
-        self._injections: weakref.WeakSet[Injection] = weakref.WeakSet()
+        self._ended: tuple[FinishedStep, Injection | None] | None = None  # a step to remember, and its injection
+        self._injections = Injections()
 
     @property
     def kind(self) -> Memory | None:
@@ -112,6 +112,18 @@ class PrototypeMemory(nn.Module):
     def is_later_part(self) -> bool:
         """Whether the next forward pass is a further part of the current step."""
         return self.gathering and self.parts > 0
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether a step is counted and not remembered yet."""
+        return self._ended is not None
+
+    @property
+    def host_remembers(self) -> bool:
+        """Whether ``finish_step`` has a step to remember, and the kind of memory writes it."""
+        parts = [] if self.gathering else self._parts
+        last = self._ended[0] if self._ended is not None else parts[-1] if parts else None
+        return last is not None and last.write is None
 
     @property
     def remembers(self) -> bool:
@@ -152,26 +164,31 @@ class PrototypeMemory(nn.Module):
         """Add a forward pass to the current step."""
         self._parts.append(part)
 
+    def end_step(self) -> None:
+        """Count the current step, unless it is still gathering parts; ``finish_step`` remembers it."""
+        if self._parts and not self.gathering:
+            self._ended = whole_step(self._parts), self._met
+            self._parts, self._met = [], None
+            self.step_count += 1
+
     @torch.no_grad()
     def finish_step(self) -> FinishedStep | None:
-        """Remember the current step and count it.
+        """Count the current step, unless that is done, and remember it.
 
         Returns:
             The step; None if there is none, or it is still gathering parts.
         """
-        if not self._parts or self.gathering:
+        self.end_step()
+        if self._ended is None:
             return None
-        step, met = whole_step(self._parts), self._met
-        self.discard_step()
-        self.step_count += 1
+        (step, met), self._ended = self._ended, None
         if self._alive and self.delta_t is not None:
             self._remember(step, met, self.delta_t)
         return step
 
     def discard_step(self) -> None:
-        """Discard the parts of the current step."""
-        self._parts.clear()
-        self._met = None
+        """Discard the parts of the current step, and a step that is not remembered yet."""
+        self._parts, self._met, self._ended = [], None, None
 
     @contextmanager
     def micro_batches(self) -> Iterator[None]:
@@ -218,21 +235,6 @@ class PrototypeMemory(nn.Module):
     def rows(self, labels: Int[Tensor, " samples"]) -> Int[Tensor, " samples"]:
         """Row numbers here from class ids, −1 for the classes of other ranks."""
         return labels if self.ranks is None else self.ranks.local(labels)
-
-    def age_totals(self, device: torch.device) -> tuple[Int[Tensor, " bins"], Int[Tensor, " bins"]]:
-        """Sums and counts of ``by_age`` over all ranks, which must all call it."""
-        assert self.by_age is not None
-        both = torch.stack([self.by_age.sums, self.by_age.counts]).to(device)
-        sums, counts = both if self.ranks is None else self.ranks.sum(both)
-        return sums, counts
-
-    def cosine_by_age(self, device: torch.device) -> dict[int, MeanCosine]:
-        """The agreement that ``by_age`` has counted since the last call, over all ranks, which must all call it."""
-        if self.by_age is None or self.delta_t is None:
-            return {}
-        sums, counts = self.age_totals(device)
-        self.by_age.clear()
-        return cosine_by_age(sums, counts, self.delta_t)
 
     @property
     def shared_keys(self) -> tuple[str, ...]:
@@ -357,14 +359,12 @@ class PrototypeMemory(nn.Module):
         if self.by_age is not None:
             self.by_age.count(step.features, rows, met if step.write is None else self.injection, delta_t)
         if step.write is not None:
-            for injection in self._injections:  # of somebody who holds M as it was
-                injection.preserve(last_samples(rows[rows >= 0].long())[0])
+            self._injections.preserve(rows)
             step.write(step.remembered, rows, self.state["memory"], self.state["timer"], delta_t)
             return
-        seen, last = last_samples(step.labels)
-        rows = self.rows(self.kind.home(seen, self.num_classes, self.seed))
-        for injection in self._injections:
-            injection.preserve(rows[rows >= 0])
+        seen, last, is_last = latest_samples(step.labels)
+        rows = torch.where(is_last, self.rows(self.kind.home(seen, self.num_classes, self.seed)), -1)
+        self._injections.preserve(rows)
         state = self.state
         total = (lambda part: part) if self.ranks is None else self.ranks.sum
         self.kind.remember(state, step.remembered[last], rows, delta_t, total)
@@ -395,4 +395,4 @@ class PrototypeMemory(nn.Module):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]  # torch
-        self._injections = weakref.WeakSet()
+        self._injections = Injections()

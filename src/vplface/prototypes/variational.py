@@ -17,12 +17,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Int, Integer
+from jaxtyping import Bool, Float, Int, Integer
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from vplface import devices
 from vplface.bounds import require_whole
-from vplface.prototypes.memory import Memory, State
+from vplface.prototypes.memory import Memory, State, rows_here, write_rows
 
 LONGEST = 2**31 - 1
 """Steps that a timer can count."""
@@ -43,9 +44,12 @@ class LastFeature(Memory):
         delta_t: int,
         total: Callable[[Tensor], Tensor],
     ) -> None:
-        """M_y ← x; see ``remember`` below."""
-        here = rows >= 0
-        remember(state["memory"], state["timer"], features[here], rows[here], delta_t)
+        """M_y ← x and T_y ← Δt for the classes seen, T ← max(T − 1, 0) for all others."""
+        memory, timer = state["memory"], state["timer"]
+        rows, features = rows_here(rows, features)
+        timer.sub_(1).clamp_(min=0)
+        write_rows(memory, rows, features.to(memory.dtype))
+        write_rows(timer, rows, timer.new_full(rows.shape, delta_t))
 
 
 @dataclass(frozen=True)
@@ -157,3 +161,18 @@ def last_samples(labels: Int[Tensor, " batch"]) -> tuple[Int[Tensor, " seen"], I
     order = torch.arange(len(labels), device=labels.device)
     last = torch.zeros_like(seen).scatter_reduce_(0, position, order, reduce="amax", include_self=True)
     return seen, last
+
+
+def latest_samples(
+    labels: Int[Tensor, " batch"],
+) -> tuple[Int[Tensor, " seen"], Int[Tensor, " seen"], Bool[Tensor, " seen"]]:
+    """The last sample of each class, in ascending order of classes; all samples, where the host should not wait.
+
+    Returns:
+        Their classes, their positions, and whether each is the last of its class.
+    """
+    if not devices.reading_waits(labels.device):
+        seen, last = last_samples(labels)
+        return seen, last, torch.ones_like(seen, dtype=torch.bool)
+    classes, position = labels.sort(stable=True)
+    return classes, position, torch.cat([classes[1:] != classes[:-1], classes.new_ones(1, dtype=torch.bool)])

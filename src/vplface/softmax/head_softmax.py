@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from vplface import devices
 from vplface.margins import Margin
 from vplface.margins.sample import sample_margin
 from vplface.optim import PrototypeSGD, hand_over_gradient
@@ -18,7 +19,7 @@ from vplface.prototypes import Injection
 from vplface.ranks import Ranks
 from vplface.softmax import BACKENDS, Backend, binary, fastest_backend, reference, tile_operations, tiled
 from vplface.softmax.problem import SoftmaxProblem
-from vplface.softmax.sampling import drawn_classes
+from vplface.softmax.sampling import compared_rows, compared_rows_at_fixed_size, drawn_classes
 from vplface.softmax.tiled import Filter
 from vplface.softmax.workspace import Workspace
 
@@ -100,7 +101,8 @@ class HeadSoftmax:
             optimizer: takes the gradient of W in place of ``weight.grad``.
             step: the step that draws the classes; None compares with all of them.
         """
-        rows, places = self._drawn(labels, step)
+        backend = self._backend(weight.device)
+        rows, places, absent = self._drawn(labels, step, at_fixed_size=backend != "reference" and self.filter is None)
         if rows is not None:
             drawn = weight[rows]
             weight = drawn if optimizer is None else drawn.detach().requires_grad_(weight.requires_grad)
@@ -116,10 +118,11 @@ class HeadSoftmax:
             strength=strength,
             threshold=self.interclass_threshold,
             negatives=negatives,
+            absent=absent,
             ranks=self.ranks,
         )
-        update = None if optimizer is None else partial(optimizer.update, among=rows)
-        backend = self._backend(weight.device)
+        among = rows if rows is None or absent is None else torch.where(absent, -1, rows)
+        update = None if optimizer is None else partial(optimizer.update, among=among)
         if backend == "reference":
             moving = weight if update is None else hand_over_gradient(weight, update)
             return _by_definition(replace(problem, weight=moving))
@@ -146,7 +149,7 @@ class HeadSoftmax:
         It moves nothing, leaves out nothing, and keeps nothing in the workspace of the classification loss. The
         arguments are those of ``loss``.
         """
-        rows, places = self._drawn(labels, step)
+        rows, places, _ = self._drawn(labels, step)
         weight = weight.detach()
         if rows is not None:
             weight, injection = weight[rows], injection.of(rows)
@@ -160,15 +163,17 @@ class HeadSoftmax:
     def _backend(self, device: torch.device) -> Backend:
         return fastest_backend(device) if self.backend == "auto" else self.backend
 
-    def _drawn(self, labels: Int[Tensor, " batch"], step: int | None) -> tuple[Tensor | None, Tensor]:
-        """The rows that a step compares with, None for all, and the places of class ids among them."""
+    def _drawn(
+        self, labels: Int[Tensor, " batch"], step: int | None, at_fixed_size: bool = False
+    ) -> tuple[Tensor | None, Tensor, Tensor | None]:
+        """The rows that a step compares with, None for all, and further as in ``Compared``."""
         own = labels if self.ranks is None else self.ranks.local(labels)
         if step is None or self.sample_rate == 1.0:
-            return None, own
-        drawn = drawn_classes(self.classes, self.sample_rate, self.seed, step).to(own.device)
-        drawn[own[own >= 0]] = True
-        rows = drawn.nonzero().squeeze(1)
-        return rows, torch.where(own >= 0, torch.searchsorted(rows, own), -1)
+            return None, own, None
+        drawn = drawn_classes(self.classes, self.sample_rate, self.seed, step)
+        if at_fixed_size and self.ranks is None and devices.reading_waits(own.device):
+            return compared_rows_at_fixed_size(drawn, own)
+        return compared_rows(drawn, own)
 
 
 def require_sample_rate(rate: float) -> float:
@@ -180,7 +185,7 @@ def require_sample_rate(rate: float) -> float:
 
 def _by_definition(problem: SoftmaxProblem) -> Float[Tensor, ""]:
     """The loss in plain autograd."""
-    inputs = {field.name: getattr(problem, field.name) for field in fields(problem)}
+    inputs = {field.name: getattr(problem, field.name) for field in fields(problem) if field.name != "absent"}
     if sample_margin(problem.margin).changes_loss:
         del inputs["negatives"]
         return binary.binary_loss(**inputs)

@@ -21,17 +21,17 @@ class TileLogits:
         target: t_i of all samples, on which N may depend.
 
     Attributes:
-        plain: whether N(cosθ) = cosθ for one prototype of each class.
+        plain: whether N(cosθ) = cosθ for one prototype of each class, and no class is absent.
     """
 
     def __init__(self, problem: SoftmaxProblem, own: OwnPlaces, target: Float[Tensor, " batch"]) -> None:
         self.margin, self.threshold = problem.margin, problem.threshold
-        self.subcenters = problem.subcenters
+        self.subcenters, self.absent = problem.subcenters, problem.absent
         self.own = own
         self.target = target
         self.strength = None if problem.strength is None else problem.strength.detach().to(target.dtype)
         self.changed = changes_negatives(problem.margin, problem.threshold)
-        self.plain = self.subcenters == 1 and not self.changed
+        self.plain = self.subcenters == 1 and not self.changed and self.absent is None
 
     def __call__(self, tile: Tile, cosines: Tensor) -> tuple[Float[Tensor, "tile batch"], Tensor]:
         """The logits, −∞ where j = y_i, whose logit is another, and ρ_j·N'(cosθ_ij).
@@ -55,6 +55,9 @@ class TileLogits:
                 (change,) = torch.autograd.grad(others.sum(), cosine)
             logits, slope = others.detach().clone(), change * slope
         logits.mul_(self.margin.scale).view(-1, self.subcenters, logits.shape[1]).masked_fill_(further, -torch.inf)
+        if self.absent is not None:
+            absent = self.absent[self._classes(tile)].view(-1, 1, 1)
+            logits.view(-1, self.subcenters, logits.shape[1]).masked_fill_(absent, -torch.inf)
         if self.subcenters == 1:
             self.own.fill(logits, tile.rows, -torch.inf)
         else:
@@ -63,8 +66,11 @@ class TileLogits:
 
     def _leave_out_own_classes(self, logits: Float[Tensor, "tile batch"], tile: Tile) -> None:
         """−∞ for all sub-centres of the own class of a sample."""
-        classes = slice(tile.rows.start // self.subcenters, tile.rows.stop // self.subcenters)
+        classes = self._classes(tile)
         own = torch.where(self.own.rows >= 0, self.own.rows // self.subcenters, -1)
         numbers = torch.arange(classes.start, classes.stop, device=logits.device)
         of_class = logits.view(-1, self.subcenters, logits.shape[1])
         of_class.masked_fill_((numbers.unsqueeze(1) == own).unsqueeze(1), -torch.inf)
+
+    def _classes(self, tile: Tile) -> slice:
+        return slice(tile.rows.start // self.subcenters, tile.rows.stop // self.subcenters)

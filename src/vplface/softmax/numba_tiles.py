@@ -216,7 +216,7 @@ class NumbaTiles:
 
     def move(self, tile: Tile, mixture: Mixture, grad_mixture: Float[Tensor, "tile dim"], rule: Momentum) -> bool:
         """Move W and its momentum; see ``TileOperations``."""
-        if not _has_types(tile):
+        if rule.stopped is not None or not _has_types(tile):
             return False
         gradient = tile.scratch("gradient", (1, grad_mixture.shape[1]), tile.ratio.dtype)
         rates = (np.float64(x).astype(_array(gradient).dtype) for x in (rule.lr, rule.momentum, rule.weight_decay))

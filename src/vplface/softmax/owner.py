@@ -9,10 +9,12 @@ from typing import Any, Literal
 from jaxtyping import Float
 from torch import Tensor
 
+from vplface import devices
 from vplface.gradient_hooks import before_backward
 from vplface.margins import Margin
 from vplface.optim import PrototypeSGD
 from vplface.prototypes.batch import check_batch, check_shapes
+from vplface.prototypes.faults import Faults
 from vplface.prototypes.owner import MemoryOwner
 from vplface.softmax import Backend, implementation_of
 from vplface.softmax.fused.conditions import reason_against_fused
@@ -30,6 +32,7 @@ class SoftmaxOwner(MemoryOwner):
     validate: Literal["late", "now"]
     terms: Any
     _softmax: HeadSoftmax
+    _faults: Faults
     _fused_step: FusedStep
 
     @property
@@ -67,6 +70,11 @@ class SoftmaxOwner(MemoryOwner):
         return self._reason_against_fused() is None
 
     @property
+    def _world(self) -> int:
+        """Number of ranks that share the classes."""
+        return 1 if self.ranks is None else self.ranks.world
+
+    @property
     def implementation(self) -> str:
         """How a training step computes the softmax: ``"triton (fused step)"``, ``"tiled (numba)"``."""
         chosen = implementation_of(self.backend, self.weight.device)
@@ -102,7 +110,62 @@ class SoftmaxOwner(MemoryOwner):
             wait=self.validate == "now",
             end=self.finish_step,
         )
-        return before_backward(loss, partial(self._begin_backward, self.weight._version, fused=True))
+        return self._ready_for_backward(loss, fused=True)
+
+    def _ready_for_backward(self, loss: Float[Tensor, ""], *, fused: bool = False, late: bool = False) -> Tensor:
+        """The loss of a step, whose backward pass begins with ``_begin_backward``; NaN if the device finds a fault."""
+        loss = self._faults.nan_if_any(loss) if late else loss
+        return before_backward(loss, partial(self._begin_backward, self.weight._version, fused=fused, late=late))
+
+    def _checks_late(self, *tensors: Tensor | None) -> bool:
+        """Whether the device checks a batch that takes no fused step, so that the host does not wait for it."""
+        device = self.weight.device
+        together = all(isinstance(each, Tensor) and each.device == device for each in tensors if each is not None)
+        return self.validate == "late" and self.ranks is None and devices.reading_waits(device) and together
+
+    def _begin_late_step(
+        self, embeddings: Tensor, labels: Tensor, memory_embeddings: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Begin a step whose batch the device checks. Returns the batch with harmless numbers for those at fault."""
+        check_shapes(labels, self.embedding_dim, embeddings=embeddings, memory_embeddings=memory_embeddings)
+        self._begin_step()
+        self._faults.begin(self.weight.device, self.step_count)
+        labels, embeddings, memory_embeddings = self._faults.note(
+            labels, self.num_classes, embeddings, memory_embeddings
+        )
+        return embeddings, labels, memory_embeddings
+
+    def finish_step(self) -> None:
+        """Remember the current step, unless that is done or ``micro_batches()`` is active.
+
+        The next step, and any access to the memory, call this automatically. A step in which the device has found a
+        fault is discarded; the next step raises the fault.
+        """
+        if self._faults.unseen and self.prototype_memory.host_remembers and self._faults.look(self.num_classes):
+            self.prototype_memory.discard_step()
+        super().finish_step()
+
+    def _end_step(self) -> None:
+        """End a step; it is remembered once the host has seen that the device has found no fault."""
+        if self._faults.unseen and self.prototype_memory.host_remembers:
+            self.prototype_memory.end_step()
+        else:
+            self.finish_step()
+
+    def last_fault(self) -> Exception | None:
+        """The fault that the device has found in the last step, to be asked for after ``backward()``; None without one.
+
+        The host waits for the device. The next step raises a fault that nobody has asked for. All ranks ask, or none.
+        """
+        self.finish_step()
+        found = self._fused_step.fault(self.num_classes)
+        return None if found is None else found[1]
+
+    def __getattr__(self, name: str) -> Any:
+        """Look up the state of the margin and of the terms with the last step in it, like the memory."""
+        if name == "terms" or name.startswith("margin_"):
+            self._settle()
+        return super().__getattr__(name)
 
     def _reason_to_refuse(
         self, embeddings: Tensor, labels: Tensor, memory_embeddings: Tensor | None
@@ -126,5 +189,5 @@ class SoftmaxOwner(MemoryOwner):
         """Finish the last step; refuse one that would ruin the head, or cannot be taken."""
 
     @abstractmethod
-    def _begin_backward(self, version: int, gradient: Tensor, fused: bool = False) -> None:
+    def _begin_backward(self, version: int, gradient: Tensor, *, fused: bool = False, late: bool = False) -> None:
         """Check a backward pass that is about to begin."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from vplface.margins import Margin
@@ -25,6 +25,7 @@ class SoftmaxProblem:
         strength: m_i of each sample, for a margin that has one; for a margin that changes the loss the bias b.
         threshold: other classes with a larger cosine are left out of the softmax of a sample; None for none.
         negatives: one more logit for each sample, at most s + log B; −∞ for nothing, None for no sample.
+        absent: rows of ``weight`` that count for nothing, with any backend but the definition; None for none.
         ranks: who holds the other classes; None if there are none.
     """
 
@@ -36,6 +37,7 @@ class SoftmaxProblem:
     strength: Float[Tensor, " batch"] | None = None
     threshold: float | None = None
     negatives: Float[Tensor, " batch"] | None = None
+    absent: Bool[Tensor, " classes"] | None = None
     ranks: Ranks | None = None
 
     @property

@@ -7,6 +7,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import linear
 
+from vplface import devices
+
 
 def product(a: Float[Tensor, "rows inner"], b: Float[Tensor, "columns inner"]) -> Float[Tensor, "rows columns"]:
     """a·bᵀ for tensors of one type and of any strides.
@@ -22,7 +24,7 @@ def product(a: Float[Tensor, "rows inner"], b: Float[Tensor, "columns inner"]) -
 
 def operand_type(weight: Tensor) -> torch.dtype:
     """bfloat16 where autocast or W say so, else W's own type, but not below float32."""
-    kind = "cuda" if weight.device.type == "meta" else weight.device.type  # meta stands for a GPU
+    kind = devices.autocast_type(weight.device)
     if torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == torch.bfloat16:
         return torch.bfloat16
     return weight.dtype if weight.dtype == torch.bfloat16 else torch.promote_types(weight.dtype, torch.float32)

@@ -49,12 +49,17 @@ def own_cosines(
         injection: memory to mix into the prototypes.
         ranks: who holds the other classes.
     """
-    rows = labels if ranks is None else ranks.local(labels)
+    features = features.to(torch.promote_types(weight.dtype, torch.float32))
+
+    def of_rows(features: Tensor, rows: Tensor) -> Tensor:
+        of_classes = None if injection is None else injection.of(rows)
+        return nearest_cosines(features, class_prototypes(weight[rows].to(features.dtype), of_classes))
+
+    if ranks is None:
+        return of_rows(features, labels)
+    rows = ranks.local(labels)
     here = (rows >= 0).nonzero().squeeze(1)
-    rows, features = rows[here], features.to(torch.promote_types(weight.dtype, torch.float32))
-    prototypes = class_prototypes(weight[rows].to(features.dtype), None if injection is None else injection.of(rows))
-    part = features.new_zeros(len(features)).index_put((here,), nearest_cosines(features[here], prototypes))
-    return part if ranks is None else ranks.sum(part)
+    return ranks.sum(features.new_zeros(len(features)).index_put((here,), of_rows(features[here], rows[here])))
 
 
 @torch.no_grad()

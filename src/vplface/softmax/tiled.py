@@ -26,6 +26,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
+from vplface import devices
 from vplface.margins.sample import sample_margin
 from vplface.once import once_differentiable
 from vplface.optim import Momentum, Update
@@ -84,7 +85,7 @@ def margin_softmax(
     operands = operand_type(problem.weight)
     if problem.weight.ndim == 3:
         update, momentum = _of_rows(update, momentum, problem.subcenters)
-    with torch.autocast(problem.weight.device.type, enabled=False):
+    with devices.without_autocast(problem.weight.device):
         softmax = TiledSoftmax(problem, operands, workspace, operations or TorchTiles(), filtering)
         tensors = problem.features, problem.weight.flatten(0, -2), problem.negatives, problem.strength
         loss: Tensor = _MarginSoftmax.apply(*tensors, softmax, update, momentum)  # type: ignore[no-untyped-call]
@@ -118,7 +119,7 @@ class _MarginSoftmax(torch.autograd.Function):
         whole = torch.empty_like(weight) if wanted[1] and update is None else None
         write_gradient = whole.__setitem__ if whole is not None else update if wanted[1] else None
         rule = momentum() if wanted[1] and update is not None and momentum is not None else None
-        with torch.autocast(weight.device.type, enabled=False):
+        with devices.without_autocast(weight.device):
             with nullcontext() if softmax.injection is None else softmax.injection.as_seen():
                 of_features = softmax.backward(gradient, wanted[0], write_gradient, rule)
             of_negatives = softmax.loss.gradient_of_negatives(gradient) if wanted[2] else None

@@ -67,12 +67,17 @@ def _exponentiate(cosines, ratio, labels, grad_logits, sums, start, classes, bat
 
 
 @triton.jit
-def _project(grad_mixture, weight, memory, share, gradient, length, ratio, classes, dim, rate, momentum, decay,
-             MIXED: tl.constexpr, MOVE: tl.constexpr, TYPE: tl.constexpr,
+def _project(grad_mixture, weight, memory, share, gradient, length, ratio, stopped, classes, dim, rate, momentum, decay,
+             MIXED: tl.constexpr, MOVE: tl.constexpr, STOP: tl.constexpr, TYPE: tl.constexpr,
              ROWS: tl.constexpr, DIM: tl.constexpr):  # fmt: skip
-    """dL/dW of a block of classes from h; or, to MOVE, m ← μ·m + dL/dW + ω·w, w ← w − η·m, with m at ``gradient``."""
+    """dL/dW of a block of classes from h; or, to MOVE, m ← μ·m + dL/dW + ω·w, w ← w − η·m, with m at ``gradient``.
+
+    To STOP, nothing moves if ``stopped`` is 1.
+    """
     row, column = tl.program_id(0) * ROWS + tl.arange(0, ROWS), tl.arange(0, DIM)
     there = row < classes
+    if STOP:
+        there = there & (tl.load(stopped + 0 * row) == 0.0)
     place, inside = row[:, None].to(tl.int64) * dim + column[None, :], there[:, None] & (column < dim)[None, :]
     h = tl.load(grad_mixture + place, mask=inside, other=0.0).to(TYPE)
     w = tl.load(weight + place, mask=inside, other=0.0).to(TYPE)
@@ -160,6 +165,7 @@ def _launch_projection(tile: Tile, grad_mixture: Tensor, gradient: Tensor, rule:
     block, columns = _block(grad_mixture)
     memory, share = tile.memory_and_share
     rates = (0.0, 0.0, 0.0) if rule is None else (rule.lr, rule.momentum, rule.weight_decay)
+    stopped = None if rule is None else rule.stopped
     _project[(triton.cdiv(len(grad_mixture), block),)](
         grad_mixture,
         tile.weight,
@@ -168,10 +174,12 @@ def _launch_projection(tile: Tile, grad_mixture: Tensor, gradient: Tensor, rule:
         gradient,
         tile.length,
         tile.ratio,
+        tile.ratio if stopped is None else stopped,
         *grad_mixture.shape,
         *rates,
         MIXED=tile.memory is not None and tile.renormalise,
         MOVE=rule is not None,
+        STOP=stopped is not None,
         TYPE=_type(tile),
         ROWS=block,
         DIM=columns,

@@ -5,7 +5,6 @@ Fan, Wen, Jia, Shen, Zhou, Li, "EPL: Empirical Prototype Learning for Deep Face 
 
 from __future__ import annotations
 
-import weakref
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +15,7 @@ from torch.nn.functional import cosine_similarity
 
 from vplface.once import once
 from vplface.prototypes import Injection
+from vplface.prototypes.injection import Injections
 from vplface.terms.term import Batch, BoundTerm, require_positive, require_steps
 
 
@@ -78,7 +78,7 @@ class _EPL(BoundTerm):
         self.options = options
         self.register_buffer("empirical", torch.zeros(classes, dim))
         self.register_buffer("seen", torch.zeros(classes, dtype=torch.uint8))
-        self._injections: weakref.WeakSet[Injection] = weakref.WeakSet()
+        self._injections = Injections()
 
     def loss(self, batch: Batch) -> Float[Tensor, ""] | None:
         if batch.step < self.options.start:
@@ -90,9 +90,8 @@ class _EPL(BoundTerm):
         return self.options.weight * loss
 
     def remember(self, features: Tensor, labels: Tensor, rows: Tensor) -> None:
+        self._injections.preserve(rows)
         features, rows = features[rows >= 0].to(self.empirical.dtype), rows[rows >= 0]
-        for injection in self._injections:
-            injection.preserve(torch.unique(rows))
         # The first samples of all classes in the batch, then the second ones, ...
         order = rows.argsort(stable=True)
         counts = torch.unique_consecutive(rows[order], return_counts=True)[1]
@@ -112,4 +111,4 @@ class _EPL(BoundTerm):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]  # torch
-        self._injections = weakref.WeakSet()
+        self._injections = Injections()

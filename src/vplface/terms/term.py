@@ -21,6 +21,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from vplface import devices
 from vplface.bounds import require_whole
 from vplface.margins import Margin
 from vplface.prototypes import Injection
@@ -128,7 +129,7 @@ class Term(Protocol):
 def cosines(a: Float[Tensor, "rows dim"], b: Float[Tensor, "columns dim"]) -> Float[Tensor, "rows columns"]:
     """a·bᵀ, computed at least in float32, also under autocast."""
     kind = torch.promote_types(a.dtype, torch.float32)
-    with torch.autocast(a.device.type, enabled=False):
+    with devices.without_autocast(a.device):
         return a.to(kind) @ b.to(kind).t()
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from vplface.terms.term import Batch, BoundTerm, cosines
@@ -63,16 +63,26 @@ class _UNPG(BoundTerm):
     def _within_whiskers(
         self, cosine: Float[Tensor, "batch batch"], others: Bool[Tensor, "batch batch"]
     ) -> Bool[Tensor, "batch batch"]:
-        pairs = cosine[others.triu(1)].sort().values
-        if len(pairs) == 0 or self.options.whisker == torch.inf:
+        if len(cosine) == 1 or self.options.whisker == torch.inf:
             return others
-        low, high = _quantile(pairs, 0.25), _quantile(pairs, 0.75)
+        first, second = torch.triu_indices(len(cosine), len(cosine), 1, device=cosine.device)
+        are_pairs = others[first, second]
+        pairs, count = torch.where(are_pairs, cosine[first, second], torch.inf).sort().values, are_pairs.sum()
+        low, high = _quantile(pairs, count, 0.25), _quantile(pairs, count, 0.75)
         reach = self.options.whisker * (high - low)
         return (cosine >= low - reach) & (cosine <= high + reach)
 
 
-def _quantile(ascending: Float[Tensor, " n"], share: float) -> Float[Tensor, ""]:
-    """Interpolated linearly, as torch.quantile does, which takes no more than 2²⁴ numbers."""
-    below, between = divmod(share * (len(ascending) - 1), 1.0)
-    first = int(below)
-    return torch.lerp(ascending[first], ascending[min(first + 1, len(ascending) - 1)], between)
+def _quantile(ascending: Float[Tensor, " n"], count: Int[Tensor, ""], share: float) -> Float[Tensor, 1]:
+    """Interpolated linearly, as torch.quantile does, which takes no more than 2²⁴ numbers.
+
+    Args:
+        ascending: numbers, the first ``count`` of which are meant.
+        count: of the numbers.
+        share: of them that lie below.
+    """
+    last = (count - 1).clamp_min(0).unsqueeze(0)
+    place = share * last.double()
+    first = place.long()
+    between = (place - first).to(ascending.dtype)
+    return torch.lerp(ascending[first], ascending[(first + 1).minimum(last)], between)

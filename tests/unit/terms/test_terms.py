@@ -110,7 +110,10 @@ def test_quantile_matches_torch(values, share):
     from vplface.terms.unpg import _quantile
 
     ascending = torch.tensor(values, dtype=torch.float64).sort().values
-    assert float(_quantile(ascending, share)) == pytest.approx(float(ascending.quantile(share)), abs=1e-12)
+    padded = torch.cat([ascending, ascending.new_full((3,), torch.inf)])
+    assert float(_quantile(padded, torch.tensor(len(values)), share)) == pytest.approx(
+        float(ascending.quantile(share)), abs=1e-12
+    )
 
 
 def test_XBM_loss_matches_a_hand_computed_value():

@@ -13,7 +13,7 @@ from torch.nn.functional import normalize
 
 from vplface.prototypes.draw import Draw
 from vplface.prototypes.memories import spread
-from vplface.prototypes.memory import Memory, ReadRows, State, number_type
+from vplface.prototypes.memory import Memory, ReadRows, State, number_type, rows_here, write_rows
 
 
 @dataclass(frozen=True)
@@ -72,13 +72,14 @@ class BorrowedSpread(Memory):
         total: Callable[[Tensor], Tensor],
     ) -> None:
         """See ``spread``; new residuals take the place of the oldest."""
-        residuals = total(spread.follow(state, features, rows, delta_t, self.momentum))
-        residuals = residuals[residuals[:, -1] > 0, :-1]
-        first = int(state["memory_residuals"])
-        spread.pool(state, residuals.square().sum(1))
-        place = torch.arange(first, first + len(residuals), device=residuals.device) % self.bank
+        found = total(spread.follow(state, features, rows, delta_t, self.momentum))
+        residuals, known = found[:, :-1], found[:, -1] > 0
+        number = known.cumsum(0)
+        latest = known & (number > number[-1:] - self.bank)
+        place = torch.where(latest, (state["memory_residuals"] + number - 1) % self.bank, -1)
+        spread.pool(state, residuals.square().sum(1), known)
         bank = state["memory_bank"].clone()  # earlier steps may still need the old one
-        bank[place[-self.bank :]] = residuals[-self.bank :]
+        write_rows(bank, *rows_here(place, residuals))
         state["memory_bank"] = bank
 
     def reader(self, state: State, draw: Draw) -> ReadRows:
@@ -87,7 +88,7 @@ class BorrowedSpread(Memory):
         length = (1.0 - variance).sqrt().unsqueeze(1)
         share = (variance / state["memory_shared_variance"].clamp_min(1e-12)).sqrt().unsqueeze(1)
         bank = state["memory_bank"]
-        chosen = draw.below(state["memory_residuals"].clamp(max=self.bank).cpu(), stream=1).to(bank.device)
+        chosen = draw.below(state["memory_residuals"].clamp(max=self.bank), stream=1, device=bank.device)
 
         def read_rows(memory: Tensor, rows: Int[Tensor, " rows"] | slice) -> Float[Tensor, "rows dim"]:
             mean = length[rows] * memory[rows].to(bank.dtype)

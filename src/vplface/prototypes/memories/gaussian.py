@@ -88,7 +88,7 @@ class Gaussian(Memory):
         """Draw the bank row that displaces each mean."""
         variance = spread.shrunk_variance(state, self.prior)
         length, deviation = (1.0 - variance).sqrt().unsqueeze(1), variance.sqrt().unsqueeze(1)
-        bank, chosen = state["memory_bank"], draw.below(self.bank, stream=1).to(variance.device)
+        bank, chosen = state["memory_bank"], draw.below(self.bank, stream=1, device=variance.device)
 
         def read_rows(memory: Tensor, rows: Int[Tensor, " rows"] | slice) -> Float[Tensor, "rows dim"]:
             mean = memory[rows].to(bank.dtype)

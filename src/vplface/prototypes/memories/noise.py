@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from vplface import devices
 from vplface.prototypes.memory import State, number_type
 
 
@@ -14,7 +15,7 @@ def normal_rows(rows: int, dim: int, dtype: torch.dtype, device: torch.device, s
     """``memory_bank``: rows of N(0, 1) that depend only on the seed."""
     numbers = np.random.Generator(np.random.Philox(np.random.SeedSequence((seed, rows, dim))))
     bank = torch.from_numpy(numbers.standard_normal((rows, dim), dtype=np.float32))
-    return {"memory_bank": bank.to(device=device, dtype=number_type(dtype))}
+    return {"memory_bank": devices.send(bank.to(number_type(dtype)), device)}
 
 
 def across(vectors: Float[Tensor, "rows dim"], directions: Float[Tensor, "rows dim"]) -> Float[Tensor, "rows dim"]:

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from vplface.prototypes.memory import Memory, State, number_type
+from vplface.prototypes.memory import Memory, State, number_type, read_rows, rows_here, write_rows
 
 
 @dataclass(frozen=True)
@@ -45,9 +45,10 @@ class RunningMean(Memory):
         total: Callable[[Tensor], Tensor],
     ) -> None:
         """Update the mean of each class that was seen."""
-        memory, timer, here = state["memory"], state["timer"], rows >= 0
-        rows, x = rows[here], features[here].to(number_type(memory.dtype))
-        mean = self.momentum * memory[rows].to(x.dtype) + (1.0 - self.momentum) * x
-        memory[rows] = normalize(torch.where(timer[rows].unsqueeze(1) > 0, mean, x), dim=1).to(memory.dtype)
+        memory, timer = state["memory"], state["timer"]
+        rows, x = rows_here(rows, features.to(number_type(memory.dtype)))
+        mean = self.momentum * read_rows(memory, rows).to(x.dtype) + (1.0 - self.momentum) * x
+        alive = read_rows(timer, rows).unsqueeze(1) > 0
+        write_rows(memory, rows, normalize(torch.where(alive, mean, x), dim=1).to(memory.dtype))
         timer.sub_(1).clamp_(min=0)
-        timer[rows] = delta_t
+        write_rows(timer, rows, timer.new_full(rows.shape, delta_t))

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vplface.bounds import require_whole
 from vplface.prototypes.draw import Draw
-from vplface.prototypes.memory import Memory, ReadRows, State
+from vplface.prototypes.memory import Memory, ReadRows, State, read_rows, rows_here, write_rows
 
 
 @dataclass(frozen=True)
@@ -55,18 +55,19 @@ class SeveralFeatures(Memory):
         total: Callable[[Tensor], Tensor],
     ) -> None:
         """M_yk ← x and T_yk ← Δt, where k has the smallest T_yk; all other timers count down."""
-        memory, timer, here = state["memory"], state["timer"], rows >= 0
-        rows = rows[here]
+        memory, timer = state["memory"], state["timer"]
+        rows, features = rows_here(rows, features)
         timer.sub_(1).clamp_(min=0)
-        slot = timer[rows].argmin(1)
-        memory[rows, slot] = features[here].to(memory.dtype)
-        timer[rows, slot] = delta_t
+        slot = read_rows(timer, rows).argmin(1)
+        place = torch.where(rows >= 0, rows * self.count + slot, -1)
+        write_rows(memory.view(-1, memory.shape[2]), place, features.to(memory.dtype))
+        write_rows(timer.view(-1), place, timer.new_full(rows.shape, delta_t))
 
     def reader(self, state: State, draw: Draw) -> ReadRows:
         """A living slot of each class."""
         alive = state["timer"] > 0
         order = alive.cumsum(1)
-        chosen = (draw.below(order[:, -1].cpu(), stream=1) + 1).to(alive.device)
+        chosen = draw.below(order[:, -1], stream=1, device=alive.device) + 1
         slot = ((order == chosen.unsqueeze(1)) & alive).int().argmax(1)
         place = torch.arange(len(slot), device=slot.device) * self.count + slot
         return lambda memory, rows: memory.flatten(0, 1)[place[rows]]

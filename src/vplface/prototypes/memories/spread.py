@@ -25,12 +25,13 @@ import math
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from vplface import devices
 from vplface.bounds import require_whole
-from vplface.prototypes.memory import State, number_type
+from vplface.prototypes.memory import State, number_type, read_rows, rows_here, write_rows
 
 PER_CLASS = ("memory", "timer", "memory_variance", "memory_count")
 """μ [N, d], T [N], V [N], n [N]."""
@@ -77,37 +78,53 @@ def follow(
         r, and in the last column 1; 0 for classes on other ranks, and for those that had no living memory.
     """
     memory, timer, variance, count = (state[name] for name in PER_CLASS)
-    here = rows >= 0
-    rows, x = rows[here], features[here].to(variance.dtype)
-    known = timer[rows] > 0
-    n, v = torch.where(known, count[rows], 0.0), torch.where(known, variance[rows], 1.0)
-    difference = x - (1.0 - v).clamp_min(0.0).sqrt().unsqueeze(1) * memory[rows].to(x.dtype)
+    place = torch.where(rows >= 0, torch.arange(len(rows), device=rows.device), -1)
+    residuals = features.new_zeros(len(features), features.shape[1] + 1, dtype=variance.dtype)
+    _, place = rows_here(rows, place)
+    rows, x = rows_here(rows, features.to(variance.dtype))
+    known = read_rows(timer, rows) > 0
+    n = torch.where(known, read_rows(count, rows), 0.0)
+    v = torch.where(known, read_rows(variance, rows), 1.0)
+    difference = x - (1.0 - v).clamp_min(0.0).sqrt().unsqueeze(1) * read_rows(memory, rows).to(x.dtype)
     rate = (1.0 / (n + 1.0)).clamp_min(1.0 - momentum)
-    memory[rows] = normalize(x - (1.0 - rate).unsqueeze(1) * difference, dim=1).to(memory.dtype)
-    variance[rows] = (1.0 - rate) * (v + rate * difference.square().sum(1))
-    count[rows] = torch.where(known, 1.0 / ((1.0 - rate).square() / n.clamp_min(1.0) + rate.square()), 1.0)
+    write_rows(memory, rows, normalize(x - (1.0 - rate).unsqueeze(1) * difference, dim=1).to(memory.dtype))
+    write_rows(variance, rows, (1.0 - rate) * (v + rate * difference.square().sum(1)))
+    seen = torch.where(known, 1.0 / ((1.0 - rate).square() / n.clamp_min(1.0) + rate.square()), 1.0)
+    write_rows(count, rows, seen)
     timer.sub_(1).clamp_(min=0)
-    timer[rows] = delta_t
-    residuals = x.new_zeros(len(features), x.shape[1] + 1)
-    residuals[here] = torch.cat([difference * (n / (n + 1.0)).sqrt().unsqueeze(1), known.unsqueeze(1)], 1)
+    write_rows(timer, rows, timer.new_full(rows.shape, delta_t))
+    write_rows(residuals, place, torch.cat([difference * (n / (n + 1.0)).sqrt().unsqueeze(1), known.unsqueeze(1)], 1))
     return residuals
 
 
-def pool(state: State, squares: Float[Tensor, " residuals"]) -> None:
-    """Update σ² with the squared lengths of a step's residuals, of all ranks."""
-    if len(squares) == 0:
-        return
+def pool(state: State, squares: Float[Tensor, " seen"], known: Bool[Tensor, " seen"]) -> None:
+    """Update σ² with the squared lengths of a step's residuals, of all ranks.
+
+    Args:
+        state: changed in place.
+        squares: of each class that was seen.
+        known: whether it has a residual.
+    """
     variance, seen = state["memory_shared_variance"], state["memory_residuals"]
-    rate = len(squares) / (seen.clamp(max=HORIZON) + len(squares))
-    variance += rate * (squares.mean() - variance)
-    seen += len(squares)
+    count: int | Tensor
+    if devices.reading_waits(squares.device):
+        count = known.sum()
+        mean = torch.where(known, squares, 0.0).sum() / count.clamp_min(1)
+    else:
+        squares = squares[known]
+        if len(squares) == 0:
+            return
+        count, mean = len(squares), squares.mean()
+    rate = count / (seen.clamp(max=HORIZON) + count).clamp_min(1)
+    variance += rate * (mean - variance)
+    seen += count
 
 
 def pool_lengths(state: State, residuals: Float[Tensor, "seen components"], total: Callable[[Tensor], Tensor]) -> None:
     """The same from the results of ``follow`` on each rank; ranks exchange two numbers per class."""
     squares = residuals[:, :-1].square().sum(1)
     squares, known = total(torch.stack([squares, residuals[:, -1]], 1)).unbind(1)
-    pool(state, squares[known > 0])
+    pool(state, squares, known > 0)
 
 
 def shrunk_variance(state: State, prior: float) -> Float[Tensor, " classes"]:

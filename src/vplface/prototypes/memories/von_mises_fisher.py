@@ -44,7 +44,7 @@ class VonMisesFisher(Gaussian):
         kappa = concentration(spread.shrunk_variance(state, self.prior).cpu().double(), dim)
         w = cosines(kappa, dim, draw, (timer > 0).cpu()).to(device=bank.device, dtype=bank.dtype)
         along, aside = w.unsqueeze(1), (1.0 - w.square()).clamp_min_(0.0).sqrt_().unsqueeze(1)
-        chosen = draw.below(self.bank, stream=1).to(bank.device)
+        chosen = draw.below(self.bank, stream=1, device=bank.device)
 
         def read_rows(memory: Tensor, rows: Int[Tensor, " rows"] | slice) -> Float[Tensor, "rows dim"]:
             mean = memory[rows].to(bank.dtype)

@@ -31,6 +31,7 @@ from torch import Tensor
 
 from vplface.errors import import_extra
 from vplface.guards import LARGEST_LOSS_WEIGHT
+from vplface.prototypes import faults
 
 triton: Any = import_extra("triton", "triton")
 tl: Any = import_extra("triton.language", "triton")
@@ -43,15 +44,10 @@ def described(matrix: Tensor, rows: int, columns: int) -> Any:
     return descriptors.TensorDescriptor.from_tensor(matrix, [rows, columns])
 
 
-NO_FAULT = tl.constexpr(2**31 - 1)
-"""``fault`` of a batch without one. Otherwise it is the smallest SAMPLE·i + (what is wrong with sample i)."""
-SCALED = tl.constexpr(-1)
-"""``fault`` if the loss was scaled before ``backward()``."""
-SAMPLE = tl.constexpr(64)
-OUTSIDE, NOT_FINITE, ZERO = tl.constexpr(1), tl.constexpr(2), tl.constexpr(4)
-MEMORY_NOT_FINITE, MEMORY_ZERO = tl.constexpr(8), tl.constexpr(16)
-REFUSED = tl.constexpr(32)
-"""Wrong with the first sample of a rank that refuses its batch."""
+NO_FAULT, SCALED, SAMPLE = (tl.constexpr(each) for each in (faults.NO_FAULT, faults.SCALED, faults.SAMPLE))
+OUTSIDE, NOT_FINITE, ZERO = (tl.constexpr(each) for each in (faults.OUTSIDE, faults.NOT_FINITE, faults.ZERO))
+MEMORY_NOT_FINITE, MEMORY_ZERO = tl.constexpr(faults.MEMORY_NOT_FINITE), tl.constexpr(faults.MEMORY_ZERO)
+REFUSED = tl.constexpr(faults.REFUSED)
 LARGEST_WEIGHT = tl.constexpr(LARGEST_LOSS_WEIGHT)
 SHORTEST = tl.constexpr(1e-12)
 LARGEST = tl.constexpr(3.4028234e38)

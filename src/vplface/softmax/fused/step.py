@@ -10,6 +10,7 @@ from torch import Tensor
 
 from vplface.margins import Margin
 from vplface.optim import PrototypeSGD
+from vplface.prototypes.faults import Faults
 from vplface.prototypes.prototype_memory import PrototypeMemory
 from vplface.prototypes.step import StepPart
 from vplface.ranks import Ranks
@@ -22,11 +23,14 @@ class FusedStep:
 
     ``loss`` starts the forward pass, ``backward()`` of the loss the backward pass, which moves W, and the end of the
     step writes M and T. Copies start with buffers of their own.
+
+    Args:
+        faults: of the head, into which the kernels write what they find.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, faults: Faults) -> None:
         self._workspace = Workspace(0.0)
-        self._faults: Any = None
+        self._faults = faults
         self._exchange: Any = None
         self._refusal: Exception | None = None  # of the next step
 
@@ -64,17 +68,16 @@ class FusedStep:
             Exception: ``refusal``, in one process and before ranks know each other's batches.
             OtherRankError: naming ranks whose batches are invalid or of other kinds, where ranks compare them.
         """
-        from vplface.softmax.fused.faults import Faults
         from vplface.softmax.fused.fused_pass import FusedPass, Mixed
         from vplface.softmax.fused.loss import fused_loss
 
         samples, refusal = self._samples(embeddings, labels, memory_embeddings, memory.ranks, weight, wait, refusal)
-        faults = self._faults = self._faults or Faults()
         memory.create_if_due(weight)
         chosen, mixed = memory.variational, None
         if chosen is not None and memory.memory is not None and memory.timer is not None:
             mixed = Mixed(memory.memory, memory.timer, chosen.lam, chosen.renormalise)
-        word = faults.begin(weight.device, memory.step_count, samples, refusal)
+        place = None if samples.ranks is None else (samples.ranks.rank, samples.room)
+        word = self._faults.begin(weight.device, memory.step_count, place, refusal)
         operands = operand_type(weight)
         step = FusedPass(self._workspace, samples, word, weight.detach(), margin, mixed, operands, memory.parts)
 
@@ -87,7 +90,7 @@ class FusedStep:
                 optimizer.hold(step)
 
         def finish() -> None:
-            faults.send()
+            self._faults.send()
             end()
 
         given: Any = embeddings  # which may be no tensor, if they are refused
@@ -132,7 +135,7 @@ class FusedStep:
             num_classes: N.
         """
         self._workspace.user = None
-        found: tuple[int, Exception] | None = None if self._faults is None else self._faults.fault(num_classes)
+        found = self._faults.take(num_classes)
         if found is not None and self._exchange is not None and self._faults.is_refusal:
             self._exchange.forget()
         return found
@@ -157,4 +160,4 @@ class FusedStep:
         self._refusal = RuntimeError(f"in step {step} {fault}")  # other ranks do not know, and take another step
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return FusedStep, ()
+        return FusedStep, (self._faults,)

@@ -1,0 +1,34 @@
+"""Devices that the host does not wait for: what it must not read there, and how it sends them numbers.
+
+On a CUDA device a read waits for all the work that the host has started. There a mask is a ``torch.where`` of fixed
+size, numbers that the host draws go through pinned memory, and what the device finds out is looked at a step later.
+The device ``"meta"`` stands for a CUDA device.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Shaped
+from torch import Tensor
+
+
+def reading_waits(device: torch.device) -> bool:
+    """Whether a read on the host waits for the device."""
+    return device.type in ("cuda", "meta")
+
+
+def send(tensor: Shaped[Tensor, "*shape"], device: torch.device) -> Shaped[Tensor, "*shape"]:
+    """A tensor of the host on a device, without a wait for the copy."""
+    if device.type == "cuda":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
+
+
+def autocast_type(device: torch.device) -> str:
+    """The kind of device, as autocast names it."""
+    return "cuda" if device.type == "meta" else device.type
+
+
+def without_autocast(device: torch.device) -> torch.autocast:
+    """While active, operations on the device run in the types of their inputs."""
+    return torch.autocast(autocast_type(device), enabled=False)
