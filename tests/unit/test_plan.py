@@ -378,7 +378,7 @@ def test_RunSize_takes_the_fused_step_where_a_head_does(takes, options):
 def test_footprint_matches_the_classes_drawn_in_a_step():
     classes, batch = 20_000, 3_000
     head = PrototypeHead(classes, DIM, margin=ArcFace(32.0), sample_rate=0.2, variational=Variational(0.1, 5, 0))
-    rows, _ = head._softmax._drawn(torch.randint(classes, (batch,)), step=1)
+    rows, *_ = head._softmax._drawn(torch.randint(classes, (batch,)), step=1)
     copies = head.weight[rows].nbytes + torch.zeros(len(rows), DIM).nbytes  # of W and of M
     planned = footprint(RunSize(classes, batch, dim=DIM, sample_rate=0.2), BLANK).memory.drawn
     assert copies == pytest.approx(planned, rel=0.1)
