@@ -48,7 +48,7 @@ class RunSize:
         encoder: whether a momentum encoder, which writes the memory, is kept.
         start: whether the weights that the backbone started from are kept.
         device: kind of device, on which the size of a tile depends.
-        fused_step: False if the head takes no fused step for a reason that none of the other sizes is.
+        fused_step: whether the head may take a fused step; False for a margin or a backend that takes none.
 
     Raises:
         ValueError: if a size is out of range.
