@@ -317,8 +317,8 @@ def _along(h, vectors, place, inside):
 @triton.jit
 def _move_chunk(h, weight, memory, momentum, along_w, along_m, alive, place, inside, there, lr, keep, decay, sound,
                 MEMORY: tl.constexpr, HOLD: tl.constexpr, ADD: tl.constexpr):  # fmt: skip
-    """Take the step of SGD in one chunk of columns, or HOLD its gradient and return the sum of its squares."""
-    squares = 0.0
+    """Take the step of SGD in one chunk of columns, or HOLD its gradient and return the squares of its rows."""
+    squares = tl.zeros_like(along_w)
     w = tl.load(weight + place, mask=inside, other=0.0, eviction_policy="evict_first")
     g = h - along_w[:, None] * w
     if MEMORY:
@@ -329,7 +329,7 @@ def _move_chunk(h, weight, memory, momentum, along_w, along_m, alive, place, ins
         if ADD:
             g += tl.load(momentum + place, mask=there, other=0.0)
         tl.store(momentum + place, g, mask=there)
-        squares = tl.sum(g * g)
+        squares = tl.sum(g * g, 1)
     else:
         v = tl.load(momentum + place, mask=inside, other=0.0, eviction_policy="evict_first")
         v = keep * v + g + decay * w
@@ -384,13 +384,13 @@ def move(kept, weighted, weight, memory, momentum, norms, length, ratio, across,
     zw = tl.load(across + row, mask=there, other=1.0)
     along_w = along_z + (hw - along_z * zw) / (norm * norm)
     along_m = along_z * k
-    squares = 0.0
+    squares = tl.zeros((CLASSES,), tl.float32)
     for c in tl.static_range(CHUNKS):
         squares += _move_chunk(chunks[c], weight, memory, momentum, along_w, along_m, alive, place + c * width, inside,
                                (row < classes)[:, None] & (column >= 0)[None, :], lr, keep, decay, sound,
                                MEMORY, HOLD, ADD)  # fmt: skip
     if HOLD:
-        tl.store(norms + tile, tl.sqrt(squares))
+        tl.store(norms + tile, tl.sqrt(tl.sum(squares, 0)))
 
 
 @triton.jit
