@@ -176,6 +176,10 @@ class Embedder:
             batches, len(chosen), lambda position: pictures.name(int(chosen[position])), flip, description, unit
         )
 
+    def raw(self, pictures: UInt8[Tensor, "n size size 3"]) -> Float[Tensor, "n dim"]:
+        """Embeddings of pictures of the model's size as the network gives them, of any length, on its device."""
+        return self._forward(self.card.preprocessing(pictures.to(self._device)))
+
     def _to_picture(self, item: Any) -> _Picture:
         size = self.card.preprocessing.size
         if isinstance(item, str | Path):

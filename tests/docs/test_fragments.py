@@ -25,6 +25,7 @@ PLACES = [
     ("backbone",),
     ("finetune",),
     ("ramps",),
+    ("distill",),
     ("margin",),
     ("variational",),
     ("variational", "start"),

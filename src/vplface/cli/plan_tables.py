@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from vplface.console import Console, print_json
 
 if TYPE_CHECKING:
-    from vplface.config import Config, VariationalConfig
+    from vplface.config import Config, DistillConfig, VariationalConfig
     from vplface.data.samplers import Sampler
     from vplface.footprint import Footprint, Forecast, NetworkSize, RunSize
     from vplface.plan import Plan, Trained
@@ -72,6 +72,7 @@ def show_plan(config: Config, as_json: bool, gpus: int = 1) -> None:
         ),
         *_trained(plan.trained, config.optimizer.lr * config.optimizer.head_lr_scale),
         ("loss", f"{config.margin}"),
+        *([] if config.distill is None else [("distilled from", _distilled(config.distill))]),
         *((f"  {key}", _ramp(ramp)) for key, ramp in plan.ramps.items()),
         ("softmax", plan.softmax),
         ("expected first loss", f"{plan.first_loss:.2f}"),
@@ -98,6 +99,11 @@ def _trained(trained: Trained, of_prototypes: float) -> list[tuple[str, str]]:
     by_depth = ", ".join(f"{depth}: {rate:.2g}" for depth, rate in trained.rates.items() if depth >= 0)
     rate = f"{trained.rates[-1]:g}" if not by_depth else f"by depth {by_depth}"
     return [("trained", "; ".join(parts)), ("learning rate", f"{rate}; prototypes {of_prototypes:g}")]
+
+
+def _distilled(section: DistillConfig) -> str:
+    weights = ", ".join(f"{weight:g} · {kind}" for kind, weight in section.weights.items())
+    return f"{section.teacher}: {weights}"
 
 
 def _ramp(ramp: Ramp) -> str:

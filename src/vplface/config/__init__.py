@@ -1,5 +1,6 @@
 """Configuration of training runs: recipes, overrides and the validated sections."""
 
+from vplface.config.distill import DistillConfig
 from vplface.config.durations import Duration
 from vplface.config.finetune import FinetuneConfig
 from vplface.config.overrides import apply_overrides, overlay
@@ -22,6 +23,7 @@ __all__ = [
     "BackboneConfig",
     "Config",
     "DataConfig",
+    "DistillConfig",
     "Duration",
     "EvaluationConfig",
     "EvaluationSet",

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from vplface import bounds
+from vplface.config.distill import DistillConfig
 from vplface.config.durations import Duration, DurationField
 from vplface.config.fields import FolderName, Seed
 from vplface.config.finetune import FinetuneConfig
@@ -23,7 +24,7 @@ from vplface.strict_yaml import to_yaml
 from vplface.terms import Term
 from vplface.terms.fit import bind_without_storage, require_fit
 
-_LATER = ("finetune", "ramps")
+_LATER = ("finetune", "distill", "ramps")
 """Keys that version 0.1 does not know: left out of files at their default, so that it reads them."""
 
 
@@ -39,6 +40,7 @@ class Config(Section):
     margin: MarginField = ArcFace(32.0, 0.4)
     variational: VariationalConfig | None = None
     terms: list[TermField] = Field(default=[])
+    distill: DistillConfig | None = None
     ramps: RampsConfig = RampsConfig()
     sample_rate: float = Field(default=1.0, gt=0.0, le=1.0)
     subcenters: int = Field(default=1, ge=1, le=bounds.EACH)

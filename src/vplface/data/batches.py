@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -24,11 +24,19 @@ PICTURE_BYTES = SIZE * SIZE * 3
 
 @dataclass
 class Batch:
-    """Pictures with their labels, and "path: reason" for each unreadable picture that was left out."""
+    """Pictures of a set.
+
+    Attributes:
+        pictures: augmented.
+        labels: of them.
+        unreadable: "path: reason" for each picture that was left out.
+        indices: the number of each picture in its set, on the CPU; empty where nobody asks.
+    """
 
     pictures: UInt8[Tensor, "b 112 112 3"]
     labels: Int64[Tensor, " b"]
     unreadable: list[str]
+    indices: Int64[Tensor, " b_or_none"] = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
 
     def to(self, device: torch.device) -> Batch:
         """The batch on a device; a copy from pinned memory is asynchronous."""
@@ -181,6 +189,7 @@ class _Collection:
         seed: int = 0,
     ) -> None:
         self.labels: list[int] = []
+        self.indices: list[int] = []
         self.unreadable: list[str] = []
         self._pictures, self._augmentation, self._seed = pictures, augmentation, seed
         self._slots = buffer.reshape(-1, SIZE, SIZE, 3)
@@ -202,10 +211,12 @@ class _Collection:
             if picture is not slot:
                 slot[:] = picture
             self.labels.append(int(self._pictures.labels[index]))
+            self.indices.append(index)
 
     def result(self) -> tuple[int, Any]:
-        """Result of the task: number of bytes, then labels and unreadable pictures."""
-        return len(self.labels) * PICTURE_BYTES, (np.array(self.labels, np.int64), self.unreadable)
+        """Result of the task: number of bytes, then labels, numbers and unreadable pictures."""
+        labels, indices = (np.array(numbers, np.int64) for numbers in (self.labels, self.indices))
+        return len(self.labels) * PICTURE_BYTES, (labels, indices, self.unreadable)
 
 
 def _too_few_message(collection: _Collection, min_pictures: int) -> str:
@@ -224,13 +235,14 @@ def _load(
     with closing(
         map_in_order(task, items, longest * PICTURE_BYTES, workers, should_stop) if workers else inline
     ) as results:
-        for pixels, (labels, unreadable) in results:
+        for pixels, (labels, indices, unreadable) in results:
             if unreadable and not (tolerant and len(labels)):
                 raise DataError(_unreadable_message(unreadable, len(labels)))
-            yield Batch(torch.from_numpy(pixels.reshape(-1, SIZE, SIZE, 3)), torch.from_numpy(labels), unreadable)
+            pictures = torch.from_numpy(pixels.reshape(-1, SIZE, SIZE, 3))
+            yield Batch(pictures, torch.from_numpy(labels), unreadable, torch.from_numpy(indices))
 
 
-def _run_inline(task: Task, item: int, buffer_bytes: int) -> tuple[UInt8[np.ndarray, " bytes"], tuple[Any, list[str]]]:
+def _run_inline(task: Task, item: int, buffer_bytes: int) -> tuple[UInt8[np.ndarray, " bytes"], Any]:
     memory = np.empty(buffer_bytes, np.uint8)
     size, rest = task(item, memory)
     return memory[:size], rest

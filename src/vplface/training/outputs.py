@@ -105,6 +105,8 @@ def open_outputs(run: RunState, context: DistributedContext, *, fresh: bool) -> 
     """
     config, folder = run.config, run.folder
     recorded = describe_run(config, run.pictures) if context.is_main else None
+    if recorded is not None and run.distillation is not None:
+        recorded["teacher"] = sorted(run.distillation.teacher.files.values())
     checkpoints = Checkpoints(folder.checkpoints, context, config.checkpoints_kept, recorded)
     with ExitStack() as stack:
         validation = journal = None

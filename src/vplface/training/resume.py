@@ -157,6 +157,18 @@ def require_same_identities(run: RunState, checkpoint: Path) -> None:
         )
 
 
+def require_same_teacher(run: RunState, checkpoint: Path) -> None:
+    """Raise DataError if a resumed run would be distilled from other files than those that its checkpoint records."""
+    before = read_manifest(checkpoint).get("teacher")
+    if run.distillation is None or before is None:
+        return
+    if before != sorted(run.distillation.teacher.files.values()):
+        raise DataError(
+            f"distill.teacher: {run.distillation.teacher.path} is no longer what {run.folder.path} was trained with"
+            " (another SHA-256); put the file back, or start a new run under another name (name=...)"
+        )
+
+
 def _differing(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
     """The dotted keys in which two nested mappings differ."""
     for key in sorted(before.keys() | now.keys()):

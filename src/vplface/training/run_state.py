@@ -17,6 +17,7 @@ from vplface.head import PrototypeHead
 from vplface.prototypes import CosineByAge, DriftStartRule, Variational
 from vplface.run_folder import RunFolder
 from vplface.stored_model import ModelCard
+from vplface.training.distillation import Distillation
 from vplface.training.distributed import DistributedContext
 from vplface.training.drift import DriftMonitor
 from vplface.training.freezing import Freezing, freezing_of
@@ -28,6 +29,7 @@ from vplface.training.ramps import Ramps
 from vplface.training.schedules import LearningRate
 from vplface.training.sources import open_training
 from vplface.training.starting_point import StartingPoint
+from vplface.training.teacher import teacher_of
 
 KEPT = (16, 64)
 """Bounds on the number of drift measurements that are kept; it should cover a lifetime."""
@@ -54,6 +56,7 @@ class RunState:
         drift: of the features of fixed pictures.
         encoder: the moving average of the backbone that writes the memory, if the backbone itself does not.
         start: the weights that those of the backbone are pulled towards, if they are.
+        distillation: from a teacher, if there is one.
         step: steps taken.
         best: the best validation figure so far.
         unreadable: pictures that could not be read so far, with the reason.
@@ -75,6 +78,7 @@ class RunState:
     drift: DriftMonitor
     encoder: MovingAverage | None = None
     start: StartingPoint | None = None
+    distillation: Distillation | None = None
     step: int = 0
     best: float | None = None
     unreadable: set[str] = field(default_factory=set)
@@ -168,6 +172,7 @@ def build_run(config: Config, context: DistributedContext | None = None, *, writ
         average=None if config.ema is None else MovingAverage(backbone, config.ema),
         drift=_monitor(config, probe_of(pictures), preprocessing, head, per_epoch, rate.steps),
         encoder=_momentum_encoder(config, backbone),
+        distillation=_distillation(config, pictures, device),
         start=None if config.finetune.l2_sp is None else StartingPoint(backbone, config.finetune.l2_sp),
     )
     for optimizer in run.optimizers:
@@ -218,6 +223,13 @@ def _momentum_encoder(config: Config, backbone: nn.Module) -> MovingAverage | No
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.momentum = 0.0  # batches do not touch the running statistics, which follow the backbone's
     return encoder
+
+
+def _distillation(config: Config, pictures: PictureSet, device: torch.device) -> Distillation | None:
+    if config.distill is None:
+        return None
+    teacher = teacher_of(config.distill.teacher, pictures, device)
+    return Distillation(teacher, config.distill.weights, config.backbone.embedding_dim)
 
 
 def _monitor(

@@ -19,7 +19,13 @@ from vplface.training.distributed import DistributedContext, join
 from vplface.training.failures import is_out_of_memory, out_of_memory
 from vplface.training.interrupt import Interrupt
 from vplface.training.outputs import open_outputs
-from vplface.training.resume import changed_keys, is_of_evaluation, require_same_identities, stored_config
+from vplface.training.resume import (
+    changed_keys,
+    is_of_evaluation,
+    require_same_identities,
+    require_same_teacher,
+    stored_config,
+)
 from vplface.training.run_state import RunState, build_run
 from vplface.training.trainer import Trainer
 from vplface.training.warm_start import init_from_run, whole_checkpoint
@@ -110,6 +116,7 @@ def _build_in_turn(config: Config, context: DistributedContext) -> RunState:
 def _restore(run: RunState, checkpoint: Path, context: DistributedContext) -> None:
     """Restore a run that was just built from its checkpoint."""
     context.on_main(lambda: require_same_identities(run, checkpoint))
+    context.on_main(lambda: require_same_teacher(run, checkpoint))
     load_checkpoint(checkpoint, run, context)
     before = recorded_config(checkpoint) or stored_config(run.folder.path) or run.config
     if any(is_of_evaluation(key) for key in changed_keys(before, run.config)):

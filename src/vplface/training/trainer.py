@@ -29,6 +29,7 @@ from vplface.training.outputs import RunOutputs
 from vplface.training.parts import fewest, most
 from vplface.training.run_state import RunState
 from vplface.training.throughput import Throughput
+from vplface.training.wrapped_network import wrapped_network
 
 _STOP_PATIENCE = 10.0
 """Seconds that one of several processes waits for pictures after a signal to stop: the others may be in a step."""
@@ -83,7 +84,7 @@ class Trainer:
         self.run = run
         self.context = context
         run.freezing.apply(run.step)
-        self.network = _network(run, context)
+        self.network = wrapped_network(run, context)
         if run.head.ranks is not None:
             run.head.ranks.reserved = most(run.config, run.batches, context.size)
 
@@ -178,7 +179,7 @@ class Trainer:
         """
         run = self.run
         if run.freezing.apply(run.step):
-            self.network = _network(run, self.context)
+            self.network = wrapped_network(run, self.context)
         run.ramps.apply(run.head, run.step)
         self._set_learning_rates()
         self._set_modes()
@@ -189,11 +190,13 @@ class Trainer:
         encoder = run.encoder if run.head.remembers else None
         losses, embeddings = [], []
         with run.head.micro_batches():
-            for number, (pictures, labels, share) in enumerate(parts):
+            for number, (pictures, labels, targets, share) in enumerate(parts):
                 last = number == len(parts) - 1
                 sums = isinstance(self.network, DistributedDataParallel) and not last
                 with self.network.no_sync() if sums else nullcontext():
                     loss, part_embeddings = self._forward(pictures, labels, encoder)
+                    if run.distillation is not None:
+                        loss = loss + run.distillation.loss(part_embeddings, targets)
                     loss = loss * share
                     loss.backward()  # type: ignore[no-untyped-call]
                 losses.append(loss.detach())
@@ -233,16 +236,20 @@ class Trainer:
             for name in still:
                 network.get_submodule(name).eval()
 
-    def _parts(self, batch: Batch) -> list[tuple[Tensor, Tensor, float]]:
-        """Pictures and labels of each part of a batch, and its share of the batch over all ranks.
+    def _parts(self, batch: Batch) -> list[tuple[Tensor, Tensor, Tensor, float]]:
+        """Pictures, labels and targets of distillation of each part of a batch, and its share of that of all ranks.
 
         Every rank has as many parts: the slice of each rank has a picture for every part.
         """
-        columns = (column.tensor_split(self.run.config.accumulate) for column in (batch.pictures, batch.labels))
-        parts = [(pictures, labels) for pictures, labels in zip(*columns, strict=True) if len(labels)]
+        with torch.no_grad():
+            distillation = self.run.distillation
+            targets = batch.labels.unsqueeze(1) if distillation is None else distillation.targets(batch)
+        whole = (batch.pictures, batch.labels, targets)
+        columns = (column.tensor_split(self.run.config.accumulate) for column in whole)
+        parts = [part for part in zip(*columns, strict=True) if len(part[1])]
         if len(parts) == 1:
             return [(*parts[0], 1.0)]
-        sizes = self.context.sum([len(labels) for _, labels in parts])
+        sizes = self.context.sum([len(labels) for _, labels, _ in parts])
         return [(*part, size / sum(sizes)) for part, size in zip(parts, sizes, strict=True)]
 
     def _forward(self, pictures: Tensor, labels: Tensor, encoder: nn.Module | None) -> tuple[Tensor, Tensor]:
@@ -282,6 +289,8 @@ class Trainer:
         rate = run.config.optimizer.lr * run.rate.factor(run.step - 1)
         entry = {"loss": loss, "lr": rate, "coverage": run.head.coverage()}
         entry |= {f"terms/{name}": value for name, value in run.head.term_values().items()}
+        if run.distillation is not None:
+            entry |= {f"distill/{kind}": value for kind, value in run.distillation.last_values().items()}
         entry |= {f"ramps/{key}": value for key, value in run.ramps.values(run.step - 1).items()}
         unreadable = len(self.context.union(run.unreadable))
         return entry | {"pictures_per_second": round(pictures_per_second, 1), "unreadable": unreadable}
@@ -370,21 +379,3 @@ def _faults_of_batch() -> Iterator[None]:
         raise FloatingPointError(str(error)) from error
     except (ValueError, OtherRankError) as error:
         raise RefusedBatchError(str(error)) from error
-
-
-def _network(run: RunState, context: DistributedContext) -> Any:
-    """The backbone as the steps call it: compiled and distributed as the run asks."""
-    network: Any = torch.compile(run.backbone) if run.config.compile else run.backbone
-    if context.group is None:
-        return network
-    if not any(parameter.requires_grad for parameter in run.backbone.parameters()):
-        return network  # DistributedDataParallel refuses a network without gradients
-    context.barrier()  # the first process has opened the run's outputs meanwhile; DDP waits only for a limited time
-    # Batch statistics are those of rank 0, of the first slice of every batch.
-    devices = [run.device] if run.device.type == "cuda" else None
-    # Looking for unused parameters keeps DDP from regrouping its buckets after the first step, with which sums over
-    # three or more ranks would round differently in a resumed run. On GPUs sums are not exact in any case.
-    exact = run.device.type == "cpu"
-    return DistributedDataParallel(
-        network, device_ids=devices, process_group=context.group, find_unused_parameters=exact
-    )

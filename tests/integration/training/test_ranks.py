@@ -147,6 +147,16 @@ def test_train_as_with_two_processes_in_fused_steps_equals_one(processes, faces,
     require_near(tmp_path / "two" / "run", tmp_path / "one" / "run")
 
 
+def test_train_as_with_two_processes_follows_a_teacher_as_one_does(processes, faces, tmp_path):
+    alone(settings(faces, tmp_path / "teacher", schedule={"length": 2, "warmup": 0}))
+    distill = {"teacher": str(tmp_path / "teacher/run"), "cosine": 2}
+    assert processes.run(start, 2, settings(faces, tmp_path / "two", distill=distill, seed=1)) == [8, 0]
+    alone(settings(faces, tmp_path / "one", distill=distill, seed=1))
+    one, two = (journal(tmp_path / name / "run") for name in ("one", "two"))
+    assert two[-1]["cos_prototype"] == pytest.approx(one[-1]["cos_prototype"], rel=2e-3, abs=1e-4)
+    assert two[-1]["drift"] == pytest.approx(one[-1]["drift"], rel=2e-3, abs=1e-4)
+
+
 @pytest.mark.parametrize(("before", "after", "terms"), [(4, 1, []), (1, 3, []), (3, 2, TERMS), (2, 4, [])])
 def test_train_as_resumes_with_another_number_of_processes(processes, faces, tmp_path, before, after, terms):
     whole = settings(faces, tmp_path / "whole", terms=terms)
