@@ -82,7 +82,7 @@ class OnnxNetwork:
             raise DataError(f"{path}: no such file")
         self._path = path
         data = read_bytes(path, MAX_FILE_BYTES)
-        external = _read_external_files(path, _parse(path, data))
+        external = read_external_files(path, parse_model(path, data))
         self.files = {str(path): _sha256(data)} | {
             str(path.parent / name): _sha256(external[name]) for name in external
         }
@@ -96,7 +96,7 @@ class OnnxNetwork:
             with _time_limit(LOAD_TIMEOUT, lambda: options.set_load_cancellation_flag(True)):
                 self._session = runtime.InferenceSession(data, options, providers=[provider], enable_fallback=0)
         except Exception as error:  # onnxruntime's errors share no base class
-            raise DataError(f"{path}: onnxruntime cannot load it: {_shorten(error)}") from error
+            raise DataError(f"{path}: onnxruntime cannot load it: {shorten(error)}") from error
         self._runtime = runtime
         try:
             self.metadata: Mapping[str, str] = self._session.get_modelmeta().custom_metadata_map
@@ -111,7 +111,7 @@ class OnnxNetwork:
     def _single_input(self, inputs: Sequence[tuple[str, str, list[Any]]]) -> tuple[str, Any, list[Any]]:
         """Name, dtype and shape of the only input."""
         if len(inputs) != 1:
-            names = _shorten(", ".join(repr(name) for name, _, _ in inputs)) or "none"
+            names = shorten(", ".join(repr(name) for name, _, _ in inputs)) or "none"
             raise DataError(
                 f"{self._path}: has {len(inputs)} inputs ({names}); expected one, the pictures; export the network "
                 "with that input alone"
@@ -142,7 +142,7 @@ class OnnxNetwork:
         fixed = shape[0] if shape and isinstance(shape[0], int) else None
         if not self._axes or (fixed is not None and not 1 <= fixed <= MAX_BATCH):
             raise DataError(
-                f"{self._path}: takes pictures of shape {_shorten(str(shape))}; expected [batch, 3, {size}, {size}] or "
+                f"{self._path}: takes pictures of shape {shorten(str(shape))}; expected [batch, 3, {size}, {size}] or "
                 f"[batch, {size}, {size}, 3], with a batch that is open or at most {MAX_BATCH}"
             )
         pictures = torch.linspace(0, 255, 2 * 3 * size * size).reshape(2, 3, size, size)
@@ -162,7 +162,7 @@ class OnnxNetwork:
         shapes = {name: list(np.shape(each)) for name, each in zip(self._outputs, results, strict=True)}
         sizes = {name: _embedding_length(each, batch) for name, each in zip(self._outputs, results, strict=True)}
         candidates = [name for name, length in sizes.items() if length >= 2 and dim in (None, length)]
-        shapes_text = _shorten(", ".join(f"{name!r} {shape}" for name, shape in shapes.items())) or "nothing"
+        shapes_text = shorten(", ".join(f"{name!r} {shape}" for name, shape in shapes.items())) or "nothing"
         if not candidates and dim is not None:
             other = [length for length in sizes.values() if length >= 2]
             what = f"embeddings of dimension {other}" if other else f"no embedding, but {shapes_text}"
@@ -227,11 +227,11 @@ class OnnxNetwork:
             with _time_limit(timeout, stop):
                 results: list[Any] = self._session.run(outputs, {self._input_name: given}, options)
         except Exception as error:
-            raise DataError(f"{self._path}: onnxruntime cannot run it: {_shorten(error)}") from error
+            raise DataError(f"{self._path}: onnxruntime cannot run it: {shorten(error)}") from error
         return results
 
 
-def _parse(path: Path, data: bytes) -> Any:
+def parse_model(path: Path, data: bytes) -> Any:
     """Parse a model without its external data; raises DataError if it is damaged or has loops."""
     onnx = import_extra("onnx", "onnx")
     try:
@@ -262,7 +262,7 @@ def _graphs(model: Any) -> Iterator[tuple[Sequence[Any], Sequence[Any]]]:
         yield graph.node, tensors + [part for each in sparse for part in (each.values, each.indices)]
 
 
-def _read_external_files(path: Path, model: Any) -> dict[str, bytes]:
+def read_external_files(path: Path, model: Any) -> dict[str, bytes]:
     """Read the external data files, by the names that the model uses.
 
     Raises:
@@ -286,7 +286,7 @@ def _read_external_files(path: Path, model: Any) -> dict[str, bytes]:
                 start = length = -1
             if min(start, length) < 0 or start + length > len(external[name]):
                 raise DataError(
-                    f"{path}: the weights {_shorten(repr(tensor.name))} lie outside {_shorten(repr(name))}, which has "
+                    f"{path}: the weights {shorten(repr(tensor.name))} lie outside {shorten(repr(name))}, which has "
                     f"{len(external[name])} bytes; one of the files is damaged or of another version"
                 )
     return external
@@ -299,11 +299,11 @@ def _require_inside(path: Path, name: str) -> None:
     folders = {os.path.realpath(path.parent), os.path.dirname(os.path.realpath(path))}  # noqa: PTH120
     if not any(target.startswith(folder.rstrip(os.sep) + os.sep) for folder in folders):
         raise DataError(
-            f"{path}: its weights are in {_shorten(repr(name))}, outside its folder, which is not allowed; put that "
+            f"{path}: its weights are in {shorten(repr(name))}, outside its folder, which is not allowed; put that "
             "file beside it, and save the model with the plain name"
         )
     if not is_file(target):
-        raise DataError(f"{path}: its weights are in {_shorten(repr(name))}, which is not beside it; copy both files")
+        raise DataError(f"{path}: its weights are in {shorten(repr(name))}, which is not beside it; copy both files")
 
 
 @contextmanager
@@ -345,6 +345,6 @@ def _sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def _shorten(error: Exception | str) -> str:
+def shorten(error: Exception | str) -> str:
     text = printable(" ".join(str(error).split()))
     return text if len(text) <= _MAX_TEXT else text[:_MAX_TEXT] + "…"

@@ -1,0 +1,6 @@
+"""Networks of ONNX files as trainable backbones."""
+
+from vplface.backbones.onnx_graph.network import OnnxBackbone
+from vplface.backbones.onnx_graph.read import ImportedGraph, read_graph
+
+__all__ = ["ImportedGraph", "OnnxBackbone", "read_graph"]
