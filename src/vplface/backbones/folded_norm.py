@@ -1,8 +1,7 @@
 """BatchNorm that changes nothing, and statistics of data for it.
 
-An exporter may fold BatchNorm into the convolution before it. What it had of mean and variance is lost then. In training
-BatchNorm normalises by the batch, so that it needs the statistics of its inputs, lest the network changes at the first
-step.
+An exporter may fold BatchNorm into the convolution before it, which loses its mean and variance. In training BatchNorm
+normalises by the batch. Without the statistics of its inputs the network would change at the first step.
 """
 
 from __future__ import annotations
@@ -18,13 +17,14 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 def make_identity(norm: _BatchNorm, bias: Float[Tensor, " channels"] | None = None) -> _BatchNorm:
     """Make ``norm`` x ↦ x + bias in evaluation, and mark it as one without statistics."""
-    assert norm.running_mean is not None and norm.running_var is not None
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
     with torch.no_grad():
         norm.running_mean.zero_()
         norm.running_var.fill_(1.0 - norm.eps)
         norm.weight.fill_(1.0)
         norm.bias.zero_() if bias is None else norm.bias.copy_(bias)
-    norm.without_statistics = True
+    vars(norm)["without_statistics"] = True
     return norm
 
 
@@ -38,7 +38,7 @@ def without_statistics(network: nn.Module) -> dict[str, _BatchNorm]:
 
 
 @torch.no_grad()
-def measure_statistics(network: nn.Module, batches: Iterable[Float[Tensor, "n 3 112 112"]]) -> int:
+def measure_statistics(network: nn.Module, batches: Iterable[Float[Tensor, "n channels ..."]]) -> int:
     """Give the marked BatchNorm modules the statistics of their inputs, without changing the network in evaluation.
 
     With mean m and variance v of a module's inputs, γ(x − μ)/√(σ² + ε) + β stays the same function for μ' = m, σ'² = v,
@@ -90,10 +90,11 @@ class _Moments:
 
 
 def _set_statistics(norm: _BatchNorm, mean: Float[Tensor, " channels"], variance: Float[Tensor, " channels"]) -> None:
-    assert norm.running_mean is not None and norm.running_var is not None
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
     gain = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
     norm.bias.copy_(norm.bias.double() + gain * (mean - norm.running_mean.double()))
     norm.weight.copy_(gain * (variance + norm.eps).sqrt())
     norm.running_mean.copy_(mean)
     norm.running_var.copy_(variance)
-    norm.without_statistics = False
+    vars(norm)["without_statistics"] = False

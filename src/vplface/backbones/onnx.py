@@ -346,5 +346,6 @@ def _sha256(data: bytes) -> str:
 
 
 def shorten(error: Exception | str) -> str:
+    """Text of an error or name of a file in one printable line of bounded length."""
     text = printable(" ".join(str(error).split()))
     return text if len(text) <= _MAX_TEXT else text[:_MAX_TEXT] + "…"

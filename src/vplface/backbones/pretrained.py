@@ -15,6 +15,7 @@ import torch
 from torch import Size, Tensor, nn
 
 from vplface.backbones.meta_init import meta_init
+from vplface.backbones.onnx_graph import load_onnx
 from vplface.backbones.table import BACKBONES
 from vplface.backbones.timm import Timm
 from vplface.bounds import DIM
@@ -33,8 +34,16 @@ _UNUSED_LENGTH = 7  # no layer of a backbone has this length
 
 
 def load_weights(backbone: nn.Module, path: str | Path) -> None:
-    """Load a weight file: :func:`load_timm` for a timm model, else :func:`load_insightface`."""
-    if isinstance(backbone, Timm):
+    """Load a file: an ``.onnx`` by structure, or weights by :func:`load_timm` or :func:`load_insightface`.
+
+    Raises:
+        DataError: as these, or for an ``.onnx`` file: an operator is not supported, a layer has no counterpart of the
+            same shape, or the embeddings differ from onnxruntime's; the message names node or layer.
+        MissingExtraError: an ``.onnx`` file without the extra ``onnx``.
+    """
+    if Path(path).suffix == ".onnx":
+        load_onnx(backbone, path)
+    elif isinstance(backbone, Timm):
         load_timm(backbone, path)
     else:
         load_insightface(backbone, path)

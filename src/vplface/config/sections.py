@@ -15,10 +15,12 @@ from vplface.backbones import option_types
 from vplface.config.conversion import as_expected, as_number
 from vplface.config.durations import Duration, DurationField
 from vplface.config.fields import NonNegative, Positive, Seed
+from vplface.config.onnx_file import with_graph
 from vplface.config.registry import SamplerField
 from vplface.config.section import Section, require_known_keys
 from vplface.config.validation import abbreviated, first_fault, validate_type
 from vplface.data.augment import Augmentation
+from vplface.data.pictures import SIZE, Preprocessing
 from vplface.data.samplers import Shuffled
 from vplface.strict_yaml import number
 from vplface.suggest import did_you_mean_or_known
@@ -30,7 +32,16 @@ def _refuse_unknown_options(value: object) -> object:
     return value
 
 
+def _refuse_unknown_preprocessing(value: object) -> object:
+    if isinstance(value, Mapping):
+        require_known_keys(value, [field.name for field in fields(Preprocessing)])
+        if value.get("size", SIZE) != SIZE:
+            raise ValueError(f"size must be {SIZE}, the pictures of every backbone, got {abbreviated(value['size'])}")
+    return value
+
+
 _AugmentationField = Annotated[Augmentation, BeforeValidator(_refuse_unknown_options)]
+_PreprocessingField = Annotated[Preprocessing, BeforeValidator(_refuse_unknown_preprocessing)]
 _SCALAR = str | int | float  # bool is an int
 
 
@@ -97,11 +108,13 @@ class BackboneConfig(Section):
     embedding_dim: int = Field(default=128, ge=1, le=bounds.DIM)
     options: dict[str, Any] = Field(default={})
     weights: Path | None = None
+    preprocessing: _PreprocessingField | None = None
 
     @model_validator(mode="before")
     @classmethod
     def _from_name(cls, value: object) -> object:
-        return {"name": value} if isinstance(value, str) else value
+        value = {"name": value} if isinstance(value, str) else value
+        return with_graph(value) if isinstance(value, Mapping) else value
 
     @model_validator(mode="after")
     def _options_fit(self) -> BackboneConfig:

@@ -208,7 +208,9 @@ def _training(card: ModelCard, settings: Mapping[str, Any]) -> list[str]:
         "batch size": settings.get("batch_size"),
         "loss": card.margin,
         "variational prototypes": card.variational or "none, plain prototypes",
-        "backbone": ", ".join([card.backbone, *(f"{key} {value}" for key, value in card.backbone_options.items())]),
+        "backbone": ", ".join(
+            [card.backbone, *(f"{key} {value}" for key, value in card.backbone_options.items() if key != "graph")]
+        ),
         "vplface": card.vplface_version,
     }
     lines = [f"- data: {_text(card.training_data)}"]

@@ -37,8 +37,13 @@ def device_of(name: str, local_rank: int = 0) -> torch.device:
     return torch.device("mps" if torch.mps.is_available() else "cpu")
 
 
-def backbone_of(config: Config, device: torch.device) -> nn.Module:
+def backbone_of(config: Config, device: torch.device, *, weights: bool = True) -> nn.Module:
     """The backbone, with the weights that it starts from.
+
+    Args:
+        config: the configuration.
+        device: where the backbone is.
+        weights: load the file of weights that the configuration names.
 
     Raises:
         ConfigError: if there is no such backbone, or it is too large for the memory of this machine.
@@ -52,15 +57,15 @@ def backbone_of(config: Config, device: torch.device) -> nn.Module:
         "lower backbone.embedding_dim or the sizes in backbone.options",
     )
     backbone = build(config.backbone.name, config.backbone.embedding_dim, **config.backbone.options)
-    if config.backbone.weights is not None:
+    if weights and config.backbone.weights is not None:
         load_weights(backbone, config.backbone.weights)
     # torch's overloads of Module.to leave out device and memory_format together.
     return backbone.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
 def preprocessing_of(config: Config) -> Preprocessing:
-    """The preprocessing of the backbone's input; all backbones share the default."""
-    return Preprocessing()
+    """The preprocessing of the backbone's input, which all backbones share unless the configuration has another."""
+    return config.backbone.preprocessing or Preprocessing()
 
 
 def head_of(

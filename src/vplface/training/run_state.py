@@ -122,13 +122,16 @@ class RunState:
         )
 
 
-def build_run(config: Config, context: DistributedContext | None = None, *, write: bool = True) -> RunState:
+def build_run(
+    config: Config, context: DistributedContext | None = None, *, write: bool = True, weights: bool = True
+) -> RunState:
     """Open the data and build networks, optimiser and schedule, all from ``config.seed``.
 
     Args:
         config: the configuration.
         context: the processes that share the run, each with classes of its own; None for this process alone.
         write: write generated faces to the folders of their sources; else each is generated when it is read.
+        weights: load the backbone's file of weights; not needed where a checkpoint replaces them.
 
     Raises:
         ConfigError: if the configuration cannot be carried out.
@@ -147,7 +150,7 @@ def build_run(config: Config, context: DistributedContext | None = None, *, writ
     require_parts(config, batches, context.size)
     per_epoch = len(batches)
     rate = _learning_rate(config, per_epoch)
-    backbone = backbone_of(config, device)
+    backbone = backbone_of(config, device, weights=weights)
     freezing = freezing_of(config, backbone, per_epoch)
     variational = _variational(config, pictures, batches)
     terms = config.resolved_terms(per_epoch)

@@ -18,6 +18,7 @@ from vplface.training.claim import claim, locked_run_folder
 from vplface.training.distributed import DistributedContext, join
 from vplface.training.failures import is_out_of_memory, out_of_memory
 from vplface.training.interrupt import Interrupt
+from vplface.training.norm_statistics import measure_norms
 from vplface.training.outputs import open_outputs
 from vplface.training.resume import (
     changed_keys,
@@ -69,7 +70,7 @@ def train_as(
         if kind_of(folder.path) is not None or not resume:
             context.on_main(lambda: stack.enter_context(locked_run_folder(folder)))
         checkpoint = _on_main(context, lambda: claim(config, resume=resume, overwrite=overwrite))
-        run = _build_in_turn(config, context)
+        run = _build_in_turn(config, context, weights=checkpoint is None)
         if checkpoint is not None:
             _restore(run, checkpoint, context)
         elif config.init_from is not None:
@@ -77,6 +78,8 @@ def train_as(
             other = _on_main(context, lambda: whole_checkpoint(source))
             assert other is not None
             init_from_run(other, run)
+        else:
+            measure_norms(run)
         if checkpoint is None and config.finetune.batchnorm == "reestimate":
             reestimate(run)
         if checkpoint is None and run.start is not None:
@@ -106,11 +109,11 @@ def _on_main(context: DistributedContext, choose: Callable[[], Path | None]) -> 
     return None if path is None else Path(path)
 
 
-def _build_in_turn(config: Config, context: DistributedContext) -> RunState:
+def _build_in_turn(config: Config, context: DistributedContext, *, weights: bool) -> RunState:
     """Build the run, in the first process before the others: it may have to write pictures that all read."""
     built: list[RunState] = []
-    context.on_main(lambda: built.append(build_run(config, context)))
-    return built[0] if built else build_run(config, context)
+    context.on_main(lambda: built.append(build_run(config, context, weights=weights)))
+    return built[0] if built else build_run(config, context, weights=weights)
 
 
 def _restore(run: RunState, checkpoint: Path, context: DistributedContext) -> None:

@@ -10,12 +10,15 @@ import torch
 from torch import Tensor
 
 from vplface.backbones.onnx_graph.graph import Graph, Node
-from vplface.backbones.onnx_graph.operators import OPERATORS, UnsupportedError, Value
+from vplface.backbones.onnx_graph.operators import OPERATORS
+from vplface.backbones.onnx_graph.values import Value, require
 from vplface.backbones.precision import full_precision
 from vplface.errors import DataError
 
 NORM = "BatchNormalization"
 _PRODUCTS = ("Conv", "Gemm", "MatMul")
+MAX_ELEMENTS = 2**30
+"""Largest tensor of two pictures, in numbers."""
 
 
 class Program:
@@ -50,7 +53,7 @@ class Program:
         pictures: Tensor,
         values: Mapping[str, Value],
         norm: Callable[[Node, Tensor], Tensor],
-        watch: Callable[[Node], None] | None = None,
+        watch: Callable[[Node, list[Value]], None] | None = None,
     ) -> Value:
         """The output for a batch of pictures.
 
@@ -60,7 +63,7 @@ class Program:
             pictures: [n, 3, size, size].
             values: weights and constants by name.
             norm: runs a BatchNormalization.
-            watch: called before each node.
+            watch: called before each node, with its inputs.
         """
         first = pictures.permute(0, 2, 3, 1) if self.graph.channels_last else pictures
         found: dict[str, Value] = {"": None, self.graph.input: first}
@@ -79,12 +82,12 @@ class Program:
         found: dict[str, Value],
         values: Mapping[str, Value],
         norm: Callable[[Node, Tensor], Tensor],
-        watch: Callable[[Node], None] | None,
+        watch: Callable[[Node, list[Value]], None] | None,
     ) -> None:
         for node, dying in nodes:
-            if watch is not None:
-                watch(node)
             inputs = [found[name] if name in found else values[name] for name in node.inputs]
+            if watch is not None:
+                watch(node, inputs)
             if node.operator == NORM:
                 result: Any = norm(node, inputs[0])
             else:
@@ -110,31 +113,37 @@ def check_shapes(program: Program, size: int) -> int:
     Raises:
         DataError: a node does not run, which is named, or the output is no embedding.
     """
-    graph, current = program.graph, [None]
+    graph = program.graph
     device = torch.device("meta")
     weights = {name: torch.empty(shape, device=device) for name, shape in graph.parameters.items()}
+    visited: list[Node] = []
 
     def norm(node: Node, x: Tensor) -> Tensor:
-        for name in node.inputs[1:]:
-            if name not in weights or weights[name].shape != x.shape[1:2]:
-                raise UnsupportedError("its statistics are not one weight a channel")
+        fits = all(name in weights and weights[name].shape == x.shape[1:2] for name in node.inputs[1:])
+        require(fits and len(node.inputs) == 5, "its statistics are not one weight a channel")
         return x * 1.0
 
-    def watch(node: Node) -> None:
-        current[0] = node  # type: ignore[call-overload]
+    def watch(node: Node, inputs: list[Value]) -> None:
+        visited.append(node)
+        large = any(isinstance(each, Tensor) and each.numel() > MAX_ELEMENTS for each in inputs)
+        require(not large, f"its inputs have more than {MAX_ELEMENTS:,} numbers")
 
     try:
         with torch.no_grad():
-            output = program.run(torch.empty(2, 3, size, size, device=device), graph.constants | weights, norm, watch)
+            output = program.run(
+                torch.empty(2, 3, size, size, device=device), {**graph.constants, **weights}, norm, watch
+            )
     except Exception as error:  # operators raise many kinds for inputs that do not fit
-        if current[0] is None:
-            raise DataError(f"the graph has no node: {error}") from error
-        reason = f"attribute {str(error).rpartition(' ')[2]}" if "unexpected keyword" in str(error) else str(error)
-        raise DataError(unsupported(current[0], reason.partition("\n")[0])) from error
+        reason = str(error).partition("\n")[0]
+        if isinstance(error, TypeError) and "unexpected keyword argument" in reason:
+            reason = f"its attribute {reason.rpartition(' ')[2]} is not supported"
+        raise DataError(unsupported(visited[-1], reason) if visited else f"the graph is damaged: {reason}") from error
     embedding = embedding_of(output, 2)
     if embedding is None:
         shape = list(output.shape) if isinstance(output, Tensor) else type(output).__name__
-        raise DataError(f"the output {graph.output!r} is no embedding: its shape is {shape} for 2 pictures")
+        raise DataError(
+            f"no output is an embedding, one vector a picture: {graph.output!r} has shape {shape} for 2 pictures"
+        )
     return embedding.shape[1]
 
 

@@ -1,7 +1,7 @@
 """Networks as lists of operators, without their weights, and their compact text form.
 
-The text is stored with a model, so that neither the ONNX file nor the package onnx is needed to build it again. It comes
-from untrusted files: nothing in it is executed, and its size is bounded.
+The text is stored with a model, which needs neither the ONNX file nor the package onnx after that. It may come from an
+untrusted file: nothing in it is executed, and its size is bounded.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ class Graph:
             )
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError, zlib.error) as error:
             raise ConfigError(
-                f"the graph of the network cannot be read: {error}; it is damaged, or another version of vplface wrote it"
+                f"the graph of the network cannot be read: {error}; it is damaged, or of another version of vplface"
             ) from error
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import nn
@@ -19,6 +20,24 @@ TOLERANCE = 1e-4
 HALF_FLOOR = 0.999
 """Lowest cosine between them for a file that computes in float16, whose weights torch trains in float32."""
 _PICTURES = 3
+
+
+def from_onnx(path: str | Path, norm: Literal["none", "fresh"] = "none") -> OnnxBackbone:
+    """The network of an ONNX file as a backbone with the file's weights.
+
+    Args:
+        path: the file. Its input takes pictures of 112×112, one of its outputs is the embedding.
+        norm: see :class:`OnnxBackbone`.
+
+    Raises:
+        ConfigError: ``norm`` is ``"fresh"``, but nothing is folded.
+        DataError: as :func:`load_onnx`.
+        MissingExtraError: the extra ``onnx`` is not installed.
+    """
+    file = read_graph(Path(path))
+    backbone = OnnxBackbone(file.dim, file.graph.to_text(), norm)
+    load_onnx(backbone, path)
+    return backbone
 
 
 def load_onnx(backbone: nn.Module, path: str | Path) -> None:

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vplface.backbones.folded_norm import make_identity
-from vplface.backbones.onnx_graph.execute import NORM, Program, check_shapes, embedding_of
+from vplface.backbones.onnx_graph.execute import NORM, Program, check_shapes
 from vplface.backbones.onnx_graph.folded import convolutions_without_norm, with_norms
 from vplface.backbones.onnx_graph.graph import Graph, Node
 from vplface.errors import ConfigError, DataError
@@ -80,8 +80,10 @@ class OnnxBackbone(nn.Module):
         for index, node in enumerate(parsed.nodes):
             self._add_layer(f"{node.operator.lower()}{index}", node, fresh=node.name in added)
         norms = sum(node.operator == NORM for node in parsed.nodes) - len(added)
-        self.description = f"{norms} BatchNorm" + (f", {folded} folded into convolutions" if folded else "") + (
-            " and fresh" if added else ""
+        self.description = (
+            f"{norms} BatchNorm"
+            + (f", {folded} folded into convolutions" if folded else "")
+            + (" and fresh" if added else "")
         )
 
     def _add_layer(self, key: str, node: Node, *, fresh: bool) -> None:
@@ -107,9 +109,8 @@ class OnnxBackbone(nn.Module):
         """Return the embeddings as the network gives them."""
         graph = self._program.graph
         weights = {name: self._tensor(name).view(shape) for name, shape in graph.parameters.items()}
-        embedding = embedding_of(self._program.run(x, graph.constants | weights, self._normalise), len(x))
-        assert embedding is not None  # the constructor has checked the shapes
-        return embedding
+        output: Tensor = self._program.run(x, {**graph.constants, **weights}, self._normalise)
+        return output.flatten(1)
 
     def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
         """Load weights by their names in the graph; those of fresh BatchNorm are left out."""

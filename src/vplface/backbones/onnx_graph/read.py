@@ -86,6 +86,8 @@ def read_graph(path: Path) -> ImportedGraph:
         graph, dim = reader.embedding()
     except DataError as error:
         raise DataError(f"{path}: {error}") from error
+    if not graph.parameters:
+        raise DataError(f"{path}: has no weights that could be trained")
     return ImportedGraph(
         graph,
         {name: reader.tensors[name] for name in graph.parameters},
@@ -228,7 +230,9 @@ class _Reader:
                 raise DataError(unsupported(node, "it was exported in training mode; export the network in evaluation"))
             attributes, outputs = {"epsilon": float(attributes.get("epsilon", 1e-5))}, outputs[:1]
         elif node.operator == "Reshape" and self._batch is not None:
-            inputs[1] = self._open_batch(inputs[1])
+            opened = self._open_batch(inputs[1])
+            if opened != inputs[1]:
+                inputs[1], attributes = opened, {}
         return replace(node, inputs=tuple(inputs), outputs=outputs, attributes=attributes)
 
     def _open_batch(self, name: str) -> str:

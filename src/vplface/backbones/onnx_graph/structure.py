@@ -70,15 +70,17 @@ def load_by_structure(backbone: nn.Module, file: ImportedGraph, title: str) -> N
     own, found = list(_own_layers(backbone)), list(_FileLayers(file))
     pairs, left = [], list(found)
     for layer in own:
-        match = next((each for each in left if (each.kind, each.weight.shape) == (layer.kind, layer.weight.shape)), None)
+        match = next(
+            (each for each in left if (each.kind, each.weight.shape) == (layer.kind, layer.weight.shape)), None
+        )
         if match is None:
             raise DataError(_mismatch(title, layer, left))
         left.remove(match)
         pairs.append((layer, match))
     if left:
         raise DataError(
-            f"the file has more layers than {title}: the first without a counterpart is {left[0].node}, a {left[0].kind}"
-            f" with weights of shape {tuple(left[0].weight.shape)}"
+            f"the file has more layers than {title}: the first without a counterpart is {left[0].node}, a"
+            f" {left[0].kind} with weights of shape {tuple(left[0].weight.shape)}"
         )
     for layer, match in pairs:
         _require_fit(title, layer, match)
@@ -96,12 +98,13 @@ def _mismatch(title: str, layer: _OwnLayer, left: list[_FileLayer]) -> str:
     )
     return (
         f"these weights are not for {title}: its layer {layer.name}, a {layer.kind}, has weights of shape"
-        f" {tuple(layer.weight.shape)}, where {there}; to train the network of the file as it is, set backbone.name=onnx"
+        f" {tuple(layer.weight.shape)}, where {there}; to train the network of the file as it is, set"
+        " backbone.name=onnx"
     )
 
 
 def _own_layers(backbone: nn.Module) -> Iterator[_OwnLayer]:
-    """Layers in the order of a forward pass, with one layer for a BatchNorm and what it normalises."""
+    """Layers in the order of a forward pass; a BatchNorm belongs to the layer that it normalises."""
     layers: list[_OwnLayer] = []
 
     def record(name: str) -> Any:
@@ -216,7 +219,8 @@ def _require_fit(title: str, layer: _OwnLayer, match: _FileLayer) -> None:
         surplus = f"a bias of shape {tuple(match.bias.shape)}"
     if surplus is not None:
         raise DataError(
-            f"these weights are not for {title}: {match.node} has {surplus}, for which its layer {layer.name} has no place"
+            f"these weights are not for {title}: {match.node} has {surplus}, for which its layer"
+            f" {layer.name} has no place"
         )
 
 
@@ -243,7 +247,8 @@ def _copy(layer: _OwnLayer, match: _FileLayer) -> None:
 def _copy_norm(norm: _BatchNorm, given: _Norm, bias: Tensor | None) -> None:
     """Copy a BatchNorm; a bias of the layer before becomes part of its mean, a difference in ε of its variance."""
     weight, own_bias, mean, variance = given.tensors
-    assert norm.running_mean is not None and norm.running_var is not None
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
     norm.weight.copy_(weight)
     norm.bias.copy_(own_bias)
     norm.running_mean.copy_(mean if bias is None else mean - bias)
