@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 import torch
 
+from vplface.backbones.folded_norm import describe_norms
 from vplface.config import Config
 from vplface.data.samplers import visits
 from vplface.errors import ConfigError
@@ -53,6 +54,7 @@ class Plan:
         steps_per_epoch: optimiser steps.
         steps: of the whole run.
         parameters: of the backbone.
+        normalisation: BatchNorm of the backbone, where it comes from an ONNX file; else None.
         trained: which of them train.
         softmax: how the head computes it.
         footprint: memory, traffic and checkpoints.
@@ -69,6 +71,7 @@ class Plan:
     steps_per_epoch: int
     steps: int
     parameters: int
+    normalisation: str | None
     trained: Trained
     softmax: str
     footprint: Footprint
@@ -139,6 +142,7 @@ def plan(config: Config, gpus: int = 1) -> Plan:
         steps_per_epoch=per_epoch,
         steps=run.rate.steps,
         parameters=network.parameters,
+        normalisation=describe_norms(run.backbone),
         trained=_trained(run),
         softmax=run.head.implementation,
         footprint=footprint(size, network),

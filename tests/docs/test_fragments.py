@@ -6,12 +6,16 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnx
 import pytest
 import yaml
 
+from helpers.onnx_files import node, written
 from helpers.pages import PAGES, Block, blocks
 from vplface.config import Config, build_config, overlay, read_config, read_recipe
 from vplface.errors import VplfaceError
+from vplface.stored_model import CARD_KEY, ModelCard
 from vplface.study.grid import StudyFile, grid_of_recipe, is_study, read_grid
 
 BASE = read_recipe("folder")
@@ -23,6 +27,7 @@ PLACES = [
     ("data", "train"),
     ("data", "augmentation"),
     ("backbone",),
+    ("backbone", "preprocessing"),
     ("finetune",),
     ("ramps",),
     ("distill",),
@@ -38,6 +43,17 @@ PLACES = [
 FOR_NUMBERS = re.compile(r"\b(n|k)\b")
 
 YAML_BLOCKS = [block for page in PAGES for block in blocks(page, "yaml")]
+
+
+@pytest.fixture(autouse=True)
+def model_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The working folder with the ONNX file that pages name, which has a card."""
+    nodes = [node("Conv", "x,W", "c"), node("GlobalAveragePool", "c", "p"), node("Flatten", "p")]
+    path = written(tmp_path / "model.onnx", nodes, W=np.ones((8, 3, 1, 1), np.float32))
+    model = onnx.load(path)
+    model.metadata_props.add(key=CARD_KEY, value=ModelCard("tiny", 8).to_json())
+    onnx.save(model, path)
+    monkeypatch.chdir(tmp_path)
 
 
 def place(block: Block) -> str:

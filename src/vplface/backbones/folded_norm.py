@@ -28,6 +28,15 @@ def make_identity(norm: _BatchNorm, bias: Float[Tensor, " channels"] | None = No
     return norm
 
 
+def describe_norms(network: nn.Module) -> str | None:
+    """The BatchNorm of a network from an ONNX file: kept, folded or fresh; None for any other network."""
+    count = len(without_statistics(network))
+    description: str | None = getattr(network, "description", None)
+    if description is None and count:
+        return f"{count} BatchNorm were folded in the file, and get statistics of the training pictures"
+    return description
+
+
 def without_statistics(network: nn.Module) -> dict[str, _BatchNorm]:
     """The BatchNorm modules, by name, that :func:`make_identity` has marked."""
     return {

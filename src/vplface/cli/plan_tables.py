@@ -70,6 +70,7 @@ def show_plan(config: Config, as_json: bool, gpus: int = 1) -> None:
             "backbone",
             f"{config.backbone.name} → {config.backbone.embedding_dim}, {plan.parameters / 1e6:.2f} M parameters",
         ),
+        *([] if plan.normalisation is None else [("normalisation", plan.normalisation)]),
         *_trained(plan.trained, config.optimizer.lr * config.optimizer.head_lr_scale),
         ("loss", f"{config.margin}"),
         *([] if config.distill is None else [("distilled from", _distilled(config.distill))]),
