@@ -11,7 +11,7 @@ import onnx
 import pytest
 import yaml
 
-from helpers.onnx_files import node, written
+from helpers import onnx_files
 from helpers.pages import PAGES, Block, blocks
 from vplface.config import Config, build_config, overlay, read_config, read_recipe
 from vplface.errors import VplfaceError
@@ -48,8 +48,12 @@ YAML_BLOCKS = [block for page in PAGES for block in blocks(page, "yaml")]
 @pytest.fixture(autouse=True)
 def model_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The working folder with the ONNX file that pages name, which has a card."""
-    nodes = [node("Conv", "x,W", "c"), node("GlobalAveragePool", "c", "p"), node("Flatten", "p")]
-    path = written(tmp_path / "model.onnx", nodes, W=np.ones((8, 3, 1, 1), np.float32))
+    nodes = [
+        onnx_files.node("Conv", "x,W", "c"),
+        onnx_files.node("GlobalAveragePool", "c", "p"),
+        onnx_files.node("Flatten", "p"),
+    ]
+    path = onnx_files.written(tmp_path / "model.onnx", nodes, W=np.ones((8, 3, 1, 1), np.float32))
     model = onnx.load(path)
     model.metadata_props.add(key=CARD_KEY, value=ModelCard("tiny", 8).to_json())
     onnx.save(model, path)

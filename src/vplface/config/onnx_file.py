@@ -18,7 +18,8 @@ from vplface.stored_model import CARD_KEY, ModelCard
 def with_graph(values: Mapping[str, Any]) -> Mapping[str, Any]:
     """The section of a backbone ``onnx``, with the graph, the embedding dimension and the preprocessing of its file.
 
-    A section that already has a graph is returned unchanged: that of a run does not need its file any more.
+    The embedding dimension is a fact of the file, and replaces that of the recipe, which may be of another backbone. A
+    section that already has a graph is returned unchanged: that of a run does not need its file any more.
 
     Raises:
         ValueError: there is no file, it cannot be trained, or its preprocessing is not known.
@@ -35,9 +36,6 @@ def with_graph(values: Mapping[str, Any]) -> Mapping[str, Any]:
         graph, dim, takes_uint8, card = _read(path, status and status.st_mtime_ns, status and status.st_size)
     except (DataError, OSError) as error:
         raise ValueError(str(error)) from error
-    wanted = as_expected(int, values.get("embedding_dim", dim))
-    if wanted != dim:
-        raise ValueError(f"{path} gives embeddings of {dim} dimensions; set backbone.embedding_dim={dim}")
     preprocessing = values.get("preprocessing")
     if preprocessing is None and card is not None:
         preprocessing = card.preprocessing.to_dict()
