@@ -8,7 +8,7 @@ The device ``"meta"`` stands for a CUDA device.
 from __future__ import annotations
 
 import torch
-from jaxtyping import Shaped
+from jaxtyping import Int, Shaped
 from torch import Tensor
 
 
@@ -22,6 +22,26 @@ def send(tensor: Shaped[Tensor, "*shape"], device: torch.device) -> Shaped[Tenso
     if device.type == "cuda":
         tensor = tensor.pin_memory()
     return tensor.to(device, non_blocking=True)
+
+
+class SentNumber:
+    """A whole number on its way from a device to the host.
+
+    Args:
+        number: on the device.
+    """
+
+    def __init__(self, number: Int[Tensor, 1]) -> None:
+        cuda, meta = number.is_cuda, number.is_meta
+        self._host = torch.empty(1, dtype=number.dtype, device="meta" if meta else "cpu", pin_memory=cuda)
+        self._host.copy_(number, non_blocking=True)
+        self._arrived = torch.cuda.current_stream(number.device).record_event() if cuda else None
+
+    def read(self) -> int | None:
+        """The number, for which the host waits unless it has arrived; None on ``"meta"``."""
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        return None if self._host.is_meta else int(self._host[0])
 
 
 def autocast_type(device: torch.device) -> str:

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from vplface import devices
 from vplface.guards import LARGEST_LOSS_WEIGHT, scaled_loss
 from vplface.prototypes.batch import DegenerateEmbeddingError
 from vplface.ranks import OtherRankError
@@ -40,10 +41,8 @@ class Faults:
 
     def __init__(self) -> None:
         self._word: Tensor | None = None
-        self._host: Tensor | None = None
-        self._arrived: torch.cuda.Event | None = None
+        self._sent: devices.SentNumber | None = None
         self._step: int | None = None  # whose fault has not been looked at
-        self._sent = False
         self._seen: tuple[int, Exception] | None = None
         self._place: tuple[int, int] | None = None
         self._refusal: Exception | None = None
@@ -71,12 +70,7 @@ class Faults:
         """
         if self._word is None or self._word.device != device:
             self._word = torch.full((1,), NO_FAULT, dtype=torch.int32, device=device)
-            on_meta = device.type == "meta"
-            self._host = torch.empty(
-                1, dtype=torch.int32, device="meta" if on_meta else "cpu", pin_memory=device.type == "cuda"
-            )
-            self._arrived = torch.cuda.Event() if device.type == "cuda" else None  # type: ignore[no-untyped-call]
-        self._step, self._sent, self._place, self._refusal = step, False, place, refusal
+        self._step, self._sent, self._place, self._refusal = step, None, place, refusal
         return self._word
 
     def note(
@@ -134,12 +128,8 @@ class Faults:
 
     def send(self) -> None:
         """Send the fault of the step to the host."""
-        if self._word is None or self._host is None:
-            return
-        self._host.copy_(self._word, non_blocking=True)
-        if self._arrived is not None:
-            self._arrived.record()
-        self._sent = True
+        if self._word is not None:
+            self._sent = devices.SentNumber(self._word)
 
     def look(self, num_classes: int) -> tuple[int, Exception] | None:
         """Number and fault of the last step, None without a fault; the word is free for another step.
@@ -147,17 +137,12 @@ class Faults:
         Args:
             num_classes: N, for the message.
         """
-        if self._step is None or self._word is None or self._host is None:
+        if self._step is None or self._word is None:
             return self._seen
-        if not self._sent:
-            self.send()
+        sent = self._sent or devices.SentNumber(self._word)
         step, self._step = self._step, None
-        if self._host.is_meta:
-            return None
-        if self._arrived is not None:
-            self._arrived.synchronize()
-        word = int(self._host[0])
-        if word != NO_FAULT:
+        word = sent.read()
+        if word is not None and word != NO_FAULT:
             self._word.fill_(NO_FAULT)
             self._seen = step, self._error(word, num_classes)
         return self._seen

@@ -149,12 +149,12 @@ class HeadSoftmax:
         It moves nothing, leaves out nothing, and keeps nothing in the workspace of the classification loss. The
         arguments are those of ``loss``.
         """
-        rows, places, _ = self._drawn(labels, step)
+        backend = self._backend(weight.device)
+        rows, places, absent = self._drawn(labels, step, at_fixed_size=backend != "reference")
         weight = weight.detach()
         if rows is not None:
             weight, injection = weight[rows], injection.of(rows)
-        problem = SoftmaxProblem(features, places, weight, margin, injection, ranks=self.ranks)
-        backend = self._backend(weight.device)
+        problem = SoftmaxProblem(features, places, weight, margin, injection, absent=absent, ranks=self.ranks)
         if backend == "reference":
             return _by_definition(problem)
         operations = tile_operations(backend, weight.device)

@@ -9,13 +9,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
+from vplface import devices
 from vplface.once import once
 from vplface.prototypes import Injection
 from vplface.prototypes.injection import Injections
+from vplface.prototypes.memory import read_rows, rows_here, write_rows
 from vplface.terms.term import Batch, BoundTerm, require_positive, require_steps
 
 
@@ -79,8 +81,12 @@ class _EPL(BoundTerm):
         self.register_buffer("empirical", torch.zeros(classes, dim))
         self.register_buffer("seen", torch.zeros(classes, dtype=torch.uint8))
         self._injections = Injections()
+        self._step = -1  # whose parts have sent their turns
+        self._sent: list[devices.SentNumber] = []
 
     def loss(self, batch: Batch) -> Float[Tensor, ""] | None:
+        if devices.reading_waits(batch.labels.device):
+            self._send_turns(batch)
         if batch.step < self.options.start:
             return None
         injection = Injection(self.empirical, self.seen, lam=1.0)  # P_j in place of v_j where there is one
@@ -91,24 +97,40 @@ class _EPL(BoundTerm):
 
     def remember(self, features: Tensor, labels: Tensor, rows: Tensor) -> None:
         self._injections.preserve(rows)
-        features, rows = features[rows >= 0].to(self.empirical.dtype), rows[rows >= 0]
+        rows, features = rows_here(rows, features.to(self.empirical.dtype))
         # The first samples of all classes in the batch, then the second ones, ...
-        order = rows.argsort(stable=True)
-        counts = torch.unique_consecutive(rows[order], return_counts=True)[1]
-        turn = torch.arange(len(rows), device=rows.device) - (counts.cumsum(0) - counts).repeat_interleave(counts)
-        for number in range(int(counts.max()) if len(counts) else 0):
-            samples = order[turn == number]
-            x, row = features[samples], rows[samples]
-            before = self.empirical[row]
-            share = torch.sigmoid(cosine_similarity(x, before)).unsqueeze(1) * self.seen[row].unsqueeze(1)
-            self.empirical[row] = share * before + (1.0 - share) * x
-            self.seen[row] = 1
+        ordered, order = rows.sort(stable=True)
+        turn, features = _turns(ordered), features[order]
+        for number in range(self._largest_turn(turn) + 1):
+            row, x = rows_here(torch.where(turn == number, ordered, -1), features)
+            before, seen = read_rows(self.empirical, row), read_rows(self.seen, row)
+            share = torch.sigmoid(cosine_similarity(x, before)).unsqueeze(1) * seen.unsqueeze(1)
+            write_rows(self.empirical, row, share * before + (1.0 - share) * x)
+            write_rows(self.seen, row, torch.ones_like(seen))
+
+    def _send_turns(self, batch: Batch) -> None:
+        """Send to the host how often a class occurs in a part of a step, which ``remember`` needs."""
+        if batch.step != self._step:
+            self._step, self._sent = batch.step, []
+        self._sent.append(devices.SentNumber(_turns(batch.labels.sort().values).amax(0, keepdim=True)))
+
+    def _largest_turn(self, turn: Int[Tensor, " samples"]) -> int:
+        """The largest turn, or more; −1 without samples."""
+        sent, self._sent = self._sent, []
+        if sent:
+            return sum((each.read() or 0) + 1 for each in sent) - 1
+        return int(turn.max()) if len(turn) else -1
 
     def __getstate__(self) -> dict[str, Any]:
-        state = self.__dict__.copy()
+        state = {**self.__dict__, "_sent": []}
         del state["_injections"]  # those of losses that stay here
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]  # torch
         self._injections = Injections()
+
+
+def _turns(ordered: Int[Tensor, " samples"]) -> Int[Tensor, " samples"]:
+    """How many samples of the same class come before each, of classes in ascending order."""
+    return torch.arange(len(ordered), device=ordered.device) - torch.searchsorted(ordered, ordered)

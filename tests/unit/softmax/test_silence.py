@@ -70,12 +70,14 @@ SILENT = {
     "UniTSFace": {"terms": [UniTSFace(scale=8.0)]},
     "UNPG": {"terms": [UNPG(whisker=0.5)]},
     "XBM": {"terms": [XBM(size=20, start=0)]},
+    "EPL": {"terms": [EPL(start=0)]},
+    "EPL, sample_rate": {"terms": [EPL(start=1)], "sample_rate": 0.3},
+    "EPL, held": {"terms": [EPL(start=1)], "optimizer": FusedSGD(0.1, in_backward=False), "variational": None},
     "BroadFace": {"terms": [BroadFace(size=20, start=0)], "variational": None},
 }
 """Heads whose training step reads nothing."""
 READING = {
     "VonMisesFisher": {"variational": Variational(0.3, 3, 0, memory=VonMisesFisher(bank=16))},
-    "EPL": {"terms": [EPL(start=0)]},
     "filter_bound": {"filter_bound": 0.1},
 }
 """Heads whose training step reads."""
