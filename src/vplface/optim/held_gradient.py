@@ -10,6 +10,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.linalg import vector_norm
 
+from vplface import devices
+
 
 class HeldGradient:
     """Gradient of the rows of W that take part in a step: the sum over its backward passes.
@@ -92,19 +94,23 @@ class HeldGradient:
         self.factor = factor if self.factor is None else self.factor * factor
 
     def total(self) -> tuple[Int[Tensor, " drawn"] | None, Float[Tensor, "rows ... dim"]] | None:
-        """Rows of W, None for all, and their gradient without the factor; None where no row has a gradient.
+        """Rows of W, None for all and −1 for none, and their gradient without the factor; None where no row has one.
 
         Raises:
             RuntimeError: if the last backward pass did not reach all rows.
         """
         self._require_all_rows()
         if len(self._parts) > 1:  # each pass has drawn other rows
-            rows: Tensor = torch.unique(torch.cat([among for among, _ in self._parts if among is not None]))
+            every = torch.cat([among for among, _ in self._parts if among is not None])
+            waits = devices.reading_waits(every.device)
+            rows: Tensor = every.sort().values if waits else torch.unique(every)
             first = self._parts[0][1]
             gradient = first.new_zeros((len(rows), *first.shape[1:]))
             for among, part in self._parts:
                 assert among is not None
                 gradient.index_add_(0, torch.searchsorted(rows, among), part)
+            if waits:
+                rows = torch.where(torch.cat([rows.new_ones(1, dtype=torch.bool), rows[1:] != rows[:-1]]), rows, -1)
             self._parts = [(rows, gradient)]
             self._norms, self._target = {0: (len(rows), _norm(gradient))}, gradient
         return self._parts[0] if self._parts else None

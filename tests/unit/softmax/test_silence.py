@@ -177,6 +177,38 @@ def test_PrototypeHead_on_a_silent_device_is_the_definition(options, monkeypatch
     torch.testing.assert_close(trajectory(options, "tiled"), definition, atol=1e-10, rtol=1e-8)
 
 
+def take_step_in_parts(head, parts):
+    head.optimizer.zero_grad()
+    with head.micro_batches():
+        for embeddings, labels in parts:
+            head(embeddings, labels).backward()
+    clip_grad_norm_([], 5.0, head=head)
+    head.optimizer.step()
+
+
+HELD = {"sample_rate": 0.2, "optimizer": FusedSGD(0.1, in_backward=False)}
+
+
+def test_PrototypeHead_reads_nothing_in_a_step_of_several_parts(launches):
+    head = made(HELD, 1000, 24, device="meta", backend="triton")
+    for step in range(3):
+        parts = [(torch.empty(8, 24, device="meta"), torch.empty(8, dtype=torch.int64, device="meta"))] * 2
+        with Started():
+            take_step_in_parts(head, parts)
+        assert head.step_count == step + 1
+
+
+def test_PrototypeHead_on_a_silent_device_adds_up_the_rows_that_parts_draw(monkeypatch):
+    found = []
+    for waits in (False, True):
+        monkeypatch.setattr(devices, "reading_waits", lambda device, waits=waits: waits)
+        head = made({**HELD, "dtype": torch.float64}, backend="tiled")
+        for step in range(4):
+            take_step_in_parts(head, [batch(2 * step), batch(2 * step + 1)])
+        found.append([dict(head.state_dict()), head.optimizer.state_dict()])
+    torch.testing.assert_close(*found, atol=1e-12, rtol=1e-10)
+
+
 def test_PrototypeHead_on_a_silent_device_remembers_after_backward(silent):
     head, plain = made({}), made({"optimizer": None})
     for step in range(3):
