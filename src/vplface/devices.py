@@ -21,7 +21,7 @@ def send(tensor: Shaped[Tensor, "*shape"], device: torch.device) -> Shaped[Tenso
     """A tensor of the host on a device, without a wait for the copy."""
     if device.type == "cuda":
         tensor = tensor.pin_memory()
-    return tensor.to(device, non_blocking=True)
+    return tensor.to(device, non_blocking=reading_waits(device))
 
 
 class SentNumber:

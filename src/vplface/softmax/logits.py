@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from vplface.margins.sample import changes_negatives, negative_of
@@ -46,31 +46,42 @@ class TileLogits:
             self.own.fill(logits, tile.rows, -torch.inf)
             return logits, slope
         logits *= slope
-        of_class = logits.view(-1, self.subcenters, logits.shape[1])
-        further = torch.arange(self.subcenters, device=logits.device).view(1, -1, 1) != of_class.argmax(1, keepdim=True)
+        left_out = self._left_out(tile, logits)
         if self.changed:
             with torch.enable_grad():
                 cosine = logits.requires_grad_()
                 others = negative_of(self.margin, cosine, self.target, self.strength, self.threshold)
                 (change,) = torch.autograd.grad(others.sum(), cosine)
             logits, slope = others.detach().clone(), change * slope
-        logits.mul_(self.margin.scale).view(-1, self.subcenters, logits.shape[1]).masked_fill_(further, -torch.inf)
-        if self.absent is not None:
-            absent = self.absent[self._classes(tile)].view(-1, 1, 1)
-            logits.view(-1, self.subcenters, logits.shape[1]).masked_fill_(absent, -torch.inf)
+        logits.mul_(self.margin.scale)
+        if left_out is not None:
+            self._by_class(logits).masked_fill_(left_out, -torch.inf)
         if self.subcenters == 1:
             self.own.fill(logits, tile.rows, -torch.inf)
         else:
             self._leave_out_own_classes(logits, tile)
         return logits, slope
 
+    def _left_out(
+        self, tile: Tile, cosines: Float[Tensor, "tile batch"]
+    ) -> Bool[Tensor, "classes subcenters #batch"] | None:
+        """Sub-centres that are not the nearest of their class, and absent classes; None for none."""
+        absent = None if self.absent is None else self.absent[self._classes(tile)].view(-1, 1, 1)
+        if self.subcenters == 1:
+            return absent
+        numbers = torch.arange(self.subcenters, device=cosines.device).view(1, -1, 1)
+        further = numbers != self._by_class(cosines).argmax(1, keepdim=True)
+        return further if absent is None else further | absent
+
     def _leave_out_own_classes(self, logits: Float[Tensor, "tile batch"], tile: Tile) -> None:
         """−∞ for all sub-centres of the own class of a sample."""
         classes = self._classes(tile)
         own = torch.where(self.own.rows >= 0, self.own.rows // self.subcenters, -1)
         numbers = torch.arange(classes.start, classes.stop, device=logits.device)
-        of_class = logits.view(-1, self.subcenters, logits.shape[1])
-        of_class.masked_fill_((numbers.unsqueeze(1) == own).unsqueeze(1), -torch.inf)
+        self._by_class(logits).masked_fill_((numbers.unsqueeze(1) == own).unsqueeze(1), -torch.inf)
+
+    def _by_class(self, logits: Float[Tensor, "tile batch"]) -> Float[Tensor, "classes subcenters batch"]:
+        return logits.view(-1, self.subcenters, logits.shape[1])
 
     def _classes(self, tile: Tile) -> slice:
         return slice(tile.rows.start // self.subcenters, tile.rows.stop // self.subcenters)
