@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 
 import numpy as np
@@ -24,11 +23,12 @@ _BATCH = 32
 def measure_norms(run: RunState) -> None:
     """Measure the statistics of BatchNorm without any, on training pictures; the embeddings stay as they are.
 
+    Every rank measures the same.
+
     Raises:
         DataError: no training picture can be read.
     """
-    count = len(without_statistics(run.backbone))
-    if not count:
+    if not without_statistics(run.backbone):
         return
     with progress("statistics of BatchNorm", min(PICTURES, len(run.pictures))) as advance:
 
@@ -41,7 +41,6 @@ def measure_norms(run: RunState) -> None:
     for average in (run.average, run.encoder):
         if average is not None:
             average.module.load_state_dict(run.backbone.state_dict())
-    print(f"{count} BatchNorm were folded in the file: their statistics are of training pictures", file=sys.stderr)
 
 
 def _batches(run: RunState) -> Iterator[Float[Tensor, "n 3 112 112"]]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
 import torch
 
+from vplface.backbones.folded_norm import describe_norms
 from vplface.config import Config
 from vplface.reading import kind_of
 from vplface.run_folder import RunFolder
@@ -79,6 +81,8 @@ def train_as(
             assert other is not None
             init_from_run(other, run)
         else:
+            if context.is_main and (norms := describe_norms(run.backbone)) is not None:
+                print(f"backbone: {norms}", file=sys.stderr)
             measure_norms(run)
         if checkpoint is None and config.finetune.batchnorm == "reestimate":
             reestimate(run)

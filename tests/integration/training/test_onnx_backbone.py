@@ -77,13 +77,13 @@ def test_run_takes_weights_by_structure_and_measures_folded_BatchNorm(faces, fil
     started = train(run_of(faces, tmp_path, file, backbone=backbone, schedule={"length": 1, "warmup": 0}))
     assert started is not None
     assert not without_statistics(started.backbone)
-    assert "11 BatchNorm were folded" in capsys.readouterr().err
+    assert "backbone: 11 BatchNorm were folded in the file" in capsys.readouterr().err
 
 
 def test_plan_of_an_onnx_file_counts_its_weights(faces, file, tmp_path):
     planned = plan(run_of(faces, tmp_path, file, backbone={"options": {}}))
     assert planned.parameters == sum(p.numel() for p in from_onnx(file).parameters())
-    assert planned.normalisation == "1 BatchNorm, 11 folded into convolutions"
+    assert planned.normalisation == "1 BatchNorm, 11 folded into convolutions (norm=fresh adds new ones)"
 
 
 def test_run_names_the_option_where_the_file_is_another(faces, file, tmp_path):

@@ -121,6 +121,7 @@ def check_shapes(program: Program, size: int) -> int:
     def norm(node: Node, x: Tensor) -> Tensor:
         fits = all(name in weights and weights[name].shape == x.shape[1:2] for name in node.inputs[1:])
         require(fits and len(node.inputs) == 5, "its statistics are not one weight a channel")
+        require(isinstance(node.attributes.get("epsilon", 0.0), int | float), "its epsilon is no number")
         return x * 1.0
 
     def watch(node: Node, inputs: list[Value]) -> None:

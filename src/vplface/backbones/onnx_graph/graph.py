@@ -107,6 +107,8 @@ class Graph:
 
 
 def _names(values: list[Any]) -> tuple[str, ...]:
+    if not values:
+        raise ValueError("a node has no inputs or no outputs")
     return tuple(map(str, values))
 
 

@@ -49,6 +49,7 @@ def conv(
 ) -> Tensor:
     """Convolution over height and width."""
     require(weight.ndim == 4, f"a convolution with {weight.ndim - 2} spatial axes")
+    require(bias is None or bias.shape == weight.shape[:1], "a convolution whose bias is not one number a channel")
     before, after = _pads(x, weight.shape[2:], strides, dilations, pads, auto_pad)
     if before != after:
         x, before = _padded(x, before, after), [0, 0]

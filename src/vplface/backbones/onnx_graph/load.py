@@ -81,10 +81,10 @@ def _require_same_embeddings(backbone: nn.Module, path: Path, dim: int, *, half:
     training = backbone.training
     backbone.eval()
     try:
-        found = normalize(backbone(pictures.to(next(backbone.parameters()).device)).cpu().float(), dim=1)
+        found = normalize(backbone(pictures.to(next(backbone.parameters()).device)).cpu().double(), dim=1)
     finally:
         backbone.train(training)
-    expected = normalize(network(pictures), dim=1)
+    expected = normalize(network(pictures).double(), dim=1)
     difference, cosine = float((found - expected).abs().max()), float((found * expected).sum(1).min())
     if not (cosine >= HALF_FLOOR if half else difference <= TOLERANCE):
         raise DataError(

@@ -80,11 +80,8 @@ class OnnxBackbone(nn.Module):
         for index, node in enumerate(parsed.nodes):
             self._add_layer(f"{node.operator.lower()}{index}", node, fresh=node.name in added)
         norms = sum(node.operator == NORM for node in parsed.nodes) - len(added)
-        self.description = (
-            f"{norms} BatchNorm"
-            + (f", {folded} folded into convolutions" if folded else "")
-            + (" and fresh" if added else "")
-        )
+        remedy = "new ones added" if added else "norm=fresh adds new ones"
+        self.description = f"{norms} BatchNorm" + (f", {folded} folded into convolutions ({remedy})" if folded else "")
 
     def _add_layer(self, key: str, node: Node, *, fresh: bool) -> None:
         """Add the module with the weights that a node is the first to take."""
@@ -108,7 +105,7 @@ class OnnxBackbone(nn.Module):
     def forward(self, x: Float[Tensor, "batch 3 112 112"]) -> Float[Tensor, "batch dim"]:
         """Return the embeddings as the network gives them."""
         graph = self._program.graph
-        weights = {name: self._tensor(name).view(shape) for name, shape in graph.parameters.items()}
+        weights = {name: self._tensor(name).view(graph.parameters[name]) for name in self._places}
         output: Tensor = self._program.run(x, {**graph.constants, **weights}, self._normalise)
         return output.flatten(1)
 

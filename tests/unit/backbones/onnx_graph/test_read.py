@@ -10,6 +10,7 @@ from torch.testing import assert_close
 from helpers.onnx_files import FLOAT, SIZE, by_onnxruntime, by_torch, node, pictures, value, written
 from vplface.backbones import build, from_onnx
 from vplface.backbones.onnx_graph import read_graph
+from vplface.backbones.onnx_graph.operators import OPERATORS
 from vplface.errors import ConfigError, DataError
 
 RNG = np.random.default_rng(0)
@@ -146,9 +147,14 @@ def test_ReadGraph_refuses_damaged_networks(path):
 
 
 def test_FromOnnx_refuses_a_network_that_torch_computes_otherwise(path, monkeypatch):
-    from vplface.backbones.onnx_graph.operators import OPERATORS
-
     written(path, [CONV, node("Relu", "c", "r"), node("GlobalAveragePool", "r", "p"), FLAT], W=W)
+    monkeypatch.setitem(OPERATORS, "Relu", torch.abs)
+    refused(path, "torch's embeddings differ from onnxruntime's by")
+
+
+def test_FromOnnx_compares_embeddings_whose_squares_leave_float32(path, monkeypatch):
+    written(path, [CONV, node("Relu", "c", "r"), node("GlobalAveragePool", "r", "p"), FLAT], W=1e25 * W)
+    agrees(path, atol=1e19)
     monkeypatch.setitem(OPERATORS, "Relu", torch.abs)
     refused(path, "torch's embeddings differ from onnxruntime's by")
 
