@@ -62,7 +62,7 @@ class Plan:
         delta_t: lifetime of a memory in steps, or the longest it may be; None if plain, or if drift decides.
         coverage: share of classes whose memory will be alive; also for other lifetimes, in steps.
         own: share of pictures that will meet a living memory of their own class, by lifetime.
-        first_loss: approximate loss of an untrained network.
+        first_loss: approximate loss of an untrained network, or of any with random prototypes.
         ramps: numbers that change along training, by their key in the recipe.
     """
 

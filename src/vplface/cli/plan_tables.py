@@ -76,7 +76,7 @@ def show_plan(config: Config, as_json: bool, gpus: int = 1) -> None:
         *([] if config.distill is None else [("distilled from", _distilled(config.distill))]),
         *((f"  {key}", _ramp(ramp)) for key, ramp in plan.ramps.items()),
         ("softmax", plan.softmax),
-        ("expected first loss", f"{plan.first_loss:.2f}"),
+        *([("expected first loss", f"{plan.first_loss:.2f}")] if config.prototypes == "random" else []),
     ]
     if config.variational is None or plan.variational_start is None:
         rows.append(("prototypes", "plain"))

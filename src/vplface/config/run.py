@@ -24,7 +24,7 @@ from vplface.strict_yaml import to_yaml
 from vplface.terms import Term
 from vplface.terms.fit import bind_without_storage, require_fit
 
-_LATER = ("finetune", "distill", "ramps")
+_LATER = ("finetune", "distill", "ramps", "prototypes")
 """Keys that version 0.1 does not know: left out of files at their default, so that it reads them."""
 
 
@@ -37,6 +37,7 @@ class Config(Section):
     data: DataConfig
     backbone: BackboneConfig = BackboneConfig()
     finetune: FinetuneConfig = FinetuneConfig()
+    prototypes: Literal["random", "means"] = "random"
     margin: MarginField = ArcFace(32.0, 0.4)
     variational: VariationalConfig | None = None
     terms: list[TermField] = Field(default=[])

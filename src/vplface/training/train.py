@@ -17,6 +17,7 @@ from vplface.training.batch_statistics import reestimate
 from vplface.training.checkpoint import load_checkpoint
 from vplface.training.checkpoint_manifest import has_checkpoints, recorded_config
 from vplface.training.claim import claim, locked_run_folder
+from vplface.training.class_means import init_from_means
 from vplface.training.distributed import DistributedContext, join
 from vplface.training.failures import is_out_of_memory, out_of_memory
 from vplface.training.interrupt import Interrupt
@@ -84,10 +85,8 @@ def train_as(
             if context.is_main and (norms := describe_norms(run.backbone)) is not None:
                 print(f"backbone: {norms}", file=sys.stderr)
             measure_norms(run)
-        if checkpoint is None and config.finetune.batchnorm == "reestimate":
-            reestimate(run)
-        if checkpoint is None and run.start is not None:
-            run.start.take()
+        if checkpoint is None:
+            _begin(run)
         with (
             open_outputs(run, context, fresh=checkpoint is None) as outputs,
             Interrupt() as interrupt,
@@ -100,6 +99,17 @@ def train_as(
                     raise out_of_memory(config, error) from error
                 raise
         return run if context.is_main else None
+
+
+def _begin(run: RunState) -> None:
+    """Compute what depends on the network that a fresh run starts from."""
+    config = run.config
+    if config.finetune.batchnorm == "reestimate":
+        reestimate(run)
+    if config.prototypes == "means" and config.init_from is None:
+        init_from_means(run)
+    if run.start is not None:
+        run.start.take()
 
 
 def _on_main(context: DistributedContext, choose: Callable[[], Path | None]) -> Path | None:

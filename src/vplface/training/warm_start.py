@@ -6,20 +6,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64
 from torch import Tensor
-from torch.nn.functional import normalize
 
-from vplface.data.pictures import UnreadablePictureError
 from vplface.errors import ConfigError, DataError
-from vplface.progress import progress
 from vplface.reading import read_json
 from vplface.run_folder import RunFolder
 from vplface.training.checkpoint import read_rows, read_tensors
 from vplface.training.checkpoint_manifest import COMMON, newest_checkpoint, read_manifest
+from vplface.training.class_means import mean_directions
 from vplface.training.run_state import RunState
 
-_BATCH = 64
 _NOT_INHERITED = ("step_count", "begun_at", "delta_t", "margin_", "terms.")
 _OPTIMIZER_STATE = {"sgd": ("momentum_buffer",), "adamw": ("exp_avg", "exp_avg_sq")}
 
@@ -80,11 +76,11 @@ def init_from_run(path: Path, run: RunState) -> None:
     new = np.setdiff1d(np.arange(len(names)), here.cpu().numpy())
     if run.config.init_new_classes == "mean" and len(new):
         length = float(head.weight.detach()[here].norm(dim=-1).mean()) if len(here) else 1.0
-        means = _mean_embeddings(run, new + head.classes.start)
+        directions = mean_directions(run, new + head.classes.start)
         with torch.no_grad():
-            for row, mean in zip(new.tolist(), means, strict=True):
-                if mean.any():
-                    head.weight[row].view(-1, head.embedding_dim)[0] = length * normalize(mean, dim=0)
+            for row, direction in zip(new.tolist(), directions, strict=True):
+                if direction.any():
+                    head.weight[row].view(-1, head.embedding_dim)[0] = length * direction
 
 
 def _inherit_rows(run: RunState, here: Tensor, rows: dict[str, Tensor], common: dict[str, Tensor]) -> None:
@@ -124,30 +120,6 @@ def _inherit_rows(run: RunState, here: Tensor, rows: dict[str, Tensor], common: 
 
 def _of_head(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {key.removeprefix("head."): value for key, value in tensors.items() if key.startswith("head.")}
-
-
-def _mean_embeddings(run: RunState, classes: Int64[np.ndarray, " k"]) -> Float[Tensor, "k dim"]:
-    """The mean over the readable pictures of each class of their unit embeddings; 0 where there are none."""
-    chosen = np.flatnonzero(np.isin(run.pictures.labels, classes))
-    place = {int(label): row for row, label in enumerate(classes)}
-    sums = torch.zeros(len(classes), run.head.embedding_dim, device=run.device)
-    run.backbone.eval()
-    with torch.no_grad(), progress("new classes", len(chosen)) as advance:
-        for some in np.array_split(chosen, -(-len(chosen) // _BATCH)) if len(chosen) else []:
-            read, rows = [], []
-            for index in some.tolist():
-                try:
-                    read.append(torch.from_numpy(run.pictures.picture(index)))
-                except UnreadablePictureError as error:
-                    run.unreadable.add(str(error))
-                    continue
-                rows.append(place[int(run.pictures.labels[index])])
-            if read:
-                features = normalize(run.backbone(run.preprocessing(torch.stack(read)).to(run.device)).float(), dim=1)
-                sums.index_add_(0, torch.tensor(rows, device=run.device), features)
-            advance(len(some))
-    run.backbone.train()
-    return sums
 
 
 def _identities(folder: Path) -> dict[str, int]:

@@ -89,7 +89,7 @@ def flat(entry):
         {"optimizer": {"lr": 0.02, "clip": None, "fused": True}},
         {"optimizer": {"name": "adamw", "lr": 0.001}, "accumulate": 3},
         {"optimizer": {"lr": 0.02, "clip": 0.5, "fused": False}, "ema": 0.9, "evaluation": {"every": 4}},
-        {"optimizer": {"lr": 0.02, "clip": 0.5, "fused": True}, "accumulate": 2},
+        {"optimizer": {"lr": 0.02, "clip": 0.5, "fused": True}, "accumulate": 2, "prototypes": "means"},
         {"variational": {"lam": 0.3, "delta_t": 3, "start": 2, "momentum": 0.8}, "accumulate": 2},
         {
             "variational": {
