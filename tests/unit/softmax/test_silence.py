@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 
 import pytest
 import torch
@@ -139,6 +140,24 @@ def test_PrototypeHead_reads_nothing_in_a_tiled_step(options, launches):
 def test_PrototypeHead_reads_where_the_documentation_says_so(options, launches):
     with pytest.raises((AssertionError, NotImplementedError)):
         take_meta_steps(options)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="needs TRITON_INTERPRET=0")
+@pytest.mark.parametrize("options", SILENT.values(), ids=SILENT)
+def test_PrototypeHead_waits_for_no_GPU_in_a_tiled_step(options):
+    head = made({"backend": "triton", **options}, 1000, 24, device="cuda")
+    optimizers = optimizers_of(head)
+    for step in range(4):
+        embeddings = torch.randn(64, 24, device="cuda", requires_grad=True)
+        labels = torch.randint(1000, (64,), device="cuda")
+        torch.cuda.set_sync_debug_mode("default" if step < 2 else "error")
+        try:
+            take_step(head, optimizers, embeddings, labels)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    assert head.last_fault() is None
 
 
 @pytest.fixture
