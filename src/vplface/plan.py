@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from typing import Literal
-
-import numpy as np
-import torch
 
 from vplface.backbones.folded_norm import describe_norms
 from vplface.config import Config
 from vplface.data.samplers import visits
 from vplface.errors import ConfigError
 from vplface.footprint import Footprint, RunSize, footprint, lifetimes, network_of
-from vplface.margins import Margin
 from vplface.margins.sample import sample_margin
 from vplface.prototypes import LastFeature, simulate_memory
+from vplface.training.first_loss import expected_first_loss
 from vplface.training.networks import learning_rates
 from vplface.training.parts import require_parts
 from vplface.training.ramps import Ramp
@@ -168,19 +164,3 @@ def _trained(run: RunState) -> Trained:
         still_norms=len(run.freezing.still_norms(run.rate.steps)),
         rates={-1: config.optimizer.lr} if same else learning_rates(config, run.backbone),
     )
-
-
-def expected_first_loss(margin: Margin, classes: float, dim: int) -> float:
-    """Loss for random directions: −s·t + log(e^{s·t} + (N−1)·e^{s²/2d}), where t is the margin's target at cosθ = 0.
-
-    Cosines of random unit vectors have mean 0 and variance 1/d, so that E e^{s·cosθ} is near e^{s²/2d}. For a margin
-    that changes the logits of other classes, the mean is computed by quadrature.
-    """
-    needs = sample_margin(margin)
-    target = needs.target(torch.zeros(1, dtype=torch.float64))
-    own = margin.scale * float(target)
-    if not needs.changes_negatives:
-        return float(np.logaddexp(own, math.log(classes - 1) + margin.scale**2 / (2 * dim))) - own
-    nodes, weights = (torch.from_numpy(each) for each in np.polynomial.hermite_e.hermegauss(64))
-    others = margin.scale * needs.negative((nodes / dim**0.5).clamp(-1.0, 1.0), target, None)
-    return needs.expected_loss(own, others, weights / weights.sum(), classes)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from vplface.training.run_state import RunState
+from vplface.training.stalled import judged_after
 
 
 @dataclass(frozen=True)
@@ -17,6 +19,7 @@ class Intervals:
         save_every: steps between two checkpoints.
         validate_every: steps between two validations; None for none.
         inspect_every: steps between two measurements of what injection does.
+        judge_after: the step from which the next one that is logged is judged, by whether the loss falls.
     """
 
     last: int
@@ -24,6 +27,7 @@ class Intervals:
     save_every: int
     validate_every: int | None
     inspect_every: int
+    judge_after: int
 
     @classmethod
     def of(cls, run: RunState) -> Intervals:
@@ -36,6 +40,7 @@ class Intervals:
             max(config.checkpoint_every.steps(per_epoch), 1),
             None if validate is None else max(validate.steps(per_epoch), 1),
             run.drift.every,
+            judged_after(run.rate.steps, run.rate.warmup),
         )
 
     def any(self, step: int) -> bool:
@@ -45,6 +50,10 @@ class Intervals:
     def log(self, step: int) -> bool:
         """Whether a step is logged in the journal."""
         return step % self.log_every == 0 or step == self.last
+
+    def judge(self, step: int) -> bool:
+        """Whether the loss is compared with the first ones: once, at the first logged step after ``judge_after``."""
+        return step == math.ceil(self.judge_after / self.log_every) * self.log_every
 
     def inspect(self, step: int) -> bool:
         """Whether the effect of injection is measured."""

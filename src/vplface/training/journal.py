@@ -70,6 +70,11 @@ class Journal:
             raise self._cannot_write(error) from error
         self._loggers.log(entry, entry["step"])
 
+    def losses(self) -> list[tuple[int, float]]:
+        """The steps that were logged so far, and their losses."""
+        lines = [parse_json(line, RunFolder.metrics.name) for line in self._lines()]
+        return [(int(line["step"]), float(line["loss"])) for line in lines if "loss" in line]
+
     def _lines(self) -> list[str]:
         if kind_of(self._path) is None:
             return []

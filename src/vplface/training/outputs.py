@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -22,6 +23,7 @@ from vplface.training.failures import diverged
 from vplface.training.journal import Journal, environment
 from vplface.training.loggers import Loggers
 from vplface.training.run_state import RunState
+from vplface.training.stalled import diagnose, sentence
 from vplface.training.validation import Validation
 
 
@@ -48,6 +50,23 @@ class RunOutputs:
         if entry and self.journal is not None:
             step = {"step": self.run.step, "epoch": round(epoch, 3)}
             self.journal.write({**step, **entry, "time": round(time.time(), 3)})
+
+    def diagnose(self, loss: float) -> dict[str, Any]:
+        """In the first process: warn if the loss stays near its first value.
+
+        Args:
+            loss: of the last step, which is not in the journal yet.
+
+        Returns:
+            The entry of the journal; empty where the loss falls.
+        """
+        if self.journal is None:
+            return {}
+        found = diagnose(self.run, [*self.journal.losses(), (self.run.step, loss)])
+        if found is None:
+            return {}
+        print(sentence(self.run.step, found), file=sys.stderr)
+        return {"diagnosis": found}
 
     def validate(self) -> None:
         """In the first process: evaluate the model, and keep it in ``best`` if it is better than all before it."""

@@ -117,6 +117,8 @@ class Trainer:
                 if due.log(step):
                     entry = self._summary(result.loss, throughput.read(context))
                     advance(0, f"loss {result.loss:.3f}  {entry['pictures_per_second']:.0f} pictures/s")
+                if due.judge(step):
+                    entry |= outputs.diagnose(result.loss)
                 shown = result if result.numbers.ready else before
                 advance(1, "" if shown is None else f"loss {shown.loss:.3f}")
                 before = result
