@@ -10,11 +10,11 @@ from vplface.margins.sample import sample_margin
 from vplface.training.first_loss import expected_first_loss, lowest_loss
 from vplface.training.run_state import RunState
 
-NEAR = 0.95
+NEAR = 0.97
 """A loss above this share of the first one stays near it."""
 _FIRST, _LAST = 3, 5
 """Logged losses whose means are compared."""
-_PATIENCE = 0.1, 100, 2000
+_PATIENCE = 0.1, 200, 2000
 """The share of the steps after the warm-up, at least and at most how many, that a run has to learn something in."""
 _SMALL_RATE = {"sgd": 1e-3, "adamw": 1e-5}
 

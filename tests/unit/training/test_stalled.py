@@ -15,7 +15,7 @@ from vplface.training.train import train
 
 def test_judged_after_is_a_tenth_of_the_run_within_bounds():
     assert judged_after(10_050, 50) == 1050
-    assert judged_after(200, 50) == 150
+    assert judged_after(200, 50) == 250
     assert judged_after(500_000, 1000) == 3000
 
 
