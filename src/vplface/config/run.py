@@ -24,7 +24,7 @@ from vplface.strict_yaml import to_yaml
 from vplface.terms import Term
 from vplface.terms.fit import bind_without_storage, require_fit
 
-_LATER = ("finetune", "distill", "ramps", "prototypes")
+_LATER = ("finetune", "distill", "ramps", "prototypes", "backbone.preprocessing")
 """Keys that version 0.1 does not know: left out of files at their default, so that it reads them."""
 
 
@@ -112,8 +112,11 @@ class Config(Section):
         """The whole configuration, defaults included but for ``_LATER``, as read_config reads it."""
         values = self.model_dump(mode="json")
         for key in _LATER:
-            if getattr(self, key) == type(self).model_fields[key].default:
-                del values[key]
+            section, held, (*parents, last) = self, values, key.split(".")
+            for parent in parents:
+                section, held = getattr(section, parent), held[parent]
+            if getattr(section, last) == type(section).model_fields[last].default:
+                del held[last]
         return to_yaml(values)
 
 

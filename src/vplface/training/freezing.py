@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from fnmatch import fnmatchcase
 
 from torch import nn
@@ -79,7 +78,7 @@ class Freezing:
         named = frozen_names(backbone, chosen)
         norms = {name: m for name, m in backbone.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)}
         own = {name: {f"{name}.{key}" for key in module.state_dict()} for name, module in norms.items()}
-        of_norms = set().union(*own.values()) if chosen.batchnorm == "freeze" else set()
+        of_norms = set[str]().union(*own.values()) if chosen.batchnorm == "freeze" else set()
         trained = {name: p for name, p in backbone.named_parameters() if p.requires_grad}
         self._for_good = _chosen(trained, of_norms | (named if until is None else set()))
         self._at_first = _chosen(trained, named - of_norms) if until is not None else []
@@ -109,5 +108,5 @@ class Freezing:
         return sum(parameter.numel() for parameter in self._at_first)
 
 
-def _chosen(parameters: dict[str, nn.Parameter], names: Iterable[str]) -> list[nn.Parameter]:
-    return [parameter for name, parameter in parameters.items() if name in set(names)]
+def _chosen(parameters: dict[str, nn.Parameter], names: set[str]) -> list[nn.Parameter]:
+    return [parameter for name, parameter in parameters.items() if name in names]

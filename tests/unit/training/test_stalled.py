@@ -86,8 +86,9 @@ def test_diagnose_compares_the_scale_with_the_number_of_classes(faces, tmp_path)
 
 @pytest.fixture
 def early(monkeypatch):
-    """Judge small runs."""
+    """Judge small runs, whose batches of 16 pictures differ."""
     monkeypatch.setattr(stalled, "_PATIENCE", (0.1, 8, 2000))
+    monkeypatch.setattr(stalled, "NEAR", 0.9)
 
 
 def stuck(faces, output):
@@ -112,11 +113,13 @@ def test_train_diagnoses_the_same_in_a_resumed_run(faces, tmp_path, monkeypatch,
         before_step(patch, 8, cut_off)
         with pytest.raises(KeyboardInterrupt):
             train(config)
-    assert journal(train(config, resume=True).folder.path) == journal(whole.folder.path)
+    lines = journal(train(config, resume=True).folder.path)
+    assert lines == journal(whole.folder.path)
+    assert sum("diagnosis" in line for line in lines) == 1
 
 
 def test_train_is_silent_where_the_loss_falls(faces, tmp_path, capsys, early):
-    run = train(settings(faces, tmp_path, variational=None, optimizer={"lr": 0.1}))
+    run = train(settings(faces, tmp_path, variational=None, optimizer={"lr": 0.2}))
     losses = [line["loss"] for line in journal(run.folder.path) if "loss" in line]
-    assert np.mean(losses[5:10]) < 0.95 * np.mean(losses[:3])
+    assert np.mean(losses[5:10]) < 0.9 * np.mean(losses[:3])
     assert "stays near" not in capsys.readouterr().err
