@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from vplface.backbones.depth import depths
 from vplface.backbones.folded_norm import describe_norms
 from vplface.config import Config
 from vplface.data.samplers import visits
@@ -29,7 +30,7 @@ class Trained:
         waiting: of ``parameters``, those that stand still until the step ``until``.
         until: the step, counted from 0, from which they move; None if none waits.
         still_norms: BatchNorm layers that stand still for good.
-        rates: base learning rate by depth; a single one of depth −1 if it is the same at all depths.
+        rates: base learning rate by depth, where weights train; a single one of depth −1 if all have the same.
     """
 
     parameters: int
@@ -151,6 +152,12 @@ def plan(config: Config, gpus: int = 1) -> Plan:
     )
 
 
+def _rates(run: RunState) -> dict[int, float]:
+    depth = depths(run.backbone)
+    moving = {depth[name] for name, weight in run.backbone.named_parameters() if weight.requires_grad}
+    return {place: rate for place, rate in learning_rates(run.config, run.backbone).items() if place in moving}
+
+
 def _trained(run: RunState) -> Trained:
     """The parts of the backbone of a run that train."""
     config, weights = run.config, list(run.backbone.parameters())
@@ -162,5 +169,5 @@ def _trained(run: RunState) -> Trained:
         waiting=run.freezing.at_first,
         until=run.freezing.until,
         still_norms=len(run.freezing.still_norms(run.rate.steps)),
-        rates={-1: config.optimizer.lr} if same else learning_rates(config, run.backbone),
+        rates={-1: config.optimizer.lr} if same else _rates(run),
     )

@@ -138,6 +138,14 @@ def test_plan_shows_what_waits_and_the_learning_rates_by_depth(faces):
     assert "by depth 0: 0.0031, 1: 0.0063, 2: 0.013, 3: 0.025, 4: 0.05, 5: 0.1; prototypes 0.1" in result.output
 
 
+def test_plan_lists_learning_rates_where_weights_train_and_shortens_long_lists(faces):
+    found = planned(faces, freeze="all but the last block", layer_decay=0.5).trained
+    assert found.rates == {4: 0.05, 5: 0.1}
+    changes = ["backbone={name: mobilefacenet}", "finetune.layer_decay=0.5"]
+    result = CliRunner().invoke(app, ["plan", "quickstart", *changes], env={"COLUMNS": "200"})
+    assert f"by depth 0: {0.1 * 0.5**17:.2g}, 1: {0.1 * 0.5**16:.2g}, …, 16: 0.05, 17: 0.1; " in result.output
+
+
 def test_tile_bytes_grows_with_the_classes_up_to_a_limit():
     cpu = torch.device("cpu")
     head = PrototypeHead(4, 2, workspace_mb=3)

@@ -48,6 +48,10 @@ _TRAFFIC = {
 }
 
 
+_MOST_DEPTHS = 8
+"""The most learning rates that are listed one by one."""
+
+
 def show_plan(config: Config, as_json: bool, gpus: int = 1) -> None:
     """Print the plan of a configuration, as a table or as JSON."""
     from vplface.plan import plan as plan_of
@@ -97,8 +101,10 @@ def _trained(trained: Trained, of_prototypes: float) -> list[tuple[str, str]]:
         parts.append(f"{_million(trained.frozen)} frozen")
     if trained.still_norms:
         parts.append(f"{trained.still_norms} BatchNorm layers stand still")
-    by_depth = ", ".join(f"{depth}: {rate:.2g}" for depth, rate in trained.rates.items() if depth >= 0)
-    rate = f"{trained.rates[-1]:g}" if not by_depth else f"by depth {by_depth}"
+    by_depth = [f"{depth}: {rate:.2g}" for depth, rate in trained.rates.items() if depth >= 0]
+    if len(by_depth) > _MOST_DEPTHS:
+        by_depth[2:-2] = ["…"]
+    rate = f"by depth {', '.join(by_depth)}" if by_depth else f"{trained.rates[-1]:g}"
     return [("trained", "; ".join(parts)), ("learning rate", f"{rate}; prototypes {of_prototypes:g}")]
 
 

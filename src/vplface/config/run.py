@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from vplface import bounds
 from vplface.config.distill import DistillConfig
@@ -66,6 +66,11 @@ class Config(Section):
     timeout: float = Field(default=600.0, gt=0.0, le=1e8)
     sphere: bool = False
     arms: dict[str, dict[str, Any]] = Field(default={})
+
+    @field_validator("finetune", "ramps", mode="before")
+    @classmethod
+    def _nothing_is_the_default(cls, value: object) -> object:
+        return {} if value is None else value
 
     @model_validator(mode="after")
     def _terms_fit(self) -> Config:

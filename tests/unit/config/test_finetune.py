@@ -35,6 +35,11 @@ def test_FinetuneConfig_survives_the_file_of_a_run():
     assert "finetune" not in config().to_yaml()
 
 
+def test_Config_takes_null_for_no_finetune_and_no_ramps():
+    raw = {"name": "a", "data": {"train": "x"}}
+    assert build_config({**raw, "finetune": None, "ramps": None}, "test") == build_config(raw, "test")
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [

@@ -178,6 +178,13 @@ def test_frozen_names_refuses_names_that_fit_nothing(freeze, message):
         frozen_names(build("tiny", 8, width=8), FinetuneConfig(freeze=freeze))
 
 
+@pytest.mark.parametrize("batchnorm", ["freeze", "reestimate"])
+def test_Freezing_refuses_a_choice_of_BatchNorm_where_there_is_none(batchnorm):
+    plain = build("tiny", 8, width=8, norm="none")
+    with pytest.raises(ConfigError, match=f"finetune.batchnorm: {batchnorm}, but the backbone has no BatchNorm"):
+        Freezing(plain, FinetuneConfig(batchnorm=batchnorm), None)
+
+
 def test_learning_rates_fall_towards_the_first_layer(faces, tmp_path):
     run = build_run(settings(faces, tmp_path, backbone=TINY, finetune={"layer_decay": 0.5}))
     assert learning_rates(run.config, run.backbone) == {depth: 0.02 * 0.5 ** (5 - depth) for depth in range(6)}
