@@ -8,6 +8,7 @@ from pydantic import model_validator
 
 from vplface.config.fields import NonNegative
 from vplface.config.section import Section
+from vplface.config.sections import PreprocessingField
 
 KINDS = ("cosine", "distance", "angle")
 """The losses of distillation, by their keys."""
@@ -17,6 +18,7 @@ class DistillConfig(Section):
     """A teacher, and the weight of each loss between its embeddings and those of the network."""
 
     teacher: Path
+    preprocessing: PreprocessingField | None = None
     cosine: NonNegative | None = None
     distance: NonNegative | None = None
     angle: NonNegative | None = None

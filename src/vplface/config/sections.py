@@ -41,7 +41,7 @@ def _refuse_unknown_preprocessing(value: object) -> object:
 
 
 _AugmentationField = Annotated[Augmentation, BeforeValidator(_refuse_unknown_options)]
-_PreprocessingField = Annotated[Preprocessing, BeforeValidator(_refuse_unknown_preprocessing)]
+PreprocessingField = Annotated[Preprocessing, BeforeValidator(_refuse_unknown_preprocessing)]
 _SCALAR = str | int | float  # bool is an int
 
 
@@ -108,7 +108,7 @@ class BackboneConfig(Section):
     embedding_dim: int = Field(default=128, ge=1, le=bounds.DIM)
     options: dict[str, Any] = Field(default={})
     weights: Path | None = None
-    preprocessing: _PreprocessingField | None = None
+    preprocessing: PreprocessingField | None = None
 
     @model_validator(mode="before")
     @classmethod

@@ -231,7 +231,7 @@ def _momentum_encoder(config: Config, backbone: nn.Module) -> MovingAverage | No
 def _distillation(config: Config, pictures: PictureSet, device: torch.device) -> Distillation | None:
     if config.distill is None:
         return None
-    teacher = teacher_of(config.distill.teacher, pictures, device)
+    teacher = teacher_of(config.distill.teacher, pictures, device, config.distill.preprocessing)
     return Distillation(teacher, config.distill.weights, config.backbone.embedding_dim)
 
 

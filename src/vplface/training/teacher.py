@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vplface.data.batches import Batch
-from vplface.data.pictures import SIZE, PictureSet
+from vplface.data.pictures import SIZE, PictureSet, Preprocessing
 from vplface.embedder import Embedder
 from vplface.errors import ConfigError, DataError
 from vplface.evaluation.embeddings_file import TYPES, EmbeddingsFile
@@ -33,22 +33,27 @@ class Teacher(Protocol):
         """The embeddings of a batch, of any length."""
 
 
-def teacher_of(path: Path, pictures: PictureSet, device: torch.device) -> Teacher:
+def teacher_of(
+    path: Path, pictures: PictureSet, device: torch.device, preprocessing: Preprocessing | None = None
+) -> Teacher:
     """The teacher at a path: a run or another model folder, an .onnx file, or a file of embeddings (.npy, .npz).
 
     Args:
         path: of the model or file.
         pictures: the training pictures.
         device: of the run. onnxruntime computes on the CPU.
+        preprocessing: of the pictures of a model; None for that of its card.
 
     Raises:
         DataError: if there is none, or the file lacks a picture.
-        ConfigError: if the model takes pictures of another size.
+        ConfigError: if the model takes pictures of another size, or preprocessing is given for a file of embeddings.
     """
     try:
         if path.suffix.lower() in TYPES:
+            if preprocessing is not None:
+                raise ConfigError(f"distill.preprocessing: {path} holds embeddings, so none is needed")
             return EmbeddingsTeacher(path, pictures)
-        return ModelTeacher(path, device)
+        return ModelTeacher(path, device, preprocessing)
     except DataError as error:
         raise DataError(f"distill.teacher: {error}") from error
 
@@ -56,8 +61,8 @@ def teacher_of(path: Path, pictures: PictureSet, device: torch.device) -> Teache
 class ModelTeacher:
     """A model that embeds the pictures of each step as they are augmented; see :class:`Teacher`."""
 
-    def __init__(self, path: Path, device: torch.device) -> None:
-        self._embedder = Embedder.load(path, "cpu" if path.suffix == ".onnx" else device)
+    def __init__(self, path: Path, device: torch.device, preprocessing: Preprocessing | None) -> None:
+        self._embedder = Embedder.load(path, "cpu" if path.suffix == ".onnx" else device, preprocessing)
         size = self._embedder.card.preprocessing.size
         if size != SIZE:
             raise ConfigError(f"distill.teacher: {path} takes pictures of {size} pixels, training has {SIZE}")

@@ -10,6 +10,7 @@ from torch.nn.functional import normalize
 from helpers.small_runs import before_step, cut_off, journal, settings
 from vplface.config import build_config
 from vplface.data.batches import Batch
+from vplface.data.pictures import Preprocessing
 from vplface.embedder import Embedder
 from vplface.errors import ConfigError, DataError
 from vplface.training import distillation
@@ -126,6 +127,13 @@ def test_teacher_of_reads_an_onnx_file(faces, tmp_path, teacher):
     torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
 
 
+def test_teacher_of_prepares_pictures_as_it_is_told(faces, tmp_path, teacher):
+    pictures = torch.randint(256, (3, 112, 112, 3), dtype=torch.uint8)
+    turned = Batch(pictures.flip(3), torch.zeros(3, dtype=torch.int64), [])
+    expected = teacher_of(teacher, None, CPU)(Batch(pictures, turned.labels, []))
+    torch.testing.assert_close(teacher_of(teacher, None, CPU, Preprocessing(color="bgr"))(turned), expected)
+
+
 @pytest.mark.parametrize("weights", [{}, {"distance": 1, "angle": 2}], ids=str)
 def test_train_draws_the_network_towards_its_teacher(faces, tmp_path, teacher, weights):
     losses = {}
@@ -173,6 +181,9 @@ def test_distill_refuses_a_teacher_of_another_size_or_without_a_picture(faces, t
     np.savez(tmp_path / "few.npz", names=np.array(["nobody/0.png"]), embeddings=np.ones((1, 8), np.float32))
     with pytest.raises(DataError, match=r"distill.teacher: .*few.npz: .* have no embedding"):
         build_run(settings(faces, tmp_path, distill={"teacher": str(tmp_path / "few.npz")}))
+    file = {"teacher": str(tmp_path / "few.npz"), "preprocessing": {"color": "bgr"}}
+    with pytest.raises(ConfigError, match=r"distill.preprocessing: .*few.npz holds embeddings"):
+        build_run(settings(faces, tmp_path, distill=file))
     with pytest.raises(DataError, match=r"distill.teacher: .*no such folder"):
         build_run(settings(faces, tmp_path, distill={"teacher": str(tmp_path / "nowhere")}))
 
@@ -183,6 +194,7 @@ def test_distill_refuses_a_teacher_of_another_size_or_without_a_picture(faces, t
         ({"techer": "x"}, "unknown key 'distill.techer'; did you mean 'teacher'"),
         ({"teacher": "x", "cosin": 1}, "unknown key 'distill.cosin'; did you mean 'cosine'"),
         ({"cosine": 1}, "distill.teacher: Field required"),
+        ({"teacher": "x", "preprocessing": {"colour": "bgr"}}, "distill.preprocessing.colour'; did you mean 'color'"),
         ({"teacher": "x", "angle": -1}, "distill.angle: .*greater than or equal to 0"),
         ({"teacher": "x", "angle": 0}, "distill: the weights of all losses are 0"),
     ],
