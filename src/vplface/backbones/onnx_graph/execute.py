@@ -142,9 +142,7 @@ def check_shapes(program: Program, size: int) -> int:
     embedding = embedding_of(output, 2)
     if embedding is None:
         shape = list(output.shape) if isinstance(output, Tensor) else type(output).__name__
-        raise DataError(
-            f"no output is an embedding, one vector a picture: {graph.output!r} has shape {shape} for 2 pictures"
-        )
+        raise DataError(f"it is no embedding, which is one vector a picture: its shape is {shape} for 2 pictures")
     return embedding.shape[1]
 
 

@@ -106,13 +106,12 @@ class _Reader:
         self.tensors: dict[str, Tensor] = {}
         self._constants: dict[str, Any] = {}
         self._names: dict[str, str] = {"": ""}
-        self._arrays = {
-            tensor.name: _array(tensor, external) for tensor in model.graph.initializer
-        }  # before they are weights or constants
-        self.half = any(array.dtype == np.float16 for array in self._arrays.values())
+        self._arrays = {tensor.name: _array(tensor, external) for tensor in model.graph.initializer}
         if len(model.graph.node) > MAX_NODES:
             raise DataError(f"has {len(model.graph.node):,} operators; at most {MAX_NODES:,} are supported")
         self.input_kind, self._channels_last, self._batch = self._take_input(model.graph)
+        stored = any(array.dtype == np.float16 for array in self._arrays.values())
+        self.half = stored or self.input_kind == "float16"
         self._nodes: list[Node] = []
         self._products = 0
         for index, node in enumerate(model.graph.node):
@@ -223,7 +222,7 @@ class _Reader:
         outputs = node.outputs
         if node.operator == "Split":
             attributes["num_outputs"] = len(outputs)
-        elif node.operator in ("Softmax", "LogSoftmax") and self._opset < 13:
+        elif node.operator == "Softmax" and self._opset < 13:
             attributes = {"axis": attributes.get("axis", 1), "flattened": 1}
         elif node.operator == NORM:
             if attributes.get("training_mode") or attributes.get("spatial", 1) != 1:
@@ -254,7 +253,7 @@ class _Reader:
             try:
                 found.append((graph, check_shapes(Program(graph), SIZE)))
             except DataError as error:
-                faults.append(f"output {shorten(repr(name))}: {error}" if len(self._outputs) > 1 else str(error))
+                faults.append(f"output {shorten(repr(name))}: {error}")
         if len(found) > 1:
             names = shorten(", ".join(map(repr, self._outputs)))
             raise DataError(f"several of its outputs can be the embedding ({names}); export the network with one alone")
