@@ -117,6 +117,7 @@ def test_teachers_from_a_run_and_from_its_file_agree_without_augmentation(faces,
     assert not ours.is_inference()
 
 
+@pytest.mark.slow
 def test_teacher_of_reads_an_onnx_file(faces, tmp_path, teacher):
     onnx = pytest.importorskip("vplface.deploy.onnx", reason="needs vplface[onnx]", exc_type=ImportError)
     pytest.importorskip("onnxruntime")
@@ -134,7 +135,7 @@ def test_teacher_of_prepares_pictures_as_it_is_told(faces, tmp_path, teacher):
     torch.testing.assert_close(teacher_of(teacher, None, CPU, Preprocessing(color="bgr"))(turned), expected)
 
 
-@pytest.mark.parametrize("weights", [{}, {"distance": 1, "angle": 2}], ids=str)
+@pytest.mark.parametrize("weights", [{}, pytest.param({"distance": 1, "angle": 2}, marks=pytest.mark.slow)], ids=str)
 def test_train_draws_the_network_towards_its_teacher(faces, tmp_path, teacher, weights):
     losses = {}
     for strength in (1e-6, 20.0):
@@ -146,16 +147,17 @@ def test_train_draws_the_network_towards_its_teacher(faces, tmp_path, teacher, w
     assert losses[20.0] < 0.9 * losses[1e-6]
 
 
-@pytest.mark.parametrize("kind", ["run", "file"])
+@pytest.mark.parametrize("kind", [pytest.param("run", marks=pytest.mark.slow), "file"])
 def test_train_with_a_teacher_resumes_bit_for_bit(faces, tmp_path, monkeypatch, teacher, kind):
     path = teacher
     if kind == "file":
         path = embeddings_file(teacher, build_run(settings(faces, tmp_path)).pictures, tmp_path / "teacher.npz")
     changes = {"distill": {"teacher": str(path), "cosine": 1, "angle": 1}, "accumulate": 2}
+    changes["schedule"] = {"length": 8, "warmup": 2}
     whole = train(settings(faces, tmp_path / "whole", **changes))
     config = settings(faces, tmp_path / "torn", **changes)
     with monkeypatch.context() as patch:
-        before_step(patch, 8, cut_off)
+        before_step(patch, 7, cut_off)
         with pytest.raises(KeyboardInterrupt):
             train(config)
     resumed = train(config, resume=True)
