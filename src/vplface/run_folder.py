@@ -47,6 +47,7 @@ class ModelFolder:
     weights = Entry("model.safetensors", removed=True)
     card = Entry("model.json", removed=True)
     operating_point = Entry("operating_point.json", removed=True)
+    evaluation = Entry("evaluation.json", removed=True)
 
     BEST: ClassVar = "best"
     """The name of the folder inside a run folder that holds the model of the best validation figure."""
@@ -73,7 +74,7 @@ class RunFolder(ModelFolder):
     identities = Entry("identities.json", removed=True)
     metrics = Entry("metrics.jsonl", removed=True)
     checkpoints = Entry("checkpoints", removed=True)
-    evaluation = Entry("evaluation.json", removed=True)
+    finetuning = Entry("finetuning.json", removed=True)
     sphere = Entry("sphere.npz", removed=True)
     report = Entry("report.html", removed=True)
     loggers = Entry("loggers.json", removed=False)
@@ -84,6 +85,7 @@ class RunFolder(ModelFolder):
     """The output of a run of a study; each start appends to it."""
 
     _best = Entry(ModelFolder.BEST, removed=True)
+    _untouched = Entry("untouched", removed=True)
     restart_marker = Entry("anew", removed=True)
     """An empty file that marks the run for a restart by the study. It is the last entry, so it is removed last."""
 
@@ -91,6 +93,11 @@ class RunFolder(ModelFolder):
     def best(self) -> ModelFolder:
         """The model of the best validation figure."""
         return ModelFolder(self.path / self.BEST)
+
+    @property
+    def untouched(self) -> ModelFolder:
+        """The model that the run started from, and its figures."""
+        return ModelFolder(self.path / type(self)._untouched.name)
 
     def holds_run(self) -> bool:
         """Whether training has left files here; a start that failed leaves at most config.yaml."""
@@ -133,6 +140,7 @@ REPORTED = (
     RunFolder.environment.name,
     RunFolder.metrics.name,
     RunFolder.evaluation.name,
+    RunFolder.finetuning.name,
     RunFolder.card.name,
     RunFolder.weights.name,
     f"{RunFolder.BEST}/{RunFolder.card.name}",

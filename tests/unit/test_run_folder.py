@@ -9,11 +9,19 @@ from vplface.run_folder import REPORTED, ModelFolder, RunFolder
 
 def test_RunFolder_remove_run_keeps_what_a_restart_replaces_or_appends_to(tmp_path):
     kept = ["config.yaml", "damaged-config.yaml", "loggers.json", "log.txt", ".lock", "notes.md"]
-    removed = ["anew", "environment.json", "evaluation.json", "identities.json", "metrics.jsonl", "model.json"]
+    removed = [
+        "anew",
+        "environment.json",
+        "evaluation.json",
+        "finetuning.json",
+        "identities.json",
+        "metrics.jsonl",
+        "model.json",
+    ]
     removed += ["model.safetensors", "operating_point.json", "report.html", "sphere.npz"]
     for name in kept + removed:
         (tmp_path / name).touch()
-    for name in ("best", "checkpoints", "tensorboard"):
+    for name in ("best", "checkpoints", "tensorboard", "untouched"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "file").touch()
     RunFolder(tmp_path).remove_run()
@@ -51,6 +59,7 @@ def test_ModelFolder_run_is_the_parent_of_best(tmp_path):
 def test_REPORTED_names_files_of_the_run_and_of_its_best_model():
     assert REPORTED[:4] == ("config.yaml", "environment.json", "metrics.jsonl", "evaluation.json")
     assert REPORTED[4:] == (
+        "finetuning.json",
         "model.json",
         "model.safetensors",
         "best/model.json",

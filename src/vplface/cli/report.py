@@ -54,7 +54,8 @@ def report(
         values = {"schema": 1, "report": str(out), "runs": [str(folder) for folder in runs], "verdict": sentence}
         print_json(values)
     else:
-        say(sentence)
+        for line in sentence.split("\n"):
+            say(line)
         say(f"wrote {out}")
 
 
@@ -63,7 +64,7 @@ def _pictures_of(records: Sequence[RunRecord], given: Sequence[Path]) -> Callabl
     of_sets: dict[str, list[Path]] = {}
     of_training: list[Path] = []
     for record in records:
-        for entry in _entries(record.config, "evaluation", "sets"):
+        for entry in _entries(record.config, "evaluation", "sets") + _guard(record.config):
             of_sets.setdefault(str(entry.get("name")), []).append(Path(str(entry.get("path"))))
         of_training += [Path(str(entry.get("path"))) for entry in _entries(record.config, "data", "train")]
 
@@ -81,6 +82,12 @@ def _pictures_of(records: Sequence[RunRecord], given: Sequence[Path]) -> Callabl
         return None
 
     return picture_of
+
+
+def _guard(config: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    evaluation = config.get("evaluation")
+    guard = evaluation.get("guard") if isinstance(evaluation, Mapping) else None
+    return [guard] if isinstance(guard, Mapping) else []
 
 
 def _entries(config: Mapping[str, Any], section: str, key: str) -> list[Mapping[str, Any]]:

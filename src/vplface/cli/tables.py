@@ -24,7 +24,8 @@ def show_study(study: Study) -> None:
     arms: Mapping[str, Any] = study.summary["runs"]
     for name in dict.fromkeys(name for figures in arms.values() for name in figures):
         console.print(_table(study, name))
-    say(study.verdict)
+    for line in study.verdict.split("\n"):
+        say(line)
     say(f"report: {study.report}")
 
 
@@ -34,8 +35,10 @@ def _table(study: Study, name: str) -> Table:
     measured = {metric for figures in of_set for metric, entry in figures.items() if entry["value"] is not None}
     metrics = in_order(measured)
     seeds = len(study.summary.get("seeds", [0]))
+    guard = (study.summary.get("finetuning", {}).get("guard") or {}).get("set")
     table = Table(
-        title=f"{printable_name(name)}: %, and 95 % interval" + (f", mean of {seeds} seeds" if seeds > 1 else ""),
+        title=f"{printable_name(name)}{', the guard' if name == guard else ''}: %, and 95 % interval"
+        + (f", mean of {seeds} seeds" if seeds > 1 else ""),
         title_justify="left",
     )
     table.add_column("")

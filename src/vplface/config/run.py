@@ -24,7 +24,16 @@ from vplface.strict_yaml import to_yaml
 from vplface.terms import Term
 from vplface.terms.fit import bind_without_storage, require_fit
 
-_LATER = ("finetune", "distill", "ramps", "prototypes", "backbone.preprocessing")
+_LATER = (
+    "finetune",
+    "distill",
+    "ramps",
+    "prototypes",
+    "backbone.preprocessing",
+    "evaluation.patience",
+    "evaluation.untouched",
+    "evaluation.guard",
+)
 """Keys that version 0.1 does not know: left out of files at their default, so that it reads them."""
 
 

@@ -204,6 +204,13 @@ class EvaluationSet(Section):
         return self
 
 
+def _as_set(value: object) -> object:
+    """A set named ``guard`` of a path alone, or of keys without a name."""
+    if isinstance(value, _SCALAR | Path):
+        return {"name": "guard", "path": value}
+    return {"name": "guard", **value} if isinstance(value, Mapping) else value
+
+
 class EvaluationConfig(Section):
     """The evaluation during training and at its end."""
 
@@ -214,3 +221,17 @@ class EvaluationConfig(Section):
     seed: Seed = 0
     every: DurationField | None = None
     best: str | None = None
+    patience: int | None = Field(default=None, ge=1, le=bounds.LARGEST)
+    untouched: bool = False
+    guard: Annotated[EvaluationSet | None, BeforeValidator(_as_set)] = None
+
+    @model_validator(mode="after")
+    def _has_what_it_needs(self) -> EvaluationConfig:
+        if self.every is None and (self.patience is not None or self.untouched):
+            key = "untouched" if self.untouched else "patience"
+            raise ValueError(f"{key} needs every, the length of training between two validations, e.g. '1 epoch'")
+        if self.untouched and not self.bootstrap:
+            raise ValueError("untouched decides by an interval, which needs bootstrap above 0")
+        if self.guard is not None and not self.untouched:
+            raise ValueError("guard is compared with the model as it starts; it needs untouched: true")
+        return self

@@ -5,11 +5,14 @@ from __future__ import annotations
 from vplface.report.average import average_runs
 from vplface.report.evaluation_page import write_evaluation
 from vplface.report.faces import PictureOf
+from vplface.report.finetuning import FINETUNED, UNTOUCHED
 from vplface.report.page import write_report
 from vplface.report.record import RunRecord, Sphere, read_run
 from vplface.report.study_page import write_study
 
 __all__ = [
+    "FINETUNED",
+    "UNTOUCHED",
     "PictureOf",
     "RunRecord",
     "Sphere",

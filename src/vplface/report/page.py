@@ -13,6 +13,7 @@ from vplface.report.arms import capitalised, distinct, legend, mapping, set_name
 from vplface.report.document import document, limits, write_page
 from vplface.report.evaluation import evaluation_section, figure_of
 from vplface.report.faces import Faces, PictureOf
+from vplface.report.finetuning import finetuning_caution, finetuning_section, finetuning_verdict
 from vplface.report.markup import Child, Markup, join, tag
 from vplface.report.provenance import differing, flattened, provenance, settings_table
 from vplface.report.record import RunRecord, read_comparison
@@ -37,7 +38,7 @@ def write_report(
         picture_of: returns the pictures of the worst errors; with None only names are shown.
 
     Returns:
-        The verdict, the sentence at the top of the page.
+        The verdict, the sentence at the top of the page; that on a guard is a second line.
 
     Raises:
         ValueError: there are no runs.
@@ -47,11 +48,14 @@ def write_report(
         raise ValueError("a report needs at least one run")
     runs = distinct(runs)
     used, notes = differences(runs, read_comparison(runs))
-    sentence = verdict(runs, used)
+    alone = runs[0] if len(runs) == 1 and runs[0].finetuning else None
+    sentences = [verdict(runs, used)] if alone is None else finetuning_verdict(alone.finetuning)
+    notes += [] if alone is None else finetuning_caution(alone)
     faces = Faces(picture_of)
     body = tag(
         "main",
-        _headline(runs, title, sentence, [*cautions(runs, used), *notes]),
+        _headline(runs, title, sentences, [*cautions(runs, used), *notes]),
+        None if alone is None else finetuning_section(alone),
         results(runs, [(runs[1], used)] if used else []),
         _method(runs),
         _training(runs),
@@ -62,10 +66,10 @@ def write_report(
     )
     script = files("vplface.report").joinpath("sphere.js").read_text(encoding="utf-8")
     write_page(Path(path), document(title, body, script))
-    return sentence
+    return "\n".join(sentences)
 
 
-def _headline(runs: Sequence[RunRecord], title: str, sentence: str, notes: Sequence[str]) -> Markup:
+def _headline(runs: Sequence[RunRecord], title: str, sentences: Sequence[str], notes: Sequence[str]) -> Markup:
     facts = {
         "Network": _each(runs, _network),
         "Loss": _each(runs, _loss),
@@ -83,7 +87,7 @@ def _headline(runs: Sequence[RunRecord], title: str, sentence: str, notes: Seque
             ", ".join(run.name for run in runs),
             class_="lead",
         ),
-        tag("p", sentence, class_="verdict"),
+        [tag("p", sentence, class_="verdict") for sentence in sentences],
         [tag("p", note, class_="caution") for note in notes],
         tag(
             "dl",

@@ -56,6 +56,8 @@ class RunRecord:
     """The last line of ``metrics.jsonl`` is incomplete: the run was killed while it was writing."""
     evaluations: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """{set name: ``Evaluation.to_dict()``}."""
+    finetuning: Mapping[str, Any] = field(default_factory=dict)
+    """``finetuning.json``: the comparison with the model that the run started from."""
     sphere: Sphere | None = None
     files: Mapping[str, str] = field(default_factory=dict)
     """{path inside the folder: SHA-256}."""
@@ -118,6 +120,7 @@ def read_run(folder: str | Path) -> RunRecord:
             for name, value in _mapping(folder, RunFolder.evaluation.name, contents).items()
             if isinstance(value, dict)
         },
+        finetuning=_mapping(folder, RunFolder.finetuning.name, contents),
         sphere=_sphere(RunFolder(folder).sphere, contents.get(RunFolder.sphere.name)),
         files={name: digests[name] for name in present},
     )

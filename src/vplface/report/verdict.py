@@ -110,7 +110,9 @@ def cautions(runs: Sequence[RunRecord], used: Sequence[ArmDifference]) -> list[s
         )
     for run in runs:
         reached, planned = run.training[-1]["step"] if run.training else None, finite(run.environment.get("steps"))
-        if reached is not None and planned is not None and reached < planned:
+        if ended := run.validation and run.validation[-1].get("ended"):
+            said.append(f"{run.name} ended at step {run.validation[-1]['step']:,}: {ended}.")
+        elif reached is not None and planned is not None and reached < planned:
             said.append(f"{run.name} was stopped: its log ends at step {reached:,} of {planned:,.0f}.")
         elif run.truncated:
             said.append(f"The log of {run.name} ends within a line: the run was stopped while it was writing.")

@@ -11,7 +11,7 @@ from vplface.config import Config
 from vplface.errors import ConfigError
 from vplface.evaluation import Evaluation, compare
 from vplface.files import write_json
-from vplface.report import RunRecord, read_run, write_report
+from vplface.report import FINETUNED, UNTOUCHED, RunRecord, read_run, write_report
 from vplface.run_folder import RunFolder
 from vplface.study.grid import grid_of_recipe
 from vplface.study.pool import pool
@@ -29,7 +29,8 @@ class Study:
         runs: an arm each, its figures averaged over seeds.
         verdict: one sentence, which claims no more than the intervals show.
         summary: per arm, set and metric the mean over seeds, its standard deviation and 95 % interval; per set and
-            metric the paired difference of the second arm to the first.
+            metric the paired difference of the second arm to the first. Of a single run that was compared with the
+            model that it started from, the figures of both and their difference, too.
         report: the page.
     """
 
@@ -61,7 +62,13 @@ def run(config: Config, *, resume: bool = False, overwrite: bool = False) -> Stu
     report = RunFolder(folder).report
     validation = validation_of(config)
     verdict = write_report(report, [record], config.name, picture_of=validation.picture)
-    return Study([record], verdict, {"runs": {record.name: figures(measured(folder))}}, report)
+    summary: dict[str, Any] = {"runs": {record.name: figures(measured(folder))}}
+    if tuned := record.finetuning:
+        for name, key in ((UNTOUCHED, "untouched"), (FINETUNED, "finetuned")):
+            summary["runs"][name] = {of_set: found["metrics"] for of_set, found in tuned[key].items()}
+        summary |= {"differences_to": UNTOUCHED, "differences": {FINETUNED: tuned["differences"]}}
+        summary["finetuning"] = {key: tuned[key] for key in ("helped", "guard_fell", "step", "deciding", "guard")}
+    return Study([record], verdict, summary, report)
 
 
 def compare_arms(config: Config, seeds: Sequence[int], *, overwrite: bool = False) -> Study:

@@ -15,13 +15,14 @@ from vplface.files import PRIVATE, write_json
 from vplface.reading import kind_of, read_json_object
 from vplface.run_folder import RunFolder
 from vplface.stored_model import load_model, save_model
+from vplface.study.finetuned import judge
 from vplface.training.checkpoint_manifest import has_checkpoints
 from vplface.training.loggers import Loggers
 from vplface.training.resume import changed_keys, stored_config
 from vplface.training.sources import open_sources
 from vplface.training.sphere import embed_on_sphere
 from vplface.training.train import train
-from vplface.training.validation import validation_of
+from vplface.training.validation import validation_of, values_of
 
 SPHERE_LAM = 0.3
 """λ of the picture of the method, large enough to be seen."""
@@ -94,7 +95,11 @@ def finish(config: Config) -> None:
 
 
 def measure(config: Config) -> dict[str, Evaluation]:
-    """Evaluate the finished model of a run with intervals; leaves evaluation.json and, if asked for, sphere.npz."""
+    """Evaluate the finished model of a run with intervals; leaves evaluation.json and, if asked for, sphere.npz.
+
+    With ``evaluation.untouched`` it is compared with the model that the run started from, see
+    :func:`vplface.study.finetuned.judge`.
+    """
     folder = RunFolder(config.run_folder)
     backbone, card = load_model(folder.path)
     validation = validation_of(config)
@@ -102,10 +107,10 @@ def measure(config: Config) -> dict[str, Evaluation]:
     save_model(folder.path, backbone, replace(card, evaluation=figures(evaluations)))
     if config.sphere and config.variational is not None:
         embed_on_sphere(open_sources(config.data.train), folder.sphere, SPHERE_LAM, config.seed, card.preprocessing)
+    if config.evaluation.untouched and evaluations:
+        judge(config, validation, measured(folder.untouched.path), evaluations)
     write_json(folder.evaluation, {name: found.to_dict() for name, found in evaluations.items()}, PRIVATE)
-    values = {
-        name: {metric: figure.value for metric, figure in found.metrics.items()} for name, found in evaluations.items()
-    }
+    values = values_of(evaluations)
     assert card.step is not None
     with Loggers(config, card.step) as loggers:
         loggers.log({"evaluation": values}, card.step)

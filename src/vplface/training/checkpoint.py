@@ -103,7 +103,7 @@ class Checkpoints:
             raise FloatingPointError(f"{bad or 'the state of another rank'} is not finite")
         # All ranks write into one new folder, not into what a killed run has left of the same step.
         attempt = self._context.on_main(lambda: f"{os.getpid()}-{time.time_ns()}")
-        notes = {"step": run.step, "best": run.best, "unreadable": sorted(unreadable)}
+        notes = {"step": run.step, "best": run.best, "stale": run.stale, "unreadable": sorted(unreadable)}
         manifest = {
             "format": FORMAT,
             "notes": notes,
@@ -249,6 +249,7 @@ def load_checkpoint(path: Path, run: RunState, context: DistributedContext) -> N
             torch.cuda.set_rng_state(stored.tensor("rng.cuda"), run.device)
     notes = manifest["notes"]
     run.step, run.best, run.unreadable = notes["step"], notes["best"], set(notes["unreadable"])
+    run.stale = notes.get("stale", 0)  # which checkpoints of version 0.1 lack
 
 
 def read_rows(path: Path, manifest: Mapping[str, Any], classes: Tensor) -> dict[str, Tensor]:

@@ -75,6 +75,7 @@ class Freezing:
 
     def __init__(self, backbone: nn.Module, chosen: FinetuneConfig, until: int | None) -> None:
         self.until = until
+        self._whole = chosen.moving_blocks == 0
         named = frozen_names(backbone, chosen)
         norms = {name: m for name, m in backbone.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)}
         if chosen.batchnorm != "train" and not norms:
@@ -103,6 +104,10 @@ class Freezing:
         """The names of the BatchNorm layers that stand still in a step."""
         at_first = self._norms_at_first if self.until is not None and step < self.until else []
         return {*self._norms_for_good, *at_first}
+
+    def unmoved(self, step: int) -> bool:
+        """Whether the whole backbone has stood still in the first ``step`` steps, and moves later."""
+        return self._whole and self.until is not None and step <= self.until
 
     @property
     def at_first(self) -> int:

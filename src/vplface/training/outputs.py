@@ -13,8 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from vplface.embedder import Embedder
+from vplface.errors import ConfigError
 from vplface.files import PRIVATE, write_json
-from vplface.stored_model import save_model
+from vplface.reading import kind_of
+from vplface.stored_model import load_model, save_model
 from vplface.training.checkpoint import Checkpoints
 from vplface.training.checkpoint_manifest import describe_run
 from vplface.training.claim import occupy
@@ -24,7 +26,7 @@ from vplface.training.journal import Journal, environment
 from vplface.training.loggers import Loggers
 from vplface.training.run_state import RunState
 from vplface.training.stalled import diagnose, sentence
-from vplface.training.validation import Validation
+from vplface.training.validation import Validation, values_of
 
 
 @dataclass(frozen=True)
@@ -68,25 +70,58 @@ class RunOutputs:
         print(sentence(self.run.step, found), file=sys.stderr)
         return {"diagnosis": found}
 
-    def validate(self) -> None:
-        """In the first process: evaluate the model, and keep it in ``best`` if it is better than all before it."""
+    def validate(self) -> str | None:
+        """In the first process: evaluate the model, and keep it in ``best`` if it is better than all before it.
+
+        Returns:
+            Why the run ends here, if ``evaluation.patience`` ends it.
+        """
         assert self.journal is not None
         assert self.validation is not None
         run = self.run
         if not self.validation.tasks:
-            return
+            return None
         card = run.model_card()
         evaluations = self.validation.run(Embedder.from_backbone(run.model, card), bootstrap=0)
-        values = {
-            name: {metric: figure.value for metric, figure in evaluation.metrics.items()}
-            for name, evaluation in evaluations.items()
-        }
-        self.journal.write({"step": run.step, "validation": values, "time": round(time.time(), 3)})
+        values = values_of(evaluations)
         value = self.validation.criterion(values)
         finite = all(tensor.isfinite().all() for tensor in run.model.state_dict().values())
         if finite and value is not None and (run.best is None or value > run.best):
-            run.best = value
+            run.best, run.stale = value, 0
             save_model(run.folder.best.path, run.model, card)
+        elif value is not None:
+            run.stale += 1
+        ended = {"ended": f"{run.stale} validations in a row were no better"} if run.exhausted else {}
+        self.journal.write({"step": run.step, "validation": values, **ended, "time": round(time.time(), 3)})
+        return ended.get("ended")
+
+    def measure_untouched(self, *, fresh: bool) -> None:
+        """In the first process: measure the model that the run starts from, with intervals.
+
+        Args:
+            fresh: whether that is the model of the run; it is then kept in ``untouched``. Else it is read there.
+
+        Raises:
+            ConfigError: if the run began without ``evaluation.untouched``.
+            DataError: if the stored model is damaged.
+        """
+        assert self.journal is not None
+        assert self.validation is not None
+        run, folder = self.run, self.run.folder.untouched
+        if fresh:
+            save_model(folder.path, run.model, run.model_card())
+        elif kind_of(folder.card) is None:
+            raise ConfigError(
+                "evaluation.untouched: this run began without it, and the model that it started from was not kept; set"
+                " evaluation.untouched=false, or start a new run"
+            )
+        backbone, card = load_model(folder.path)
+        embedder = Embedder.from_backbone(backbone.to(run.device), card)
+        evaluations = self.validation.run(embedder, run.config.evaluation.bootstrap)
+        write_json(folder.evaluation, {name: found.to_dict() for name, found in evaluations.items()}, PRIVATE)
+        if fresh:
+            entry = {"step": 0, "validation": values_of(evaluations), "time": round(time.time(), 3)}
+            self.journal.write(entry)
 
     def save(self) -> None:
         """Save a checkpoint and the model.

@@ -59,6 +59,7 @@ class RunState:
         distillation: from a teacher, if there is one.
         step: steps taken.
         best: the best validation figure so far.
+        stale: validations since then.
         unreadable: pictures that could not be read so far, with the reason.
     """
 
@@ -81,12 +82,19 @@ class RunState:
     distillation: Distillation | None = None
     step: int = 0
     best: float | None = None
+    stale: int = 0
     unreadable: set[str] = field(default_factory=set)
 
     @property
     def optimizers(self) -> list[torch.optim.Optimizer]:
         """The optimiser, and that of the head where it has its own."""
         return [self.optimizer, *([self.head.optimizer] if self.head.optimizer is not None else [])]
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether ``evaluation.patience`` validations in a row were no better than one before them."""
+        patience = self.config.evaluation.patience
+        return patience is not None and self.stale >= patience
 
     @property
     def folder(self) -> RunFolder:

@@ -33,7 +33,8 @@ def judged_after(steps: int, warmup: int) -> int:
 def diagnose(run: RunState, losses: Sequence[tuple[int, float]]) -> dict[str, Any] | None:
     """A diagnosis where the loss of a run stays near its first value; None where it does not.
 
-    Losses are not compared while ``ramps`` change what they mean.
+    Losses are not compared while ``ramps`` change what they mean, nor where prototypes start from class means: the
+    first loss is then not that of a network that has learned nothing.
 
     Args:
         run: after the last of these steps.
@@ -44,6 +45,8 @@ def diagnose(run: RunState, losses: Sequence[tuple[int, float]]) -> dict[str, An
         nothing; ``lowest``, that the scale allows; and ``advice``, what to try, most likely first.
     """
     if len(losses) < _FIRST + _LAST or run.ramps.values(0) != run.ramps.values(run.step):
+        return None
+    if run.config.prototypes == "means":
         return None
     first = sum(loss for _, loss in losses[:_FIRST]) / _FIRST
     now = sum(loss for _, loss in losses[-_LAST:]) / _LAST

@@ -74,8 +74,9 @@ def train_as(
             context.on_main(lambda: stack.enter_context(locked_run_folder(folder)))
         checkpoint = _on_main(context, lambda: claim(config, resume=resume, overwrite=overwrite))
         run = _build_in_turn(config, context, weights=checkpoint is None)
+        remeasure = config.evaluation.untouched
         if checkpoint is not None:
-            _restore(run, checkpoint, context)
+            remeasure = _restore(run, checkpoint, context) and config.evaluation.untouched
         elif config.init_from is not None:
             source = config.init_from
             other = _on_main(context, lambda: whole_checkpoint(source))
@@ -85,14 +86,16 @@ def train_as(
             if context.is_main and (norms := describe_norms(run.backbone)) is not None:
                 print(f"backbone: {norms}", file=sys.stderr)
             measure_norms(run)
-        if checkpoint is None:
-            _begin(run)
         with (
             open_outputs(run, context, fresh=checkpoint is None) as outputs,
             Interrupt() as interrupt,
             outputs.checkpoints,
         ):
             try:
+                if remeasure:
+                    context.on_main(lambda: outputs.measure_untouched(fresh=checkpoint is None))
+                if checkpoint is None:
+                    _begin(run)
                 Trainer(run, context).train(outputs, interrupt)
             except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
                 if is_out_of_memory(error):
@@ -130,11 +133,14 @@ def _build_in_turn(config: Config, context: DistributedContext, *, weights: bool
     return built[0] if built else build_run(config, context, weights=weights)
 
 
-def _restore(run: RunState, checkpoint: Path, context: DistributedContext) -> None:
-    """Restore a run that was just built from its checkpoint."""
+def _restore(run: RunState, checkpoint: Path, context: DistributedContext) -> bool:
+    """Restore a run that was just built from its checkpoint; returns whether its evaluation has changed since then."""
     context.on_main(lambda: require_same_identities(run, checkpoint))
     context.on_main(lambda: require_same_teacher(run, checkpoint))
     load_checkpoint(checkpoint, run, context)
     before = recorded_config(checkpoint) or stored_config(run.folder.path) or run.config
-    if any(is_of_evaluation(key) for key in changed_keys(before, run.config)):
-        run.best = None  # the best figure so far is of another evaluation
+    changed = [key for key in changed_keys(before, run.config) if is_of_evaluation(key)]
+    other = any(key != "evaluation.patience" for key in changed)
+    if other:
+        run.best, run.stale = None, 0  # the best figure so far is of another evaluation
+    return other

@@ -6,7 +6,7 @@ import math
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -101,6 +101,8 @@ class Trainer:
             DataError: if something cannot be read or written.
         """
         run, context, due = self.run, self.context, Intervals.of(self.run)
+        if run.exhausted:
+            return
         throughput, stop = Throughput(), SharedInterrupt(interrupt, context)
         before: StepResult | None = None
         context.barrier()
@@ -127,8 +129,9 @@ class Trainer:
                 entry |= result.figures | self._follow_drift()
                 outputs.record(entry, epoch)
 
-                if due.validate(step):
-                    context.on_main(outputs.validate)
+                news = due.validate(step) and (step == due.last or not run.freezing.unmoved(step))
+                if news and context.on_main(outputs.validate) is not None:
+                    due = replace(due, last=step)
                 stop.update()
                 outputs.checkpoints.check()
                 if due.save(step) or stop.requested:
@@ -138,6 +141,8 @@ class Trainer:
                 if stop.requested and step < due.last:
                     outputs.checkpoints.finish()
                     raise interrupted(run, preempted=stop.preempted)
+                if step == due.last:
+                    break
         if run.step < due.last:
             _require_finite(outputs, before)
             self._stop_while_waiting(outputs, interrupt)

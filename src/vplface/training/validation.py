@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import TypeAlias
 
 import numpy as np
 from jaxtyping import Float
@@ -26,6 +27,10 @@ PREFERRED = (TAR.at(1e-3), TAR.at(1e-2), ACCURACY.at(), BEST_ACCURACY.at(), RANK
 """The best model is chosen by the first of these metrics that is measured, unless the settings name another."""
 
 
+Values: TypeAlias = Mapping[str, Mapping[str, float | None]]
+"""The values of the metrics of each set."""
+
+
 class Validation:
     """Measures a model on the evaluation sets of a configuration; a picture that several sets share is embedded once.
 
@@ -41,9 +46,11 @@ class Validation:
     def __init__(self, settings: EvaluationConfig, heldout: PictureSet | None) -> None:
         self.settings = settings
         opened: dict[str, PictureSet] = {}
-        self.tasks = {entry.name: _open(entry, opened, settings.seed) for entry in settings.sets}
-        if len(self.tasks) < len(settings.sets):
-            raise ConfigError("evaluation.sets: two sets have the same name")
+        sets = [*settings.sets, *([] if settings.guard is None else [settings.guard])]
+        self.tasks = {entry.name: _open(entry, opened, settings.seed) for entry in sets}
+        if len(self.tasks) < len(sets):
+            guard = "" if settings.guard is None else ", or the guard has that of a set"
+            raise ConfigError(f"evaluation.sets: two sets have the same name{guard}")
         if heldout is not None:
             if len(heldout.identities) < 2:
                 raise ConfigError(
@@ -59,6 +66,10 @@ class Validation:
                     " to be compared; give it people with two or more pictures, or leave it out"
                     + (" (data.holdout=0)" if name == HOLDOUT else "")
                 )
+        compared = len(self.tasks) - (settings.guard is not None)
+        if not compared and (settings.untouched or settings.patience is not None):
+            key = "untouched" if settings.untouched else "patience"
+            raise ConfigError(f"evaluation.{key}: nothing is measured; set data.holdout, or evaluation.sets")
         if settings.best is not None:
             self._require_figure(settings.best)
 
@@ -77,15 +88,32 @@ class Validation:
                 embeddings[id(task.pictures)] = self._embed(embedder, task.pictures)
         return {name: task.evaluate(embeddings[id(task.pictures)], options) for name, task in self.tasks.items()}
 
-    def criterion(self, values: Mapping[str, Mapping[str, float | None]]) -> float | None:
-        """The figure by which the best model is kept: ``best`` of the settings, or the first of ``PREFERRED``."""
+    def criterion(self, values: Values) -> float | None:
+        """The figure by which the best model is kept; None if it was not measured."""
+        deciding = self.deciding(values)
+        return None if deciding is None else values[deciding[0]][deciding[1]]
+
+    def deciding(self, values: Values) -> tuple[str, str] | None:
+        """Set and metric by which the best model is kept: ``best`` of the settings, or the first of ``PREFERRED``.
+
+        The guard does not decide. None if no set has one of these metrics.
+        """
         if self.settings.best is not None:
             name, _, metric = self.settings.best.rpartition("/")
             if metric not in values[name]:
                 raise ConfigError(f"evaluation.best: {name!r} has no metric {metric!r}, only {', '.join(values[name])}")
-            return values[name][metric]
-        figures = [of_set.get(metric.key) for metric in PREFERRED for of_set in values.values()]
-        return next((figure for figure in figures if figure is not None), None)
+            return name, metric
+        guard = self.settings.guard
+        sets = [name for name in values if guard is None or name != guard.name]
+        return _first_measured(values, sets, PREFERRED)
+
+    def guarded(self, values: Values) -> tuple[str, str] | None:
+        """The guard and the metric by which it is judged: the one that decides, or the first of ``PREFERRED``."""
+        if self.settings.guard is None:
+            return None
+        deciding = self.deciding(values)
+        same = [] if deciding is None else [Metric.parse(deciding[1])]
+        return _first_measured(values, [self.settings.guard.name], [*same, *PREFERRED])
 
     def picture(self, set_name: str, name: str) -> Picture | None:
         """A picture of an evaluation set by its name; None if there is none."""
@@ -98,8 +126,9 @@ class Validation:
     def _require_figure(self, best: str) -> None:
         """Check the choice of the best model, as far as it can be before anything is measured; see ``criterion``."""
         name, _, metric = best.rpartition("/")
-        if name not in self.tasks:
-            sets = ", ".join(self.tasks) or "none"
+        guard = self.settings.guard
+        if name not in self.tasks or (guard is not None and name == guard.name):
+            sets = ", ".join(task for task in self.tasks if guard is None or task != guard.name) or "none"
             raise ConfigError(f"evaluation.best: {best!r} must be SET/METRIC, with SET one of {sets}")
         asked = Metric.parse(metric)
         if asked.kind is None:
@@ -122,6 +151,19 @@ class Validation:
         embeddings = np.full((len(pictures), embedder.dim), np.nan, np.float32)
         embeddings[used] = embedder.embed_set(pictures, used, flip=self.settings.flip, description="evaluating")
         return embeddings
+
+
+def values_of(evaluations: Mapping[str, Evaluation]) -> dict[str, dict[str, float | None]]:
+    """The values of the metrics of each set, without their intervals."""
+    return {
+        name: {metric: figure.value for metric, figure in evaluation.metrics.items()}
+        for name, evaluation in evaluations.items()
+    }
+
+
+def _first_measured(values: Values, sets: Sequence[str], metrics: Sequence[Metric]) -> tuple[str, str] | None:
+    measured = ((name, metric.key) for metric in metrics for name in sets if values[name].get(metric.key) is not None)
+    return next(measured, None)
 
 
 def validation_of(config: Config) -> Validation:

@@ -187,6 +187,8 @@ def test_write_report_policy_allows_only_its_own_script(vpl_run: Path, tmp_path:
 def test_write_report_accepts_a_run_with_any_single_file(vpl_run: Path, tmp_path: Path, kept: str) -> None:
     alone = tmp_path / "alone"
     (alone / kept).parent.mkdir(parents=True)
+    if kept == "finetuning.json":
+        (vpl_run / kept).write_text('{"helped": true, "differences": 3, "untouched": {"LFW": {}}}', encoding="utf-8")
     if not (vpl_run / kept).exists():
         (vpl_run / kept).parent.mkdir(exist_ok=True)
         shutil.copy(vpl_run / Path(kept).name, vpl_run / kept)

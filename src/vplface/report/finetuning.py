@@ -1,0 +1,80 @@
+"""Sentences and tables about what fine-tuning has changed, from ``finetuning.json`` of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from vplface.evaluation.figure import Difference
+from vplface.evaluation.metrics import Metric
+from vplface.report.arms import mapping
+from vplface.report.markup import Markup, join, tag
+from vplface.report.record import RunRecord
+from vplface.report.results import results_table
+from vplface.report.verdict import differences
+
+UNTOUCHED, FINETUNED = "untouched model", "fine-tuned model"
+
+
+def finetuning_verdict(stored: Mapping[str, Any]) -> list[str]:
+    """Whether fine-tuning helped, and what became of the guard, if there is one: a sentence each, with intervals."""
+    deciding, guard = mapping(stored.get("deciding")), mapping(stored.get("guard"))
+    helped, fell = stored.get("helped"), stored.get("guard_fell")
+    kept = f"best/ holds the model of step {stored.get('step')}" if helped else "best/ holds the untouched model"
+    if helped is None:
+        said = [f"It is not known whether fine-tuning helped: its difference has no interval; {kept}."]
+    else:
+        outcome = "helped" if helped else "did not help"
+        but = ", but the guard fell" if helped and fell else ""
+        said = [f"Fine-tuning {outcome}{but}: {_change(stored, deciding)} against the untouched model; {kept}."]
+    if guard:
+        verb = "is not known to have held: its difference has no interval" if fell is None else ""
+        verb = verb or f"{'fell' if fell else 'did not measurably fall'}: {_change(stored, guard)}"
+        said.append(f"The guard {guard.get('set')} {verb}.")
+    return said
+
+
+def finetuning_section(run: RunRecord) -> Markup | None:
+    """Tables of both models on each set, the guard last; None for a run that was not compared with its start."""
+    stored = run.finetuning
+    if not stored:
+        return None
+    before, after = (
+        replace(run, name=name, evaluations=mapping(stored.get(key)), training=(), finetuning={})
+        for name, key in ((UNTOUCHED, "untouched"), (FINETUNED, "finetuned"))
+    )
+    used, _ = differences([before, after], mapping(stored.get("differences")))
+    guard = mapping(stored.get("guard")).get("set")
+    tables = [
+        join(
+            tag("p", "The guard, whose figures must not fall:", class_="note") if name == guard else None,
+            results_table([before, after], name, [(after, used)]),
+        )
+        for name in sorted(after.evaluations, key=lambda name: name == guard)
+    ]
+    return join(tag("h2", "Fine-tuned and untouched"), tables)
+
+
+def finetuning_caution(run: RunRecord) -> list[str]:
+    """Cautions for a reader of the verdict."""
+    if not run.finetuning.get("helped"):
+        return []
+    validations = sum(line["step"] > 0 for line in run.validation)
+    caution = (
+        f"The model is the best of {validations} validations on the same people, which favours it a little: confirm the"
+        " difference on other people (vplface evaluate --compare)."
+    )
+    return [caution]
+
+
+def _change(stored: Mapping[str, Any], place: Mapping[str, Any]) -> str:
+    """A figure and its difference, such as ``TAR at FAR 10⁻³ on holdout +1.2 points (95 % interval 0.3 to 2.0)``."""
+    name, metric = str(place.get("set")), str(place.get("metric"))
+    difference = Difference.from_json(mapping(mapping(mapping(stored.get("differences")).get(name)).get(metric)))
+    if difference.value is None or difference.interval is None:
+        return f"{Metric.parse(metric).label} on {name}"
+    digits = 1 if difference.interval[1] - difference.interval[0] >= 0.01 else 2
+    change, low, high = (100 * each for each in (difference.value, *difference.interval))
+    words = f"{change:+.{digits}f} points (95\N{NO-BREAK SPACE}% interval {low:.{digits}f} to {high:.{digits}f})"
+    return f"{Metric.parse(metric).label} on {name} {words.replace('-', '−')}"
