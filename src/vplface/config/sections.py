@@ -15,6 +15,7 @@ from vplface.backbones import option_types
 from vplface.config.conversion import as_expected, as_number
 from vplface.config.durations import Duration, DurationField
 from vplface.config.fields import NonNegative, Positive, Seed
+from vplface.config.model_folder import with_card
 from vplface.config.onnx_file import with_graph
 from vplface.config.registry import SamplerField
 from vplface.config.section import Section, require_known_keys
@@ -114,7 +115,7 @@ class BackboneConfig(Section):
     @classmethod
     def _from_name(cls, value: object) -> object:
         value = {"name": value} if isinstance(value, str) else value
-        return with_graph(value) if isinstance(value, Mapping) else value
+        return with_graph(with_card(value)) if isinstance(value, Mapping) else value
 
     @model_validator(mode="after")
     def _options_fit(self) -> BackboneConfig:

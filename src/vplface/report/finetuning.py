@@ -14,7 +14,8 @@ from vplface.report.record import RunRecord
 from vplface.report.results import results_table
 from vplface.report.verdict import differences
 
-UNTOUCHED, FINETUNED = "untouched model", "fine-tuned model"
+UNTOUCHED, FINETUNED = "(untouched)", "(fine-tuned)"
+"""Names of the two models, which no run can have."""
 
 
 def finetuning_verdict(stored: Mapping[str, Any]) -> list[str]:
@@ -29,9 +30,8 @@ def finetuning_verdict(stored: Mapping[str, Any]) -> list[str]:
         but = ", but the guard fell" if helped and fell else ""
         said = [f"Fine-tuning {outcome}{but}: {_change(stored, deciding)} against the untouched model; {kept}."]
     if guard:
-        verb = "is not known to have held: its difference has no interval" if fell is None else ""
-        verb = verb or f"{'fell' if fell else 'did not measurably fall'}: {_change(stored, guard)}"
-        said.append(f"The guard {guard.get('set')} {verb}.")
+        outcome = "is not known to have held" if fell is None else "fell" if fell else "did not measurably fall"
+        said.append(f"The guard {outcome}: {_change(stored, guard)}.")
     return said
 
 
@@ -73,7 +73,7 @@ def _change(stored: Mapping[str, Any], place: Mapping[str, Any]) -> str:
     name, metric = str(place.get("set")), str(place.get("metric"))
     difference = Difference.from_json(mapping(mapping(mapping(stored.get("differences")).get(name)).get(metric)))
     if difference.value is None or difference.interval is None:
-        return f"{Metric.parse(metric).label} on {name}"
+        return f"{Metric.parse(metric).label} on {name} has no interval"
     digits = 1 if difference.interval[1] - difference.interval[0] >= 0.01 else 2
     change, low, high = (100 * each for each in (difference.value, *difference.interval))
     words = f"{change:+.{digits}f} points (95\N{NO-BREAK SPACE}% interval {low:.{digits}f} to {high:.{digits}f})"

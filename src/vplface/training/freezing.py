@@ -67,7 +67,7 @@ class Freezing:
         until: the step, counted from 0, from which what ``freeze`` names moves; None for never.
 
     Raises:
-        ConfigError: see :func:`frozen_names`; or if ``batchnorm`` is chosen for a network without such layers.
+        ConfigError: see :func:`frozen_names`; or if BatchNorm is to be re-estimated in a network without such layers.
 
     Attributes:
         until: as given.
@@ -78,8 +78,8 @@ class Freezing:
         self._whole = chosen.moving_blocks == 0
         named = frozen_names(backbone, chosen)
         norms = {name: m for name, m in backbone.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)}
-        if chosen.batchnorm != "train" and not norms:
-            raise ConfigError(f"finetune.batchnorm: {chosen.batchnorm}, but the backbone has no BatchNorm layer")
+        if chosen.batchnorm == "reestimate" and not norms:
+            raise ConfigError("finetune.batchnorm: reestimate, but the backbone has no BatchNorm layer")
         own = {name: {f"{name}.{key}" for key in module.state_dict()} for name, module in norms.items()}
         of_norms = set[str]().union(*own.values()) if chosen.batchnorm == "freeze" else set()
         trained = {name: p for name, p in backbone.named_parameters() if p.requires_grad}

@@ -46,11 +46,9 @@ class Validation:
     def __init__(self, settings: EvaluationConfig, heldout: PictureSet | None) -> None:
         self.settings = settings
         opened: dict[str, PictureSet] = {}
-        sets = [*settings.sets, *([] if settings.guard is None else [settings.guard])]
-        self.tasks = {entry.name: _open(entry, opened, settings.seed) for entry in sets}
-        if len(self.tasks) < len(sets):
-            guard = "" if settings.guard is None else ", or the guard has that of a set"
-            raise ConfigError(f"evaluation.sets: two sets have the same name{guard}")
+        self.tasks = {entry.name: _open(entry, opened, settings.seed) for entry in settings.sets}
+        if len(self.tasks) < len(settings.sets):
+            raise ConfigError("evaluation.sets: two sets have the same name")
         if heldout is not None:
             if len(heldout.identities) < 2:
                 raise ConfigError(
@@ -58,6 +56,13 @@ class Validation:
                     " data.holdout=0"
                 )
             self.tasks[HOLDOUT] = VerificationTask(HOLDOUT, heldout)
+        if not self.tasks and (settings.untouched or settings.patience is not None):
+            key = "untouched" if settings.untouched else "patience"
+            raise ConfigError(f"evaluation.{key}: nothing is measured; set data.holdout, or evaluation.sets")
+        if settings.guard is not None:
+            if settings.guard.name in self.tasks:
+                raise ConfigError(f"evaluation.guard: {settings.guard.name!r} is the name of another set")
+            self.tasks[settings.guard.name] = _open(settings.guard, opened, settings.seed)
         for name, task in self.tasks.items():
             shown = task.pictures.labels[task.used]
             if task.pairs is None and len(np.unique(shown)) == len(shown):
@@ -66,10 +71,6 @@ class Validation:
                     " to be compared; give it people with two or more pictures, or leave it out"
                     + (" (data.holdout=0)" if name == HOLDOUT else "")
                 )
-        compared = len(self.tasks) - (settings.guard is not None)
-        if not compared and (settings.untouched or settings.patience is not None):
-            key = "untouched" if settings.untouched else "patience"
-            raise ConfigError(f"evaluation.{key}: nothing is measured; set data.holdout, or evaluation.sets")
         if settings.best is not None:
             self._require_figure(settings.best)
 

@@ -6,9 +6,11 @@ import pytest
 import torch
 
 from helpers.small_runs import before_step, cut_off, journal, settings
+from vplface.backbones import build
+from vplface.config import read_config
 from vplface.errors import ConfigError
 from vplface.run_folder import RunFolder
-from vplface.stored_model import load_model
+from vplface.stored_model import ModelCard, load_model, save_model
 from vplface.study import run
 from vplface.training.outputs import RunOutputs
 from vplface.training.train import train
@@ -51,7 +53,7 @@ def test_run_that_helps_keeps_the_fine_tuned_model(faces, tmp_path):
     folder = RunFolder(config.run_folder)
     stored = json.loads(folder.finetuning.read_text())
     assert done.verdict.startswith("Fine-tuning helped: TAR at FAR 10⁻¹ on people +")
-    assert "\nThe guard guard did not measurably fall: " in done.verdict
+    assert "\nThe guard did not measurably fall: " in done.verdict
     assert stored["helped"]
     assert not same(weights(folder.best), weights(folder.untouched))
     assert load_model(folder.best.path)[1].step == stored["step"] > 0
@@ -59,7 +61,7 @@ def test_run_that_helps_keeps_the_fine_tuned_model(faces, tmp_path):
     assert "Fine-tuned and untouched" in page
     assert "The guard, whose figures must not fall:" in page
     assert done.summary["finetuning"]["helped"]
-    assert set(done.summary["differences"]["fine-tuned model"]) == {"people", "guard"}
+    assert set(done.summary["differences"]["(fine-tuned)"]) == {"people", "guard"}
 
 
 @pytest.mark.slow
@@ -174,3 +176,32 @@ def test_train_refuses_to_compare_on_nothing(faces, tmp_path, evaluation):
     config = finetuned(faces, tmp_path, found, data={"train": str(faces), "workers": 0})
     with pytest.raises(ConfigError, match="nothing is measured; set data"):
         train(config)
+
+
+def test_recipe_finetune_shallow_trains_from_a_run_with_memory_from_the_first_step(faces, tmp_path):
+    torch.manual_seed(0)
+    backbone = build("tiny", 8, width=8)
+    save_model(tmp_path, backbone, ModelCard("tiny", 8, {"width": 8}))
+    overrides = [
+        f"backbone.weights={tmp_path}",
+        f"data.train={faces}",
+        f"output={tmp_path}",
+        "data.workers=0",
+        "data.holdout=0.4",
+        "batch_size=8",
+        "schedule.length=4",
+        "schedule.warmup=1",
+        "finetune.until=2",
+        "evaluation.every=4",
+        "evaluation.fars=[0.1]",
+        "evaluation.bootstrap=20",
+        "log_every=1",
+        "loggers=[]",
+    ]
+    run = train(read_config("finetune-shallow", overrides))
+    started = weights(run.folder.untouched)
+    assert same(started, backbone.state_dict())
+    steps = [entry for entry in journal(run.folder.path) if "loss" in entry]
+    assert all(entry["coverage"] > 0 for entry in steps)
+    assert not same(weights(run.folder), started)
+    assert validated(run.folder) == [0, 4]

@@ -2,15 +2,25 @@ from pathlib import Path
 
 import pytest
 
+from vplface.backbones import build
 from vplface.config import build_config, overlay, read_config, shipped_recipes
+from vplface.data.pictures import Preprocessing
 from vplface.errors import ConfigError, UsageError
+from vplface.stored_model import ModelCard, save_model
 
 MINIMAL = {"name": "x", "data": {"train": "faces"}}
 
 
+def saved_model(folder, **card):
+    folder.mkdir(parents=True, exist_ok=True)
+    save_model(folder, build("tiny", 8, width=8), ModelCard("tiny", 8, {"width": 8}, **card))
+    return folder
+
+
 @pytest.mark.parametrize("recipe", shipped_recipes())
 def test_shipped_recipes_are_valid_and_survive_a_round_trip(recipe, tmp_path):
-    config = read_config(recipe)
+    model = saved_model(tmp_path / "model")
+    config = read_config(recipe, [f"backbone.weights={model}"] if recipe.startswith("finetune") else [])
     stored = tmp_path / "config.yaml"
     stored.write_text(config.to_yaml(), encoding="utf-8")
     assert read_config(stored) == config
@@ -68,5 +78,41 @@ def test_read_config_suggests_a_recipe_of_the_same_folder(tmp_path):
         read_config(tmp_path / "factor.yaml")
     with pytest.raises(ConfigError, match="did you mean 'quickstart'"):
         read_config(tmp_path / "quickstar")
-    with pytest.raises(ConfigError, match="known: folder, lfw"):
+    with pytest.raises(ConfigError, match="known: finetune, finetune-shallow, folder, lfw"):
         read_config(tmp_path / "xyz.yaml")
+
+
+def test_read_config_takes_the_backbone_of_a_model_folder_from_its_card(tmp_path):
+    prepared = Preprocessing(color="bgr", mean=(0.1, 0.2, 0.3), std=(0.5, 0.5, 0.5))
+    model = saved_model(tmp_path / "runs" / "other" / "best", preprocessing=prepared)
+    for recipe in ("finetune", "finetune-shallow"):
+        backbone = read_config(recipe, [f"backbone.weights={model}"]).backbone
+        assert (backbone.name, backbone.embedding_dim, backbone.options) == ("tiny", 8, {"width": 8})
+        assert backbone.preprocessing == prepared
+        assert backbone.weights == model / "model.safetensors"
+    added = read_config("finetune", [f"backbone.weights={model}", "backbone.options.dropout=0.3"]).backbone
+    assert added.options == {"width": 8, "dropout": 0.3}
+
+
+def test_read_config_refuses_a_folder_without_the_model_that_the_recipe_names(tmp_path):
+    with pytest.raises(ConfigError, match=r"is a folder without model\.json; give a run folder"):
+        read_config("finetune", [f"backbone.weights={tmp_path}"])
+    model = saved_model(tmp_path / "model")
+    with pytest.raises(ConfigError, match=r"holds a model of backbone tiny, not iresnet50; leave out backbone\.name"):
+        read_config("finetune", [f"backbone.weights={model}", "backbone.name=iresnet50"])
+    (model / "model.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(ConfigError, match="not a model card"):
+        read_config("finetune", [f"backbone.weights={model}"])
+
+
+def test_read_config_says_which_file_a_recipe_of_fine_tuning_lacks():
+    with pytest.raises(ConfigError, match=r"model\.onnx: no such file"):
+        read_config("finetune")
+
+
+def test_finetune_shallow_begins_memory_and_class_means_at_once_and_the_head_first(tmp_path):
+    config = read_config("finetune-shallow", [f"backbone.weights={saved_model(tmp_path)}"])
+    assert config.variational.start_rule(10) == 0
+    assert config.prototypes == "means"
+    assert config.finetune.moving_blocks == 0
+    assert config.finetune.until.steps(10) == 30

@@ -50,13 +50,13 @@ def test_finetuning_verdict_says_that_it_did_not_help_and_what_is_kept(ends: lis
 def test_finetuning_verdict_says_that_the_guard_fell() -> None:
     first, second = plain(finetuning_verdict(stored([0.01, 0.05], [-0.03, -0.01])))
     assert first.startswith("Fine-tuning helped, but the guard fell: ")
-    assert second == "The guard other fell: TAR at FAR 10⁻³ on other −2.0 points (95 % interval −3.0 to −1.0)."
+    assert second == "The guard fell: TAR at FAR 10⁻³ on other −2.0 points (95 % interval −3.0 to −1.0)."
 
 
 def test_finetuning_verdict_says_that_the_guard_did_not_measurably_fall() -> None:
     first, second = plain(finetuning_verdict(stored([-0.01, 0.05], [-0.03, 0.01])))
     assert first.startswith("Fine-tuning did not help: ")
-    assert second.startswith("The guard other did not measurably fall: ")
+    assert second.startswith("The guard did not measurably fall: ")
 
 
 def test_finetuning_verdict_without_an_interval_claims_nothing() -> None:
@@ -70,7 +70,7 @@ def test_finetuning_section_has_both_models_and_the_guard_last() -> None:
     page = finetuning_section(run)
     assert page is not None
     assert page.index("<h3>mine</h3>") < page.index("The guard") < page.index("<h3>other</h3>")
-    assert page.count("untouched model") >= 2
+    assert page.count("(untouched)") >= 2
     assert "excludes 0" in page
     assert finetuning_section(RunRecord(Path("mine"), "mine")) is None
 

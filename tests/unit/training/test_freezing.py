@@ -178,11 +178,17 @@ def test_frozen_names_refuses_names_that_fit_nothing(freeze, message):
         frozen_names(build("tiny", 8, width=8), FinetuneConfig(freeze=freeze))
 
 
-@pytest.mark.parametrize("batchnorm", ["freeze", "reestimate"])
-def test_Freezing_refuses_a_choice_of_BatchNorm_where_there_is_none(batchnorm):
+def test_Freezing_refuses_to_reestimate_BatchNorm_where_there_is_none():
     plain = build("tiny", 8, width=8, norm="none")
-    with pytest.raises(ConfigError, match=f"finetune.batchnorm: {batchnorm}, but the backbone has no BatchNorm"):
-        Freezing(plain, FinetuneConfig(batchnorm=batchnorm), None)
+    with pytest.raises(ConfigError, match=r"finetune\.batchnorm: reestimate, but the backbone has no BatchNorm"):
+        Freezing(plain, FinetuneConfig(batchnorm="reestimate"), None)
+
+
+def test_Freezing_of_BatchNorm_changes_nothing_where_there_is_none():
+    plain = build("tiny", 8, width=8, norm="none")
+    freezing = Freezing(plain, FinetuneConfig(batchnorm="freeze"), None)
+    assert all(parameter.requires_grad for parameter in plain.parameters())
+    assert freezing.still_norms(0) == set()
 
 
 def test_learning_rates_fall_towards_the_first_layer(faces, tmp_path):

@@ -49,6 +49,10 @@ def test_diagnose_is_silent_while_a_ramp_changes_the_loss(faces, tmp_path):
     assert diagnose(run, flat(10.0)) is None
 
 
+def test_diagnose_is_silent_where_prototypes_start_from_class_means(faces, tmp_path):
+    assert diagnose(run_of(faces, tmp_path, prototypes="means"), flat(10.0)) is None
+
+
 def test_diagnose_says_what_an_untrained_network_loses(faces, tmp_path):
     run = run_of(faces, tmp_path)
     found = diagnose(run, flat(9.0))
