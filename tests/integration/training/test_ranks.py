@@ -157,6 +157,15 @@ def test_train_as_with_two_processes_follows_a_teacher_as_one_does(processes, fa
     assert two[-1]["drift"] == pytest.approx(one[-1]["drift"], rel=2e-3, abs=1e-4)
 
 
+def test_train_as_with_two_processes_ends_by_patience_as_one_does(processes, faces, tmp_path):
+    still = {"optimizer": {"lr": 1e-12}, "finetune": {"batchnorm": "freeze"}}
+    asked = {"every": 2, "patience": 1, "untouched": True, "bootstrap": 20, "fars": [0.1]}
+    changes = {**still, "evaluation": asked, "data": {"train": str(faces), "workers": 0, "holdout": 0.4}}
+    assert processes.run(start, 2, settings(faces, tmp_path / "two", **changes)) == [4, 0]
+    alone(settings(faces, tmp_path / "one", **changes))
+    require_near(tmp_path / "two" / "run", tmp_path / "one" / "run")
+
+
 @pytest.mark.parametrize(("before", "after", "terms"), [(4, 1, []), (1, 3, []), (3, 2, TERMS), (2, 4, [])])
 def test_train_as_resumes_with_another_number_of_processes(processes, faces, tmp_path, before, after, terms):
     whole = settings(faces, tmp_path / "whole", terms=terms)
