@@ -127,6 +127,7 @@ def test_plan_counts_the_start_of_l2_sp(faces):
     assert pulled.footprint.checkpoint.total - plain.footprint.checkpoint.total == copy_of_weights
 
 
+@pytest.mark.slow
 def test_plan_shows_what_waits_and_the_learning_rates_by_depth(faces):
     found = planned(faces, freeze="stem", until=3, layer_decay=0.5, batchnorm="freeze").trained
     assert (found.waiting, found.until) == (3 * 49 * 8, 3)
@@ -138,6 +139,7 @@ def test_plan_shows_what_waits_and_the_learning_rates_by_depth(faces):
     assert "by depth 0: 0.0031, 1: 0.0063, 2: 0.013, 3: 0.025, 4: 0.05, 5: 0.1; prototypes 0.1" in result.output
 
 
+@pytest.mark.slow
 def test_plan_lists_learning_rates_where_weights_train_and_shortens_long_lists(faces):
     found = planned(faces, freeze="all but the last block", layer_decay=0.5).trained
     assert found.rates == {4: 0.05, 5: 0.1}
@@ -471,6 +473,7 @@ def test_footprint_matches_the_traffic_between_ranks(processes, world, sizes, ma
         assert sent["broadcast"] == traffic.buffers
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fused", [True, False])
 @pytest.mark.parametrize("average", [True, False])
 def test_footprint_matches_the_size_of_a_checkpoint(tmp_path, fused, average):

@@ -185,6 +185,7 @@ def test_ViT_ignores_the_last_four_rows_and_columns():
         assert not backbone(x).equal(backbone(hidden))
 
 
+@pytest.mark.slow
 def test_ViT_masked_tokens_skip_the_blocks_and_become_the_mask_token(monkeypatch):
     """The same draw in functions: 129 of 144 tokens, different ones for each picture, pass through the blocks."""
     backbone = randomised(build("vit_t", 16, drop_path=0.0).double()).train()
@@ -235,6 +236,7 @@ def test_ViT_drop_path_keeps_the_mean_of_a_branch():
     assert (dropped > 0).float().mean() == pytest.approx(0.7, abs=0.015)  # over four standard errors
 
 
+@pytest.mark.slow
 def test_ViT_recompute_changes_no_gradient():
     gradients = []
     for recompute in (False, True):

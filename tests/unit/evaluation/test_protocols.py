@@ -398,6 +398,7 @@ def test_compare_paired_interval_is_sharper_than_two_separate_intervals():
     assert not compare(first, shaken)["tar@far=1e-2"]["distinguishable"]
 
 
+@pytest.mark.slow
 def test_compare_seldom_distinguishes_equal_models():
     told = 0
     for trial in range(40):

@@ -90,6 +90,7 @@ def test_MagFace_gradients_of_embeddings_of_any_norm_match_finite_differences(ba
     assert (along[2:].abs() > 1e-6).all()
 
 
+@pytest.mark.slow
 def test_MagFace_gives_easy_samples_longer_norms():
     """Only the norms are trained, of a sample on its prototype and of one near the border: the paper's lemma."""
     head = PrototypeHead(2, 2, margin=MagFace(16.0), dtype=torch.float64)

@@ -59,6 +59,7 @@ def test_init_from_means_keeps_the_prototype_of_a_class_without_a_readable_pictu
     assert len(run.unreadable) == 4
 
 
+@pytest.mark.slow
 def test_train_starts_from_class_means_and_resumes_without_them(faces, tmp_path, monkeypatch):
     whole = train(settings(faces, tmp_path / "a", loggers=[], **MEANS))
     drawn = train(settings(faces, tmp_path / "b", loggers=[]))

@@ -114,6 +114,7 @@ def test_Freezing_until_a_step_thaws_the_network_then(faces, tmp_path, changes):
     assert changed(before, run.backbone) == trained | statistics
 
 
+@pytest.mark.slow
 def test_Freezing_resumes_before_and_after_it_ends_bit_for_bit(faces, tmp_path, monkeypatch):
     finetune = {"freeze": "backbone", "until": 7, "layer_decay": 0.5}
     whole = train(settings(faces, tmp_path / "whole", finetune=finetune))

@@ -45,6 +45,7 @@ def test_Ramps_count_epochs_and_leave_other_runs_alone(faces, tmp_path):
     assert run.head.variational is variational
 
 
+@pytest.mark.slow
 def test_train_with_ramps_resumes_bit_for_bit_and_logs_the_values(faces, tmp_path, monkeypatch):
     whole = train(settings(faces, tmp_path / "whole", ramps=RAMPS))
     config = settings(faces, tmp_path / "torn", ramps=RAMPS)

@@ -110,6 +110,7 @@ def test_train_warns_once_of_a_loss_that_does_not_fall_and_writes_it_to_the_jour
     assert line["diagnosis"]["now"] == pytest.approx(np.mean(losses[5:10]))
 
 
+@pytest.mark.slow
 def test_train_diagnoses_the_same_in_a_resumed_run(faces, tmp_path, monkeypatch, early):
     whole = train(stuck(faces, tmp_path / "whole"))
     config = stuck(faces, tmp_path / "torn")

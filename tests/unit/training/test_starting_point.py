@@ -58,6 +58,7 @@ def test_StartingPoint_leaves_weights_without_a_gradient():
     assert torch.equal(model[0].weight, before)
 
 
+@pytest.mark.slow
 def test_train_with_l2_sp_resumes_bit_for_bit(faces, tmp_path, monkeypatch):
     changes = {"finetune": {"l2_sp": 0.5}, "schedule": {"length": 8, "warmup": 2}}
     whole = train(settings(faces, tmp_path / "whole", **changes))

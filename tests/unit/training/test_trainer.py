@@ -63,6 +63,7 @@ def silent_run(faces, output, **changes):
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [{}, {"accumulate": 3}, {"optimizer": {"name": "adamw", "lr": 0.01}}, {"optimizer": {"lr": 0.02, "clip": None}}],

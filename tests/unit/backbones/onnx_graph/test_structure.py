@@ -24,6 +24,7 @@ def trained(name):
     return with_statistics(NETWORKS[name]())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("folded", [True, False])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_LoadWeights_takes_an_onnx_file_of_the_same_structure(name, folded, tmp_path):

@@ -11,6 +11,7 @@ from helpers.painted import Dots, dots, landmarks, photograph
 from vplface.data.align import TEMPLATE, Aligner, Face
 
 
+@pytest.mark.slow
 @settings(max_examples=20)
 @given(
     st.floats(0.6, 4),

@@ -68,6 +68,7 @@ FAULTS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("spoil", "error", "message"), FAULTS, ids=lambda value: getattr(value, "__name__", ""))
 def test_Faults_leave_the_state_and_are_raised_by_the_next_step(spoil, error, message):
     head = head_after_two_steps()
@@ -87,6 +88,7 @@ def test_Faults_leave_the_state_and_are_raised_by_the_next_step(spoil, error, me
     assert not any(map(torch.equal, before, state_of(head)))
 
 
+@pytest.mark.slow
 def test_Faults_of_a_loss_without_backward_are_raised_by_the_next_step():
     head = head_after_two_steps()
     before = state_of(head)
