@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch import nn
 
-from vplface.data.pictures import UnreadablePictureError
-from vplface.progress import progress
+from vplface.training.plain_pictures import evenly_spaced
 from vplface.training.run_state import RunState
 
 PICTURES = 4096
@@ -25,6 +23,9 @@ def reestimate(run: RunState) -> None:
 
     Args:
         run: before its first step; its averages of the backbone follow.
+
+    Raises:
+        DataError: no training picture can be read.
     """
     backbone = run.backbone
     norms = [module for module in backbone.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
@@ -33,18 +34,9 @@ def reestimate(run: RunState) -> None:
     for norm in norms:
         norm.reset_running_stats()
         norm.train().momentum = None  # the mean over all batches
-    chosen = np.linspace(0, len(run.pictures) - 1, min(len(run.pictures), PICTURES)).astype(np.int64)
-    with progress("batch statistics", len(chosen)) as advance:
-        for some in np.array_split(chosen, -(-len(chosen) // _BATCH)):
-            read = []
-            for index in some.tolist():
-                try:
-                    read.append(torch.from_numpy(run.pictures.picture(index)))
-                except UnreadablePictureError as error:
-                    run.unreadable.add(str(error))
-            if len(read) > 1:
-                backbone(run.preprocessing(torch.stack(read)).to(run.device))
-            advance(len(some))
+    for pictures in evenly_spaced(run, PICTURES, _BATCH, "batch statistics"):
+        if len(pictures) > 1:
+            backbone(pictures)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     backbone.train()

@@ -8,8 +8,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from vplface.data.pictures import UnreadablePictureError
-from vplface.progress import progress
+from vplface.training.plain_pictures import plain_pictures
 from vplface.training.run_state import RunState
 
 _BATCH = 64
@@ -44,19 +43,9 @@ def mean_directions(run: RunState, classes: Int64[np.ndarray, " k"]) -> Float[Te
     place = {int(label): row for row, label in enumerate(classes)}
     sums = torch.zeros(len(classes), run.head.embedding_dim, device=run.device)
     run.backbone.eval()
-    with progress("class means", len(chosen)) as advance:
-        for some in np.array_split(chosen, -(-len(chosen) // _BATCH)) if len(chosen) else []:
-            read, rows = [], []
-            for index in some.tolist():
-                try:
-                    read.append(torch.from_numpy(run.pictures.picture(index)))
-                except UnreadablePictureError as error:
-                    run.unreadable.add(str(error))
-                    continue
-                rows.append(place[int(run.pictures.labels[index])])
-            if read:
-                features = normalize(run.backbone(run.preprocessing(torch.stack(read)).to(run.device)).float(), dim=1)
-                sums.index_add_(0, torch.tensor(rows, device=run.device), features)
-            advance(len(some))
+    for pictures, numbers in plain_pictures(run, chosen, _BATCH, "class means"):
+        rows = [place[int(label)] for label in run.pictures.labels[numbers]]
+        features = normalize(run.backbone(pictures).float(), dim=1)
+        sums.index_add_(0, torch.tensor(rows, device=run.device), features)
     run.backbone.train()
     return normalize(sums, dim=1)

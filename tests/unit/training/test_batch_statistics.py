@@ -1,7 +1,10 @@
 import numpy as np
+import pytest
 import torch
 
 from helpers.small_runs import settings
+from vplface.data.pictures import UnreadablePictureError
+from vplface.errors import DataError
 from vplface.training.batch_statistics import reestimate
 from vplface.training.run_state import build_run
 from vplface.training.train import train
@@ -39,8 +42,6 @@ def test_train_with_reestimate_keeps_the_statistics_and_trains_scales(faces, tmp
 
 def test_reestimate_leaves_out_unreadable_pictures(faces, tmp_path, monkeypatch):
     run = build_run(settings(faces, tmp_path, backbone=TINY, finetune=AGAIN))
-    from vplface.data.pictures import UnreadablePictureError
-
     picture = type(run.pictures).picture
 
     def damaged(pictures, index):
@@ -52,3 +53,14 @@ def test_reestimate_leaves_out_unreadable_pictures(faces, tmp_path, monkeypatch)
     reestimate(run)
     assert run.unreadable == {"p0/0.png: torn"}
     assert run.backbone.stem[0][1].running_mean.isfinite().all()
+
+
+def test_reestimate_needs_a_readable_picture(faces, tmp_path, monkeypatch):
+    run = build_run(settings(faces, tmp_path, backbone=TINY, finetune=AGAIN))
+
+    def torn(pictures, index):
+        raise UnreadablePictureError(f"{index}.png", "torn")
+
+    monkeypatch.setattr(type(run.pictures), "picture", torn)
+    with pytest.raises(DataError, match="no training picture can be read"):
+        reestimate(run)
