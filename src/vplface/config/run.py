@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,6 +33,8 @@ _LATER = (
     "evaluation.patience",
     "evaluation.untouched",
     "evaluation.guard",
+    "evaluation.sets.degrade",
+    "evaluation.guard.degrade",
 )
 """Keys that version 0.1 does not know: left out of files at their default, so that it reads them."""
 
@@ -126,12 +128,19 @@ class Config(Section):
         """The whole configuration, defaults included but for ``_LATER``, as read_config reads it."""
         values = self.model_dump(mode="json")
         for key in _LATER:
-            section, held, (*parents, last) = self, values, key.split(".")
-            for parent in parents:
-                section, held = getattr(section, parent), held[parent]
-            if getattr(section, last) == type(section).model_fields[last].default:
-                del held[last]
+            _leave_out(self, values, key.split("."))
         return to_yaml(values)
+
+
+def _leave_out(section: Any, written: Any, key: Sequence[str]) -> None:
+    """Delete a key from what is written of a section, or of each of a list of sections, where it has its default."""
+    if isinstance(section, list):
+        for each, written_of_each in zip(section, written, strict=True):
+            _leave_out(each, written_of_each, key)
+    elif section is not None and len(key) > 1:
+        _leave_out(getattr(section, key[0]), written.get(key[0]), key[1:])
+    elif section is not None and getattr(section, key[0]) == type(section).model_fields[key[0]].default:
+        del written[key[0]]
 
 
 def build_config(raw: Mapping[str, Any], origin: str) -> Config:

@@ -13,6 +13,7 @@ from pydantic import BeforeValidator, Field, ValidationError, model_validator
 from vplface import bounds
 from vplface.backbones import option_types
 from vplface.config.conversion import as_expected, as_number
+from vplface.config.degrade import DegradeField
 from vplface.config.durations import Duration, DurationField
 from vplface.config.fields import NonNegative, Positive, Seed
 from vplface.config.model_folder import with_card
@@ -177,7 +178,7 @@ class EvaluationSet(Section):
     """Pictures and the pairs to compare: those of a list, pairs drawn in 10 folds, or all pairs.
 
     ``half`` keeps the first or the second half of the people, so that a choice made on one half can be confirmed on the
-    other.
+    other. ``degrade`` makes some of its pictures poor.
     """
 
     name: str
@@ -189,6 +190,7 @@ class EvaluationSet(Section):
     balanced_pairs: int | None = Field(default=None, ge=20, le=bounds.PAIRS, multiple_of=20)
     half: Literal["first", "second"] | None = None
     half_seed: Seed = 0
+    degrade: DegradeField = None
     synthetic: SyntheticConfig | None = None
 
     @model_validator(mode="after")

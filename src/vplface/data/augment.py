@@ -80,7 +80,7 @@ class Augmentation:
         amount = rng.random(6)
         picture = self._move(picture, chance[0] < self.flip, where)
         if chance[1] < self.low_resolution:
-            picture = _lower_resolution(picture, 1.5 + 3.5 * amount[0])
+            picture = enlarge(shrink(picture, 1.5 + 3.5 * amount[0]), picture)
         if chance[2] < self.blur:
             picture = cv2.GaussianBlur(picture, (0, 0), 0.4 + 2.1 * amount[1])
         grey = bool(chance[3] < self.grey)
@@ -130,22 +130,40 @@ def _tone(strength: float, draw: np.ndarray, grey: bool) -> Float32[np.ndarray, 
     return np.column_stack([matrix, np.full(3, 127.5 * (1 - contrast) + brightness)]).astype(np.float32)
 
 
-def _lower_resolution(picture: Image, factor: float) -> Image:
+def shrink(picture: Image, factor: float) -> UInt8[np.ndarray, "small_height small_width 3"]:
+    """The picture with its sides divided by a factor of 1 or more; a pixel becomes the mean of the area it covers."""
     height, width = picture.shape[:2]
-    small = (max(1, round(width / factor)), max(1, round(height / factor)))
-    small_picture = cv2.resize(picture, small, interpolation=cv2.INTER_AREA)
-    return cv2.resize(small_picture, (width, height), interpolation=cv2.INTER_LINEAR)  # type: ignore[no-any-return]
+    size = (max(1, round(width / factor)), max(1, round(height / factor)))
+    return cv2.resize(picture, size, interpolation=cv2.INTER_AREA)  # type: ignore[no-any-return]
+
+
+def enlarge(picture: UInt8[np.ndarray, "small_height small_width 3"], like: Image) -> Image:
+    """The picture in the size of another, interpolated linearly."""
+    height, width = like.shape[:2]
+    return cv2.resize(picture, (width, height), interpolation=cv2.INTER_LINEAR)  # type: ignore[no-any-return]
+
+
+def rectangle(picture: Image, area: float, draw: np.ndarray) -> tuple[slice, slice]:
+    """Rows and columns of a rectangle inside a picture.
+
+    Args:
+        picture: any.
+        area: share of the picture that the rectangle covers.
+        draw: three numbers in 0..1, which give its aspect relative to the picture's, 1:2 to 2:1, and its place.
+    """
+    height, width = picture.shape[:2]
+    stretch = min(2.0, 1.0 / area) ** (draw[0] - 0.5)
+    tall = round(height * np.sqrt(area) * stretch)
+    wide = round(width * np.sqrt(area) / stretch)
+    top, left = int(draw[1] * (height - tall + 1)), int(draw[2] * (width - wide + 1))
+    return slice(top, top + tall), slice(left, left + wide)
 
 
 def _occlude(picture: Image, draw: np.ndarray, rng: np.random.Generator) -> Image:
-    """Hide a rectangle of 4 to 25 % of the area, of aspect 1:2 to 2:1, wholly inside the picture."""
-    height, width = picture.shape[:2]
-    area, stretch = 0.04 + 0.21 * draw[0], 2 ** (draw[1] - 0.5)
-    tall = round(height * np.sqrt(area) * stretch)
-    wide = round(width * np.sqrt(area) / stretch)
-    top, left = int(draw[2] * (height - tall + 1)), int(draw[3] * (width - wide + 1))
+    """Hide a rectangle of 4 to 25 % of the area behind noise or one colour."""
+    rows, columns = rectangle(picture, 0.04 + 0.21 * draw[0], draw[1:])
     noise = rng.random() < 0.5
-    filling = rng.integers(0, 256, (tall, wide, 3) if noise else 3, dtype=np.uint8)
+    size = (rows.stop - rows.start, columns.stop - columns.start, 3)
     hidden = picture.copy()
-    hidden[top : top + tall, left : left + wide] = filling
+    hidden[rows, columns] = rng.integers(0, 256, size if noise else 3, dtype=np.uint8)
     return hidden

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Int64
 
+from vplface.data.degrade import DegradedPictures
 from vplface.data.pairs import Pairs, resolve
 from vplface.data.pictures import PictureSet
 from vplface.errors import DataError
@@ -47,7 +48,10 @@ class ResolvedPairs:
     @classmethod
     def of(cls, pairs: Pairs, pictures: PictureSet) -> ResolvedPairs:
         """Look the pictures up; raises DataError for those that the set does not have."""
-        return cls(pairs, pictures, *resolve(pairs, pictures))
+        if not isinstance(pictures, DegradedPictures):
+            return cls(pairs, pictures, *resolve(pairs, pictures))
+        left, right = resolve(pairs, pictures.original)
+        return cls(pairs, pictures, left, pictures.second[right])
 
     def similarity(self, embeddings: Float[np.ndarray, "n dim"]) -> Float64[np.ndarray, " p"]:
         """The cosine of each pair."""

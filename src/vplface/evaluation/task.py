@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+import json
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, Float32, Int64
 
+from vplface.data.degrade import Degradation, DegradedPictures
 from vplface.data.formats import open_pictures
 from vplface.data.pair_lists import read_pairs
 from vplface.data.pairs import Pairs
@@ -48,15 +51,40 @@ class VerificationTask:
         lists = [part for part in self._resolved if part is not None]
         return np.unique(np.concatenate([index for part in lists for index in (part.left, part.right)]))
 
-    def embed(self, embedder: Embedder, flip: Flip, workers: int = 0) -> Float32[np.ndarray, "n dim"]:
-        """A model's embeddings of the pictures that are compared; rows of others are NaN."""
+    def with_degraded(self, degradation: Degradation) -> VerificationTask:
+        """The task on degraded pictures.
+
+        With ``probes`` the second picture of each pair of a list is its probe; where all pairs are compared, all
+        pictures of a person but one are.
+        """
+        degraded = DegradedPictures.of_all_pairs if self.pairs is None else DegradedPictures.of_pairs
+        return replace(self, pictures=degraded(self.pictures, degradation))
+
+    def embed(
+        self,
+        embedder: Embedder,
+        flip: Flip,
+        workers: int = 0,
+        clean: Float32[np.ndarray, "m dim"] | None = None,
+    ) -> Float32[np.ndarray, "n dim"]:
+        """A model's embeddings of the pictures that are compared; rows of others are NaN.
+
+        Args:
+            embedder: the model.
+            flip: whether the embedding of the mirrored picture is added.
+            workers: processes that decode pictures.
+            clean: embeddings of the clean set of degraded pictures, which are then not computed again.
+        """
+        known = None
+        used = self.used
+        if clean is not None and isinstance(self.pictures, DegradedPictures):
+            known = clean[self.pictures.places]
+            used = used[self.pictures.degraded[used]]
         some = embedder.embed_set(
-            self.pictures, self.used, flip=flip, workers=workers, description=f"embedding for {self.name}"
+            self.pictures, used, flip=flip, workers=workers, description=f"embedding for {self.name}"
         )
-        if len(some) == len(self.pictures):
-            return some
-        embeddings = np.full((len(self.pictures), some.shape[1]), np.nan, np.float32)
-        embeddings[self.used] = some
+        embeddings = np.full((len(self.pictures), some.shape[1]), np.nan, np.float32) if known is None else known
+        embeddings[used] = some
         return embeddings
 
     def evaluate(self, embeddings: Float[np.ndarray, "n dim"], options: EvalOptions) -> Evaluation:
@@ -65,12 +93,30 @@ class VerificationTask:
         Raises:
             DataError: see :func:`vplface.evaluation.evaluate_pairs`.
         """
+        evaluation = self._evaluate(embeddings, options)
+        if not isinstance(self.pictures, DegradedPictures):
+            return evaluation
+        degradation = self.pictures.degradation.to_dict()
+        degraded = degradation | {"pictures": int(self.pictures.degraded[self.used].sum())}
+        question = f"{evaluation.fingerprint}\n{json.dumps(degradation)}"
+        return replace(
+            evaluation,
+            protocol={**evaluation.protocol, "degrade": degraded},
+            fingerprint=hashlib.sha256(question.encode()).hexdigest()[:32],
+        )
+
+    def _evaluate(self, embeddings: Float[np.ndarray, "n dim"], options: EvalOptions) -> Evaluation:
         listed, threshold_pairs = self._resolved
         if listed is not None:
             return evaluate_pair_list(embeddings, listed, threshold_pairs, self.name, options)
         if self.chosen is None:
             return evaluate_every_pair(embeddings, self.pictures, self.name, options)
-        return evaluate_every_pair(embeddings[self.chosen], Subset(self.pictures, self.chosen), self.name, options)
+        chosen: PictureSet
+        if isinstance(self.pictures, DegradedPictures):
+            chosen = self.pictures.only(self.chosen)
+        else:
+            chosen = Subset(self.pictures, self.chosen)
+        return evaluate_every_pair(embeddings[self.chosen], chosen, self.name, options)
 
     @cached_property
     def _resolved(self) -> tuple[ResolvedPairs | None, ResolvedPairs | None]:

@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 
 from vplface.config import Config, EvaluationConfig, EvaluationSet
 from vplface.data.balanced import balanced_pairs
+from vplface.data.degrade import DegradedPictures
 from vplface.data.formats import open_pictures
 from vplface.data.pair_lists import read_pairs
 from vplface.data.people import read_people
@@ -83,11 +84,15 @@ class Validation:
         """
         settings = self.settings
         options = EvalOptions(settings.flip, settings.fars, bootstrap=bootstrap, seed=settings.seed)
-        embeddings: dict[int, Float[np.ndarray, "n dim"]] = {}
+        clean: dict[int, Float[np.ndarray, "n dim"]] = {}
         for task in self.tasks.values():
-            if id(task.pictures) not in embeddings:
-                embeddings[id(task.pictures)] = self._embed(embedder, task.pictures)
-        return {name: task.evaluate(embeddings[id(task.pictures)], options) for name, task in self.tasks.items()}
+            pictures = _clean(task)
+            if id(pictures) not in clean:
+                clean[id(pictures)] = self._embed(embedder, pictures)
+        return {
+            name: task.evaluate(self._embedded(embedder, task, clean[id(_clean(task))]), options)
+            for name, task in self.tasks.items()
+        }
 
     def criterion(self, values: Values) -> float | None:
         """The figure by which the best model is kept; None if it was not measured."""
@@ -147,11 +152,33 @@ class Validation:
             )
 
     def _embed(self, embedder: Embedder, pictures: PictureSet) -> Float[np.ndarray, "n dim"]:
-        """Embeddings of the pictures of a set that any task compares; rows of others are NaN."""
-        used = np.unique(np.concatenate([task.used for task in self.tasks.values() if task.pictures is pictures]))
+        """Embeddings of the clean pictures of a set that any task compares; rows of others are NaN."""
+        used = np.unique(np.concatenate([_used(task) for task in self.tasks.values() if _clean(task) is pictures]))
         embeddings = np.full((len(pictures), embedder.dim), np.nan, np.float32)
         embeddings[used] = embedder.embed_set(pictures, used, flip=self.settings.flip, description="evaluating")
         return embeddings
+
+    def _embedded(
+        self, embedder: Embedder, task: VerificationTask, clean: Float[np.ndarray, "n dim"]
+    ) -> Float[np.ndarray, "m dim"]:
+        """Embeddings of the pictures of a task, given those of its clean pictures."""
+        if isinstance(task.pictures, DegradedPictures):
+            return task.embed(embedder, self.settings.flip, clean=clean)
+        return clean
+
+
+def _clean(task: VerificationTask) -> PictureSet:
+    """The set of a task without degradation."""
+    return task.pictures.original if isinstance(task.pictures, DegradedPictures) else task.pictures
+
+
+def _used(task: VerificationTask) -> Int64[np.ndarray, " n"]:
+    """The positions, in the set without degradation, of the pictures that a task compares as they are."""
+    if not isinstance(task.pictures, DegradedPictures):
+        return task.used
+    clean = task.used[~task.pictures.degraded[task.used]]
+    places: Int64[np.ndarray, " n"] = task.pictures.places[clean]
+    return places
 
 
 def values_of(evaluations: Mapping[str, Evaluation]) -> dict[str, dict[str, float | None]]:
@@ -207,4 +234,5 @@ def _open(entry: EvaluationSet, opened: dict[str, PictureSet], seed: int) -> Ver
     elif entry.pairs is not None:
         pairs = read_pairs(entry.pairs)
         threshold_pairs = None if entry.threshold_pairs is None else read_pairs(entry.threshold_pairs)
-    return VerificationTask(entry.name, pictures, pairs, threshold_pairs, chosen)
+    task = VerificationTask(entry.name, pictures, pairs, threshold_pairs, chosen)
+    return task if entry.degrade is None else task.with_degraded(entry.degrade)

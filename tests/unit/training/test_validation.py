@@ -47,6 +47,30 @@ def test_Validation_run_of_sets_that_share_pictures_matches_each_set_alone(faces
             assert together[name].metrics[metric]["value"] == pytest.approx(figure["value"]), (name, metric)
 
 
+def test_Validation_run_keeps_clean_and_degraded_copies_of_a_set_apart(faces, embedder):
+    sets = [
+        {"name": "clean"},
+        {"name": "half", "degrade": {"kind": "noise", "share": 0.5}},
+        {"name": "all", "degrade": "low_resolution"},
+        {"name": "probes", "degrade": {"kind": "noise", "probes": True}},
+    ]
+    together = Validation(settings(faces, *sets), None).run(embedder, bootstrap=10)
+    for entry in sets:
+        (alone,) = Validation(settings(faces, entry), None).run(embedder, bootstrap=10).values()
+        found = together[entry["name"]]
+        assert found.protocol == alone.protocol
+        assert found.fingerprint == alone.fingerprint
+        for metric, figure in alone.metrics.items():
+            assert found.metrics[metric]["value"] == pytest.approx(figure["value"], abs=1e-6), (entry, metric)
+    assert "degrade" not in together["clean"].protocol
+    assert len({evaluation.fingerprint for evaluation in together.values()}) == 4
+    assert len({evaluation.metrics["auc"]["value"] for evaluation in together.values()}) == 4
+    count = together["clean"].protocol["pictures"]
+    assert together["all"].protocol["degrade"]["pictures"] == count
+    assert 0 < together["half"].protocol["degrade"]["pictures"] < count
+    assert together["probes"].protocol["degrade"]["pictures"] == count - together["probes"].protocol["identities"]
+
+
 def test_Validation_run_draws_the_same_pairs_every_time(embedder, tmp_path):
     rng = np.random.default_rng(1)
     for person in range(20):
