@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from helpers.pages import PAGES, ROOT
 from vplface import config
 from vplface.data.augment import Augmentation
+from vplface.data.degrade import KINDS
 from vplface.margins import MARGINS
 from vplface.prototypes.memories import MEMORIES
 from vplface.study.grid import StudyFile, read_grid
@@ -129,3 +130,14 @@ def test_pages_link_to_files_that_exist(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     for target in re.findall(r"\[[^\]]+\]\(([^)#:]+)(?:#[^)]*)?\)", text):
         assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_evaluation_page_lists_every_kind_of_degradation_with_its_defaults() -> None:
+    text = (ROOT / "docs" / "evaluation.md").read_text(encoding="utf-8").split("## Degraded pictures")[1]
+    kinds, options = re.findall(r"((?:^\|.*\n)+)", text, flags=re.MULTILINE)[:2]
+    said = {
+        row[0]: {key: (float(low), float(high)) for key, low, high in re.findall(r"`(\w+)` \[(.+?), (.+?)\]", row[2])}
+        for row in re.findall(r"^\| `(\w+)` \| (.+?) \| (.+) \|$", kinds, flags=re.MULTILINE)
+    }
+    assert said == {name: dataclasses.asdict(kind()) for name, kind in KINDS.items()}
+    assert set(re.findall(r"^\| `(\w+)`", options, flags=re.MULTILINE)) == {"share", "seed", "probes"}

@@ -75,7 +75,7 @@ class Blur(Kind):
         _require_range("sigma", self.sigma, 0.1, _SIDE)
 
     def __call__(self, picture: Image, rng: np.random.Generator) -> Image:
-        """The blurred picture."""
+        """A blurred copy of the picture."""
         return _blurred(picture, _value(self.sigma, rng))
 
 
@@ -97,7 +97,7 @@ class Noise(Kind):
         _require_range("sigma", self.sigma, 0.0, _LARGEST_SIGMA)
 
     def __call__(self, picture: Image, rng: np.random.Generator) -> Image:
-        """The noisy picture."""
+        """A copy of the picture with noise."""
         return _exposed(picture, 1.0, _value(self.sigma, rng), rng)
 
 
@@ -144,7 +144,7 @@ class Darkness(Kind):
         _require_range("noise", self.noise, 0.0, _LARGEST_SIGMA)
 
     def __call__(self, picture: Image, rng: np.random.Generator) -> Image:
-        """The dark picture."""
+        """An underexposed copy of the picture."""
         return _exposed(picture, _value(self.light, rng), _value(self.noise, rng), rng)
 
 
