@@ -59,7 +59,7 @@ def test_recipes_page_lists_every_key_of_a_section_with_its_default(heading: str
 
 def test_recipes_page_lists_every_key_of_a_run_with_its_default() -> None:
     sections = {"data", "backbone", "margin", "variational", "terms", "optimizer", "schedule", "evaluation"}
-    sections |= {"distill", "finetune", "ramps"}
+    sections |= {"distill", "finetune", "fold", "ramps"}
     said = table("recipes.md", "### The run")
     assert set(said) == set(config.Config.model_fields) - sections
     defaults = config.build_config({"name": "x", "data": {"train": "faces"}}, "test").model_dump(mode="json")
@@ -96,6 +96,10 @@ def test_recipes_page_lists_every_key_of_distill_and_of_a_ramp() -> None:
     assert set(table("recipes.md", "### `distill`")) == set(config.DistillConfig.model_fields)
     of_ramps = set(config.RampsConfig.model_fields) | set(config.RampConfig.model_fields)
     assert set(table("recipes.md", "### `ramps`")) == of_ramps
+
+
+def test_recipes_page_lists_every_key_of_a_fold() -> None:
+    assert set(table("recipes.md", "### `fold`")) == set(config.FoldConfig.model_fields)
 
 
 def test_recipes_page_lists_every_key_of_SyntheticConfig() -> None:

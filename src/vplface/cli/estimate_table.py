@@ -8,9 +8,10 @@ from typing import Any
 from rich.table import Table
 
 from vplface.console import Console, print_json
+from vplface.evaluation.metrics import far_name
 from vplface.printable import printable_name
 from vplface.study import Estimate
-from vplface.study.cost import Cost
+from vplface.study.cost import Cost, SetSize
 
 _STATES = {
     "changed": "changed: the folder holds a run with another configuration; --overwrite restarts it.",
@@ -19,6 +20,11 @@ _STATES = {
 _ON_RANDOM_PICTURES = (
     "* measured on a few steps of backbone and head with random pictures, in a single process: loading and parallel"
     " runs take longer. The other rates are medians from the logs of finished runs with the same backbone and batch."
+)
+
+_OF_FOLDS = (
+    "People of a fold are tested by models that are trained on all others. lowest FAR: of evaluation.fars, with the"
+    " number of impostor pairs above the threshold; lower ones are not measured."
 )
 
 
@@ -32,10 +38,15 @@ def show_estimate(estimate: Estimate, as_json: bool) -> None:
     console = Console()
     console.print(f"{len(estimate.costs)} runs, {estimate.workers} at a time")
     for setting in dict.fromkeys(cost.cell.setting for cost in estimate.costs):
-        console.print(_table(setting, [cost for cost in estimate.costs if cost.cell.setting == setting]))
+        of_setting = [cost for cost in estimate.costs if cost.cell.setting == setting]
+        console.print(_table(setting, of_setting))
+        for name in of_setting[0].tested:
+            console.print(_folds(name, of_setting))
+    if any(cost.tested for cost in estimate.costs):
+        console.print(_OF_FOLDS, soft_wrap=True)
     total = sum(cost.seconds for cost in estimate.costs) / 60
     console.print(
-        "per s: pictures per second; min: minutes of training per run; left: minutes for all seeds."
+        "per s: pictures per second; min: minutes of training per run; left: minutes for all its runs."
         f" {total:.1f} minutes are left, about {minutes:.1f} with {estimate.workers} at a time, plus evaluation.",
         soft_wrap=True,
     )
@@ -52,6 +63,7 @@ def _to_dict(cost: Cost) -> dict[str, Any]:
         "setting": cost.cell.setting,
         "arm": cost.cell.arm,
         "seed": cost.cell.seed,
+        "fold": cost.cell.fold,
         "folder": str(cost.cell.folder),
         "state": cost.state,
         "identities": cost.identities,
@@ -61,11 +73,12 @@ def _to_dict(cost: Cost) -> dict[str, Any]:
         "pictures_per_second": cost.pictures_per_second,
         "measured_on": cost.measured_on,
         "minutes_left": cost.seconds / 60,
+        "tested": {name: vars(size) | {"lowest_far": _lowest_far(cost, size)} for name, size in cost.tested.items()},
     }
 
 
 def _table(setting: str, costs: Sequence[Cost]) -> Table:
-    """The runs of a setting, with a row for the seeds of each arm."""
+    """The runs of a setting, with a row for the seeds and folds of each arm."""
     table = Table(title=printable_name(setting), title_justify="left", box=None)
     table.add_column("arm", overflow="fold")
     for heading in ("seeds", "people", "pictures", "steps", "per s", "min", "left", "runs"):
@@ -75,19 +88,43 @@ def _table(setting: str, costs: Sequence[Cost]) -> Table:
     return table
 
 
+def _folds(name: str, costs: Sequence[Cost]) -> Table:
+    """The size of an evaluation set in each fold of a setting."""
+    table = Table(title=f"{printable_name(name)}, by fold", title_justify="left", box=None)
+    for heading in ("fold", "trained", "tested", "pictures", "genuine", "impostors", "lowest FAR"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    by_fold = {cost.cell.fold or 0: cost for cost in reversed(costs) if name in cost.tested}
+    for fold, cost in sorted(by_fold.items()):
+        size = cost.tested[name]
+        far = _lowest_far(cost, size)
+        lowest = "none" if far is None else f"{far_name(far)} ({int(far * size.impostors):,})"
+        numbers = (cost.identities, size.people, size.pictures, size.genuine, size.impostors)
+        table.add_row(str(fold), *(f"{number:,}" for number in numbers), lowest)
+    return table
+
+
+def _lowest_far(cost: Cost, size: SetSize) -> float | None:
+    """The lowest false accept rate that is asked for and has an impostor pair; None without one."""
+    return min((far for far in cost.cell.config.evaluation.fars if far * size.impostors >= 1), default=None)
+
+
 def _cells(costs: Sequence[Cost]) -> Iterator[str]:
-    """Cells of the runs of one arm, which differ only in the seed."""
-    first = costs[0]
+    """Cells of the runs of one arm, which differ only in seed and fold."""
     states = [cost.state for cost in costs]
-    minutes = first.steps * first.cell.config.batch_size / first.pictures_per_second / 60
-    yield _ranges([cost.cell.seed for cost in costs])
-    yield f"{first.identities:,}"
-    yield f"{first.pictures:,}"
-    yield f"{first.steps:,}"
-    yield f"{first.pictures_per_second:.0f}{'' if first.measured_on == 'runs' else '*'}"
-    yield f"{minutes:.1f}"
+    minutes = [cost.steps * cost.cell.config.batch_size / cost.pictures_per_second / 60 for cost in costs]
+    yield _ranges(list({cost.cell.seed for cost in costs}))
+    yield _extremes([cost.identities for cost in costs])
+    yield _extremes([cost.pictures for cost in costs])
+    yield _extremes([cost.steps for cost in costs])
+    yield f"{costs[0].pictures_per_second:.0f}{'' if costs[0].measured_on == 'runs' else '*'}"
+    yield f"{sum(minutes) / len(minutes):.1f}"
     yield f"{sum(cost.seconds for cost in costs) / 60:.1f}"
     yield ",\n".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
+
+
+def _extremes(numbers: Sequence[int]) -> str:
+    """The lowest and the highest of some numbers, one if they are the same."""
+    return "–".join(f"{number:,}" for number in sorted({min(numbers), max(numbers)}))
 
 
 def _ranges(seeds: Sequence[int]) -> str:

@@ -43,6 +43,9 @@ def study(
     settings: Annotated[
         str | None, typer.Option(help="Train these settings of a study file.", show_default=False)
     ] = None,
+    folds: Annotated[
+        str | None, typer.Option(help="Train these folds of a study file, e.g. 1,2.", show_default=False)
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Restart all chosen runs.")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the runs and what they cost; nothing is written.")
@@ -52,8 +55,9 @@ def study(
     """Train arms side by side, and test whether they differ.
 
     Arms are named changes to a recipe (its section "arms"). Each is trained with each seed; differences are taken
-    on the same pairs and the same resamples of people. A study file also has settings, for example data sets, and is
-    trained by several processes at once. Repeat the command to resume: finished runs are kept.
+    on the same pairs and the same resamples of people. A study file also has settings, for example data sets, and
+    folds of people, and is trained by several processes at once. Repeat the command to resume: finished runs are
+    kept.
 
     \b
     vplface study quickstart --seeds 0,1,2
@@ -63,12 +67,19 @@ def study(
     from vplface.config import read_config, read_recipe
     from vplface.study import is_study, read_grid
 
-    seed_list = _parse_seeds(seeds)
+    seed_list = _numbers("--seeds", seeds)
     if is_study(read_recipe(config)):
-        grid = read_grid(config, overrides or [], seeds=seed_list, arms=_names(arms), settings=_names(settings))
+        grid = read_grid(
+            config,
+            overrides or [],
+            seeds=seed_list,
+            arms=_names(arms),
+            settings=_names(settings),
+            folds=_numbers("--folds", folds),
+        )
         _run_study(grid, overwrite=overwrite, dry_run=dry_run, as_json=json)
         return
-    for option, value in (("--arms", arms), ("--settings", settings)):
+    for option, value in (("--arms", arms), ("--settings", settings), ("--folds", folds)):
         if value is not None:
             raise UsageError(f"{option} selects a part of a study file, but {config} is a recipe")
     recipe = read_config(config, overrides or [])
@@ -120,14 +131,14 @@ def _print_json(results: Results | Study) -> None:
     print_json({"schema": 1, **results.summary, "verdict": results.verdict, "report": str(results.report)})
 
 
-def _parse_seeds(text: str | None) -> list[int] | None:
+def _numbers(option: str, text: str | None) -> list[int] | None:
     if text is None:
         return None
     parts = [part.strip() for part in text.split(",")]
-    seeds = [int(part) for part in parts if re.fullmatch("[0-9]{1,18}", part)]
-    if len(set(seeds)) < len(parts):
-        raise UsageError(f"--seeds takes different whole numbers with commas between them (0,1,2), got {text!r}")
-    return seeds
+    numbers = [int(part) for part in parts if re.fullmatch("[0-9]{1,18}", part)]
+    if len(set(numbers)) < len(parts):
+        raise UsageError(f"{option} takes different whole numbers with commas between them (0,1,2), got {text!r}")
+    return numbers
 
 
 def _unique(names: Iterable[str]) -> list[str]:

@@ -14,7 +14,7 @@ from vplface.console import Console, say
 from vplface.evaluation.figure import Difference, Figure
 from vplface.evaluation.metrics import Metric, in_order
 from vplface.printable import printable_name
-from vplface.report.study_findings import NOTHING, findings, study_cautions, study_verdicts
+from vplface.report.study_findings import NOTHING, findings, folds_notes, study_cautions, study_verdicts
 from vplface.study import Results, Study
 
 
@@ -68,6 +68,8 @@ def show_results(results: Results, settings: Sequence[str], arms: Sequence[str])
             console.print(_figures_of_setting(setting, name, summary, arms))
             if (table := _differences_of_setting(name, summary, arms)) is not None:
                 console.print(table)
+        for note in folds_notes(summary):
+            console.print(note, style="dim", soft_wrap=True)
     chosen = [f for f in findings(results.summary) if f.setting in settings and f.arm in arms]
     for sentences in list(study_verdicts(chosen).values())[:1] or [[NOTHING]]:
         for sentence in sentences:

@@ -3,6 +3,7 @@
 from vplface.config.distill import DistillConfig
 from vplface.config.durations import Duration
 from vplface.config.finetune import FinetuneConfig
+from vplface.config.folds import FoldConfig, FoldsConfig
 from vplface.config.overrides import apply_overrides, overlay
 from vplface.config.ramps import RampConfig, RampsConfig
 from vplface.config.recipes import read_config, read_recipe, shipped_recipes
@@ -28,6 +29,8 @@ __all__ = [
     "EvaluationConfig",
     "EvaluationSet",
     "FinetuneConfig",
+    "FoldConfig",
+    "FoldsConfig",
     "OptimizerConfig",
     "RampConfig",
     "RampsConfig",

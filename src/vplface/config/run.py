@@ -13,6 +13,7 @@ from vplface.config.distill import DistillConfig
 from vplface.config.durations import Duration, DurationField
 from vplface.config.fields import FolderName, Seed
 from vplface.config.finetune import FinetuneConfig
+from vplface.config.folds import FoldConfig
 from vplface.config.ramps import RampsConfig
 from vplface.config.registry import MarginField, ScheduledTerm, TermField
 from vplface.config.section import Section
@@ -27,6 +28,7 @@ from vplface.terms.fit import bind_without_storage, require_fit
 _LATER = (
     "finetune",
     "distill",
+    "fold",
     "ramps",
     "prototypes",
     "backbone.preprocessing",
@@ -46,6 +48,7 @@ class Config(Section):
     output: Path = Path("runs")
     seed: Seed = 0
     data: DataConfig
+    fold: FoldConfig | None = None
     backbone: BackboneConfig = BackboneConfig()
     finetune: FinetuneConfig = FinetuneConfig()
     prototypes: Literal["random", "means"] = "random"
@@ -102,6 +105,24 @@ class Config(Section):
             subcenters=self.subcenters,
             variational=self.variational is not None,
         )
+        return self
+
+    @model_validator(mode="after")
+    def _fold_fits(self) -> Config:
+        if self.fold is None:
+            return self
+        guard = self.evaluation.guard
+        tested = [*self.evaluation.sets, *([] if guard is None else [guard])]
+        if not tested:
+            raise ValueError("fold divides the people of the evaluation sets; give evaluation.sets")
+        for entry in tested:
+            if entry.pairs is not None or entry.balanced_pairs is not None:
+                raise ValueError(
+                    f"fold divides the people, which the list of pairs of {entry.name!r} does not allow; leave out"
+                    " pairs and balanced_pairs, so that all pairs of the fold are compared"
+                )
+        if self.data.holdout:
+            raise ValueError("fold keeps the people that it tests out of training; leave out data.holdout")
         return self
 
     def resolved_terms(self, steps_per_epoch: int) -> list[Term]:

@@ -199,19 +199,23 @@ def split_identities(pictures: PictureSet, fraction: float, seed: int) -> tuple[
 
 
 def half_of(pictures: PictureSet, half: Literal["first", "second"], seed: int) -> Int64[np.ndarray, " m"]:
-    """The pictures of one half of the identities; with an odd number of them, the first half has one more.
+    """The pictures of one half of the identities, see :func:`half_of_people`."""
+    return np.flatnonzero(np.isin(pictures.labels, half_of_people(pictures.identities, half, seed)))
+
+
+def half_of_people(names: Sequence[str], half: Literal["first", "second"], seed: int) -> list[int]:
+    """The positions of one half of the names; with an odd number of them, the first half has one more.
 
     Who is in which half follows from the seed and the names alone, in another way than who is held out.
 
     Raises:
-        DataError: if there are fewer than four identities: all pairs of a half need two people.
+        DataError: if there are fewer than four names: all pairs of a half need two people.
     """
-    count = len(pictures.identities)
+    count = len(names)
     if count < 4:
         raise DataError(f"cannot take a half of {count} identities: at least 4 are needed, two in each half")
-    order, middle = _shuffled(pictures.identities, f"half {seed}"), (count + 1) // 2
-    chosen = order[:middle] if half == "first" else order[middle:]
-    return np.flatnonzero(np.isin(pictures.labels, chosen))
+    order, middle = _shuffled(names, f"half {seed}"), (count + 1) // 2
+    return order[:middle] if half == "first" else order[middle:]
 
 
 def _shuffled(names: Sequence[str], seed: str) -> list[int]:

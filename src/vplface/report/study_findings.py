@@ -108,6 +108,12 @@ def study_cautions(summary: Mapping[str, Any], found: Sequence[Finding]) -> list
             "than seeds: it treats the people tested as fixed. Two arms count as statistically different if neither "
             "interval contains 0."
         )
+    if any(mapping(setting).get("folds") for setting in mapping(summary["settings"]).values()):
+        said.append(
+            "Where people are divided into folds, each person is tested once, by a model that was not trained on that "
+            "person. A figure is the mean over the folds, which have thresholds of their own, weighted by their people."
+            " Intervals take the people trained on as given."
+        )
     if len(found) > 1:
         said.append(
             f"{len(found)} differences are examined together, without correction for multiple comparisons: of twenty "
@@ -118,10 +124,21 @@ def study_cautions(summary: Mapping[str, Any], found: Sequence[Finding]) -> list
         said.append(f"{without} of them have no bootstrap interval, and count as not statistically different.")
     for run, why in mapping(summary.get("failed")).items():
         said.append(f"{run} failed: {why.splitlines()[-1] if why else 'no reason was recorded'}")
+    if incomplete := summary.get("incomplete"):
+        listed = ", ".join(incomplete[:6]) + (", …" if len(incomplete) > 6 else "")
+        said.append(f"Left out, because not all of their folds are finished: {listed}.")
     if missing := summary.get("missing"):
         listed = ", ".join(missing[:6]) + (", …" if len(missing) > 6 else "")
         said.append(f"Not finished, and not on this page: {listed}.")
     return said
+
+
+def folds_notes(entry: Mapping[str, Any]) -> list[str]:
+    """How many people the folds of a setting test, a sentence for each evaluation set."""
+    return [
+        f"{set_name}: {sum(people):,} people in {len(people)} folds of {min(people):,} to {max(people):,}."
+        for set_name, people in mapping(entry.get("folds")).items()
+    ]
 
 
 def points(value: float, digits: int = 1) -> str:

@@ -22,6 +22,7 @@ from vplface.report.study_findings import (
     Finding,
     digits_for,
     findings,
+    folds_notes,
     points,
     study_cautions,
     study_verdict,
@@ -101,13 +102,13 @@ def _forests(found: Sequence[Finding], arms: Sequence[str]) -> Markup:
 def _setting(name: str, entry: Mapping[str, Any], arms: Sequence[str], found: Sequence[Finding]) -> Markup:
     of_arms = entry["arms"]
     if not of_arms:
-        return join(tag("h3", name), tag("p", "No run is finished yet.", class_="note"))
+        return join(tag("h3", name), tag("p", "No arm has a finished seed yet.", class_="note"))
     sets = dict.fromkeys(set_name for entry in of_arms.values() for set_name in entry["sets"])
     tables = [
         _table(f"{name} · {set_name}", set_name, of_arms, arms, [f for f in found if f.set_name == set_name])
         for set_name in sets
     ]
-    return join(*tables)
+    return join(*tables, [tag("p", each, class_="note") for each in folds_notes(entry)])
 
 
 def _table(

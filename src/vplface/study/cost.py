@@ -6,15 +6,15 @@ import dataclasses
 import heapq
 import json
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 import torch
 
 from vplface.config import Config, VariationalConfig
-from vplface.data.pictures import SIZE
+from vplface.data.pictures import SIZE, PictureSet
 from vplface.errors import ConfigError, DataError, VplfaceError
 from vplface.progress import progress
 from vplface.prototypes import Variational
@@ -23,12 +23,37 @@ from vplface.run_folder import RunFolder
 from vplface.study.grid import Cell, Grid
 from vplface.study.single import standing
 from vplface.terms import Term
+from vplface.training.evaluation_sets import pictures_of_fold
 from vplface.training.freezing import freezing_of
 from vplface.training.networks import backbone_of, device_of, head_of, optimizer_of, preprocessing_of
 from vplface.training.sources import open_training
 
 WARM_UP, TIMED = 2, 3
 """Steps that are timed with random pictures where no finished run gives the speed."""
+
+
+@dataclass(frozen=True)
+class SetSize:
+    """The size of an evaluation set, of which all pairs are compared.
+
+    Attributes:
+        people: number of people.
+        pictures: number of their pictures.
+        genuine: pairs of pictures of one person.
+        impostors: pairs of pictures of two people.
+    """
+
+    people: int
+    pictures: int
+    genuine: int
+    impostors: int
+
+    @classmethod
+    def of(cls, pictures: PictureSet) -> SetSize:
+        """The size of a set."""
+        each = np.bincount(pictures.labels).astype(np.int64)
+        count, genuine = len(pictures), int((each * (each - 1) // 2).sum())
+        return cls(len(pictures.identities), count, genuine, count * (count - 1) // 2 - genuine)
 
 
 @dataclass(frozen=True)
@@ -46,6 +71,7 @@ class Cost:
         measured_on: the source of the speed: ``runs``, finished ones of the same backbone and batch, or ``random``
             pictures, a few steps of backbone and head without the loading of pictures.
         seconds: of training that are left.
+        tested: the size of each evaluation set in the fold; empty where people are not divided.
     """
 
     cell: Cell
@@ -57,6 +83,7 @@ class Cost:
     pictures_per_second: float
     measured_on: Literal["runs", "random"]
     seconds: float
+    tested: Mapping[str, SetSize] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -80,6 +107,7 @@ class _Extent:
     pictures: int
     per_epoch: int
     steps: int
+    tested: Mapping[str, SetSize]
 
 
 def estimate(grid: Grid) -> Estimate:
@@ -121,6 +149,7 @@ def estimate(grid: Grid) -> Estimate:
                     speed,
                     measured_on,
                     left * cell.config.batch_size / speed,
+                    extent.tested,
                 )
             )
             advance(1, cell.name)
@@ -197,15 +226,23 @@ def _now(device: torch.device) -> float:
 def _extent(config: Config, known: dict[str, _Extent]) -> _Extent:
     """The size of the data of a run; opened once for all runs that share them."""
     relevant = (config.data, config.batch_size, config.evaluation.seed, config.schedule.length)
-    key = repr(relevant)
+    key = repr(relevant if config.fold is None else (*relevant, config.fold, config.evaluation))
     if key not in known:
-        pictures, _ = open_training(config.data, config.evaluation.seed, write=False)
+        tested = pictures_of_fold(config, write=False)
+        people = {name for of_set in tested.values() for name in of_set.identities}
+        pictures, _ = open_training(config.data, config.evaluation.seed, people, write=False)
         try:
             per_epoch = len(config.data.sampler.batches(pictures.labels, config.batch_size, config.seed))
         except ValueError as error:
             raise ConfigError(f"data.sampler: {error}; raise batch_size") from error
         steps = config.schedule.length.steps(per_epoch)
-        known[key] = _Extent(len(pictures.identities), len(pictures), per_epoch, steps)
+        known[key] = _Extent(
+            len(pictures.identities),
+            len(pictures),
+            per_epoch,
+            steps,
+            {name: SetSize.of(of_set) for name, of_set in tested.items()},
+        )
     return known[key]
 
 

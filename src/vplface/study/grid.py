@@ -1,17 +1,18 @@
-"""The runs of a study, settings × arms × seeds, read from one file and validated."""
+"""The runs of a study, settings × arms × seeds × folds, read from one file and validated."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, Field, StringConstraints, model_validator
 
 from vplface import bounds
-from vplface.config import Config, apply_overrides, build_config, overlay, read_recipe
+from vplface.config import Config, FoldsConfig, apply_overrides, build_config, overlay, read_recipe
 from vplface.config.fields import FolderName, Seed
 from vplface.config.section import Section
 from vplface.config.validation import refuse_unknown_keys, validate
@@ -36,6 +37,8 @@ class StudyFile(Section, BaseModel):
         settings: {name: changes}, data sets for example; none: one setting, the base.
         arms: {name: changes}, laid over a setting's; none: those of the recipe.
         seeds: of training.
+        folds: of people: each run tests one and trains on the others; none: all people of the sets are tested. A
+            setting may have folds of its own.
         baselines: the arms that each other arm is compared with; none: the first.
         metrics: what is shown and compared; none: all there are.
         workers: runs that train side by side; none: as many as there are cores for.
@@ -49,6 +52,7 @@ class StudyFile(Section, BaseModel):
     settings: dict[Word, dict[str, Any]] = {}
     arms: dict[Word, dict[str, Any]] = {}
     seeds: list[Seed] = Field(default=[0], min_length=1, max_length=MOST_RUNS)
+    folds: FoldsConfig | None = None
     baselines: list[str] = []
     metrics: list[str] = []
     workers: int | None = Field(default=None, ge=1, le=bounds.PROCESSES)
@@ -71,6 +75,11 @@ class Cell:
     arm: str
     seed: int
     config: Config
+
+    @property
+    def fold(self) -> int | None:
+        """The number of its fold; None where people are not divided."""
+        return None if self.config.fold is None else self.config.fold.number
 
     @property
     def folder(self) -> Path:
@@ -122,6 +131,12 @@ class Grid:
         """The seeds of training."""
         return list(dict.fromkeys(cell.seed for cell in self.cells))
 
+    def folds(self, setting: str) -> int | None:
+        """The number of folds of a setting; None where people are not divided."""
+        return next(
+            (cell.config.fold.count for cell in self.cells if cell.setting == setting and cell.config.fold), None
+        )
+
 
 def is_study(raw: Mapping[str, Any]) -> bool:
     """Whether a file describes a study; a recipe has none of these keys."""
@@ -135,6 +150,7 @@ def read_grid(
     seeds: Sequence[int] | None = None,
     arms: Sequence[str] | None = None,
     settings: Sequence[str] | None = None,
+    folds: Sequence[int] | None = None,
 ) -> Grid:
     """Read a study file and validate every run of it.
 
@@ -144,6 +160,7 @@ def read_grid(
         seeds: train these; they may be others than those of the file.
         arms: train these of its arms; None: all.
         settings: train these of its settings; None: all.
+        folds: train these of its folds; None: all.
 
     Raises:
         ConfigError: naming the setting, the arm and the key at fault.
@@ -167,31 +184,20 @@ def read_grid(
     all_settings = file.settings or {Path(file.recipe).stem if file.recipe else "base": {}}
     chosen_arms = _chosen("--arms", arms, all_arms)
     chosen_settings = _chosen("--settings", settings, all_settings)
-    chosen_seeds = list(file.seeds if seeds is None else seeds)
-    runs = len(all_settings) * len(all_arms) * len({*file.seeds, *chosen_seeds})
-    if runs > MOST_RUNS:
-        raise ConfigError(f"{path}: {runs:,} runs; settings × arms × seeds may be at most {MOST_RUNS:,}")
-    folder = file.output / file.name
-    cells = []
-    for setting, of_setting in all_settings.items():
-        below = apply_overrides(overlay({"threads": file.threads} | base, of_setting), of_runs)
-        for seed in dict.fromkeys([*file.seeds, *chosen_seeds]):
-            for arm, of_arm in all_arms.items():
-                where = f"{path}: setting {setting!r}, arm {arm!r}"
-                here = {"name": f"{arm}-seed{seed}", "output": str(folder / setting), "seed": seed}
-                values = overlay(below, of_arm) | here
-                # None removes a section: its defaults apply.
-                config = build_config({key: value for key, value in values.items() if value is not None}, where)
-                cells.append(Cell(setting, arm, seed, config))
+    cells = _cells(path, file, {"threads": file.threads} | base, of_runs, all_settings, all_arms, seeds or ())
+    _require_folds(folds or (), cells)
     baselines = _known("baselines", file.baselines, all_arms, path) or [next(iter(all_arms))]
     return Grid(
         name=file.name,
-        folder=folder,
+        folder=file.output / file.name,
         cells=cells,
         chosen=[
             cell
             for cell in cells
-            if cell.setting in chosen_settings and cell.arm in chosen_arms and cell.seed in chosen_seeds
+            if cell.setting in chosen_settings
+            and cell.arm in chosen_arms
+            and cell.seed in (file.seeds if seeds is None else seeds)
+            and (folds is None or cell.fold in folds)
         ],
         baselines=baselines,
         metrics=_known("metrics", file.metrics, _metrics(cells), path),
@@ -217,11 +223,60 @@ def grid_of_recipe(config: Config, seeds: Sequence[int]) -> Grid:
     return Grid(config.name, config.run_folder, cells, cells, [next(iter(arms))])
 
 
+def _cells(
+    path: str | Path,
+    file: StudyFile,
+    base: Mapping[str, Any],
+    overrides: Sequence[str],
+    settings: Mapping[str, Mapping[str, Any]],
+    arms: Mapping[str, Mapping[str, Any]],
+    more_seeds: Sequence[int],
+) -> list[Cell]:
+    """All runs, by setting, seed, fold and arm; ``overrides`` are applied to a setting, below its arms."""
+    seeds = list(dict.fromkeys([*file.seeds, *more_seeds]))
+    of_file = {} if file.folds is None else {"folds": file.folds.model_dump(mode="json")}
+    below = {setting: overlay({**base, **of_file}, changes) for setting, changes in settings.items()}
+    folds = {setting: _folds(raw.pop("folds", None), f"{path}: setting {setting!r}") for setting, raw in below.items()}
+    runs = len(arms) * len(seeds) * sum(map(len, folds.values()))
+    if runs > MOST_RUNS:
+        raise ConfigError(f"{path}: {runs:,} runs; settings × arms × seeds × folds may be at most {MOST_RUNS:,}")
+    cells = []
+    for setting, raw in below.items():
+        changed = apply_overrides(raw, overrides)
+        output = str(file.output / file.name / setting)
+        for seed, fold, arm in product(seeds, folds[setting], arms):
+            name = f"{arm}-seed{seed}" + (f"-fold{fold['number']}" if fold else "")
+            here = {"name": name, "output": output, "seed": seed} | ({"fold": fold} if fold else {})
+            values = overlay(changed, arms[arm]) | here
+            # None removes a section: its defaults apply.
+            config = build_config(
+                {key: value for key, value in values.items() if value is not None},
+                f"{path}: setting {setting!r}, arm {arm!r}",
+            )
+            cells.append(Cell(setting, arm, seed, config))
+    return cells
+
+
+def _folds(raw: Any, where: str) -> list[dict[str, Any] | None]:
+    """The section ``fold`` of each fold of a setting; [None] where people are not divided."""
+    if raw is None:
+        return [None]
+    folds = validate(FoldsConfig, raw, f"{where}: folds")
+    return [folds.model_dump(mode="json") | {"number": number} for number in range(1, folds.count + 1)]
+
+
 def _chosen(option: str, wanted: Sequence[str] | None, known: Iterable[str]) -> list[str]:
     for name in wanted or ():
         if name not in known:
             raise UsageError(f"{option}: there is no {name!r}{did_you_mean_or_known(name, known)}")
     return list(known if wanted is None else wanted)
+
+
+def _require_folds(wanted: Sequence[int], cells: Sequence[Cell]) -> None:
+    known = {cell.fold for cell in cells if cell.fold is not None}
+    for number in wanted:
+        if number not in known:
+            raise UsageError(f"--folds: there is no {number}; known: {', '.join(map(str, sorted(known))) or 'none'}")
 
 
 def _known(key: str, wanted: Sequence[str], known: Iterable[str], path: str | Path) -> list[str]:

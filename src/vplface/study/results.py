@@ -15,6 +15,7 @@ from vplface.evaluation.figure import Difference
 from vplface.evaluation.metrics import in_order
 from vplface.files import write_json
 from vplface.report import RunRecord, average_runs, read_run, write_study
+from vplface.study.folds import PEOPLE_OF_FOLDS, complete, join_folds
 from vplface.study.grid import Cell, Grid
 from vplface.study.pool import paired, pool
 from vplface.study.single import measured, standing
@@ -51,10 +52,12 @@ def conclude(grid: Grid, failed: Mapping[str, str]) -> Results:
     finished = [cell for cell in grid.cells if standing(cell.config).state == "finished"]
     settings: dict[str, Any] = {}
     curves: dict[str, list[RunRecord]] = {}
+    incomplete: list[str] = []
     for setting in grid.settings:
         here = [cell for cell in finished if cell.setting == setting]
         try:
-            settings[setting], curves[setting] = _setting(grid, here)
+            settings[setting], curves[setting], left_out = _setting(grid, setting, here)
+            incomplete += left_out
         except ConfigError as error:
             raise ConfigError(f"setting {setting!r}: {error}") from error
     done = {cell.name for cell in finished}
@@ -72,6 +75,7 @@ def conclude(grid: Grid, failed: Mapping[str, str]) -> Results:
             for metrics in sets.values()
         ),
         "failed": dict(failed),
+        "incomplete": incomplete,
         "missing": [cell.name for cell in grid.cells if cell.name not in done and cell.name not in failed],
     }
     report = grid.folder / "report.html"
@@ -90,19 +94,23 @@ def final_loss(record: RunRecord) -> float | None:
     return float(losses[steps > (1 - FINAL_SHARE) * steps[-1]].mean())
 
 
-def _setting(grid: Grid, finished: list[Cell]) -> tuple[dict[str, Any], list[RunRecord]]:
+def _setting(grid: Grid, setting: str, finished: list[Cell]) -> tuple[dict[str, Any], list[RunRecord], list[str]]:
+    """The summary of a setting, the logs of its arms, and the seeds that are left out, with their finished folds."""
     arms: dict[str, Any] = {}
     evaluations: dict[str, dict[int, dict[str, Evaluation]]] = {}
-    curves = []
+    curves: list[RunRecord] = []
+    left_out: list[str] = []
+    folds = grid.folds(setting)
     for arm in grid.arms:
-        cells = [cell for cell in finished if cell.arm == arm]
-        if not cells:
+        by_seed, begun = complete([cell for cell in finished if cell.arm == arm], folds)
+        left_out += [f"{setting}/{arm}-seed{seed} ({done} of {folds} folds)" for seed, done in begun.items()]
+        if not by_seed:
             continue
-        evaluations[arm] = {cell.seed: measured(cell.folder) for cell in cells}
-        records = [read_run(cell.folder) for cell in cells]
-        losses = [loss for record in records if (loss := final_loss(record)) is not None]
+        evaluations[arm] = {seed: _evaluations(cells) for seed, cells in by_seed.items()}
+        records = {seed: [read_run(cell.folder) for cell in cells] for seed, cells in by_seed.items()}
+        losses = [loss for of_seed in records.values() if (loss := _loss(of_seed)) is not None]
         arms[arm] = {
-            "seeds": [cell.seed for cell in cells],
+            "seeds": list(by_seed),
             "final_loss": {"value": float(np.mean(losses)) if losses else None, "per_seed": losses},
             "sets": {
                 name: {
@@ -113,7 +121,7 @@ def _setting(grid: Grid, finished: list[Cell]) -> tuple[dict[str, Any], list[Run
                 for name, evaluation in pool(list(evaluations[arm].values())).items()
             },
         }
-        curves.append(average_runs(records, arm))
+        curves.append(average_runs([record for of_seed in records.values() for record in of_seed], arm))
     differences: dict[str, Any] = {}
     for baseline in grid.baselines:
         if baseline in evaluations:
@@ -122,7 +130,27 @@ def _setting(grid: Grid, finished: list[Cell]) -> tuple[dict[str, Any], list[Run
                 for arm, of_arm in evaluations.items()
                 if arm != baseline and not (arm in grid.baselines and arm in differences)
             }
-    return {"arms": arms, "differences": differences}, curves
+    return {"arms": arms, "differences": differences} | _folds(evaluations), curves, left_out
+
+
+def _evaluations(of_seed: Sequence[Cell]) -> dict[str, Evaluation]:
+    """The evaluations of one arm and seed, of all folds together."""
+    if of_seed[0].fold is None:
+        return measured(of_seed[0].folder)
+    return join_folds([measured(cell.folder) for cell in of_seed])
+
+
+def _folds(evaluations: Mapping[str, Mapping[int, Mapping[str, Evaluation]]]) -> dict[str, Any]:
+    """{"folds": {set: the people tested in each fold}} where people are divided."""
+    one = next((found for of_arm in evaluations.values() for found in of_arm.values()), {})
+    people = {name: found.protocol.get(PEOPLE_OF_FOLDS) for name, found in one.items()}
+    return {"folds": people} if any(people.values()) else {}
+
+
+def _loss(of_seed: Sequence[RunRecord]) -> float | None:
+    """The mean final loss of the runs of one seed, a fold each."""
+    losses = [loss for record in of_seed if (loss := final_loss(record)) is not None]
+    return float(np.mean(losses)) if losses else None
 
 
 def _figure(pooled: Evaluation, metric: str, of_seeds: list[Evaluation]) -> dict[str, Any]:
@@ -130,6 +158,8 @@ def _figure(pooled: Evaluation, metric: str, of_seeds: list[Evaluation]) -> dict
     kept = {key: figure.details.get(key) for key in ("std_over_seeds", "reason")}
     kept = {key: value for key, value in kept.items() if value is not None}
     per_seed = [one.metrics[metric].value for one in of_seeds]
+    if PEOPLE_OF_FOLDS in pooled.protocol and figure.value is not None:
+        kept["per_fold"] = np.mean([one.metrics[metric].details["per_fold"] for one in of_seeds], axis=0).tolist()
     return replace(figure, details={**kept, "per_seed": per_seed}).to_json()
 
 

@@ -17,6 +17,7 @@ from vplface.run_folder import RunFolder
 from vplface.stored_model import load_model, save_model
 from vplface.study.finetuned import judge
 from vplface.training.checkpoint_manifest import has_checkpoints
+from vplface.training.evaluation_sets import people_of_fold
 from vplface.training.loggers import Loggers
 from vplface.training.resume import changed_keys, stored_config
 from vplface.training.sources import open_sources
@@ -106,7 +107,8 @@ def measure(config: Config) -> dict[str, Evaluation]:
     evaluations = validation.run(Embedder.from_backbone(backbone, card), config.evaluation.bootstrap)
     save_model(folder.path, backbone, replace(card, evaluation=figures(evaluations)))
     if config.sphere and config.variational is not None:
-        embed_on_sphere(open_sources(config.data.train), folder.sphere, SPHERE_LAM, config.seed, card.preprocessing)
+        pictures = open_sources(config.data.train, people_of_fold(config))
+        embed_on_sphere(pictures, folder.sphere, SPHERE_LAM, config.seed, card.preprocessing)
     if config.evaluation.untouched and evaluations:
         judge(config, validation, measured(folder.untouched.path), evaluations)
     write_json(folder.evaluation, {name: found.to_dict() for name, found in evaluations.items()}, PRIVATE)

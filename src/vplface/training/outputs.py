@@ -165,7 +165,7 @@ def open_outputs(run: RunState, context: DistributedContext, *, fresh: bool) -> 
     with ExitStack() as stack:
         validation = journal = None
         if context.is_main:
-            validation = Validation(config.evaluation, run.heldout)
+            validation = Validation(config.evaluation, run.heldout, config.fold)
             loggers = stack.enter_context(Loggers(config, run.step, fresh))
             occupy(config, fresh=fresh)
             if fresh:  # from here on the folder always holds a model whose weights are finite

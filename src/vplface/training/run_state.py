@@ -20,6 +20,7 @@ from vplface.stored_model import ModelCard
 from vplface.training.distillation import Distillation
 from vplface.training.distributed import DistributedContext
 from vplface.training.drift import DriftMonitor
+from vplface.training.evaluation_sets import people_of_fold
 from vplface.training.freezing import Freezing, freezing_of
 from vplface.training.moving_average import MovingAverage
 from vplface.training.networks import backbone_of, device_of, head_of, optimizer_of, preprocessing_of
@@ -150,7 +151,8 @@ def build_run(
     torch.manual_seed(config.seed)
     context = DistributedContext() if context is None else context
     device, preprocessing = device_of(config.device, context.local_rank), preprocessing_of(config)
-    pictures, heldout = open_training(config.data, config.evaluation.seed, write=write)
+    tested = people_of_fold(config, write=write)
+    pictures, heldout = open_training(config.data, config.evaluation.seed, tested, write=write)
     try:
         batches: Batches = config.data.sampler.batches(pictures.labels, config.batch_size, config.seed)
     except ValueError as error:

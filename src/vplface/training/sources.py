@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Collection
 from pathlib import Path
 
 from vplface.config import DataConfig, Source, SyntheticConfig
@@ -20,11 +21,12 @@ from vplface.reading import is_file
 from vplface_synthetic import SyntheticFaces
 
 
-def open_sources(sources: list[Source], *, write: bool = True) -> PictureSet:
+def open_sources(sources: list[Source], tested: Collection[str] = (), *, write: bool = True) -> PictureSet:
     """Open all sources as one set; identities of different sources are different.
 
     Args:
         sources: the sources.
+        tested: people to leave out of every source, see :func:`vplface.training.evaluation_sets.people_of_fold`.
         write: write generated faces to disk, where training reads them; else each is generated when it is read.
 
     Raises:
@@ -34,7 +36,7 @@ def open_sources(sources: list[Source], *, write: bool = True) -> PictureSet:
     sets = []
     for number, source in enumerate(sources):
         try:
-            sets.append(open_source(source, write=write))
+            sets.append(open_source(source, tested, write=write))
         except DataError as error:
             raise DataError(f"data.train.{number}: {error}") from error
     joined = sets[0] if len(sets) == 1 else Joined(sets)
@@ -44,19 +46,22 @@ def open_sources(sources: list[Source], *, write: bool = True) -> PictureSet:
     return joined
 
 
-def open_training(data: DataConfig, seed: int, *, write: bool = True) -> tuple[PictureSet, PictureSet | None]:
+def open_training(
+    data: DataConfig, seed: int, tested: Collection[str] = (), *, write: bool = True
+) -> tuple[PictureSet, PictureSet | None]:
     """Open the training pictures, and the held-out identities for validation (None if there are none).
 
     Args:
         data: the section of the configuration.
         seed: of the choice of held-out identities.
+        tested: see :func:`open_sources`.
         write: see :func:`open_sources`.
 
     Raises:
         ConfigError: if fewer than two people are left.
         DataError: see :func:`open_sources`.
     """
-    pictures = open_sources(data.train, write=write)
+    pictures = open_sources(data.train, tested, write=write)
     if not data.holdout:
         return pictures, None
     rest, aside = split_identities(pictures, data.holdout, seed)
@@ -68,8 +73,8 @@ def open_training(data: DataConfig, seed: int, *, write: bool = True) -> tuple[P
     return rest, aside
 
 
-def open_source(source: Source, *, write: bool = True) -> PictureSet:
-    """Open one source; a synthetic one is generated first."""
+def open_source(source: Source, tested: Collection[str] = (), *, write: bool = True) -> PictureSet:
+    """Open one source, without the people who are tested; a synthetic one is generated first."""
     pictures: PictureSet
     if source.synthetic is not None and not write:
         pictures = SyntheticFaces(**source.synthetic.model_dump())
@@ -91,7 +96,7 @@ def open_source(source: Source, *, write: bool = True) -> PictureSet:
     return narrow(
         pictures,
         None if source.people is None else read_people(source.people),
-        excluded,
+        excluded.union(tested),
         source.min_pictures,
         source.max_pictures,
         source.path,

@@ -8,20 +8,18 @@ from typing import TypeAlias
 import numpy as np
 from jaxtyping import Float, Int64
 
-from vplface.config import Config, EvaluationConfig, EvaluationSet
+from vplface.config import Config, EvaluationConfig, EvaluationSet, FoldConfig
 from vplface.data.balanced import balanced_pairs
 from vplface.data.degrade import DegradedPictures
-from vplface.data.formats import open_pictures
 from vplface.data.pair_lists import read_pairs
-from vplface.data.people import read_people
 from vplface.data.pictures import Picture, PictureSet
-from vplface.data.selection import Subset, half_of
 from vplface.embedder import Embedder
-from vplface.errors import ConfigError, DataError
+from vplface.errors import ConfigError
 from vplface.evaluation import EvalOptions, Evaluation
 from vplface.evaluation.metrics import ACCURACY, BEST_ACCURACY, RANK, TAR, Metric, measurable
 from vplface.evaluation.task import VerificationTask, own_pairs
-from vplface.training.sources import generate, open_training
+from vplface.training.evaluation_sets import EvaluationPictures
+from vplface.training.sources import open_training
 
 HOLDOUT = "holdout"
 PREFERRED = (TAR.at(1e-3), TAR.at(1e-2), ACCURACY.at(), BEST_ACCURACY.at(), RANK.at(1))
@@ -38,16 +36,17 @@ class Validation:
     Args:
         settings: the evaluation section of the configuration.
         heldout: people kept out of training, who form the evaluation set ``holdout``; None for none.
+        fold: the people of the sets who are tested; None for all.
 
     Raises:
         DataError: if pictures or lists are missing or damaged: a run should fail before its first step, not at its end.
         ConfigError: if two sets have one name, or ``best`` names none of them.
     """
 
-    def __init__(self, settings: EvaluationConfig, heldout: PictureSet | None) -> None:
+    def __init__(self, settings: EvaluationConfig, heldout: PictureSet | None, fold: FoldConfig | None = None) -> None:
         self.settings = settings
-        opened: dict[str, PictureSet] = {}
-        self.tasks = {entry.name: _open(entry, opened, settings.seed) for entry in settings.sets}
+        evaluated = EvaluationPictures(fold)
+        self.tasks = {entry.name: _task(entry, evaluated, settings.seed) for entry in settings.sets}
         if len(self.tasks) < len(settings.sets):
             raise ConfigError("evaluation.sets: two sets have the same name")
         if heldout is not None:
@@ -63,7 +62,7 @@ class Validation:
         if settings.guard is not None:
             if settings.guard.name in self.tasks:
                 raise ConfigError(f"evaluation.guard: {settings.guard.name!r} is the name of another set")
-            self.tasks[settings.guard.name] = _open(settings.guard, opened, settings.seed)
+            self.tasks[settings.guard.name] = _task(settings.guard, evaluated, settings.seed)
         for name, task in self.tasks.items():
             shown = task.pictures.labels[task.used]
             if task.pairs is None and len(np.unique(shown)) == len(shown):
@@ -197,42 +196,18 @@ def _first_measured(values: Values, sets: Sequence[str], metrics: Sequence[Metri
 def validation_of(config: Config) -> Validation:
     """The validation of a configuration, for a finished model."""
     heldout = open_training(config.data, config.evaluation.seed)[1] if config.data.holdout else None
-    return Validation(config.evaluation, heldout)
+    return Validation(config.evaluation, heldout, config.fold)
 
 
-def _open(entry: EvaluationSet, opened: dict[str, PictureSet], seed: int) -> VerificationTask:
-    source = str(entry.path) if entry.split is None else f"{entry.path}, split {entry.split}"
-    if source not in opened:
-        if entry.synthetic is not None:
-            generate(entry.path, entry.synthetic)
-        try:
-            opened[source] = open_pictures(entry.path, entry.split)
-        except DataError as error:
-            raise DataError(f"evaluation set {entry.name!r}: {error}") from error
-    pictures = opened[source]
-    chosen = None
-    if entry.people is not None:
-        people = set(read_people(entry.people))
-        wanted = [label for label, name in enumerate(pictures.identities) if name in people]
-        if len(wanted) < len(people):
-            raise ConfigError(
-                f"evaluation set {entry.name!r}: {len(people) - len(wanted)} of the {len(people)} people in"
-                f" {entry.people} are not in {source}"
-            )
-        chosen = np.flatnonzero(np.isin(pictures.labels, wanted))
-    if entry.half is not None:
-        try:
-            everybody = np.arange(len(pictures)) if chosen is None else chosen
-            chosen = everybody[half_of(Subset(pictures, everybody), entry.half, entry.half_seed)]
-        except DataError as error:
-            raise ConfigError(f"evaluation set {entry.name!r}: {error}") from error
+def _task(entry: EvaluationSet, evaluated: EvaluationPictures, seed: int) -> VerificationTask:
+    pictures, chosen = evaluated.open(entry), evaluated.chosen(entry)
     pairs = threshold_pairs = None
     if entry.balanced_pairs is not None:
         pairs = balanced_pairs(pictures, entry.balanced_pairs, seed)
-    elif entry.pairs is None and entry.people is None and entry.half is None:
-        pairs = own_pairs(pictures)
     elif entry.pairs is not None:
         pairs = read_pairs(entry.pairs)
         threshold_pairs = None if entry.threshold_pairs is None else read_pairs(entry.threshold_pairs)
+    elif chosen is None:
+        pairs = own_pairs(pictures)
     task = VerificationTask(entry.name, pictures, pairs, threshold_pairs, chosen)
     return task if entry.degrade is None else task.with_degraded(entry.degrade)
