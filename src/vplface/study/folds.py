@@ -51,7 +51,7 @@ def join_folds(of_folds: Sequence[Mapping[str, Evaluation]]) -> dict[str, Evalua
                 metrics[metric] = metrics[metric].resampled(replicates[metric])
         joined[name] = Evaluation(
             name,
-            {**first.protocol, "identities": total, PEOPLE_OF_FOLDS: people.tolist()},
+            {"identities": total, PEOPLE_OF_FOLDS: people.tolist()},
             metrics,
             fingerprint=hashlib.sha256("\n".join(part.fingerprint for part in parts).encode()).hexdigest()[:32],
             replicates=replicates,
