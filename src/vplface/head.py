@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from vplface.bounds import require_whole
 from vplface.compile_disabled import compile_disabled
+from vplface.exchange import Exchange
 from vplface.gradient_hooks import scale_gradient
 from vplface.guards import DataParallelGuard, FusedBackwardGuard
 from vplface.margins import ArcFace, Margin, Samples
@@ -28,7 +29,7 @@ from vplface.margins.state import (
 )
 from vplface.optim import FusedSGD, PrototypeSGD
 from vplface.prototypes import Injection, Variational
-from vplface.prototypes.batch import GlobalBatch, gather_batch
+from vplface.prototypes.batch import GlobalBatch
 from vplface.prototypes.faults import Faults
 from vplface.prototypes.init import initial_weight
 from vplface.prototypes.memory import number_type
@@ -92,8 +93,9 @@ class PrototypeHead(SoftmaxOwner):
         dtype: type of the weight.
         validate: ``"now"`` checks the numbers of a batch before its step, for which the host waits for the device.
             ``"late"`` lets a CUDA device find faults; then nothing is written, the loss is NaN, every gradient is 0,
-            and the next step raises the error, on all ranks. There a batch that alone outgrows those of the first step
-            is a fault. Another device checks now, and so do ranks that take no fused step.
+            and the next step raises the error, on all ranks. There it is a fault if the batch of one rank alone
+            outgrows those of the first step, or changes its size where no fused step is taken. Another device checks
+            now.
         seed: W is drawn from it by class id, so a class starts the same however many classes there are.
 
     Raises:
@@ -173,7 +175,8 @@ class PrototypeHead(SoftmaxOwner):
             seed=seed,
         )
         self._faults = Faults()
-        self._fused_step = FusedStep(self._faults)
+        self._exchange = None if self.ranks is None else Exchange(self.ranks)
+        self._fused_step = FusedStep(self._faults, self._exchange)
         self.terms = TermSet(terms, len(self.classes), embedding_dim)
         require_fit(
             self.margin,
@@ -219,18 +222,7 @@ class PrototypeHead(SoftmaxOwner):
         if in_step and self.takes_fused_step:
             return self._fused_loss(embeddings, labels, memory_embeddings)
         late = in_step and self._checks_late(embeddings, labels, memory_embeddings)
-        if late:
-            embeddings, labels, memory_embeddings = self._begin_late_step(embeddings, labels, memory_embeddings)
-        batch = gather_batch(
-            embeddings,
-            labels,
-            memory_embeddings,
-            num_classes=self.num_classes,
-            weight=self.weight,
-            ranks=self.ranks,
-            with_norms=sample_margin(self.margin).uses_norms,
-            checked=late,
-        )
+        batch = self._gather(embeddings, labels, memory_embeddings, late=late)
         if not in_step:
             margins = self._sample_margins(batch, None, in_step=False)
             return margins.add_penalty(self._classification_loss(batch, None, margins.strength, in_step=False))

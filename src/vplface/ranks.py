@@ -88,20 +88,31 @@ class Ranks:
         kinds = kinds_of(columns)
         buffers, counts = self._gather_buffers(columns, kinds)
         parts = [columns_in(buffer, count, kinds) for buffer, count in zip(buffers, counts, strict=True)]
+        return self.join(parts, columns, kinds), counts
+
+    def join(self, parts: Sequence[Sequence[Tensor]], columns: Sequence[Tensor], kinds: Sequence[Kind]) -> list[Tensor]:
+        """Copy the rows of all ranks behind each other, with the gradient that ``gather`` gives.
+
+        Args:
+            parts: columns of each rank, as they were gathered.
+            columns: of this rank, which get the gradient.
+            kinds: of the columns.
+        """
         gathered = [torch.cat(column) for column in zip(*parts, strict=True)]
         moving = [place for place, kind in enumerate(kinds) if kind.has_gradient]
         if moving:
+            counts = [len(first) for first, *_ in parts]
             constants, own = [gathered[place] for place in moving], [columns[place] for place in moving]
             for place, column in zip(moving, _Gather.apply(self, counts, constants, *own), strict=True):  # type: ignore[no-untyped-call]
                 gathered[place] = column
-        return gathered, counts
+        return gathered
 
     def report_fault(self, device: torch.device) -> None:
         """Take part in the ``gather`` of the other ranks without rows: all of them raise ``OtherRankError``."""
         self._all_gather(header_numbers(0, True, []), [], device)
 
-    def agree(self, columns: Sequence[Tensor]) -> int:
-        """Compare the kinds of columns with those of the other ranks; returns the rows of the rank that has most.
+    def agree(self, columns: Sequence[Tensor]) -> list[int]:
+        """Compare the kinds of columns with those of the other ranks; returns the rows of each rank.
 
         Raises:
             OtherRankError: as ``gather`` does.
@@ -109,7 +120,7 @@ class Ranks:
         own = header_numbers(len(columns[0]), False, kinds_of(columns))
         _, headers = self._all_gather(own, [], columns[0].device)
         _require_valid(headers, own)
-        return max(header[0] for header in headers)
+        return [header[0] for header in headers]
 
     def all_gather(self, every: Shaped[Tensor, "ranks ..."], own: Tensor) -> None:
         """Write what each rank has into ``every``, in rank order."""

@@ -49,12 +49,17 @@ def recorded_ranks(rank=3, world=8, sent=None, order=None):
 
     def agree(self, columns):
         started("agree")
-        return len(columns[0])
+        return [len(columns[0])] * world
+
+    def largest(self, part):
+        started("largest")
+        return part.detach().clone()
 
     with ExitStack() as stack:
         for name in ("all_gather", "add_", "reduce_scatter"):
             stack.enter_context(patch.object(Ranks, name, recorded(name)))
         stack.enter_context(patch.object(Ranks, "agree", agree))
+        stack.enter_context(patch.object(Ranks, "largest", largest))
         stack.enter_context(patch.object(dist, "get_rank", lambda group: rank))
         stack.enter_context(patch.object(dist, "get_world_size", lambda group: world))
         yield count

@@ -12,7 +12,7 @@ import jaxtyping
 from beartype import BeartypeConf, beartype
 from jaxtyping import AbstractArray, AbstractDtype, jaxtyped
 
-_CHECKED = ["head", "plugin", "margins", "prototypes", "terms", "optim", "ranks"]
+_CHECKED = ["head", "plugin", "margins", "prototypes", "terms", "optim", "ranks", "exchange"]
 _CHECKED += [f"softmax.{module}" for module in ("reference", "tiled", "binary", "sampling", "product", "owner")]
 _CHECKED += [f"softmax.fused.{module}" for module in ("fused_pass", "loss", "step")]
 _CHECKED += ["backbones", "config", "data", "deploy", "embedder", "evaluation", "report", "training"]

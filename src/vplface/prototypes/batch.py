@@ -139,7 +139,6 @@ def gather_batch(
     weight: Float[Tensor, "rows ... dim"],
     ranks: Ranks | None,
     with_norms: bool = False,
-    checked: bool = False,
 ) -> GlobalBatch:
     """Check, normalise and gather the batches of all ranks.
 
@@ -151,32 +150,56 @@ def gather_batch(
         weight: W, whose type the features get.
         ranks: ranks that share the step; None for one process.
         with_norms: whether to return norms.
-        checked: whether the batch has been checked.
 
     Raises:
         TypeError: as ``check_batch``.
         ValueError: as ``check_batch``.
         OtherRankError: naming another rank whose batch is invalid.
     """
-    if not checked:
-        given = {"embeddings": embeddings, "memory_embeddings": memory_embeddings}
-        check_own_batch(ranks, labels, num_classes, weight.shape[-1], weight.device, **given)
+    given = {"embeddings": embeddings, "memory_embeddings": memory_embeddings}
+    check_own_batch(ranks, labels, num_classes, weight.shape[-1], weight.device, **given)
+    columns, counts = columns_of(embeddings, labels, memory_embeddings, weight.dtype, with_norms), [len(labels)]
+    if ranks is not None:
+        columns, counts = ranks.gather(*columns)
+    return batch_of(columns, counts, with_norms)
+
+
+def columns_of(
+    embeddings: Float[Tensor, "batch dim"],
+    labels: Int[Tensor, " batch"],
+    memory_embeddings: Float[Tensor, "batch dim"] | None,
+    dtype: torch.dtype,
+    with_norms: bool,
+) -> list[Tensor]:
+    """The columns that ranks exchange: features, labels, norms if they are requested, and what is remembered instead.
+
+    Args:
+        embeddings: of any length but zero.
+        labels: class ids.
+        memory_embeddings: embeddings to remember instead of ``embeddings``, if any.
+        dtype: of W, which the features get.
+        with_norms: whether norms are requested.
+    """
 
     def unit(rows: Tensor) -> Tensor:
-        widest = torch.promote_types(rows.dtype, weight.dtype)
-        return normalize(rows.to(widest), dim=1).to(weight.dtype)
+        return normalize(rows.to(torch.promote_types(rows.dtype, dtype)), dim=1).to(dtype)
 
-    columns = {"features": unit(embeddings), "labels": labels}
-    if with_norms:
-        columns["norms"] = vector_norm(embeddings.to(number_type(weight.dtype)), dim=1)
-    if memory_embeddings is not None:
-        columns["remembered"] = unit(memory_embeddings.detach())
-    counts = [len(labels)]
-    if ranks is not None:
-        gathered, counts = ranks.gather(*columns.values())
-        columns = dict(zip(columns, gathered, strict=True))
-    columns.setdefault("remembered", columns["features"].detach())
-    return GlobalBatch(counts=counts, **columns)
+    norms = [vector_norm(embeddings.to(number_type(dtype)), dim=1)] if with_norms else []
+    remembered = [] if memory_embeddings is None else [unit(memory_embeddings.detach())]
+    return [unit(embeddings), labels, *norms, *remembered]
+
+
+def batch_of(columns: list[Tensor], counts: list[int], with_norms: bool) -> GlobalBatch:
+    """The batch of all ranks from the columns of ``columns_of``.
+
+    Args:
+        columns: of all ranks.
+        counts: samples of each rank.
+        with_norms: whether norms are among them.
+    """
+    features, labels, *others = columns
+    norms = others.pop(0) if with_norms else None
+    return GlobalBatch(features, labels, others[0] if others else features.detach(), counts, norms)
 
 
 def _fault(lengths: Mapping[str, Tensor], labels: Tensor, num_classes: int) -> ValueError:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -73,35 +73,10 @@ class Faults:
         self._step, self._sent, self._place, self._refusal = step, None, place, refusal
         return self._word
 
-    def note(
-        self,
-        labels: Int[Tensor, " batch"],
-        num_classes: int,
-        embeddings: Float[Tensor, "batch dim"],
-        memory_embeddings: Float[Tensor, "batch dim"] | None,
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Write the first fault of a batch into the word.
-
-        Returns:
-            Labels, embeddings and memory embeddings with harmless numbers in the place of those at fault.
-        """
+    def note(self, fault: Int[Tensor, ""]) -> None:
+        """Write the first fault of a batch into the word, unless there is an earlier one."""
         assert self._word is not None
-        outside = (labels < 0) | (labels >= num_classes)
-        wrong = torch.where(outside, OUTSIDE, 0)
-
-        def sound(rows: Tensor, not_finite: int, zero: int) -> Tensor:
-            nonlocal wrong
-            length = rows.detach().norm(dim=1)
-            finite, empty = length.isfinite(), length == 0
-            wrong = wrong + torch.where(finite, 0, not_finite) + torch.where(empty, zero, 0)
-            return torch.where((finite & ~empty).unsqueeze(1), rows, 1.0)
-
-        embeddings = sound(embeddings, NOT_FINITE, ZERO)
-        if memory_embeddings is not None:
-            memory_embeddings = sound(memory_embeddings, MEMORY_NOT_FINITE, MEMORY_ZERO)
-        word = SAMPLE * torch.arange(len(labels), device=labels.device) + wrong
-        self._merge(torch.where(wrong > 0, word, NO_FAULT).amin())
-        return torch.where(outside, 0, labels), embeddings, memory_embeddings
+        self._word.copy_(torch.minimum(self._word, fault.to(torch.int32)))
 
     def note_scale(self, gradient: Float[Tensor, ""]) -> Float[Tensor, 1]:
         """Write into the word that a GradScaler has scaled the loss, if the gradient of the loss shows it.
@@ -109,7 +84,7 @@ class Faults:
         Returns:
             1 if there is a fault, else 0.
         """
-        self._merge(torch.where(gradient.detach().abs() >= LARGEST_LOSS_WEIGHT, SCALED, NO_FAULT))
+        self.note(torch.where(gradient.detach().abs() >= LARGEST_LOSS_WEIGHT, SCALED, NO_FAULT))
         return self._found.float()
 
     def nan_if_any(self, loss: Float[Tensor, ""]) -> Float[Tensor, ""]:
@@ -121,10 +96,6 @@ class Faults:
         """Whether a fault has been found, on the device."""
         assert self._word is not None
         return self._word != NO_FAULT
-
-    def _merge(self, word: Int[Tensor, ""]) -> None:
-        assert self._word is not None
-        self._word.copy_(torch.minimum(self._word, word.to(torch.int32)))
 
     def send(self) -> None:
         """Send the fault of the step to the host."""
@@ -168,6 +139,51 @@ class Faults:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Faults, ()
+
+
+class SoundBatch(NamedTuple):
+    """A batch with harmless numbers in the place of those at fault.
+
+    Attributes:
+        fault: the first fault, as ``NO_FAULT`` describes it.
+    """
+
+    embeddings: Float[Tensor, "batch dim"]
+    labels: Int[Tensor, " batch"]
+    memory_embeddings: Float[Tensor, "batch dim"] | None
+    fault: Int[Tensor, ""]
+
+
+def without_faults(
+    embeddings: Float[Tensor, "batch dim"],
+    labels: Int[Tensor, " batch"],
+    memory_embeddings: Float[Tensor, "batch dim"] | None,
+    num_classes: int,
+) -> SoundBatch:
+    """Find the first fault of a batch, on its device.
+
+    Args:
+        embeddings: of any length.
+        labels: class ids.
+        memory_embeddings: what is remembered instead of ``embeddings``, if anything.
+        num_classes: N.
+    """
+    outside = (labels < 0) | (labels >= num_classes)
+    wrong = torch.where(outside, OUTSIDE, 0)
+
+    def sound(rows: Tensor, not_finite: int, zero: int) -> Tensor:
+        nonlocal wrong
+        length = rows.detach().norm(dim=1)
+        finite, empty = length.isfinite(), length == 0
+        wrong = wrong + torch.where(finite, 0, not_finite) + torch.where(empty, zero, 0)
+        return torch.where((finite & ~empty).unsqueeze(1), rows, 1.0)
+
+    embeddings = sound(embeddings, NOT_FINITE, ZERO)
+    if memory_embeddings is not None:
+        memory_embeddings = sound(memory_embeddings, MEMORY_NOT_FINITE, MEMORY_ZERO)
+    word = SAMPLE * torch.arange(len(labels), device=labels.device) + wrong
+    fault = torch.where(wrong > 0, word, NO_FAULT).amin()
+    return SoundBatch(embeddings, torch.where(outside, 0, labels), memory_embeddings, fault)
 
 
 def _error_of_sample(sample: int, wrong: int, num_classes: int) -> Exception:

@@ -105,5 +105,6 @@ class Injections(weakref.WeakSet[Injection]):
     def preserve(self, rows: Int[Tensor, " rows"]) -> None:
         """Keep rows of M for all of them before they are overwritten; −1 for none."""
         for injection in self:
-            here = rows.clamp_min(0) if devices.reading_waits(rows.device) else rows[rows >= 0]
-            injection.preserve(here.long())
+            if len(injection.memory):  # a rank may have no class
+                here = rows.clamp_min(0) if devices.reading_waits(rows.device) else rows[rows >= 0]
+                injection.preserve(here.long())

@@ -107,8 +107,8 @@ def rows_here(
 
 
 def read_rows(target: Shaped[Tensor, "classes ..."], rows: Int[Tensor, " here"]) -> Shaped[Tensor, "here ..."]:
-    """Rows of a tensor; any row in the place of −1."""
-    return target[rows.clamp_min(0)]
+    """Rows of a tensor; any row in the place of −1, or 0 where there is none."""
+    return target[rows.clamp_min(0)] if len(target) else target.new_zeros(len(rows), *target.shape[1:])
 
 
 def write_rows(
@@ -124,7 +124,7 @@ def write_rows(
     if not devices.reading_waits(target.device):
         target[rows] = values
         return
-    if not len(rows):
+    if not len(rows) or not len(target):
         return
     # A row of −1 writes what another row writes too, or without any what is there.
     other = rows.argmax(0, keepdim=True)

@@ -171,7 +171,7 @@ class HeadSoftmax:
         if step is None or self.sample_rate == 1.0:
             return None, own, None
         drawn = drawn_classes(self.classes, self.sample_rate, self.seed, step)
-        if at_fixed_size and self.ranks is None and devices.reading_waits(own.device):
+        if at_fixed_size and devices.reading_waits(own.device):
             return compared_rows_at_fixed_size(drawn, own)
         return compared_rows(drawn, own)
 

@@ -10,11 +10,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vplface import devices
+from vplface.exchange import Exchange
 from vplface.gradient_hooks import before_backward
 from vplface.margins import Margin
+from vplface.margins.sample import sample_margin
 from vplface.optim import PrototypeSGD
-from vplface.prototypes.batch import check_batch, check_shapes
+from vplface.prototypes.batch import GlobalBatch, check_batch, check_shapes, gather_batch
 from vplface.prototypes.faults import Faults
+from vplface.prototypes.late_batch import late_batch
 from vplface.prototypes.owner import MemoryOwner
 from vplface.softmax import Backend, implementation_of
 from vplface.softmax.fused.conditions import reason_against_fused
@@ -33,6 +36,7 @@ class SoftmaxOwner(MemoryOwner):
     terms: Any
     _softmax: HeadSoftmax
     _faults: Faults
+    _exchange: Exchange | None
     _fused_step: FusedStep
 
     @property
@@ -121,19 +125,38 @@ class SoftmaxOwner(MemoryOwner):
         """Whether the device checks a batch that takes no fused step, so that the host does not wait for it."""
         device = self.weight.device
         together = all(isinstance(each, Tensor) and each.device == device for each in tensors if each is not None)
-        return self.validate == "late" and self.ranks is None and devices.reading_waits(device) and together
+        late = self.validate == "late" and devices.reading_waits(device)
+        return late and (together or self.ranks is not None)  # ranks decide alike, whatever their batches
 
-    def _begin_late_step(
-        self, embeddings: Tensor, labels: Tensor, memory_embeddings: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Begin a step whose batch the device checks. Returns the batch with harmless numbers for those at fault."""
-        check_shapes(labels, self.embedding_dim, embeddings=embeddings, memory_embeddings=memory_embeddings)
+    def _gather(
+        self, embeddings: Tensor, labels: Tensor, memory_embeddings: Tensor | None, *, late: bool
+    ) -> GlobalBatch:
+        """The batch of all ranks; where the device checks it, the step has begun then."""
+        classes, with_norms = self.num_classes, sample_margin(self.margin).uses_norms
+        if not late:
+            return gather_batch(
+                embeddings,
+                labels,
+                memory_embeddings,
+                num_classes=classes,
+                weight=self.weight,
+                ranks=self.ranks,
+                with_norms=with_norms,
+            )
         self._begin_step()
-        self._faults.begin(self.weight.device, self.step_count)
-        labels, embeddings, memory_embeddings = self._faults.note(
-            labels, self.num_classes, embeddings, memory_embeddings
+        given: list[Any] = [embeddings, labels, memory_embeddings]  # any of which may be no tensor
+        given = [each.to(self.weight.device) if isinstance(each, Tensor) else each for each in given]
+        return late_batch(
+            *given,
+            refusal=self._reason_to_refuse(*given),
+            num_classes=classes,
+            weight=self.weight,
+            faults=self._faults,
+            exchange=self._exchange,
+            step=self.step_count,
+            part=self.prototype_memory.parts,
+            with_norms=with_norms,
         )
-        return embeddings, labels, memory_embeddings
 
     def finish_step(self) -> None:
         """Remember the current step, unless that is done or ``micro_batches()`` is active.
@@ -142,8 +165,13 @@ class SoftmaxOwner(MemoryOwner):
         fault is discarded; the next step raises the fault.
         """
         if self._faults.unseen and self.prototype_memory.host_remembers and self._faults.look(self.num_classes):
-            self.prototype_memory.discard_step()
+            self._discard_step()
         super().finish_step()
+
+    def _discard_step(self) -> None:
+        """Discard a step at fault; other ranks do not see a fault of the loss, and all of them remember the step."""
+        if self.ranks is None or not self._faults.is_of_loss:
+            self.prototype_memory.discard_step()
 
     def _end_step(self) -> None:
         """End a step; it is remembered once the host has seen that the device has found no fault."""

@@ -51,15 +51,16 @@ def own_cosines(
     """
     features = features.to(torch.promote_types(weight.dtype, torch.float32))
 
-    def of_rows(features: Tensor, rows: Tensor) -> Tensor:
+    def of_rows(rows: Tensor) -> Tensor:
         of_classes = None if injection is None else injection.of(rows)
         return nearest_cosines(features, class_prototypes(weight[rows].to(features.dtype), of_classes))
 
     if ranks is None:
-        return of_rows(features, labels)
-    rows = ranks.local(labels)
-    here = (rows >= 0).nonzero().squeeze(1)
-    return ranks.sum(features.new_zeros(len(features)).index_put((here,), of_rows(features[here], rows[here])))
+        return of_rows(labels)
+    rows, part = ranks.local(labels), features.new_zeros(len(features))
+    if len(weight):
+        part = torch.where(rows >= 0, of_rows(rows.clamp_min(0)), part)
+    return ranks.sum(part)
 
 
 @torch.no_grad()

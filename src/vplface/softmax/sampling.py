@@ -58,13 +58,16 @@ def compared_rows_at_fixed_size(drawn: Bool[Tensor, " classes"], own: Int[Tensor
 
     Args:
         drawn: which classes are drawn, on the host.
-        own: the row of the class of each sample, all of them here.
+        own: the row of the class of each sample; −1 where it is elsewhere.
     """
+    if not len(drawn):  # a rank without classes
+        return Compared(own[:0], own)
     rows = devices.send(drawn.nonzero().squeeze(1), own.device)
     batch = own.sort().values
     among = torch.cat([rows, rows.new_full((1,), -1)])
     place, place_in_batch = torch.searchsorted(rows, own), torch.searchsorted(rows, batch)
     again = torch.cat([own.new_zeros(1, dtype=torch.bool), batch[1:] == batch[:-1]])
-    absent = torch.cat([torch.zeros_like(rows, dtype=torch.bool), again | (among[place_in_batch] == batch)])
+    counted = ~again & (among[place_in_batch] != batch) & (batch >= 0)
+    absent = torch.cat([torch.zeros_like(rows, dtype=torch.bool), ~counted])
     places = torch.where(among[place] == own, place, len(rows) + torch.searchsorted(batch, own))
-    return Compared(torch.cat([rows, batch]), places, absent)
+    return Compared(torch.cat([rows, batch.clamp_min(0)]), torch.where(own >= 0, places, -1), absent)

@@ -121,7 +121,7 @@ def test_train_as_with_two_processes_equals_one(processes, faces, tmp_path, chan
 
 def start_fused(group, text):
     """Carry out a run as a rank whose head takes fused steps; returns its steps, and how many batches were gathered."""
-    from vplface.softmax.fused.exchange import Exchange
+    from vplface.exchange import Exchange
 
     with (
         patch("vplface.softmax.fused.conditions.fastest_backend", lambda device: "triton"),

@@ -10,102 +10,19 @@ import torch
 
 pytest.importorskip("triton", reason="needs vplface[triton]")
 
+from helpers.heads import READING, SILENT, made_silent, optimizers_of, take_step
+from helpers.recorded_ranks import GROUP, recorded_ranks
 from helpers.silence import Recorded, Started
-from vplface import (
-    EPL,
-    UNPG,
-    XBM,
-    AdaFace,
-    ArcFace,
-    BorrowedSpread,
-    BroadFace,
-    CurricularFace,
-    ElasticFace,
-    FusedSGD,
-    Gaussian,
-    MagFace,
-    PrototypeHead,
-    RunningMean,
-    SeveralFeatures,
-    ShuffledMemory,
-    SphereFace2,
-    SphereFaceR,
-    UniTSFace,
-    Variational,
-    VonMisesFisher,
-    clip_grad_norm_,
-    devices,
-)
+from vplface import FusedSGD, clip_grad_norm_, devices
 from vplface.prototypes import CosineByAge
 from vplface.prototypes.batch import DegenerateEmbeddingError
 from vplface.softmax import triton_tiles
 
-VPL = Variational(0.3, 3, 0)
-SILENT = {
-    "torch's SGD": {"optimizer": None},
-    "FusedSGD": {},
-    "torch's operations": {"backend": "tiled"},
-    "a gradient that is held": {"optimizer": FusedSGD(0.1, in_backward=False)},
-    "bfloat16": {"dtype": torch.bfloat16},
-    "plain prototypes": {"variational": None, "optimizer": None},
-    "exact formula": {"variational": Variational(0.3, 3, 0, renormalise=False), "optimizer": None},
-    "interclass_threshold": {"interclass_threshold": 0.3},
-    "subcenters": {"subcenters": 3},
-    "sample_rate": {"sample_rate": 0.3},
-    "sample_rate, torch's SGD": {"sample_rate": 0.5, "optimizer": None},
-    "sample_rate, held": {"sample_rate": 0.2, "optimizer": FusedSGD(0.1, in_backward=False), "variational": None},
-    "sample_rate, subcenters": {"sample_rate": 0.01, "subcenters": 2, "interclass_threshold": 0.3},
-    "sample_rate, BroadFace": {"sample_rate": 0.3, "terms": [BroadFace(size=20, start=0)], "variational": None},
-    "AdaFace": {"margin": AdaFace(16.0)},
-    "MagFace": {"margin": MagFace(16.0)},
-    "ElasticFace": {"margin": ElasticFace(16.0)},
-    "ElasticFace+": {"margin": ElasticFace(16.0, plus=True)},
-    "CurricularFace": {"margin": CurricularFace(16.0)},
-    "SphereFaceR": {"margin": SphereFaceR(16.0), "optimizer": None},
-    "SphereFaceR v2": {"margin": SphereFaceR(16.0, version="v2")},
-    "SphereFace2": {"margin": SphereFace2(16.0)},
-    **{
-        type(kind).__name__: {"variational": Variational(0.3, 3, 0, memory=kind)}
-        for kind in (RunningMean(), SeveralFeatures(2), Gaussian(bank=16), BorrowedSpread(bank=5), ShuffledMemory())
-    },
-    "UniTSFace": {"terms": [UniTSFace(scale=8.0)]},
-    "UNPG": {"terms": [UNPG(whisker=0.5)]},
-    "XBM": {"terms": [XBM(size=20, start=0)]},
-    "EPL": {"terms": [EPL(start=0)]},
-    "EPL, sample_rate": {"terms": [EPL(start=1)], "sample_rate": 0.3},
-    "EPL, held": {"terms": [EPL(start=1)], "optimizer": FusedSGD(0.1, in_backward=False), "variational": None},
-    "BroadFace": {"terms": [BroadFace(size=20, start=0)], "variational": None},
-}
-"""Heads whose training step reads nothing."""
-READING = {
-    "VonMisesFisher": {"variational": Variational(0.3, 3, 0, memory=VonMisesFisher(bank=16))},
-    "filter_bound": {"filter_bound": 0.1},
-}
-"""Heads whose training step reads."""
 N, D, B = 37, 6, 9
 
 
 def made(options, classes=N, dim=D, **more):
-    options = {"margin": ArcFace(16.0, 0.3), "variational": VPL, "optimizer": FusedSGD(0.1), **options}
-    return PrototypeHead(classes, dim, seed=3, **options, **more)
-
-
-def take_step(head, optimizers, embeddings, labels):
-    for each in optimizers:
-        each.zero_grad()
-    loss = head(embeddings, labels)
-    loss.backward()
-    if head.optimizer is None or not head.optimizer.in_backward:
-        clip_grad_norm_([], 5.0, head=head)
-    for each in optimizers:
-        each.step()
-    return loss.detach()
-
-
-def optimizers_of(head):
-    others = [each for each in head.parameters() if head.optimizer is None or each is not head.weight]
-    found = [torch.optim.SGD(others, 0.1, 0.9, weight_decay=5e-4)] if others else []
-    return found if head.optimizer is None else [*found, head.optimizer]
+    return made_silent(options, classes, dim, **more)
 
 
 @pytest.fixture
@@ -119,8 +36,8 @@ def launches(monkeypatch):
     return names
 
 
-def take_meta_steps(options):
-    head = made({"backend": "triton", **options}, 1000, 24, device="meta")
+def take_meta_steps(options, **more):
+    head = made({"backend": "triton", **options}, 1000, 24, device="meta", **more)
     optimizers = optimizers_of(head)
     for step in range(3):
         with Started() as started:
@@ -134,6 +51,14 @@ def take_meta_steps(options):
 def test_PrototypeHead_reads_nothing_in_a_tiled_step(options, launches):
     assert take_meta_steps(options).total() > 0
     assert "_mix" in launches or options.get("backend") == "tiled"
+
+
+@pytest.mark.parametrize("options", SILENT.values(), ids=SILENT)
+def test_PrototypeHead_on_ranks_reads_nothing_in_a_tiled_step(options, launches):
+    with recorded_ranks() as collectives:
+        take_meta_steps(options, process_group=GROUP)
+    assert collectives["all_gather"] == collectives["reduce_scatter"] == 3
+    assert collectives["agree"] == 1
 
 
 @pytest.mark.parametrize("options", READING.values(), ids=READING)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
+from vplface.exchange import Agreement, Gathered, header_of
+from vplface.packed_rows import columns_in
 from vplface.ranks import Ranks
+from vplface.softmax.fused import kernels
 
 
 @dataclass(frozen=True)
@@ -59,3 +63,21 @@ def of_one_process(
 
     memory = None if memory_embeddings is None else block(memory_embeddings)
     return Samples(block(embeddings), block(labels), memory, len(labels))
+
+
+def of_ranks(gathered: Gathered, ranks: Ranks, own: int) -> Samples:
+    """The samples of all ranks, of which ``own`` are of this one."""
+    buffers, agreed, _ = gathered
+    embeddings, labels, *memory = columns_in(buffers, agreed.room, agreed.kinds)
+    has_gradient = agreed.kinds[0].has_gradient
+    return Samples(embeddings, labels, memory[0] if memory else None, own, header_of(buffers), ranks, has_gradient)
+
+
+def pack(buffer: UInt8[Tensor, " bytes"], agreed: Agreement, columns: Sequence[Tensor] | None, mark: int) -> None:
+    """Write the buffer that a rank sends, by one kernel; without columns it has no rows."""
+    packed = columns_in(buffer, agreed.room, agreed.kinds)
+    sent = packed if columns is None else [each.detach().contiguous() for each in columns]
+    kernels.pack[(agreed.room,)](
+        sent[0], sent[-1], sent[1], packed[0], packed[-1], packed[1], header_of(buffer), 0 if columns is None else
+        len(sent[0]), mark, D=agreed.kinds[0].width, SEPARATE=len(sent) == 3
+    )  # fmt: skip

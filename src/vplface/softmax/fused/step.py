@@ -8,12 +8,12 @@ from typing import Any
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from vplface.exchange import Exchange
 from vplface.margins import Margin
 from vplface.optim import PrototypeSGD
 from vplface.prototypes.faults import Faults
 from vplface.prototypes.prototype_memory import PrototypeMemory
 from vplface.prototypes.step import StepPart
-from vplface.ranks import Ranks
 from vplface.softmax.product import operand_type
 from vplface.softmax.workspace import Workspace
 
@@ -26,13 +26,13 @@ class FusedStep:
 
     Args:
         faults: of the head, into which the kernels write what they find.
+        exchange: with the ranks that share the classes; None for one process.
     """
 
-    def __init__(self, faults: Faults) -> None:
+    def __init__(self, faults: Faults, exchange: Exchange | None) -> None:
         self._workspace = Workspace(0.0)
         self._faults = faults
-        self._exchange: Any = None
-        self._refusal: Exception | None = None  # of the next step
+        self._exchange = exchange
 
     # size: the tensors of a batch and the parts of a head
     def loss(
@@ -71,7 +71,7 @@ class FusedStep:
         from vplface.softmax.fused.fused_pass import FusedPass, Mixed
         from vplface.softmax.fused.loss import fused_loss
 
-        samples, refusal = self._samples(embeddings, labels, memory_embeddings, memory.ranks, weight, wait, refusal)
+        samples, refusal = self._samples(embeddings, labels, memory_embeddings, weight, wait, refusal)
         memory.create_if_due(weight)
         chosen, mixed = memory.variational, None
         if chosen is not None and memory.memory is not None and memory.timer is not None:
@@ -106,27 +106,23 @@ class FusedStep:
         embeddings: Float[Tensor, "batch dim"],
         labels: Int[Tensor, " batch"],
         memory_embeddings: Float[Tensor, "batch dim"] | None,
-        ranks: Ranks | None,
         weight: Float[Tensor, "classes dim"],
         wait: bool,
         refusal: Exception | None,
     ) -> tuple[Any, Exception | None]:
         """The samples of the step, of all ranks, and why this rank refuses its own."""
-        from vplface.softmax.fused.exchange import Exchange
-        from vplface.softmax.fused.samples import of_one_process
+        from vplface.softmax.fused.samples import of_one_process, of_ranks, pack
 
-        if ranks is None:
+        if self._exchange is None:
             if refusal is not None:
                 raise refusal
             return of_one_process(embeddings, labels, memory_embeddings), None
-        self._exchange = self._exchange or Exchange(ranks, self._workspace)
         if wait:
             self._exchange.forget()
-        refusal, self._refusal = refusal or self._refusal, None
-        found: tuple[Any, Exception | None] = self._exchange.gather(
-            embeddings, labels, memory_embeddings, refusal, weight.device
-        )
-        return found
+        given = [each for each in (embeddings, labels, memory_embeddings) if each is not None]
+        gathered = self._exchange.gather(given, refusal, device=weight.device, pack=pack)
+        own = len(given[0]) if gathered.refusal is None else 0
+        return of_ranks(gathered, self._exchange.ranks, own), gathered.refusal
 
     def fault(self, num_classes: int) -> tuple[int, Exception] | None:
         """Number and fault of the last step, None without a fault; its loss can no longer take a backward pass.
@@ -157,7 +153,8 @@ class FusedStep:
         step, fault = found
         if self._exchange is None or not self._faults.is_of_loss:
             raise type(fault)(f"in step {step}, which has changed nothing: {fault}")
-        self._refusal = RuntimeError(f"in step {step} {fault}")  # other ranks do not know, and take another step
+        # other ranks do not know, and take another step
+        self._exchange.refuse_next(RuntimeError(f"in step {step} {fault}"))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return FusedStep, (self._faults,)
+        return FusedStep, (self._faults, self._exchange)

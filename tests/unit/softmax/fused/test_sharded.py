@@ -9,6 +9,7 @@ import torch
 
 pytest.importorskip("triton", reason="needs vplface[triton]")
 
+from helpers.faulty_ranks import OF_OTHER, faulty
 from vplface import ArcFace, FusedSGD, PrototypeHead, Variational, X2Softmax, clip_grad_norm_
 
 N, D = 20, 64
@@ -100,78 +101,9 @@ def close(found, expected):
     assert float((found.double() - expected).norm()) <= 1e-5 * float(expected.double().norm().clamp_min(1e-30))
 
 
-def nan(x, y):
-    x[2, 5] = torch.nan
-    return x, y
-
-
-def outside(x, y):
-    y[2] = N
-    return x, y
-
-
-def wrong_type(x, y):
-    return x, y.int()
-
-
-def no_tensor(x, y):
-    return x.tolist(), y
-
-
-def larger(x, y):
-    return torch.cat([x, x]), torch.cat([y, y])
-
-
-def other_kind(x, y):
-    return x.double(), y
-
-
-SPOILS = {each.__name__: each for each in (nan, outside, wrong_type, no_tensor, larger, other_kind)}
-
-
-def take_step(group, head, number, kind="sound"):
-    """Loss and gradient of a step whose batch, or scale of the loss, is at fault on rank 1."""
-    x, y = batch(2 * number + group.rank(), 3)
-    if group.rank() == 1 and kind in SPOILS:
-        x, y = SPOILS[kind](x, y)
-    if isinstance(x, torch.Tensor):
-        x.requires_grad_()
-    head.optimizer.zero_grad()
-    loss = head(x, y)
-    (loss * 2.0**16 if group.rank() == 1 and kind == "scaled" else loss).backward()
-    head.optimizer.step()
-    return loss.item(), getattr(x, "grad", None)
-
-
-def state_of(head):
-    head.finish_step()
-    buffer = head.optimizer.state[head.weight]["momentum_buffer"]
-    return [part.detach().clone() for part in (head.weight, buffer, head.memory, head.timer)]
-
-
-def same(before, after):
-    return [torch.equal(*pair) for pair in zip(before, after, strict=True)]
-
-
-def faulty(group, kind, in_backward):
-    """A faulty step, which state it leaves as it was, the error after it, and a sound step."""
-    head = head_of(group, {**USUAL, "in_backward": in_backward})
-    take_step(group, head, 0)
-    before = state_of(head)
-    loss, gradient = take_step(group, head, 1, kind)
-    kept, error = same(before, state_of(head)), None
-    for number in (2, 3):
-        try:
-            take_step(group, head, number)
-        except (ValueError, TypeError, RuntimeError) as raised:
-            error = f"step {number}: {type(raised).__name__}: {raised}"
-            break
-    before = state_of(head)
-    after, _ = take_step(group, head, 4)
-    return loss, gradient, kept, error, after, same(before, state_of(head))
-
-
-OF_OTHER = "OtherRankError: in step {}, which has changed nothing: the batch of rank 1 is invalid"
+def faulty_fused(group, kind, in_backward):
+    """A faulty fused step, and the steps after it."""
+    return faulty(group, head_of(group, {**USUAL, "in_backward": in_backward}), batch, kind)
 
 
 @pytest.mark.parametrize(
@@ -186,7 +118,7 @@ OF_OTHER = "OtherRankError: in step {}, which has changed nothing: the batch of 
     ],
 )
 def test_FusedStep_on_several_ranks_changes_nothing_if_one_batch_is_at_fault(processes, kind, message):
-    found = processes.run(faulty, 2, kind, kind != "outside")
+    found = processes.run(faulty_fused, 2, kind, kind != "outside")
     for rank, (loss, gradient, kept, error, after, kept_later) in enumerate(found):
         assert math.isnan(loss)
         assert gradient is None or not gradient.any()
@@ -197,7 +129,7 @@ def test_FusedStep_on_several_ranks_changes_nothing_if_one_batch_is_at_fault(pro
 
 
 def test_FusedStep_on_several_ranks_raises_everywhere_if_one_rank_scales_its_loss(processes):
-    first, second = processes.run(faulty, 2, "scaled", True)
+    first, second = processes.run(faulty_fused, 2, "scaled", True)
     assert all(second[2])
     assert second[3].startswith(
         "step 3: RuntimeError: in step 2, which has changed nothing: in step 1 the loss was mul"
