@@ -147,6 +147,32 @@ def test_train_as_with_two_processes_in_fused_steps_equals_one(processes, faces,
     require_near(tmp_path / "two" / "run", tmp_path / "one" / "run")
 
 
+def start_silent(group, text):
+    """Carry out a run as a rank on a device that the host does not wait for; its steps, and agreements on sizes."""
+    from vplface import devices
+    from vplface.exchange import Exchange
+
+    with (
+        patch.object(devices, "reading_waits", lambda device: True),
+        patch.object(Exchange, "_agree", autospec=True, side_effect=Exchange._agree) as agree,
+    ):
+        return start(group, text), agree.call_count
+
+
+def test_train_as_with_two_silent_processes_equals_one_and_agrees_on_the_sizes_of_each_part_once(
+    processes, faces, tmp_path
+):
+    changes = {
+        "batch_size": 11,  # of parts of 2, 2, 2 and 2, 2, 1 pictures
+        "accumulate": 3,
+        "variational": {"lam": 0.3, "delta_t": 3, "start": 2, "memory": "gaussian"},
+    }
+    found = processes.run(start_silent, 2, settings(faces, tmp_path / "two", **changes))
+    assert found == [(8, 3), (0, 3)]
+    alone(settings(faces, tmp_path / "one", **changes))
+    require_near(tmp_path / "two" / "run", tmp_path / "one" / "run")
+
+
 def test_train_as_with_two_processes_follows_a_teacher_as_one_does(processes, faces, tmp_path):
     alone(settings(faces, tmp_path / "teacher", schedule={"length": 2, "warmup": 0}))
     distill = {"teacher": str(tmp_path / "teacher/run"), "cosine": 2}
