@@ -58,7 +58,8 @@ class Result:
             "versions": versions(),
             "date": self.date,
         }
-        return values | ({"groups": dict(self.evaluation.groups)} if self.evaluation.groups else {})
+        parts = {"groups": self.evaluation.groups, "strata": self.evaluation.strata}
+        return values | {name: dict(part) for name, part in parts.items() if part}
 
     def stored(self) -> dict[str, Any]:
         """:meth:`to_dict` and all other fields; ``"evaluation"`` is the form that ``Evaluation.from_dict`` reads."""

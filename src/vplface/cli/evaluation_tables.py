@@ -1,4 +1,4 @@
-"""Evaluations on the terminal: figures, differences and groups as tables, with their protocol below."""
+"""Evaluations on the terminal: figures, differences, groups and strata as tables, with their protocol below."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
 
+from vplface.cli.tables import with_interval
 from vplface.console import Console, say
 from vplface.data.pictures import Preprocessing
 from vplface.evaluation import Evaluation
@@ -22,6 +24,8 @@ def show_figures(evaluation: Evaluation, title: str, prepared: str, files: Mappi
     for heading in ("value", "95 % interval", "threshold"):
         table.add_column(heading, justify="right")
     for metric, figure in evaluation.metrics.items():
+        if Metric.parse(metric).descriptive:  # the tables of strata show them
+            continue
         if figure.value is None:
             table.add_row(Metric.parse(metric).label, "—", "", "")
             continue
@@ -37,6 +41,8 @@ def show_figures(evaluation: Evaluation, title: str, prepared: str, files: Mappi
     console.print(table)
     if evaluation.groups:
         _show_groups(console, evaluation.groups)
+    if evaluation.strata:
+        _show_strata(console, evaluation.strata)
     reasons = (figure.details.get("reason") for figure in evaluation.metrics.values())
     lines = list(dict.fromkeys(reason for reason in reasons if reason))
     lines += [f"Protocol: {_sentence(evaluation.protocol)}; {prepared}."]
@@ -106,6 +112,60 @@ def _show_groups(console: Console, groups: Mapping[str, Any]) -> None:
                 f"{kind.upper()} spread: {_percent(spread.value, kind)} points, {spread.details['highest']} over "
                 f"{spread.details['lowest']} (95 % interval of these two: {_ends(spread.interval, _format(kind))})",
             )
+
+
+def _show_strata(console: Console, strata: Mapping[str, Any]) -> None:
+    rates = Table(title="by quality of the two pictures, at the threshold of all pairs (%)", title_justify="left")
+    tail = Table(title="impostor pairs that are accepted, by quality (%)", title_justify="left")
+    rates.add_column("FAR")
+    rates.add_column("stratum", no_wrap=True)
+    for heading in ("FNMR", "95 % interval", "FMR", "95 % interval"):
+        rates.add_column(heading, justify="right")
+    for heading in ("", "pairs", *strata["pairs"]):
+        tail.add_column(heading, justify="right" if heading else "left")
+    total = sum(of["impostors"] for of in strata["pairs"].values())
+    shares = (f"{100 * of['share']:.1f}" for of in strata["pairs"].values())
+    tail.add_row("all impostor pairs", f"{total:,}", *shares, end_section=True)
+    for point, at in strata["at"].items():
+        far = point_label(point)
+        for place, (name, of) in enumerate(at["strata"].items(), 1):
+            cells = [cell for kind in ("fnmr", "fmr") for cell in _rate(Figure.from_json(of[kind]), kind)]
+            last = place == len(at["strata"])
+            rates.add_row("" if place > 1 else far.removeprefix("FAR "), name, *cells, end_section=last)
+        parts = (Figure.from_json(of["tail"]) for of in at["strata"].values())
+        tail.add_row(f"accepted at {far}", f"{at['accepted']:,}", *map(_share, parts))
+    pictures = Table(title="where the poor pictures lie", title_justify="left")
+    for heading in ("pictures", "number", "people", "norm of their mean", "recognisability"):
+        pictures.add_column(heading, justify="left" if heading == "pictures" else "right")
+    for name, of in strata["pictures"].items():
+        norm, scores = Figure.from_json(of["norm"]), of["recognisability"]
+        middle, quartiles = (None, None) if scores is None else (scores[1], (scores[0], scores[2]))
+        pictures.add_row(
+            name,
+            f"{of['count']:,}",
+            f"{of['identities']:,}",
+            _spread(norm.value, norm.interval),
+            _spread(middle, quartiles),
+        )
+    for table in (rates, tail, pictures):
+        console.print(table)
+    _say(
+        console,
+        "Recognisability: 1 − the cosine with the mean direction of the poor pictures, at most 1; median (quartiles).",
+    )
+
+
+def _share(figure: Figure) -> Text:
+    if figure.value is None:
+        return Text("—")
+    ends = figure.interval
+    return with_interval(f"{100 * figure.value:.1f}", ends and _ends(ends, ".1f"))
+
+
+def _spread(value: float | None, ends: Interval | None) -> str:
+    if value is None:
+        return "—"
+    return f"{value:.3f}" if ends is None else f"{value:.3f} ({ends[0]:.3f} … {ends[1]:.3f})"
 
 
 def _rate(rate: Figure, kind: str) -> tuple[str, str]:

@@ -33,7 +33,7 @@ def _table(study: Study, name: str) -> Table:
     arms: Mapping[str, Any] = study.summary["runs"]
     of_set = [figures.get(name, {}) for figures in arms.values()]
     measured = {metric for figures in of_set for metric, entry in figures.items() if entry["value"] is not None}
-    metrics = in_order(measured)
+    metrics = [metric for metric in in_order(measured) if not Metric.parse(metric).descriptive]
     seeds = len(study.summary.get("seeds", [0]))
     guard = (study.summary.get("finetuning", {}).get("guard") or {}).get("set")
     table = Table(

@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float64, Int, Int64
+from jaxtyping import Float64, Int64
 
 from vplface.data.pictures import PictureSet
 from vplface.errors import DataError
-from vplface.evaluation.bootstrap import PairWeights, draws, interval
+from vplface.evaluation.bootstrap import interval
 from vplface.evaluation.figure import Figure
+from vplface.evaluation.pair_classes import PairClasses, count_errors
 from vplface.evaluation.scores import Scores
 from vplface.reading import read_text
 
@@ -92,26 +93,13 @@ def group_errors(
         With many small groups the two extremes are far apart by chance alone: the interval does not account for their
         selection.
     """
-    kinds = {
-        "fnmr": _Kind(scores, groups, scores.genuine_pairs, None),
-        "fmr": _Kind(scores, groups, scores.impostor_pairs, None if scores.complete else _within(scores, groups)),
-    }
-    # Scores are descending: errors are the genuine pairs after the accepted ones, and the accepted impostor pairs.
-    errors: dict[str, list[slice]] = {
-        "fnmr": [slice(np.searchsorted(-scores.genuine, -t, side="right"), None) for t in thresholds.values()],
-        "fmr": [slice(0, np.searchsorted(-scores.impostor, -t, side="right")) for t in thresholds.values()],
-    }
-    resampled = {kind: np.full((len(thresholds), len(groups.names), replicates), np.nan) for kind in kinds}
-    if replicates:
-        for number, counts in enumerate(draws(scores.identities, replicates, seed)):
-            for kind, pairs in kinds.items():
-                resampled[kind][:, :, number] = pairs.rates(counts, errors[kind])
-
-    once = np.ones(scores.identities, np.int64)
-    observed = {kind: pairs.rates(once, errors[kind]) for kind, pairs in kinds.items()}
-    totals = {kind: pairs.totals(once).astype(int) for kind, pairs in kinds.items()}
-    used = scores.identity >= 0
-    people = [len(np.unique(scores.identity[used & (groups.of_picture == g)])) for g in range(len(groups.names))]
+    count = len(groups.names)
+    classes = PairClasses(groups.of_picture, [(g, g) for g in range(count)])
+    counted = count_errors(scores, classes, thresholds, replicates, seed)
+    people = classes.people(scores.identity)
+    observed = {kind: pairs.rates for kind, pairs in counted.items()}
+    resampled = {kind: pairs.drawn_rates for kind, pairs in counted.items()}
+    totals = {kind: pairs.pairs.astype(int) for kind, pairs in counted.items()}
     return {
         "groups": {
             name: {"identities": people[g], "genuine": int(totals["fnmr"][g]), "impostors": int(totals["fmr"][g])}
@@ -123,62 +111,16 @@ def group_errors(
                 "rates": {
                     name: {
                         # No more independent people than pairs, or intervals of groups with few pairs are too narrow.
-                        kind: _rate(observed[kind][t][g], resampled[kind][t, g], min(people[g], totals[kind][g]))
-                        for kind in kinds
+                        kind: _rate(observed[kind][t, g], resampled[kind][:, t, g], min(people[g], totals[kind][g]))
+                        for kind in counted
                     }
                     for g, name in enumerate(groups.names)
                 },
-                "spread": {kind: _spread(observed[kind][t], resampled[kind][t], groups.names) for kind in kinds},
+                "spread": {kind: _spread(observed[kind][t], resampled[kind][:, t].T, groups.names) for kind in counted},
             }
             for t, (metric, threshold) in enumerate(thresholds.items())
         },
     }
-
-
-class _Kind:
-    """Genuine or impostor pairs within the groups, and their weights."""
-
-    def __init__(
-        self,
-        scores: Scores,
-        groups: Groups,
-        pairs: Int[np.ndarray, "p 2"],
-        within: Int64[np.ndarray, "identities groups"] | None,
-    ) -> None:
-        left, right = groups.of_picture[pairs].T
-        self._group = np.where(left == right, left, -1) + 1  # 0: across groups, or of none
-        self._weights = PairWeights(scores.identity[pairs])
-        self._within = within
-        self._count = len(groups.names)
-
-    def rates(
-        self, counts: Int64[np.ndarray, " identities"], errors: list[slice]
-    ) -> list[Float64[np.ndarray, " groups"]]:
-        """The share of errors in each group, for each set of errors; NaN without pairs."""
-        weights = self._weights.weights(counts)
-        totals = self.totals(counts)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            return [self._sums(weights, part) / totals for part in errors]
-
-    def totals(self, counts: Int64[np.ndarray, " identities"]) -> Float64[np.ndarray, " groups"]:
-        """The weight of all pairs in each group."""
-        if self._within is None:
-            return self._sums(self._weights.weights(counts), slice(None))
-        pictures = counts[:, None] * self._within
-        of_all_pairs: Float64[np.ndarray, " groups"] = (pictures.sum(axis=0) ** 2 - (pictures**2).sum(axis=0)) / 2
-        return of_all_pairs
-
-    def _sums(self, weights: Int64[np.ndarray, " p"], part: slice) -> Float64[np.ndarray, " groups"]:
-        sums = np.bincount(self._group[part], weights[part], minlength=self._count + 1)[1:]
-        return sums.astype(np.float64, copy=False)  # those of no pairs are integers
-
-
-def _within(scores: Scores, groups: Groups) -> Int64[np.ndarray, "identities groups"]:
-    """How many pictures of each person are in each group, where all pictures are compared with all."""
-    counts = np.zeros((scores.identities, len(groups.names)), np.int64)
-    used = (scores.identity >= 0) & (groups.of_picture >= 0)
-    np.add.at(counts, (scores.identity[used], groups.of_picture[used]), 1)
-    return counts
 
 
 def _rate(value: float, replicates: Float64[np.ndarray, " r"], people: int) -> dict[str, Any]:

@@ -33,6 +33,7 @@ class MetricKind:
         lower_is_better: whether it is an error.
         point: what it is measured at: a rate such as a FAR (``name=1e-3``), a rank (``name-5``), or nothing.
         judges_pairs: whether it is a share of pairs, each classified correctly or not at the metric's own threshold.
+        descriptive: whether it describes where errors come from; a model is then neither better nor worse by it.
         of_roc: for a metric of the whole ROC, which every verification gives, its figure by FAR, TAR and threshold of
             each point.
         of_replicate: the metric in a draw of people, for its interval; NaN where the draw does not give it.
@@ -44,6 +45,7 @@ class MetricKind:
     lower_is_better: bool = False
     point: Literal["rate", "rank"] | None = None
     judges_pairs: bool = False
+    descriptive: bool = False
     of_roc: Callable[[Rates, Rates, Rates], Figure] | None = None
     of_replicate: Callable[[RocReplicate], float] | None = None
 
@@ -104,6 +106,11 @@ class Metric:
         return self.kind is not None and self.kind.judges_pairs
 
     @property
+    def descriptive(self) -> bool:
+        """Whether a model is neither better nor worse by it."""
+        return self.kind is not None and self.kind.descriptive
+
+    @property
     def far(self) -> float | None:
         """The false accept rate, if this is TAR at FAR."""
         return self.point if self.kind is TAR else None
@@ -139,8 +146,10 @@ EER = MetricKind(
 AUC = MetricKind("auc", "area under the ROC", "AUC", of_roc=area_figure, of_replicate=RocReplicate.auc)
 TPIR = MetricKind("tpir@fpir", "TPIR at FPIR", point="rate")
 RANK = MetricKind("rank", "rank", "rank", point="rank")
+TAIL = MetricKind("tail_both_poor@far", "both poor in the tail at FAR", "tail", point="rate", descriptive=True)
+POOR_NORM = MetricKind("poor_norm", "norm of the poor pictures' mean", "poor norm", descriptive=True)
 
-METRICS = (ACCURACY, BEST_ACCURACY, TAR, FNMR, EER, AUC, TPIR, RANK)
+METRICS = (ACCURACY, BEST_ACCURACY, TAR, FNMR, EER, AUC, TPIR, RANK, TAIL, POOR_NORM)
 """All metrics, in the order of tables."""
 
 ROC_METRICS = tuple(kind for kind in METRICS if kind.of_roc is not None)

@@ -21,6 +21,7 @@ from vplface.evaluation.rates import ScoredPairs, evaluate_scores
 from vplface.evaluation.result import Evaluation
 from vplface.evaluation.roc_replicates import tail_length
 from vplface.evaluation.scores import Scores, cosine, scores_of_pairs
+from vplface.evaluation.strata import Quality
 from vplface.evaluation.tar_at_far import roc
 from vplface.evaluation.unit import require_direction
 from vplface.evaluation.verification import AccuracyRule, accuracy_at, choose_threshold, kfold_accuracy
@@ -126,6 +127,7 @@ def evaluate_pair_list(
         roc(scores.genuine, scores.impostor),
         (edges, np.histogram(scores.genuine, edges)[0], np.histogram(scores.impostor, edges)[0]),
         question,
+        _quality(embeddings, listed.pictures, scores, options),
     )
     evaluation = evaluate_scores(scored, name, protocol, {accuracy.kind.name: figure}, replicates, options)
     return replace(evaluation, correct=correct)
@@ -236,10 +238,22 @@ def evaluate_every_pair(
         compared.roc(),
         (compared.edges[::merge], genuine, impostor),
         "\n".join(f"{pictures.name(index)}\t{scores.identity[index]}" for index in range(n)),
+        _quality(embeddings, pictures, scores, options),
     )
     protocol = {"kind": "all pairs", "pictures": n, "pairs": n * (n - 1) // 2}
     replicates = {} if resampled is None else {rank_1: resampled}
     return evaluate_scores(scored, name, protocol, {rank_1: figure}, replicates, options)
+
+
+def _quality(
+    embeddings: Float[np.ndarray, "n dim"], pictures: PictureSet, scores: Scores, options: EvalOptions
+) -> Quality | None:
+    """The quality of the pictures that are compared; None for a set that is not degraded."""
+    if not isinstance(pictures, DegradedPictures):
+        return None
+    used = np.flatnonzero(scores.identity >= 0)
+    unit = _unit_rows(embeddings, used, pictures)
+    return Quality.of(unit, used, pictures.degraded, scores.identity, options.bootstrap, options.seed)
 
 
 def _rank_1(

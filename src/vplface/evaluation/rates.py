@@ -20,6 +20,7 @@ from vplface.evaluation.options import EvalOptions
 from vplface.evaluation.result import Evaluation
 from vplface.evaluation.roc_replicates import RateReplicates, rate_replicates, tail_length
 from vplface.evaluation.scores import Scores
+from vplface.evaluation.strata import Quality, stratify
 from vplface.evaluation.tar_at_far import TarAtFar, TooFewImpostorsError, drawable, tar_at_far
 from vplface.evaluation.worst import first_without_repetition
 
@@ -36,6 +37,7 @@ class ScoredPairs:
         roc: false accept rate, true accept rate and threshold of each point.
         histogram: edges of the bins, genuine and impostor pairs in each.
         question: the pairs as text, which a model's scores do not change; for the fingerprint.
+        quality: of the pictures, where some of them are degraded.
     """
 
     pictures: PictureSet
@@ -43,6 +45,7 @@ class ScoredPairs:
     roc: tuple[Float[np.ndarray, " t"], Float[np.ndarray, " t"], Float[np.ndarray, " t"]]
     histogram: tuple[Float[np.ndarray, " edges"], Int64[np.ndarray, " bins"], Int64[np.ndarray, " bins"]]
     question: str
+    quality: Quality | None = None
 
     @cached_property
     def people(self) -> int:
@@ -97,32 +100,44 @@ def evaluate_scores(
         curves["roc_band"] = _roc_band(scored, drawn.tar[len(known) :])
     edges, genuine, impostor = scored.histogram
     curves["histogram"] = {"edges": edges.tolist(), "genuine": genuine.tolist(), "impostor": impostor.tolist()}
-    thresholds = {far_point(far): point.threshold for far, point in points.items() if isinstance(point, TarAtFar)}
+    thresholds = {far: point.threshold for far, point in points.items() if isinstance(point, TarAtFar)}
+    by_stratum: dict[str, Any] = {}
+    if scored.quality is not None:
+        by_stratum, of_strata = stratify(scores, scored.quality, thresholds, options.bootstrap, options.seed)
+        measured |= of_strata.of
+        resampled |= of_strata.replicates
+    by_group = {}
+    if options.groups is not None:
+        at_points = {far_point(far): threshold for far, threshold in thresholds.items()}
+        by_group = group_errors(scores, options.groups, at_points, options.bootstrap, options.seed)
     question = f"{options.bootstrap}\t{options.seed}\n{scored.question}"
-    groups = options.groups
     return Evaluation(
         name=name,
-        protocol={
-            **protocol,
-            "genuine": len(scores.genuine),
-            "impostors": scores.impostors,
-            "identities": scores.identities,
-            "accept": "similarity >= threshold",
-            "flip": options.flip or "not known",
-            "far_rule": options.far_rule,
-            "bootstrap": options.bootstrap,
-            "seed": options.seed,
-        },
+        protocol={**protocol, **_protocol(scores, options)},
         metrics={**figures, **measured},
         curves=curves,
         worst={
-            "genuine": _worst(scores.genuine[::-1], scores.genuine_pairs[::-1], scored.pictures),
-            "impostor": _worst(scores.impostor, scores.impostor_pairs, scored.pictures),
+            "genuine": _worst(scores.genuine[::-1], scores.genuine_pairs[::-1], scored),
+            "impostor": _worst(scores.impostor, scores.impostor_pairs, scored),
         },
         fingerprint=hashlib.sha256(question.encode("utf-8", "surrogateescape")).hexdigest()[:32],
         replicates={**replicates, **resampled},
-        groups={} if groups is None else group_errors(scores, groups, thresholds, options.bootstrap, options.seed),
+        groups=by_group,
+        strata=by_stratum,
     )
+
+
+def _protocol(scores: Scores, options: EvalOptions) -> dict[str, Any]:
+    return {
+        "genuine": len(scores.genuine),
+        "impostors": scores.impostors,
+        "identities": scores.identities,
+        "accept": "similarity >= threshold",
+        "flip": options.flip or "not known",
+        "far_rule": options.far_rule,
+        "bootstrap": options.bootstrap,
+        "seed": options.seed,
+    }
 
 
 def _operating_points(scores: Scores, options: EvalOptions) -> dict[float, TarAtFar | TooFewImpostorsError]:
@@ -170,9 +185,11 @@ def _roc_band(scored: ScoredPairs, replicates: Float[np.ndarray, "fars replicate
 
 
 def _worst(
-    similarity: Float[np.ndarray, " p"], pairs: Int[np.ndarray, "p 2"], pictures: PictureSet
+    similarity: Float[np.ndarray, " p"], pairs: Int[np.ndarray, "p 2"], scored: ScoredPairs
 ) -> list[Mapping[str, Any]]:
+    name, quality = scored.pictures.name, scored.quality
     return [
-        {"left": pictures.name(left), "right": pictures.name(right), "similarity": score}
+        {"left": name(left), "right": name(right), "similarity": score}
+        | ({} if quality is None else quality.of_pair(left, right))
         for score, left, right in first_without_repetition(similarity, pairs)
     ]

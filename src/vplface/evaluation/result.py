@@ -33,6 +33,8 @@ class Evaluation:
         replicates: the bootstrap's replicates of each metric.
         correct: whether each pair of a list was classified correctly; empty for other tasks.
         groups: errors by group, as :func:`vplface.evaluation.groups.group_errors` gives them; empty without groups.
+        strata: errors and the impostor tail by the quality of pictures, as :func:`vplface.evaluation.strata.stratify`
+            gives them; empty where no pictures were degraded.
     """
 
     name: str
@@ -44,10 +46,14 @@ class Evaluation:
     replicates: Mapping[str, Float64[np.ndarray, " replicates"]] = field(default_factory=dict)
     correct: Bool[np.ndarray, " p"] = field(default_factory=lambda: np.zeros(0, bool))
     groups: Mapping[str, Any] = field(default_factory=dict)
+    strata: Mapping[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready values, the inverse of :meth:`from_dict`; replicates are rounded to six digits."""
-        return {
+        """JSON-ready values, the inverse of :meth:`from_dict`; replicates are rounded to six digits.
+
+        ``"strata"`` is there only where pictures were degraded, so that other files are as version 0.1 writes them.
+        """
+        values = {
             "name": self.name,
             "protocol": dict(self.protocol),
             "metrics": self.metrics_json(),
@@ -61,6 +67,7 @@ class Evaluation:
             "correct": "".join("01"[right] for right in self.correct.tolist()),
             "groups": dict(self.groups),
         }
+        return values | ({"strata": dict(self.strata)} if self.strata else {})
 
     def metrics_json(self) -> dict[str, dict[str, Any]]:
         """The figures of all metrics, JSON-ready."""
@@ -68,7 +75,7 @@ class Evaluation:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Evaluation:
-        """Read back :meth:`to_dict`; ``"correct"`` and ``"groups"`` may be missing, as in files of version 0.1.
+        """Read back :meth:`to_dict`; what version 0.1 did not write, such as ``"groups"``, may be missing.
 
         Raises:
             DataError: a part is missing or of the wrong kind.
@@ -83,10 +90,11 @@ class Evaluation:
             "replicates": Mapping,
             "correct": str,
             "groups": Mapping,
+            "strata": Mapping,
         }
         if not isinstance(values, Mapping):
             raise DataError(f"not an evaluation: {type(values).__name__}")
-        values = {"correct": "", "groups": {}, **values}
+        values = {"correct": "", "groups": {}, "strata": {}, **values}
         wrong = [key for key, kind in kinds.items() if not isinstance(values.get(key), kind)]
         if wrong:
             raise DataError(f"not an evaluation: {', '.join(map(repr, wrong))} missing or of the wrong kind")

@@ -143,6 +143,17 @@ class Chart:
         corners = [*zip(at, self.y(high), strict=True), *zip(at[::-1], self.y(low)[::-1], strict=True)]
         self._add("path", colour, kind, d="M" + "L".join(f"{a:.1f} {b:.1f}" for a, b in corners) + "Z")
 
+    def hill(
+        self, edges: Float[np.ndarray, " edges"], density: Float[np.ndarray, " bins"], colour: int, word: str
+    ) -> None:
+        """A histogram from 0 up, with a word above its highest bin."""
+        heights = np.repeat(density, 2)
+        self.area(np.repeat(edges, 2)[1:-1], np.zeros_like(heights), heights, colour, "hill")
+        peak = int(np.argmax(density))
+        at, top = float(self.x((edges[peak] + edges[peak + 1]) / 2)), float(self.y(density[peak]))
+        label = tag("text", word, class_=f"hill-label {ink(colour)}", x=at, y=top - 6, text_anchor="middle")
+        self.layers.append(label)
+
     def dot(self, x: float, y: float, colour: int, note: str | None = None) -> None:
         """A point, with a note as its tooltip."""
         title = tag("title", note) if note else None

@@ -1,11 +1,11 @@
-"""One evaluation set on a page: curves, folds, groups and the worst errors."""
+"""One evaluation set on a page: curves, folds, groups, strata and the worst errors."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vplface.report import evaluation_plots
+from vplface.report import evaluation_plots, strata
 from vplface.report.arms import arm, figure_of_run, legend, mapping
 from vplface.report.faces import Faces
 from vplface.report.markup import Child, Markup, join, tag
@@ -59,6 +59,9 @@ def evaluation_section(runs: Sequence[RunRecord], set_name: str, faces: Faces) -
             parts.append(tag("div", [figure_of(figure) for figure in pair if figure], class_="halves"))
     if by_group := list(evaluation_plots.groups(runs, set_name)):
         parts += [tag("h3", "By group"), tag("div", [figure_of(figure) for figure in by_group], class_="halves")]
+    if by_stratum := list(strata.plots(runs, set_name)):
+        parts += [tag("h3", "By quality of the pictures"), tag("p", strata.WORDS, class_="note")]
+        parts += [strata.table(runs, set_name), tag("div", [figure_of(each) for each in by_stratum], class_="halves")]
     for kind, heading, words, sides in _MISTAKES:
         shown = [(index, run, worst(run, set_name, kind, sides)) for index, run in enumerate(runs)]
         if any(cases for _, _, cases in shown):

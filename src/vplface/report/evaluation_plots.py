@@ -339,21 +339,8 @@ def histograms(runs: Sequence[RunRecord], set_name: str) -> Iterator[Plot]:
             width=400.0,
             margin=(24, 18, 40, 34),
         )
-        corners = np.repeat(edges, 2)[1:-1]
-        for density, colour, word in ((impostor, -1, "impostor"), (genuine, index, "genuine")):
-            height = np.repeat(density, 2)
-            chart.area(corners, np.zeros_like(height), height, colour, "hill")
-            peak = int(np.argmax(density))
-            chart.layers.append(
-                tag(
-                    "text",
-                    word,
-                    class_=f"hill-label {ink(colour)}",
-                    x=float(chart.x((edges[peak] + edges[peak + 1]) / 2)),
-                    y=float(chart.y(density[peak])) - 6,
-                    text_anchor="middle",
-                )
-            )
+        chart.hill(edges, impostor, -1, "impostor")
+        chart.hill(edges, genuine, index, "genuine")
         if cut is not None:
             chart.upright(*cut)
         yield Plot(

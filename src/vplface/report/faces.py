@@ -39,6 +39,8 @@ class Faces:
         if similarity is not None:
             words.append(tag("b", f"{similarity:.3f}".replace("-", "−")))
             words.append(f" · its mate at rank {rank:.0f}" if rank is not None else None)
+            if (quality := _quality(case)) is not None:
+                words.append(f" · {quality}")
             words.append(tag("br"))
         lines = [[name, tag("br")] for name in names[:-1]]
         return tag("figure", shown, tag("figcaption", words, lines, names[-1]))
@@ -47,6 +49,15 @@ class Faces:
         shown = image(None if self.picture_of is None else self.picture_of(set_name, name), name)
         self.bytes_left -= len(shown)
         return shown
+
+
+def _quality(case: Mapping[str, Any]) -> str | None:
+    """The quality of the two pictures of a pair, as text; None where it is not known."""
+    poor, scores = case.get("poor"), case.get("recognisability")
+    if not isinstance(poor, list) or not isinstance(scores, list) or not len(poor) == len(scores) == 2:
+        return None
+    words = [f"{'poor' if bad else 'good'} {finite(score) or 0.0:.2f}" for bad, score in zip(poor, scores, strict=True)]
+    return " / ".join(words)
 
 
 def image(picture: UInt8[np.ndarray, "112 112 3"] | None, name: str) -> Markup:

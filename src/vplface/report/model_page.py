@@ -44,12 +44,12 @@ class Measured:
 
     @property
     def figures(self) -> list[tuple[Metric, float, Interval | None]]:
-        """Metric, value and interval of those that have a value, in the order of reports."""
+        """Metric, value and interval of those that judge the model and have a value, in the order of reports."""
         found = []
         for key in in_order(self.metrics):
-            figure = Figure.from_json(self.metrics[key])
-            if figure.value is not None:
-                found.append((Metric.parse(key), figure.value, figure.interval))
+            metric, figure = Metric.parse(key), Figure.from_json(self.metrics[key])
+            if figure.value is not None and not metric.descriptive:
+                found.append((metric, figure.value, figure.interval))
         return found
 
 

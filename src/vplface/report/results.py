@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -29,17 +29,42 @@ def results(runs: Sequence[RunRecord], compared: Sequence[Compared]) -> Markup:
 
 
 def results_table(runs: Sequence[RunRecord], set_name: str, compared: Sequence[Compared]) -> Markup:
-    """The figures of all arms on one set, and below them the paired differences."""
+    """The figures of all arms on one set, and below them the paired differences.
+
+    Descriptive figures of several arms have a table of their own; those of one arm are with its strata.
+    """
     named = {metric for run in runs for metric in mapping(run.evaluations.get(set_name, {}).get("metrics"))}
     metrics = [
         metric
         for metric in in_order(named)
         if any(figure_of_run(run, set_name, metric).value is not None for run in runs)
     ]
-    cells = {(run.name, metric): figure_of_run(run, set_name, metric) for run in runs for metric in metrics}
-    rows: list[Markup] = []
+    judging, descriptive = (
+        [metric for metric in metrics if Metric.parse(metric).descriptive == kind] for kind in (False, True)
+    )
+    beside = descriptive if len(runs) > 1 else []
     trained = {"Coverage reached": coverage, "Training time": training_time}
     trained = {head: value for head, value in trained.items() if any(value(run) for run in runs)}
+    return join(
+        tag("h3", set_name),
+        _table(runs, set_name, compared, judging, trained),
+        tag("p", "Percent, with 95\N{NO-BREAK SPACE}% intervals. " + protocol_sentence(runs, set_name), class_="note"),
+        [tag("p", text, class_="note") for text in _unmeasured(runs, set_name, named.difference(metrics))],
+        _table(runs, set_name, compared, beside, {}) if beside else None,
+        tag("p", "Percent. No model is better or worse by these figures.", class_="note") if beside else None,
+    )
+
+
+def _table(
+    runs: Sequence[RunRecord],
+    set_name: str,
+    compared: Sequence[Compared],
+    metrics: Sequence[str],
+    trained: Mapping[str, Callable[[RunRecord], str | None]],
+) -> Markup:
+    """A column for each metric, and for each value of the training by its head."""
+    cells = {(run.name, metric): figure_of_run(run, set_name, metric) for run in runs for metric in metrics}
+    rows: list[Markup] = []
     for index, run in enumerate(runs):
         row: list[Child] = [tag("th", arm(run, index), scope="row")]
         for metric in metrics:
@@ -48,7 +73,7 @@ def results_table(runs: Sequence[RunRecord], set_name: str, compared: Sequence[C
         row += [tag("td", value(run) or "—") for value in trained.values()]
         rows.append(tag("tr", row))
     for other, used in compared:
-        of_set = {difference.metric.key: difference for difference in used if difference.set_name == set_name}
+        of_set = {d.metric.key: d for d in used if d.set_name == set_name and d.metric.key in metrics}
         if of_set:
             reach = 1.05 * max(max(abs(end) for end in d.interval) for d in of_set.values())
             note = tag("span", "paired, same pairs", class_="range")
@@ -56,21 +81,8 @@ def results_table(runs: Sequence[RunRecord], set_name: str, compared: Sequence[C
             row += [tag("td", _paired(of_set[metric], reach) if metric in of_set else "—") for metric in metrics]
             rows.append(tag("tr", row, [tag("td") for _ in trained], class_="paired"))
     heads = ["", *(capitalised(Metric.parse(metric).label) for metric in metrics), *trained]
-    return join(
-        tag("h3", set_name),
-        tag(
-            "div",
-            tag(
-                "table",
-                tag("thead", tag("tr", [tag("th", head, scope="col") for head in heads])),
-                tag("tbody", rows),
-                class_="results",
-            ),
-            class_="wide",
-        ),
-        tag("p", "Percent, with 95\N{NO-BREAK SPACE}% intervals. " + protocol_sentence(runs, set_name), class_="note"),
-        [tag("p", text, class_="note") for text in _unmeasured(runs, set_name, named.difference(metrics))],
-    )
+    head = tag("thead", tag("tr", [tag("th", head, scope="col") for head in heads]))
+    return tag("div", tag("table", head, tag("tbody", rows), class_="results"), class_="wide")
 
 
 def _unmeasured(runs: Sequence[RunRecord], set_name: str, metrics: Collection[str]) -> list[str]:

@@ -67,11 +67,15 @@ def findings(summary: Mapping[str, Any]) -> Iterator[Finding]:
                         )
 
 
-NOTHING = "No two arms have finished runs of one setting and seed with figures, so there is nothing to compare."
+NOTHING = "No two arms have finished runs of one setting and seed with figures that judge them: nothing is compared."
 
 
 def study_verdicts(found: Sequence[Finding]) -> dict[str, list[str]]:
-    """{baseline: a sentence for each arm: where it is ahead, where behind, where no difference is significant}."""
+    """{baseline: a sentence for each arm: where it is ahead, where behind, where no difference is significant}.
+
+    Descriptive metrics are not named.
+    """
+    found = [finding for finding in found if not finding.metric.descriptive]
     verdicts: dict[str, list[str]] = {}
     for arm, baseline in dict.fromkeys((finding.arm, finding.baseline) for finding in found):
         of_pair = [f for f in found if (f.arm, f.baseline) == (arm, baseline)]

@@ -62,9 +62,13 @@ def differences(
 
 
 def verdict(runs: Sequence[RunRecord], used: Sequence[ArmDifference]) -> str:
-    """One sentence: the figure of a single run, or how two arms compare, or why that is not known."""
+    """One sentence: the figure of a single run, or how two arms compare, or why that is not known.
+
+    Differences of descriptive metrics do not count.
+    """
     if len(runs) == 1:
         return _single(runs[0])
+    used = [difference for difference in used if not difference.metric.descriptive]
     if not used:
         return (
             f"No paired difference of these {len(runs)} runs with an interval is available, so this page does not say "

@@ -17,7 +17,7 @@ from vplface.config.fields import FolderName, Seed
 from vplface.config.section import Section
 from vplface.config.validation import refuse_unknown_keys, validate
 from vplface.errors import ConfigError, UsageError
-from vplface.evaluation.metrics import RANK, TAR, measurable
+from vplface.evaluation.metrics import RANK, TAIL, TAR, measurable
 from vplface.reading import is_file
 from vplface.suggest import did_you_mean_or_known
 
@@ -290,7 +290,7 @@ def _known(key: str, wanted: Sequence[str], known: Iterable[str], path: str | Pa
 def _metrics(cells: Iterable[Cell]) -> list[str]:
     """The metrics that the evaluations of the runs can measure."""
     fars = [far for cell in cells for far in sorted(cell.config.evaluation.fars, reverse=True)]
-    return measurable({TAR: fars, RANK: [1]})
+    return measurable({TAR: fars, RANK: [1], TAIL: fars})
 
 
 def _cores() -> int:

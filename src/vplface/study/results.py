@@ -12,7 +12,7 @@ import numpy as np
 from vplface.errors import ConfigError
 from vplface.evaluation import Evaluation
 from vplface.evaluation.figure import Difference
-from vplface.evaluation.metrics import in_order
+from vplface.evaluation.metrics import Metric, in_order
 from vplface.files import write_json
 from vplface.report import RunRecord, average_runs, read_run, write_study
 from vplface.study.folds import PEOPLE_OF_FOLDS, complete, join_folds
@@ -116,7 +116,7 @@ def _setting(grid: Grid, setting: str, finished: list[Cell]) -> tuple[dict[str, 
                 name: {
                     metric: _figure(evaluation, metric, [each[name] for each in evaluations[arm].values()])
                     for metric in in_order(evaluation.metrics)
-                    if not grid.metrics or metric in grid.metrics
+                    if _is_shown(metric, grid.metrics)
                 }
                 for name, evaluation in pool(list(evaluations[arm].values())).items()
             },
@@ -153,6 +153,11 @@ def _loss(of_seed: Sequence[RunRecord]) -> float | None:
     return float(np.mean(losses)) if losses else None
 
 
+def _is_shown(metric: str, metrics: Sequence[str]) -> bool:
+    """Whether a metric is among those that a study names; without names, all that judge a model are shown."""
+    return metric in metrics if metrics else not Metric.parse(metric).descriptive
+
+
 def _figure(pooled: Evaluation, metric: str, of_seeds: list[Evaluation]) -> dict[str, Any]:
     figure = pooled.metrics[metric]
     kept = {key: figure.details.get(key) for key in ("std_over_seeds", "reason")}
@@ -165,6 +170,6 @@ def _figure(pooled: Evaluation, metric: str, of_seeds: list[Evaluation]) -> dict
 
 def _shown(differences: Mapping[str, Mapping[str, Difference]], metrics: Sequence[str]) -> dict[str, Any]:
     return {
-        name: {metric: of_set[metric].to_json() for metric in in_order(of_set) if not metrics or metric in metrics}
+        name: {metric: of_set[metric].to_json() for metric in in_order(of_set) if _is_shown(metric, metrics)}
         for name, of_set in differences.items()
     }

@@ -137,8 +137,13 @@ class Validation:
             raise ConfigError(f"evaluation.best: {best!r} must be SET/METRIC, with SET one of {sets}")
         asked = Metric.parse(metric)
         if asked.kind is None:
-            known = ", ".join(measurable({TAR: self.settings.fars, RANK: [1]}))
+            points = measurable({TAR: self.settings.fars, RANK: [1]})
+            known = ", ".join(key for key in points if not Metric.parse(key).descriptive)
             raise ConfigError(f"evaluation.best: {name!r} has no metric {metric!r}; there are {known}")
+        if asked.descriptive:
+            raise ConfigError(
+                f"evaluation.best: {best!r} describes a model and does not judge it; choose another metric"
+            )
         if asked.lower_is_better:
             raise ConfigError(
                 f"evaluation.best: {best!r} is an error rate; choose a metric that is higher for better models"

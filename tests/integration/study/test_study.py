@@ -44,6 +44,7 @@ BASE = {
                 "name": "test",
                 "path": "test",
                 "synthetic": {"identities": 6, "pictures": 3, "seed": 1, "first_identity": 50},
+                "degrade": {"kind": "blur", "share": 0.5},
             }
         ],
         "fars": [0.01, 0.1],
@@ -149,6 +150,22 @@ def test_vplface_study_summary_agrees_with_its_runs(carried_out):
         assert difference["difference"] == pytest.approx(sum(by_hand) / 2)
         assert "t_ci95" not in difference  # two seeds
     assert summary["comparisons"] == 2 * len(METRICS_IN_ORDER)  # in two settings
+
+
+def test_vplface_study_tabulates_the_tail_where_it_is_named(carried_out):
+    place, _ = carried_out
+    shown = vplface("study", "study.yaml", "metrics=[poor_norm,tail_both_poor@far=1e-1,rank-1]").stdout
+    summary = json.loads((place / "runs/small/summary.json").read_text())
+    sets = summary["settings"]["wide"]["arms"]["vpl"]["sets"]["test"]
+    assert sorted(sets) == ["poor_norm", "rank-1", "tail_both_poor@far=1e-1"]
+    of_runs = [json.loads((place / f"runs/small/wide/vpl-seed{k}/evaluation.json").read_text())["test"] for k in (0, 1)]
+    assert sets["poor_norm"]["per_seed"] == [run["metrics"]["poor_norm"]["value"] for run in of_runs]
+    assert sets["tail_both_poor@far=1e-1"]["per_seed"] == [
+        run["strata"]["at"]["far=1e-1"]["strata"]["both poor"]["tail"]["value"] for run in of_runs
+    ]
+    assert "poor norm" in shown
+    assert "tail 10⁻¹" in shown
+    vplface("study", "study.yaml")  # the summary that other tests read
 
 
 def test_vplface_study_report_shows_the_numbers_of_the_summary(carried_out):

@@ -13,6 +13,7 @@ from vplface.evaluation.metrics import (
     METRICS,
     RANK,
     ROC_METRICS,
+    TAIL,
     TAR,
     TPIR,
     Metric,
@@ -34,6 +35,7 @@ from vplface.evaluation.metrics import (
         ("fnmr@fmr=5e-3", FNMR, 5e-3, "FNMR at FMR 5·10⁻³", "FNMR at FMR 5·10⁻³"),
         ("tpir@fpir=1e-1", TPIR, 0.1, "TPIR at FPIR 10⁻¹", "TPIR at FPIR 10⁻¹"),
         ("eer", EER, None, "equal error rate", "EER"),
+        ("tail_both_poor@far=1e-3", TAIL, 1e-3, "both poor in the tail at FAR 10⁻³", "tail 10⁻³"),
         ("rank-5", RANK, 5, "rank-5", "rank 5"),
         ("tar@far=often", TAR, None, "tar@far=often", "tar@far=often"),
         ("tar@far=2", TAR, None, "tar@far=2", "tar@far=2"),
@@ -65,6 +67,13 @@ def test_Metric_far_is_set_only_for_TAR():
     assert [Metric.parse(key).far for key in ("tar@far=1e-2", "fnmr@fmr=1e-2", "eer")] == [0.01, None, None]
 
 
+def test_Metric_descriptive_only_for_the_tail_and_the_poor_pictures():
+    assert [kind.name for kind in METRICS if kind.at({"rate": 0.1, "rank": 1, None: None}[kind.point]).descriptive] == [
+        *("tail_both_poor@far", "poor_norm")
+    ]
+    assert not Metric.parse("unknown").descriptive
+
+
 def test_in_order_lists_rates_from_loose_to_strict_and_ranks_upwards():
     keys = ["zeta", "rank-10", "rank-5", "eer", "tar@far=1e-4", "accuracy", "tar@far=1e-2", "fnmr@fmr=1e-3", "auc"]
     assert in_order(keys) == [
@@ -77,7 +86,9 @@ def test_measurable_lists_metrics_at_the_given_points():
         *("accuracy", "accuracy@best_threshold", "tar@far=1e-2", "tar@far=1e-3"),
         *(kind.name for kind in ROC_METRICS),
         "rank-1",
+        "poor_norm",
     ]
+    assert measurable({TAIL: [1e-2, 1e-3]})[-3:] == ["tail_both_poor@far=1e-2", "tail_both_poor@far=1e-3", "poor_norm"]
 
 
 @pytest.mark.parametrize(

@@ -51,6 +51,42 @@ EVALUATION: dict[str, Any] = {
 }
 
 
+def stratum(tail: float, share: float | None = None) -> dict[str, Any]:
+    ends = None if share is None else [0.5 * share, 1.5 * share]
+    fmr = {"value": share, "ci95": ends}
+    return {"fnmr": fmr, "fmr": fmr, "tail": {"value": tail, "ci95": [0.9 * tail, tail]}}
+
+
+STRATA: dict[str, Any] = {
+    "pictures": {
+        "good": {
+            "count": 30,
+            "identities": 9,
+            "norm": {"value": 0.05, "ci95": None},
+            "recognisability": [0.8, 0.9, 1.0],
+        },
+        "poor": {"count": 9, "identities": 8, "norm": {"value": 0.71, "ci95": [0.6, 0.8]}, "recognisability": None},
+    },
+    "cosine": {"edges": [-1.0, 0.0, 1.0], "good": [15, 15], "poor": [0, 9]},
+    "pairs": {
+        "both good": {"genuine": 9, "impostors": 64, "share": 0.64},
+        "one poor": {"genuine": 5, "impostors": 32, "share": 0.32},
+        "both poor": {"genuine": 0, "impostors": 4, "share": 0.04},
+    },
+    "at": {
+        "far=1e-3": {
+            "threshold": 0.5,
+            "accepted": 20,
+            "strata": {
+                "both good": stratum(0.05, 0.015),
+                "one poor": stratum(0.15, 0.09),
+                "both poor": stratum(0.8),
+            },
+        }
+    },
+}
+
+
 def record(name: str, **changes: Any) -> RunRecord:
     return RunRecord(Path(name), name, evaluations={"IJB": EVALUATION | changes}, files={"m.onnx": "ab" * 32})
 
@@ -91,6 +127,53 @@ def test_write_evaluation_shows_every_part_of_one_model(tmp_path: Path) -> None:
     assert "<script" not in text
     assert "ab" * 32 in text
     assert not re.search(r"https?://|url\((?!#|data:)", text)
+
+
+def test_write_evaluation_shows_who_makes_the_tail(tmp_path: Path) -> None:
+    worst = {
+        "impostor": [{"left": "a", "right": "b", "similarity": 0.9, "poor": [True, False], "recognisability": [0.1, 1]}]
+    }
+    metrics = EVALUATION["metrics"] | {"tail_both_poor@far=1e-3": {"value": 0.8, "ci95": [0.72, 0.8]}}
+    _, text = written(tmp_path, [record("net", strata=STRATA, worst=worst, metrics=metrics)], "A title")
+    plain = text.replace("\N{NO-BREAK SPACE}", " ")
+    chart = plain.partition("Who makes the tail")[2].partition("</svg>")[0]
+    bars = re.findall(r'<path class="part (\w+)" fill-opacity="([\d.]+)" d="M([\d.]+) [\d.]+H([\d.]+)', chart)
+    assert [(ink, opacity) for ink, opacity, _, _ in bars] == [
+        (ink, opacity) for ink in ("neutral", "arm0") for opacity in ("0.12", "0.45", "1.0")
+    ]
+    widths = [(float(end) - float(start)) / 350 for _, _, start, end in bars]
+    assert widths == pytest.approx([0.64, 0.32, 0.04, 0.05, 0.15, 0.8], abs=1e-3)
+    assert "<title>FAR 10⁻³, both poor: 80 %</title>" in chart
+    assert "all impostor pairs, both poor: 4 %" in chart
+    assert "Norm of the mean embedding, from pairs of different people: 0.050 for good pictures, 0.710" in plain
+    assert "0.710 (0.600 – 0.800) for poor pictures" in plain
+    assert plain.count('<td rowspan="3">FAR 10⁻³</td>') == 1
+    rows = re.findall(r"<tr>.*?</tr>", plain.partition("Share of all impostor pairs")[2].partition("</table>")[0])
+    assert [re.findall("<td>([a-z ]+)</td>", row) for row in rows[-3:]] == [["both good"], ["one poor"], ["both poor"]]
+    rows = rows[-3:]
+    assert ">—</span>" in rows[2]  # no genuine pairs of two poor pictures
+    assert "72 % – 80 %" in rows[2]
+    assert "0.900</b> · poor 0.10 / good 1.00" in plain
+
+
+def test_write_evaluation_shows_no_strata_of_a_set_that_is_not_degraded(tmp_path: Path) -> None:
+    _, text = written(tmp_path, [record("net")], "A title")
+    assert "quality" not in text
+    assert "better or worse" not in text
+
+
+def test_write_evaluation_compares_the_tails_of_two_models_without_a_verdict(tmp_path: Path) -> None:
+    metrics = {"tail_both_poor@far=1e-3": {"value": 0.8, "ci95": None}, "eer": {"value": 0.04, "ci95": None}}
+    better = metrics | {"tail_both_poor@far=1e-3": {"value": 0.5, "ci95": None}}
+    comparison = {"IJB": {"tail_both_poor@far=1e-3": difference(-0.3, -0.4, -0.2), "eer": difference(0, -0.01, 0.01)}}
+    runs = [record("old", strata=STRATA, metrics=metrics), record("new", strata=STRATA, metrics=better)]
+    sentence, text = written(tmp_path, runs, "A title", [comparison])
+    assert "old and new are not statistically different" in sentence
+    assert "tail" not in sentence
+    assert "−30.0" in text
+    assert "No model is better or worse by these figures" in text
+    assert "old, FAR 10⁻³" in text
+    assert "new, FAR 10⁻³" in text
 
 
 def test_write_evaluation_draws_fold_errors_as_bars_from_zero(tmp_path: Path) -> None:
@@ -138,8 +221,10 @@ def test_write_evaluation_compares_each_further_model_with_the_first(tmp_path: P
         written(tmp_path, [record("a"), record("b"), record("c")], "A title", comparisons[:1])
 
 
-@pytest.mark.parametrize("part", ["curves", "worst", "groups", "metrics"])
-@pytest.mark.parametrize("damaged", [{}, None, [1], {"roc": 3, "cmc": {"rank": [1]}, "at": {"far=1": 7}, "genuine": 4}])
+@pytest.mark.parametrize("part", ["curves", "worst", "groups", "strata", "metrics"])
+@pytest.mark.parametrize(
+    "damaged", [{}, None, [1], {"roc": 3, "cmc": {"rank": [1]}, "at": {"far=1": 7}, "pairs": 2, "genuine": 4}]
+)
 def test_write_evaluation_accepts_a_damaged_evaluation(tmp_path: Path, part: str, damaged: Any) -> None:
     _, text = written(tmp_path, [record("net", **{part: damaged})], "A title", picture_of=picture)
     assert "</html>" in text

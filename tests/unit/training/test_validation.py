@@ -107,6 +107,7 @@ def test_Validation_picture_finds_a_picture_by_set_and_name(faces):
         ([{"name": "a"}, {"name": "a"}], {}, ConfigError, "same name"),
         ([{"name": "a"}], {"best": "b/accuracy"}, ConfigError, "SET one of a"),
         ([{"name": "a"}], {"best": "a/eer"}, ConfigError, "an error rate"),
+        ([{"name": "a"}], {"best": "a/poor_norm"}, ConfigError, "describes a model and does not judge it"),
         ([{"name": "a"}], {"best": "a/tar@far=1e-3"}, ConfigError, r"not measured, only tar@far=1e-1; add its rate"),
         ([{"name": "a", "people": "nobody.txt"}], {}, ConfigError, "1 of the 1 people"),
         ([{"name": "a", "pairs": "nowhere.txt"}], {}, DataError, "nowhere.txt"),
