@@ -15,7 +15,7 @@ from vplface.data.pictures import PictureSet
 from vplface.evaluation.bootstrap import interval
 from vplface.evaluation.figure import Figure
 from vplface.evaluation.groups import group_errors
-from vplface.evaluation.metrics import FNMR, METRICS, TAR, far_point
+from vplface.evaluation.metrics import FNMR, METRICS, TAIL, TAR, far_point
 from vplface.evaluation.options import EvalOptions
 from vplface.evaluation.result import Evaluation
 from vplface.evaluation.roc_replicates import RateReplicates, rate_replicates, tail_length
@@ -101,10 +101,11 @@ def evaluate_scores(
     edges, genuine, impostor = scored.histogram
     curves["histogram"] = {"edges": edges.tolist(), "genuine": genuine.tolist(), "impostor": impostor.tolist()}
     thresholds = {far: point.threshold for far, point in points.items() if isinstance(point, TarAtFar)}
+    missing = {far: point for far, point in points.items() if isinstance(point, TooFewImpostorsError)}
     by_stratum: dict[str, Any] = {}
     if scored.quality is not None:
         by_stratum, of_strata = stratify(scores, scored.quality, thresholds, options.bootstrap, options.seed)
-        measured |= of_strata.of
+        measured |= {**of_strata.of, **{TAIL.at(far).key: _none(error) for far, error in missing.items()}}
         resampled |= of_strata.replicates
     by_group = {}
     if options.groups is not None:
@@ -160,11 +161,15 @@ def _at_points(
         for rate in sorted(set(rates), reverse=True):
             point, metric = points[rate], kind.at(rate).key
             if isinstance(point, TooFewImpostorsError):
-                figures[metric] = Figure(None, details={"threshold": None, "actual_far": None, "reason": str(point)})
+                figures[metric] = _none(point)
                 continue
             details = {"threshold": point.threshold, "actual_far": point.actual_far}
             figures[metric] = Figure(point.tar if kind is TAR else 1.0 - point.tar, None, details, people)
     return figures
+
+
+def _none(error: TooFewImpostorsError) -> Figure:
+    return Figure(None, details={"threshold": None, "actual_far": None, "reason": str(error)})
 
 
 def _replicates(

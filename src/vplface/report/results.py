@@ -86,9 +86,9 @@ def _table(
 
 
 def _unmeasured(runs: Sequence[RunRecord], set_name: str, metrics: Collection[str]) -> list[str]:
-    """Reasons why metrics that no arm has are left out."""
+    """Reasons why metrics that no arm has, and that judge a model, are left out."""
     said = []
-    for metric in in_order(metrics):
+    for metric in (metric for metric in in_order(metrics) if not Metric.parse(metric).descriptive):
         reasons = [figure_of_run(run, set_name, metric).details.get("reason") for run in runs]
         if known := dict.fromkeys(str(reason) for reason in reasons if reason):
             said.append(f"{capitalised(Metric.parse(metric).label)}: {' '.join(known)}.")

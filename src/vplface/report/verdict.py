@@ -99,8 +99,8 @@ def cautions(runs: Sequence[RunRecord], used: Sequence[ArmDifference]) -> list[s
     seeds = max((len(run.seeds) for run in runs), default=1)
     if seeds > 1:
         said.append(
-            f"Figures are means over {seeds} seeds, their intervals resample people and seeds; curves, histograms and "
-            f"pictures are those of seed {runs[0].seeds[0]}."
+            f"Figures are means over {seeds} seeds, their intervals resample people and seeds; curves, histograms, "
+            f"strata and pictures are those of seed {runs[0].seeds[0]}."
         )
     elif len(runs) > 1:
         said.append(

@@ -199,6 +199,16 @@ def test_VerificationTask_evaluate_has_strata_only_where_pictures_are_degraded()
     assert list(clean.worst["impostor"][0]) == ["left", "right", "similarity"]
 
 
+def test_VerificationTask_evaluate_says_why_there_is_no_tail():
+    task = VerificationTask("all", PEOPLE).with_degraded(Degradation(Blur(), share=0.5, seed=1))
+    evaluation = task.evaluate(EMBEDDINGS, EvalOptions(flip=None, fars=[0.5, 1e-4], bootstrap=20))
+    assert list(evaluation.strata["at"]) == ["far=5e-1"]
+    figure = evaluation.metrics["tail_both_poor@far=1e-4"]
+    assert figure.value is None
+    assert "needs at least 10,000 impostor pairs" in figure.details["reason"]
+    assert "tail_both_poor@far=1e-4" not in evaluation.replicates
+
+
 def test_VerificationTask_evaluate_counts_the_probes_of_a_list_as_poor():
     left, right = ["0/0.png", "1/0.png", "2/0.png", "0/0.png"], ["0/1.png", "1/2.png", "1/0.png", "1/1.png"]
     pairs = Pairs(left, right, np.array([True, True, False, False]), np.zeros(4, np.int64))
