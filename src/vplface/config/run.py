@@ -111,11 +111,9 @@ class Config(Section):
     def _fold_fits(self) -> Config:
         if self.fold is None:
             return self
-        guard = self.evaluation.guard
-        tested = [*self.evaluation.sets, *([] if guard is None else [guard])]
-        if not tested:
+        if not self.evaluation.every_set:
             raise ValueError("fold divides the people of the evaluation sets; give evaluation.sets")
-        for entry in tested:
+        for entry in self.evaluation.every_set:
             if entry.pairs is not None or entry.balanced_pairs is not None:
                 raise ValueError(
                     f"fold divides the people, which the list of pairs of {entry.name!r} does not allow; leave out"

@@ -238,3 +238,8 @@ class EvaluationConfig(Section):
         if self.guard is not None and not self.untouched:
             raise ValueError("guard is compared with the model as it starts; it needs untouched: true")
         return self
+
+    @property
+    def every_set(self) -> list[EvaluationSet]:
+        """The sets, and the guard."""
+        return [*self.sets, *([] if self.guard is None else [self.guard])]

@@ -127,8 +127,7 @@ def _generate_faces(waiting: deque[Cell]) -> dict[str, str]:
 
 def _generate(config: Config, written: set[tuple[Path, str]]) -> None:
     """Write the generated faces of one run, unless ``written`` names them."""
-    sources: list[Source | EvaluationSet] = [*config.data.train, *config.evaluation.sets]
-    sources += [] if config.evaluation.guard is None else [config.evaluation.guard]
+    sources: list[Source | EvaluationSet] = [*config.data.train, *config.evaluation.every_set]
     for source in sources:
         if source.synthetic is not None:
             key = (source.path, source.synthetic.model_dump_json())

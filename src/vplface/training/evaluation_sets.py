@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 
 import numpy as np
 from jaxtyping import Int64
 
-from vplface.config import Config, EvaluationConfig, EvaluationSet, FoldConfig
+from vplface.config import Config, EvaluationSet, FoldConfig
 from vplface.config.folds import PeopleList
 from vplface.data.folds import fold_of
 from vplface.data.formats import open_pictures
 from vplface.data.people import read_people
 from vplface.data.pictures import PictureSet
 from vplface.data.selection import Subset, half_of, half_of_people
-from vplface.data.spelling import spelled_as_in
+from vplface.data.spelling import composed
 from vplface.errors import ConfigError, DataError
 from vplface.training.sources import generate
 from vplface_synthetic import SyntheticFaces
@@ -30,6 +30,7 @@ class EvaluationPictures:
 
     def __init__(self, fold: FoldConfig | None = None, *, write: bool = True) -> None:
         self._fold, self._write = fold, write
+        self._excluded = set[str]().union(*([] if fold is None else map(_people_on, fold.exclude)))
         self._opened: dict[str, PictureSet] = {}
 
     def open(self, entry: EvaluationSet) -> PictureSet:
@@ -65,7 +66,7 @@ class EvaluationPictures:
                 chosen = everybody[half_of(Subset(pictures, everybody), entry.half, entry.half_seed)]
             if self._fold is not None:
                 everybody = np.arange(len(pictures)) if chosen is None else chosen
-                chosen = everybody[_of_fold(Subset(pictures, everybody), self._fold)]
+                chosen = everybody[_of_fold(Subset(pictures, everybody), self._fold, self._excluded)]
         except DataError as error:
             raise ConfigError(f"evaluation set {entry.name!r}: {error}") from error
         return chosen
@@ -76,11 +77,6 @@ class EvaluationPictures:
                 return SyntheticFaces(**entry.synthetic.model_dump())
             generate(entry.path, entry.synthetic)
         return open_pictures(entry.path, entry.split)
-
-
-def sets_of(evaluation: EvaluationConfig) -> list[EvaluationSet]:
-    """The evaluation sets and the guard."""
-    return [*evaluation.sets, *([] if evaluation.guard is None else [evaluation.guard])]
 
 
 def pictures_of_fold(config: Config, *, write: bool = True) -> dict[str, Subset]:
@@ -98,9 +94,10 @@ def pictures_of_fold(config: Config, *, write: bool = True) -> dict[str, Subset]
     if config.fold is None:
         return {}
     evaluated = EvaluationPictures(config.fold, write=write)
-    entries = sets_of(config.evaluation)
+    entries = config.evaluation.every_set
+    everybody = {composed(name) for entry in entries for name in evaluated.open(entry).identities}
     for number, listed in enumerate(config.fold.exclude):
-        if not any(_present(evaluated.open(entry).identities, listed) for entry in entries):
+        if everybody.isdisjoint(_people_on(listed)):
             raise ConfigError(
                 f"fold.exclude.{number}: nobody in {listed.people} is in an evaluation set, where people are called"
                 f" {evaluated.open(entries[0]).identities[0]!r} and so on"
@@ -118,33 +115,30 @@ def people_of_fold(config: Config, *, write: bool = True) -> set[str]:
     return {name for pictures in pictures_of_fold(config, write=write).values() for name in pictures.identities}
 
 
-def _of_fold(pictures: PictureSet, fold: FoldConfig) -> Int64[np.ndarray, " m"]:
+def _of_fold(pictures: PictureSet, fold: FoldConfig, excluded: Collection[str]) -> Int64[np.ndarray, " m"]:
     """The pictures of the people of a fold, less those that are excluded."""
-    names = pictures.identities
-    excluded = {name for listed in fold.exclude for name in _excluded(names, listed)}
     tested = [
         label
-        for label, name in enumerate(names)
-        if name not in excluded and fold_of(name, fold.count, fold.seed) == fold.number
+        for label, name in enumerate(pictures.identities)
+        if composed(name) not in excluded and fold_of(name, fold.count, fold.seed) == fold.number
     ]
     if len(tested) < 2:
         raise DataError(
-            f"fold {fold.number} of {fold.count} has {len(tested)} of its {len(names)} people; all pairs need at least"
-            " two. Lower the count of folds"
+            f"fold {fold.number} of {fold.count} has {len(tested)} of its {len(pictures.identities)} people; all pairs"
+            " need at least two. Lower the count of folds"
         )
     return np.flatnonzero(np.isin(pictures.labels, tested))
 
 
-def _excluded(names: Sequence[str], listed: PeopleList) -> Collection[str]:
-    present = _present(names, listed)
-    if listed.half is None or not present:
-        return present
-    return [present[position] for position in half_of_people(present, listed.half, listed.half_seed)]
-
-
-def _present(names: Sequence[str], listed: PeopleList) -> list[str]:
-    """The people on a list who are among the names, as these spell them."""
-    return sorted(spelled_as_in(names, read_people(listed.people)).intersection(names))
+def _people_on(listed: PeopleList) -> set[str]:
+    """The people on a list, or on one half of it, in Unicode's composed form."""
+    people = read_people(listed.people)
+    if listed.half is not None:
+        try:
+            people = [people[position] for position in half_of_people(people, listed.half, listed.half_seed)]
+        except DataError as error:
+            raise DataError(f"{listed.people}: {error}") from error
+    return set(map(composed, people))
 
 
 def _source(entry: EvaluationSet) -> str:

@@ -119,14 +119,24 @@ def test_fold_exclude_of_a_half_leaves_out_the_people_of_that_half_of_a_set(open
         name for number in (1, 2) for name in people_of_fold(of({"count": 2, "number": number, "exclude": chosen_on}))
     }
     assert tested == set(names) - first_half
+    second = {"name": "a", "path": "all", **chosen_on, "half": "second"}
+    of_second = {
+        name
+        for number in (1, 2)
+        for name in people_of_fold(of({"count": 2, "number": number, "exclude": chosen_on}, sets=[second]))
+    }
+    assert of_second == set(names[:31]) - first_half
 
 
 def test_Validation_of_a_fold_compares_its_people_alone(faces):
     whole = {}
     for number in (1, 2):
         entry = {"name": "all", "path": str(faces)}
-        config = of({"count": 2, "number": number}, (str(faces),), (entry,))
-        task = validation_of(config).tasks["all"]
+        poor = {**entry, "name": "poor", "degrade": "blur"}
+        config = of({"count": 2, "number": number}, (str(faces),), (entry, poor))
+        tasks = validation_of(config).tasks
+        task = tasks["all"]
+        assert np.array_equal(task.used, tasks["poor"].used)
         assert task.pairs is None
         whole[number] = {task.pictures.identities[label] for label in task.pictures.labels[task.used]}
         assert whole[number] == people_of_fold(config)
