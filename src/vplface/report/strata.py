@@ -48,7 +48,8 @@ def plots(runs: Sequence[RunRecord], set_name: str) -> Iterator[Plot]:
     if (tail := _tail(runs, set_name)) is not None:
         yield tail
     for index, run in enumerate(runs):
-        if (lie := _cosines(run, index, set_name)) is not None:
+        title = f"Where the poor pictures lie{f', {run.name}' if len(runs) > 1 else ''}"
+        if (lie := _cosines(run, index, set_name, title)) is not None:
             yield lie
 
 
@@ -57,7 +58,7 @@ def _tail(runs: Sequence[RunRecord], set_name: str) -> Plot | None:
     bars: list[tuple[str, int, list[tuple[str, float]]]] = []
     for index, run in enumerate(runs):
         strata = _strata(run, set_name)
-        named = f"{run.name}, " if len(runs) > 1 else ""
+        named = f", {run.name}" if len(runs) > 1 else ""
         if not bars and (pairs := mapping(strata.get("pairs"))):
             bars.append(("all impostor pairs", -1, [(name, _value(of, "share")) for name, of in pairs.items()]))
         for point, at in mapping(strata.get("at")).items():
@@ -66,7 +67,7 @@ def _tail(runs: Sequence[RunRecord], set_name: str) -> Plot | None:
                 for name, of in mapping(mapping(at).get("strata")).items()
             ]
             if any(share for _, share in shares):
-                bars.append((f"{named}{point_label(point)}", index, shares))
+                bars.append((f"{point_label(point)}{named}", index, shares))
     if len(bars) < 2:
         return None
     left, right, height = 150.0, 500.0, 26.0
@@ -93,13 +94,13 @@ def _tail(runs: Sequence[RunRecord], set_name: str) -> Plot | None:
     picture = tag("svg", marks, viewBox=f"0 0 520 {bottom + 24:.0f}", role="img", aria_label=label, class_="chart")
     return Plot(
         "Who makes the tail",
-        "Impostor pairs by the quality of their pictures, from light to dark: both good, one poor, both poor. First "
-        "bar: all impostor pairs; others: those accepted at each threshold.",
+        "Impostor pairs by the quality of their pictures, from pale to full colour: both good, one poor, both poor. "
+        "First bar: all impostor pairs; others: those accepted at each threshold.",
         picture,
     )
 
 
-def _cosines(run: RunRecord, index: int, set_name: str) -> Plot | None:
+def _cosines(run: RunRecord, index: int, set_name: str, title: str) -> Plot | None:
     """Densities of the cosine of good and of poor pictures with the mean direction of the poor ones."""
     strata = _strata(run, set_name)
     found = mapping(strata.get("cosine"))
@@ -120,7 +121,7 @@ def _cosines(run: RunRecord, index: int, set_name: str) -> Plot | None:
     )
     for density, colour, word in zip(densities, (-1, index), ("good", "poor"), strict=True):
         chart.hill(edges, density, colour, word)
-    return Plot(run.name, _words(mapping(strata.get("pictures"))), chart.svg())
+    return Plot(title, _words(mapping(strata.get("pictures"))), chart.svg())
 
 
 def _words(pictures: Mapping[str, Any]) -> str:

@@ -172,8 +172,9 @@ def test_write_evaluation_compares_the_tails_of_two_models_without_a_verdict(tmp
     assert "tail" not in sentence
     assert "−30.0" in text
     assert "No model is better or worse by these figures" in text
-    assert "old, FAR 10⁻³" in text
-    assert "new, FAR 10⁻³" in text
+    assert "<h4>Where the poor pictures lie, new</h4>" in text
+    assert "FAR 10⁻³, old, both poor: 80" in text
+    assert "FAR 10⁻³, new, both poor: 80" in text
 
 
 def test_write_evaluation_draws_fold_errors_as_bars_from_zero(tmp_path: Path) -> None:
