@@ -58,7 +58,7 @@ class Quality:
             embeddings: of unit norm.
             used: the picture of each.
             poor: whether each picture of the set is poor.
-            identity: the person on each picture, 0, 1, ….
+            identity: the person on each picture, 0, 1, …; −1 for one that is not compared.
             replicates: draws of people for the intervals; 0 for none.
             seed: of the draws.
         """
@@ -66,16 +66,16 @@ class Quality:
         cosine[used] = np.clip(embeddings @ mean_direction(embeddings[poor[used]]), -1.0, 1.0)
         people = int(identity.max()) + 1
         drawn = all_draws(people, replicates, seed)
-        norm, of_draws = {}, drawn[:, 0].astype(np.float64)
+        norm, of_draws = {}, {}
         for name, some in (("good", ~poor[used]), ("poor", poor[used])):
             x, person = embeddings[some], identity[used][some]
             value = float(norm_of_mean(x, person, np.ones((1, people), np.int64))[0])
-            of_draws = norm_of_mean(x, person, drawn)
+            of_draws[name] = norm_of_mean(x, person, drawn)
             if np.isfinite(value):
-                norm[name] = Figure(value, count=len(np.unique(person))).resampled(of_draws)
+                norm[name] = Figure(value, count=len(np.unique(person))).resampled(of_draws[name])
             else:
                 norm[name] = Figure(None, details={"reason": f"no {name} pictures of two people"})
-        return cls(poor, cosine, norm, of_draws)
+        return cls(poor, cosine, norm, of_draws["poor"])
 
     def of_pair(self, left: int, right: int) -> dict[str, Any]:
         """Whether each picture of a pair is poor, and its recognisability; JSON-ready."""
