@@ -32,14 +32,14 @@ def join_folds(of_folds: Sequence[Mapping[str, Evaluation]]) -> dict[str, Evalua
         of_folds: {set: evaluation} of each fold, in the order of their numbers.
     """
     joined = {}
-    for name, first in of_folds[0].items():
+    for name in of_folds[0]:
         parts = [evaluations[name] for evaluations in of_folds]
         people = np.array([int(part.protocol["identities"]) for part in parts])
         weights, total = people / people.sum(), int(people.sum())
         metrics: dict[str, Figure] = {}
         replicates = {}
-        for metric in first.metrics:
-            figures = [part.metrics[metric] for part in parts]
+        for metric in dict.fromkeys(metric for part in parts for metric in part.metrics):
+            figures = [part.metrics.get(metric, Figure(None)) for part in parts]
             values = [figure.value for figure in figures if figure.value is not None]
             if len(values) < len(parts):
                 metrics[metric] = Figure(None, details={"reason": _reason(figures)})

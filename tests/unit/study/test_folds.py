@@ -51,6 +51,9 @@ def test_join_folds_names_the_fold_that_lacks_a_figure():
     assert joined.metrics[METRIC].value is None
     assert joined.metrics[METRIC]["reason"] == "fold 2: too few impostor pairs"
     assert METRIC not in joined.replicates
+    nothing = {"test": Evaluation("test", {"identities": 10}, {}, fingerprint="f")}
+    joined = join_folds([nothing, evaluation(0.5)])["test"]
+    assert joined.metrics[METRIC]["reason"] == "fold 1: not measured"
 
 
 def test_join_folds_tells_apart_other_pairs_of_one_fold():
@@ -82,7 +85,7 @@ def resampled(people, replicates):
 
 
 def test_intervals_over_folds_cover_the_truth_and_shrink_with_the_root_of_their_number():
-    rng, truth, folds, people, replicates, studies = np.random.default_rng(0), 0.02, 5, 60, 120, 400
+    rng, truth, folds, people, replicates, studies = np.random.default_rng(0), 0.02, 5, 60, 120, 250
     drawn = resampled(people, replicates)
     covered, joined_width, single_width = 0, [], []
     for _ in range(studies):
@@ -101,7 +104,7 @@ def test_intervals_over_folds_cover_the_truth_and_shrink_with_the_root_of_their_
 
 def test_intervals_over_folds_and_seeds_cover_the_truth():
     """Scores of a run also depend on its seed, which the bootstrap over seeds and Student's interval must see."""
-    rng, truth, folds, seeds, people, replicates, studies = np.random.default_rng(1), 0.02, 3, 5, 40, 120, 300
+    rng, truth, folds, seeds, people, replicates, studies = np.random.default_rng(1), 0.02, 3, 5, 40, 120, 150
     drawn = resampled(people, replicates)
     bootstrap = student = 0
     for _ in range(studies):
