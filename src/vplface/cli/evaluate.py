@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from vplface import bounds
+from vplface.cli.degrade import DEGRADE, parse_degradations
 from vplface.cli.evaluation_output import OUT, REPORT, require_endings, store, write_page
 from vplface.cli.options import AS_JSON, DEVICE, FLIP, WORKERS
 from vplface.cli.preprocessing import COLOR, INSIGHTFACE, MEAN, STD, preprocessing_of
@@ -87,6 +88,7 @@ def evaluate(
             show_default=False,
         ),
     ] = None,
+    degrade: DEGRADE = None,
     flip: FLIP = "sum",
     protocol: Annotated[
         Literal["exact", "insightface"],
@@ -144,17 +146,19 @@ def evaluate(
     Example:  vplface evaluate runs/lfw/best --data lfw112 --pairs pairsDevTest.txt --threshold-pairs pairsDevTrain.txt
 
     Example:  vplface evaluate old.onnx new.onnx --data lfw112 --pairs pairs.txt --compare --report page.html
+
+    Example:  vplface evaluate runs/lfw/best --data lfw112 --pairs pairs.txt --degrade low_resolution:pixels=7-11
     """
     if people is not None and (pairs is not None or threshold_pairs is not None):
         raise UsageError("--people compares all pairs of people; omit --pairs and --threshold-pairs")
     _check_rates({"--far": far or [], "--fmr": fmr or [], "--save-operating-point": [save_operating_point]})
     _check_models(models, compare=compare, bootstrap=bootstrap)
+    degradations = parse_degradations(degrade or [])
     require_endings(out, report)
     preprocessing = preprocessing_of(color, mean, std)
 
     from vplface.data.pair_lists import pair_files  # torch and opencv take seconds to import
     from vplface.evaluation import FARS, EvalOptions
-    from vplface.evaluation import compare as differences_of
     from vplface.evaluation.groups import read_groups
     from vplface.evaluation.operating_point import operating_point_path
     from vplface.evaluation.provenance import hashes
@@ -167,6 +171,7 @@ def evaluate(
         operating_point_path(models[0])
         fars = tuple(dict.fromkeys((*fars, save_operating_point)))
     task = open_task(data, pairs, threshold_pairs, people)
+    degraded = [replace(task.with_degraded(each), name=f"{task.name}, {each}") for each in degradations]
     grouped = None if groups is None else read_groups(groups, task.pictures)
     options = EvalOptions(flip, fars, tuple(fmr or ()), protocol, far_rule, bootstrap, groups=grouped)
     lists = [path for path in (data, people, groups) if path is not None and is_file(path)]
@@ -174,7 +179,9 @@ def evaluate(
     digests = hashes(lists)  # before pictures are embedded, which may take hours
     results = []
     for model in models:
-        measured = _measure(model, data, task, options, preprocessing, device, workers, alone=len(models) == 1)
+        measured = _measure(
+            model, data, [task, *degraded], options, preprocessing, device, workers, alone=len(models) == 1
+        )
         results.append(replace(measured, files={**measured.files, **digests}))
     if contradicted := results[0].evaluation.protocol.get("contradicted_by_folders"):
         say(
@@ -183,7 +190,7 @@ def evaluate(
             file=sys.stderr,
         )
     first, *others = results
-    differences = {str(other.model): differences_of(first.evaluation, other.evaluation) for other in others if compare}
+    differences = {str(other.model): _differences(first, other) for other in others if compare}
     written = []
     if save_operating_point is not None:
         written.append(first.operating_point(save_operating_point).save(first.model))
@@ -191,9 +198,8 @@ def evaluate(
         store(out, _object([result.stored() for result in results], differences))
         written.append(out)
     if report is not None:
-        name = first.evaluation.name
-        compared = [{name: entries} for entries in differences.values()]
-        write_page(report, [result.record() for result in results], name, [task.pictures], compared)
+        sets = {each.name: [each.pictures] for each in (task, *degraded)}
+        write_page(report, [result.record() for result in results], task.name, sets, list(differences.values()))
         written.append(report)
     if as_json:
         print_json(_object([result.to_dict() for result in results], differences))
@@ -224,7 +230,7 @@ def _check_models(models: Sequence[Path], *, compare: bool, bootstrap: int) -> N
 def _measure(
     model: Path,
     data: Path,
-    task: VerificationTask,
+    tasks: Sequence[VerificationTask],
     options: EvalOptions,
     preprocessing: Preprocessing | None,
     device: str,
@@ -232,11 +238,18 @@ def _measure(
     *,
     alone: bool,
 ) -> Result:
-    """The evaluation of one model, or of embeddings in a file; ``alone`` if no other model is evaluated."""
+    """The evaluation of one model, or of embeddings in a file.
+
+    ``tasks`` holds that on the pictures as they are, and those on degraded ones; ``alone`` if no other model is
+    evaluated.
+    """
     from vplface.cli.evaluation_result import Result
     from vplface.evaluation.embeddings_file import TYPES, EmbeddingsFile
 
+    task, *degraded = tasks
     if model.suffix in TYPES:
+        if degraded:
+            raise UsageError(f"--degrade changes pictures, and {model} holds embeddings; give a model")
         if preprocessing is not None and alone:
             raise UsageError(f"--color, --mean and --std prepare pictures, and {model} holds embeddings")
         stored = EmbeddingsFile.read(model)
@@ -244,9 +257,11 @@ def _measure(
         return Result(model, data, task.evaluate(embeddings, replace(options, flip=None)), None, {}, stored.files)
     embedder = _load(model, device, preprocessing, alone=alone)
     assert options.flip is not None
-    evaluation = task.evaluate(task.embed(embedder, options.flip, workers), options)
+    clean = task.embed(embedder, options.flip, workers)
+    evaluation = task.evaluate(clean, options)
+    poor = [each.evaluate(each.embed(embedder, options.flip, workers, clean), options) for each in degraded]
     card = embedder.card
-    return Result(model, data, evaluation, card.preprocessing, json.loads(card.to_json()), embedder.files)
+    return Result(model, data, evaluation, card.preprocessing, json.loads(card.to_json()), embedder.files, poor)
 
 
 def _load(model: Path, device: str, preprocessing: Preprocessing | None, *, alone: bool) -> Embedder:
@@ -270,16 +285,32 @@ def _load(model: Path, device: str, preprocessing: Preprocessing | None, *, alon
     return embedder
 
 
-def _object(results: Sequence[Mapping[str, Any]], differences: Mapping[str, Any]) -> dict[str, Any]:
+def _differences(first: Result, other: Result) -> dict[str, dict[str, Any]]:
+    """The differences of one model to the first, by the name of the evaluation: as the pictures are, and degraded."""
+    from vplface.evaluation import compare
+
+    pairs = zip(first.evaluations, other.evaluations, strict=True)
+    return {before.name: compare(before, after) for before, after in pairs}
+
+
+def _object(
+    results: Sequence[Mapping[str, Any]], differences: Mapping[str, Mapping[str, Mapping[str, Any]]]
+) -> dict[str, Any]:
     """The values of one model, or of several under "models" with their differences to the first."""
     if len(results) == 1:
         return {"schema": 1, **results[0]}
-    of_all = {"schema": 1, "models": list(results)}
-    return of_all | ({"differences_to": results[0]["model"], "differences": dict(differences)} if differences else {})
+    values: dict[str, Any] = {"schema": 1, "models": list(results)}
+    if differences:
+        of_all = {other: list(entries.values()) for other, entries in differences.items()}
+        values["differences_to"] = results[0]["model"]
+        values["differences"] = {other: clean for other, (clean, *_) in of_all.items()}
+        if any(degraded for _, *degraded in of_all.values()):
+            values["degraded_differences"] = {other: degraded for other, (_, *degraded) in of_all.items()}
+    return values
 
 
-def _show(results: Sequence[Result], differences: Mapping[str, Mapping[str, Any]]) -> None:
-    from vplface.cli.evaluation_tables import preparation, show_differences, show_figures
+def _show(results: Sequence[Result], differences: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> None:
+    from vplface.cli.evaluation_tables import preparation, show_degraded, show_differences, show_figures
 
     for result in results:
         prepared = result.preprocessing
@@ -289,5 +320,8 @@ def _show(results: Sequence[Result], differences: Mapping[str, Mapping[str, Any]
             "embeddings as they are in the file" if prepared is None else f"pictures: {preparation(prepared)}",
             result.files,
         )
-    for other, entries in differences.items():
-        show_differences(str(results[0].model), other, entries)
+        if result.degraded:
+            show_degraded(result.evaluation, result.degraded)
+    for other, compared in differences.items():
+        for name, entries in compared.items():
+            show_differences(str(results[0].model), other, entries, name if len(compared) > 1 else None)

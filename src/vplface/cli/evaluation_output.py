@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -53,18 +54,22 @@ def write_page(
     path: Path,
     records: Sequence[RunRecord],
     title: str,
-    sets: Sequence[PictureSet],
+    sets: Mapping[str, Sequence[PictureSet]],
     comparisons: Sequence[Mapping[str, Mapping[str, Any]]] = (),
 ) -> None:
-    """Write the page on some models' evaluations, with the pictures of ``sets`` where they are available."""
+    """Write the page on some models' evaluations, with the pictures of each evaluation where they are available."""
     from vplface.data.pictures import UnreadablePictureError
     from vplface.report import write_evaluation
 
-    index_of = {pictures.name(index): (pictures, index) for pictures in sets for index in range(len(pictures))}
+    @functools.cache
+    def places(evaluation: str) -> dict[str, tuple[PictureSet, int]]:
+        return {
+            pictures.name(index): (pictures, index) for pictures in sets[evaluation] for index in range(len(pictures))
+        }
 
-    def picture_of(set_name: str, name: str) -> Picture | None:
+    def picture_of(evaluation: str, name: str) -> Picture | None:
         try:
-            pictures, index = index_of[name]
+            pictures, index = places(evaluation)[name]
             return pictures.picture(index)
         except (KeyError, UnreadablePictureError):
             return None  # embeddings can be evaluated where the pictures are not
@@ -96,5 +101,5 @@ def write_outputs(
             evaluations=whole,
             files=values["files"],
         )
-        write_page(report, [record], str(values["protocol"]["name"]), sets)
+        write_page(report, [record], str(values["protocol"]["name"]), dict.fromkeys(evaluations, sets))
     return [path for path in (out, report) if path is not None]

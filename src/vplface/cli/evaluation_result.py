@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,7 @@ class Result:
         card: the model's card, JSON-ready.
         files: SHA-256 of what was read: the model's files or that of the embeddings, and the lists of
             pairs or people.
+        degraded: the figures on the pictures as each ``--degrade`` makes them.
         date: when, ISO 8601.
     """
 
@@ -39,31 +39,36 @@ class Result:
     preprocessing: Preprocessing | None
     card: Mapping[str, Any]
     files: Mapping[str, str]
+    degraded: Sequence[Evaluation] = ()
     date: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
 
-    @cached_property
-    def protocol(self) -> dict[str, Any]:
-        """The protocol of the figures, with the preprocessing."""
+    @property
+    def evaluations(self) -> list[Evaluation]:
+        """The figures on the pictures as they are, and on degraded ones."""
+        return [self.evaluation, *self.degraded]
+
+    def protocol(self, evaluation: Evaluation) -> dict[str, Any]:
+        """The protocol of some of the figures, with the preprocessing."""
         prepared = None if self.preprocessing is None else self.preprocessing.to_dict()
-        return {"name": self.evaluation.name, **self.evaluation.protocol, "preprocessing": prepared}
+        return {"name": evaluation.name, **evaluation.protocol, "preprocessing": prepared}
 
     def to_dict(self) -> dict[str, Any]:
         """Figures with their protocol, JSON-ready."""
-        values = {
-            "model": str(self.model),
-            "data": str(self.data),
-            "protocol": self.protocol,
-            "metrics": self.evaluation.metrics_json(),
-            "files": dict(self.files),
-            "versions": versions(),
-            "date": self.date,
-        }
-        parts = {"groups": self.evaluation.groups, "strata": self.evaluation.strata}
-        return values | {name: dict(part) for name, part in parts.items() if part}
+        return self._with_figures(self._figures)
 
     def stored(self) -> dict[str, Any]:
         """:meth:`to_dict` and all other fields; ``"evaluation"`` is the form that ``Evaluation.from_dict`` reads."""
-        return self.to_dict() | {"evaluation": self.evaluation.to_dict()}
+        return self._with_figures(lambda each: self._figures(each) | {"evaluation": each.to_dict()})
+
+    def _figures(self, evaluation: Evaluation) -> dict[str, Any]:
+        values = {"protocol": self.protocol(evaluation), "metrics": evaluation.metrics_json()}
+        parts = {"groups": evaluation.groups, "strata": evaluation.strata}
+        return values | {name: dict(part) for name, part in parts.items() if part}
+
+    def _with_figures(self, figures: Callable[[Evaluation], dict[str, Any]]) -> dict[str, Any]:
+        values = {"model": str(self.model), "data": str(self.data), **figures(self.evaluation)}
+        values |= {"files": dict(self.files), "versions": versions(), "date": self.date}
+        return values | ({"degraded": [figures(each) for each in self.degraded]} if self.degraded else {})
 
     def record(self) -> RunRecord:
         """The evaluation as a page shows it."""
@@ -72,7 +77,7 @@ class Result:
             name=str(self.model),
             environment={**versions(), "date": self.date, "data": str(self.data)},
             card=self.card,
-            evaluations={self.evaluation.name: self.evaluation.to_dict() | {"protocol": self.protocol}},
+            evaluations={each.name: each.to_dict() | {"protocol": self.protocol(each)} for each in self.evaluations},
             files=self.files,
         )
 
@@ -90,7 +95,7 @@ class Result:
             far=far,
             actual_far=figure.details["actual_far"],
             tar=figure.value,
-            protocol=self.protocol,
+            protocol=self.protocol(self.evaluation),
             data=str(self.data),
             date=self.date,
             files={Path(path).name: digest for path, digest in self.files.items()},

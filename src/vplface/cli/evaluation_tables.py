@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.table import Table
@@ -10,6 +10,7 @@ from rich.text import Text
 
 from vplface.cli.tables import with_interval
 from vplface.console import Console, say
+from vplface.data.degrade import described
 from vplface.data.pictures import Preprocessing
 from vplface.evaluation import Evaluation
 from vplface.evaluation.figure import Difference, Figure, Interval
@@ -50,17 +51,48 @@ def show_figures(evaluation: Evaluation, title: str, prepared: str, files: Mappi
     _say(console, *lines)
 
 
-def show_differences(first: str, second: str, stored: Mapping[str, Mapping[str, Any]]) -> None:
+def show_degraded(clean: Evaluation, degraded: Sequence[Evaluation]) -> None:
+    """Print the figures on clean and on degraded pictures side by side, then the strata of each degradation."""
+    labels = [
+        f"{number} {evaluation.protocol['degrade']['kind'].replace('_', ' ')}"
+        for number, evaluation in enumerate(degraded, 1)
+    ]
+    table = Table(title="on degraded pictures (%)", title_justify="left", show_lines=True)
+    table.add_column("figure")
+    for label in ("clean", *labels):
+        table.add_column(label, justify="right")
+    for metric, figure in clean.metrics.items():
+        if figure.value is not None:
+            cells = [_with_interval(evaluation.metrics[metric]) for evaluation in (clean, *degraded)]
+            table.add_row(Metric.parse(metric).label, *cells)
+    console = Console()
+    console.print(table)
+    for label, evaluation in zip(labels, degraded, strict=True):
+        degrade = evaluation.protocol["degrade"]
+        _say(console, f"{label}: {degrade['pictures']:,} pictures are degraded: {described(degrade)}.")
+        if evaluation.strata:
+            _show_strata(console, evaluation.strata)
+
+
+def _with_interval(figure: Figure) -> str | Text:
+    if figure.value is None:
+        return "—"
+    return with_interval(f"{100 * figure.value:.2f}", figure.interval and _ends(figure.interval))
+
+
+def show_differences(first: str, second: str, stored: Mapping[str, Mapping[str, Any]], name: str | None = None) -> None:
     """Print the differences between a model and the first, in every figure that both have.
 
     Args:
         first: the name of the first model.
         second: that of the other.
         stored: the differences, as :func:`vplface.evaluation.compare` returns them.
+        name: of the evaluation, if there are several.
     """
     differences = {metric: Difference.from_json(entry) for metric, entry in stored.items()}
     table = Table(
-        title=f"{printable_name(second)} − {printable_name(first)} (percentage points, same pairs)",
+        title=f"{'' if name is None else f'{printable_name(name)}: '}{printable_name(second)} − "
+        f"{printable_name(first)} (percentage points, same pairs)",
         title_justify="left",
     )
     table.add_column("figure")

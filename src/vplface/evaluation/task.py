@@ -90,12 +90,17 @@ class VerificationTask:
     def evaluate(self, embeddings: Float[np.ndarray, "n dim"], options: EvalOptions) -> Evaluation:
         """Measure a model by its embeddings of the whole set; rows of pictures not compared may hold anything.
 
+        The groups of the options are those of the clean set, where pictures are degraded.
+
         Raises:
             DataError: see :func:`vplface.evaluation.evaluate_pairs`.
         """
-        evaluation = self._evaluate(embeddings, options)
         if not isinstance(self.pictures, DegradedPictures):
-            return evaluation
+            return self._evaluate(embeddings, options)
+        if (groups := options.groups) is not None:
+            of_picture = groups.of_picture[self.pictures.places]
+            options = replace(options, groups=replace(groups, of_picture=of_picture))
+        evaluation = self._evaluate(embeddings, options)
         degradation = self.pictures.degradation.to_dict()
         degraded = degradation | {"pictures": int(self.pictures.degraded[self.used].sum())}
         question = f"{evaluation.fingerprint}\n{json.dumps(degradation)}"

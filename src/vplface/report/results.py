@@ -7,6 +7,7 @@ from typing import TypeAlias
 
 import numpy as np
 
+from vplface.data.degrade import described
 from vplface.evaluation.figure import Figure, finite
 from vplface.evaluation.metrics import Metric, in_order
 from vplface.report import plots
@@ -141,6 +142,7 @@ def protocol_sentence(runs: Sequence[RunRecord], set_name: str) -> str:
     }
     sentences = (
         ("kind", "Question: {kind}"),
+        ("degrade", "degraded pictures: {degrade}"),
         ("identities", "{identities} people"),
         ("genuine", "{genuine} genuine pairs"),
         ("impostors", "{impostors} impostor pairs"),
@@ -158,6 +160,8 @@ def protocol_sentence(runs: Sequence[RunRecord], set_name: str) -> str:
 
 
 def _counted(value: object) -> str:
+    if isinstance(value, Mapping):
+        return f"{_counted(value.get('pictures'))}, {described(value)}"
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else plain(value)
 
 

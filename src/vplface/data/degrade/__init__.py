@@ -1,6 +1,6 @@
 """Degraded pictures of evaluation sets: kinds of degradation, which pictures are degraded, and the degraded set."""
 
-from vplface.data.degrade.degradation import Degradation
+from vplface.data.degrade.degradation import Degradation, described
 from vplface.data.degrade.kinds import (
     KINDS,
     Blur,
@@ -26,4 +26,5 @@ __all__ = [
     "Noise",
     "Occlusion",
     "Surveillance",
+    "described",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -66,16 +67,32 @@ class Degradation:
         return {"kind": self.kind.name, "share": self.share, **strengths, "seed": self.seed, "probes": self.probes}
 
     def __str__(self) -> str:
-        """A description in words, such as "low_resolution (pixels 7–11) of 20 % of the pictures, seed 0"."""
-        strengths = ", ".join(
-            f"{key} {low:g}–{high:g}" if low < high else f"{key} {low:g}"
-            for key, (low, high) in asdict(self.kind).items()
-        )
-        return (
-            f"{self.kind.name} ({strengths}) of {100 * self.share:g} % of the "
-            f"{'probes' if self.probes else 'pictures'}, seed {self.seed}"
-        )
+        """A description in words, see :func:`described`."""
+        return described(self.to_dict())
 
     def _hash(self, purpose: str, name: str) -> bytes:
         text = f"{self.seed}/{_FILE_TYPE.sub('', composed(name))}"
         return hashlib.blake2b(text.encode(errors="surrogateescape"), digest_size=16, person=purpose.encode()).digest()
+
+
+def described(values: Mapping[str, Any]) -> str:
+    """A degradation in words, such as "low_resolution (pixels 7–11) of 20 % of the pictures, seed 0".
+
+    Args:
+        values: as :meth:`Degradation.to_dict` gives them; of values read from a file, others are accepted.
+    """
+    strengths = [
+        f"{key} {'–'.join(dict.fromkeys(map(_written, ends)))}"
+        for key, ends in values.items()
+        if isinstance(ends, list)
+    ]
+    share = values.get("share")
+    percent = _written(100 * share if isinstance(share, int | float) else share)
+    return (
+        f"{values.get('kind')} ({', '.join(strengths)}) of {percent} % of the "
+        f"{'probes' if values.get('probes') else 'pictures'}, seed {values.get('seed')}"
+    )
+
+
+def _written(value: object) -> str:
+    return f"{value:g}" if isinstance(value, int | float) else str(value)
