@@ -14,6 +14,7 @@ step after it raises an error on all of them.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
@@ -45,7 +46,7 @@ class Gathered(NamedTuple):
     """The buffers of all ranks.
 
     Attributes:
-        buffers: of each rank, valid until the next gather.
+        buffers: of each rank.
         agreed: how they are laid out.
         refusal: why this rank refuses its own batch; None if it does not.
     """
@@ -58,6 +59,13 @@ class Gathered(NamedTuple):
 Pack: TypeAlias = Callable[[UInt8[Tensor, " bytes"], Agreement, Sequence[Tensor] | None, int], None]
 """Writes columns and a mark into a buffer of the agreed size. Without columns the batch has to be harmless."""
 
+Take: TypeAlias = Callable[[str, tuple[int, ...], torch.dtype, torch.device], Tensor]
+"""Gives a tensor by its name, shape, type and device, whose contents are whatever was left there."""
+
+
+def _new(name: str, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    return torch.empty(shape, dtype=dtype, device=device)
+
 
 class Exchange:
     """The exchange of batches between the ranks that share the classes of a head. Copies agree anew.
@@ -69,7 +77,6 @@ class Exchange:
     def __init__(self, ranks: Ranks) -> None:
         self.ranks = ranks
         self._agreed: dict[int | None, Agreement] = {}
-        self._held: tuple[Tensor, Tensor] | None = None  # buffers of this rank and of all
         self._refusal: Exception | None = None  # of the next batch
 
     def forget(self) -> None:
@@ -88,6 +95,7 @@ class Exchange:
         device: torch.device,
         pack: Pack,
         part: int | None = None,
+        take: Take = _new,
     ) -> Gathered:
         """The batches of all ranks, by one all-gather.
 
@@ -98,26 +106,23 @@ class Exchange:
             pack: writes the buffer of this rank.
             part: number of the forward pass in its step, whose sizes are those that were agreed on for it; None
                 for any sizes up to the largest.
+            take: gives the buffers, which may stay from step to step.
 
         Raises:
             OtherRankError: naming ranks that refuse their batches or have some of other kinds, where ranks agree.
             Exception: ``refusal``, there.
         """
         refusal, self._refusal = refusal or self._refusal, None
+        send = partial(self._send, part, device=device, pack=pack, take=take)
         if part not in self._agreed:
             self._agree(part, columns, refusal, device)
         elif refusal is None and (reason := self._reason_against(columns, part)) is not None:
-            every = self._send(part, None, DOES_NOT_FIT, device, pack)
+            every = send(None, DOES_NOT_FIT)
             if not (marks_of(every) == DOES_NOT_FIT).all():
                 return Gathered(every, self._agreed[part], ValueError(reason))
             self._agree(part, columns, None, device)
         sent, mark = (columns, SOUND) if refusal is None else (None, REFUSED)
-        return Gathered(self._send(part, sent, mark, device, pack), self._agreed[part], refusal)
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the buffers that are held."""
-        return 0 if self._held is None else sum(each.nbytes for each in self._held)
+        return Gathered(send(sent, mark), self._agreed[part], refusal)
 
     def _agree(
         self, part: int | None, columns: Sequence[Tensor], refusal: Exception | None, device: torch.device
@@ -147,22 +152,25 @@ class Exchange:
         )
 
     def _send(
-        self, part: int | None, columns: Sequence[Tensor] | None, mark: int, device: torch.device, pack: Pack
+        self,
+        part: int | None,
+        columns: Sequence[Tensor] | None,
+        mark: int,
+        *,
+        device: torch.device,
+        pack: Pack,
+        take: Take,
     ) -> UInt8[Tensor, "ranks bytes"]:
         """Send columns of this rank, none to send only a mark. Returns the buffers of all ranks."""
         agreed = self._agreed[part]
-        own, every = self._buffers_of(buffer_bytes(agreed.room, agreed.kinds), device)
+        size = buffer_bytes(agreed.room, agreed.kinds)
+        own, every = (
+            take(name, shape, torch.uint8, device)
+            for name, shape in (("packed", (size,)), ("every", (self.ranks.world, size)))
+        )
         pack(own, agreed, columns, mark)
         self.ranks.all_gather(every, own)
         return every
-
-    def _buffers_of(self, size: int, device: torch.device) -> tuple[Tensor, Tensor]:
-        """A buffer of this rank and those of all ranks, whose contents are whatever was left there."""
-        if self._held is None or len(self._held[0]) < size or self._held[0].device != device:
-            own = torch.empty(size, dtype=torch.uint8, device=device)
-            self._held = own, own.new_empty(self.ranks.world * size)
-        own, every = self._held
-        return own[:size], every[: self.ranks.world * size].view(self.ranks.world, size)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Exchange, (self.ranks,)

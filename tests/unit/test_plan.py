@@ -345,8 +345,7 @@ def test_footprint_matches_the_buffers_and_traffic_of_a_fused_step(monkeypatch, 
     buffers = {name: buffer.nbytes for name, buffer in head._fused_step._workspace._buffers.items()}
     memory, traffic = footprint(size, BLANK).memory, footprint(size, BLANK).traffic
     assert (buffers["mixture"], buffers["kept"]) == (memory.mixture, memory.workspace)
-    exchanged = 0 if head._exchange is None else head._exchange.nbytes
-    assert sum(buffers.values()) + exchanged == memory.mixture + memory.workspace + memory.tiles
+    assert sum(buffers.values()) == memory.mixture + memory.workspace + memory.tiles
     assert memory.update == 0
     gathered = traffic.sizes + traffic.embeddings + traffic.labels + traffic.tile_norms
     assert sent["all_gather"] == gathered

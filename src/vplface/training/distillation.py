@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -43,7 +44,8 @@ def distance_loss(student: Float[Tensor, "batch dim"], teacher: Float[Tensor, "b
     """
     if len(student) < 2:
         return student.sum() * 0.0
-    return smooth_l1_loss(_relative_distances(student), _relative_distances(teacher))
+    total = smooth_l1_loss(_relative_distances(student), _relative_distances(teacher), reduction="sum")
+    return total / math.perm(len(student), 2)
 
 
 def angle_loss(student: Float[Tensor, "batch dim"], teacher: Float[Tensor, "batch other"]) -> Float[Tensor, ""]:
@@ -60,7 +62,11 @@ def angle_loss(student: Float[Tensor, "batch dim"], teacher: Float[Tensor, "batc
     pairs = zip(student.tensor_split(groups), teacher.tensor_split(groups), strict=True)
     if len(student) < 3 * groups:
         return student.sum() * 0.0
-    return torch.stack([smooth_l1_loss(_angles(ours), _angles(theirs)) for ours, theirs in pairs]).mean()
+    means = [
+        smooth_l1_loss(_angles(ours), _angles(theirs), reduction="sum") / math.perm(len(ours), 3)
+        for ours, theirs in pairs
+    ]
+    return torch.stack(means).mean()
 
 
 LOSSES = {"cosine": cosine_loss, "distance": distance_loss, "angle": angle_loss}
@@ -117,18 +123,17 @@ class Distillation:
         return {kind: float(value) for kind, value in self._last.items()}
 
 
-def _relative_distances(rows: Float[Tensor, "batch dim"]) -> Float[Tensor, " pairs"]:
-    """Distances between different rows, relative to their mean."""
+def _relative_distances(rows: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch batch"]:
+    """Distances between different rows, relative to their mean; 0 where they are not different."""
     squared = (2.0 - 2.0 * rows @ rows.t()).clamp_min(_SMALLEST)
-    others = ~torch.eye(len(rows), dtype=torch.bool, device=rows.device)
-    distances = squared.sqrt()[others]
-    return distances / distances.mean()
+    same = torch.eye(len(rows), dtype=torch.bool, device=rows.device)
+    distances = squared.sqrt().masked_fill(same, 0.0)
+    return distances * math.perm(len(rows), 2) / distances.sum()
 
 
-def _angles(rows: Float[Tensor, "batch dim"]) -> Float[Tensor, " triplets"]:
-    """cos∠ x_i x_j x_k of all triplets of different rows."""
+def _angles(rows: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch batch batch"]:
+    """cos∠ x_i x_j x_k of all triplets of different rows, at [j, i, k]; 0 where they are not different."""
     directions = normalize(rows.unsqueeze(0) - rows.unsqueeze(1), dim=2)  # from x_j to x_i, at [j, i]
     cosines = directions @ directions.transpose(1, 2)
     same = torch.eye(len(rows), dtype=torch.bool, device=rows.device)
-    different = ~(same.unsqueeze(0) | same.unsqueeze(1) | same.unsqueeze(2))
-    return cosines[different]
+    return cosines.masked_fill(same.unsqueeze(0) | same.unsqueeze(1) | same.unsqueeze(2), 0.0)

@@ -7,6 +7,7 @@ import os
 
 import pytest
 import torch
+import torch.distributed as dist
 
 pytest.importorskip("triton", reason="needs vplface[triton]")
 
@@ -67,12 +68,22 @@ def test_PrototypeHead_reads_where_the_documentation_says_so(options, launches):
         take_meta_steps(options)
 
 
+@pytest.fixture
+def only_rank():
+    """A group of one process, whose collectives are those of a GPU."""
+    dist.init_process_group("nccl", store=dist.HashStore(), rank=0, world_size=1)
+    yield dist.group.WORLD
+    dist.destroy_process_group()
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="needs TRITON_INTERPRET=0")
+@pytest.mark.parametrize("ranks", [None, "only_rank"])
 @pytest.mark.parametrize("options", SILENT.values(), ids=SILENT)
-def test_PrototypeHead_waits_for_no_GPU_in_a_tiled_step(options):
-    head = made({"backend": "triton", **options}, 1000, 24, device="cuda")
+def test_PrototypeHead_waits_for_no_GPU_in_a_tiled_step(options, ranks, request):
+    group = None if ranks is None else request.getfixturevalue(ranks)
+    head = made({"backend": "triton", **options}, 1000, 24, device="cuda", process_group=group)
     optimizers = optimizers_of(head)
     for step in range(4):
         embeddings = torch.randn(64, 24, device="cuda", requires_grad=True)

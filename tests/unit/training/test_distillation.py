@@ -1,12 +1,14 @@
 """The losses of distillation by hand, and runs with a teacher of each kind."""
 
+import itertools
 import math
 
 import numpy as np
 import pytest
 import torch
-from torch.nn.functional import normalize
+from torch.nn.functional import normalize, smooth_l1_loss
 
+from helpers.silence import Started
 from helpers.small_runs import before_step, cut_off, journal, settings
 from vplface.config import build_config
 from vplface.data.batches import Batch
@@ -83,6 +85,40 @@ def test_relational_losses_of_equal_or_too_few_pictures_are_finite(kind):
     LOSSES[kind](s, unit(3, 4, seed=1)).backward()
     assert s.grad.isfinite().all()
     assert float(LOSSES[kind](s[:1], s[:1].detach()).detach()) == 0.0
+
+
+def pairs_of(rows):
+    squared = (2.0 - 2.0 * rows @ rows.t()).clamp_min(1e-12)
+    distances = squared.sqrt()[~torch.eye(len(rows), dtype=torch.bool)]
+    return distances / distances.mean()
+
+
+def triplets_of(rows):
+    directions = normalize(rows.unsqueeze(0) - rows.unsqueeze(1), dim=2)
+    i, j, k = torch.tensor(list(itertools.permutations(range(len(rows)), 3))).unbind(1)
+    return (directions[j, i] * directions[j, k]).sum(1)
+
+
+@pytest.mark.parametrize(("kind", "chosen"), [("distance", pairs_of), ("angle", triplets_of)])
+@pytest.mark.parametrize("twice", [False, True])
+def test_relational_losses_are_means_over_different_pictures_with_their_gradients(kind, chosen, twice):
+    leaves = [unit(6, 4).requires_grad_() for _ in range(2)]
+    ours, expected = (each[[0, 1, 1, 2, 3, 3] if twice else slice(None)] for each in leaves)
+    t = unit(6, 5, seed=1)
+    losses = LOSSES[kind](ours, t), smooth_l1_loss(chosen(expected), chosen(t))
+    for loss in losses:
+        loss.backward()
+    torch.testing.assert_close(*losses, atol=1e-14, rtol=1e-14)
+    torch.testing.assert_close(leaves[0].grad, leaves[1].grad, atol=1e-12, rtol=1e-12)
+    assert leaves[0].grad.any()
+
+
+@pytest.mark.parametrize("kind", LOSSES)
+def test_losses_read_nothing_on_the_host(kind):
+    student, teacher = (torch.empty(9, 4, device="meta", requires_grad=each) for each in (True, False))
+    with Started() as started:
+        LOSSES[kind](student, teacher).backward()
+    assert started.operations.total() > 0
 
 
 def test_angle_loss_of_a_large_batch_is_the_mean_over_groups(monkeypatch):

@@ -120,7 +120,7 @@ class FusedStep:
         if wait:
             self._exchange.forget()
         given = [each for each in (embeddings, labels, memory_embeddings) if each is not None]
-        gathered = self._exchange.gather(given, refusal, device=weight.device, pack=pack)
+        gathered = self._exchange.gather(given, refusal, device=weight.device, pack=pack, take=self._workspace.take)
         own = len(given[0]) if gathered.refusal is None else 0
         return of_ranks(gathered, self._exchange.ranks, own), gathered.refusal
 
