@@ -40,8 +40,8 @@ def show_estimate(estimate: Estimate, as_json: bool) -> None:
     for setting in dict.fromkeys(cost.cell.setting for cost in estimate.costs):
         of_setting = [cost for cost in estimate.costs if cost.cell.setting == setting]
         console.print(_table(setting, of_setting))
-        for name in of_setting[0].tested:
-            console.print(_folds(name, of_setting))
+        for names in _alike(of_setting).values():
+            console.print(_folds(names, of_setting))
     if any(cost.tested for cost in estimate.costs):
         console.print(_OF_FOLDS, soft_wrap=True)
     total = sum(cost.seconds for cost in estimate.costs) / 60
@@ -88,14 +88,22 @@ def _table(setting: str, costs: Sequence[Cost]) -> Table:
     return table
 
 
-def _folds(name: str, costs: Sequence[Cost]) -> Table:
-    """The size of an evaluation set in each fold of a setting."""
-    table = Table(title=f"{printable_name(name)}, by fold", title_justify="left", box=None)
+def _alike(costs: Sequence[Cost]) -> dict[tuple[SetSize, ...], list[str]]:
+    """The names of the evaluation sets of a setting by their sizes: clean and degraded ones have the same."""
+    names: dict[tuple[SetSize, ...], list[str]] = {}
+    for name in dict.fromkeys(name for cost in costs for name in cost.tested):
+        names.setdefault(tuple(cost.tested[name] for cost in costs if name in cost.tested), []).append(name)
+    return names
+
+
+def _folds(names: Sequence[str], costs: Sequence[Cost]) -> Table:
+    """The size of evaluation sets in each fold of a setting."""
+    table = Table(title=f"{printable_name('; '.join(names))}: by fold", title_justify="left", box=None)
     for heading in ("fold", "trained", "tested", "pictures", "genuine", "impostors", "lowest FAR"):
         table.add_column(heading, justify="right", no_wrap=True)
-    by_fold = {cost.cell.fold or 0: cost for cost in reversed(costs) if name in cost.tested}
+    by_fold = {cost.cell.fold or 0: cost for cost in reversed(costs) if names[0] in cost.tested}
     for fold, cost in sorted(by_fold.items()):
-        size = cost.tested[name]
+        size = cost.tested[names[0]]
         far = _lowest_far(cost, size)
         lowest = "none" if far is None else f"{far_name(far)} ({int(far * size.impostors):,})"
         numbers = (cost.identities, size.people, size.pictures, size.genuine, size.impostors)

@@ -98,9 +98,12 @@ def test_vplface_study_names_the_fault_of_the_option_folds(tmp_path, words, mess
     assert message in refused.stderr
 
 
+@pytest.mark.slow
 def test_vplface_study_dry_run_says_whom_each_fold_tests(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    write(tmp_path)
+    evaluation = STUDY["base"]["evaluation"]
+    sets = [*evaluation["sets"], {**evaluation["sets"][0], "name": "poor", "degrade": "blur"}]
+    write(tmp_path, base=STUDY["base"] | {"evaluation": evaluation | {"sets": sets}})
     told = json.loads(vplface("study", "study.yaml", "--dry-run", "--json").stdout)
     assert [path.name for path in tmp_path.iterdir()] == ["study.yaml"]
     assert [run["run"] for run in told["runs"]] == [
@@ -117,7 +120,7 @@ def test_vplface_study_dry_run_says_whom_each_fold_tests(tmp_path, monkeypatch):
         assert size["lowest_far"] == 0.1  # 1e-4 would take 10,000 impostor pairs
     shown = vplface("study", "study.yaml", "--dry-run").stdout
     assert "4 runs, 2 at a time" in shown
-    assert "all pairs, by fold" in shown
+    assert "all pairs; poor: by fold" in shown
     assert f"1e-1 ({int(0.1 * sizes[0]['impostors'])})" in shown
 
 
