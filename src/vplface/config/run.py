@@ -36,7 +36,9 @@ _LATER = (
     "evaluation.untouched",
     "evaluation.guard",
     "evaluation.sets.degrade",
+    "evaluation.sets.max_pictures",
     "evaluation.guard.degrade",
+    "evaluation.guard.max_pictures",
 )
 """Keys that version 0.1 does not know: left out of files at their default, so that it reads them."""
 

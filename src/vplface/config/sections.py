@@ -178,7 +178,7 @@ class EvaluationSet(Section):
     """Pictures and the pairs to compare: those of a list, pairs drawn in 10 folds, or all pairs.
 
     ``half`` keeps the first or the second half of the people, so that a choice made on one half can be confirmed on the
-    other. ``degrade`` makes some of its pictures poor.
+    other. ``max_pictures`` keeps the first pictures of each. ``degrade`` makes some of its pictures poor.
     """
 
     name: str
@@ -190,6 +190,7 @@ class EvaluationSet(Section):
     balanced_pairs: int | None = Field(default=None, ge=20, le=bounds.PAIRS, multiple_of=20)
     half: Literal["first", "second"] | None = None
     half_seed: Seed = 0
+    max_pictures: int | None = Field(default=None, ge=1, le=bounds.LARGEST)
     degrade: DegradeField = None
     synthetic: SyntheticConfig | None = None
 
@@ -204,6 +205,8 @@ class EvaluationSet(Section):
                 "half divides the people, which a list of pairs does not allow; leave out pairs and balanced_pairs, so"
                 " that all pairs of the half are compared"
             )
+        if self.max_pictures is not None and (self.pairs is not None or self.balanced_pairs is not None):
+            raise ValueError("max_pictures goes with all pairs of people; leave out pairs and balanced_pairs")
         return self
 
 

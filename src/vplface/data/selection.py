@@ -164,11 +164,17 @@ def narrow(
         raise DataError(f"{where}: no identity has {min_pictures} pictures, the most is {sizes[wanted].max()}")
     kept = (wanted & (sizes >= min_pictures))[pictures.labels]
     if max_pictures is not None:
-        order = np.argsort(pictures.labels, kind="stable")
-        place = np.empty(len(order), np.int64)
-        place[order] = np.arange(len(order)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-        kept &= place < max_pictures
+        kept &= place_of_person(pictures.labels) < max_pictures
     return Subset(pictures, np.flatnonzero(kept))
+
+
+def place_of_person(labels: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
+    """The place of each picture among those of its person, from 0, in the order of the set."""
+    sizes = np.bincount(labels)
+    order = np.argsort(labels, kind="stable")
+    place = np.empty(len(order), np.int64)
+    place[order] = np.arange(len(order)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    return place
 
 
 def _require_everyone(wanted: set[str], found: set[str], where: object) -> None:

@@ -13,7 +13,7 @@ from vplface.data.folds import fold_of
 from vplface.data.formats import open_pictures
 from vplface.data.people import read_people
 from vplface.data.pictures import PictureSet
-from vplface.data.selection import Subset, half_of, half_of_people
+from vplface.data.selection import Subset, half_of, half_of_people, place_of_person
 from vplface.data.spelling import composed
 from vplface.errors import ConfigError, DataError
 from vplface.training.sources import generate
@@ -50,7 +50,7 @@ class EvaluationPictures:
             ConfigError: people are asked for who are not in the set, or too few are left to compare.
         """
         pictures = self.open(entry)
-        chosen = None
+        chosen = np.arange(len(pictures))
         if entry.people is not None:
             people = set(read_people(entry.people))
             wanted = [label for label, name in enumerate(pictures.identities) if name in people]
@@ -62,14 +62,15 @@ class EvaluationPictures:
             chosen = np.flatnonzero(np.isin(pictures.labels, wanted))
         try:
             if entry.half is not None:
-                everybody = np.arange(len(pictures)) if chosen is None else chosen
-                chosen = everybody[half_of(Subset(pictures, everybody), entry.half, entry.half_seed)]
+                chosen = chosen[half_of(Subset(pictures, chosen), entry.half, entry.half_seed)]
             if self._fold is not None:
-                everybody = np.arange(len(pictures)) if chosen is None else chosen
-                chosen = everybody[_of_fold(Subset(pictures, everybody), self._fold, self._excluded)]
+                chosen = chosen[_of_fold(Subset(pictures, chosen), self._fold, self._excluded)]
         except DataError as error:
             raise ConfigError(f"evaluation set {entry.name!r}: {error}") from error
-        return chosen
+        if entry.max_pictures is not None:
+            chosen = chosen[place_of_person(pictures.labels[chosen]) < entry.max_pictures]
+        limits = (entry.people, entry.half, self._fold, entry.max_pictures)
+        return None if all(limit is None for limit in limits) else chosen
 
     def _read(self, entry: EvaluationSet) -> PictureSet:
         if entry.synthetic is not None:

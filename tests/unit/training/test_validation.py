@@ -155,6 +155,21 @@ def test_Validation_halves_of_a_set_divide_its_people(faces, embedder):
     assert not np.array_equal(other.tasks["one"].used, validation.tasks["one"].used)
 
 
+def test_Validation_compares_the_first_pictures_of_each_person(faces, embedder):
+    sets = ({"name": "two", "max_pictures": 2}, {"name": "half", "half": "first", "max_pictures": 3})
+    validation = Validation(settings(faces, *sets), None)
+    told = validation.run(embedder, bootstrap=10)
+    alone = evaluate_all_pairs(embedder, narrow(ImageFolder(faces), max_pictures=2), fars=[0.1], bootstrap=10)
+    assert told["two"].metrics["tar@far=1e-1"]["value"] == alone.metrics["tar@far=1e-1"]["value"]
+    assert (told["two"].protocol["genuine"], told["half"].protocol["genuine"]) == (12, 6 * 3)
+
+
+@pytest.mark.parametrize("question", [{"pairs": "list.txt"}, {"balanced_pairs": 20}])
+def test_EvaluationConfig_refuses_max_pictures_of_a_list_of_pairs(faces, question):
+    with pytest.raises(ValueError, match="max_pictures goes with all pairs"):
+        settings(faces, {"name": "a", "max_pictures": 3, **question})
+
+
 @pytest.mark.parametrize("question", [{"pairs": "list.txt"}, {"balanced_pairs": 20}])
 def test_EvaluationConfig_refuses_a_half_of_a_list_of_pairs(faces, question):
     with pytest.raises(ValueError, match="half divides the people"):
