@@ -121,18 +121,18 @@ def _cells(costs: Sequence[Cost]) -> Iterator[str]:
     states = [cost.state for cost in costs]
     minutes = [cost.steps * cost.cell.config.batch_size / cost.pictures_per_second / 60 for cost in costs]
     yield _ranges(list({cost.cell.seed for cost in costs}))
-    yield _extremes([cost.identities for cost in costs])
-    yield _extremes([cost.pictures for cost in costs])
-    yield _extremes([cost.steps for cost in costs])
+    yield _typical([cost.identities for cost in costs])
+    yield _typical([cost.pictures for cost in costs])
+    yield _typical([cost.steps for cost in costs])
     yield f"{costs[0].pictures_per_second:.0f}{'' if costs[0].measured_on == 'runs' else '*'}"
     yield f"{sum(minutes) / len(minutes):.1f}"
     yield f"{sum(cost.seconds for cost in costs) / 60:.1f}"
     yield ",\n".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
 
 
-def _extremes(numbers: Sequence[int]) -> str:
-    """The lowest and the highest of some numbers, one if they are the same."""
-    return "–".join(f"{number:,}" for number in sorted({min(numbers), max(numbers)}))
+def _typical(numbers: Sequence[int]) -> str:
+    """The mean of some numbers, marked with ≈ where they differ."""
+    return f"{'≈' if len(set(numbers)) > 1 else ''}{round(sum(numbers) / len(numbers)):,}"
 
 
 def _ranges(seeds: Sequence[int]) -> str:

@@ -121,6 +121,8 @@ def test_vplface_study_dry_run_says_whom_each_fold_tests(tmp_path, monkeypatch):
     shown = vplface("study", "study.yaml", "--dry-run").stdout
     assert "4 runs, 2 at a time" in shown
     assert "all pairs; poor: by fold" in shown
+    assert [size["people"] for size in sizes] == [17, 17, 7, 7]
+    assert "≈12" in shown  # the mean number of people trained on
     assert f"1e-1 ({int(0.1 * sizes[0]['impostors'])})" in shown
 
 
