@@ -16,7 +16,6 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 from jaxtyping import Float32, Int64
-from rich.table import Table
 
 from vplface.bench.machine import machine
 from vplface.cli.options import AS_JSON
@@ -29,6 +28,7 @@ from vplface.evaluation import evaluate_pairs_embedded
 from vplface.evaluation.identification import IdentificationOptions, LabelledEmbeddings, evaluate_identification
 from vplface.evaluation.templates import Flags, evaluate_one_to_many, evaluate_template_pairs, pool
 from vplface.progress import progress
+from vplface.tables import Table
 
 DIM = 512
 
@@ -354,10 +354,8 @@ def main(
         return
     console = Console()
     console.print(f"{where['processor']}, {where['cores']} cores", highlight=False)
-    table = Table(title="small sizes" if quick else None, title_justify="left")
-    table.add_column("stage")
-    for heading in ("seconds", "of processors", "floor", "peak MiB"):
-        table.add_column(heading, justify="right")
+    heads = ["stage", "seconds", "of processors", "floor", "peak MiB"]
+    table = Table("small sizes" if quick else "", heads)
     for result in results:
         numbers = (result[key] for key in ("seconds", "processor_seconds", "floor_seconds"))
         table.add_row(result["stage"], *(f"{number:.2f}" for number in numbers), f"{result['peak_mb']:,.0f}")

@@ -15,7 +15,6 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 import typer
-from rich.table import Table
 from torch.utils.data import DataLoader, RandomSampler
 
 from vplface import bounds
@@ -33,6 +32,7 @@ from vplface.data.pictures import PictureSet, Preprocessing, StoredPictures, Unr
 from vplface.data.samplers import ShuffledBatches
 from vplface.errors import DataError, MissingExtraError, UsageError, VplfaceError, import_extra
 from vplface.progress import progress
+from vplface.tables import Table
 
 cv2 = import_extra("cv2", "train")
 
@@ -343,13 +343,10 @@ def show_loading(where: Mapping[str, Any], result: Mapping[str, Any]) -> None:
         if key not in result:
             continue
         how = "one core" if key == "one_process" else f"{result[key]['processes']} workers"
-        table = Table(title=f"{how}: {size}", title_justify="left")
-        table.add_column("arm")
-        for heading in ("pictures/s", "least – most", "imdecode", "× usual"):
-            table.add_column(heading, justify="right")
+        table = Table(f"{how}: {size}", ["arm", "pictures/s", "least – most", "imdecode", "× usual"])
         for name, arm in result[key]["arms"].items():
             if "reason" in arm:
-                table.add_row(name, arm["reason"])
+                console.print(f"{name}: {arm['reason']}")
                 continue
             least, most = arm["spread"]
             table.add_row(
@@ -363,10 +360,8 @@ def show_loading(where: Mapping[str, Any], result: Mapping[str, Any]) -> None:
 
 
 def show_startup(result: Mapping[str, Any]) -> None:
-    table = Table(title=f"{result['records']:,} records, {result['identities']:,} identities", title_justify="left")
-    table.add_column("opening")
-    for heading in ("seconds", "least – most", "processor"):
-        table.add_column(heading, justify="right")
+    heads = ["opening", "seconds", "least – most", "processor"]
+    table = Table(f"{result['records']:,} records, {result['identities']:,} identities", heads)
     for name, opened in result["opening"].items():
         least, most = opened["spread"]
         table.add_row(

@@ -21,7 +21,6 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 from torch.utils.data import DataLoader, RandomSampler
-from torch.utils.flop_counter import FlopCounterMode
 
 from vplface.backbones import build
 from vplface.bench.head_arms import EagerHead, head_of
@@ -37,6 +36,7 @@ from vplface.data.formats.recordio import RecordIO, RecordIOWriter
 from vplface.data.pictures import SIZE, Preprocessing
 from vplface.data.samplers import ShuffledBatches
 from vplface.errors import VplfaceError
+from vplface.footprint import operation_counter
 from vplface.progress import progress
 from vplface.softmax.product import product
 
@@ -321,6 +321,6 @@ def _timed(loop: Loop, device: str) -> dict[str, float]:
 def _flops(network: Module, setting: Setting) -> int:
     """Operations of a step: backbone forward and backward, counted on two pictures, and three products of the head."""
     pictures = torch.zeros(2, 3, SIZE, SIZE, device=setting.device)
-    with FlopCounterMode(display=False) as counter:
+    with operation_counter() as counter:
         network(pictures).sum().backward()
     return int(counter.get_total_flops()) * setting.batch // 2 + 6 * setting.batch * setting.classes * setting.dim

@@ -12,6 +12,7 @@ from vplface.cli.bench_scaling import parse_numbers, print_scaling, scaling
 from vplface.cli.options import AS_JSON, DEVICE, DIM, PLOT, THREADS
 from vplface.console import Console, print_json, say
 from vplface.errors import UsageError
+from vplface.tables import Table
 
 
 def head(
@@ -110,27 +111,21 @@ def head(
 
 
 def _show(machine: Mapping[str, Any], results: Sequence[Mapping[str, Any]], beside: int) -> None:
-    from rich.table import Table
-
     console = Console()
     where = machine["gpu"] or f"{machine['processor']}, {machine['threads']} threads"
     console.print(f"{where}, torch {machine['torch']}", highlight=False)
     for result in results:
         floor = result["floor"]
-        table = Table(
-            title=f"N {result['classes']:,}, B {result['batch']}, d {result['dim']}, {result['dtype']}: floor"
-            f" {1e3 * floor['seconds']:.0f} ms (products {1e3 * floor['products']:.0f},"
-            f" memory {1e3 * floor['memory']:.0f})",
-            title_justify="left",
-        )
-        table.add_column("arm")
         busy = [f"ms beside {beside}", "× slower"] if beside else []
         extra = ["extra MiB"] if any("extra_mb" in arm for arm in result["arms"].values()) else []
-        for heading in ("ms a step", "least – most", "× faster", "× floor", *busy, *extra):
-            table.add_column(heading, justify="right")
+        table = Table(
+            f"N {result['classes']:,}, B {result['batch']}, d {result['dim']}, {result['dtype']}: floor"
+            f" {1e3 * floor['seconds']:.0f} ms (products {1e3 * floor['products']:.0f},"
+            f" memory {1e3 * floor['memory']:.0f})",
+            ["arm", "ms a step", "least – most", "× faster", "× floor", *busy, *extra],
+        )
         for name, arm in result["arms"].items():
             if "reason" in arm:
-                table.add_row(name, arm["reason"])
                 continue
             least, most = arm["spread"]
             neighbour = arm.get("beside")
@@ -140,7 +135,14 @@ def _show(machine: Mapping[str, Any], results: Sequence[Mapping[str, Any]], besi
                 f"{1e3 * least:.0f} – {1e3 * most:.0f}",
                 f"{arm['speedup']:.1f}" if "speedup" in arm else "",
                 f"{arm['over_floor']:.2f}",
-                *([] if neighbour is None else [f"{1e3 * neighbour['seconds']:.0f}", f"{neighbour['slowdown']:.2f}"]),
+                *(
+                    [f"{1e3 * neighbour['seconds']:.0f}", f"{neighbour['slowdown']:.2f}"]
+                    if neighbour
+                    else busy and ["", ""]
+                ),
                 *([f"{arm['extra_mb']:.0f}" if "extra_mb" in arm else ""] if extra else []),
             )
         console.print(table)
+        for name, arm in result["arms"].items():
+            if "reason" in arm:
+                say(f"{name}: {arm['reason']}")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from vplface import bounds
 from vplface.console import Console, print_json, say
 from vplface.errors import UsageError
+from vplface.tables import Table
 
 if TYPE_CHECKING:
     from vplface.bench.problem import Setting
@@ -59,8 +60,6 @@ def parse_numbers(option: str, text: str, least: int, most: int = bounds.LARGEST
 
 def print_scaling(results: Sequence[Mapping[str, Any]], as_json: bool) -> None:
     """Print a table for each setting, or one JSON object."""
-    from rich.table import Table
-
     from vplface.bench.machine import machine
 
     where = machine()
@@ -74,11 +73,9 @@ def print_scaling(results: Sequence[Mapping[str, Any]], as_json: bool) -> None:
         name = f"{result['backbone']}, " if "backbone" in result else ""
         size = f"N {result['classes']:,}, B {result['batch']}, d {result['dim']}, {result['dtype']}"
         division = "cores divided" if len(threads) > 1 else f"threads per process: {max(threads)}"
-        table = Table(title=f"{name}{size}; {division}", title_justify="left")
         grows, letter = ("batch", "B") if "backbone" in result else ("classes", "N")
-        table.add_column("processes")
-        for heading in (letter, "ms a step", "least – most", "pictures/s", "efficiency"):
-            table.add_column(heading, justify="right")
+        heads = ["processes", letter, "ms a step", "least – most", "pictures/s", "efficiency"]
+        table = Table(f"{name}{size}; {division}", heads)
         for entry in result["scaling"]:
             base = entry["scaling"] == "base"
             least, most = entry["spread"]

@@ -14,6 +14,7 @@ from vplface.cli.bench_scaling import print_scaling, scaling
 from vplface.cli.options import AS_JSON, DEVICE, DIM, PLOT, THREADS
 from vplface.console import Console, print_json, say
 from vplface.errors import UsageError
+from vplface.tables import Table
 
 DEFAULT_BACKBONES = ("tiny", "mobilefacenet", "iresnet50")
 
@@ -62,7 +63,7 @@ def train(
     \b
     × usual    pictures per second, relative to the usual loop
     of peak    floating-point operations, as a share of what a large matrix product reaches in that precision
-    allowed    with --workers: pictures per second as a share of what the parts allow, once loading is done beside them
+    possible   with --workers: pictures per second as a share of what the parts allow, once loading is done beside them
 
     \b
     vplface bench train --backbone mobilefacenet --plot step.png
@@ -132,8 +133,6 @@ def _scale(
 
 
 def _show(machine: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> None:
-    from rich.table import Table
-
     from vplface.bench.loop import PARTS
 
     console = Console()
@@ -142,20 +141,12 @@ def _show(machine: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> N
     for result in results:
         size = f"N {result['classes']:,}, B {result['batch']}, d {result['dim']}"
         speed = Table(
-            title=f"{result['backbone']}, {result['parameters'] / 1e6:.1f} M parameters; {size};"
+            f"{result['backbone']}, {result['parameters'] / 1e6:.1f} M parameters; {size};"
             f" {result['flops'] / 1e9:,.0f} GFLOP a step",
-            title_justify="left",
+            ["loop", "pictures/s", "× usual", "of peak", "ms a step", "least – most"],
         )
-        parts = Table(title="milliseconds", title_justify="left")
-        streams = any("streamed" in arm for arm in result["arms"].values())
-        beside = ("by workers", "of allowed") if streams else ()
-        for table, headings in (
-            (speed, ("pictures/s", "× usual", "of peak", "ms a step", "least – most", *beside)),
-            (parts, PARTS),
-        ):
-            table.add_column("loop")
-            for heading in headings:
-                table.add_column(heading, justify="right")
+        parts = Table("\nmilliseconds a step", ["loop", *PARTS])
+        streams = Table("\nloaded by worker processes", ["loop", "pictures/s", "of possible"])
         for name, arm in result["arms"].items():
             least, most = arm["spread"]
             speed.add_row(
@@ -165,15 +156,11 @@ def _show(machine: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> N
                 f"{arm['of_peak']:.0%}",
                 f"{1e3 * arm['seconds']:,.0f}",
                 f"{1e3 * least:,.0f} – {1e3 * most:,.0f}",
-                *_streamed(arm.get("streamed"), streams),
             )
             parts.add_row(name, *(f"{1e3 * arm['parts'][part]:,.0f}" for part in PARTS))
+            if (found := arm.get("streamed")) is not None:
+                streams.add_row(name, f"{found['pictures_per_second']:,.1f}", f"{found['share']:.0%}")
         console.print(speed)
         console.print(parts)
-
-
-def _streamed(found: Mapping[str, Any] | None, shown: bool) -> list[str]:
-    """Cells for a loop whose pictures come from worker processes."""
-    if not shown:
-        return []
-    return ["", ""] if found is None else [f"{found['pictures_per_second']:,.1f}", f"{found['share']:.0%}"]
+        if streams.row_count:
+            console.print(streams)

@@ -17,6 +17,7 @@ from vplface.cli.sheet import PICTURES, require_picture_name, row, write_sheet
 from vplface.console import Console, print_json, say
 from vplface.errors import UsageError
 from vplface.printable import printable_name
+from vplface.tables import Table
 
 if TYPE_CHECKING:
     from vplface.data.check import Finding, Kind
@@ -195,14 +196,11 @@ def _print_findings(
     drop_kinds: Sequence[Kind],
     counts: Mapping[str, int],
 ) -> None:
-    from rich.table import Table
-
     table = Table(
-        title=f"{printable_name(str(path))}: {len(pictures):,} pictures of {len(pictures.identities):,} identities"
+        f"{printable_name(str(path))}: {len(pictures):,} pictures of {len(pictures.identities):,} identities",
+        ["finding", "pictures", "share", "dropped", ""],
+        text=(0, 3, 4),
     )
-    table.title_justify = "left"
-    for name in ("finding", "pictures", "share", "dropped", ""):
-        table.add_column(name, justify="right" if name in ("pictures", "share") else "left")
     for kind, count in counts.items():
         share = f"{100 * count / len(pictures):.2f} %" if count else ""
         table.add_row(kind, f"{count:,}", share, "yes" if kind in drop_kinds else "", _MEANINGS[kind])

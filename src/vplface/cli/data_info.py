@@ -14,6 +14,7 @@ from vplface.console import Console, print_json, say
 from vplface.errors import UsageError
 from vplface.figures import TITLE_LENGTH, literal_text, plain_numbers, save_figure
 from vplface.printable import printable_name
+from vplface.tables import Table
 
 if TYPE_CHECKING:
     from vplface.data.summary import Summary
@@ -111,8 +112,6 @@ def _to_dict(path: Path, summary: Summary, coverage: Coverage, left_out: Mapping
 
 
 def _print_summary(path: Path, summary: Summary, coverage: Coverage) -> None:
-    from rich.table import Table
-
     console = Console(highlight=False)
     looked = f"of {summary.sampled:,} sampled" if summary.sampled < summary.pictures else "of all"
     rows = [
@@ -126,7 +125,7 @@ def _print_summary(path: Path, summary: Summary, coverage: Coverage) -> None:
         rows.insert(3, ("without pictures", f"{summary.empty:,} identities"))
     if summary.unreadable:
         rows.append((f"unreadable, {looked}", f"{summary.unreadable:,}; vplface data check names them"))
-    table = Table(title=printable_name(str(path)), title_justify="left", show_header=False, box=None, padding=(0, 2))
+    table = Table(printable_name(str(path)), text=(0, 1))
     for row in rows:
         table.add_row(*row)
     console.print(table)
@@ -139,10 +138,8 @@ def _print_summary(path: Path, summary: Summary, coverage: Coverage) -> None:
         bar = "█" * max(round(_BAR * count / most), int(count > 0))
         console.print(f"{label:>13}  {bar} {count:,}", soft_wrap=True)
 
-    shares = Table(title="\nexpected coverage by Δt (steps) and batch size", title_justify="left")
-    shares.add_column("batch", justify="right")
-    for delta_t in LIFETIMES:
-        shares.add_column(f"{delta_t:,}", justify="right")
+    heads = ["batch", *(f"{delta_t:,}" for delta_t in LIFETIMES)]
+    shares = Table("\nexpected coverage by Δt (steps) and batch size", heads, text=())
     for batch, row_of in coverage.items():
         shares.add_row(f"{batch:,}", *(f"{100 * share:.3g} %" for share in row_of.values()))
     console.print(shares)

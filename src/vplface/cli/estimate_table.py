@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from rich.table import Table
-
 from vplface.console import Console, print_json
 from vplface.evaluation.metrics import far_name
 from vplface.printable import printable_name
 from vplface.study import Estimate
 from vplface.study.cost import Cost, SetSize
+from vplface.tables import Table
 
 _STATES = {
     "changed": "changed: the folder holds a run with another configuration; --overwrite restarts it.",
@@ -79,10 +78,8 @@ def _to_dict(cost: Cost) -> dict[str, Any]:
 
 def _table(setting: str, costs: Sequence[Cost]) -> Table:
     """The runs of a setting, with a row for the seeds and folds of each arm."""
-    table = Table(title=printable_name(setting), title_justify="left", box=None)
-    table.add_column("arm", overflow="fold")
-    for heading in ("seeds", "people", "pictures", "steps", "per s", "min", "left", "runs"):
-        table.add_column(heading, justify="right", no_wrap=heading != "seeds")
+    heads = ["arm", "seeds", "people", "pictures", "steps", "per s", "min", "left", "runs"]
+    table = Table(printable_name(setting), heads, text=(0, 1, 8))
     for arm in dict.fromkeys(cost.cell.arm for cost in costs):
         table.add_row(printable_name(arm), *_cells([cost for cost in costs if cost.cell.arm == arm]))
     return table
@@ -98,9 +95,8 @@ def _alike(costs: Sequence[Cost]) -> dict[tuple[SetSize, ...], list[str]]:
 
 def _folds(names: Sequence[str], costs: Sequence[Cost]) -> Table:
     """The size of evaluation sets in each fold of a setting."""
-    table = Table(title=f"{printable_name('; '.join(names))}: by fold", title_justify="left", box=None)
-    for heading in ("fold", "trained", "tested", "pictures", "genuine", "impostors", "lowest FAR"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    heads = ["fold", "trained", "tested", "pictures", "genuine", "impostors", "lowest FAR"]
+    table = Table(f"{printable_name('; '.join(names))}: by fold", heads, text=())
     by_fold = {cost.cell.fold or 0: cost for cost in reversed(costs) if names[0] in cost.tested}
     for fold, cost in sorted(by_fold.items()):
         size = cost.tested[names[0]]

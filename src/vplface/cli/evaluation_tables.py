@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.table import Table
 from rich.text import Text
 
 from vplface.cli.tables import with_interval
@@ -16,14 +15,12 @@ from vplface.evaluation import Evaluation
 from vplface.evaluation.figure import Difference, Figure, Interval
 from vplface.evaluation.metrics import Metric, point_label
 from vplface.printable import printable_name
+from vplface.tables import Table
 
 
 def show_figures(evaluation: Evaluation, title: str, prepared: str, files: Mapping[str, str]) -> None:
     """Print the figures of one model, the protocol, and hashes of the files that were read."""
-    table = Table(title=f"{title} (%)", title_justify="left")
-    table.add_column("figure")
-    for heading in ("value", "95 % interval", "threshold"):
-        table.add_column(heading, justify="right")
+    table = Table(f"{title} (%)", ["figure", "value", "95 % interval", "threshold"])
     for metric, figure in evaluation.metrics.items():
         if Metric.parse(metric).descriptive:  # the tables of strata show them
             continue
@@ -57,10 +54,7 @@ def show_degraded(clean: Evaluation, degraded: Sequence[Evaluation]) -> None:
         f"{number} {evaluation.protocol['degrade']['kind'].replace('_', ' ')}"
         for number, evaluation in enumerate(degraded, 1)
     ]
-    table = Table(title="on degraded pictures (%)", title_justify="left", show_lines=True)
-    table.add_column("figure")
-    for label in ("clean", *labels):
-        table.add_column(label, justify="right")
+    table = Table("on degraded pictures (%)", ["figure", "clean", *labels])
     for metric, figure in clean.metrics.items():
         if figure.value is not None:
             cells = [_with_interval(evaluation.metrics[metric]) for evaluation in (clean, *degraded)]
@@ -91,14 +85,11 @@ def show_differences(first: str, second: str, stored: Mapping[str, Mapping[str, 
     """
     differences = {metric: Difference.from_json(entry) for metric, entry in stored.items()}
     table = Table(
-        title=f"{'' if name is None else f'{printable_name(name)}: '}{printable_name(second)} − "
+        f"{'' if name is None else f'{printable_name(name)}: '}{printable_name(second)} − "
         f"{printable_name(first)} (percentage points, same pairs)",
-        title_justify="left",
+        ["figure", "difference", "95 % interval", ""],
+        text=(0, 3),
     )
-    table.add_column("figure")
-    for heading in ("difference", "95 % interval"):
-        table.add_column(heading, justify="right")
-    table.add_column("")
     for metric, difference in differences.items():
         assert difference.value is not None
         clear = "" if difference.distinguishable else "not significant" if difference.interval else "no interval"
@@ -125,11 +116,9 @@ def preparation(preprocessing: Preprocessing) -> str:
 def _show_groups(console: Console, groups: Mapping[str, Any]) -> None:
     for point, at in groups["at"].items():
         table = Table(
-            title=f"groups at the threshold of {point_label(point)}, {at['threshold']:.4f} (%)", title_justify="left"
+            f"groups at the threshold of {point_label(point)}, {at['threshold']:.4f} (%)",
+            ["group", "people", "FNMR", "95 % interval", "FMR", "95 % interval"],
         )
-        table.add_column("group")
-        for heading in ("people", "FNMR", "95 % interval", "FMR", "95 % interval"):
-            table.add_column(heading, justify="right")
         for name, rates in at["rates"].items():
             cells = [cell for kind in ("fnmr", "fmr") for cell in _rate(Figure.from_json(rates[kind]), kind)]
             table.add_row(printable_name(name), f"{groups['groups'][name]['identities']:,}", *cells)
@@ -147,28 +136,24 @@ def _show_groups(console: Console, groups: Mapping[str, Any]) -> None:
 
 
 def _show_strata(console: Console, strata: Mapping[str, Any]) -> None:
-    rates = Table(title="by quality of the two pictures, at the threshold of all pairs (%)", title_justify="left")
-    tail = Table(title="impostor pairs that are accepted, by quality (%)", title_justify="left")
-    rates.add_column("FAR")
-    rates.add_column("stratum", no_wrap=True)
-    for heading in ("FNMR", "95 % interval", "FMR", "95 % interval"):
-        rates.add_column(heading, justify="right")
-    for heading in ("", "pairs", *strata["pairs"]):
-        tail.add_column(heading, justify="right" if heading else "left")
+    rates = Table(
+        "by quality of the two pictures, at the threshold of all pairs (%)",
+        ["FAR", "stratum", "FNMR", "95 % interval", "FMR", "95 % interval"],
+        text=(0, 1),
+    )
+    tail = Table("impostor pairs that are accepted, by quality (%)", ["", "pairs", *strata["pairs"]])
     total = sum(of["impostors"] for of in strata["pairs"].values())
     shares = (f"{100 * of['share']:.1f}" for of in strata["pairs"].values())
-    tail.add_row("all impostor pairs", f"{total:,}", *shares, end_section=True)
+    tail.add_row("all impostor pairs", f"{total:,}", *shares)
     for point, at in strata["at"].items():
         far = point_label(point)
         for place, (name, of) in enumerate(at["strata"].items(), 1):
             cells = [cell for kind in ("fnmr", "fmr") for cell in _rate(Figure.from_json(of[kind]), kind)]
-            last = place == len(at["strata"])
-            rates.add_row("" if place > 1 else far.removeprefix("FAR "), name, *cells, end_section=last)
+            rates.add_row("" if place > 1 else far.removeprefix("FAR "), name, *cells)
         parts = (Figure.from_json(of["tail"]) for of in at["strata"].values())
         tail.add_row(f"accepted at {far}", f"{at['accepted']:,}", *map(_share, parts))
-    pictures = Table(title="where the poor pictures lie", title_justify="left")
-    for heading in ("pictures", "number", "people", "norm of their mean", "recognisability"):
-        pictures.add_column(heading, justify="left" if heading == "pictures" else "right")
+    heads = ["pictures", "number", "people", "norm of their mean", "recognisability"]
+    pictures = Table("where the poor pictures lie", heads)
     for name, of in strata["pictures"].items():
         norm, scores = Figure.from_json(of["norm"]), of["recognisability"]
         middle, quartiles = (None, None) if scores is None else (scores[1], (scores[0], scores[2]))

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
 from rich.text import Text
 
 from vplface.cli.tables import with_interval
@@ -23,6 +22,7 @@ from vplface.evaluation.task import open_task
 from vplface.printable import printable_name
 from vplface.reading import is_file
 from vplface.run_folder import ModelFolder
+from vplface.tables import Table
 from vplface.training.validation import validation_of
 
 
@@ -56,10 +56,8 @@ class Cost:
             say(f"accuracy: not measured: {self.reason}")
         for name, before in self.fp32.items():
             after = self.reduced[name]
-            table = Table(title=f"{printable_name(name)}: %, and 95 % interval", title_justify="left")
-            table.add_column("figure")
-            for heading in ("fp32", "this file", "difference"):
-                table.add_column(heading, justify="right")
+            heads = ["figure", "fp32", "this file", "difference"]
+            table = Table(f"{printable_name(name)}: %, and 95 % interval", heads)
             differences = paired_differences(before, after)
             for metric, figure in before.metrics.items():
                 if figure.value is not None:

@@ -7,12 +7,13 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from vplface.console import Console, print_json
+from vplface.tables import Table
 
 if TYPE_CHECKING:
-    from vplface.config import Config, DistillConfig, VariationalConfig
+    from vplface.config import Config, DistillConfig, EvaluationConfig, VariationalConfig
     from vplface.data.samplers import Sampler
     from vplface.footprint import Footprint, Forecast, NetworkSize, RunSize
-    from vplface.plan import Plan, Trained
+    from vplface.plan import Operations, Plan, TeacherPlan, Trained, ValidationPlan
     from vplface.training.ramps import Ramp
 
 _MEMORY = {
@@ -31,6 +32,8 @@ _MEMORY = {
     "features": "gathered embeddings",
     "backbone": "backbone and its optimiser",
     "activations": "backbone: activations",
+    "teacher": "teacher",
+    "teacher_activations": "teacher: activations",
 }
 _TRAFFIC = {
     "sizes": "sizes, types and error flags, all-gather",
@@ -77,7 +80,7 @@ def show_plan(config: Config, as_json: bool, gpus: int = 1) -> None:
         *([] if plan.normalisation is None else [("normalisation", plan.normalisation)]),
         *_trained(plan.trained, config.optimizer.lr * config.optimizer.head_lr_scale),
         ("loss", f"{config.margin}"),
-        *([] if config.distill is None else [("distilled from", _distilled(config.distill))]),
+        *([] if config.distill is None else _distilled(config.distill, plan.teacher)),
         *((f"  {key}", _ramp(ramp)) for key, ramp in plan.ramps.items()),
         ("softmax", plan.softmax),
         *([("expected first loss", f"{plan.first_loss:.2f}")] if config.prototypes == "random" else []),
@@ -89,7 +92,10 @@ def show_plan(config: Config, as_json: bool, gpus: int = 1) -> None:
         if config.variational.memory != LastFeature():
             rows.append(("remembered", f"{config.variational.memory}"))
     rows += [*_coverage(plan.coverage), ("pictures with a living memory", _by_lifetime(plan.own))]
-    _show(f"plan of {config.run_folder}", [*rows, *_costs(plan.footprint)])
+    if plan.validations is not None:
+        rows += _validations(plan.validations, config.evaluation, plan.operations.share)
+    rows += [("operations of a step", _operations(plan.operations)), *_costs(plan.footprint)]
+    _show(f"plan of {config.run_folder}", rows)
 
 
 def _trained(trained: Trained, of_prototypes: float) -> list[tuple[str, str]]:
@@ -108,9 +114,50 @@ def _trained(trained: Trained, of_prototypes: float) -> list[tuple[str, str]]:
     return [("trained", "; ".join(parts)), ("learning rate", f"{rate}; prototypes {of_prototypes:g}")]
 
 
-def _distilled(section: DistillConfig) -> str:
+def _distilled(section: DistillConfig, teacher: TeacherPlan | None) -> list[tuple[str, str]]:
+    """Rows for a teacher and its cost."""
+    assert teacher is not None
     weights = ", ".join(f"{weight:g} · {kind}" for kind, weight in section.weights.items())
-    return f"{section.teacher}: {weights}"
+    rows = [("distilled from", f"{section.teacher}: {weights}")]
+    if teacher.unknown:
+        return [*rows, ("  its cost", f"not known: {teacher.unknown}")]
+    if teacher.size is None:
+        return [*rows, ("  its cost", f"{_size(teacher.embeddings)} of CPU memory, no forward pass")]
+    size = teacher.size
+    cost = f"{_million(size.parameters)} parameters, {_flops(size.forward)} a picture, in float32"
+    if teacher.on_cpu:
+        cost += f", by onnxruntime on the CPU: {_size(size.state_bytes + size.peak_bytes)} of its memory"
+    return [*rows, ("  its cost", cost)]
+
+
+def _validations(plan: ValidationPlan, section: EvaluationConfig, share: float) -> list[tuple[str, str]]:
+    """Rows for what is measured, how often, and when training may end."""
+    sets = (
+        f"{name}: {each.pictures:,} pictures of {each.people:,} people{', a guard' if each.guard else ''}"
+        for name, each in plan.sets.items()
+    )
+    rows = [("measured", "\n".join(sets))]
+    often = "after training only"
+    if plan.every is not None:
+        often = f"every {f'{plan.every:,} steps' if plan.every > 1 else 'step'}: {plan.during:,}"
+        often += ", and 1 after training" if plan.others == 1 else f", and {plan.others} more: untouched, last, best"
+    rows.append(("validations", often))
+    flipped = ", each also mirrored" if plan.passes == 2 else ""
+    rows.append(("  in each", f"{plan.pictures:,} pictures{flipped}; {_share(share)} of all operations"))
+    if section.patience is not None:
+        when = "no, there are too few validations" if plan.may_end is None else f"from step {plan.may_end:,}"
+        rows.append(("may end early", f"{when}: {section.patience} in a row that are no better"))
+    return rows
+
+
+def _operations(operations: Operations) -> str:
+    parts = {"backbone": operations.backbone, "head": operations.head, "teacher": operations.teacher}
+    whole = sum(parts.values())
+    return f"{_flops(whole)}: " + ", ".join(f"{name} {_share(part / whole)}" for name, part in parts.items() if part)
+
+
+def _flops(count: int) -> str:
+    return f"{count / 1e9:,.3g} GFLOP" if count < 1e12 else f"{count / 1e12:,.3g} TFLOP"
 
 
 def _ramp(ramp: Ramp) -> str:
@@ -212,9 +259,7 @@ def _as_json(footprint: Footprint) -> dict[str, Any]:
 
 
 def _show(title: str, rows: Sequence[tuple[str, str]]) -> None:
-    from rich.table import Table
-
-    table = Table(title=title, title_justify="left", show_header=False, box=None, padding=(0, 2))
+    table = Table(title, text=(0, 1))
     for row in rows:
         table.add_row(*row)
     Console().print(table)

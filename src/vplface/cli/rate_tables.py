@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from rich.table import Table
-
 from vplface.console import Console, say
 from vplface.printable import printable_name
+from vplface.tables import Table
 
 if TYPE_CHECKING:
     from vplface.evaluation import Evaluation
@@ -27,10 +26,7 @@ def show_rates(evaluations: Mapping[str, Evaluation], embedding: Mapping[str, An
     console = Console()
     lines: list[str] = []
     for title, evaluation in evaluations.items():
-        table = Table(title=f"{printable_name(title)} (%)", title_justify="left")
-        table.add_column("figure")
-        for heading in ("value", "95 % interval", "threshold"):
-            table.add_column(heading, justify="right")
+        table = Table(f"{printable_name(title)} (%)", ["figure", "value", "95 % interval", "threshold"])
         for metric, figure in evaluation.metrics.items():
             ends = figure.interval
             table.add_row(

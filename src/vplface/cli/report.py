@@ -64,7 +64,7 @@ def _pictures_of(records: Sequence[RunRecord], given: Sequence[Path]) -> Callabl
     of_sets: dict[str, list[Path]] = {}
     of_training: list[Path] = []
     for record in records:
-        for entry in _entries(record.config, "evaluation", "sets") + _guard(record.config):
+        for entry in _entries(record.config, "evaluation", "sets") + _guards(record.config):
             of_sets.setdefault(str(entry.get("name")), []).append(Path(str(entry.get("path"))))
         of_training += [Path(str(entry.get("path"))) for entry in _entries(record.config, "data", "train")]
 
@@ -84,10 +84,10 @@ def _pictures_of(records: Sequence[RunRecord], given: Sequence[Path]) -> Callabl
     return picture_of
 
 
-def _guard(config: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+def _guards(config: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     evaluation = config.get("evaluation")
     guard = evaluation.get("guard") if isinstance(evaluation, Mapping) else None
-    return [guard] if isinstance(guard, Mapping) else []
+    return [guard] if isinstance(guard, Mapping) else _entries(config, "evaluation", "guard")
 
 
 def _entries(config: Mapping[str, Any], section: str, key: str) -> list[Mapping[str, Any]]:

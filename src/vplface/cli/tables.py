@@ -6,16 +6,16 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.box import SIMPLE
-from rich.table import Table
 from rich.text import Text
 
 from vplface.console import Console, say
 from vplface.evaluation.figure import Difference, Figure
 from vplface.evaluation.metrics import Metric, in_order
 from vplface.printable import printable_name
+from vplface.report import guards_of
 from vplface.report.study_findings import NOTHING, findings, folds_notes, study_cautions, study_verdicts
 from vplface.study import Results, Study
+from vplface.tables import Table
 
 
 def show_study(study: Study) -> None:
@@ -35,16 +35,12 @@ def _table(study: Study, name: str) -> Table:
     measured = {metric for figures in of_set for metric, entry in figures.items() if entry["value"] is not None}
     metrics = [metric for metric in in_order(measured) if not Metric.parse(metric).descriptive]
     seeds = len(study.summary.get("seeds", [0]))
-    guard = (study.summary.get("finetuning", {}).get("guard") or {}).get("set")
+    guards = [guard.get("set") for guard in guards_of(study.summary.get("finetuning", {}))]
+    role = "" if name not in guards else ", the guard" if len(guards) == 1 else ", a guard"
     table = Table(
-        title=f"{printable_name(name)}{', the guard' if name == guard else ''}: %, and 95 % interval"
-        + (f", mean of {seeds} seeds" if seeds > 1 else ""),
-        title_justify="left",
+        f"{printable_name(name)}{role}: %, and 95 % interval" + (f", mean of {seeds} seeds" if seeds > 1 else ""),
+        ["", *(Metric.parse(metric).label for metric in metrics), "coverage"],
     )
-    table.add_column("")
-    for metric in metrics:
-        table.add_column(Metric.parse(metric).label, justify="right")
-    table.add_column("coverage", justify="right")
     for arm, figures in arms.items():
         reached = next((run.last("coverage") for run in study.runs if run.name == arm), None)
         cells = (_figure(figures.get(name, {}).get(metric, {})) for metric in metrics)
@@ -92,13 +88,9 @@ def _metrics_of(name: str, arms: Mapping[str, Any]) -> list[str]:
 def _figures_of_setting(setting: str, name: str, summary: Mapping[str, Any], arms: Sequence[str]) -> Table:
     metrics = _metrics_of(name, summary["arms"])
     table = Table(
-        title=f"{printable_name(setting)}, {printable_name(name)}: %, means over n seeds",
-        title_justify="left",
-        box=SIMPLE,
+        f"{printable_name(setting)}, {printable_name(name)}: %, means over n seeds",
+        ["", *(Metric.parse(metric).short for metric in metrics), "loss", "n"],
     )
-    table.add_column("", no_wrap=True)
-    for head in (*(Metric.parse(metric).short for metric in metrics), "loss", "n"):
-        table.add_column(head, justify="right")
     for arm, entry in summary["arms"].items():
         if arm in arms:
             figures, loss = entry["sets"].get(name, {}), entry["final_loss"]["value"]
@@ -111,10 +103,8 @@ def _figures_of_setting(setting: str, name: str, summary: Mapping[str, Any], arm
 def _differences_of_setting(name: str, summary: Mapping[str, Any], arms: Sequence[str]) -> Table | None:
     baseline, others = next(iter(summary["differences"].items()), ("", {}))
     metrics = _metrics_of(name, summary["arms"])
-    table = Table(title=f"minus {printable_name(baseline)}: points; *: significant", title_justify="left", box=SIMPLE)
-    table.add_column("", no_wrap=True)
-    for metric in metrics:
-        table.add_column(Metric.parse(metric).short, justify="right")
+    heads = [Metric.parse(metric).short for metric in metrics]
+    table = Table(f"minus {printable_name(baseline)}: points; *: significant", ["", *heads])
     for arm, sets in others.items():
         entries = [sets.get(name, {}).get(metric, {}) for metric in metrics]
         if arm in arms and any(entries):

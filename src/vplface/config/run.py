@@ -34,11 +34,11 @@ _LATER = (
     "backbone.preprocessing",
     "evaluation.patience",
     "evaluation.untouched",
-    "evaluation.guard",
     "evaluation.sets.degrade",
     "evaluation.sets.max_pictures",
     "evaluation.guard.degrade",
     "evaluation.guard.max_pictures",
+    "evaluation.guard",
 )
 """Keys that version 0.1 does not know: left out of files at their default, so that it reads them."""
 

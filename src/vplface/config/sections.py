@@ -210,11 +210,21 @@ class EvaluationSet(Section):
         return self
 
 
-def _as_set(value: object) -> object:
-    """A set named ``guard`` of a path alone, or of keys without a name."""
-    if isinstance(value, _SCALAR | Path):
-        return {"name": "guard", "path": value}
-    return {"name": "guard", **value} if isinstance(value, Mapping) else value
+def _as_guards(value: object) -> object:
+    """The guards of one set or of several, each a path or keys; a single one without a name is called ``guard``."""
+    if value is None:
+        return []
+    if not isinstance(value, list):
+        return [_as_guard(value, "guard")]
+    return [_as_guard(each, "guard" if len(value) == 1 else None) for each in value]
+
+
+def _as_guard(value: object, name: str | None) -> object:
+    """A set of a path alone, or of keys without a name: that is ``name``, or else the last part of the path."""
+    keys = {"path": value} if isinstance(value, _SCALAR | Path) else value
+    if not isinstance(keys, Mapping):
+        return keys
+    return {"name": Path(str(keys.get("path", ""))).name if name is None else name, **keys}
 
 
 class EvaluationConfig(Section):
@@ -229,7 +239,7 @@ class EvaluationConfig(Section):
     best: str | None = None
     patience: int | None = Field(default=None, ge=1, le=bounds.LARGEST)
     untouched: bool = False
-    guard: Annotated[EvaluationSet | None, BeforeValidator(_as_set)] = None
+    guard: Annotated[list[EvaluationSet], BeforeValidator(_as_guards)] = Field(default=[])
 
     @model_validator(mode="after")
     def _has_what_it_needs(self) -> EvaluationConfig:
@@ -238,11 +248,11 @@ class EvaluationConfig(Section):
             raise ValueError(f"{key} needs every, the length of training between two validations, e.g. '1 epoch'")
         if self.untouched and not self.bootstrap:
             raise ValueError("untouched decides by an interval, which needs bootstrap above 0")
-        if self.guard is not None and not self.untouched:
+        if self.guard and not self.untouched:
             raise ValueError("guard is compared with the model as it starts; it needs untouched: true")
         return self
 
     @property
     def every_set(self) -> list[EvaluationSet]:
-        """The sets, and the guard."""
-        return [*self.sets, *([] if self.guard is None else [self.guard])]
+        """The sets, and the guards."""
+        return [*self.sets, *self.guard]

@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from vplface.footprint.network_size import NetworkSize
+from vplface.footprint.network_size import InferenceSize, NetworkSize
 from vplface.footprint.parts import CheckpointBytes, Footprint, MemoryBytes, TrafficBytes
 from vplface.footprint.run_size import FLOAT32, INT64, RunSize
 from vplface.optim import piece_size
@@ -20,19 +20,25 @@ _NUMBERS_PER_CLASS = 7
 """Numbers that the softmax keeps for each class, such as lengths and sums."""
 
 
-def footprint(run: RunSize, network: NetworkSize) -> Footprint:
-    """Memory, traffic and checkpoints of a run."""
+def footprint(run: RunSize, network: NetworkSize, teacher: InferenceSize | None = None) -> Footprint:
+    """Memory, traffic and checkpoints of a run.
+
+    Args:
+        run: its sizes.
+        network: the size of its backbone.
+        teacher: that of a model on the same device that embeds the pictures of each step.
+    """
     rows = len(shard(run.classes, 0, run.gpus))
     return Footprint(
         rows=rows,
-        memory=_memory(run, network, rows),
+        memory=_memory(run, network, rows, teacher),
         traffic=_traffic(run, network, rows),
         checkpoint=_checkpoint(run, network, run.classes),
         host_bytes=_checkpoint(run, network, rows).total,
     )
 
 
-def _memory(run: RunSize, network: NetworkSize, rows: int) -> MemoryBytes:
+def _memory(run: RunSize, network: NetworkSize, rows: int, teacher: InferenceSize | None) -> MemoryBytes:
     state = _state(run, rows)
     visited, copies = rows, 0
     if run.sample_rate < 1.0:
@@ -48,6 +54,8 @@ def _memory(run: RunSize, network: NetworkSize, rows: int) -> MemoryBytes:
         backbone=network.state_bytes * (1 + run.average + run.encoder)
         + FLOAT32 * network.trained * (1 + run.state + run.start + (run.gpus > 1)),
         activations=network.activation_bytes,
+        teacher=0 if teacher is None else teacher.state_bytes,
+        teacher_activations=0 if teacher is None else teacher.peak_bytes,
     )
 
 

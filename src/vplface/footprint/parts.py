@@ -35,6 +35,8 @@ class MemoryBytes(_Bytes):
         features: embeddings of the whole batch, and their gradients, as softmax and exchange hold them besides.
         backbone: its weights, gradients, optimiser's state, moving average and start, and buffers for their exchange.
         activations: numbers that the backbone keeps from forward to backward.
+        teacher: weights and statistics of a teacher that embeds the pictures of each step.
+        teacher_activations: the most that its forward pass holds at once, before that of the backbone begins.
     """
 
     weight: int
@@ -52,11 +54,14 @@ class MemoryBytes(_Bytes):
     features: int
     backbone: int
     activations: int
+    teacher: int
+    teacher_activations: int
 
     @property
     def total(self) -> int:
-        """The peak: W is updated after the activations are freed."""
-        return super().total - min(self.update, self.features + self.activations)
+        """The peak: W is updated after the activations are freed, and they are made after those of a teacher."""
+        freed = min(self.update, self.features + self.activations)
+        return super().total - freed - min(self.teacher_activations, self.activations)
 
 
 @dataclass(frozen=True)

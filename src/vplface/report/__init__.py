@@ -5,7 +5,7 @@ from __future__ import annotations
 from vplface.report.average import average_runs
 from vplface.report.evaluation_page import write_evaluation
 from vplface.report.faces import PictureOf
-from vplface.report.finetuning import FINETUNED, UNTOUCHED
+from vplface.report.finetuning import FINETUNED, UNTOUCHED, guards_of
 from vplface.report.page import write_report
 from vplface.report.record import RunRecord, Sphere, read_run
 from vplface.report.study_page import write_study
@@ -17,6 +17,7 @@ __all__ = [
     "RunRecord",
     "Sphere",
     "average_runs",
+    "guards_of",
     "read_run",
     "write_evaluation",
     "write_report",

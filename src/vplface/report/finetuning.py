@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from vplface.evaluation.figure import Difference
 from vplface.evaluation.metrics import Metric
-from vplface.report.arms import mapping
+from vplface.report.arms import capitalised, mapping
 from vplface.report.markup import Markup, join, tag
 from vplface.report.record import RunRecord
 from vplface.report.results import results_table
@@ -19,24 +19,33 @@ UNTOUCHED, FINETUNED = "(untouched)", "(fine-tuned)"
 
 
 def finetuning_verdict(stored: Mapping[str, Any]) -> list[str]:
-    """Whether fine-tuning helped, and what became of the guard, if there is one: a sentence each, with intervals."""
-    deciding, guard = mapping(stored.get("deciding")), mapping(stored.get("guard"))
-    helped, fell = stored.get("helped"), stored.get("guard_fell")
+    """Whether fine-tuning helped, and what became of each guard: a sentence each, with intervals."""
+    helped, deciding, guards = stored.get("helped"), mapping(stored.get("deciding")), guards_of(stored)
     kept = f"best/ holds the model of step {stored.get('step')}" if helped else "best/ holds the untouched model"
     if helped is None:
         said = [f"It is not known whether fine-tuning helped: its difference has no interval; {kept}."]
     else:
         outcome = "helped" if helped else "did not help"
-        but = ", but the guard fell" if helped and fell else ""
+        fallen = [guard.get("set") for guard in guards if guard.get("fell")]
+        but = f", but {_called(fallen, len(guards))} fell" if helped and fallen else ""
         said = [f"Fine-tuning {outcome}{but}: {_change(stored, deciding)} against the untouched model; {kept}."]
-    if guard:
+    for guard in guards:
+        fell = guard.get("fell")
         outcome = "is not known to have held" if fell is None else "fell" if fell else "did not measurably fall"
-        said.append(f"The guard {outcome}: {_change(stored, guard)}.")
+        said.append(f"{capitalised(_called([guard.get('set')], len(guards)))} {outcome}: {_change(stored, guard)}.")
     return said
 
 
+def guards_of(stored: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Set, metric and outcome (``fell``) of each guard in ``finetuning.json``, which formerly had one at most."""
+    if isinstance(several := stored.get("guards"), list):
+        return [guard for guard in several if isinstance(guard, Mapping)]
+    guard = mapping(stored.get("guard"))
+    return [{**guard, "fell": stored.get("guard_fell")}] if guard else []
+
+
 def finetuning_section(run: RunRecord) -> Markup | None:
-    """Tables of both models on each set, the guard last; None for a run that was not compared with its start."""
+    """Tables of both models on each set, the guards last; None for a run that was not compared with its start."""
     stored = run.finetuning
     if not stored:
         return None
@@ -45,13 +54,14 @@ def finetuning_section(run: RunRecord) -> Markup | None:
         for name, key in ((UNTOUCHED, "untouched"), (FINETUNED, "finetuned"))
     )
     used, _ = differences([before, after], mapping(stored.get("differences")))
-    guard = mapping(stored.get("guard")).get("set")
+    guards = {guard.get("set") for guard in guards_of(stored)}
+    note = f"{'The' if len(guards) == 1 else 'A'} guard, whose figures must not fall:"
     tables = [
         join(
-            tag("p", "The guard, whose figures must not fall:", class_="note") if name == guard else None,
+            tag("p", note, class_="note") if name in guards else None,
             results_table([before, after], name, [(after, used)]),
         )
-        for name in sorted(after.evaluations, key=lambda name: name == guard)
+        for name in sorted(after.evaluations, key=lambda name: name in guards)
     ]
     return join(tag("h2", "Fine-tuned and untouched"), tables)
 
@@ -66,6 +76,13 @@ def finetuning_caution(run: RunRecord) -> list[str]:
         " difference on other people (vplface evaluate --compare)."
     )
     return [caution]
+
+
+def _called(fallen: Sequence[object], count: int) -> str:
+    """Some of the guards of a run by their names, or the only one without it."""
+    if count == 1:
+        return "the guard"
+    return f"the guard{'s' if len(fallen) > 1 else ''} {' and '.join(map(str, fallen))}"
 
 
 def _change(stored: Mapping[str, Any], place: Mapping[str, Any]) -> str:

@@ -38,7 +38,7 @@ def write_report(
         picture_of: returns the pictures of the worst errors; with None only names are shown.
 
     Returns:
-        The verdict, the sentence at the top of the page; that on a guard is a second line.
+        The verdict, the sentence at the top of the page; on each guard there is a further line.
 
     Raises:
         ValueError: there are no runs.

@@ -67,7 +67,8 @@ def run(config: Config, *, resume: bool = False, overwrite: bool = False) -> Stu
         for name, key in ((UNTOUCHED, "untouched"), (FINETUNED, "finetuned")):
             summary["runs"][name] = {of_set: found["metrics"] for of_set, found in tuned[key].items()}
         summary |= {"differences_to": UNTOUCHED, "differences": {FINETUNED: tuned["differences"]}}
-        summary["finetuning"] = {key: tuned[key] for key in ("helped", "guard_fell", "step", "deciding", "guard")}
+        keys = ("helped", "guard_fell", "step", "deciding", "guard", "guards")
+        summary["finetuning"] = {key: tuned[key] for key in keys}
     return Study([record], verdict, summary, report)
 
 

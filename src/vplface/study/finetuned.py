@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ def judge(
 
     The fine-tuned model is that of the best validation; if none is left in ``best``, the last one. It is better if the
     95 % interval of the paired difference, in the figure by which the best model is chosen, lies above 0: people are
-    resampled, the same for both. The guard has fallen if that of its figure lies below 0. Leaves finetuning.json in the
+    resampled, the same for both. A guard has fallen if that of its figure lies below 0. Leaves finetuning.json in the
     run folder.
 
     Args:
@@ -42,10 +42,10 @@ def judge(
         tuned = validation.run(Embedder.from_backbone(backbone, card), config.evaluation.bootstrap)
     differences = {name: compare(untouched[name], found) for name, found in tuned.items()}
     values = values_of(tuned)
-    deciding, guarded = validation.deciding(values), validation.guarded(values)
+    deciding = validation.deciding(values)
     ends = _interval(differences, deciding)
     helped = None if ends is None else ends[0] > 0
-    ends_of_guard = _interval(differences, guarded)
+    guards = [_guard(differences, place) for place in validation.guarded(values)]
     if not helped:
         save_model(folder.best.path, *load_model(folder.untouched.path))
     elif path != folder.best.path:
@@ -56,9 +56,10 @@ def judge(
             "schema": 1,
             "step": card.step,
             "helped": helped,
-            "guard_fell": None if ends_of_guard is None else ends_of_guard[1] < 0,
+            "guard_fell": _any(guard["fell"] for guard in guards),
             "deciding": _place(deciding),
-            "guard": _place(guarded),
+            "guard": {key: guards[0][key] for key in ("set", "metric")} if guards else None,
+            "guards": guards,
             "untouched": _shown(untouched),
             "finetuned": _shown(tuned),
             "differences": differences,
@@ -82,6 +83,18 @@ def _interval(
     if place is None or place[1] not in differences[place[0]]:
         return None
     return Difference.from_json(differences[place[0]][place[1]]).interval
+
+
+def _guard(differences: Mapping[str, Mapping[str, Any]], place: tuple[str, str]) -> dict[str, Any]:
+    """Set and metric of a guard, and whether it has fallen: None where there is no interval."""
+    ends = _interval(differences, place)
+    return {"set": place[0], "metric": place[1], "fell": None if ends is None else ends[1] < 0}
+
+
+def _any(fell: Iterable[bool | None]) -> bool | None:
+    """Whether any guard has fallen; None if none has, and of one it is not known, or there are none."""
+    outcomes = set(fell)
+    return True if True in outcomes else None if outcomes != {False} else False
 
 
 def _place(place: tuple[str, str] | None) -> dict[str, str] | None:

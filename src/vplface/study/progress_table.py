@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from types import TracebackType
 
 from rich.live import Live
-from rich.table import Table
 
 from vplface.console import Console, start_display
 from vplface.printable import printable_name
 from vplface.run_folder import RunFolder
 from vplface.study.grid import Cell
+from vplface.tables import Table
 
 _SHOW_EVERY = 1.0
 
@@ -117,10 +117,7 @@ class ProgressTable:
         words += f", {self._failed} failed" if self._failed else ""
         eta = self.eta(now)
         words += f", about {_duration(eta)} left" if eta is not None else ""
-        table = Table(title=words, title_justify="left")
-        table.add_column("run")
-        for head in ("step", "of", "loss", "pictures/s", "left"):
-            table.add_column(head, justify="right")
+        table = Table(words, ["run", "step", "of", "loss", "pictures/s", "left"])
         for watched in self._active.values():
             pace = watched.seconds_per_step(now)
             known = pace is not None and watched.steps is not None

@@ -69,6 +69,7 @@ class ModelTeacher:
         self.path = path
         self.dim = self._embedder.dim
         self.files = self._embedder.files
+        self.card = self._embedder.card
 
     def __call__(self, batch: Batch) -> Float[Tensor, "batch dim"]:
         """The embeddings of the augmented pictures."""
@@ -84,6 +85,11 @@ class EmbeddingsTeacher:
         self.path = path
         self.dim = self._embeddings.shape[1]
         self.files = dict(file.files)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the embeddings, in the memory of the CPU."""
+        return self._embeddings.nbytes
 
     def __call__(self, batch: Batch) -> Float[Tensor, "batch dim"]:
         """The embeddings of the pictures that the batch was made from."""

@@ -37,15 +37,23 @@ class Validation:
         settings: the evaluation section of the configuration.
         heldout: people kept out of training, who form the evaluation set ``holdout``; None for none.
         fold: the people of the sets who are tested; None for all.
+        write: write generated faces to disk; else each is generated when it is read.
 
     Raises:
         DataError: if pictures or lists are missing or damaged: a run should fail before its first step, not at its end.
         ConfigError: if two sets have one name, or ``best`` names none of them.
     """
 
-    def __init__(self, settings: EvaluationConfig, heldout: PictureSet | None, fold: FoldConfig | None = None) -> None:
+    def __init__(
+        self,
+        settings: EvaluationConfig,
+        heldout: PictureSet | None,
+        fold: FoldConfig | None = None,
+        *,
+        write: bool = True,
+    ) -> None:
         self.settings = settings
-        evaluated = EvaluationPictures(fold)
+        evaluated = EvaluationPictures(fold, write=write)
         self.tasks = {entry.name: _task(entry, evaluated, settings.seed) for entry in settings.sets}
         if len(self.tasks) < len(settings.sets):
             raise ConfigError("evaluation.sets: two sets have the same name")
@@ -59,10 +67,13 @@ class Validation:
         if not self.tasks and (settings.untouched or settings.patience is not None):
             key = "untouched" if settings.untouched else "patience"
             raise ConfigError(f"evaluation.{key}: nothing is measured; set data.holdout, or evaluation.sets")
-        if settings.guard is not None:
-            if settings.guard.name in self.tasks:
-                raise ConfigError(f"evaluation.guard: {settings.guard.name!r} is the name of another set")
-            self.tasks[settings.guard.name] = _task(settings.guard, evaluated, settings.seed)
+        for guard in settings.guard:
+            if guard.name in self.tasks:
+                raise ConfigError(
+                    f"evaluation.guard: {guard.name!r} is the name of another set; give it a name of its own"
+                )
+            self.tasks[guard.name] = _task(guard, evaluated, settings.seed)
+        self._guards = [guard.name for guard in settings.guard]
         for name, task in self.tasks.items():
             shown = task.pictures.labels[task.used]
             if task.pairs is None and len(np.unique(shown)) == len(shown):
@@ -93,6 +104,13 @@ class Validation:
             for name, task in self.tasks.items()
         }
 
+    @property
+    def embedded(self) -> int:
+        """The pictures that :meth:`run` embeds; one that several sets compare as it is counts once."""
+        clean = {id(_clean(task)): _clean(task) for task in self.tasks.values()}.values()
+        degraded = sum(len(task.used) - len(_used(task)) for task in self.tasks.values())
+        return sum(len(self._shared(pictures)) for pictures in clean) + degraded
+
     def criterion(self, values: Values) -> float | None:
         """The figure by which the best model is kept; None if it was not measured."""
         deciding = self.deciding(values)
@@ -101,24 +119,21 @@ class Validation:
     def deciding(self, values: Values) -> tuple[str, str] | None:
         """Set and metric by which the best model is kept: ``best`` of the settings, or the first of ``PREFERRED``.
 
-        The guard does not decide. None if no set has one of these metrics.
+        Guards do not decide. None if no set has one of these metrics.
         """
         if self.settings.best is not None:
             name, _, metric = self.settings.best.rpartition("/")
             if metric not in values[name]:
                 raise ConfigError(f"evaluation.best: {name!r} has no metric {metric!r}, only {', '.join(values[name])}")
             return name, metric
-        guard = self.settings.guard
-        sets = [name for name in values if guard is None or name != guard.name]
-        return _first_measured(values, sets, PREFERRED)
+        return _first_measured(values, [name for name in values if name not in self._guards], PREFERRED)
 
-    def guarded(self, values: Values) -> tuple[str, str] | None:
-        """The guard and the metric by which it is judged: the one that decides, or the first of ``PREFERRED``."""
-        if self.settings.guard is None:
-            return None
+    def guarded(self, values: Values) -> list[tuple[str, str]]:
+        """Each guard, and the metric by which it is judged: the one that decides, or the first of ``PREFERRED``."""
         deciding = self.deciding(values)
         same = [] if deciding is None else [Metric.parse(deciding[1])]
-        return _first_measured(values, [self.settings.guard.name], [*same, *PREFERRED])
+        places = (_first_measured(values, [name], [*same, *PREFERRED]) for name in self._guards)
+        return [place for place in places if place is not None]
 
     def picture(self, set_name: str, name: str) -> Picture | None:
         """A picture of an evaluation set by its name; None if there is none."""
@@ -131,10 +146,11 @@ class Validation:
     def _require_figure(self, best: str) -> None:
         """Check the choice of the best model, as far as it can be before anything is measured; see ``criterion``."""
         name, _, metric = best.rpartition("/")
-        guard = self.settings.guard
-        if name not in self.tasks or (guard is not None and name == guard.name):
-            sets = ", ".join(task for task in self.tasks if guard is None or task != guard.name) or "none"
-            raise ConfigError(f"evaluation.best: {best!r} must be SET/METRIC, with SET one of {sets}")
+        sets = [task for task in self.tasks if task not in self._guards]
+        if name not in sets:
+            raise ConfigError(
+                f"evaluation.best: {best!r} must be SET/METRIC, with SET one of {', '.join(sets) or 'none'}"
+            )
         asked = Metric.parse(metric)
         if asked.kind is None:
             points = measurable({TAR: self.settings.fars, RANK: [1]})
@@ -157,10 +173,14 @@ class Validation:
 
     def _embed(self, embedder: Embedder, pictures: PictureSet) -> Float[np.ndarray, "n dim"]:
         """Embeddings of the clean pictures of a set that any task compares; rows of others are NaN."""
-        used = np.unique(np.concatenate([_used(task) for task in self.tasks.values() if _clean(task) is pictures]))
+        used = self._shared(pictures)
         embeddings = np.full((len(pictures), embedder.dim), np.nan, np.float32)
         embeddings[used] = embedder.embed_set(pictures, used, flip=self.settings.flip, description="evaluating")
         return embeddings
+
+    def _shared(self, pictures: PictureSet) -> Int64[np.ndarray, " n"]:
+        """The positions of the clean pictures of a set that any task compares."""
+        return np.unique(np.concatenate([_used(task) for task in self.tasks.values() if _clean(task) is pictures]))
 
     def _embedded(
         self, embedder: Embedder, task: VerificationTask, clean: Float[np.ndarray, "n dim"]

@@ -53,6 +53,25 @@ def test_finetuning_verdict_says_that_the_guard_fell() -> None:
     assert second == "The guard fell: TAR at FAR 10⁻³ on other −2.0 points (95 % interval −3.0 to −1.0)."
 
 
+def of_several(**ends: list[float]) -> dict[str, Any]:
+    guards = [{"set": name, "metric": METRIC, "fell": interval[1] < 0} for name, interval in ends.items()]
+    of_guards = {name: {METRIC: {"difference": sum(pair) / 2, "ci95": pair}} for name, pair in ends.items()}
+    one = stored([0.01, 0.05])
+    return {**one, "guards": guards, "differences": {**one["differences"], **of_guards}}
+
+
+def test_finetuning_verdict_names_each_of_several_guards() -> None:
+    first, *others = plain(finetuning_verdict(of_several(lfw=[-0.03, -0.01], cfp=[-0.01, 0.01], old=[-0.02, -0.01])))
+    assert first.startswith("Fine-tuning helped, but the guards lfw and old fell: TAR at FAR 10⁻³ on mine +3.0 points")
+    assert others == [
+        "The guard lfw fell: TAR at FAR 10⁻³ on lfw −2.0 points (95 % interval −3.0 to −1.0).",
+        "The guard cfp did not measurably fall: TAR at FAR 10⁻³ on cfp +0.0 points (95 % interval −1.0 to 1.0).",
+        "The guard old fell: TAR at FAR 10⁻³ on old −1.5 points (95 % interval −2.0 to −1.0).",
+    ]
+    first, *_ = plain(finetuning_verdict(of_several(lfw=[-0.03, -0.01], cfp=[-0.01, 0.01])))
+    assert first.startswith("Fine-tuning helped, but the guard lfw fell: ")
+
+
 def test_finetuning_verdict_says_that_the_guard_did_not_measurably_fall() -> None:
     first, second = plain(finetuning_verdict(stored([-0.01, 0.05], [-0.03, 0.01])))
     assert first.startswith("Fine-tuning did not help: ")
@@ -73,6 +92,16 @@ def test_finetuning_section_has_both_models_and_the_guard_last() -> None:
     assert page.count("(untouched)") >= 2
     assert "excludes 0" in page
     assert finetuning_section(RunRecord(Path("mine"), "mine")) is None
+
+
+def test_finetuning_section_has_each_guard_last() -> None:
+    found = of_several(lfw=[-0.03, -0.01], cfp=[-0.01, 0.01])
+    found["finetuned"] = dict.fromkeys(("lfw", "cfp", "mine"), found["finetuned"]["mine"])
+    found["untouched"] = dict.fromkeys(("lfw", "cfp", "mine"), found["untouched"]["mine"])
+    page = finetuning_section(RunRecord(Path("mine"), "mine", finetuning=found))
+    assert page is not None
+    assert page.index("<h3>mine</h3>") < page.index("A guard") < page.index("<h3>lfw</h3>") < page.index("<h3>cfp</h3>")
+    assert page.count("A guard, whose figures must not fall:") == 2
 
 
 def test_finetuning_caution_counts_the_validations_after_the_start() -> None:

@@ -29,9 +29,16 @@ def evaluations(faces, **noise):
 
 
 @pytest.fixture
-def case(faces, tmp_path, monkeypatch):
+def guard():
+    """The guards of a run."""
+    return ["other"]
+
+
+@pytest.fixture
+def case(faces, tmp_path, monkeypatch, guard):
     """A run folder with the models of steps 0, 2 (best) and 4 (last), and a function that judges them."""
-    sets = {"sets": [{"name": "all", "path": str(faces)}], "guard": {"name": "other", "path": str(faces)}}
+    guards = [{"name": name, "path": str(faces)} for name in guard]
+    sets = {"sets": [{"name": "all", "path": str(faces)}], "guard": guards}
     asked = {**sets, "bootstrap": 100, "fars": [0.01], "every": 2, "untouched": True}
     config = settings(faces, tmp_path, evaluation=asked)
     folder = RunFolder(config.run_folder)
@@ -69,6 +76,18 @@ def test_judge_keeps_the_untouched_model_where_the_interval_does_not_lie_above_0
 def test_judge_says_that_the_guard_fell_and_keeps_the_model_that_helped(case):
     stored, step = case({"all": 1.5, "other": 0.3}, {"all": 0.3, "other": 1.5})
     assert (stored["helped"], stored["guard_fell"], step) == (True, True, 2)
+
+
+@pytest.mark.parametrize("guard", [["lfw", "cfp"]])
+@pytest.mark.parametrize(("lfw", "fell"), [(1.5, True), (0.3, False)])
+def test_judge_says_of_each_guard_whether_it_fell(case, guard, lfw, fell):
+    stored, step = case({"all": 1.5, "lfw": 0.3, "cfp": 0.8}, {"all": 0.3, "lfw": lfw, "cfp": 0.8})
+    metric = "tar@far=1e-2"
+    assert stored["guards"] == [
+        {"set": "lfw", "metric": metric, "fell": fell},
+        {"set": "cfp", "metric": metric, "fell": False},
+    ]
+    assert (stored["helped"], stored["guard_fell"], step) == (True, fell, 2)
 
 
 def test_judge_compares_the_last_model_where_best_holds_the_untouched(case):

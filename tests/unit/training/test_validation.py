@@ -199,3 +199,34 @@ def test_Validation_refuses_a_holdout_without_two_pictures_of_one_person(faces):
     single = narrow(ImageFolder(faces), max_pictures=1)
     with pytest.raises(ConfigError, match=r"'holdout': no two of its 12 pictures show one person.*\(data.holdout=0\)"):
         Validation(settings(faces), single)
+
+
+def guarded(faces, guard, *sets):
+    return Validation(settings(faces, *sets, every=1, untouched=True, guard=guard), None)
+
+
+def test_Validation_measures_several_guards_and_lets_none_decide(faces):
+    other = {"name": "poor", "path": str(faces), "degrade": "low_resolution"}
+    validation = guarded(faces, [str(faces), other], {"name": "mine"})
+    assert list(validation.tasks) == ["mine", faces.name, "poor"]
+    values = {name: {"tar@far=1e-3": 0.5, "accuracy": 0.9} for name in validation.tasks} | {"mine": {"accuracy": 0.8}}
+    assert validation.deciding(values) == ("mine", "accuracy")
+    assert validation.guarded(values) == [(faces.name, "accuracy"), ("poor", "accuracy")]
+    assert guarded(faces, str(faces), {"name": "mine"}).guarded(values | {"guard": {}}) == []
+
+
+def test_Validation_embedded_counts_shared_pictures_once_and_degraded_ones_apart(faces):
+    poor = {"name": "poor", "path": str(faces), "degrade": "low_resolution"}
+    probes = {"name": "probes", "path": str(faces), "degrade": {"kind": "noise", "probes": True}}
+    assert guarded(faces, [str(faces)], {"name": "mine"}).embedded == 48
+    assert guarded(faces, [str(faces), poor], {"name": "mine"}).embedded == 2 * 48
+    assert guarded(faces, probes, {"name": "mine"}).embedded == 48 + 36  # all pictures of a person but one
+
+
+def test_Validation_refuses_guards_of_one_name(faces):
+    with pytest.raises(ConfigError, match=rf"evaluation.guard: '{faces.name}' is the name of another set; give it a"):
+        guarded(faces, [str(faces), str(faces)], {"name": "mine"})
+    with pytest.raises(ConfigError, match=r"must be SET/METRIC, with SET one of mine"):
+        Validation(
+            settings(faces, {"name": "mine"}, every=1, untouched=True, guard=str(faces), best="guard/accuracy"), None
+        )

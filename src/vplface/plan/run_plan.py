@@ -10,8 +10,10 @@ from vplface.backbones.folded_norm import describe_norms
 from vplface.config import Config
 from vplface.data.samplers import visits
 from vplface.errors import ConfigError
-from vplface.footprint import Footprint, RunSize, footprint, lifetimes, network_of
+from vplface.footprint import Footprint, NetworkSize, RunSize, footprint, lifetimes, network_of
 from vplface.margins.sample import sample_margin
+from vplface.plan.teacher import TeacherPlan, teacher_of
+from vplface.plan.validations import ValidationPlan, validations_of
 from vplface.prototypes import LastFeature, simulate_memory
 from vplface.training.first_loss import expected_first_loss
 from vplface.training.networks import learning_rates
@@ -42,6 +44,25 @@ class Trained:
 
 
 @dataclass(frozen=True)
+class Operations:
+    """Floating-point operations of a step over all GPUs, two a multiply-add, and of the measurements of a run.
+
+    Attributes:
+        backbone: forward and backward, of all weights that ever train; and forward for a momentum encoder.
+        head: three products with the compared classes: logits, and the gradients of embeddings and prototypes.
+        teacher: forward.
+        measured: of the embeddings of all evaluations of the run.
+        share: of ``measured`` in the operations of the whole run.
+    """
+
+    backbone: int
+    head: int
+    teacher: int
+    measured: int
+    share: float
+
+
+@dataclass(frozen=True)
 class Plan:
     """The resolved shape of a run.
 
@@ -61,6 +82,9 @@ class Plan:
         own: share of pictures that will meet a living memory of their own class, by lifetime.
         first_loss: approximate loss of an untrained network, or of any with random prototypes.
         ramps: numbers that change along training, by their key in the recipe.
+        teacher: the cost of the teacher; None without distillation.
+        validations: what is measured, and how often; None for nothing.
+        operations: floating-point operations.
     """
 
     identities: int
@@ -78,6 +102,9 @@ class Plan:
     own: dict[int, float]
     first_loss: float
     ramps: dict[str, Ramp]
+    teacher: TeacherPlan | None
+    validations: ValidationPlan | None
+    operations: Operations
 
 
 def plan(config: Config, gpus: int = 1) -> Plan:
@@ -102,23 +129,58 @@ def plan(config: Config, gpus: int = 1) -> Plan:
         delta_t: simulate_memory(steps, labels, classes, delta_t, since=per_epoch)
         for delta_t in lifetimes(run.head.delta_t or per_epoch)
     }
-    batch, first_margin = run.batches.batch_size, config.ramps.first_margin(config.margin)
+    size = _size(run, gpus)
+    require_parts(config, run.batches, gpus)
+    backbone = config.backbone
+    frozen = {name for name, parameter in run.backbone.named_parameters() if not parameter.requires_grad}
+    network = network_of(backbone.name, dim, size.pictures_a_pass, size.precision, frozen, **backbone.options)
+    teacher, validations = teacher_of(run, gpus), validations_of(run)
+    here = None if teacher is None or (teacher.on_cpu and run.device.type != "cpu") else teacher.size
+    return Plan(
+        identities=classes,
+        pictures=len(run.pictures),
+        steps_per_epoch=per_epoch,
+        steps=run.rate.steps,
+        parameters=network.parameters,
+        normalisation=describe_norms(run.backbone),
+        trained=_trained(run),
+        softmax=run.head.implementation,
+        footprint=footprint(size, network, here),
+        variational_start=None if variational is None else start if isinstance(start, int) else "auto",
+        delta_t=None if variational is None else variational.delta_t,
+        coverage={delta_t: each.coverage for delta_t, each in memory.items()},
+        own={delta_t: each.own for delta_t, each in memory.items()},
+        ramps=run.ramps.by_key,
+        teacher=teacher,
+        validations=validations,
+        operations=_operations(
+            size, network, teacher, 0 if validations is None else validations.embedded, run.rate.steps
+        ),
+        first_loss=expected_first_loss(
+            config.ramps.first_margin(config.margin), replace(size, sample_rate=config.sample_rates[0]).compared, dim
+        ),
+    )
+
+
+def _size(run: RunState, gpus: int) -> RunSize:
+    """The sizes of a run; raises ConfigError if its batch cannot be shared by so many GPUs."""
+    config, variational = run.config, run.head.variational
     try:
-        size = RunSize(
-            classes=classes,
-            batch=batch,
+        return RunSize(
+            classes=run.head.num_classes,
+            batch=run.batches.batch_size,
             gpus=gpus,
-            dim=dim,
+            dim=run.head.embedding_dim,
             precision=config.precision,
             fused=config.optimizer.is_fused,
             in_backward=config.update_in_backward,
             state={"sgd": 1 if config.optimizer.momentum else 0, "adamw": 2}[config.optimizer.name],
             variational=variational is not None,
             kind=LastFeature() if variational is None else variational.memory,
-            terms=tuple(config.resolved_terms(per_epoch)),
+            terms=tuple(config.resolved_terms(len(run.batches))),
             subcenters=config.subcenters,
             sample_rate=max(config.sample_rates),
-            scale=max(config.margin.scale, first_margin.scale),
+            scale=max(config.margin.scale, config.ramps.first_margin(config.margin).scale),
             norms=sample_margin(config.margin).uses_norms,
             accumulate=config.accumulate,
             average=config.ema is not None,
@@ -129,27 +191,18 @@ def plan(config: Config, gpus: int = 1) -> Plan:
         )
     except ValueError as error:
         raise ConfigError(f"{error}; raise batch_size") from error
-    require_parts(config, run.batches, gpus)
-    backbone = config.backbone
-    frozen = {name for name, parameter in run.backbone.named_parameters() if not parameter.requires_grad}
-    network = network_of(backbone.name, dim, size.pictures_a_pass, size.precision, frozen, **backbone.options)
-    return Plan(
-        identities=classes,
-        pictures=len(run.pictures),
-        steps_per_epoch=per_epoch,
-        steps=run.rate.steps,
-        parameters=network.parameters,
-        normalisation=describe_norms(run.backbone),
-        trained=_trained(run),
-        softmax=run.head.implementation,
-        footprint=footprint(size, network),
-        variational_start=None if variational is None else start if isinstance(start, int) else "auto",
-        delta_t=None if variational is None else variational.delta_t,
-        coverage={delta_t: each.coverage for delta_t, each in memory.items()},
-        own={delta_t: each.own for delta_t, each in memory.items()},
-        ramps=run.ramps.by_key,
-        first_loss=expected_first_loss(first_margin, replace(size, sample_rate=config.sample_rates[0]).compared, dim),
-    )
+
+
+def _operations(
+    size: RunSize, network: NetworkSize, teacher: TeacherPlan | None, embedded: int, steps: int
+) -> Operations:
+    """Operations of a run of so many steps, whose evaluations embed so many pictures."""
+    backbone = size.batch * (network.forward * (1 + size.encoder) + network.backward)
+    head = round(6 * size.batch * size.compared * size.subcenters * size.dim)
+    of_teacher = 0 if teacher is None or teacher.size is None else size.batch * teacher.size.forward
+    measured = embedded * network.forward
+    share = measured / (measured + steps * (backbone + head + of_teacher))
+    return Operations(backbone, head, of_teacher, measured, share)
 
 
 def _rates(run: RunState) -> dict[int, float]:
