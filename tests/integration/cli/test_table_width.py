@@ -28,8 +28,9 @@ from vplface.data.check import KINDS
 from vplface.data.summary import Summary
 from vplface.evaluation import Evaluation
 from vplface.evaluation.figure import Figure
+from vplface.evaluation.strata import STRATA
 from vplface.study import progress_table
-from vplface.study.cost import Cost
+from vplface.study.cost import Cost, SetSize
 from vplface.study.grid import Cell
 
 ARM, SET, PATH = "vpl-momentum-lambda-0.50", "held-out-people-of-2024", Path("/data/" + "face_pictures/" * 8 + "train")
@@ -85,6 +86,14 @@ def evaluation():
     )
 
 
+def strata():
+    rates = {"fnmr": INTERVAL, "fmr": INTERVAL, "tail": INTERVAL}
+    at = {f"far=1e-{places}": {"accepted": 123_456, "strata": dict.fromkeys(STRATA, rates)} for places in (3, 4)}
+    pairs = {name: {"genuine": 10**5, "impostors": 10**8, "share": 0.333} for name in STRATA}
+    lies = {"count": 10**6, "identities": 10**5, "norm": INTERVAL, "recognisability": [0.123, 0.234, 0.345]}
+    return {"pairs": pairs, "at": at, "pictures": {"good": lies, "poor": lies}}
+
+
 def of_bench_train():
     arm = {"pictures_per_second": 12345.6, "speedup": 12.34, "of_peak": 0.99, "seconds": 12.345}
     arm |= {"spread": [12.345, 13.456], "parts": dict.fromkeys(PARTS, 12.345)}
@@ -113,7 +122,8 @@ def of_scaling():
 
 def cost(tmp_path):
     cell = Cell(SET, ARM, 0, settings(tmp_path, tmp_path))
-    return Cost(cell, 123_456, 12_345_678, 1_234_567, 0, "changed", 12345.6, "random", 1e6)
+    tested = {SET: SetSize(123_456, 12_345_678, 10**9, 10**12)}
+    return Cost(cell, 123_456, 12_345_678, 1_234_567, 0, "changed", 12345.6, "random", 1e6, tested)
 
 
 def in_progress(tmp_path):
@@ -156,6 +166,8 @@ KINDS_OF_TABLES = {
     "progress of a study": (None, in_progress),
     "plan": (plan_tables, lambda _: plan_tables._show(f"plan of {PATH}", PLAN)),
     "evaluation": (evaluation_tables, lambda _: evaluation_tables.show_figures(evaluation(), str(PATH), "RGB", {})),
+    "strata": (evaluation_tables, lambda _: evaluation_tables._show_strata(evaluation_tables.Console(), strata())),
+    "folds": (None, lambda path: estimate_table._folds(SET, [cost(path)])),
     "comparison": (
         evaluation_tables,
         lambda _: evaluation_tables.show_differences(str(PATH), ARM, dict.fromkeys(METRICS, DIFFERENCE)),
