@@ -27,6 +27,7 @@ from vplface.cli.evaluate import evaluate
 from vplface.cli.evaluate_identification import evaluate_identification
 from vplface.cli.evaluate_templates import evaluate_ijb
 from vplface.cli.export import export
+from vplface.cli.help_table import HelpTable
 from vplface.cli.hub import pull, push
 from vplface.cli.identify import identify
 from vplface.cli.last_resort import ending
@@ -55,6 +56,7 @@ class _Commands(TyperGroup):
 
 # typer creates its own console for help and errors; this one escapes control characters.
 typer.rich_utils.Console = partial(Console, markup=True, emoji=True)  # type: ignore[attr-defined,assignment]
+typer.rich_utils.Table = HelpTable  # type: ignore[attr-defined]
 app = typer.Typer(
     cls=_Commands,
     no_args_is_help=True,

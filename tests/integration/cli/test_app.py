@@ -1,4 +1,5 @@
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -60,6 +61,15 @@ def test_vplface_help_has_no_brackets_that_rich_reads_as_markup():
         for told in (command.help, *(option.help for option in command.params)):
             said = (told or "").replace("\b", "")
             assert Text.from_markup(said).plain == said, name
+
+
+@pytest.mark.parametrize("width", [80, 200])
+def test_vplface_help_is_never_cut(width):
+    for name in ("", *all_commands()):
+        shown = CliRunner().invoke(app, [*name.split(), "--help"], env={"COLUMNS": str(width)}).output
+        assert shown.count("\n") > 5
+        assert max(map(len, shown.splitlines())) <= width, shown
+        assert not re.search(r"\S…", shown), shown
 
 
 def test_vplface_train_writes_a_report_refuses_a_second_run_and_resumes(vplface, faces):
