@@ -63,12 +63,12 @@ def test_vplface_help_has_no_brackets_that_rich_reads_as_markup():
             assert Text.from_markup(said).plain == said, name
 
 
-@pytest.mark.parametrize("width", [80, 200])
-def test_vplface_help_is_never_cut(width):
+@pytest.mark.slow
+def test_vplface_help_is_never_cut():
     for name in ("", *all_commands()):
-        shown = CliRunner().invoke(app, [*name.split(), "--help"], env={"COLUMNS": str(width)}).output
+        shown = CliRunner().invoke(app, [*name.split(), "--help"], env={"COLUMNS": "80"}).output
         assert shown.count("\n") > 5
-        assert max(map(len, shown.splitlines())) <= width, shown
+        assert max(map(len, shown.splitlines())) <= 80, shown
         assert not re.search(r"\S…", shown), shown
 
 
