@@ -2,6 +2,7 @@
 
 import io
 import re
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -25,6 +26,8 @@ from vplface.cli import (
 from vplface.cli import tables as study_tables
 from vplface.console import Console
 from vplface.data.check import KINDS
+from vplface.data.degrade import Degradation
+from vplface.data.degrade.kinds import KINDS as DEGRADATIONS
 from vplface.data.summary import Summary
 from vplface.evaluation import Evaluation
 from vplface.evaluation.figure import Figure
@@ -92,6 +95,11 @@ def strata():
     pairs = {name: {"genuine": 10**5, "impostors": 10**8, "share": 0.333} for name in STRATA}
     lies = {"count": 10**6, "identities": 10**5, "norm": INTERVAL, "recognisability": [0.123, 0.234, 0.345]}
     return {"pairs": pairs, "at": at, "pictures": {"good": lies, "poor": lies}}
+
+
+def degraded(kind):
+    clean = evaluation()
+    return replace(clean, protocol={**clean.protocol, "degrade": {**Degradation(kind()).to_dict(), "pictures": 12345}})
 
 
 def of_bench_train():
@@ -166,8 +174,12 @@ KINDS_OF_TABLES = {
     "progress of a study": (None, in_progress),
     "plan": (plan_tables, lambda _: plan_tables._show(f"plan of {PATH}", PLAN)),
     "evaluation": (evaluation_tables, lambda _: evaluation_tables.show_figures(evaluation(), str(PATH), "RGB", {})),
+    "degraded pictures": (
+        evaluation_tables,
+        lambda _: evaluation_tables.show_degraded(evaluation(), [degraded(kind) for kind in DEGRADATIONS.values()]),
+    ),
     "strata": (evaluation_tables, lambda _: evaluation_tables._show_strata(evaluation_tables.Console(), strata())),
-    "folds": (None, lambda path: estimate_table._folds(SET, [cost(path)])),
+    "folds": (None, lambda path: estimate_table._folds([SET, ARM], [cost(path)])),
     "comparison": (
         evaluation_tables,
         lambda _: evaluation_tables.show_differences(str(PATH), ARM, dict.fromkeys(METRICS, DIFFERENCE)),
