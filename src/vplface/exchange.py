@@ -3,7 +3,7 @@
 Ranks agree once on the kinds of columns and on their sizes. From then on a batch that fits is sent in a buffer of the
 agreed size, and the host reads no header. What fits depends on who looks at the buffers. Kernels that read from the
 header how many rows a rank has take any batch up to the size that was agreed on. Tensors of a fixed size need the sizes
-of all ranks themselves; these are agreed on for each forward pass of a step.
+of all ranks themselves; these are agreed on for each forward pass of a step, unless ``Ranks.sizes`` gives them.
 
 A batch that does not fit is announced in the header of a buffer of the agreed size. Its rank reads the headers of the
 others: where no batch fits, all ranks agree anew. Where others fit, they do not know of it and have gone on, so this
@@ -104,8 +104,8 @@ class Exchange:
             refusal: why this rank refuses its batch, of which then nothing is looked at.
             device: of the head.
             pack: writes the buffer of this rank.
-            part: number of the forward pass in its step, whose sizes are those that were agreed on for it; None
-                for any sizes up to the largest.
+            part: number of the forward pass in its step, whose sizes are ``Ranks.sizes`` or those that were agreed on
+                for it; None for any sizes up to the largest.
             take: gives the buffers, which may stay from step to step.
 
         Raises:
@@ -114,6 +114,7 @@ class Exchange:
         """
         refusal, self._refusal = refusal or self._refusal, None
         send = partial(self._send, part, device=device, pack=pack, take=take)
+        self._take_given_sizes(part)
         if part not in self._agreed:
             self._agree(part, columns, refusal, device)
         elif refusal is None and (reason := self._reason_against(columns, part)) is not None:
@@ -123,6 +124,11 @@ class Exchange:
             self._agree(part, columns, None, device)
         sent, mark = (columns, SOUND) if refusal is None else (None, REFUSED)
         return Gathered(send(sent, mark), self._agreed[part], refusal)
+
+    def _take_given_sizes(self, part: int | None) -> None:
+        counts = self.ranks.sizes
+        if part is not None and part in self._agreed and counts is not None:
+            self._agreed[part] = Agreement(self._agreed[part].kinds, counts, max(counts))
 
     def _agree(
         self, part: int | None, columns: Sequence[Tensor], refusal: Exception | None, device: torch.device
@@ -136,19 +142,21 @@ class Exchange:
     def _reason_against(self, columns: Sequence[Tensor], part: int | None) -> str | None:
         """Why a batch is none of those that ranks have agreed on; None if it is one."""
         agreed, kinds, rows = self._agreed[part], kinds_of(columns), len(columns[0])
-        before = agreed.counts[self.ranks.rank]
+        before, remedy = agreed.counts[self.ranks.rank], "let batches change on all ranks together"
         if kinds != agreed.kinds:
             found, expected = (", ".join(map(str, each)) for each in (kinds, agreed.kinds))
             what = f"is of another kind than those before ({found}; before {expected})"
         elif part is None and rows > agreed.room:
             what = f"is larger ({rows} samples) than any of the first step ({agreed.room})"
+            remedy += ", reserve room by head.ranks.reserved"
         elif part is not None and rows != before:
             what = f"is of another size ({rows} samples) than those before ({before})"
+            remedy += ", give the sizes of all by head.ranks.sizes"
         else:
             return None
         return (
-            f"the batch of this rank alone {what}, which other ranks cannot know without a wait; let batches change on"
-            ' all ranks together, or build the head with validate="now"'
+            f"the batch of this rank alone {what}, which other ranks cannot know without a wait; {remedy}, or build the"
+            ' head with validate="now"'
         )
 
     def _send(

@@ -49,6 +49,8 @@ class Ranks:
         classes: N.
         own: class ids of this rank.
         reserved: rows of a rank that a fused step has room for, at least; the same on all ranks.
+        sizes: rows of each rank in the next forward pass, where the host knows them without asking a device; the same
+            on all ranks. None: as they were in the step before.
     """
 
     def __init__(self, group: dist.ProcessGroup, classes: int) -> None:
@@ -58,6 +60,7 @@ class Ranks:
         self.classes = classes
         self.own = shard(classes, self.rank, self.world)
         self.reserved = 0
+        self.sizes: list[int] | None = None
         self._room = 0  # bytes for columns in the buffers of a gather, the same on all ranks
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Ranks:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import cached_property
+
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -9,6 +12,7 @@ from vplface.backbones import build
 from vplface.config import Config
 from vplface.data.samplers import Batches
 from vplface.errors import ConfigError
+from vplface.training.distributed import DistributedContext
 
 
 def require_parts(config: Config, batches: Batches, processes: int) -> None:
@@ -60,6 +64,34 @@ def most(config: Config, batches: Batches, processes: int) -> int:
         processes: the number of processes that share each batch.
     """
     return -(-batches.batch_size // (processes * config.accumulate))
+
+
+class PartSizes:
+    """The pictures of each process in each part of a batch, on their way between the hosts.
+
+    Args:
+        own: of this process, by part. Every process has as many parts.
+        context: the processes.
+    """
+
+    def __init__(self, own: Sequence[int], context: DistributedContext) -> None:
+        self._parts = len(own)
+        numbers = [0.0] * (context.size * self._parts)
+        first = context.rank * self._parts
+        numbers[first : first + self._parts] = own
+        self._pending = context.begin_sum(numbers)
+
+    def of(self, part: int) -> list[int]:
+        """The pictures of each process in a part; waits for the other hosts."""
+        return self._every[part :: self._parts]
+
+    def share(self, part: int) -> float:
+        """The share of the pictures of all processes that are in a part."""
+        return sum(self.of(part)) / sum(self._every)
+
+    @cached_property
+    def _every(self) -> list[int]:
+        return [int(number) for number in self._pending.wait()]
 
 
 def _takes_one(config: Config) -> bool:

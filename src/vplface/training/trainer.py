@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from vplface import devices
 from vplface.clipping import clip_grad_norm_
 from vplface.data.batches import Batch, load_batches
 from vplface.progress import progress
@@ -26,7 +27,7 @@ from vplface.training.instruments import measure, own_cosines
 from vplface.training.interrupt import Interrupt, SharedInterrupt
 from vplface.training.intervals import Intervals
 from vplface.training.outputs import RunOutputs
-from vplface.training.parts import fewest, most
+from vplface.training.parts import PartSizes, fewest, most
 from vplface.training.run_state import RunState
 from vplface.training.throughput import Throughput
 from vplface.training.wrapped_network import wrapped_network
@@ -194,17 +195,18 @@ class Trainer:
             optimizer.zero_grad(set_to_none=True)
         batch = batch.to(run.device)
         parts = self._parts(batch)
+        sizes = self._sizes(parts)
         encoder = run.encoder if run.head.remembers else None
         losses, embeddings = [], []
         with run.head.micro_batches():
-            for number, (pictures, labels, targets, share) in enumerate(parts):
+            for number, (pictures, labels, targets) in enumerate(parts):
                 last = number == len(parts) - 1
                 sums = isinstance(self.network, DistributedDataParallel) and not last
                 with self.network.no_sync() if sums else nullcontext():
-                    loss, part_embeddings = self._forward(pictures, labels, encoder)
+                    loss, part_embeddings = self._forward(pictures, labels, encoder, sizes, number)
                     if run.distillation is not None:
                         loss = loss + run.distillation.loss(part_embeddings, targets)
-                    loss = loss * share
+                    loss = loss * (1.0 if sizes is None else sizes.share(number))
                     loss.backward()  # type: ignore[no-untyped-call]
                 losses.append(loss.detach())
                 embeddings.append(part_embeddings.detach())
@@ -243,8 +245,8 @@ class Trainer:
             for name in still:
                 network.get_submodule(name).eval()
 
-    def _parts(self, batch: Batch) -> list[tuple[Tensor, Tensor, Tensor, float]]:
-        """Pictures, labels and targets of distillation of each part of a batch, and its share of that of all ranks.
+    def _parts(self, batch: Batch) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """Pictures, labels and targets of distillation of each part of a batch.
 
         Every rank has as many parts: the slice of each rank has a picture for every part.
         """
@@ -253,13 +255,18 @@ class Trainer:
             targets = batch.labels.unsqueeze(1) if distillation is None else distillation.targets(batch)
         whole = (batch.pictures, batch.labels, targets)
         columns = (column.tensor_split(self.run.config.accumulate) for column in whole)
-        parts = [part for part in zip(*columns, strict=True) if len(part[1])]
-        if len(parts) == 1:
-            return [(*parts[0], 1.0)]
-        sizes = self.context.sum([len(labels) for _, labels, _ in parts])
-        return [(*part, size / sum(sizes)) for part, size in zip(parts, sizes, strict=True)]
+        return [part for part in zip(*columns, strict=True) if len(part[1])]
 
-    def _forward(self, pictures: Tensor, labels: Tensor, encoder: nn.Module | None) -> tuple[Tensor, Tensor]:
+    def _sizes(self, parts: list[tuple[Tensor, Tensor, Tensor]]) -> PartSizes | None:
+        """The sizes of the parts of all ranks, where there are several or ranks do not ask their devices."""
+        exact = self.run.head.ranks is not None and not self.run.head.takes_fused_step
+        if len(parts) == 1 and not (exact and devices.reading_waits(self.run.device)):
+            return None
+        return PartSizes([len(labels) for _, labels, _ in parts], self.context)
+
+    def _forward(
+        self, pictures: Tensor, labels: Tensor, encoder: nn.Module | None, sizes: PartSizes | None, part: int
+    ) -> tuple[Tensor, Tensor]:
         """Loss and embeddings of a part of a batch; ``encoder`` embeds what the memory is to hold."""
         run = self.run
         inputs = run.preprocessing(pictures)
@@ -272,6 +279,8 @@ class Trainer:
             late = run.head.last_fault()
             if late is not None:
                 raise LateFaultError from late
+            if run.head.ranks is not None:
+                run.head.ranks.sizes = None if sizes is None else sizes.of(part)
             with _faults_of_batch():
                 return run.head(embeddings, labels, memory), embeddings
 

@@ -159,16 +159,18 @@ def start_silent(group, text):
         return start(group, text), agree.call_count
 
 
-def test_train_as_with_two_silent_processes_equals_one_and_agrees_on_the_sizes_of_each_part_once(
-    processes, faces, tmp_path
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_train_as_with_two_silent_processes_equals_one_and_agrees_once_for_each_part(
+    processes, faces, tmp_path, accumulate
 ):
     changes = {
-        "batch_size": 11,  # of parts of 2, 2, 2 and 2, 2, 1 pictures
-        "accumulate": 3,
+        "data": {"train": str(faces), "workers": 0, "sampler": "proximity"},
+        "batch_size": 11,  # of 10 and 9 pictures
+        "accumulate": accumulate,
         "variational": {"lam": 0.3, "delta_t": 3, "start": 2, "memory": "gaussian"},
     }
     found = processes.run(start_silent, 2, settings(faces, tmp_path / "two", **changes))
-    assert found == [(8, 3), (0, 3)]
+    assert found == [(8, accumulate), (0, accumulate)]
     alone(settings(faces, tmp_path / "one", **changes))
     require_near(tmp_path / "two" / "run", tmp_path / "one" / "run")
 

@@ -53,7 +53,7 @@ def rows_of(group, sizes):
     return slice(None) if group is None else slice(first, first + sizes[group.rank()])
 
 
-def trajectory(group, name, sizes, classes=N):
+def trajectory(group, name, sizes, classes=N, known=False):
     """Losses, gradients of the embeddings of this rank, and the state at the end: rows here, and what is shared."""
     head = head_of(group, name, classes=classes)
     head.by_age = CosineByAge()
@@ -62,6 +62,8 @@ def trajectory(group, name, sizes, classes=N):
         inputs, labels = batch(step, sum(of_ranks))
         own = rows_of(group, of_ranks)
         embeddings = inputs[own].clone().requires_grad_()
+        if known:
+            head.ranks.sizes = of_ranks
         losses.append(take_step(head, optimizers, embeddings, labels[own] % classes))
         gradients.append(embeddings.grad)
     ages = {age: tuple(mean) for age, mean in head.cosine_by_age().items()}
@@ -70,27 +72,28 @@ def trajectory(group, name, sizes, classes=N):
     return losses, gradients, state, (shared, ages)
 
 
-def silent_trajectories(group, names, sizes, classes):
+def silent_trajectories(group, names, sizes, classes, known):
     found = {}
     for name in names:
         with silent() as agreed:
-            found[name] = trajectory(group, name, sizes, classes)
-        assert len(agreed) == 2, name
+            found[name] = trajectory(group, name, sizes, classes, known)
+        assert len(agreed) == (1 if known else 2), name
     return found
 
 
 @pytest.mark.parametrize(
-    ("names", "sizes", "classes"),
+    ("names", "sizes", "classes", "known"),
     [
-        (EXACT, SIZES, N),
+        (EXACT, SIZES, N, False),
+        (["FusedSGD", "MagFace", "XBM"], [[4, 3], [4, 2], [1, 2], [1, 6]], N, True),
         (["FusedSGD", "sample_rate", "sample_rate, torch's SGD", "subcenters", "AdaFace", "CurricularFace", "Gaussian"],
-         [[1, 2, 1], [1, 2, 1], [3, 1, 2], [3, 1, 2]], 2),
+         [[1, 2, 1], [1, 2, 1], [3, 1, 2], [3, 1, 2]], 2, False),
     ],
-    ids=["every kind", "a rank without classes"],
+    ids=["every kind", "known sizes", "a rank without classes"],
 )  # fmt: skip
-def test_PrototypeHead_on_silent_ranks_is_one_process(processes, names, sizes, classes):
+def test_PrototypeHead_on_silent_ranks_is_one_process(processes, names, sizes, classes, known):
     world = len(sizes[0])
-    found = processes.run(silent_trajectories, world, names, sizes, classes)
+    found = processes.run(silent_trajectories, world, names, sizes, classes, known)
     for name in names:
         losses, gradients, state, shared = trajectory(None, name, sizes, classes)
         of_ranks = [each[name] for each in found]
