@@ -123,6 +123,8 @@ class Config(Section):
                 )
         if self.data.holdout:
             raise ValueError("fold keeps the people that it tests out of training; leave out data.holdout")
+        if self.evaluation.patience is not None:
+            raise ValueError("evaluation.patience would end training by the people that fold tests; leave it out")
         return self
 
     def resolved_terms(self, steps_per_epoch: int) -> list[Term]:

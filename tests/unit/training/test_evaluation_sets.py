@@ -175,6 +175,7 @@ WITH_GUARD = {"sets": SETS, "untouched": True, "every": 1, "guard": {"path": "b"
         ({"evaluation": {"sets": [{"name": "a", "path": "b", "balanced_pairs": 20}]}}, "the list of pairs of 'a'"),
         ({"evaluation": WITH_GUARD}, "the list of pairs of 'guard'"),
         ({"data": {"train": "b", "holdout": 0.1}}, "leave out data.holdout"),
+        ({"evaluation": {"sets": SETS, "every": 1, "patience": 2}}, "evaluation.patience would end training by"),
     ],
 )
 def test_Config_names_the_fault_of_a_fold(changes, message):
