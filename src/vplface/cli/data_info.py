@@ -1,4 +1,4 @@
-"""``vplface data info``: size, class sizes and expected coverage of a set of pictures."""
+"""``vplface data info``: size, class sizes and expected coverage of a set, and how degraded pictures look."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vplface import bounds
+from vplface.cli.degrade import parse_degradations, write_degradation_sheet
 from vplface.cli.options import AS_JSON, SPLIT
+from vplface.cli.sheet import require_picture_name
 from vplface.console import Console, print_json, say
 from vplface.errors import UsageError
 from vplface.figures import TITLE_LENGTH, literal_text, plain_numbers, save_figure
@@ -44,6 +46,23 @@ def info(
         Path | None,
         typer.Option(help="Draw class sizes and expected coverage into this .png, .svg or .pdf.", show_default=False),
     ] = None,
+    degrade: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KIND[:KEY=VALUE,...]",
+            help="Show some pictures on --sheet as vplface evaluate --degrade makes them: low_resolution, blur, noise, "
+            "compression, darkness, occlusion or surveillance; with options: low_resolution:pixels=7-11. May be "
+            "repeated.",
+            show_default=False,
+        ),
+    ] = None,
+    sheet: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write a contact sheet to this .png or .jpg file: pictures on the left, degraded on the right.",
+            show_default=False,
+        ),
+    ] = None,
     as_json: AS_JSON = False,
 ) -> None:
     """Describe a set: pictures, identities, pictures per identity, and the coverage that Δt and batch size will give.
@@ -52,9 +71,15 @@ def info(
     prototypes change little.
 
     Example:  vplface data info my_faces --plot classes.png
+
+    Example:  vplface data info my_faces --degrade low_resolution --degrade surveillance --sheet degraded.png
     """
     if plot is not None and plot.suffix.lower() not in (".png", ".svg", ".pdf"):
         raise UsageError(f"--plot {plot}: the name must end in .png, .svg or .pdf")
+    require_picture_name(sheet)
+    if (sheet is None) != (not degrade):
+        raise UsageError("--degrade and --sheet go together: what to show, and the file to show it in")
+    degradations = parse_degradations(degrade or [])
 
     from vplface.data.formats import open_pictures  # torch and opencv take seconds to import
     from vplface.data.summary import summarise
@@ -68,14 +93,17 @@ def info(
     }
     if plot is not None:
         _draw(plot, path, summary)
+    if sheet is not None:
+        write_degradation_sheet(sheet, pictures, degradations)
     if as_json:
         print_json(_to_dict(path, summary, coverage, pictures.left_out.to_dict()))
         return
     _print_summary(path, summary, coverage)
     if pictures.left_out:
         say(f"note: {pictures.left_out}")
-    if plot is not None:
-        say(f"wrote {plot}")
+    for written in (plot, sheet):
+        if written is not None:
+            say(f"wrote {written}")
 
 
 def _to_dict(path: Path, summary: Summary, coverage: Coverage, left_out: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,17 +1,22 @@
-"""The option ``--degrade`` of the commands: degradations as text, ``KIND:key=value,key=value``."""
+"""The option ``--degrade``: degradations as text, ``KIND:KEY=VALUE,KEY=VALUE``, and a sheet that shows them."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vplface.errors import UsageError
+from vplface.cli.sheet import PICTURES, row, write_sheet
+from vplface.errors import DataError, UsageError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from vplface.data.degrade import Degradation
+    from vplface.data.pictures import PictureSet
 
 DEGRADE = Annotated[
     list[str] | None,
@@ -24,6 +29,9 @@ DEGRADE = Annotated[
         show_default=False,
     ),
 ]
+
+_ROWS = 2
+"""Rows of pictures for each degradation."""
 
 _RANGE = re.compile(r"([\d.]+)-([\d.]+)")
 
@@ -64,3 +72,30 @@ def _parsed(text: str) -> Degradation:
         raise UsageError(f"--degrade {text}: {error}") from error
     assert degradation is not None
     return degradation
+
+
+def write_degradation_sheet(path: Path, pictures: PictureSet, degradations: Sequence[Degradation]) -> None:
+    """Write a picture with some pictures of a set on the left, and their degraded versions on the right.
+
+    The pictures are evenly spaced in the set, the same for all degradations, whether among the share or not.
+
+    Raises:
+        DataError: no picture can be read, or the sheet cannot be written.
+    """
+    import numpy as np
+
+    from vplface.data.pictures import UnreadablePictureError
+
+    clean = []
+    for index in np.unique(np.linspace(0, len(pictures) - 1, _ROWS * PICTURES).round().astype(int)).tolist():
+        with suppress(UnreadablePictureError):
+            clean.append((pictures.picture(index), pictures.name(index)))
+    if not clean:
+        raise DataError(f"{path}: none of the pictures to show can be read; vplface data check names them")
+    rows = []
+    for degradation in degradations:
+        for start in range(0, len(clean), PICTURES):
+            some = clean[start : start + PICTURES]
+            caption = "" if start else str(degradation).replace("–", "-")  # OpenCV draws ASCII alone
+            rows.append(row(caption, [each for each, _ in some], [degradation(*each) for each in some]))
+    write_sheet(path, "left: the pictures; right: the same, degraded", rows)

@@ -260,7 +260,7 @@ def test_read_grid_is_bounded_and_keeps_names_as_written(tmp_path):
         ("workers=100000", "workers: .*1024"),
         ("threads=100000", "threads: .*1024"),
         ("seeds=[-1]", "seeds.0"),
-        (f"seeds={list(range(6000))}", "12,000 runs; settings × arms × seeds may be at most 10,000"),
+        (f"seeds={list(range(6000))}", "12,000 runs; settings × arms × seeds × folds may be at most 10,000"),
     ):
         with pytest.raises(ConfigError, match=message):
             read_grid(study, [override])
