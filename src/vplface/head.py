@@ -94,8 +94,8 @@ class PrototypeHead(SoftmaxOwner):
         validate: ``"now"`` checks the numbers of a batch before its step, for which the host waits for the device.
             ``"late"`` lets a CUDA device find faults; then nothing is written, the loss is NaN, every gradient is 0,
             and the next step raises the error, on all ranks. There it is a fault if the batch of one rank alone
-            outgrows those of the first step, or changes its size where no fused step is taken. Another device checks
-            now.
+            outgrows those of the first step, or where no fused step is taken changes its size without
+            ``head.ranks.sizes``. Another device checks now.
         seed: W is drawn from it by class id, so a class starts the same however many classes there are.
 
     Raises:
