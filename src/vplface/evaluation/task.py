@@ -57,8 +57,11 @@ class VerificationTask:
         With ``probes`` the second picture of each pair of a list is its probe; where all pairs are compared, all
         pictures of a person but one are.
         """
-        degraded = DegradedPictures.of_all_pairs if self.pairs is None else DegradedPictures.of_pairs
-        return replace(self, pictures=degraded(self.pictures, degradation))
+        if self.pairs is None:
+            degraded = DegradedPictures.of_all_pairs(self.pictures, degradation, self.chosen)
+        else:
+            degraded = DegradedPictures.of_pairs(self.pictures, degradation)
+        return replace(self, pictures=degraded)
 
     def embed(
         self,

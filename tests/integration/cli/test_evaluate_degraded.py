@@ -11,12 +11,14 @@ import numpy as np
 import pytest
 import torch
 import typer
+from hypothesis import given
+from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from vplface.backbones import build
 from vplface.cli.degrade import parse_degradations
 from vplface.cli.evaluate import evaluate
-from vplface.data.degrade import Degradation, LowResolution, Noise
+from vplface.data.degrade import KINDS, Degradation, LowResolution, Noise
 from vplface.data.formats.image_folder import ImageFolder
 from vplface.embedder import Embedder
 from vplface.errors import UsageError
@@ -166,6 +168,27 @@ def test_parse_degradations_reads_kinds_ranges_and_options():
 def test_parse_degradations_names_what_is_wrong(text, message):
     with pytest.raises(UsageError, match=f"^--degrade {re.escape(text)}: .*{message}"):
         parse_degradations([text])
+
+
+KEYS = ["pixels", "sigma", "share", "seed", "probes", "kind", "light", "noise", ""]
+VALUES = ["7-11", "11-7", "0", "1", "-1", "1e999", "nan", ".", ".-.", "0x_", "true", "~", "[1, 2]", "", "9" * 400]
+
+
+@given(
+    st.sampled_from([*KINDS, "", ":"]), st.lists(st.tuples(st.sampled_from(KEYS), st.sampled_from(VALUES)), max_size=3)
+)
+def test_parse_degradations_reads_any_text_or_refuses_it_in_one_line(kind, options):
+    text = f"{kind}:{','.join(f'{key}={value}' for key, value in options)}"
+    try:
+        (degradation,) = parse_degradations([text])
+    except UsageError as error:
+        message = str(error)
+        assert message.startswith(f"--degrade {text}: ")
+        assert "\n" not in message
+        return
+    assert degradation.kind.name == kind
+    degraded = degradation(np.full((20, 30, 3), 90, np.uint8), "x")
+    assert degraded.shape == (20, 30, 3)
 
 
 def test_parse_degradations_refuses_one_that_is_given_twice():

@@ -97,7 +97,12 @@ FULL = build_config(
         "variational": {"delta_t": {"coverage": 0.5}, "start": "auto", "memory": {"name": "several"}},
         "terms": ["xbm", {"name": "epl", "start": "2 epochs"}],
         "backbone": {"name": "tiny", "options": {"width": 8}},
-        "evaluation": {"sets": [{"name": "s", "path": "p", "synthetic": {"identities": 2, "pictures": 2}}]},
+        "evaluation": {
+            "sets": [
+                {"name": "s", "path": "p", "synthetic": {"identities": 2, "pictures": 2}},
+                {"name": "poor", "path": "p", "degrade": {"kind": "surveillance", "pixels": [9, 12]}},
+            ]
+        },
     },
     "x",
 ).model_dump(mode="json")

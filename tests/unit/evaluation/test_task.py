@@ -103,6 +103,19 @@ def test_VerificationTask_with_degraded_pictures_records_the_degradation_and_how
     assert {key: first.metrics[key] for key in second.metrics} == second.metrics  # the same embeddings
 
 
+def test_VerificationTask_with_degraded_probes_has_a_clean_reference_among_the_compared_pictures_of_each_person() -> (
+    None
+):
+    """With two of the three pictures of each person compared, one of these two is clean."""
+    for seed in range(10):
+        chosen = np.array([0, 1, 3, 5, 7, 8])
+        task = VerificationTask("some", PEOPLE, chosen=chosen).with_degraded(
+            Degradation(Noise(), seed=seed, probes=True)
+        )
+        assert isinstance(task.pictures, DegradedPictures)
+        assert task.pictures.degraded[chosen].reshape(3, 2).sum(axis=1).tolist() == [1, 1, 1]
+
+
 @pytest.mark.parametrize("pairs", [PAIRS, None])
 @pytest.mark.parametrize("probes", [False, True])
 def test_VerificationTask_embed_with_the_embeddings_of_the_clean_pictures_gives_the_same(

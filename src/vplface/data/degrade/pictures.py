@@ -15,7 +15,8 @@ from vplface.data.selection import Subset
 class DegradedPictures:
     """The pictures of a set, some of them degraded; a :class:`~vplface.data.pictures.PictureSet`.
 
-    ``of_all_pairs`` and ``of_pairs`` make one. They differ in the references that ``probes`` leaves clean.
+    ``of_pairs`` makes one for :func:`vplface.evaluation.evaluate_pairs`, ``of_all_pairs`` for
+    :func:`vplface.evaluation.evaluate_all_pairs`. They differ in the references that ``probes`` leaves clean.
 
     Args:
         original: the clean set.
@@ -39,14 +40,22 @@ class DegradedPictures:
         self._labels: Int64[np.ndarray, " n"] = original.labels[places]
 
     @classmethod
-    def of_all_pairs(cls, pictures: PictureSet, degradation: Degradation) -> DegradedPictures:
+    def of_all_pairs(
+        cls, pictures: PictureSet, degradation: Degradation, compared: Int64[np.ndarray, " m"] | None = None
+    ) -> DegradedPictures:
         """The set with its pictures in their places, those of the share degraded.
 
-        With ``probes`` one picture of each person, drawn by name, is the reference and stays clean.
+        With ``probes`` one of the compared pictures of each person, drawn by name, is the reference and stays clean.
+
+        Args:
+            pictures: the clean set.
+            degradation: what is done to the degraded pictures.
+            compared: positions of the pictures that are compared; None for all.
         """
         degraded = _chosen(pictures, degradation)
         if degradation.probes:
-            degraded[_references(pictures, degradation)] = False
+            among = np.arange(len(pictures)) if compared is None else compared
+            degraded[among[_references(Subset(pictures, among), degradation)]] = False
         places = np.arange(len(pictures))
         return cls(pictures, degradation, places, degraded, places)
 
