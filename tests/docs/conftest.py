@@ -29,6 +29,8 @@ def template(tmp_path_factory: pytest.TempPathFactory, faces: Path) -> Path:
     for name in ("my_faces", "more_faces", "other_faces", "faces", "lfw", "celeba", "known", "visitors", "facescrub"):
         shutil.copytree(faces, desk / name)
     shutil.copytree(faces / "p0", desk / "crowd" / "stranger")
+    for number in range(12):  # a tenth of them can be held out
+        shutil.copytree(faces / f"p{number}", desk / "my_faces" / f"q{number}")
     (desk / "faces_webface").mkdir()
     for number, picture in enumerate(sorted(faces.glob("*/*.png"))):
         write(desk / "photos" / picture.relative_to(faces), photograph(landmarks(1.0 + 0.01 * number)))

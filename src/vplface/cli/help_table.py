@@ -13,7 +13,7 @@ class HelpTable(Table):
     """A table of rich that folds words which are too long for their column, instead of cutting them."""
 
     def add_row(self, *cells: Any, **options: Any) -> None:
-        """Add a row."""
+        """Add a row of cells or of texts, as in rich."""
         super().add_row(*cells, **options)
         for column in self.columns:
             column.overflow = "fold"
