@@ -13,6 +13,9 @@ from vplface.printable import printable_name
 PATIENCE = 2.0
 """Seconds of work before a bar appears."""
 
+_WIDE = 120
+"""Columns of a terminal from which a bar is long and the elapsed time is shown."""
+
 _LOST = (OSError, RuntimeError, ValueError)
 """Exceptions of a bar: lost terminal, no thread available, closed stderr."""
 
@@ -74,18 +77,23 @@ def _stop(bars: Any) -> None:
 
 def _bars() -> Any:
     rich = import_extra("rich.progress", "train")
+    from rich.table import Column
+
     from vplface.console import Console, is_taken_over
 
-    redirect = not is_taken_over()
-    return rich.Progress(
-        rich.TextColumn("{task.description}", markup=False),
-        rich.BarColumn(),
-        rich.MofNCompleteColumn(),
-        rich.TimeElapsedColumn(),
+    redirect, console = not is_taken_over(), Console(stderr=True)
+    columns = (
+        rich.TextColumn("{task.description}", markup=False, table_column=Column(overflow="fold")),
+        rich.BarColumn(40 if console.width >= _WIDE else 8),
+        rich.MofNCompleteColumn(table_column=Column(no_wrap=True)),
+        rich.TimeElapsedColumn(table_column=Column(no_wrap=True)),
         rich.TextColumn("eta"),
-        rich.TimeRemainingColumn(),
+        rich.TimeRemainingColumn(table_column=Column(no_wrap=True)),
         rich.TextColumn("{task.fields[status]}", markup=False),
-        console=Console(stderr=True),
+    )
+    return rich.Progress(
+        *(column for column in columns if console.width >= _WIDE or not isinstance(column, rich.TimeElapsedColumn)),
+        console=console,
         redirect_stdout=redirect,
         redirect_stderr=redirect,
     )

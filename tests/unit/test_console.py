@@ -130,3 +130,20 @@ def test_progress_escapes_control_characters_in_the_bar_and_in_text_printed_abov
     assert b"[red]status\\x1b]0;owned\\x07" in shown
     assert b"desc\\x1b[2J" in shown
     assert b"\x1b]0;" not in shown
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_progress_bar_is_never_cut(width, monkeypatch):
+    written = io.StringIO()
+    console = Console(file=written, width=width)
+    monkeypatch.setattr("vplface.console.Console", lambda **_: console)
+    bars = progress_module._bars()
+    name, status = "vpl-momentum-lambda-0.50", "loss 12.345  1234 pictures/s"
+    bars.add_task(name, total=1_234_567, completed=345_678, status=status)
+    console.print(bars.get_renderable())
+    lines = written.getvalue().splitlines()
+    assert max(map(len, lines)) <= width
+    assert "345678/1234567" in lines[0]
+    assert status in lines[0]
+    assert "…" not in written.getvalue()
+    assert "".join(line.split(" ")[0] for line in lines) == name

@@ -35,7 +35,7 @@ def with_graph(values: Mapping[str, Any]) -> Mapping[str, Any]:
         status = path.stat() if path.is_file() else None
         graph, dim, takes_uint8, card = _read(path, status and status.st_mtime_ns, status and status.st_size)
     except (DataError, OSError) as error:
-        raise ValueError(str(error)) from error
+        raise ValueError(f"weights: {error}") from error
     preprocessing = values.get("preprocessing")
     if preprocessing is None and card is not None:
         preprocessing = card.preprocessing.to_dict()

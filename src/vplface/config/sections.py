@@ -116,7 +116,10 @@ class BackboneConfig(Section):
     @classmethod
     def _from_name(cls, value: object) -> object:
         value = {"name": value} if isinstance(value, str) else value
-        return with_graph(with_card(value)) if isinstance(value, Mapping) else value
+        if not isinstance(value, Mapping):
+            return value
+        require_known_keys(value, cls.model_fields)
+        return with_graph(with_card(value))
 
     @model_validator(mode="after")
     def _options_fit(self) -> BackboneConfig:

@@ -44,7 +44,7 @@ def frozen_names(backbone: nn.Module, chosen: FinetuneConfig) -> set[str]:
     for pattern in chosen.names:
         fitting = {name for name in depth if fnmatchcase(name, pattern) or fnmatchcase(name, f"{pattern}.*")}
         if not fitting:
-            known = [*(name for name, _ in backbone.named_modules() if name), *depth]
+            known = ["backbone", *(name for name, _ in backbone.named_modules() if name), *depth]
             first = ", ".join(name for name, _ in backbone.named_children())
             raise ConfigError(
                 f"finetune.freeze: the backbone has no parameter {pattern!r}"

@@ -49,7 +49,8 @@ def test_BackboneConfig_takes_the_preprocessing_of_a_card(path):
     ("backbone", "match"),
     [
         ({}, "set backbone.weights to an .onnx file"),
-        ({"weights": "absent.onnx"}, "absent.onnx: no such file"),
+        ({"weights": "absent.onnx"}, "weights: absent.onnx: no such file"),
+        ({"weight": "absent.onnx"}, "weight.*did you mean 'weights'"),
         ({"weights": "PATH"}, "no model card.*backbone.preprocessing="),
         ({"weights": "PATH", "preprocessing": {"colour": "rgb"}}, "'backbone.preprocessing.colour'; did you mean"),
         ({"weights": "PATH", "preprocessing": {"color": "grey"}}, "backbone.preprocessing.color"),

@@ -170,6 +170,7 @@ def test_Freezing_leaves_what_a_backbone_never_trains(faces):
     ("freeze", "message"),
     [
         ("stages.0.brnch", "no parameter 'stages.0.brnch'; did you mean 'stages.0.branch'"),
+        ("backbon", "no parameter 'backbon'; did you mean 'backbone'"),
         (["stem", "qqqq"], "no parameter 'qqqq'; its parts are stem, stages"),
         ("all but the last 5 blocks", "the backbone has 4 blocks"),
     ],
