@@ -12,6 +12,7 @@ FAULTY = {
     "onnx": ("1.20.1", "CVE-2026-27489, CVE-2026-34445: external data are read through links, attributes overwritten"),
     "pyarrow": ("23.0.0", "CVE-2026-25087: use after free"),
     "pillow": ("12.2.0", "PYSEC-2026-2253 to 2257"),
+    "fonttools": ("4.60.1", "CVE-2025-66034: a designspace file makes varLib write anywhere"),
     "lightning": ("2.6.3", "GHSA-w37p-236h-pfx3: the release steals credentials"),
     "mlflow-skinny": ("3.12.0", "CVE-2026-2635, CVE-2026-8147"),
     "starlette": ("1.3.0", "CVE-2026-48710: a malformed Host header passes a check of hosts"),

@@ -40,16 +40,24 @@ def reference(state: dict[str, Tensor], x: Tensor) -> Tensor:
     return (x - mean) / (var + 1e-5).sqrt() * state["embedding_norm.weight"] + state["embedding_norm.bias"]
 
 
-def test_Tiny_forward_equals_a_functional_reference() -> None:
+def means(x: Tensor, side: int) -> Tensor:
+    """The mean of each square of side × side pixels."""
+    cells = x.shape[-1] // side
+    return x.reshape(*x.shape[:2], cells, side, cells, side).mean((3, 5))
+
+
+@pytest.mark.parametrize("reduce", [1, 2, 4])
+def test_Tiny_forward_equals_a_functional_reference(reduce: int) -> None:
     torch.manual_seed(0)
-    network = Tiny(embedding_dim=24, width=8, dropout=0.5).double()
+    network = Tiny(embedding_dim=24, width=8, dropout=0.5, reduce=reduce).double()
     with torch.no_grad():
         for tensor in network.state_dict().values():
             if tensor.is_floating_point() and tensor.ndim == 1:
                 tensor.uniform_(0.5, 1.5)
     network.eval()
     x = pictures(3).double()
-    torch.testing.assert_close(network(x), reference(network.state_dict(), x), rtol=1e-9, atol=1e-9)
+    expected = reference(network.state_dict(), means(x, reduce))
+    torch.testing.assert_close(network(x), expected, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("norm", ["batch", "none"])
@@ -130,6 +138,7 @@ def test_Tiny_learns_to_distinguish_patterns(norm: str) -> None:
         ({"width": 0}, "got 128 and 0"),
         ({"norm": "layer"}, "norm must be 'batch' or 'none', got 'layer'"),
         ({"dropout": 1.0}, r"dropout must lie in \[0, 1\), got 1.0"),
+        ({"reduce": 3}, "reduce must be 1, 2 or 4, got 3"),
     ],
 )
 def test_Tiny_refuses_invalid_options(options: dict[str, object], message: str) -> None:
