@@ -74,13 +74,15 @@ class Validation:
                 )
             self.tasks[guard.name] = _task(guard, evaluated, settings.seed)
         self._guards = [guard.name for guard in settings.guard]
+        needed = settings.untouched or settings.patience is not None
+        elsewhere = " and name people with more pictures in evaluation.sets" if needed else ""
         for name, task in self.tasks.items():
             shown = task.pictures.labels[task.used]
             if task.pairs is None and len(np.unique(shown)) == len(shown):
                 raise ConfigError(
                     f"evaluation set {name!r}: no two of its {len(shown)} pictures show one person, and all pairs are"
                     " to be compared; give it people with two or more pictures, or leave it out"
-                    + (" (data.holdout=0)" if name == HOLDOUT else "")
+                    + (f" (data.holdout=0){elsewhere}" if name == HOLDOUT else "")
                 )
         if settings.best is not None:
             self._require_figure(settings.best)

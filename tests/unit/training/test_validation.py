@@ -230,3 +230,13 @@ def test_Validation_refuses_guards_of_one_name(faces):
         Validation(
             settings(faces, {"name": "mine"}, every=1, untouched=True, guard=str(faces), best="guard/accuracy"), None
         )
+
+
+def test_Validation_of_single_pictures_says_what_to_measure_instead(faces):
+    single = narrow(ImageFolder(faces), max_pictures=1)
+    with pytest.raises(ConfigError, match=r"or leave it out \(data\.holdout=0\)$"):
+        Validation(settings(faces), single)
+    with pytest.raises(
+        ConfigError, match=r"\(data\.holdout=0\) and name people with more pictures in evaluation\.sets$"
+    ):
+        Validation(settings(faces, every=1, patience=2), single)
