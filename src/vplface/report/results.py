@@ -166,13 +166,15 @@ def _counted(value: object) -> str:
 
 
 def coverage(run: RunRecord) -> str | None:
-    """The last logged coverage of a run that has a memory."""
+    """The last logged coverage of a run that has a memory, in percent."""
+    reached = coverage_reached(run)
+    return None if reached is None else f"{100 * reached:.1f}\N{NO-BREAK SPACE}%"
+
+
+def coverage_reached(run: RunRecord) -> float | None:
+    """The last logged coverage of a run that has a memory, from 0 to 1."""
     reached = run.last("coverage")
-    return (
-        None
-        if reached is None or (reached == 0 and not run.config.get("variational"))
-        else f"{100 * reached:.1f}\N{NO-BREAK SPACE}%"
-    )
+    return None if reached == 0 and not run.config.get("variational") else reached
 
 
 def training_time(run: RunRecord) -> str | None:

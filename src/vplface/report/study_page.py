@@ -119,7 +119,9 @@ def _table(
     rows: list[Markup] = []
     for name, entry in of_arms.items():
         seeds, loss = entry["seeds"], entry["final_loss"]
-        label = tag("span", f"{len(seeds)} seed{'s' * (len(seeds) > 1)}", class_="range")
+        reached = entry["coverage"]["value"]
+        covered = "" if reached is None else f", coverage {100 * reached:.0f}\N{NO-BREAK SPACE}%"
+        label = tag("span", f"{len(seeds)} seed{'s' * (len(seeds) > 1)}{covered}", class_="range")
         cells = [_measured(mapping(figures[name].get(metric)), seeds) for metric in metrics]
         lost = "—" if loss["value"] is None else f"{loss['value']:.3f}"
         cells.append(tag("td", tag("span", lost, class_="value"), title=_seeds(seeds, loss["per_seed"], 1, 3)))
@@ -148,7 +150,8 @@ def _table(
         "bootstrap's interval, then Student's t over seeds, then in how many seeds they have this sign. Final loss: of "
         "training, "
         "over the last twentieth of its steps; how well the training pictures are separated, which says little about "
-        "people who were never seen. Losses of arms with different losses are not comparable."
+        "people who were never seen. Losses of arms with different losses are not comparable. Coverage: the share of "
+        "classes with a living memory at the end."
     )
     return join(tag("h3", title), tag("div", table, class_="wide"), tag("p", note, class_="note"))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from vplface.evaluation.figure import Difference
 from vplface.evaluation.metrics import Metric, in_order
 from vplface.files import write_json
 from vplface.report import RunRecord, average_runs, read_run, write_study
+from vplface.report.results import coverage_reached
 from vplface.study.folds import PEOPLE_OF_FOLDS, complete, join_folds
 from vplface.study.grid import Cell, Grid
 from vplface.study.pool import paired, pool
@@ -108,10 +109,10 @@ def _setting(grid: Grid, setting: str, finished: list[Cell]) -> tuple[dict[str, 
             continue
         evaluations[arm] = {seed: _evaluations(cells) for seed, cells in by_seed.items()}
         records = {seed: [read_run(cell.folder) for cell in cells] for seed, cells in by_seed.items()}
-        losses = [loss for of_seed in records.values() if (loss := _loss(of_seed)) is not None]
         arms[arm] = {
             "seeds": list(by_seed),
-            "final_loss": {"value": float(np.mean(losses)) if losses else None, "per_seed": losses},
+            "final_loss": _over_seeds(records, final_loss),
+            "coverage": _over_seeds(records, coverage_reached),
             "sets": {
                 name: {
                     metric: _figure(evaluation, metric, [each[name] for each in evaluations[arm].values()])
@@ -147,10 +148,13 @@ def _folds(evaluations: Mapping[str, Mapping[int, Mapping[str, Evaluation]]]) ->
     return {"folds": people} if any(people.values()) else {}
 
 
-def _loss(of_seed: Sequence[RunRecord]) -> float | None:
-    """The mean final loss of the runs of one seed, a fold each."""
-    losses = [loss for record in of_seed if (loss := final_loss(record)) is not None]
-    return float(np.mean(losses)) if losses else None
+def _over_seeds(
+    records: Mapping[int, Sequence[RunRecord]], of_run: Callable[[RunRecord], float | None]
+) -> dict[str, Any]:
+    """A quantity of the runs of each seed, a fold each, where it is known, and its mean over the seeds."""
+    found = [[value for record in of_seed if (value := of_run(record)) is not None] for of_seed in records.values()]
+    per_seed = [float(np.mean(values)) for values in found if values]
+    return {"value": float(np.mean(per_seed)) if per_seed else None, "per_seed": per_seed}
 
 
 def _is_shown(metric: str, metrics: Sequence[str]) -> bool:

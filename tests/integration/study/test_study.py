@@ -136,14 +136,18 @@ def test_vplface_study_summary_agrees_with_its_runs(carried_out):
             figure = summary["settings"][setting]["arms"][arm]["sets"]["test"][metric]
             assert figure["per_seed"] == of_arm
             assert figure["value"] == pytest.approx(sum(of_arm) / 2)
-            losses = [
+            entries = [
                 [json.loads(line) for line in (place / f"runs/small/{setting}/{arm}-seed{seed}/metrics.jsonl").open()]
                 for seed in (0, 1)
             ]
-            last = [next(line["loss"] for line in log if line["step"] == 4 and "loss" in line) for log in losses]
+            last = [next(line["loss"] for line in log if line["step"] == 4 and "loss" in line) for log in entries]
             told = summary["settings"][setting]["arms"][arm]["final_loss"]
             assert told["per_seed"] == last
             assert told["value"] == pytest.approx(sum(last) / 2)
+            covered = summary["settings"][setting]["arms"][arm]["coverage"]
+            reached = [[line["coverage"] for line in log if "coverage" in line][-1] for log in entries]
+            expected = reached if arm == "vpl" else []
+            assert covered == {"value": sum(reached) / 2 if expected else None, "per_seed": expected}
         difference = summary["settings"][setting]["differences"]["plain"]["vpl"]["test"][metric]
         by_hand = [v - p for v, p in zip(values["vpl"], values["plain"], strict=True)]
         assert difference["per_seed"] == by_hand
@@ -189,6 +193,7 @@ def test_vplface_study_report_shows_the_numbers_of_the_summary(carried_out):
         for text, metric in zip(cells[2], differences, strict=True):
             value = float(text.replace("−", "-"))
             assert value == pytest.approx(100 * differences[metric]["difference"], abs=0.051)
+        assert f"2 seeds, coverage {100 * told['arms']['vpl']['coverage']['value']:.0f}\N{NO-BREAK SPACE}%" in table
     for sentence in summary["verdict"].splitlines():
         assert f"<li>{sentence}</li>" in page.replace("&#x27;", "'")
     assert f"{2 * len(METRICS_IN_ORDER)} differences are examined together" in page
