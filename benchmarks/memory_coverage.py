@@ -1,16 +1,20 @@
 """How young the memory of a class is when one of its pictures comes, for each order of pictures: from the orders alone.
 
 Run: python benchmarks/memory_coverage.py [--classes 90000] [--pictures 50] [--batch 512] [--delta-t 100]
+     python benchmarks/memory_coverage.py --data SET [--max-pictures 4] [--batch 64] [--delta-t 100]
 """
 
 from __future__ import annotations
 
 import argparse
 import time
+from pathlib import Path
 
 import numpy as np
 
+from vplface.data.formats import open_pictures
 from vplface.data.samplers import SAMPLERS, Sampler, visits
+from vplface.data.selection import narrow
 from vplface.prototypes import simulate_memory
 
 
@@ -44,11 +48,16 @@ def main() -> None:
     parser.add_argument("--spread", type=float, default=0.8, help="of the logarithm of the class sizes")
     parser.add_argument("--batch", type=int, default=512, help="B")
     parser.add_argument("--delta-t", type=int, default=100, help="lifetime of a memory, steps")
+    parser.add_argument("--data", type=Path, help="a set whose classes are taken, in place of generated sizes")
+    parser.add_argument("--max-pictures", type=int, help="of a class of --data, at most")
     options = parser.parse_args()
-    sizes = class_sizes(options.classes, options.pictures, options.spread, seed=0)
-    labels = np.repeat(np.arange(options.classes), sizes)
+    if options.data is None:
+        sizes = class_sizes(options.classes, options.pictures, options.spread, seed=0)
+    else:
+        sizes = np.bincount(narrow(open_pictures(options.data), max_pictures=options.max_pictures).labels)
+    labels = np.repeat(np.arange(len(sizes)), sizes)
     print(
-        f"{options.classes:,} classes, {len(labels):,} pictures ({sizes.min()} to {sizes.max()} a class),"
+        f"{len(sizes):,} classes, {len(labels):,} pictures ({sizes.min()} to {sizes.max()} a class),"
         f" B {options.batch}, Δt {options.delta_t}\n"
     )
     print("| order | steps an epoch | own memory alive | its age, steps | coverage | s to draw an epoch |")
