@@ -1,7 +1,7 @@
-"""The differences of docs/results.md as one picture: for each FAR a column, for each difference of TAR a row.
+"""The differences of docs/record.md as one picture: for each FAR a column, for each difference of TAR a row.
 
 A bar is the 95 % interval over people, the thick line within it Student's interval over seeds, the dot the mean. In
-colour where the interval over people does not hold 0.
+colour where the interval over people excludes 0.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from figure import INK, SOFT, VPL, present
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-RESULTS = Path(__file__).parents[2] / "docs" / "results.md"
+RECORD = Path(__file__).parents[2] / "docs" / "record.md"
 RATES = ("1e-2", "1e-3", "1e-4")
 _NUMBER = r"([+−]?\d+\.\d)"
 _INTERVAL = re.compile(rf"^(?:{_NUMBER} )?\({_NUMBER} – {_NUMBER}\)$")
@@ -80,7 +80,7 @@ def _read(cell: str) -> list[float]:
 def main(argv: list[str] | None = None) -> None:
     """Read, print and draw."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("page", nargs="?", type=Path, default=RESULTS, help="read this (default: docs/results.md)")
+    parser.add_argument("page", nargs="?", type=Path, default=RECORD, help="read this (default: docs/record.md)")
     parser.add_argument("--out", type=Path, metavar="FILE.svg", help="draw the figure; without it, only the numbers")
     parser.add_argument("--json", action="store_true", help="print the numbers as one JSON object")
     asked = parser.parse_args(argv)

@@ -1,8 +1,9 @@
-"""examples/argument/evidence.py: differences read from the tables of docs/results.md, drawn, or refused."""
+"""examples/argument/evidence.py: differences read from the tables of docs/record.md, drawn, or refused."""
 
 from __future__ import annotations
 
 import json
+import re
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -54,7 +55,7 @@ def test_evidence_main_refuses_a_page_without_differences(
     assert "states no differences" in capsys.readouterr().err
 
 
-def test_evidence_main_reads_and_draws_the_results_page(
+def test_evidence_main_reads_and_draws_the_record(
     evidence: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     picture = tmp_path / "figure.svg"
@@ -65,3 +66,28 @@ def test_evidence_main_reads_and_draws_the_results_page(
         assert one["people"][0] <= one["people"][1]
         assert one["seeds"][0] <= one["mean"] <= one["seeds"][1]
     assert ElementTree.parse(picture).getroot().tag.endswith("svg")
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/results.md"])
+def test_summary_table_agrees_with_the_record_and_marks_significant_differences(
+    evidence: ModuleType, page: str
+) -> None:
+    found = {
+        (re.sub(r"[^\w -]", "", one.section.lower()).replace(" ", "-"), one.name, one.rate): one
+        for one in evidence.differences(evidence.RECORD.read_text(encoding="utf-8"))
+    }
+    row = r"^\| \[[^\]]+\]\(\S*record\.md#(\S+)\), (λ \S+) \| (.+) \| (.+) \| (.+) \| (.+) \|$"
+    rows = re.findall(row, (ROOT / page).read_text(encoding="utf-8"), flags=re.MULTILINE)
+    assert len(rows) >= 5
+    for anchor, share, *cells, verdict in rows:
+        significant = []
+        for rate, cell in zip(evidence.RATES, cells, strict=True):
+            one = found[anchor, f"{share} − ArcFace", rate]
+            low, high = one.people
+            if not low <= 0 <= high:
+                significant.append(rate)
+                sign = "gain" if low > 0 else "loss"
+            mean = f"**{one.mean:+.1f}**" if rate in significant else f"{one.mean:+.1f}"
+            said = f"{mean} ({low:+.1f} – {high:+.1f})".replace("-", "−")
+            assert cell == re.sub(r"[+−]0\.0", "0.0", said)
+        assert verdict == (f"significant {sign} at {' and '.join(significant)}" if significant else "inconclusive")
