@@ -61,10 +61,13 @@ def text_of(page: Path) -> str:
 def test_pages_command_lines_parse_and_name_valid_recipes(
     page: Path, template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shutil.copy(template / "model.onnx", tmp_path)
-    (tmp_path / "studies.md").write_text(blocks(ROOT / "docs" / "studies.md", "yaml")[0].text, encoding="utf-8")
-    shutil.copytree(ROOT / "studies", tmp_path / "studies")
-    monkeypatch.chdir(tmp_path)
+    desk, models = tmp_path / "desk", tmp_path / "shared" / "models"
+    models.mkdir(parents=True)
+    shutil.copy(template / "other.onnx", models / "mobilefacenet_foamliu.onnx")
+    shutil.copytree(ROOT / "studies", desk / "studies")
+    shutil.copy(template / "model.onnx", desk)
+    (desk / "studies.md").write_text(blocks(ROOT / "docs" / "studies.md", "yaml")[0].text, encoding="utf-8")
+    monkeypatch.chdir(desk)
     grids: dict[tuple[str, ...], Grid] = {}
     for line in commands(page):
         words = of_vplface(line)
