@@ -54,7 +54,8 @@ class _Commands(TyperGroup):
             return super().invoke(ctx)
 
 
-# typer creates its own console for help and errors; this one escapes control characters.
+# typer creates its own console and tables for help and errors: this console escapes control characters, and these
+# tables cut no word. typer has no other way to choose them.
 typer.rich_utils.Console = partial(Console, markup=True, emoji=True)  # type: ignore[attr-defined,assignment]
 typer.rich_utils.Table = HelpTable  # type: ignore[attr-defined]
 app = typer.Typer(
