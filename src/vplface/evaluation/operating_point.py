@@ -59,6 +59,11 @@ class OperatingPoint:
         return path
 
     @classmethod
+    def read(cls, path: Path | str) -> OperatingPoint:
+        """The operating point in a file, whatever model it belongs to; raises DataError if it is damaged."""
+        return cls(**_checked(Path(path), read_json(Path(path))))
+
+    @classmethod
     def load(cls, model: Path | str, weights: str | None = None) -> OperatingPoint:
         """The operating point of a model.
 
@@ -75,7 +80,7 @@ class OperatingPoint:
             raise DataError(
                 f"{path}: no such file; make it with: vplface evaluate {argument(model)} --save-operating-point 1e-4"
             )
-        point = cls(**_checked(path, read_json(path)))
+        point = cls.read(path)
         file = model_files(Path(model))[0]
         if point.files.get(file.name) != (weights or hashes([file])[str(file)]):
             raise DataError(
