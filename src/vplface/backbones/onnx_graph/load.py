@@ -85,6 +85,8 @@ def _require_same_embeddings(backbone: nn.Module, path: Path, dim: int, *, half:
     finally:
         backbone.train(training)
     expected = normalize(network(pictures).double(), dim=1)
+    if not bool(expected.isfinite().all()):
+        raise DataError(f"{path}: its embeddings of random pictures are NaN or infinite; the weights are damaged")
     difference, cosine = float((found - expected).abs().max()), float((found * expected).sum(1).min())
     if not (cosine >= HALF_FLOOR if half else difference <= TOLERANCE):
         raise DataError(

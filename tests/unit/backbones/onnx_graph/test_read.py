@@ -163,6 +163,11 @@ def test_FromOnnx_compares_embeddings_whose_squares_leave_float32(path, monkeypa
     refused(path, "torch's embeddings differ from onnxruntime's by")
 
 
+def test_FromOnnx_refuses_a_network_whose_embeddings_leave_float32(path):
+    written(path, [CONV, node("Mul", "c,c", "r"), node("GlobalAveragePool", "r", "p"), FLAT], W=1e25 * W)
+    refused(path, "embeddings of random pictures are NaN or infinite")
+
+
 @pytest.mark.parametrize("graph", ["", "no base64", "eJyrVkpUsgIAAlsBBQ==", "e30="])
 def test_Build_refuses_a_graph_that_is_damaged(graph):
     with pytest.raises(ConfigError, match="graph of the network cannot be read"):
