@@ -16,6 +16,7 @@ from vplface.cli.degrade import DEGRADE, parse_degradations
 from vplface.cli.evaluation_output import OUT, REPORT, require_endings, store, write_page
 from vplface.cli.options import AS_JSON, DEVICE, FLIP, WORKERS
 from vplface.cli.preprocessing import COLOR, INSIGHTFACE, MEAN, STD, preprocessing_of
+from vplface.cli.stored_threshold import note_same_people, promise_of, require_people
 from vplface.console import print_json, say
 from vplface.errors import DataError, UsageError
 from vplface.reading import is_file
@@ -84,10 +85,29 @@ def evaluate(
         Path | None,
         typer.Option(
             help="A CSV file of lines 'name,group', the name of an identity or of a picture: give the errors of each "
-            "group at the common thresholds of --far and --fmr.",
+            "group at the common thresholds of --far and --fmr. After a first line 'name,age', ages in years.",
             show_default=False,
         ),
     ] = None,
+    operating_point: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Measure the threshold in this operating_point.json as it is, on other people: FMR and FNMR with "
+            "bounds, and whether the promised false accept rate holds.",
+            show_default=False,
+        ),
+    ] = None,
+    hard: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            metavar="K",
+            help="With --people: compare each person with the K nearest strangers, too, and show how FMR and "
+            "thresholds move.",
+            show_default=False,
+        ),
+    ] = 0,
     degrade: DEGRADE = None,
     flip: FLIP = "sum",
     protocol: Annotated[
@@ -147,12 +167,15 @@ def evaluate(
 
     Example:  vplface evaluate old.onnx new.onnx --data lfw112 --pairs pairs.txt --compare --report page.html
 
+    Example:  vplface evaluate runs/lfw/best --data ours --people ours.txt --operating-point operating_point.json
+
     Example:  vplface evaluate runs/lfw/best --data lfw112 --pairs pairs.txt --degrade low_resolution:pixels=7-11
     """
     if people is not None and (pairs is not None or threshold_pairs is not None):
         raise UsageError("--people compares all pairs of people; omit --pairs and --threshold-pairs")
     _check_rates({"--far": far or [], "--fmr": fmr or [], "--save-operating-point": [save_operating_point]})
     _check_models(models, compare=compare, bootstrap=bootstrap)
+    require_people(operating_point, hard, people, bootstrap)
     degradations = parse_degradations(degrade or [])
     require_endings(out, report)
     preprocessing = preprocessing_of(color, mean, std)
@@ -173,15 +196,16 @@ def evaluate(
     task = open_task(data, pairs, threshold_pairs, people)
     degraded = [replace(task.with_degraded(each), name=f"{task.name}, {each}") for each in degradations]
     grouped = None if groups is None else read_groups(groups, task.pictures)
-    options = EvalOptions(flip, fars, tuple(fmr or ()), protocol, far_rule, bootstrap, groups=grouped)
+    promise = promise_of(operating_point, models, flip, preprocessing)
+    fmrs = tuple(fmr or ())
+    options = EvalOptions(flip, fars, fmrs, protocol, far_rule, bootstrap, 0, grouped, promise, hard)
     lists = [path for path in (data, people, groups) if path is not None and is_file(path)]
     lists += [file for path in (pairs, threshold_pairs) if path is not None for file in pair_files(path)]
     digests = hashes(lists)  # before pictures are embedded, which may take hours
-    results = []
+    note_same_people(operating_point, data, digests)
+    tasks, results = [task, *degraded], []
     for model in models:
-        measured = _measure(
-            model, data, [task, *degraded], options, preprocessing, device, workers, alone=len(models) == 1
-        )
+        measured = _measure(model, data, tasks, options, preprocessing, device, workers, alone=len(models) == 1)
         results.append(replace(measured, files={**measured.files, **digests}))
     if contradicted := results[0].evaluation.protocol.get("contradicted_by_folders"):
         say(

@@ -62,8 +62,7 @@ class Result:
 
     def _figures(self, evaluation: Evaluation) -> dict[str, Any]:
         values = {"protocol": self.protocol(evaluation), "metrics": evaluation.metrics_json()}
-        parts = {"groups": evaluation.groups, "strata": evaluation.strata}
-        return values | {name: dict(part) for name, part in parts.items() if part}
+        return values | {name: dict(part) for name, part in evaluation.further.items()}
 
     def _with_figures(self, figures: Callable[[Evaluation], dict[str, Any]]) -> dict[str, Any]:
         values = {"model": str(self.model), "data": str(self.data), **figures(self.evaluation)}

@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.text import Text
 
+from vplface.cli.claims_tables import claims_sentence, show_hard, show_promise, show_ratios
 from vplface.cli.tables import with_interval
 from vplface.console import Console, say
 from vplface.data.degrade import described
@@ -37,12 +38,18 @@ def show_figures(evaluation: Evaluation, title: str, prepared: str, files: Mappi
         )
     console = Console()
     console.print(table)
+    if evaluation.promise:
+        show_promise(evaluation.promise)
+    if evaluation.hard:
+        show_hard(evaluation.hard)
     if evaluation.groups:
         _show_groups(console, evaluation.groups)
     if evaluation.strata:
         _show_strata(console, evaluation.strata)
     reasons = (figure.details.get("reason") for figure in evaluation.metrics.values())
     lines = list(dict.fromkeys(reason for reason in reasons if reason))
+    if claims := evaluation.protocol.get("claims"):
+        lines.append(claims_sentence(claims, evaluation.protocol["identities"]))
     lines += [f"Protocol: {_sentence(evaluation.protocol)}; {prepared}."]
     lines += [f"sha256 {digest}  {path}" for path, digest in files.items()]
     _say(console, *lines)
@@ -133,6 +140,7 @@ def _show_groups(console: Console, groups: Mapping[str, Any]) -> None:
                 f"{kind.upper()} spread: {_percent(spread.value, kind)} points, {spread.details['highest']} over "
                 f"{spread.details['lowest']} (95 % interval of these two: {_ends(spread.interval, _format(kind))})",
             )
+        show_ratios(at)
 
 
 def _show_strata(console: Console, strata: Mapping[str, Any]) -> None:

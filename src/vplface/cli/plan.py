@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import asdict
 from decimal import Decimal
 from typing import Annotated, Literal
 
@@ -10,6 +11,7 @@ import typer
 
 from vplface.cli.plan_tables import show_forecast, show_plan
 from vplface.cli.recipe import OptionalRecipeArgument, OverridesArgument
+from vplface.console import print_json
 from vplface.errors import ConfigError, UsageError
 
 _NUMBER = re.compile(r"(\d+(?:\.\d+)?(?:e\+?\d\d?)?|\d{1,3}(?:[,_]\d{3})+)([kmb]?)", re.IGNORECASE)
@@ -17,6 +19,7 @@ _SUFFIXES = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9}
 _MOST = 10**11
 
 _ALONE = "Without a recipe"
+_PEOPLE = "How many people a claim needs"
 
 
 def plan(
@@ -25,6 +28,14 @@ def plan(
     overrides: OverridesArgument = None,
     gpus: Annotated[str, typer.Option(metavar="P", help="GPUs that share batch and classes.")] = "1",
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, and nothing else.")] = False,
+    far: Annotated[
+        list[float] | None,
+        typer.Option(
+            help="A false accept rate to claim: show how many people and pairs that needs. Alone; may be repeated.",
+            rich_help_panel=_PEOPLE,
+            show_default=False,
+        ),
+    ] = None,
     classes: Annotated[
         str | None,
         typer.Option(metavar="N", help="Number of classes, e.g. 2000000, 2e6 or 2M.", rich_help_panel=_ALONE),
@@ -67,14 +78,20 @@ def plan(
     """Show the size and cost of a run: steps, memory, traffic, checkpoints, expected coverage. Nothing is trained.
 
     With CONFIG it opens the data, and shows the same as vplface train CONFIG --dry-run. With --classes it only
-    calculates, for variational ArcFace of scale 64 and SGD with momentum.
+    calculates, for variational ArcFace of scale 64 and SGD with momentum. With --far it says how many people a test
+    set needs, before anybody may claim that false accept rate.
 
     \b
     vplface plan folder data.train=my_faces --gpus 4
     vplface plan --classes 2M --gpus 8 --delta-t 500
     vplface plan --classes 2M --gpus 8 --pictures 40M --epochs 20
+    vplface plan --far 1e-3 --far 1e-4
     """  # noqa: D301 (the mark before lines that stay as they are)
     ranks = _count("--gpus", gpus)
+    if far:
+        _require_alone(context)
+        _show_claims(far, json)
+        return
     if config is not None and classes is not None:
         raise UsageError(f"give either CONFIG or --classes, not both; {config!r} was read as CONFIG")
     if config is not None:
@@ -90,7 +107,8 @@ def plan(
         return
     if classes is None:
         raise UsageError(
-            "give either CONFIG, as in vplface plan quickstart, or --classes, as in vplface plan --classes 2M"
+            "give CONFIG, as in vplface plan quickstart, or --classes, as in vplface plan --classes 2M, "
+            "or --far, as in vplface plan --far 1e-4"
         )
 
     from vplface.footprint import RunSize, forecast, network_of
@@ -117,6 +135,28 @@ def plan(
     except ValueError as error:
         raise UsageError(str(error)) from error
     show_forecast(size, name, network, forecasted, json)
+
+
+def _require_alone(context: typer.Context) -> None:
+    """Raise UsageError for a parameter that does not go with --far."""
+    for parameter in context.command.params:
+        given = context.get_parameter_source(parameter.name or "")
+        if parameter.name not in ("far", "json") and given is not None and given.name != "DEFAULT":
+            raise UsageError("--far says how many people a claim needs; it goes alone, or with --json")
+
+
+def _show_claims(fars: list[float], as_json: bool) -> None:
+    from vplface.cli.claims_tables import show_needed
+    from vplface.evaluation.claims import needed
+
+    try:
+        claims = [needed(far) for far in fars]
+    except ValueError as error:
+        raise UsageError(f"--far: {error}") from error
+    if as_json:
+        print_json({"schema": 1, "confidence": 0.95, "claims": [asdict(claim) for claim in claims]})
+        return
+    show_needed(claims)
 
 
 def _count(option: str, text: str, least: int = 1) -> int:

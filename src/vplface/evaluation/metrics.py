@@ -190,8 +190,14 @@ def far_point(far: float) -> str:
     return f"far={far_name(far)}"
 
 
+OPERATING_POINT = "operating_point"
+"""The key of a stored threshold, beside those of false accept rates."""
+
+
 def point_label(point: str) -> str:
-    """A key such as ``far=1e-3`` in running text."""
+    """A key such as ``far=1e-3``, or that of a stored threshold, in running text."""
+    if point == OPERATING_POINT:
+        return "the operating point"
     name, _, rate = point.partition("=")
     value = _rate(rate)
     return point if value is None else f"{name.upper()} {rate_label(value)}"

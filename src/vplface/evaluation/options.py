@@ -8,6 +8,7 @@ from typing import TypedDict
 
 from vplface.embedder import Flip
 from vplface.evaluation.groups import Groups
+from vplface.evaluation.promise import Promise
 from vplface.evaluation.tar_at_far import FarRule
 from vplface.evaluation.verification import AccuracyRule
 
@@ -28,6 +29,9 @@ class EvalOptions:
         bootstrap: resamples of the people for the intervals; 0 for none.
         seed: of the resamples.
         groups: of the pictures, to give the errors of each group at the thresholds of ``fars`` and ``fmrs``.
+        promise: a stored threshold, to measure as it is; needs ``bootstrap``.
+        hard: where all pairs are compared, the nearest strangers of each person, whose pairs are measured as well; 0
+            for none. Needs ``bootstrap``.
     """
 
     flip: Flip | None = "sum"
@@ -38,6 +42,12 @@ class EvalOptions:
     bootstrap: int = 500
     seed: int = 0
     groups: Groups | None = None
+    promise: Promise | None = None
+    hard: int = 0
+
+    def __post_init__(self) -> None:
+        if (self.promise is not None or self.hard) and self.bootstrap < 2:
+            raise ValueError("a stored threshold and hard impostors have bounds: bootstrap must be at least 2")
 
 
 class EvalKeywords(TypedDict, total=False):
@@ -50,3 +60,5 @@ class EvalKeywords(TypedDict, total=False):
     bootstrap: int
     seed: int
     groups: Groups | None
+    promise: Promise | None
+    hard: int

@@ -15,6 +15,7 @@ from vplface.errors import DataError
 from vplface.evaluation.all_pairs import score_all_pairs
 from vplface.evaluation.bootstrap import accuracy_replicates, all_draws, share_replicates
 from vplface.evaluation.figure import Figure
+from vplface.evaluation.hard_pairs import HardPairs
 from vplface.evaluation.metrics import ACCURACY, BEST_ACCURACY, RANK, MetricKind
 from vplface.evaluation.options import EvalOptions
 from vplface.evaluation.rates import ScoredPairs, evaluate_scores
@@ -239,6 +240,7 @@ def evaluate_every_pair(
         (compared.edges[::merge], genuine, impostor),
         "\n".join(f"{pictures.name(index)}\t{scores.identity[index]}" for index in range(n)),
         _quality(embeddings, pictures, scores, options),
+        HardPairs.of(unit, scores, options.hard) if options.hard else None,
     )
     protocol = {"kind": "all pairs", "pictures": n, "pairs": n * (n - 1) // 2}
     replicates = {} if resampled is None else {rank_1: resampled}

@@ -13,10 +13,13 @@ from jaxtyping import Float, Int, Int64
 
 from vplface.data.pictures import PictureSet
 from vplface.evaluation.bootstrap import interval
+from vplface.evaluation.claims import supported
 from vplface.evaluation.figure import Figure
 from vplface.evaluation.groups import group_errors
-from vplface.evaluation.metrics import FNMR, METRICS, TAIL, TAR, far_point
+from vplface.evaluation.hard_pairs import HardPairs, hard_errors
+from vplface.evaluation.metrics import FNMR, METRICS, OPERATING_POINT, TAIL, TAR, far_point
 from vplface.evaluation.options import EvalOptions
+from vplface.evaluation.promise import comparisons_of, measure_promise
 from vplface.evaluation.result import Evaluation
 from vplface.evaluation.roc_replicates import RateReplicates, rate_replicates, tail_length
 from vplface.evaluation.scores import Scores
@@ -38,6 +41,7 @@ class ScoredPairs:
         histogram: edges of the bins, genuine and impostor pairs in each.
         question: the pairs as text, which a model's scores do not change; for the fingerprint.
         quality: of the pictures, where some of them are degraded.
+        hard: the pairs of nearest strangers, where they are asked for.
     """
 
     pictures: PictureSet
@@ -46,6 +50,7 @@ class ScoredPairs:
     histogram: tuple[Float[np.ndarray, " edges"], Int64[np.ndarray, " bins"], Int64[np.ndarray, " bins"]]
     question: str
     quality: Quality | None = None
+    hard: HardPairs | None = None
 
     @cached_property
     def people(self) -> int:
@@ -107,10 +112,6 @@ def evaluate_scores(
         by_stratum, of_strata = stratify(scores, scored.quality, thresholds, options.bootstrap, options.seed)
         measured |= {**of_strata.of, **{TAIL.at(far).key: _none(error) for far, error in missing.items()}}
         resampled |= of_strata.replicates
-    by_group = {}
-    if options.groups is not None:
-        at_points = {far_point(far): threshold for far, threshold in thresholds.items()}
-        by_group = group_errors(scores, options.groups, at_points, options.bootstrap, options.seed)
     question = f"{options.bootstrap}\t{options.seed}\n{scored.question}"
     return Evaluation(
         name=name,
@@ -123,9 +124,28 @@ def evaluate_scores(
         },
         fingerprint=hashlib.sha256(question.encode("utf-8", "surrogateescape")).hexdigest()[:32],
         replicates={**replicates, **resampled},
-        groups=by_group,
         strata=by_stratum,
+        **_at_thresholds(scored, thresholds, options),
     )
+
+
+def _at_thresholds(scored: ScoredPairs, of_fars: Mapping[float, float], options: EvalOptions) -> dict[str, Any]:
+    """Errors by group, at the stored threshold, and of hard impostors: the fields of the evaluation, where asked for.
+
+    All are judged at the thresholds of the false accept rates, and at the stored one.
+    """
+    bootstrap, seed = options.bootstrap, options.seed
+    thresholds = {far_point(far): threshold for far, threshold in of_fars.items()}
+    fars = {far_point(far): far for far in of_fars}
+    found: dict[str, Any] = {}
+    if (promise := options.promise) is not None:
+        found["promise"] = measure_promise(scored.scores, promise, bootstrap, seed)
+        thresholds[OPERATING_POINT], fars[OPERATING_POINT] = promise.threshold, promise.far
+    if options.groups is not None:
+        found["groups"] = group_errors(scored.scores, options.groups, thresholds, bootstrap, seed)
+    if scored.hard is not None:
+        found["hard"] = hard_errors(scored.hard, thresholds, fars, options.far_rule, bootstrap, seed)
+    return found
 
 
 def _protocol(scores: Scores, options: EvalOptions) -> dict[str, Any]:
@@ -133,6 +153,7 @@ def _protocol(scores: Scores, options: EvalOptions) -> dict[str, Any]:
         "genuine": len(scores.genuine),
         "impostors": scores.impostors,
         "identities": scores.identities,
+        "claims": supported(comparisons_of(scores), {*options.fars, *options.fmrs}),
         "accept": "similarity >= threshold",
         "flip": options.flip or "not known",
         "far_rule": options.far_rule,

@@ -35,6 +35,10 @@ class Evaluation:
         groups: errors by group, as :func:`vplface.evaluation.groups.group_errors` gives them; empty without groups.
         strata: errors and the impostor tail by the quality of pictures, as :func:`vplface.evaluation.strata.stratify`
             gives them; empty where no pictures were degraded.
+        promise: error rates at a stored threshold, as :func:`vplface.evaluation.promise.measure_promise` gives them;
+            empty without one.
+        hard: errors on the nearest strangers, as :func:`vplface.evaluation.hard_pairs.hard_errors` gives them; empty
+            where they were not asked for.
     """
 
     name: str
@@ -47,13 +51,22 @@ class Evaluation:
     correct: Bool[np.ndarray, " p"] = field(default_factory=lambda: np.zeros(0, bool))
     groups: Mapping[str, Any] = field(default_factory=dict)
     strata: Mapping[str, Any] = field(default_factory=dict)
+    promise: Mapping[str, Any] = field(default_factory=dict)
+    hard: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def further(self) -> dict[str, Mapping[str, Any]]:
+        """The measurements beside the metrics that were made, by their keys in JSON."""
+        every = {"groups": self.groups, "strata": self.strata, "promise": self.promise, "hard": self.hard}
+        return {name: part for name, part in every.items() if part}
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready values, the inverse of :meth:`from_dict`; replicates are rounded to six digits.
 
-        ``"strata"`` is there only where pictures were degraded, so that other files are as version 0.1 writes them.
+        ``"strata"``, ``"promise"`` and ``"hard"`` are there only where they were measured, so that other files are as
+        version 0.1 writes them.
         """
-        values = {
+        return {
             "name": self.name,
             "protocol": dict(self.protocol),
             "metrics": self.metrics_json(),
@@ -66,8 +79,8 @@ class Evaluation:
             },
             "correct": "".join("01"[right] for right in self.correct.tolist()),
             "groups": dict(self.groups),
+            **{name: dict(part) for name, part in self.further.items()},
         }
-        return values | ({"strata": dict(self.strata)} if self.strata else {})
 
     def metrics_json(self) -> dict[str, dict[str, Any]]:
         """The figures of all metrics, JSON-ready."""
@@ -91,10 +104,12 @@ class Evaluation:
             "correct": str,
             "groups": Mapping,
             "strata": Mapping,
+            "promise": Mapping,
+            "hard": Mapping,
         }
         if not isinstance(values, Mapping):
             raise DataError(f"not an evaluation: {type(values).__name__}")
-        values = {"correct": "", "groups": {}, "strata": {}, **values}
+        values = {"correct": "", "groups": {}, "strata": {}, "promise": {}, "hard": {}, **values}
         wrong = [key for key, kind in kinds.items() if not isinstance(values.get(key), kind)]
         if wrong:
             raise DataError(f"not an evaluation: {', '.join(map(repr, wrong))} missing or of the wrong kind")

@@ -101,8 +101,7 @@ class VerificationTask:
         if not isinstance(self.pictures, DegradedPictures):
             return self._evaluate(embeddings, options)
         if (groups := options.groups) is not None:
-            of_picture = groups.of_picture[self.pictures.places]
-            options = replace(options, groups=replace(groups, of_picture=of_picture))
+            options = replace(options, groups=groups.at(self.pictures.places))
         evaluation = self._evaluate(embeddings, options)
         degradation = self.pictures.degradation.to_dict()
         degraded = degradation | {"pictures": int(self.pictures.degraded[self.used].sum())}

@@ -35,7 +35,7 @@ def table(runs: Sequence[RunRecord], set_name: str) -> Markup:
                     first.insert(0, tag("th", arm(run, index), scope="row", rowspan=len(of_strata)))
                 share = finite(mapping(mapping(strata.get("pairs")).get(name)).get("share"))
                 figures = [Figure.from_json(mapping(mapping(of).get(kind))) for kind in ("fnmr", "fmr", "tail")]
-                cells = [*map(_measured, figures), tag("td", "—" if share is None else short(share, percent=True))]
+                cells = [*map(measured_cell, figures), tag("td", "—" if share is None else short(share, percent=True))]
                 rows.append(tag("tr", first, tag("td", name), cells))
     heads = ["Threshold of", "Pictures", "False non-match rate", "False match rate", "Share of the tail"]
     heads = [*([""] if len(runs) > 1 else []), *heads, "Share of all impostor pairs"]
@@ -138,7 +138,8 @@ def _words(pictures: Mapping[str, Any]) -> str:
     )
 
 
-def _measured(figure: Figure) -> Markup:
+def measured_cell(figure: Figure) -> Markup:
+    """A cell of a table: a rate in percent, and below it its interval."""
     if figure.value is None:
         return tag("td", tag("span", "—", class_="value unclear"))
     ends = figure.interval and " – ".join(short(end, percent=True) for end in figure.interval)

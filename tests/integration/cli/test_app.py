@@ -109,6 +109,24 @@ def test_vplface_study_compares_the_arms_of_a_recipe_and_keeps_finished_runs(vpl
     assert "another configuration" in changed.stderr
 
 
+def test_vplface_plan_far_says_how_many_people_a_claim_needs(vplface):
+    planned = vplface("plan", "--far", "1e-4", "--json")
+    assert json.loads(planned.stdout)["claims"] == [
+        {"far": 1e-4, "comparisons": 29956, "people": 59912, "fewest_people": 246, "fewest_pairs": 30135}
+    ]
+    shown = vplface("plan", "--far", "1e-2", "--far", "1e-4").stdout
+    assert "59,912" in shown
+    assert "246 people, 30,135 pairs" in shown
+    for wrong, message in (
+        (("quickstart", "--far", "1e-4"), "goes alone"),
+        (("--classes", "2M", "--far", "1e-4"), "goes alone"),
+        (("--far", "1"), "--far: a claim is about a false accept rate between 0 and 1"),
+    ):
+        refused = vplface("plan", *wrong)
+        assert refused.exit_code == 2
+        assert message in refused.output
+
+
 def test_vplface_plan_equals_train_dry_run_and_writes_nothing(vplface, faces, tmp_path):
     planned = vplface("plan", "folder", f"data.train={faces}", *SMALL, "--json")
     dry = vplface("train", "folder", f"data.train={faces}", *SMALL, "--dry-run", "--json")

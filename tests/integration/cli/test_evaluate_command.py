@@ -384,3 +384,90 @@ def test_vplface_evaluate_uses_the_pairs_of_a_set_without_a_list(embedded, monke
     said = as_json(run(embedded, "--bootstrap", 0, "--json"))
     assert said["protocol"]["name"] == "faces"
     assert said["protocol"]["pairs"] == 24
+
+
+def test_vplface_evaluate_operating_point_measures_a_stored_threshold_on_other_people(embedded, tmp_path):
+    for name in ("model", "faces", "people.txt"):
+        (shutil.copytree if (embedded / name).is_dir() else shutil.copy)(embedded / name, tmp_path / name)
+    (tmp_path / "others.txt").write_text("p2\np3\np4\np5\n")
+    base = ("--people", tmp_path / "people.txt", "--far", 0.25, "--bootstrap", 20)
+    as_json(run(tmp_path, *base, "--save-operating-point", 0.25, "--json"))
+    stored = OperatingPoint.load(tmp_path / "model")
+    point = tmp_path / "elsewhere.json"
+    shutil.move(tmp_path / "model/operating_point.json", point)
+    other = ("--people", tmp_path / "others.txt", "--far", 0.25, "--bootstrap", 20, "--operating-point", point)
+    result = run(tmp_path, *other, "--json", "--out", tmp_path / "out.json")
+    said = as_json(result)
+    promise = said["promise"]
+    assert (promise["threshold"], promise["far"], promise["people"]) == (stored.threshold, 0.25, 4)
+    assert promise["fmr"]["pairs"] == 4 * 3 // 2 * 9
+    assert promise["verdict"] in ("undecided", "violated")  # 4 people cannot show that 0.25 holds
+    assert said["protocol"]["claims"]["independent_comparisons"] == 2
+    assert "very people" not in result.stderr
+    read = Evaluation.from_dict(json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))["evaluation"])
+    assert read.promise == promise
+    shown = run(tmp_path, *other, "--report", tmp_path / "page.html")
+    assert promise["sentence"] in shown.stdout
+    assert "Claims: 4 people (2 independent comparisons) support a FAR of 0.78 and above" in shown.stdout
+    assert promise["sentence"] in (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "very people" in run(tmp_path, *base, "--operating-point", point).stderr
+
+
+def test_vplface_evaluate_operating_point_refuses_what_does_not_belong_to_it(embedded, tmp_path):
+    for name in ("model", "faces", "people.txt", "named.npz"):
+        (shutil.copytree if (embedded / name).is_dir() else shutil.copy)(embedded / name, tmp_path / name)
+    base = ("--people", tmp_path / "people.txt", "--far", 0.25, "--bootstrap", 20)
+    as_json(run(tmp_path, *base, "--save-operating-point", 0.25, "--json"))
+    shutil.move(tmp_path / "model/operating_point.json", tmp_path / "point.json")
+    stored = (*base, "--operating-point", tmp_path / "point.json")
+    for wrong, error, message in (
+        (("--flip", "none"), UsageError, "was chosen with --flip sum"),
+        (("--color", "bgr"), UsageError, "--color, --mean and --std: the threshold in"),
+        (("--bootstrap", 1), UsageError, "--bootstrap must be at least 2"),
+    ):
+        with pytest.raises(error, match=message):
+            raise run(tmp_path, *stored, *wrong).exception
+    both = [str(tmp_path / name) for name in ("model", "named.npz")]
+    two = CliRunner().invoke(app, [*both, "--data", str(tmp_path / "faces"), *map(str, stored)])
+    assert "belongs to one model" in str(two.exception)
+    with pytest.raises(DataError, match=r"nowhere\.json"):
+        raise run(tmp_path, *base, "--operating-point", tmp_path / "nowhere.json").exception
+    of_file = run(tmp_path, *stored, "--json", model="named.npz")
+    assert "nothing says that" in of_file.stderr
+    assert as_json(of_file)["promise"]["fmr"] == as_json(run(tmp_path, *stored, "--json"))["promise"]["fmr"]
+    save_model(tmp_path / "model", build("tiny", 16, width=8), ModelCard("tiny", 16, {"width": 8}))
+    with pytest.raises(DataError, match="chosen for other weights than those of"):
+        raise run(tmp_path, *stored).exception
+
+
+def test_vplface_evaluate_hard_shows_how_thresholds_move(embedded):
+    base = ("--people", embedded / "people.txt", "--far", 0.25, "--bootstrap", 20, "--hard", 2)
+    said = as_json(run(embedded, *base, "--json"))
+    assert said["hard"]["k"] == 2
+    at = said["hard"]["at"]["far=2.5e-1"]
+    assert at["threshold"] == said["metrics"]["tar@far=2.5e-1"]["threshold"]
+    assert at["fmr"]["value"] >= said["metrics"]["tar@far=2.5e-1"]["actual_far"]
+    assert at["moved"]["threshold"] >= at["threshold"]
+    shown = run(embedded, *base, "--report", embedded / "hard.html")
+    assert "each person and the 2 nearest strangers" in shown.stdout
+    assert "Hard impostors" in (embedded / "hard.html").read_text(encoding="utf-8")
+    with pytest.raises(UsageError, match=r"--hard looks for .* give --people"):
+        raise run(embedded, "--pairs", embedded / "pairs.txt", "--hard", 2).exception
+    with pytest.raises(DataError, match="--hard 5: each of 5 people has 4 strangers"):
+        raise run(embedded, *base, "--hard", 5).exception
+
+
+def test_vplface_evaluate_groups_of_ages_show_rates_across_groups_and_by_years(embedded):
+    ages = [f"p{p}/p{p}_{number + 1:04d},{20 + 9 * number}" for p in range(6) for number in range(3)]
+    (embedded / "ages.csv").write_text("\n".join(["name,age", *ages]) + "\n")
+    base = ("--people", embedded / "people.txt", "--far", 0.25, "--bootstrap", 20, "--groups", embedded / "ages.csv")
+    at = as_json(run(embedded, *base, "--json"))["groups"]["at"]["far=2.5e-1"]
+    assert list(at["rates"]) == ["age 18–34", "age 35–49"]
+    assert [entry["impostors"] for entry in at["across"]] == [5 * 4 * 2]
+    assert {years: of["genuine"] for years, of in at["age_gap"].items()} == {"5–9 years": 10, "10–19 years": 5}
+    shown = run(embedded, *base, "--report", embedded / "ages.html").stdout
+    for part in ("FMR within and across groups", "FNMR by years between the two pictures", "FMR max/geometric mean"):
+        assert part in shown
+    page = (embedded / "ages.html").read_text(encoding="utf-8")
+    assert "FMR at the threshold of FAR 0.25" in page
+    assert "by years between the two pictures" in page

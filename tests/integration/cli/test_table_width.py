@@ -15,6 +15,7 @@ from vplface.cli import (
     bench_head,
     bench_scaling,
     bench_train,
+    claims_tables,
     data_check,
     data_info,
     estimate_table,
@@ -30,6 +31,7 @@ from vplface.data.degrade import Degradation
 from vplface.data.degrade.kinds import KINDS as DEGRADATIONS
 from vplface.data.summary import Summary
 from vplface.evaluation import Evaluation
+from vplface.evaluation.claims import needed
 from vplface.evaluation.figure import Figure
 from vplface.evaluation.strata import STRATA
 from vplface.study import progress_table
@@ -87,6 +89,29 @@ def evaluation():
     return Evaluation(
         SET, protocol, figures, fingerprint="x", groups={"at": at, "groups": {SET: {"identities": 12345}}}
     )
+
+
+def promise():
+    rate = {**INTERVAL, "lower95": 0.1, "upper95": 0.98765, "errors": 123_456, "pairs": 10**9}
+    return {"threshold": 0.31234, "fmr": rate, "fnmr": rate, "sentence": "It holds."}
+
+
+def hard():
+    rate = promise()["fmr"]
+    moved = {"threshold": 0.31234, "fnmr": INTERVAL}
+    entry = {"threshold": 0.3, "fmr": rate, "fnmr": rate, "moved": moved}
+    at = dict.fromkeys(["operating_point", "far=1e-3"], entry)
+    return {"k": 12, "pairs_of_people": 10**6, "impostors": 10**7, "nearest_by": "cosine", "at": at}
+
+
+def at_ages():
+    names = [f"age {age}0–{age}9" for age in range(8)]
+    across = [{"groups": [a, b], "fmr": INTERVAL} for a in names for b in names if a < b]
+    ratio = {"value": 12.345, "ci95": [1.234, 123.456], "highest": SET, "lowest": ARM}
+    gap = {"identities": 10**5, "genuine": 10**7, "fnmr": INTERVAL}
+    gaps = dict.fromkeys(["0–4 years", "20 and more years"], gap)
+    ratios = {"fnmr": dict.fromkeys(["max_over_min", "max_over_geometric_mean"], ratio), "fmr": None}
+    return {"rates": {name: {"fmr": INTERVAL} for name in names}, "across": across, "ratios": ratios, "age_gap": gaps}
 
 
 def strata():
@@ -174,6 +199,12 @@ KINDS_OF_TABLES = {
     "progress of a study": (None, in_progress),
     "plan": (plan_tables, lambda _: plan_tables._show(f"plan of {PATH}", PLAN)),
     "evaluation": (evaluation_tables, lambda _: evaluation_tables.show_figures(evaluation(), str(PATH), "RGB", {})),
+    "stored threshold": (claims_tables, lambda _: claims_tables.show_promise(promise())),
+    "hard impostors": (claims_tables, lambda _: claims_tables.show_hard(hard())),
+    "across groups": (claims_tables, lambda _: claims_tables.show_ratios(at_ages())),
+    "people of claims": (
+        claims_tables, lambda _: claims_tables.show_needed([needed(far) for far in (0.1, 1e-4, 1e-7)]),
+    ),
     "degraded pictures": (
         evaluation_tables,
         lambda _: evaluation_tables.show_degraded(evaluation(), [degraded(kind) for kind in DEGRADATIONS.values()]),

@@ -81,6 +81,87 @@ def test_group_errors_agrees_with_counting_pair_by_pair(keep, by):
     )
 
 
+def test_group_errors_counts_false_matches_across_each_two_groups():
+    x, labels = crowd(identities=12, pictures=3)
+    of_picture = (labels % 3) - (labels == 11)  # the last person is in group 1
+    scores = score_all_pairs(x, labels, 10**6).scores
+    found = group_errors(scores, Groups(["a", "b", "c"], of_picture), {"x": 0.6}, 25, seed=3)["at"]["x"]["across"]
+    assert [entry["groups"] for entry in found] == [["a", "b"], ["a", "c"], ["b", "c"]]
+    for entry, (g, h) in zip(found, [(0, 1), (0, 2), (1, 2)], strict=True):
+        cosine = np.float32(x[of_picture == g]) @ np.float32(x[of_picture == h]).T
+        assert entry["impostors"] == cosine.size
+        assert entry["fmr"]["value"] == pytest.approx((cosine >= 0.6).mean())
+        low, high = entry["fmr"]["ci95"]
+        assert low <= entry["fmr"]["value"] <= high
+
+
+def rates_of(groups, rejected):
+    """Groups of three people each, with two pictures and as many rejected genuine pairs as are given."""
+    of_person = np.repeat(np.arange(len(groups)), 3)
+    similarity = np.concatenate([np.arange(3) >= count for count in rejected]).astype(float)
+    pairs = np.arange(2 * len(of_person)).reshape(-1, 2)
+    labels = np.repeat(np.arange(len(of_person)), 2)
+    same = np.append(np.ones(len(pairs), bool), False)
+    left, right = np.append(pairs[:, 0], 0), np.append(pairs[:, 1], 2)
+    scores = scores_of_pairs(np.append(similarity, 0.0), same, left, right, labels)
+    return scores, Groups(list(groups), np.repeat(of_person, 2))
+
+
+def test_group_errors_summarises_groups_by_ratios():
+    found = group_errors(*rates_of("abc", [1, 2, 3]), {"x": 0.5}, 300, 0)["at"]["x"]["ratios"]
+    assert found["fnmr"]["max_over_min"]["value"] == pytest.approx(3)
+    # The geometric mean of 1/3, 2/3 and 1 is (2/9)^(1/3).
+    assert found["fnmr"]["max_over_geometric_mean"]["value"] == pytest.approx((9 / 2) ** (1 / 3))
+    assert found["fnmr"]["max_over_min"]["highest"] == "c"
+    assert found["fnmr"]["max_over_min"]["ci95"] is None  # many draws have no error in group a
+    assert found["fmr"] is None
+
+
+def test_group_errors_gives_no_ratio_to_a_group_without_errors():
+    found = group_errors(*rates_of("ab", [0, 2]), {"x": 0.5}, 50, 0)["at"]["x"]["ratios"]["fnmr"]
+    for ratio in found.values():
+        assert ratio["value"] is None
+        assert ratio["reason"] == "no errors in group a"
+
+
+def test_group_errors_ratio_has_the_quantiles_of_the_ratio_of_the_draws():
+    x, labels = crowd(identities=24, pictures=4)
+    groups = Groups(["a", "b"], labels % 2)
+    at = group_errors(score_all_pairs(x, labels, 10**6).scores, groups, {"x": 0.75}, 40, seed=3)["at"]["x"]
+    replicates = []
+    for number in range(40):
+        drawn = np.bincount(np.random.default_rng((3, number)).integers(24, size=24), minlength=24)
+        replicates.append([counted(x, labels, labels % 2 == g, 0.75, drawn)[0] for g in range(2)])
+    rates = np.array(replicates)
+    names = ["a", "b"]
+    high, low = (names.index(at["ratios"]["fnmr"]["max_over_min"][key]) for key in ("highest", "lowest"))
+    expected = np.quantile(rates[:, high] / rates[:, low], [0.025, 0.975])
+    assert at["ratios"]["fnmr"]["max_over_min"]["ci95"] == pytest.approx(expected.tolist())
+    middle = np.quantile(rates[:, high] / np.sqrt(rates.prod(axis=1)), [0.025, 0.975])
+    assert at["ratios"]["fnmr"]["max_over_geometric_mean"]["ci95"] == pytest.approx(middle.tolist())
+
+
+def test_group_errors_counts_two_people_on_each_independent_impostor_pair():
+    x, labels = crowd(identities=20, pictures=2)
+    groups = Groups(["a", "b"], (labels >= 12).astype(int))
+    at = group_errors(score_all_pairs(x, labels, 10**6).scores, groups, {"x": 1.5}, 20, 0)["at"]["x"]
+    assert at["rates"]["a"]["fmr"]["ci95"] == [0, pytest.approx(1 - 0.025 ** (1 / 6))]
+    assert at["rates"]["b"]["fmr"]["ci95"] == [0, pytest.approx(1 - 0.025 ** (1 / 4))]
+    assert at["across"][0]["fmr"]["ci95"] == [0, pytest.approx(1 - 0.025 ** (1 / 8))]
+
+
+def test_group_errors_does_not_depend_on_the_order_of_groups():
+    x, labels = crowd(identities=15, pictures=3)
+    scores, part = score_all_pairs(x, labels, 10**6).scores, labels % 3
+    first = group_errors(scores, Groups(["a", "b", "c"], part), {"x": 0.6}, 25, 0)["at"]["x"]
+    second = group_errors(scores, Groups(["c", "b", "a"], 2 - part), {"x": 0.6}, 25, 0)["at"]["x"]
+    assert first["rates"] == second["rates"]
+    assert {frozenset(each["groups"]): each["fmr"] for each in first["across"]} == {
+        frozenset(each["groups"]): each["fmr"] for each in second["across"]
+    }
+    assert first["ratios"]["fnmr"]["max_over_min"] == second["ratios"]["fnmr"]["max_over_min"]
+
+
 def test_group_errors_reports_a_threshold_unfair_to_one_group():
     x, labels = crowd(identities=60, pictures=4, dim=24)
     rng = np.random.default_rng(5)
@@ -122,9 +203,24 @@ def test_read_groups_prefers_picture_names_to_identity_names(tmp_path):
     assert found.of_picture.tolist() == [1, 0, 0, 1, -1]
 
 
+def test_read_groups_divides_ages_into_groups(tmp_path):
+    path = tmp_path / "ages.csv"
+    path.write_text("name,age\np0/0,9\np0/1.jpg,16.5\np1,40\n")
+    found = read_groups(path, People([2, 2, 1]))
+    assert found.names == ["age 0–12", "age 13–17", "age 35–49"]
+    assert found.of_picture.tolist() == [0, 1, 2, 2, -1]
+    assert found.age.tolist()[:4] == [9, 16.5, 40, 40]
+    assert np.isnan(found.age[4])
+    some = found.at(np.array([1, 3]))
+    assert (some.of_picture.tolist(), some.age.tolist()) == ([1, 2], [16.5, 40])
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        ("name,age\np0,old\n", "line 2: an age is a number of years from 0 to 130, got 'old'"),
+        ("name,age\np0,nan\n", "line 2: an age is"),
+        ("name,age\np0,131\n", "line 2: an age is"),
         ("", "has no entries"),
         ("name,group\n", "has no entries"),
         ("p0,a,b\n", "line 1: expected 'name,group'"),

@@ -237,3 +237,100 @@ def test_write_evaluation_omits_the_DET_curve_if_there_are_no_errors(tmp_path: P
     _, text = written(tmp_path, [record("net", curves=curves, metrics=metrics)], "A title")
     assert "<h4>DET</h4>" not in text  # there is nothing on logarithmic axes
     assert "Errors per fold" in text
+
+
+def bounded(value: float, errors: int) -> dict[str, Any]:
+    ends = {"ci95": [0.5 * value, 2 * value], "lower95": 0.6 * value, "upper95": 3 * value}
+    return {"value": value, **ends, "errors": errors, "pairs": 4000}
+
+
+THRESHOLDS: dict[str, Any] = {
+    "protocol": {
+        "kind": "all pairs",
+        "identities": 60,
+        "claims": {"independent_comparisons": 30.0, "smallest_far": 0.095, "people_needed": {"0.001": 5990}},
+    },
+    "promise": {
+        "threshold": 0.5,
+        "far": 0.01,
+        "fmr": bounded(0.0125, 50),
+        "fnmr": bounded(0.08, 320),
+        "verdict": "undecided",
+        "sentence": "Whether the promised FAR of 0.01 holds cannot be decided.",
+    },
+    "hard": {
+        "k": 5,
+        "nearest_by": "cosine of the mean embeddings of people",
+        "pairs_of_people": 230,
+        "impostors": 3680,
+        "at": {
+            "operating_point": {
+                "threshold": 0.5,
+                "fmr": bounded(0.11, 440),
+                "fnmr": bounded(0.08, 320),
+                "moved": {"threshold": 0.7125, "actual_far": 0.01, "fnmr": {"value": 0.31, "ci95": [0.2, 0.4]}},
+            },
+            "far=1e-6": {"threshold": 0.9, "moved": {"threshold": None, "reason": "too few"}},
+        },
+    },
+    "groups": {
+        "at": {
+            "far=1e-3": {
+                "rates": {"old": {"fmr": {"value": 0.02}}, "<b>young": {"fmr": {"value": 0.01}}},
+                "ratios": {
+                    "fmr": {"max_over_min": {"value": 2.0, "ci95": [1.5, 3.0]}, "max_over_geometric_mean": None}
+                },
+                "across": [{"groups": ["old", "<b>young"], "impostors": 40, "fmr": {"value": 0.0051, "ci95": None}}],
+                "age_gap": {"0–4 years": {"fnmr": {"value": 0.123, "ci95": [0.1, 0.2]}}},
+            }
+        }
+    },
+}
+
+
+@pytest.mark.parametrize("arms", [1, 2])
+def test_write_evaluation_shows_stored_thresholds_hard_impostors_claims_and_rates_across_groups(tmp_path, arms):
+    runs = [RunRecord(Path(f"m{k}"), f"m{k}", evaluations={"ours": THRESHOLDS}) for k in range(arms)]
+    write_evaluation(tmp_path / "page.html", runs, "ours")
+    text = (tmp_path / "page.html").read_text(encoding="utf-8").replace("\N{NO-BREAK SPACE}", " ")
+    for part in (
+        "60 people, 30 independent comparisons, support the claim of a FAR of 0.095 and above",
+        "a FAR of 0.001 needs 5,990 people",
+        "Whether the promised FAR of 0.01 holds cannot be decided.",
+        "3.75 %",  # the bound of FMR
+        "Each person and the 5 nearest strangers: 230 pairs of people, 3,680 impostor pairs",
+        "the operating point",
+        "0.7125",
+        "0.51 %",  # across groups
+        "FMR highest over lowest 2.00 (95 % interval 1.50 – 3.00)",
+        "12.3 %",  # by years
+        "&lt;b&gt;young",
+    ):
+        assert part in text, part
+    for row in re.findall(r"<tr>(.*?)</tr>", text.split("Hard impostors")[1].split("</table>")[0]):
+        assert len(re.findall("<t[dh]", row)) == 6 + (arms > 1)
+
+
+DAMAGE: list[Any] = [
+    None,
+    7,
+    "x",
+    [],
+    ["x"],
+    {"at": {"x": 3}},
+    {"at": {"x": {"across": ["y"], "rates": {"a": 1, "b": 2}}}},
+    {"at": {"x": {"across": [{"groups": [{}]}], "rates": {"a": 1, "b": 2}, "moved": 3}}},
+    {
+        "claims": {"smallest_far": 0.1, "independent_comparisons": 3, "people_needed": {"x": "y"}},
+        "identities": 4,
+    },
+    {"fmr": 3, "sentence": {}, "k": "x", "impostors": []},
+]
+
+
+@pytest.mark.parametrize("part", ["protocol", "promise", "hard", "groups"])
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_write_evaluation_survives_damaged_thresholds(tmp_path, part, damage):
+    run = RunRecord(Path("m"), "m", evaluations={"ours": {**THRESHOLDS, part: damage}})
+    write_evaluation(tmp_path / "page.html", [run], "ours")
+    assert "</html>" in (tmp_path / "page.html").read_text(encoding="utf-8")
