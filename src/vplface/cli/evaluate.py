@@ -198,7 +198,7 @@ def evaluate(
     grouped = None if groups is None else read_groups(groups, task.pictures)
     promise = promise_of(operating_point, models, flip, preprocessing)
     fmrs = tuple(fmr or ())
-    options = EvalOptions(flip, fars, fmrs, protocol, far_rule, bootstrap, 0, grouped, promise, hard)
+    options = EvalOptions(flip, fars, fmrs, protocol, far_rule, bootstrap, 0, grouped, promise, hard, True)
     lists = [path for path in (data, people, groups) if path is not None and is_file(path)]
     lists += [file for path in (pairs, threshold_pairs) if path is not None for file in pair_files(path)]
     digests = hashes(lists)  # before pictures are embedded, which may take hours

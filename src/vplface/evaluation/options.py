@@ -32,6 +32,7 @@ class EvalOptions:
         promise: a stored threshold, to measure as it is; needs ``bootstrap``.
         hard: where all pairs are compared, the nearest strangers of each person, whose pairs are measured as well; 0
             for none. Needs ``bootstrap``.
+        claims: whether the protocol says which false accept rates so many people can support a claim about.
     """
 
     flip: Flip | None = "sum"
@@ -44,6 +45,7 @@ class EvalOptions:
     groups: Groups | None = None
     promise: Promise | None = None
     hard: int = 0
+    claims: bool = False
 
     def __post_init__(self) -> None:
         if (self.promise is not None or self.hard) and self.bootstrap < 2:
@@ -62,3 +64,4 @@ class EvalKeywords(TypedDict, total=False):
     groups: Groups | None
     promise: Promise | None
     hard: int
+    claims: bool

@@ -149,11 +149,14 @@ def _at_thresholds(scored: ScoredPairs, of_fars: Mapping[float, float], options:
 
 
 def _protocol(scores: Scores, options: EvalOptions) -> dict[str, Any]:
+    claims = {}
+    if options.claims:
+        claims["claims"] = supported(comparisons_of(scores), {*options.fars, *options.fmrs})
     return {
         "genuine": len(scores.genuine),
         "impostors": scores.impostors,
         "identities": scores.identities,
-        "claims": supported(comparisons_of(scores), {*options.fars, *options.fmrs}),
+        **claims,
         "accept": "similarity >= threshold",
         "flip": options.flip or "not known",
         "far_rule": options.far_rule,
