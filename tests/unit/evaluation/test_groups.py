@@ -162,6 +162,41 @@ def test_group_errors_does_not_depend_on_the_order_of_groups():
     assert first["ratios"]["fnmr"]["max_over_min"] == second["ratios"]["fnmr"]["max_over_min"]
 
 
+def two_groups(rng, people, fnmr, fmr):
+    """Two groups of people who differ in how often their three genuine pairs are rejected; pairs match by group."""
+    group = np.repeat([0, 1], people)
+    each = np.arange(2 * people)
+    own = np.asarray(fnmr)[group]
+    rejected = rng.random((2 * people, 3)) < rng.beta(3 * own, 3 * (1 - own))[:, None]
+    left, right = np.triu_indices(2 * people, 1)
+    matches = rng.random(len(left)) < np.asarray(fmr)[group[left], group[right]]
+    same = np.repeat([True, False], [rejected.size, len(left)])
+    similarity = np.concatenate([~rejected.ravel(), matches]).astype(float)
+    genuine = 4 * each[:, None] + [1, 2, 3]
+    left, right = np.append(np.repeat(4 * each, 3), 4 * left), np.append(genuine.ravel(), 4 * right)
+    scores = scores_of_pairs(similarity, same, left, right, np.repeat(each, 4))
+    return scores, Groups(["a", "b"], np.repeat(group, 4))
+
+
+def test_group_errors_intervals_cover_the_truth_as_often_as_they_say():
+    trials, fnmr, fmr = 80, [0.1, 0.3], np.array([[0.04, 0.01], [0.01, 0.02]])
+    covered = np.zeros(6)
+    for trial in range(trials):
+        known = two_groups(np.random.default_rng((3, trial)), 60, fnmr, fmr)
+        at = group_errors(*known, {"x": 0.5}, 150, trial)["at"]["x"]
+        ratios = at["ratios"]["fnmr"]
+        truths = [
+            (at["rates"]["a"]["fnmr"], 0.1),
+            (at["rates"]["b"]["fnmr"], 0.3),
+            (at["rates"]["a"]["fmr"], 0.04),
+            (at["across"][0]["fmr"], 0.01),
+            (ratios["max_over_min"], 0.3 / 0.1),
+            (ratios["max_over_geometric_mean"], 0.3 / np.sqrt(0.3 * 0.1)),
+        ]
+        covered += [low <= truth <= high for figure, truth in truths for low, high in [figure["ci95"]]]
+    assert (covered / trials >= 0.95 - 3 * np.sqrt(0.95 * 0.05 / trials)).all(), covered / trials
+
+
 def test_group_errors_reports_a_threshold_unfair_to_one_group():
     x, labels = crowd(identities=60, pictures=4, dim=24)
     rng = np.random.default_rng(5)
