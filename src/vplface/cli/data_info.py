@@ -51,8 +51,8 @@ def info(
         typer.Option(
             metavar="KIND[:KEY=VALUE,...]",
             help="Show some pictures on --sheet as vplface evaluate --degrade makes them: low_resolution, blur, noise, "
-            "compression, darkness, occlusion or surveillance; with options: low_resolution:pixels=7-11. May be "
-            "repeated.",
+            "compression, darkness, occlusion, surveillance or strokes; with options: low_resolution:pixels=7-11. "
+            "May be repeated.",
             show_default=False,
         ),
     ] = None,

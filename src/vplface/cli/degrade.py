@@ -22,10 +22,10 @@ DEGRADE = Annotated[
     list[str] | None,
     typer.Option(
         metavar="KIND[:KEY=VALUE,...]",
-        help="Make pictures poor, too: low_resolution, blur, noise, compression, darkness, occlusion or surveillance. "
-        "With options, e.g. low_resolution:pixels=7-11,share=0.2,seed=0: the strength of the kind, the share of the "
-        "pictures, and probes=true to leave the first picture of each pair (or one picture of each person) as it is. "
-        "May be repeated.",
+        help="Make pictures poor, too: low_resolution, blur, noise, compression, darkness, occlusion, surveillance or "
+        "strokes. With options, e.g. low_resolution:pixels=7-11,share=0.2,seed=0: the strength of the kind, the share "
+        "of the pictures, and probes=true to leave the first picture of each pair (or one picture of each person) as "
+        "it is. May be repeated.",
         show_default=False,
     ),
 ]

@@ -10,6 +10,7 @@ from vplface.data.degrade.kinds import (
     LowResolution,
     Noise,
     Occlusion,
+    Strokes,
     Surveillance,
 )
 from vplface.data.degrade.pictures import DegradedPictures
@@ -25,6 +26,7 @@ __all__ = [
     "LowResolution",
     "Noise",
     "Occlusion",
+    "Strokes",
     "Surveillance",
     "described",
 ]

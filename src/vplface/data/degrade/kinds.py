@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import ClassVar, TypeAlias
 
 import numpy as np
+from jaxtyping import UInt8
 
 from vplface.data.augment import Image, enlarge, rectangle, shrink
 from vplface.errors import import_extra
@@ -211,8 +212,50 @@ class Surveillance(Kind):
         return enlarge(_compressed(taken, _whole(self.quality, rng)), picture)
 
 
+@dataclass(frozen=True)
+class Strokes(Kind):
+    """Worn strokes of a drawing, dark on light or light on dark: thinned, broken by gaps, and blurred.
+
+    The ground is the side of mid-grey on which the median of the picture lies.
+
+    Attributes:
+        thinning: diameter of the disc with which the ground grows into the strokes, in pixels; 1 leaves them.
+        gaps: number of gaps, discs of ground whose centres are drawn among the pixels of the strokes.
+        gap: diameter of a gap in pixels.
+        blur: standard deviation of the Gaussian blur in pixels.
+
+    Raises:
+        ValueError: an end is not within 1..112, 0..112, 1..112 or 0.1..112.
+    """
+
+    name: ClassVar[str] = "strokes"
+    thinning: WholeRange = (2, 3)
+    gaps: WholeRange = (3, 8)
+    gap: WholeRange = (5, 11)
+    blur: Range = (0.8, 1.6)
+
+    def __post_init__(self) -> None:
+        _require_range("thinning", self.thinning, 1, _SIDE)
+        _require_range("gaps", self.gaps, 0, _SIDE)
+        _require_range("gap", self.gap, 1, _SIDE)
+        _require_range("blur", self.blur, 0.1, _SIDE)
+
+    def __call__(self, picture: Image, rng: np.random.Generator) -> Image:
+        """The drawing with worn strokes."""
+        light_ground = bool(np.median(picture) >= 128)
+        ink = 255 - picture if light_ground else picture.copy()
+        drawn = np.argwhere(ink.max(2) >= 128)
+        ink = cv2.erode(ink, _disc(_whole(self.thinning, rng)))
+        for _ in range(_whole(self.gaps, rng) if len(drawn) else 0):
+            row, column = drawn[int(len(drawn) * rng.random())]
+            hole = _disc(_whole(self.gap, rng))
+            _erase(ink, row - len(hole) // 2, column - len(hole) // 2, hole)
+        ink = _blurred(ink, _value(self.blur, rng))
+        return 255 - ink if light_ground else ink
+
+
 KINDS: dict[str, type[Kind]] = {
-    kind.name: kind for kind in (LowResolution, Blur, Noise, Compression, Darkness, Occlusion, Surveillance)
+    kind.name: kind for kind in (LowResolution, Blur, Noise, Compression, Darkness, Occlusion, Surveillance, Strokes)
 }
 """The kinds by their names in recipes."""
 
@@ -251,3 +294,16 @@ def _compressed(picture: Image, quality: int) -> Image:
     encoded = cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
     decoded: Image = cv2.imdecode(encoded, cv2.IMREAD_COLOR_RGB)
     return decoded
+
+
+def _disc(diameter: int) -> UInt8[np.ndarray, "diameter diameter"]:
+    """A square of zeros and ones, the ones no farther from its centre than half the diameter."""
+    offset = np.arange(diameter) - (diameter - 1) / 2
+    return np.asarray(np.hypot(offset[:, None], offset) <= diameter / 2, np.uint8)
+
+
+def _erase(ink: Image, top: int, left: int, hole: UInt8[np.ndarray, "diameter diameter"]) -> None:
+    """Set the ink to 0 where the hole is 1, in place; what lies outside the picture is ignored."""
+    first_row, first_column = max(top, 0), max(left, 0)
+    part = ink[first_row : top + len(hole), first_column : left + len(hole)]
+    part[hole[first_row - top :, first_column - left :][: part.shape[0], : part.shape[1]] > 0] = 0

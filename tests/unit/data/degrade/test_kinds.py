@@ -18,6 +18,7 @@ from vplface.data.degrade import (
     LowResolution,
     Noise,
     Occlusion,
+    Strokes,
     Surveillance,
 )
 
@@ -151,6 +152,10 @@ def test_Surveillance_is_smooth_dark_and_different_from_low_resolution_alone() -
         (Surveillance, "light", 0, 1),
         (Surveillance, "noise", 0, 255),
         (Surveillance, "quality", 1, 100),
+        (Strokes, "thinning", 1, 112),
+        (Strokes, "gaps", 0, 112),
+        (Strokes, "gap", 1, 112),
+        (Strokes, "blur", 0.1, 112),
     ],
 )
 def test_kinds_name_a_range_that_is_out_of_bounds_or_upside_down(
@@ -171,4 +176,53 @@ def test_kinds_are_all_tested_at_their_bounds() -> None:
         "noise",
         "area",
         "blur",
+        "thinning",
+        "gaps",
+        "gap",
     }
+
+
+def bar(ground: int, ink: int) -> np.ndarray:
+    """A vertical stroke, seven pixels wide."""
+    picture = np.full((112, 112, 3), ground, np.uint8)
+    picture[20:92, 50:57] = ink
+    return picture
+
+
+def test_Strokes_thins_by_the_disc_and_leaves_the_ground():
+    thinned = Strokes(thinning=(3, 3), gaps=(0, 0), blur=(0.1, 0.1))(bar(255, 0), generator())
+    expected = np.full((112, 112, 3), 255, np.uint8)
+    expected[21:91, 51:56] = 0
+    assert np.array_equal(thinned, expected)
+
+
+def test_Strokes_of_diameter_1_without_gaps_only_blurs():
+    picture = bar(255, 0)
+    assert np.array_equal(
+        Strokes((1, 1), (0, 0), (1, 1), (2.0, 2.0))(picture, generator()), Blur((2.0, 2.0))(picture, generator())
+    )
+
+
+def test_Strokes_breaks_at_places_that_were_drawn():
+    picture = bar(255, 0)
+    broken = Strokes((1, 1), (1, 1), (5, 5), (0.1, 0.1))(picture, generator())
+    rows, columns = np.nonzero((broken != picture).any(2))
+    assert 0 < len(rows) <= 21  # the pixels of a disc of diameter 5
+    assert np.ptp(rows) < 5
+    assert np.ptp(columns) < 5
+    assert (broken[rows, columns] == 255).all()
+
+
+@given(st.integers(0, 2**32), st.integers(1, 30), st.integers(1, 30))
+def test_Strokes_treats_light_on_dark_as_dark_on_light(seed, height, width):
+    rng = generator(seed)
+    drawing = np.repeat(rng.choice(np.uint8([0, 255]), (height, width, 1), p=(0.3, 0.7)), 3, axis=2)
+    if np.median(drawing) in (0, 255):
+        worn = Strokes()(drawing, generator(seed))
+        assert np.array_equal(Strokes()(255 - drawing, generator(seed)), 255 - worn)
+
+
+def test_Strokes_leaves_an_empty_sheet():
+    assert np.array_equal(
+        Strokes()(np.full((40, 40, 3), 255, np.uint8), generator()), np.full((40, 40, 3), 255, np.uint8)
+    )
