@@ -117,6 +117,7 @@ class Embedder:
         pictures: _Picture | UInt8[np.ndarray, "n size size 3"] | str | Path | Sequence[_Picture | str | Path],
         flip: Flip = "none",
         names: Sequence[str] | None = None,
+        unit: bool = True,
     ) -> Float[np.ndarray, "n dim"]:
         """Embed one or several pictures as float32 of unit norm; one picture gives n = 1.
 
@@ -124,6 +125,7 @@ class Embedder:
             pictures: uint8 RGB arrays of the model's size (or one [n, size, size, 3] array), or files of any size.
             flip: see :data:`Flip`.
             names: names of the pictures in errors; None for their paths or positions.
+            unit: whether to normalise the embeddings.
 
         Raises:
             UnreadablePictureError: a file is missing or not a picture.
@@ -144,7 +146,7 @@ class Embedder:
             item = items[position]
             return str(item) if isinstance(item, str | Path) else f"picture {position}"
 
-        return self._embed(batches, len(items), name, flip, "embedding")
+        return self._embed(batches, len(items), name, flip, "embedding", unit)
 
     def embed_set(
         self,

@@ -9,13 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vplface import bounds
-from vplface.cli.faces import (
-    ALIGN,
-    DETECTOR_MODEL,
-    FLIP_OF_POINT,
-    gallery_model,
-    load_embedder,
-)
+from vplface.cli.faces import ALIGN, DETECTOR_MODEL, FLIP_OF_POINT, gallery_model, load_embedder
+from vplface.cli.gallery_listing import count, expire, list_people, people_count
 from vplface.cli.options import AS_JSON, DEVICE
 from vplface.cli.preprocessing import COLOR, MEAN, STD, preprocessing_of
 from vplface.console import print_json, say
@@ -58,7 +53,20 @@ def enroll(
             show_default=False,
         ),
     ] = None,
-    list_: Annotated[bool, typer.Option("--list", help="Instead: list the people enrolled.")] = False,
+    list_: Annotated[
+        bool, typer.Option("--list", help="Instead: list the people enrolled, with the days of their enrolment.")
+    ] = False,
+    expire_: Annotated[
+        str | None,
+        typer.Option(
+            "--expire",
+            help="Instead: list the pictures that were enrolled this long ago or longer: 2y, 18m (months), 6w, 90d.",
+            show_default=False,
+        ),
+    ] = None,
+    delete: Annotated[
+        bool, typer.Option("--delete", help="With --expire: delete these pictures, and people without any left.")
+    ] = False,
     face: Annotated[
         int | None,
         typer.Option(
@@ -85,22 +93,28 @@ def enroll(
     this is reported. Repeat the command to complete an interrupted run.
 
     Enrol only people who have agreed to it. A gallery holds biometric data:
-    embeddings, names, and hashes of pictures. It holds no pictures.
+    embeddings, names, dates, hashes and paths of pictures. It holds no pictures.
 
     vplface enroll people --model runs/lfw/best --name "Ada Lovelace" 1.jpg 2.jpg
     vplface enroll people --model runs/lfw/best photos/
     vplface enroll people --list
     vplface enroll people --remove "Ada Lovelace"
+    vplface enroll people --expire 2y --delete
     """
-    modes = [bool(pictures), bool(remove), list_]
+    modes = [bool(pictures), bool(remove), list_ or expire_ is not None]
     if sum(modes) != 1:
         raise UsageError(
-            "give pictures to enrol, or --remove NAME, or --list" + (", one of them" if any(modes) else "")
+            "give pictures to enrol, or --remove NAME, or --list, or --expire PERIOD"
+            + (", one of them" if any(modes) else "")
         )
+    if delete and (expire_ is None or list_):
+        raise UsageError("--delete goes with --expire PERIOD" + (", and --list deletes nothing" if list_ else ""))
     if not pictures and (name is not None or face is not None):
         raise UsageError("--name and --face need pictures; give some")
-    if list_:
-        _list(gallery, as_json)
+    if expire_ is not None:
+        expire(gallery, expire_, delete, as_json)
+    elif list_:
+        list_people(gallery, as_json)
     elif remove:
         _remove(gallery, remove, as_json)
     elif pictures:
@@ -166,10 +180,10 @@ def _print_enrolment(
         }
         print_json(report)
         return
-    added = _count(sum(done.added.values()), "picture")
+    added = count(sum(done.added.values()), "picture")
     there = f"; {done.already_enrolled} were already enrolled" if done.already_enrolled else ""
     over = f"; skipped {len(done.skipped)}" if done.skipped else ""
-    say(f"{gallery}: enrolled {added} of {_people(len(done.added))}{there}{over}")
+    say(f"{gallery}: enrolled {added} of {people_count(len(done.added))}{there}{over}")
 
 
 def _sources(places: list[Path], name: str | None) -> tuple[list[tuple[str, Path]], LeftOut]:
@@ -206,36 +220,5 @@ def _remove(gallery: Path, names: list[str], as_json: bool) -> None:
     if as_json:
         print_json({"schema": 1, "gallery": str(gallery), "removed": names, "pictures": pictures})
     else:
-        removed = f"{', '.join(map(printable_name, names))}, {_count(pictures, 'picture')}"
+        removed = f"{', '.join(map(printable_name, names))}, {count(pictures, 'picture')}"
         say(f"{gallery}: removed {removed}; delete backups and copies yourself")
-
-
-def _list(gallery: Path, as_json: bool) -> None:
-    from vplface.deploy.gallery_folder import load_gallery
-
-    people = load_gallery(gallery)
-    if as_json:
-        pictures: dict[str, list[dict[str, str]]] = {name: [] for name in people.names}
-        for person, file, digest in zip(people.person.tolist(), people.files, people.sha256, strict=True):
-            pictures[people.names[person]].append({"file": file, "sha256": digest.tobytes().hex()})
-        report = {
-            "schema": 1,
-            "gallery": str(gallery),
-            "maker": people.fingerprint.to_dict(),
-            "people": [{"name": name, "pictures": listed} for name, listed in pictures.items()],
-        }
-        print_json(report)
-        return
-    for name, count in people.pictures.items():
-        say(f"{printable_name(name)}  {count}")
-    fingerprint = people.fingerprint
-    enrolled = f"{_people(len(people.names))}, {_count(len(people), 'picture')}"
-    say(f"{enrolled}; model {printable_name(fingerprint.model)}, flip {fingerprint.flip}")
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
-def _people(number: int) -> str:
-    return "1 person" if number == 1 else f"{number:,} people"

@@ -8,11 +8,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+from jaxtyping import Float32, UInt8
+
 from vplface.data.pictures import UnreadablePictureError, read_picture_file
 from vplface.deploy.faces import Box, FaceReader, NoFaceError
 from vplface.deploy.gallery import EmbedderFingerprint, EnrolledFace
 from vplface.deploy.gallery_folder import add_faces, has_gallery, load_gallery
-from vplface.embedder import Embedder
+from vplface.embedder import Embedder, Flip
 from vplface.progress import progress
 
 _BATCH_SIZE = 64
@@ -63,7 +66,7 @@ def enrol(
     reader: FaceReader,
     pictures: Sequence[tuple[str, Path]],
     face: int | None = None,
-    read_file: Callable[[Path], bytes] = read_picture_file,
+    read_file: Callable[[Path], bytes] | None = None,
 ) -> Enrolment:
     """Enrol pictures in the gallery in a folder, which is created if missing.
 
@@ -77,7 +80,7 @@ def enrol(
         reader: detects and aligns faces.
         pictures: (name, path) of each picture.
         face: number of the face to enrol, 1 for the largest; None enrols the largest and skips enrolled pictures.
-        read_file: returns the bytes of a path; uploads are read from memory.
+        read_file: returns the bytes of a path, for uploads in memory; None reads files, whose paths are kept.
 
     Raises:
         DataError: the gallery was made with another model, is damaged or cannot be written.
@@ -114,14 +117,14 @@ def _embed_batch(
     embedder: Embedder,
     reader: FaceReader,
     number: int | None,
-    read_file: Callable[[Path], bytes],
+    read_file: Callable[[Path], bytes] | None,
     known: dict[str, set[str]],
     done: Enrolment,
 ) -> dict[EnrolledFace, Path]:
     readable = []
     for name, path in batch:
         try:
-            data = read_file(path)
+            data = (read_file or read_picture_file)(path)
             if number is None and name in known.get(hashlib.sha256(data).hexdigest(), ()):
                 done.already_enrolled += 1
                 continue
@@ -139,11 +142,30 @@ def _embed_batch(
     if not readable:
         return {}
     crops, paths = [face.picture for _, _, face in readable], [photograph.path for _, photograph, _ in readable]
-    embeddings = embedder(crops, fingerprint.flip, names=[str(path) for path in paths])
+    embeddings, norms = embed_with_norms(embedder, crops, fingerprint.flip, [str(path) for path in paths])
+    now = int(time.time())
     return {
-        EnrolledFace(name, embedding, photograph.sha256, photograph.path.name, face.box): photograph.path
-        for (name, photograph, face), embedding in zip(readable, embeddings, strict=True)
+        EnrolledFace(
+            name,
+            embedding,
+            photograph.sha256,
+            photograph.path.name,
+            face.box,
+            enrolled=now,
+            norm=norm,
+            path=str(photograph.path.absolute()) if read_file is None else "",
+        ): photograph.path
+        for (name, photograph, face), embedding, norm in zip(readable, embeddings, norms.tolist(), strict=True)
     }
+
+
+def embed_with_norms(
+    embedder: Embedder, crops: Sequence[UInt8[np.ndarray, "size size 3"]], flip: Flip, names: Sequence[str]
+) -> tuple[Float32[np.ndarray, "n dim"], Float32[np.ndarray, " n"]]:
+    """Embeddings of unit norm, and the norms that the network gave them; raises as the embedder does."""
+    raw = embedder(crops, flip, names, unit=False).astype(np.float64)
+    norms = np.linalg.norm(raw, axis=1)
+    return (raw / norms[:, None]).astype(np.float32), norms.astype(np.float32)
 
 
 def _store(gallery: Path, fingerprint: EmbedderFingerprint, faces: dict[EnrolledFace, Path], done: Enrolment) -> None:

@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
-from jaxtyping import Float32, Int32, UInt8
+from jaxtyping import Bool, Float32, Int32, UInt8
 
 from vplface.data.pictures import Preprocessing
 from vplface.deploy.faces import Box
+from vplface.deploy.picture_records import UNDATED, PictureRecords
 from vplface.embedder import Embedder, Flip
 from vplface.errors import DataError
 from vplface.evaluation.provenance import hashes, model_files
@@ -100,6 +101,10 @@ class EnrolledFace:
         sha256: hash of the picture's file, in hex.
         file: name of the picture's file.
         box: box of the face in the picture; None if the picture is an aligned face.
+        enrolled: time of the enrolment, in seconds since 1970-01-01 UTC; None if it is not known.
+        norm: norm of the network's embedding; None if it is not known.
+        quality: quality of the picture, higher is better; None if it was not measured.
+        path: absolute path of the picture's file; empty if it is not known.
     """
 
     name: str
@@ -107,6 +112,10 @@ class EnrolledFace:
     sha256: str
     file: str
     box: Box | None = None
+    enrolled: int | None = None
+    norm: float | None = None
+    quality: float | None = None
+    path: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,6 +147,7 @@ class Gallery:
         files: file name of each picture.
         where: folder of the gallery, for error messages.
         revision: changes with every change of the stored gallery.
+        known_records: date, norm, quality and path of each picture; None if nothing is known. See :attr:`records`.
     """
 
     fingerprint: EmbedderFingerprint
@@ -149,6 +159,7 @@ class Gallery:
     files: Sequence[str]
     where: str = "the gallery"
     revision: str = ""
+    known_records: PictureRecords | None = None
 
     @classmethod
     def empty(cls, fingerprint: EmbedderFingerprint, where: str = "the gallery") -> Gallery:
@@ -159,6 +170,11 @@ class Gallery:
 
     def __len__(self) -> int:
         return len(self.person)
+
+    @cached_property
+    def records(self) -> PictureRecords:
+        """Date, norm, quality and path of each picture."""
+        return PictureRecords.unknown(len(self)) if self.known_records is None else self.known_records
 
     @cached_property
     def pictures(self) -> dict[str, int]:
@@ -215,6 +231,7 @@ class Gallery:
             sha256=np.concatenate([self.sha256, digests]),
             boxes=np.concatenate([self.boxes, np.array([face.box or _NO_BOX for _, face in new], np.int32)]),
             files=[*self.files, *(face.file for _, face in new)],
+            known_records=self.records + _records_of([face for _, face in new]),
         )
         return grown, known
 
@@ -228,17 +245,36 @@ class Gallery:
         for name in sorted(gone - set(self.names)):
             raise DataError(f"{self.where}: nobody is enrolled as {name!r}{did_you_mean(name, self.names, 3)}")
         stays = np.array([name not in gone for name in self.names], bool)
-        kept = np.flatnonzero(stays[self.person])
-        number = np.cumsum(stays) - 1
+        return self.keeping(stays[self.person])
+
+    def keeping(self, stays: Bool[np.ndarray, " n"]) -> Gallery:
+        """A gallery of some of the pictures, and of the people who still have one.
+
+        Args:
+            stays: whether each picture stays.
+        """
+        rows = np.flatnonzero(stays)
+        remains = np.bincount(self.person[rows], minlength=len(self.names)) > 0
+        number = np.cumsum(remains) - 1
         return replace(
             self,
-            names=[name for name in self.names if name not in gone],
-            person=number[self.person[kept]].astype(np.int32),
-            embeddings=self.embeddings[kept],
-            sha256=self.sha256[kept],
-            boxes=self.boxes[kept],
-            files=[self.files[row] for row in kept.tolist()],
+            names=[name for name, kept in zip(self.names, remains.tolist(), strict=True) if kept],
+            person=number[self.person[rows]].astype(np.int32),
+            embeddings=self.embeddings[rows],
+            sha256=self.sha256[rows],
+            boxes=self.boxes[rows],
+            files=[self.files[row] for row in rows.tolist()],
+            known_records=self.records.take(rows),
         )
+
+
+def _records_of(faces: Sequence[EnrolledFace]) -> PictureRecords:
+    return PictureRecords(
+        np.array([UNDATED if face.enrolled is None else face.enrolled for face in faces], np.int64),
+        np.array([np.nan if face.norm is None else face.norm for face in faces], np.float32),
+        np.array([np.nan if face.quality is None else face.quality for face in faces], np.float32),
+        [face.path for face in faces],
+    )
 
 
 def normalise_name(text: str) -> str:

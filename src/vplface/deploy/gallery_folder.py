@@ -10,38 +10,31 @@ The folder, the file and the indexes may be symbolic links. Their targets are ch
 from __future__ import annotations
 
 import glob
-import json
 import os
 import secrets
 import shutil
 import stat
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import safetensors.numpy
+from jaxtyping import Bool
 
 from vplface.deploy.gallery import EmbedderFingerprint, EnrolledFace, Gallery
+from vplface.deploy.gallery_file import MAX_HEADER_BYTES, gallery_bytes, parse_gallery, parse_revision
 from vplface.errors import DataError
 from vplface.files import PRIVATE, flush_folder, locked, remove_temporaries, replacing
-from vplface.reading import is_file, parse_json, read_bytes
+from vplface.reading import is_file, read_bytes
 
 GALLERY_LIMIT = 16 * 2**30
 """Largest gallery file that is read, in bytes."""
 
 _FILE_NAME = "gallery.safetensors"
-_MAX_HEADER_BYTES = 2**20
 _INDEX_PATTERN = "index-*"
 _INDEX_MAGIC = b"IPfs"
-_SCHEMA = 1
-_METADATA_KEY = "vplface_gallery"
 _LOCK_TIMEOUT = 30.0
 """Seconds to wait for another writer."""
-
-_TENSORS = {"embeddings": "F32", "person": "I32", "sha256": "U8", "boxes": "I32", "names": "U8", "files": "U8"}
-_NUMPY_DTYPES = {"F32": "<f4", "I32": "<i4", "U8": "u1"}
 
 
 def has_gallery(folder: Path) -> bool:
@@ -60,15 +53,7 @@ def load_gallery(folder: Path) -> Gallery:
         what = "it is a file" if is_file(folder) else "there is no gallery"
         raise DataError(f"{folder}: {what}; make one with: vplface enroll GALLERY --model MODEL --name NAME PICTURE...")
     data = read_bytes(path, GALLERY_LIMIT)
-    header = _parse_header(path, data)
-    metadata = _gallery_metadata(path, header)
-    arrays = _map_tensors(path, data, header)
-    arrays |= {key: _decode_strings(path, key, arrays[key]) for key in ("names", "files")}
-    fingerprint = EmbedderFingerprint.from_dict(metadata["maker"], str(path))
-    _require_shapes(path, fingerprint, arrays)
-    gallery = Gallery(fingerprint, **arrays, where=str(folder), revision=metadata["revision"])
-    _require_consistent(path, gallery)
-    return gallery
+    return parse_gallery(path, data)
 
 
 def require_gallery_or_empty(folder: Path) -> None:
@@ -112,6 +97,25 @@ def remove_people(folder: Path, names: Sequence[str]) -> int:
         rest = gallery.without(names)
         _store(folder, rest)
     return len(gallery) - len(rest)
+
+
+def remove_pictures(folder: Path, chosen: Callable[[Gallery], Bool[np.ndarray, " n"]]) -> Gallery:
+    """Delete pictures, and people without any left, with all their data; returns the gallery as it was before.
+
+    Args:
+        folder: folder of the gallery.
+        chosen: which pictures of the stored gallery to delete.
+
+    Raises:
+        DataError: as :func:`add_faces`.
+    """
+    load_gallery(folder)  # fail before a missing folder is created
+    with _write_lock(folder):
+        gallery = load_gallery(folder)
+        gone = chosen(gallery)
+        if gone.any():
+            _store(folder, gallery.keeping(~gone))
+    return gallery
 
 
 def store_gallery(folder: Path, gallery: Gallery) -> None:
@@ -181,17 +185,8 @@ def _store(folder: Path, gallery: Gallery) -> None:
     for index in folder.glob(_INDEX_PATTERN):
         _remove_index(index)
     flush_folder(folder)
-    header = {"schema": _SCHEMA, "revision": secrets.token_hex(8), "maker": gallery.fingerprint.to_dict()}
-    arrays = {
-        "embeddings": np.ascontiguousarray(gallery.embeddings, np.float32),
-        "person": gallery.person,
-        "sha256": np.ascontiguousarray(gallery.sha256),
-        "boxes": np.ascontiguousarray(gallery.boxes),
-        "names": np.frombuffer(json.dumps(list(gallery.names)).encode(), np.uint8),
-        "files": np.frombuffer(json.dumps(list(gallery.files)).encode(), np.uint8),
-    }
-    with replacing(folder / _FILE_NAME, _file_mode(folder)) as temporary:  # save_file creates its own temporary files
-        temporary.write_bytes(safetensors.numpy.save(arrays, {_METADATA_KEY: json.dumps(header)}))
+    with replacing(folder / _FILE_NAME, _file_mode(folder)) as temporary:
+        temporary.write_bytes(gallery_bytes(gallery, secrets.token_hex(8)))
 
 
 def _remove_index(path: Path) -> None:
@@ -209,74 +204,4 @@ def _remove_index(path: Path) -> None:
 def _stored_revision(folder: Path) -> str:
     path = folder / _FILE_NAME
     with path.open("rb") as file:
-        start = file.read(_MAX_HEADER_BYTES)
-    return str(_gallery_metadata(path, _parse_header(path, start))["revision"])
-
-
-def _parse_header(path: Path, data: bytes) -> dict[str, Any]:
-    """Parse the header of a safetensors file from its first bytes."""
-    header = parse_json(data[8 : 8 + int.from_bytes(data[:8], "little")], f"{path}: damaged")
-    if not isinstance(header, dict):
-        raise DataError(f"{path}: damaged: its header is not a JSON object")
-    return header
-
-
-def _map_tensors(path: Path, data: bytes, header: Mapping[str, Any]) -> dict[str, Any]:
-    """Tensors as views of the file's bytes; safetensors' own ``load`` would copy gigabytes."""
-    start = 8 + int.from_bytes(data[:8], "little")
-    try:
-        stored = {key: entry["dtype"] for key, entry in header.items() if key != "__metadata__"}
-        if stored != _TENSORS:
-            raise DataError(f"{path}: damaged: it holds the tensors {stored}, expected {_TENSORS}")
-        arrays: dict[str, Any] = {}
-        for key, kind in _TENSORS.items():
-            shape, (first, end) = header[key]["shape"], header[key]["data_offsets"]
-            whole = memoryview(data)[start + first : start + end]
-            arrays[key] = np.ndarray(shape, _NUMPY_DTYPES[kind], whole)
-            if arrays[key].nbytes != end - first:
-                raise ValueError(f"{key!r} has the shape {shape} and {end - first} bytes")
-        return arrays
-    except (KeyError, IndexError, TypeError, ValueError, OverflowError) as error:
-        raise DataError(f"{path}: damaged: {error}") from error
-
-
-def _gallery_metadata(path: Path, header: Mapping[str, Any]) -> dict[str, Any]:
-    try:
-        metadata = parse_json(header["__metadata__"][_METADATA_KEY], str(path))
-        schema, revision = metadata["schema"], metadata["revision"]
-        metadata["maker"]
-    except (KeyError, TypeError) as error:
-        raise DataError(f"{path}: not a gallery: the header lacks vplface's metadata ({error!r})") from error
-    if schema != _SCHEMA:
-        raise DataError(f"{path}: has schema {schema!r}, this vplface reads {_SCHEMA}; upgrade vplface")
-    if not isinstance(revision, str) or not revision.isalnum():
-        raise DataError(f"{path}: damaged: 'revision' is {revision!r}")
-    return dict(metadata)
-
-
-def _decode_strings(path: Path, key: str, data: np.ndarray) -> list[str]:
-    texts = parse_json(data.tobytes(), f"{path}: damaged: {key!r}")
-    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-        raise DataError(f"{path}: damaged: {key!r} is not a list of strings")
-    return texts
-
-
-def _require_shapes(path: Path, fingerprint: EmbedderFingerprint, arrays: Mapping[str, Any]) -> None:
-    n = len(arrays["files"])
-    shapes = {
-        "embeddings": (n, fingerprint.embedding_dim),
-        "person": (n,),
-        "sha256": (n, 32),
-        "boxes": (n, 4),
-    }
-    for key, shape in shapes.items():
-        found = arrays[key].shape
-        if found != shape:
-            raise DataError(f"{path}: damaged: {key!r} has the shape {list(found)}, for {n} pictures {list(shape)}")
-
-
-def _require_consistent(path: Path, gallery: Gallery) -> None:
-    if len(set(gallery.names)) != len(gallery.names):
-        raise DataError(f"{path}: damaged: duplicate name of a person")
-    if set(np.unique(gallery.person).tolist()) != set(range(len(gallery.names))):
-        raise DataError(f"{path}: damaged: its pictures are not those of its {len(gallery.names)} people")
+        return parse_revision(path, file.read(MAX_HEADER_BYTES))

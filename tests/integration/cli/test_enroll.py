@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from datetime import UTC, datetime
 from pathlib import Path
 
 import cv2
@@ -83,7 +84,9 @@ def test_vplface_enroll_adds_a_folder_of_people_and_skips_enrolled_pictures(mode
     assert f"skipped {photos}/李小龍/5.jpg (李小龍): the file is empty" in result.stderr
     assert f"note: {photos}/Ada/3.png shows 2 faces: 1 is " in result.stderr
     listed = vplface("enroll", people, "--list").stdout.splitlines()
-    assert listed == ["Ada  3", "Zoë Ω  1", "李小龍  1", f"3 people, 5 pictures; model {model}, flip sum"]
+    day = datetime.now(UTC).strftime("%Y-%m-%d")
+    people_listed = [f"Ada  3  {day}", f"Zoë Ω  1  {day}", f"李小龍  1  {day}"]
+    assert listed == [*people_listed, f"3 people, 5 pictures; model {model}, flip sum"]
     before = (people / "gallery.safetensors").read_bytes()
     again = vplface("enroll", people, photos)
     assert again.stdout == f"{people}: enrolled 0 pictures of 0 people; 5 were already enrolled; skipped 2\n"
