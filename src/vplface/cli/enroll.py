@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vplface import bounds
-from vplface.cli.faces import ALIGN, DETECTOR_MODEL, FLIP_OF_POINT, gallery_model, load_embedder
+from vplface.cli.faces import ALIGN, DETECTOR_MODEL, FLIP_OF_POINT, FaceOptions, gallery_model, load_embedder
 from vplface.cli.gallery_listing import count, expire, list_people, people_count
+from vplface.cli.gallery_upgrade import upgrade
 from vplface.cli.options import AS_JSON, DEVICE
 from vplface.cli.preprocessing import COLOR, MEAN, STD, preprocessing_of
 from vplface.console import print_json, say
@@ -67,6 +68,24 @@ def enroll(
     delete: Annotated[
         bool, typer.Option("--delete", help="With --expire: delete these pictures, and people without any left.")
     ] = False,
+    upgrade_: Annotated[
+        Path | None,
+        typer.Option(
+            "--upgrade",
+            metavar="MODEL",
+            help="Instead: embed everybody anew with this model, from the pictures at the paths where they were "
+            "enrolled, or in the folders given after the gallery, where they are found by their hash.",
+            show_default=False,
+        ),
+    ] = None,
+    allow_missing: Annotated[
+        bool,
+        typer.Option(
+            "--allow-missing",
+            help="With --upgrade: leave out faces whose picture is not found. Without it, the gallery then stays as it "
+            "is.",
+        ),
+    ] = False,
     face: Annotated[
         int | None,
         typer.Option(
@@ -100,53 +119,71 @@ def enroll(
     vplface enroll people --list
     vplface enroll people --remove "Ada Lovelace"
     vplface enroll people --expire 2y --delete
+    vplface enroll people --upgrade runs/new/best
     """
-    modes = [bool(pictures), bool(remove), list_ or expire_ is not None]
+    adding = bool(pictures) and upgrade_ is None
+    modes = [adding, bool(remove), list_ or expire_ is not None, upgrade_ is not None]
     if sum(modes) != 1:
         raise UsageError(
-            "give pictures to enrol, or --remove NAME, or --list, or --expire PERIOD"
+            "give pictures to enrol, or --remove NAME, or --list, or --expire PERIOD, or --upgrade MODEL"
             + (", one of them" if any(modes) else "")
         )
     if delete and (expire_ is None or list_):
         raise UsageError("--delete goes with --expire PERIOD" + (", and --list deletes nothing" if list_ else ""))
-    if not pictures and (name is not None or face is not None):
+    if allow_missing and upgrade_ is None:
+        raise UsageError("--allow-missing goes with --upgrade MODEL")
+    if not adding and (name is not None or face is not None):
         raise UsageError("--name and --face need pictures; give some")
+    options = FaceOptions(align, detector_model, flip, preprocessing_of(color, mean, std), device)
     if expire_ is not None:
         expire(gallery, expire_, delete, as_json)
     elif list_:
         list_people(gallery, as_json)
     elif remove:
         _remove(gallery, remove, as_json)
+    elif upgrade_ is not None:
+        if model is not None:
+            raise UsageError("--upgrade MODEL names the new model; leave out --model")
+        upgrade(gallery, upgrade_, pictures or [], options, allow_missing, as_json)
     elif pictures:
-        from vplface.data.pictures import Preprocessing  # torch and opencv take seconds to import
-        from vplface.deploy.decision import load_operating_point, resolve_flip
-        from vplface.deploy.enrolment import enrol
-        from vplface.deploy.faces import FaceReader
-        from vplface.deploy.gallery import EmbedderFingerprint, normalise_name
-        from vplface.deploy.gallery_folder import has_gallery, load_gallery, require_gallery_or_empty
+        _add(gallery, pictures, name, model, face, options, as_json)
 
-        require_gallery_or_empty(gallery)
-        there = load_gallery(gallery).fingerprint if has_gallery(gallery) else None
-        if there is not None:
-            model = gallery_model(there, model)
-        elif model is None:
-            raise UsageError(f"{gallery} is a new gallery: give its model with --model")
-        sources, left_out = _sources(pictures, None if name is None else normalise_name(name))
-        if face is not None and len(sources) > 1:
-            raise UsageError(f"--face {face} applies to one picture, but there are {len(sources)}")
-        preprocessing: Preprocessing | None = preprocessing_of(color, mean, std)
-        embedder = load_embedder(model, device, preprocessing or (None if there is None else there.preprocessing))
-        if flip is None:
-            flip = (
-                resolve_flip(load_operating_point(model, None, embedder.weights), None) if there is None else there.flip
-            )
-        fingerprint = EmbedderFingerprint.of(model, embedder, flip)
-        if there is not None:
-            there.require_same(fingerprint, str(gallery))
-        read = FaceReader(fingerprint.preprocessing.size, align, detector_model)
-        _print_enrolment(
-            gallery, fingerprint, enrol(gallery, fingerprint, embedder, read, sources, face), left_out, as_json
-        )
+
+def _add(
+    gallery: Path,
+    pictures: list[Path],
+    name: str | None,
+    model: Path | None,
+    face: int | None,
+    options: FaceOptions,
+    as_json: bool,
+) -> None:
+    from vplface.deploy.decision import load_operating_point, resolve_flip  # torch and opencv take seconds to import
+    from vplface.deploy.enrolment import enrol
+    from vplface.deploy.faces import FaceReader
+    from vplface.deploy.gallery import EmbedderFingerprint, normalise_name
+    from vplface.deploy.gallery_folder import has_gallery, load_gallery, require_gallery_or_empty
+
+    require_gallery_or_empty(gallery)
+    there = load_gallery(gallery).fingerprint if has_gallery(gallery) else None
+    if there is not None:
+        model = gallery_model(there, model)
+    elif model is None:
+        raise UsageError(f"{gallery} is a new gallery: give its model with --model")
+    sources, left_out = _sources(pictures, None if name is None else normalise_name(name))
+    if face is not None and len(sources) > 1:
+        raise UsageError(f"--face {face} applies to one picture, but there are {len(sources)}")
+    prepared = options.preprocessing or (None if there is None else there.preprocessing)
+    embedder = load_embedder(model, options.device, prepared)
+    flip = options.flip
+    if flip is None:
+        flip = resolve_flip(load_operating_point(model, None, embedder.weights), None) if there is None else there.flip
+    fingerprint = EmbedderFingerprint.of(model, embedder, flip)
+    if there is not None:
+        there.require_same(fingerprint, str(gallery))
+    read = FaceReader(fingerprint.preprocessing.size, options.align, options.detector_model)
+    done = enrol(gallery, fingerprint, embedder, read, sources, face)
+    _print_enrolment(gallery, fingerprint, done, left_out, as_json)
 
 
 def _print_enrolment(

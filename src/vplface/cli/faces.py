@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -17,7 +17,7 @@ from vplface.reading import is_file, kind_of
 if TYPE_CHECKING:
     from vplface.data.pictures import Preprocessing
     from vplface.deploy.decision import Threshold
-    from vplface.deploy.faces import Photograph
+    from vplface.deploy.faces import Alignment, Photograph
     from vplface.deploy.gallery import EmbedderFingerprint
     from vplface.embedder import Embedder, Flip
     from vplface.evaluation.operating_point import OperatingPoint
@@ -59,6 +59,25 @@ SHOW = Annotated[
         help="Also draw the pictures with their faces and the result to this .png or .jpg.", show_default=False
     ),
 ]
+
+
+@dataclass(frozen=True)
+class FaceOptions:
+    """How faces are found and embedded, as the command line says it.
+
+    Attributes:
+        align: see :data:`vplface.deploy.faces.Alignment`.
+        detector_model: YuNet's file.
+        flip: whether the embedding of the mirrored picture is added; None for what the operating point says.
+        preprocessing: replaces that of the model; None for the model's.
+        device: of the model.
+    """
+
+    align: Alignment
+    detector_model: Path | None
+    flip: Flip | None
+    preprocessing: Preprocessing | None
+    device: str
 
 
 def load_embedder(model: Path, device: str, preprocessing: Preprocessing | None) -> Embedder:

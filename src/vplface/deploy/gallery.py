@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeAlias, get_args
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int32, UInt8
@@ -24,7 +24,19 @@ from vplface.errors import DataError
 from vplface.evaluation.provenance import hashes, model_files
 from vplface.suggest import did_you_mean
 
+FaceKey: TypeAlias = tuple[str, Box | None]
+"""SHA-256 of a picture's file, in hex, and the box of a face in it; None if the picture is an aligned face."""
+
 _NO_BOX = (-1, -1, -1, -1)
+
+
+_DECISIVE = {
+    "weights": "the model",
+    "embedding_dim": "the size of embeddings",
+    "preprocessing": "how pictures are prepared",
+    "flip": "flip",
+}
+"""Fields of a fingerprint that decide about the embeddings, with their names in errors."""
 
 
 @dataclass(frozen=True)
@@ -54,12 +66,7 @@ class EmbedderFingerprint:
 
     def require_same(self, other: EmbedderFingerprint, where: str) -> None:
         """Raise DataError, naming the gallery ``where``, unless ``other`` produces the same embeddings."""
-        for key, what in (
-            ("weights", "the model"),
-            ("embedding_dim", "the size of embeddings"),
-            ("preprocessing", "how pictures are prepared"),
-            ("flip", "flip"),
-        ):
+        for key, what in _DECISIVE.items():
             mine, others = getattr(self, key), getattr(other, key)
             if mine != others:
                 both = f"{mine[:12]}… there, {others[:12]}… now" if key == "weights" else f"{mine} there, {others} now"
@@ -67,6 +74,10 @@ class EmbedderFingerprint:
                     f"{where}: was enrolled with {self.model}; {what} differs ({both}), and similarities across models "
                     "mean nothing. Use that model, or enrol into a new gallery"
                 )
+
+    def agrees_with(self, other: EmbedderFingerprint) -> bool:
+        """Whether ``other`` produces the same embeddings."""
+        return all(getattr(self, key) == getattr(other, key) for key in _DECISIVE)
 
     def to_dict(self) -> dict[str, Any]:
         """Fields as JSON-compatible values."""
@@ -183,13 +194,16 @@ class Gallery:
         return dict(zip(self.names, counts, strict=True))
 
     @cached_property
-    def owners(self) -> dict[tuple[str, Box | None], str]:
-        """Name of each enrolled face, by (SHA-256 of the file, box)."""
+    def keys(self) -> Sequence[FaceKey]:
+        """Key of each enrolled face: SHA-256 of the file, and box."""
         digests = self.sha256.tobytes().hex()
         boxes = (None if box[0] == box[2] == -1 else tuple(box) for box in self.boxes.tolist())
-        people = (self.names[person] for person in self.person.tolist())
-        keys = ((digests[64 * row : 64 * row + 64], box) for row, box in enumerate(boxes))
-        return dict(zip(keys, people, strict=True))
+        return [(digests[64 * row : 64 * row + 64], box) for row, box in enumerate(boxes)]
+
+    @cached_property
+    def owners(self) -> dict[FaceKey, str]:
+        """Name of each enrolled face, by its key."""
+        return dict(zip(self.keys, (self.names[person] for person in self.person.tolist()), strict=True))
 
     def adding(self, faces: Iterable[EnrolledFace]) -> tuple[Gallery, list[tuple[EnrolledFace, str]]]:
         """A gallery with these faces added, and the faces that were already enrolled, with their enrolled names.

@@ -91,12 +91,16 @@ def remove_people(folder: Path, names: Sequence[str]) -> int:
     Raises:
         DataError: a name is not enrolled, and as :func:`add_faces`.
     """
-    load_gallery(folder)  # fail before a missing folder is created
-    with _write_lock(folder):
-        gallery = load_gallery(folder)
+    removed = 0
+
+    def change(gallery: Gallery) -> Gallery:
+        nonlocal removed
         rest = gallery.without(names)
-        _store(folder, rest)
-    return len(gallery) - len(rest)
+        removed = len(gallery) - len(rest)
+        return rest
+
+    change_gallery(folder, change)
+    return removed
 
 
 def remove_pictures(folder: Path, chosen: Callable[[Gallery], Bool[np.ndarray, " n"]]) -> Gallery:
@@ -109,12 +113,30 @@ def remove_pictures(folder: Path, chosen: Callable[[Gallery], Bool[np.ndarray, "
     Raises:
         DataError: as :func:`add_faces`.
     """
+
+    def change(gallery: Gallery) -> Gallery | None:
+        gone = chosen(gallery)
+        return gallery.keeping(~gone) if gone.any() else None
+
+    return change_gallery(folder, change)
+
+
+def change_gallery(folder: Path, change: Callable[[Gallery], Gallery | None]) -> Gallery:
+    """Replace the stored gallery by what ``change`` makes of it; returns the gallery as it was before.
+
+    Args:
+        folder: folder of the gallery.
+        change: is called with the lock held; None leaves the gallery as it is.
+
+    Raises:
+        DataError: as :func:`add_faces`.
+    """
     load_gallery(folder)  # fail before a missing folder is created
     with _write_lock(folder):
         gallery = load_gallery(folder)
-        gone = chosen(gallery)
-        if gone.any():
-            _store(folder, gallery.keeping(~gone))
+        changed = change(gallery)
+        if changed is not None:
+            _store(folder, changed)
     return gallery
 
 

@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 import pytest
 import safetensors.numpy
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
 from typer.testing import CliRunner
@@ -93,6 +93,7 @@ def test_add_faces_and_removals_keep_date_norm_quality_and_path_with_their_pictu
     assert b"/photos/1.jpg" not in (tmp_path / "gallery.safetensors").read_bytes()
 
 
+@settings(max_examples=30)
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(-3, 3) | st.none()), min_size=1, max_size=12))
 def test_remove_pictures_deletes_what_was_enrolled_until_a_moment_and_nothing_else(tmp_path_factory, rows):
     folder = tmp_path_factory.mktemp("people")
