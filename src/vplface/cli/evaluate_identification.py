@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast, get_args
 
 import typer
 
@@ -18,9 +19,11 @@ from vplface.cli.evaluation_output import OUT, REPORT, require_endings, write_ou
 from vplface.cli.options import AS_JSON, DEVICE, FLIP, WORKERS, parse_rates
 from vplface.cli.preprocessing import COLOR, MEAN, STD, preprocessing_of
 from vplface.cli.rate_tables import show_rates
+from vplface.cli.template_tables import compared_templates, show_templates
 from vplface.console import print_json, say
 from vplface.errors import DataError, UsageError
 from vplface.reading import is_folder, read_bytes
+from vplface.suggest import did_you_mean
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,6 +31,8 @@ if TYPE_CHECKING:
 
     from vplface.data.pictures import PictureSet, Preprocessing
     from vplface.embedder import Flip
+    from vplface.evaluation import Evaluation
+    from vplface.evaluation.identification import IdentificationOptions, TemplateKind
 
 
 def evaluate_identification(
@@ -62,6 +67,22 @@ def evaluate_identification(
             "every mate of it counts, against the distractors alone (MegaFace)."
         ),
     ] = "best",
+    templates: Annotated[
+        str | None,
+        typer.Option(
+            help="Compare ways to use several pictures of a person: best (the nearest picture), mean, weighted (by the "
+            "norms of the embeddings), with commas. Rank-k and TPIR at FPIR with their differences from the first one.",
+            show_default=False,
+        ),
+    ] = None,
+    split: Annotated[
+        bool,
+        typer.Option(
+            "--split",
+            help="Where gallery and probes are one set: enrol half of the people with half of their pictures; all "
+            "other pictures are probes.",
+        ),
+    ] = False,
     ranks: Annotated[str, typer.Option(help="Ranks up to 100, with commas.")] = "1,5,10",
     fars: Annotated[str, typer.Option(help="False accept rates over all comparisons, with commas.")] = "1e-4,1e-5,1e-6",
     fpirs: Annotated[
@@ -93,7 +114,8 @@ def evaluate_identification(
 ) -> None:
     """Measure how well a model finds people in a gallery: rank-k, open set, and TAR at low FAR, with 95 % intervals.
 
-    Example:  vplface evaluate-identification runs/mine/best --gallery known --probes visitors --distractors crowd
+    vplface evaluate-identification runs/mine/best --gallery known --probes visitors --distractors crowd
+    vplface evaluate-identification runs/mine/best --gallery faces --probes faces --split --templates best,mean,weighted
     """
     rank_list = _parse_ranks(ranks)
     far_list, fpir_list = parse_rates("--fars", fars), parse_rates("--fpirs", fpirs)
@@ -102,11 +124,14 @@ def evaluate_identification(
         raise UsageError("--mates each ranks every mate among the distractors: give --distractors")
     from vplface.data.formats import open_pictures  # torch and opencv take seconds to import
     from vplface.evaluation.embeddings_file import TYPES
-    from vplface.evaluation.identification import IdentificationOptions, LabelledEmbeddings
-    from vplface.evaluation.identification import evaluate_identification as identify
+    from vplface.evaluation.identification import IdentificationOptions
 
+    one_set = os.path.realpath(probes) == os.path.realpath(gallery)
+    kinds = _parse_templates(templates, mates, one_set and not split)
+    if split and not one_set:
+        raise UsageError("--split divides one set: give the same --gallery and --probes, or leave it out")
     sets: dict[str, PictureSet] = {"gallery": open_pictures(gallery)}
-    if os.path.realpath(probes) != os.path.realpath(gallery):
+    if not one_set:
         sets["probes"] = open_pictures(probes)
     distractor_file = distractors if distractors is not None and distractors.suffix == ".npy" else None
     if distractors is not None and distractor_file is None:
@@ -114,12 +139,76 @@ def evaluate_identification(
     if model.suffix in TYPES and not is_folder(model):
         embedded = _read_embeddings(model, sets)
     else:
-        embedded = _embed(model, sets, device, preprocessing_of(color, mean, std), flip, workers)
+        embedded = _embed(model, sets, device, preprocessing_of(color, mean, std), flip, workers, unit=not kinds)
     arrays, files = embedded.arrays, embedded.files
     if distractor_file is not None:
         content = read_bytes(distractor_file, ARRAYS_LIMIT)
         arrays["distractors"] = _parse_embeddings(distractor_file, content)
         files[str(distractor_file)] = _sha256(content)
+    options = IdentificationOptions(mates, rank_list, far_list, fpir_list, far_rule, engine, bootstrap)
+    evaluations = _evaluate(sets, arrays, kinds, split, options)
+    evaluation = next(iter(evaluations.values()))
+    values: dict[str, Any] = {
+        "schema": 1,
+        "model": str(model),
+        "data": {"gallery": str(gallery), "probes": str(probes), "distractors": distractors and str(distractors)},
+        "protocol": {"name": evaluation.name, **evaluation.protocol, **embedded.protocol},
+        "metrics": evaluation.metrics_json(),
+        "files": files,
+    }
+    if kinds:
+        values |= compared_templates(evaluations)
+    titled = {f"{evaluation.name}{', ' + title if title else ''}": each for title, each in evaluations.items()}
+    written = write_outputs(out, report, model, values, titled, list(sets.values()))
+    if as_json:
+        print_json(values)
+        return
+    if kinds:
+        show_templates(evaluations, values["differences"])
+    show_rates({} if kinds else titled, embedded.protocol, files)
+    for path in written:
+        say(f"wrote {path}")
+
+
+def _parse_templates(text: str | None, mates: str, compares_with_itself: bool) -> list[TemplateKind]:
+    from vplface.evaluation.identification import TemplateKind
+
+    if text is None:
+        return []
+    known, kinds = get_args(TemplateKind), [part.strip() for part in text.split(",")]
+    for kind in kinds:
+        if kind not in known:
+            raise UsageError(
+                f"--templates takes {', '.join(known)}, with commas, got {kind!r}{did_you_mean(kind, known)}"
+            )
+    if len(set(kinds)) != len(kinds):
+        raise UsageError(f"--templates {text}: names one twice")
+    if mates == "each":
+        raise UsageError("--templates makes one similarity of the pictures of a person, --mates each counts every one")
+    if compares_with_itself:
+        raise UsageError(
+            "--templates: gallery and probes are one set, so that a picture would be in the template that it is "
+            "compared with; add --split, or give other probes"
+        )
+    return cast("list[TemplateKind]", kinds)
+
+
+def _evaluate(
+    sets: Mapping[str, PictureSet],
+    arrays: Mapping[str, Float[np.ndarray, "n dim"]],
+    kinds: list[TemplateKind],
+    split: bool,
+    options: IdentificationOptions,
+) -> dict[str, Evaluation]:
+    """The evaluation, or one for each kind of template by its title."""
+    import numpy as np
+
+    from vplface.evaluation.identification import (
+        LabelledEmbeddings,
+        evaluate_identification,
+        evaluate_templates,
+        split_people,
+    )
 
     labelled = {
         name: LabelledEmbeddings(
@@ -130,28 +219,21 @@ def evaluate_identification(
         for name, pictures in sets.items()
         if name != "distractors"
     }
-    evaluation = identify(
-        labelled.get("probes", labelled["gallery"]),
-        labelled["gallery"],
-        arrays.get("distractors"),
-        IdentificationOptions(mates, rank_list, far_list, fpir_list, far_rule, engine, bootstrap),
-    )
-    values = {
-        "schema": 1,
-        "model": str(model),
-        "data": {"gallery": str(gallery), "probes": str(probes), "distractors": distractors and str(distractors)},
-        "protocol": {"name": evaluation.name, **evaluation.protocol, **embedded.protocol},
-        "metrics": evaluation.metrics_json(),
-        "files": files,
-    }
-    titled = {evaluation.name: evaluation}
-    written = write_outputs(out, report, model, values, titled, list(sets.values()))
-    if as_json:
-        print_json(values)
-        return
-    show_rates(titled, embedded.protocol, files)
-    for path in written:
-        say(f"wrote {path}")
+    gallery = labelled["gallery"]
+    probes = labelled.get("probes", gallery)
+    if split:
+        gallery, probes = split_people(gallery)
+    if not kinds:
+        return {"": evaluate_identification(probes, gallery, arrays.get("distractors"), options)}
+    norms = np.linalg.norm(gallery.embeddings, axis=1)
+    if "weighted" in kinds and np.ptp(norms) <= 1e-4 * norms.max():
+        say(
+            "note: all embeddings have the same norm, so that weighted is the mean. Files of vplface embed, for "
+            "example, hold embeddings of unit norm; give the model",
+            file=sys.stderr,
+        )
+    found = evaluate_templates(probes, gallery, arrays.get("distractors"), kinds, options)
+    return {f"{kind} templates": evaluation for kind, evaluation in found.items()}
 
 
 @dataclass(frozen=True)
@@ -176,13 +258,14 @@ def _embed(
     preprocessing: Preprocessing | None,
     flip: Flip,
     workers: int,
+    unit: bool,
 ) -> _Embedded:
     from vplface.embedder import Embedder
 
     embedder = Embedder.load(model, device, preprocessing)
     prepared = embedder.card.preprocessing.to_dict()
     arrays = {
-        name: embedder.embed_set(pictures, flip=flip, workers=workers, description=f"embedding the {name}")
+        name: embedder.embed_set(pictures, flip=flip, workers=workers, description=f"embedding the {name}", unit=unit)
         for name, pictures in sets.items()
     }
     protocol = {"embeddings": "of this model", "flip": flip, "preprocessing": prepared}

@@ -46,6 +46,14 @@ def identify(
     ],
     top: Annotated[int, typer.Option(min=1, max=bounds.LARGEST, help="Number of names for each face.")] = 3,
     threshold: THRESHOLD = None,
+    templates: Annotated[
+        Literal["best", "mean", "weighted"],
+        typer.Option(
+            help="What a face is compared with: best, every enrolled picture, of which the nearest counts; mean or "
+            "weighted (by quality, else by norm), one template for each person. vplface evaluate-identification "
+            "--templates measures which is best."
+        ),
+    ] = "best",
     search: Annotated[
         Literal["auto", "exact", "faiss"],
         typer.Option(
@@ -66,7 +74,8 @@ def identify(
     """Identify the faces in pictures by a gallery.
 
     For each face the most similar people are given. A person's similarity
-    is the highest cosine with one of the enrolled pictures. Below the
+    is the highest cosine with one of the enrolled pictures, or the cosine
+    with the person's template (--templates). Below the
     threshold a face is unknown. The threshold is the model's operating
     point, or --threshold; without either no decision is made.
 
@@ -91,9 +100,15 @@ def identify(
     fingerprint.require_same(EmbedderFingerprint.of(model, embedder, fingerprint.flip), str(gallery))
     point = load_operating_point(model, threshold, embedder.weights)
     decision = threshold_or_advice(model, point, threshold, fingerprint.flip, fingerprint.preprocessing)
-    index = Search(people, search, gallery)
+    index = Search(people, search, gallery, templates)
     if index.not_kept is not None:
         say(f"note: the index is rebuilt each time, because it could not be stored: {index.not_kept}", file=sys.stderr)
+    if templates != "best" and point is not None:
+        say(
+            "note: the threshold was measured on pairs of pictures, and templates have other similarities: measure "
+            f"one with vplface evaluate-identification --templates {templates}, and give it as --threshold",
+            file=sys.stderr,
+        )
     read = FaceReader(fingerprint.preprocessing.size, align, detector_model)
 
     def matches_of(photograph: Photograph) -> list[list[Match]]:
@@ -111,6 +126,7 @@ def identify(
             "align": align,
             "preprocessing": fingerprint.preprocessing.to_dict(),
             "search": index.engine,
+            "templates": templates,
             "people": len(people.names),
             "enrolled": len(people),
         }
@@ -122,7 +138,7 @@ def identify(
         say(line)
     if decision is not None:
         say(decision)
-        if (false_match_note := decision.false_match_note(len(people))) is not None:
+        if templates == "best" and (false_match_note := decision.false_match_note(len(people))) is not None:
             say(false_match_note)
     if show is not None:
         say(f"wrote {show}")

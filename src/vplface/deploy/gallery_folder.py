@@ -1,7 +1,8 @@
 """Galleries on disk: one file, replaced atomically, and a lock for writers.
 
 GALLERY/gallery.safetensors   the gallery's tensors; the embedder's fingerprint and the revision are in the header
-GALLERY/index-REVISION.faiss  codes of the embeddings, for large galleries; created on demand, deleted with every change
+GALLERY/index-REVISION.faiss  codes of the embeddings, for large galleries; made on demand, deleted with every change;
+                              those of templates are in index-REVISION-mean.faiss and index-REVISION-weighted.faiss
 GALLERY/.lock                 held by the process that changes the gallery
 
 The folder, the file and the indexes may be symbolic links. Their targets are changed, and the links stay.
@@ -24,6 +25,7 @@ from jaxtyping import Bool
 from vplface.deploy.gallery import EmbedderFingerprint, EnrolledFace, Gallery
 from vplface.deploy.gallery_file import MAX_HEADER_BYTES, gallery_bytes, parse_gallery, parse_revision
 from vplface.errors import DataError
+from vplface.evaluation.identification import TemplateKind
 from vplface.files import PRIVATE, flush_folder, locked, remove_temporaries, replacing
 from vplface.reading import is_file, read_bytes
 
@@ -147,19 +149,19 @@ def store_gallery(folder: Path, gallery: Gallery) -> None:
         _store(folder, gallery)
 
 
-def index_path(folder: Path, gallery: Gallery) -> Path:
-    """Path of the index for this revision of the gallery."""
-    return folder / f"index-{gallery.revision}.faiss"
+def index_path(folder: Path, gallery: Gallery, templates: TemplateKind = "best") -> Path:
+    """Path of the index for this revision of the gallery; that of templates has a name of its own."""
+    return folder / f"index-{gallery.revision}{'' if templates == 'best' else f'-{templates}'}.faiss"
 
 
 @contextmanager
-def write_index_if_current(folder: Path, gallery: Gallery) -> Iterator[Path | None]:
+def write_index_if_current(folder: Path, gallery: Gallery, templates: TemplateKind = "best") -> Iterator[Path | None]:
     """Yield a path to write the index to; None if the stored gallery has changed and the index is outdated."""
     with _write_lock(folder):
         if _stored_revision(folder) != gallery.revision:
             yield None
         else:
-            with replacing(index_path(folder, gallery), _file_mode(folder)) as path:
+            with replacing(index_path(folder, gallery, templates), _file_mode(folder)) as path:
                 yield path
 
 

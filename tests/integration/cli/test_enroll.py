@@ -255,3 +255,22 @@ def test_vplface_identify_finds_real_people_in_a_group_picture(tmp_path, people,
     result = vplface("identify", people, tmp_path / "row.png", "--detector-model", YUNET, "--threshold", 0.4, "--json")
     faces = json.loads(result.stdout)["pictures"][0]["faces"]
     assert [face["name"] for face in sorted(faces, key=lambda face: face["box"][0])] == ["Clinton", "Powell", None]
+
+
+def test_vplface_identify_templates_compares_with_one_template_for_each_person(model, people, photos):
+    assert vplface("enroll", people, photos, "--model", model).exit_code == 0
+    probe = photos / "Ada" / "1.png"
+    answers = {
+        kind: json.loads(vplface("identify", people, probe, "--templates", kind, "--json").stdout)
+        for kind in ("best", "mean", "weighted")
+    }
+    stored = load_gallery(people)
+    (ada,) = Embedder.load(model)([probe], "sum")
+    rows = [row for row, person in enumerate(stored.person) if stored.names[person] == "Ada"]
+    for kind, weights in (("mean", np.ones(3)), ("weighted", stored.records.norm[rows])):
+        total = weights @ stored.embeddings[rows]
+        assert answers[kind]["protocol"]["templates"] == kind
+        (found,) = [m for m in answers[kind]["pictures"][0]["faces"][0]["matches"] if m["name"] == "Ada"]
+        assert found["similarity"] == pytest.approx(float(total @ ada / np.linalg.norm(total)), abs=1e-5)
+        assert found["file"] == "1.png"
+    assert answers["best"]["pictures"][0]["faces"][0]["matches"][0]["similarity"] == pytest.approx(1, abs=1e-5)

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from vplface.backbones import build
 from vplface.cli.evaluate_identification import evaluate_identification
 from vplface.errors import DataError, UsageError
+from vplface.evaluation.unit import unit
 from vplface.stored_model import ModelCard, save_model
 
 app = typer.Typer()
@@ -37,6 +38,7 @@ def place(tmp_path_factory):
     sizes = {"gallery": 10, "probes": 21, "distractors": 12}
     arrays = {name: rng.normal(size=(rows, 4)).astype(np.float32) for name, rows in sizes.items()}
     np.savez(root / "all.npz", **arrays)
+    np.savez(root / "unit.npz", **{key: unit(rows, key) for key, rows in arrays.items()})
     np.save(root / "all.npy", np.concatenate(list(arrays.values())))
     np.save(root / "crowd.npy", arrays["distractors"])
     return root
@@ -136,3 +138,46 @@ def test_vplface_evaluate_identification_writes_result_and_report(place, tmp_pat
     assert said["metrics"] == said["evaluations"]["identification"]["metrics"]
     assert "CMC" in page.read_text()
     assert "data:image/" in page.read_text()
+
+
+def test_vplface_evaluate_identification_templates_are_compared_with_the_first(place, tmp_path):
+    kinds, page = ("--templates", "best,mean,weighted"), tmp_path / "page.html"
+    options = ("--fpirs", "0.2,0.01", "--ranks", "1", "--bootstrap", 50)
+    said = as_json(run(place, *kinds, *options, "--json", "--report", page))
+    assert list(said["templates"]) == ["best", "mean", "weighted"]
+    assert said["differences_to"] == "best"
+    assert list(said["differences"]) == ["mean", "weighted"]
+    assert set(said["differences"]["mean"]) == {"rank-1", "tpir@fpir=2e-1"}
+    assert said["metrics"] == said["templates"]["best"]
+    assert (said["protocol"]["enrolled_people"], said["protocol"]["enrolled_pictures"]) == (5, 10)
+    assert "weighted templates" in page.read_text()
+    shown = run(place, *kinds, *options).stdout
+    assert "TPIR at FPIR 2·10⁻¹, weighted" in " ".join(shown.split())
+    assert "FPIR 0.01 needs at least 100 probes without a mate" in shown
+    assert "5 people enrolled with 10 pictures; 15 probes of enrolled people, 6 of strangers" in " ".join(shown.split())
+    assert "cannot be told apart from best" in shown or "better than best" in shown or "worse than best" in shown
+
+
+def test_vplface_evaluate_identification_split_makes_an_open_set_of_one_folder(place):
+    said = as_json(
+        run(place, "--split", "--templates", "mean", "--fpirs", "0.2", "--bootstrap", 0, "--json", probes="gallery")
+    )
+    assert (said["protocol"]["gallery"], said["protocol"]["probes"], said["protocol"]["mated_probes"]) == (2, 8, 2)
+    plain = as_json(run(place, "--split", "--fpirs", "0.2", "--bootstrap", 0, "--json", probes="gallery"))
+    assert plain["protocol"]["probes"] == 8
+    assert "templates" not in plain
+
+
+def test_vplface_evaluate_identification_templates_name_the_mistake(place):
+    for words, probes, message in (
+        (("--templates", "best,maen"), "probes", "got 'maen'; did you mean 'mean'?"),
+        (("--templates", "mean,mean"), "probes", "names one twice"),
+        (("--templates", "mean"), "gallery", "add --split"),
+        (("--split",), "probes", "--split divides one set"),
+        (("--templates", "mean", "--mates", "each", "--distractors", place / "crowd"), "probes", "--mates each counts"),
+    ):
+        result = run(place, *words, probes=probes)
+        assert isinstance(result.exception, UsageError), result.output
+        assert message in str(result.exception)
+    told = run(place, "--templates", "mean,weighted", "--bootstrap", 0, model="unit.npz")
+    assert "weighted is the mean" in told.stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from vplface.deploy import gallery_search as module
 from vplface.deploy.gallery import EmbedderFingerprint, EnrolledFace, Gallery
 from vplface.deploy.gallery_folder import add_faces, index_path, load_gallery, remove_people
 from vplface.deploy.gallery_search import Search
+from vplface.deploy.gallery_templates import picture_weights
 from vplface.errors import DataError, MissingExtraError
 
 
@@ -225,3 +227,53 @@ def test_Search_refuses_empty_galleries_and_wrong_arguments():
     for probes, k in ((queries[:, :8], 1), (queries[0], 1), (queries, 0)):
         with pytest.raises(ValueError, match=r"probes must be \[n, 16\] and k positive"):
             search(probes, k)
+
+
+def with_records(gallery, norm=None, quality=None):
+    records = gallery.records
+    given = {key: value for key, value in (("norm", norm), ("quality", quality)) if value is not None}
+    return replace(gallery, known_records=replace(records, **{k: np.asarray(v, np.float32) for k, v in given.items()}))
+
+
+def test_picture_weights_take_quality_then_norm_then_one():
+    gallery = gallery_of(np.eye(8, dtype=np.float32), np.array([0, 0, 1, 1, 2, 2, 3, 3]))
+    nan = np.nan
+    known = with_records(gallery, norm=[2, 3, 4, 5, 6, nan, 7, 8], quality=[0.5, 0.25, 0.5, nan, nan, 0.5, -1, 0.5])
+    assert picture_weights(known).tolist() == [0.5, 0.25, 4, 5, 1, 1, 7, 8]
+    assert picture_weights(gallery).tolist() == [1] * 8
+
+
+@pytest.mark.parametrize("engine", ["exact", "faiss"])
+@pytest.mark.parametrize("kind", ["mean", "weighted"])
+def test_Search_templates_agree_with_their_definition(kind, engine, monkeypatch):
+    if engine == "faiss":
+        pytest.importorskip("faiss")
+    gallery, queries, _ = crowd(32, people=30)
+    norms = np.random.default_rng(1).uniform(1, 9, len(gallery)).astype(np.float32)
+    gallery = with_records(gallery, norm=norms)
+    weights = norms if kind == "weighted" else np.ones(len(gallery))
+    for probe, matches in zip(queries, Search(gallery, engine, templates=kind)(queries, 4), strict=True):
+        wanted = []
+        for person, name in enumerate(gallery.names):
+            rows = np.flatnonzero(gallery.person == person)
+            total = (weights[rows, None] * gallery.embeddings[rows]).sum(0)
+            nearest = rows[(gallery.embeddings[rows] @ probe).argmax()]
+            wanted.append((name, float(total @ probe / np.linalg.norm(total)), gallery.files[nearest]))
+        wanted.sort(key=lambda each: -each[1])
+        assert [(match.name, match.file) for match in matches] == [(name, file) for name, _, file in wanted[:4]]
+        np.testing.assert_allclose([match.similarity for match in matches], [c for _, c, _ in wanted[:4]], atol=1e-6)
+
+
+def test_Search_templates_keep_an_index_of_their_own(stored):
+    pytest.importorskip("faiss")
+    folder, queries = stored
+    gallery = load_gallery(folder)
+    Search(gallery, "faiss", folder)
+    means = Search(gallery, "faiss", folder, "mean")(queries)
+    assert {path.name for path in folder.glob("index-*")} == {
+        f"index-{gallery.revision}.faiss", f"index-{gallery.revision}-mean.faiss",
+    }  # fmt: skip
+    again = Search(load_gallery(folder), "faiss", folder, "mean")(queries)
+    assert [[vars(match) for match in each] for each in again] == [[vars(match) for match in each] for each in means]
+    remove_people(folder, [gallery.names[0]])
+    assert not list(folder.glob("index-*"))

@@ -26,6 +26,12 @@ from vplface.evaluation.identification.comparison import DEPTH, Comparison, Mate
 from vplface.evaluation.identification.evaluate import LabelledEmbeddings, evaluate_identification
 from vplface.evaluation.identification.open_set import OpenSet, open_set
 from vplface.evaluation.identification.options import IdentificationOptions
+from vplface.evaluation.identification.templates import (
+    TemplateKind,
+    evaluate_templates,
+    person_templates,
+    split_people,
+)
 
 __all__ = [
     "DEPTH",
@@ -36,8 +42,12 @@ __all__ = [
     "Mates",
     "OpenSet",
     "Ranking",
+    "TemplateKind",
     "closed_set",
     "evaluate_identification",
+    "evaluate_templates",
     "gallery_misses",
     "open_set",
+    "person_templates",
+    "split_people",
 ]
