@@ -31,6 +31,8 @@ NOT_RUN = {
     "data synth": "draws ten thousand faces; tests/unit/data/test_synthetic_folder.py draws a few",
     "data get lfw": "needs the network",
     "demo": "serves until it is stopped; tests/integration/demo starts it",
+    "enroll people --encrypt": "needs a key; tests/unit/deploy/test_sealed.py has one",
+    "enroll people --decrypt": "needs a key; tests/unit/deploy/test_sealed.py has one",
     "evaluate MODEL --data cfp112": "CFP's lists are read by tests/unit/data/test_pairs.py",
     "evaluate-ijb": "needs IJB's files; tests/integration/cli/test_evaluate_templates.py makes some up",
     "export runs/mine/best small.onnx": "needs more pictures; tests/integration/cli/test_export_cost.py has them",

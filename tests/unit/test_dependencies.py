@@ -11,6 +11,7 @@ FAULTY = {
     "opencv-python-headless": ("4.11.0.86", "CVE-2025-53644: a picture makes the decoder write outside its buffer"),
     "onnx": ("1.20.1", "CVE-2026-27489, CVE-2026-34445: external data are read through links, attributes overwritten"),
     "pyarrow": ("23.0.0", "CVE-2026-25087: use after free"),
+    "cryptography": ("46.0.6", "CVE-2026-39892: a buffer that is not contiguous is read beyond its end"),
     "pillow": ("12.2.0", "PYSEC-2026-2253 to 2257"),
     "fonttools": ("4.60.1", "CVE-2025-66034: a designspace file makes varLib write anywhere"),
     "lightning": ("2.6.3", "GHSA-w37p-236h-pfx3: the release steals credentials"),

@@ -10,7 +10,7 @@ import typer
 
 from vplface import bounds
 from vplface.cli.faces import ALIGN, DETECTOR_MODEL, FLIP_OF_POINT, FaceOptions, gallery_model, load_embedder
-from vplface.cli.gallery_listing import count, expire, list_people, people_count
+from vplface.cli.gallery_listing import count, encrypt, expire, list_people, people_count
 from vplface.cli.gallery_upgrade import upgrade
 from vplface.cli.options import AS_JSON, DEVICE
 from vplface.cli.preprocessing import COLOR, MEAN, STD, preprocessing_of
@@ -68,6 +68,15 @@ def enroll(
     delete: Annotated[
         bool, typer.Option("--delete", help="With --expire: delete these pictures, and people without any left.")
     ] = False,
+    encrypt_: Annotated[
+        bool | None,
+        typer.Option(
+            "--encrypt/--decrypt",
+            help="Instead: encrypt the gallery with the key in VPLFACE_GALLERY_KEY or in the file that "
+            "VPLFACE_GALLERY_KEY_FILE names, or store it without encryption. With a key, new galleries are encrypted.",
+            show_default=False,
+        ),
+    ] = None,
     upgrade_: Annotated[
         Path | None,
         typer.Option(
@@ -122,10 +131,10 @@ def enroll(
     vplface enroll people --upgrade runs/new/best
     """
     adding = bool(pictures) and upgrade_ is None
-    modes = [adding, bool(remove), list_ or expire_ is not None, upgrade_ is not None]
+    modes = [adding, bool(remove), list_ or expire_ is not None, upgrade_ is not None, encrypt_ is not None]
     if sum(modes) != 1:
         raise UsageError(
-            "give pictures to enrol, or --remove NAME, or --list, or --expire PERIOD, or --upgrade MODEL"
+            "give pictures to enrol, or --remove NAME, or --list, or --expire PERIOD, or --upgrade MODEL, or --encrypt"
             + (", one of them" if any(modes) else "")
         )
     if delete and (expire_ is None or list_):
@@ -137,6 +146,8 @@ def enroll(
     options = FaceOptions(align, detector_model, flip, preprocessing_of(color, mean, std), device)
     if expire_ is not None:
         expire(gallery, expire_, delete, as_json)
+    elif encrypt_ is not None:
+        encrypt(gallery, encrypt_, as_json)
     elif list_:
         list_people(gallery, as_json)
     elif remove:
@@ -162,7 +173,8 @@ def _add(
     from vplface.deploy.enrolment import enrol
     from vplface.deploy.faces import FaceReader
     from vplface.deploy.gallery import EmbedderFingerprint, normalise_name
-    from vplface.deploy.gallery_folder import has_gallery, load_gallery, require_gallery_or_empty
+    from vplface.deploy.gallery_folder import has_gallery, is_encrypted, load_gallery, require_gallery_or_empty
+    from vplface.deploy.sealed import GalleryKey
 
     require_gallery_or_empty(gallery)
     there = load_gallery(gallery).fingerprint if has_gallery(gallery) else None
@@ -183,6 +195,8 @@ def _add(
         there.require_same(fingerprint, str(gallery))
     read = FaceReader(fingerprint.preprocessing.size, options.align, options.detector_model)
     done = enrol(gallery, fingerprint, embedder, read, sources, face)
+    if GalleryKey.of_environment() is not None and has_gallery(gallery) and not is_encrypted(gallery):
+        say(f"note: {gallery} is not encrypted, though there is a key; --encrypt does it", file=sys.stderr)
     _print_enrolment(gallery, fingerprint, done, left_out, as_json)
 
 

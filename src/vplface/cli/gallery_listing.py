@@ -19,13 +19,14 @@ if TYPE_CHECKING:
 
 def list_people(folder: Path, as_json: bool) -> None:
     """Print the people of a gallery with their pictures and the days of their enrolment."""
-    from vplface.deploy.gallery_folder import load_gallery
+    from vplface.deploy.gallery_folder import is_encrypted, load_gallery
 
-    people = load_gallery(folder)
+    people, encrypted = load_gallery(folder), is_encrypted(folder)
     if as_json:
         report = {
             "schema": 1,
             "gallery": str(folder),
+            "encrypted": encrypted,
             "maker": people.fingerprint.to_dict(),
             "people": _pictures_by_name(people),
         }
@@ -36,7 +37,7 @@ def list_people(folder: Path, as_json: bool) -> None:
         say(f"{printable_name(name)}  {pictures}  {days[name]}")
     fingerprint = people.fingerprint
     enrolled = f"{people_count(len(people.names))}, {count(len(people), 'picture')}"
-    say(f"{enrolled}; model {printable_name(fingerprint.model)}, flip {fingerprint.flip}")
+    say(f"{enrolled}; model {printable_name(fingerprint.model)}, flip {fingerprint.flip}{'; encrypted' * encrypted}")
 
 
 def expire(folder: Path, period: str, delete: bool, as_json: bool) -> None:
@@ -85,6 +86,19 @@ def expire(folder: Path, period: str, delete: bool, as_json: bool) -> None:
             f"expire{'s' if undated == 1 else ''}; --list shows whose, --remove NAME deletes them",
             file=sys.stderr,
         )
+
+
+def encrypt(folder: Path, encrypted: bool, as_json: bool) -> None:
+    """Encrypt a gallery with the key of the environment, or store it without encryption."""
+    from vplface.deploy.gallery_folder import set_encryption
+
+    set_encryption(folder, encrypted)
+    if as_json:
+        print_json({"schema": 1, "gallery": str(folder), "encrypted": encrypted})
+    elif encrypted:
+        say(f"{folder}: encrypted; keep a copy of the key elsewhere, and delete older copies of the gallery yourself")
+    else:
+        say(f"{folder}: stored without encryption")
 
 
 def _pictures_by_name(people: Gallery) -> list[dict[str, Any]]:

@@ -5,6 +5,7 @@ GALLERY/index-REVISION.faiss  codes of the embeddings, for large galleries; made
                               those of templates are in index-REVISION-mean.faiss and index-REVISION-weighted.faiss
 GALLERY/.lock                 held by the process that changes the gallery
 
+With a key in the environment a new gallery is encrypted, and its indexes are; see :mod:`vplface.deploy.sealed`.
 The folder, the file and the indexes may be symbolic links. Their targets are changed, and the links stay.
 """
 
@@ -24,6 +25,7 @@ from jaxtyping import Bool
 
 from vplface.deploy.gallery import EmbedderFingerprint, EnrolledFace, Gallery
 from vplface.deploy.gallery_file import MAX_HEADER_BYTES, gallery_bytes, parse_gallery, parse_revision
+from vplface.deploy.sealed import GalleryKey, is_sealed, required_key
 from vplface.errors import DataError
 from vplface.evaluation.identification import TemplateKind
 from vplface.files import PRIVATE, flush_folder, locked, remove_temporaries, replacing
@@ -55,6 +57,8 @@ def load_gallery(folder: Path) -> Gallery:
         what = "it is a file" if is_file(folder) else "there is no gallery"
         raise DataError(f"{folder}: {what}; make one with: vplface enroll GALLERY --model MODEL --name NAME PICTURE...")
     data = read_bytes(path, GALLERY_LIMIT)
+    if is_sealed(data, "gallery"):
+        data = required_key(str(path)).unseal(data, "gallery", str(path))
     return parse_gallery(path, data)
 
 
@@ -123,6 +127,29 @@ def remove_pictures(folder: Path, chosen: Callable[[Gallery], Bool[np.ndarray, "
     return change_gallery(folder, change)
 
 
+def is_encrypted(folder: Path) -> bool:
+    """Whether the gallery in a folder is encrypted."""
+    path = folder / _FILE_NAME
+    try:
+        with path.open("rb") as file:
+            return is_sealed(file.read(8), "gallery")
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
+
+
+def set_encryption(folder: Path, encrypted: bool) -> None:
+    """Encrypt a gallery with the key of the environment, or store it without encryption.
+
+    Raises:
+        DataError: there is no key, or the gallery is stored this way already, and as :func:`add_faces`.
+    """
+    load_gallery(folder)  # fail before a missing folder is created
+    with _write_lock(folder):
+        if is_encrypted(folder) == encrypted:
+            raise DataError(f"{folder}: is {'encrypted already' if encrypted else 'not encrypted'}")
+        _store(folder, load_gallery(folder), encrypted)
+
+
 def change_gallery(folder: Path, change: Callable[[Gallery], Gallery | None]) -> Gallery:
     """Replace the stored gallery by what ``change`` makes of it; returns the gallery as it was before.
 
@@ -154,15 +181,33 @@ def index_path(folder: Path, gallery: Gallery, templates: TemplateKind = "best")
     return folder / f"index-{gallery.revision}{'' if templates == 'best' else f'-{templates}'}.faiss"
 
 
-@contextmanager
-def write_index_if_current(folder: Path, gallery: Gallery, templates: TemplateKind = "best") -> Iterator[Path | None]:
-    """Yield a path to write the index to; None if the stored gallery has changed and the index is outdated."""
+def read_index(folder: Path, gallery: Gallery, templates: TemplateKind) -> bytes | None:
+    """The content of the stored index for this revision of the gallery; None if there is none that can be read.
+
+    That of an encrypted gallery is encrypted with the same key; one that is not is not read.
+    """
+    path = index_path(folder, gallery, templates)
+    try:
+        if not is_file(path):
+            return None
+        data = read_bytes(path, GALLERY_LIMIT)
+        return required_key(str(path)).unseal(data, "index", str(path)) if is_encrypted(folder) else data
+    except DataError:
+        return None
+
+
+def write_index(folder: Path, gallery: Gallery, templates: TemplateKind, data: bytes) -> None:
+    """Store an index, encrypted if the gallery is; not if the stored gallery has another revision by now.
+
+    Raises:
+        DataError: the folder cannot be written, or stays locked by another process.
+    """
     with _write_lock(folder):
-        if _stored_revision(folder) != gallery.revision:
-            yield None
-        else:
-            with replacing(index_path(folder, gallery, templates), _file_mode(folder)) as path:
-                yield path
+        if _stored_revision(folder) == gallery.revision:
+            path = index_path(folder, gallery, templates)
+            content = required_key(str(path)).seal(data, "index") if is_encrypted(folder) else data
+            with replacing(path, _file_mode(folder)) as temporary:
+                temporary.write_bytes(content)
 
 
 @contextmanager
@@ -204,13 +249,24 @@ def _file_mode(folder: Path) -> int:
     return stat.S_IMODE(stored.stat().st_mode) if has_gallery(folder) else PRIVATE
 
 
-def _store(folder: Path, gallery: Gallery) -> None:
-    """Replace the stored gallery. The old index is deleted first: it contains codes of everybody enrolled."""
+def _store(folder: Path, gallery: Gallery, encrypted: bool | None = None) -> None:
+    """Replace the stored gallery. The old index is deleted first: it contains codes of everybody enrolled.
+
+    Args:
+        folder: folder of the gallery.
+        gallery: the new gallery.
+        encrypted: whether to encrypt it; None does what was done before, and encrypts a new gallery if there is a key.
+    """
+    if encrypted is None:
+        encrypted = is_encrypted(folder) if has_gallery(folder) else GalleryKey.of_environment() is not None
+    content = gallery_bytes(gallery, secrets.token_hex(8))
+    if encrypted:
+        content = required_key(str(folder)).seal(content, "gallery")
     for index in folder.glob(_INDEX_PATTERN):
         _remove_index(index)
     flush_folder(folder)
     with replacing(folder / _FILE_NAME, _file_mode(folder)) as temporary:
-        temporary.write_bytes(gallery_bytes(gallery, secrets.token_hex(8)))
+        temporary.write_bytes(content)
 
 
 def _remove_index(path: Path) -> None:
@@ -218,8 +274,8 @@ def _remove_index(path: Path) -> None:
     target = _resolve_links(path)
     if path.is_symlink() and is_file(target):
         with target.open("rb") as file:
-            starts = file.read(len(_INDEX_MAGIC))
-        if starts == _INDEX_MAGIC:
+            starts = file.read(8)
+        if starts.startswith(_INDEX_MAGIC) or is_sealed(starts, "index"):
             target.unlink()
             flush_folder(target.parent)
     path.unlink(missing_ok=True)
@@ -227,5 +283,7 @@ def _remove_index(path: Path) -> None:
 
 def _stored_revision(folder: Path) -> str:
     path = folder / _FILE_NAME
+    if is_encrypted(folder):
+        return load_gallery(folder).revision
     with path.open("rb") as file:
         return parse_revision(path, file.read(MAX_HEADER_BYTES))

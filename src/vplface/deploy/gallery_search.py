@@ -18,13 +18,12 @@ import numpy as np
 from jaxtyping import Float32, Int64
 
 from vplface.deploy.gallery import Gallery, Match
-from vplface.deploy.gallery_folder import GALLERY_LIMIT, index_path, write_index_if_current
+from vplface.deploy.gallery_folder import read_index, write_index
 from vplface.deploy.gallery_templates import templates_of
 from vplface.errors import DataError, MissingExtraError, import_extra
 from vplface.evaluation.identification import TemplateKind
 from vplface.evaluation.topk import highest
 from vplface.progress import progress
-from vplface.reading import is_file, read_bytes
 
 Engine = Literal["auto", "exact", "faiss"]
 """``"exact"``: every cosine. ``"faiss"``: codes first. ``"auto"``: exact below :data:`EXACT_BELOW` pictures."""
@@ -178,21 +177,18 @@ class Search:
             faiss = import_extra("faiss", "faiss")
         except MissingExtraError as error:
             raise MissingExtraError(f"{error}; or search exactly, which is slower") from error
-        path = None if folder is None else index_path(folder, self._gallery, self._templates)
-        if path is not None and is_file(path):
+        data = None if folder is None else read_index(folder, self._gallery, self._templates)
+        if data is not None:
             try:
-                data = read_bytes(path, GALLERY_LIMIT)
                 index = faiss.deserialize_index(np.frombuffer(data, np.uint8))
                 if (index.ntotal, index.d) == self._rows.shape:
                     return index
-            except (DataError, RuntimeError, MemoryError):
+            except (RuntimeError, MemoryError):
                 pass  # damaged; replaced below
         index = _build_index(faiss, self._rows, self._require_unit)
         if folder is not None:
             try:
-                with write_index_if_current(folder, self._gallery, self._templates) as path:
-                    if path is not None:
-                        faiss.write_index(index, str(path))
+                write_index(folder, self._gallery, self._templates, faiss.serialize_index(index).tobytes())
             except (DataError, RuntimeError) as error:
                 self.not_kept = str(error)
         return index

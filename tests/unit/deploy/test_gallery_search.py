@@ -200,7 +200,7 @@ def test_Search_uses_an_index_that_cannot_be_stored(stored, monkeypatch):
     def refuse(*_):
         raise DataError("people: cannot be written: Read-only file system")
 
-    monkeypatch.setattr(module, "write_index_if_current", refuse)
+    monkeypatch.setattr(module, "write_index", refuse)
     search = Search(load_gallery(folder), "faiss", folder)
     assert len(search(queries)) == len(queries)
     assert search.not_kept == "people: cannot be written: Read-only file system"
