@@ -20,11 +20,6 @@ NOT_RUN = {
 }
 """Blocks that are compiled and no more, and why."""
 
-SMALLER = {
-    ("README.md", "1_000_000"): ("1_000", "a million prototypes take 2 GB"),
-}
-"""What is replaced in the blocks of a page, and why."""
-
 
 def batch() -> tuple[torch.Tensor, torch.Tensor]:
     return torch.randn(8, 3, 4, 4), torch.arange(8)
@@ -87,16 +82,12 @@ def test_pages_python_blocks_run_in_order(page: Path, desk: Path) -> None:
     for words in FILES.get(page.name, []):
         assert CliRunner().invoke(app, words).exit_code == 0
     for number, block in enumerate(blocks(page, "python")):
-        text = block.text
-        for (name, written), (smaller, _) in SMALLER.items():
-            text = text.replace(written, smaller) if name == page.name else text
-        code = compile("\n" * (block.line - 1) + text, str(page), "exec")
+        code = compile("\n" * (block.line - 1) + block.text, str(page), "exec")
         if (page.name, number) not in NOT_RUN:
             exec(code, names)
 
 
-def test_NOT_RUN_SMALLER_NAMES_and_FILES_refer_to_blocks_on_the_pages() -> None:
+def test_NOT_RUN_NAMES_and_FILES_refer_to_blocks_on_the_pages() -> None:
     written = {page.name: blocks(page, "python") for page in PAGES}
     assert all(number < len(written[name]) for name, number in NOT_RUN)
-    assert all(any(part in block.text for block in written[name]) for name, part in SMALLER)
     assert {name for name, found in written.items() if found} >= NAMES.keys() | FILES.keys()
