@@ -108,6 +108,14 @@ def evaluate(
             show_default=False,
         ),
     ] = 0,
+    calibrate: Annotated[
+        Literal["logistic", "isotonic"] | None,
+        typer.Option(
+            help="With --people: fit log-likelihood ratios to one half of the people and judge them on the other half. "
+            "--save-operating-point stores them; verify and identify then give probabilities.",
+            show_default=False,
+        ),
+    ] = None,
     degrade: DEGRADE = None,
     flip: FLIP = "sum",
     protocol: Annotated[
@@ -175,7 +183,7 @@ def evaluate(
         raise UsageError("--people compares all pairs of people; omit --pairs and --threshold-pairs")
     _check_rates({"--far": far or [], "--fmr": fmr or [], "--save-operating-point": [save_operating_point]})
     _check_models(models, compare=compare, bootstrap=bootstrap)
-    require_people(operating_point, hard, people, bootstrap)
+    require_people(operating_point, hard, calibrate, people, bootstrap)
     degradations = parse_degradations(degrade or [])
     require_endings(out, report)
     preprocessing = preprocessing_of(color, mean, std)
@@ -198,7 +206,7 @@ def evaluate(
     grouped = None if groups is None else read_groups(groups, task.pictures)
     promise = promise_of(operating_point, models, flip, preprocessing)
     fmrs = tuple(fmr or ())
-    options = EvalOptions(flip, fars, fmrs, protocol, far_rule, bootstrap, 0, grouped, promise, hard, True)
+    options = EvalOptions(flip, fars, fmrs, protocol, far_rule, bootstrap, 0, grouped, promise, hard, calibrate, True)
     lists = [path for path in (data, people, groups) if path is not None and is_file(path)]
     lists += [file for path in (pairs, threshold_pairs) if path is not None for file in pair_files(path)]
     digests = hashes(lists)  # before pictures are embedded, which may take hours

@@ -11,6 +11,7 @@ from typing import Any
 from vplface.data.pictures import Preprocessing
 from vplface.errors import DataError
 from vplface.evaluation import Evaluation
+from vplface.evaluation.calibration import Calibration
 from vplface.evaluation.metrics import TAR
 from vplface.evaluation.operating_point import OperatingPoint
 from vplface.evaluation.provenance import versions
@@ -89,6 +90,7 @@ class Result:
         figure = self.evaluation.metrics[TAR.at(far).key]
         if figure.value is None:
             raise DataError(f"no operating point: {figure.details['reason']}")
+        calibration = self.evaluation.calibration
         return OperatingPoint(
             threshold=figure.details["threshold"],
             far=far,
@@ -98,4 +100,5 @@ class Result:
             data=str(self.data),
             date=self.date,
             files={Path(path).name: digest for path, digest in self.files.items()},
+            calibration=Calibration.from_json(calibration["fit"]) if calibration else None,
         )

@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.text import Text
 
+from vplface.cli.calibration_table import show_calibration
 from vplface.cli.claims_tables import claims_sentence, show_hard, show_promise, show_ratios
 from vplface.cli.tables import with_interval
 from vplface.console import Console, say
@@ -42,6 +43,8 @@ def show_figures(evaluation: Evaluation, title: str, prepared: str, files: Mappi
         show_promise(evaluation.promise)
     if evaluation.hard:
         show_hard(evaluation.hard)
+    if evaluation.calibration:
+        show_calibration(evaluation.calibration)
     if evaluation.groups:
         _show_groups(console, evaluation.groups)
     if evaluation.strata:

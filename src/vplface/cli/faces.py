@@ -119,6 +119,12 @@ def threshold_or_advice(
     return threshold
 
 
+def require_prior(prior: float | None) -> None:
+    """Raise UsageError for a prior that is no probability, or a certainty."""
+    if prior is not None and not 0 < prior < 1:
+        raise UsageError(f"--prior {prior:g}: a probability above 0 and below 1")
+
+
 def threshold_report(threshold: Threshold | None) -> dict[str, Any]:
     """The threshold and its operating point for ``--json``."""
     point = None if threshold is None else threshold.point

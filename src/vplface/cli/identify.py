@@ -19,6 +19,7 @@ from vplface.cli.faces import (
     gallery_model,
     photograph_report,
     require_drawing,
+    require_prior,
     threshold_or_advice,
     threshold_report,
 )
@@ -30,8 +31,10 @@ from vplface.printable import printable_name
 if TYPE_CHECKING:
     from vplface.data.pictures import UnreadablePictureError
     from vplface.deploy.decision import Threshold
+    from vplface.deploy.evidence import Evidence
     from vplface.deploy.faces import NoFaceError, Photograph
     from vplface.deploy.gallery import Match
+    from vplface.deploy.gallery_search import Search
 
 _MOST_DRAWN = 24
 
@@ -46,6 +49,15 @@ def identify(
     ],
     top: Annotated[int, typer.Option(min=1, max=bounds.LARGEST, help="Number of names for each face.")] = 3,
     threshold: THRESHOLD = None,
+    prior: Annotated[
+        float | None,
+        typer.Option(
+            metavar="P",
+            help="The probability that a face is the nearest person's before the picture is seen. The probability "
+            "after is printed where the operating point has a calibration and the person has one picture.",
+            show_default="1/(enrolled people + 1)",
+        ),
+    ] = None,
     templates: Annotated[
         Literal["best", "mean", "weighted"],
         typer.Option(
@@ -85,7 +97,9 @@ def identify(
     Example:  vplface identify people party.jpg --show party.png
     """
     require_drawing(show)
+    require_prior(prior)
     from vplface.deploy.decision import load_operating_point  # torch and opencv take seconds to import
+    from vplface.deploy.evidence import evidence_of
     from vplface.deploy.faces import FaceReader
     from vplface.deploy.gallery import EmbedderFingerprint
     from vplface.deploy.gallery_folder import load_gallery
@@ -101,21 +115,20 @@ def identify(
     point = load_operating_point(model, threshold, embedder.weights)
     decision = threshold_or_advice(model, point, threshold, fingerprint.flip, fingerprint.preprocessing)
     index = Search(people, search, gallery, templates)
-    if index.not_kept is not None:
-        say(f"note: the index is rebuilt each time, because it could not be stored: {index.not_kept}", file=sys.stderr)
-    if templates != "best" and point is not None:
-        say(
-            "note: the threshold was measured on pairs of pictures, and templates have other similarities: measure "
-            f"one with vplface evaluate-identification --templates {templates}, and give it as --threshold",
-            file=sys.stderr,
-        )
+    _note_limits(index, templates if point is not None else "best")
     read = FaceReader(fingerprint.preprocessing.size, align, detector_model)
 
     def matches_of(photograph: Photograph) -> list[list[Match]]:
         crops = [face.picture for face in photograph.faces]
         return index(embedder(crops, fingerprint.flip, names=[str(photograph.path)] * len(crops)), top)
 
-    answers = _identify_all(pictures, read, matches_of, decision, most_drawn=0 if show is None else _MOST_DRAWN)
+    def evidence(match: Match) -> Evidence | None:
+        one_picture = templates == "best" and people.pictures[match.name] == 1
+        return evidence_of(match.similarity, decision, prior or 1 / (len(people.names) + 1)) if one_picture else None
+
+    answers = _identify_all(
+        pictures, read, matches_of, decision, evidence, most_drawn=0 if show is None else _MOST_DRAWN
+    )
     if show is not None:
         from vplface.cli.faces_drawn import draw_identified
 
@@ -144,6 +157,18 @@ def identify(
         say(f"wrote {show}")
 
 
+def _note_limits(index: Search, templates: str) -> None:
+    """Say on stderr that the index is not kept, or that a threshold of pairs of pictures does not suit templates."""
+    if index.not_kept is not None:
+        say(f"note: the index is rebuilt each time, because it could not be stored: {index.not_kept}", file=sys.stderr)
+    if templates != "best":
+        say(
+            "note: the threshold was measured on pairs of pictures, and templates have other similarities: measure "
+            f"one with vplface evaluate-identification --templates {templates}, and give it as --threshold",
+            file=sys.stderr,
+        )
+
+
 @dataclass
 class _Answers:
     """Results for all pictures: lines to print, entries for ``--json``, drawings, and pictures without a result."""
@@ -168,6 +193,7 @@ def _identify_all(
     read: Callable[[Path], Photograph],
     matches_of: Callable[[Photograph], list[list[Match]]],
     decision: Threshold | None,
+    evidence: Callable[[Match], Evidence | None],
     most_drawn: int,
 ) -> _Answers:
     """Search for the faces of each picture; at most ``most_drawn`` photographs are kept, to be drawn.
@@ -189,8 +215,8 @@ def _identify_all(
                 failures.append(error)
             else:
                 faces = matches_of(photograph)
-                answers.lines += _lines(photograph, faces, decision)
-                answers.reports.append(_report(photograph, faces, decision))
+                answers.lines += _lines(photograph, faces, decision, evidence)
+                answers.reports.append(_report(photograph, faces, decision, evidence))
                 if len(answers.drawings) < most_drawn:
                     answers.drawings.append((photograph, [_label(matches, decision) for matches in faces]))
             advance(1)
@@ -207,12 +233,19 @@ def _reason(error: NoFaceError | UnreadablePictureError) -> dict[str, str]:
     return {"path": error.where, "reason": error.reason}
 
 
-def _lines(photograph: Photograph, faces: list[list[Match]], threshold: Threshold | None) -> list[str]:
+def _lines(
+    photograph: Photograph,
+    faces: list[list[Match]],
+    threshold: Threshold | None,
+    evidence: Callable[[Match], Evidence | None],
+) -> list[str]:
     from vplface.deploy.faces import describe_box
 
     lines = [f"{photograph.path}:"]
     for number, (box, matches) in enumerate(zip(photograph.boxes, faces, strict=True), 1):
         lines.append(f"  {number}  {describe_box(box)}  {_format_matches(matches, threshold)}")
+        if (worth := evidence(matches[0])) is not None:
+            lines.append(f"     {worth}")
     return lines
 
 
@@ -234,7 +267,12 @@ def _label(matches: list[Match], threshold: Threshold | None) -> tuple[str, bool
     return f"{printable_name(name, 60)} {matches[0].similarity:.2f}", known
 
 
-def _report(photograph: Photograph, faces: list[list[Match]], threshold: Threshold | None) -> dict[str, Any]:
+def _report(
+    photograph: Photograph,
+    faces: list[list[Match]],
+    threshold: Threshold | None,
+    evidence: Callable[[Match], Evidence | None],
+) -> dict[str, Any]:
     from vplface.deploy.decision import decide
 
     report = photograph_report(photograph)
@@ -242,5 +280,7 @@ def _report(photograph: Photograph, faces: list[list[Match]], threshold: Thresho
         known = decide(matches[0].similarity, threshold)
         face["name"] = matches[0].name if known else None
         face["known"] = known
+        worth = evidence(matches[0])
+        face["evidence"] = None if worth is None else worth.to_json()
         face["matches"] = [{**vars(match), "known": decide(match.similarity, threshold)} for match in matches]
     return report

@@ -16,8 +16,10 @@ if TYPE_CHECKING:
     from vplface.evaluation.promise import Promise
 
 
-def require_people(path: Path | None, hard: int, people: Path | None, bootstrap: int) -> None:
-    """Raise UsageError where a stored threshold or hard impostors cannot be measured."""
+def require_people(path: Path | None, hard: int, calibrate: str | None, people: Path | None, bootstrap: int) -> None:
+    """Raise UsageError where a stored threshold, hard impostors or a calibration cannot be measured."""
+    if calibrate is not None and people is None:
+        raise UsageError("--calibrate fits to all pairs of one half of the people; give --people")
     if hard and people is None:
         raise UsageError("--hard looks for the nearest strangers among all pairs of people; give --people")
     if bootstrap < 2 and (hard or path is not None):

@@ -18,6 +18,7 @@ from vplface.cli.faces import (
     load_embedder,
     photograph_report,
     require_drawing,
+    require_prior,
     threshold_or_advice,
     threshold_report,
 )
@@ -46,6 +47,14 @@ def verify(
         ),
     ] = "1,1",
     threshold: THRESHOLD = None,
+    prior: Annotated[
+        float,
+        typer.Option(
+            metavar="P",
+            help="The probability of one person before the pictures are seen. The probability after is printed where "
+            "the operating point has a calibration (vplface evaluate --calibrate).",
+        ),
+    ] = 0.5,
     align: ALIGN = "auto",
     detector_model: DETECTOR_MODEL = None,
     flip: FLIP_OF_POINT = None,
@@ -61,7 +70,8 @@ def verify(
     The similarity is the cosine of their embeddings. The threshold is the
     operating point stored with the model, and its FAR is how often
     strangers pass it; vplface evaluate --save-operating-point makes one.
-    Without it and without --threshold, no decision is made.
+    Without it and without --threshold, no decision is made. Where it has a
+    calibration, the probability of one person is given, too.
 
     Exit status: 0 for one person or two, 1 if a file cannot be read
     or shows no face.
@@ -70,12 +80,14 @@ def verify(
     """
     require_drawing(show)
     numbers = _face_numbers(face)
+    require_prior(prior)
     from vplface.deploy.decision import (  # torch takes seconds to import
         VERDICT,
         decide,
         load_operating_point,
         resolve_flip,
     )
+    from vplface.deploy.evidence import evidence_of
     from vplface.deploy.faces import FaceReader
     from vplface.evaluation.provenance import hashes
 
@@ -90,6 +102,7 @@ def verify(
     similarity = float(a @ b)
     decision = threshold_or_advice(model, point, threshold, flip, preprocessing)
     same = decide(similarity, decision)
+    evidence = evidence_of(similarity, decision, prior)
 
     _note_several_faces(photographs, numbers)
     verdict = VERDICT[same]
@@ -111,12 +124,15 @@ def verify(
                 "pictures": pictures,
                 "similarity": similarity,
                 "same": same,
+                "evidence": None if evidence is None else evidence.to_json(),
                 **threshold_report(decision),
                 "files": embedder.files | hashes([] if show is None else [show]),
             }
         )
         return
     say(f"similarity {similarity:.4f}: {verdict}")
+    if evidence is not None:
+        say(evidence)
     if decision is not None:
         say(decision)
     if show is not None:

@@ -12,6 +12,7 @@ from jaxtyping import UInt8
 
 from vplface.deploy.decision import VERDICT, Threshold, decide, name_and_decision, threshold_advice
 from vplface.deploy.enrolment import Enrolment
+from vplface.deploy.evidence import evidence_of
 from vplface.deploy.faces import FoundFace, Photograph, describe_box
 from vplface.deploy.gallery import Match
 from vplface.errors import import_extra
@@ -20,6 +21,9 @@ from vplface.report.markup import Markup, join, tag
 cv2 = import_extra("cv2", "train")
 
 _MAX_SIDE = 900
+_PRIOR = 0.5
+"""Probability of one person before two pictures are seen."""
+
 _CSS_TONE = {True: "yes", False: "no", None: "open"}
 
 
@@ -66,6 +70,7 @@ def compared_photograph(view: PhotographView, number: int) -> Markup:
 def verdict(similarity: float, threshold: Threshold | None, model: Path) -> Markup:
     """Similarity of two faces, and the decision."""
     same = decide(similarity, threshold)
+    evidence = evidence_of(similarity, threshold, _PRIOR)
     scale = tag(
         "div",
         tag("i", class_="at", style=f"left:{_scale_position(similarity)}"),
@@ -86,6 +91,7 @@ def verdict(similarity: float, threshold: Threshold | None, model: Path) -> Mark
             class_="line",
         ),
         scale,
+        None if evidence is None else tag("p", str(evidence)),
         tag("p", words),
         class_=f"verdict {_CSS_TONE[same]}",
         id="verdict",

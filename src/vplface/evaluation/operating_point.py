@@ -11,12 +11,13 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from vplface.errors import DataError
+from vplface.evaluation.calibration import Calibration
 from vplface.evaluation.provenance import hashes, model_files
 from vplface.files import replacing
 from vplface.paths import argument
@@ -39,6 +40,7 @@ class OperatingPoint:
         data: the pictures it was measured on.
         date: when, ISO 8601.
         files: SHA-256 of the model's files, by their names, and of the lists of pairs or people.
+        calibration: from similarities to log-likelihood ratios; None if none was fitted.
     """
 
     threshold: float
@@ -49,12 +51,15 @@ class OperatingPoint:
     data: str
     date: str
     files: Mapping[str, str]
+    calibration: Calibration | None = None
 
     def save(self, model: Path | str) -> Path:
         """Write it beside the model, atomically; returns the path."""
         path = operating_point_path(model)
         with replacing(path) as temporary:
-            text = json.dumps({"schema": _SCHEMA, **asdict(self)}, indent=2, ensure_ascii=False)
+            values = {field.name: getattr(self, field.name) for field in fields(self)}
+            calibration = {} if self.calibration is None else {"calibration": self.calibration.to_json()}
+            text = json.dumps({"schema": _SCHEMA, **values, **calibration}, indent=2, ensure_ascii=False)
             temporary.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
         return path
 
@@ -110,7 +115,7 @@ def operating_point_path(model: Path | str) -> Path:
 def _checked(path: Path, values: Any) -> dict[str, Any]:
     if not isinstance(values, dict) or values.get("schema") != _SCHEMA:
         raise DataError(f"{path}: not an operating point of this vplface: 'schema' must be {_SCHEMA}")
-    wanted = [field.name for field in fields(OperatingPoint)]
+    wanted = [field.name for field in fields(OperatingPoint) if field.name != "calibration"]
     if missing := [name for name in wanted if name not in values]:
         raise DataError(f"{path}: lacks {', '.join(map(repr, missing))}")
     ranges = {
@@ -130,4 +135,9 @@ def _checked(path: Path, values: Any) -> dict[str, Any]:
         datetime.fromisoformat(values["date"])
     except ValueError as error:
         raise DataError(f"{path}: 'date' is not a date: {error}") from error
-    return {name: values[name] for name in wanted}
+    try:
+        fitted = values.get("calibration")
+        calibration = None if fitted is None else Calibration.from_json(fitted)
+    except DataError as error:
+        raise DataError(f"{path}: 'calibration': {error}") from error
+    return {**{name: values[name] for name in wanted}, "calibration": calibration}

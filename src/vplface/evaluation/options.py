@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TypedDict
 
 from vplface.embedder import Flip
+from vplface.evaluation.calibration import Method
 from vplface.evaluation.groups import Groups
 from vplface.evaluation.promise import Promise
 from vplface.evaluation.tar_at_far import FarRule
@@ -32,6 +33,8 @@ class EvalOptions:
         promise: a stored threshold, to measure as it is; needs ``bootstrap``.
         hard: where all pairs are compared, the nearest strangers of each person, whose pairs are measured as well; 0
             for none. Needs ``bootstrap``.
+        calibrate: where all pairs are compared, fit this kind of calibration to half of the people and judge it on the
+            others; None for none.
         claims: whether the protocol says which false accept rates so many people can support a claim about.
     """
 
@@ -45,6 +48,7 @@ class EvalOptions:
     groups: Groups | None = None
     promise: Promise | None = None
     hard: int = 0
+    calibrate: Method | None = None
     claims: bool = False
 
     def __post_init__(self) -> None:
@@ -64,4 +68,5 @@ class EvalKeywords(TypedDict, total=False):
     groups: Groups | None
     promise: Promise | None
     hard: int
+    calibrate: Method | None
     claims: bool

@@ -14,6 +14,7 @@ from vplface.data.pictures import PictureSet
 from vplface.errors import DataError
 from vplface.evaluation.all_pairs import score_all_pairs
 from vplface.evaluation.bootstrap import accuracy_replicates, all_draws, share_replicates
+from vplface.evaluation.calibrate import calibrate
 from vplface.evaluation.figure import Figure
 from vplface.evaluation.hard_pairs import HardPairs
 from vplface.evaluation.metrics import ACCURACY, BEST_ACCURACY, RANK, MetricKind
@@ -244,7 +245,11 @@ def evaluate_every_pair(
     )
     protocol = {"kind": "all pairs", "pictures": n, "pairs": n * (n - 1) // 2}
     replicates = {} if resampled is None else {rank_1: resampled}
-    return evaluate_scores(scored, name, protocol, {rank_1: figure}, replicates, options)
+    evaluation = evaluate_scores(scored, name, protocol, {rank_1: figure}, replicates, options)
+    if options.calibrate is None:
+        return evaluation
+    calibration = calibrate(options.calibrate, unit, scores.identity, options.bootstrap, options.seed)
+    return replace(evaluation, calibration=calibration)
 
 
 def _quality(

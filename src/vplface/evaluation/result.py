@@ -39,6 +39,7 @@ class Evaluation:
             empty without one.
         hard: errors on the nearest strangers, as :func:`vplface.evaluation.hard_pairs.hard_errors` gives them; empty
             where they were not asked for.
+        calibration: as :func:`vplface.evaluation.calibrate.calibrate` gives it; empty where none was asked for.
     """
 
     name: str
@@ -53,18 +54,19 @@ class Evaluation:
     strata: Mapping[str, Any] = field(default_factory=dict)
     promise: Mapping[str, Any] = field(default_factory=dict)
     hard: Mapping[str, Any] = field(default_factory=dict)
+    calibration: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def further(self) -> dict[str, Mapping[str, Any]]:
         """The measurements beside the metrics that were made, by their keys in JSON."""
-        every = {"groups": self.groups, "strata": self.strata, "promise": self.promise, "hard": self.hard}
-        return {name: part for name, part in every.items() if part}
+        names = ("groups", "strata", "promise", "hard", "calibration")
+        return {name: part for name in names if (part := getattr(self, name))}
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready values, the inverse of :meth:`from_dict`; replicates are rounded to six digits.
 
-        ``"strata"``, ``"promise"`` and ``"hard"`` are there only where they were measured, so that other files are as
-        version 0.1 writes them.
+        ``"strata"``, ``"promise"``, ``"hard"`` and ``"calibration"`` are there only where they were measured, so that
+        other files are as version 0.1 writes them.
         """
         return {
             "name": self.name,
@@ -106,10 +108,11 @@ class Evaluation:
             "strata": Mapping,
             "promise": Mapping,
             "hard": Mapping,
+            "calibration": Mapping,
         }
         if not isinstance(values, Mapping):
             raise DataError(f"not an evaluation: {type(values).__name__}")
-        values = {"correct": "", "groups": {}, "strata": {}, "promise": {}, "hard": {}, **values}
+        values = {"correct": "", "groups": {}, "strata": {}, "promise": {}, "hard": {}, "calibration": {}, **values}
         wrong = [key for key, kind in kinds.items() if not isinstance(values.get(key), kind)]
         if wrong:
             raise DataError(f"not an evaluation: {', '.join(map(repr, wrong))} missing or of the wrong kind")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vplface.report import evaluation_plots, strata, thresholds
+from vplface.report import calibration, evaluation_plots, strata, thresholds
 from vplface.report.arms import arm, figure_of_run, legend, mapping
 from vplface.report.faces import Faces
 from vplface.report.markup import Child, Markup, join, tag
@@ -58,6 +58,8 @@ def evaluation_section(runs: Sequence[RunRecord], set_name: str, faces: Faces) -
         if any(pair):
             parts.append(tag("div", [figure_of(figure) for figure in pair if figure], class_="halves"))
     parts += filter(None, [each(runs, set_name) for each in (thresholds.claims, thresholds.promise, thresholds.hard)])
+    if calibrated := list(calibration.plots(runs, set_name)):
+        parts += [tag("h3", "Calibration"), tag("div", [figure_of(each) for each in calibrated], class_="halves")]
     if by_group := list(evaluation_plots.groups(runs, set_name)):
         parts += [tag("h3", "By group"), tag("div", [figure_of(figure) for figure in by_group], class_="halves")]
         parts += thresholds.across(runs, set_name)
