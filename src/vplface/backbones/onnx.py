@@ -128,7 +128,8 @@ class OnnxNetwork:
 
         Args:
             size: picture size, in pixels.
-            dim: dimension of the embedding, if known; otherwise the output is identified by its shape.
+            dim: dimension of the embedding, if known; otherwise the output is identified by its shape. 1 for a network
+                that gives one number.
 
         Raises:
             DataError: the network takes another picture size, none or several of its outputs can be the embedding, or
@@ -161,8 +162,11 @@ class OnnxNetwork:
     def _find_embedding(self, results: Sequence[Any], batch: int, dim: int | None) -> str:
         shapes = {name: list(np.shape(each)) for name, each in zip(self._outputs, results, strict=True)}
         sizes = {name: _embedding_length(each, batch) for name, each in zip(self._outputs, results, strict=True)}
-        candidates = [name for name, length in sizes.items() if length >= 2 and dim in (None, length)]
+        least = 1 if dim == 1 else 2
+        candidates = [name for name, length in sizes.items() if length >= least and dim in (None, length)]
         shapes_text = shorten(", ".join(f"{name!r} {shape}" for name, shape in shapes.items())) or "nothing"
+        if not candidates and dim == 1:
+            raise DataError(f"{self._path}: does not give one number per picture; its outputs are {shapes_text}")
         if not candidates and dim is not None:
             other = [length for length in sizes.values() if length >= 2]
             what = f"embeddings of dimension {other}" if other else f"no embedding, but {shapes_text}"
@@ -336,6 +340,8 @@ def _embedding_length(output: Any, batch: int) -> int:
     """Length of the vector per picture if an output is one float vector per picture, else 0."""
     if not isinstance(output, np.ndarray) or not np.issubdtype(output.dtype, np.floating) or output.size == 0:
         return 0
+    if output.shape == (batch,):
+        return 1
     own = output.shape[1:] if output.ndim > 1 and output.shape[0] == batch else output.shape if batch == 1 else ()
     length = max(own, default=0)
     return length if length * batch == output.size else 0

@@ -14,6 +14,7 @@ import typer
 from vplface import bounds
 from vplface.cli.degrade import DEGRADE, parse_degradations
 from vplface.cli.evaluation_output import OUT, REPORT, require_endings, store, write_page
+from vplface.cli.evaluation_quality import DISCARD, GATE, QUALITY, Gate, QualityMeasure, QualityOptions
 from vplface.cli.options import AS_JSON, DEVICE, FLIP, WORKERS
 from vplface.cli.preprocessing import COLOR, INSIGHTFACE, MEAN, STD, preprocessing_of
 from vplface.cli.stored_threshold import note_same_people, promise_of, require_people
@@ -116,6 +117,8 @@ def evaluate(
             show_default=False,
         ),
     ] = None,
+    quality: QUALITY = None,
+    discard: DISCARD = 0.2,
     degrade: DEGRADE = None,
     flip: FLIP = "sum",
     protocol: Annotated[
@@ -164,6 +167,7 @@ def evaluate(
             show_default=False,
         ),
     ] = None,
+    gate: GATE = None,
     as_json: AS_JSON = False,
 ) -> None:
     """Measure how well a model distinguishes people: accuracy, TAR at fixed FAR, EER, with 95 % intervals.
@@ -178,6 +182,8 @@ def evaluate(
     Example:  vplface evaluate runs/lfw/best --data ours --people ours.txt --operating-point operating_point.json
 
     Example:  vplface evaluate runs/lfw/best --data lfw112 --pairs pairs.txt --degrade low_resolution:pixels=7-11
+
+    Example:  vplface evaluate runs/lfw/best --data ours --people ours.txt --quality norm,recognisability
     """
     if people is not None and (pairs is not None or threshold_pairs is not None):
         raise UsageError("--people compares all pairs of people; omit --pairs and --threshold-pairs")
@@ -185,6 +191,7 @@ def evaluate(
     _check_models(models, compare=compare, bootstrap=bootstrap)
     require_people(operating_point, hard, calibrate, people, bootstrap)
     degradations = parse_degradations(degrade or [])
+    asked = QualityOptions.of(quality, discard, gate, save_operating_point)
     require_endings(out, report)
     preprocessing = preprocessing_of(color, mean, std)
 
@@ -213,7 +220,7 @@ def evaluate(
     note_same_people(operating_point, data, digests)
     tasks, results = [task, *degraded], []
     for model in models:
-        measured = _measure(model, data, tasks, options, preprocessing, device, workers, alone=len(models) == 1)
+        measured = _measure(model, data, tasks, options, asked, preprocessing, device, workers, alone=len(models) == 1)
         results.append(replace(measured, files={**measured.files, **digests}))
     if contradicted := results[0].evaluation.protocol.get("contradicted_by_folders"):
         say(
@@ -223,22 +230,37 @@ def evaluate(
         )
     first, *others = results
     differences = {str(other.model): _differences(first, other) for other in others if compare}
-    written = []
-    if save_operating_point is not None:
-        written.append(first.operating_point(save_operating_point).save(first.model))
-    if out is not None:
-        store(out, _object([result.stored() for result in results], differences))
-        written.append(out)
-    if report is not None:
-        sets = {each.name: [each.pictures] for each in (task, *degraded)}
-        write_page(report, [result.record() for result in results], task.name, sets, list(differences.values()))
-        written.append(report)
+    written = _write(results, differences, [task, *degraded], asked.gate, save_operating_point, out, report)
     if as_json:
         print_json(_object([result.to_dict() for result in results], differences))
         return
     _show(results, differences)
     for path in written:
         say(f"wrote {path}")
+
+
+def _write(
+    results: Sequence[Result],
+    differences: Mapping[str, Mapping[str, Mapping[str, Any]]],
+    tasks: Sequence[VerificationTask],
+    gate: Gate | None,
+    far: float | None,
+    out: Path | None,
+    report: Path | None,
+) -> list[Path]:
+    """Write the operating point at a false accept rate, the result and the page, where asked for; returns the paths."""
+    written = []
+    if far is not None:
+        written.append(results[0].operating_point(far, gate).save(results[0].model))
+    if out is not None:
+        store(out, _object([result.stored() for result in results], differences))
+        written.append(out)
+    if report is not None:
+        sets = {each.name: [each.pictures] for each in tasks}
+        records = [result.record() for result in results]
+        write_page(report, records, tasks[0].name, sets, list(differences.values()))
+        written.append(report)
+    return written
 
 
 def _check_rates(of_options: Mapping[str, Sequence[float | None]]) -> None:
@@ -259,11 +281,13 @@ def _check_models(models: Sequence[Path], *, compare: bool, bootstrap: int) -> N
         raise UsageError("a model is named twice")
 
 
+# size: one model, the questions about it, and how it is run
 def _measure(
     model: Path,
     data: Path,
     tasks: Sequence[VerificationTask],
     options: EvalOptions,
+    asked: QualityOptions,
     preprocessing: Preprocessing | None,
     device: str,
     workers: int,
@@ -286,14 +310,22 @@ def _measure(
             raise UsageError(f"--color, --mean and --std prepare pictures, and {model} holds embeddings")
         stored = EmbeddingsFile.read(model)
         embeddings = stored.of(task.pictures, task.used)
-        return Result(model, data, task.evaluate(embeddings, replace(options, flip=None)), None, {}, stored.files)
+        qualities = QualityMeasure(asked, task, None, "none", workers)(task, embeddings)
+        given = replace(options, flip=None, quality=qualities)
+        return Result(model, data, task.evaluate(embeddings, given), None, {}, stored.files)
     embedder = _load(model, device, preprocessing, alone=alone)
     assert options.flip is not None
-    clean = task.embed(embedder, options.flip, workers)
-    evaluation = task.evaluate(clean, options)
-    poor = [each.evaluate(each.embed(embedder, options.flip, workers, clean), options) for each in degraded]
+    measure = QualityMeasure(asked, task, embedder, options.flip, workers)
+    unit = not asked.names
+    clean = task.embed(embedder, options.flip, workers, unit=unit)
+    evaluation = task.evaluate(clean, replace(options, quality=measure(task, clean)))
+    poor = []
+    for each in degraded:
+        embeddings = each.embed(embedder, options.flip, workers, clean, unit)
+        poor.append(each.evaluate(embeddings, replace(options, quality=measure(each, embeddings))))
     card = embedder.card
-    return Result(model, data, evaluation, card.preprocessing, json.loads(card.to_json()), embedder.files, poor)
+    values = json.loads(card.to_json())
+    return Result(model, data, evaluation, card.preprocessing, values, embedder.files, poor, measure.described)
 
 
 def _load(model: Path, device: str, preprocessing: Preprocessing | None, *, alone: bool) -> Embedder:

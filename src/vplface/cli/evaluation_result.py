@@ -8,13 +8,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from vplface.cli.evaluation_quality import Gate
 from vplface.data.pictures import Preprocessing
 from vplface.errors import DataError
 from vplface.evaluation import Evaluation
 from vplface.evaluation.calibration import Calibration
-from vplface.evaluation.metrics import TAR
+from vplface.evaluation.metrics import TAR, far_point
 from vplface.evaluation.operating_point import OperatingPoint
 from vplface.evaluation.provenance import versions
+from vplface.evaluation.quality import choose_gate
 from vplface.report import RunRecord
 
 
@@ -30,6 +32,7 @@ class Result:
         card: the model's card, JSON-ready.
         files: SHA-256 of what was read: the model's files or that of the embeddings, and the lists of
             pairs or people.
+        described: what an operating point stores about each quality score.
         degraded: the figures on the pictures as each ``--degrade`` makes them.
         date: when, ISO 8601.
     """
@@ -41,6 +44,7 @@ class Result:
     card: Mapping[str, Any]
     files: Mapping[str, str]
     degraded: Sequence[Evaluation] = ()
+    described: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     date: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
 
     @property
@@ -81,16 +85,25 @@ class Result:
             files=self.files,
         )
 
-    def operating_point(self, far: float) -> OperatingPoint:
+    def operating_point(self, far: float, gate: Gate | None = None) -> OperatingPoint:
         """The threshold at a false accept rate that was evaluated.
 
+        Args:
+            far: the false accept rate.
+            gate: of quality, by the first quality score; None for none.
+
         Raises:
-            DataError: the pairs are too few for it.
+            DataError: the pairs are too few for it, or the gate does not reach its rate.
         """
         figure = self.evaluation.metrics[TAR.at(far).key]
         if figure.value is None:
             raise DataError(f"no operating point: {figure.details['reason']}")
         calibration = self.evaluation.calibration
+        quality = None
+        if gate is not None:
+            score = next(iter(self.described))
+            at = self.evaluation.quality["at"][far_point(far)]
+            quality = choose_gate(at, score, self.described[score], gate.discard, gate.fnmr).to_json()
         return OperatingPoint(
             threshold=figure.details["threshold"],
             far=far,
@@ -101,4 +114,5 @@ class Result:
             date=self.date,
             files={Path(path).name: digest for path, digest in self.files.items()},
             calibration=Calibration.from_json(calibration["fit"]) if calibration else None,
+            quality=quality,
         )

@@ -9,6 +9,7 @@ from rich.text import Text
 
 from vplface.cli.calibration_table import show_calibration
 from vplface.cli.claims_tables import claims_sentence, show_hard, show_promise, show_ratios
+from vplface.cli.quality_tables import show_quality
 from vplface.cli.tables import with_interval
 from vplface.console import Console, say
 from vplface.data.degrade import described
@@ -45,6 +46,8 @@ def show_figures(evaluation: Evaluation, title: str, prepared: str, files: Mappi
         show_hard(evaluation.hard)
     if evaluation.calibration:
         show_calibration(evaluation.calibration)
+    if evaluation.quality:
+        show_quality(evaluation.quality)
     if evaluation.groups:
         _show_groups(console, evaluation.groups)
     if evaluation.strata:
@@ -74,6 +77,8 @@ def show_degraded(clean: Evaluation, degraded: Sequence[Evaluation]) -> None:
     for label, evaluation in zip(labels, degraded, strict=True):
         degrade = evaluation.protocol["degrade"]
         _say(console, f"{label}: {degrade['pictures']:,} pictures are degraded: {described(degrade)}.")
+        if evaluation.quality:
+            show_quality(evaluation.quality)
         if evaluation.strata:
             _show_strata(console, evaluation.strata)
 

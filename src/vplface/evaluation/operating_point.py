@@ -19,12 +19,14 @@ from typing import Any
 from vplface.errors import DataError
 from vplface.evaluation.calibration import Calibration
 from vplface.evaluation.provenance import hashes, model_files
+from vplface.evaluation.quality.gate import QualityGate
 from vplface.files import replacing
 from vplface.paths import argument
 from vplface.reading import is_file, is_folder, kind_of, read_json
 from vplface.run_folder import ModelFolder
 
 _SCHEMA = 1
+_OPTIONAL = ("calibration", "quality")
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,8 @@ class OperatingPoint:
         date: when, ISO 8601.
         files: SHA-256 of the model's files, by their names, and of the lists of pairs or people.
         calibration: from similarities to log-likelihood ratios; None if none was fitted.
+        quality: the quality below which a picture is too poor to decide, as
+            :meth:`vplface.evaluation.quality.QualityGate.to_json` gives it; None without a gate.
     """
 
     threshold: float
@@ -52,14 +56,17 @@ class OperatingPoint:
     date: str
     files: Mapping[str, str]
     calibration: Calibration | None = None
+    quality: Mapping[str, Any] | None = None
 
     def save(self, model: Path | str) -> Path:
         """Write it beside the model, atomically; returns the path."""
         path = operating_point_path(model)
         with replacing(path) as temporary:
             values = {field.name: getattr(self, field.name) for field in fields(self)}
-            calibration = {} if self.calibration is None else {"calibration": self.calibration.to_json()}
-            text = json.dumps({"schema": _SCHEMA, **values, **calibration}, indent=2, ensure_ascii=False)
+            if self.calibration is not None:
+                values["calibration"] = self.calibration.to_json()
+            values = {name: value for name, value in values.items() if value is not None or name not in _OPTIONAL}
+            text = json.dumps({"schema": _SCHEMA, **values}, indent=2, ensure_ascii=False)
             temporary.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
         return path
 
@@ -115,8 +122,8 @@ def operating_point_path(model: Path | str) -> Path:
 def _checked(path: Path, values: Any) -> dict[str, Any]:
     if not isinstance(values, dict) or values.get("schema") != _SCHEMA:
         raise DataError(f"{path}: not an operating point of this vplface: 'schema' must be {_SCHEMA}")
-    wanted = [field.name for field in fields(OperatingPoint) if field.name != "calibration"]
-    if missing := [name for name in wanted if name not in values]:
+    wanted = [field.name for field in fields(OperatingPoint)]
+    if missing := [name for name in wanted if name not in values and name not in _OPTIONAL]:
         raise DataError(f"{path}: lacks {', '.join(map(repr, missing))}")
     ranges = {
         "threshold": (-1.0, math.nextafter(1.0, 2.0)),
@@ -140,4 +147,6 @@ def _checked(path: Path, values: Any) -> dict[str, Any]:
         calibration = None if fitted is None else Calibration.from_json(fitted)
     except DataError as error:
         raise DataError(f"{path}: 'calibration': {error}") from error
-    return {**{name: values[name] for name in wanted}, "calibration": calibration}
+    if (quality := values.get("quality")) is not None:
+        QualityGate.from_json(quality, str(path))
+    return {**{name: values.get(name) for name in wanted}, "calibration": calibration}

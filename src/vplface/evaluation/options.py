@@ -10,6 +10,7 @@ from vplface.embedder import Flip
 from vplface.evaluation.calibration import Method
 from vplface.evaluation.groups import Groups
 from vplface.evaluation.promise import Promise
+from vplface.evaluation.quality.comparison import QualityQuestion
 from vplface.evaluation.tar_at_far import FarRule
 from vplface.evaluation.verification import AccuracyRule
 
@@ -35,6 +36,7 @@ class EvalOptions:
             for none. Needs ``bootstrap``.
         calibrate: where all pairs are compared, fit this kind of calibration to half of the people and judge it on the
             others; None for none.
+        quality: quality scores of the pictures of the set, whose error-versus-discard curves are compared.
         claims: whether the protocol says which false accept rates so many people can support a claim about.
     """
 
@@ -50,6 +52,7 @@ class EvalOptions:
     hard: int = 0
     calibrate: Method | None = None
     claims: bool = False
+    quality: QualityQuestion | None = None
 
     def __post_init__(self) -> None:
         if (self.promise is not None or self.hard) and self.bootstrap < 2:
@@ -70,3 +73,4 @@ class EvalKeywords(TypedDict, total=False):
     hard: int
     calibrate: Method | None
     claims: bool
+    quality: QualityQuestion | None

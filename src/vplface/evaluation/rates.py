@@ -20,6 +20,7 @@ from vplface.evaluation.hard_pairs import HardPairs, hard_errors
 from vplface.evaluation.metrics import FNMR, METRICS, OPERATING_POINT, TAIL, TAR, far_point
 from vplface.evaluation.options import EvalOptions
 from vplface.evaluation.promise import comparisons_of, measure_promise
+from vplface.evaluation.quality.comparison import compare_scores
 from vplface.evaluation.result import Evaluation
 from vplface.evaluation.roc_replicates import RateReplicates, rate_replicates, tail_length
 from vplface.evaluation.scores import Scores
@@ -130,7 +131,7 @@ def evaluate_scores(
 
 
 def _at_thresholds(scored: ScoredPairs, of_fars: Mapping[float, float], options: EvalOptions) -> dict[str, Any]:
-    """Errors by group, at the stored threshold, and of hard impostors: the fields of the evaluation, where asked for.
+    """Errors by group, at the stored threshold, of hard impostors, and by quality: the fields that were asked for.
 
     All are judged at the thresholds of the false accept rates, and at the stored one.
     """
@@ -143,6 +144,8 @@ def _at_thresholds(scored: ScoredPairs, of_fars: Mapping[float, float], options:
         thresholds[OPERATING_POINT], fars[OPERATING_POINT] = promise.threshold, promise.far
     if options.groups is not None:
         found["groups"] = group_errors(scored.scores, options.groups, thresholds, bootstrap, seed)
+    if options.quality is not None:
+        found["quality"] = compare_scores(scored.scores, options.quality, thresholds, bootstrap, seed)
     if scored.hard is not None:
         found["hard"] = hard_errors(scored.hard, thresholds, fars, options.far_rule, bootstrap, seed)
     return found

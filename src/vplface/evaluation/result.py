@@ -40,6 +40,8 @@ class Evaluation:
         hard: errors on the nearest strangers, as :func:`vplface.evaluation.hard_pairs.hard_errors` gives them; empty
             where they were not asked for.
         calibration: as :func:`vplface.evaluation.calibrate.calibrate` gives it; empty where none was asked for.
+        quality: error-versus-discard curves, as :func:`vplface.evaluation.quality.compare_scores` gives them; empty
+            where no quality scores were asked for.
     """
 
     name: str
@@ -55,18 +57,19 @@ class Evaluation:
     promise: Mapping[str, Any] = field(default_factory=dict)
     hard: Mapping[str, Any] = field(default_factory=dict)
     calibration: Mapping[str, Any] = field(default_factory=dict)
+    quality: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def further(self) -> dict[str, Mapping[str, Any]]:
         """The measurements beside the metrics that were made, by their keys in JSON."""
-        names = ("groups", "strata", "promise", "hard", "calibration")
+        names = ("groups", "strata", "promise", "hard", "calibration", "quality")
         return {name: part for name in names if (part := getattr(self, name))}
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready values, the inverse of :meth:`from_dict`; replicates are rounded to six digits.
 
-        ``"strata"``, ``"promise"``, ``"hard"`` and ``"calibration"`` are there only where they were measured, so that
-        other files are as version 0.1 writes them.
+        ``"strata"``, ``"promise"``, ``"hard"``, ``"calibration"`` and ``"quality"`` are there only where they were
+        measured, so that other files are as version 0.1 writes them.
         """
         return {
             "name": self.name,
@@ -109,10 +112,12 @@ class Evaluation:
             "promise": Mapping,
             "hard": Mapping,
             "calibration": Mapping,
+            "quality": Mapping,
         }
         if not isinstance(values, Mapping):
             raise DataError(f"not an evaluation: {type(values).__name__}")
-        values = {"correct": "", "groups": {}, "strata": {}, "promise": {}, "hard": {}, "calibration": {}, **values}
+        later = ("groups", "strata", "promise", "hard", "calibration", "quality")
+        values = {"correct": "", **{part: {} for part in later}, **values}
         wrong = [key for key, kind in kinds.items() if not isinstance(values.get(key), kind)]
         if wrong:
             raise DataError(f"not an evaluation: {', '.join(map(repr, wrong))} missing or of the wrong kind")

@@ -69,6 +69,7 @@ class VerificationTask:
         flip: Flip,
         workers: int = 0,
         clean: Float32[np.ndarray, "m dim"] | None = None,
+        unit: bool = True,
     ) -> Float32[np.ndarray, "n dim"]:
         """A model's embeddings of the pictures that are compared; rows of others are NaN.
 
@@ -77,6 +78,7 @@ class VerificationTask:
             flip: whether the embedding of the mirrored picture is added.
             workers: processes that decode pictures.
             clean: embeddings of the clean set of degraded pictures, which are then not computed again.
+            unit: whether to scale them to unit norm.
         """
         known = None
         used = self.used
@@ -84,7 +86,7 @@ class VerificationTask:
             known = clean[self.pictures.places]
             used = used[self.pictures.degraded[used]]
         some = embedder.embed_set(
-            self.pictures, used, flip=flip, workers=workers, description=f"embedding for {self.name}"
+            self.pictures, used, flip=flip, workers=workers, description=f"embedding for {self.name}", unit=unit
         )
         embeddings = np.full((len(self.pictures), some.shape[1]), np.nan, np.float32) if known is None else known
         embeddings[used] = some
@@ -123,6 +125,8 @@ class VerificationTask:
             chosen = self.pictures.only(self.chosen)
         else:
             chosen = Subset(self.pictures, self.chosen)
+        if options.quality is not None:
+            options = replace(options, quality=options.quality.at(self.chosen))
         return evaluate_every_pair(embeddings[self.chosen], chosen, self.name, options)
 
     @cached_property

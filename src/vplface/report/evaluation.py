@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vplface.report import calibration, evaluation_plots, strata, thresholds
+from vplface.report import calibration, evaluation_plots, quality, strata, thresholds
 from vplface.report.arms import arm, figure_of_run, legend, mapping
 from vplface.report.faces import Faces
 from vplface.report.markup import Child, Markup, join, tag
@@ -63,6 +63,10 @@ def evaluation_section(runs: Sequence[RunRecord], set_name: str, faces: Faces) -
     if by_group := list(evaluation_plots.groups(runs, set_name)):
         parts += [tag("h3", "By group"), tag("div", [figure_of(figure) for figure in by_group], class_="halves")]
         parts += thresholds.across(runs, set_name)
+    if (scores := quality.table(runs, set_name)) is not None:
+        by_quality = [figure_of(each) for each in quality.plots(runs, set_name)]
+        parts += [tag("h3", "Quality scores"), tag("p", quality.WORDS, class_="note"), scores]
+        parts.append(tag("div", by_quality, class_="halves"))
     if by_stratum := list(strata.plots(runs, set_name)):
         parts += [tag("h3", "By quality of the pictures"), tag("p", strata.WORDS, class_="note")]
         parts += [strata.table(runs, set_name), tag("div", [figure_of(each) for each in by_stratum], class_="halves")]

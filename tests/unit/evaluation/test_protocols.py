@@ -50,7 +50,7 @@ class Embedder:
         self.embeddings = np.asarray(embeddings, np.float32)
         self.asked = []
 
-    def embed_set(self, pictures, indices=None, flip="none", workers=0, description=""):
+    def embed_set(self, pictures, indices=None, flip="none", workers=0, description="", unit=True):
         chosen = np.arange(len(pictures)) if indices is None else indices
         self.asked.append((chosen.tolist(), flip))
         return self.embeddings[chosen]
