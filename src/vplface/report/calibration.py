@@ -15,8 +15,6 @@ from vplface.report.chart import Chart, Scale, short, span
 from vplface.report.plots import Plot
 from vplface.report.record import RunRecord
 
-_SIZE = {"width": 480.0, "height": 320.0, "margin": (14, 24, 44, 52)}
-
 
 def plots(runs: Sequence[RunRecord], set_name: str) -> Iterator[Plot]:
     """The calibration curves of all arms, and their log-likelihood ratios over the similarity."""
@@ -27,7 +25,7 @@ def plots(runs: Sequence[RunRecord], set_name: str) -> Iterator[Plot]:
     if not fitted:
         return
     whole = Scale(0.0, 1.0)
-    chart = Chart(whole, whole, "predicted", f"Calibration curves on {set_name}", percent=True, **_SIZE)  # type: ignore[arg-type]
+    chart = _chart(whole, whole, "predicted probability", f"Calibration curves on {set_name}", percent=True)
     chart.line(np.array([0.0, 1.0]), np.array([0.0, 1.0]), -1, dashed=True)
     for index, run, stored, _ in fitted:
         for predicted, observed in _curve(stored):
@@ -48,7 +46,7 @@ def plots(runs: Sequence[RunRecord], set_name: str) -> Iterator[Plot]:
     ratios = [(index, fit.llr(similarity)) for index, _, _, fit in fitted]
     low, high = span([llr for _, llr in ratios])
     words = f"Log-likelihood ratio over the similarity on {set_name}"
-    chart = Chart(Scale(-0.2, 1.0), Scale(low, high), "similarity", words, **_SIZE)  # type: ignore[arg-type]
+    chart = _chart(Scale(-0.2, 1.0), Scale(low, high), "similarity", words)
     for index, llr in ratios:
         chart.line(similarity, llr, index)
     yield Plot(
@@ -57,6 +55,10 @@ def plots(runs: Sequence[RunRecord], set_name: str) -> Iterator[Plot]:
         "people can show no more.",
         chart.svg(),
     )
+
+
+def _chart(x: Scale, y: Scale, label: str, words: str, *, percent: bool = False) -> Chart:
+    return Chart(x, y, label, words, percent=percent, width=480.0, height=320.0, margin=(14, 24, 44, 52))
 
 
 def _fit(stored: Mapping[str, Any]) -> Calibration | None:
