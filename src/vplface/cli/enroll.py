@@ -10,6 +10,7 @@ import typer
 
 from vplface import bounds
 from vplface.cli.faces import ALIGN, DETECTOR_MODEL, FLIP_OF_POINT, FaceOptions, gallery_model, load_embedder
+from vplface.cli.gallery_exchange import export_gallery, import_gallery
 from vplface.cli.gallery_listing import count, encrypt, expire, list_people, people_count
 from vplface.cli.gallery_upgrade import upgrade
 from vplface.cli.options import AS_JSON, DEVICE
@@ -68,6 +69,20 @@ def enroll(
     delete: Annotated[
         bool, typer.Option("--delete", help="With --expire: delete these pictures, and people without any left.")
     ] = False,
+    export: Annotated[
+        Path | None,
+        typer.Option(
+            help="Instead: write the gallery to this .parquet file, for vector databases.", show_default=False
+        ),
+    ] = None,
+    import_: Annotated[
+        Path | None,
+        typer.Option(
+            "--import",
+            help="Instead: add the rows of such a file. If it does not say of which model they are, --model does.",
+            show_default=False,
+        ),
+    ] = None,
     encrypt_: Annotated[
         bool | None,
         typer.Option(
@@ -131,11 +146,19 @@ def enroll(
     vplface enroll people --upgrade runs/new/best
     """
     adding = bool(pictures) and upgrade_ is None
-    modes = [adding, bool(remove), list_ or expire_ is not None, upgrade_ is not None, encrypt_ is not None]
+    modes = [
+        adding,
+        bool(remove),
+        list_ or expire_ is not None,
+        upgrade_ is not None,
+        encrypt_ is not None,
+        export is not None,
+        import_ is not None,
+    ]
     if sum(modes) != 1:
         raise UsageError(
-            "give pictures to enrol, or --remove NAME, or --list, or --expire PERIOD, or --upgrade MODEL, or --encrypt"
-            + (", one of them" if any(modes) else "")
+            "give pictures to enrol, or --remove NAME, or --list, --expire PERIOD, --upgrade MODEL, --export FILE, "
+            "--import FILE or --encrypt" + (", one of them" if any(modes) else "")
         )
     if delete and (expire_ is None or list_):
         raise UsageError("--delete goes with --expire PERIOD" + (", and --list deletes nothing" if list_ else ""))
@@ -146,6 +169,10 @@ def enroll(
     options = FaceOptions(align, detector_model, flip, preprocessing_of(color, mean, std), device)
     if expire_ is not None:
         expire(gallery, expire_, delete, as_json)
+    elif export is not None:
+        export_gallery(gallery, export, as_json)
+    elif import_ is not None:
+        import_gallery(gallery, import_, model, options, as_json)
     elif encrypt_ is not None:
         encrypt(gallery, encrypt_, as_json)
     elif list_:
