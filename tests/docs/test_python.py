@@ -17,7 +17,7 @@ NOT_RUN = {
     ("coming-from.md", 0): "a configuration of arcface_torch, which needs easydict",
     ("deploy.md", 1): "needs insightface; tests/integration/peers loads what is exported in an environment of its own",
     ("deploy.md", 2): "needs the network; tests/integration/test_hub.py serves a repository",
-    ("galleries.md", 0): "needs lancedb, which is large",
+    ("galleries.md", 1): "needs lancedb, which is large",
 }
 """Blocks that are compiled and no more, and why."""
 

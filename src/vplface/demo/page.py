@@ -132,7 +132,7 @@ class Page:
     def _search_tab(self) -> None:
         file = self._drop("A photograph, with any number of faces", "search-file")
         result = self._html(fragments.empty(_NO_PICTURE), "search-result")
-        file.upload(self._serialised(self._search), file, [file, result], **_event())
+        file.upload(self._search, file, [file, result], **_event())
 
     def _serialised(self, step: Callable[..., T]) -> Callable[..., T]:
         """Wrap a handler so that handlers run one at a time: they share one model."""
@@ -223,8 +223,10 @@ class Page:
 
     def _search(self, uploaded: str | None) -> tuple[None, Markup]:
         try:
-            photograph = self._read_upload(uploaded)
-            faces, pictures = self._recogniser.search(photograph)
+            with self._model_lock:
+                photograph = self._read_upload(uploaded)
+                embeddings = self._recogniser.embed(photograph)
+            faces, pictures = self._recogniser.find(embeddings)
         except VplfaceError as error:
             return None, fragments.note(str(error), tone="no")
         recogniser = self._recogniser
@@ -254,8 +256,9 @@ class Page:
         return tag("header", tag("h1", "vplface"), tag("p", [tag("span", fact) for fact in facts]), class_="head")
 
     def _about_gallery(self) -> Markup:
+        encrypted = "encrypted" if self._recogniser.encrypted else "not encrypted"
         where = (
-            ["In the folder ", tag("code", str(self._recogniser.gallery)), ", which is not encrypted."]
+            ["In the folder ", tag("code", str(self._recogniser.gallery)), f", which is {encrypted}."]
             if self._kept
             else [
                 "In a temporary folder, deleted when this demo ends. To keep one: ",

@@ -4,14 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float32
 
 from vplface.deploy.decision import Threshold, load_operating_point, resolve_flip, resolve_threshold
 from vplface.deploy.enrolment import Enrolment, enrol
 from vplface.deploy.faces import FaceReader, FoundFace, Photograph
 from vplface.deploy.gallery import EmbedderFingerprint, Match, normalise_name
-from vplface.deploy.gallery_folder import has_gallery, load_gallery, remove_people, require_gallery_or_empty
-from vplface.deploy.gallery_search import Search
+from vplface.deploy.gallery_folder import (
+    has_gallery,
+    is_encrypted,
+    load_gallery,
+    remove_people,
+    require_gallery_or_empty,
+)
+from vplface.deploy.sealed import GalleryKey
+from vplface.deploy.shared_search import SharedSearch
 from vplface.embedder import Embedder
 from vplface.errors import DataError
 
@@ -70,6 +81,10 @@ class Recogniser:
         decided = resolve_threshold(model, point, threshold, fingerprint.flip, fingerprint.preprocessing)
         return cls(model, embedder, reader, gallery, fingerprint, decided)
 
+    @cached_property
+    def _search(self) -> SharedSearch:
+        return SharedSearch(self.gallery)
+
     def read(self, data: bytes, name: Path) -> Photograph:
         """Decode a picture and find its faces; raises as :class:`~vplface.deploy.faces.FaceReader` does."""
         return self.reader.from_bytes(data, name)
@@ -97,20 +112,33 @@ class Recogniser:
             self.gallery, self.fingerprint, self.embedder, self.reader, sources, read_file=lambda path: pictures[path]
         )
 
+    @property
+    def encrypted(self) -> bool:
+        """Whether the gallery is encrypted, or will be when somebody is enrolled."""
+        return is_encrypted(self.gallery) if has_gallery(self.gallery) else GalleryKey.of_environment() is not None
+
     def remove(self, name: str) -> int:
         """Delete a person with all their data in the gallery's folder; returns their number of pictures."""
-        return remove_people(self.gallery, [name])
+        removed = remove_people(self.gallery, [name])
+        self._search.forget()
+        return removed
 
-    def search(self, photograph: Photograph) -> tuple[list[list[Match]], int]:
-        """The most similar people for each face, and the number of pictures in the gallery.
+    def embed(self, photograph: Photograph) -> Float32[np.ndarray, "faces dim"]:
+        """Embeddings of the faces; by one thread at a time, because there is one model."""
+        return self.embedder([face.picture for face in photograph.faces], self.fingerprint.flip)
+
+    def find(self, embeddings: Float32[np.ndarray, "faces dim"]) -> tuple[list[list[Match]], int]:
+        """The most similar people for each face, and the number of pictures in the gallery; by several threads at once.
 
         Raises:
             DataError: nobody is enrolled, or the gallery was meanwhile replaced by one of another model.
         """
         if not has_gallery(self.gallery):
             raise DataError("nobody is enrolled yet; enrol somebody first")
-        people = load_gallery(self.gallery)
+        people, find = self._search.current()
         people.fingerprint.require_same(self.fingerprint, str(self.gallery))
-        find = Search(people, folder=self.gallery)
-        crops = [face.picture for face in photograph.faces]
-        return find(self.embedder(crops, self.fingerprint.flip), _NUM_MATCHES), len(people)
+        return find(embeddings, _NUM_MATCHES), len(people)
+
+    def search(self, photograph: Photograph) -> tuple[list[list[Match]], int]:
+        """The results of :meth:`find` for the faces of a photograph."""
+        return self.find(self.embed(photograph))

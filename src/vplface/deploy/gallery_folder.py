@@ -46,6 +46,15 @@ def has_gallery(folder: Path) -> bool:
     return is_file(folder / _FILE_NAME)
 
 
+def gallery_version(folder: Path) -> tuple[int, ...]:
+    """Numbers that change with every change of the stored gallery, without reading it; empty without a gallery."""
+    try:
+        found = (folder / _FILE_NAME).stat()
+    except OSError:
+        return ()
+    return found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size
+
+
 def load_gallery(folder: Path) -> Gallery:
     """Load the gallery in a folder into memory; later changes of the file do not affect it.
 
