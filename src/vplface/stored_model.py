@@ -46,7 +46,7 @@ _MAX_MESSAGE = 1000
 
 _LIMITS = (
     "Research use. Accuracy differs between groups of people, cameras and ages: measure on your own data before a "
-    "threshold decides anything about a person. The terms of the training data may restrict what the model is used for."
+    "threshold decides anything about a person. The terms of the training data may restrict its use."
 )
 
 

@@ -135,7 +135,7 @@ def test_plan_shows_what_waits_and_the_learning_rates_by_depth(faces):
     changes = ["finetune.freeze=stem", "finetune.until=3", "finetune.layer_decay=0.5", "finetune.batchnorm=freeze"]
     result = CliRunner().invoke(app, ["plan", "quickstart", *changes], env={"COLUMNS": "200"})
     assert "2,352 of them from step 3; " in result.output
-    assert "12 BatchNorm layers stand still" in result.output
+    assert "12 BatchNorm layers are frozen" in result.output
     assert "by depth 0: 0.0031, 1: 0.0063, 2: 0.013, 3: 0.025, 4: 0.05, 5: 0.1; prototypes 0.1" in result.output
 
 

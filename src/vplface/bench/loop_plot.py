@@ -16,7 +16,7 @@ _COLOURS = dict(zip(PARTS, (OTHERS[6], OTHERS[5], OTHERS[1], OURS, OTHERS[0], OT
 
 @literal_text()
 def draw_loops(path: Path, machine: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> None:
-    """Milliseconds a picture as bars, cut into the parts of a step; a panel for each backbone.
+    """Milliseconds per picture as bars, cut into the parts of a step; a panel for each backbone.
 
     Args:
         path: the picture; its suffix says the format (png, svg, pdf).
@@ -46,7 +46,7 @@ def draw_loops(path: Path, machine: Mapping[str, Any], results: Sequence[Mapping
         axis.set_xlim(0, 1.3 * max(left))
         axis.set_title(f"{result['backbone']}, N = {result['classes']:,}, B = {result['batch']}", loc="left")
         axis.spines[["top", "right"]].set_visible(False)
-    axes[-1][0].set_xlabel("milliseconds a picture")
+    axes[-1][0].set_xlabel("milliseconds per picture")
     handles, labels = axes[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(PARTS), frameon=False)
     where = machine["gpu"] or f"{machine['processor']}, {machine['threads']} threads"

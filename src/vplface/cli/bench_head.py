@@ -122,7 +122,7 @@ def _show(machine: Mapping[str, Any], results: Sequence[Mapping[str, Any]], besi
             f"N {result['classes']:,}, B {result['batch']}, d {result['dim']}, {result['dtype']}: floor"
             f" {1e3 * floor['seconds']:.0f} ms (products {1e3 * floor['products']:.0f},"
             f" memory {1e3 * floor['memory']:.0f})",
-            ["arm", "ms a step", "least – most", "× faster", "× floor", *busy, *extra],
+            ["arm", "ms per step", "least – most", "× faster", "× floor", *busy, *extra],
         )
         for name, arm in result["arms"].items():
             if "reason" in arm:

@@ -74,7 +74,7 @@ def print_scaling(results: Sequence[Mapping[str, Any]], as_json: bool) -> None:
         size = f"N {result['classes']:,}, B {result['batch']}, d {result['dim']}, {result['dtype']}"
         division = "cores divided" if len(threads) > 1 else f"threads per process: {max(threads)}"
         grows, letter = ("batch", "B") if "backbone" in result else ("classes", "N")
-        heads = ["processes", letter, "ms a step", "least – most", "pictures/s", "efficiency"]
+        heads = ["processes", letter, "ms per step", "least – most", "pictures/s", "efficiency"]
         table = Table(f"{name}{size}; {division}", heads)
         for entry in result["scaling"]:
             base = entry["scaling"] == "base"

@@ -142,10 +142,10 @@ def _show(machine: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> N
         size = f"N {result['classes']:,}, B {result['batch']}, d {result['dim']}"
         speed = Table(
             f"{result['backbone']}, {result['parameters'] / 1e6:.1f} M parameters; {size};"
-            f" {result['flops'] / 1e9:,.0f} GFLOP a step",
-            ["loop", "pictures/s", "× usual", "of peak", "ms a step", "least – most"],
+            f" {result['flops'] / 1e9:,.0f} GFLOP per step",
+            ["loop", "pictures/s", "× usual", "of peak", "ms per step", "least – most"],
         )
-        parts = Table("\nmilliseconds a step", ["loop", *PARTS])
+        parts = Table("\nmilliseconds per step", ["loop", *PARTS])
         streams = Table("\nloaded by worker processes", ["loop", "pictures/s", "of possible"])
         for name, arm in result["arms"].items():
             least, most = arm["spread"]

@@ -117,7 +117,7 @@ def show_needed(claims: list[Needed]) -> None:
     Console().print(table)
     say(
         "Independent comparisons: pairs in which nobody occurs twice, ln 0.05 / ln(1 − FAR) of them, about 3/FAR. "
-        "n people give n/2, whoever resembles whom, and however many pictures each has."
+        "n people give n/2, regardless of who resembles whom and of the number of pictures."
     )
     say(
         "At the very least: if all n(n − 1)/2 pairs of people were independent of each other. They are not where one "

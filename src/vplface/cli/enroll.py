@@ -97,7 +97,7 @@ def enroll(
         typer.Option(
             "--upgrade",
             metavar="MODEL",
-            help="Instead: embed everybody anew with this model, from the pictures at the paths where they were "
+            help="Instead: embed everybody again with this model, from the pictures at the paths where they were "
             "enrolled, or in the folders given after the gallery, where they are found by their hash.",
             show_default=False,
         ),

@@ -14,7 +14,7 @@ from vplface.tables import Table
 
 _STATES = {
     "changed": "changed: the folder holds a run with another configuration; --overwrite restarts it.",
-    "anew": "anew: an earlier run that an interrupted --overwrite had not yet restarted.",
+    "restart": "restart: an earlier run that an interrupted --overwrite had not yet restarted.",
 }
 _ON_RANDOM_PICTURES = (
     "* measured on a few steps of backbone and head with random pictures, in a single process: loading and parallel"

@@ -21,7 +21,7 @@ _NOTES = 10
 def upgrade(
     gallery: Path, model: Path, places: list[Path], options: FaceOptions, allow_missing: bool, as_json: bool
 ) -> None:
-    """Embed a gallery anew with ``model`` from its pictures, at their paths or in ``places``.
+    """Embed a gallery again with ``model`` from its pictures, at their paths or in ``places``.
 
     Raises:
         DataError: faces are missing and this was not allowed; the gallery is unchanged.
@@ -58,12 +58,12 @@ def upgrade(
         raise DataError(
             f"{gallery}: unchanged, because the pictures of {count(len(done.missing), 'face')} are not found.{again} "
             f"{names}{more}{'.' if names else ''} Give the folders that hold these pictures after the gallery, or "
-            "--allow-missing to go on without these faces"
+            "--allow-missing to continue without these faces"
         )
     if not as_json:
         left = f"; {count(len(done.missing), 'face')} left out.{again} {names}{more}" if done.missing else ""
         embedded = count(sum(done.pictures.values()), "face")
-        say(f"{gallery}: embedded {embedded} of {people_count(len(done.pictures))} anew with {model}{left}".rstrip())
+        say(f"{gallery}: embedded {embedded} of {people_count(len(done.pictures))} again with {model}{left}".rstrip())
 
 
 def _show_missing(done: Upgrade) -> None:

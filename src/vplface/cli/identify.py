@@ -61,7 +61,7 @@ def identify(
     templates: Annotated[
         Literal["best", "mean", "weighted"],
         typer.Option(
-            help="What a face is compared with: best, every enrolled picture, of which the nearest counts; mean or "
+            help="Templates to compare a face with: best, the nearest of all enrolled pictures; mean or "
             "weighted (by quality, else by norm), one template for each person. vplface evaluate-identification "
             "--templates measures which is best."
         ),

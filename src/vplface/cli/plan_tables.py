@@ -106,7 +106,7 @@ def _trained(trained: Trained, of_prototypes: float) -> list[tuple[str, str]]:
     if trained.frozen:
         parts.append(f"{_million(trained.frozen)} frozen")
     if trained.still_norms:
-        parts.append(f"{trained.still_norms} BatchNorm layers stand still")
+        parts.append(f"{trained.still_norms} BatchNorm layers are frozen")
     by_depth = [f"{depth}: {rate:.2g}" for depth, rate in trained.rates.items() if depth >= 0]
     if len(by_depth) > _MOST_DEPTHS:
         by_depth[2:-2] = ["…"]

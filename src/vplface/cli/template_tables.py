@@ -78,7 +78,7 @@ def show_templates(
 
 
 def _verdict(by_kind: Mapping[str, Evaluation], differences: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
-    """Which kind is best at the lowest FPIR that was measured, or at rank 1, and whether that can be told."""
+    """Which kind is best at the lowest FPIR that was measured, or at rank 1, and whether that is significant."""
     from vplface.evaluation.metrics import Metric
 
     first, *others = by_kind
@@ -91,5 +91,5 @@ def _verdict(by_kind: Mapping[str, Evaluation], differences: Mapping[str, Mappin
     same = [kind for kind in others if kind not in clear]
     parts = [f"{' and '.join(better)} better than {first}"] if better else []
     parts += [f"{' and '.join(worse)} worse than {first}"] if worse else []
-    parts += [f"{' and '.join(same)} cannot be told apart from {first}"] if same else []
+    parts += [f"{' and '.join(same)} cannot be distinguished from {first}"] if same else []
     return f"by {where}: {'; '.join(parts)}" if parts else f"by {where}: nothing to compare with {first}"

@@ -12,7 +12,7 @@ _MIRROR = "https://ndownloader.figshare.com/files"
 _LFW_PAGE = "http://vis-www.cs.umass.edu/lfw/"
 _LFW_TERMS = (
     "Photographs of 5,749 real people, gathered from news pages; its makers ask to be cited, state no licence for the "
-    "pictures, and warn that the set is no ground for conclusions about commercial use. For research."
+    "pictures, and warn against conclusions from the set about commercial use. For research."
 )
 
 

@@ -153,4 +153,4 @@ def _require_consistent(path: Path, gallery: Gallery) -> None:
         raise DataError(f"{path}: damaged: its pictures are not those of its {len(gallery.names)} people")
     enrolled = gallery.records.enrolled
     if len(enrolled) and not UNDATED <= enrolled.min() <= enrolled.max() <= LATEST:
-        raise DataError(f"{path}: damaged: 'enrolled' holds a time that is no date")
+        raise DataError(f"{path}: damaged: 'enrolled' holds a time that is not a date")

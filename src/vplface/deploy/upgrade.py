@@ -1,4 +1,4 @@
-"""Upgrade of a gallery to another model: every enrolled face is embedded anew from its picture, found by its hash."""
+"""Upgrade of a gallery to another model: every enrolled face is embedded again from its picture, found by its hash."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _SAME_FACE = 0.5
 
 @dataclass(frozen=True)
 class MissingFace:
-    """Enrolled face that could not be embedded anew, and the reason."""
+    """Enrolled face that could not be embedded again, and the reason."""
 
     name: str
     file: str
@@ -42,9 +42,9 @@ class Upgrade:
 
     Attributes:
         stored: whether the gallery was replaced.
-        pictures: number of faces embedded anew, by name.
+        pictures: number of faces embedded again, by name.
         missing: faces that could not be.
-        must_come_again: people without any face embedded anew.
+        must_come_again: people without any face embedded again.
     """
 
     stored: bool
@@ -148,7 +148,7 @@ def _embed(
         False: FaceReader(fingerprint.preprocessing.size, "always", detector_model),
     }
     pending: list[tuple[FaceKey, FoundFace, Path]] = []
-    with progress("embedding anew", sum(map(len, rows.values()))) as advance:
+    with progress("embedding again", sum(map(len, rows.values()))) as advance:
         for digest, of_picture in rows.items():
             keys = [gallery.keys[row] for row in of_picture]
             pending += _faces(digest, keys, gallery.records.paths[of_picture[0]], found, readers, work)

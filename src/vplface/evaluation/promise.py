@@ -138,6 +138,6 @@ def _sentence(verdict: Verdict, fmr: BoundedRate, far: float, people: int) -> st
     more = f"at least {wanted:,} people" if wanted > people else "more people"
     return (
         f"Whether the promised FAR of {far:g} holds cannot be decided with these {people:,} people: {matches}. The "
-        f"FMR, {fmr.value:.2g} (95 % interval {low:.2g} … {high:.2g}), {lies}, but the bound that holds whoever "
-        f"resembles whom is {fmr.upper:.2g}. It takes {more} to claim it."
+        f"FMR, {fmr.value:.2g} (95 % interval {low:.2g} … {high:.2g}), {lies}, but the bound "
+        f"without assumptions on who resembles whom is {fmr.upper:.2g}. It takes {more} to claim it."
     )

@@ -97,7 +97,7 @@ def evaluate_pair_list(
         )
         accuracy = _accuracy_at(ACCURACY, threshold, similarity, same, fold)
     elif len(folds) == 1:
-        threshold_from = "the same pairs (flatters)"
+        threshold_from = "the same pairs (optimistic)"
         threshold = choose_threshold(similarity, same, options.protocol)
         accuracy = _accuracy_at(BEST_ACCURACY, threshold, similarity, same, fold)
     else:
@@ -202,7 +202,7 @@ def check_folds(same: Bool[np.ndarray, " p"], fold: Int64[np.ndarray, " p"], nam
         small, large = int(sizes.argmin()), int(sizes.argmax())
         raise DataError(
             f"{name}: fold {numbers[large]} holds {sizes[large]} pairs, fold {numbers[small]} only {sizes[small]}; "
-            "folds have equal weight in the mean, so they must be of similar size (at most twice another's). Divide "
+            "folds have equal weight, so they must be of similar size (at most twice another's). Divide "
             "the pairs again, or leave the folds out and choose the threshold on other pairs"
         )
 

@@ -117,7 +117,7 @@ def _method(runs: Sequence[RunRecord]) -> Markup | None:
         for figure in drawn[2:]
     ]
     return join(
-        tag("h2", "What a class is"),
+        tag("h2", "Points and distributions"),
         tag(
             "p",
             f"A network like the one of {run.name}, trained into three dimensions so that its embedding can be seen: "

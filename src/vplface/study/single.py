@@ -34,12 +34,12 @@ class Standing:
     """The progress of a run.
 
     Attributes:
-        state: ``changed``: the folder holds a run of another configuration; ``anew``: the folder holds a run that is
+        state: ``changed``: the folder holds a run of another configuration; ``restart``: the folder holds a run that is
             marked for a restart.
         changed: the keys of the configuration that differ.
     """
 
-    state: Literal["new", "anew", "begun", "finished", "changed"]
+    state: Literal["new", "restart", "begun", "finished", "changed"]
     changed: tuple[str, ...] = ()
 
 
@@ -47,7 +47,7 @@ def standing(config: Config) -> Standing:
     """The progress of the run of a configuration, from its folder."""
     folder = RunFolder(config.run_folder)
     if kind_of(folder.restart_marker) is not None:
-        return Standing("anew")
+        return Standing("restart")
     stored = stored_config(folder.path)
     if stored is None:
         return Standing("new")
@@ -91,7 +91,7 @@ def finish(config: Config) -> None:
             " another name (name=...)"
         )
     resume = found.state == "begun" and has_checkpoints(folder.checkpoints)
-    train(config, resume=resume, overwrite=found.state in ("anew", "begun"))
+    train(config, resume=resume, overwrite=found.state in ("restart", "begun"))
     measure(config)
 
 

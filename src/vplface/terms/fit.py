@@ -33,8 +33,8 @@ def require_fit(
     name, needs = type(margin).__name__, sample_margin(margin)
     if needs.needs_all_classes and sample_rate < 1.0:
         raise ValueError(
-            f"{name} weights a sample's own class against the sum over all others, of which sample_rate would drop"
-            " a part; remove one of the two"
+            f"{name} weights a sample's own class against the sum over all others, and sample_rate would drop"
+            " a part of it; remove one of the two"
         )
     if filter_bound is not None and needs.changes_negatives:
         raise ValueError(

@@ -80,8 +80,8 @@ class Validation:
             shown = task.pictures.labels[task.used]
             if task.pairs is None and len(np.unique(shown)) == len(shown):
                 raise ConfigError(
-                    f"evaluation set {name!r}: no two of its {len(shown)} pictures show one person, and all pairs are"
-                    " to be compared; give it people with two or more pictures, or leave it out"
+                    f"evaluation set {name!r}: no two of its {len(shown)} pictures show one person, but all pairs"
+                    " are compared; give it people with two or more pictures, or leave it out"
                     + (f" (data.holdout=0){elsewhere}" if name == HOLDOUT else "")
                 )
         if settings.best is not None:

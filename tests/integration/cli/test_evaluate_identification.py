@@ -155,7 +155,7 @@ def test_vplface_evaluate_identification_templates_are_compared_with_the_first(p
     assert "TPIR at FPIR 2·10⁻¹, weighted" in " ".join(shown.split())
     assert "FPIR 0.01 needs at least 100 probes without a mate" in shown
     assert "5 people enrolled with 10 pictures; 15 probes of enrolled people, 6 of strangers" in " ".join(shown.split())
-    assert "cannot be told apart from best" in shown or "better than best" in shown or "worse than best" in shown
+    assert "cannot be distinguished from best" in shown or "better than best" in shown or "worse than best" in shown
 
 
 def test_vplface_evaluate_identification_split_makes_an_open_set_of_one_folder(place):

@@ -286,7 +286,7 @@ def test_vplface_study_continues_an_interrupted_overwrite(tmp_path, monkeypatch,
     finish(grid.chosen[0].config)  # and is stopped after the first run
     assert [path.read_bytes() == old for path, old in zip(models, before, strict=True)] == [False, True]
     told = json.loads(vplface("study", "study.yaml", "--dry-run", "--json", "optimizer.lr=0.05").stdout)
-    assert [run["state"] for run in told["runs"]] == ["finished", "anew"]
+    assert [run["state"] for run in told["runs"]] == ["finished", "restart"]
     assert told["runs"][1]["taken"] == 0
     assert "an interrupted --overwrite" in vplface("study", "study.yaml", "--dry-run", "optimizer.lr=0.05").stdout
     gone_on = vplface("study", "study.yaml", "optimizer.lr=0.05")

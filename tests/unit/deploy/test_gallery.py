@@ -274,7 +274,7 @@ DAMAGE = {
         {"paths": texts("a", "b")},
         r"'paths' has the shape \[2\], for 3 pictures \[3\]",
     ),
-    "a date beyond all calendars": ({"enrolled": np.full(3, 2**62)}, "'enrolled' holds a time that is no date"),
+    "a date beyond all calendars": ({"enrolled": np.full(3, 2**62)}, "'enrolled' holds a time that is not a date"),
     "no maker": ({"header": {"maker": None}}, "not a gallery"),
     "half a maker": ({"header": {"maker": {"model": "m"}}}, "the description of its model is incomplete"),
     "an impossible maker": ({"header": {"maker": MAKER.to_dict() | {"flip": "both"}}}, "is invalid: .*both"),

@@ -207,7 +207,7 @@ def test_vplface_enroll_upgrade_reports_and_leads_to_answers_of_the_new_model(pe
     assert (report["upgraded"], report["must_come_again"]) == (False, ["Zoë"])
     told = vplface("enroll", people, tmp_path / "kept", "--upgrade", models / "new")
     assert told.exit_code == 0, told.stderr
-    assert told.stdout == f"{people}: embedded 5 faces of 4 people anew with {models / 'new'}\n"
+    assert told.stdout == f"{people}: embedded 5 faces of 4 people again with {models / 'new'}\n"
     found = json.loads(vplface("identify", people, tmp_path / "kept" / "1.png", "--json").stdout)
     assert found["pictures"][0]["faces"][0]["matches"][0]["name"] == "Zoë"
     assert found["model"] == str(models / "new")

@@ -51,7 +51,7 @@ def test_measure_promise_says_where_only_the_bound_is_above():
     found = measure_promise(scores, Promise(THRESHOLD, 0.08), 100, 0)  # 0.095 is the bound of 60 people
     assert found["fmr"]["ci95"][1] < 0.08 < found["fmr"]["upper95"]
     assert found["verdict"] == "undecided"
-    assert "lies below it, but the bound that holds whoever resembles whom is 0.095" in found["sentence"]
+    assert "lies below it, but the bound without assumptions on who resembles whom is 0.095" in found["sentence"]
 
 
 def test_measure_promise_does_not_depend_on_the_order_of_pairs():

@@ -61,7 +61,7 @@ def test_write_report_of_a_study_has_every_part(study: list[Path], tmp_path: Pat
     page = page_of(tmp_path / "report.html", [read_run(folder) for folder in study], picture_of=noise)
     for heading in (
         "Results",
-        "What a class is",
+        "Points and distributions",
         "Training",
         "Evaluation on LFW View 1",
         "Configuration",

@@ -99,7 +99,7 @@ class Program:
 
 
 def embedding_of(output: Value, count: int) -> Tensor | None:
-    """The output as one vector a picture, or None if it is none: a norm, a map, or no tensor of floats."""
+    """The output as one vector per picture, or None if it is not one: a norm, a map, or no tensor of floats."""
     if not isinstance(output, Tensor) or not output.is_floating_point() or output.shape[:1] != (count,):
         return None
     if output.ndim < 2 or max(output.shape[1:]) < 2 or output[0].numel() != max(output.shape[1:]):
@@ -111,7 +111,7 @@ def check_shapes(program: Program, size: int) -> int:
     """Dimension of the embeddings, from a batch without data.
 
     Raises:
-        DataError: a node does not run, which is named, or the output is no embedding.
+        DataError: a node does not run, which is named, or the output is not an embedding.
     """
     graph = program.graph
     device = torch.device("meta")
@@ -121,7 +121,7 @@ def check_shapes(program: Program, size: int) -> int:
     def norm(node: Node, x: Tensor) -> Tensor:
         fits = all(name in weights and weights[name].shape == x.shape[1:2] for name in node.inputs[1:])
         require(fits and len(node.inputs) == 5, "its statistics are not one weight a channel")
-        require(isinstance(node.attributes.get("epsilon", 0.0), int | float), "its epsilon is no number")
+        require(isinstance(node.attributes.get("epsilon", 0.0), int | float), "its epsilon is not a number")
         return x * 1.0
 
     def watch(node: Node, inputs: list[Value]) -> None:
@@ -142,7 +142,7 @@ def check_shapes(program: Program, size: int) -> int:
     embedding = embedding_of(output, 2)
     if embedding is None:
         shape = list(output.shape) if isinstance(output, Tensor) else type(output).__name__
-        raise DataError(f"it is no embedding, which is one vector a picture: its shape is {shape} for 2 pictures")
+        raise DataError(f"it is not an embedding (one vector per picture): its shape is {shape} for 2 pictures")
     return embedding.shape[1]
 
 

@@ -123,5 +123,5 @@ def _as_tuples(value: Any) -> Any:
     if isinstance(value, list):
         return tuple(_as_tuples(each) for each in value)
     if not isinstance(value, int | float):
-        raise TypeError(f"{value!r} is no number")
+        raise TypeError(f"{value!r} is not a number")
     return value

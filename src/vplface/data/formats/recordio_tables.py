@@ -128,7 +128,7 @@ class NameList:
                     f"{self.path}, line {number}: expected a key, {columns - 1} labels and a name with tabs between, "
                     f"got {_shown(line)}"
                 )
-        raise AssertionError("unreachable: one of the lines is at fault")
+        raise AssertionError("unreachable: one of the lines is invalid")
 
 
 def _text(path: Path, limit: int) -> UInt8[np.ndarray, " bytes"]:

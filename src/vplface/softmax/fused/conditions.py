@@ -57,7 +57,7 @@ def reason_against_fused(
         (weight.ndim == 2, "classes have sub-centres"),
         (weight.shape[-1] in DIMENSIONS, f"embedding_dim is {weight.shape[-1]}, not one of {DIMENSIONS}"),
         (ranks is None or classes >= ranks.world, "a rank has no classes"),
-        (not isinstance(margin, SampleMargin), f"{type(margin).__name__} is no margin of the cosine alone"),
+        (not isinstance(margin, SampleMargin), f"{type(margin).__name__} depends on more than the cosine"),
         (optimizer is not None, "optimizer is None"),
         (optimizer is None or optimizer.param_groups[0]["momentum"] > 0, "FusedSGD has no momentum"),
         (variational is None or type(variational.memory) is LastFeature, "the memory is not LastFeature"),
