@@ -1,7 +1,7 @@
 """Word list for the text that users read: pages, help, errors, reports.
 
 Each phrase has plainer wording next to it. The check reads the pages in Markdown, without code and quotations, and the
-strings in ``src/vplface``, which make up help, errors and reports. Of docstrings it reads those of ``cli``, which are help.
+strings in ``src/vplface``, which make up help, errors and reports. Docstrings are read in ``cli``, where they are help.
 """
 
 from __future__ import annotations
@@ -15,7 +15,10 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 PAGES = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "docs/*.md")
 
-_COUNTED = "pictures?|process(?:es)?|operations|numbers?|times|bits|bytes|points?|vector|milliseconds|ms|steps|prototypes?"
+_COUNTED = (
+    "pictures?|process(?:es)?|operations|numbers?|times|bits|bytes|points?|vector|milliseconds|ms|steps|prototypes?"
+)
+_COMPARATIVES = "more|less|fewer|better|larger|higher|lower|faster|slower|worse|smaller"
 _UNITS = "second|GPU|step|class|picture|person|number|rank|pass|epoch|row"
 
 PHRASES: dict[str, str] = {
@@ -28,7 +31,7 @@ PHRASES: dict[str, str] = {
     r"in vain": "without success, timed out",
     r"for want of": "because there is no",
     r"(?:goe?s?|went) on(?! top)(?! the)": "continue, resume",
-    r"(?<!there )(?:is|are) no (?!longer|more|less|fewer|better|larger|higher|lower|faster|slower|worse|smaller)": "is not",
+    rf"(?<!there )(?:is|are) no (?!longer|{_COMPARATIVES})": "is not",
     r"what (?:an?|the|this|that|each|every) [\w-]+ (?:is|are|was|were|has|does|says)": "name the thing",
     r"(?:there|that) is to": "name what is done",
     r"(?:is|are) to be": "must be, will be",
@@ -84,7 +87,12 @@ def strings(source: str, docstrings: bool) -> Iterator[tuple[int, str]]:
     if not docstrings:
         left_out = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
     for node in ast.walk(tree):
-        if isinstance(node, ast.Constant) and isinstance(node.value, str) and " " in node.value and id(node) not in left_out:
+        if (
+            isinstance(node, ast.Constant)
+            and isinstance(node.value, str)
+            and " " in node.value
+            and id(node) not in left_out
+        ):
             yield node.lineno, re.sub(r"``[^`]*``|`[^`]*`", _blank, node.value)
 
 

@@ -120,7 +120,7 @@ def threshold_or_advice(
 
 
 def require_prior(prior: float | None) -> None:
-    """Raise UsageError for a prior that is no probability, or a certainty."""
+    """Raise UsageError for a prior that is not a probability above 0 and below 1."""
     if prior is not None and not 0 < prior < 1:
         raise UsageError(f"--prior {prior:g}: a probability above 0 and below 1")
 

@@ -46,7 +46,7 @@ def read_score(name: str, device: str = "cpu", sha256: str | None = None) -> Nor
 
     Raises:
         UsageError: options of the file that cannot be read.
-        DataError: the file is missing or is no quality model.
+        DataError: the file is missing or is not a quality model.
     """
     from vplface.data.pictures import Preprocessing
     from vplface.evaluation.quality import Norm, OnnxQuality

@@ -72,6 +72,7 @@ def note_same_people(path: Path | None, data: Path, digests: Mapping[str, str]) 
     point = OperatingPoint.read(path)
     if point.data == str(data) and set(digests.values()) & set(point.files.values()):
         say(
-            f"note: the threshold in {path} was chosen on the same people, so the rates are optimistic; measure it on others",
+            f"note: the threshold in {path} was chosen on the same people, so the rates are optimistic; "
+            "measure it on others",
             file=sys.stderr,
         )

@@ -51,7 +51,7 @@ def plots(runs: Sequence[RunRecord], set_name: str) -> Iterator[Plot]:
         chart.line(similarity, llr, index)
     yield Plot(
         "Log-likelihood ratio",
-        "What a similarity is worth: ln of how much likelier it is for one person than for two. Cut off where so many "
+        "Natural log of the likelihood of a similarity for one person over that for two. Cut off where so many "
         "people can show no more.",
         chart.svg(),
     )
