@@ -79,7 +79,7 @@ def enroll(
         Path | None,
         typer.Option(
             "--import",
-            help="Instead: add the rows of such a file. If it does not say of which model they are, --model does.",
+            help="Instead: add the rows of such a file. If the file does not name their model, --model does.",
             show_default=False,
         ),
     ] = None,

@@ -107,7 +107,7 @@ def read_parquet(path: Path, fingerprint: EmbedderFingerprint | None = None) -> 
                 )
             found = _fingerprint(path, file.schema_arrow.metadata or {}) or fingerprint
             if found is None:
-                raise DataError(f"{path}: does not say of which model its embeddings are; give it with --model")
+                raise DataError(f"{path}: does not name the model of its embeddings; give it with --model")
             known = [name for name in _schema(pa, found).names if name in file.schema_arrow.names]
             table = file.read(known)
     except (pa.ArrowException, OSError) as error:

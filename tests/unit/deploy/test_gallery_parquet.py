@@ -133,7 +133,7 @@ def test_read_parquet_takes_files_of_others_with_the_four_columns_and_a_model(tm
         }
     )
     pq.write_table(table, tmp_path / "other.parquet")
-    with pytest.raises(DataError, match="does not say of which model its embeddings are; give it with --model"):
+    with pytest.raises(DataError, match="does not name the model of its embeddings; give it with --model"):
         read_parquet(tmp_path / "other.parquet")
     found = read_parquet(tmp_path / "other.parquet", MAKER)
     assert found.pictures == {"Ada": 2}
