@@ -15,6 +15,7 @@ from vplface.cli.gallery_listing import count, encrypt, expire, list_people, peo
 from vplface.cli.gallery_upgrade import upgrade
 from vplface.cli.options import AS_JSON, DEVICE
 from vplface.cli.preprocessing import COLOR, MEAN, STD, preprocessing_of
+from vplface.cli.quality_gate import GATE_SCORE, MIN_QUALITY, quality_check
 from vplface.console import print_json, say
 from vplface.errors import DataError, UsageError
 from vplface.printable import printable_name
@@ -119,6 +120,8 @@ def enroll(
             show_default=False,
         ),
     ] = None,
+    quality: GATE_SCORE = None,
+    min_quality: MIN_QUALITY = None,
     align: ALIGN = "auto",
     detector_model: DETECTOR_MODEL = None,
     flip: FLIP_OF_POINT = None,
@@ -132,7 +135,7 @@ def enroll(
 
     Several varied pictures of a person work better than one. Of a
     photograph with several faces the largest is taken. Pictures that show
-    no face, cannot be read or are enrolled already are skipped. All of
+    no face, cannot be read, are too poor (--min-quality) or are enrolled already are skipped. All of
     this is reported. Repeat the command to complete an interrupted run.
 
     Enrol only people who have agreed to it. A gallery holds biometric data:
@@ -184,7 +187,7 @@ def enroll(
             raise UsageError("--upgrade MODEL names the new model; leave out --model")
         upgrade(gallery, upgrade_, pictures or [], options, allow_missing, as_json)
     elif pictures:
-        _add(gallery, pictures, name, model, face, options, as_json)
+        _add(gallery, pictures, name, model, face, options, (quality, min_quality), as_json)
 
 
 def _add(
@@ -194,9 +197,14 @@ def _add(
     model: Path | None,
     face: int | None,
     options: FaceOptions,
+    gate: tuple[str | None, float | None],
     as_json: bool,
 ) -> None:
-    from vplface.deploy.decision import load_operating_point, resolve_flip  # torch and opencv take seconds to import
+    from vplface.deploy.decision import (  # torch and opencv take seconds to import
+        load_operating_point,
+        resolve_flip,
+        resolve_threshold,
+    )
     from vplface.deploy.enrolment import enrol
     from vplface.deploy.faces import FaceReader
     from vplface.deploy.gallery import EmbedderFingerprint, normalise_name
@@ -214,14 +222,17 @@ def _add(
         raise UsageError(f"--face {face} applies to one picture, but there are {len(sources)}")
     prepared = options.preprocessing or (None if there is None else there.preprocessing)
     embedder = load_embedder(model, options.device, prepared)
-    flip = options.flip
+    flip, point = options.flip, load_operating_point(model, None, embedder.weights)
     if flip is None:
-        flip = resolve_flip(load_operating_point(model, None, embedder.weights), None) if there is None else there.flip
+        flip = resolve_flip(point, None) if there is None else there.flip
     fingerprint = EmbedderFingerprint.of(model, embedder, flip)
     if there is not None:
         there.require_same(fingerprint, str(gallery))
     read = FaceReader(fingerprint.preprocessing.size, options.align, options.detector_model)
-    done = enrol(gallery, fingerprint, embedder, read, sources, face)
+    check = quality_check(point, *gate, options.device)
+    if check is not None and gate[1] is None:  # the least quality is that of the operating point
+        resolve_threshold(model, point, None, flip, fingerprint.preprocessing)
+    done = enrol(gallery, fingerprint, embedder, read, sources, face, check=check)
     if GalleryKey.of_environment() is not None and has_gallery(gallery) and not is_encrypted(gallery):
         say(f"note: {gallery} is not encrypted, though there is a key; --encrypt does it", file=sys.stderr)
     _print_enrolment(gallery, fingerprint, done, left_out, as_json)

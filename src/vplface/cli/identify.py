@@ -24,6 +24,7 @@ from vplface.cli.faces import (
     threshold_report,
 )
 from vplface.cli.options import AS_JSON, DEVICE
+from vplface.cli.quality_gate import GATE_SCORE, MIN_QUALITY, quality_check
 from vplface.console import print_json, say
 from vplface.errors import DataError
 from vplface.printable import printable_name
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from vplface.deploy.faces import NoFaceError, Photograph
     from vplface.deploy.gallery import Match
     from vplface.deploy.gallery_search import Search
+    from vplface.deploy.quality import FaceQuality
 
 _MOST_DRAWN = 24
 
@@ -73,6 +75,8 @@ def identify(
             "faiss). auto: exact below 100,000 pictures."
         ),
     ] = "auto",
+    quality: GATE_SCORE = None,
+    min_quality: MIN_QUALITY = None,
     align: ALIGN = "auto",
     detector_model: DETECTOR_MODEL = None,
     model: Annotated[
@@ -89,7 +93,8 @@ def identify(
     is the highest cosine with one of the enrolled pictures, or the cosine
     with the person's template (--templates). Below the
     threshold a face is unknown. The threshold is the model's operating
-    point, or --threshold; without either no decision is made.
+    point, or --threshold; without either no decision is made. A face below
+    the least quality (--min-quality) is too poor to decide.
 
     Its FAR is that of one comparison. The more people are enrolled, the more often
     a stranger resembles one of them.
@@ -104,6 +109,7 @@ def identify(
     from vplface.deploy.gallery import EmbedderFingerprint
     from vplface.deploy.gallery_folder import load_gallery
     from vplface.deploy.gallery_search import Search
+    from vplface.deploy.quality import embed_and_check
     from vplface.embedder import Embedder
     from vplface.evaluation.provenance import hashes
 
@@ -117,10 +123,13 @@ def identify(
     index = Search(people, search, gallery, templates)
     _note_limits(index, templates if point is not None else "best")
     read = FaceReader(fingerprint.preprocessing.size, align, detector_model)
+    check = quality_check(point, quality, min_quality, device)
 
-    def matches_of(photograph: Photograph) -> list[list[Match]]:
+    def matches_of(photograph: Photograph) -> list[_Found]:
         crops = [face.picture for face in photograph.faces]
-        return index(embedder(crops, fingerprint.flip, names=[str(photograph.path)] * len(crops)), top)
+        names = [str(photograph.path)] * len(crops)
+        embeddings, qualities = embed_and_check(embedder, crops, fingerprint.flip, names, check)
+        return [_Found(*each) for each in zip(index(embeddings, top), qualities, strict=True)]
 
     def evidence(match: Match) -> Evidence | None:
         one_picture = templates == "best" and people.pictures[match.name] == 1
@@ -147,14 +156,9 @@ def identify(
         files = embedder.files | hashes([] if show is None else [show])
         print_json({**head, **threshold_report(decision), **answers.to_dict(), "files": files})
         return
-    for line in answers.lines:
+    note = None if decision is None or templates != "best" else decision.false_match_note(len(people))
+    for line in filter(None, (*answers.lines, decision, note, None if show is None else f"wrote {show}")):
         say(line)
-    if decision is not None:
-        say(decision)
-        if templates == "best" and (false_match_note := decision.false_match_note(len(people))) is not None:
-            say(false_match_note)
-    if show is not None:
-        say(f"wrote {show}")
 
 
 def _note_limits(index: Search, templates: str) -> None:
@@ -167,6 +171,19 @@ def _note_limits(index: Search, templates: str) -> None:
             f"one with vplface evaluate-identification --templates {templates}, and give it as --threshold",
             file=sys.stderr,
         )
+
+
+@dataclass(frozen=True)
+class _Found:
+    """The most similar people for a face, the nearest first, and its quality; None if that is not checked."""
+
+    matches: list[Match]
+    quality: FaceQuality | None
+
+    @property
+    def too_poor(self) -> bool:
+        """Whether the face is too poor to decide by."""
+        return self.quality is not None and self.quality.too_poor
 
 
 @dataclass
@@ -191,7 +208,7 @@ class _Answers:
 def _identify_all(
     pictures: Sequence[Path],
     read: Callable[[Path], Photograph],
-    matches_of: Callable[[Photograph], list[list[Match]]],
+    matches_of: Callable[[Photograph], list[_Found]],
     decision: Threshold | None,
     evidence: Callable[[Match], Evidence | None],
     most_drawn: int,
@@ -218,7 +235,7 @@ def _identify_all(
                 answers.lines += _lines(photograph, faces, decision, evidence)
                 answers.reports.append(_report(photograph, faces, decision, evidence))
                 if len(answers.drawings) < most_drawn:
-                    answers.drawings.append((photograph, [_label(matches, decision) for matches in faces]))
+                    answers.drawings.append((photograph, [_label(found, decision) for found in faces]))
             advance(1)
     for failure in failures:
         say(failure, file=sys.stderr)
@@ -235,16 +252,20 @@ def _reason(error: NoFaceError | UnreadablePictureError) -> dict[str, str]:
 
 def _lines(
     photograph: Photograph,
-    faces: list[list[Match]],
+    faces: list[_Found],
     threshold: Threshold | None,
     evidence: Callable[[Match], Evidence | None],
 ) -> list[str]:
     from vplface.deploy.faces import describe_box
+    from vplface.deploy.quality import TOO_POOR
 
     lines = [f"{photograph.path}:"]
-    for number, (box, matches) in enumerate(zip(photograph.boxes, faces, strict=True), 1):
-        lines.append(f"  {number}  {describe_box(box)}  {_format_matches(matches, threshold)}")
-        if (worth := evidence(matches[0])) is not None:
+    for number, (box, found) in enumerate(zip(photograph.boxes, faces, strict=True), 1):
+        if found.too_poor:
+            lines.append(f"  {number}  {describe_box(box)}  {TOO_POOR}: {found.quality}")
+            continue
+        lines.append(f"  {number}  {describe_box(box)}  {_format_matches(found.matches, threshold)}")
+        if (worth := evidence(found.matches[0])) is not None:
             lines.append(f"     {worth}")
     return lines
 
@@ -260,27 +281,32 @@ def _format_matches(matches: list[Match], threshold: Threshold | None) -> str:
     return ", ".join(names[:known]) + below
 
 
-def _label(matches: list[Match], threshold: Threshold | None) -> tuple[str, bool | None]:
+def _label(found: _Found, threshold: Threshold | None) -> tuple[str, bool | None]:
     from vplface.deploy.decision import name_and_decision
 
-    name, known = name_and_decision(matches, threshold)
-    return f"{printable_name(name, 60)} {matches[0].similarity:.2f}", known
+    if found.too_poor:
+        return "too poor", None
+    name, known = name_and_decision(found.matches, threshold)
+    return f"{printable_name(name, 60)} {found.matches[0].similarity:.2f}", known
 
 
 def _report(
     photograph: Photograph,
-    faces: list[list[Match]],
+    faces: list[_Found],
     threshold: Threshold | None,
     evidence: Callable[[Match], Evidence | None],
 ) -> dict[str, Any]:
-    from vplface.deploy.decision import decide
+    from vplface.deploy.decision import KNOWN, decide
 
     report = photograph_report(photograph)
-    for face, matches in zip(report["faces"], faces, strict=True):
-        known = decide(matches[0].similarity, threshold)
-        face["name"] = matches[0].name if known else None
+    for face, found in zip(report["faces"], faces, strict=True):
+        decision = None if found.too_poor else threshold
+        known = decide(found.matches[0].similarity, decision)
+        face["name"] = found.matches[0].name if known else None
         face["known"] = known
-        worth = evidence(matches[0])
+        face["decision"] = "too poor" if found.too_poor else KNOWN[known]
+        face["quality"] = None if found.quality is None else found.quality.to_json()
+        worth = None if found.too_poor else evidence(found.matches[0])
         face["evidence"] = None if worth is None else worth.to_json()
-        face["matches"] = [{**vars(match), "known": decide(match.similarity, threshold)} for match in matches]
+        face["matches"] = [{**vars(match), "known": decide(match.similarity, decision)} for match in found.matches]
     return report

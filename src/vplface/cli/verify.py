@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -24,11 +24,13 @@ from vplface.cli.faces import (
 )
 from vplface.cli.options import AS_JSON, DEVICE
 from vplface.cli.preprocessing import COLOR, MEAN, STD, preprocessing_of
+from vplface.cli.quality_gate import GATE_SCORE, MIN_QUALITY, quality_check
 from vplface.console import print_json, say
 from vplface.errors import UsageError
 
 if TYPE_CHECKING:
     from vplface.deploy.faces import Photograph
+    from vplface.deploy.quality import FaceQuality
 
 
 def verify(
@@ -55,6 +57,8 @@ def verify(
             "the operating point has a calibration (vplface evaluate --calibrate).",
         ),
     ] = 0.5,
+    quality: GATE_SCORE = None,
+    min_quality: MIN_QUALITY = None,
     align: ALIGN = "auto",
     detector_model: DETECTOR_MODEL = None,
     flip: FLIP_OF_POINT = None,
@@ -71,9 +75,10 @@ def verify(
     operating point stored with the model, and its FAR is how often
     strangers pass it; vplface evaluate --save-operating-point makes one.
     Without it and without --threshold, no decision is made. Where it has a
-    calibration, the probability of one person is given, too.
+    calibration, the probability of one person is given, too. A face below
+    the least quality (--min-quality) is too poor to decide.
 
-    Exit status: 0 for one person or two, 1 if a file cannot be read
+    Exit status: 0 for any answer, 1 if a file cannot be read
     or shows no face.
 
     Example:  vplface verify runs/lfw/best a.jpg b.jpg --show pair.png
@@ -82,6 +87,7 @@ def verify(
     numbers = _face_numbers(face)
     require_prior(prior)
     from vplface.deploy.decision import (  # torch takes seconds to import
+        DECISION,
         VERDICT,
         decide,
         load_operating_point,
@@ -89,6 +95,7 @@ def verify(
     )
     from vplface.deploy.evidence import evidence_of
     from vplface.deploy.faces import FaceReader
+    from vplface.deploy.quality import TOO_POOR, embed_and_check
     from vplface.evaluation.provenance import hashes
 
     embedder = load_embedder(model, device, preprocessing_of(color, mean, std))
@@ -96,47 +103,61 @@ def verify(
     point = load_operating_point(model, threshold, embedder.weights)
     flip = resolve_flip(point, flip)
     read = FaceReader(preprocessing.size, align, detector_model)
-    photographs = [read(path) for path in (first, second)]
+    photographs, names = [read(path) for path in (first, second)], [str(first), str(second)]
     faces = [photograph.face(number) for photograph, number in zip(photographs, numbers, strict=True)]
-    a, b = embedder([face.picture for face in faces], flip, names=[str(first), str(second)])
+    check = quality_check(point, quality, min_quality, device)
+    crops = [face.picture for face in faces]
+    (a, b), qualities = embed_and_check(embedder, crops, flip, names, check)
     similarity = float(a @ b)
+    poor = [name for name, each in zip(names, qualities, strict=True) if each is not None and each.too_poor]
     decision = threshold_or_advice(model, point, threshold, flip, preprocessing)
-    same = decide(similarity, decision)
-    evidence = evidence_of(similarity, decision, prior)
+    same = None if poor else decide(similarity, decision)
+    evidence = None if poor else evidence_of(similarity, decision, prior)
 
     _note_several_faces(photographs, numbers)
-    verdict = VERDICT[same]
+    verdict = TOO_POOR if poor else VERDICT[same]
     if show is not None:
         from vplface.cli.faces_drawn import draw_pair
 
-        note = "" if decision is None else str(decision)
-        draw_pair(show, photographs, faces, f"similarity {similarity:.4f}: {verdict}", note)
+        draw_pair(show, photographs, faces, f"similarity {similarity:.4f}: {verdict}", str(decision or ""))
     if as_json:
-        pictures = [
-            photograph_report(photograph) | {"taken": number}
-            for photograph, number in zip(photographs, numbers, strict=True)
-        ]
         print_json(
             {
                 "schema": 1,
                 "model": str(model),
                 "protocol": {"flip": flip, "align": align, "preprocessing": preprocessing.to_dict()},
-                "pictures": pictures,
+                "pictures": _pictures(photographs, numbers, qualities),
                 "similarity": similarity,
                 "same": same,
+                "decision": "too poor" if poor else DECISION[same],
                 "evidence": None if evidence is None else evidence.to_json(),
                 **threshold_report(decision),
                 "files": embedder.files | hashes([] if show is None else [show]),
             }
         )
         return
-    say(f"similarity {similarity:.4f}: {verdict}")
-    if evidence is not None:
-        say(evidence)
-    if decision is not None:
-        say(decision)
-    if show is not None:
-        say(f"wrote {show}")
+    lines = [f"similarity {similarity:.4f}: {verdict}", *_described(names, qualities), evidence, decision]
+    for line in filter(None, (*lines, None if show is None else f"wrote {show}")):
+        say(line)
+
+
+def _pictures(
+    photographs: Sequence[Photograph], numbers: Sequence[int], qualities: Sequence[FaceQuality | None]
+) -> list[dict[str, Any]]:
+    """The two pictures for ``--json``."""
+    return [
+        photograph_report(photograph) | {"taken": number, "quality": None if quality is None else quality.to_json()}
+        for photograph, number, quality in zip(photographs, numbers, qualities, strict=True)
+    ]
+
+
+def _described(names: Sequence[str], qualities: Sequence[FaceQuality | None]) -> list[str]:
+    """A line on the quality of each picture, where it was checked."""
+    return [
+        f"{name}: {quality}{': too poor' if quality.too_poor else ''}"
+        for name, quality in zip(names, qualities, strict=True)
+        if quality is not None
+    ]
 
 
 def _note_several_faces(photographs: Sequence[Photograph], numbers: Sequence[int]) -> None:

@@ -16,6 +16,9 @@ from vplface.reading import is_file
 
 VERDICT = {True: "same person", False: "different people", None: "no decision"}
 """Wording of :func:`decide` for two pictures."""
+DECISION = {True: "same", False: "different", None: None}
+KNOWN = {True: "known", False: "unknown", None: None}
+"""Values of :func:`decide` in JSON, of two pictures and of a search; beside them is "too poor"."""
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from vplface.data.pictures import UnreadablePictureError, read_picture_file
 from vplface.deploy.faces import Box, FaceReader, NoFaceError
 from vplface.deploy.gallery import EmbedderFingerprint, EnrolledFace
 from vplface.deploy.gallery_folder import add_faces, has_gallery, load_gallery
+from vplface.deploy.quality import FaceQuality, QualityCheck
 from vplface.embedder import Embedder, Flip
 from vplface.progress import progress
 
@@ -67,6 +68,7 @@ def enrol(
     pictures: Sequence[tuple[str, Path]],
     face: int | None = None,
     read_file: Callable[[Path], bytes] | None = None,
+    check: QualityCheck | None = None,
 ) -> Enrolment:
     """Enrol pictures in the gallery in a folder, which is created if missing.
 
@@ -81,6 +83,7 @@ def enrol(
         pictures: (name, path) of each picture.
         face: number of the face to enrol, 1 for the largest; None enrols the largest and skips enrolled pictures.
         read_file: returns the bytes of a path, for uploads in memory; None reads files, whose paths are kept.
+        check: of the quality of faces, which is stored; faces that are too poor are skipped. None for no check.
 
     Raises:
         DataError: the gallery was made with another model, is damaged or cannot be written.
@@ -93,7 +96,7 @@ def enrol(
     with progress("enrolling", len(pictures)) as advance:
         for start in range(0, len(pictures), _BATCH_SIZE):
             batch = pictures[start : start + _BATCH_SIZE]
-            pending |= _embed_batch(batch, fingerprint, embedder, reader, face, read_file, known, done)
+            pending |= _embed_batch(batch, fingerprint, embedder, reader, face, read_file, known, done, check)
             if time.monotonic() - last_save > _SAVE_INTERVAL:
                 _store(gallery, fingerprint, pending, done)
                 pending, last_save = {}, time.monotonic()
@@ -111,6 +114,7 @@ def _enrolled_names(gallery: Path) -> dict[str, set[str]]:
     return known
 
 
+# size: the pictures, how they are read and embedded, and what is known of them
 def _embed_batch(
     batch: Sequence[tuple[str, Path]],
     fingerprint: EmbedderFingerprint,
@@ -120,6 +124,7 @@ def _embed_batch(
     read_file: Callable[[Path], bytes] | None,
     known: dict[str, set[str]],
     done: Enrolment,
+    check: QualityCheck | None,
 ) -> dict[EnrolledFace, Path]:
     readable = []
     for name, path in batch:
@@ -143,6 +148,9 @@ def _embed_batch(
         return {}
     crops, paths = [face.picture for _, _, face in readable], [photograph.path for _, photograph, _ in readable]
     embeddings, norms = embed_with_norms(embedder, crops, fingerprint.flip, [str(path) for path in paths])
+    qualities: list[FaceQuality | None] = [None] * len(crops)
+    if check is not None:
+        qualities = list(check(embeddings * norms[:, None], crops))
     now = int(time.time())
     return {
         EnrolledFace(
@@ -153,10 +161,22 @@ def _embed_batch(
             face.box,
             enrolled=now,
             norm=norm,
+            quality=None if quality is None else quality.value,
             path=str(photograph.path.absolute()) if read_file is None else "",
         ): photograph.path
-        for (name, photograph, face), embedding, norm in zip(readable, embeddings, norms.tolist(), strict=True)
+        for (name, photograph, face), embedding, norm, quality in zip(
+            readable, embeddings, norms.tolist(), qualities, strict=True
+        )
+        if _good_enough(photograph.path, name, quality, done)
     }
+
+
+def _good_enough(path: Path, name: str, quality: FaceQuality | None, done: Enrolment) -> bool:
+    """Whether a face is not too poor; one that is counts as skipped."""
+    if quality is None or not quality.too_poor:
+        return True
+    done.skipped.append(SkippedPicture(path, name, f"too poor: {quality}"))
+    return False
 
 
 def embed_with_norms(

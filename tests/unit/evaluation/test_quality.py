@@ -243,7 +243,7 @@ def test_gate_is_read_back_and_refused_where_it_is_damaged():
 def test_norm_by_hand_and_of_normalised_embeddings():
     assert Norm().of_embeddings(np.array([[3.0, 4.0], [0.0, 2.0]], np.float32)).tolist() == [5, 2]
     with pytest.raises(DataError, match="all 3 embeddings have the norm 1"):
-        Norm().of_embeddings(np.eye(3, dtype=np.float32))
+        Norm().of_many(np.eye(3, dtype=np.float32))
 
 
 def test_recognisability_by_hand():

@@ -42,12 +42,13 @@ class Norm:
     name: str = "norm"
 
     def of_embeddings(self, raw: Float[np.ndarray, "n dim"]) -> Float64[np.ndarray, " n"]:
-        """The quality of pictures by their embeddings as the network gives them.
-
-        Raises:
-            DataError: the embeddings are of equal norm.
-        """
+        """The quality of pictures by their embeddings as the network gives them."""
         norms: Float64[np.ndarray, " n"] = np.linalg.norm(raw.astype(np.float64), axis=1)
+        return norms
+
+    def of_many(self, raw: Float[np.ndarray, "n dim"]) -> Float64[np.ndarray, " n"]:
+        """The same for a set of pictures; raises DataError if their norms are all equal."""
+        norms = self.of_embeddings(raw)
         if len(norms) > 1 and np.ptp(norms) < _EQUAL_NORMS * norms.mean():
             raise DataError(
                 f"quality by norm: all {len(norms)} embeddings have the norm {norms.mean():.4g}; they were normalised, "
@@ -157,7 +158,7 @@ def measure_set(
     """
     quality = np.full(len(pictures), np.nan)
     if not isinstance(score, OnnxQuality):
-        quality[used] = score.of_embeddings(raw[used])
+        quality[used] = score.of_many(raw[used]) if isinstance(score, Norm) else score.of_embeddings(raw[used])
         return quality
     found = []
     with progress(f"quality by {score.name}", len(used)) as advance:
