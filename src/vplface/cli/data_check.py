@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vplface import bounds
+from vplface.cli.alignment import LOOK
 from vplface.cli.options import AS_JSON, DEVICE, SPLIT
 from vplface.cli.preprocessing import COLOR, MEAN, STD, preprocessing_of
 from vplface.cli.sheet import PICTURES, require_picture_name, row, write_sheet
@@ -85,6 +86,7 @@ def check(
         int, typer.Option(min=0, max=bounds.PROCESSES, help="Processes that read pictures; 0: only this one.")
     ] = (os.cpu_count() or 1),
     device: DEVICE = "cpu",
+    detector_model: LOOK = None,
     as_json: AS_JSON = False,
 ) -> None:
     """Find pictures that should not be trained on: damaged, empty, repeated, or, with a model, of another person.
@@ -97,13 +99,15 @@ def check(
     require_picture_name(sheet)
     preprocessing = preprocessing_of(color, mean, std)
 
-    from vplface.data.check import check as check_pictures  # torch and opencv take seconds to import
+    from vplface.data.align.advice import describe, warn_if_unaligned  # torch and opencv take seconds to import
+    from vplface.data.check import check as check_pictures
     from vplface.data.check import dropped
     from vplface.data.drop import write_drop
     from vplface.data.formats import open_pictures
 
     drop_kinds = _parse_kinds(kinds)
     pictures = open_pictures(path, split)
+    alignment = warn_if_unaligned(path, pictures, split, detector_model)
     findings = check_pictures(pictures, workers)
     model_files: Mapping[str, str] = {}
     if model is not None:
@@ -131,12 +135,15 @@ def check(
                 "counts": counts,
                 "dropped": len(to_drop),
                 "left_out": pictures.left_out.to_dict(),
+                "alignment": alignment.to_dict(),
                 "kinds": list(drop_kinds),
                 "findings": [_to_dict(pictures, finding) for finding in findings],
             }
         )
         return
     _print_findings(path, pictures, findings, drop_kinds, counts)
+    if not alignment.bad:
+        say(describe(alignment))
     if pictures.left_out:
         say(f"note: {pictures.left_out}")
     if out is not None:

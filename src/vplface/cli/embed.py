@@ -13,11 +13,13 @@ import numpy as np
 import typer
 from jaxtyping import Float
 
+from vplface.cli.alignment import LOOK
 from vplface.cli.options import AS_JSON, DEVICE
 from vplface.cli.picture_files import picture_files
 from vplface.cli.preprocessing import COLOR, MEAN, STD, preprocessing_of
 from vplface.console import print_json, say
 from vplface.errors import DataError, UsageError
+from vplface.reading import is_folder
 
 if TYPE_CHECKING:
     from vplface.data.pictures import UnreadablePictureError
@@ -59,6 +61,7 @@ def embed(
     mean: MEAN = None,
     std: STD = None,
     device: DEVICE = "cpu",
+    detector_model: LOOK = None,
     as_json: AS_JSON = False,
 ) -> None:
     """Turn pictures of aligned faces into embeddings: float32, of unit norm, so that a dot product is a cosine.
@@ -70,13 +73,17 @@ def embed(
     """
     if out.suffix not in _FORMATS:
         raise UsageError(f"--out {out}: the name must end in one of {', '.join(_FORMATS)}")
-    from vplface.data.folder_scan import but_note  # torch and opencv take seconds to import
+    from vplface.data.align.advice import warn_if_unaligned_files  # torch and opencv take seconds to import
+    from vplface.data.folder_scan import but_note
+    from vplface.data.pictures import read_whole
     from vplface.embedder import Embedder
 
     embedder = Embedder.load(model, device, preprocessing_of(color, mean, std))
     files, left_out = picture_files(pictures)
     if not files:
         raise DataError(f"no pictures in {', '.join(map(str, pictures))}{but_note(left_out)}")
+    place = pictures[0] if is_folder(pictures[0]) else pictures[0].parent
+    alignment = warn_if_unaligned_files(place, lambda index: read_whole(files[index]), len(files), detector_model)
     names, embeddings, unreadable = _embed_files(embedder, files, flip)
     for unread in unreadable:
         say(f"skipped {unread}", file=sys.stderr)
@@ -94,6 +101,7 @@ def embed(
             "pictures": len(names),
             "embedding_dim": embedder.dim,
             "left_out": left_out.to_dict(),
+            "alignment": alignment.to_dict(),
             "unreadable": [{"path": unread.where, "reason": unread.reason} for unread in unreadable],
             "files": {str(out): digest, **embedder.files},
         }

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from vplface import bounds
+from vplface.cli.alignment import LOOK, look_at_alignment
 from vplface.cli.degrade import DEGRADE, parse_degradations
 from vplface.cli.evaluation_output import OUT, REPORT, require_endings, store, write_page
 from vplface.cli.evaluation_quality import DISCARD, GATE, QUALITY, Gate, QualityMeasure, QualityOptions
@@ -157,6 +158,7 @@ def evaluate(
     std: STD = None,
     device: DEVICE = "cpu",
     workers: WORKERS = 0,
+    detector_model: LOOK = None,
     out: OUT = None,
     report: REPORT = None,
     save_operating_point: Annotated[
@@ -209,6 +211,7 @@ def evaluate(
         operating_point_path(models[0])
         fars = tuple(dict.fromkeys((*fars, save_operating_point)))
     task = open_task(data, pairs, threshold_pairs, people)
+    alignment = look_at_alignment(models, data, task, detector_model)
     degraded = [replace(task.with_degraded(each), name=f"{task.name}, {each}") for each in degradations]
     grouped = None if groups is None else read_groups(groups, task.pictures)
     promise = promise_of(operating_point, models, flip, preprocessing)
@@ -232,7 +235,7 @@ def evaluate(
     differences = {str(other.model): _differences(first, other) for other in others if compare}
     written = _write(results, differences, [task, *degraded], asked.gate, save_operating_point, out, report)
     if as_json:
-        print_json(_object([result.to_dict() for result in results], differences))
+        print_json(_object([result.to_dict() for result in results], differences) | alignment)
         return
     _show(results, differences)
     for path in written:

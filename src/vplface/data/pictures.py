@@ -222,6 +222,11 @@ def read_picture_file(path: Path | str) -> bytes:
         raise UnreadablePictureError(error.where, error.reason) from error
 
 
+def read_whole(path: Path | str) -> UInt8[np.ndarray, "h w 3"]:
+    """The picture in a file, in RGB and of the size that it has; raises UnreadablePictureError."""
+    return decode_whole(read_picture_file(path), str(path))
+
+
 @lru_cache(maxsize=64)
 def _line(channels: tuple[float, float, float], size: int, device: torch.device) -> Float[Tensor, " values"]:
     """255 times a value per channel, repeated for each pixel of a line; sent to a device once."""

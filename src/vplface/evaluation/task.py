@@ -16,7 +16,7 @@ from vplface.data.formats import open_pictures
 from vplface.data.pair_lists import read_pairs
 from vplface.data.pairs import Pairs
 from vplface.data.people import read_people
-from vplface.data.pictures import PictureSet
+from vplface.data.pictures import PictureSet, StoredPictures
 from vplface.data.selection import Subset, narrow
 from vplface.embedder import Embedder, Flip
 from vplface.errors import UsageError
@@ -35,6 +35,7 @@ class VerificationTask:
         pairs: the list; None for all pairs.
         threshold_pairs: pairs to choose the threshold on; None for none.
         chosen: where all pairs are compared, the positions of the pictures that are, rising; None for all pictures.
+        stored: the set on disk that the pictures are of, if any.
     """
 
     name: str
@@ -42,6 +43,7 @@ class VerificationTask:
     pairs: Pairs | None = None
     threshold_pairs: Pairs | None = None
     chosen: Int64[np.ndarray, " m"] | None = None
+    stored: StoredPictures | None = None
 
     @cached_property
     def used(self) -> Int64[np.ndarray, " m"]:
@@ -163,14 +165,16 @@ def open_task(
     """
     if people is not None and (pairs is not None or threshold_pairs is not None):
         raise UsageError("people are compared by all their pairs: give no pairs and no threshold pairs with them")
-    pictures: PictureSet = open_pictures(data)
+    stored = open_pictures(data)
     if people is not None:
-        return VerificationTask(f"{people.stem}, all pairs", narrow(pictures, read_people(people), where=data))
-    listed = own_pairs(pictures) if pairs is None else read_pairs(pairs)
+        chosen = narrow(stored, read_people(people), where=data)
+        return VerificationTask(f"{people.stem}, all pairs", chosen, stored=stored)
+    listed = own_pairs(stored) if pairs is None else read_pairs(pairs)
     if listed is None:
         raise UsageError(
             f"give either --pairs (a list of pairs) or --people (a list of people, all their pairs); {data} contains "
             "no pairs"
         )
     name = data.stem if pairs is None else pairs.stem
-    return VerificationTask(name, pictures, listed, None if threshold_pairs is None else read_pairs(threshold_pairs))
+    thresholds = None if threshold_pairs is None else read_pairs(threshold_pairs)
+    return VerificationTask(name, stored, listed, thresholds, stored=stored)

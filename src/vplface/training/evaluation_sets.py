@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection
 
 import numpy as np
@@ -9,6 +10,7 @@ from jaxtyping import Int64
 
 from vplface.config import Config, EvaluationSet, FoldConfig
 from vplface.config.folds import PeopleList
+from vplface.data.align.advice import warn_if_unaligned
 from vplface.data.folds import fold_of
 from vplface.data.formats import open_pictures
 from vplface.data.people import read_people
@@ -77,7 +79,10 @@ class EvaluationPictures:
             if not self._write:
                 return SyntheticFaces(**entry.synthetic.model_dump())
             generate(entry.path, entry.synthetic)
-        return open_pictures(entry.path, entry.split)
+        stored = open_pictures(entry.path, entry.split)
+        if entry.synthetic is None and os.environ.get("RANK", "0") == "0":  # of several processes one says it
+            warn_if_unaligned(entry.path, stored, entry.split)
+        return stored
 
 
 def pictures_of_fold(config: Config, *, write: bool = True) -> dict[str, Subset]:

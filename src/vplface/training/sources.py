@@ -9,6 +9,7 @@ from pathlib import Path
 
 from vplface.config import DataConfig, Source, SyntheticConfig
 from vplface.console import say
+from vplface.data.align.advice import warn_if_unaligned
 from vplface.data.drop import indices_without, read_drop
 from vplface.data.formats import open_pictures
 from vplface.data.people import read_people
@@ -84,6 +85,8 @@ def open_source(source: Source, tested: Collection[str] = (), *, write: bool = T
         pictures = stored = open_pictures(source.path, source.split)
         if stored.left_out:
             say(f"note: {source.path}: {stored.left_out}", file=sys.stderr)
+        if source.synthetic is None and os.environ.get("RANK", "0") == "0":  # of several processes one says it
+            warn_if_unaligned(source.path, stored, source.split)
     if source.drop is not None:
         pictures = Subset(pictures, indices_without(pictures, read_drop(source.drop), source.path))
     excluded = set() if source.exclude is None else _read_excluded(source.exclude)
