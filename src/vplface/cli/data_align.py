@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import os
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from vplface import bounds
+from vplface.cli.align_gate import ALIGN_SCORE, GATE_MODEL, align_gate
 from vplface.cli.options import AS_JSON
+from vplface.cli.quality_gate import MIN_QUALITY
 from vplface.console import print_json, say
 from vplface.errors import DataError, UsageError
 from vplface.reading import is_folder, read_json
@@ -80,6 +83,9 @@ def align(
             "raise it for small faces in large pictures.",
         ),
     ] = 640,
+    model: GATE_MODEL = None,
+    quality_score: ALIGN_SCORE = None,
+    min_quality: MIN_QUALITY = None,
     size: Annotated[int, typer.Option(min=16, max=1024, help="Side of the crops, in pixels.")] = 112,
     picture_format: Annotated[
         Literal["jpg", "png"], typer.Option("--format", help="png is exact; jpg is smaller.")
@@ -99,9 +105,10 @@ def align(
 ) -> None:
     """Turn photographs into the aligned faces that models take: eyes, nose and mouth at ArcFace's five points.
 
-    Pictures without a face, with several, and those that cannot be read are named in TARGET/align.csv and counted; it
-    is an error only if nothing can be aligned. Repeat the command to complete an interrupted run. To correct
-    alignments, edit the landmarks in a copy of align.csv, and align with --landmarks into another folder.
+    Pictures without a face, with several, too poor (--model), and those that cannot be read are named in
+    TARGET/align.csv and counted; it is an error only if nothing can be aligned. Repeat the command to complete an
+    interrupted run. To correct alignments, edit the landmarks in a copy of align.csv, and align with --landmarks into
+    another folder.
 
     Example:  vplface data align photos faces --detector-model face_detection_yunet_2026may.onnx --sheet sheet.png
     """
@@ -114,7 +121,9 @@ def align(
     from vplface.data.align import Detector, Face, YuNet, align_folder, read_landmarks  # opencv takes time to import
     from vplface.data.align.folder import OPTIONS, RECORDS
     from vplface.data.align.sheet import write_sheet
+    from vplface.data.align.turned_away import turn_away
 
+    gate = align_gate(model, quality_score, min_quality, size)
     detections: Detector | dict[str, list[Face]]
     if landmarks is None:
         detections = YuNet(detector_model, _DETECTOR_SCORE if min_score is None else min_score, search_size)
@@ -124,10 +133,14 @@ def align(
         listed = read_landmarks(landmarks)
         detections = {name: [face for face in several if face.score >= least] for name, several in listed.items()}
         found_by = f"landmarks in {landmarks.name}, scores from {least:g}"
+    if gate is not None:
+        found_by += f"; {gate[1]}"
     done = align_folder(
         source, target, detections, found_by=found_by, choice=faces, size=size, min_size=min_size,
         picture_format=picture_format, quality=quality, workers=workers,
     )  # fmt: skip
+    if gate is not None:
+        done = replace(done, records=turn_away(target, RECORDS, done.records, gate[0]))
     if not done.crops:
         raise DataError(
             f"{source}: none of {done.outcomes.total()} pictures could be aligned ({_format_outcomes(done)}); "
@@ -138,28 +151,34 @@ def align(
         write_sheet(sheet, source, target, done.records)
         written.append(sheet)
     if as_json:
-        outcomes = done.outcomes
-        report = {
-            "schema": 1,
-            "source": str(source),
-            "target": str(target),
-            "protocol": read_json(target / OPTIONS),
-            "pictures": outcomes.total(),
-            "aligned": outcomes["aligned"],
-            "crops": done.crops,
-            "several_faces": done.several,
-            "outcomes": dict(outcomes),
-            "kept": done.kept,
-            "other_files": dict(done.others),
-            "left_out": done.left_out.to_dict(),
-            "pictures_per_second": round((outcomes.total() - done.kept) / done.seconds, 1),
-            "files": {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in written},
-        }
-        print_json(report)
+        print_json(_report(done, source, target, written))
         return
     _print_outcomes(done, faces)
     for path in written:
         say(f"wrote {path}")
+
+
+def _report(done: Alignment, source: Path, target: Path, written: list[Path]) -> dict[str, Any]:
+    """The result for ``--json``."""
+    from vplface.data.align.folder import OPTIONS
+
+    outcomes = done.outcomes
+    return {
+        "schema": 1,
+        "source": str(source),
+        "target": str(target),
+        "protocol": read_json(target / OPTIONS),
+        "pictures": outcomes.total(),
+        "aligned": outcomes["aligned"],
+        "crops": done.crops,
+        "several_faces": done.several,
+        "outcomes": dict(outcomes),
+        "kept": done.kept,
+        "other_files": dict(done.others),
+        "left_out": done.left_out.to_dict(),
+        "pictures_per_second": round((outcomes.total() - done.kept) / done.seconds, 1),
+        "files": {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in written},
+    }
 
 
 def _print_outcomes(done: Alignment, faces: str) -> None:

@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import json
+import subprocess
+import sys
 
+import cv2
 import numpy as np
 import pytest
+import torch
 import typer
 from typer.testing import CliRunner
 
+from helpers.pages import ROOT
 from helpers.painted import landmarks, photograph, write
+from vplface.backbones import build
 from vplface.cli.data_align import align
 from vplface.data.align import Face
-from vplface.data.align.record import Record, write_records
+from vplface.data.align.record import Record, read_records, write_records
+from vplface.data.pictures import Preprocessing
 from vplface.errors import DataError, UsageError
+from vplface.evaluation.quality import OnnxQuality
+from vplface.stored_model import ModelCard, save_model
 
 app = typer.Typer()
 app.command()(align)
@@ -112,3 +121,52 @@ def test_vplface_data_align_help_shows_an_example():
     text = " ".join(run("--help").stdout.split())
     assert "Example:" in text
     assert np.all([option in text for option in ("--detector-model", "--landmarks", "--faces", "--sheet", "--json")])
+
+
+def sharpness(path):
+    subprocess.run([sys.executable, ROOT / "examples" / "sharpness.py", path], check=True)
+    return path
+
+
+def test_vplface_data_align_leaves_out_faces_that_are_too_poor(photos, tmp_path):
+    # b/1.png is blurred, and so less sharp than the others
+    picture = cv2.imread(str(photos / "b/1.png"))
+    cv2.imwrite(str(photos / "b/1.png"), cv2.GaussianBlur(picture, (0, 0), 4))
+    model = sharpness(tmp_path / "sharpness.onnx")
+    plain = tmp_path / "plain"
+    given = ["--landmarks", tmp_path / "points.csv", "--workers", 0, "--format", "png"]
+    run(photos, plain, *given)
+    crops = [str(plain / name) for name in ("a/1.png", "a/2.png", "b/1.png")]
+    qualities = OnnxQuality(model, Preprocessing()).of_pictures(
+        np.stack([cv2.imread(each)[..., ::-1] for each in crops])
+    )
+    assert qualities.argmin() == 2
+    least = float(np.sort(qualities)[:2].mean())
+    gate = ["--quality-score", model, "--min-quality", least]
+    for _ in range(2):  # a repetition judges it again, with the same result
+        result = run(photos, tmp_path / "faces", *given, *gate)
+        assert "2 crops of 5 pictures" in result.stdout
+        assert "1 too poor" in result.stdout
+        assert f"b/1.png: too poor (quality ({model}) {qualities[2]:.4g}, needs {least:.4g})" in result.stdout
+        assert sorted(path.name for path in (tmp_path / "faces").rglob("*.png")) == ["1.png", "2.png"]
+    rows = read_records(tmp_path / "faces" / "align.csv")
+    assert [record.outcome for record in rows if record.name == "b/1.png"] == ["too poor"]
+    with pytest.raises(DataError, match="was aligned with other settings"):
+        run(photos, tmp_path / "faces", *given, *gate[:3], least / 2)
+
+
+def test_vplface_data_align_by_the_gate_of_a_model(photos, tmp_path):
+    torch.manual_seed(0)
+    save_model(tmp_path / "run", build("tiny", 16, width=8), ModelCard("tiny", 16, {"width": 8}))
+    given = ["--landmarks", tmp_path / "points.csv", "--workers", 0]
+    with pytest.raises(DataError, match="its operating point has no quality gate"):
+        run(photos, tmp_path / "faces", *given, "--model", tmp_path / "run", "--quality-score", "norm")
+    with pytest.raises(DataError, match="none of 5 pictures could be aligned"):
+        run(photos, tmp_path / "faces", *given, "--model", tmp_path / "run", "--min-quality", 1e9)
+    result = run(photos, tmp_path / "all", *given, "--model", tmp_path / "run", "--min-quality", 0)
+    assert "3 crops of 5 pictures" in result.stdout
+    with pytest.raises(UsageError, match="--size 96: the gate's model takes 112"):
+        run(photos, tmp_path / "small", *given, "--model", tmp_path / "run", "--min-quality", 0, "--size", 96)
+    for words in (["--min-quality", 1], ["--quality-score", "norm"]):
+        with pytest.raises(UsageError, match="norm and recognisability are of a --model"):
+            run(photos, tmp_path / "other", *given, *words)

@@ -24,7 +24,7 @@ class Record:
 
     Attributes:
         name: path of the picture below the source.
-        outcome: "aligned", "not chosen", "too small", "outside", "no face", "unreadable" or "name taken".
+        outcome: "aligned", "not chosen", "too small", "outside", "no face", "unreadable", "name taken" or "too poor".
         faces: number of faces in the picture.
         face: the face of this row, if any.
         crop: path of the crop below the target; empty without one.
