@@ -34,6 +34,7 @@ NOT_RUN = {
     "enroll people --encrypt": "needs a key; tests/unit/deploy/test_sealed.py has one",
     "enroll people --decrypt": "needs a key; tests/unit/deploy/test_sealed.py has one",
     "evaluate MODEL --data cfp112": "CFP's lists are read by tests/unit/data/test_pairs.py",
+    "evaluate mobilefacenet.onnx": "needs real faces; tests/integration/cli/test_evaluate_quality.py has made-up ones",
     "evaluate runs/mine/best --data lfw --people people.txt --quality norm --quality fiqa.onnx": "needs a quality "
     "model; tests/integration/cli/test_evaluate_quality.py makes one",
     "evaluate-ijb": "needs IJB's files; tests/integration/cli/test_evaluate_templates.py makes some up",

@@ -36,6 +36,8 @@ def show_quality(quality: Mapping[str, Any]) -> None:
                 _with_ends(relative, 1.0),
             )
         Console().print(table)
+        for name, of in at["scores"].items():
+            say(_false_matches(printable_name(name), of["curve"], share))
         for name, stored in at["differences"].items():
             difference = Difference.from_json(stored)
             first = next(iter(at["scores"]))
@@ -47,6 +49,16 @@ def show_quality(quality: Mapping[str, Any]) -> None:
         "Mean: the area under the curve, divided by its range. Relative: to the FNMR of all pairs; 1 for a score that "
         "says nothing."
     )
+
+
+def _false_matches(name: str, curve: Mapping[str, Any], share: float) -> str:
+    """FMR of all pairs, and of those that are left at the largest share up to one."""
+    place = sum(each <= share + 1e-9 for each in curve["share"]) - 1
+    value, *ends = (curve[key][place] for key in ("fmr", "fmr_low", "fmr_high"))
+    between = "" if None in ends else f" (95 % interval {100 * ends[0]:.4f} … {100 * ends[1]:.4f})"
+    left = "—" if value is None else f"{100 * value:.4f}{between}"
+    at = f"{100 * curve['share'][place]:g}"
+    return f"{name}: FMR of the pairs left at −{at} % {left}, of all {100 * curve['fmr'][0]:.4f}"
 
 
 def _with_ends(figure: Figure, scale: float) -> Any:

@@ -37,11 +37,13 @@ def table(runs: Sequence[RunRecord], set_name: str) -> Markup | None:
                     first.insert(0, tag("th", arm(run, index), scope="row", rowspan=len(scores)))
                 cells = [measured_cell(Figure.from_json(mapping(mapping(of).get(key)))) for key in ("pauc", "relative")]
                 whole = measured_cell(Figure.from_json(mapping(mapping(at).get("fnmr"))))
-                rows.append(tag("tr", first, tag("td", name), whole, cells))
+                matches = measured_cell(_fmr_left(mapping(mapping(of).get("curve")), share))
+                rows.append(tag("tr", first, tag("td", name), whole, cells, matches))
     if not rows:
         return None
     heads = [*([""] if len(runs) > 1 else []), "Threshold of", "Quality score", "FNMR of all pairs"]
     heads += [f"Mean FNMR while 0 to {100 * share:g} % are discarded", "Relative to all pairs"]
+    heads.append(f"FMR of the pairs left without {100 * share:g} %")
     head = tag("thead", tag("tr", [tag("th", each, scope="col") for each in heads]))
     return tag("div", tag("table", head, tag("tbody", rows), class_="results"), class_="wide")
 
@@ -87,6 +89,17 @@ def _plot(at: Mapping[str, Any], title: str, set_name: str) -> Plot | None:
     parts = [part for name in names for part in (name, ", ")][:-1]
     note = tag("span", "95 % intervals over people as bands; dashed: no picture discarded. Scores: ", parts, ".")
     return Plot(title, note, chart.svg())
+
+
+def _fmr_left(curve: Mapping[str, Any], share: float) -> Figure:
+    """The FMR at the largest share of a curve up to one, with its interval."""
+    shares = _numbers(curve.get("share"))
+    place = int((shares <= share + 1e-9).sum()) - 1
+    parts = [_numbers(curve.get(key)) for key in ("fmr", "fmr_low", "fmr_high")]
+    if place < 0 or any(len(part) != len(shares) for part in parts):
+        return Figure(None)
+    value, low, high = (finite(float(part[place])) for part in parts)
+    return Figure(value, None if low is None or high is None else (low, high))
 
 
 def _numbers(values: object) -> Float[np.ndarray, " k"]:

@@ -52,7 +52,7 @@ def test_mean_fnmr_by_hand():
 
 def test_curve_between_its_steps_discards_at_most_the_share():
     assert curve().at(np.array([0.0, 0.19, 0.2, 0.39, 0.4, 0.5])).tolist() == [0.5, 0.5, 0.5, 0.5, 0, 0]
-    assert curve().place(0.39) == 1
+    assert curve().places(np.array([0.39])).tolist() == [1]
 
 
 def test_pictures_of_one_quality_go_together():

@@ -12,6 +12,7 @@ from jaxtyping import Float, Float64, Int64
 from vplface.evaluation.bootstrap import all_draws, interval
 from vplface.evaluation.figure import Difference, Figure
 from vplface.evaluation.quality.discard import Discarding
+from vplface.evaluation.quality.false_matches import FalseMatches
 from vplface.evaluation.scores import Scores
 
 SHARES = np.linspace(0.0, 0.5, 51)
@@ -57,7 +58,8 @@ def compare_scores(
         ``"share"``; ``"scores"``: {name: {"quartiles", and what describes the score}}; ``"at"``: {operating point:
         {"threshold", "fnmr", "scores": {name: {"curve", "pauc", "relative"}}, "differences"}}. A curve has
         ``"share"``, the share that is really ``"discarded"``, ``"quality"``, the least quality that is kept,
-        ``"fnmr"`` and the ends ``"low"`` and ``"high"`` of its interval, null where no genuine pair is left.
+        ``"fnmr"`` and the ends ``"low"`` and ``"high"`` of its interval, null where no genuine pair is left; and
+        ``"fmr"``, ``"fmr_low"`` and ``"fmr_high"``, of the impostor pairs that are left.
         ``"pauc"`` is :meth:`~vplface.evaluation.quality.discard.DiscardCurve.mean_fnmr` up to the share,
         ``"relative"`` its ratio to the FNMR of all pairs. ``"differences"`` are those of ``"pauc"`` to the first
         score, on the same draws.
@@ -88,19 +90,23 @@ def _at(
     for name, quality in question.scores.items():
         discarding = Discarding(quality, scores.identity, scores.genuine_pairs, missed)
         curve = discarding.curve(everybody)
+        matches = FalseMatches(quality, scores, threshold)
         of_draws, without, area = np.empty((len(drawn), len(SHARES))), np.empty(len(drawn)), np.empty(len(drawn))
+        fmr_of_draws = np.empty_like(of_draws)
         for number, counts in enumerate(drawn):
             replicate = discarding.curve(counts)
             of_draws[number], area[number] = replicate.at(SHARES), replicate.mean_fnmr(share)
             without[number] = replicate.fnmr[0]
+            fmr_of_draws[number] = matches.fmr(counts)[replicate.places(SHARES)]
         fnmr = fnmr.resampled(without)
         pauc = Figure(None, details={"reason": f"no genuine pair is left before {share:g} of the pictures are gone"})
         value = curve.mean_fnmr(share)
         if np.isfinite(value):
             pauc = Figure(value, count=people).resampled(area)
             areas[name] = (value, area)
-        ends = [interval(column, people) or (None, None) for column in of_draws.T]
-        places = [curve.place(each) for each in SHARES.tolist()]
+        places = curve.places(SHARES)
+        ends = _ends(of_draws, discarding.people_left(places))
+        fmr_ends = _ends(fmr_of_draws, discarding.people_left(places))
         found[name] = {
             "curve": {
                 "share": [round(each, 2) for each in SHARES.tolist()],
@@ -108,6 +114,9 @@ def _at(
                 "fnmr": [_finite(each) for each in curve.at(SHARES).tolist()],
                 "low": [low for low, _ in ends],
                 "high": [high for _, high in ends],
+                "fmr": [_finite(each) for each in matches.fmr(everybody)[places].tolist()],
+                "fmr_low": [low for low, _ in fmr_ends],
+                "fmr_high": [high for _, high in fmr_ends],
                 "quality": curve.quality[places].tolist(),
             },
             "pauc": pauc.to_json(),
@@ -119,6 +128,15 @@ def _at(
         "scores": found,
         "differences": _differences(areas, people),
     }
+
+
+def _ends(
+    replicates: Float64[np.ndarray, "replicates shares"], people: Int64[np.ndarray, " shares"]
+) -> list[tuple[float, float] | tuple[None, None]]:
+    """The interval at each share, by the people that are left there."""
+    return [
+        interval(column, count) or (None, None) for column, count in zip(replicates.T, people.tolist(), strict=True)
+    ]
 
 
 def _relative(

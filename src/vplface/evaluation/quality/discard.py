@@ -37,14 +37,14 @@ class DiscardCurve:
     discarded: Float64[np.ndarray, " k"]
     fnmr: Float64[np.ndarray, " k"]
 
-    def place(self, share: float) -> int:
-        """The last step at which no more than this share is discarded."""
-        return int(np.searchsorted(self.discarded, share + _ROUNDING, side="right")) - 1
+    def places(self, shares: Float[np.ndarray, " s"]) -> Int64[np.ndarray, " s"]:
+        """The last steps at which no more than these shares are discarded."""
+        places: Int64[np.ndarray, " s"] = np.searchsorted(self.discarded, shares + _ROUNDING, side="right") - 1
+        return places
 
     def at(self, shares: Float[np.ndarray, " s"]) -> Float64[np.ndarray, " s"]:
         """The FNMR where at most these shares are discarded."""
-        places = np.searchsorted(self.discarded, shares + _ROUNDING, side="right") - 1
-        fnmr: Float64[np.ndarray, " s"] = self.fnmr[places]
+        fnmr: Float64[np.ndarray, " s"] = self.fnmr[self.places(shares)]
         return fnmr
 
     def mean_fnmr(self, share: float) -> float:
@@ -83,8 +83,16 @@ class Discarding:
         rank[used] = rank_of_used
         self._rank, self._person = rank_of_used, identity[used]
         self._pair_rank = rank[pairs].min(axis=1)
+        self._person_of_pair = identity[pairs[:, 0]]
         self._missed = missed.astype(np.float64)
         self._weights = PairWeights(identity[pairs])
+
+    def people_left(self, places: Int64[np.ndarray, " s"]) -> Int64[np.ndarray, " s"]:
+        """How many people have genuine pairs that are left at some steps of the curve of the people themselves."""
+        best = np.full(len(np.bincount(self._person)), -1, np.int64)
+        np.maximum.at(best, self._person_of_pair, self._pair_rank)
+        left: Int64[np.ndarray, " s"] = (best[:, None] >= places).sum(axis=0)
+        return left
 
     def curve(self, counts: Int64[np.ndarray, " identities"]) -> DiscardCurve:
         """The curve of a draw of people, by how often each is drawn; ones give that of the people themselves."""
