@@ -21,6 +21,7 @@ from vplface.cli.data_info import info
 from vplface.cli.data_overlap import overlap
 from vplface.cli.data_synth import synth
 from vplface.cli.demo import demo
+from vplface.cli.docs import docs
 from vplface.cli.embed import embed
 from vplface.cli.enroll import enroll
 from vplface.cli.evaluate import evaluate
@@ -31,6 +32,7 @@ from vplface.cli.help_table import HelpTable
 from vplface.cli.hub import pull, push
 from vplface.cli.identify import identify
 from vplface.cli.last_resort import ending
+from vplface.cli.list_names import list_
 from vplface.cli.plan import plan
 from vplface.cli.report import report
 from vplface.cli.study import study
@@ -81,6 +83,8 @@ register(
     enroll,
     identify,
     demo,
+    list_,
+    docs,
 )
 app.add_typer(
     command_group("Make and inspect picture sets.", align, info, check, convert, synth, overlap, get), name="data"

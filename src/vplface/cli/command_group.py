@@ -23,9 +23,9 @@ def command_group(summary: str, *commands: Command) -> typer.Typer:
 
 
 def register(group: typer.Typer, *commands: Command) -> None:
-    """Add commands to a group, named after their functions: ``evaluate_ijb`` becomes ``evaluate-ijb``."""
+    """Add commands, named after their functions: ``evaluate_ijb`` is ``evaluate-ijb``, ``list_`` ``list``."""
     for command in commands:
-        name = command.__name__.replace("_", "-")
+        name = command.__name__.rstrip("_").replace("_", "-")
         group.command(name, help=_paragraphs(command.__doc__ or ""))(_with_home(command))
 
 

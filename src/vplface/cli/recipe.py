@@ -6,10 +6,13 @@ from typing import Annotated
 
 import typer
 
+from vplface.cli.registries import recipe_names
+
 _RECIPE = typer.Argument(
     metavar="CONFIG",
-    help="A YAML file, the name of a shipped recipe (quickstart, lfw, folder), or a run folder.",
+    help="A YAML file, the name of a shipped recipe (vplface list recipes), or a run folder.",
     show_default=False,
+    autocompletion=recipe_names,
 )
 RecipeArgument = Annotated[str, _RECIPE]
 OptionalRecipeArgument = Annotated[str | None, _RECIPE]

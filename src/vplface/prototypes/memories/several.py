@@ -16,7 +16,7 @@ from vplface.prototypes.memory import Memory, ReadRows, State, read_rows, rows_h
 
 @dataclass(frozen=True)
 class SeveralFeatures(Memory):
-    """The last K features of a class, each with its own timer; a step injects a random one of the living.
+    """The last K features of a class, each with its own timer; a step injects a random live one.
 
     The draw is from the empirical distribution of the class, in which the last feature is one sample. In the steps
     between two pictures of a class, several of its features are injected instead of the same one. It helps if a class
