@@ -22,7 +22,7 @@ class Entry:
 
 
 def margins() -> list[Entry]:
-    """Margins, for ``margin.name``."""
+    """Margins of the softmax, for ``margin.name``."""
     from vplface.margins import MARGINS
 
     return _dataclasses(MARGINS)
@@ -50,7 +50,7 @@ def degradations() -> list[Entry]:
 
 
 def backbones() -> list[Entry]:
-    """Networks, for ``backbone.name``."""
+    """Networks to train, for ``backbone.name``."""
     from vplface.backbones import BACKBONES
     from vplface.backbones.meta_init import meta_init
 

@@ -88,8 +88,7 @@ def describe(seen: AlignmentLook) -> str:
     if seen.verdict == "no faces":
         return f"alignment: not judged; the detector finds faces in {seen.faces} of {seen.pictures} pictures"
     return (
-        "alignment: cannot be told from the mean of the pictures; if they show faces, give YuNet's file with "
-        "--detector-model"
+        "alignment: unknown from the mean of the pictures; if they show faces, give YuNet's file with --detector-model"
     )
 
 
@@ -126,7 +125,7 @@ def _reason(seen: AlignmentLook) -> str:
             )
     what = ", ".join(parts)
     if seen.distance is None:
-        return f"not aligned: in the mean of {count} ({sizes}) the faces are {what}, at {SIZE}×{SIZE}"
+        return f"not aligned: on average over {count} ({sizes}) the faces are {what}, at {SIZE}×{SIZE}"
     return (
         f"not aligned: in {count} ({sizes}), at {SIZE}×{SIZE}, eyes, nose and mouth are {seen.distance:.0f} pixels "
         f"from their places (in aligned sets 3 to 5); the faces are {what}"

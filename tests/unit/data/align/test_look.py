@@ -182,7 +182,7 @@ def test_faces_of_another_size_are_misplaced_by_their_mean():
     assert seen.verdict == "misplaced"
     assert seen.scale == pytest.approx(0.6, rel=0.1)
     text = advice(Path("set.rec"), seen)
-    assert "in the mean of the 16 pictures looked at (224×224) the faces are 0." in text
+    assert "on average over the 16 pictures looked at (224×224) the faces are 0." in text
     assert "vplface data convert set.rec set-pictures && vplface data align set-pictures set-pictures-aligned" in text
 
 
