@@ -3,6 +3,7 @@
 | format | path |
 |---|---|
 | list | a .csv, .tsv or .parquet file with the columns path, label and maybe split |
+| list of other tools | a .lst or .txt file of lines such as PATH LABEL, without column names |
 | Hugging Face Parquet | a .parquet file with a column of pictures, a folder of them, or of CONFIG/SPLIT/0000.parquet |
 | zip archive | a .zip file of folders, one per identity |
 | InsightFace RecordIO | a .rec file, or a folder that holds one, with its .idx |
@@ -68,6 +69,7 @@ FORMATS = (
         folder=_holds_parquet,
         splits=True,
     ),
+    FormatRow("list of other tools", (".lst", ".txt"), "text_list:open_text_list"),
     FormatRow("zip", (".zip",), "zip_archive:ZipArchive", splits=True),
     FormatRow(
         "RecordIO",

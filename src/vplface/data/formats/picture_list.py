@@ -140,7 +140,7 @@ def _separator(path: Path) -> str:
 
 
 def _rows(path: Path, separator: str) -> Iterator[Row]:
-    reader = csv.reader(_lines(path), delimiter=separator, strict=True)
+    reader = csv.reader(list_lines(path), delimiter=separator, strict=True)
     try:
         header = [name.strip().lower() for name in next(reader, [])]
         columns = [_column(path, header, separator, name) for name in ("path", "label")]
@@ -167,7 +167,8 @@ def _column(path: Path, header: list[str], separator: str, name: str) -> int:
     return header.index(name)
 
 
-def _lines(path: Path) -> Iterator[str]:
+def list_lines(path: Path) -> Iterator[str]:
+    """Lines of a list in UTF-8 with their ends; raises DataError if they cannot be read, or are no text."""
     try:
         handle = open_regular(path)
     except UnreadableFileError as error:
