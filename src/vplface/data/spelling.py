@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Iterable
+from pathlib import Path
+
+from vplface.reading import is_file
 
 
 def composed(name: str) -> str:
@@ -22,3 +25,12 @@ def spelled_as_in(names: Iterable[str], wanted: Iterable[str]) -> set[str]:
     for name in names:
         spellings.setdefault(composed(name), set()).add(name)
     return known.union(*(spellings.get(composed(name), {name}) for name in unknown))
+
+
+def spelled_on_disk(folder: Path, path: str) -> Path:
+    """The file that a list calls ``path`` below a folder, in the Unicode form that it has there; else as given."""
+    given = folder / path
+    if path.isascii() or is_file(given):
+        return given
+    others = (folder / unicodedata.normalize(form, path) for form in ("NFC", "NFD"))
+    return next((each for each in others if is_file(each)), given)

@@ -23,6 +23,7 @@ import numpy as np
 from jaxtyping import Float64, Int64
 
 from vplface.data.pictures import PictureSet
+from vplface.data.spelling import composed
 from vplface.errors import DataError
 from vplface.evaluation.ages import age_group, errors_by_age_gap
 from vplface.evaluation.bootstrap import interval
@@ -60,20 +61,21 @@ class Groups:
 def read_groups(path: Path | str, pictures: PictureSet) -> Groups:
     """Read a list of groups: lines "name,group", where a name is that of an identity or of a picture.
 
-    An entry for a picture takes precedence over one for its identity. Pictures and identities that the file does not
-    name are in no group, and names that the set does not have are ignored, so that one file serves many sets. A
-    first line "…,group" names the columns. The extension of a picture may be omitted. After a first line "…,age" the
-    second column is an age in years, and the groups are those of :data:`vplface.evaluation.ages.AGES`.
+    An entry for a picture takes precedence over one for its identity. Pictures and identities that the file does
+    not name are in no group, and names that the set does not have are ignored, so that one file serves many sets. A
+    first line "…,group" names the columns. The extension of a picture may be omitted, and accents match whether
+    they are composed or not. After a first line "…,age" the second column is an age in years, and the groups are
+    those of :data:`vplface.evaluation.ages.AGES`.
 
     Raises:
         DataError: a file that is missing, not text or not of two columns, a name with two groups, an age that is not
             one (the line is named), no picture of the set in any group, or fewer than two or more than 100 groups.
     """
     said, are_ages = _read(Path(path))
-    of_identity = [said.get(name, "") for name in pictures.identities]
+    of_identity = [said.get(composed(name), "") for name in pictures.identities]
     found = []
     for index, label in enumerate(pictures.labels):
-        name = pictures.name(index)
+        name = composed(pictures.name(index))
         stem, _, kind = name.rpartition(".")
         found.append(said.get(name) or ("/" not in kind and said.get(stem)) or of_identity[int(label)])
     age = np.array([float(each or "nan") for each in found]) if are_ages else None
@@ -230,7 +232,7 @@ def _read(path: Path) -> tuple[dict[str, str], bool]:
     for line, row in rows:
         if len(row) != 2 or not all(row):
             raise DataError(f"{path}, line {line}: expected 'name,group', got {','.join(row)!r}")
-        name, group = row
+        name, group = composed(row[0]), row[1]
         if column == "age" and not _is_age(group):
             raise DataError(f"{path}, line {line}: an age is a number of years from 0 to {_OLDEST}, got {group!r}")
         if groups.setdefault(name, group) != group:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import unicodedata
+
 import numpy as np
 import pytest
 
@@ -279,3 +281,15 @@ def test_read_groups_refuses_unreadable_files(tmp_path):
     (tmp_path / "latin.csv").write_bytes("Jos\xe9,a\n".encode("latin-1"))
     with pytest.raises(DataError, match="not utf-8 text"):
         read_groups(tmp_path / "latin.csv", People([2, 2]))
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+@pytest.mark.parametrize("by", ["identity", "picture", "stem"])
+def test_read_groups_matches_accents_in_either_form(form, by, tmp_path):
+    people = People([1, 1])
+    people.identities = [unicodedata.normalize("NFC" if form == "NFD" else "NFD", name) for name in ("Zoë", "Åsa")]
+    people._names = [f"{name}/1.jpg" for name in people.identities]
+    said = {"identity": "{}", "picture": "{}/1.jpg", "stem": "{}/1"}[by]
+    lines = [f"{said.format(name)},{group}" for name, group in (("Zoë", "a"), ("Åsa", "b"))]
+    (tmp_path / "groups.csv").write_text(unicodedata.normalize(form, "\n".join(lines)), encoding="utf-8")
+    assert read_groups(tmp_path / "groups.csv", people).of_picture.tolist() == [0, 1]

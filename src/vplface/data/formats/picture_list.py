@@ -20,6 +20,7 @@ from jaxtyping import Int64
 from vplface.data.folder_scan import natural_key
 from vplface.data.formats.packed_names import PackedNames
 from vplface.data.pictures import StoredPictures, read_picture_file
+from vplface.data.spelling import spelled_on_disk
 from vplface.errors import DataError
 from vplface.files import replacing
 from vplface.progress import progress
@@ -98,7 +99,7 @@ class PictureList(StoredPictures):
 
     def encoded(self, index: int) -> bytes:
         """The file's bytes; raises UnreadablePictureError with its path and the reason."""
-        return read_picture_file(self.where(index))
+        return read_picture_file(spelled_on_disk(self.folder, self._path(index)))
 
     def _path(self, index: int) -> str:
         self._require(index)

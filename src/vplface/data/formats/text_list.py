@@ -19,6 +19,7 @@ from typing import TypeAlias
 
 from vplface.data.folder_scan import LeftOut, ending_of, is_picture
 from vplface.data.formats.picture_list import PictureList, Row, list_lines
+from vplface.data.spelling import spelled_on_disk
 from vplface.errors import DataError
 from vplface.reading import is_file
 
@@ -41,7 +42,7 @@ def open_text_list(path: Path) -> PictureList:
     """
     rows = _rows(path)
     first = [row for _, row in zip(range(_TRIED), rows, strict=False)]
-    if first and not any(is_file(path.parent / row.path) for row in first):
+    if first and not any(is_file(spelled_on_disk(path.parent, row.path)) for row in first):
         raise DataError(
             f"{path}: none of the first {len(first)} pictures is there, such as {path.parent / first[0].path}; paths "
             "in a list start from its folder: move the list to the folder that they start from"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -100,6 +101,15 @@ def test_pictures_of_other_kinds_are_listed_and_cannot_be_read_by_themselves(tmp
     assert len(pictures) == 2
     with pytest.raises(UnreadablePictureError, match="HEIC one; convert it to JPEG"):
         pictures.picture(1)
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+@pytest.mark.parametrize("name", ["train.lst", "train.csv"])
+def test_accents_in_paths_match_in_either_form(form, name, tmp_path):
+    fill(tmp_path, unicodedata.normalize("NFC" if form == "NFD" else "NFD", "Zoë/1.png"))
+    line = {"train.lst": "Zoë/1.png\tZoë\n", "train.csv": "path,label\nZoë/1.png,Zoë\n"}[name]
+    pictures = open_pictures(listed(tmp_path, unicodedata.normalize(form, line), name))
+    assert pictures.encoded(0) == next(tmp_path.rglob("*.png")).read_bytes()
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=25)
