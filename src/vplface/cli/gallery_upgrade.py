@@ -11,6 +11,7 @@ from vplface.cli.gallery_listing import count, people_count
 from vplface.console import print_json, say
 from vplface.errors import DataError
 from vplface.printable import printable_name
+from vplface.reading import kind_of
 
 if TYPE_CHECKING:
     from vplface.deploy.upgrade import Upgrade
@@ -33,6 +34,9 @@ def upgrade(
     from vplface.deploy.upgrade import upgrade_gallery
 
     load_gallery(gallery)  # fail before the model is loaded
+    for place in places:
+        if kind_of(place) is None:
+            raise DataError(f"{place}: no such folder; give the folders that hold the enrolled pictures")
     files, _ = picture_files(places)
     embedder = load_embedder(model, options.device, options.preprocessing)
     flip = options.flip or resolve_flip(load_operating_point(model, None, embedder.weights), None)

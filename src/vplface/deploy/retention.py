@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 
 from vplface.errors import UsageError
 
-_PART = r"(\d{1,5})\s*(years?|y|months?|mo|m|weeks?|w|days?|d)"
+_PART = r"(\d{1,5})\s*(years?|yrs?|y|months?|mo|m|weeks?|w|days?|d)"
 _WRITTEN = re.compile(rf"\s*{_PART}(?:[\s,]*{_PART})*\s*", re.IGNORECASE)
 _LONGEST_MONTHS = 1200
 

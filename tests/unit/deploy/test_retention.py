@@ -42,6 +42,7 @@ def face(name: str, seed: int, enrolled: datetime | None) -> EnrolledFace:
         ("4Y", datetime(2024, 2, 29), datetime(2020, 2, 29)),
         ("1m", datetime(2026, 3, 31), datetime(2026, 2, 28)),
         ("18 months", datetime(2026, 1, 15), datetime(2024, 7, 15)),
+        ("3yrs", datetime(2026, 1, 15), datetime(2023, 1, 15)),
         ("12mo", datetime(2026, 1, 15), datetime(2025, 1, 15)),
         ("90d", datetime(2026, 3, 1), datetime(2025, 12, 1)),
         ("2w", datetime(2026, 1, 10), datetime(2025, 12, 27)),

@@ -213,6 +213,12 @@ def test_vplface_enroll_upgrade_reports_and_leads_to_answers_of_the_new_model(pe
     assert found["model"] == str(models / "new")
 
 
+def test_vplface_enroll_upgrade_refuses_a_folder_that_is_not_there(people, models, tmp_path):
+    told = vplface("enroll", people, tmp_path / "archve", "--upgrade", models / "new")
+    assert told.exit_code == 1
+    assert "archve: no such folder; give the folders that hold the enrolled pictures" in " ".join(told.stderr.split())
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
