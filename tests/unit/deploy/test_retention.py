@@ -150,7 +150,7 @@ def test_vplface_enroll_expire_lists_then_deletes(people):
     ("words", "message"),
     [
         (("--expire", "2 jahre"), "'2 jahre' is not a period"),
-        (("--delete",), "or --expire PERIOD"),
+        (("--delete",), "--expire PERIOD"),
         (("--list", "--delete"), "--delete goes with --expire PERIOD"),
         (("--list", "--expire", "2y", "--delete"), "--list deletes nothing"),
         (("--remove", "Ada", "--expire", "2y"), "one of them"),
