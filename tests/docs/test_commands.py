@@ -37,6 +37,8 @@ NOT_RUN = {
     "evaluate mobilefacenet.onnx": "needs real faces; tests/integration/cli/test_evaluate_quality.py has made-up ones",
     "evaluate runs/mine/best --data lfw --people people.txt --quality norm --quality fiqa.onnx": "needs a quality "
     "model; tests/integration/cli/test_evaluate_quality.py makes one",
+    "evaluate other.onnx --data celeba --people 60.txt": "needs real faces",
+    "evaluate other.onnx --data celeba --people others.txt": "needs real faces",
     "evaluate-ijb": "needs IJB's files; tests/integration/cli/test_evaluate_templates.py makes some up",
     "export runs/mine/best small.onnx": "needs more pictures; tests/integration/cli/test_export_cost.py has them",
     "export runs/late": "needs real faces, and minutes",
