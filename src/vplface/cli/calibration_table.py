@@ -10,11 +10,11 @@ from vplface.evaluation.figure import Figure
 from vplface.tables import Table
 
 
-def show_calibration(calibration: Mapping[str, Any]) -> None:
+def show_calibration(calibration: Mapping[str, Any], which: str = "") -> None:
     """Print the calibration curve, C_llr and minC_llr on the people that judge."""
     fit = calibration["fit"]
     table = Table(
-        f"{fit['method']} calibration: probability of one person at a prior of 0.5 (%)",
+        f"{which}{fit['method']} calibration: probability of one person at a prior of 0.5 (%)",
         ["LLR", "genuine", "impostors", "predicted", "observed", "95 % interval"],
     )
     for part in calibration["curve"]:
@@ -30,16 +30,11 @@ def show_calibration(calibration: Mapping[str, Any]) -> None:
             "—" if observed.interval is None else "{:.1f} … {:.1f}".format(*(100 * end for end in observed.interval)),
         )
     Console().print(table)
-    cost, least = (Figure.from_json(calibration[key]) for key in ("cllr", "min_cllr"))
+    cost, least = Figure.from_json(calibration["cllr"]), calibration["min_cllr"]
     assert cost.value is not None
-    assert least.value is not None
+    ends = "" if cost.interval is None else " ({:.4f} … {:.4f})".format(*cost.interval)
     say(
-        f"Cllr {_bits(cost)}, minCllr {_bits(least)}: calibration loses {cost.value - least.value:.4f} bits. Fitted on "
+        f"Cllr {cost.value:.4f}{ends}, minCllr {least:.4f}: calibration loses {cost.value - least:.4f} bits. Fitted on "
         f"{calibration['people']:,} people, judged on {calibration['judged_people']:,} others. LLR within "
         f"{fit['lowest']:.2f} … {fit['highest']:.2f}, as far as {calibration['people']:,} people can show."
     )
-
-
-def _bits(figure: Figure) -> str:
-    ends = "" if figure.interval is None else " ({:.4f} … {:.4f})".format(*figure.interval)
-    return f"{figure.value:.4f}{ends}"

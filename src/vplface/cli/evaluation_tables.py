@@ -42,6 +42,8 @@ def show_figures(evaluation: Evaluation, title: str, prepared: str, files: Mappi
     console.print(table)
     if evaluation.promise:
         show_promise(evaluation.promise)
+        if judged := evaluation.promise.get("calibration"):
+            show_calibration(judged, "stored ")
     if evaluation.hard:
         show_hard(evaluation.hard)
     if evaluation.calibration:

@@ -119,10 +119,16 @@ def threshold_or_advice(
     return threshold
 
 
-def require_prior(prior: float | None) -> None:
-    """Raise UsageError for a prior that is not a probability above 0 and below 1."""
+def require_prior(prior: float | None, model: Path, threshold: Threshold | None) -> None:
+    """Raise UsageError for a prior that is not within (0, 1), or where the threshold has no calibration."""
     if prior is not None and not 0 < prior < 1:
         raise UsageError(f"--prior {prior:g}: a probability above 0 and below 1")
+    point = None if threshold is None else threshold.point
+    if prior is not None and (point is None or point.calibration is None):
+        raise UsageError(
+            f"--prior needs a calibration, and the threshold in use has none; make one with: vplface evaluate {model} "
+            "--data FACES --people PEOPLE --calibrate isotonic --save-operating-point 1e-4"
+        )
 
 
 def threshold_report(threshold: Threshold | None) -> dict[str, Any]:

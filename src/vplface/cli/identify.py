@@ -102,7 +102,6 @@ def identify(
     Example:  vplface identify people party.jpg --show party.png
     """
     require_drawing(show)
-    require_prior(prior)
     from vplface.deploy.decision import load_operating_point  # torch and opencv take seconds to import
     from vplface.deploy.evidence import evidence_of
     from vplface.deploy.faces import FaceReader
@@ -120,6 +119,7 @@ def identify(
     fingerprint.require_same(EmbedderFingerprint.of(model, embedder, fingerprint.flip), str(gallery))
     point = load_operating_point(model, threshold, embedder.weights)
     decision = threshold_or_advice(model, point, threshold, fingerprint.flip, fingerprint.preprocessing)
+    require_prior(prior, model, decision)
     index = Search(people, search, gallery, templates)
     _note_limits(index, templates if point is not None else "best")
     read = FaceReader(fingerprint.preprocessing.size, align, detector_model)

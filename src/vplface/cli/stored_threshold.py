@@ -49,7 +49,7 @@ def promise_of(
     point, (model,) = OperatingPoint.read(path), models
     if model.suffix in TYPES:
         say(f"note: nothing says that {model} holds embeddings of the model that {path} belongs to", file=sys.stderr)
-        return Promise(point.threshold, point.far)
+        return Promise(point.threshold, point.far, point.calibration)
     if not set(hashes(model_files(model)[:1]).values()) <= set(point.files.values()):
         raise DataError(
             f"{path}: its threshold was chosen for other weights than those of {model}; thresholds do not carry over "
@@ -60,7 +60,7 @@ def promise_of(
     prepared = point.protocol.get("preprocessing")
     if preprocessing is not None and preprocessing.to_dict() != prepared:
         raise UsageError(f"--color, --mean and --std: the threshold in {path} was chosen with {prepared}")
-    return Promise(point.threshold, point.far)
+    return Promise(point.threshold, point.far, point.calibration)
 
 
 def note_same_people(path: Path | None, data: Path, digests: Mapping[str, str]) -> None:

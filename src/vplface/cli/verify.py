@@ -50,13 +50,14 @@ def verify(
     ] = "1,1",
     threshold: THRESHOLD = None,
     prior: Annotated[
-        float,
+        float | None,
         typer.Option(
             metavar="P",
             help="The probability of one person before the pictures are seen. The probability after is printed where "
             "the operating point has a calibration (vplface evaluate --calibrate).",
+            show_default="0.5",
         ),
-    ] = 0.5,
+    ] = None,
     quality: GATE_SCORE = None,
     min_quality: MIN_QUALITY = None,
     align: ALIGN = "auto",
@@ -85,7 +86,6 @@ def verify(
     """
     require_drawing(show)
     numbers = _face_numbers(face)
-    require_prior(prior)
     from vplface.deploy.decision import (  # torch takes seconds to import
         DECISION,
         VERDICT,
@@ -111,8 +111,9 @@ def verify(
     similarity = float(a @ b)
     poor = [name for name, each in zip(names, qualities, strict=True) if each is not None and each.too_poor]
     decision = threshold_or_advice(model, point, threshold, flip, preprocessing)
+    require_prior(prior, model, decision)
     same = None if poor else decide(similarity, decision)
-    evidence = None if poor else evidence_of(similarity, decision, prior)
+    evidence = None if poor else evidence_of(similarity, decision, prior or 0.5)
 
     _note_several_faces(photographs, numbers)
     verdict = TOO_POOR if poor else VERDICT[same]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from vplface.evaluation.bootstrap import PairWeights, draws
 from vplface.evaluation.calibration import Calibration, Method, fit_calibration, probability
 from vplface.evaluation.figure import Figure
 from vplface.evaluation.llr_cost import cllr, min_cllr
+from vplface.evaluation.rate_bounds import BoundedRate
 from vplface.evaluation.scores import cosine
 
 FEWEST = 5
@@ -44,12 +46,13 @@ def calibrate(
 
     Returns:
         ``"fit"`` (:meth:`Calibration.to_json`), ``"people"`` and ``"judged_people"``, ``"genuine"`` and ``"impostors"``
-        (pairs that judge), ``"cllr"`` and ``"min_cllr"`` in bits as figures, and ``"curve"``: for each range ``"llr"``
-        of log-likelihood ratios the mean ``"predicted"`` probability and the figure ``"observed"``, both at a prior of
-        ½, with the pairs of each kind.
+        (pairs that judge), ``"cllr"``, a figure, and ``"min_cllr"`` in bits, and ``"curve"``: for each range ``"llr"``
+        of log-likelihood ratios the mean ``"predicted"`` probability and the figure ``"observed"``, both at a prior
+        of ½, with the pairs of each kind. minC_llr has no interval: a draw repeats people, and its best map fits
+        the repetition.
 
     Raises:
-        DataError: fewer than five people with several pictures for each half, or see :func:`fit_calibration`.
+        DataError: fewer than five people with several pictures for each half.
     """
     fits = _half(identity, seed)
     of_fit = identity[fits]
@@ -58,15 +61,25 @@ def calibrate(
     fitted = fit_calibration(
         method, counted.edges, counted.genuine, counted.impostor, int((pictures > 1).sum()), len(pictures)
     )
-    judged = _Judged.of(unit[~fits], identity[~fits], seed)
-    bins = (counted.edges[:-1] + counted.edges[1:]) / 2
+    return judge(fitted, unit[~fits], identity[~fits], replicates, seed)
+
+
+def judge(
+    fitted: Calibration,
+    unit: Float[np.ndarray, "n dim"],
+    identity: Int[np.ndarray, " n"],
+    replicates: int,
+    seed: int,
+) -> dict[str, Any]:
+    """Judge a calibration on all pairs of people that it was not fitted on; see :func:`calibrate`."""
+    judged = _Judged.of(unit, identity, seed)
     return {
         "fit": fitted.to_json(),
-        "people": len(pictures),
+        "people": fitted.people,
         "judged_people": judged.people,
         "genuine": len(judged.bin[0]),
         "impostors": len(judged.bin[1]),
-        **_figures(fitted, bins, judged, replicates, seed),
+        **_figures(fitted, judged, replicates, seed),
     }
 
 
@@ -91,7 +104,8 @@ class _Judged:
     """The pairs that judge, genuine and impostor, as bins of similarity with the people of each pair."""
 
     def __init__(self, people: int, bins: list[Int64[np.ndarray, " p"]], pairs: list[Int64[np.ndarray, "p 2"]]) -> None:
-        self.people, self.bin, self.of_people = people, bins, pairs
+        self.people, self.bin = people, bins
+        self.mated = len(np.unique(pairs[0]))
         self._weights = [PairWeights(each) for each in pairs]
 
     @classmethod
@@ -111,11 +125,6 @@ class _Judged:
             for place, weight in zip(self.bin, weights, strict=True)
         ]
 
-    def people_in(self, chosen: Bool[np.ndarray, " bins"]) -> int:
-        """How many people have pairs in some bins."""
-        inside = [pairs[chosen[place]].ravel() for place, pairs in zip(self.bin, self.of_people, strict=True)]
-        return len(np.unique(np.concatenate(inside)))
-
 
 def _impostors(person: Int[np.ndarray, " n"], seed: int) -> Int64[np.ndarray, "p 2"]:
     """All impostor pairs of pictures, or as many as are compared, drawn without replacement."""
@@ -134,47 +143,73 @@ def _impostors(person: Int[np.ndarray, " n"], seed: int) -> Int64[np.ndarray, "p
     return impostor
 
 
-def _figures(
-    fitted: Calibration, centre: Float[np.ndarray, " bins"], judged: _Judged, replicates: int, seed: int
-) -> dict[str, Any]:
-    """C_llr, minC_llr and the calibration curve, with intervals over people."""
-    llr = fitted.llr(centre)
+def _figures(fitted: Calibration, judged: _Judged, replicates: int, seed: int) -> dict[str, Any]:
+    """C_llr with its interval over people, minC_llr, and the calibration curve."""
+    llr = fitted.llr((np.arange(BINS) + 0.5) * (2 / BINS) - 1)
     counts = judged.counts()
+    drawn = [judged.counts(each) for each in draws(judged.people, replicates, seed)] if replicates else []
+    cost = Figure(cllr(llr, *counts), count=judged.people).resampled(np.array([cllr(llr, *each) for each in drawn]))
+    return {"cllr": cost.to_json(), "min_cllr": min_cllr(*counts), "curve": _curve(llr, judged, counts, drawn)}
+
+
+def _curve(
+    llr: Float64[np.ndarray, " bins"],
+    judged: _Judged,
+    counts: list[Float64[np.ndarray, " bins"]],
+    drawn: list[list[Float64[np.ndarray, " bins"]]],
+) -> list[dict[str, Any]]:
+    """Predicted and observed probabilities in steps of the log-likelihood ratio."""
     used = (counts[0] + counts[1]) > 0
     edges = np.arange(np.floor(llr[used].min() / _STEP), np.floor(llr[used].max() / _STEP) + 2) * _STEP
     step = np.digitize(llr, edges) - 1
-    steps = len(edges) - 1
-    drawn = [judged.counts(each) for each in draws(judged.people, replicates, seed)] if replicates else []
+    independent = judged.mated, judged.people / 2
     curve = []
-    observed = np.array([_observed(each, step, steps) for each in drawn]).reshape(len(drawn), steps)
-    of_all = _observed(counts, step, steps)
-    for number in range(steps):
-        inside = (step == number) & used
-        if inside.any():
-            weight = sum(each[inside] / each.sum() for each in counts)
-            figure = Figure(float(of_all[number]), count=judged.people_in(inside))
-            curve.append(
-                {
-                    "llr": [float(edges[number]), float(edges[number + 1])],
-                    "predicted": float(np.average(probability(llr[inside], 0.5), weights=weight)),
-                    "observed": figure.resampled(observed[:, number]).to_json(),
-                    "genuine": int(counts[0][inside].sum()),
-                    "impostors": int(counts[1][inside].sum()),
-                }
-            )
-    figures = {}
-    for name, of in (("cllr", lambda g, i: cllr(llr, g, i)), ("min_cllr", min_cllr)):
-        figure = Figure(of(*counts), count=judged.people)
-        figures[name] = figure.resampled(np.array([of(*each) for each in drawn])).to_json()
-    return {**figures, "curve": curve}
+    for number in range(len(edges) - 1):
+        if not (inside := (step == number) & used).any():
+            continue
+        shares = [float(each[inside].sum() / each.sum()) for each in counts]
+        weight = sum(each[inside] / each.sum() for each in counts)
+        ends = None
+        if drawn:
+            with np.errstate(invalid="ignore"):
+                rates = [
+                    BoundedRate.of(
+                        float(counts[kind][inside].sum()),
+                        float(counts[kind].sum()),
+                        np.array([each[kind][inside].sum() / each[kind].sum() for each in drawn]),
+                        independent[kind],
+                    )
+                    for kind in range(2)
+                ]
+            ends = _interval_of_share(*rates)
+        curve.append(
+            {
+                "llr": [float(edges[number]), float(edges[number + 1])],
+                "predicted": float(np.average(probability(llr[inside], 0.5), weights=weight)),
+                "observed": Figure(shares[0] / sum(shares), ends).to_json(),
+                "genuine": int(counts[0][inside].sum()),
+                "impostors": int(counts[1][inside].sum()),
+            }
+        )
+    return curve
 
 
-def _observed(
-    counts: list[Float64[np.ndarray, " bins"]], step: Int64[np.ndarray, " bins"], steps: int
-) -> Float64[np.ndarray, " {steps}"]:
-    """The share of genuine pairs in each step at a prior of ½; NaN without pairs."""
-    inside = (step >= 0) & (step < steps)
-    with np.errstate(invalid="ignore"):
-        both = [np.bincount(step[inside], each[inside], minlength=steps) / each.sum() for each in counts]
-        share: Float64[np.ndarray, " steps"] = both[0] / (both[0] + both[1])
-    return share
+def _interval_of_share(genuine: BoundedRate | None, impostor: BoundedRate | None) -> tuple[float, float] | None:
+    """The interval of g/(g + i), of two rates with their intervals.
+
+    The variances of ln g and ln i are recovered from their intervals and added (Zou and Donner, "Construction of
+    confidence limits about effect measures", Statistics in Medicine 27, 2008). Where a rate is 0, one end is the share
+    of the two nearest ends, and the other is 0 or 1.
+    """
+    if genuine is None or impostor is None:
+        return None
+    (low, high), (least, most) = genuine.interval, impostor.interval
+    if genuine.value == 0:
+        return 0.0, high / (high + least)
+    if impostor.value == 0:
+        return low / (low + most), 1.0
+    ratio = math.log(genuine.value / impostor.value)
+    down = math.hypot(math.log(genuine.value / low), math.log(most / impostor.value))
+    up = math.hypot(math.log(high / genuine.value), math.log(impostor.value / least))
+    first, last = (1 / (1 + math.exp(-end)) for end in (ratio - down, ratio + up))
+    return first, last

@@ -27,6 +27,9 @@ from vplface.evaluation.llr_cost import monotone_llr
 
 Method = Literal["logistic", "isotonic"]
 
+_STEEPEST = 1000.0
+"""The largest slope of a logistic calibration, that of scores without an overlap."""
+
 
 @dataclass(frozen=True)
 class Calibration:
@@ -114,8 +117,6 @@ def fit_calibration(
         mated_people: people with genuine pairs, the independent comparisons of the false non-match rate.
         people: all people; half of them are the independent comparisons of the false match rate.
 
-    Raises:
-        DataError: logistic, and no impostor pair is as similar as a genuine one: no slope is the best then.
     """
     lowest, highest = math.log(_claimable(mated_people)), -math.log(_claimable(people / 2))
     if method == "logistic":
@@ -141,11 +142,6 @@ def _claimable(comparisons: float) -> float:
 def _logistic(
     edges: Float[np.ndarray, " edges"], genuine: Int[np.ndarray, " bins"], impostor: Int[np.ndarray, " bins"]
 ) -> tuple[float, float]:
-    if np.flatnonzero(impostor)[-1] < np.flatnonzero(genuine)[0]:
-        raise DataError(
-            "no impostor pair is as similar as a genuine one, so that a logistic calibration has no best slope; "
-            "take isotonic, or more people"
-        )
     centre = (edges[:-1] + edges[1:]) / 2
     middle, spread = float(centre.mean()), float(centre.std())
     scaled = (centre - middle) / spread
@@ -159,6 +155,7 @@ def _logistic(
 
     start = np.array([1.0, 0.0])
     tight = {"maxiter": 10_000, "ftol": 1e-15, "gtol": 1e-10}
-    best = minimize(cost, start, jac=True, method="L-BFGS-B", bounds=[(0.0, None), (None, None)], options=tight).x
+    bounds = [(0.0, _STEEPEST * spread), (None, None)]
+    best = minimize(cost, start, jac=True, method="L-BFGS-B", bounds=bounds, options=tight).x
     slope = float(best[0]) / spread
     return slope, float(best[1]) - slope * middle

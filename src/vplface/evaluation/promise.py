@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 
 from vplface.errors import DataError
+from vplface.evaluation.calibration import Calibration
 from vplface.evaluation.claims import independent_comparisons, needed
 from vplface.evaluation.metrics import OPERATING_POINT
 from vplface.evaluation.pair_classes import PairClasses, count_errors
@@ -29,10 +30,12 @@ class Promise:
     Attributes:
         threshold: a pair is accepted if its similarity is >= this.
         far: the false accept rate that it is to keep.
+        calibration: that is stored with it; None for none.
     """
 
     threshold: float
     far: float
+    calibration: Calibration | None = None
 
 
 def measure_promise(scores: Scores, promise: Promise, replicates: int, seed: int) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from vplface.data.pictures import PictureSet
 from vplface.errors import DataError
 from vplface.evaluation.all_pairs import score_all_pairs
 from vplface.evaluation.bootstrap import accuracy_replicates, all_draws, share_replicates
-from vplface.evaluation.calibrate import calibrate
+from vplface.evaluation.calibrate import calibrate, judge
 from vplface.evaluation.figure import Figure
 from vplface.evaluation.hard_pairs import HardPairs
 from vplface.evaluation.metrics import ACCURACY, BEST_ACCURACY, RANK, MetricKind
@@ -246,10 +246,13 @@ def evaluate_every_pair(
     protocol = {"kind": "all pairs", "pictures": n, "pairs": n * (n - 1) // 2}
     replicates = {} if resampled is None else {rank_1: resampled}
     evaluation = evaluate_scores(scored, name, protocol, {rank_1: figure}, replicates, options)
-    if options.calibrate is None:
-        return evaluation
-    calibration = calibrate(options.calibrate, unit, scores.identity, options.bootstrap, options.seed)
-    return replace(evaluation, calibration=calibration)
+    draws = options.bootstrap, options.seed
+    if options.promise is not None and (stored := options.promise.calibration) is not None:
+        judged = judge(stored, unit, scores.identity, *draws)
+        evaluation = replace(evaluation, promise={**evaluation.promise, "calibration": judged})
+    if options.calibrate is not None:
+        evaluation = replace(evaluation, calibration=calibrate(options.calibrate, unit, scores.identity, *draws))
+    return evaluation
 
 
 def _quality(

@@ -18,9 +18,7 @@ from vplface.report.record import RunRecord
 
 def plots(runs: Sequence[RunRecord], set_name: str) -> Iterator[Plot]:
     """The calibration curves of all arms, and their log-likelihood ratios over the similarity."""
-    found = [
-        (index, run, mapping(run.evaluations.get(set_name, {}).get("calibration"))) for index, run in enumerate(runs)
-    ]
+    found = [(index, run, _calibration(run.evaluations.get(set_name, {}))) for index, run in enumerate(runs)]
     fitted = [(index, run, stored, fit) for index, run, stored in found if (fit := _fit(stored)) is not None]
     if not fitted:
         return
@@ -61,6 +59,11 @@ def _chart(x: Scale, y: Scale, label: str, words: str, *, percent: bool = False)
     return Chart(x, y, label, words, percent=percent, width=480.0, height=320.0, margin=(14, 24, 44, 52))
 
 
+def _calibration(evaluation: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The calibration that was fitted, or else the stored one."""
+    return mapping(evaluation.get("calibration")) or mapping(mapping(evaluation.get("promise")).get("calibration"))
+
+
 def _fit(stored: Mapping[str, Any]) -> Calibration | None:
     try:
         return Calibration.from_json(stored.get("fit")) if stored else None
@@ -77,7 +80,7 @@ def _curve(stored: Mapping[str, Any]) -> Iterator[tuple[float, Figure]]:
 
 
 def _costs(name: str, stored: Mapping[str, Any]) -> str:
-    cost, least = (finite(mapping(stored.get(key)).get("value")) for key in ("cllr", "min_cllr"))
+    cost, least = finite(mapping(stored.get("cllr")).get("value")), finite(stored.get("min_cllr"))
     said = ", ".join(
         f"{label} {value:.3f}" for label, value in (("Cllr", cost), ("minCllr", least)) if value is not None
     )

@@ -56,7 +56,7 @@ def evaluated(root, *words):
 def test_evaluate_calibrate_shows_stores_and_draws_it(place):
     shown = (place / "shown.txt").read_text()
     assert "isotonic calibration" in shown
-    assert re.search(r"Cllr 0\.\d{4} \(0\.\d{4} … 0\.\d{4}\), minCllr 0\.\d{4}", shown)
+    assert re.search(r"Cllr 0\.\d{4} \(0\.\d{4} … 0\.\d{4}\), minCllr 0\.\d{4}:", shown)
     assert "Fitted on 12 people, judged on 12 others" in shown
     assert OperatingPoint.load(place / "run").calibration.people == 12
     page = (place / "page.html").read_text()
@@ -68,7 +68,7 @@ def test_evaluate_calibrate_json_can_be_read_back(place, tmp_path):
     result = evaluated(place, "--calibrate", "logistic", "--json", "--out", tmp_path / "result.json")
     found = json.loads(result.stdout)["calibration"]
     assert found["fit"]["method"] == "logistic"
-    assert found["min_cllr"]["value"] <= found["cllr"]["value"]
+    assert found["min_cllr"] <= found["cllr"]["value"]
     stored = json.loads((tmp_path / "result.json").read_text())["evaluation"]
     assert Evaluation.from_dict(stored).calibration == found
     assert "calibration" not in json.loads(evaluated(place, "--json").stdout)
@@ -159,3 +159,20 @@ def test_a_damaged_calibration_names_the_file(place, tmp_path):
     result = evaluated(place, "--operating-point", tmp_path / "point.json")
     assert result.exit_code == 1
     assert "point.json: 'calibration': not a calibration" in result.stderr
+
+
+def test_evaluate_operating_point_judges_the_stored_calibration(place, tmp_path):
+    point = place / "run/operating_point.json"
+    shown = evaluated(place, "--operating-point", point, "--report", tmp_path / "page.html")
+    assert "stored isotonic calibration" in shown.stdout
+    assert "Fitted on 12 people, judged on 24 others" in shown.stdout
+    assert "<h3>Calibration</h3>" in (tmp_path / "page.html").read_text()
+    found = json.loads(evaluated(place, "--operating-point", point, "--json").stdout)
+    assert found["promise"]["calibration"]["judged_people"] == PEOPLE
+
+
+def test_a_prior_without_a_calibration_is_refused(place):
+    picture = place / "faces/p0/0.png"
+    result = vplface("verify", place / "run", picture, picture, "--threshold", 0.4, "--prior", 0.2)
+    assert result.exit_code == 2
+    assert "--prior needs a calibration" in " ".join(result.stderr.replace("│", " ").split())

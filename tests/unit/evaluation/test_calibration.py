@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -15,9 +16,10 @@ from sklearn.linear_model import LogisticRegression
 
 from vplface.errors import DataError
 from vplface.evaluation.all_pairs import BINS
-from vplface.evaluation.calibrate import _Judged, calibrate
+from vplface.evaluation.calibrate import _figures, _interval_of_share, _Judged, calibrate
 from vplface.evaluation.calibration import Calibration, fit_calibration, probability
 from vplface.evaluation.llr_cost import cllr, min_cllr, monotone_llr
+from vplface.evaluation.rate_bounds import BoundedRate
 
 EDGES = np.linspace(-1.0, 1.0, BINS + 1)
 CENTRE = (EDGES[:-1] + EDGES[1:]) / 2
@@ -118,12 +120,11 @@ def test_calibrations_say_no_more_than_their_people_can_show():
         assert fitted.llr(np.array([-1.0, 1.0])).tolist() == [fitted.lowest, fitted.highest]
 
 
-def test_logistic_of_separated_scores_is_refused_and_isotonic_is_not():
+@pytest.mark.parametrize("method", ["logistic", "isotonic"])
+def test_calibrations_of_separated_scores_are_bounded_by_their_people(method):
     genuine, impostor = np.zeros(BINS, np.int64), np.zeros(BINS, np.int64)
     genuine[1600], impostor[1200] = 50, 500
-    with pytest.raises(DataError, match="no impostor pair is as similar as a genuine one"):
-        fit_calibration("logistic", EDGES, genuine, impostor, 50, 100)
-    fitted = fit_calibration("isotonic", EDGES, genuine, impostor, 50, 100)
+    fitted = fit_calibration(method, EDGES, genuine, impostor, 50, 100)
     assert fitted.llr(np.array([0.2, 0.61])).tolist() == [fitted.lowest, fitted.highest]
 
 
@@ -188,7 +189,7 @@ def test_calibrate_judges_on_people_apart_from_those_of_the_fit():
     assert (found["genuine"], found["impostors"]) == (30 * 3, 90 * 89 // 2 - 90)
     assert sum(part["genuine"] for part in found["curve"]) == found["genuine"]
     assert sum(part["impostors"] for part in found["curve"]) == found["impostors"]
-    assert 0 < found["min_cllr"]["value"] <= found["cllr"]["value"] < 1
+    assert 0 < found["min_cllr"] <= found["cllr"]["value"] < 1
     low, high = found["cllr"]["ci95"]
     assert low < found["cllr"]["value"] < high
 
@@ -217,15 +218,51 @@ def test_calibrate_draws_impostor_pairs_where_there_are_many(monkeypatch):
     assert drawn["cllr"]["value"] == pytest.approx(all_pairs["cllr"]["value"], abs=0.02)
 
 
+def test_the_interval_of_a_share_is_that_of_the_two_rates():
+    def rate(value, low, high):
+        return BoundedRate(value, 1, 2, (low, high), low, high)
+
+    assert _interval_of_share(rate(0.0, 0.0, 0.1), rate(0.5, 0.3, 0.7)) == (0.0, pytest.approx(0.1 / 0.4))
+    assert _interval_of_share(rate(0.5, 0.3, 0.7), rate(0.0, 0.0, 0.1)) == (pytest.approx(0.3 / 0.4), 1.0)
+    # the logarithms of both rates lie within ln 2: the ratio within √2 · ln 2 of 1
+    low, high = _interval_of_share(rate(0.2, 0.1, 0.4), rate(0.2, 0.1, 0.4))
+    assert (low, high) == (pytest.approx(1 / (1 + 2 ** math.sqrt(2))), pytest.approx(1 / (1 + 2 ** -math.sqrt(2))))
+    assert _interval_of_share(None, rate(0.2, 0.1, 0.4)) is None
+
+
+PEOPLE, TRIALS = 60, 120
+STORED = Calibration("logistic", (), (10.0, -4.0), -4.0, 4.0, PEOPLE)
+
+
 @pytest.mark.slow
-def test_the_interval_of_the_cost_covers_the_cost_on_many_people():
-    """The truth: the cost of the same calibration on 600 others."""
-    covered, trials = 0, 30
-    many = _Judged.of(*crowd(600, 5), 0).counts()
-    for trial in range(trials):
-        unit, person = crowd(80, 100 + trial)
-        found = calibrate("logistic", unit, person, 100, trial)
-        fitted = Calibration.from_json(found["fit"])
+@pytest.mark.parametrize("resemblance", [0.0, 0.05])
+def test_the_intervals_of_cost_and_curve_hold_the_truth_as_often_as_they_say(resemblance):
+    """Similarities are normal; with resemblance each person adds a share to all impostor pairs.
+
+    The truth is computed from the distributions: the share of genuine pairs in each step, and the cost.
+    """
+    left, right = np.triu_indices(PEOPLE, 1)
+    each = np.arange(PEOPLE)
+    of_people = [np.stack([each, each], 1), np.stack([left, right], 1)]
+    spread = math.hypot(0.15, resemblance * math.sqrt(2))
+    mass = [np.diff(norm.cdf(EDGES, mean, sigma)) for mean, sigma in ((0.6, 0.15), (0.2, spread))]
+    true_cost, llr = cllr(STORED.llr(CENTRE), *mass), STORED.llr(CENTRE)
+    held, seen = Counter(), Counter()
+    for trial in range(TRIALS):
+        rng = np.random.default_rng((7, trial))
+        own = rng.normal(0, resemblance, PEOPLE)
+        similarity = rng.normal(0.6, 0.15, PEOPLE), rng.normal(0.2, 0.15, len(left)) + own[left] + own[right]
+        bins = [np.clip((values + 1) * BINS / 2, 0, BINS - 1).astype(np.int64) for values in similarity]
+        found = _figures(STORED, _Judged(PEOPLE, bins, of_people), 100, trial)
         low, high = found["cllr"]["ci95"]
-        covered += low <= cllr(fitted.llr(CENTRE), *many) <= high
-    assert covered / trials >= 0.95 - 3 * math.sqrt(0.95 * 0.05 / trials)
+        held["cost"] += low <= true_cost <= high
+        seen["cost"] += 1
+        for part in found["curve"]:
+            inside = (llr >= part["llr"][0]) & (llr < part["llr"][1])
+            shares = [float(of[inside].sum() / of.sum()) for of in mass]
+            low, high = part["observed"]["ci95"]
+            held[part["llr"][0]] += low <= shares[0] / sum(shares) <= high
+            seen[part["llr"][0]] += 1
+    assert len(seen) >= 8
+    for place, count in seen.items():
+        assert held[place] / count >= 0.95 - 3 * math.sqrt(0.95 * 0.05 / count), (place, held[place], count)
