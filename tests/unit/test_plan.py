@@ -592,7 +592,7 @@ def test_vplface_plan_applies_every_option():
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ((), "either CONFIG"),
+        ((), "give CONFIG, as in vplface plan quickstart"),
         (("quickstart", "--classes", "5"), "not both"),
         (("--classes", "1e5", "batch_size=3"), "'batch_size=3' was read as CONFIG"),
         (("--classes", "2x"), "--classes takes a whole number from 2"),

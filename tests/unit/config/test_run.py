@@ -27,7 +27,7 @@ MINIMAL = {"name": "x", "data": {"train": "faces"}}
         ({**MINIMAL, "terms": [{"name": "xbm", "size": 9.5}]}, "terms.size: .*a valid integer"),
         ({**MINIMAL, "evaluation": {"fars": [0]}}, "evaluation.fars.0: .*greater than 0"),
         ({**MINIMAL, "seed": 10**20}, "seed: .*less than"),
-        ({**MINIMAL, "margin": "sphereface2", "sample_rate": 0.5}, "of which sample_rate would drop a part"),
+        ({**MINIMAL, "margin": "sphereface2", "sample_rate": 0.5}, "and sample_rate would drop a part"),
         ({**MINIMAL, "margin": "sphereface2", "terms": ["unpg"]}, "UNPG adds negatives"),
         ({**MINIMAL, "margin": "adaface", "terms": ["broadface"]}, "whose norm and difficulty AdaFace"),
         ({**MINIMAL, "subcenters": 2, "terms": ["epl"]}, "EPL asks for the prototype of a class"),

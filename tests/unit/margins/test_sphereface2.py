@@ -198,7 +198,7 @@ def test_SphereFace2_is_configured_by_name():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"sample_rate": 0.5}, "sum over all others, of which sample_rate"),
+        ({"sample_rate": 0.5}, "sum over all others, and sample_rate"),
         ({"filter_bound": 0.1}, r"filter_bound.*SphereFace2"),
         ({"terms": [UNPG()]}, "UNPG adds negatives to the denominator of a softmax"),
     ],

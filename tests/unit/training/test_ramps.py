@@ -115,5 +115,5 @@ def test_RampsConfig_refuses_what_the_run_does_not_have(faces, tmp_path):
     with pytest.raises(ConfigError, match="variational that can change, which is switched off"):
         settings(faces, tmp_path, variational=None, ramps=lam)
     drawn = {"sample_rate": {"first": 0.5, "over": 3}}
-    with pytest.raises(ConfigError, match="of which sample_rate would drop"):
+    with pytest.raises(ConfigError, match="and sample_rate would drop"):
         settings(faces, tmp_path, margin="sphereface2", ramps=drawn)

@@ -117,9 +117,9 @@ def test_ReadGraph_refuses_other_inputs(path):
 def test_ReadGraph_refuses_outputs_that_are_no_embedding_or_several(path):
     refused(
         written(path, [*PLAIN, NORM], outputs=("norm",), W=W),
-        r"output 'norm': it is no embedding.*shape is \[2, 1\] for 2",
+        r"output 'norm': it is not an embedding.*shape is \[2, 1\] for 2",
     )
-    refused(written(path, [CONV], outputs=("c",), W=W), r"output 'c': it is no embedding.*\[2, 8, 112, 112\]")
+    refused(written(path, [CONV], outputs=("c",), W=W), r"output 'c': it is not an embedding.*\[2, 8, 112, 112\]")
     other = node("Tanh", "e", "e2")
     refused(written(path, [*PLAIN, other], outputs=("e", "e2"), W=W), r"several of its outputs.*'e', 'e2'")
 
@@ -144,7 +144,7 @@ def test_ReadGraph_refuses_damaged_networks(path):
     refused(written(path, PLAIN, W=np.full_like(W, np.nan)), "not finite")
     refused(written(path, PLAIN, opset=6, W=W), r"opset \[6\]; 7 to 23 are supported")
     fixed = np.zeros((1, 8, 2, 2), np.float32)
-    refused(written(path, PLAIN[1:], c=fixed), r"output 'e': it is no embedding.*\[1, 8\]")
+    refused(written(path, PLAIN[1:], c=fixed), r"output 'e': it is not an embedding.*\[1, 8\]")
     refused(written(path, [node("GlobalAveragePool", "x", "p"), FLAT]), "no weights that could be trained")
     inside = written(path, [node("Conv", "x,W", "c"), POOLED, node("Reshape", "p,s")], W=W, s=np.array([2, 8]))
     assert by_torch(build("onnx", 8, graph=read_graph(inside).graph.to_text()), pictures(2)).shape == (2, 8)
