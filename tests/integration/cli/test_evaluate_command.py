@@ -67,7 +67,7 @@ def as_json(result):
 
 def test_vplface_evaluate_json_has_the_documented_keys(place):
     said = as_json(run(place, "--pairs", place / "pairs.txt", "--far", "0.25", "--bootstrap", 20, "--json"))
-    assert list(said) == ["schema", "model", "data", "protocol", "metrics", "files", "versions", "date"]
+    assert list(said) == ["schema", "model", "data", "protocol", "metrics", "files", "versions", "date", "alignment"]
     assert said["schema"] == 1
     assert said["model"] == str(place / "model")
     assert said["data"] == str(place / "faces")
@@ -261,7 +261,7 @@ def test_vplface_evaluate_refuses_an_embedding_that_is_not_finite(embedded):
 def test_vplface_evaluate_compare_tests_models_on_the_same_pairs(embedded):
     base = ("--pairs", embedded / "pairs.txt", "--far", 0.25, "--bootstrap", 50)
     said = as_json(evaluate_many(embedded, ["model", "noisy.npy", "named.npz"], *base, "--compare", "--json"))
-    assert list(said) == ["schema", "models", "differences_to", "differences"]
+    assert list(said) == ["schema", "models", "differences_to", "differences", "alignment"]
     first, second, third = said["models"]
     assert said["differences_to"] == first["model"]
     assert list(said["differences"]) == [second["model"], third["model"]]
@@ -277,7 +277,7 @@ def test_vplface_evaluate_compare_tests_models_on_the_same_pairs(embedded):
     assert "not significant" in words
     assert "McNemar" in words
     side_by_side = as_json(evaluate_many(embedded, ["model", "named.npz"], *base, "--json"))
-    assert list(side_by_side) == ["schema", "models"]
+    assert list(side_by_side) == ["schema", "models", "alignment"]
 
 
 def test_vplface_evaluate_out_stores_the_evaluation_and_report_writes_a_page(embedded):
@@ -403,14 +403,14 @@ def test_vplface_evaluate_operating_point_measures_a_stored_threshold_on_other_p
     assert promise["fmr"]["pairs"] == 4 * 3 // 2 * 9
     assert promise["verdict"] in ("undecided", "violated")  # 4 people cannot show that 0.25 holds
     assert said["protocol"]["claims"]["independent_comparisons"] == 2
-    assert "very people" not in result.stderr
+    assert "chosen on the same people" not in result.stderr
     read = Evaluation.from_dict(json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))["evaluation"])
     assert read.promise == promise
     shown = run(tmp_path, *other, "--report", tmp_path / "page.html")
     assert promise["sentence"] in shown.stdout
     assert "Claims: 4 people (2 independent comparisons) support a FAR of 0.78 and above" in shown.stdout
     assert promise["sentence"] in (tmp_path / "page.html").read_text(encoding="utf-8")
-    assert "very people" in run(tmp_path, *base, "--operating-point", point).stderr
+    assert "chosen on the same people" in run(tmp_path, *base, "--operating-point", point).stderr
 
 
 def test_vplface_evaluate_operating_point_refuses_what_does_not_belong_to_it(embedded, tmp_path):
