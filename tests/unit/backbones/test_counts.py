@@ -65,7 +65,7 @@ def test_count_of_mobilefacenet_matches_a_count_by_hand():
 
 @pytest.mark.slow
 def test_count_agrees_with_the_table_of_every_backbone_in_the_docs():
-    page = (ROOT / "docs" / "backbones.md").read_text("utf-8").split("## Which there are")[1].split("## Options")[0]
+    page = (ROOT / "docs" / "backbones.md").read_text("utf-8").split("## Available backbones")[1].split("## Options")[0]
     said = dict(re.findall(r"^\| `(\w+)` \| ([\d.]+ M \| [\d.]+ G) \|", page, flags=re.MULTILINE))
     assert list(said) == list(BACKBONES)
     for name, counts in said.items():
