@@ -14,6 +14,7 @@ from vplface.errors import UsageError
 from vplface.suggest import did_you_mean_or_known
 from vplface.tables import Table
 
+# mypy knows an Enum only by literal members; these are the keys of the registries.
 What = Enum("What", {name: name for name in REGISTRIES}, type=str)  # type: ignore[misc]
 
 

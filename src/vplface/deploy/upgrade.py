@@ -182,12 +182,11 @@ def _faces(
             work.reasons |= dict.fromkeys(some, error.reason)
             continue
         for key in some:
-            face = max(faces, key=lambda face, box=key[1]: _overlap(face.box, box), default=None)  # type: ignore[misc]
-            if face is None or _overlap(face.box, key[1]) < _SAME_FACE:
+            overlaps = [_overlap(face.box, key[1]) for face in faces]
+            if max(overlaps, default=0.0) < _SAME_FACE:
                 work.reasons[key] = "the face that was enrolled is not found in it any more"
             else:
-                faces.remove(face)
-                yield key, face, path
+                yield key, faces.pop(overlaps.index(max(overlaps))), path
 
 
 def _picture(digest: str, enrolled_path: str, found: Mapping[str, Path]) -> tuple[bytes | None, Path, str]:

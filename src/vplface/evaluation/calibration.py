@@ -20,9 +20,8 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 from jaxtyping import Float, Float64, Int
-from scipy.optimize import minimize
 
-from vplface.errors import DataError
+from vplface.errors import DataError, import_extra
 from vplface.evaluation.llr_cost import monotone_llr
 
 Method = Literal["logistic", "isotonic"]
@@ -85,8 +84,8 @@ class Calibration:
     def from_json(cls, values: object) -> Calibration:
         """Read back :meth:`to_json`; raises DataError for other values."""
         try:
-            assert isinstance(values, Mapping)
-            assert values["method"] in get_args(Method)
+            if not isinstance(values, Mapping) or values["method"] not in get_args(Method):
+                raise ValueError(f"unknown method; methods: {', '.join(get_args(Method))}")
             return cls(
                 values["method"],
                 tuple(map(float, values["similarity"])),
@@ -95,7 +94,7 @@ class Calibration:
                 float(values["highest"]),
                 int(values["people"]),
             )
-        except (AssertionError, KeyError, TypeError, ValueError, OverflowError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise DataError(f"not a calibration: {error!r}") from error
 
 
@@ -142,6 +141,7 @@ def _claimable(comparisons: float) -> float:
 def _logistic(
     edges: Float[np.ndarray, " edges"], genuine: Int[np.ndarray, " bins"], impostor: Int[np.ndarray, " bins"]
 ) -> tuple[float, float]:
+    optimize: Any = import_extra("scipy.optimize", "train")
     centre = (edges[:-1] + edges[1:]) / 2
     middle, spread = float(centre.mean()), float(centre.std())
     scaled = (centre - middle) / spread
@@ -156,6 +156,6 @@ def _logistic(
     start = np.array([1.0, 0.0])
     tight = {"maxiter": 10_000, "ftol": 1e-15, "gtol": 1e-10}
     bounds = [(0.0, _STEEPEST * spread), (None, None)]
-    best = minimize(cost, start, jac=True, method="L-BFGS-B", bounds=bounds, options=tight).x
+    best = optimize.minimize(cost, start, jac=True, method="L-BFGS-B", bounds=bounds, options=tight).x
     slope = float(best[0]) / spread
     return slope, float(best[1]) - slope * middle

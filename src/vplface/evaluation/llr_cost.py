@@ -13,9 +13,12 @@ Pairs are counted in bins of similarity; a pair has the score of the centre of i
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from jaxtyping import Float, Float64
-from scipy.optimize import isotonic_regression
+
+from vplface.errors import import_extra
 
 
 def cllr(
@@ -47,10 +50,11 @@ def monotone_llr(
         genuine: weight of the genuine pairs in each bin; some are above 0.
         impostor: weight of the impostor pairs in each bin; some are above 0.
     """
+    optimize: Any = import_extra("scipy.optimize", "train")
     both = genuine / genuine.sum(), impostor / impostor.sum()
     weight = both[0] + both[1]
     filled = np.flatnonzero(weight)
-    pooled = isotonic_regression(both[0][filled] / weight[filled], weights=weight[filled])
+    pooled = optimize.isotonic_regression(both[0][filled] / weight[filled], weights=weight[filled])
     bounds = pooled.blocks[:-1]
     block = np.repeat(np.arange(len(bounds)), np.diff(pooled.blocks))
     with np.errstate(divide="ignore"):
